@@ -1,0 +1,1 @@
+"""JSON Schemas and tier policies, installed as ``invarlock.contracts``."""

@@ -1,0 +1,65 @@
+"""The one hierarchy of errors: everything that can go wrong and that a user can act on.
+
+A message says what was wrong, where (file and field) and what to do next, on one line. Each class carries
+the exit code that a command ends with when the error reaches it.
+"""
+
+from __future__ import annotations
+
+
+class InvarLockError(Exception):
+    """Base of every error that a user can act on."""
+
+    exit_code = 1
+
+
+class UsageError(InvarLockError):
+    """An option, a variable or a combination of them cannot work."""
+
+    exit_code = 2
+
+
+class MissingFileError(InvarLockError):
+    """A pack or a file that the work needs is not there."""
+
+    exit_code = 3
+
+
+class ManifestError(InvarLockError):
+    """A pack's manifest does not hold to its format."""
+
+    exit_code = 4
+
+
+class SignatureError(InvarLockError):
+    """A signature is missing, wrong, or made by a signer who is not trusted."""
+
+    exit_code = 5
+
+
+class IntegrityError(InvarLockError):
+    """Bytes are not those that a digest promised, or a path is unsafe."""
+
+    exit_code = 6
+
+
+class ReportError(InvarLockError):
+    """A report does not follow from its raw measurements, or does not verify."""
+
+    exit_code = 7
+
+
+class DocumentError(InvarLockError):
+    """A JSON, YAML or TOML document is malformed or does not hold to its schema."""
+
+
+class CheckpointError(InvarLockError):
+    """A checkpoint is incomplete, malformed, or not the one that was pinned."""
+
+
+class EditError(InvarLockError):
+    """An edit or a fault cannot be applied to this checkpoint."""
+
+
+class EvaluationError(InvarLockError):
+    """A measurement could not be made on this text or model."""

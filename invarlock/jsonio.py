@@ -1,0 +1,173 @@
+"""Strict reading and canonical writing of JSON, and the one atomic file writer.
+
+Example::
+
+    document = read_json(path, limit_bytes=MAX_REPORT_BYTES)
+    write_json(path, document)
+
+Reading accepts one UTF-8 document without BOM, duplicate keys, NaN or Infinity, of bounded size and depth.
+Writing sorts keys, indents by two, ends with a newline, prints floats by ``repr`` (the shortest text that
+reads back as the same number) and refuses non-finite numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from invarlock.errors import DocumentError, MissingFileError
+
+# Deeper than any document we write (reports nest 7 levels) and far below CPython's recursion limit.
+MAX_DEPTH = 64
+# The largest document we write is a release-profile report of a big model: some 20 MB.
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+# A digit string longer than this is no measurement; CPython itself refuses 4,300 digits.
+MAX_NUMBER_CHARACTERS = 400
+
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def parse_json(data: bytes, *, where: str, limit_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
+    """Return the document in ``data``; ``where`` names it in messages.
+
+    Raises:
+        DocumentError: when the bytes are not exactly one strict, bounded JSON document.
+    """
+    if len(data) > limit_bytes:
+        raise DocumentError(f"{where}: {len(data)} bytes, more than the limit of {limit_bytes}")
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise DocumentError(f"{where}: starts with a byte order mark; write it as plain UTF-8")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{where}: not UTF-8 at byte {error.start}") from None
+    _check_depth(text, where)
+    try:
+        document = json.loads(
+            text,
+            object_pairs_hook=_unique_pairs,
+            parse_constant=_refuse_constant,
+            parse_int=_bounded_int,
+            parse_float=_bounded_float,
+        )
+    except json.JSONDecodeError as error:
+        raise DocumentError(f"{where}: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except ValueError as error:
+        raise DocumentError(f"{where}: {error}") from None
+    return document
+
+
+def read_json(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
+    """Return the strict JSON document in a file.
+
+    Raises:
+        MissingFileError: when there is no such file.
+        DocumentError: when it is not one strict, bounded document.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit_bytes + 1)
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such file") from None
+    return parse_json(data, where=str(path), limit_bytes=limit_bytes)
+
+
+def dump_json(document: Any) -> bytes:
+    """Return the document as the bytes that we write: indented, sorted, newline at the end.
+
+    Raises:
+        ValueError: when a number is not finite; write ``null`` beside a field that says why.
+    """
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8") + b"\n"
+
+
+def canonical_json(document: Any) -> bytes:
+    """Return the compact form that digests are taken over: sorted keys, no spaces, ASCII."""
+    return json.dumps(
+        document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode("ascii")
+
+
+def digest_document(document: Any) -> str:
+    """Return ``sha256:<hex>`` of the canonical form of a document."""
+    return f"sha256:{hashlib.sha256(canonical_json(document)).hexdigest()}"
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a document atomically."""
+    write_bytes(path, dump_json(document))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all, and survives a crash of the machine.
+
+    A sibling temporary file is written, synced and renamed into place.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_depth(text: str, where: str) -> None:
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        token = match.group()
+        if token in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise DocumentError(f"{where}: nested deeper than {MAX_DEPTH} levels")
+        elif token in "]}":
+            depth -= 1
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in document:
+            raise ValueError(f"key {key[:80]!r} appears twice in one object")
+        document[key] = value
+    return document
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON; a non-finite number is written as null")
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > MAX_NUMBER_CHARACTERS:
+        raise ValueError(f"a number of {len(text)} digits is out of range")
+    return int(text)
+
+
+def _bounded_float(text: str) -> float:
+    if len(text) > MAX_NUMBER_CHARACTERS:
+        raise ValueError(f"a number of {len(text)} characters is out of range")
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text[:40]} is too large for a float")
+    return value

@@ -1,0 +1,76 @@
+"""Strict reading and canonical writing of JSON."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invarlock.errors import DocumentError, MissingFileError
+from invarlock.jsonio import dump_json, parse_json, read_json, write_bytes, write_json
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON_VALUES)
+def test_what_is_written_reads_back_as_the_same_value(document: object) -> None:
+    assert parse_json(dump_json(document), where="memory") == document
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'\xef\xbb\xbf{"a": 1}', "byte order mark"),
+        (b'{"a": 1, "a": 2}', "key 'a' appears twice"),
+        (b'{"a": NaN}', "NaN is not JSON"),
+        (b'{"a": -Infinity}', "-Infinity is not JSON"),
+        (b'{"a": 1e999}', "too large for a float"),
+        (b'{"a": 1} {}', "Extra data"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        (b"", "Expecting value"),
+        (b"[" * 65 + b"]" * 65, "nested deeper than 64"),
+        (b"9" * 500, "500 digits"),
+    ],
+)
+def test_anything_but_one_strict_document_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(DocumentError, match=f"^doc: .*{re.escape(message)}"):
+        parse_json(data, where="doc")
+
+
+def test_brackets_inside_strings_do_not_count_as_nesting() -> None:
+    text = "[" * 1000
+
+    assert parse_json(dump_json({"text": text}), where="doc") == {"text": text}
+
+
+def test_a_document_over_its_limit_is_refused_without_being_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    path.write_bytes(b"[" + b"1," * 1000 + b"1]")
+
+    with pytest.raises(DocumentError, match="more than the limit of 100"):
+        read_json(path, limit_bytes=100)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"absent\.json: no such file"):
+        read_json(tmp_path / "absent.json")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    write_json(path, {"a": 1})
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(TypeError):
+        write_bytes(path, "text, not bytes")  # type: ignore[arg-type]
+
+    assert path.read_bytes() == b'{\n  "a": 1\n}\n'
+    assert [item.name for item in tmp_path.iterdir()] == ["state.json"]

@@ -89,9 +89,9 @@ def dump_json(document: Any) -> bytes:
 
 def canonical_json(document: Any) -> bytes:
     """Return the compact form that digests are taken over: sorted keys, no spaces, ASCII."""
-    return json.dumps(
-        document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode("ascii")
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode(
+        "ascii"
+    )
 
 
 def digest_document(document: Any) -> str:

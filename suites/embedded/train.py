@@ -64,9 +64,7 @@ MODELS: dict[str, tuple[PretrainedConfig, int, int]] = {  # configuration, steps
         12,
     ),
     "mixtral-tiny": (
-        MixtralConfig(
-            **SHAPE, num_hidden_layers=2, intermediate_size=192, num_local_experts=4, num_experts_per_tok=2
-        ),
+        MixtralConfig(**SHAPE, num_hidden_layers=2, intermediate_size=192, num_local_experts=4, num_experts_per_tok=2),
         2000,
         13,
     ),
@@ -136,9 +134,7 @@ def learning_rate(step: int, steps: int) -> float:
     if step < WARMUP_STEPS:
         return PEAK_LEARNING_RATE * (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / (steps - WARMUP_STEPS)
-    return PEAK_LEARNING_RATE * (
-        FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * progress))
-    )
+    return PEAK_LEARNING_RATE * (FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def train(name: str, folder: Path) -> None:
@@ -171,9 +167,7 @@ def train(name: str, folder: Path) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 200 == 0 or step == steps - 1:
-            print(
-                f"{name} step {step} loss {loss.item():.4f} {time.perf_counter() - started:.0f} s", flush=True
-            )
+            print(f"{name} step {step} loss {loss.item():.4f} {time.perf_counter() - started:.0f} s", flush=True)
     target = HERE / name
     model.to(torch.bfloat16).save_pretrained(target)
     for extra in target.glob("generation_config.json"):
@@ -191,16 +185,12 @@ def held_out_perplexity(checkpoint: Path, tokens: list[int]) -> float:
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     windows = torch.tensor(tokens[: len(tokens) // 128 * 128]).view(-1, 128)
     with torch.inference_mode():
-        losses = [
-            model(input_ids=batch, labels=batch).loss.item() * len(batch) for batch in windows.split(32)
-        ]
+        losses = [model(input_ids=batch, labels=batch).loss.item() * len(batch) for batch in windows.split(32)]
     return math.exp(sum(losses) / len(windows))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("novels", "text", "model"))
     parser.add_argument("novels", type=Path)
     parser.add_argument("name", nargs="?", choices=sorted(MODELS))

@@ -1,0 +1,1 @@
+"""Weight edits: tensor arithmetic, one module an edit, on matrices of shape (out, in)."""

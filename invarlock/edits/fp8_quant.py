@@ -1,0 +1,34 @@
+"""Casting weights to an 8-bit float and back, each output row scaled to the format's range."""
+
+from __future__ import annotations
+
+import torch
+
+FORMATS: dict[str, torch.dtype] = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
+
+
+def quantize_fp8(weight: torch.Tensor, fp8_format: str) -> torch.Tensor:
+    """Return ``weight`` cast to float8 and back, in its own dtype.
+
+    Each row is scaled so that its largest magnitude is the format's maximum (448 for e4m3, 57344 for e5m2):
+    finite weights never become infinite or NaN. Rows of zeros stay zero. Arithmetic is float32.
+
+    Args:
+        weight: matrix, shape (out, in).
+        fp8_format: ``e4m3`` or ``e5m2``.
+
+    Raises:
+        ValueError: when the format is unknown or ``weight`` is no matrix.
+    """
+    if fp8_format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {fp8_format!r}")
+    if weight.ndim != 2:
+        raise ValueError(f"a matrix is needed, not shape {tuple(weight.shape)}")
+    dtype = FORMATS[fp8_format]
+    maximum = torch.finfo(dtype).max
+    values = weight.float()
+    scale = values.abs().amax(dim=1, keepdim=True) / maximum  # (out, 1)
+    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
+    # The quotient may pass the maximum by one rounding step, which some casts turn into infinity.
+    narrow = (values / divisor).clamp_(-maximum, maximum).to(dtype)
+    return (narrow.float() * scale).to(weight.dtype)

@@ -1,0 +1,53 @@
+"""The best approximation of a matrix by one of lower rank."""
+
+from __future__ import annotations
+
+import torch
+
+# Up to this smaller side a full SVD takes about a second; beyond, the randomised method is far cheaper.
+FULL_SVD_MAX_SIDE = 1024
+OVERSAMPLING = 32
+POWER_ITERATIONS = 6
+SEED = 0x5EED
+
+
+def approximate_lowrank(weight: torch.Tensor, rank: int) -> torch.Tensor:
+    """Return the best rank-``rank`` approximation in the Frobenius norm, in the weight's own dtype.
+
+    Small matrices by full SVD (Eckart and Young 1936), large ones by a seeded randomised range finder with
+    oversampling and power iterations (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1). A matrix whose
+    smaller side is at most ``rank`` comes back as it is.
+
+    Args:
+        weight: matrix, shape (out, in).
+        rank: at least 1.
+
+    Raises:
+        ValueError: when ``rank`` is below 1 or ``weight`` is no matrix.
+    """
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, not {rank}")
+    if weight.ndim != 2:
+        raise ValueError(f"a matrix is needed, not shape {tuple(weight.shape)}")
+    if rank >= min(weight.shape):
+        return weight.clone()
+    values = weight.float()
+    if min(weight.shape) <= FULL_SVD_MAX_SIDE:
+        left, singular, right = torch.linalg.svd(values, full_matrices=False)
+        approximation: torch.Tensor = (left[:, :rank] * singular[:rank]) @ right[:rank]
+    else:
+        approximation = _randomised(values, rank)
+    return approximation.to(weight.dtype)
+
+
+def _randomised(values: torch.Tensor, rank: int) -> torch.Tensor:
+    width = min(rank + OVERSAMPLING, *values.shape)
+    generator = torch.Generator().manual_seed(SEED)
+    probe = torch.randn(values.shape[1], width, generator=generator).to(values.device)
+    basis = torch.linalg.qr(values @ probe).Q  # (out, width)
+    for _ in range(POWER_ITERATIONS):
+        basis = torch.linalg.qr(values @ torch.linalg.qr(values.T @ basis).Q).Q
+    small = basis.T @ values  # (width, in)
+    left, singular, right = torch.linalg.svd(small, full_matrices=False)
+    approximation: torch.Tensor = (basis @ (left[:, :rank] * singular[:rank])) @ right[:rank]
+    return approximation

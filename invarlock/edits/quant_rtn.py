@@ -1,0 +1,40 @@
+"""Symmetric round-to-nearest quantisation by groups along the input dimension."""
+
+from __future__ import annotations
+
+import torch
+
+MIN_BITS, MAX_BITS = 2, 8
+
+
+def quantize_rtn(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
+    """Return ``weight`` rounded to ``bits`` and scaled back, in its own dtype.
+
+    With s = max|w| / (2^(bits-1) - 1) over a group, w' = clamp(round(w / s), -2^(bits-1), 2^(bits-1) - 1) * s,
+    half to even. The last group of a row may be short; a group of zeros stays zero. Arithmetic is float32.
+
+    Args:
+        weight: matrix, shape (out, in).
+        bits: 2 to 8.
+        group_size: inputs a group, at least 1.
+
+    Raises:
+        ValueError: when ``bits`` or ``group_size`` is out of range, or ``weight`` is no matrix.
+    """
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(f"bits must be {MIN_BITS} to {MAX_BITS}, not {bits}")
+    if group_size < 1:
+        raise ValueError(f"group size must be at least 1, not {group_size}")
+    if weight.ndim != 2:
+        raise ValueError(f"a matrix is needed, not shape {tuple(weight.shape)}")
+    rows, inputs = weight.shape
+    padding = -inputs % group_size
+    padded = torch.nn.functional.pad(weight.float(), (0, padding))
+    grouped = padded.view(rows, -1, group_size)  # (out, groups, group)
+    largest = 2 ** (bits - 1) - 1
+    scale = grouped.abs().amax(dim=2, keepdim=True) / largest  # (out, groups, 1)
+    # A group of zeros has scale 0, and one of subnormal numbers may round to it: dividing by 1 keeps both zero.
+    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
+    levels = torch.round(grouped / divisor).clamp_(-largest - 1, largest)
+    rounded: torch.Tensor = (levels * scale).view(rows, -1)[:, :inputs]
+    return rounded.to(weight.dtype)

@@ -1,0 +1,156 @@
+"""Each edit against a straightforward reference, and the properties that it promises."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invarlock.edits.fp8_quant import quantize_fp8
+from invarlock.edits.lowrank_svd import _randomised, approximate_lowrank
+from invarlock.edits.magnitude_prune import prune_magnitude
+from invarlock.edits.quant_rtn import quantize_rtn
+
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 40))
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+
+
+def random_weight(shape: tuple[int, int], seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def reference_rtn(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
+    result = weight.float().clone()
+    largest = 2 ** (bits - 1) - 1
+    for row in range(weight.shape[0]):
+        for start in range(0, weight.shape[1], group_size):
+            group = weight[row, start : start + group_size].float()
+            scale = group.abs().max() / largest
+            if scale > 0:
+                group = torch.round(group / scale).clamp(-largest - 1, largest) * scale
+            result[row, start : start + group_size] = group
+    return result.to(weight.dtype)
+
+
+def test_rtn_by_hand() -> None:
+    weight = torch.tensor([[1.0, -3.0, 0.5, 0.0, 7.0]])
+
+    # 3 bits, groups of 2: levels -4..3; scales 1, 1/6, 7/3; 0.5 is 3 steps of 1/6.
+    assert quantize_rtn(weight, bits=3, group_size=2).tolist() == [pytest.approx([1.0, -3.0, 0.5, 0.0, 7.0])]
+    # 2 bits: levels -2..1; scales 3, 0.5, 7; 1/3 rounds to 0.
+    assert quantize_rtn(weight, bits=2, group_size=2).tolist() == [[0.0, -3.0, 0.5, 0.0, 7.0]]
+
+
+@given(SHAPES, st.integers(2, 8), st.integers(1, 50), st.integers(0, 999), DTYPES)
+@settings(max_examples=60, deadline=None)
+def test_rtn_agrees_with_a_loop(
+    shape: tuple[int, int], bits: int, group_size: int, seed: int, dtype: torch.dtype
+) -> None:
+    weight = random_weight(shape, seed, dtype)
+
+    edited = quantize_rtn(weight, bits, group_size)
+
+    assert edited.dtype == dtype
+    assert torch.equal(edited, reference_rtn(weight, bits, group_size))
+
+
+def test_rtn_keeps_zero_groups_and_survives_subnormal_ones() -> None:
+    weight = torch.tensor([[0.0, 0.0, 1e-45, 0.0]])
+
+    assert quantize_rtn(weight, 8, 2).isfinite().all()
+    assert quantize_rtn(weight, 8, 2)[0, :2].tolist() == [0.0, 0.0]
+
+
+@given(SHAPES, st.sampled_from(["e4m3", "e5m2"]), st.integers(0, 999), DTYPES, st.floats(1e-6, 1e4))
+@settings(max_examples=60, deadline=None)
+def test_fp8_error_is_within_half_a_step_and_finite(
+    shape: tuple[int, int], fp8_format: str, seed: int, dtype: torch.dtype, size: float
+) -> None:
+    weight = (random_weight(shape, seed) * size).to(dtype)
+    mantissa_bits = {"e4m3": 3, "e5m2": 2}[fp8_format]
+
+    edited = quantize_fp8(weight, fp8_format)
+
+    # Half a step relative, plus the subnormal step of a scaled row, plus the cast back to a 16-bit dtype.
+    row_largest = weight.float().abs().amax(dim=1, keepdim=True)
+    subnormal_step = {"e4m3": 2.0**-9 / 448, "e5m2": 2.0**-16 / 57344}[fp8_format]
+    allowed = (
+        weight.float().abs() * (2.0 ** -(mantissa_bits + 1) + torch.finfo(dtype).eps)
+        + row_largest * subnormal_step
+        + torch.finfo(dtype).smallest_normal
+    )
+    assert edited.isfinite().all()
+    assert ((edited.float() - weight.float()).abs() <= allowed * 1.001).all()
+    assert torch.equal(edited == 0, edited.float() == 0)
+
+
+def test_fp8_keeps_the_largest_weight_of_a_row_exactly() -> None:
+    weight = random_weight((16, 64), 3)
+
+    edited = quantize_fp8(weight, "e4m3")
+
+    assert torch.allclose(edited.abs().amax(dim=1), weight.abs().amax(dim=1), rtol=1e-6)
+
+
+@given(SHAPES, st.floats(0, 0.999), st.integers(0, 999), DTYPES)
+@settings(max_examples=80, deadline=None)
+def test_prune_zeroes_exactly_the_smallest(
+    shape: tuple[int, int], fraction: float, seed: int, dtype: torch.dtype
+) -> None:
+    weight = random_weight(shape, seed, dtype)
+    count = math.floor(fraction * weight.numel())
+    order = sorted(range(weight.numel()), key=lambda index: (abs(weight.flatten()[index].item()), index))
+
+    edited = prune_magnitude(weight, fraction)
+
+    expected = weight.clone().flatten()
+    expected[order[:count]] = 0
+    assert torch.equal(edited.flatten(), expected)
+
+
+def test_prune_breaks_ties_by_index() -> None:
+    weight = torch.tensor([[2.0, -1.0], [1.0, 1.0]])
+
+    assert prune_magnitude(weight, 0.5).tolist() == [[2.0, 0.0], [0.0, 1.0]]
+
+
+@given(st.tuples(st.integers(2, 40), st.integers(2, 40)), st.integers(1, 12), st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_lowrank_reaches_the_optimal_error(shape: tuple[int, int], rank: int, seed: int) -> None:
+    weight = random_weight(shape, seed)
+
+    edited = approximate_lowrank(weight, rank)
+
+    optimal = torch.linalg.svdvals(weight)[rank:].square().sum().sqrt()
+    assert torch.linalg.norm(weight - edited) == pytest.approx(float(optimal), rel=1e-4, abs=1e-4)
+
+
+def test_the_randomised_method_is_within_one_per_cent_of_optimal() -> None:
+    # A flat spectrum, as of random weights, is the hardest for a randomised method.
+    weight = random_weight((600, 900), 5)
+
+    error = torch.linalg.norm(weight - _randomised(weight, 32))
+
+    optimal = torch.linalg.svdvals(weight)[32:].square().sum().sqrt()
+    assert float(error / optimal) < 1.01
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda w: quantize_rtn(w, 1, 32), "bits must be 2 to 8"),
+        (lambda w: quantize_rtn(w, 9, 32), "bits must be 2 to 8"),
+        (lambda w: quantize_rtn(w, 4, 0), "group size"),
+        (lambda w: quantize_fp8(w, "e3m4"), "format must be one of e4m3, e5m2"),
+        (lambda w: prune_magnitude(w, 1.0), "fraction must be"),
+        (lambda w: prune_magnitude(w, -0.1), "fraction must be"),
+        (lambda w: approximate_lowrank(w, 0), "rank must be"),
+        (lambda w: quantize_rtn(w[0], 4, 32), "a matrix is needed"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(random_weight((4, 4), 0))  # type: ignore[operator]

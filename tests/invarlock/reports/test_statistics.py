@@ -1,0 +1,93 @@
+"""The weighted mean and the BCa interval."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invarlock.reports.statistics import bca_interval, quantile, weighted_mean
+
+
+def windows(count: int, seed: int) -> tuple[list[float], list[int]]:
+    draw = np.random.default_rng(seed)
+    return draw.gamma(2.0, 0.02, count).tolist(), draw.integers(20, 511, count).tolist()
+
+
+@given(st.lists(st.tuples(st.floats(-50, 50), st.integers(1, 4095)), min_size=1, max_size=40))
+def test_weighted_mean_is_the_textbook_formula_in_any_order(pairs: list[tuple[float, int]]) -> None:
+    values, weights = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    expected = math.fsum(value * weight for value, weight in pairs) / sum(weights)
+
+    mean = weighted_mean(values, weights)
+
+    assert mean == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert mean == weighted_mean(values[::-1], weights[::-1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_interval_agrees_with_scipy(seed: int) -> None:
+    deltas, weights = windows(64, seed)
+
+    def statistic(delta: np.ndarray, weight: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray((delta * weight).sum(axis) / weight.sum(axis))
+
+    reference = scipy.stats.bootstrap(
+        (np.array(deltas), np.array(weights)),
+        statistic,
+        paired=True,
+        method="BCa",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+
+    interval = bca_interval(deltas, weights, replicates=20_000, alpha=0.05, seed=seed)
+
+    width = reference.high - reference.low
+    assert interval.method == "bca"
+    assert abs(interval.low - reference.low) < 0.03 * width
+    assert abs(interval.high - reference.high) < 0.03 * width
+
+
+def test_interval_is_the_same_to_the_bit_everywhere() -> None:
+    deltas = [((37 * i) % 101 - 50) / 1024 for i in range(64)]
+    weights = [100 + i % 28 for i in range(64)]
+
+    interval = bca_interval(deltas, weights, replicates=1200, alpha=0.05, seed=7)
+
+    assert (interval.low.hex(), interval.high.hex()) == GOLDEN
+
+
+GOLDEN = ("-0x1.d5c26891fbdabp-8", "0x1.bff3c3fa770f4p-8")
+
+
+def test_equal_differences_and_single_windows_collapse() -> None:
+    assert bca_interval([0.5] * 3, [1, 2, 3], replicates=100, alpha=0.05, seed=0) == bca_interval(
+        [0.5], [9], replicates=100, alpha=0.05, seed=0
+    )
+    interval = bca_interval([0.5] * 3, [1, 2, 3], replicates=100, alpha=0.05, seed=0)
+    assert (interval.low, interval.high, interval.degenerate, interval.method) == (0.5, 0.5, True, "collapsed")
+
+
+def test_a_tiny_difference_does_not_collapse() -> None:
+    interval = bca_interval([1e-12, 2e-12, 1e-12, 5e-12], [9] * 4, replicates=500, alpha=0.05, seed=0)
+
+    assert not interval.degenerate
+    assert 0 < interval.low < interval.high < 5e-12
+
+
+@pytest.mark.parametrize(
+    ("values", "weights"), [([], []), ([1.0], [1, 2]), ([math.nan], [1]), ([math.inf], [1]), ([1.0], [0])]
+)
+def test_what_cannot_be_averaged_is_refused(values: list[float], weights: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"needed|finite|positive"):
+        weighted_mean(values, weights)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.floats(0, 1))
+def test_quantile_agrees_with_numpy(values: list[float], level: float) -> None:
+    assert quantile(values, level) == pytest.approx(float(np.quantile(values, level)), rel=1e-9, abs=1e-9)

@@ -17,10 +17,15 @@ import json
 import os
 import re
 import tempfile
+from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from invarlock.errors import DocumentError, MissingFileError
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 # Deeper than any document we write (reports nest 7 levels) and far below CPython's recursion limit.
 MAX_DEPTH = 64
@@ -28,6 +33,9 @@ MAX_DEPTH = 64
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 # A digit string longer than this is no measurement; CPython itself refuses 4,300 digits.
 MAX_NUMBER_CHARACTERS = 400
+# A document that breaks its schema in more places than these is told so; the rest would not help anyone.
+MAX_SCHEMA_PROBLEMS = 5
+MAX_PROBLEM_CHARACTERS = 160
 
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
@@ -75,6 +83,26 @@ def read_json(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
     return parse_json(data, where=str(path), limit_bytes=limit_bytes)
+
+
+def check_schema(document: Any, schema_name: str, *, where: str) -> None:
+    """Hold a document against ``contracts/<schema_name>.schema.json``; ``where`` names it in messages.
+
+    Raises:
+        DocumentError: on one line, the first places where it does not hold, as JSON pointers with what is wrong.
+    """
+    errors = sorted(_validator(schema_name).iter_errors(document), key=lambda error: list(map(str, error.path)))
+    if not errors:
+        return
+    shown = []
+    for error in errors[:MAX_SCHEMA_PROBLEMS]:
+        message = " ".join(error.message.split())
+        if len(message) > MAX_PROBLEM_CHARACTERS:
+            # the start shows the value, the end what is wrong with it
+            message = f"{message[:60]} ... {message[-90:]}"
+        shown.append(f"at /{'/'.join(map(str, error.absolute_path))}: {message}")
+    more = f" (and {len(errors) - len(shown)} more)" if len(errors) > len(shown) else ""
+    raise DocumentError(f"{where}: does not hold to the {schema_name} format: {'; '.join(shown)}{more}")
 
 
 def dump_json(document: Any) -> bytes:
@@ -131,6 +159,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@cache
+def _validator(schema_name: str) -> Validator:
+    # imported here: it takes 80 ms, and --help needs none of it
+    from jsonschema import Draft202012Validator
+
+    data = resources.files("invarlock.contracts").joinpath(f"{schema_name}.schema.json").read_bytes()
+    return Draft202012Validator(parse_json(data, where=schema_name))
 
 
 def _check_depth(text: str, where: str) -> None:

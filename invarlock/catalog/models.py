@@ -1,0 +1,131 @@
+"""The models that can be validated and the suites that name them, read from ``models.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from invarlock.errors import DocumentError, MissingFileError, UsageError
+from invarlock.jsonio import check_schema
+
+# How often a scenario runs, each run with windows of its own; a suite may say otherwise.
+CLEAN_RUNS = 3
+STRESS_RUNS = 2
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and its pin. A path is relative to the suites folder; a model without one comes from the hub."""
+
+    id: str
+    architecture: str
+    parameters: int
+    weight_bytes: int
+    licence: str
+    min_gpu_memory_gb: float
+    revision: str | None = None
+    path: str | None = None
+    tokenizer_path: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def short_name(self) -> str:
+        """The last part of the id, as in node ids: ``mistral-7b-v0.1``."""
+        return self.id.rsplit("/", 1)[-1].lower()
+
+    @property
+    def folder(self) -> str:
+        """The name of the model's folders: ``mistralai__mistral-7b-v0.1``."""
+        return folder_name(self.id)
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text that a suite is scored on, and how much of it."""
+
+    source: str
+    sha256: str
+    seq_len: int
+    preview_windows: int
+    final_windows: int
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named set of models."""
+
+    name: str
+    models: tuple[str, ...]
+    requires: Literal["cpu", "gpu"]
+    notes: str
+    clean_runs: int = CLEAN_RUNS
+    stress_runs: int = STRESS_RUNS
+    text: Text | None = None
+
+
+@dataclass(frozen=True)
+class Models:
+    """All models and suites of a suites folder, by id and by name."""
+
+    models: Mapping[str, Model]
+    suites: Mapping[str, Suite]
+
+    def of_suite(self, name: str) -> tuple[Model, ...]:
+        """Return the models of a suite, small ones first.
+
+        Raises:
+            UsageError: when there is no such suite.
+        """
+        if name not in self.suites:
+            raise UsageError(f"suite {name!r} is unknown; known: {', '.join(self.suites)}")
+        return tuple(sorted((self.models[model] for model in self.suites[name].models), key=lambda m: m.weight_bytes))
+
+
+def folder_name(model_id: str) -> str:
+    """Return the folder of a model id: lower case, ``/`` as ``__``."""
+    return model_id.lower().replace("/", "__")
+
+
+def read_models(path: Path) -> Models:
+    """Return the models and suites of ``models.toml``.
+
+    Raises:
+        MissingFileError: when there is no such file.
+        DocumentError: when it is malformed, or a suite names a model that has no table.
+    """
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such file; a suites folder needs one") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DocumentError(f"{path}: {error}") from None
+    check_schema(document, "models", where=str(path))
+    models = {row["id"]: Model(**row) for row in _unique(document["model"], "id", path)}
+    suites = {row["name"]: _suite(row) for row in _unique(document["suite"], "name", path)}
+    folders: dict[str, str] = {}
+    for model in models:
+        other = folders.setdefault(folder_name(model), model)
+        if other != model:
+            raise DocumentError(f"{path}: models {other!r} and {model!r} would share the folder {folder_name(model)!r}")
+    for suite in suites.values():
+        for model in suite.models:
+            if model not in models:
+                raise DocumentError(f"{path}: suite {suite.name!r} names {model!r}, which has no [[model]] table")
+    return Models(models, suites)
+
+
+def _unique(rows: list[dict[str, Any]], key: str, path: Path) -> list[dict[str, Any]]:
+    seen: set[str] = set()
+    for row in rows:
+        if row[key] in seen:
+            raise DocumentError(f"{path}: {key} {row[key]!r} appears twice")
+        seen.add(row[key])
+    return rows
+
+
+def _suite(row: dict[str, Any]) -> Suite:
+    text = Text(**row["text"]) if "text" in row else None
+    return Suite(**{**row, "models": tuple(row["models"]), "text": text})

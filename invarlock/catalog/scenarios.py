@@ -1,0 +1,110 @@
+"""Scenarios: how subjects are made and what must be seen of them, read from ``scenarios.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from invarlock.catalog.edit_specs import CleanSpec, EditSpec, parse_edit_spec
+from invarlock.errors import DocumentError, UsageError
+from invarlock.jsonio import check_schema, read_json
+
+Category = Literal["clean", "stress", "error_injection", "deployable"]
+Strictness = Literal["must_pass", "must_fail", "must_detect", "informational"]
+Guard = Literal["primary_metric", "invariants", "spectral", "rmt", "variance"]
+
+# The largest catalog we ship is 25 KB; one of ten thousand scenarios would be some 10 MB.
+MAX_SCENARIOS_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class EditGeneration:
+    """A subject made by an edit, whose parameters may differ by model."""
+
+    spec: EditSpec | CleanSpec
+    by_model: Mapping[str, EditSpec | CleanSpec]
+
+    def for_model(self, model_id: str) -> EditSpec | CleanSpec:
+        return self.by_model.get(model_id, self.spec)
+
+
+@dataclass(frozen=True)
+class FaultGeneration:
+    """A subject made by a fault; a model's own parameters replace those of the same name."""
+
+    error_type: str
+    params: Mapping[str, Any]
+    params_by_model: Mapping[str, Mapping[str, Any]]
+
+    def for_model(self, model_id: str) -> dict[str, Any]:
+        return {**self.params, **self.params_by_model.get(model_id, {})}
+
+
+@dataclass(frozen=True)
+class DeployableGeneration:
+    """A subject made by an optimising backend."""
+
+    backend: str
+    edit_spec: str
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One row of the catalog; ``document`` is the row as it stands in the file."""
+
+    id: str
+    category: Category
+    strictness: Strictness
+    primary_guard: Guard
+    generation: EditGeneration | FaultGeneration | DeployableGeneration
+    suites: tuple[str, ...]
+    not_runnable: str | None
+    document: Mapping[str, Any]
+
+    def in_suite(self, suite: str) -> bool:
+        return not self.suites or suite in self.suites
+
+
+def read_scenarios(path: Path) -> tuple[Scenario, ...]:
+    """Return the scenarios of a catalog in its order.
+
+    Raises:
+        MissingFileError: when there is no such file.
+        DocumentError: when it is malformed, a scenario appears twice or an edit spec is none.
+    """
+    document = read_json(path, limit_bytes=MAX_SCENARIOS_BYTES)
+    check_schema(document, "scenarios", where=str(path))
+    scenarios: dict[str, Scenario] = {}
+    for row in document["scenarios"]:
+        if row["id"] in scenarios:
+            raise DocumentError(f"{path}: scenario {row['id']!r} appears twice")
+        scenarios[row["id"]] = Scenario(
+            id=row["id"],
+            category=row["category"],
+            strictness=row["strictness"],
+            primary_guard=row["primary_guard"],
+            generation=_generation(row, path),
+            suites=tuple(row.get("suites", ())),
+            not_runnable=row.get("not_runnable"),
+            document=row,
+        )
+    return tuple(scenarios.values())
+
+
+def _generation(row: dict[str, Any], path: Path) -> EditGeneration | FaultGeneration | DeployableGeneration:
+    generation = row["generation"]
+    if generation["kind"] == "error":
+        return FaultGeneration(
+            generation["error_type"], generation.get("params", {}), generation.get("params_by_model", {})
+        )
+    if generation["kind"] == "deployable_edit":
+        return DeployableGeneration(generation["backend"], generation["edit_spec"])
+    try:
+        by_model = generation.get("edit_spec_by_model", {})
+        return EditGeneration(
+            parse_edit_spec(generation["edit_spec"]), {model: parse_edit_spec(text) for model, text in by_model.items()}
+        )
+    except UsageError as error:
+        raise DocumentError(f"{path}: scenario {row['id']!r}: {error}") from None

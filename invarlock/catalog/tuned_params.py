@@ -1,0 +1,52 @@
+"""The parameters selected for the clean edits of each model, read from ``tuned_edit_params.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.edit_specs import CleanSpec, EditSpec, make_edit_spec, parse_scope
+from invarlock.errors import UsageError
+from invarlock.jsonio import check_schema, read_json
+
+MAX_TUNED_PARAMS_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TunedParams:
+    """Selected parameters by model id and edit, and the file that they came from."""
+
+    source: str
+    models: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    document: Mapping[str, Any]
+
+    def resolve(self, spec: EditSpec | CleanSpec, model_id: str) -> EditSpec:
+        """Return the edit with its parameters; the selection's scope replaces that of a ``clean`` spec.
+
+        Raises:
+            UsageError: when a ``clean`` spec has no selection for this model, naming both.
+        """
+        if isinstance(spec, EditSpec):
+            return spec
+        row = self.models.get(model_id, {}).get(spec.edit)
+        if row is None:
+            raise UsageError(
+                f"{self.source}: no parameters of {spec.edit} are selected for {model_id}; add an entry, or name "
+                "parameters in the scenario's edit_spec_by_model"
+            )
+        where = f"{self.source}: {model_id}, {spec.edit}"
+        return make_edit_spec(spec.edit, row, parse_scope(row["scope"], where=where), where)
+
+
+def read_tuned_params(path: Path) -> TunedParams:
+    """Return the selections of a file.
+
+    Raises:
+        MissingFileError: when there is no such file.
+        DocumentError: when it is malformed.
+    """
+    document = read_json(path, limit_bytes=MAX_TUNED_PARAMS_BYTES)
+    check_schema(document, "tuned_edit_params", where=str(path))
+    return TunedParams(path.name, document["models"], document)

@@ -1,0 +1,1 @@
+"""Measuring a checkpoint on text: sources, windows, scoring, and comparing a subject with its baseline."""

@@ -1,0 +1,1 @@
+"""Guards' measurements: facts about a checkpoint that the reports judge."""

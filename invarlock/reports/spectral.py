@@ -1,0 +1,161 @@
+"""The spectral guard's judgement: singular values of each weight matrix against the baseline's.
+
+Per module r = ln(sigma_subject / sigma_baseline) and z = r / tau; two-sided p-values are corrected over modules. A
+module is capped when it survives the correction and |r| exceeds the deadband, or when its rank or norm collapses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from invarlock.reports.primary_metric import rounded
+
+Module = Mapping[str, Any]
+
+
+def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return status, metrics, per-module numbers and violations of the guard.
+
+    A module that one side could not measure is an error, and the guard fails closed.
+
+    Args:
+        raw: ``baseline`` and ``subject``, each with ``measurement_contract_hash`` and ``modules`` (by name: family,
+            shape, sigma, residual, frobenius; null where not finite).
+        policy: the ``spectral`` limits.
+    """
+    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
+    violations = []
+    if raw["baseline"]["measurement_contract_hash"] != raw["subject"]["measurement_contract_hash"]:
+        violations.append(_violation("*", "error", "subject and baseline were measured in different ways"))
+    modules: dict[str, dict[str, Any]] = {}
+    scores = _family_scores(before)
+    for name in sorted({*before, *after}):
+        problem = _unmeasured(before.get(name), after.get(name))
+        if problem is not None:
+            violations.append(_violation(name, "error", problem))
+            continue
+        modules[name] = _compare(before[name], after[name], policy, scores[name])
+    significant = _survivors({name: row["p_value"] for name, row in modules.items()}, policy)
+    for name, row in modules.items():
+        for severity, reason in _findings(row, name in significant, policy):
+            row["capped"] = row["capped"] or severity == "cap"
+            violations.append(_violation(name, severity, reason))
+    capped = [name for name, row in modules.items() if row["capped"]]
+    families = [modules[name]["family"] for name in capped]
+    metrics = {
+        "modules": len(modules),
+        "caps_applied": len(capped),
+        "max_caps": policy["max_caps"],
+        "caps_by_family": {family: families.count(family) for family in sorted(set(families))},
+        "capped_modules": capped,
+        "max_abs_log_ratio": max(
+            (abs(row["log_ratio"]) for row in modules.values() if row["log_ratio"] is not None), default=None
+        ),
+        "deadband": rounded(math.log(policy["deadband_ratio"])),
+    }
+    severities = {violation["severity"] for violation in violations}
+    failed = len(capped) > policy["max_caps"]
+    status = "error" if "error" in severities else "fail" if failed else "warn" if severities else "pass"
+    return {
+        "status": status,
+        "passed": status in ("pass", "warn"),
+        "metrics": metrics,
+        "modules": modules,
+        "violations": violations,
+    }
+
+
+def _violation(module: str, severity: str, reason: str) -> dict[str, str]:
+    return {"module": module, "severity": severity, "reason": reason}
+
+
+def _unmeasured(before: Module | None, after: Module | None) -> str | None:
+    if after is None or before is None:
+        return f"only the {'baseline' if after is None else 'subject'} has it"
+    if after["shape"] != before["shape"]:
+        return f"shape {after['shape']} cannot be compared with the baseline's {before['shape']}"
+    for side, module in (("baseline", before), ("subject", after)):
+        if module["sigma"] is None or module["frobenius"] is None:
+            return f"the {side}'s spectral norm is not finite"
+    return None
+
+
+def _compare(before: Module, after: Module, policy: Mapping[str, Any], family_z: float | None) -> dict[str, Any]:
+    log_ratio = _log_ratio(after["sigma"], before["sigma"])
+    z = None if log_ratio is None else rounded(log_ratio / policy["null_scale"])
+    return {
+        "family": before["family"],
+        "log_ratio": log_ratio,
+        "log_stable_rank_ratio": _log_ratio(_stable_rank(after), _stable_rank(before)),
+        "log_norm_ratio": _log_ratio(after["frobenius"], before["frobenius"]),
+        "z": z,
+        "p_value": None if z is None else rounded(math.erfc(abs(z) / math.sqrt(2))),
+        "family_z": family_z,
+        "capped": False,
+    }
+
+
+def _stable_rank(module: Module) -> float:
+    return float(module["frobenius"] ** 2 / module["sigma"] ** 2) if module["sigma"] > 0 else 0.0
+
+
+def _log_ratio(own: float, base: float) -> float | None:
+    """Return ln(own / base); 0 where both are zero, None where one is."""
+    if own > 0 and base > 0:
+        return rounded(math.log(own / base))
+    return 0.0 if own == base else None
+
+
+def _family_scores(modules: Mapping[str, Module]) -> dict[str, float | None]:
+    """Return (sigma - mean) / deviation of each baseline module within its family."""
+    families: dict[str, list[float]] = {}
+    for module in modules.values():
+        if module["sigma"] is not None:
+            families.setdefault(module["family"], []).append(module["sigma"])
+    scores: dict[str, float | None] = {}
+    for name, module in modules.items():
+        sigmas = families.get(module["family"], [])
+        mean = math.fsum(sigmas) / len(sigmas) if sigmas else 0.0
+        spread = math.sqrt(math.fsum((sigma - mean) ** 2 for sigma in sigmas) / len(sigmas)) if sigmas else 0.0
+        scores[name] = rounded((module["sigma"] - mean) / spread) if spread and module["sigma"] is not None else None
+    return scores
+
+
+def _survivors(p_values: Mapping[str, float | None], policy: Mapping[str, Any]) -> set[str]:
+    """Return the modules whose p-value survives the correction.
+
+    Benjamini and Hochberg 1995, or Bonferroni, over all modules that have a ratio.
+    """
+    known = {name: p for name, p in p_values.items() if p is not None}
+    if not known:
+        return set()
+    alpha, count = policy["alpha"], len(known)
+    if policy["correction"] == "bonferroni":
+        return {name for name, p in known.items() if p <= alpha / count}
+    ordered: Sequence[float] = sorted(known.values())
+    passing = [p for rank, p in enumerate(ordered, start=1) if p <= alpha * rank / count]
+    return {name for name, p in known.items() if passing and p <= passing[-1]}
+
+
+def _findings(row: Mapping[str, Any], significant: bool, policy: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    deadband = math.log(policy["deadband_ratio"])
+    if row["log_ratio"] is None:
+        found.append(("cap", "the spectral norm is zero on one side"))
+    elif significant and abs(row["log_ratio"]) > deadband:
+        found.append(
+            ("cap", f"spectral norm changed by {math.exp(min(row['log_ratio'], 700.0)):.4g} times, z = {row['z']:.4g}")
+        )
+    falls = (("stable rank", "log_stable_rank_ratio", "stable_rank_fall"), ("norm", "log_norm_ratio", "norm_fall"))
+    for what, key, limits in falls:
+        # a norm that is zero on one side has no ratio and is capped above
+        if row[key] is None:
+            continue
+        for severity in ("cap", "warn"):
+            limit = policy[limits][severity]
+            if row[key] < math.log(limit):
+                found.append((severity, f"{what} fell to {math.exp(row[key]):.4g} of the baseline's, limit {limit}"))
+                break
+    return found

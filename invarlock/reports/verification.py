@@ -1,0 +1,133 @@
+"""Verifying a report: it holds to its schema, and every derived number follows from the raw ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from invarlock.errors import DocumentError, InvarLockError
+from invarlock.jsonio import check_schema
+from invarlock.reports.derivation import GUARDS, compose, contract_hash, strip
+
+# Derived numbers are stored with 12 significant digits; a C library may move the last of them by one.
+RELATIVE_TOLERANCE = 2e-12
+# A report that is wrong everywhere need not say so ten thousand times.
+MAX_PROBLEMS = 20
+
+
+def verify_report(report: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a report, one line each; empty when it verifies.
+
+    Every derived field is computed again from the raw ones with the functions that wrote it, and compared.
+    """
+    try:
+        check_schema(report, "evaluation_report", where="report")
+    except DocumentError as error:
+        return [str(error)]
+    problems = list(_raw_problems(report))
+    if problems:
+        return problems[:MAX_PROBLEMS]
+    try:
+        expected = compose(strip(report))
+    except InvarLockError as error:
+        return [str(error)]
+    except (KeyError, TypeError, ValueError, AssertionError, ArithmeticError, IndexError) as error:
+        return [f"the raw measurements do not hold together: {type(error).__name__}: {str(error)[:200]}"]
+    return list(differences(report, expected))[:MAX_PROBLEMS]
+
+
+def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+    """Return where a report's baseline side is not what the baseline's own report measured."""
+    problems = []
+    for key in ("digest", "tokenizer_sha256"):
+        if report["baseline_ref"][key] != baseline["baseline"][key]:
+            problems.append(f"baseline_ref.{key}: not that of the baseline's report")
+    draws = [draw for draw in baseline["draws"] if draw["run"] == report["meta"]["run"]]
+    if len(draws) != 1:
+        return [
+            *problems,
+            f"the baseline's report has {len(draws)} draws of run {report['meta']['run']}, one is needed",
+        ]
+    for part in ("preview", "final"):
+        own, base = report["evaluation_windows"][part], draws[0][part]
+        for key, theirs in (
+            ("window_ids", "window_ids"),
+            ("token_counts", "token_counts"),
+            ("baseline_logloss", "logloss"),
+        ):
+            if own[key] != base[theirs]:
+                problems.append(f"evaluation_windows.{part}.{key}: not what the baseline's report measured")
+    for guard in report["guards"]:
+        if guard in baseline and report[guard]["raw"]["baseline"] != baseline[guard]["raw"]:
+            problems.append(f"{guard}.raw.baseline: not what the baseline's report measured")
+    return problems
+
+
+def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
+    """Yield a line for every value that differs from the derived one, naming its field."""
+    name = where or "document"
+    if isinstance(found, dict) and isinstance(derived, dict):
+        for key in sorted({*found, *derived}):
+            inner = f"{where}.{key}" if where else str(key)
+            if key not in found:
+                yield f"{inner}: missing, derived {_short(derived[key])}"
+            elif key not in derived:
+                yield f"{inner}: {_short(found[key])} does not follow from the measurements"
+            else:
+                yield from differences(found[key], derived[key], inner)
+    elif isinstance(found, list) and isinstance(derived, list):
+        if len(found) != len(derived):
+            yield f"{name}: {len(found)} entries, derived {len(derived)}"
+        else:
+            for index, (own, other) in enumerate(zip(found, derived, strict=True)):
+                yield from differences(own, other, f"{where}[{index}]")
+    elif not _same(found, derived):
+        yield f"{name}: {_short(found)}, derived {_short(derived)}"
+
+
+def _same(found: Any, derived: Any) -> bool:
+    if isinstance(found, bool) or isinstance(derived, bool) or not isinstance(found, int | float):
+        return type(found) is type(derived) and bool(found == derived)
+    if not isinstance(derived, int | float):
+        return False
+    if isinstance(found, int) and isinstance(derived, int):
+        return found == derived
+    return math.isclose(found, derived, rel_tol=RELATIVE_TOLERANCE, abs_tol=0.0)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
+    windows = report["evaluation_windows"]
+    expected_tokens = report["dataset"]["seq_len"] - 1
+    seen: set[str] = set()
+    for part in ("preview", "final"):
+        block = windows[part]
+        lengths = {len(values) for values in block.values()}
+        if len(lengths) > 1:
+            yield f"evaluation_windows.{part}: its lists differ in length"
+        for index, window in enumerate(block["window_ids"]):
+            if window in seen:
+                yield f"evaluation_windows.{part}.window_ids[{index}]: {window} was scored twice"
+            seen.add(window)
+        if any(count != expected_tokens for count in block["token_counts"]):
+            yield f"evaluation_windows.{part}.token_counts: every window has {expected_tokens} predicted tokens"
+    if report["dataset"]["windows"]["final"] != len(windows["final"]["window_ids"]):
+        yield "dataset.windows.final: not the number of windows scored"
+    if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
+        yield "dataset.windows.preview: not the number of windows scored"
+    for guard in GUARDS:
+        block = report[guard]
+        if guard not in report["guards"]:
+            continue
+        if "raw" not in block or "measurement_contract" not in block:
+            yield f"{guard}: named in guards, but without raw measurements"
+            continue
+        wanted = contract_hash(block["measurement_contract"])
+        for side in ("baseline", "subject"):
+            if block["raw"][side].get("measurement_contract_hash") != wanted:
+                yield f"{guard}.raw.{side}: was not measured by the measurement contract"

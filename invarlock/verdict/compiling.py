@@ -1,0 +1,263 @@
+"""Compiling the verdict of a run from its effective manifest and its reports alone.
+
+PASS needs all of: every planned case has a report; every must_pass report passes its gates; every must_fail report
+fails and its catastrophic detectors hit; every must_detect report's detectors hit; every required primary guard hit;
+of the informational stress reports at least half signal; and pytest, where its outcomes are known, agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from invarlock.catalog.cases import report_folder
+from invarlock.errors import DocumentError, UsageError
+from invarlock.verdict.detectors import CORE_GUARDS, detect, guard_flags, primary_guard_hit
+
+INFORMATIONAL_MIN_FRACTION = 0.5
+REPORT_NAME = "evaluation.report.json"
+
+Outcome = Mapping[str, str]
+
+
+def compile_verdict(
+    manifest: Mapping[str, Any],
+    reports: Mapping[str, tuple[Mapping[str, Any], str]],
+    outcomes: Sequence[Outcome] | None = None,
+    *,
+    timestamp: str = "",
+) -> dict[str, Any]:
+    """Return the ``final_verdict.json`` document.
+
+    Args:
+        manifest: the effective manifest, with its selection.
+        reports: by path relative to the pack (``reports/<model>/…/evaluation.report.json``): the report and the
+            ``sha256:<hex>`` of its bytes. Reports must have been verified.
+        outcomes: what pytest said of each case, from ``read_outcomes``; None when it is not known.
+        timestamp: of the compilation, UTC.
+
+    Raises:
+        UsageError: when the manifest selects nothing.
+        DocumentError: when it has no selection, or a detector that is unknown.
+    """
+    if "selection" not in manifest:
+        raise DocumentError("manifest: it has no selection; the verdict needs the effective manifest of a run")
+    cases = manifest["selection"]["cases"]
+    if not cases:
+        raise UsageError("manifest: its selection is empty, there is nothing to judge")
+    scenarios = {row["id"]: row for row in manifest["scenarios"]}
+    said = {outcome["case"]: outcome for outcome in outcomes or ()}
+    records: list[dict[str, Any]] = []
+    missing: dict[str, list[str]] = {}
+    failed: list[str] = []
+    expected_paths = set()
+    for case in cases:
+        scenario = scenarios.get(case["scenario"])
+        if scenario is None:
+            raise DocumentError(f"manifest: the selection names scenario {case['scenario']!r}, which it does not have")
+        path = (
+            f"reports/{report_folder(case['model'], scenario['id'], scenario['category'], case['run'])}/{REPORT_NAME}"
+        )
+        expected_paths.add(path)
+        name = case_id(case)
+        outcome = said.get(name)
+        if path not in reports:
+            missing.setdefault(case["model"], []).append(name)
+            failed.append(f"{name}: no report{_because(outcome)}")
+            continue
+        record = judge_report(case, scenario, *reports[path], path)
+        records.append(record)
+        failed += [f"{name}: {reason}" for reason in record["reasons"]]
+        if outcomes is not None:
+            failed += _disagreement(name, record, outcome)
+    for path in sorted(set(reports) - expected_paths):
+        failed.append(f"{path}: a report of no planned case")
+    counts = _counts(manifest, scenarios, records)
+    total, signalled = counts["informational_stress_total"], counts["informational_stress_signaled"]
+    if signalled < INFORMATIONAL_MIN_FRACTION * total:
+        failed.append(f"informational stress: {signalled} of {total} reports signal, at least half must")
+    return {
+        "verdict": "FAIL" if failed else "PASS",
+        "timestamp": timestamp,
+        "manifest": {
+            "path": "metadata/scenarios.json",
+            "schema": manifest["schema"],
+            "schema_version": manifest["schema_version"],
+        },
+        "criteria": {
+            "clean_all_pass": counts["clean_pass"] == counts["clean_total"],
+            "stress_required_fail": counts["catastrophic_required_fail"] == counts["catastrophic_required_total"],
+            "error_injection_detected": counts["error_injection_detected"] == counts["error_injection_total"],
+            "primary_guard_signal_required": counts["primary_guard_required_hits"]
+            == counts["primary_guard_required_records"],
+            "informational_stress_min_signal_fraction": INFORMATIONAL_MIN_FRACTION,
+        },
+        "failed_requirements": failed,
+        "counts": counts,
+        "missing": {"by_model": missing},
+        "core_guard_order": list(CORE_GUARDS),
+        "records": records,
+    }
+
+
+def case_id(case: Mapping[str, Any]) -> str:
+    """Return the bracketed part of a case's node id."""
+    return f"{case['model'].rsplit('/', 1)[-1].lower()}-{case['scenario']}-run{case['run']}"
+
+
+def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return what pytest said of each case, from ``metadata/pytest_report.json``.
+
+    Raises:
+        DocumentError: when it is no such report.
+    """
+    try:
+        tests = [(test["nodeid"], test["outcome"], test.get("message", "")) for test in document["tests"]]
+        return [
+            {"case": node.partition("[")[2].removesuffix("]"), "outcome": outcome, "message": message}
+            for node, outcome, message in tests
+            if "[" in node
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DocumentError(f"pytest report: malformed at {error}; it needs tests with nodeid and outcome") from None
+
+
+def judge_report(
+    case: Mapping[str, Any], scenario: Mapping[str, Any], report: Mapping[str, Any], digest: str, path: str
+) -> dict[str, Any]:
+    """Return the verdict's record of one report: what was expected, what was seen, whether that passes.
+
+    Raises:
+        DocumentError: when the scenario has a detector that is unknown.
+    """
+    requirements = scenario["requirements"]
+    all_of = [detect(detector, report) for detector in requirements["detectors_all_of"]]
+    any_of = [detect(detector, report) for detector in requirements["detectors_any_of"]]
+    detectors_hit = all(row["hit"] for row in all_of) and (not any_of or any(row["hit"] for row in any_of))
+    flags = guard_flags(report)
+    record: dict[str, Any] = {
+        "model": case["model"],
+        "name": scenario["id"],
+        "run_num": case["run"],
+        "path": path,
+        "category": scenario["category"],
+        "strictness": scenario["strictness"],
+        "intent": scenario["intent"],
+        "failure_class": scenario["failure_class"],
+        "primary_guard": scenario["primary_guard"],
+        "primary_guard_required": requirements["primary_guard_required"],
+        "primary_guard_hit": primary_guard_hit(scenario["primary_guard"], report),
+        "detectors_all_of": all_of,
+        "detectors": any_of,
+        "detectors_hit": detectors_hit,
+        "guard_flags": flags,
+        "any_core_guard_flag": any(flags.values()),
+        "invariants_status": report["invariants"]["status"],
+        "spectral_caps_applied": report["spectral"].get("metrics", {}).get("caps_applied"),
+        "ratio_vs_baseline": report["primary_metric"]["ratio_vs_baseline"],
+        "report_sha256": digest,
+    }
+    reasons = [*_mismatches(case, scenario, report), *_unmet(record, scenario, report)]
+    return {**record, "passed": not reasons, "reasons": reasons}
+
+
+def _mismatches(case: Mapping[str, Any], scenario: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    """Return where the report is not one of this case."""
+    meta, edit, generation = report["meta"], report["edit"], scenario["generation"]
+    wanted: list[tuple[str, Any, Any]] = [
+        ("meta.model_id", meta["model_id"], case["model"]),
+        ("meta.scenario", meta["scenario"], case["scenario"]),
+        ("meta.run", meta["run"], case["run"]),
+    ]
+    if generation["kind"] == "error":
+        params = {**generation.get("params", {}), **generation.get("params_by_model", {}).get(case["model"], {})}
+        wanted += [("edit.name", edit["name"], generation["error_type"])]
+        wanted += [(f"edit.parameters.{key}", edit["parameters"].get(key), value) for key, value in params.items()]
+    else:
+        spec = generation.get("edit_spec_by_model", {}).get(case["model"], generation["edit_spec"])
+        wanted.append(("edit.name", edit["name"], spec.partition(":")[0]))
+        if ":clean:" not in spec:
+            wanted.append(("edit.spec", edit["spec"], spec))
+    return [f"the report's {field} is {found!r}, planned {plan!r}" for field, found, plan in wanted if found != plan]
+
+
+def _unmet(record: Mapping[str, Any], scenario: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    strictness = scenario["strictness"]
+    blocking = report["assurance"]["blocking_reasons"]
+    missed = [row for row in record["detectors_all_of"] if not row["hit"]]
+    reasons: list[str] = []
+    if strictness == "must_pass":
+        reasons += [f"must pass, but {line}" for line in blocking]
+        if scenario["generation"].get("edit_spec") == "noop" and record["any_core_guard_flag"]:
+            raised = [guard for guard, flag in record["guard_flags"].items() if flag]
+            reasons.append(f"nothing was edited, but these guards signal: {', '.join(raised)}")
+    if strictness == "must_fail" and not blocking:
+        reasons.append(f"must fail, but passes every gate ({_ratio(record)})")
+    if strictness != "informational":
+        reasons += [f"detector {_describe(row)} missed, it saw {row['seen']!r}" for row in missed]
+        if record["detectors"] and not any(row["hit"] for row in record["detectors"]):
+            reasons.append("no detector of " + ", ".join(_describe(row) for row in record["detectors"]) + " hit")
+        if record["primary_guard_required"] and not record["primary_guard_hit"]:
+            reasons.append(f"its primary guard {record['primary_guard']} saw nothing")
+    return reasons
+
+
+def _describe(detector: Mapping[str, Any]) -> str:
+    terms = (f"{key} {value!r}" for key, value in detector.items() if key not in ("kind", "seen", "hit"))
+    return f"{detector['kind']} ({', '.join(terms)})"
+
+
+def _ratio(record: Mapping[str, Any]) -> str:
+    ratio = record["ratio_vs_baseline"]
+    return "no ratio" if ratio is None else f"ratio {ratio:.4g}"
+
+
+def _because(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    return f"; pytest: {outcome['outcome']}" + (f", {outcome['message']}" if outcome["message"] else "")
+
+
+def _disagreement(name: str, record: Mapping[str, Any], outcome: Outcome | None) -> list[str]:
+    if outcome is None:
+        return [f"{name}: it has a report, but pytest did not run it"]
+    if record["passed"] and outcome["outcome"] != "passed":
+        return [f"{name}: its report passes, but pytest says {outcome['outcome']}{_because(outcome)[8:]}"]
+    if not record["passed"] and outcome["outcome"] == "passed":
+        return [f"{name}: its report does not pass, but pytest says passed"]
+    return []
+
+
+def _counts(
+    manifest: Mapping[str, Any], scenarios: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> dict[str, int]:
+    cases = manifest["selection"]["cases"]
+
+    def planned(**wanted: Any) -> int:
+        return sum(all(scenarios[case["scenario"]][key] == value for key, value in wanted.items()) for case in cases)
+
+    def seen(**wanted: Any) -> int:
+        return sum(all(record[key] == value for key, value in wanted.items()) for record in records)
+
+    catastrophic = {row["id"] for row in scenarios.values() if row["requirements"]["catastrophic_required"]}
+    required = [record for record in records if record["name"] in catastrophic]
+    informational = [r for r in records if r["category"] == "stress" and r["strictness"] == "informational"]
+    return {
+        "models_total": len({case["model"] for case in cases}),
+        "cases_total": len(cases),
+        "records_total": len(records),
+        "records_passed": seen(passed=True),
+        "clean_total": planned(category="clean"),
+        "clean_pass": seen(category="clean", passed=True),
+        "stress_total": planned(category="stress"),
+        "stress_fail": sum(r["category"] == "stress" and r["any_core_guard_flag"] for r in records),
+        "catastrophic_required_total": sum(case["scenario"] in catastrophic for case in cases),
+        "catastrophic_required_present": len(required),
+        "catastrophic_required_fail": sum(record["passed"] for record in required),
+        "informational_stress_total": len(informational),
+        "informational_stress_signaled": sum(r["any_core_guard_flag"] or r["detectors_hit"] for r in informational),
+        "error_injection_total": planned(category="error_injection"),
+        "error_injection_detected": seen(category="error_injection", detectors_hit=True),
+        "primary_guard_required_records": sum(record["primary_guard_required"] for record in records),
+        "primary_guard_required_hits": sum(r["primary_guard_required"] and r["primary_guard_hit"] for r in records),
+    }

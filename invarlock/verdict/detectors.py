@@ -1,0 +1,82 @@
+"""Detectors: predicates over a report that say whether a defect was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from invarlock.errors import DocumentError
+
+Detector = Mapping[str, Any]
+Report = Mapping[str, Any]
+
+CORE_GUARDS = ("primary_metric", "invariants", "spectral", "rmt", "variance")
+
+
+def detect(detector: Detector, report: Report) -> dict[str, Any]:
+    """Return the detector with what it saw and whether it hit.
+
+    Raises:
+        DocumentError: when its kind is unknown; that is an error, not a miss.
+    """
+    kind = detector["kind"]
+    if kind not in _SEEN:
+        raise DocumentError(f"detector kind {kind!r} is unknown; known: {', '.join(_SEEN)}")
+    seen = _SEEN[kind](detector, report)
+    return {**detector, "seen": seen, "hit": seen is not None and _hits(detector, seen)}
+
+
+def guard_flags(report: Report) -> dict[str, bool | None]:
+    """Return for each core guard whether it raised a signal; None where it was not evaluated."""
+    flags: dict[str, bool | None] = {
+        "primary_metric": not all(
+            report["validation"][flag] for flag in ("primary_metric_acceptable", "preview_final_drift_acceptable")
+        )
+    }
+    for guard in CORE_GUARDS[1:]:
+        status = report[guard]["status"]
+        flags[guard] = None if status == "not_evaluated" else status != "pass"
+    return flags
+
+
+def primary_guard_hit(guard: str, report: Report) -> bool:
+    """Tell whether the guard that a scenario is meant for saw its defect.
+
+    A signal of spectral is a capped module, whether or not there are more of them than the tier allows.
+    """
+    if guard == "primary_metric":
+        return report["validation"]["primary_metric_acceptable"] is False
+    if guard == "invariants":
+        return bool(report["invariants"]["status"] == "fail")
+    if guard == "spectral":
+        return _caps(report) > 0
+    return report[guard]["status"] in ("warn", "fail")
+
+
+def _caps(report: Report) -> int:
+    return int(report["spectral"].get("metrics", {}).get("caps_applied", 0))
+
+
+def _hits(detector: Detector, seen: Any) -> bool:
+    if "allowed" in detector:
+        return seen in detector["allowed"]
+    if "min" in detector:
+        return bool(seen >= detector["min"])
+    if "min_new_modules" in detector:
+        return bool(seen >= detector["min_new_modules"])
+    return type(seen) is type(detector["expected"]) and bool(seen == detector["expected"])
+
+
+def _new_modules(detector: Detector, report: Report) -> int | None:
+    """Return how many modules the guard signals that the baseline does not: the baseline signals none of its own."""
+    block = report[detector["guard"]]
+    return len(block["metrics"]["capped_modules"]) if "metrics" in block else None
+
+
+_SEEN: dict[str, Callable[[Detector, Report], Any]] = {
+    "validation_flag": lambda detector, report: report["validation"].get(detector["flag"]),
+    "primary_metric": lambda detector, report: report["primary_metric"].get(detector["field"]),
+    "invariants_status": lambda detector, report: report["invariants"]["status"],
+    "spectral_caps_applied": lambda detector, report: _caps(report),
+    "guard_signal_baseline_relative": _new_modules,
+}

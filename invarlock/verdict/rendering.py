@@ -1,0 +1,43 @@
+"""The verdict as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def render_verdict_text(verdict: Mapping[str, Any]) -> str:
+    """Return ``final_verdict.txt``: the verdict, why, the counts, and a line a scenario."""
+    counts = verdict["counts"]
+    lines = [
+        f"Verdict: {verdict['verdict']}",
+        "",
+        f"{counts['records_passed']} of {counts['cases_total']} cases as expected on {counts['models_total']} models: "
+        f"{counts['clean_pass']} of {counts['clean_total']} clean edits pass, "
+        f"{counts['catastrophic_required_fail']} of {counts['catastrophic_required_total']} destructive edits fail, "
+        f"{counts['error_injection_detected']} of {counts['error_injection_total']} faults are detected.",
+    ]
+    if verdict["failed_requirements"]:
+        lines += ["", "Failed requirements:", *(f"  - {reason}" for reason in verdict["failed_requirements"])]
+    lines += ["", *scenario_table(verdict)]
+    return "\n".join(lines) + "\n"
+
+
+def scenario_table(verdict: Mapping[str, Any]) -> list[str]:
+    """Return a table of scenarios against models: the ratio, and what was seen."""
+    rows = [("scenario", "expected", "model", "ratio", "guards that signal", "")]
+    for record in verdict["records"]:
+        ratio = record["ratio_vs_baseline"]
+        raised = [guard for guard, flag in record["guard_flags"].items() if flag]
+        rows.append(
+            (
+                record["name"] + (f" run {record['run_num']}" if record["run_num"] > 1 else ""),
+                record["strictness"].replace("_", " "),
+                record["model"].rsplit("/", 1)[-1],
+                "-" if ratio is None else f"{ratio:.4g}",
+                ", ".join(raised) or "-",
+                "ok" if record["passed"] else "NOT AS EXPECTED",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

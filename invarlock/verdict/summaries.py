@@ -1,0 +1,78 @@
+"""Summaries of a verdict's records: by category, by guard, by scenario, and of the edited artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Record = Mapping[str, Any]
+
+
+def summarise(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the four summaries of a verdict by file name."""
+    records: Sequence[Record] = verdict["records"]
+    guards: Sequence[str] = verdict["core_guard_order"]
+    return {
+        "category_summary.json": {
+            category: _category([record for record in records if record["category"] == category])
+            for category in sorted({record["category"] for record in records})
+        },
+        "guard_signal_summary.json": {guard: _signals(guard, records) for guard in guards},
+        "guard_intervention_summary.json": {guard: _interventions(guard, records) for guard in guards},
+        "scenario_signal_summary.json": [
+            _scenario(name, [record for record in records if record["name"] == name])
+            for name in dict.fromkeys(record["name"] for record in records)
+        ],
+    }
+
+
+def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return ``edit_artifact_summary.json``: what was edited, by path of the ``edit_metadata.json``."""
+    keys = ("artifact_class", "edit_type", "edit_label", "storage_format", "deployable_as_hf_checkpoint", "coverage")
+    rows = [{"path": path, **{key: metadata[path][key] for key in keys}} for path in sorted(metadata)]
+    classes = [row["artifact_class"] for row in rows]
+    return {"artifacts": rows, "by_class": {name: classes.count(name) for name in sorted(set(classes))}}
+
+
+def _category(records: Sequence[Record]) -> dict[str, Any]:
+    return {
+        "records": len(records),
+        "passed": sum(record["passed"] for record in records),
+        "with_guard_flag": sum(record["any_core_guard_flag"] for record in records),
+        "failed": [record["path"] for record in records if not record["passed"]],
+    }
+
+
+def _signals(guard: str, records: Sequence[Record]) -> dict[str, Any]:
+    evaluated = [record for record in records if record["guard_flags"][guard] is not None]
+    raised = [record for record in evaluated if record["guard_flags"][guard]]
+    return {
+        "evaluated": len(evaluated),
+        "signals": len(raised),
+        "signals_by_category": {
+            category: sum(record["category"] == category for record in raised)
+            for category in sorted({record["category"] for record in records})
+        },
+        "primary_required": sum(r["primary_guard"] == guard and r["primary_guard_required"] for r in records),
+        "primary_hits": sum(
+            r["primary_guard"] == guard and r["primary_guard_required"] and r["primary_guard_hit"] for r in records
+        ),
+    }
+
+
+def _interventions(guard: str, records: Sequence[Record]) -> dict[str, Any]:
+    """Return the signals of a guard in reports that pass all the same: worth a look, no failure."""
+    found = [r for r in records if r["guard_flags"][guard] and r["passed"] and r["strictness"] == "must_pass"]
+    return {"records": [record["path"] for record in found], "total": len(found)}
+
+
+def _scenario(name: str, records: Sequence[Record]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "category": records[0]["category"],
+        "strictness": records[0]["strictness"],
+        "records": len(records),
+        "passed": sum(record["passed"] for record in records),
+        "detectors_hit": sum(record["detectors_hit"] for record in records),
+        "with_guard_flag": sum(record["any_core_guard_flag"] for record in records),
+    }

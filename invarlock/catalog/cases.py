@@ -10,31 +10,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from invarlock.catalog.models import Model, Models, Suite, folder_name
+from invarlock.catalog.models import Model, Models, folder_name
 from invarlock.catalog.scenarios import Scenario
-from invarlock.errors import UsageError
+from invarlock.errors import DocumentError, UsageError
 
 SCHEMA = "evidence_pack_scenarios_v1"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scenario on one model, once."""
+    """One scenario on one model, once, and the suites that have it."""
 
-    suite: str
     model: Model
     scenario: Scenario
     run: int
+    suites: tuple[str, ...]
 
     @property
     def id(self) -> str:
         """The bracketed part of the node id: ``mistral-7b-v0.1-quant_4bit_clean-run1``."""
-        return f"{self.model.short_name}-{self.scenario.id}-run{self.run}"
+        return case_id(self.model.id, self.scenario.id, self.run)
 
     @property
     def report_folder(self) -> str:
         """The folder of the case's report below ``reports/``, in a pack and in a run."""
         return report_folder(self.model.id, self.scenario.id, self.scenario.category, self.run)
+
+
+def case_id(model_id: str, scenario: str, run: int) -> str:
+    """Return the bracketed part of a case's node id."""
+    return f"{model_id.rsplit('/', 1)[-1].lower()}-{scenario}-run{run}"
 
 
 def report_folder(model_id: str, scenario: str, category: str, run: int) -> str:
@@ -44,39 +49,45 @@ def report_folder(model_id: str, scenario: str, category: str, run: int) -> str:
     return f"{folder_name(model_id)}/{scenario}/run_{run}"
 
 
-def plan_cases(models: Models, suite: Suite, scenarios: Sequence[Scenario]) -> list[Case]:
-    """Return all runnable cases of a suite, small models first, then by model, in the catalog's order.
+def plan_cases(models: Models, scenarios: Sequence[Scenario]) -> list[Case]:
+    """Return the runnable cases of all suites, small models first, then by model, in the catalog's order.
 
     Raises:
-        UsageError: when two models of the suite would share node ids.
+        DocumentError: when two models would share node ids.
     """
-    chosen = models.of_suite(suite.name)
-    names = [model.short_name for model in chosen]
-    if len(set(names)) < len(names):
-        raise UsageError(f"suite {suite.name!r}: two models share a short name, their node ids would clash: {names}")
-    runs = {"clean": suite.clean_runs, "stress": suite.stress_runs}
-    return [
-        Case(suite.name, model, scenario, run)
-        for model in chosen
-        for scenario in scenarios
-        if scenario.in_suite(suite.name) and scenario.not_runnable is None
-        for run in range(1, runs.get(scenario.category, 1) + 1)
-    ]
+    names: dict[str, str] = {}
+    for model in models.models.values():
+        other = names.setdefault(model.short_name, model.id)
+        if other != model.id:
+            raise DocumentError(f"models.toml: {other!r} and {model.id!r} would share node ids; rename one")
+    cases = []
+    for model in sorted(models.models.values(), key=lambda model: model.weight_bytes):
+        suites = [suite for suite in models.suites.values() if model.id in suite.models]
+        for scenario in scenarios:
+            having = [suite for suite in suites if scenario.in_suite(suite.name)]
+            if scenario.not_runnable is not None or not having:
+                continue
+            runs = {
+                "clean": max(suite.clean_runs for suite in having),
+                "stress": max(suite.stress_runs for suite in having),
+            }
+            cases += [
+                Case(model, scenario, run, tuple(suite.name for suite in having))
+                for run in range(1, runs.get(scenario.category, 1) + 1)
+            ]
+    return cases
 
 
 def effective_manifest(
-    cases: Sequence[Case], scenarios: Iterable[Scenario], expression: Mapping[str, Any]
+    suite: str, cases: Sequence[Case], scenarios: Iterable[Scenario], expression: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the manifest of the cases selected; ``expression`` holds the options that selected them.
 
     Raises:
-        UsageError: when nothing is selected, or cases of several suites are.
+        UsageError: when nothing is selected.
     """
     if not cases:
         raise UsageError("no case is selected; see --collect-only for the cases there are")
-    suites = {case.suite for case in cases}
-    if len(suites) > 1:
-        raise UsageError(f"cases of several suites are selected ({', '.join(sorted(suites))}); a run has one, use -m")
     chosen = {case.scenario.id for case in cases}
     models = {case.model.id: case.model for case in cases}
     rows = sorted((case.model.id, case.scenario.id, case.run) for case in cases)
@@ -85,7 +96,7 @@ def effective_manifest(
         "schema_version": 1,
         "scenarios": [dict(scenario.document) for scenario in scenarios if scenario.id in chosen],
         "selection": {
-            "suite": cases[0].suite,
+            "suite": suite,
             "models": [
                 {"model_id": model.id, "revision": model.revision, "licence": model.licence}
                 for model in sorted(models.values(), key=lambda model: model.id)

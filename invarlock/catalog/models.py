@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from invarlock.errors import DocumentError, MissingFileError, UsageError
+from invarlock.errors import DocumentError, MissingFileError
 from invarlock.jsonio import check_schema
 
 # How often a scenario runs, each run with windows of its own; a suite may say otherwise.
@@ -72,16 +72,6 @@ class Models:
 
     models: Mapping[str, Model]
     suites: Mapping[str, Suite]
-
-    def of_suite(self, name: str) -> tuple[Model, ...]:
-        """Return the models of a suite, small ones first.
-
-        Raises:
-            UsageError: when there is no such suite.
-        """
-        if name not in self.suites:
-            raise UsageError(f"suite {name!r} is unknown; known: {', '.join(self.suites)}")
-        return tuple(sorted((self.models[model] for model in self.suites[name].models), key=lambda m: m.weight_bytes))
 
 
 def folder_name(model_id: str) -> str:

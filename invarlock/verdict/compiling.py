@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from invarlock.catalog.cases import report_folder
+from invarlock.catalog.cases import case_id, report_folder
 from invarlock.errors import DocumentError, UsageError
 from invarlock.verdict.detectors import CORE_GUARDS, detect, guard_flags, primary_guard_hit
 
@@ -59,7 +59,7 @@ def compile_verdict(
             f"reports/{report_folder(case['model'], scenario['id'], scenario['category'], case['run'])}/{REPORT_NAME}"
         )
         expected_paths.add(path)
-        name = case_id(case)
+        name = case_id(case["model"], case["scenario"], case["run"])
         outcome = said.get(name)
         if path not in reports:
             missing.setdefault(case["model"], []).append(name)
@@ -98,11 +98,6 @@ def compile_verdict(
         "core_guard_order": list(CORE_GUARDS),
         "records": records,
     }
-
-
-def case_id(case: Mapping[str, Any]) -> str:
-    """Return the bracketed part of a case's node id."""
-    return f"{case['model'].rsplit('/', 1)[-1].lower()}-{case['scenario']}-run{case['run']}"
 
 
 def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:

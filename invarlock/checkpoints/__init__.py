@@ -1,0 +1,1 @@
+"""Checkpoint folders as files: digests, pins, module families, reading and rewriting safetensors."""

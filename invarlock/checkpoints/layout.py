@@ -1,0 +1,128 @@
+"""Which files of a folder make up the checkpoint: weights, config and tokenizer.
+
+Example::
+
+    weight_files(Path("mistral-7b"))     # ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    checkpoint_files(Path("mistral-7b")) # those, the index, config.json, generation_config.json, tokenizer.json, …
+
+Everything else in the folder (READMEs, weights in other formats) is no part of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.errors import CheckpointError, DocumentError
+from invarlock.jsonio import read_json
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
+CONFIG_FILES = (CONFIG_FILE, "generation_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+)
+CHAT_TEMPLATES = "chat_template*"
+
+# A mixture of 1,000 experts in 100 blocks has some 300,000 tensors; its index is 30 MB.
+MAX_INDEX_BYTES = 64 * 1024 * 1024
+
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors")
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """``model.safetensors.index.json``: the shard of each tensor, and the document that says so."""
+
+    weight_map: Mapping[str, str]
+    document: Mapping[str, Any]
+
+
+def read_index(folder: Path) -> ShardIndex | None:
+    """Return the index of a sharded checkpoint, None where the weights are one file.
+
+    As in transformers, a ``model.safetensors`` wins over an index beside it.
+
+    Raises:
+        CheckpointError: when the folder has neither, or the index is malformed or names a file outside the folder.
+    """
+    if (folder / SINGLE_FILE).is_file():
+        return None
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}; point at a folder with safetensors weights"
+        )
+    try:
+        document = read_json(path, limit_bytes=MAX_INDEX_BYTES)
+    except DocumentError as error:
+        raise CheckpointError(f"{error}; fetch the file again") from None
+    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path}: 'weight_map' is not a table of tensors; fetch the file again")
+    if not isinstance(document.get("metadata", {}), dict):
+        raise CheckpointError(f"{path}: 'metadata' is no table; fetch the file again")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or _SHARD_NAME.fullmatch(shard) is None:
+            raise CheckpointError(
+                f"{path}: 'weight_map' puts {name!r} in {str(shard)[:80]!r}, which is no safetensors file of the "
+                "folder; fetch the file again"
+            )
+    return ShardIndex(weight_map, document)
+
+
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of the weight files, sorted.
+
+    Raises:
+        CheckpointError: when there are none, or one that the index names is not there.
+    """
+    return shard_names(folder, read_index(folder))
+
+
+def shard_names(folder: Path, index: ShardIndex | None) -> tuple[str, ...]:
+    """Return the names of the weight files under an index that was read before, sorted.
+
+    Raises:
+        CheckpointError: when one that the index names is not there.
+    """
+    if index is None:
+        return (SINGLE_FILE,)
+    names = tuple(sorted(set(index.weight_map.values())))
+    for name in names:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name}: no such file, but {INDEX_FILE} names it; fetch the model again")
+    return names
+
+
+def tokenizer_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of the tokenizer files that are there, sorted; none is no error."""
+    fixed = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    templates = [path.name for path in folder.glob(CHAT_TEMPLATES) if path.is_file()]
+    return tuple(sorted([*fixed, *templates]))
+
+
+def checkpoint_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of the weight, config and tokenizer files, sorted.
+
+    Raises:
+        CheckpointError: when weights or ``config.json`` are not there.
+    """
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder / CONFIG_FILE}: no such file; point at the folder of a checkpoint")
+    index = read_index(folder)
+    names = [*shard_names(folder, index), *([INDEX_FILE] if index else [])]
+    names += [name for name in CONFIG_FILES if (folder / name).is_file()]
+    return tuple(sorted([*names, *tokenizer_files(folder)]))

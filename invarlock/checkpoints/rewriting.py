@@ -1,0 +1,209 @@
+"""Making checkpoints from a checkpoint, several in one pass, without holding a model in memory.
+
+Example::
+
+    halve = Rewrite({"lm_head.weight": Replacement("lm_head.weight", lambda weight: weight / 2)})
+    rewrite_checkpoint(read_checkpoint(baseline), {subject: halve})
+
+Each tensor of the source is read once (through a memory map that lasts for one shard), tested for finiteness, and
+written to the shards of the targets that take it: peak memory is one shard, which the system may drop, and a tensor
+with what its replacement needs. Every size is known beforehand, so a shard's header is written first and each tensor
+goes to its place. Shards and files that a target does not change are hard links.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import safe_open
+
+from invarlock.checkpoints.layout import CONFIG_FILE, CONFIG_FILES, INDEX_FILE, tokenizer_files
+from invarlock.checkpoints.safetensors_files import ITEM_BYTES, LENGTH_BYTES, CheckpointFiles, TensorEntry
+from invarlock.checkpoints.staging import link_or_copy, staged
+from invarlock.errors import CheckpointError
+from invarlock.jsonio import write_json
+
+# The format pads its header so that the data starts at a multiple of this.
+HEADER_ALIGNMENT_BYTES = 8
+
+
+Make = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A tensor of the target: ``make`` of the source's tensor ``source``, in the same dtype.
+
+    ``make`` is called once, must not write into its argument, and returns ``shape`` (None: the source's).
+    """
+
+    source: str
+    make: Make
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What a target changes: tensors replaced or added, tensors dropped, fields of the config."""
+
+    tensors: Mapping[str, Replacement] = field(default_factory=dict)
+    drop: frozenset[str] = frozenset()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard being written: the place of each tensor in the file, and what each tensor of the source gives."""
+
+    stream: BinaryIO
+    places: Mapping[str, tuple[int, TensorEntry]]
+    outputs: Mapping[str, Sequence[tuple[str, Make]]]
+
+
+def rewrite_checkpoint(source: CheckpointFiles, targets: Mapping[Path, Rewrite]) -> None:
+    """Make every target from the source in one pass; all of them appear, or none.
+
+    Raises:
+        CheckpointError: when a target is there already, names a tensor that the source does not have, or a tensor of
+            the source is not finite.
+    """
+    for rewrite in targets.values():
+        _check_names(source, rewrite)
+    with staged(list(targets)) as folders:
+        for shard in source.shards:
+            _rewrite_shard(source, shard, {folders[target]: rewrite for target, rewrite in targets.items()})
+        for target, rewrite in targets.items():
+            _write_documents(source, folders[target], rewrite)
+
+
+def count_nonfinite(tensor: torch.Tensor) -> int:
+    """Return how many elements are NaN or infinite; integers have none."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return 0
+    if tensor.element_size() == 1:
+        tensor = tensor.float()
+    # One pass without temporaries: both ends are finite exactly when all elements are, and NaN is passed on.
+    low, high = tensor.aminmax()
+    if math.isfinite(low.item()) and math.isfinite(high.item()):
+        return 0
+    return int(tensor.numel() - int(tensor.isfinite().sum()))
+
+
+def _check_names(source: CheckpointFiles, rewrite: Rewrite) -> None:
+    wanted = {replacement.source for replacement in rewrite.tensors.values()} | rewrite.drop
+    unknown = sorted(wanted - source.entries.keys())
+    if unknown:
+        raise CheckpointError(f"{source.folder}: no tensor {unknown[0]!r}; name one that the checkpoint has")
+
+
+def _target_entries(source: CheckpointFiles, rewrite: Rewrite) -> dict[str, TensorEntry]:
+    """Return the tensors of a target; each is in the shard of the tensor that it is made from."""
+    entries = {name: entry for name, entry in source.entries.items() if name not in rewrite.drop}
+    for name, replacement in rewrite.tensors.items():
+        origin = source.entries[replacement.source]
+        shape = origin.shape if replacement.shape is None else replacement.shape
+        size_bytes = math.prod(shape) * ITEM_BYTES[origin.dtype]
+        entries[name] = replace(origin, name=name, shape=shape, size_bytes=size_bytes)
+    return entries
+
+
+def _rewrite_shard(source: CheckpointFiles, shard: str, rewrites: Mapping[Path, Rewrite]) -> None:
+    with ExitStack() as stack:
+        writing: list[_Shard] = []
+        for folder, rewrite in rewrites.items():
+            before = [entry for entry in source.entries.values() if entry.shard == shard]
+            after = [entry for entry in _target_entries(source, rewrite).values() if entry.shard == shard]
+            if after == before and not any(entry.name in rewrite.tensors for entry in after):
+                link_or_copy(source.folder / shard, folder / shard)
+            elif after:
+                stream = stack.enter_context((folder / shard).open("xb"))
+                places = _write_header(stream, after, source.metadata[shard])
+                writing.append(_Shard(stream, places, _outputs(after, rewrite)))
+        _stream_tensors(source, shard, writing)
+        for target in writing:
+            target.stream.flush()
+            os.fsync(target.stream.fileno())
+
+
+def _outputs(entries: Sequence[TensorEntry], rewrite: Rewrite) -> dict[str, list[tuple[str, Make]]]:
+    outputs: dict[str, list[tuple[str, Make]]] = defaultdict(list)
+    for entry in entries:
+        replacement = rewrite.tensors.get(entry.name, Replacement(entry.name, _as_it_is))
+        outputs[replacement.source].append((entry.name, replacement.make))
+    return outputs
+
+
+def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _write_header(
+    stream: BinaryIO, entries: list[TensorEntry], metadata: Mapping[str, str]
+) -> dict[str, tuple[int, TensorEntry]]:
+    """Write a safetensors header; return the offset in the file of each tensor."""
+    # Wide types first, as the format's own writer does it, keeps every tensor aligned.
+    ordered = sorted(entries, key=lambda entry: -ITEM_BYTES[entry.dtype])
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for entry in ordered:
+        end = offset + entry.size_bytes
+        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % HEADER_ALIGNMENT_BYTES)
+    stream.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+    start = LENGTH_BYTES + len(text)
+    return {entry.name: (start + header[entry.name]["data_offsets"][0], entry) for entry in ordered}
+
+
+def _stream_tensors(source: CheckpointFiles, shard: str, writing: list[_Shard]) -> None:
+    with safe_open(source.folder / shard, framework="pt") as tensors:
+        for name in [entry.name for entry in source.entries.values() if entry.shard == shard]:
+            tensor = tensors.get_tensor(name)
+            count = count_nonfinite(tensor)
+            if count:
+                raise CheckpointError(
+                    f"{source.folder / shard}: {count} of {tensor.numel()} elements of tensor {name!r} are not finite; "
+                    "edits and faults start from a finite baseline, fetch the model again"
+                )
+            for target in writing:
+                for made, make in target.outputs.get(name, ()):
+                    _write_tensor(target, made, make(tensor))
+
+
+def _write_tensor(shard: _Shard, name: str, tensor: torch.Tensor) -> None:
+    offset, entry = shard.places[name]
+    if tuple(tensor.shape) != entry.shape or tensor.numel() * tensor.element_size() != entry.size_bytes:
+        raise ValueError(f"{name}: made {tensor.dtype} {tuple(tensor.shape)}, declared {entry.dtype} {entry.shape}")
+    shard.stream.seek(offset)
+    shard.stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _write_documents(source: CheckpointFiles, folder: Path, rewrite: Rewrite) -> None:
+    others = [name for name in CONFIG_FILES if (source.folder / name).is_file()] + list(tokenizer_files(source.folder))
+    for name in others:
+        if name != CONFIG_FILE or not rewrite.config:
+            link_or_copy(source.folder / name, folder / name)
+    if rewrite.config:
+        write_json(folder / CONFIG_FILE, {**source.config, **rewrite.config})
+    if source.index is None:
+        return
+    entries = _target_entries(source, rewrite)
+    if entries == source.entries:
+        link_or_copy(source.folder / INDEX_FILE, folder / INDEX_FILE)
+        return
+    metadata = {**source.index.document.get("metadata", {})}
+    metadata["total_size"] = sum(entry.size_bytes for entry in entries.values())
+    if "total_parameters" in metadata:
+        metadata["total_parameters"] = sum(entry.elements for entry in entries.values())
+    weight_map = {name: entry.shard for name, entry in entries.items()}
+    write_json(folder / INDEX_FILE, {**source.index.document, "metadata": metadata, "weight_map": weight_map})

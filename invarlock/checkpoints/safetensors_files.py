@@ -1,0 +1,229 @@
+"""Checkpoint folders read without PyTorch: the config and what every tensor is, from the headers of its files.
+
+Example::
+
+    files = read_checkpoint(Path("mistral-7b"))
+    files.entries["lm_head.weight"]  # TensorEntry(shard="model-00002-of-00002.safetensors", dtype="BF16", …)
+    files.total_parameters           # 7241732096
+
+A header is foreign input: its size is bounded, it is read strictly, and its tensors must fill the file exactly,
+without gaps or overlaps (the safetensors format, https://github.com/huggingface/safetensors#format).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from invarlock.checkpoints.architectures import Role
+from invarlock.checkpoints.families import Module, architecture, classify
+from invarlock.checkpoints.layout import CONFIG_FILE, ShardIndex, read_index, shard_names
+from invarlock.errors import CheckpointError, DocumentError, MissingFileError
+from invarlock.jsonio import parse_json, read_json
+
+# The format's own limit on a header.
+MAX_HEADER_BYTES = 100_000_000
+# The largest config.json on the hub is below 1 MB.
+MAX_CONFIG_BYTES = 16 * 1024 * 1024
+LENGTH_BYTES = 8
+# No weight of a transformer has more; the names of tensors in messages are cut, as foreign text.
+MAX_DIMENSIONS = 8
+SHOWN_CHARACTERS = 200
+
+# Bytes an element; the sub-byte types of the format hold no weights that can be edited.
+ITEM_BYTES: Mapping[str, int] = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "C64": 8,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor of a checkpoint, as its shard's header has it; ``size_bytes`` is the size of its data."""
+
+    name: str
+    shard: str
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype.startswith(("F", "BF"))
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """A checkpoint folder: its config, its shards sorted by name, and its tensors by name."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    model_type: str
+    shards: tuple[str, ...]
+    entries: Mapping[str, TensorEntry]
+    metadata: Mapping[str, Mapping[str, str]]
+    index: ShardIndex | None
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensor name to shape."""
+        return {name: entry.shape for name, entry in self.entries.items()}
+
+    @cached_property
+    def modules(self) -> dict[str, Module]:
+        """Tensor name to the module it belongs to.
+
+        Raises:
+            CheckpointError: when there is no table for the model type.
+        """
+        return {name: classify(self.model_type, name, entry.shape) for name, entry in self.entries.items()}
+
+    @property
+    def total_parameters(self) -> int:
+        """Elements of all stored floating-point tensors; a tied head that is not stored does not count twice."""
+        return sum(entry.elements for entry in self.entries.values() if entry.is_float)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the config ties the output head to the input embedding.
+
+        Raises:
+            CheckpointError: when the config is silent and there is no table for the model type.
+        """
+        stated = self.config.get("tie_word_embeddings")
+        return stated if stated is not None else architecture(self.model_type).tied_by_default
+
+    def with_role(self, role: Role) -> tuple[str, ...]:
+        """Return the names of the tensors (weights and biases) of the modules with that role, sorted.
+
+        Raises:
+            CheckpointError: when there is no table for the model type.
+        """
+        return tuple(sorted(name for name, module in self.modules.items() if module.role == role))
+
+
+def read_checkpoint(folder: Path) -> CheckpointFiles:
+    """Return what a checkpoint holds, from its config and the headers of its shards.
+
+    Raises:
+        CheckpointError: when a file is missing, malformed or truncated, or the index and the shards disagree.
+    """
+    config = read_config(folder)
+    index = read_index(folder)
+    shards = shard_names(folder, index)
+    entries: dict[str, TensorEntry] = {}
+    metadata: dict[str, Mapping[str, str]] = {}
+    for shard in shards:
+        found, metadata[shard] = read_header(folder / shard)
+        for name, entry in found.items():
+            if name in entries:
+                raise CheckpointError(
+                    f"{folder / shard}: tensor {name!r} is in {entries[name].shard} too; fetch the model again"
+                )
+            entries[name] = entry
+    if index is not None:
+        _check_index(folder, index, entries)
+    return CheckpointFiles(folder, config, config["model_type"], shards, entries, metadata, index)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return ``config.json``, an object with a ``model_type``.
+
+    Raises:
+        CheckpointError: when it is missing or is not that.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        config = read_json(path, limit_bytes=MAX_CONFIG_BYTES)
+    except MissingFileError:
+        raise CheckpointError(f"{path}: no such file; point at the folder of a checkpoint") from None
+    except DocumentError as error:
+        raise CheckpointError(f"{error}; fetch the file again") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{path}: 'model_type' is not a name; point at a transformers checkpoint")
+    if not isinstance(config.get("tie_word_embeddings"), bool | None):
+        raise CheckpointError(f"{path}: 'tie_word_embeddings' is neither true nor false; correct the file")
+    return config
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Return the tensors of a safetensors file in the order of their data, and the header's metadata.
+
+    Raises:
+        CheckpointError: when the header is malformed, or its tensors do not fill the file exactly.
+    """
+    try:
+        with path.open("rb") as stream:
+            file_bytes = stream.seek(0, 2)
+            stream.seek(0)
+            header_bytes = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+            if file_bytes < LENGTH_BYTES or header_bytes > min(MAX_HEADER_BYTES, file_bytes - LENGTH_BYTES):
+                raise _malformed(path, f"a header of {header_bytes} bytes does not fit a file of {file_bytes}")
+            text = stream.read(header_bytes)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    try:
+        header = parse_json(text, where=str(path), limit_bytes=MAX_HEADER_BYTES)
+    except DocumentError as error:
+        raise CheckpointError(f"{error}, in the safetensors header; fetch the file again") from None
+    if not isinstance(header, dict):
+        raise _malformed(path, "the header is no object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _malformed(path, "'__metadata__' is not a table of texts")
+    spans = sorted((_read_entry(path, name, row) for name, row in header.items()), key=lambda span: (span[0], span[1]))
+    end = 0
+    for start, stop, entry in spans:
+        if start != end:
+            raise _malformed(path, f"the data of tensor {entry.name!r} starts at byte {start}, not at {end}")
+        end = stop
+    if end != file_bytes - LENGTH_BYTES - header_bytes:
+        raise _malformed(
+            path, f"the header describes {end} bytes of data, the file has {file_bytes - LENGTH_BYTES - header_bytes}"
+        )
+    return {entry.name: entry for _, _, entry in spans}, metadata
+
+
+def _read_entry(path: Path, name: str, row: Any) -> tuple[int, int, TensorEntry]:
+    shown = name[:SHOWN_CHARACTERS]
+    if not isinstance(row, dict) or row.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _malformed(path, f"tensor {shown!r} has not exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise CheckpointError(
+            f"{path}: tensor {shown!r} has dtype {str(dtype)[:40]!r}; use a checkpoint stored as one of "
+            f"{', '.join(ITEM_BYTES)}"
+        )
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(shape) > MAX_DIMENSIONS or len(offsets) != 2:
+        raise _malformed(path, f"tensor {shown!r} has a shape or data_offsets that are no sizes")
+    start, stop = offsets
+    if stop - start != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise _malformed(path, f"tensor {shown!r} of dtype {dtype} and shape {shape} has {stop - start} bytes")
+    return start, stop, TensorEntry(name, path.name, dtype, tuple(shape), stop - start)
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
+
+
+def _malformed(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path}: not a whole safetensors file: {what}; fetch it again")
+
+
+def _check_index(folder: Path, index: ShardIndex, entries: Mapping[str, TensorEntry]) -> None:
+    for name in sorted(index.weight_map.keys() | entries.keys()):
+        said = index.weight_map.get(name)
+        found = entries[name].shard if name in entries else None
+        if said != found:
+            raise CheckpointError(
+                f"{folder}: the index puts tensor {name!r} in {said or 'no shard'}, it is in {found or 'none'}; "
+                "fetch the model again"
+            )

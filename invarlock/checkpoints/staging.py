@@ -1,0 +1,85 @@
+"""Making checkpoint folders that appear whole or not at all.
+
+Example::
+
+    with staged([target]) as folders:
+        link_or_copy(source / "tokenizer.json", folders[target] / "tokenizer.json")
+    # target is there now; had anything failed, nothing would be
+
+A folder is filled as a hidden sibling, made durable and renamed. A process that is killed leaves the hidden sibling
+(``.<name>.….staging``) and no target.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from invarlock.errors import CheckpointError
+from invarlock.jsonio import sync_folder
+
+COPY_CHUNK_BYTES = 4 * 1024 * 1024
+
+
+@contextmanager
+def staged(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
+    """Yield a staging folder for each target; rename all into place when the block ends without an error.
+
+    Raises:
+        CheckpointError: when a target is there already, or the disk refuses.
+    """
+    for target in targets:
+        if os.path.lexists(target):
+            raise CheckpointError(f"{target}: is there already; remove it or choose another folder")
+    folders: dict[Path, Path] = {}
+    renamed: list[Path] = []
+    try:
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            prefix = f".{target.name}."
+            folders[target] = Path(tempfile.mkdtemp(prefix=prefix, suffix=".staging", dir=target.parent))
+        yield folders
+        for folder in folders.values():
+            folder.chmod(0o755)
+            sync_folder(folder)
+        for target, folder in folders.items():
+            folder.rename(target)
+            renamed.append(target)
+            sync_folder(target.parent)
+    except BaseException as error:
+        for folder in [*folders.values(), *renamed]:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            where = error.filename or targets[0]
+            raise CheckpointError(f"{where}: {error.strerror}; check disk space and permissions") from None
+        raise
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link to the file ``source`` (behind symbolic links too), or a durable copy of it.
+
+    Whoever changes such a file later must write a new one: a link shares the bytes of its source.
+    """
+    real = source.resolve(strict=True)
+    try:
+        target.hardlink_to(real)
+    except OSError:
+        # Another file system, one without links, or a file of another user: all of them can be copied.
+        copy_and_digest(real, target)
+
+
+def copy_and_digest(source: Path, target: Path) -> str:
+    """Copy a file durably and return the sha256 of the bytes written, 64 hex digits."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while chunk := reader.read(COPY_CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The pytest plugin: options, cases, fixtures, and what happens when the session ends."""

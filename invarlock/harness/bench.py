@@ -1,0 +1,323 @@
+"""The bench on which a worker runs its cases: baselines made once, subjects made, measured and removed.
+
+What all workers share (a model's snapshot and its baseline report) is made by whoever comes first, under a lock; the
+others read it. A case is done when its ``runtime.manifest.json`` is there, which binds the report beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import filelock
+import torch
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import Model, Text
+from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration
+from invarlock.catalog.tuned_params import TunedParams, read_tuned_params
+from invarlock.checkpoints.digests import digest_file, tokenizer_digest
+from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.checkpoints.snapshots import make_snapshot
+from invarlock.edits.application import apply_edits
+from invarlock.errors import UsageError
+from invarlock.evaluation.checkpoint_facts import CheckpointFacts
+from invarlock.evaluation.comparison import (
+    Measured,
+    WindowPlan,
+    compare,
+    draw_runs,
+    measure_baseline,
+    window_columns,
+)
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text import SourceText, read_embedded_text
+from invarlock.evaluation.windows import Draw
+from invarlock.faults.injection import inject_fault
+from invarlock.guards import invariants, spectral
+from invarlock.harness.run import Run
+from invarlock.jsonio import check_schema, digest_document, dump_json, read_json, write_bytes, write_json
+from invarlock.reports.derivation import SCHEMA_VERSION, compose
+from invarlock.reports.policy import profile_windows
+from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
+
+# The slowest baseline of the full suite takes minutes; a lock held this long belongs to a worker that hangs.
+LOCK_TIMEOUT_SECONDS = 6 * 3600.0
+VERSIONED = ("invarlock", "numpy", "safetensors", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a subject was made by: for its report and its ``edit_metadata.json``."""
+
+    name: str
+    label: str
+    spec: str
+    scope: str | None
+    parameters: Mapping[str, Any]
+    edited_tensors: int
+    edited_params: int
+    total_params: int
+    seconds: float
+
+
+class Bench:
+    """A worker's bench. It keeps the text, and the draws and baseline report of the model it is at."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.suite = run.catalog.models.suites[run.catalog.suite]
+        self.plan = window_plan(run)
+        self.placement = Placement("cuda" if self.suite.requires == "gpu" else "cpu")
+        self.tuned: TunedParams = read_tuned_params(run.tuned_params_path)
+        self._text: SourceText | None = None
+        self._draws: dict[tuple[str, int], Draw] = {}
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // run.workers))
+
+    @property
+    def text(self) -> SourceText:
+        if self._text is None:
+            source = suite_text(self.run)
+            self._text = read_embedded_text(self.run.suites_folder / source.source, source.sha256)
+        return self._text
+
+    def evaluate(self, case: Case) -> dict[str, Any]:
+        """Run a case and return its report, which is then on disk with its sidecars.
+
+        Raises:
+            InvarLockError: when the baseline is not the one pinned, the subject cannot be made, or it does not fit.
+        """
+        snapshot, baseline = self._baseline(case)
+        subject = self.run.directory.subject(case)
+        shutil.rmtree(subject, ignore_errors=True)
+        try:
+            made = self._make_subject(case, snapshot, subject)
+            draw = self._draw(snapshot, case.run)
+            facts = CheckpointFacts(baseline["invariants"]["raw"], baseline["spectral"]["raw"])
+            measured = compare(subject, facts, draw, self.plan, self.placement)
+        finally:
+            if not self.run.settings["keep_models"]:
+                shutil.rmtree(subject, ignore_errors=True)
+        return self._write(case, baseline, draw, made, measured)
+
+    def _baseline(self, case: Case) -> tuple[Path, dict[str, Any]]:
+        """Return the snapshot of a case's model and its baseline report, made by the first worker that needs them."""
+        model, directory = case.model, self.run.directory
+        snapshot, path = directory.baseline_snapshot(model), directory.baseline_report(model)
+        lock = directory.lock(f"baseline_{model.folder}")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock, timeout=LOCK_TIMEOUT_SECONDS):
+            if not path.is_file():
+                self._make_baseline(model, snapshot, path)
+        document: dict[str, Any] = read_json(path)
+        check_schema(document, "baseline_report", where=str(path))
+        return snapshot, document
+
+    def _make_baseline(self, model: Model, snapshot: Path, path: Path) -> None:
+        if model.path is None:
+            raise UsageError(f"{model.id}: models without a path cannot be obtained by this version")
+        folder = self.run.suites_folder
+        tokenizer = None if model.tokenizer_path is None else folder / model.tokenizer_path
+        make_snapshot(folder / model.path, tokenizer, snapshot, model.revision)
+        runs = {case.run for case in self.run.catalog.cases if case.model == model}
+        draws = {run: self._draw(snapshot, run) for run in sorted(runs)}
+        baseline = measure_baseline(snapshot, draws, self.plan, self.placement)
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": _run_id(model.id, baseline.digest, sorted(runs), self.plan.seed),
+            "meta": self._meta(model),
+            "context": self._context(),
+            "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
+            "dataset": self._dataset(baseline.tokenizer_sha256),
+            "draws": [
+                {
+                    "run": run,
+                    "seeds": self._seeds(run),
+                    **window_columns(scored.draw, scored.preview, scored.final, "logloss"),
+                }
+                for run, scored in baseline.draws.items()
+            ],
+            "invariants": {"raw": baseline.facts.invariants, "measurement_contract": dict(invariants.CONTRACT)},
+            "spectral": {"raw": baseline.facts.spectral, "measurement_contract": dict(spectral.CONTRACT)},
+            "telemetry": {f"{stage}_seconds": round(seconds, 6) for stage, seconds in baseline.seconds.items()},
+        }
+        check_schema(document, "baseline_report", where=str(path))
+        write_json(path, document)
+
+    def _draw(self, snapshot: Path, run: int) -> Draw:
+        key = (tokenizer_digest(snapshot), run)
+        if key not in self._draws:
+            self._draws[key] = draw_runs(snapshot, self.text, self.plan, [run])[run]
+        return self._draws[key]
+
+    def _make_subject(self, case: Case, snapshot: Path, subject: Path) -> Made:
+        started = time.perf_counter()
+        generation = case.scenario.generation
+        if isinstance(generation, EditGeneration):
+            spec = self.tuned.resolve(generation.for_model(case.model.id), case.model.id)
+            edited = apply_edits(snapshot, {subject: spec})[subject]
+            return Made(
+                name=spec.edit,
+                label=spec.edit,
+                spec=str(spec),
+                scope=None if spec.scope is None else str(spec.scope),
+                parameters=spec.parameters,
+                edited_tensors=edited.edited_tensors,
+                edited_params=edited.edited_params,
+                total_params=edited.total_params,
+                seconds=time.perf_counter() - started,
+            )
+        if isinstance(generation, DeployableGeneration):
+            raise UsageError(f"{case.scenario.id}: deployable subjects cannot be made by this version")
+        fault = inject_fault(generation.error_type, snapshot, subject, generation.for_model(case.model.id))
+        before, after = read_checkpoint(snapshot), read_checkpoint(subject).entries
+        changed = [after.get(name) or before.entries[name] for name in fault.changed_tensors]
+        return Made(
+            name=fault.error_type,
+            label=fault.error_type,
+            spec=fault.error_type,
+            scope=None,
+            parameters=fault.parameters_used,
+            edited_tensors=len(fault.changed_tensors),
+            edited_params=sum(entry.elements for entry in changed),
+            total_params=before.total_parameters,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _write(
+        self, case: Case, baseline: dict[str, Any], draw: Draw, made: Made, measured: Measured
+    ) -> dict[str, Any]:
+        path = self.run.directory.report(case)
+        own = window_columns(draw, measured.preview, measured.final, "logloss")
+        base = next(row for row in baseline["draws"] if row["run"] == case.run)
+        for part in ("preview", "final"):
+            own[part]["baseline_logloss"] = base[part]["logloss"]
+        seconds = {"make_subject": made.seconds, **measured.seconds}
+        raw = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": _run_id(case.model.id, case.scenario.id, case.run, measured.digest, self.plan.seed),
+            "meta": {
+                **self._meta(case.model),
+                "scenario": case.scenario.id,
+                "run": case.run,
+                "seeds": self._seeds(case.run),
+            },
+            "context": self._context(),
+            "edit": {"name": made.name, "label": made.label, "spec": made.spec, "parameters": dict(made.parameters)},
+            "subject": {"digest": measured.digest},
+            "baseline_ref": {
+                **baseline["baseline"],
+                "report_sha256": f"sha256:{digest_file(self.run.directory.baseline_report(case.model))}",
+            },
+            "dataset": self._dataset(baseline["baseline"]["tokenizer_sha256"]),
+            "evaluation_windows": own,
+            "scoring": {
+                "not_scored": measured.not_scored,
+                "batch_size": None if measured.final is None else measured.final.batch_size,
+            },
+            "invariants": {
+                "raw": {"baseline": baseline["invariants"]["raw"], "subject": measured.facts.invariants},
+                "measurement_contract": dict(invariants.CONTRACT),
+            },
+            "spectral": {
+                "raw": {"baseline": baseline["spectral"]["raw"], "subject": measured.facts.spectral},
+                "measurement_contract": dict(spectral.CONTRACT),
+            },
+            "guards": ["invariants", "spectral"],
+            "policy_provenance": {"tier": self.run.settings["tier"], "preset_sha256": None, "overrides": {}},
+            "telemetry": {f"{stage}_seconds": round(value, 6) for stage, value in seconds.items()},
+        }
+        report = compose(raw)
+        check_schema(report, "evaluation_report", where=str(path))
+        data = dump_json(report)
+        write_json(
+            path.with_name("edit_metadata.json"),
+            edit_metadata(
+                scenario=case.scenario.document,
+                edit_type=made.name,
+                label=made.label,
+                scope=made.scope,
+                parameters=made.parameters,
+                edited_tensors=made.edited_tensors,
+                edited_params=made.edited_params,
+                total_params=made.total_params,
+                subject_digest=measured.digest,
+                baseline_digest=baseline["baseline"]["digest"],
+            ),
+        )
+        write_json(path.with_name("evaluate_timing.json"), raw["telemetry"])
+        write_bytes(path, data)
+        written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        place = PurePosixPath("reports") / case.report_folder / REPORT_NAME
+        write_json(path.with_name("runtime.manifest.json"), runtime_manifest(data, place, report["context"], written))
+        return report
+
+    def _meta(self, model: Model) -> dict[str, Any]:
+        return {
+            "model_id": model.id,
+            "revision": model.revision,
+            "device": self.placement.device,
+            "dtype": self.placement.dtype_name,
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+        }
+
+    def _context(self) -> dict[str, Any]:
+        settings = self.run.settings
+        return {
+            "suite": self.suite.name,
+            "profile": settings["profile"],
+            "tier": settings["tier"],
+            "determinism": "throughput",
+            "execution_mode": "host-bypass",
+        }
+
+    def _dataset(self, tokenizer_sha256: str) -> dict[str, Any]:
+        return {
+            "provider": self.text.provider,
+            "source_sha256": self.text.sha256,
+            "tokenizer_sha256": tokenizer_sha256,
+            "seq_len": self.plan.seq_len,
+            "windows": {"preview": self.plan.preview, "final": self.plan.final},
+        }
+
+    def _seeds(self, run: int) -> dict[str, int]:
+        return {"windows": self.plan.window_seed(run), "bootstrap": self.plan.window_seed(run)}
+
+
+def _run_id(*inputs: Any) -> str:
+    return digest_document(inputs).removeprefix("sha256:")[:16]
+
+
+def suite_text(run: Run) -> Text:
+    """Return the text that a run's suite is scored on.
+
+    Raises:
+        UsageError: when the suite names none.
+    """
+    suite = run.catalog.models.suites[run.catalog.suite]
+    if suite.text is None:
+        raise UsageError(f"suite {suite.name!r} names no text; add a [suite.text] table to models.toml")
+    return suite.text
+
+
+def window_plan(run: Run) -> WindowPlan:
+    """Return how much text is scored: settings beat the suite's numbers, those beat the profile's."""
+    text, settings = suite_text(run), run.settings
+    preview, final = text.preview_windows, text.final_windows
+    if settings.sources["profile"] != "default":
+        preview, final = profile_windows(settings["profile"])
+    return WindowPlan(
+        seq_len=settings["seq_len"] or text.seq_len,
+        preview=settings["preview_windows"] or preview,
+        final=settings["final_windows"] or final,
+        seed=settings["window_seed"],
+        batch_size=settings["eval_batch"],
+    )

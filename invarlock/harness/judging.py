@@ -1,0 +1,26 @@
+"""Judging one case by its report, and saying why it is not as expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from invarlock.catalog.cases import Case
+from invarlock.reports.gates import judge_gates
+from invarlock.verdict.compiling import judge_report
+
+
+def judge_case(case: Case, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the verdict's record of a case's report."""
+    key = {"model": case.model.id, "scenario": case.scenario.id, "run": case.run}
+    return judge_report(key, case.scenario.document, report, "", case.report_folder)
+
+
+def explain(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """Return why a case is not as expected: its reasons, then a table of gate, measured and limit."""
+    rows = [("gate", "measured", "limit", "")]
+    for gate in judge_gates(report, report["resolved_policy"]):
+        rows.append((gate.flag, gate.measured, gate.limit, "holds" if gate.holds else "does not hold"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([f"{record['name']} on {record['model']} is not as expected", *record["reasons"], "", *table])

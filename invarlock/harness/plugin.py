@@ -1,0 +1,64 @@
+"""The entry of the pytest plugin: it adds the options, and wakes up only for a suites folder.
+
+A suites folder is one that holds ``models.toml`` and ``scenarios.json``. For any other path on pytest's command line
+the plugin does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from invarlock.errors import InvarLockError
+from invarlock.harness.session import Controller, SuiteSession, Worker
+from invarlock.settings import SETTINGS, resolve_settings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("invarlock", "InvarLock: pytest suites")
+    for setting in SETTINGS:
+        if setting.option is None:
+            continue
+        variables = f" [{', '.join(setting.variables)}]" if setting.variables else ""
+        group.addoption(
+            setting.option,
+            action="store_true" if setting.flag else "store",
+            default=False if setting.flag else None,
+            dest=f"invarlock_{setting.name}",
+            help=setting.help + variables,
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    folder = find_suites_folder(config)
+    if folder is None:
+        return
+    options = {setting.name: config.getoption(f"invarlock_{setting.name}", None) for setting in SETTINGS}
+    session: SuiteSession
+    try:
+        settings = resolve_settings(options, os.environ)
+        if hasattr(config, "workerinput"):
+            session = Worker(folder, settings, config)
+        else:
+            session = Controller(folder, settings, config)
+    except InvarLockError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(session, "invarlock-session")
+
+
+def find_suites_folder(config: pytest.Config) -> Path | None:
+    """Return the suites folder that pytest's arguments lie in, or None."""
+    for argument in config.args:
+        path = config.invocation_params.dir / argument.partition("::")[0].partition("[")[0]
+        for folder in _upwards(path.resolve()):
+            if (folder / "models.toml").is_file() and (folder / "scenarios.json").is_file():
+                return folder
+    return None
+
+
+def _upwards(path: Path) -> Iterable[Path]:
+    return (path, *path.parents)

@@ -1,0 +1,43 @@
+"""pytest's own account of the cases, reduced to what a pack may hold: no path and no name of the machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# A failure message is a short table; what is longer is a traceback, and its end says what happened.
+MAX_MESSAGE_CHARACTERS = 500
+STAGES = ("setup", "call", "teardown")
+
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w.+@-]+/)+(?=[\w.+@-])")
+_WORKER = re.compile(r"\[gw\d+\]")
+
+
+def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> dict[str, Any]:
+    """Return ``pytest_report.json`` from the document of pytest-json-report."""
+    return {
+        "exitcode": int(report.get("exitcode", -1)),
+        "summary": dict(report.get("summary", {})),
+        "tests": [_reduce_test(test, run_directory) for test in report["tests"]],
+    }
+
+
+def _reduce_test(test: Mapping[str, Any], run_directory: Path) -> dict[str, Any]:
+    stages = [test[stage] for stage in STAGES if stage in test]
+    failed = next((stage for stage in stages if stage.get("outcome") == "failed"), None)
+    return {
+        "nodeid": test["nodeid"],
+        "outcome": test["outcome"],
+        "seconds": round(sum(stage.get("duration", 0.0) for stage in stages), 3),
+        "message": "" if failed is None else _message(failed, run_directory),
+    }
+
+
+def _message(stage: Mapping[str, Any], run_directory: Path) -> str:
+    crash = stage.get("crash")
+    text = crash["message"] if isinstance(crash, Mapping) else str(stage.get("longrepr", ""))
+    text = text.replace(f"{run_directory}/", "")
+    line = " ".join(_WORKER.sub("", _ABSOLUTE_PATH.sub("", text)).split())
+    return line if len(line) <= MAX_MESSAGE_CHARACTERS else f"{line[: MAX_MESSAGE_CHARACTERS - 3]}..."

@@ -1,0 +1,89 @@
+"""Which cases a run has: the suite that ``-m`` names, the scenario ids, and what pytest itself deselects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from invarlock.catalog.cases import Case, plan_cases
+from invarlock.catalog.models import Model, Models
+from invarlock.catalog.scenarios import Scenario
+from invarlock.errors import UsageError
+
+DEFAULT_SUITE = "smoke"
+CATEGORY_MARKS = ("clean", "stress", "error_injection", "deployable")
+DEVICE_MARKS = ("cpu", "gpu")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What a suites folder holds, and the suite that this run is of."""
+
+    models: Models
+    scenarios: tuple[Scenario, ...]
+    cases: tuple[Case, ...]
+    suite: str
+
+    def not_runnable(self) -> list[Scenario]:
+        """Return the suite's scenarios that this version cannot run."""
+        return [row for row in self.scenarios if row.not_runnable is not None and row.in_suite(self.suite)]
+
+    def selects(self, case: Case, scenario_ids: Sequence[str] | None) -> bool:
+        """Tell whether a case is one of the run's suite and scenarios."""
+        return self.suite in case.suites and (scenario_ids is None or case.scenario.id in scenario_ids)
+
+    def marks(self, case: Case) -> list[str]:
+        """Return the marks of a case: its suites, its category, and the device it needs."""
+        needs = {self.models.suites[name].requires for name in case.suites}
+        return [*case.suites, case.scenario.category, *sorted(needs)]
+
+    def planned(self, case_ids: Sequence[str]) -> list[Case]:
+        """Return the cases of some ids, in the plan's order."""
+        wanted = set(case_ids)
+        return [case for case in self.cases if case.id in wanted]
+
+    def model(self, model_id: str) -> Model:
+        return self.models.models[model_id]
+
+
+def make_catalog(
+    models: Models,
+    scenarios: tuple[Scenario, ...],
+    mark_expression: str,
+    node_ids: Sequence[str],
+    scenario_ids: Sequence[str] | None,
+) -> Catalog:
+    """Return the catalog of a run.
+
+    The suite is the one that ``-m`` names; without one, that of the node ids given, else ``smoke``.
+
+    Raises:
+        UsageError: when ``-m`` names several suites, or a scenario id is unknown or not runnable.
+    """
+    cases = tuple(plan_cases(models, scenarios))
+    known = {scenario.id: scenario for scenario in scenarios}
+    for name in scenario_ids or ():
+        if name not in known:
+            raise UsageError(f"--scenario-ids: {name!r} is unknown; known: {', '.join(sorted(known))}")
+        if known[name].not_runnable is not None:
+            raise UsageError(f"--scenario-ids: {name!r} cannot be run: {known[name].not_runnable}")
+    named = [suite for suite in models.suites if suite in re.findall(r"\w+", mark_expression)]
+    if len(named) > 1:
+        raise UsageError(f"-m names the suites {' and '.join(named)}; a run has one")
+    suite = named[0] if named else _suite_of(cases, node_ids) or _default_suite(models)
+    return Catalog(models, scenarios, cases, suite)
+
+
+def _default_suite(models: Models) -> str:
+    return DEFAULT_SUITE if DEFAULT_SUITE in models.suites else next(iter(models.suites))
+
+
+def _suite_of(cases: Sequence[Case], node_ids: Sequence[str]) -> str | None:
+    """Return the first suite that has all cases named by node ids; None when none is named."""
+    wanted = {node.partition("[")[2].removesuffix("]") for node in node_ids if "[" in node}
+    suites = [set(case.suites) for case in cases if case.id in wanted]
+    if not suites:
+        return None
+    shared = set.intersection(*suites)
+    return next((suite for case in cases for suite in case.suites if suite in shared), None)

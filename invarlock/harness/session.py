@@ -1,0 +1,190 @@
+"""A pytest session over a suites folder: cases at collection, a plan before the first case, a verdict at the end.
+
+The controller (pytest itself without xdist, else the process that starts the workers) plans and finishes; a worker
+only runs cases. Both collect the same cases from the same files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import read_models
+from invarlock.catalog.scenarios import read_scenarios
+from invarlock.errors import InvarLockError
+from invarlock.harness.finishing import Ending, finish_run
+from invarlock.harness.planning import plan_run
+from invarlock.harness.run import Run, RunDirectory
+from invarlock.harness.selection import CATEGORY_MARKS, DEVICE_MARKS, Catalog, make_catalog
+from invarlock.settings import Settings
+
+WORKER_KEY = "invarlock"
+
+
+class SuiteSession:
+    """What controller and worker share: the catalog, its cases as parameters, and the selection."""
+
+    def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.config = config
+        self.catalog: Catalog = make_catalog(
+            read_models(folder / "models.toml"),
+            read_scenarios(folder / "scenarios.json"),
+            config.option.markexpr,
+            config.args,
+            settings["scenario_ids"],
+        )
+        for mark in (*self.catalog.models.suites, *CATEGORY_MARKS, *DEVICE_MARKS):
+            config.addinivalue_line("markers", f"{mark}: cases of InvarLock")
+
+    @property
+    def run(self) -> Run:
+        """The run that the cases belong to."""
+        raise NotImplementedError
+
+    def _run(self, directory: Path, workers: int, started: datetime) -> Run:
+        option = self.config.option
+        expression = {"-m": option.markexpr, "-k": option.keyword, "suite": self.catalog.suite}
+        ids = self.settings["scenario_ids"]
+        return Run(
+            suites_folder=self.folder,
+            settings=self.settings,
+            catalog=self.catalog,
+            directory=RunDirectory(directory),
+            workers=workers,
+            started=started,
+            expression={**expression, "--scenario-ids": ",".join(ids or ())},
+        )
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "case" not in metafunc.fixturenames:
+            return
+        params = [
+            pytest.param(case, id=case.id, marks=[getattr(pytest.mark, mark) for mark in self.catalog.marks(case)])
+            for case in self.catalog.cases
+        ]
+        metafunc.parametrize("case", params)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        kept: list[pytest.Item] = []
+        dropped: list[pytest.Item] = []
+        for item in items:
+            case = case_of(item)
+            selected = case is None or self.catalog.selects(case, self.settings["scenario_ids"])
+            (kept if selected else dropped).append(item)
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = kept
+
+
+class Worker(SuiteSession):
+    """An xdist worker: the controller told it where the run directory is."""
+
+    def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
+        super().__init__(folder, settings, config)
+        told: dict[str, Any] = config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
+        started = datetime.fromisoformat(told["started"])
+        self._of = self._run(Path(told["run_directory"]), int(told["workers"]), started)
+
+    @property
+    def run(self) -> Run:
+        return self._of
+
+
+class Controller(SuiteSession):
+    """The process that plans the run, and that compiles the verdict and builds the pack when it is over."""
+
+    def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
+        super().__init__(folder, settings, config)
+        option = config.option
+        started = datetime.now(UTC)
+        default = f"evidence_pack_runs/{self.catalog.suite}_{started:%Y%m%d_%H%M%S}"
+        directory = config.invocation_params.dir / (settings["output_dir"] or default)
+        distributed = getattr(option, "dist", "no") != "no"
+        self._of = self._run(directory.resolve(), max(1, len(option.tx)) if distributed else 1, started)
+        self.planned: list[Case] = []
+        self.ending: Ending | None = None
+        self.nothing_selected = False
+        if not option.collectonly and not option.json_report:
+            # pytest's own account of the cases goes into the pack
+            option.json_report = True
+            option.json_report_file = None
+            option.json_report_verbosity = 9
+        if distributed and not any(argument.startswith("--dist") for argument in config.invocation_params.args):
+            option.dist = "worksteal"
+
+    @property
+    def run(self) -> Run:
+        return self._of
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput[WORKER_KEY] = {
+            "run_directory": str(self.run.directory.path),
+            "workers": self.run.workers,
+            "started": self.run.started.isoformat(),
+        }
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
+        self._plan(ids)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        # with xdist the controller collects nothing, its workers tell it what they found
+        if session.items and not session.config.option.collectonly:
+            self._plan([item.nodeid for item in session.items])
+
+    def pytest_report_collectionfinish(self) -> list[str]:
+        skipped = self.catalog.not_runnable()
+        lines = [f"invarlock: suite {self.catalog.suite}"]
+        if skipped:
+            lines.append(f"invarlock: not run by this version: {', '.join(scenario.id for scenario in skipped)}")
+        return lines
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if not self.planned:
+            self.nothing_selected = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+            return
+        report = getattr(getattr(self.config, "_json_report", None), "report", None) or {"tests": []}
+        interrupted = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or bool(
+            session.shouldstop or session.shouldfail
+        )
+        self.ending = finish_run(self.run, self.planned, report, interrupted=interrupted)
+        if session.exitstatus == pytest.ExitCode.OK and not self.ending.passed:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.nothing_selected:
+            terminalreporter.write_line("invarlock: no case is selected; see --collect-only for the cases there are")
+        if self.ending is None:
+            return
+        terminalreporter.section("invarlock")
+        for line in self.ending.lines:
+            terminalreporter.write_line(line)
+
+    def _plan(self, node_ids: Sequence[str]) -> None:
+        if self.planned or self.config.option.collectonly:
+            return
+        cases = self.catalog.planned([node.partition("[")[2].removesuffix("]") for node in node_ids])
+        if not cases:
+            return
+        try:
+            plan_run(self.run, cases)
+        except InvarLockError as error:
+            raise pytest.UsageError(str(error)) from None
+        self.planned = cases
+
+
+def case_of(item: pytest.Item) -> Case | None:
+    """Return the case that an item runs, None for any other test."""
+    callspec = getattr(item, "callspec", None)
+    case = callspec.params.get("case") if callspec is not None else None
+    return case if isinstance(case, Case) else None

@@ -1,0 +1,133 @@
+"""The files beside a report: what was edited, how it was run, and how long it took."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from invarlock.jsonio import check_schema
+
+EDIT_METADATA_SCHEMA = "invarlock/evidence-pack-edit-metadata-v1"
+RUNTIME_MANIFEST = "runtime-manifest-v1"
+REPORT_NAME = "evaluation.report.json"
+
+STORAGE_FORMATS: Mapping[str, str] = {
+    "noop": "dense_float",
+    "quant_rtn": "float_dequantized",
+    "fp8_quant": "float_dequantized",
+    "magnitude_prune": "dense_float_with_zeros",
+    "lowrank_svd": "dense_float_lowrank_approximated",
+}
+SEMANTICS: Mapping[str, str] = {
+    "noop": "byte-identical copy",
+    "quant_rtn": "weights rounded to a grid and stored as floats again",
+    "fp8_quant": "weights cast to an 8-bit float and stored as floats again",
+    "magnitude_prune": "the smallest weights set to zero, stored densely",
+    "lowrank_svd": "matrices replaced by their best approximation of lower rank, stored densely",
+}
+FAULT_STORAGE = "dense_float"
+FAULT_SEMANTICS = "a deliberate defect, made to see whether it is caught"
+
+
+def edit_metadata(
+    *,
+    scenario: Mapping[str, Any],
+    edit_type: str,
+    label: str,
+    scope: str | None,
+    parameters: Mapping[str, Any],
+    edited_tensors: int,
+    edited_params: int,
+    total_params: int,
+    subject_digest: str,
+    baseline_digest: str,
+) -> dict[str, Any]:
+    """Return the ``edit_metadata.json`` of a validation subject: what the edit did, and what it is not.
+
+    Args:
+        scenario: the row of ``scenarios.json``.
+        edit_type: the edit's or the fault's name.
+        label: the edit's name, ``noop``, or ``custom`` for a subject that a user brought.
+        scope: the edit's scope, None where it has none.
+        parameters: of the edit or fault, as used.
+        edited_tensors: how many tensors changed.
+        edited_params: their elements.
+        total_params: all elements of the checkpoint.
+        subject_digest: of the subject's checkpoint.
+        baseline_digest: of the baseline's.
+
+    Raises:
+        DocumentError: when the document would not hold to its schema.
+    """
+    storage = STORAGE_FORMATS.get(edit_type, FAULT_STORAGE)
+    document = {
+        "schema": EDIT_METADATA_SCHEMA,
+        "artifact_class": scenario["artifact_class"],
+        "edit_type": edit_type,
+        "edit_label": label,
+        "edit_semantics": SEMANTICS.get(edit_type, FAULT_SEMANTICS),
+        "storage_format": storage,
+        "actual_storage_format": storage,
+        "backend": None,
+        "deployable_as_hf_checkpoint": False,
+        "optimized_deployment_backend": None,
+        "packed_quantized_storage": False,
+        "runtime_memory_reduction": False,
+        "runtime_memory_reduction_expected": False,
+        "run_directory_contains_edit_artifacts": bool(scenario.get("run_directory_contains_edit_artifacts", False)),
+        "scope": scope,
+        "parameters": dict(parameters),
+        "coverage": {
+            "edited_tensors": edited_tensors,
+            "edited_params": edited_params,
+            "total_params": total_params,
+            "coverage_ratio": edited_params / total_params if total_params else 0.0,
+        },
+        "subject_digest": subject_digest,
+        "baseline_digest": baseline_digest,
+    }
+    check_schema(document, "edit_metadata", where="edit_metadata.json")
+    return document
+
+
+def runtime_manifest(
+    report: bytes, path: PurePosixPath, context: Mapping[str, Any], generated_at: str
+) -> dict[str, Any]:
+    """Return the ``runtime.manifest.json`` that binds a report's bytes to how it was run.
+
+    Args:
+        report: the bytes of ``evaluation.report.json``.
+        path: of the report, relative to the pack.
+        context: the report's ``context``.
+        generated_at: UTC.
+
+    Raises:
+        DocumentError: when the document would not hold to its schema.
+    """
+    document = {
+        "manifest_version": 1,
+        "verifier_contract_version": RUNTIME_MANIFEST,
+        "generated_at_utc": generated_at,
+        "report": {"path": str(path), "filename": path.name, "sha256": hashlib.sha256(report).hexdigest()},
+        "config": {"path": None, "sha256": None, "source": "inline"},
+        "execution_mode": context["execution_mode"],
+        "runtime": {
+            "image_ref": None,
+            "image_digest": None,
+            "container_execution": context["execution_mode"] == "container",
+            "allow_network": False,
+            "allow_remote_code": False,
+            "allow_third_party_plugins": False,
+        },
+        "context": {
+            "assurance": "report",
+            "command": "pytest",
+            "profile": context["profile"],
+            "tier": context["tier"],
+            "execution_mode": context["execution_mode"],
+        },
+    }
+    check_schema(document, "runtime_manifest", where="runtime.manifest.json")
+    return document

@@ -1,0 +1,1 @@
+"""Where a run happens: environment and source provenance."""

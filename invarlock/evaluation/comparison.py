@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import PreTrainedModel
 
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.errors import EvaluationError
@@ -133,7 +135,7 @@ def compare(subject: Path, baseline: CheckpointFacts, draw: Draw, plan: WindowPl
     except EvaluationError as error:
         return Measured(digest, facts, None, None, str(error), seconds)
     loaded = time.perf_counter()
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = _embedding_rows(model)
     largest = int(max(np.max(draw.preview.tokens), np.max(draw.final.tokens)))
     if largest >= vocabulary:
         reason = f"token {largest} of the text is beyond the {vocabulary} rows of its embedding"
@@ -155,6 +157,12 @@ def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key
             key: [None] * count if scores is None else list(scores.losses),
         }
     return parts
+
+
+def _embedding_rows(model: PreTrainedModel) -> int:
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return int(weight.shape[0])
 
 
 def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts) -> str | None:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from invarlock.errors import EvaluationError
 
-logging.set_verbosity_error()
-logging.disable_progress_bar()
+# transformers leaves these untyped, or typed without output_loading_info
+_LOGGING: Any = logging
+_AUTO_MODEL: Any = AutoModelForCausalLM
+
+_LOGGING.set_verbosity_error()
+_LOGGING.disable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ def load_model(folder: Path, placement: Placement, *, trust_remote_code: bool = 
             model would be measured with random weights.
     """
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = _AUTO_MODEL.from_pretrained(
             folder,
             dtype=placement.dtype,
             local_files_only=True,
@@ -54,19 +65,22 @@ def load_model(folder: Path, placement: Placement, *, trust_remote_code: bool = 
             raise EvaluationError(
                 f"the model cannot be loaded: {len(names)} {kind.replace('_', ' ')}, such as {names[0]}"
             )
-    model.to(placement.device).eval()
-    loaded: PreTrainedModel = model
-    return loaded
+    placed: PreTrainedModel = model.to(placement.device).eval()
+    return placed
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a checkpoint.
 
+    A ``tokenizer.json`` is read as it stands. The class that a library has for the model type could add tokens to it,
+    and others with its next version.
+
     Raises:
         EvaluationError: when it cannot be loaded.
     """
+    loader: Any = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except (OSError, RuntimeError, ValueError, KeyError) as error:

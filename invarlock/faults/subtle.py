@@ -27,6 +27,8 @@ from invarlock.faults.selection import (
 Fault = Callable[[CheckpointFiles, Mapping[str, Any]], FaultPlan]
 
 DIRECTION_FAMILIES = ("ffn", "attn")
+# Fewer rows or a weaker blend than this is rounding, not a fault.
+SMALLEST_SHARE = 0.001
 
 
 def blend_rows(error_type: str, default_blend: float) -> Fault:
@@ -69,8 +71,8 @@ def _blend_rows(error_type: str, default_blend: float, files: CheckpointFiles, p
     reader = Parameters(error_type, params)
     modules = reader.texts("modules")
     family = reader.choice("family", "ffn", DIRECTION_FAMILIES) if modules is None else None
-    fraction = reader.number("fraction", 0.2, low=0, high=1)
-    blend = reader.number("blend", default_blend, low=0, high=1)
+    fraction = reader.number("fraction", 0.2, low=SMALLEST_SHARE, high=1)
+    blend = reader.number("blend", default_blend, low=SMALLEST_SHARE, high=1)
     seed = reader.count("seed", 0, low=0)
     used = reader.finish()
     known = breakable_matrices(files, "ffn", "attn")

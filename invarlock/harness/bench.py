@@ -24,7 +24,7 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model, Text
 from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration
 from invarlock.catalog.tuned_params import TunedParams, read_tuned_params
-from invarlock.checkpoints.digests import digest_file, tokenizer_digest
+from invarlock.checkpoints.digests import digest_file
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.edits.application import apply_edits
@@ -100,7 +100,7 @@ class Bench:
         shutil.rmtree(subject, ignore_errors=True)
         try:
             made = self._make_subject(case, snapshot, subject)
-            draw = self._draw(snapshot, case.run)
+            draw = self._draw(case.model, case.run)
             facts = CheckpointFacts(baseline["invariants"]["raw"], baseline["spectral"]["raw"])
             measured = compare(subject, facts, draw, self.plan, self.placement)
         finally:
@@ -128,7 +128,7 @@ class Bench:
         tokenizer = None if model.tokenizer_path is None else folder / model.tokenizer_path
         make_snapshot(folder / model.path, tokenizer, snapshot, model.revision)
         runs = {case.run for case in self.run.catalog.cases if case.model == model}
-        draws = {run: self._draw(snapshot, run) for run in sorted(runs)}
+        draws = {run: self._draw(model, run) for run in sorted(runs)}
         baseline = measure_baseline(snapshot, draws, self.plan, self.placement)
         document = {
             "schema_version": SCHEMA_VERSION,
@@ -152,9 +152,10 @@ class Bench:
         check_schema(document, "baseline_report", where=str(path))
         write_json(path, document)
 
-    def _draw(self, snapshot: Path, run: int) -> Draw:
-        key = (tokenizer_digest(snapshot), run)
+    def _draw(self, model: Model, run: int) -> Draw:
+        key = (model.id, run)
         if key not in self._draws:
+            snapshot = self.run.directory.baseline_snapshot(model)
             self._draws[key] = draw_runs(snapshot, self.text, self.plan, [run])[run]
         return self._draws[key]
 

@@ -116,7 +116,7 @@ class Controller(SuiteSession):
             # pytest's own account of the cases goes into the pack
             option.json_report = True
             option.json_report_file = None
-            option.json_report_verbosity = 9
+            option.json_report_verbosity = 0
         if distributed and not any(argument.startswith("--dist") for argument in config.invocation_params.args):
             option.dist = "worksteal"
 

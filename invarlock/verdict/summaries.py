@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
@@ -32,6 +33,16 @@ def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     rows = [{"path": path, **{key: metadata[path][key] for key in keys}} for path in sorted(metadata)]
     classes = [row["artifact_class"] for row in rows]
     return {"artifacts": rows, "by_class": {name: classes.count(name) for name in sorted(set(classes))}}
+
+
+def summarise_seconds(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return ``evaluation_optimization_summary.json``: seconds a stage over all reports."""
+    rows = [report["telemetry"] for report in reports]
+    stages = sorted({stage for row in rows for stage in row if stage.endswith("_seconds")})
+    return {
+        "reports": len(rows),
+        "stages": {stage: round(math.fsum(row.get(stage) or 0.0 for row in rows), 6) for stage in stages},
+    }
 
 
 def _category(records: Sequence[Record]) -> dict[str, Any]:

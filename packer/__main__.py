@@ -1,0 +1,5 @@
+import sys
+
+from invarlock.packer.cli import main
+
+sys.exit(main())

@@ -1,0 +1,128 @@
+"""Gathering what goes into a pack from files that exist: reports with their sidecars, baselines, metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer import layout
+from invarlock.packer.build import PackContent
+
+from invarlock.catalog.cases import report_folder
+from invarlock.catalog.models import folder_name
+from invarlock.errors import DocumentError, MissingFileError, ReportError, UsageError
+from invarlock.jsonio import check_schema, parse_json
+
+SIDECARS = (layout.RUNTIME_MANIFEST, layout.EDIT_METADATA, layout.TIMING)
+
+
+def gather_files(
+    *,
+    reports: Sequence[Path],
+    baselines: Sequence[Path],
+    scenarios: Path,
+    final_verdict: Path | None,
+    pytest_report: Path | None = None,
+    source_repo: Path | None = None,
+    environment: Path | None = None,
+    metadata: Mapping[str, Path] | None = None,
+    materials: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+    run_name: str | None = None,
+) -> PackContent:
+    """Return the content of a pack; each report goes to the place of its case.
+
+    Args:
+        reports: ``evaluation.report.json`` files, each with its sidecars beside it.
+        baselines: the baselines' own reports.
+        scenarios: the effective manifest of the run.
+        final_verdict: the run's verdict, which must be the one that follows from the reports.
+        pytest_report: pytest's account of the cases, when there is one.
+        source_repo: provenance of the source.
+        environment: provenance of the environment.
+        metadata: more files for ``metadata/``, by name.
+        materials: ``NAME=FILE`` texts; each goes to ``metadata/materials/NAME``.
+        parameters: the settings of the run.
+        run_name: name of the run directory; by default that of the folder of ``scenarios``.
+
+    Raises:
+        MissingFileError: when a file is not there.
+        UsageError: when two reports are of one case, or a material is malformed.
+        ReportError: when a report is none, or of no scenario of the manifest.
+        DocumentError: when the manifest is malformed.
+    """
+    files: dict[str, bytes] = {layout.SCENARIOS: _read(scenarios)}
+    manifest = parse_json(files[layout.SCENARIOS], where=str(scenarios))
+    check_schema(manifest, "scenarios", where=str(scenarios))
+    categories = {row["id"]: row["category"] for row in manifest["scenarios"]}
+    profiles = set()
+    for path in reports:
+        data = _read(path)
+        place, profile = _place(data, path, categories)
+        profiles.add(profile)
+        if place in files:
+            raise UsageError(f"{path}: a second report of the case at {place}; give each case once")
+        files[place] = data
+        for name in SIDECARS:
+            files[layout.beside(place, name)] = _read(path.with_name(name))
+    for path in baselines:
+        data = _read(path)
+        files[layout.baseline_path(_model_folder(data, path))] = data
+    optional = {
+        layout.PYTEST_REPORT: pytest_report,
+        layout.SOURCE_REPO: source_repo,
+        layout.ENVIRONMENT: environment,
+        **{f"metadata/{name}": path for name, path in (metadata or {}).items()},
+    }
+    files |= {place: _read(path) for place, path in optional.items() if path is not None}
+    named = dict(_material(text) for text in materials)
+    for name, path in named.items():
+        files[f"metadata/materials/{name}"] = _read(path)
+    return PackContent(
+        files=files,
+        run_name=run_name or scenarios.resolve().parent.name,
+        parameters=parameters or {},
+        policy_profile=", ".join(sorted(profiles)),
+        materials={name: f"metadata/materials/{name}" for name in named},
+        claimed_verdict=None if final_verdict is None else parse_json(_read(final_verdict), where=str(final_verdict)),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> tuple[str, str]:
+    """Return the pack path of a report and its profile."""
+    try:
+        document = parse_json(data, where=str(path))
+        check_schema(document, "evaluation_report", where=str(path))
+    except DocumentError as error:
+        raise ReportError(str(error)) from None
+    meta = document["meta"]
+    if meta["scenario"] not in categories:
+        raise ReportError(f"{path}: its scenario {meta['scenario']!r} is none of the manifest's")
+    folder = report_folder(meta["model_id"], meta["scenario"], categories[meta["scenario"]], meta["run"])
+    return f"reports/{folder}/{layout.REPORT_NAME}", document["context"]["profile"]
+
+
+def _model_folder(data: bytes, path: Path) -> str:
+    try:
+        document = parse_json(data, where=str(path))
+        check_schema(document, "baseline_report", where=str(path))
+    except DocumentError as error:
+        raise ReportError(str(error)) from None
+    return folder_name(document["meta"]["model_id"])
+
+
+def _material(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not separator or not path or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise UsageError(f"--material {text!r}: write NAME=FILE, the name of letters, digits, '.', '_' and '-'")
+    return name, Path(path)

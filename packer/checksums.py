@@ -1,0 +1,103 @@
+"""``checksums.sha256``: one line a file, as ``sha256sum -c`` reads it.
+
+Example::
+
+    text = write_checksums({"README.md": "5f70…"})   # b"5f70…  README.md\\n"
+    read_checksums(text)                              # {"README.md": "5f70…"}
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+
+from invarlock.errors import IntegrityError
+
+CHECKSUMS_NAME = "checksums.sha256"
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.signature.json"
+CONTROL_FILES = frozenset({CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME})
+
+# Linux's own limit on a name is 255 bytes; our deepest path has 5 segments and some 120 bytes.
+MAX_PATH_BYTES = 512
+MAX_PATH_SEGMENTS = 16
+
+_LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
+
+
+def write_checksums(digests: Mapping[str, str]) -> bytes:
+    """Return the file for paths and their hex digests, sorted bytewise.
+
+    Raises:
+        IntegrityError: when a path is unsafe, or two differ only by case or normalisation.
+    """
+    _refuse_twins(digests)
+    for path in digests:
+        check_path(path)
+    lines = sorted(f"{path}\0{digest}".encode() for path, digest in digests.items())
+    return b"".join(digest + b"  " + path + b"\n" for path, _, digest in (line.partition(b"\0") for line in lines))
+
+
+def read_checksums(data: bytes) -> dict[str, str]:
+    """Return path and lower-case hex digest of each line.
+
+    Raises:
+        IntegrityError: with all lines that are malformed or name an unsafe path.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise IntegrityError(f"{CHECKSUMS_NAME}: not UTF-8") from None
+    if not text.endswith("\n"):
+        raise IntegrityError(f"{CHECKSUMS_NAME}: its last line does not end; the file is cut off")
+    digests: dict[str, str] = {}
+    for number, line in enumerate(text[:-1].split("\n"), start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise IntegrityError(f"{CHECKSUMS_NAME}: line {number} is not a digest, two spaces and a path")
+        path = match[2]
+        check_path(path)
+        if path in CONTROL_FILES:
+            raise IntegrityError(f"{CHECKSUMS_NAME}: line {number} names the control file {path}")
+        if path in digests:
+            raise IntegrityError(f"{CHECKSUMS_NAME}: {path} appears twice")
+        digests[path] = match[1].lower()
+    _refuse_twins(digests)
+    return digests
+
+
+def check_path(path: str) -> None:
+    """Refuse a path that could leave the pack or mean two things.
+
+    Raises:
+        IntegrityError: naming the path and what is wrong with it.
+    """
+    problem = next(_path_problems(path), None)
+    if problem is not None:
+        raise IntegrityError(f"unsafe path {path[:120]!r}: {problem}")
+
+
+def _path_problems(path: str) -> Iterator[str]:
+    segments = path.split("/")
+    if not path:
+        yield "it is empty"
+    if path.startswith("/"):
+        yield "it is absolute"
+    if "\\" in path:
+        yield "it has a backslash"
+    if any(unicodedata.category(character).startswith("C") for character in path):
+        yield "it has a control character"
+    if any(segment in ("", ".", "..") for segment in segments):
+        yield "it has an empty, '.' or '..' segment"
+    if len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES or len(segments) > MAX_PATH_SEGMENTS:
+        yield f"it is longer than {MAX_PATH_BYTES} bytes or {MAX_PATH_SEGMENTS} segments"
+
+
+def _refuse_twins(paths: Mapping[str, str]) -> None:
+    """Refuse paths that a filesystem without case or with normalised names would take for one."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+        if other != path:
+            raise IntegrityError(f"{CHECKSUMS_NAME}: {other!r} and {path!r} differ only by case or normalisation")

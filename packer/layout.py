@@ -1,0 +1,43 @@
+"""What stands where in a pack."""
+
+from __future__ import annotations
+
+import re
+
+VERDICT_JSON = "results/final_verdict.json"
+VERDICT_TEXT = "results/final_verdict.txt"
+ARTIFACT_SUMMARY = "results/edit_artifact_summary.json"
+SECONDS_SUMMARY = "results/analysis/evaluation_optimization_summary.json"
+SCENARIOS = "metadata/scenarios.json"
+PYTEST_REPORT = "metadata/pytest_report.json"
+SOURCE_REPO = "metadata/source_repo.json"
+ENVIRONMENT = "metadata/environment.json"
+README = "README.md"
+REPORT_NAME = "evaluation.report.json"
+RUNTIME_MANIFEST = "runtime.manifest.json"
+EDIT_METADATA = "edit_metadata.json"
+TIMING = "evaluate_timing.json"
+REPORT_VERIFICATION = "verify.json"
+
+_REPORT = re.compile(rf"reports/[^/]+/[^/]+/[^/]+/{re.escape(REPORT_NAME)}")
+_BASELINE = re.compile(rf"baselines/([^/]+)/{re.escape(REPORT_NAME)}")
+
+
+def is_report(path: str) -> bool:
+    """Tell whether a path is that of a case's report."""
+    return _REPORT.fullmatch(path) is not None
+
+
+def is_baseline(path: str) -> bool:
+    """Tell whether a path is that of a baseline's own report."""
+    return _BASELINE.fullmatch(path) is not None
+
+
+def baseline_path(model_folder: str) -> str:
+    """Return the path of a baseline's own report."""
+    return f"baselines/{model_folder}/{REPORT_NAME}"
+
+
+def beside(report_path: str, name: str) -> str:
+    """Return the path of a file in a report's folder."""
+    return f"{report_path.removesuffix(REPORT_NAME)}{name}"

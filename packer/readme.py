@@ -1,0 +1,52 @@
+"""The ``README.md`` of a pack: what it is, what it claims, and how to check it without us."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TEXT = """# Evidence pack
+
+This folder holds the evidence of one validation run of InvarLock: the reports of every case, the verdict compiled from
+them, where they come from, and checksums of all of it{signed}. It holds no weights.
+
+- Verdict: **{verdict}** ({passed} of {cases} cases as expected, suite `{suite}`, {models} models)
+- Evidence level: {level}
+- Made: {generated_at} by InvarLock {version}
+- Signer: {signer}
+
+## Check it
+
+```
+pip install invarlock
+python -m invarlock.packer verify . --strict --report-assurance report
+sha256sum -c checksums.sha256
+```
+
+The first command needs no network and no PyTorch. It checks the signature over `manifest.json`, every checksum, and
+that every derived number, summary and the verdict follow from the raw measurements in `reports/` and `baselines/`. It
+prints the signer's fingerprint: compare it with the one that the maker published, or pass it as
+`--expected-fingerprint`.
+
+PASS means that harmless edits stayed within the limits of `resolved_policy` in each report, that destructive edits did
+not, and that every deliberate fault was detected, on the models and the text named in the reports. It says nothing
+about other models, other edits or other text.
+"""
+
+
+def render_readme(manifest: Mapping[str, Any], verdict: Mapping[str, Any]) -> bytes:
+    """Return the README of a pack; the verifier renders it again and compares."""
+    counts = verdict["counts"]
+    signer = manifest.get("signing_key_fingerprint")
+    return TEXT.format(
+        signed=", signed" if signer else "",
+        verdict=verdict["verdict"],
+        passed=counts["records_passed"],
+        cases=counts["cases_total"],
+        suite=manifest.get("suite"),
+        models=counts["models_total"],
+        level=manifest.get("evidence_level"),
+        generated_at=manifest.get("generated_at"),
+        version=manifest.get("invarlock_version"),
+        signer=f"`{signer}`" if signer else "none, this pack is not signed",
+    ).encode("utf-8")

@@ -1,0 +1,70 @@
+"""The signature of a pack: Ed25519 over the exact bytes of ``manifest.json``."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from invarlock.packer.checksums import SIGNATURE_NAME
+from invarlock.packer.keys import SigningKey, decode_base64, fingerprint, public_pem, read_public_pem
+from nacl.bindings import crypto_core_ed25519_is_valid_point
+from nacl.exceptions import BadSignatureError, UnavailableError
+from nacl.signing import VerifyKey
+
+from invarlock.errors import DocumentError, SignatureError
+from invarlock.jsonio import check_schema, parse_json
+
+FORMAT = "evidence-pack-signature-v1"
+SIGNATURE_BYTES = 64
+MAX_SIGNATURE_FILE_BYTES = 64 * 1024
+
+
+def sign_manifest(manifest: bytes, key: SigningKey) -> dict[str, Any]:
+    """Return the ``manifest.signature.json`` document for a manifest's bytes."""
+    return {
+        "format": FORMAT,
+        "algorithm": "ed25519",
+        "public_key": {"encoding": "pem", "value": public_pem(key.public)},
+        "signature": {"encoding": "base64", "value": base64.b64encode(key.sign(manifest)).decode("ascii")},
+        "signing_key_fingerprint": fingerprint(key.public),
+    }
+
+
+def verify_manifest(manifest: bytes, signature_file: bytes) -> str:
+    """Return the fingerprint of the key that signed a manifest.
+
+    libsodium refuses small-order keys and a signature whose scalar is not reduced (RFC 8032, section 5.1.7); a key
+    that is not a point of the prime-order group in canonical encoding is refused here.
+
+    Raises:
+        SignatureError: when the file is malformed, the key is unfit, or the signature does not hold.
+    """
+    try:
+        document = parse_json(signature_file, where=SIGNATURE_NAME, limit_bytes=MAX_SIGNATURE_FILE_BYTES)
+        check_schema(document, "manifest_signature", where=SIGNATURE_NAME)
+    except DocumentError as error:
+        raise SignatureError(str(error)) from None
+    public = read_public_pem(document["public_key"]["value"])
+    if document["signing_key_fingerprint"] != fingerprint(public):
+        raise SignatureError(f"{SIGNATURE_NAME}: signing_key_fingerprint is not that of its public key")
+    try:
+        signature = decode_base64(document["signature"]["value"])
+    except ValueError as error:
+        raise SignatureError(f"{SIGNATURE_NAME}: signature: {error}") from None
+    if len(signature) != SIGNATURE_BYTES:
+        raise SignatureError(f"{SIGNATURE_NAME}: signature: {len(signature)} bytes, an Ed25519 signature has 64")
+    if not _is_fit(public):
+        raise SignatureError(f"{SIGNATURE_NAME}: public_key: a small-order or non-canonical key, which proves nothing")
+    try:
+        VerifyKey(public).verify(manifest, signature)
+    except BadSignatureError:
+        raise SignatureError("the signature does not hold for manifest.json: one of the two was changed") from None
+    return fingerprint(public)
+
+
+def _is_fit(public: bytes) -> bool:
+    try:
+        return bool(crypto_core_ed25519_is_valid_point(public))
+    except UnavailableError:
+        # a libsodium built without this check; its verification still refuses small-order keys
+        return True

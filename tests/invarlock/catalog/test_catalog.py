@@ -1,0 +1,162 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invarlock.catalog.cases import effective_manifest, plan_cases
+from invarlock.catalog.edit_specs import EditSpec, Scope, parse_edit_spec
+from invarlock.catalog.models import read_models
+from invarlock.catalog.scenarios import EditGeneration, FaultGeneration, read_scenarios
+from invarlock.catalog.tuned_params import read_tuned_params
+from invarlock.errors import DocumentError, MissingFileError, UsageError
+
+SUITES = Path(__file__).parents[3] / "suites"
+SHIPPED = {
+    "noop_control", "quant_4bit_clean", "fp8_e5m2_clean", "prune_clean", "svd_rank32_clean", "prune_50pct_stress",
+    "svd_rank32_stress", "quant_8bit_stress", "quant_4bit_stress", "fp8_e5m2_stress", "nan_injection", "inf_injection",
+    "shape_mismatch", "missing_tensors", "weight_tying_break", "extreme_quant", "scale_explosion", "rank_collapse",
+    "norm_collapse", "rmt_norm_noise", "spectral_moderate_scale", "ve_mlp_scale_skew", "rmt_norm_noise_strong",
+    "spectral_moderate_scale_mlp", "quant_8bit_deployable",
+}  # fmt: skip
+
+
+def scenarios_document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((SUITES / "scenarios.json").read_text())
+    return document
+
+
+def write(path: Path, document: Any) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_the_catalog_ships_every_scenario_and_says_what_cannot_be_run() -> None:
+    scenarios = read_scenarios(SUITES / "scenarios.json")
+
+    assert {scenario.id for scenario in scenarios} == SHIPPED
+    assert all(len(scenario.not_runnable or "a reason") > 5 for scenario in scenarios)
+
+
+def test_the_smoke_suite_runs_seventeen_scenarios_on_three_models() -> None:
+    cases = plan_cases(read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json"))
+
+    smoke = [case for case in cases if "smoke" in case.suites]
+
+    assert len({case.scenario.id for case in smoke}) == 16
+    assert len(smoke) == 48
+    assert len({case.id for case in cases}) == len(cases)
+
+
+def test_a_clean_scenario_of_a_gpu_suite_runs_three_times_and_a_fault_once() -> None:
+    cases = plan_cases(read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json"))
+    of_mistral = [case for case in cases if case.model.id == "mistralai/Mistral-7B-v0.1"]
+
+    def runs(scenario: str) -> list[int]:
+        return [case.run for case in of_mistral if case.scenario.id == scenario]
+
+    assert runs("prune_clean") == [1, 2, 3]
+    assert runs("svd_rank32_stress") == [1, 2]
+    assert runs("nan_injection") == [1]
+    assert of_mistral[0].suites == ("subset", "showcase", "workshop3", "full")
+
+
+def test_a_models_own_parameters_replace_the_scenarios() -> None:
+    scenarios = {scenario.id: scenario for scenario in read_scenarios(SUITES / "scenarios.json")}
+    prune, explosion = scenarios["prune_50pct_stress"].generation, scenarios["scale_explosion"].generation
+    assert isinstance(prune, EditGeneration)
+    assert isinstance(explosion, FaultGeneration)
+
+    assert str(prune.for_model("embedded/mistral-tiny")) == "magnitude_prune:0.8:all"
+    assert str(prune.for_model("mistralai/Mistral-7B-v0.1")) == "magnitude_prune:0.5:all"
+    assert explosion.for_model("embedded/mistral-tiny") == {
+        "factor": 100,
+        "tensor": "model.layers.0.mlp.gate_proj.weight",
+    }
+
+
+def test_a_clean_spec_takes_parameters_and_scope_of_the_models_selection() -> None:
+    tuned = read_tuned_params(SUITES / "tuned_edit_params.json")
+
+    edit = tuned.resolve(parse_edit_spec("magnitude_prune:clean:ffn"), "Qwen/Qwen2.5-14B")
+
+    assert edit == EditSpec("magnitude_prune", {"sparsity": 0.12}, Scope("attn"))
+
+
+def test_a_clean_spec_without_a_selection_names_model_and_edit() -> None:
+    tuned = read_tuned_params(SUITES / "tuned_edit_params.json")
+
+    with pytest.raises(UsageError, match=r"no parameters of lowrank_svd are selected for Qwen/Qwen3-8B"):
+        tuned.resolve(parse_edit_spec("lowrank_svd:clean:ffn"), "Qwen/Qwen3-8B")
+
+
+def test_a_scenario_that_appears_twice_is_refused(tmp_path: Path) -> None:
+    document = scenarios_document()
+    document["scenarios"].append(document["scenarios"][0])
+
+    with pytest.raises(DocumentError, match="scenario 'noop_control' appears twice"):
+        read_scenarios(write(tmp_path / "scenarios.json", document))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "where"),
+    [
+        ("strictness", "should_pass", "/scenarios/0/strictness"),
+        ("colour", "red", "/scenarios/0"),
+        ("id", "../noop", "/scenarios/0/id"),
+    ],
+)
+def test_a_field_that_is_none_of_the_format_is_refused_with_its_place(
+    tmp_path: Path, field: str, value: str, where: str
+) -> None:
+    document = scenarios_document()
+    document["scenarios"][0][field] = value
+
+    with pytest.raises(DocumentError, match=f"at {where}"):
+        read_scenarios(write(tmp_path / "scenarios.json", document))
+
+
+def test_a_wrong_edit_spec_names_its_scenario(tmp_path: Path) -> None:
+    document = scenarios_document()
+    document["scenarios"][1]["generation"]["edit_spec"] = "quant_rtn:1:32:ffn"
+
+    with pytest.raises(DocumentError, match=r"scenario 'quant_4bit_clean': .* bits must be"):
+        read_scenarios(write(tmp_path / "scenarios.json", document))
+
+
+def test_a_suite_that_names_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    text = (SUITES / "models.toml").read_text().replace('models = ["mistralai/Mistral-7B-v0.1"]', 'models = ["a/b"]')
+    (tmp_path / "models.toml").write_text(text)
+
+    with pytest.raises(DocumentError, match="suite 'subset' names 'a/b'"):
+        read_models(tmp_path / "models.toml")
+
+
+def test_models_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    text = (SUITES / "models.toml").read_text().replace('id = "Qwen/Qwen3-8B"', 'id = "01-AI/yi-34b"')
+    (tmp_path / "models.toml").write_text(text.replace('"Qwen/Qwen3-8B"', '"01-AI/yi-34b"'))
+
+    with pytest.raises(DocumentError, match="would share the folder '01-ai__yi-34b'"):
+        read_models(tmp_path / "models.toml")
+
+
+def test_a_missing_catalog_is_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"models\.toml: no such file"):
+        read_models(tmp_path / "models.toml")
+
+
+def test_the_effective_manifest_holds_what_was_selected_and_nothing_else() -> None:
+    scenarios = read_scenarios(SUITES / "scenarios.json")
+    cases = plan_cases(read_models(SUITES / "models.toml"), scenarios)
+    chosen = [case for case in cases if case.id == "qwen2-tiny-prune_clean-run1"]
+
+    manifest = effective_manifest("smoke", chosen, scenarios, {"-k": "prune_clean"})
+
+    assert [row["id"] for row in manifest["scenarios"]] == ["prune_clean"]
+    assert manifest["selection"]["cases"] == [{"model": "embedded/qwen2-tiny", "run": 1, "scenario": "prune_clean"}]
+    assert manifest["selection"]["expression"] == {"-k": "prune_clean"}
+
+
+def test_an_empty_selection_is_an_error() -> None:
+    with pytest.raises(UsageError, match="no case is selected"):
+        effective_manifest("smoke", [], [], {})

@@ -1,0 +1,235 @@
+"""Edits applied to whole checkpoints, against the arithmetic applied by hand to loaded state dicts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
+from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.edits.application import EditSummary, apply_edits, measure_change
+from invarlock.edits.fp8_quant import quantize_fp8
+from invarlock.edits.lowrank_svd import approximate_lowrank
+from invarlock.edits.magnitude_prune import prune_magnitude
+from invarlock.edits.quant_rtn import quantize_rtn
+from invarlock.errors import CheckpointError, EditError
+
+TinyModels = Callable[..., Path]
+Arithmetic = Callable[[torch.Tensor], torch.Tensor]
+
+EDITS: dict[str, Arithmetic] = {
+    "quant_rtn:3:16": lambda w: quantize_rtn(w, 3, 16),
+    "fp8_quant:e5m2": lambda w: quantize_fp8(w, "e5m2"),
+    "magnitude_prune:0.3": lambda w: prune_magnitude(w, 0.3),
+    "lowrank_svd:4": lambda w: approximate_lowrank(w, 4),
+}
+
+
+def spec(text: str) -> EditSpec:
+    parsed = parse_edit_spec(text)
+    assert isinstance(parsed, EditSpec)
+    return parsed
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: t for shard in read_checkpoint(folder).shards for name, t in load_file(folder / shard).items()}
+
+
+def differing(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("edit", sorted(EDITS))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_an_edit_does_its_arithmetic_to_every_matrix_of_its_scope(
+    tiny_model: TinyModels, tmp_path: Path, edit: str, dtype: str
+) -> None:
+    baseline = tiny_model("llama", 20_000, dtype)
+    before = tensors(baseline)
+
+    apply_edits(baseline, {tmp_path / "subject": spec(f"{edit}:ffn@layer=1")})
+
+    taken = {f"model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
+    after = tensors(tmp_path / "subject")
+    assert differing(before, after) == taken
+    for name in taken:
+        assert after[name].dtype == before[name].dtype
+        assert torch.equal(after[name], EDITS[edit](before[name]))
+
+
+@pytest.mark.parametrize("edit", sorted(EDITS))
+@pytest.mark.parametrize("piece_elements", [1, 33, 100])
+def test_pieces_do_not_show_in_the_result(
+    tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str, piece_elements: int
+) -> None:
+    apply_edits(tiny_model("llama"), {tmp_path / "whole": spec(f"{edit}:ffn")})
+
+    monkeypatch.setattr("invarlock.edits.application.PIECE_ELEMENTS", piece_elements)
+    apply_edits(tiny_model("llama"), {tmp_path / "pieces": spec(f"{edit}:ffn")})
+
+    assert digest_checkpoint(tmp_path / "pieces") == digest_checkpoint(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("edit", sorted(EDITS))
+def test_conv1d_weights_are_edited_as_out_by_in(tiny_model: TinyModels, tmp_path: Path, edit: str) -> None:
+    baseline = tiny_model("gpt2")
+    before = tensors(baseline)
+
+    apply_edits(baseline, {tmp_path / "subject": spec(f"{edit}:all")})
+
+    after = tensors(tmp_path / "subject")
+    parts = "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"
+    taken = {f"transformer.h.{layer}.{part}.weight" for layer in (0, 1) for part in parts}
+    assert differing(before, after) == taken
+    for name in taken:
+        assert torch.equal(after[name], EDITS[edit](before[name].T.contiguous()).T)
+
+
+@pytest.mark.parametrize("edit", sorted(EDITS))
+def test_every_expert_of_a_stack_is_a_matrix(tmp_path: Path, edit: str) -> None:
+    baseline = tmp_path / "baseline"
+    baseline.mkdir()
+    (baseline / "config.json").write_text('{"model_type": "qwen3_moe"}')
+    name = "model.layers.0.mlp.experts.down_proj"
+    stack = (
+        torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 10, 100])[:, None, None]
+    )
+    save_file({name: stack, "model.layers.0.mlp.gate.weight": torch.ones(3, 8)}, baseline / "model.safetensors")
+
+    summary = apply_edits(baseline, {tmp_path / "subject": spec(f"{edit}:ffn")})[tmp_path / "subject"]
+
+    after = tensors(tmp_path / "subject")
+    assert torch.equal(after[name], torch.stack([EDITS[edit](matrix) for matrix in stack]))
+    assert (after["model.layers.0.mlp.gate.weight"] == 1).all()
+    assert (summary.edited_tensors, summary.edited_params, summary.total_params) == (1, 480, 504)
+
+
+def test_a_mixture_keeps_its_router(tiny_model: TinyModels, tmp_path: Path) -> None:
+    baseline = tiny_model("mixtral")
+    before = tensors(baseline)
+
+    apply_edits(baseline, {tmp_path / "subject": spec("magnitude_prune:0.5:ffn")})
+
+    changed = differing(before, tensors(tmp_path / "subject"))
+    assert changed == {name for name in before if ".experts." in name}
+    assert len(changed) == 2 * 4 * 3
+
+
+def test_several_edits_in_one_pass_are_those_of_several_passes(tiny_model: TinyModels, tmp_path: Path) -> None:
+    baseline = tiny_model("llama", 20_000)
+    specs = [spec(f"{edit}:all") for edit in EDITS] + [spec("noop"), spec("quant_rtn:8:32:attn@layer=0")]
+
+    together = apply_edits(baseline, {tmp_path / f"together{i}": one for i, one in enumerate(specs)})
+    alone = [apply_edits(baseline, {tmp_path / f"alone{i}": one}) for i, one in enumerate(specs)]
+
+    for i in range(len(specs)):
+        assert digest_checkpoint(tmp_path / f"together{i}") == digest_checkpoint(tmp_path / f"alone{i}")
+        assert together[tmp_path / f"together{i}"] == alone[i][tmp_path / f"alone{i}"]
+    assert len({digest_checkpoint(tmp_path / f"alone{i}") for i in range(len(specs))}) == len(specs)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_noop_is_the_same_bytes(tiny_model: TinyModels, tmp_path: Path, architecture: str) -> None:
+    baseline = tiny_model(architecture, 20_000)
+    total = sum(tensor.numel() for tensor in tensors(baseline).values())
+
+    summaries = apply_edits(baseline, {tmp_path / "subject": spec("noop")})
+
+    assert digest_checkpoint(tmp_path / "subject") == digest_checkpoint(baseline)
+    assert summaries == {tmp_path / "subject": EditSummary(0, 0, total, 0.0, 0.0, 0.0)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_summary_says_exactly_what_was_done(tiny_model: TinyModels, tmp_path: Path, dtype: str) -> None:
+    baseline = tiny_model("qwen2", 1 << 30, dtype)
+
+    summary = apply_edits(baseline, {tmp_path / "subject": spec("magnitude_prune:0.3:ffn")})[tmp_path / "subject"]
+
+    before, after = tensors(baseline), tensors(tmp_path / "subject")
+    edited = [name for name in before if ".mlp." in name]
+    change = torch.cat([(after[name].double() - before[name].double()).flatten() for name in edited])
+    zeros = sum(int((after[name] == 0).sum()) for name in edited)
+    assert summary == EditSummary(
+        edited_tensors=6,
+        edited_params=change.numel(),
+        total_params=sum(tensor.numel() for tensor in before.values()),
+        sparsity=zeros / change.numel(),
+        max_change=float(change.abs().max()),
+        rms_change=pytest.approx(float(change.square().mean().sqrt()), rel=1e-12),
+    )
+    assert summary.sparsity >= math.floor(0.3 * 32 * 48) / (32 * 48)
+
+
+def test_a_change_is_measured_across_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = torch.randn(7, 9), torch.randn(7, 9).relu()
+    whole = measure_change(before, after)
+
+    monkeypatch.setattr("invarlock.edits.application.PIECE_ELEMENTS", 10)
+    pieces = measure_change(before, after)
+
+    assert (pieces.elements, pieces.zeros, pieces.max_change) == (whole.elements, whole.zeros, whole.max_change)
+    assert pieces.squared_change == pytest.approx(whole.squared_change, rel=1e-12)
+    assert not math.isfinite(measure_change(before, torch.full_like(after, math.nan)).squared_change)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_stay_tied(tiny_model: TinyModels, tmp_path: Path, tied: bool) -> None:
+    baseline = tiny_model("qwen2", 1 << 30, "float32", tied)
+
+    apply_edits(baseline, {tmp_path / "subject": spec("quant_rtn:2:32:all")})
+
+    files = read_checkpoint(tmp_path / "subject")
+    assert files.tied is tied
+    assert ("lm_head.weight" in files.entries) is not tied
+    assert json.loads((tmp_path / "subject" / "config.json").read_text())["tie_word_embeddings"] is tied
+
+
+def broken(folder: Path, architecture: str, values: dict[str, torch.Tensor]) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": architecture}))
+    save_file(values, folder / "model.safetensors")
+    return folder
+
+
+def test_an_edit_that_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    nan = broken(tmp_path / "nan", "llama", {name: torch.ones(4, 4), "lm_head.weight": torch.full((2, 4), math.nan)})
+    packed = broken(tmp_path / "packed", "llama", {name: torch.ones(4, 4, dtype=torch.int8)})
+    unknown = broken(tmp_path / "unknown", "mamba", {name: torch.ones(4, 4)})
+    prune = spec("magnitude_prune:0.5:ffn")
+
+    for baseline, edit, error, message in (
+        (nan, prune, CheckpointError, "8 of 8 elements of tensor 'lm_head.weight' are not finite"),
+        (nan, spec("noop"), CheckpointError, "not finite"),
+        (
+            nan,
+            spec("magnitude_prune:0.5:attn"),
+            EditError,
+            "scope 'attn' takes none of its 2 tensors; the model has 1 b",
+        ),
+        (packed, prune, EditError, f"cannot edit '{name}', which is stored as I8; use a checkpoint in F32, F16, BF16"),
+        (unknown, prune, CheckpointError, "model_type 'mamba' has no table"),
+    ):
+        with pytest.raises(error, match=message):
+            apply_edits(baseline, {tmp_path / "noop": spec("noop"), tmp_path / "subject": edit})
+
+    assert {path.name for path in tmp_path.iterdir()} == {"nan", "packed", "unknown"}
+
+
+def test_an_edit_that_leaves_the_dtype_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    baseline = broken(tmp_path / "baseline", "llama", {name: torch.full((4, 4), 60_000.0).half()})
+    monkeypatch.setattr("invarlock.edits.application.approximate_lowrank", lambda weight, rank: weight * 2)
+
+    with pytest.raises(EditError, match=f"lowrank_svd:1:ffn makes '{name}' non-finite; use another edit"):
+        apply_edits(baseline, {tmp_path / "subject": spec("lowrank_svd:1:ffn")})
+
+    assert [path.name for path in tmp_path.iterdir()] == ["baseline"]

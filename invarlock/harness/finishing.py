@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,7 +133,7 @@ def _pack(run: Run, found: FoundReports, manifest: Mapping[str, Any], finished: 
         run_name=directory.path.name,
     )
     built = build_pack(run.pack_path, content, key, finished)
-    command = ["python", "-m", "invarlock.packer", "verify", _shown(built.path)]
+    command = [_python(), "-m", "invarlock.packer", "verify", _shown(built.path)]
     if key is not None:
         command += ["--strict", "--report-assurance", "report"]
         command += ["--expected-fingerprint", str(built.fingerprint)]
@@ -159,6 +162,15 @@ def _public_parameters(run: Run) -> dict[str, Any]:
         value = document[name]["value"]
         document[name]["value"] = None if value is None else Path(value).name
     return document
+
+
+def _python() -> str:
+    """Return how a person calls this Python in their shell: by name where that finds it, else by its path.
+
+    tox puts its environment first on the PATH of its commands, not on that of the shell it was called from.
+    """
+    by_name = shutil.which("python") == sys.executable and "TOX_ENV_DIR" not in os.environ
+    return "python" if by_name else _shown(Path(sys.executable))
 
 
 def _shown(path: Path) -> str:

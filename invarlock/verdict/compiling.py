@@ -63,7 +63,7 @@ def compile_verdict(
         outcome = said.get(name)
         if path not in reports:
             missing.setdefault(case["model"], []).append(name)
-            failed.append(f"{name}: no report{_because(outcome)}")
+            failed.append(f"{name}: no report" + (f"; pytest: {_said(outcome)}" if outcome else ""))
             continue
         record = judge_report(case, scenario, *reports[path], path)
         records.append(record)
@@ -207,17 +207,15 @@ def _ratio(record: Mapping[str, Any]) -> str:
     return "no ratio" if ratio is None else f"ratio {ratio:.4g}"
 
 
-def _because(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return ""
-    return f"; pytest: {outcome['outcome']}" + (f", {outcome['message']}" if outcome["message"] else "")
+def _said(outcome: Outcome) -> str:
+    return ", ".join(part for part in (outcome["outcome"], outcome["message"]) if part)
 
 
 def _disagreement(name: str, record: Mapping[str, Any], outcome: Outcome | None) -> list[str]:
     if outcome is None:
         return [f"{name}: it has a report, but pytest did not run it"]
     if record["passed"] and outcome["outcome"] != "passed":
-        return [f"{name}: its report passes, but pytest says {outcome['outcome']}{_because(outcome)[8:]}"]
+        return [f"{name}: its report passes, but pytest says {_said(outcome)}"]
     if not record["passed"] and outcome["outcome"] == "passed":
         return [f"{name}: its report does not pass, but pytest says passed"]
     return []

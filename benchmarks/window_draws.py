@@ -1,0 +1,55 @@
+"""Do the verdicts of the smoke suite hold on other draws of windows?
+
+    python benchmarks/window_draws.py --draws 10
+
+Runs the suite once a draw, each with a window seed of its own, and prints for every scenario and model the range of
+its ratio and how many draws were as expected. Exits with 1 when one was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SEED_STRIDE = 1000
+
+
+def records(seed: int, folder: Path) -> list[dict[str, Any]]:
+    """Return the verdict's records of one run of the smoke suite."""
+    command = [sys.executable, "-m", "pytest", "suites", "-n", "2", "-q", "--no-pack", "-p", "no:cacheprovider"]
+    command += ["--window-seed", str(seed), "--output-dir", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+    verdict = json.loads((folder / "reports" / "final_verdict.json").read_text("utf-8"))
+    rows: list[dict[str, Any]] = verdict["records"]
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=5)
+    draws = parser.parse_args().draws
+    seen: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        for draw in range(1, draws + 1):
+            for record in records(draw * SEED_STRIDE, Path(folder) / str(draw)):
+                seen[record["name"], record["model"].rsplit("/", 1)[-1]].append(record)
+    failed = 0
+    print("| scenario | model | ratio, lowest to highest | as expected |\n| --- | --- | --- | --- |")
+    for (name, model), rows in sorted(seen.items()):
+        ratios = [row["ratio_vs_baseline"] for row in rows if row["ratio_vs_baseline"] is not None]
+        span = f"{min(ratios):.4g} to {max(ratios):.4g}" if ratios else "none"
+        passed = sum(row["passed"] for row in rows)
+        failed += passed < draws
+        print(f"| `{name}` | {model} | {span} | {passed} of {draws} |")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

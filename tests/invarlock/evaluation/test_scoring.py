@@ -1,0 +1,119 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from invarlock.errors import EvaluationError
+from invarlock.evaluation import scoring
+from invarlock.evaluation.models import Placement, load_model
+from invarlock.evaluation.scoring import score_windows
+
+CPU = Placement("cpu")
+ARCHITECTURES = ["llama", "qwen2", "mixtral", "gpt2", "gpt_neox", "opt", "phi", "gemma2"]
+TOKENS = np.random.default_rng(0).integers(3, 64, size=(7, 16)).astype(np.int32)
+
+
+def reference(model: torch.nn.Module) -> list[float]:
+    with torch.inference_mode():
+        batches = [torch.from_numpy(row[None]).long() for row in TOKENS]
+        return [model(input_ids=batch, labels=batch).loss.item() for batch in batches]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_loss_is_the_models_own_mean_negative_log_likelihood(
+    tiny_model: Callable[..., Path], architecture: str
+) -> None:
+    model = load_model(tiny_model(architecture), CPU)
+
+    scores = score_windows(model, TOKENS, 3)
+
+    assert scores.losses == pytest.approx(reference(model), rel=1e-5)
+
+
+def test_a_loss_does_not_depend_on_the_batch_or_on_the_chunks(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(tiny_model("mixtral"), CPU)
+    alone = score_windows(model, TOKENS, 1).losses
+
+    together = score_windows(model, TOKENS, 7).losses
+    monkeypatch.setattr(scoring, "CHUNK_LOGITS", 64 * 2)
+    chunked = score_windows(model, TOKENS, 4).losses
+
+    assert together == pytest.approx(alone, rel=1e-5)
+    assert chunked == pytest.approx(alone, rel=1e-5)
+
+
+def test_losses_are_stored_with_the_digits_of_a_float32(tiny_model: Callable[..., Path]) -> None:
+    losses = score_windows(load_model(tiny_model("llama"), CPU), TOKENS, 4).losses
+
+    assert all(loss is not None and loss == float(f"{loss:.9g}") for loss in losses)
+
+
+def test_a_loss_that_is_not_finite_is_none_and_the_others_stay(tiny_model: Callable[..., Path]) -> None:
+    model = load_model(tiny_model("llama", tied=False), CPU)
+    honest = score_windows(model, TOKENS, 7).losses
+    absent = next(token for token in range(3, 64) if token not in TOKENS[0])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[absent] = math.nan
+
+    losses = score_windows(model, TOKENS, 7).losses
+
+    touched = [absent in row[:-1] for row in TOKENS]
+    assert [loss is None for loss in losses] == touched
+    assert any(touched)
+    assert losses[0] == pytest.approx(honest[0], rel=1e-5)
+
+
+class Starved(torch.nn.Module):
+    """A model whose device has room for a few windows: its decoder runs out of memory beyond, as CUDA does."""
+
+    def __init__(self, model: torch.nn.Module, room: int) -> None:
+        super().__init__()
+        self.model, self.room, self.tried = model, room, []
+
+    def __getattr__(self, name: str) -> object:
+        return super().__getattr__(name) if name == "model" else getattr(super().__getattr__("model"), name)
+
+    def get_decoder(self) -> Callable[..., object]:
+        def decode(input_ids: torch.Tensor, use_cache: bool) -> object:
+            self.tried.append(len(input_ids))
+            if len(input_ids) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.model.get_decoder()(input_ids=input_ids, use_cache=use_cache)
+
+        return decode
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_done_again(tiny_model: Callable[..., Path]) -> None:
+    model = load_model(tiny_model("llama"), CPU)
+    starved = Starved(model, room=2)
+
+    scores = score_windows(starved, TOKENS, 7)
+
+    assert scores.batch_size == 1 or scores.batch_size <= 2
+    assert starved.tried[0] == 7
+    assert scores.losses == pytest.approx(reference(model), rel=1e-5)
+
+
+def test_a_window_that_does_not_fit_alone_is_an_error(tiny_model: Callable[..., Path]) -> None:
+    with pytest.raises(EvaluationError, match="one window of 16 tokens does not fit"):
+        score_windows(Starved(load_model(tiny_model("llama"), CPU), room=0), TOKENS, 4)
+
+
+def test_a_checkpoint_that_lacks_tensors_is_not_measured_with_random_ones(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = tiny_model("llama")
+    weights = load_file(source / "model.safetensors")
+    weights.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
+
+    with pytest.raises(EvaluationError, match=r"1 missing keys, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_model(tmp_path, CPU)

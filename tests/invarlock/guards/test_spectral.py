@@ -1,0 +1,85 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invarlock.guards.invariants import count_nonfinite
+from invarlock.guards.spectral import measure_spectra
+
+
+def exact(matrix: torch.Tensor) -> tuple[float, float]:
+    values = torch.linalg.svdvals(matrix.double())
+    return float(values[0]), float(torch.linalg.vector_norm(values))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (5, 3), (64, 200), (200, 64), (128, 128)])
+def test_sigma_and_norm_agree_with_the_exact_decomposition(shape: tuple[int, int]) -> None:
+    matrices = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
+
+    for matrix, spectrum in zip(matrices, measure_spectra(matrices), strict=True):
+        sigma, norm = exact(matrix)
+        assert spectrum.sigma == pytest.approx(sigma, rel=1e-4)
+        assert spectrum.frobenius == pytest.approx(norm, rel=1e-6)
+
+
+def test_the_residual_says_how_well_the_estimate_converged() -> None:
+    easy = torch.diag(torch.tensor([3.0] + [1.0] * 31))
+    # nine almost equal values: more than the block can tell apart
+    hard = torch.diag(torch.linspace(1.0, 0.99999, 32))
+
+    spectra = measure_spectra(torch.stack([easy, hard]))
+
+    assert spectra[0].residual is not None
+    assert spectra[0].residual < 1e-5
+    assert spectra[0].sigma == pytest.approx(3.0, rel=1e-6)
+    assert spectra[1].sigma == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_matrix_that_is_not_finite_is_not_measured_and_does_not_spoil_the_batch() -> None:
+    matrices = torch.eye(4).repeat(3, 1, 1)
+    matrices[1, 2, 3] = math.nan
+    matrices[2, 0, 0] = math.inf
+
+    first, second, third = measure_spectra(matrices)
+
+    assert first.sigma == pytest.approx(1.0)
+    assert (second.sigma, second.residual, second.frobenius) == (None, None, None)
+    assert third.sigma is None
+
+
+def test_a_matrix_of_zeros_has_sigma_zero() -> None:
+    (spectrum,) = measure_spectra(torch.zeros(1, 8, 8))
+
+    assert (spectrum.sigma, spectrum.residual, spectrum.frobenius) == (0.0, 0.0, 0.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1e-30, 1e30), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_sigma_scales_with_the_matrix(factor: float, dtype: torch.dtype) -> None:
+    matrix = torch.randn(24, 16, generator=torch.Generator().manual_seed(2))
+    scaled = (matrix * factor).to(dtype)
+
+    (spectrum,) = measure_spectra(scaled[None])
+
+    assert spectrum.sigma == pytest.approx(exact(scaled)[0], rel=1e-4)
+
+
+def test_the_same_matrix_gives_the_same_numbers_in_any_batch() -> None:
+    matrices = torch.randn(3, 32, 48, generator=torch.Generator().manual_seed(3))
+
+    together = measure_spectra(matrices)
+
+    assert together[1].sigma == pytest.approx(measure_spectra(matrices[1:2])[0].sigma, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+def test_every_value_that_is_not_finite_is_counted(dtype: torch.dtype) -> None:
+    tensor = torch.tensor([[1.0, math.nan], [math.inf, -math.inf]]).to(dtype)
+
+    assert count_nonfinite(tensor) == 3
+
+
+def test_integers_are_finite() -> None:
+    assert count_nonfinite(torch.tensor([1, 2])) == 0

@@ -1,0 +1,206 @@
+import copy
+import math
+from typing import Any
+
+import pytest
+
+from invarlock.reports.invariants import derive_invariants
+from invarlock.reports.policy import resolve_policy
+from invarlock.reports.spectral import derive_spectral
+
+LIMITS = resolve_policy("balanced", "dev", {})["spectral"]
+
+
+def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
+    rows = {
+        "embed.weight": ("BF16", [8, 4], "embed", 0),
+        "up.weight": ("BF16", [6, 4], "ffn", 0),
+        "norm.weight": ("BF16", [4], "norm", 0),
+        "head.weight": ("BF16", [8, 4], "embed", 0),
+    } | tensors
+    return {
+        "measurement_contract_hash": "0" * 16,
+        "tensors": {
+            name: {"dtype": dtype, "shape": shape, "family": family, "nonfinite": nonfinite}
+            for name, (dtype, shape, family, nonfinite) in rows.items()
+        },
+        "config": {"vocab_size": 8, "num_hidden_layers": 1, "tie_word_embeddings": False},
+        "tokenizer_tokens": 8,
+        "embedding": "embed.weight",
+        "head": "head.weight",
+        "tied_by_storage": False,
+        "tied_by_value": False,
+    }
+
+
+def judged(subject: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    block = derive_invariants({"baseline": facts(), "subject": subject})
+    return block["status"], [(row["tensor"], row["kind"]) for row in block["violations"]]
+
+
+def test_a_subject_like_its_baseline_passes_with_nothing_to_say() -> None:
+    block = derive_invariants({"baseline": facts(), "subject": facts()})
+
+    assert (block["status"], block["passed"], block["violations"]) == ("pass", True, [])
+    assert block["metrics"]["tensors"] == 4
+
+
+def test_one_value_that_is_not_finite_fails_and_names_the_tensor() -> None:
+    subject = facts(**{"up.weight": ("BF16", [6, 4], "ffn", 1)})
+
+    assert judged(subject) == ("fail", [("up.weight", "nonfinite")])
+
+
+def test_missing_unexpected_and_reshaped_tensors_fail() -> None:
+    missing, reshaped = facts(), facts(**{"up.weight": ("BF16", [4, 6], "ffn", 0)})
+    del missing["tensors"]["norm.weight"]
+
+    assert judged(missing) == ("fail", [("norm.weight", "missing")])
+    assert judged(facts(**{"new.weight": ("BF16", [2], "other", 0)})) == ("fail", [("new.weight", "unexpected")])
+    assert judged(reshaped) == ("fail", [("up.weight", "reshaped")])
+
+
+def test_a_changed_dtype_warns() -> None:
+    block = derive_invariants({"baseline": facts(), "subject": facts(**{"up.weight": ("F32", [6, 4], "ffn", 0)})})
+
+    assert (block["status"], block["passed"]) == ("warn", True)
+    assert [row["kind"] for row in block["violations"]] == ["dtype"]
+
+
+def test_embedding_rows_are_held_against_config_and_tokenizer() -> None:
+    grown = facts(**{"embed.weight": ("BF16", [9, 4], "embed", 0)})
+    short = facts()
+    short["tokenizer_tokens"] = 10
+
+    assert ("embed.weight", "embedding") in judged(grown)[1]
+    assert judged(short) == ("fail", [("embed.weight", "embedding")])
+
+
+def test_tying_and_untying_fail_and_name_the_head() -> None:
+    tied = facts()
+    tied |= {"head": None, "tied_by_storage": True}
+    del tied["tensors"]["head.weight"]
+
+    assert judged(tied) == ("fail", [("head.weight", "tie")])
+    back = derive_invariants({"baseline": tied, "subject": facts()})
+    assert (back["status"], [row["kind"] for row in back["violations"]]) == ("fail", ["tie"])
+
+
+def test_a_head_that_config_ties_but_that_is_stored_differently_fails() -> None:
+    subject = facts()
+    subject["tied_by_storage"] = True
+
+    assert judged(subject)[0] == "fail"
+
+
+def test_a_tie_by_value_counts_as_a_tie() -> None:
+    subject = facts()
+    subject["tied_by_value"] = True
+
+    assert judged(subject) == ("fail", [("head.weight", "tie")])
+
+
+def test_a_changed_config_fails() -> None:
+    subject = facts()
+    subject["config"]["num_hidden_layers"] = 2
+
+    assert judged(subject) == ("fail", [("config.json", "config")])
+
+
+def spectra(**sigmas: float | None) -> dict[str, Any]:
+    return {
+        "measurement_contract_hash": "0" * 16,
+        "modules": {
+            name: {
+                "family": "ffn",
+                "shape": [4, 4],
+                "sigma": sigma,
+                "residual": 0.0,
+                "frobenius": None if sigma is None else sigma * 2,
+            }
+            for name, sigma in sigmas.items()
+        },
+    }
+
+
+def spectral(subject: dict[str, Any], baseline: dict[str, Any] | None = None) -> dict[str, Any]:
+    base = baseline or spectra(a=1.0, b=2.0, c=3.0)
+    return derive_spectral({"baseline": base, "subject": subject}, LIMITS)
+
+
+def test_equal_spectra_pass_without_a_signal() -> None:
+    block = spectral(spectra(a=1.0, b=2.0, c=3.0))
+
+    assert (block["status"], block["violations"], block["metrics"]["caps_applied"]) == ("pass", [], 0)
+    assert all(row["log_ratio"] == 0 for row in block["modules"].values())
+
+
+def test_a_scaled_matrix_is_capped_whether_it_grew_or_shrank() -> None:
+    grown, shrunk = spectral(spectra(a=1.2, b=2.0, c=3.0)), spectral(spectra(a=1.0, b=2.0, c=2.4))
+
+    assert grown["metrics"]["capped_modules"] == ["a"]
+    assert shrunk["metrics"]["capped_modules"] == ["c"]
+    assert grown["modules"]["a"]["z"] == pytest.approx(math.log(1.2) / 0.01)
+    assert grown["status"] == "warn"
+    assert grown["passed"]
+
+
+def test_a_change_within_the_deadband_is_no_cap() -> None:
+    assert spectral(spectra(a=1.049, b=2.0, c=3.0))["metrics"]["caps_applied"] == 0
+
+
+def test_more_caps_than_the_tier_allows_fail() -> None:
+    names = [f"m{index}" for index in range(8)]
+    base, subject = spectra(**dict.fromkeys(names, 1.0)), spectra(**dict.fromkeys(names, 1.5))
+
+    block = spectral(subject, base)
+
+    assert (block["metrics"]["caps_applied"], block["status"], block["passed"]) == (8, "fail", False)
+
+
+def test_a_matrix_of_zeros_is_capped_though_it_has_no_ratio() -> None:
+    block = spectral(spectra(a=0.0, b=2.0, c=3.0))
+
+    assert block["metrics"]["capped_modules"] == ["a"]
+    assert block["modules"]["a"]["log_ratio"] is None
+
+
+def test_a_module_that_could_not_be_measured_is_an_error_and_fails_closed() -> None:
+    nonfinite, missing = spectral(spectra(a=None, b=2.0, c=3.0)), spectral(spectra(a=1.0, b=2.0))
+
+    assert (nonfinite["status"], nonfinite["passed"]) == ("error", False)
+    assert (missing["status"], missing["passed"]) == ("error", False)
+    assert "only the baseline has it" in missing["violations"][0]["reason"]
+
+
+def test_sides_measured_in_different_ways_are_not_compared() -> None:
+    subject = spectra(a=1.0, b=2.0, c=3.0)
+    subject["measurement_contract_hash"] = "1" * 16
+
+    assert spectral(subject)["status"] == "error"
+
+
+def test_a_collapse_of_rank_that_keeps_the_spectral_norm_is_seen() -> None:
+    base, subject = spectra(a=1.0, b=2.0), spectra(a=1.0, b=2.0)
+    warned = copy.deepcopy(subject)
+    subject["modules"]["a"]["frobenius"] = 0.9  # stable rank 0.81 of 4: below a quarter
+    warned["modules"]["a"]["frobenius"] = 1.3  # 1.69 of 4: below a half
+
+    assert spectral(subject, base)["metrics"]["capped_modules"] == ["a"]
+    assert (spectral(warned, base)["status"], spectral(warned, base)["metrics"]["caps_applied"]) == ("warn", 0)
+
+
+def test_the_correction_is_benjamini_hochberg_or_bonferroni_over_modules() -> None:
+    # z of 4 modules: two-sided p 0.0124, 0.0455, 0.32, 0.32; wide deadband off
+    limits = {**LIMITS, "deadband_ratio": 1.0}
+    base = spectra(a=1.0, b=1.0, c=1.0, d=1.0)
+    subject = spectra(a=math.exp(0.025), b=math.exp(0.0235), c=math.exp(0.01), d=math.exp(-0.01))
+
+    capped = {
+        name: derive_spectral({"baseline": base, "subject": subject}, {**limits, "correction": name})["metrics"][
+            "capped_modules"
+        ]
+        for name in ("benjamini_hochberg", "bonferroni")
+    }
+
+    assert capped == {"benjamini_hochberg": ["a", "b"], "bonferroni": ["a"]}

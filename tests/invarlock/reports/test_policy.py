@@ -1,0 +1,38 @@
+import pytest
+
+from invarlock.errors import UsageError
+from invarlock.reports.policy import policy_digest, profile_windows, resolve_policy
+
+
+@pytest.mark.parametrize(
+    ("tier", "ratio", "tail", "caps", "replicates"),
+    [("balanced", 1.10, 0.20, 5, 1200), ("conservative", 1.05, 0.12, 3, 1500), ("aggressive", 1.20, 0.30, 8, 800)],
+)
+def test_each_tier_has_its_limits(tier: str, ratio: float, tail: float, caps: int, replicates: int) -> None:
+    policy = resolve_policy(tier, "dev", {})
+
+    assert policy["primary_metric"]["ratio_limit"] == ratio
+    assert policy["primary_metric_tail"]["limit"] == tail
+    assert policy["spectral"]["max_caps"] == caps
+    assert policy["primary_metric"]["replicates"] == replicates
+
+
+def test_the_release_profile_resamples_more_and_asks_for_more_windows() -> None:
+    assert resolve_policy("balanced", "release", {})["primary_metric"]["replicates"] == 3200
+    assert [profile_windows(name) for name in ("dev", "ci", "release")] == [(32, 32), (200, 200), (400, 400)]
+
+
+def test_an_override_changes_one_limit_and_the_digest() -> None:
+    policy = resolve_policy("balanced", "dev", {"spectral.max_caps": 0})
+
+    assert policy["spectral"]["max_caps"] == 0
+    assert policy_digest(policy) != policy_digest(resolve_policy("balanced", "dev", {}))
+
+
+@pytest.mark.parametrize(
+    ("tier", "profile", "overrides"),
+    [("strict", "dev", {}), ("balanced", "nightly", {}), ("balanced", "dev", {"spectral.caps": 1})],
+)
+def test_what_is_unknown_is_refused(tier: str, profile: str, overrides: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=r"unknown|names no limit"):
+        resolve_policy(tier, profile, overrides)

@@ -1,0 +1,215 @@
+"""Reports here hold the few derived fields that the verdict reads."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invarlock.errors import DocumentError, UsageError
+from invarlock.verdict.compiling import compile_verdict, read_outcomes
+from invarlock.verdict.rendering import render_verdict_text
+from invarlock.verdict.summaries import summarise
+
+SUITES = Path(__file__).parents[3] / "suites"
+ROWS = {row["id"]: row for row in json.loads((SUITES / "scenarios.json").read_text())["scenarios"]}
+MODEL = "embedded/mistral-tiny"
+PATHS = {
+    "noop_control": "reports/embedded__mistral-tiny/noop_control/run_1/evaluation.report.json",
+    "prune_50pct_stress": "reports/embedded__mistral-tiny/prune_50pct_stress/run_1/evaluation.report.json",
+    "nan_injection": "reports/embedded__mistral-tiny/errors/nan_injection/evaluation.report.json",
+}
+
+
+def manifest(*names: str) -> dict[str, Any]:
+    return {
+        "schema": "evidence_pack_scenarios_v1",
+        "schema_version": 1,
+        "scenarios": [copy.deepcopy(ROWS[name]) for name in names],
+        "selection": {"cases": [{"model": MODEL, "scenario": name, "run": 1} for name in names]},
+    }
+
+
+def report(name: str, *, ratio: float | None = 1.0, invariants: str = "pass", caps: int = 0) -> dict[str, Any]:
+    acceptable = ratio is not None and ratio <= 1.1
+    gates = {"ratio": acceptable, "invariants": invariants == "pass"}
+    specs = {"noop_control": ("noop", "noop"), "prune_50pct_stress": ("magnitude_prune", "magnitude_prune:0.8:all")}
+    edit, spec = specs.get(name, (name, name))
+    return {
+        "meta": {"model_id": MODEL, "scenario": name, "run": 1},
+        "edit": {"name": edit, "spec": spec, "parameters": {}},
+        "primary_metric": {"ratio_vs_baseline": ratio},
+        "validation": {"primary_metric_acceptable": acceptable, "preview_final_drift_acceptable": True},
+        "invariants": {"status": invariants},
+        "spectral": {"status": "warn" if caps else "pass", "metrics": {"caps_applied": caps, "capped_modules": []}},
+        "rmt": {"status": "not_evaluated"},
+        "variance": {"status": "not_evaluated"},
+        "assurance": {"blocking_reasons": [f"{gate}: bad" for gate, holds in gates.items() if not holds]},
+    }
+
+
+HONEST = {
+    "noop_control": report("noop_control"),
+    "prune_50pct_stress": report("prune_50pct_stress", ratio=8.3, caps=20),
+    "nan_injection": report("nan_injection", ratio=None, invariants="fail"),
+}
+
+
+def verdict(reports: dict[str, dict[str, Any]], outcomes: list[dict[str, str]] | None = None) -> dict[str, Any]:
+    given = {PATHS[name]: (document, f"sha256:{'0' * 64}") for name, document in reports.items()}
+    return compile_verdict(manifest(*HONEST), given, outcomes, timestamp="2026-01-31T12:00:00Z")
+
+
+def test_an_honest_run_passes() -> None:
+    document = verdict(HONEST)
+
+    assert (document["verdict"], document["failed_requirements"]) == ("PASS", [])
+    assert all(document["criteria"].values())
+    assert [record["passed"] for record in document["records"]] == [True, True, True]
+    assert document["counts"]["error_injection_detected"] == 1
+    assert document["counts"]["primary_guard_required_hits"] == 2
+
+
+def test_a_clean_edit_that_fails_a_gate_is_named() -> None:
+    document = verdict(HONEST | {"noop_control": report("noop_control", ratio=1.5)})
+
+    assert document["verdict"] == "FAIL"
+    assert "mistral-tiny-noop_control-run1: must pass, but ratio: bad" in document["failed_requirements"]
+    assert not document["criteria"]["clean_all_pass"]
+
+
+def test_a_signal_where_nothing_was_edited_fails_though_every_gate_holds() -> None:
+    document = verdict(HONEST | {"noop_control": report("noop_control", caps=1)})
+
+    assert document["failed_requirements"] == [
+        "mistral-tiny-noop_control-run1: nothing was edited, but these guards signal: spectral"
+    ]
+
+
+def test_a_destructive_edit_that_passes_its_gates_fails_the_run() -> None:
+    document = verdict(HONEST | {"prune_50pct_stress": report("prune_50pct_stress")})
+
+    assert document["verdict"] == "FAIL"
+    assert "must fail, but passes every gate (ratio 1)" in document["failed_requirements"][0]
+    assert not document["criteria"]["stress_required_fail"]
+
+
+def test_a_fault_that_no_detector_sees_fails_the_run() -> None:
+    document = verdict(HONEST | {"nan_injection": report("nan_injection")})
+
+    assert document["failed_requirements"] == [
+        "mistral-tiny-nan_injection-run1: detector invariants_status (allowed ['fail']) missed, it saw 'pass'",
+        "mistral-tiny-nan_injection-run1: its primary guard invariants saw nothing",
+    ]
+    assert not document["criteria"]["error_injection_detected"]
+
+
+def test_a_missing_report_fails_the_run_with_what_pytest_said() -> None:
+    reports = {name: document for name, document in HONEST.items() if name != "nan_injection"}
+    outcomes = [
+        {"case": f"mistral-tiny-{name}-run1", "outcome": "passed", "message": ""}
+        for name in ("noop_control", "prune_50pct_stress")
+    ]
+    crash = {"case": "mistral-tiny-nan_injection-run1", "outcome": "failed", "message": "worker 'gw0' crashed"}
+
+    document = verdict(reports, [*outcomes, crash])
+
+    assert document["verdict"] == "FAIL"
+    assert document["missing"] == {"by_model": {MODEL: ["mistral-tiny-nan_injection-run1"]}}
+    assert document["failed_requirements"] == [
+        "mistral-tiny-nan_injection-run1: no report; pytest: failed, worker 'gw0' crashed"
+    ]
+
+
+def test_pytest_and_the_reports_must_agree() -> None:
+    said = [{"case": f"mistral-tiny-{name}-run1", "outcome": "passed", "message": ""} for name in HONEST]
+    errored = [*said[:2], {**said[2], "outcome": "error", "message": "teardown"}]
+
+    assert verdict(HONEST, said)["verdict"] == "PASS"
+    assert verdict(HONEST, errored)["failed_requirements"] == [
+        "mistral-tiny-nan_injection-run1: its report passes, but pytest says error, teardown"
+    ]
+    assert verdict(HONEST, said[:2])["failed_requirements"] == [
+        "mistral-tiny-nan_injection-run1: it has a report, but pytest did not run it"
+    ]
+    lying = verdict(HONEST | {"noop_control": report("noop_control", ratio=1.5)}, said)
+    assert "its report does not pass, but pytest says passed" in lying["failed_requirements"][-1]
+
+
+def test_a_report_of_another_case_is_not_taken_for_this_one() -> None:
+    swapped = verdict(HONEST | {"noop_control": HONEST["prune_50pct_stress"]})
+    other = copy.deepcopy(HONEST["prune_50pct_stress"])
+    other["edit"]["spec"] = "magnitude_prune:0.9:all"
+
+    assert "meta.scenario is 'prune_50pct_stress', planned 'noop_control'" in str(swapped["failed_requirements"])
+    assert "edit.spec is 'magnitude_prune:0.9:all', planned 'magnitude_prune:0.8:all'" in str(
+        verdict(HONEST | {"prune_50pct_stress": other})["failed_requirements"]
+    )
+
+
+def test_a_report_of_no_planned_case_fails_the_run() -> None:
+    reports = {path: (HONEST[name], "") for name, path in PATHS.items()} | {"reports/x/y/run_1/r.json": ({}, "")}
+
+    document = compile_verdict(manifest(*HONEST), reports)
+
+    assert document["failed_requirements"] == ["reports/x/y/run_1/r.json: a report of no planned case"]
+
+
+def test_half_of_the_informational_stress_must_signal() -> None:
+    names = ["quant_8bit_stress", "fp8_e5m2_stress"]
+    plan = manifest(*names)
+
+    def run(*caps: int) -> dict[str, Any]:
+        reports = {}
+        for name, count in zip(names, caps, strict=True):
+            document = report(name, caps=count)
+            document["edit"]["name"], _, _ = ROWS[name]["generation"]["edit_spec"].partition(":")
+            document["edit"]["spec"] = ROWS[name]["generation"]["edit_spec"]
+            reports[f"reports/embedded__mistral-tiny/{name}/run_1/evaluation.report.json"] = (document, "")
+        return compile_verdict(plan, reports)
+
+    assert run(1, 0)["verdict"] == "PASS"
+    assert run(0, 0)["failed_requirements"] == ["informational stress: 0 of 2 reports signal, at least half must"]
+
+
+def test_an_empty_selection_is_an_error_and_no_pass() -> None:
+    plan = manifest()
+
+    with pytest.raises(UsageError, match="its selection is empty"):
+        compile_verdict(plan, {})
+
+
+def test_an_unknown_detector_is_an_error_and_no_miss() -> None:
+    plan = manifest("nan_injection")
+    plan["scenarios"][0]["requirements"]["detectors_all_of"] = [{"kind": "horoscope"}]
+
+    with pytest.raises(DocumentError, match="detector kind 'horoscope' is unknown"):
+        compile_verdict(plan, {PATHS["nan_injection"]: (HONEST["nan_injection"], "")})
+
+
+def test_outcomes_are_read_from_the_node_ids() -> None:
+    tests = [{"nodeid": "suites/test_scenarios.py::test_scenario[a-b-run1]", "outcome": "passed"}]
+
+    assert read_outcomes({"tests": tests}) == [{"case": "a-b-run1", "outcome": "passed", "message": ""}]
+    with pytest.raises(DocumentError, match="pytest report: malformed"):
+        read_outcomes({"tests": [{}]})
+
+
+def test_the_summaries_add_up() -> None:
+    summaries = summarise(verdict(HONEST | {"nan_injection": report("nan_injection")}))
+
+    assert summaries["category_summary.json"]["error_injection"] == {
+        "records": 1, "passed": 0, "with_guard_flag": 0, "failed": [PATHS["nan_injection"]],
+    }  # fmt: skip
+    assert summaries["guard_signal_summary.json"]["spectral"]["signals"] == 1
+    assert summaries["guard_signal_summary.json"]["rmt"]["evaluated"] == 0
+    assert [row["name"] for row in summaries["scenario_signal_summary.json"]] == list(HONEST)
+
+
+def test_the_text_says_the_verdict_first_and_names_what_failed() -> None:
+    text = render_verdict_text(verdict(HONEST | {"nan_injection": report("nan_injection")}))
+
+    assert text.startswith("Verdict: FAIL\n\n2 of 3 cases as expected on 1 models")
+    assert "  - mistral-tiny-nan_injection-run1: its primary guard invariants saw nothing" in text
+    assert "NOT AS EXPECTED" in text

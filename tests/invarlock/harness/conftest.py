@@ -1,0 +1,73 @@
+"""Running pytest over the suites as a user does, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+# enough windows for every expectation, few enough for a second a case
+SMALL = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "OMP_NUM_THREADS": "1"}
+RUN_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished pytest: its exit status, what it printed, and the run directory it was given."""
+
+    status: int
+    output: str
+    directory: Path
+
+    @property
+    def pack(self) -> Path:
+        return self.directory / "evidence_pack"
+
+
+RunPytest = Callable[..., Ran]
+
+
+@pytest.fixture
+def run_pytest(tmp_path: Path) -> RunPytest:
+    """Return a function from pytest's arguments to a finished run; ``suites`` is a suites folder, by default ours."""
+
+    def run(*arguments: str, suites: Path = ROOT / "suites", directory: Path | None = None, **variables: str) -> Ran:
+        target = directory or tmp_path / "run"
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_", "OUTPUT_DIR", "GITHUB_STEP"))
+        }
+        command = [sys.executable, "-m", "pytest", *arguments]
+        if not any(str(argument).startswith(str(suites)) for argument in arguments):
+            command.append(str(suites))
+        command += ["-p", "no:cacheprovider", "--output-dir", str(target)]
+        if suites != ROOT / "suites":
+            command += ["-p", "invarlock.harness.plugin", "--rootdir", str(suites.parent)]
+        done = subprocess.run(
+            command,
+            cwd=ROOT if suites == ROOT / "suites" else suites.parent,
+            env={**clean, **SMALL, **variables},
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout + done.stderr, target)
+
+    return run
+
+
+@pytest.fixture
+def own_suites(tmp_path: Path) -> Path:
+    """Return a copy of the suites folder that a test may change."""
+    folder = tmp_path / "project" / "suites"
+    shutil.copytree(ROOT / "suites", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder

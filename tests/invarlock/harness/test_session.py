@@ -1,0 +1,270 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+NOOP = "mistral-tiny-noop_control-run1"
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def verify(pack: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "invarlock.packer", "verify", str(pack), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_collecting_imports_no_torch_and_shows_every_smoke_case(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "no_torch.py").write_text(
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'transformers', 'safetensors'):\n"
+        "            raise AssertionError(f'{name} is imported at collection')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+    )
+
+    ran = run_pytest("--collect-only", "-q", "-p", "no_torch", PYTHONPATH=str(tmp_path))
+
+    assert ran.status == 0, ran.output
+    assert ran.output.count("test_scenario[") == 48
+    assert f"suites/test_scenarios.py::test_scenario[{NOOP}]" in ran.output
+    assert not ran.directory.exists()
+
+
+def test_collecting_says_what_this_version_does_not_run(run_pytest: Callable[..., Any]) -> None:
+    ran = run_pytest("--collect-only")
+
+    assert "invarlock: suite smoke" in ran.output
+    assert "not run by this version: quant_8bit_stress" in ran.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (("-m", "smoke and clean"), 15),
+        (("-m", "clean"), 15),
+        (("-m", "smoke and error_injection", "-k", "qwen2"), 9),
+        (("--scenario-ids", "nan_injection,prune_clean"), 6),
+        (("-m", "subset"), 28),
+    ],
+)
+def test_marks_keywords_and_scenario_ids_select_cases(
+    run_pytest: Callable[..., Any], arguments: tuple[str, ...], count: int
+) -> None:
+    ran = run_pytest("--collect-only", "-q", *arguments)
+
+    assert ran.output.count("::test_scenario[") == count, ran.output
+
+
+def test_one_scenario_leaves_a_signed_pack_that_says_what_was_selected(run_pytest: Callable[..., Any]) -> None:
+    ran = run_pytest("-k", "noop_control and mistral")
+
+    assert ran.status == 0, ran.output
+    assert "Verdict: PASS" in ran.output
+    assert "a key made for this run" in ran.output
+    selection = load(ran.pack / "metadata" / "scenarios.json")["selection"]
+    assert selection["cases"] == [{"model": "embedded/mistral-tiny", "run": 1, "scenario": "noop_control"}]
+    assert selection["expression"]["-k"] == "noop_control and mistral"
+    command = next(line for line in ran.output.splitlines() if line.startswith("verify it with: "))
+    printed = command.removeprefix("verify it with: ").split(" verify ")[1].split()
+    checked = subprocess.run([sys.executable, "-m", "invarlock.packer", "verify", *printed], check=False, cwd=ROOT)
+    assert checked.returncode == 0
+    assert not list((ran.directory / "embedded__mistral-tiny" / "models").glob("*/model.safetensors"))
+
+
+def test_two_workers_measure_what_one_process_measures(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+    select = ("-k", "mistral and (noop or nan_injection or prune_clean)")
+
+    one = run_pytest(*select, directory=tmp_path / "one")
+    two = run_pytest(*select, "-n", "2", directory=tmp_path / "two")
+
+    assert (one.status, two.status) == (0, 0), one.output + two.output
+    reports = sorted(path.relative_to(one.pack) for path in one.pack.glob("reports/**/evaluation.report.json"))
+    assert len(reports) == 3
+    for path in reports:
+        first, second = load(one.pack / path), load(two.pack / path)
+        for report in (first, second):
+            report.pop("telemetry")
+            report["baseline_ref"].pop("report_sha256")
+        # the sum of a matrix product depends on how many threads share it
+        spectra = [report.pop("spectral")["raw"]["subject"]["modules"] for report in (first, second)]
+        assert first == second
+        for name, module in spectra[0].items():
+            assert module["sigma"] == pytest.approx(spectra[1][name]["sigma"], rel=1e-5)
+
+
+def test_a_node_id_can_be_pasted_back(run_pytest: Callable[..., Any]) -> None:
+    ran = run_pytest(f"{ROOT}/suites/test_scenarios.py::test_scenario[{NOOP}]", "--collect-only", "-q")
+
+    assert (ran.status, ran.output.count("test_scenario[")) == (0, 1), ran.output
+
+
+def test_an_empty_selection_is_an_error_that_leaves_nothing(run_pytest: Callable[..., Any]) -> None:
+    ran = run_pytest("-k", "no_such_scenario")
+
+    assert ran.status == 5
+    assert "no case is selected" in ran.output
+    assert not ran.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--scenario-ids", "nan_injektion"), "--scenario-ids: 'nan_injektion' is unknown; known: extreme_quant"),
+        (("--scenario-ids", "rmt_norm_noise"), "--scenario-ids: 'rmt_norm_noise' cannot be run: needs the rmt guard"),
+        (("-m", "smoke or subset"), "-m names the suites smoke and subset; a run has one"),
+        (("--tier", "strict"), "--tier: 'strict' is not allowed"),
+        (("-m", "subset"), "mistralai/Mistral-7B-v0.1: it comes from the hub, which this version cannot fetch from"),
+        (("--signing-key", "absent.pem", "-k", "noop"), "--signing-key: absent.pem: no such file"),
+    ],
+)
+def test_what_cannot_work_is_refused_on_one_line_before_anything_starts(
+    run_pytest: Callable[..., Any], arguments: tuple[str, ...], message: str
+) -> None:
+    ran = run_pytest(*arguments)
+
+    assert ran.status == 4, ran.output
+    assert message in ran.output
+    assert "Traceback" not in ran.output
+    assert not ran.directory.exists()
+
+
+def test_a_run_directory_that_holds_something_is_not_written_to(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+
+    ran = run_pytest("-k", "noop")
+
+    assert ran.status == 4
+    assert "exists and is not empty; name another folder" in ran.output
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_a_clean_edit_that_destroys_the_model_fails_the_run(run_pytest: Callable[..., Any], own_suites: Path) -> None:
+    catalog = own_suites / "scenarios.json"
+    document = load(catalog)
+    row = next(row for row in document["scenarios"] if row["id"] == "quant_4bit_clean")
+    row["generation"]["edit_spec"] = "magnitude_prune:0.9:all"
+    catalog.write_text(json.dumps(document))
+
+    ran = run_pytest("-k", "mistral and quant_4bit_clean", suites=own_suites)
+
+    assert ran.status == 1, ran.output
+    assert "Verdict: FAIL" in ran.output
+    assert "must pass, but primary_metric_acceptable: ratio" in ran.output
+    assert verify(ran.pack, "--strict").returncode == 0
+    assert verify(ran.pack, "--strict", "--require-pass").returncode == 7
+
+
+def test_a_fault_that_does_nothing_fails_the_run(run_pytest: Callable[..., Any], own_suites: Path) -> None:
+    with (own_suites / "conftest.py").open("a") as stream:
+        stream.write(
+            "\n\n@pytest.fixture(autouse=True)\n"
+            "def faults_that_do_nothing(bench, monkeypatch):\n"
+            "    from invarlock.catalog.edit_specs import EditSpec\n"
+            "    from invarlock.edits.application import apply_edits\n"
+            "    from invarlock.harness import bench as module\n"
+            "    real = module.inject_fault\n"
+            "    def nothing(name, baseline, subject, params):\n"
+            "        import shutil\n"
+            "        summary = real(name, baseline, subject, params)\n"
+            "        shutil.rmtree(subject)\n"
+            "        apply_edits(baseline, {subject: EditSpec('noop')})\n"
+            "        return summary\n"
+            "    monkeypatch.setattr(module, 'inject_fault', nothing)\n"
+        )
+
+    ran = run_pytest("-k", "mistral and nan_injection", suites=own_suites)
+
+    assert ran.status == 1, ran.output
+    assert "detector invariants_status (allowed ['fail']) missed, it saw 'pass'" in ran.output
+    assert "its primary guard invariants saw nothing" in ran.output
+    assert load(ran.directory / "reports" / "final_verdict.json")["verdict"] == "FAIL"
+
+
+def test_a_report_that_is_gone_at_the_end_fails_the_run(run_pytest: Callable[..., Any], own_suites: Path) -> None:
+    with (own_suites / "conftest.py").open("a") as stream:
+        stream.write(
+            "\n\n@pytest.hookimpl(tryfirst=True)\n"
+            "def pytest_sessionfinish(session):\n"
+            "    run = session.config.pluginmanager.getplugin('invarlock-session').run\n"
+            "    for path in run.directory.path.glob('*/reports/errors/inf_injection/evaluation.report.json'):\n"
+            "        path.unlink()\n"
+        )
+
+    ran = run_pytest("-k", "mistral and (noop or inf_injection)", suites=own_suites)
+
+    assert ran.status == 1, ran.output
+    assert "mistral-tiny-inf_injection-run1: no report; pytest: passed" in ran.output
+    verdict = load(ran.directory / "reports" / "final_verdict.json")
+    assert verdict["missing"]["by_model"] == {"embedded/mistral-tiny": ["mistral-tiny-inf_injection-run1"]}
+
+
+def test_a_case_whose_worker_dies_fails_the_run_and_the_others_are_done(
+    run_pytest: Callable[..., Any], own_suites: Path
+) -> None:
+    with (own_suites / "conftest.py").open("a") as stream:
+        stream.write(
+            "\n\n@pytest.fixture(autouse=True)\n"
+            "def killed(case):\n"
+            "    import os, signal\n"
+            "    if case.scenario.id == 'inf_injection':\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+
+    ran = run_pytest("-k", "mistral and (noop or inf_injection)", "-n", "1", suites=own_suites)
+
+    assert ran.status == 1, ran.output
+    assert "mistral-tiny-inf_injection-run1: no report; pytest: failed, worker 'gw0' crashed" in ran.output
+    assert len(load(ran.directory / "reports" / "final_verdict.json")["records"]) == 1
+
+
+def test_a_run_that_is_stopped_leaves_a_verdict_and_no_pack(run_pytest: Callable[..., Any], own_suites: Path) -> None:
+    model = own_suites / "embedded" / "mistral-tiny" / "config.json"
+    model.write_text(model.read_text().replace('"use_cache": true', '"use_cache": false'))
+
+    ran = run_pytest("-x", "-k", "mistral and clean", suites=own_suites)
+
+    assert ran.status != 0
+    assert "its digest is sha256:" in ran.output
+    assert "expected sha256:573f2f12" in ran.output
+    assert "no pack was built" in ran.output
+    assert load(ran.directory / "reports" / "final_verdict.json")["verdict"] == "FAIL"
+    assert not ran.pack.exists()
+
+
+def test_without_a_pack_or_a_signature_when_asked(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+    unsigned = run_pytest("-k", "mistral and noop", "--unsigned", directory=tmp_path / "unsigned")
+    none = run_pytest("-k", "mistral and noop", "--no-pack", directory=tmp_path / "none")
+
+    assert (unsigned.status, none.status) == (0, 0), unsigned.output + none.output
+    assert not (unsigned.pack / "manifest.signature.json").exists()
+    assert verify(unsigned.pack).returncode == 0
+    assert verify(unsigned.pack, "--strict").returncode == 5
+    assert not none.pack.exists()
+    assert load(none.directory / "reports" / "final_verdict.json")["verdict"] == "PASS"
+
+
+def test_a_project_without_a_suites_folder_does_not_notice_the_plugin(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "test_mine.py").write_text("def test_mine(): assert 1 + 1 == 2\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0
+    assert "invarlock" not in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"conftest.py", "test_mine.py"}

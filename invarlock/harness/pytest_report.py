@@ -11,7 +11,8 @@ from typing import Any
 MAX_MESSAGE_CHARACTERS = 500
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w.+@-]+/)+(?=[\w.+@-])")
-_WORKER = re.compile(r"\[gw\d+\]")
+# xdist begins a message with its worker's platform and interpreter
+_WORKER = re.compile(r"\[gw\d+\] \S+ -- Python \S+ \S+\s*")
 
 
 def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> dict[str, Any]:
@@ -38,6 +39,6 @@ def _reduce_test(test: Mapping[str, Any], run_directory: Path) -> dict[str, Any]
 def _message(stage: Mapping[str, Any], run_directory: Path) -> str:
     crash = stage.get("crash")
     text = crash["message"] if isinstance(crash, Mapping) else str(stage.get("longrepr", ""))
-    text = text.replace(f"{run_directory}/", "")
-    line = " ".join(_WORKER.sub("", _ABSOLUTE_PATH.sub("", text)).split())
+    text = _WORKER.sub("", text).replace(f"{run_directory}/", "")
+    line = " ".join(_ABSOLUTE_PATH.sub("", text).split())
     return line if len(line) <= MAX_MESSAGE_CHARACTERS else f"{line[: MAX_MESSAGE_CHARACTERS - 3]}..."

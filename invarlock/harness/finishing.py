@@ -65,6 +65,9 @@ def finish_run(run: Run, cases: Sequence[Case], pytest_report: Mapping[str, Any]
         summarise_seconds(report for report, _ in found.documents.values()),
     )
     text = render_verdict_text(verdict).rstrip("\n").split("\n")
+    skipped = [scenario.id for scenario in run.catalog.not_runnable()]
+    if skipped:
+        text += ["", f"not run by this version: {', '.join(skipped)}"]
     lines = [*text, "", *found.problems]
     passed = verdict["verdict"] == "PASS"
     if run.settings["no_pack"]:

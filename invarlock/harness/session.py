@@ -6,6 +6,7 @@ only runs cases. Both collect the same cases from the same files.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,6 +159,10 @@ class Controller(SuiteSession):
             session.shouldstop or session.shouldfail
         )
         self.ending = finish_run(self.run, self.planned, report, interrupted=interrupted)
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if summary:
+            with Path(summary).open("a", encoding="utf-8") as stream:
+                stream.write("\n".join(["```", *self.ending.lines, "```", ""]))
         if session.exitstatus == pytest.ExitCode.OK and not self.ending.passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

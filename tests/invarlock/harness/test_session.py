@@ -64,10 +64,15 @@ def test_marks_keywords_and_scenario_ids_select_cases(
     assert ran.output.count("::test_scenario[") == count, ran.output
 
 
-def test_one_scenario_leaves_a_signed_pack_that_says_what_was_selected(run_pytest: Callable[..., Any]) -> None:
-    ran = run_pytest("-k", "noop_control and mistral")
+def test_one_scenario_leaves_a_signed_pack_that_says_what_was_selected(
+    run_pytest: Callable[..., Any], tmp_path: Path
+) -> None:
+    summary = tmp_path / "summary.md"
+
+    ran = run_pytest("-k", "noop_control and mistral", GITHUB_STEP_SUMMARY=str(summary))
 
     assert ran.status == 0, ran.output
+    assert "Verdict: PASS" in summary.read_text()
     assert "Verdict: PASS" in ran.output
     assert "a key made for this run" in ran.output
     selection = load(ran.pack / "metadata" / "scenarios.json")["selection"]

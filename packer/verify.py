@@ -7,7 +7,7 @@ errors of that class are listed. Nothing but the manifest is parsed before the s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,8 @@ from invarlock.packer.checksums import CHECKSUMS_NAME, CONTROL_FILES, MANIFEST_N
 from invarlock.packer.claims import PackData, check_claims, evidence_level, join_envelopes
 from invarlock.packer.edit_records import check_edit_records
 from invarlock.packer.pack_folder import PackFolder, open_pack
-from invarlock.packer.signature import verify_manifest
-from invarlock.packer.trust import DEFAULT_STORE, Authenticity, judge_signer, read_trust_store
+from invarlock.packer.signature import MAX_SIGNATURE_FILE_BYTES, verify_manifest
+from invarlock.packer.trust import DEFAULT_STORE, Authenticity, TrustedSigner, judge_signer, read_trust_store
 
 from invarlock.errors import (
     DocumentError,
@@ -103,26 +103,34 @@ def verify_pack(path: Path, options: VerifyOptions) -> VerifyResult:
     """Verify a pack; what is wrong with it is in the result, never raised.
 
     Raises:
-        UsageError: when the options exclude each other or the trust store cannot be read.
+        UsageError: when the options exclude each other or the trust store is malformed.
+        MissingFileError: when there is no such trust store.
     """
     if options.strict and options.report_assurance == "off":
         raise UsageError("--strict and --report-assurance off exclude each other; drop one")
     result = VerifyResult(path, options)
+    store_path = options.trust_store
+    if store_path is None and DEFAULT_STORE.expanduser().is_file():
+        store_path = DEFAULT_STORE.expanduser()
+    store = None if store_path is None else read_trust_store(store_path)
+    result.trust_store = None if store_path is None else str(store_path)
     try:
         with open_pack(path) as folder:
-            _verify(folder, options, result)
-    except UsageError:
-        raise
+            _verify(folder, options, store, result)
     except InvarLockError as error:
         _fail(result, error.exit_code, path.name, [str(error)])
     return result
 
 
-def _verify(folder: PackFolder, options: VerifyOptions, result: VerifyResult) -> None:
+def _verify(
+    folder: PackFolder, options: VerifyOptions, store: Sequence[TrustedSigner] | None, result: VerifyResult
+) -> None:
     sealed = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
     checksums = folder.read(CHECKSUMS_NAME, MAX_CHECKSUMS_BYTES)
     manifest = _read_manifest(sealed)
-    _check_signature(folder, sealed, manifest, options, result)
+    result.signer = _check_signature(folder, sealed, manifest, options, result)
+    if result.signer is not None:
+        _check_trust(result.signer, manifest, options, store, result)
     data, problems = _read_files(folder, checksums, manifest, options, result)
     problems += list(_reference_problems(manifest, data)) + list(check_edit_records(data))
     if problems:
@@ -166,26 +174,34 @@ def _read_manifest(sealed: bytes) -> dict[str, Any]:
 
 def _check_signature(
     folder: PackFolder, sealed: bytes, manifest: Mapping[str, Any], options: VerifyOptions, result: VerifyResult
-) -> None:
+) -> str | None:
+    """Return the signer of a manifest, None for a pack that is not signed and need not be."""
     claimed = manifest.get("signing_key_fingerprint")
     try:
-        signature = folder.read(SIGNATURE_NAME, MAX_MANIFEST_BYTES)
+        signature = folder.read(SIGNATURE_NAME, MAX_SIGNATURE_FILE_BYTES)
     except MissingFileError:
         if options.strict or claimed is not None or options.expected_fingerprint is not None:
             named = f", the manifest names the signer {claimed}" if claimed else ""
             raise SignatureError(f"{SIGNATURE_NAME}: missing, the pack is not signed{named}") from None
         result.warnings.append("the pack is not signed: anybody could have made it")
-        return
-    result.signer = verify_manifest(sealed, signature)
-    if claimed is not None and claimed != result.signer:
-        raise SignatureError(f"{MANIFEST_NAME}: signing_key_fingerprint is {claimed}, the signer is {result.signer}")
-    store_path = options.trust_store
-    if store_path is None and DEFAULT_STORE.expanduser().is_file():
-        store_path = DEFAULT_STORE.expanduser()
-    store = None if store_path is None else read_trust_store(store_path)
-    result.trust_store = None if store_path is None else str(store_path)
+        return None
+    except IntegrityError as error:
+        raise SignatureError(str(error)) from None
+    signer = verify_manifest(sealed, signature)
+    if claimed is not None and claimed != signer:
+        raise SignatureError(f"{MANIFEST_NAME}: signing_key_fingerprint is {claimed}, the signer is {signer}")
+    return signer
+
+
+def _check_trust(
+    signer: str,
+    manifest: Mapping[str, Any],
+    options: VerifyOptions,
+    store: Sequence[TrustedSigner] | None,
+    result: VerifyResult,
+) -> None:
     for moment in (options.at or datetime.now(UTC), _generated_at(manifest)):
-        trust = judge_signer(result.signer, options.expected_fingerprint, store, moment)
+        trust = judge_signer(signer, options.expected_fingerprint, store, moment)
         result.authenticity = trust.authenticity
         if trust.reason is not None:
             raise SignatureError(trust.reason)

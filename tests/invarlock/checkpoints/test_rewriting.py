@@ -144,7 +144,7 @@ def test_tensors_of_several_types_stay_aligned(tmp_path: Path) -> None:
     source.mkdir()
     (source / "config.json").write_text('{"model_type": "llama"}')
     made = {
-        "a": torch.ones(3, dtype=torch.int8),
+        "a": torch.ones(4, dtype=torch.int8),
         "b": torch.ones(3, dtype=torch.bfloat16),
         "c": torch.arange(3.0),
         "d": torch.tensor(True),
@@ -164,7 +164,7 @@ def test_tensors_of_several_types_stay_aligned(tmp_path: Path) -> None:
     assert header_bytes % 8 == 0
     for name, row in json.loads(data[8 : 8 + header_bytes]).items():
         assert row["data_offsets"][0] % found[name].element_size() == 0, name
-    expected = {**made, "g": torch.arange(1.0, 4.0), "h": torch.full((3,), 2, dtype=torch.int8)}
+    expected = {**made, "g": torch.arange(1.0, 4.0), "h": torch.full((4,), 2, dtype=torch.int8)}
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype

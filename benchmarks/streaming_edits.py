@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -53,13 +52,19 @@ def edit(baseline: Path, subject: Path, spec: str) -> None:
     from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
     from invarlock.edits.application import apply_edits
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_resident_bytes()
     parsed = parse_edit_spec(spec)
     assert isinstance(parsed, EditSpec)
     started = time.perf_counter()
     apply_edits(baseline, {subject: parsed})
     seconds = time.perf_counter() - started
-    print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before]))
+    print(json.dumps([seconds, peak_resident_bytes() - before]))
+
+
+def peak_resident_bytes() -> int:
+    """Return this process's own peak; ru_maxrss would start at that of the process which began it."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def main() -> None:

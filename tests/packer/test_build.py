@@ -1,0 +1,106 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock.packer.assembly import gather_files
+from invarlock.packer.build import PackContent, build_pack
+from invarlock.packer.verify import VerifyOptions, verify_pack
+
+from invarlock.errors import MissingFileError, ReportError, UsageError
+
+TIME = "2026-01-31T12:00:00Z"
+
+
+def content(run: Path) -> PackContent:
+    state = run / "state"
+    return gather_files(
+        reports=sorted(run.glob("embedded__*/reports/**/evaluation.report.json")),
+        baselines=list(run.glob("embedded__*/baseline/evaluation.report.json")),
+        scenarios=state / "scenarios.json",
+        final_verdict=run / "reports" / "final_verdict.json",
+        pytest_report=state / "pytest_report.json",
+        source_repo=state / "source_repo.json",
+        environment=state / "environment.json",
+    )
+
+
+@pytest.fixture
+def run(real_run: Any, tmp_path: Path) -> Path:
+    """A copy of the real run's files that a test may change."""
+    target = tmp_path / "run"
+    shutil.copytree(real_run.directory, target, ignore=shutil.ignore_patterns("evidence_pack", "models"))
+    return target
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_content_and_key_give_the_same_bytes(run: Path, real_run: Any, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        build_pack(tmp_path / name, content(run), real_run.key, TIME)
+
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert verify_pack(tmp_path / "one", VerifyOptions(strict=True)).code == 0
+
+
+def test_a_pack_names_no_folder_of_the_machine_that_made_it(real_run: Any) -> None:
+    text = b"".join(files(real_run.pack).values())
+
+    for name in (str(real_run.directory), str(Path.home()), os.uname().nodename):
+        assert name.encode() not in text
+
+
+def test_an_existing_folder_is_never_written_to(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(UsageError, match="exists; a pack is never changed"):
+        build_pack(tmp_path / "out", content(run), None, TIME)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_report_that_does_not_verify_stops_the_build_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    path = next(run.glob("embedded__*/reports/noop_control/run_1/evaluation.report.json"))
+    report = json.loads(path.read_bytes())
+    report["primary_metric"]["ratio_vs_baseline"] = 0.5
+    path.write_text(json.dumps(report))
+    before = set(tmp_path.iterdir())
+
+    with pytest.raises(ReportError, match=r"primary_metric\.ratio_vs_baseline: 0\.5, derived 1\.0"):
+        build_pack(tmp_path / "out", content(run), None, TIME)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_verdict_that_does_not_follow_stops_the_build(run: Path, tmp_path: Path) -> None:
+    path = run / "reports" / "final_verdict.json"
+    path.write_text(path.read_text().replace('"clean_total": 1', '"clean_total": 2'))
+
+    with pytest.raises(ReportError, match=r"counts\.clean_total: 2, derived 1; the verdict does not follow"):
+        build_pack(tmp_path / "out", content(run), None, TIME)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_without_its_runtime_manifest_is_not_packed(run: Path) -> None:
+    next(run.glob("embedded__*/reports/noop_control/run_1/runtime.manifest.json")).unlink()
+
+    with pytest.raises(MissingFileError, match=r"runtime\.manifest\.json: no such file"):
+        content(run)
+
+
+def test_what_a_killed_builder_left_is_removed_and_what_a_live_one_has_is_kept(run: Path, tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead = tmp_path / f".out.staging-{int(gone.stdout)}-00000000"
+    alive = tmp_path / f".out.staging-{os.getpid()}-00000000"
+    for folder in (dead, alive):
+        (folder / "reports").mkdir(parents=True)
+
+    build_pack(tmp_path / "out", content(run), None, TIME)
+
+    assert not dead.exists()
+    assert alive.exists()
+    assert (tmp_path / "out" / "manifest.json").is_file()

@@ -1,0 +1,191 @@
+import json
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from invarlock.packer.checksums import read_checksums, write_checksums
+from invarlock.packer.keys import (
+    fingerprint,
+    load_signing_key,
+    make_signing_key,
+    public_pem,
+    read_public_pem,
+    write_key_pair,
+)
+from invarlock.packer.signature import sign_manifest, verify_manifest
+from invarlock.packer.trust import judge_signer, read_trust_store
+
+from invarlock.errors import IntegrityError, MissingFileError, SignatureError, UsageError
+from invarlock.jsonio import dump_json
+
+VECTOR_BODY = "MCowBQYDK2VwAyEAezFMGltIuByCvbv7E+8jQhT3pM57oYR24XYc7MmDz4E="
+VECTOR_FINGERPRINT = "sha256:cc17b2af6579f5de01e74d91e93528b04670ff89f907ec3ba786a69065435605"
+ORDER = 2**252 + 27742317777372353535851937790883648493
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+SIGNER = f"sha256:{'a' * 64}"
+
+
+def test_a_key_of_another_implementation_has_the_fingerprint_that_it_published() -> None:
+    public = read_public_pem(f"-----BEGIN PUBLIC KEY-----\n{VECTOR_BODY}\n-----END PUBLIC KEY-----\n")
+
+    assert fingerprint(public) == VECTOR_FINGERPRINT
+    assert VECTOR_BODY in public_pem(public)
+
+
+def test_a_key_pair_is_written_once_and_the_private_key_for_its_owner_alone(tmp_path: Path) -> None:
+    key = make_signing_key()
+
+    private, public = write_key_pair(tmp_path / "maker", key)
+
+    assert (private.name, public.name) == ("maker.pem", "maker.pub.pem")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert load_signing_key(private) == key
+    assert read_public_pem(public.read_text()) == key.public
+    with pytest.raises(UsageError, match=r"maker\.pem: exists, it is not overwritten"):
+        write_key_pair(tmp_path / "maker", make_signing_key())
+    assert load_signing_key(private) == key
+
+
+def test_a_pair_that_cannot_be_whole_is_not_begun(tmp_path: Path) -> None:
+    (tmp_path / "maker.pub.pem").write_text("mine")
+
+    with pytest.raises(UsageError, match=r"maker\.pub\.pem: exists"):
+        write_key_pair(tmp_path / "maker", make_signing_key())
+    assert [path.name for path in tmp_path.iterdir()] == ["maker.pub.pem"]
+
+
+@pytest.mark.parametrize("text", ["", "not a key", public_pem(b"\0" * 32), "-----BEGIN PRIVATE KEY-----\n\n"])
+def test_a_file_that_is_no_private_key_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "key.pem").write_text(text)
+
+    with pytest.raises(UsageError, match=r"key\.pem: "):
+        load_signing_key(tmp_path / "key.pem")
+    with pytest.raises(MissingFileError, match="make a key with keygen"):
+        load_signing_key(tmp_path / "none.pem")
+
+
+def test_a_private_key_does_not_show_in_its_representation() -> None:
+    key = make_signing_key()
+
+    assert key.seed.hex() not in repr(key)
+    assert repr(key.seed) not in repr(key)
+
+
+def changed(document: dict[str, Any], **parts: Any) -> bytes:
+    document = {**document, **parts}
+    return dump_json(document)
+
+
+@pytest.mark.parametrize(
+    "public",
+    [
+        bytes([1]) + bytes(31),  # the identity
+        bytes(32),  # a point of order 4
+        bytes.fromhex("ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),  # order 2
+        bytes.fromhex("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),  # the identity, not reduced
+    ],
+)
+def test_a_key_that_proves_nothing_is_refused(public: bytes) -> None:
+    signature = sign_manifest(b"manifest", make_signing_key())
+    data = changed(
+        signature,
+        public_key={"encoding": "pem", "value": public_pem(public)},
+        signing_key_fingerprint=fingerprint(public),
+    )
+
+    with pytest.raises(SignatureError, match="small-order or non-canonical"):
+        verify_manifest(b"manifest", data)
+
+
+def test_a_signature_whose_scalar_is_not_reduced_is_refused() -> None:
+    import base64
+
+    signature = sign_manifest(b"manifest", make_signing_key())
+    raw = base64.b64decode(signature["signature"]["value"])
+    scalar = int.from_bytes(raw[32:], "little") + ORDER
+    other = base64.b64encode(raw[:32] + scalar.to_bytes(32, "little")).decode()
+
+    assert verify_manifest(b"manifest", dump_json(signature)) == signature["signing_key_fingerprint"]
+    with pytest.raises(SignatureError, match="does not hold"):
+        verify_manifest(b"manifest", changed(signature, signature={"encoding": "base64", "value": other}))
+
+
+def store(tmp_path: Path, document: Any) -> Path:
+    path = tmp_path / "trusted.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [SIGNER],
+        [{"fingerprint": SIGNER, "name": "us"}],
+        {"trusted_signers": [SIGNER]},
+        {"fingerprints": [SIGNER.upper().replace("SHA256", "sha256")]},
+    ],
+)
+def test_every_form_of_a_trust_store_is_read(tmp_path: Path, document: Any) -> None:
+    signers = read_trust_store(store(tmp_path, document))
+
+    assert judge_signer(SIGNER, None, signers, NOW).authenticity == "pinned"
+    assert judge_signer(f"sha256:{'b' * 64}", None, signers, NOW).authenticity == "mismatch"
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"revoked": True}, "it is revoked"),
+        ({"not_before": "2026-07-01T00:00:00Z"}, "it is trusted from 2026-07-01"),
+        ({"not_after": "2026-05-01T00:00:00Z"}, "it was trusted until 2026-05-01"),
+    ],
+)
+def test_a_signer_is_trusted_in_their_time_and_until_revoked(
+    tmp_path: Path, entry: dict[str, Any], reason: str
+) -> None:
+    signers = read_trust_store(store(tmp_path, [SIGNER, {"fingerprint": SIGNER, **entry}]))
+
+    trust = judge_signer(SIGNER, None, signers, NOW)
+
+    assert trust.authenticity == "mismatch"
+    assert reason in str(trust.reason)
+
+
+@pytest.mark.parametrize(
+    "document", [{}, "x", [1], ["sha256:00"], [{"fingerprint": SIGNER, "trusted": True}], [{"revoked": True}]]
+)
+def test_what_is_no_trust_store_is_a_usage_error(tmp_path: Path, document: Any) -> None:
+    with pytest.raises(UsageError, match=r"trusted\.json"):
+        read_trust_store(store(tmp_path, document))
+
+
+NAMES = st.lists(st.text("abcdefgh012._-", min_size=1, max_size=8), min_size=1, max_size=4).map("/".join)
+
+
+@given(st.dictionaries(NAMES, st.text("0123456789abcdef", min_size=64, max_size=64), min_size=1, max_size=8))
+def test_checksums_read_back_as_they_were_written(digests: dict[str, str]) -> None:
+    try:
+        data = write_checksums(digests)
+    except IntegrityError:
+        # the names '.' and '..'
+        assert any(part in (".", "..") for path in digests for part in path.split("/"))
+        return
+
+    assert read_checksums(data) == digests
+    assert data == b"".join(sorted(data.splitlines(keepends=True), key=lambda line: line[66:]))
+
+
+@given(st.binary(max_size=65))
+def test_bytes_too_short_for_a_line_are_an_integrity_error(data: bytes) -> None:
+    with pytest.raises(IntegrityError, match=r"checksums\.sha256: "):
+        read_checksums(data)
+
+
+@pytest.mark.parametrize("twins", [("a/Straße", "a/STRASSE"), ("caf\u00e9", "cafe\u0301"), ("A", "a")])
+def test_names_that_a_filesystem_could_take_for_one_are_refused(twins: tuple[str, str]) -> None:
+    with pytest.raises(IntegrityError, match="differ only by case or normalisation"):
+        write_checksums(dict.fromkeys(twins, "0" * 64))

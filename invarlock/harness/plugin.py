@@ -23,13 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         if setting.option is None:
             continue
         variables = f" [{', '.join(setting.variables)}]" if setting.variables else ""
-        group.addoption(
-            setting.option,
-            action="store_true" if setting.flag else "store",
-            default=False if setting.flag else None,
-            dest=f"invarlock_{setting.name}",
-            help=setting.help + variables,
-        )
+        destination, text = f"invarlock_{setting.name}", setting.help + variables
+        if setting.flag:
+            group.addoption(setting.option, action="store_true", default=False, dest=destination, help=text)
+        else:
+            name = setting.option.removeprefix("--").replace("-", "_").upper()
+            group.addoption(setting.option, default=None, dest=destination, metavar=name, help=text)
 
 
 @pytest.hookimpl(tryfirst=True)

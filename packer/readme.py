@@ -17,8 +17,9 @@ them, where they come from, and checksums of all of it{signed}. It holds no weig
 
 ## Check it
 
+Install the core of InvarLock {version}, from a source that you trust, and in this folder:
+
 ```
-pip install invarlock
 python -m invarlock.packer verify . --strict --report-assurance report
 sha256sum -c checksums.sha256
 ```

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invarlock.errors import EvaluationError
+from invarlock.evaluation.comparison import WindowPlan
 from invarlock.evaluation.windows import draw_windows, window_id
 
 
@@ -55,3 +56,9 @@ def test_every_draw_has_distinct_windows_of_the_right_length(preview: int, final
 
     assert len({*draw.preview.ids, *draw.final.ids}) == preview + final
     assert draw.preview.tokens.shape == (preview, 8)
+
+
+def test_every_run_of_a_scenario_draws_with_a_seed_of_its_own() -> None:
+    plan = WindowPlan(seq_len=128, preview=64, final=64, seed=1000, batch_size=16)
+
+    assert [plan.window_seed(run) for run in (1, 2, 3)] == [1001, 1002, 1003]

@@ -8,13 +8,12 @@ from typing import Any
 
 from invarlock.packer import layout
 from invarlock.packer.build import PackContent
+from invarlock.packer.limits import MAX_TEXT_BYTES
 
 from invarlock.catalog.cases import report_folder
 from invarlock.catalog.models import folder_name
 from invarlock.errors import DocumentError, MissingFileError, ReportError, UsageError
 from invarlock.jsonio import check_schema, parse_json
-
-SIDECARS = (layout.RUNTIME_MANIFEST, layout.EDIT_METADATA, layout.TIMING)
 
 
 def gather_files(
@@ -30,6 +29,7 @@ def gather_files(
     materials: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
     run_name: str | None = None,
+    readme_notes: Path | None = None,
 ) -> PackContent:
     """Return the content of a pack; each report goes to the place of its case.
 
@@ -45,6 +45,7 @@ def gather_files(
         materials: ``NAME=FILE`` texts; each goes to ``metadata/materials/NAME``.
         parameters: the settings of the run.
         run_name: name of the run directory; by default that of the folder of ``scenarios``.
+        readme_notes: a text of the maker's, for the end of the README.
 
     Raises:
         MissingFileError: when a file is not there.
@@ -56,15 +57,13 @@ def gather_files(
     manifest = parse_json(files[layout.SCENARIOS], where=str(scenarios))
     check_schema(manifest, "scenarios", where=str(scenarios))
     categories = {row["id"]: row["category"] for row in manifest["scenarios"]}
-    profiles = set()
     for path in reports:
         data = _read(path)
-        place, profile = _place(data, path, categories)
-        profiles.add(profile)
+        place = _place(data, path, categories)
         if place in files:
             raise UsageError(f"{path}: a second report of the case at {place}; give each case once")
         files[place] = data
-        for name in SIDECARS:
+        for name in layout.SIDECARS:
             files[layout.beside(place, name)] = _read(path.with_name(name))
     for path in baselines:
         data = _read(path)
@@ -83,9 +82,9 @@ def gather_files(
         files=files,
         run_name=run_name or scenarios.resolve().parent.name,
         parameters=parameters or {},
-        policy_profile=", ".join(sorted(profiles)),
         materials={name: f"metadata/materials/{name}" for name in named},
         claimed_verdict=None if final_verdict is None else parse_json(_read(final_verdict), where=str(final_verdict)),
+        readme_notes="" if readme_notes is None else _text(readme_notes),
     )
 
 
@@ -98,8 +97,19 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> tuple[str, str]:
-    """Return the pack path of a report and its profile."""
+def _text(path: Path) -> str:
+    data = _read(path)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8 text") from None
+    if len(data) > MAX_TEXT_BYTES // 2:
+        raise UsageError(f"{path}: {len(data)} bytes, a README may have {MAX_TEXT_BYTES // 2}")
+    return text
+
+
+def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> str:
+    """Return the pack path of a report."""
     try:
         document = parse_json(data, where=str(path))
         check_schema(document, "evaluation_report", where=str(path))
@@ -109,7 +119,7 @@ def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> tuple[str,
     if meta["scenario"] not in categories:
         raise ReportError(f"{path}: its scenario {meta['scenario']!r} is none of the manifest's")
     folder = report_folder(meta["model_id"], meta["scenario"], categories[meta["scenario"]], meta["run"])
-    return f"reports/{folder}/{layout.REPORT_NAME}", document["context"]["profile"]
+    return f"reports/{folder}/{layout.REPORT_NAME}"
 
 
 def _model_folder(data: bytes, path: Path) -> str:

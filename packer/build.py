@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,27 +11,21 @@ from typing import Any
 
 from invarlock.packer import layout
 from invarlock.packer.checksums import CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, check_path, write_checksums
-from invarlock.packer.claims import (
-    PackData,
-    categories,
-    count_reports,
-    derive_results,
-    evidence_level,
-    verify_envelope,
-)
+from invarlock.packer.claims import Findings, derive_results, derive_verdict, evidence_level, examine_reports
+from invarlock.packer.contents import MemoryFiles
 from invarlock.packer.keys import SigningKey, fingerprint
-from invarlock.packer.layout import beside
+from invarlock.packer.manifest_claims import derive_manifest, derive_source, metadata_problems
 from invarlock.packer.readme import render_readme
+from invarlock.packer.references import reference
 from invarlock.packer.signature import sign_manifest
 from invarlock.packer.verify import VerifyOptions, verify_pack
 
 from invarlock import __version__
-from invarlock.errors import IntegrityError, ReportError, UsageError
-from invarlock.jsonio import check_schema, dump_json, parse_json, sync_folder, write_bytes
-from invarlock.reports.verification import differences, verify_report
+from invarlock.errors import ReportError, UsageError
+from invarlock.jsonio import check_schema, dump_json, sync_folder
+from invarlock.reports.verification import differences
+from invarlock.staging import staging_folder
 from invarlock.verdict.rendering import render_verdict_text
-
-_STAGING = re.compile(r"\.(.+)\.staging-([0-9]+)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -49,11 +40,10 @@ class PackContent:
     files: Mapping[str, bytes]
     run_name: str
     parameters: Mapping[str, Any]
-    policy_profile: str
     materials: Mapping[str, str] = field(default_factory=dict)
     claimed_verdict: Mapping[str, Any] | None = None
-    network_mode: str = "offline"
     report_assurance: str = "report"
+    readme_notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,9 +74,9 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     """
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
-    files, verdict = _complete(content, generated_at)
-    manifest = _manifest(content, files, signing_key, generated_at)
-    files[layout.README] = render_readme(manifest, verdict)
+    files, found, verdict = _complete(content, generated_at)
+    manifest = _manifest(content, files, found, signing_key, generated_at)
+    files[layout.README] = render_readme(manifest, verdict, content.readme_notes)
     checksums = write_checksums({path: hashlib.sha256(data).hexdigest() for path, data in files.items()})
     manifest["checksums_sha256_digest"] = hashlib.sha256(checksums).hexdigest()
     check_schema(manifest, "manifest", where=MANIFEST_NAME)
@@ -94,131 +84,87 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     files |= {CHECKSUMS_NAME: checksums, MANIFEST_NAME: sealed}
     if signing_key is not None:
         files[SIGNATURE_NAME] = dump_json(sign_manifest(sealed, signing_key))
-    _remove_abandoned(target.parent)
-    staging = target.parent / f".{target.name}.staging-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        for path, data in files.items():
-            write_bytes(staging / path, data)
-        result = verify_pack(staging, VerifyOptions(strict=signing_key is not None))
-        if not result.ok:
-            raise ReportError(f"the pack would not verify: {result.errors[0]['where']}: {result.errors[0]['message']}")
-        # an empty folder may be replaced by rename, so the target is checked again as late as can be
-        if target.exists():
-            raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
-        staging.rename(target)
-        sync_folder(target.parent)
+        with staging_folder(target) as staging:
+            _write(staging, files)
+            result = verify_pack(staging, VerifyOptions(strict=signing_key is not None))
+            if not result.ok:
+                error = result.errors[0]
+                raise ReportError(f"the pack would not verify: {error['where']}: {error['message']}")
+            # an empty folder may be replaced by rename, so the target is checked again as late as can be
+            if target.exists():
+                raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
+            staging.rename(target)
+            sync_folder(target.parent)
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     signer = None if signing_key is None else fingerprint(signing_key.public)
     return BuiltPack(target, verdict["verdict"], manifest["evidence_level"], signer)
 
 
-def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return all files but README and the control files, and the verdict."""
+def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes], Findings, dict[str, Any]]:
+    """Return all files but README and the control files, what the reports hold, and the verdict."""
     files = dict(content.files)
     for path in files:
         check_path(path)
     if layout.SCENARIOS not in files:
         raise UsageError(f"{layout.SCENARIOS}: a pack needs the effective manifest of its run")
-    documents = {path: parse_json(data, where=path) for path, data in files.items() if path.endswith(".json")}
-    data = PackData(documents, {}, {path: hashlib.sha256(raw).hexdigest() for path, raw in files.items()})
-    check_schema(documents[layout.SCENARIOS], "scenarios", where=layout.SCENARIOS)
-    kinds = categories(documents[layout.SCENARIOS])
-    reports = data.reports()
-    for path, (report, _) in reports.items():
-        problems = verify_report(report)
-        if problems:
-            raise ReportError(f"{path}: {problems[0]}; a report that does not verify is not packed")
-        kind = kinds.get(report["meta"]["scenario"], "unknown")
-        files[beside(path, layout.REPORT_VERIFICATION)] = dump_json(verify_envelope(path, report, kind, problems))
+    memory = MemoryFiles(files)
+    found = examine_reports(memory)
+    problems = [*found.claims, *found.integrity, *metadata_problems(found, memory)]
+    if problems:
+        raise ReportError(f"{problems[0]}; what does not verify is not packed")
     claimed = content.claimed_verdict
-    timestamp = generated_at if claimed is None else str(claimed.get("timestamp", generated_at))
-    verdict, results = derive_results(documents[layout.SCENARIOS], reports, data, timestamp)
+    verdict = derive_verdict(found, generated_at if claimed is None else str(claimed.get("timestamp", generated_at)))
     wrong = [] if claimed is None else list(differences(claimed, verdict))
     if wrong:
-        raise ReportError(f"{layout.VERDICT_JSON}: {wrong[0]}; the verdict does not follow from these reports")
-    files |= {path: dump_json(document) for path, document in results.items()}
+        raise ReportError(f"final_verdict.json: {wrong[0]}; the verdict does not follow from the reports given")
     files[layout.VERDICT_JSON] = dump_json(verdict)
     files[layout.VERDICT_TEXT] = render_verdict_text(verdict).encode("utf-8")
-    return files, verdict
+    files |= {path: dump_json(document) for path, document in derive_results(found, verdict).items()}
+    return files, found, verdict
 
 
 def _manifest(
-    content: PackContent, files: Mapping[str, bytes], signing_key: SigningKey | None, generated_at: str
+    content: PackContent,
+    files: Mapping[str, bytes],
+    found: Findings,
+    signing_key: SigningKey | None,
+    generated_at: str,
 ) -> dict[str, Any]:
-    scenarios = parse_json(files[layout.SCENARIOS], where=layout.SCENARIOS)
-    selection = scenarios["selection"]
-    reports = {path: (parse_json(data, where=path), "") for path, data in files.items() if layout.is_report(path)}
-    counts = count_reports(reports, categories(scenarios))
+    memory = MemoryFiles(files)
+    derived = derive_manifest(found, memory.digests)
     manifest: dict[str, Any] = {
         "format": "evidence-pack-v1",
         "checksums_sha256": CHECKSUMS_NAME,
         "generated_at": generated_at,
-        "suite": selection["suite"],
-        "network_mode": content.network_mode,
-        "determinism": "throughput",
-        "repeats": 0,
         "run_dir": content.run_name,
         "invarlock_version": __version__,
         "builder": {"id": "invarlock.packer", "name": "InvarLock", "version": __version__},
-        "subject": {"name": "final_verdict", **_reference(files, layout.VERDICT_JSON)},
         "invocation": {"parameters": dict(content.parameters)},
-        "model_list": [row["model_id"] for row in selection["models"]],
-        "models": [{key: row[key] for key in ("model_id", "revision")} for row in selection["models"]],
-        "model_licenses": {row["model_id"]: row["licence"] for row in selection["models"]},
-        "materials": [{"name": name, **_reference(files, path)} for name, path in sorted(content.materials.items())],
-        "verification_baselines": [
-            {
-                "name": path.split("/")[1],
-                **_reference(files, path),
-                "report_paths": sorted(report for report in reports if report.split("/")[1] == path.split("/")[1]),
-            }
-            for path in sorted(files)
-            if layout.is_baseline(path)
+        "materials": [
+            {"name": name, **reference(memory.digests, path)} for name, path in sorted(content.materials.items())
         ],
-        "verification": {
-            **counts,
-            "failed_reports": 0,
-            "policy_profile": content.policy_profile,
-            "report_assurance": content.report_assurance,
-        },
+        **derived,
+        "verification": {**derived["verification"], "report_assurance": content.report_assurance},
     }
-    if layout.SOURCE_REPO in files:
-        source = parse_json(files[layout.SOURCE_REPO], where=layout.SOURCE_REPO)
-        manifest["invocation"]["config_source"] = {
-            **{key: source.get(key) for key in ("uri", "commit", "branch", "describe", "dirty")},
-            **_reference(files, layout.SOURCE_REPO),
-        }
-    if layout.ENVIRONMENT in files:
-        manifest["environment"] = _reference(files, layout.ENVIRONMENT)
+    source = derive_source(memory)
+    if source is not None:
+        manifest["invocation"]["config_source"] = source
     if signing_key is not None:
         manifest["signing_key_fingerprint"] = fingerprint(signing_key.public)
-    manifest["evidence_level"] = evidence_level(manifest, 0, counts["clean_reports"])
+    manifest["evidence_level"] = evidence_level(manifest, 0, len(found.of_kind("clean")))
     return manifest
 
 
-def _reference(files: Mapping[str, bytes], path: str) -> dict[str, str]:
-    if path not in files:
-        raise IntegrityError(f"{path}: named by the manifest, but not among the pack's files")
-    return {"path": path, "digest": f"sha256:{hashlib.sha256(files[path]).hexdigest()}"}
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Remove staging folders of builders that are gone."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for entry in parent.iterdir():
-        match = _STAGING.fullmatch(entry.name)
-        if match is not None and not _is_alive(int(match[2])):
-            shutil.rmtree(entry, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a pack durably; each is synced once, and each folder after its files."""
+    for path, data in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    for inner in {parent for path in files for parent in (folder / path).relative_to(folder).parents}:
+        sync_folder(folder / inner)

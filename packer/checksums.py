@@ -12,16 +12,15 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
+from invarlock.packer.limits import MAX_FILES, MAX_PATH_BYTES, MAX_PATH_SEGMENTS
+
 from invarlock.errors import IntegrityError
 
 CHECKSUMS_NAME = "checksums.sha256"
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.signature.json"
-CONTROL_FILES = frozenset({CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME})
-
-# Linux's own limit on a name is 255 bytes; our deepest path has 5 segments and some 120 bytes.
-MAX_PATH_BYTES = 512
-MAX_PATH_SEGMENTS = 16
+ATTESTATION_NAME = "manifest.attestation.json"
+CONTROL_FILES = frozenset({CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, ATTESTATION_NAME})
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
 
@@ -51,6 +50,8 @@ def read_checksums(data: bytes) -> dict[str, str]:
         raise IntegrityError(f"{CHECKSUMS_NAME}: not UTF-8") from None
     if not text.endswith("\n"):
         raise IntegrityError(f"{CHECKSUMS_NAME}: its last line does not end; the file is cut off")
+    if text.count("\n") > MAX_FILES:
+        raise IntegrityError(f"{CHECKSUMS_NAME}: more than {MAX_FILES} lines")
     digests: dict[str, str] = {}
     for number, line in enumerate(text[:-1].split("\n"), start=1):
         match = _LINE.fullmatch(line)

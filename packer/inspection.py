@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from invarlock.packer import layout
-from invarlock.packer.checksums import CHECKSUMS_NAME, CONTROL_FILES, MANIFEST_NAME, SIGNATURE_NAME, read_checksums
+from invarlock.packer.checksums import (
+    ATTESTATION_NAME,
+    CHECKSUMS_NAME,
+    CONTROL_FILES,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    read_checksums,
+)
+from invarlock.packer.keys import fingerprint
 from invarlock.packer.layout import beside, is_report
-from invarlock.packer.pack_folder import open_pack
+from invarlock.packer.limits import (
+    MAX_CHECKSUMS_BYTES,
+    MAX_JSON_BYTES,
+    MAX_JSON_VALUES,
+    MAX_MANIFEST_BYTES,
+    MAX_SIGNATURE_BYTES,
+)
+from invarlock.packer.manifest_format import read_manifest
+from invarlock.packer.pack_folder import PackFolder, open_pack
+from invarlock.packer.references import reference_problems
 from invarlock.packer.signature import verify_manifest
-from invarlock.packer.verify import MAX_CHECKSUMS_BYTES, MAX_FILE_BYTES, MAX_MANIFEST_BYTES
 
-from invarlock.errors import DocumentError, IntegrityError, ManifestError, MissingFileError, SignatureError
-from invarlock.jsonio import check_schema, parse_json
+from invarlock.errors import DocumentError, IntegrityError, MissingFileError, SignatureError
+from invarlock.jsonio import parse_json
 
 
 def inspect_pack(path: Path) -> dict[str, Any]:
-    """Return a summary of a pack: manifest, signature, checksum coverage, reports, sizes, verdict as claimed.
+    """Return a summary of a pack: manifest, signature, checksum coverage, references, reports, strict readiness, sizes.
 
     Raises:
         MissingFileError: when there is no pack, manifest or checksum file.
@@ -28,52 +45,81 @@ def inspect_pack(path: Path) -> dict[str, Any]:
     with open_pack(path) as folder:
         sealed = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
         checksums = folder.read(CHECKSUMS_NAME, MAX_CHECKSUMS_BYTES)
-        try:
-            manifest = parse_json(sealed, where=MANIFEST_NAME)
-            check_schema(manifest, "manifest", where=MANIFEST_NAME)
-        except DocumentError as error:
-            raise ManifestError(str(error)) from None
-        signer, signature = None, "valid"
-        try:
-            signer = verify_manifest(sealed, folder.read(SIGNATURE_NAME, MAX_MANIFEST_BYTES))
-        except MissingFileError:
-            signature = "missing"
-        except SignatureError as error:
-            signature = f"invalid: {error}"
+        manifest = read_manifest(sealed)
+        signature, signer = _signature(folder, sealed)
         listing = folder.listing()
         promised = read_checksums(checksums)
-        reports = sorted(name for name in listing.sizes if is_report(name))
-        claimed = None
-        if layout.VERDICT_JSON in listing.sizes:
-            try:
-                document = parse_json(folder.read(layout.VERDICT_JSON, MAX_FILE_BYTES), where=layout.VERDICT_JSON)
-                claimed = document.get("verdict") if isinstance(document, dict) else None
-            except (DocumentError, IntegrityError):
-                claimed = "unreadable"
-    uncovered = sorted(set(listing.sizes) - set(promised) - CONTROL_FILES)
+        reports = sorted(name for name in listing.files if is_report(name))
+        runtimes = [_read(folder, beside(name, layout.RUNTIME_MANIFEST)) for name in reports]
+        verdict = _read(folder, layout.VERDICT_JSON)
+    uncovered = sorted(set(listing.files) - set(promised) - CONTROL_FILES)
+    missing = sorted(set(promised) - set(listing.files))
+    digest_ok = hashlib.sha256(checksums).hexdigest() == manifest["checksums_sha256_digest"].lower()
+    broken = list(reference_problems(manifest, promised))
+    contained = sum(_in_container(runtime) for runtime in runtimes)
     return {
         "pack": str(path),
         "manifest": {key: manifest.get(key) for key in ("format", "generated_at", "suite", "invarlock_version")},
         "evidence_level_claimed": manifest.get("evidence_level"),
         "signature": signature,
         "signer_fingerprint": signer,
-        "verdict_claimed": claimed,
+        "attestation": "present" if ATTESTATION_NAME in listing.files else "missing",
+        "verdict_claimed": verdict.get("verdict") if isinstance(verdict, dict) else None,
         "verified": False,
-        "checksums": {
-            "digest_ok": hashlib.sha256(checksums).hexdigest() == manifest["checksums_sha256_digest"].lower(),
-            "files": len(promised),
-            "missing": sorted(set(promised) - set(listing.sizes)),
-            "uncovered": uncovered,
-        },
+        "checksums": {"digest_ok": digest_ok, "files": len(promised), "missing": missing, "uncovered": uncovered},
         "unsafe": listing.problems,
         "reports": {
             "total": len(reports),
             "errors": sum("/errors/" in name for name in reports),
-            "with_runtime_manifest": sum(beside(name, layout.RUNTIME_MANIFEST) in listing.sizes for name in reports),
+            "with_runtime_manifest": sum(runtime is not None for runtime in runtimes),
+            "in_container": contained,
+            "baselines": sum(layout.is_baseline(name) for name in listing.files),
         },
         "provenance": {
-            "source_repo": layout.SOURCE_REPO in listing.sizes,
-            "environment": layout.ENVIRONMENT in listing.sizes,
+            "source_repo": layout.SOURCE_REPO in listing.files,
+            "environment": layout.ENVIRONMENT in listing.files,
+            "references_broken": broken,
         },
-        "bytes": sum(listing.sizes.values()),
+        "strict_readiness": _not_ready(
+            {
+                f"signature: {signature}": signature == "valid",
+                f"{len(missing)} files missing": not missing,
+                f"{len(uncovered)} files that are not sealed": not uncovered,
+                f"{len(listing.problems)} unsafe entries": not listing.problems,
+                "checksums.sha256 is not the one sealed": digest_ok,
+                f"{len(broken)} broken references": not broken,
+                "no report": bool(reports),
+                f"{len(reports) - contained} of {len(reports)} reports not from a container": contained == len(reports),
+            }
+        ),
+        "bytes": listing.total_bytes,
     }
+
+
+def _not_ready(conditions: dict[str, bool]) -> dict[str, Any]:
+    """Return whether ``verify --strict --report-assurance strict`` could succeed, and what speaks against it."""
+    against: Sequence[str] = [name for name, holds in conditions.items() if not holds]
+    return {"ready": not against, "against": against}
+
+
+def _signature(folder: PackFolder, sealed: bytes) -> tuple[str, str | None]:
+    try:
+        return "valid", fingerprint(verify_manifest(sealed, folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES)))
+    except MissingFileError:
+        return "missing", None
+    except (SignatureError, IntegrityError) as error:
+        return f"invalid: {error}", None
+
+
+def _read(folder: PackFolder, path: str) -> Any:
+    """Return a document, None where there is none that can be read."""
+    try:
+        data = folder.read(path, MAX_JSON_BYTES)
+        return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
+    except (MissingFileError, DocumentError, IntegrityError):
+        return None
+
+
+def _in_container(runtime: Any) -> bool:
+    block = runtime.get("runtime") if isinstance(runtime, dict) else None
+    return isinstance(block, dict) and block.get("container_execution") is True and bool(block.get("image_digest"))

@@ -8,6 +8,7 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nacl.signing import SigningKey as NaclSigningKey
 
@@ -18,6 +19,7 @@ PUBLIC_BYTES = 32
 # DER up to the raw key, RFC 8410: version 0, algorithm 1.3.101.112, OCTET STRING in OCTET STRING.
 PRIVATE_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
 PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
+ENCRYPTED_BEGIN = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 # A PKCS#8 Ed25519 PEM has 119 bytes; a file of pages is another kind of file.
 MAX_PEM_BYTES = 4096
 
@@ -47,12 +49,24 @@ def fingerprint(public: bytes) -> str:
     return f"sha256:{hashlib.sha256(public).hexdigest()}"
 
 
-def load_signing_key(path: Path) -> SigningKey:
-    """Return the private key of an unencrypted PKCS#8 PEM file.
+def passphrase_from(variable: str) -> bytes:
+    """Return the passphrase in an environment variable.
+
+    Raises:
+        UsageError: when it is not set, or empty.
+    """
+    passphrase = os.environ.get(variable, "")
+    if not passphrase:
+        raise UsageError(f"--passphrase-env: the variable {variable} is not set, or empty; put the passphrase there")
+    return os.fsencode(passphrase)
+
+
+def load_signing_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
+    """Return the private key of a PKCS#8 PEM file, encrypted (RFC 5958, PBES2) when a passphrase is given.
 
     Raises:
         MissingFileError: when there is no such file.
-        UsageError: when it holds no Ed25519 private key.
+        UsageError: when it holds no Ed25519 private key, or the passphrase does not fit.
     """
     try:
         with path.open("rb") as stream:
@@ -61,26 +75,31 @@ def load_signing_key(path: Path) -> SigningKey:
         raise MissingFileError(f"{path}: no such file; make a key with keygen") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    encrypted = data.startswith(ENCRYPTED_BEGIN)
+    if encrypted and passphrase is None:
+        raise UsageError(f"{path}: an encrypted key; name the variable with its passphrase, --passphrase-env VAR")
+    if passphrase is not None:
+        if not encrypted:
+            raise UsageError(f"{path}: the key is not encrypted; leave --passphrase-env out")
+        return _decrypt(path, data, passphrase)
     try:
         der = _read_pem(data.decode("ascii"), "PRIVATE KEY")
     except (ValueError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no unencrypted PKCS#8 PEM private key ({error})") from None
+        raise UsageError(f"{path}: no PKCS#8 PEM private key ({error})") from None
     if len(der) != len(PRIVATE_PREFIX) + SEED_BYTES or not der.startswith(PRIVATE_PREFIX):
         raise UsageError(f"{path}: not an Ed25519 private key; make one with keygen")
     return SigningKey(der[len(PRIVATE_PREFIX) :])
 
 
-def write_key_pair(name: Path, key: SigningKey) -> tuple[Path, Path]:
-    """Write ``<name>.pem`` (mode 0600) and ``<name>.pub.pem``; neither may be there.
+def write_key_pair(name: Path, key: SigningKey, passphrase: bytes | None = None) -> tuple[Path, Path]:
+    """Write ``<name>.pem`` (mode 0600, encrypted with a passphrase when one is given) and ``<name>.pub.pem``.
 
     Raises:
-        UsageError: when one of them is, or the folder cannot be written to; nothing is left then.
+        UsageError: when one of them exists, or the folder cannot be written to; nothing is left then.
     """
     private, public = Path(f"{name}.pem"), Path(f"{name}.pub.pem")
-    texts = {
-        private: (_write_pem(PRIVATE_PREFIX + key.seed, "PRIVATE KEY"), 0o600),
-        public: (public_pem(key.public), 0o644),
-    }
+    secret = _write_pem(PRIVATE_PREFIX + key.seed, "PRIVATE KEY") if passphrase is None else _encrypt(key, passphrase)
+    texts = {private: (secret, 0o600), public: (public_pem(key.public), 0o644)}
     made: list[Path] = []
     try:
         for path, (text, mode) in texts.items():
@@ -129,6 +148,38 @@ def decode_base64(text: str) -> bytes:
     if base64.b64encode(data).decode("ascii") != text:
         raise ValueError("base64 that is not canonical")
     return data
+
+
+def _encrypt(key: SigningKey, passphrase: bytes) -> str:
+    ed25519, serialization = _cryptography()
+    pem: bytes = ed25519.Ed25519PrivateKey.from_private_bytes(key.seed).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(passphrase),
+    )
+    return pem.decode("ascii")
+
+
+def _decrypt(path: Path, data: bytes, passphrase: bytes) -> SigningKey:
+    ed25519, serialization = _cryptography()
+    try:
+        key = serialization.load_pem_private_key(data, passphrase)
+    except Exception:  # noqa: BLE001 - which errors a wrong passphrase and a broken file give is not documented
+        raise UsageError(f"{path}: the passphrase does not fit, or the file is damaged") from None
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise UsageError(f"{path}: not an Ed25519 private key; make one with keygen")
+    return SigningKey(key.private_bytes_raw())
+
+
+def _cryptography() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError:
+        raise UsageError(
+            "encrypted keys need the package cryptography: pip install 'invarlock[encrypted-keys]'"
+        ) from None
+    return ed25519, serialization
 
 
 def _write_pem(der: bytes, label: str) -> str:

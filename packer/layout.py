@@ -10,6 +10,8 @@ ARTIFACT_SUMMARY = "results/edit_artifact_summary.json"
 SECONDS_SUMMARY = "results/analysis/evaluation_optimization_summary.json"
 SCENARIOS = "metadata/scenarios.json"
 PYTEST_REPORT = "metadata/pytest_report.json"
+MODEL_REVISIONS = "metadata/model_revisions.json"
+TUNED_PARAMS = "metadata/tuned_edit_params.json"
 SOURCE_REPO = "metadata/source_repo.json"
 ENVIRONMENT = "metadata/environment.json"
 README = "README.md"
@@ -18,6 +20,12 @@ RUNTIME_MANIFEST = "runtime.manifest.json"
 EDIT_METADATA = "edit_metadata.json"
 TIMING = "evaluate_timing.json"
 REPORT_VERIFICATION = "verify.json"
+SIDECARS = (RUNTIME_MANIFEST, EDIT_METADATA, TIMING)
+
+# Folders that hold nothing but reports, what stands beside them, and what follows from them.
+DERIVED_FOLDERS = ("results/", "reports/", "baselines/")
+
+_READ_METADATA = frozenset({SCENARIOS, PYTEST_REPORT, MODEL_REVISIONS, TUNED_PARAMS, SOURCE_REPO})
 
 _REPORT = re.compile(rf"reports/[^/]+/[^/]+/[^/]+/{re.escape(REPORT_NAME)}")
 _BASELINE = re.compile(rf"baselines/([^/]+)/{re.escape(REPORT_NAME)}")
@@ -41,3 +49,20 @@ def baseline_path(model_folder: str) -> str:
 def beside(report_path: str, name: str) -> str:
     """Return the path of a file in a report's folder."""
     return f"{report_path.removesuffix(REPORT_NAME)}{name}"
+
+
+def model_folder(path: str) -> str:
+    """Return the model's folder of a path below ``reports/`` or ``baselines/``."""
+    return path.split("/")[1]
+
+
+def is_read(path: str) -> bool:
+    """Tell whether deriving a pack's claims reads a file; what is derived whole is only compared by digest."""
+    name = path.rsplit("/", 1)[-1]
+    below_reports = path.startswith(("reports/", "baselines/")) and name in (REPORT_NAME, *SIDECARS)
+    return below_reports or path in _READ_METADATA or path in (VERDICT_JSON, README)
+
+
+def is_checked(path: str) -> bool:
+    """Tell whether a file is held against the reports, and not only against its checksum."""
+    return path.startswith(DERIVED_FOLDERS) or path in _READ_METADATA or path in (README, ENVIRONMENT)

@@ -5,53 +5,69 @@ Example::
     with open_pack(path) as folder:
         manifest = folder.read("manifest.json", MAX_MANIFEST_BYTES)
         listing = folder.listing()   # every regular file below, and what is unsafe
+        ...
+        list(folder.changes(listing))   # what is not as it was
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from invarlock.packer.checksums import check_path
+from invarlock.packer.limits import MAX_FILES, MAX_PACK_BYTES, MAX_PROBLEMS, PIECE_BYTES
 
 from invarlock.errors import IntegrityError, MissingFileError
-
-# A full run has some 700 cases of 7 files; ten thousand reports are 70,000 files.
-MAX_FILES = 200_000
-# Without weights a release-profile pack of 700 cases has some 5 GB.
-MAX_PACK_BYTES = 32 * 1024**3
-MAX_PROBLEMS = 50
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
+# Size, times of the last change of content and of the entry, and inode: what changes when a file does.
+FileState = tuple[int, int, int, int]
+Progress = Callable[[int], object]
+
 
 @dataclass
 class Listing:
-    """The regular files of a pack by path, their sizes in bytes, and entries that a pack may not have."""
+    """The regular files of a pack by path with their state, and entries that a pack may not have."""
 
-    sizes: dict[str, int] = field(default_factory=dict)
+    files: dict[str, FileState] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def total_bytes(self) -> int:
+        return sum(state[0] for state in self.files.values())
 
-@dataclass(frozen=True)
+
+@dataclass
 class PackFolder:
-    """An open pack; ``descriptor`` is its folder's."""
+    """An open pack; ``descriptor`` is its folder's, ``read_states`` holds the state of each file when it was read."""
 
     path: Path
     descriptor: int
+    read_states: dict[str, FileState] = field(default_factory=dict)
 
     def listing(self) -> Listing:
         """Return all files below; links, devices and unsafe names are problems."""
         listing = Listing()
         self._list(self.descriptor, "", listing)
-        if sum(listing.sizes.values()) > MAX_PACK_BYTES:
+        if listing.total_bytes > MAX_PACK_BYTES:
             listing.problems.append(f"the pack has more than {MAX_PACK_BYTES} bytes")
         return listing
+
+    def changes(self, before: Listing) -> Iterator[str]:
+        """Yield a line for each file that is not as it was listed, or as it was when it was read."""
+        after = self.listing()
+        for path in sorted(before.files.keys() | after.files.keys()):
+            state = after.files.get(path)
+            if state is None or before.files.get(path) != state or self.read_states.get(path, state) != state:
+                yield f"{path}: it changed while the pack was verified"
 
     def read(self, path: str, limit_bytes: int) -> bytes:
         """Return a file's bytes, read once.
@@ -60,13 +76,44 @@ class PackFolder:
             MissingFileError: when there is none.
             IntegrityError: when it is no regular file, too large, behind a link, or changes while it is read.
         """
+        with self._open(path) as stream:
+            size = self._state(path, stream)[0]
+            if size > limit_bytes:
+                raise IntegrityError(f"{path}: {size} bytes, more than the limit of {limit_bytes}")
+            data = stream.read(size + 1)
+            self._check_unchanged(path, stream, len(data))
+        return data
+
+    def digest(self, path: str, progress: Progress) -> str:
+        """Return the sha256 (64 hex) of a file, read once and in pieces; safe to call from several threads.
+
+        ``progress`` is told the bytes of each piece.
+
+        Raises:
+            MissingFileError, IntegrityError: as ``read``.
+        """
+        digest, total, piece = hashlib.sha256(), 0, bytearray(PIECE_BYTES)
+        with self._open(path) as stream:
+            size = self._state(path, stream)[0]
+            while count := stream.readinto(piece):  # type: ignore[attr-defined]
+                digest.update(memoryview(piece)[:count])
+                total += count
+                progress(count)
+                if total > size:
+                    break
+            self._check_unchanged(path, stream, total)
+        return digest.hexdigest()
+
+    @contextmanager
+    def _open(self, path: str) -> Iterator[BinaryIO]:
         check_path(path)
         *folders, name = path.split("/")
         descriptor = os.dup(self.descriptor)
         try:
             for folder in folders:
                 descriptor = _step(descriptor, folder)
-            return _read_file(descriptor, name, path, limit_bytes)
+            with os.fdopen(os.open(name, _OPEN_FILE, dir_fd=descriptor), "rb", buffering=0) as stream:
+                yield stream
         except FileNotFoundError:
             raise MissingFileError(f"{path}: no such file in the pack") from None
         except OSError as error:
@@ -74,30 +121,53 @@ class PackFolder:
         finally:
             os.close(descriptor)
 
+    def _state(self, path: str, stream: BinaryIO) -> FileState:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise IntegrityError(f"{path}: a link, device or pipe; a pack holds regular files only")
+        self.read_states[path] = _file_state(status)
+        return self.read_states[path]
+
+    def _check_unchanged(self, path: str, stream: BinaryIO, count: int) -> None:
+        before = self.read_states[path]
+        if count != before[0] or _file_state(os.fstat(stream.fileno())) != before:
+            raise IntegrityError(f"{path}: it changed while it was read")
+
     def _list(self, descriptor: int, prefix: str, listing: Listing) -> None:
         with os.scandir(descriptor) as entries:
-            names = sorted(entries, key=lambda entry: entry.name)
-        for entry in names:
-            path = f"{prefix}{entry.name}"
-            if len(listing.sizes) >= MAX_FILES or len(listing.problems) >= MAX_PROBLEMS:
+            # a folder of a million names is not sorted, only counted
+            names = sorted(entry.name for entry, _ in zip(entries, range(MAX_FILES + 1), strict=False))
+        for name in names:
+            path = f"{prefix}{name}"
+            if len(listing.files) >= MAX_FILES or len(listing.problems) >= MAX_PROBLEMS:
                 listing.problems.append(f"the pack has more than {MAX_FILES} files, or too many problems")
                 return
             try:
                 check_path(path)
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             except IntegrityError as error:
                 listing.problems.append(str(error))
                 continue
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                inner = os.open(entry.name, _OPEN_FOLDER, dir_fd=descriptor)
-                try:
-                    self._list(inner, f"{path}/", listing)
-                finally:
-                    os.close(inner)
-            elif stat.S_ISREG(status.st_mode):
-                listing.sizes[path] = status.st_size
+            except FileNotFoundError:
+                listing.problems.append(f"{path}: it changed while the pack was verified")
+                continue
+            if stat.S_ISREG(status.st_mode):
+                listing.files[path] = _file_state(status)
+            elif stat.S_ISDIR(status.st_mode):
+                self._list_inner(descriptor, name, path, listing)
             else:
                 listing.problems.append(f"{path}: a link, device or pipe; a pack holds regular files only")
+
+    def _list_inner(self, descriptor: int, name: str, path: str, listing: Listing) -> None:
+        try:
+            inner = os.open(name, _OPEN_FOLDER, dir_fd=descriptor)
+        except OSError as error:
+            listing.problems.append(f"{path}: cannot be read safely ({error.strerror}); links are not followed")
+            return
+        try:
+            self._list(inner, f"{path}/", listing)
+        finally:
+            os.close(inner)
 
 
 @contextmanager
@@ -117,23 +187,12 @@ def open_pack(path: Path) -> Iterator[PackFolder]:
         os.close(descriptor)
 
 
+def _file_state(status: os.stat_result) -> FileState:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
 def _step(descriptor: int, folder: str) -> int:
     """Return the descriptor of an inner folder; the outer one is closed when that worked."""
     inner = os.open(folder, _OPEN_FOLDER, dir_fd=descriptor)
     os.close(descriptor)
     return inner
-
-
-def _read_file(descriptor: int, name: str, path: str, limit_bytes: int) -> bytes:
-    file = os.open(name, _OPEN_FILE, dir_fd=descriptor)
-    with os.fdopen(file, "rb") as stream:
-        before = os.fstat(stream.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            raise IntegrityError(f"{path}: a link, device or pipe; a pack holds regular files only")
-        if before.st_size > limit_bytes:
-            raise IntegrityError(f"{path}: {before.st_size} bytes, more than the limit of {limit_bytes}")
-        data = stream.read(limit_bytes + 1)
-        after = os.fstat(stream.fileno())
-    if len(data) != before.st_size or (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
-        raise IntegrityError(f"{path}: it changed while it was read")
-    return data

@@ -35,19 +35,35 @@ about other models, other edits or other text.
 """
 
 
-def render_readme(manifest: Mapping[str, Any], verdict: Mapping[str, Any]) -> bytes:
-    """Return the README of a pack; the verifier renders it again and compares."""
+# What a maker adds stands below this line; it is theirs, and no check of ours is about it.
+NOTES_HEADING = """
+## From the maker
+
+What follows are the maker's own words. Nothing checks them.
+
+"""
+
+
+def render_readme(manifest: Mapping[str, Any], verdict: Mapping[str, Any], notes: str = "") -> bytes:
+    """Return the README of a pack; the verifier renders it again and compares all but the maker's notes."""
     counts = verdict["counts"]
     signer = manifest.get("signing_key_fingerprint")
-    return TEXT.format(
+    text = TEXT.format(
         signed=", signed" if signer else "",
         verdict=verdict["verdict"],
         passed=counts["records_passed"],
         cases=counts["cases_total"],
-        suite=manifest.get("suite"),
+        suite=manifest.get("suite", "not stated"),
         models=counts["models_total"],
-        level=manifest.get("evidence_level"),
-        generated_at=manifest.get("generated_at"),
-        version=manifest.get("invarlock_version"),
-        signer=f"`{signer}`" if signer else "none, this pack is not signed",
-    ).encode("utf-8")
+        level=manifest.get("evidence_level", "not stated"),
+        generated_at=manifest.get("generated_at", "at a time not stated"),
+        version=manifest.get("invarlock_version", "of a version not stated"),
+        signer=f"`{signer}`" if signer else "named in `manifest.signature.json`, if that file is there",
+    )
+    return (text + (NOTES_HEADING + notes if notes else "")).encode("utf-8")
+
+
+def readme_follows(readme: bytes, manifest: Mapping[str, Any], verdict: Mapping[str, Any]) -> bool:
+    """Tell whether a README is the one of a manifest and a verdict, a maker's notes aside."""
+    rendered = render_readme(manifest, verdict)
+    return readme == rendered or readme.startswith(rendered + NOTES_HEADING.encode("utf-8"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from invarlock.packer.checksums import SIGNATURE_NAME
 from invarlock.packer.keys import SigningKey, decode_base64, fingerprint, public_pem, read_public_pem
+from invarlock.packer.limits import MAX_SIGNATURE_BYTES
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError, UnavailableError
 from nacl.signing import VerifyKey
@@ -15,8 +16,7 @@ from invarlock.errors import DocumentError, SignatureError
 from invarlock.jsonio import check_schema, parse_json
 
 FORMAT = "evidence-pack-signature-v1"
-SIGNATURE_BYTES = 64
-MAX_SIGNATURE_FILE_BYTES = 64 * 1024
+ED25519_SIGNATURE_BYTES = 64
 
 
 def sign_manifest(manifest: bytes, key: SigningKey) -> dict[str, Any]:
@@ -30,8 +30,8 @@ def sign_manifest(manifest: bytes, key: SigningKey) -> dict[str, Any]:
     }
 
 
-def verify_manifest(manifest: bytes, signature_file: bytes) -> str:
-    """Return the fingerprint of the key that signed a manifest.
+def verify_manifest(manifest: bytes, signature_file: bytes) -> bytes:
+    """Return the raw 32-byte public key that signed a manifest.
 
     libsodium refuses small-order keys and a signature whose scalar is not reduced (RFC 8032, section 5.1.7); a key
     that is not a point of the prime-order group in canonical encoding is refused here.
@@ -40,7 +40,7 @@ def verify_manifest(manifest: bytes, signature_file: bytes) -> str:
         SignatureError: when the file is malformed, the key is unfit, or the signature does not hold.
     """
     try:
-        document = parse_json(signature_file, where=SIGNATURE_NAME, limit_bytes=MAX_SIGNATURE_FILE_BYTES)
+        document = parse_json(signature_file, where=SIGNATURE_NAME, limit_bytes=MAX_SIGNATURE_BYTES)
         check_schema(document, "manifest_signature", where=SIGNATURE_NAME)
     except DocumentError as error:
         raise SignatureError(str(error)) from None
@@ -51,15 +51,24 @@ def verify_manifest(manifest: bytes, signature_file: bytes) -> str:
         signature = decode_base64(document["signature"]["value"])
     except ValueError as error:
         raise SignatureError(f"{SIGNATURE_NAME}: signature: {error}") from None
-    if len(signature) != SIGNATURE_BYTES:
+    if len(signature) != ED25519_SIGNATURE_BYTES:
         raise SignatureError(f"{SIGNATURE_NAME}: signature: {len(signature)} bytes, an Ed25519 signature has 64")
     if not _is_fit(public):
         raise SignatureError(f"{SIGNATURE_NAME}: public_key: a small-order or non-canonical key, which proves nothing")
+    if not check_signature(public, manifest, signature):
+        raise SignatureError("the signature does not hold for manifest.json: one of the two was changed")
+    return public
+
+
+def check_signature(public: bytes, data: bytes, signature: bytes) -> bool:
+    """Tell whether a signature of ``data`` holds for a raw public key that was found fit."""
+    if len(signature) != ED25519_SIGNATURE_BYTES:
+        return False
     try:
-        VerifyKey(public).verify(manifest, signature)
+        VerifyKey(public).verify(data, signature)
     except BadSignatureError:
-        raise SignatureError("the signature does not hold for manifest.json: one of the two was changed") from None
-    return fingerprint(public)
+        return False
+    return True
 
 
 def _is_fit(public: bytes) -> bool:

@@ -53,6 +53,12 @@ class Trust:
     reason: str | None = None
 
 
+def default_store() -> Path | None:
+    """Return the trust store that is used when none is named, where there is one."""
+    path = DEFAULT_STORE.expanduser()
+    return path if path.is_file() else None
+
+
 def parse_fingerprint(text: str) -> str:
     """Return a fingerprint as it is written in packs.
 
@@ -62,6 +68,19 @@ def parse_fingerprint(text: str) -> str:
     if _FINGERPRINT.fullmatch(text.lower()) is None:
         raise UsageError(f"{text[:80]!r} is no fingerprint; it is sha256: and 64 hex digits")
     return text.lower()
+
+
+def parse_moment(text: Any) -> datetime:
+    """Return a time such as ``2026-01-31T12:00:00Z``; without a zone it is UTC, without an hour midnight.
+
+    Raises:
+        UsageError: when it is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise UsageError(f"{text!r} is no time such as 2026-01-31T12:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def read_trust_store(path: Path) -> list[TrustedSigner]:
@@ -128,7 +147,6 @@ def _moment(text: Any, where: str) -> datetime | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        raise UsageError(f"{where}: {text!r} is no time such as 2026-01-31T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return parse_moment(text)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None

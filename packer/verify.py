@@ -7,39 +7,54 @@ errors of that class are listed. Nothing but the manifest is parsed before the s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from invarlock.packer import layout
-from invarlock.packer.checksums import CHECKSUMS_NAME, CONTROL_FILES, MANIFEST_NAME, SIGNATURE_NAME, read_checksums
-from invarlock.packer.claims import PackData, check_claims, evidence_level, join_envelopes
-from invarlock.packer.edit_records import check_edit_records
-from invarlock.packer.pack_folder import PackFolder, open_pack
-from invarlock.packer.signature import MAX_SIGNATURE_FILE_BYTES, verify_manifest
-from invarlock.packer.trust import DEFAULT_STORE, Authenticity, TrustedSigner, judge_signer, read_trust_store
+from invarlock.packer.attestation import AttestedReport, make_statement, open_envelope, statement_problems
+from invarlock.packer.checksums import (
+    ATTESTATION_NAME,
+    CHECKSUMS_NAME,
+    CONTROL_FILES,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    read_checksums,
+)
+from invarlock.packer.claims import Findings, check_results, evidence_level, examine_reports
+from invarlock.packer.contents import SealedFiles
+from invarlock.packer.keys import fingerprint
+from invarlock.packer.limits import (
+    MAX_ATTESTATION_BYTES,
+    MAX_CHECKSUMS_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_PROBLEMS,
+    MAX_SIGNATURE_BYTES,
+)
+from invarlock.packer.manifest_claims import manifest_problems, metadata_problems
+from invarlock.packer.manifest_format import read_manifest
+from invarlock.packer.pack_folder import Listing, PackFolder, Progress, open_pack
+from invarlock.packer.readme import readme_follows
+from invarlock.packer.references import reference_problems
+from invarlock.packer.report_claims import ReportFacts, join_envelopes
+from invarlock.packer.signature import verify_manifest
+from invarlock.packer.trust import Authenticity, TrustedSigner, judge_signer, read_trust_store
 
 from invarlock.errors import (
     DocumentError,
     IntegrityError,
     InvarLockError,
-    ManifestError,
     MissingFileError,
+    ReportError,
     SignatureError,
     UsageError,
 )
-from invarlock.jsonio import check_schema, parse_json
 
 ReportAssurance = Literal["report", "strict", "off"]
-
-# A manifest of ten thousand reports lists their paths: some 2 MB.
-MAX_MANIFEST_BYTES = 16 * 1024 * 1024
-MAX_CHECKSUMS_BYTES = 64 * 1024 * 1024
-# The largest file we write is a release-profile report of a big model, some 20 MB.
-MAX_FILE_BYTES = 64 * 1024 * 1024
-MAX_ERRORS = 100
+# Told the bytes of the pack, returns what is told the bytes that are done.
+StartProgress = Callable[[int], Progress]
 
 
 @dataclass(frozen=True)
@@ -66,15 +81,24 @@ class VerifyResult:
     signer: str | None = None
     authenticity: Authenticity = "unpinned"
     trust_store: str | None = None
+    attested: bool = False
     verdict: str | None = None
     evidence_level: str | None = None
+    missing_for_strong: list[str] = field(default_factory=list)
     integrity_ok: bool = False
     reports_verified: bool = False
     envelope: dict[str, Any] | None = None
+    verdict_document: dict[str, Any] | None = None
+    attested_reports: list[AttestedReport] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         return self.code == 0
+
+    @property
+    def strong(self) -> bool:
+        """Whether the pack is strong evidence: all that can be asked of one, and it was asked."""
+        return self.ok and not self.missing_for_strong
 
     def document(self) -> dict[str, Any]:
         """Return the ``verify --json`` document."""
@@ -91,15 +115,17 @@ class VerifyResult:
             "warnings": self.warnings,
             "errors": self.errors,
             "evidence_level": self.evidence_level,
+            "strong_evidence": {"ok": self.strong, "missing": self.missing_for_strong},
             "authenticity": self.authenticity,
             "signer_fingerprint": self.signer,
+            "attested": self.attested,
             "trust_store": self.trust_store,
             "verdict": self.verdict,
             "verify": self.envelope,
         }
 
 
-def verify_pack(path: Path, options: VerifyOptions) -> VerifyResult:
+def verify_pack(path: Path, options: VerifyOptions, start_progress: StartProgress | None = None) -> VerifyResult:
     """Verify a pack; what is wrong with it is in the result, never raised.
 
     Raises:
@@ -109,76 +135,166 @@ def verify_pack(path: Path, options: VerifyOptions) -> VerifyResult:
     if options.strict and options.report_assurance == "off":
         raise UsageError("--strict and --report-assurance off exclude each other; drop one")
     result = VerifyResult(path, options)
-    store_path = options.trust_store
-    if store_path is None and DEFAULT_STORE.expanduser().is_file():
-        store_path = DEFAULT_STORE.expanduser()
-    store = None if store_path is None else read_trust_store(store_path)
-    result.trust_store = None if store_path is None else str(store_path)
+    store = None if options.trust_store is None else read_trust_store(options.trust_store)
+    result.trust_store = None if options.trust_store is None else str(options.trust_store)
     try:
         with open_pack(path) as folder:
-            _verify(folder, options, store, result)
+            _verify(folder, options, store, result, start_progress)
     except InvarLockError as error:
         _fail(result, error.exit_code, path.name, [str(error)])
     return result
 
 
+@dataclass(frozen=True)
+class _Sealed:
+    """What the control files say: the manifest, its bytes, and the attestation's statement."""
+
+    manifest: Mapping[str, Any]
+    data: bytes
+    statement: Mapping[str, Any] | None
+
+
 def _verify(
-    folder: PackFolder, options: VerifyOptions, store: Sequence[TrustedSigner] | None, result: VerifyResult
+    folder: PackFolder,
+    options: VerifyOptions,
+    store: Sequence[TrustedSigner] | None,
+    result: VerifyResult,
+    start_progress: StartProgress | None,
 ) -> None:
-    sealed = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    data = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
     checksums = folder.read(CHECKSUMS_NAME, MAX_CHECKSUMS_BYTES)
-    manifest = _read_manifest(sealed)
-    result.signer = _check_signature(folder, sealed, manifest, options, result)
-    if result.signer is not None:
+    manifest = read_manifest(data)
+    public = _check_signature(folder, data, manifest, options, result)
+    if public is not None:
+        result.signer = fingerprint(public)
         _check_trust(result.signer, manifest, options, store, result)
-    data, problems = _read_files(folder, checksums, manifest, options, result)
-    problems += list(_reference_problems(manifest, data)) + list(check_edit_records(data))
-    if problems:
-        _fail(result, IntegrityError.exit_code, "pack", problems)
+    sealed = _Sealed(manifest, data, _read_attestation(folder, public))
+    if hashlib.sha256(checksums).hexdigest() != manifest["checksums_sha256_digest"].lower():
+        raise IntegrityError(f"{CHECKSUMS_NAME}: not the file that checksums_sha256_digest promises")
+    digests = read_checksums(checksums)
+    del checksums
+    listing = folder.listing()
+    integrity = [*listing.problems, *_uncovered(listing, digests, options, result)]
+    integrity += reference_problems(manifest, digests)
+    files = SealedFiles(folder, digests, start_progress(listing.total_bytes) if start_progress else None)
+    try:
+        files.hash_rest(filter(layout.is_read, digests))
+        found = examine_reports(files)
+        wrong = _check_claims(sealed, found, files, result)
+        integrity += [*files.finish(), *found.integrity, *folder.changes(listing)]
+    finally:
+        files.close()
+    if integrity:
+        result.verdict, result.evidence_level, result.envelope = None, None, None
+        _fail(result, IntegrityError.exit_code, "pack", integrity)
         return
     result.integrity_ok = True
-    verdict = data.documents.get(layout.VERDICT_JSON)
-    result.verdict = verdict.get("verdict") if isinstance(verdict, dict) else None
-    result.evidence_level = manifest.get("evidence_level")
+    _judge(sealed, found, wrong, options, result)
+
+
+def _judge(sealed: _Sealed, found: Findings, wrong: list[str], options: VerifyOptions, result: VerifyResult) -> None:
+    """Say what the claims of a whole pack are worth."""
     if options.report_assurance == "off":
+        result.evidence_level = sealed.manifest.get("evidence_level")
         result.warnings.append("reports were not verified: --report-assurance off")
-        return
-    wrong, envelopes = check_claims(manifest, data, strict_assurance=options.report_assurance == "strict")
-    result.envelope = join_envelopes(envelopes)
+    else:
+        outside = [facts.path for facts in found.of_kind("clean") if not facts.in_container]
+        if options.report_assurance == "strict":
+            wrong += [
+                f"{layout.beside(path, layout.RUNTIME_MANIFEST)}: strict report assurance needs execution in a "
+                "container with an image digest"
+                for path in outside
+            ]
+            if not found.facts:
+                wrong.append("the pack has no report, strict report assurance needs one")
+        result.envelope = join_envelopes(found.envelopes)
+        result.evidence_level = evidence_level(sealed.manifest, 0, len(found.of_kind("clean")))
+        overridden = sorted({name for facts in found.facts.values() for name in facts.overrides})
+        if overridden:
+            result.warnings.append(f"the policy of reports was overridden: {', '.join(overridden)}")
     if options.require_pass and result.verdict != "PASS":
         wrong.append(f"{layout.VERDICT_JSON}: the verdict is {result.verdict}, PASS is required")
     if wrong:
-        _fail(result, 7, "reports", wrong)
+        _fail(result, ReportError.exit_code, "reports", wrong)
         return
-    result.reports_verified = True
-    clean = sum(row["kind"] == "clean" for row in result.envelope["results"])
-    result.evidence_level = evidence_level(manifest, 0, clean)
+    result.reports_verified = options.report_assurance != "off"
+    result.missing_for_strong = _missing_for_strong(found, result)
 
 
-def _fail(result: VerifyResult, code: int, where: str, messages: list[str]) -> None:
+def _check_claims(sealed: _Sealed, found: Findings, files: SealedFiles, result: VerifyResult) -> list[str]:
+    """Derive all that the pack claims; return what does not follow, nothing where reports are not to be verified."""
+    if result.options.report_assurance == "off":
+        result.verdict = _claimed_verdict(files)
+        return []
+    if not any(path.startswith(layout.DERIVED_FOLDERS) or path == layout.SCENARIOS for path in files.digests):
+        result.warnings.append("the pack holds no report and no verdict: only its bytes and its signature were checked")
+        return []
+    wrong = list(found.claims)
+    result.verdict_document, problems = check_results(files, found)
+    wrong += [*problems, *manifest_problems(sealed.manifest, found, files), *metadata_problems(found, files)]
+    if result.verdict_document is None:
+        return wrong
+    result.verdict = result.verdict_document["verdict"]
+    result.attested_reports = [
+        _attested(facts, facts.record) for facts in found.facts.values() if facts.record is not None
+    ]
+    if layout.README in files.digests:
+        try:
+            if not readme_follows(files.data(layout.README), sealed.manifest, result.verdict_document):
+                wrong.append(f"{layout.README}: not what the manifest and the verdict give")
+        except IntegrityError:
+            pass  # told by files
+    if sealed.statement is not None:
+        expected = make_statement(sealed.data, sealed.manifest, result.verdict_document, result.attested_reports)
+        wrong += [f"{ATTESTATION_NAME}: {line}" for line in statement_problems(sealed.statement, expected)]
+        result.attested = True
+    opaque = _opaque(sealed.manifest, files.digests)
+    if opaque:
+        shown = ", ".join(opaque[:3]) + (f" and {len(opaque) - 3} more" if len(opaque) > 3 else "")
+        result.warnings.append(f"sealed, but nothing is derived from: {shown}")
+    return wrong
+
+
+def _attested(facts: ReportFacts, record: Mapping[str, Any]) -> AttestedReport:
+    return AttestedReport(
+        model=facts.model_id,
+        scenario=record["name"],
+        run=record["run_num"],
+        subject_digest=facts.subject_digest,
+        validation=facts.validation,
+        ratio_vs_baseline=record["ratio_vs_baseline"],
+        passed=record["passed"],
+        report_sha256=record["report_sha256"],
+    )
+
+
+def _claimed_verdict(files: SealedFiles) -> str | None:
+    try:
+        document = files.document(layout.VERDICT_JSON)
+    except (MissingFileError, IntegrityError, DocumentError):
+        return None
+    verdict = document.get("verdict") if isinstance(document, dict) else None
+    return verdict if verdict in ("PASS", "FAIL") else None
+
+
+def _fail(result: VerifyResult, code: int, where: str, messages: Sequence[str]) -> None:
     result.code = code
-    for message in messages[:MAX_ERRORS]:
+    for message in messages[:MAX_PROBLEMS]:
         place, separator, rest = message.partition(": ")
         known = separator and " " not in place
         result.errors.append({"code": code, "where": place if known else where, "message": rest if known else message})
-
-
-def _read_manifest(sealed: bytes) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = parse_json(sealed, where=MANIFEST_NAME, limit_bytes=MAX_MANIFEST_BYTES)
-        check_schema(manifest, "manifest", where=MANIFEST_NAME)
-    except DocumentError as error:
-        raise ManifestError(str(error)) from None
-    return manifest
+    if len(messages) > MAX_PROBLEMS:
+        more = f"{len(messages) - MAX_PROBLEMS} more errors of this class"
+        result.errors.append({"code": code, "where": where, "message": more})
 
 
 def _check_signature(
-    folder: PackFolder, sealed: bytes, manifest: Mapping[str, Any], options: VerifyOptions, result: VerifyResult
-) -> str | None:
-    """Return the signer of a manifest, None for a pack that is not signed and need not be."""
+    folder: PackFolder, data: bytes, manifest: Mapping[str, Any], options: VerifyOptions, result: VerifyResult
+) -> bytes | None:
+    """Return the public key of the signer of a manifest, None for a pack that is not signed and need not be."""
     claimed = manifest.get("signing_key_fingerprint")
     try:
-        signature = folder.read(SIGNATURE_NAME, MAX_SIGNATURE_FILE_BYTES)
+        signature = folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES)
     except MissingFileError:
         if options.strict or claimed is not None or options.expected_fingerprint is not None:
             named = f", the manifest names the signer {claimed}" if claimed else ""
@@ -187,10 +303,12 @@ def _check_signature(
         return None
     except IntegrityError as error:
         raise SignatureError(str(error)) from None
-    signer = verify_manifest(sealed, signature)
-    if claimed is not None and claimed != signer:
-        raise SignatureError(f"{MANIFEST_NAME}: signing_key_fingerprint is {claimed}, the signer is {signer}")
-    return signer
+    public = verify_manifest(data, signature)
+    if claimed is not None and claimed != fingerprint(public):
+        raise SignatureError(
+            f"{MANIFEST_NAME}: signing_key_fingerprint is {claimed}, the signer is {fingerprint(public)}"
+        )
+    return public
 
 
 def _check_trust(
@@ -200,8 +318,10 @@ def _check_trust(
     store: Sequence[TrustedSigner] | None,
     result: VerifyResult,
 ) -> None:
-    for moment in (options.at or datetime.now(UTC), _generated_at(manifest)):
-        trust = judge_signer(signer, options.expected_fingerprint, store, moment)
+    moment = options.at or datetime.now(UTC)
+    made = datetime.fromisoformat(manifest["generated_at"]) if "generated_at" in manifest else None
+    for when in (moment,) if made is None else (moment, made):
+        trust = judge_signer(signer, options.expected_fingerprint, store, when)
         result.authenticity = trust.authenticity
         if trust.reason is not None:
             raise SignatureError(trust.reason)
@@ -209,69 +329,52 @@ def _check_trust(
         result.warnings.append(
             "the signer is not pinned: compare the fingerprint, or pass --expected-fingerprint or --trust-store"
         )
+    if made is not None and made > moment:
+        result.warnings.append(f"the pack says that it was made at {made:%Y-%m-%dT%H:%M:%SZ}, which is still to come")
 
 
-def _generated_at(manifest: Mapping[str, Any]) -> datetime:
+def _read_attestation(folder: PackFolder, public: bytes | None) -> Mapping[str, Any] | None:
+    """Return the statement of a pack's attestation, None when it has none.
+
+    Raises:
+        SignatureError: when the attestation is not the pack's signer's, or malformed.
+    """
     try:
-        return datetime.fromisoformat(manifest["generated_at"])
-    except (KeyError, ValueError):
-        return datetime.now(UTC)
+        data = folder.read(ATTESTATION_NAME, MAX_ATTESTATION_BYTES)
+    except MissingFileError:
+        return None
+    except IntegrityError as error:
+        raise SignatureError(str(error)) from None
+    if public is None:
+        raise SignatureError(f"{ATTESTATION_NAME}: an attestation of a pack that is not signed; sign the pack first")
+    return open_envelope(data, public)
 
 
-def _read_files(
-    folder: PackFolder, checksums: bytes, manifest: Mapping[str, Any], options: VerifyOptions, result: VerifyResult
-) -> tuple[PackData, list[str]]:
-    """Read every file once, hash it, and parse the same bytes; return the data and all integrity problems."""
-    if hashlib.sha256(checksums).hexdigest() != manifest["checksums_sha256_digest"].lower():
-        raise IntegrityError(f"{CHECKSUMS_NAME}: not the file that checksums_sha256_digest promises")
-    promised = read_checksums(checksums)
-    listing = folder.listing()
-    problems = list(listing.problems)
-    for path in sorted(set(listing.sizes) - set(promised) - CONTROL_FILES):
-        message = f"{path}: not in {CHECKSUMS_NAME}"
-        if options.strict:
-            problems.append(message)
-        else:
-            result.warnings.append(message)
-    documents: dict[str, Any] = {}
-    texts: dict[str, bytes] = {}
-    for path, digest in promised.items():
-        try:
-            data = folder.read(path, MAX_FILE_BYTES)
-        except MissingFileError:
-            problems.append(f"{path}: missing, {CHECKSUMS_NAME} has it")
-            continue
-        except IntegrityError as error:
-            problems.append(str(error))
-            continue
-        if hashlib.sha256(data).hexdigest() != digest:
-            problems.append(f"{path}: its bytes are not those of its checksum")
-        elif path.endswith(".json"):
-            try:
-                documents[path] = parse_json(data, where=path, limit_bytes=MAX_FILE_BYTES)
-            except DocumentError as error:
-                problems.append(str(error))
-        elif path in (layout.README, layout.VERDICT_TEXT):
-            texts[path] = data
-    return PackData(documents, texts, promised), problems
+def _uncovered(listing: Listing, digests: Mapping[str, str], options: VerifyOptions, result: VerifyResult) -> list[str]:
+    messages = [
+        f"{path}: not in {CHECKSUMS_NAME}" for path in sorted(set(listing.files) - set(digests) - CONTROL_FILES)
+    ]
+    if options.strict:
+        return messages
+    result.warnings += messages[:MAX_PROBLEMS]
+    return []
 
 
-def _reference_problems(manifest: Mapping[str, Any], data: PackData) -> Iterator[str]:
-    """Yield references of the manifest whose digest is not that of the file they name."""
-    references: list[tuple[str, Mapping[str, Any]]] = []
-    for key in ("subject", "environment"):
-        if key in manifest and "path" in manifest[key]:
-            references.append((key, manifest[key]))
-    source = manifest.get("invocation", {}).get("config_source")
-    if source is not None:
-        references.append(("invocation.config_source", source))
-    for key in ("materials", "verification_baselines", "artifacts"):
-        references += [(f"{key}[{index}]", row) for index, row in enumerate(manifest.get(key, []))]
-    for name, row in references:
-        path, digest = row.get("path"), row.get("digest")
-        if not isinstance(path, str) or not isinstance(digest, str):
-            yield f"{MANIFEST_NAME}: {name} has no path or no digest"
-        elif path not in data.digests:
-            yield f"{MANIFEST_NAME}: {name} names {path!r}, which the pack does not have"
-        elif digest != f"sha256:{data.digests[path]}":
-            yield f"{MANIFEST_NAME}: {name}: digest is not that of {path}"
+def _opaque(manifest: Mapping[str, Any], paths: Mapping[str, str]) -> list[str]:
+    named = {row.get("path") for row in manifest.get("materials", [])}
+    return sorted(path for path in paths if not layout.is_checked(path) and path not in named)
+
+
+def _missing_for_strong(found: Findings, result: VerifyResult) -> list[str]:
+    clean = found.of_kind("clean")
+    outside = sum(not facts.in_container for facts in clean)
+    conditions = {
+        "a signature": result.signer is not None,
+        "a pinned signer (--expected-fingerprint or a trust store)": result.authenticity == "pinned",
+        "strict checks (--strict)": result.options.strict,
+        "strict report assurance (--report-assurance strict)": result.options.report_assurance == "strict",
+        "a clean report": bool(clean),
+        f"container provenance of {outside} of {len(clean)} clean reports": not outside,
+        "verdict PASS": result.verdict == "PASS",
+    }
+    return [name for name, holds in conditions.items() if not holds]

@@ -6,8 +6,8 @@ Example::
         link_or_copy(source / "tokenizer.json", folders[target] / "tokenizer.json")
     # target is there now; had anything failed, nothing would be
 
-A folder is filled as a hidden sibling, made durable and renamed. A process that is killed leaves the hidden sibling
-(``.<name>.….staging``) and no target.
+A folder is filled as a hidden sibling, made durable and renamed. A process that is killed leaves the hidden sibling,
+which the next one removes, and no target.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from invarlock.errors import CheckpointError
 from invarlock.jsonio import sync_folder
+from invarlock.staging import staging_folder
 
 COPY_CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -36,23 +36,18 @@ def staged(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
     for target in targets:
         if os.path.lexists(target):
             raise CheckpointError(f"{target}: is there already; remove it or choose another folder")
-    folders: dict[Path, Path] = {}
     renamed: list[Path] = []
     try:
-        for target in targets:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            prefix = f".{target.name}."
-            folders[target] = Path(tempfile.mkdtemp(prefix=prefix, suffix=".staging", dir=target.parent))
-        yield folders
-        for folder in folders.values():
-            folder.chmod(0o755)
-            sync_folder(folder)
-        for target, folder in folders.items():
-            folder.rename(target)
-            renamed.append(target)
-            sync_folder(target.parent)
+        with ExitStack() as stack:
+            folders = {target: stack.enter_context(staging_folder(target)) for target in targets}
+            yield folders
+            for target, folder in folders.items():
+                sync_folder(folder)
+                folder.rename(target)
+                renamed.append(target)
+                sync_folder(target.parent)
     except BaseException as error:
-        for folder in [*folders.values(), *renamed]:
+        for folder in renamed:
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
             where = error.filename or targets[0]

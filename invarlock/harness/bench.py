@@ -44,8 +44,8 @@ from invarlock.evaluation.windows import Draw
 from invarlock.faults.injection import inject_fault
 from invarlock.guards import invariants, spectral
 from invarlock.harness.run import Run
-from invarlock.jsonio import check_schema, digest_document, dump_json, read_json, write_bytes, write_json
-from invarlock.reports.derivation import SCHEMA_VERSION, compose
+from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes, write_json
+from invarlock.reports.derivation import SCHEMA_VERSION, baseline_run_id, compose
 from invarlock.reports.policy import profile_windows
 from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
 
@@ -132,7 +132,6 @@ class Bench:
         baseline = measure_baseline(snapshot, draws, self.plan, self.placement)
         document = {
             "schema_version": SCHEMA_VERSION,
-            "run_id": _run_id(model.id, baseline.digest, sorted(runs), self.plan.seed),
             "meta": self._meta(model),
             "context": self._context(),
             "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
@@ -149,6 +148,7 @@ class Bench:
             "spectral": {"raw": baseline.facts.spectral, "measurement_contract": dict(spectral.CONTRACT)},
             "telemetry": {f"{stage}_seconds": round(seconds, 6) for stage, seconds in baseline.seconds.items()},
         }
+        document["run_id"] = baseline_run_id(document)
         check_schema(document, "baseline_report", where=str(path))
         write_json(path, document)
 
@@ -204,7 +204,6 @@ class Bench:
         seconds = {"make_subject": made.seconds, **measured.seconds}
         raw = {
             "schema_version": SCHEMA_VERSION,
-            "run_id": _run_id(case.model.id, case.scenario.id, case.run, measured.digest, self.plan.seed),
             "meta": {
                 **self._meta(case.model),
                 "scenario": case.scenario.id,
@@ -291,10 +290,6 @@ class Bench:
 
     def _seeds(self, run: int) -> dict[str, int]:
         return {"windows": self.plan.window_seed(run), "bootstrap": self.plan.window_seed(run)}
-
-
-def _run_id(*inputs: Any) -> str:
-    return digest_document(inputs).removeprefix("sha256:")[:16]
 
 
 def suite_text(run: Run) -> Text:

@@ -62,7 +62,7 @@ def finish_run(run: Run, cases: Sequence[Case], pytest_report: Mapping[str, Any]
     write_verdict(run, verdict)
     write_json(
         directory.path / "analysis" / "evaluation_optimization_summary.json",
-        summarise_seconds(report for report, _ in found.documents.values()),
+        summarise_seconds(report["telemetry"] for report, _ in found.documents.values()),
     )
     text = render_verdict_text(verdict).rstrip("\n").split("\n")
     skipped = [scenario.id for scenario in run.catalog.not_runnable()]

@@ -7,13 +7,13 @@ from typing import Any
 
 from invarlock.catalog.cases import Case
 from invarlock.reports.gates import judge_gates
-from invarlock.verdict.compiling import judge_report
+from invarlock.verdict.compiling import Planned, judge_report
 
 
 def judge_case(case: Case, report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the verdict's record of a case's report."""
     key = {"model": case.model.id, "scenario": case.scenario.id, "run": case.run}
-    return judge_report(key, case.scenario.document, report, "", case.report_folder)
+    return judge_report(Planned(case.report_folder, key, case.scenario.document), report, "")
 
 
 def explain(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from the measurements.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ from invarlock.reports.spectral import derive_spectral
 SCHEMA_VERSION = "v1"
 GUARDS = ("invariants", "spectral", "rmt", "variance")
 # Blocks that are derived as a whole; guards keep their raw part, dataset and policy_provenance lose one key each.
-DERIVED_KEYS = ("primary_metric", "primary_metric_tail", "resolved_policy", "validation", "assurance")
+DERIVED_KEYS = ("run_id", "primary_metric", "primary_metric_tail", "resolved_policy", "validation", "assurance")
 GUARD_RAW_KEYS = ("raw", "measurement_contract")
 
 
@@ -34,36 +33,55 @@ def contract_hash(contract: Mapping[str, Any]) -> str:
     return digest_document(contract).removeprefix("sha256:")[:16]
 
 
+def run_id(model_id: str, case: str, digest: str, seeds: Mapping[str, Any]) -> str:
+    """Return the first 16 hex digits that name a measurement: of what, as which case, with which seeds."""
+    return digest_document([model_id, case, digest, dict(seeds)]).removeprefix("sha256:")[:16]
+
+
+def baseline_run_id(baseline: Mapping[str, Any]) -> str:
+    """Return the ``run_id`` of a baseline's own report."""
+    seeds = {str(draw["run"]): draw["seeds"] for draw in baseline["draws"]}
+    return run_id(baseline["meta"]["model_id"], "baseline", baseline["baseline"]["digest"], seeds)
+
+
 def strip(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the raw part of a report."""
-    raw = copy.deepcopy({key: value for key, value in report.items() if key not in DERIVED_KEYS})
-    raw["dataset"]["windows"].pop("stats", None)
-    raw["policy_provenance"].pop("policy_digest", None)
+    """Return the raw part of a report; what it keeps is the report's own, not a copy."""
+    raw = {key: value for key, value in report.items() if key not in (*DERIVED_KEYS, *GUARDS)}
+    windows = _without(report["dataset"]["windows"], "stats")
+    raw["dataset"] = {**report["dataset"], "windows": windows}
+    raw["policy_provenance"] = _without(report["policy_provenance"], "policy_digest")
     for guard in GUARDS:
-        block = raw.pop(guard, {})
-        kept = {key: block[key] for key in GUARD_RAW_KEYS if key in block}
+        kept = {key: value for key, value in report.get(guard, {}).items() if key in GUARD_RAW_KEYS}
         if kept:
             raw[guard] = kept
     return raw
 
 
+def _without(block: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in block.items() if key != name}
+
+
 def compose(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the report that follows from raw measurements.
+    """Return the report that follows from raw measurements; what it keeps of them is theirs, not a copy.
 
     Raises:
         UsageError: when tier, profile or an override is unknown.
         KeyError, TypeError, ValueError: when the raw part does not hold to the report's shape.
     """
-    report = copy.deepcopy(dict(raw))
-    provenance = report["policy_provenance"]
-    policy = resolve_policy(provenance["tier"], report["context"]["profile"], provenance["overrides"])
-    windows = report["evaluation_windows"]
-    asked = {part: report["dataset"]["windows"][part] for part in ("preview", "final")}
-    report["dataset"]["windows"]["stats"] = window_statistics(windows, asked)
-    provenance["policy_digest"] = policy_digest(policy)
+    report = dict(raw)
+    meta = raw["meta"]
+    report["run_id"] = run_id(
+        meta["model_id"], f"{meta['scenario']}/{meta['run']}", raw["subject"]["digest"], meta["seeds"]
+    )
+    provenance, windows = raw["policy_provenance"], raw["evaluation_windows"]
+    policy = resolve_policy(provenance["tier"], raw["context"]["profile"], provenance["overrides"])
+    asked = {part: raw["dataset"]["windows"][part] for part in ("preview", "final")}
+    statistics = window_statistics(windows, asked)
+    report["dataset"] = {**raw["dataset"], "windows": {**raw["dataset"]["windows"], "stats": statistics}}
+    report["policy_provenance"] = {**provenance, "policy_digest": policy_digest(policy)}
     report["resolved_policy"] = policy
     metric = derive_primary_metric(
-        windows, policy["primary_metric"], report["meta"]["seeds"]["bootstrap"], report["scoring"]["not_scored"]
+        windows, policy["primary_metric"], meta["seeds"]["bootstrap"], raw["scoring"]["not_scored"]
     )
     report["primary_metric"] = metric
     report["primary_metric_tail"] = derive_tail(windows, policy["primary_metric_tail"], metric["invalid"])

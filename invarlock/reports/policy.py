@@ -43,6 +43,7 @@ def resolve_policy(tier: str, profile: str, overrides: Mapping[str, Any]) -> dic
 
     Raises:
         UsageError: when the tier, the profile or the name of an override is unknown.
+        DocumentError: when an override's value is out of range.
     """
     tiers = _tiers()
     if tier not in tiers["tiers"]:
@@ -58,6 +59,8 @@ def resolve_policy(tier: str, profile: str, overrides: Mapping[str, Any]) -> dic
         if limit not in policy.get(guard, {}):
             raise UsageError(f"policy override {name!r} names no limit of tier {tier!r}")
         policy[guard][limit] = value
+    if overrides:
+        check_schema({"format": "tiers-v1", "profiles": {}, "tiers": {tier: policy}}, "tiers", where="policy overrides")
     return policy
 
 

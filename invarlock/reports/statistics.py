@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 # Sums stay below 2^61: room for the sign and one doubling in int64.
 SUM_BITS = 61
-# Resampled indices held at once: 4 million int64 are 32 MB.
-CHUNK_INDICES = 1 << 22
+# Resampled indices held at once: half a million int64 are 4 MB, which stay in the cache.
+CHUNK_INDICES = 1 << 19
 # Normal quantiles come from the C library; nine digits of them are the same everywhere.
 LEVEL_DIGITS = 9
 

@@ -6,12 +6,18 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, parse_edit_spec
 from invarlock.errors import DocumentError, InvarLockError
 from invarlock.jsonio import check_schema
-from invarlock.reports.derivation import GUARDS, compose, contract_hash, strip
+from invarlock.reports.derivation import GUARDS, baseline_run_id, compose, contract_hash, strip
 
 # Derived numbers are stored with 12 significant digits; a C library may move the last of them by one.
 RELATIVE_TOLERANCE = 2e-12
+# What a subject and its baseline must have been measured with alike; libraries are the environment's business.
+MEASURED_ALIKE = {
+    "meta": ("model_id", "revision", "device", "dtype"),
+    "context": ("suite", "profile", "tier", "determinism", "execution_mode"),
+}
 # A report that is wrong everywhere need not say so ten thousand times.
 MAX_PROBLEMS = 20
 
@@ -40,15 +46,23 @@ def verify_report(report: dict[str, Any]) -> list[str]:
 def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
     """Return where a report's baseline side is not what the baseline's own report measured."""
     problems = []
-    for key in ("digest", "tokenizer_sha256"):
-        if report["baseline_ref"][key] != baseline["baseline"][key]:
-            problems.append(f"baseline_ref.{key}: not that of the baseline's report")
+    if baseline["run_id"] != baseline_run_id(baseline):
+        problems.append("the run_id of the baseline's report does not follow from it")
+    pairs = [(f"baseline_ref.{key}", report["baseline_ref"][key], value) for key, value in baseline["baseline"].items()]
+    for block, keys in MEASURED_ALIKE.items():
+        pairs += [(f"{block}.{key}", report[block][key], baseline[block][key]) for key in keys]
+    dataset = report["dataset"]
+    asked = {key: value for key, value in dataset["windows"].items() if key != "stats"}
+    pairs.append(("dataset", {**dataset, "windows": asked}, baseline["dataset"]))
+    problems += [f"{name}: not that of the baseline's report" for name, own, theirs in pairs if own != theirs]
     draws = [draw for draw in baseline["draws"] if draw["run"] == report["meta"]["run"]]
     if len(draws) != 1:
         return [
             *problems,
             f"the baseline's report has {len(draws)} draws of run {report['meta']['run']}, one is needed",
         ]
+    if report["meta"]["seeds"] != draws[0]["seeds"]:
+        problems.append("meta.seeds: not those of the baseline's draw")
     for part in ("preview", "final"):
         own, base = report["evaluation_windows"][part], draws[0][part]
         for key, theirs in (
@@ -66,14 +80,16 @@ def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, An
 
 def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
     """Yield a line for every value that differs from the derived one, naming its field."""
+    if found is derived:
+        return
     name = where or "document"
     if isinstance(found, dict) and isinstance(derived, dict):
         for key in sorted({*found, *derived}):
             inner = f"{where}.{key}" if where else str(key)
             if key not in found:
-                yield f"{inner}: missing, derived {_short(derived[key])}"
+                yield f"{inner}: missing, derived {shorten(derived[key])}"
             elif key not in derived:
-                yield f"{inner}: {_short(found[key])} does not follow from the measurements"
+                yield f"{inner}: {shorten(found[key])} does not follow from the measurements"
             else:
                 yield from differences(found[key], derived[key], inner)
     elif isinstance(found, list) and isinstance(derived, list):
@@ -83,7 +99,7 @@ def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
             for index, (own, other) in enumerate(zip(found, derived, strict=True)):
                 yield from differences(own, other, f"{where}[{index}]")
     elif not _same(found, derived):
-        yield f"{name}: {_short(found)}, derived {_short(derived)}"
+        yield f"{name}: {shorten(found)}, derived {shorten(derived)}"
 
 
 def _same(found: Any, derived: Any) -> bool:
@@ -96,12 +112,36 @@ def _same(found: Any, derived: Any) -> bool:
     return math.isclose(found, derived, rel_tol=RELATIVE_TOLERANCE, abs_tol=0.0)
 
 
-def _short(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """Return a value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def _edit_problems(edit: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where an edit's name, label and parameters do not follow from its spec."""
+    if edit["label"] == "custom":
+        return
+    if edit["label"] != edit["name"]:
+        yield f"edit.label: {shorten(edit['label'])}, derived {shorten(edit['name'])}"
+    if edit["name"] not in EDIT_NAMES:
+        if edit["spec"] != edit["name"]:
+            yield f"edit.spec: {shorten(edit['spec'])}, derived {shorten(edit['name'])}"
+        return
+    try:
+        spec = parse_edit_spec(edit["spec"])
+    except InvarLockError as error:
+        yield f"edit.spec: {error}"
+        return
+    if not isinstance(spec, EditSpec):
+        yield "edit.spec: a report needs the parameters that were used, not 'clean'"
+        return
+    for key, derived in (("name", spec.edit), ("parameters", dict(spec.parameters))):
+        yield from differences(edit[key], derived, f"edit.{key}")
+
+
 def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
+    yield from _edit_problems(report["edit"])
     windows = report["evaluation_windows"]
     expected_tokens = report["dataset"]["seq_len"] - 1
     seen: set[str] = set()

@@ -8,16 +8,32 @@ of the informational stress reports at least half signal; and pytest, where its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from invarlock.catalog.cases import case_id, report_folder
 from invarlock.errors import DocumentError, UsageError
+from invarlock.reports.verification import shorten
 from invarlock.verdict.detectors import CORE_GUARDS, detect, guard_flags, primary_guard_hit
 
 INFORMATIONAL_MIN_FRACTION = 0.5
 REPORT_NAME = "evaluation.report.json"
 
 Outcome = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A case of an effective manifest, its scenario, and the path of its report in a pack."""
+
+    path: str
+    case: Mapping[str, Any]
+    scenario: Mapping[str, Any]
+
+    @property
+    def case_id(self) -> str:
+        """The bracketed part of the case's node id."""
+        return case_id(self.case["model"], self.case["scenario"], self.case["run"])
 
 
 def compile_verdict(
@@ -40,38 +56,73 @@ def compile_verdict(
         UsageError: when the manifest selects nothing.
         DocumentError: when it has no selection, or a detector that is unknown.
     """
+    plan = planned_cases(manifest)
+    records = {
+        path: judge_report(plan[path], report, digest) if path in plan else None
+        for path, (report, digest) in reports.items()
+    }
+    return compile_records(manifest, plan, records, outcomes, timestamp=timestamp)
+
+
+def planned_cases(manifest: Mapping[str, Any]) -> dict[str, Planned]:
+    """Return the cases of an effective manifest by the path of their report in a pack, in the manifest's order.
+
+    Raises:
+        UsageError: when the manifest selects nothing.
+        DocumentError: when it has no selection, or a case of a scenario that it does not have.
+    """
     if "selection" not in manifest:
         raise DocumentError("manifest: it has no selection; the verdict needs the effective manifest of a run")
-    cases = manifest["selection"]["cases"]
-    if not cases:
+    if not manifest["selection"]["cases"]:
         raise UsageError("manifest: its selection is empty, there is nothing to judge")
     scenarios = {row["id"]: row for row in manifest["scenarios"]}
-    said = {outcome["case"]: outcome for outcome in outcomes or ()}
-    records: list[dict[str, Any]] = []
-    missing: dict[str, list[str]] = {}
-    failed: list[str] = []
-    expected_paths = set()
-    for case in cases:
+    plan: dict[str, Planned] = {}
+    for case in manifest["selection"]["cases"]:
         scenario = scenarios.get(case["scenario"])
         if scenario is None:
             raise DocumentError(f"manifest: the selection names scenario {case['scenario']!r}, which it does not have")
-        path = (
-            f"reports/{report_folder(case['model'], scenario['id'], scenario['category'], case['run'])}/{REPORT_NAME}"
-        )
-        expected_paths.add(path)
-        name = case_id(case["model"], case["scenario"], case["run"])
-        outcome = said.get(name)
-        if path not in reports:
-            missing.setdefault(case["model"], []).append(name)
-            failed.append(f"{name}: no report" + (f"; pytest: {_said(outcome)}" if outcome else ""))
+        folder = report_folder(case["model"], scenario["id"], scenario["category"], case["run"])
+        planned = Planned(f"reports/{folder}/{REPORT_NAME}", case, scenario)
+        if planned.path in plan:
+            raise DocumentError(f"manifest: the selection has two cases whose report is {planned.path}")
+        plan[planned.path] = planned
+    return plan
+
+
+def compile_records(
+    manifest: Mapping[str, Any],
+    plan: Mapping[str, Planned],
+    found: Mapping[str, dict[str, Any] | None],
+    outcomes: Sequence[Outcome] | None = None,
+    *,
+    timestamp: str = "",
+) -> dict[str, Any]:
+    """Return the ``final_verdict.json`` document from records already judged.
+
+    Args:
+        manifest: the effective manifest.
+        plan: its cases, from ``planned_cases``.
+        found: ``judge_report``'s record of each report by path; None for a report of no planned case.
+        outcomes: what pytest said of each case; None when it is not known.
+        timestamp: of the compilation, UTC.
+    """
+    said = {outcome["case"]: outcome for outcome in outcomes or ()}
+    scenarios = {row["id"]: row for row in manifest["scenarios"]}
+    records: list[dict[str, Any]] = []
+    missing: dict[str, list[str]] = {}
+    failed: list[str] = []
+    for path, planned in plan.items():
+        outcome = said.get(planned.case_id)
+        record = found.get(path)
+        if record is None:
+            missing.setdefault(planned.case["model"], []).append(planned.case_id)
+            failed.append(f"{planned.case_id}: no report" + (f"; pytest: {_said(outcome)}" if outcome else ""))
             continue
-        record = judge_report(case, scenario, *reports[path], path)
         records.append(record)
-        failed += [f"{name}: {reason}" for reason in record["reasons"]]
+        failed += [f"{planned.case_id}: {reason}" for reason in record["reasons"]]
         if outcomes is not None:
-            failed += _disagreement(name, record, outcome)
-    for path in sorted(set(reports) - expected_paths):
-        failed.append(f"{path}: a report of no planned case")
+            failed += _disagreement(planned.case_id, record, outcome)
+    failed += [f"{path}: a report of no planned case" for path in sorted(set(found) - set(plan))]
     counts = _counts(manifest, scenarios, records)
     total, signalled = counts["informational_stress_total"], counts["informational_stress_signaled"]
     if signalled < INFORMATIONAL_MIN_FRACTION * total:
@@ -117,14 +168,13 @@ def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:
         raise DocumentError(f"pytest report: malformed at {error}; it needs tests with nodeid and outcome") from None
 
 
-def judge_report(
-    case: Mapping[str, Any], scenario: Mapping[str, Any], report: Mapping[str, Any], digest: str, path: str
-) -> dict[str, Any]:
+def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> dict[str, Any]:
     """Return the verdict's record of one report: what was expected, what was seen, whether that passes.
 
     Raises:
         DocumentError: when the scenario has a detector that is unknown.
     """
+    case, scenario = planned.case, planned.scenario
     requirements = scenario["requirements"]
     all_of = [detect(detector, report) for detector in requirements["detectors_all_of"]]
     any_of = [detect(detector, report) for detector in requirements["detectors_any_of"]]
@@ -134,7 +184,7 @@ def judge_report(
         "model": case["model"],
         "name": scenario["id"],
         "run_num": case["run"],
-        "path": path,
+        "path": planned.path,
         "category": scenario["category"],
         "strictness": scenario["strictness"],
         "intent": scenario["intent"],
@@ -173,7 +223,11 @@ def _mismatches(case: Mapping[str, Any], scenario: Mapping[str, Any], report: Ma
         wanted.append(("edit.name", edit["name"], spec.partition(":")[0]))
         if ":clean:" not in spec:
             wanted.append(("edit.spec", edit["spec"], spec))
-    return [f"the report's {field} is {found!r}, planned {plan!r}" for field, found, plan in wanted if found != plan]
+    return [
+        f"the report's {field} is {shorten(found)}, planned {shorten(plan)}"
+        for field, found, plan in wanted
+        if found != plan
+    ]
 
 
 def _unmet(record: Mapping[str, Any], scenario: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
+# What the summary of artefacts takes of an ``edit_metadata.json``.
+ARTIFACT_KEYS = (
+    "artifact_class",
+    "edit_type",
+    "edit_label",
+    "storage_format",
+    "deployable_as_hf_checkpoint",
+    "coverage",
+)
 
 
 def summarise(verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,15 +38,14 @@ def summarise(verdict: Mapping[str, Any]) -> dict[str, Any]:
 
 def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return ``edit_artifact_summary.json``: what was edited, by path of the ``edit_metadata.json``."""
-    keys = ("artifact_class", "edit_type", "edit_label", "storage_format", "deployable_as_hf_checkpoint", "coverage")
-    rows = [{"path": path, **{key: metadata[path][key] for key in keys}} for path in sorted(metadata)]
+    rows = [{"path": path, **{key: metadata[path][key] for key in ARTIFACT_KEYS}} for path in sorted(metadata)]
     classes = [row["artifact_class"] for row in rows]
     return {"artifacts": rows, "by_class": {name: classes.count(name) for name in sorted(set(classes))}}
 
 
-def summarise_seconds(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return ``evaluation_optimization_summary.json``: seconds a stage over all reports."""
-    rows = [report["telemetry"] for report in reports]
+def summarise_seconds(telemetry: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return ``evaluation_optimization_summary.json``: seconds a stage over the telemetry of all reports."""
+    rows = list(telemetry)
     stages = sorted({stage for row in rows for stage in row if stage.endswith("_seconds")})
     return {
         "reports": len(rows),

@@ -1,8 +1,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from invarlock.packer.build import PackContent, build_pack
 from invarlock.packer.verify import VerifyOptions, verify_pack
 
 from invarlock.errors import MissingFileError, ReportError, UsageError
+from invarlock.staging import staging_folder
 
 TIME = "2026-01-31T12:00:00Z"
 
@@ -93,14 +92,11 @@ def test_a_report_without_its_runtime_manifest_is_not_packed(run: Path) -> None:
 
 
 def test_what_a_killed_builder_left_is_removed_and_what_a_live_one_has_is_kept(run: Path, tmp_path: Path) -> None:
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    dead = tmp_path / f".out.staging-{int(gone.stdout)}-00000000"
-    alive = tmp_path / f".out.staging-{os.getpid()}-00000000"
-    for folder in (dead, alive):
-        (folder / "reports").mkdir(parents=True)
+    dead = tmp_path / ".out.staging-00000000"
+    (dead / "reports").mkdir(parents=True)
+    with staging_folder(tmp_path / "other") as alive:
+        build_pack(tmp_path / "out", content(run), None, TIME)
 
-    build_pack(tmp_path / "out", content(run), None, TIME)
-
-    assert not dead.exists()
-    assert alive.exists()
+        assert not dead.exists()
+        assert alive.exists()
     assert (tmp_path / "out" / "manifest.json").is_file()

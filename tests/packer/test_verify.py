@@ -463,7 +463,7 @@ def test_no_command_imports_pytorch(pack: Path, real_run: Any, tmp_path: Path) -
     assert made.returncode == 0, made.stderr
     assert built.returncode == 0, built.stderr
     assert checked.returncode == 0, checked.stdout
-    assert checked.stdout.startswith(f"VERIFIED: {tmp_path / 'built'}\nverdict: PASS\nevidence level: high\n")
+    assert checked.stdout.startswith(f"VERIFIED: {tmp_path / 'built'}\nverdict: PASS\nstrong evidence: no, missing: ")
     assert json.loads(looked.stdout)["verdict_claimed"] == "PASS"
     assert json.loads(looked.stdout)["verified"] is False
 
@@ -476,7 +476,7 @@ def test_the_result_as_json_has_the_fields_of_its_format(pack: Path, tmp_path: P
     assert set(document) == {
         "pack", "ok", "integrity_ok", "reports_verified", "verification_scope", "assurance_status", "strict",
         "report_assurance", "warnings", "errors", "evidence_level", "authenticity", "signer_fingerprint", "trust_store",
-        "verdict", "verify",
+        "verdict", "verify", "attested", "strong_evidence",
     }  # fmt: skip
     inside = packer("verify", pack, "--json-out", pack / "result.json")
     assert (inside.returncode, (pack / "result.json").exists()) == (2, False)

@@ -284,10 +284,10 @@ def test_a_killed_run_leaves_only_a_hidden_folder(tiny_model: TinyModels, tmp_pa
     assert killed.returncode == -signal.SIGKILL
     left = [path.name for path in tmp_path.iterdir() if path != source]
     assert len(left) == 1
-    assert left[0].startswith(".subject.")
-    assert left[0].endswith(".staging")
+    assert left[0].startswith(".subject.staging-")
     assert digest_checkpoint(source) == before
     rewrite_checkpoint(read_checkpoint(source), {tmp_path / "subject": doubled(UP)})
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "subject"}
 
 
 MEASURED = """

@@ -1,0 +1,143 @@
+"""The files of a pack as whoever derives its claims sees them: digests, and documents read on demand.
+
+The builder has them in memory, the verifier in a folder that it does not trust; both derive with the same functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from invarlock.packer.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_TEXT_BYTES
+from invarlock.packer.pack_folder import PackFolder, Progress
+
+from invarlock.errors import IntegrityError, MissingFileError
+from invarlock.jsonio import parse_json
+
+
+class PackFiles(Protocol):
+    """Files by their path in the pack."""
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """The sha256 (64 hex) of each file but the control files."""
+
+    def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            MissingFileError: when there is no such file.
+            IntegrityError: when its bytes are not those of its digest.
+        """
+
+    def document(self, path: str) -> Any:
+        """Return a file's JSON document; the bytes parsed are the bytes hashed.
+
+        Raises:
+            MissingFileError, IntegrityError: as ``data``.
+            DocumentError: when it is no strict JSON within the limits.
+        """
+
+
+class MemoryFiles:
+    """The files of a pack that is being built."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+        self._digests = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        return self._digests
+
+    def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
+        if path not in self._files:
+            raise MissingFileError(f"{path}: missing")
+        return self._files[path]
+
+    def document(self, path: str) -> Any:
+        data = self.data(path, MAX_JSON_BYTES)
+        return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
+
+
+class SealedFiles:
+    """The files of a pack in a folder, each read once and held against the digest that its checksums promise.
+
+    Files that no claim needs are hashed by threads meanwhile: ``hash_rest`` starts them, ``finish`` waits. Whatever
+    is not as promised is in ``problems``, whoever asked for it.
+    """
+
+    def __init__(self, folder: PackFolder, digests: Mapping[str, str], progress: Progress | None = None) -> None:
+        self._folder = folder
+        self._digests = digests
+        self._left = dict.fromkeys(digests)
+        self._queue: deque[str] = deque()
+        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_HASHING_THREADS))
+        self._running: list[Future[None]] = []
+        self._progress = progress or (lambda _: None)
+        self.problems: list[str] = []
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        return self._digests
+
+    def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
+        if path not in self._digests:
+            raise MissingFileError(f"{path}: missing")
+        self._left.pop(path, None)
+        try:
+            data = self._folder.read(path, limit_bytes)
+        except (MissingFileError, IntegrityError) as error:
+            raise self._noted(path, error) from None
+        self._progress(len(data))
+        if hashlib.sha256(data).hexdigest() != self._digests[path]:
+            raise self._noted(path, IntegrityError(f"{path}: its bytes are not those of its checksum"))
+        return data
+
+    def document(self, path: str) -> Any:
+        data = self.data(path, MAX_JSON_BYTES)
+        return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
+
+    def hash_rest(self, wanted: Iterable[str]) -> None:
+        """Start hashing every file that is not among those wanted as documents or data."""
+        keep = set(wanted)
+        rest = [path for path in self._left if path not in keep]
+        for path in rest:
+            del self._left[path]
+        self._queue.extend(rest)
+        for _ in range(min(len(rest), MAX_HASHING_THREADS)):
+            self._running.append(self._threads.submit(self._hash_queue))
+
+    def finish(self) -> list[str]:
+        """Hash what was never asked for, wait for all of it, and return the problems of all files in order."""
+        self.hash_rest(())
+        for future in self._running:
+            future.result()
+        self.close()
+        return sorted(self.problems)
+
+    def _hash_queue(self) -> None:
+        while self._queue:
+            try:
+                path = self._queue.popleft()
+            except IndexError:
+                return
+            try:
+                if self._folder.digest(path, self._progress) != self._digests[path]:
+                    self._noted(path, IntegrityError(f"{path}: its bytes are not those of its checksum"))
+            except (MissingFileError, IntegrityError) as error:
+                self._noted(path, error)
+
+    def close(self) -> None:
+        """End the threads; hashing that has not begun is dropped."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _noted(self, path: str, error: MissingFileError | IntegrityError) -> IntegrityError:
+        missing = isinstance(error, MissingFileError)
+        message = f"{path}: missing, checksums.sha256 has it" if missing else str(error)
+        self.problems.append(message)
+        return IntegrityError(message)

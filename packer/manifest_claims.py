@@ -1,0 +1,179 @@
+"""What a pack's manifest and metadata claim, derived from its reports and its effective manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from invarlock.packer import layout
+from invarlock.packer.claims import Findings, evidence_level
+from invarlock.packer.contents import PackFiles
+from invarlock.packer.references import reference
+
+from invarlock.errors import DocumentError, IntegrityError, InvarLockError
+from invarlock.reports.verification import differences, shorten
+
+SOURCE_KEYS = ("uri", "commit", "branch", "describe", "dirty")
+LEVELS = ("low", "medium", "high")
+# Settings of the run that every report shows as well; a setting of null asked for the profile's own value.
+SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows")
+
+
+def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a manifest that follow from the pack's files, each as the builder writes it.
+
+    Raises:
+        DocumentError: when the pack has no effective manifest.
+    """
+    if found.scenarios is None:
+        raise DocumentError(f"{layout.SCENARIOS}: missing or malformed, the manifest follows from it")
+    selection = found.scenarios["selection"]
+    fields: dict[str, Any] = {
+        "suite": selection["suite"],
+        "network_mode": "online" if any(facts.allows_network for facts in found.facts.values()) else "offline",
+        "determinism": _common(found, "determinism"),
+        "repeats": 0,
+        "model_list": [row["model_id"] for row in selection["models"]],
+        "models": [{key: row[key] for key in ("model_id", "revision")} for row in selection["models"]],
+        "model_licenses": {row["model_id"]: row["licence"] for row in selection["models"]},
+        "verification_baselines": [
+            {
+                "name": layout.model_folder(path),
+                **reference(digests, path),
+                "report_paths": [
+                    name for name in found.facts if layout.model_folder(name) == layout.model_folder(path)
+                ],
+            }
+            for path in found.baselines
+        ],
+        "verification": {
+            "clean_reports": len(found.of_kind("clean")),
+            "stress_reports": len(found.of_kind("stress")),
+            "error_injection_reports": len(found.of_kind("error_injection")),
+            "failed_reports": 0,
+            "policy_profile": ", ".join(sorted({facts.context["profile"] for facts in found.facts.values()})),
+        },
+    }
+    if layout.VERDICT_JSON in digests:
+        fields["subject"] = {"name": "final_verdict", **reference(digests, layout.VERDICT_JSON)}
+    if layout.ENVIRONMENT in digests:
+        fields["environment"] = reference(digests, layout.ENVIRONMENT)
+    return fields
+
+
+def derive_source(files: PackFiles) -> dict[str, Any] | None:
+    """Return ``invocation.config_source``: what ``metadata/source_repo.json`` says, None when the pack has none.
+
+    Raises:
+        DocumentError, IntegrityError: when the file cannot be read.
+    """
+    if layout.SOURCE_REPO not in files.digests:
+        return None
+    source = files.document(layout.SOURCE_REPO)
+    if not isinstance(source, dict):
+        raise DocumentError(f"{layout.SOURCE_REPO}: not an object")
+    return {**{key: source.get(key) for key in SOURCE_KEYS}, **reference(files.digests, layout.SOURCE_REPO)}
+
+
+def manifest_problems(manifest: Mapping[str, Any], found: Findings, files: PackFiles) -> Iterator[str]:
+    """Yield where the manifest claims what does not follow; a field that is not there claims nothing."""
+    try:
+        derived = derive_manifest(found, files.digests)
+        source = derive_source(files)
+    except InvarLockError as error:
+        yield str(error)
+        return
+    for key, value in derived.items():
+        if key not in manifest:
+            continue
+        claimed = manifest[key]
+        if key == "verification":
+            claimed = {name: claimed.get(name, value[name]) for name in value}
+        yield from (f"manifest.json: {line}" for line in differences(claimed, value, key))
+    claimed_source = manifest.get("invocation", {}).get("config_source")
+    if claimed_source is not None:
+        yield from (
+            f"manifest.json: {line}" for line in differences(claimed_source, source, "invocation.config_source")
+        )
+    builder = manifest.get("builder", {}).get("version")
+    if builder is not None and manifest.get("invarlock_version", builder) != builder:
+        yield "manifest.json: invarlock_version is not that of builder.version"
+    yield from _level_problems(manifest, found)
+    yield from _setting_problems(manifest, found)
+
+
+def metadata_problems(found: Findings, files: PackFiles) -> Iterator[str]:
+    """Yield where the files under ``metadata/`` contradict the effective manifest or themselves."""
+    try:
+        if found.scenarios is not None:
+            yield from _selection_problems(found)
+            if layout.MODEL_REVISIONS in files.digests:
+                document = files.document(layout.MODEL_REVISIONS)
+                rows = document.get("models") if isinstance(document, dict) else None
+                planned = found.scenarios["selection"]["models"]
+                yield from (
+                    f"{layout.MODEL_REVISIONS}: {line}" for line in differences(_pins(rows), _pins(planned), "models")
+                )
+    except DocumentError as error:
+        yield str(error)
+    except IntegrityError:
+        return
+
+
+def _common(found: Findings, key: str) -> str:
+    values = sorted({str(facts.context[key]) for facts in found.facts.values()})
+    return values[0] if len(values) == 1 else "mixed"
+
+
+def _level_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[str]:
+    clean = found.of_kind("clean")
+    level, claimed = evidence_level(manifest, 0, len(clean)), manifest.get("evidence_level", "low")
+    if LEVELS.index(claimed) > LEVELS.index(level):
+        yield f"manifest.json: evidence_level {claimed} is claimed, {level} is what the pack supports"
+    assurance = manifest.get("verification", {}).get("report_assurance")
+    if assurance == "strict" and not (clean and all(facts.in_container for facts in clean)):
+        yield "manifest.json: verification.report_assurance strict is claimed, not every clean report has a container"
+
+
+def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[str]:
+    """Yield where a setting of the run is not the one that its reports show."""
+    parameters = manifest.get("invocation", {}).get("parameters", {})
+    for name in SHOWN_SETTINGS:
+        row = parameters.get(name)
+        value = row.get("value") if isinstance(row, dict) else None
+        shown = {facts.settings[name] for facts in found.facts.values()}
+        if value is not None and shown and (len(shown) > 1 or value not in shown):
+            yield f"manifest.json: invocation.parameters.{name} is {shorten(value)}, the reports show {sorted(shown)}"
+
+
+def _selection_problems(found: Findings) -> Iterator[str]:
+    assert found.scenarios is not None
+    selection = found.scenarios["selection"]
+    revisions = {row["model_id"]: row["revision"] for row in selection["models"]}
+    pairs = {
+        "scenario_ids": sorted({case["scenario"] for case in selection["cases"]}),
+        "models": sorted({case["model"] for case in selection["cases"]}),
+    }
+    claimed = {
+        "scenario_ids": selection["scenario_ids"],
+        "models": [row["model_id"] for row in selection["models"]],
+    }
+    yield from (f"{layout.SCENARIOS}: {line}" for line in differences(claimed, pairs, "selection"))
+    unused = sorted({row["id"] for row in found.scenarios["scenarios"]} - set(pairs["scenario_ids"]))
+    yield from (f"{layout.SCENARIOS}: scenario {name} is not among the cases" for name in unused)
+    for path, model in found.baselines.items():
+        if model not in pairs["models"]:
+            yield f"{path}: the baseline of no model that was selected"
+    for facts in found.facts.values():
+        if facts.context["suite"] != selection["suite"]:
+            yield f"{facts.path}: context.suite is not that of {layout.SCENARIOS}"
+        if facts.revision != revisions.get(facts.model_id, facts.revision):
+            yield f"{facts.path}: meta.revision is not that of {layout.SCENARIOS}"
+
+
+def _pins(rows: Any) -> Any:
+    """Return what a pin says, without the list of files."""
+    if not isinstance(rows, list):
+        return rows
+    keys = ("model_id", "revision", "licence")
+    return [{key: row.get(key) for key in keys} if isinstance(row, dict) else row for row in rows]

@@ -1,0 +1,32 @@
+"""Reading ``manifest.json``: strictly, within bounds, and before anything else of a pack is parsed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from invarlock.packer.checksums import MANIFEST_NAME
+from invarlock.packer.limits import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES
+
+from invarlock.errors import DocumentError, ManifestError
+from invarlock.jsonio import check_schema, parse_json
+
+
+def read_manifest(sealed: bytes) -> dict[str, Any]:
+    """Return the document of ``manifest.json``, held against its schema.
+
+    Raises:
+        ManifestError: when it is malformed.
+    """
+    try:
+        manifest: dict[str, Any] = parse_json(
+            sealed, where=MANIFEST_NAME, limit_bytes=MAX_MANIFEST_BYTES, limit_values=MAX_MANIFEST_VALUES
+        )
+        check_schema(manifest, "manifest", where=MANIFEST_NAME)
+        if "generated_at" in manifest:
+            datetime.fromisoformat(manifest["generated_at"])
+    except DocumentError as error:
+        raise ManifestError(str(error)) from None
+    except ValueError:
+        raise ManifestError(f"{MANIFEST_NAME}: generated_at {manifest['generated_at']} is no time") from None
+    return manifest

@@ -1,0 +1,37 @@
+"""How a manifest refers to a file of its pack: by path and digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from invarlock.errors import IntegrityError
+
+
+def reference(digests: Mapping[str, str], path: str) -> dict[str, str]:
+    """Return the object by which a manifest refers to a file.
+
+    Raises:
+        IntegrityError: when the pack has no such file.
+    """
+    if path not in digests:
+        raise IntegrityError(f"{path}: named by the manifest, but not among the pack's files")
+    return {"path": path, "digest": f"sha256:{digests[path]}"}
+
+
+def reference_problems(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[str]:
+    """Yield references of the manifest whose digest is not that of the file they name."""
+    references: list[tuple[str, Any]] = [(key, manifest[key]) for key in ("subject", "environment") if key in manifest]
+    source = manifest.get("invocation", {}).get("config_source")
+    if source is not None:
+        references.append(("invocation.config_source", source))
+    for key in ("materials", "verification_baselines", "artifacts"):
+        references += [(f"{key}[{index}]", row) for index, row in enumerate(manifest.get(key, []))]
+    for name, row in references:
+        path, digest = row.get("path"), row.get("digest")
+        if not isinstance(path, str) or not isinstance(digest, str):
+            yield f"manifest.json: {name} has no path or no digest"
+        elif path not in digests:
+            yield f"manifest.json: {name} names {path[:100]!r}, which the pack does not have"
+        elif digest != f"sha256:{digests[path]}":
+            yield f"manifest.json: {name}: digest is not that of {path}"

@@ -1,0 +1,255 @@
+"""Whether one report of a pack follows from its raw measurements, its baseline and the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from invarlock.packer import layout
+from invarlock.packer.contents import PackFiles
+from invarlock.packer.edit_records import edit_record_problems
+from invarlock.packer.layout import beside
+
+from invarlock.catalog.edit_specs import parse_edit_spec
+from invarlock.catalog.models import folder_name
+from invarlock.catalog.tuned_params import TunedParams
+from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
+from invarlock.jsonio import check_schema
+from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
+from invarlock.verdict.compiling import Planned, judge_report
+from invarlock.verdict.summaries import ARTIFACT_KEYS
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline's own report, which held to its schema, and the sha256 (64 hex) of its bytes."""
+
+    path: str
+    document: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """What is kept of a report once it is examined: all that a verdict, a summary or a manifest takes from it."""
+
+    path: str
+    model_id: str
+    revision: str | None
+    kind: str
+    record: dict[str, Any] | None
+    artifact: Mapping[str, Any] | None
+    telemetry: Mapping[str, Any]
+    context: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    subject_digest: str
+    validation: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    in_container: bool
+    allows_network: bool
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One report: its facts when it verifies, its ``verify-v1`` envelope, and what is wrong, by class."""
+
+    facts: ReportFacts | None
+    envelope: dict[str, Any]
+    claims: tuple[str, ...] = ()
+    integrity: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pack says was planned: cases by the path of their report, scenarios by id, tuned parameters."""
+
+    cases: Mapping[str, Planned]
+    scenarios: Mapping[str, Mapping[str, Any]]
+    tuned: TunedParams | None
+
+
+def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan: Plan) -> Examined:
+    """Return what a report and the files beside it hold, and what in them does not follow.
+
+    A file that cannot be read as its digest promises is the business of ``files``, and not told twice.
+    """
+    planned = plan.cases.get(path)
+    kind = "unknown" if planned is None else str(planned.scenario["category"])
+    try:
+        report = files.document(path)
+    except IntegrityError as error:
+        return Examined(None, verify_envelope(path, {}, kind, [str(error)]))
+    except DocumentError as error:
+        return Examined(None, verify_envelope(path, {}, kind, [str(error)]), claims=(str(error),))
+    problems = verify_report(report)
+    envelope = verify_envelope(path, report, kind, problems)
+    if problems:
+        return Examined(None, envelope, claims=tuple(f"{path}: {line}" for line in problems))
+    digest = files.digests[path]
+    claims = list(_place_problems(path, report, baseline))
+    claims += _tuned_problems(path, report, planned, plan.tuned)
+    runtime, wrong = _runtime_manifest(files, path, report, digest)
+    claims += wrong
+    claims += _timing_problems(files, path, report)
+    metadata, integrity = _edit_metadata(files, path, report, plan)
+    record = None
+    try:
+        record = None if planned is None else judge_report(planned, report, f"sha256:{digest}")
+    except InvarLockError as error:
+        claims.append(f"{path}: {error}")
+    facts = ReportFacts(
+        path=path,
+        model_id=report["meta"]["model_id"],
+        revision=report["meta"]["revision"],
+        kind=kind,
+        record=record,
+        artifact=None if metadata is None else {key: metadata[key] for key in ARTIFACT_KEYS},
+        telemetry=report["telemetry"],
+        context=report["context"],
+        settings=_settings(report),
+        subject_digest=report["subject"]["digest"],
+        validation=report["validation"],
+        overrides=tuple(sorted(report["policy_provenance"]["overrides"])),
+        in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),
+        allows_network=bool(runtime and runtime["allow_network"]),
+    )
+    return Examined(facts, envelope, tuple(claims), tuple(integrity))
+
+
+def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: list[str]) -> dict[str, Any]:
+    """Return the ``verify-v1`` envelope of one report, given what ``verify_report`` found."""
+    metric: Mapping[str, Any] = {}
+    reason = "malformed"
+    if not problems:
+        metric = report["primary_metric"]
+        reason = "ok" if report["assurance"]["verdict"] == "PASS" else "policy_fail"
+    return {
+        "format_version": "verify-v1",
+        "summary": {"ok": not problems, "reason": reason},
+        "evaluation_report": {"count": 1},
+        "results": [
+            {
+                "id": path,
+                "schema_version": "v1",
+                "kind": kind,
+                "ok": not problems,
+                "reason": reason,
+                "ratio_vs_baseline": metric.get("ratio_vs_baseline"),
+                "ci": metric.get("ci"),
+                "recompute": {
+                    "family": metric.get("kind", "unknown"),
+                    "performed": True,
+                    "ok": not problems,
+                    "reason": problems[0] if problems else None,
+                },
+            }
+        ],
+    }
+
+
+def join_envelopes(envelopes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return one envelope of all reports."""
+    results = [envelope["results"][0] for _, envelope in sorted(envelopes.items())]
+    bad = [result for result in results if not result["ok"]]
+    return {
+        "format_version": "verify-v1",
+        "summary": {"ok": not bad, "reason": "malformed" if bad else "ok"},
+        "evaluation_report": {"count": len(results)},
+        "results": results,
+    }
+
+
+def _place_problems(path: str, report: Mapping[str, Any], baseline: Baseline | None) -> Iterator[str]:
+    """Yield where a report is not one of its model's folder, or not measured against that model's baseline."""
+    folder = layout.model_folder(path)
+    if folder_name(report["meta"]["model_id"]) != folder:
+        yield f"{path}: meta.model_id is {report['meta']['model_id'][:100]!r}, its folder is another model's"
+    if baseline is None:
+        yield f"{layout.baseline_path(folder)}: missing, {path} was measured against it"
+        return
+    if report["baseline_ref"]["report_sha256"] != f"sha256:{baseline.digest}":
+        yield f"{path}: baseline_ref.report_sha256: not the digest of {baseline.path}"
+    yield from (f"{path}: {line}" for line in verify_against_baseline(report, baseline.document))
+
+
+def _runtime_manifest(
+    files: PackFiles, path: str, report: Mapping[str, Any], digest: str
+) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """Return the ``runtime`` block of the report's runtime manifest, and what is wrong with that file."""
+    where = beside(path, layout.RUNTIME_MANIFEST)
+    try:
+        document = files.document(where)
+        check_schema(document, "runtime_manifest", where=where)
+    except (MissingFileError, DocumentError) as error:
+        return None, [str(error)]
+    except IntegrityError:
+        return None, []
+    runtime: Mapping[str, Any] = document["runtime"]
+    expected = [
+        ("report.sha256", document["report"]["sha256"], digest),
+        ("report.path", document["report"]["path"], path),
+        ("report.filename", document["report"]["filename"], layout.REPORT_NAME),
+        ("execution_mode", document["execution_mode"], report["context"]["execution_mode"]),
+        ("runtime.container_execution", runtime["container_execution"], document["execution_mode"] == "container"),
+    ]
+    context = document.get("context", {})
+    for key in ("profile", "tier", "execution_mode"):
+        expected.append((f"context.{key}", context.get(key, report["context"][key]), report["context"][key]))
+    return runtime, [f"{where}: {key} is not that of the report" for key, found, own in expected if found != own]
+
+
+def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> list[str]:
+    where = beside(path, layout.TIMING)
+    try:
+        same = files.document(where) == report["telemetry"]
+    except (MissingFileError, DocumentError) as error:
+        return [str(error)]
+    except IntegrityError:
+        return []
+    return [] if same else [f"{where}: not the telemetry of the report"]
+
+
+def _tuned_problems(
+    path: str, report: Mapping[str, Any], planned: Planned | None, tuned: TunedParams | None
+) -> Iterator[str]:
+    """Yield where a clean edit was not made with the parameters that the pack says were selected for its model."""
+    if planned is None or tuned is None or planned.scenario["generation"]["kind"] == "error":
+        return
+    generation, model = planned.scenario["generation"], planned.case["model"]
+    text = generation.get("edit_spec_by_model", {}).get(model, generation["edit_spec"])
+    try:
+        spec = str(tuned.resolve(parse_edit_spec(text), model))
+    except InvarLockError as error:
+        yield f"{path}: {error}"
+        return
+    if report["edit"]["spec"] != spec:
+        yield f"{path}: edit.spec: {shorten(report['edit']['spec'])}, derived {shorten(spec)}"
+
+
+def _edit_metadata(
+    files: PackFiles, path: str, report: Mapping[str, Any], plan: Plan
+) -> tuple[Mapping[str, Any] | None, list[str]]:
+    where = beside(path, layout.EDIT_METADATA)
+    try:
+        document = files.document(where)
+    except (MissingFileError, DocumentError) as error:
+        return None, [str(error)]
+    except IntegrityError:
+        return None, []
+    if not plan.scenarios:
+        return document, []
+    problems = list(edit_record_problems(where, document, report, plan.scenarios.get(report["meta"]["scenario"])))
+    return (None, problems) if problems else (document, [])
+
+
+def _settings(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the run that a report shows, by their name."""
+    windows = report["dataset"]["windows"]
+    return {
+        "profile": report["context"]["profile"],
+        "tier": report["context"]["tier"],
+        "seq_len": report["dataset"]["seq_len"],
+        "preview_windows": windows["preview"],
+        "final_windows": windows["final"],
+    }

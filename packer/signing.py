@@ -1,0 +1,106 @@
+"""Signing a pack that was built unsigned, and attesting one: a single file is added, nothing else changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.attestation import make_statement, sign_statement
+from invarlock.packer.checksums import ATTESTATION_NAME, MANIFEST_NAME, SIGNATURE_NAME
+from invarlock.packer.keys import SigningKey, fingerprint
+from invarlock.packer.limits import MAX_MANIFEST_BYTES
+from invarlock.packer.manifest_format import read_manifest
+from invarlock.packer.pack_folder import open_pack
+from invarlock.packer.signature import sign_manifest
+from invarlock.packer.verify import VerifyOptions, VerifyResult, verify_pack
+
+from invarlock.errors import InvarLockError, SignatureError, UsageError
+from invarlock.jsonio import dump_json, sync_folder, write_bytes
+from invarlock.staging import staging_folder
+
+
+def sign_pack(pack: Path, key: SigningKey) -> str:
+    """Verify an unsigned pack, put ``manifest.signature.json`` into it, and return the signer's fingerprint.
+
+    Raises:
+        UsageError: when the pack is signed already.
+        SignatureError: when its manifest names another signer.
+        InvarLockError: of the class that fails, when the pack does not verify.
+    """
+    if os.path.lexists(pack / SIGNATURE_NAME):
+        raise UsageError(f"{pack}: is signed already; a signature is never replaced")
+    sealed = _read_manifest(pack)
+    signer, claimed = fingerprint(key.public), read_manifest(sealed).get("signing_key_fingerprint")
+    if claimed not in (None, signer):
+        raise SignatureError(f"{MANIFEST_NAME}: names the signer {claimed}, this key is {signer}")
+    if claimed is None:
+        # a pack that names its signer does not verify before it is signed
+        _verified(pack)
+    _add(pack, SIGNATURE_NAME, sign_manifest(sealed, key))
+    try:
+        _verified(pack)
+    except InvarLockError:
+        (pack / SIGNATURE_NAME).unlink(missing_ok=True)
+        raise
+    return signer
+
+
+def attest_pack(pack: Path, key: SigningKey) -> str:
+    """Verify a signed pack and put ``manifest.attestation.json`` into it; return the signer's fingerprint.
+
+    Raises:
+        UsageError: when it has an attestation.
+        SignatureError: when the key is not that of the pack's signer.
+        InvarLockError: of the class that fails, when the pack does not verify.
+    """
+    if os.path.lexists(pack / ATTESTATION_NAME):
+        raise UsageError(f"{pack}: has an attestation already; it is never replaced")
+    sealed = _read_manifest(pack)
+    result = _verified(pack)
+    signer = fingerprint(key.public)
+    if result.signer != signer:
+        raise SignatureError(f"{pack}: its signer is {result.signer or 'nobody'}, this key is {signer}")
+    if result.verdict_document is None:
+        raise UsageError(f"{pack}: it claims no verdict, there is nothing to attest")
+    statement = make_statement(sealed, read_manifest(sealed), result.verdict_document, result.attested_reports)
+    _add(pack, ATTESTATION_NAME, sign_statement(statement, key))
+    return signer
+
+
+def _read_manifest(pack: Path) -> bytes:
+    with open_pack(pack) as folder:
+        return folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+
+
+def _verified(pack: Path) -> VerifyResult:
+    result = verify_pack(pack, VerifyOptions())
+    if not result.ok:
+        error = result.errors[0]
+        raise _ERRORS.get(result.code, InvarLockError)(f"{pack}: does not verify: {error['where']}: {error['message']}")
+    return result
+
+
+_ERRORS = {kind.exit_code: kind for kind in InvarLockError.__subclasses__() if kind.exit_code > 1}
+
+
+def _add(pack: Path, name: str, document: Mapping[str, Any]) -> None:
+    """Add a file to a pack so that it is there whole or not at all; one that is there stays."""
+    try:
+        with staging_folder(pack) as staging:
+            write_bytes(staging / name, dump_json(document))
+            try:
+                (pack / name).hardlink_to(staging / name)
+            except FileExistsError:
+                raise
+            except OSError:
+                # a file system without hard links; its rename would replace, so look first
+                if os.path.lexists(pack / name):
+                    raise FileExistsError(name) from None
+                (staging / name).rename(pack / name)
+            sync_folder(pack)
+    except FileExistsError:
+        raise UsageError(f"{pack / name}: exists; it is never replaced") from None
+    except OSError as error:
+        raise UsageError(f"{pack}: cannot be written to ({error.strerror})") from None

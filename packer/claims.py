@@ -22,7 +22,7 @@ from invarlock.packer.report_claims import Baseline, Plan, ReportFacts, examine_
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema, dump_json, parse_json
-from invarlock.reports.verification import differences
+from invarlock.reports.verification import differences, verify_baseline
 from invarlock.verdict.compiling import Outcome, compile_records, planned_cases, read_outcomes
 from invarlock.verdict.rendering import render_verdict_text
 from invarlock.verdict.summaries import summarise, summarise_artifacts, summarise_seconds
@@ -44,6 +44,7 @@ class Findings:
     facts: dict[str, ReportFacts] = field(default_factory=dict)
     envelopes: dict[str, dict[str, Any]] = field(default_factory=dict)
     baselines: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, Mapping[str, str]] = field(default_factory=dict)
     claims: list[str] = field(default_factory=list)
     integrity: list[str] = field(default_factory=list)
 
@@ -69,6 +70,7 @@ def examine_reports(files: PackFiles) -> Findings:
             found.envelopes[path] = examined.envelope
             if examined.facts is not None:
                 found.facts[path] = examined.facts
+                found.versions[path] = examined.facts.versions
             found.claims += examined.claims
             found.integrity += examined.integrity
     found.facts = dict(sorted(found.facts.items()))
@@ -159,6 +161,8 @@ def _pytest_problems(document: Any) -> Iterator[str]:
     derived = {name: outcomes.count(name) for name in sorted(set(outcomes))} | {"total": len(outcomes)}
     derived |= {key: summary[key] for key in ("collected", "deselected") if key in summary}
     yield from (f"{layout.PYTEST_REPORT}: {line}" for line in differences(summary, derived, "summary"))
+    if {"collected", "deselected"} <= set(summary) and summary["collected"] - summary["deselected"] != len(outcomes):
+        yield f"{layout.PYTEST_REPORT}: summary: {len(outcomes)} tests are not those collected less those deselected"
     failed = len(outcomes) - outcomes.count("passed") - outcomes.count("skipped")
     if document.get("exitcode") in (0, 1) and document["exitcode"] != min(failed, 1):
         yield f"{layout.PYTEST_REPORT}: exitcode: {document['exitcode']}, with {failed} failed tests"
@@ -181,7 +185,9 @@ def _read_baseline(files: PackFiles, path: str, found: Findings) -> Baseline | N
     except DocumentError as error:
         found.claims.append(str(error))
         return None
+    found.claims += [f"{path}: {line}" for line in verify_baseline(document)]
     found.baselines[path] = document["meta"]["model_id"]
+    found.versions[path] = document["meta"]["versions"]
     return Baseline(path, document, files.digests[path])
 
 

@@ -37,7 +37,7 @@ def edit_record_problems(
         scenario=scenario,
         edit_type=edit["name"],
         label=edit["label"],
-        scope=_scope(edit["spec"], metadata["scope"]),
+        scope=_scope(edit, metadata["scope"]),
         parameters=edit["parameters"],
         edited_tensors=coverage["edited_tensors"],
         edited_params=coverage["edited_params"],
@@ -46,17 +46,22 @@ def edit_record_problems(
         baseline_digest=report["baseline_ref"]["digest"],
     )
     yield from (f"{path}: {line}" for line in differences(metadata, expected))
+    for key in ("deployable_as_hf_checkpoint", "optimized_deployment_backend"):
+        if scenario.get(key, metadata[key]) != metadata[key]:
+            yield f"{path}: {key}: {metadata[key]}, metadata/scenarios.json says {scenario[key]}"
     if coverage["edited_params"] > coverage["total_params"]:
         yield f"{path}: coverage.edited_params: more than there are"
 
 
-def _scope(spec: str, claimed: Any) -> str | None:
-    """Return the scope that a spec names; a custom edit's is its maker's word."""
-    try:
-        edit = parse_edit_spec(spec)
-    except UsageError:
+def _scope(edit: Mapping[str, Any], claimed: Any) -> str | None:
+    """Return the scope that an edit's spec names; a custom edit's is its maker's word, and a fault has none."""
+    if edit["label"] == "custom":
         return None if claimed is None else str(claimed)
-    return None if not isinstance(edit, EditSpec) or edit.scope is None else str(edit.scope)
+    try:
+        spec = parse_edit_spec(edit["spec"])
+    except UsageError:
+        return None
+    return None if not isinstance(spec, EditSpec) or spec.scope is None else str(spec.scope)
 
 
 def _total_params(report: Mapping[str, Any], claimed: int) -> int:

@@ -22,10 +22,12 @@ TIMING = "evaluate_timing.json"
 REPORT_VERIFICATION = "verify.json"
 SIDECARS = (RUNTIME_MANIFEST, EDIT_METADATA, TIMING)
 
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+
 # Folders that hold nothing but reports, what stands beside them, and what follows from them.
 DERIVED_FOLDERS = ("results/", "reports/", "baselines/")
 
-_READ_METADATA = frozenset({SCENARIOS, PYTEST_REPORT, MODEL_REVISIONS, TUNED_PARAMS, SOURCE_REPO})
+_READ_METADATA = frozenset({SCENARIOS, PYTEST_REPORT, MODEL_REVISIONS, TUNED_PARAMS, SOURCE_REPO, ENVIRONMENT})
 
 _REPORT = re.compile(rf"reports/[^/]+/[^/]+/[^/]+/{re.escape(REPORT_NAME)}")
 _BASELINE = re.compile(rf"baselines/([^/]+)/{re.escape(REPORT_NAME)}")
@@ -65,4 +67,4 @@ def is_read(path: str) -> bool:
 
 def is_checked(path: str) -> bool:
     """Tell whether a file is held against the reports, and not only against its checksum."""
-    return path.startswith(DERIVED_FOLDERS) or path in _READ_METADATA or path in (README, ENVIRONMENT)
+    return path.startswith(DERIVED_FOLDERS) or path in _READ_METADATA or path == README

@@ -105,8 +105,10 @@ def manifest_problems(manifest: Mapping[str, Any], found: Findings, files: PackF
 def metadata_problems(found: Findings, files: PackFiles) -> Iterator[str]:
     """Yield where the files under ``metadata/`` contradict the effective manifest or themselves."""
     try:
+        yield from _version_problems(found, files)
         if found.scenarios is not None:
             yield from _selection_problems(found)
+            yield from _weight_problems(found.scenarios, files)
             if layout.MODEL_REVISIONS in files.digests:
                 document = files.document(layout.MODEL_REVISIONS)
                 rows = document.get("models") if isinstance(document, dict) else None
@@ -169,6 +171,33 @@ def _selection_problems(found: Findings) -> Iterator[str]:
             yield f"{facts.path}: context.suite is not that of {layout.SCENARIOS}"
         if facts.revision != revisions.get(facts.model_id, facts.revision):
             yield f"{facts.path}: meta.revision is not that of {layout.SCENARIOS}"
+
+
+def _weight_problems(scenarios: Mapping[str, Any], files: PackFiles) -> Iterator[str]:
+    """Yield where a pack holds weights that no scenario owns up to, or lacks those that one does."""
+    weights = [path for path in files.digests if path.endswith(layout.WEIGHT_SUFFIXES)]
+    claimed = [row["id"] for row in scenarios["scenarios"] if row.get("contains_model_weights_in_pack")]
+    if weights and not claimed:
+        yield f"{weights[0]}: weights, though no scenario has contains_model_weights_in_pack"
+    if claimed and not weights:
+        yield f"{layout.SCENARIOS}: {claimed[0]} has contains_model_weights_in_pack, the pack has none"
+
+
+def _version_problems(found: Findings, files: PackFiles) -> Iterator[str]:
+    """Yield where a report was measured with other libraries than ``metadata/environment.json`` says."""
+    if layout.ENVIRONMENT not in files.digests:
+        return
+    document = files.document(layout.ENVIRONMENT)
+    libraries = document.get("libraries") if isinstance(document, dict) else None
+    if not isinstance(libraries, dict):
+        return
+    python = document.get("python")
+    said = {**libraries, "python": python.get("version") if isinstance(python, dict) else None}
+    for path, versions in found.versions.items():
+        for name, version in versions.items():
+            if said.get(name, version) not in (None, version):
+                other = f"{layout.ENVIRONMENT} says {shorten(said[name])}"
+                yield f"{path}: meta.versions.{name}: {shorten(version)}, {other}"
 
 
 def _pins(rows: Any) -> Any:

@@ -45,6 +45,7 @@ class ReportFacts:
     settings: Mapping[str, Any]
     subject_digest: str
     validation: Mapping[str, Any]
+    versions: Mapping[str, str]
     overrides: tuple[str, ...]
     in_container: bool
     allows_network: bool
@@ -110,6 +111,7 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
         settings=_settings(report),
         subject_digest=report["subject"]["digest"],
         validation=report["validation"],
+        versions=report["meta"]["versions"],
         overrides=tuple(sorted(report["policy_provenance"]["overrides"])),
         in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),
         allows_network=bool(runtime and runtime["allow_network"]),
@@ -196,7 +198,17 @@ def _runtime_manifest(
     context = document.get("context", {})
     for key in ("profile", "tier", "execution_mode"):
         expected.append((f"context.{key}", context.get(key, report["context"][key]), report["context"][key]))
-    return runtime, [f"{where}: {key} is not that of the report" for key, found, own in expected if found != own]
+    wrong = []
+    config = document["config"]
+    if (config["source"] == "file") != (config["path"] is not None) or (config["path"] is None) != (
+        config["sha256"] is None
+    ):
+        wrong.append(f"{where}: config: a file has path and sha256, anything else has neither")
+    if not runtime["container_execution"] and (runtime["image_ref"] or runtime["image_digest"]):
+        wrong.append(f"{where}: runtime: names an image, though nothing ran in a container")
+    return runtime, wrong + [
+        f"{where}: {key} is not that of the report" for key, found, own in expected if found != own
+    ]
 
 
 def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> list[str]:

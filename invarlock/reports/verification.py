@@ -43,11 +43,23 @@ def verify_report(report: dict[str, Any]) -> list[str]:
     return list(differences(report, expected))[:MAX_PROBLEMS]
 
 
+def verify_baseline(baseline: Mapping[str, Any]) -> list[str]:
+    """Return what in a baseline's own report does not follow from it; empty when all does."""
+    problems = []
+    if baseline["run_id"] != baseline_run_id(baseline):
+        problems.append("run_id: does not follow from the measurements")
+    for guard in GUARDS:
+        block = baseline.get(guard)
+        if block is not None and block["raw"]["measurement_contract_hash"] != contract_hash(
+            block["measurement_contract"]
+        ):
+            problems.append(f"{guard}.raw: was not measured by the measurement contract")
+    return problems
+
+
 def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
     """Return where a report's baseline side is not what the baseline's own report measured."""
     problems = []
-    if baseline["run_id"] != baseline_run_id(baseline):
-        problems.append("the run_id of the baseline's report does not follow from it")
     pairs = [(f"baseline_ref.{key}", report["baseline_ref"][key], value) for key, value in baseline["baseline"].items()]
     for block, keys in MEASURED_ALIKE.items():
         pairs += [(f"{block}.{key}", report[block][key], baseline[block][key]) for key in keys]
@@ -167,7 +179,17 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
         if "raw" not in block or "measurement_contract" not in block:
             yield f"{guard}: named in guards, but without raw measurements"
             continue
+        yield from _family_problems(guard, block["raw"])
         wanted = contract_hash(block["measurement_contract"])
         for side in ("baseline", "subject"):
             if block["raw"][side].get("measurement_contract_hash") != wanted:
                 yield f"{guard}.raw.{side}: was not measured by the measurement contract"
+
+
+def _family_problems(guard: str, raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the tensors that the subject counts to another family than the baseline; their names decide it."""
+    for kind in ("tensors", "modules"):
+        before, after = raw["baseline"].get(kind, {}), raw["subject"].get(kind, {})
+        for name in sorted(before.keys() & after.keys()):
+            if before[name]["family"] != after[name]["family"]:
+                yield f"{guard}.raw.subject.{kind}.{name}.family: not that of the baseline"

@@ -1,0 +1,171 @@
+"""One leaf of one JSON file is changed, every digest that follows is made to fit, and all is signed again.
+
+Nothing that is derived may be changed so. What may is raw, and listed here with the reason why it cannot matter.
+"""
+
+import json
+import random
+import re
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packs import FAULT, Path_, forge, leaves, pack_files, strict
+
+from invarlock.jsonio import dump_json
+
+MUTATIONS = 2100
+EACH_FIELD = 3
+SEED = 20261124
+
+# (file, field) to the reason why nothing follows from it. A star stands for a list's index or a module's name.
+FREE = {
+    ("metadata/environment.json", "*"): "what the maker's machine was, beyond the libraries that reports name",
+    ("metadata/pytest_report.json", "tests.*.message"): "pytest's own words",
+    ("metadata/pytest_report.json", "tests.*.seconds"): "time",
+    ("metadata/scenarios.json", "scenarios.*.generation.edit_spec"): "replaced by the spec of the model",
+    ("metadata/scenarios.json", "scenarios.*.generation.edit_spec_by_model.*"): "of a model that is not in the pack",
+    ("metadata/scenarios.json", "scenarios.*.generation.version"): "a version that its author counts",
+    ("metadata/scenarios.json", "selection.expression.*"): "the words of the command; the cases say what it selected",
+    ("metadata/source_repo.json", "schema"): "names the format, the fields are compared with the manifest's",
+    ("metadata/tuned_edit_params.json", "*"): "entries that no case of the pack uses, and notes",
+    ("manifest.json", "builder.*"): "who says to have built it",
+    ("manifest.json", "invocation.parameters.*"): "settings that no report shows, and where each came from",
+    ("manifest.json", "run_dir"): "a name",
+    ("results/final_verdict.json", "timestamp"): "time",
+    ("baselines/*", "telemetry.*"): "time",
+    ("reports/*/evaluation.report.json", "scoring.batch_size"): "raw: how many windows were scored at a time",
+    ("reports/*/evaluation.report.json", "spectral.raw.subject.modules.*.residual"): "raw: how far sigma has converged",
+    ("reports/*/evaluation.report.json", "invariants.raw.subject.head"): "raw: a name, of use where a tie changed",
+    ("reports/*/evaluation.report.json", "invariants.raw.subject.config.tie_word_embeddings"): (
+        "raw: the tie itself is judged by storage and by value"
+    ),
+    ("reports/*/runtime.manifest.json", "generated_at_utc"): "time",
+    ("reports/*/runtime.manifest.json", "context.assurance"): "raw: what the maker asked of itself",
+    ("reports/*/runtime.manifest.json", "context.command"): "raw: what was typed",
+    ("reports/*/runtime.manifest.json", "runtime.allow_remote_code"): "raw: how it was run",
+    ("reports/*/runtime.manifest.json", "runtime.allow_third_party_plugins"): "raw: how it was run",
+}
+# Where the format puts a lie into an earlier class: the manifest's own format, its signer, digests and references,
+# and edit metadata that contradict their report.
+EARLIER = {
+    4: {("manifest.json", "*")},
+    5: {("manifest.json", "signing_key_fingerprint")},
+    6: {
+        ("manifest.json", "*.digest"),
+        ("manifest.json", "*.path"),
+        ("reports/*/edit_metadata.json", "*"),
+        ("reports/*/evaluation.report.json", "baseline_ref.digest"),
+        ("metadata/scenarios.json", "scenarios.*"),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(real_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int, set[tuple[str, Path_]]]:
+    """Return, by exit code, the leaves whose change gave it."""
+    pack = tmp_path_factory.mktemp("mutated") / "pack"
+    shutil.copytree(real_run.pack, pack)
+    files = pack_files(pack)
+    found: dict[int, set[tuple[str, Path_]]] = defaultdict(set)
+    for name, path in chosen(files):
+        document = json.loads(files[name])
+        change(document, path)
+        changed = forge(files, name, dump_json(document), real_run.key)
+        for other, data in changed.items():
+            (pack / other).write_bytes(data)
+        found[strict(pack).code].add((name, path))
+        for other in changed:
+            (pack / other).write_bytes(files[other])
+    assert strict(pack).code == 0
+    return found
+
+
+def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
+    """Return every field of every kind of file a few times, and more at random."""
+    everything = [
+        (name, path)
+        for name, data in files.items()
+        if name.endswith(".json") and name != "manifest.signature.json"
+        for path in leaves(json.loads(data))
+        if (name, path) != ("manifest.json", ("checksums_sha256_digest",))
+    ]
+    rng = random.Random(SEED)
+    rng.shuffle(everything)
+    fields: dict[tuple[str, str], list[tuple[str, Path_]]] = defaultdict(list)
+    for name, path in everything:
+        fields[Path(name).name, field(path)].append((name, path))
+    once = {leaf for found in fields.values() for leaf in found[:EACH_FIELD]}
+    rest = [leaf for leaf in everything if leaf not in once]
+    return [*sorted(once, key=repr), *rest[: max(MUTATIONS - len(once), 0)]]
+
+
+def field(path: Path_) -> str:
+    """Return the name of a field, a star for an index or a module."""
+    return ".".join("*" if isinstance(step, int) or "." in step or "/" in step else step for step in path)
+
+
+def change(document: Any, path: Path_) -> None:
+    """Change one leaf: a number by one per cent, a flag to the other, a digest by a digit, other text by a letter."""
+    for step in path[:-1]:
+        document = document[step]
+    value = document[path[-1]]
+    if isinstance(value, bool):
+        new: Any = not value
+    elif isinstance(value, int):
+        new = value + max(1, abs(value) // 100)
+    elif isinstance(value, float):
+        new = value * 1.01 or 0.01
+    elif value is None:
+        new = "x"
+    elif re.fullmatch(r"(sha256:)?[0-9a-f]{64}", value):
+        new = value[:-1] + ("1" if value[-1] == "0" else "0")
+    elif re.fullmatch(r"\d{4}-\d\d-\d\dT[0-9:]{8}Z", value):
+        new = f"2020{value[4:]}"
+    else:
+        new = f"{value}x"
+    document[path[-1]] = new
+
+
+def fits(leaf: tuple[str, Path_], pattern: tuple[str, str]) -> bool:
+    name, path = leaf
+    return all(
+        re.fullmatch(re.escape(wanted).replace(r"\*", ".*"), text)
+        for wanted, text in zip(pattern, (name, field(path)), strict=True)
+    )
+
+
+def test_enough_leaves_were_changed(outcomes: dict[int, set[tuple[str, Path_]]]) -> None:
+    derived = sum(len(found) for code, found in outcomes.items() if code)
+
+    assert derived >= 1800
+    assert derived + len(outcomes[0]) >= 2000
+
+
+def test_what_survives_a_change_is_raw_and_listed_with_its_reason(
+    outcomes: dict[int, set[tuple[str, Path_]]],
+) -> None:
+    assert {leaf for leaf in outcomes[0] if not any(fits(leaf, pattern) for pattern in FREE)} == set()
+
+
+def test_no_reason_stands_for_nothing(outcomes: dict[int, set[tuple[str, Path_]]]) -> None:
+    assert {pattern for pattern in FREE if not any(fits(leaf, pattern) for leaf in outcomes[0])} == set()
+
+
+def test_every_other_change_is_a_report_that_does_not_follow_or_an_earlier_class(
+    outcomes: dict[int, set[tuple[str, Path_]]],
+) -> None:
+    assert set(outcomes) <= {0, 4, 5, 6, 7}
+    for code, patterns in EARLIER.items():
+        unexplained = {leaf for leaf in outcomes[code] if not any(fits(leaf, pattern) for pattern in patterns)}
+        assert unexplained == set(), code
+    assert len(outcomes[7]) >= 0.9 * sum(len(found) for code, found in outcomes.items() if code)
+
+
+def test_the_losses_of_every_window_are_bound(outcomes: dict[int, set[tuple[str, Path_]]]) -> None:
+    raw = [leaf for found in outcomes.values() for leaf in found if leaf[0] != FAULT and "logloss" in str(leaf[1])]
+
+    assert len(raw) > 20
+    assert set(raw) <= outcomes[7]

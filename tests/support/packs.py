@@ -1,0 +1,132 @@
+"""What a maker of packs could do: change a file and seal everything again, as if it had always been so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.checksums import CONTROL_FILES, write_checksums
+from invarlock.packer.keys import SigningKey
+from invarlock.packer.signature import sign_manifest
+from invarlock.packer.verify import VerifyOptions, VerifyResult, verify_pack
+
+from invarlock.jsonio import dump_json
+
+MODEL = "embedded__mistral-tiny"
+REPORT = f"reports/{MODEL}/noop_control/run_1/evaluation.report.json"
+STRESS = f"reports/{MODEL}/prune_50pct_stress/run_1/evaluation.report.json"
+FAULT = f"reports/{MODEL}/errors/nan_injection/evaluation.report.json"
+BASELINE = f"baselines/{MODEL}/evaluation.report.json"
+VERDICT = "results/final_verdict.json"
+SCENARIOS = "metadata/scenarios.json"
+
+Path_ = tuple[str | int, ...]
+
+
+def strict(pack: Path, **options: Any) -> VerifyResult:
+    """Verify a pack strictly."""
+    return verify_pack(pack, VerifyOptions(strict=True, **options))
+
+
+def messages(result: VerifyResult) -> str:
+    """Return the errors of a verification as text."""
+    return "\n".join(f"{error['where']}: {error['message']}" for error in result.errors)
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    """Change a JSON file in place."""
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_bytes(dump_json(document))
+
+
+def pack_files(pack: Path) -> dict[str, bytes]:
+    """Return the bytes of every file of a pack by its path in it."""
+    return {str(path.relative_to(pack)): path.read_bytes() for path in sorted(pack.rglob("*")) if path.is_file()}
+
+
+def seal(pack: Path, key: SigningKey) -> None:
+    """Write the checksums, the manifest's digests and the signature of a changed pack anew.
+
+    Each report's runtime manifest binds the report as it is now.
+    """
+    for report in pack.glob("reports/**/evaluation.report.json"):
+        digest = sha256(report.read_bytes())
+        sidecar = report.with_name("runtime.manifest.json")
+        if sidecar.is_file():
+            edit_json(sidecar, lambda document, digest=digest: document["report"].update(sha256=digest))
+    digests = {path: sha256(data) for path, data in pack_files(pack).items() if path not in CONTROL_FILES}
+    (pack / "checksums.sha256").write_bytes(write_checksums(digests))
+    manifest = json.loads((pack / "manifest.json").read_bytes())
+    for row in references(manifest):
+        if row["path"] in digests:
+            row["digest"] = f"sha256:{digests[row['path']]}"
+    sign(pack, manifest, key)
+
+
+def sign(pack: Path, manifest: dict[str, Any], key: SigningKey) -> None:
+    """Write a manifest for the checksums that a pack has, and sign it."""
+    manifest["checksums_sha256_digest"] = sha256((pack / "checksums.sha256").read_bytes())
+    sealed = dump_json(manifest)
+    (pack / "manifest.json").write_bytes(sealed)
+    (pack / "manifest.signature.json").write_bytes(dump_json(sign_manifest(sealed, key)))
+
+
+def forge(files: dict[str, bytes], path: str, data: bytes, key: SigningKey) -> dict[str, bytes]:
+    """Return the files that change when one does: each file that holds its digest, the digests of those, and the seal.
+
+    Unlike `seal` it follows digests wherever they stand, in verdict records and summaries too.
+    """
+    changed = {path: data}
+    todo = [path]
+    while todo:
+        name = todo.pop()
+        if name in CONTROL_FILES:
+            continue
+        old, new = sha256(files[name]), sha256(changed[name])
+        for other, was in files.items():
+            now = changed.get(other, was)
+            if old.encode() in now and other != name:
+                changed[other] = now.replace(old.encode(), new.encode())
+                if other not in CONTROL_FILES:
+                    # the digest of `other` stands elsewhere as that of what it was
+                    todo.append(other)
+    all_files = {**files, **changed}
+    digests = {name: sha256(content) for name, content in all_files.items() if name not in CONTROL_FILES}
+    changed["checksums.sha256"] = write_checksums(digests)
+    manifest = json.loads(all_files["manifest.json"])
+    for row in references(manifest):
+        if row["path"] in digests and path != "manifest.json":
+            row["digest"] = f"sha256:{digests[row['path']]}"
+    manifest["checksums_sha256_digest"] = sha256(changed["checksums.sha256"])
+    changed["manifest.json"] = dump_json(manifest)
+    changed["manifest.signature.json"] = dump_json(sign_manifest(changed["manifest.json"], key))
+    return changed
+
+
+def references(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return every object of a manifest that names a path and its digest."""
+    rows = [manifest.get("subject", {}), manifest.get("environment", {})]
+    rows += [manifest.get("invocation", {}).get("config_source", {})]
+    rows += [*manifest.get("materials", []), *manifest.get("verification_baselines", [])]
+    return [row for row in rows if "path" in row]
+
+
+def leaves(document: Any, path: Path_ = ()) -> Iterator[Path_]:
+    """Yield the path of every number, string, flag and null of a document."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield from leaves(value, (*path, key))
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            yield from leaves(value, (*path, index))
+    else:
+        yield path
+
+
+def sha256(data: bytes) -> str:
+    """Return a SHA-256 digest in hex."""
+    return hashlib.sha256(data).hexdigest()

@@ -48,7 +48,8 @@ MAX_PROBLEM_CHARACTERS = 160
 _STRUCTURE = b'"\\[]{}'
 _NO_STRUCTURE = bytes(sorted(set(range(256)) - set(_STRUCTURE)))
 _STRING = re.compile(rb'"[^"]*"')
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# Possessive: without it each character of a string would cost the pattern engine memory to come back to.
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -77,7 +78,7 @@ def parse_json(
             parse_int=_bounded_int,
             parse_float=_bounded_float,
         )
-        if _LONE_SURROGATE.search(data):
+        if b"\\u" in data and _LONE_SURROGATE.search(data):
             json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
         raise DocumentError(f"{where}: not UTF-8 at byte {error.start}") from None
@@ -218,7 +219,7 @@ def _check_depth(data: bytes, where: str) -> None:
                 return
     depth = 0
     for match in _STRING_OR_BRACKET.finditer(data):
-        token = match.group()
+        token = data[match.start()]
         if token in b"[{":
             depth += 1
             if depth > MAX_DEPTH:

@@ -55,6 +55,14 @@ def pack(real_run: RealRun, tmp_path: Path) -> Path:
     return target
 
 
+@pytest.fixture
+def run(real_run: RealRun, tmp_path: Path) -> Path:
+    """A copy of the real run's files that a test may change."""
+    target = tmp_path / "run"
+    shutil.copytree(real_run.directory, target, ignore=shutil.ignore_patterns("evidence_pack", "models"))
+    return target
+
+
 Reseal = Callable[[Path], None]
 
 

@@ -445,7 +445,7 @@ for case, edit, reason in (
     ("own_loss", lambda r: r["evaluation_windows"]["final"]["logloss"].__setitem__(0, 1.0), "primary_metric"),
     ("baseline_loss", lambda r: r["evaluation_windows"]["final"]["baseline_logloss"].__setitem__(0, 1.0),
      "primary_metric"),
-    ("window", lambda r: r["evaluation_windows"]["final"]["window_ids"].__setitem__(0, "0" * 16), "run_id"),
+    ("window", lambda r: r["evaluation_windows"]["final"]["window_ids"].__setitem__(0, "0" * 16), "not what"),
     ("window_twice", lambda r: r["evaluation_windows"]["final"]["window_ids"].__setitem__(
         0, r["evaluation_windows"]["final"]["window_ids"][1]), "was scored twice"),
     ("tokens", lambda r: r["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 10**15), "token_counts"),

@@ -1,55 +1,27 @@
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.assembly import gather_files
-from invarlock.packer.build import PackContent, build_pack
+from invarlock.packer.build import build_pack
 from invarlock.packer.verify import VerifyOptions, verify_pack
+from packs import TIME, content, pack_files
 
 from invarlock.errors import MissingFileError, ReportError, UsageError
 from invarlock.staging import staging_folder
-
-TIME = "2026-01-31T12:00:00Z"
-
-
-def content(run: Path) -> PackContent:
-    state = run / "state"
-    return gather_files(
-        reports=sorted(run.glob("embedded__*/reports/**/evaluation.report.json")),
-        baselines=list(run.glob("embedded__*/baseline/evaluation.report.json")),
-        scenarios=state / "scenarios.json",
-        final_verdict=run / "reports" / "final_verdict.json",
-        pytest_report=state / "pytest_report.json",
-        source_repo=state / "source_repo.json",
-        environment=state / "environment.json",
-    )
-
-
-@pytest.fixture
-def run(real_run: Any, tmp_path: Path) -> Path:
-    """A copy of the real run's files that a test may change."""
-    target = tmp_path / "run"
-    shutil.copytree(real_run.directory, target, ignore=shutil.ignore_patterns("evidence_pack", "models"))
-    return target
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_same_content_and_key_give_the_same_bytes(run: Path, real_run: Any, tmp_path: Path) -> None:
     for name in ("one", "two"):
         build_pack(tmp_path / name, content(run), real_run.key, TIME)
 
-    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert pack_files(tmp_path / "one") == pack_files(tmp_path / "two")
     assert verify_pack(tmp_path / "one", VerifyOptions(strict=True)).code == 0
 
 
 def test_a_pack_names_no_folder_of_the_machine_that_made_it(real_run: Any) -> None:
-    text = b"".join(files(real_run.pack).values())
+    text = b"".join(pack_files(real_run.pack).values())
 
     for name in (str(real_run.directory), str(Path.home()), os.uname().nodename):
         assert name.encode() not in text

@@ -1,5 +1,7 @@
 import json
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from invarlock.packer.keys import (
     write_key_pair,
 )
 from invarlock.packer.signature import sign_manifest, verify_manifest
-from invarlock.packer.trust import judge_signer, read_trust_store
+from invarlock.packer.trust import TrustedSigner, judge_signer, read_trust_store
+from invarlock.packer.trust_editing import add_signer, revoke_signer
+from packs import packer
 
 from invarlock.errors import IntegrityError, MissingFileError, SignatureError, UsageError
 from invarlock.jsonio import dump_json
@@ -190,3 +194,125 @@ def test_bytes_too_short_for_a_line_are_an_integrity_error(data: bytes) -> None:
 def test_names_that_a_filesystem_could_take_for_one_are_refused(twins: tuple[str, str]) -> None:
     with pytest.raises(IntegrityError, match="differ only by case or normalisation"):
         write_checksums(dict.fromkeys(twins, "0" * 64))
+
+
+def test_a_passphrase_encrypts_the_private_key(tmp_path: Path) -> None:
+    key = make_signing_key()
+    private, _ = write_key_pair(tmp_path / "mine", key, b"correct horse")
+
+    assert private.read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert load_signing_key(private, b"correct horse") == key
+    with pytest.raises(UsageError, match="the passphrase does not fit"):
+        load_signing_key(private, b"battery staple")
+    with pytest.raises(UsageError, match="an encrypted key; name the variable with its passphrase"):
+        load_signing_key(private)
+    plain, _ = write_key_pair(tmp_path / "plain", key)
+    with pytest.raises(UsageError, match="the key is not encrypted"):
+        load_signing_key(plain, b"correct horse")
+
+
+def test_a_passphrase_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_PASSPHRASE", "correct horse")
+
+    made = packer("keygen", tmp_path / "mine", "--passphrase-env", "MY_PASSPHRASE")
+    unset = packer("keygen", tmp_path / "other", "--passphrase-env", "NOT_SET")
+
+    assert made.returncode == 0, made.stderr
+    assert load_signing_key(tmp_path / "mine.pem", b"correct horse")
+    assert (unset.returncode, unset.stderr.count("\n")) == (2, 1)
+    assert "NOT_SET is not set" in unset.stderr
+    assert not (tmp_path / "other.pem").exists()
+
+
+def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"x")
+    )
+    (tmp_path / "ec.pem").write_bytes(pem)
+
+    with pytest.raises(UsageError, match="not an Ed25519 private key"):
+        load_signing_key(tmp_path / "ec.pem", b"x")
+
+
+OTHER = f"sha256:{'c' * 64}"
+
+
+@pytest.mark.parametrize(
+    "document", [[SIGNER], {"trusted_signers": [SIGNER], "note": "kept"}, {"fingerprints": [SIGNER]}]
+)
+def test_signers_are_added_and_revoked_in_the_form_that_the_store_has(tmp_path: Path, document: Any) -> None:
+    path = store(tmp_path, document)
+
+    add_signer(path, TrustedSigner(OTHER, "them", NOW))
+    assert revoke_signer(path, SIGNER)
+
+    kept = json.loads(path.read_bytes())
+    assert type(kept) is type(document)
+    assert isinstance(kept, list) or kept.get("note") == document.get("note")
+    signers = read_trust_store(path)
+    assert signers == [TrustedSigner(SIGNER, revoked=True), TrustedSigner(OTHER, "them", NOW)]
+    with pytest.raises(UsageError, match="is there already"):
+        add_signer(path, TrustedSigner(OTHER))
+    with pytest.raises(UsageError, match="is revoked there"):
+        add_signer(path, TrustedSigner(SIGNER))
+
+
+def test_a_store_is_made_when_there_is_none_and_revoking_does_not_need_an_entry(tmp_path: Path) -> None:
+    path = tmp_path / "config" / "trusted.json"
+
+    assert not revoke_signer(path, SIGNER)
+
+    assert read_trust_store(path) == [TrustedSigner(SIGNER, revoked=True)]
+
+
+def test_a_store_that_is_none_is_left_as_it_is(tmp_path: Path) -> None:
+    path = store(tmp_path, {"signers": []})
+    before = path.read_bytes()
+
+    with pytest.raises(UsageError, match="a list of fingerprints is needed"):
+        add_signer(path, TrustedSigner(SIGNER))
+    assert path.read_bytes() == before
+
+
+def test_a_linked_store_stays_a_link(tmp_path: Path) -> None:
+    real = store(tmp_path, [])
+    (tmp_path / "link.json").symlink_to(real)
+
+    add_signer(tmp_path / "link.json", TrustedSigner(SIGNER))
+
+    assert (tmp_path / "link.json").is_symlink()
+    assert read_trust_store(real) == [TrustedSigner(SIGNER)]
+
+
+def test_signers_added_at_once_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "store.json"
+    code = "import sys; from invarlock.packer.cli import main; sys.exit(main(sys.argv[1:]))"
+    signers = [f"sha256:{number:064x}" for number in range(8)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, "trust", "add", signer, "--trust-store", str(path)])
+        for signer in signers
+    ]
+
+    assert [process.wait(60) for process in running] == [0] * 8
+    assert {signer.fingerprint for signer in read_trust_store(path)} == set(signers)
+
+
+def test_the_trust_commands_tell_what_they_did(tmp_path: Path) -> None:
+    path, key = tmp_path / "store.json", make_signing_key()
+    _, public = write_key_pair(tmp_path / "them", key)
+
+    added = packer("trust", "add", public, "--name", "them", "--not-after", "2020-01-01", "--trust-store", path)
+    listed = packer("trust", "list", "--trust-store", path)
+    revoked = packer("trust", "revoke", fingerprint(key.public), "--trust-store", path)
+    after = packer("trust", "list", "--json", "--trust-store", path)
+    wrong = packer("trust", "add", tmp_path / "them.pem", "--trust-store", path)
+
+    assert added.stdout == f"trusted: {fingerprint(key.public)} in {path}\n"
+    assert "them  it was trusted until 2020-01-01T00:00:00Z" in listed.stdout
+    assert revoked.returncode == 0
+    assert json.loads(after.stdout)[0]["refused"] == "it is revoked"
+    assert (wrong.returncode, "not the PEM file of an Ed25519 public key" in wrong.stderr) == (2, True)

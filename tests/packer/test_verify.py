@@ -1,16 +1,21 @@
 """What a receiver asks for, and what they are told. What is done to packs is in ``test_attacks.py``."""
 
+import io
 import json
 import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from invarlock.packer.build import build_pack
+from invarlock.packer.checksums import CONTROL_FILES, write_checksums
 from invarlock.packer.keys import fingerprint
+from invarlock.packer.progress import ProgressLine
+from invarlock.packer.trust import parse_moment
 from invarlock.packer.verify import VerifyOptions, verify_pack
-from packs import REPORT, edit_json, messages, sign, strict
+from packs import REPORT, TIME, contain, content, edit_json, messages, pack_files, packer, sha256, sign, strict
 
 from invarlock.errors import UsageError
 
@@ -134,46 +139,35 @@ def test_verifying_writes_nothing_into_the_pack(pack: Path) -> None:
     assert tree() == before
 
 
-REFUSE_TORCH = (
-    "import sys\n"
-    "class Refuse:\n"
-    "    def find_spec(self, name, path=None, target=None):\n"
-    "        if name.split('.')[0] in ('torch', 'transformers', 'safetensors', 'pytest', '_pytest'):\n"
-    "            raise AssertionError(f'{name} was imported')\n"
-    "sys.meta_path.insert(0, Refuse())\n"
-    "from invarlock.packer.cli import main\n"
-    "sys.exit(main(sys.argv[1:]))\n"
-)
-
-
-def packer(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the packer in a process where importing PyTorch or pytest is an error."""
-    command = [sys.executable, "-c", REFUSE_TORCH, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_no_command_imports_pytorch(pack: Path, real_run: Any, tmp_path: Path) -> None:
     run = real_run.directory
     reports = sorted(run.glob("embedded__*/reports/**/evaluation.report.json"))
     baselines = list(run.glob("embedded__*/baseline/evaluation.report.json"))
-    state = run / "state"
-
-    made = packer("keygen", tmp_path / "mine")
-    built = packer(
-        "build", tmp_path / "built", "--final-verdict", run / "reports/final_verdict.json", "--report", *reports,
-        "--baseline", *baselines, "--scenarios", state / "scenarios.json", "--pytest-report",
-        state / "pytest_report.json", "--source-repo", state / "source_repo.json", "--environment",
-        state / "environment.json", "--material", f"plan={state / 'plan.json'}", "--signing-key", tmp_path / "mine.pem",
+    state, built, key = run / "state", tmp_path / "built", tmp_path / "mine.pem"
+    commands = (
+        ("keygen", tmp_path / "mine"),
+        ("build", built, "--final-verdict", run / "reports/final_verdict.json", "--report", *reports, "--baseline",
+         *baselines, "--scenarios", state / "scenarios.json", "--pytest-report", state / "pytest_report.json",
+         "--source-repo", state / "source_repo.json", "--environment", state / "environment.json", "--material",
+         f"plan={state / 'plan.json'}", "--unsigned"),
+        ("sign", built, "--signing-key", key),
+        ("attest", built, "--signing-key", key),
+        ("trust", "add", f"{tmp_path / 'mine'}.pub.pem", "--name", "me", "--trust-store", tmp_path / "store.json"),
+        ("verify", built, "--strict", "--report-assurance", "report", "--trust-store", tmp_path / "store.json"),
+        ("diff", built, pack),
+        ("inspect", built),
     )  # fmt: skip
-    checked = packer("verify", tmp_path / "built", "--strict", "--report-assurance", "report")
-    looked = packer("inspect", pack, "--json")
 
-    assert made.returncode == 0, made.stderr
-    assert built.returncode == 0, built.stderr
-    assert checked.returncode == 0, checked.stdout
-    assert checked.stdout.startswith(f"VERIFIED: {tmp_path / 'built'}\nverdict: PASS\nstrong evidence: no, missing: ")
-    assert json.loads(looked.stdout)["verdict_claimed"] == "PASS"
-    assert json.loads(looked.stdout)["verified"] is False
+    done = [packer(*command) for command in commands]
+
+    assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * len(commands)
+    verified = done[5].stdout
+    assert verified.startswith(
+        f"VERIFIED: {built}\nverdict: PASS\nstrong evidence: no, missing: strict report assurance"
+    )
+    assert "(pinned), attested" in verified
+    assert done[6].stdout == "3 cases compared, 0 differ\n"
+    assert "not verified, this is what it says of itself" in done[7].stdout
 
 
 def test_the_result_as_json_has_the_fields_of_its_format(pack: Path, tmp_path: Path) -> None:
@@ -202,3 +196,118 @@ def test_quiet_says_it_with_the_exit_code_alone(pack: Path) -> None:
     done = packer("verify", pack, "-q")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_of_several_packs_the_highest_code_counts(pack: Path, real_run: Any, tmp_path: Path) -> None:
+    edit_json(pack / REPORT, lambda report: report["primary_metric"].update(ratio_vs_baseline=2.0))
+
+    done = packer("verify", real_run.pack, pack, "--json")
+    told = packer("verify", real_run.pack, pack, tmp_path / "none")
+
+    assert (done.returncode, [row["ok"] for row in json.loads(done.stdout)]) == (6, [True, False])
+    assert told.returncode == 6
+    assert told.stdout.count("VERIFIED: ") == 1
+    assert told.stdout.count("NOT VERIFIED (exit code") == 2
+
+
+@pytest.fixture
+def failed(run: Path, real_run: Any, tmp_path: Path) -> Path:
+    """An honest pack whose verdict is FAIL: one of its cases was never run."""
+    whole = content(run)
+    files = {path: data for path, data in whole.files.items() if "nan_injection" not in path}
+    files.pop("metadata/pytest_report.json")
+    left = replace(whole, files=files, claimed_verdict=None)
+    assert build_pack(tmp_path / "failed", left, real_run.key, TIME).verdict == "FAIL"
+    return tmp_path / "failed"
+
+
+def test_an_honest_pack_with_a_verdict_of_fail_verifies_unless_a_pass_is_required(failed: Path) -> None:
+    assert (strict(failed).code, strict(failed).verdict) == (0, "FAIL")
+    assert "verdict PASS" in "; ".join(strict(failed).missing_for_strong)
+
+    required = strict(failed, require_pass=True)
+
+    assert (required.code, messages(required)) == (
+        7,
+        "results/final_verdict.json: the verdict is FAIL, PASS is required",
+    )
+
+
+def test_strong_evidence_lacks_nothing(run: Path, real_run: Any, tmp_path: Path) -> None:
+    whole = content(run)
+    contained = replace(whole, files=contain(dict(whole.files)), claimed_verdict=None, report_assurance="strict")
+    pack = build_pack(tmp_path / "strong", contained, real_run.key, TIME).path
+    signer = fingerprint(real_run.key.public)
+
+    strong = strict(pack, report_assurance="strict", expected_fingerprint=signer)
+
+    assert (strong.code, strong.missing_for_strong, strong.strong) == (0, [], True)
+    for weaker, missing in (
+        (strict(pack, report_assurance="strict"), "a pinned signer"),
+        (strict(pack, expected_fingerprint=signer), "strict report assurance"),
+        (verify_pack(pack, VerifyOptions(report_assurance="strict", expected_fingerprint=signer)), "strict checks"),
+    ):
+        assert (weaker.code, weaker.strong, len(weaker.missing_for_strong)) == (0, False, 1)
+        assert weaker.missing_for_strong[0].startswith(missing)
+
+
+def test_trust_is_judged_at_the_time_asked_for_and_at_the_time_of_the_pack(
+    run: Path, real_run: Any, tmp_path: Path
+) -> None:
+    pack = build_pack(tmp_path / "out", content(run), real_run.key, TIME).path
+    signer = fingerprint(real_run.key.public)
+    store = tmp_path / "store.json"
+
+    def code(at: str, **entry: Any) -> int:
+        store.write_text(json.dumps([{"fingerprint": signer, **entry}]))
+        return strict(pack, trust_store=store, at=parse_moment(at)).code
+
+    assert code("2026-02-01", not_before="2026-01-01", not_after="2026-03-01") == 0
+    assert code("2026-04-01", not_before="2026-01-01", not_after="2026-03-01") == 5
+    # made before its signer was trusted
+    assert code("2026-02-15", not_before="2026-02-01", not_after="2026-03-01") == 5
+    assert code("2026-02-15", revoked=True) == 5
+    early = strict(pack, at=parse_moment("2026-01-01"))
+    assert (early.code, early.warnings[-1][:40]) == (0, "the pack says that it was made at 2026-0")
+
+
+def test_three_required_fields_and_a_signature_are_a_manifest(pack: Path, real_run: Any) -> None:
+    whole = json.loads((pack / "manifest.json").read_bytes())
+    (pack / "README.md").unlink()
+    digests = {path: sha256(data) for path, data in pack_files(pack).items() if path not in CONTROL_FILES}
+    (pack / "checksums.sha256").write_bytes(write_checksums(digests))
+    sign(pack, {key: whole[key] for key in ("format", "checksums_sha256")}, real_run.key)
+
+    bare = strict(pack)
+
+    assert (bare.code, bare.verdict, bare.evidence_level) == (0, "PASS", "low"), messages(bare)
+
+
+def test_a_folder_of_any_files_can_be_sealed_and_checked(tmp_path: Path, real_run: Any) -> None:
+    (tmp_path / "notes.txt").write_text("no report, no verdict")
+    (tmp_path / "checksums.sha256").write_bytes(
+        write_checksums({"notes.txt": sha256((tmp_path / "notes.txt").read_bytes())})
+    )
+    sign(tmp_path, {"format": "evidence-pack-v1", "checksums_sha256": "checksums.sha256"}, real_run.key)
+
+    result = strict(tmp_path)
+
+    assert (result.code, result.verdict) == (0, None)
+    assert "only its bytes and its signature were checked" in "; ".join(result.warnings)
+
+
+def test_a_progress_bar_is_for_terminals_and_for_packs_that_take_their_time() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def drawn(stream: io.StringIO, seconds: float) -> str:
+        with ProgressLine(stream, "verifying pack") as line:
+            line._next -= seconds
+            line.start(100)(40)
+        return stream.getvalue()
+
+    assert drawn(io.StringIO(), 9.0) == ""
+    assert drawn(Terminal(), 0.0) == ""
+    assert " 40% of 0 MB" in drawn(Terminal(), 9.0)
+    assert drawn(Terminal(), 9.0).endswith("\r\x1b[K")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from invarlock.packer.assembly import gather_files
+from invarlock.packer.build import PackContent
 from invarlock.packer.checksums import CONTROL_FILES, write_checksums
 from invarlock.packer.keys import SigningKey
 from invarlock.packer.signature import sign_manifest
 from invarlock.packer.verify import VerifyOptions, VerifyResult, verify_pack
 
 from invarlock.jsonio import dump_json
+from invarlock.reports.derivation import compose, strip
 
 MODEL = "embedded__mistral-tiny"
 REPORT = f"reports/{MODEL}/noop_control/run_1/evaluation.report.json"
@@ -22,6 +27,8 @@ FAULT = f"reports/{MODEL}/errors/nan_injection/evaluation.report.json"
 BASELINE = f"baselines/{MODEL}/evaluation.report.json"
 VERDICT = "results/final_verdict.json"
 SCENARIOS = "metadata/scenarios.json"
+
+TIME = "2026-01-31T12:00:00Z"
 
 Path_ = tuple[str | int, ...]
 
@@ -41,6 +48,45 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     document = json.loads(path.read_bytes())
     change(document)
     path.write_bytes(dump_json(document))
+
+
+def content(run: Path) -> PackContent:
+    """Return what a pack of a run's directory is built of."""
+    state = run / "state"
+    return gather_files(
+        reports=sorted(run.glob("embedded__*/reports/**/evaluation.report.json")),
+        baselines=list(run.glob("embedded__*/baseline/evaluation.report.json")),
+        scenarios=state / "scenarios.json",
+        final_verdict=run / "reports" / "final_verdict.json",
+        pytest_report=state / "pytest_report.json",
+        source_repo=state / "source_repo.json",
+        environment=state / "environment.json",
+    )
+
+
+def contain(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a pack's content as they would be had all of it run in a container."""
+    changed = dict(files)
+    digests = {}
+    for path in [path for path in files if path.startswith("baselines/")]:
+        baseline = json.loads(files[path])
+        baseline["context"]["execution_mode"] = "container"
+        changed[path] = dump_json(baseline)
+        digests[path.split("/")[1]] = f"sha256:{sha256(changed[path])}"
+    for path in [path for path in files if path.endswith("/evaluation.report.json") and path.startswith("reports/")]:
+        raw = json.loads(dump_json(strip(json.loads(files[path]))))
+        raw["context"]["execution_mode"] = "container"
+        raw["baseline_ref"]["report_sha256"] = digests[path.split("/")[1]]
+        changed[path] = dump_json(compose(raw))
+        sidecar = path.replace("evaluation.report", "runtime.manifest")
+        runtime = json.loads(files[sidecar])
+        runtime["report"]["sha256"] = sha256(changed[path])
+        runtime["execution_mode"] = runtime["context"]["execution_mode"] = "container"
+        runtime["runtime"].update(
+            container_execution=True, image_ref="localhost/invarlock:test", image_digest=f"sha256:{'1' * 64}"
+        )
+        changed[sidecar] = dump_json(runtime)
+    return changed
 
 
 def pack_files(pack: Path) -> dict[str, bytes]:
@@ -130,3 +176,21 @@ def leaves(document: Any, path: Path_ = ()) -> Iterator[Path_]:
 def sha256(data: bytes) -> str:
     """Return a SHA-256 digest in hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+REFUSE_TORCH = (
+    "import sys\n"
+    "class Refuse:\n"
+    "    def find_spec(self, name, path=None, target=None):\n"
+    "        if name.split('.')[0] in ('torch', 'transformers', 'safetensors', 'pytest', '_pytest'):\n"
+    "            raise AssertionError(f'{name} was imported')\n"
+    "sys.meta_path.insert(0, Refuse())\n"
+    "from invarlock.packer.cli import main\n"
+    "sys.exit(main(sys.argv[1:]))\n"
+)
+
+
+def packer(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the packer in a process where importing PyTorch or pytest is an error."""
+    command = [sys.executable, "-c", REFUSE_TORCH, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

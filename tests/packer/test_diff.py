@@ -1,0 +1,52 @@
+"""What changed between two packs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.build import build_pack
+from packs import REPORT, STRESS, TIME, content, edit_json, packer, sha256
+
+from invarlock.jsonio import dump_json
+from invarlock.reports.derivation import compose, strip
+
+
+def test_a_pack_does_not_differ_from_itself(real_run: Any) -> None:
+    done = packer("diff", real_run.pack, real_run.pack)
+
+    assert (done.returncode, done.stdout) == (0, "3 cases compared, 0 differ\n")
+
+
+def test_ratios_flags_and_missing_cases_are_told(run: Path, real_run: Any, tmp_path: Path) -> None:
+    whole = content(run)
+    files = {path: data for path, data in whole.files.items() if "nan_injection" not in path}
+    files.pop("metadata/pytest_report.json")
+    raw = json.loads(dump_json(strip(json.loads(files[STRESS]))))
+    raw["evaluation_windows"]["final"]["logloss"][0] += 0.5
+    files[STRESS] = dump_json(compose(raw))
+    runtime = json.loads(files[STRESS.replace("evaluation.report", "runtime.manifest")])
+    runtime["report"]["sha256"] = sha256(files[STRESS])
+    files[STRESS.replace("evaluation.report", "runtime.manifest")] = dump_json(runtime)
+    other = build_pack(tmp_path / "other", replace(whole, files=files, claimed_verdict=None), real_run.key, TIME).path
+
+    text = packer("diff", real_run.pack, other).stdout.splitlines()
+    document = json.loads(packer("diff", real_run.pack, other, "--json").stdout)
+
+    assert text[0] == "verdict: PASS -> FAIL"
+    (row,) = [line for line in text if line.startswith("embedded/mistral-tiny prune_50pct_stress run 1: ")]
+    assert "ratio_vs_baseline " in row
+    assert document["verdict"] == ["PASS", "FAIL"]
+    changed = {row["scenario"]: row["changed"] for row in document["cases"]}
+    old, new = changed["prune_50pct_stress"]["ratio_vs_baseline"]
+    assert new > old
+    assert "noop_control" not in changed
+
+
+def test_a_pack_that_does_not_verify_is_not_compared(real_run: Any, pack: Path) -> None:
+    edit_json(pack / REPORT, lambda report: report["primary_metric"].update(ratio_vs_baseline=0.5))
+
+    done = packer("diff", real_run.pack, pack)
+
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "NOT VERIFIED (exit code 6)" in done.stderr

@@ -1,0 +1,140 @@
+"""Packs made to exhaust whoever verifies them: they fail cleanly, within 256 MB of memory and in seconds."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock.packer.checksums import CONTROL_FILES, write_checksums
+from invarlock.packer.limits import MAX_CHECKSUMS_BYTES, MAX_FILES, MAX_JSON_BYTES, MAX_JSON_VALUES
+from packs import REPORT, pack_files, sha256, sign, strict
+
+MEMORY_BYTES = 256 * 1024 * 1024
+SECONDS = 60
+# Says what the peak of the process was, in bytes; getrusage would count that of the process it was forked from.
+MEASURED = """
+import re, sys
+from pathlib import Path
+from invarlock.packer.cli import main
+code = main(["verify", sys.argv[1], "--strict"])
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+print("peak", int(peak[1]) * 1024)
+sys.exit(code)
+"""
+Act = Callable[[Path], object]
+
+
+def many_files(pack: Path) -> None:
+    for number in range(3_000):
+        (pack / f"results/{number}.json").touch()
+
+
+def many_folders(pack: Path) -> None:
+    folder = pack
+    for number in range(200):
+        folder = folder / str(number)
+        folder.mkdir()
+
+
+HOSTILE: dict[str, tuple[Act, int]] = {
+    "a sparse file of 4 TB": (lambda p: sparse(p / REPORT, 4 << 40), 6),
+    "a manifest of empty objects": (lambda p: (p / "manifest.json").write_bytes(b"[" + b"{}," * 2_000_000 + b"{}]"), 4),
+    "a manifest of long keys": (
+        lambda p: (p / "manifest.json").write_bytes(json.dumps({"k" * 4_000_000: "v" * 4_000_000}).encode()), 4,
+    ),
+    "checksums of blank lines": (lambda p: (p / "checksums.sha256").write_bytes(b"\n" * MAX_CHECKSUMS_BYTES), 6),
+    "a report of empty objects": (
+        lambda p: (p / REPORT).write_bytes(b"[" + b"{}," * (MAX_JSON_VALUES // 2 - 4) + b"{}]"), 7,
+    ),
+    "a report of one string": (lambda p: (p / REPORT).write_bytes(b'"' + b"x" * (MAX_JSON_BYTES - 2) + b'"'), 7),
+    "a report of escapes": (
+        lambda p: (p / REPORT).write_bytes(b'"' + b"\\u00e9" * ((MAX_JSON_BYTES - 2) // 6) + b'"'), 7,
+    ),
+    "a report of brackets": (lambda p: (p / REPORT).write_bytes(b"[" * 100_000), 7),
+    "files that are not sealed": (many_files, 6),
+    "folders in folders": (many_folders, 6),
+}  # fmt: skip
+
+
+def sparse(path: Path, size: int) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(size)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_pack_costs_little(name: str, pack: Path, real_run: Any) -> None:
+    act, code = HOSTILE[name]
+    act(pack)
+    if code == 7:
+        digests = {path: sha256(data) for path, data in pack_files(pack).items() if path not in CONTROL_FILES}
+        (pack / "checksums.sha256").write_bytes(write_checksums(digests))
+    if code in (6, 7):
+        sign(pack, json.loads((pack / "manifest.json").read_bytes()), real_run.key)
+
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, pack], capture_output=True, text=True, check=False, timeout=SECONDS
+    )
+
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert int(done.stdout.rsplit("peak ", 1)[1]) < MEMORY_BYTES
+
+
+def test_as_many_lines_as_checksums_may_have_cost_little(pack: Path, real_run: Any) -> None:
+    zeros = "0" * 64
+    (pack / "checksums.sha256").write_text("".join(f"{zeros}  x/{number}\n" for number in range(MAX_FILES)))
+    sign(pack, json.loads((pack / "manifest.json").read_bytes()), real_run.key)
+
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, pack], capture_output=True, text=True, check=False, timeout=SECONDS
+    )
+
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert int(done.stdout.rsplit("peak ", 1)[1]) < MEMORY_BYTES
+
+
+def test_a_file_that_grows_while_the_pack_is_verified_is_noticed(pack: Path) -> None:
+    (pack / "README.md").chmod(0o644)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            with (pack / REPORT).open("ab") as stream:
+                stream.write(b" ")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        codes = {strict(pack).code for _ in range(5)}
+    finally:
+        stop.set()
+        writer.join()
+
+    assert codes == {6}
+
+
+@pytest.mark.parametrize("name", [REPORT, "README.md", "metadata/environment.json", "results/final_verdict.json"])
+def test_a_file_that_is_replaced_by_its_own_bytes_while_the_pack_is_verified_is_noticed(
+    pack: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the swap is made at the latest moment that there is: when the reports have been derived, before the last look
+    from invarlock.packer import verify
+
+    derive = verify._check_claims
+
+    def swap(*arguments: Any) -> list[str]:
+        problems = derive(*arguments)
+        (pack / "copy").write_bytes((pack / name).read_bytes())
+        (pack / "copy").replace(pack / name)
+        return problems
+
+    monkeypatch.setattr(verify, "_check_claims", swap)
+
+    result = strict(pack)
+
+    assert result.code == 6
+    assert {"where": name, "message": "it changed while the pack was verified", "code": 6} in result.errors

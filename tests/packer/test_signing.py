@@ -1,0 +1,184 @@
+"""Signing a pack elsewhere, attesting it, and what other tools make of the attestation."""
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock.packer.attestation import (
+    PAYLOAD_TYPE,
+    pre_authentication_encoding,
+    sign_statement,
+)
+from invarlock.packer.build import build_pack
+from invarlock.packer.keys import SigningKey, fingerprint, make_signing_key
+from invarlock.packer.signing import attest_pack, sign_pack
+from packs import REPORT, TIME, content, edit_json, messages, pack_files, sha256, strict
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import SSlibKey
+
+from invarlock.errors import IntegrityError, SignatureError, UsageError
+from invarlock.jsonio import dump_json
+
+ATTESTATION = "manifest.attestation.json"
+
+
+@pytest.fixture
+def unsigned(run: Path, tmp_path: Path) -> Path:
+    return build_pack(tmp_path / "unsigned", content(run), None, TIME).path
+
+
+def test_signing_adds_one_file_and_changes_none(unsigned: Path, real_run: Any) -> None:
+    before = pack_files(unsigned)
+    assert strict(unsigned).code == 5
+
+    signer = sign_pack(unsigned, real_run.key)
+
+    after = pack_files(unsigned)
+    assert (strict(unsigned).code, strict(unsigned).signer) == (0, signer)
+    assert set(after) - set(before) == {"manifest.signature.json"}
+    assert {path: after[path] for path in before} == before
+    assert [path.name for path in unsigned.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_signature_is_never_replaced(pack: Path, real_run: Any) -> None:
+    before = pack_files(pack)
+
+    with pytest.raises(UsageError, match="is signed already; a signature is never replaced"):
+        sign_pack(pack, real_run.key)
+    assert pack_files(pack) == before
+
+
+def test_what_does_not_verify_is_not_signed(unsigned: Path, real_run: Any) -> None:
+    edit_json(unsigned / REPORT, lambda report: report["primary_metric"].update(ratio_vs_baseline=0.5))
+    before = pack_files(unsigned)
+
+    with pytest.raises(IntegrityError, match=r"does not verify: .*its bytes are not those of its checksum"):
+        sign_pack(unsigned, real_run.key)
+    assert pack_files(unsigned) == before
+
+
+def test_a_pack_that_names_its_signer_is_signed_by_no_other(pack: Path) -> None:
+    (pack / "manifest.signature.json").unlink()
+
+    with pytest.raises(SignatureError, match="names the signer"):
+        sign_pack(pack, make_signing_key())
+    assert not (pack / "manifest.signature.json").exists()
+
+
+def test_an_attestation_says_what_the_pack_does(pack: Path, real_run: Any) -> None:
+    attest_pack(pack, real_run.key)
+
+    result = strict(pack)
+    statement = json.loads(base64.b64decode(json.loads((pack / ATTESTATION).read_bytes())["payload"]))
+    assert (result.code, result.attested) == (0, True)
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["subject"][0] == {
+        "name": "manifest.json", "digest": {"sha256": sha256((pack / "manifest.json").read_bytes())}
+    }  # fmt: skip
+    digests = {json.loads(path.read_bytes())["subject_digest"] for path in pack.glob("reports/**/edit_metadata.json")}
+    assert {f"sha256:{row['digest']['sha256']}" for row in statement["subject"][1:]} == digests
+    assert statement["predicate"]["verdict"] == "PASS"
+    assert len(statement["predicate"]["cases"]) == 3
+    with pytest.raises(UsageError, match="never replaced"):
+        attest_pack(pack, real_run.key)
+
+
+def test_another_implementation_verifies_the_attestation(pack: Path, real_run: Any) -> None:
+    attest_pack(pack, real_run.key)
+    document = json.loads((pack / ATTESTATION).read_bytes())
+    signer = fingerprint(real_run.key.public)
+
+    def key(signing_key: SigningKey) -> SSlibKey:
+        return SSlibKey(signer, "ed25519", "ed25519", {"public": signing_key.public.hex()})
+
+    assert set(Envelope.from_dict(json.loads(json.dumps(document))).verify([key(real_run.key)], 1)) == {signer}
+    changed = json.loads(json.dumps(document))
+    changed["payload"] = base64.b64encode(base64.b64decode(changed["payload"]).replace(b"PASS", b"FAIL")).decode()
+    with pytest.raises(VerificationError):
+        Envelope.from_dict(changed).verify([key(real_run.key)], 1)
+    with pytest.raises(VerificationError):
+        Envelope.from_dict(document).verify([key(make_signing_key())], 1)
+
+
+def test_what_is_signed_is_encoded_as_dsse_says() -> None:
+    # the example of DSSE v1's protocol.md
+    encoded = pre_authentication_encoding("http://example.com/HelloWorld", b"hello world")
+
+    assert encoded == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    assert Envelope(b"hello world", "http://example.com/HelloWorld", {}).pae() == encoded
+
+
+def test_only_the_signer_of_a_pack_attests_it(pack: Path, unsigned: Path, real_run: Any) -> None:
+    with pytest.raises(SignatureError, match="its signer is sha256:"):
+        attest_pack(pack, make_signing_key())
+    with pytest.raises(SignatureError, match="its signer is nobody"):
+        attest_pack(unsigned, real_run.key)
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (lambda s: s["predicate"].update(verdict="FAIL"), 7, "predicate.verdict"),
+        (lambda s: s["predicate"]["cases"][0].update(passed=False), 7, "predicate.cases[0].passed"),
+        (lambda s: s["predicate"]["cases"][0]["gates"].update(spectral_stable=None), 7, "gates.spectral_stable"),
+        (lambda s: s["predicate"]["cases"].pop(), 7, "predicate.cases"),
+        (lambda s: s["predicate"]["provenance"].update(suite="full"), 7, "predicate.provenance.suite"),
+        (lambda s: s["subject"][0]["digest"].update(sha256="0" * 64), 7, "subject[0].digest.sha256"),
+        (lambda s: s["subject"].pop(), 7, "subject"),
+        (lambda s: s.update(predicateType="https://slsa.dev/provenance/v1"), 5, "predicateType"),
+        (lambda s: s.update(_type="https://in-toto.io/Statement/v0.1"), 5, "_type"),
+    ],
+)
+def test_an_attestation_that_says_more_than_the_pack_is_refused(
+    pack: Path, real_run: Any, change: Change, code: int, message: str
+) -> None:
+    attest_pack(pack, real_run.key)
+    statement = json.loads(base64.b64decode(json.loads((pack / ATTESTATION).read_bytes())["payload"]))
+    change(statement)
+    (pack / ATTESTATION).write_bytes(dump_json(sign_statement(statement, real_run.key)))
+
+    result = strict(pack)
+
+    assert (result.code, message in messages(result)) == (code, True), messages(result)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e["signatures"].append(e["signatures"][0]), "signatures"),
+        (lambda e: e["signatures"].clear(), "signatures"),
+        (lambda e: e["signatures"][0].update(keyid="x"), "keyid"),
+        (lambda e: e["signatures"][0].update(sig=base64.b64encode(bytes(64)).decode()), "does not hold"),
+        (lambda e: e.update(payload=e["payload"].rstrip("=") + "\n"), "base64"),
+        (lambda e: e.update(payloadType="application/json"), "payloadType"),
+        (lambda e: e.update(payload=base64.b64encode(b"{}").decode()), "does not hold"),
+    ],
+)
+def test_a_malformed_envelope_is_refused(pack: Path, real_run: Any, change: Change, message: str) -> None:
+    attest_pack(pack, real_run.key)
+    edit_json(pack / ATTESTATION, change)
+
+    result = strict(pack)
+
+    assert (result.code, message in messages(result)) == (5, True), messages(result)
+
+
+def test_an_attestation_by_somebody_else_or_of_another_pack_is_refused(
+    pack: Path, unsigned: Path, real_run: Any
+) -> None:
+    attest_pack(pack, real_run.key)
+    sign_pack(unsigned, real_run.key)
+    (unsigned / ATTESTATION).write_bytes((pack / ATTESTATION).read_bytes())
+    assert (strict(unsigned).code, "subject[0].digest" in messages(strict(unsigned))) == (7, True)
+
+    statement = json.loads(base64.b64decode(json.loads((pack / ATTESTATION).read_bytes())["payload"]))
+    (pack / ATTESTATION).write_bytes(dump_json(sign_statement(statement, make_signing_key())))
+    assert (strict(pack).code, "the pack's signer is" in messages(strict(pack))) == (5, True)
+    assert json.loads((pack / ATTESTATION).read_bytes())["payloadType"] == PAYLOAD_TYPE

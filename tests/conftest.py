@@ -14,7 +14,7 @@ import pytest
 from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key, write_key_pair
 from packs import seal
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SMALL = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "OMP_NUM_THREADS": "1"}
 
 

@@ -1,0 +1,200 @@
+"""Verifying packs: large files, many reports, and a small pack from a cold start, each against a reference.
+
+python benchmarks/verify_packs.py SMOKE_PACK [--gigabytes 2] [--reports 5000]
+
+``SMOKE_PACK`` is a pack of ``pytest suites``. Its reports are repeated, as further runs of their cases, until there are
+enough; their raw measurements are real, and everything that follows from them is derived anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer import layout
+from invarlock.packer.build import PackContent, build_pack
+from invarlock.packer.checksums import CONTROL_FILES, read_checksums, write_checksums
+from invarlock.packer.claims import examine_reports
+from invarlock.packer.contents import MemoryFiles
+from invarlock.packer.keys import make_signing_key
+from invarlock.packer.signature import sign_manifest
+from invarlock.packer.verify import VerifyOptions, verify_pack
+
+from invarlock.jsonio import dump_json
+from invarlock.reports.derivation import baseline_run_id, compose, strip
+
+FILES = 20
+BLOCK = 1 << 20
+ROUNDS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("smoke_pack", type=Path)
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--reports", type=int, default=5000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        large_files(Path(folder) / "large", options.gigabytes)
+    cold_starts(options.smoke_pack)
+    with tempfile.TemporaryDirectory() as folder:
+        many_reports(options.smoke_pack, Path(folder), options.reports)
+
+
+def large_files(pack: Path, gigabytes: float) -> None:
+    """Time a pack of few large files."""
+    pack.mkdir()
+    size = int(gigabytes * 1e9 / FILES)
+    block = os.urandom(BLOCK)
+    for number in range(FILES):
+        with (pack / f"{number}.bin").open("wb") as stream:
+            for start in range(0, size, BLOCK):
+                stream.write(block[: min(BLOCK, size - start)])
+            stream.write(number.to_bytes(4, "little"))
+    seal(pack)
+    verify = best(lambda: verified(pack))
+    system = best(lambda: sha256sum(pack))
+    alone = best(lambda: hash_alone(pack))
+    print(f"{gigabytes:g} GB in {FILES} files: verify {verify:.2f} s")
+    print(f"  sha256sum -c {system:.2f} s, {system / verify:.2f} times as long; reach: at least 3")
+    print(f"  hashing alone on {os.cpu_count()} cores {alone:.2f} s, ratio {verify / alone:.2f}; reach: at most 1.25")
+
+
+def cold_starts(pack: Path) -> None:
+    """Time the commands on a small pack in new processes."""
+    python = [sys.executable]
+    reference = best(lambda: run([*python, "-c", "import jsonschema, numpy, nacl.signing"]))
+    for name, arguments, reach in (
+        ("inspect", ["inspect", str(pack)], "0.25 s"),
+        ("verify", ["verify", str(pack), "--strict"], "1 s"),
+    ):
+        seconds = best(lambda arguments=arguments: run([*python, "-m", "invarlock.packer", *arguments]))  # type: ignore[misc]
+        print(f"{name} of {pack.name}, cold: {seconds:.3f} s, {seconds / reference:.2f} of the imports; reach: {reach}")
+    print(f"  the imports jsonschema, numpy, nacl.signing alone: {reference:.3f} s")
+
+
+def many_reports(smoke: Path, folder: Path, count: int) -> None:
+    """Time a pack of many reports, and deriving them alone."""
+    content = repeated(smoke, count)
+    build_pack(folder / "pack", content, make_signing_key(), "2026-01-31T12:00:00Z")
+    memory = MemoryFiles(content.files)
+    reports = sum(layout.is_report(path) for path in content.files)
+    started = time.perf_counter()
+    found = examine_reports(memory)
+    derive = time.perf_counter() - started
+    assert not found.claims
+    system = best(lambda: sha256sum(folder / "pack"))
+    verify = best(lambda: verified(folder / "pack"), rounds=1)
+    files = len(read_checksums((folder / "pack" / "checksums.sha256").read_bytes()))
+    print(f"{reports} reports, {files} files: deriving alone {derive:.1f} s, {reports / derive:.0f} reports a second")
+    print("  reach: at least 200")
+    print(
+        f"  verify {verify:.1f} s; sha256sum -c {system:.1f} s and deriving: {system + derive:.1f} s; reach: no slower"
+    )
+
+
+def repeated(smoke: Path, count: int) -> PackContent:
+    """Return the content of a pack with the reports of another, run again and again."""
+    names = read_checksums((smoke / "checksums.sha256").read_bytes())
+    files = {name: (smoke / name).read_bytes() for name in names}
+    reports = [name for name in files if layout.is_report(name)]
+    again = [name for name in reports if "/errors/" not in name]
+    runs = -(-(count - len(reports) + len(again)) // len(again))
+    scenarios = json.loads(files[layout.SCENARIOS])
+    kept = {name: files[name] for name in files if name.startswith("metadata/") and name != layout.PYTEST_REPORT}
+    digests = {}
+    for name in filter(layout.is_baseline, files):
+        baseline = json.loads(files[name])
+        first = baseline["draws"][0]
+        baseline["draws"] = [{**first, "run": run, "seeds": seeds(run)} for run in range(1, runs + 1)]
+        baseline["run_id"] = baseline_run_id(baseline)
+        kept[name] = dump_json(baseline)
+        digests[layout.model_folder(name)] = f"sha256:{hashlib.sha256(kept[name]).hexdigest()}"
+    cases = []
+    for name in reports:
+        report = json.loads(files[name])
+        sidecars = {side: files[layout.beside(name, side)] for side in layout.SIDECARS}
+        for run in range(1, runs + 1) if "/errors/" not in name else (1,):
+            raw: dict[str, Any] = json.loads(json.dumps(strip(report)))
+            raw["meta"].update(run=run, seeds=seeds(run))
+            raw["baseline_ref"]["report_sha256"] = digests[layout.model_folder(name)]
+            place = name.replace("/run_1/", f"/run_{run}/")
+            kept[place] = dump_json(compose(raw))
+            runtime = json.loads(sidecars[layout.RUNTIME_MANIFEST])
+            runtime["report"].update(path=place, sha256=hashlib.sha256(kept[place]).hexdigest())
+            kept |= {layout.beside(place, side): data for side, data in sidecars.items()}
+            kept[layout.beside(place, layout.RUNTIME_MANIFEST)] = dump_json(runtime)
+            cases.append({"model": raw["meta"]["model_id"], "scenario": raw["meta"]["scenario"], "run": run})
+    cases.sort(key=lambda case: (case["model"], case["scenario"], case["run"]))
+    scenarios["selection"]["cases"] = cases
+    kept[layout.SCENARIOS] = dump_json(scenarios)
+    return PackContent(kept, "benchmark", {})
+
+
+def seeds(run: int) -> dict[str, int]:
+    return {"bootstrap": run, "windows": run}
+
+
+def seal(pack: Path) -> None:
+    digests = {
+        path.name: hashlib.file_digest(path.open("rb"), "sha256").hexdigest()
+        for path in pack.iterdir()
+        if path.name not in CONTROL_FILES
+    }
+    checksums = write_checksums(digests)
+    manifest = dump_json(
+        {
+            "format": "evidence-pack-v1",
+            "checksums_sha256": "checksums.sha256",
+            "checksums_sha256_digest": hashlib.sha256(checksums).hexdigest(),
+        }
+    )
+    (pack / "checksums.sha256").write_bytes(checksums)
+    (pack / "manifest.json").write_bytes(manifest)
+    (pack / "manifest.signature.json").write_bytes(dump_json(sign_manifest(manifest, make_signing_key())))
+
+
+def verified(pack: Path) -> None:
+    result = verify_pack(pack, VerifyOptions(strict=True))
+    assert result.ok, result.errors
+
+
+def sha256sum(pack: Path) -> None:
+    run(["sha256sum", "--quiet", "-c", "checksums.sha256"], pack)
+
+
+def hash_alone(pack: Path) -> None:
+    def digest(path: Path) -> str:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(digest, [path for path in pack.rglob("*") if path.is_file()]))
+
+
+def run(command: list[str], folder: Path | None = None) -> None:
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
+def best(work: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Return the shortest of some times, in seconds."""
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+if __name__ == "__main__":
+    main()

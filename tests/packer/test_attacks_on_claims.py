@@ -1,0 +1,252 @@
+"""Attacks by somebody with the maker's key on reports and what follows from them; all is sealed again."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attacks import Act, Attack, catalogue
+from invarlock.packer.keys import fingerprint
+from packs import (
+    BASELINE,
+    FAULT,
+    MODEL,
+    REPORT,
+    SCENARIOS,
+    STRESS,
+    VERDICT,
+    edit_json,
+    forge,
+    messages,
+    pack_files,
+    strict,
+)
+
+from invarlock.jsonio import dump_json
+from invarlock.reports.derivation import compose, strip
+
+ATTACKS: dict[str, Attack] = {}
+attack = catalogue(ATTACKS)
+ZEROS = "0" * 64
+
+
+def report(change: Callable[[Any], object], path: str = REPORT) -> Act:
+    return lambda pack: edit_json(pack / path, change)
+
+
+for case, edit, reason in (
+    ("ratio", lambda r: r["primary_metric"].update(ratio_vs_baseline=0.99), "primary_metric.ratio_vs_baseline"),
+    ("interval", lambda r: r["primary_metric"].update(ci=[1.0, 1.01]), "primary_metric.ci"),
+    ("limit", lambda r: r["resolved_policy"]["primary_metric"].update(ratio_limit=9.0), "primary_metric.ratio_limit"),
+    ("flag", lambda r: r["validation"].update(spectral_stable=False), "validation.spectral_stable"),
+    ("caps", lambda r: r["spectral"]["metrics"].update(caps_applied=3), "caps_applied"),
+    ("invariants", lambda r: r["invariants"].update(status="warn"), "invariants.status"),
+    ("tier", lambda r: r["policy_provenance"].update(tier="aggressive"), "resolved_policy"),
+    ("verdict", lambda r: r["assurance"].update(verdict="FAIL"), "assurance.verdict"),
+    ("own_loss", lambda r: r["evaluation_windows"]["final"]["logloss"].__setitem__(0, 1.0), "primary_metric"),
+    ("baseline_loss", lambda r: r["evaluation_windows"]["final"]["baseline_logloss"].__setitem__(0, 1.0),
+     "primary_metric"),
+    ("window", lambda r: r["evaluation_windows"]["final"]["window_ids"].__setitem__(0, "0" * 16), "not what"),
+    ("window_twice", lambda r: r["evaluation_windows"]["final"]["window_ids"].__setitem__(
+        0, r["evaluation_windows"]["final"]["window_ids"][1]), "was scored twice"),
+    ("tokens", lambda r: r["evaluation_windows"]["final"]["token_counts"].__setitem__(0, 10**15), "token_counts"),
+    ("shape_too_large", lambda r: r["invariants"]["raw"]["subject"]["tensors"]["lm_head.weight"].update(
+        shape=[2**60, 2**60]), "is greater than the maximum"),
+    ("nan", lambda r: r["primary_metric"].update(ratio_vs_baseline="NaN"), "primary_metric"),
+    ("guard_left_out", lambda r: r["guards"].remove("spectral"), "spectral"),
+    ("edit", lambda r: r["edit"].update(name="quant_rtn"), "edit.label"),
+):  # fmt: skip
+    ATTACKS[f"a_report_with_another_{case}"] = Attack(report(edit), 7, reason, "all")
+
+
+def report_bytes(change: Callable[[bytes], bytes]) -> Act:
+    return lambda pack: (pack / REPORT).write_bytes(change((pack / REPORT).read_bytes()))
+
+
+for case, rewrite, reason in (
+    ("with_a_key_twice", lambda d: d.replace(b'{\n  "assurance"', b'{\n  "guards": [],\n  "assurance"', 1),
+     "appears twice"),
+    ("with_a_byte_order_mark", lambda d: b"\xef\xbb\xbf" + d, "byte order mark"),
+    ("with_data_after_it", lambda d: d + b"{}", "Extra data"),
+    ("with_nan", lambda d: d.replace(b'"ratio_vs_baseline": ', b'"ratio_vs_baseline": NaN, "x": ', 1), "NaN is not"),
+    ("nested_deeply", lambda d: b"[" * 5000 + b"]" * 5000, "nested deeper than"),
+    ("that_is_empty", lambda d: b"", "Expecting value"),
+    ("that_is_no_object", lambda d: b"[]", "is not of type 'object'"),
+    ("of_an_old_version", lambda d: d.replace(b'"schema_version": "v1"', b'"schema_version": "v0"', 1), "'v1' was"),
+    ("with_a_long_number", lambda d: d.replace(b'"batch_size": ', b'"batch_size": ' + b"9" * 400, 1), "digits"),
+):  # fmt: skip
+    ATTACKS[f"a_report_{case}"] = Attack(report_bytes(rewrite), 7, reason, "all")
+
+
+def composed(pack: Path, path: str, change: Callable[[Any], object]) -> None:
+    """Change the raw fields of a report and derive all others again."""
+    raw = strip(json.loads((pack / path).read_bytes()))
+    raw = json.loads(dump_json(raw))
+    change(raw)
+    (pack / path).write_bytes(dump_json(compose(raw)))
+
+
+@attack(7, "meta.model_id is 'embedded/qwen2-tiny', its folder is another model's", sealed="all")
+def the_report_of_another_model_under_a_right_name(pack: Path) -> None:
+    composed(pack, REPORT, lambda raw: raw["meta"].update(model_id="embedded/qwen2-tiny"))
+
+
+@attack(6, "edit_metadata.json: edit_label", sealed="all")
+def the_report_of_another_scenario_under_a_right_name(pack: Path) -> None:
+    shutil.copy(pack / REPORT, pack / STRESS)
+
+
+@attack(7, "baseline_logloss: not what the baseline's report measured", sealed="all")
+def a_baseline_made_worse_in_one_report(pack: Path) -> None:
+    composed(pack, REPORT, lambda raw: add(raw["evaluation_windows"]["final"]["baseline_logloss"], 0.5))
+
+
+def add(losses: list[float], more: float) -> None:
+    losses[:] = [loss + more for loss in losses]
+
+
+@attack(7, f"baseline_ref.report_sha256: not the digest of {BASELINE}", sealed="all")
+def the_baseline_swapped(pack: Path) -> None:
+    edit_json(pack / BASELINE, lambda b: [add(draw["final"]["logloss"], 0.5) for draw in b["draws"]])
+
+
+@attack(7, f"{BASELINE}: missing", sealed="all")
+def the_baseline_removed(pack: Path) -> None:
+    shutil.rmtree((pack / BASELINE).parent)
+    edit_json(pack / "manifest.json", lambda m: m.update(verification_baselines=[]))
+
+
+@attack(6, "edit_metadata.json: baseline_digest", sealed="all")
+def a_report_measured_against_another_checkpoint(pack: Path) -> None:
+    composed(pack, REPORT, lambda raw: raw["baseline_ref"].update(digest=f"sha256:{ZEROS}"))
+
+
+@attack(7, "evaluation_windows.final.window_ids", sealed="all")
+def only_the_easy_windows(pack: Path) -> None:
+    def drop(raw: Any) -> None:
+        for values in raw["evaluation_windows"]["final"].values():
+            del values[0]
+        raw["dataset"]["windows"]["final"] -= 1
+
+    composed(pack, REPORT, drop)
+
+
+@attack(7, "report.path is not that of the report", sealed="all")
+def the_runtime_manifest_of_another_report(pack: Path) -> None:
+    shutil.copy((pack / STRESS).with_name("runtime.manifest.json"), (pack / REPORT).with_name("runtime.manifest.json"))
+
+
+@attack(7, "runtime.container_execution", sealed="all")
+def a_container_that_never_was(pack: Path) -> None:
+    edit_json(
+        (pack / REPORT).with_name("runtime.manifest.json"), lambda r: r["runtime"].update(container_execution=True)
+    )
+
+
+@attack(7, "runtime: names an image, though nothing ran in a container", sealed="all")
+def an_image_without_a_container(pack: Path) -> None:
+    digest = f"sha256:{ZEROS}"
+    edit_json((pack / REPORT).with_name("runtime.manifest.json"), lambda r: r["runtime"].update(image_digest=digest))
+
+
+@attack(7, "runtime.manifest.json: ", sealed="all")
+def a_report_without_its_runtime_manifest(pack: Path) -> None:
+    (pack / REPORT).with_name("runtime.manifest.json").unlink()
+
+
+@attack(7, "evaluate_timing.json: not the telemetry of the report", sealed="all")
+def a_faster_evaluation(pack: Path) -> None:
+    edit_json((pack / REPORT).with_name("evaluate_timing.json"), lambda t: t.update(score_seconds=0.0))
+
+
+@attack(6, "edit_metadata.json: edit_type", sealed="all")
+def another_edit_than_the_report_says(pack: Path) -> None:
+    edit_json((pack / REPORT).with_name("edit_metadata.json"), lambda m: m.update(edit_type="quant_rtn"))
+
+
+@attack(6, "edit_metadata.json: ", sealed="all")
+def a_deployable_subject_that_is_none(pack: Path) -> None:
+    edit_json((pack / REPORT).with_name("edit_metadata.json"), lambda m: m.update(packed_quantized_storage=True))
+
+
+@attack(7, "does not follow from the reports", sealed="all")
+def a_report_in_a_folder_of_no_case(pack: Path) -> None:
+    shutil.copytree((pack / REPORT).parent, pack / f"reports/{MODEL}/noop_control/run_7/deeper")
+
+
+@attack(7, "weights, though no scenario has contains_model_weights_in_pack", sealed="all")
+def weights_in_the_pack(pack: Path) -> None:
+    (pack / "metadata/model.safetensors").write_bytes(bytes(64))
+
+
+def result(path: str, change: Callable[[Any], object]) -> Act:
+    return lambda pack: edit_json(pack / path, change)
+
+
+for case, path, edit, reason in (
+    ("verdict", VERDICT, lambda v: v.update(verdict="FAIL"), f"{VERDICT}: verdict"),
+    ("count", VERDICT, lambda v: v["counts"].update(clean_total=7), "counts.clean_total"),
+    ("record", VERDICT, lambda v: v["records"][0].update(passed=False), "records[0].passed"),
+    ("record_left_out", VERDICT, lambda v: v["records"].pop(), "records"),
+    ("summary", "results/category_summary.json", lambda s: s["clean"].update(passed=9), "clean.passed"),
+    ("guard_summary", "results/guard_signal_summary.json", lambda s: s.clear(), "guard_signal_summary.json"),
+    ("time_summary", "results/analysis/evaluation_optimization_summary.json", lambda s: s.update(reports=9), "reports"),
+    ("verification", REPORT.replace("evaluation.report", "verify"), lambda v: v["results"][0].update(ok=False),
+     "verify.json"),
+    ("pytest_summary", "metadata/pytest_report.json", lambda r: r["summary"].update(passed=4), "summary.passed"),
+    ("pytest_exit_code", "metadata/pytest_report.json", lambda r: r.update(exitcode=1), "exitcode"),
+    ("outcome", "metadata/pytest_report.json", lambda r: r["tests"][0].update(outcome="failed"), "summary.failed"),
+    ("environment", "metadata/environment.json", lambda e: e["libraries"].update(torch="9.9"), "meta.versions.torch"),
+    ("pin", "metadata/model_revisions.json", lambda r: r["models"][0].update(revision="main"), "model_revisions.json"),
+    ("weaker_scenario", SCENARIOS, lambda s: s["scenarios"][0].update(strictness="informational"), VERDICT),
+    ("weaker_requirement", SCENARIOS, lambda s: s["scenarios"][2].update(
+        requirements={**s["scenarios"][2]["requirements"], "primary_guard_required": False}), ""),
+    ("smaller_selection", SCENARIOS, lambda s: s["selection"]["cases"].pop(), "counts.cases_total"),
+    ("scenario_more", SCENARIOS, lambda s: s["scenarios"].append({**s["scenarios"][0], "id": "another"}), "another"),
+    ("tuned_edit", SCENARIOS, lambda s: s["scenarios"][0]["generation"].update(edit_spec="quant_rtn:8:32:all"),
+     "edit.spec"),
+):  # fmt: skip
+    ATTACKS[f"results_with_another_{case}"] = Attack(result(path, edit), 7, reason, "all")
+
+
+@attack(7, "results/final_verdict.txt: not the text of the verdict derived", sealed="all")
+def another_verdict_text(pack: Path) -> None:
+    (pack / "results/final_verdict.txt").write_text("Verdict: PASS\n")
+
+
+@attack(7, "README.md: not what the manifest and the verdict give", sealed="all")
+def another_readme(pack: Path) -> None:
+    (pack / "README.md").write_text((pack / "README.md").read_text().replace("3 of 3", "4 of 4"))
+
+
+@attack(7, "results/approval.json: does not follow from the reports", sealed="all")
+def a_result_that_nothing_gives(pack: Path) -> None:
+    (pack / "results/approval.json").write_text("{}")
+
+
+@attack(7, VERDICT, sealed="all")
+def a_fault_that_was_not_caught_left_out_with_all_that_names_it(pack: Path) -> None:
+    shutil.rmtree((pack / FAULT).parent)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_refused_with_its_code_and_message(name: str, pack: Path, real_run: Any) -> None:
+    ATTACKS[name].carry_out(pack, real_run.key)
+
+    found = strict(pack, expected_fingerprint=fingerprint(real_run.key.public))
+
+    assert found.code == ATTACKS[name].code, messages(found)
+    assert ATTACKS[name].message in messages(found)
+    assert not found.reports_verified
+
+
+@pytest.mark.parametrize("change", [lambda v: v, lambda v: {**v, "verdict": "FAIL"}])
+def test_a_verdict_with_every_digest_that_follows_made_to_fit(pack: Path, real_run: Any, change: Any) -> None:
+    files = pack_files(pack)
+    data = dump_json(change(json.loads(files[VERDICT])))
+    for path, new in forge(files, VERDICT, data, real_run.key).items():
+        (pack / path).write_bytes(new)
+
+    assert strict(pack).code == (0 if data == files[VERDICT] else 7)

@@ -63,3 +63,8 @@ class EditError(InvarLockError):
 
 class EvaluationError(InvarLockError):
     """A measurement could not be made on this text or model."""
+
+
+def printable(text: str) -> str:
+    """Return text on one line, with whatever a terminal could obey escaped: names and values may be an attacker's."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

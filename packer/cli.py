@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from invarlock.packer import commands
 
-from invarlock.errors import InvarLockError, UsageError
+from invarlock.errors import InvarLockError, UsageError, printable
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(options.command(options))
         sys.stdout.flush()
     except InvarLockError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code if error.exit_code > 1 else UsageError.exit_code
     except BrokenPipeError:
         # whoever read our output has gone; what is left of it goes nowhere, quietly

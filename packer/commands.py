@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from invarlock.errors import UsageError
+from invarlock.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from invarlock.packer.keys import SigningKey
@@ -97,7 +97,7 @@ def trust_list(options: Namespace) -> int:
         print(json.dumps(rows, indent=2, sort_keys=True))
         return 0
     for row in rows:
-        print(f"{row['fingerprint']}  {row['name'] or '-'}  {row['refused'] or 'trusted'}")
+        print(f"{row['fingerprint']}  {printable(str(row['name'] or '-'))}  {row['refused'] or 'trusted'}")
     print(f"{len(rows)} signers in {_store(options)}")
     return 0
 
@@ -120,8 +120,9 @@ def inspect(options: Namespace) -> int:
         return 0
     checksums, reports, ready = summary["checksums"], summary["reports"], summary["strict_readiness"]
     print(f"{summary['pack']}: not verified, this is what it says of itself")
-    print(f"verdict claimed: {summary['verdict_claimed']}, evidence level claimed: {summary['evidence_level_claimed']}")
-    print(f"signature: {summary['signature']}; signer: {summary['signer_fingerprint']}")
+    claimed = printable(str(summary["verdict_claimed"]))
+    print(f"verdict claimed: {claimed}, evidence level claimed: {summary['evidence_level_claimed']}")
+    print(f"signature: {printable(summary['signature'])}; signer: {summary['signer_fingerprint']}")
     print(
         f"checksums: {checksums['files']} files, {len(checksums['missing'])} missing, "
         f"{len(checksums['uncovered'])} not covered"
@@ -130,7 +131,7 @@ def inspect(options: Namespace) -> int:
         f"reports: {reports['total']}, of them {reports['errors']} of faults, {reports['in_container']} from a "
         f"container; {summary['bytes']} bytes in all"
     )
-    print(f"ready for strict: {'yes' if ready['ready'] else 'no, ' + '; '.join(ready['against'])}")
+    print(f"ready for strict: {'yes' if ready['ready'] else 'no, ' + printable('; '.join(ready['against']))}")
     return 0
 
 
@@ -179,7 +180,8 @@ def diff(options: Namespace) -> int:
             raise UsageError(f"{pack}: it claims no verdict, there is nothing to compare")
         verdicts.append(result.verdict_document)
     found = diff_verdicts(*verdicts)
-    print(json.dumps(found, indent=2, sort_keys=True) if options.json else render_diff(found))
+    text = json.dumps(found, indent=2, sort_keys=True) if options.json else render_diff(found)
+    print("\n".join(map(printable, text.split("\n"))))
     return 0
 
 
@@ -198,7 +200,7 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         f"evidence level: {result.evidence_level or 'not stated'}",
         f"signer: {result.signer or 'none'} ({result.authenticity}){', attested' if result.attested else ''}",
         derived if result.reports_verified else "reports: not verified",
-        *(f"warning: {warning}" for warning in result.warnings),
+        *(f"warning: {printable(warning)}" for warning in result.warnings),
     ]
 
 

@@ -143,9 +143,9 @@ def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[
     for name in SHOWN_SETTINGS:
         row = parameters.get(name)
         value = row.get("value") if isinstance(row, dict) else None
-        shown = {facts.settings[name] for facts in found.facts.values()}
-        if value is not None and shown and (len(shown) > 1 or value not in shown):
-            yield f"manifest.json: invocation.parameters.{name} is {shorten(value)}, the reports show {sorted(shown)}"
+        shown = sorted({facts.settings[name] for facts in found.facts.values()})
+        if value is not None and shown and shown != [value]:
+            yield f"manifest.json: invocation.parameters.{name} is {shorten(value)}, the reports show {shown}"
 
 
 def _selection_problems(found: Findings) -> Iterator[str]:

@@ -50,6 +50,7 @@ from invarlock.errors import (
     ReportError,
     SignatureError,
     UsageError,
+    printable,
 )
 
 ReportAssurance = Literal["report", "strict", "off"]
@@ -279,7 +280,7 @@ def _claimed_verdict(files: SealedFiles) -> str | None:
 
 def _fail(result: VerifyResult, code: int, where: str, messages: Sequence[str]) -> None:
     result.code = code
-    for message in messages[:MAX_PROBLEMS]:
+    for message in map(printable, messages[:MAX_PROBLEMS]):
         place, separator, rest = message.partition(": ")
         known = separator and " " not in place
         result.errors.append({"code": code, "where": place if known else where, "message": rest if known else message})

@@ -13,6 +13,7 @@ from typing import Any
 
 from invarlock.catalog.cases import case_id, report_folder
 from invarlock.errors import DocumentError, UsageError
+from invarlock.jsonio import check_schema
 from invarlock.reports.verification import shorten
 from invarlock.verdict.detectors import CORE_GUARDS, detect, guard_flags, primary_guard_hit
 
@@ -157,15 +158,16 @@ def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:
     Raises:
         DocumentError: when it is no such report.
     """
-    try:
-        tests = [(test["nodeid"], test["outcome"], test.get("message", "")) for test in document["tests"]]
-        return [
-            {"case": node.partition("[")[2].removesuffix("]"), "outcome": outcome, "message": message}
-            for node, outcome, message in tests
-            if "[" in node
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DocumentError(f"pytest report: malformed at {error}; it needs tests with nodeid and outcome") from None
+    check_schema(document, "pytest_report", where="metadata/pytest_report.json")
+    return [
+        {
+            "case": test["nodeid"].partition("[")[2].removesuffix("]"),
+            "outcome": test["outcome"],
+            "message": test.get("message", ""),
+        }
+        for test in document["tests"]
+        if "[" in test["nodeid"]
+    ]
 
 
 def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> dict[str, Any]:

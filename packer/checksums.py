@@ -87,7 +87,8 @@ def _path_problems(path: str) -> Iterator[str]:
         yield "it is absolute"
     if "\\" in path:
         yield "it has a backslash"
-    if any(unicodedata.category(character).startswith("C") for character in path):
+    plain = path.isascii() and path.isprintable()
+    if not plain and any(unicodedata.category(character).startswith("C") for character in path):
         yield "it has a control character"
     if any(segment in ("", ".", "..") for segment in segments):
         yield "it has an empty, '.' or '..' segment"

@@ -20,6 +20,7 @@ MEASURED_ALIKE = {
 }
 # A report that is wrong everywhere need not say so ten thousand times.
 MAX_PROBLEMS = 20
+_LEAVES = frozenset({str, float, int, bool})
 
 
 def verify_report(report: dict[str, Any]) -> list[str]:
@@ -97,6 +98,8 @@ def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
     name = where or "document"
     if isinstance(found, dict) and isinstance(derived, dict):
         for key in sorted({*found, *derived}):
+            if key in found and key in derived and _is_same_leaf(found[key], derived[key]):
+                continue
             inner = f"{where}.{key}" if where else str(key)
             if key not in found:
                 yield f"{inner}: missing, derived {shorten(derived[key])}"
@@ -109,9 +112,16 @@ def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
             yield f"{name}: {len(found)} entries, derived {len(derived)}"
         else:
             for index, (own, other) in enumerate(zip(found, derived, strict=True)):
+                if _is_same_leaf(own, other):
+                    continue
                 yield from differences(own, other, f"{where}[{index}]")
     elif not _same(found, derived):
         yield f"{name}: {shorten(found)}, derived {shorten(derived)}"
+
+
+def _is_same_leaf(found: Any, derived: Any) -> bool:
+    """Tell the common case without more ado: the same object, or equal numbers or strings of one type."""
+    return found is derived or (type(found) is type(derived) and type(found) in _LEAVES and bool(found == derived))
 
 
 def _same(found: Any, derived: Any) -> bool:

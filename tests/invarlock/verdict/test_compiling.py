@@ -191,9 +191,11 @@ def test_an_unknown_detector_is_an_error_and_no_miss() -> None:
 def test_outcomes_are_read_from_the_node_ids() -> None:
     tests = [{"nodeid": "suites/test_scenarios.py::test_scenario[a-b-run1]", "outcome": "passed"}]
 
-    assert read_outcomes({"tests": tests}) == [{"case": "a-b-run1", "outcome": "passed", "message": ""}]
-    with pytest.raises(DocumentError, match="pytest report: malformed"):
-        read_outcomes({"tests": [{}]})
+    report = {"exitcode": 0, "summary": {"passed": 1}, "tests": tests}
+
+    assert read_outcomes(report) == [{"case": "a-b-run1", "outcome": "passed", "message": ""}]
+    with pytest.raises(DocumentError, match=r"metadata/pytest_report\.json: .*'nodeid' is a required property"):
+        read_outcomes({**report, "tests": [{}]})
 
 
 def test_the_summaries_add_up() -> None:

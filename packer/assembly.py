@@ -65,6 +65,9 @@ def gather_files(
         files[place] = data
         for name in layout.SIDECARS:
             files[layout.beside(place, name)] = _read(path.with_name(name))
+        for name in layout.PROBES:
+            if path.with_name(name).is_file():
+                files[layout.beside(place, name)] = _read(path.with_name(name))
     for path in baselines:
         data = _read(path)
         files[layout.baseline_path(_model_folder(data, path))] = data

@@ -119,7 +119,8 @@ def check_results(files: PackFiles, found: Findings) -> tuple[dict[str, Any] | N
         problems += _compare(files, path, document)
     if files.digests.get(layout.VERDICT_TEXT) != _sha256(render_verdict_text(verdict).encode("utf-8")):
         problems.append(f"{layout.VERDICT_TEXT}: not the text of the verdict derived")
-    problems += _strays(files.digests, expected)
+    probes = (probe for facts in found.facts.values() for probe in facts.probes)
+    problems += _strays(files.digests, expected, probes)
     return verdict, problems
 
 
@@ -221,12 +222,12 @@ def _differences(path: str, claimed: bytes, derived: Any) -> list[str]:
     return [f"{path}: {line}" for line in lines[:MAX_DIFFERENCES]] + more
 
 
-def _strays(paths: Iterable[str], derived: Iterable[str]) -> list[str]:
+def _strays(paths: Iterable[str], derived: Iterable[str], probes: Iterable[str]) -> list[str]:
     """Return the files in the folders of reports and results that follow from no report."""
     known = {layout.VERDICT_JSON, layout.VERDICT_TEXT, *derived}
     found = [path for path in paths if path.startswith(layout.DERIVED_FOLDERS)]
     reports = {path for path in found if is_report(path)}
-    known |= reports | {beside(path, name) for path in reports for name in layout.SIDECARS}
+    known |= reports | {beside(path, name) for path in reports for name in layout.SIDECARS} | set(probes)
     return [
         f"{path}: does not follow from the reports"
         for path in sorted(found)

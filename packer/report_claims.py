@@ -16,6 +16,7 @@ from invarlock.catalog.models import folder_name
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema
+from invarlock.reports.probes import file_name, probe_problems, probes_asked
 from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
 from invarlock.verdict.compiling import Planned, judge_report
 from invarlock.verdict.summaries import ARTIFACT_KEYS
@@ -46,6 +47,7 @@ class ReportFacts:
     subject_digest: str
     validation: Mapping[str, Any]
     versions: Mapping[str, str]
+    probes: tuple[str, ...]
     overrides: tuple[str, ...]
     in_container: bool
     allows_network: bool
@@ -94,9 +96,11 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
     claims += wrong
     claims += _timing_problems(files, path, report)
     metadata, integrity = _edit_metadata(files, path, report, plan)
+    probes, wrong = _probes(files, path, report, planned, baseline)
+    claims += wrong
     record = None
     try:
-        record = None if planned is None else judge_report(planned, report, f"sha256:{digest}")
+        record = None if planned is None else judge_report(planned, {**report, **probes}, f"sha256:{digest}")
     except InvarLockError as error:
         claims.append(f"{path}: {error}")
     facts = ReportFacts(
@@ -112,6 +116,7 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
         subject_digest=report["subject"]["digest"],
         validation=report["validation"],
         versions=report["meta"]["versions"],
+        probes=tuple(beside(path, file_name(name)) for name in probes),
         overrides=tuple(sorted(report["policy_provenance"]["overrides"])),
         in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),
         allows_network=bool(runtime and runtime["allow_network"]),
@@ -253,6 +258,28 @@ def _edit_metadata(
         return document, []
     problems = list(edit_record_problems(where, document, report, plan.scenarios.get(report["meta"]["scenario"])))
     return (None, problems) if problems else (document, [])
+
+
+def _probes(
+    files: PackFiles, path: str, report: Mapping[str, Any], planned: Planned | None, baseline: Baseline | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the probes beside a report that its scenario asks for, and what is wrong with them."""
+    probes: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name in () if planned is None else probes_asked(planned.scenario):
+        where = beside(path, file_name(name))
+        try:
+            document = files.document(where)
+        except (MissingFileError, DocumentError) as error:
+            wrong.append(str(error))
+            continue
+        except IntegrityError:
+            continue
+        problems = list(probe_problems(name, document, report, None if baseline is None else baseline.document))
+        wrong += [f"{path.removesuffix(layout.REPORT_NAME)}{line}" for line in problems]
+        if not problems:
+            probes[name] = document
+    return probes, wrong
 
 
 def _settings(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 Example::
 
     baseline = measure_baseline(folder, text, plan, placement)
-    measured = compare(subject, baseline, plan, run=1, placement=placement)
+    measured = compare(subject, reference, draw, plan, placement, policy["variance"])
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,21 @@ from transformers import PreTrainedModel
 
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.errors import EvaluationError
+from invarlock.evaluation.activations import (
+    NOT_MEASURED,
+    ActivationFacts,
+    evenly_spaced,
+    measure_activations,
+    scaled_outputs,
+)
 from invarlock.evaluation.checkpoint_facts import CheckpointFacts, measure_checkpoint
 from invarlock.evaluation.models import Placement, load_model, load_tokenizer
 from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw, draw_windows
+from invarlock.guards import rmt
 from invarlock.reports.invariants import derive_invariants
+from invarlock.reports.variance import propose_scales
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,17 @@ class ScoredDraw:
     draw: Draw
     preview: Scores
     final: Scores
+    activations: ActivationFacts
+    probe: ActivationFacts | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a subject is held against: the baseline's facts of weights, and its outputs on the windows of one draw."""
+
+    facts: CheckpointFacts
+    outputs: Mapping[str, Any]
+    probe_outputs: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,10 @@ class Measured:
     final: Scores | None
     not_scored: str | None
     seconds: dict[str, float]
+    activations: ActivationFacts = NOT_MEASURED
+    scaled: Scores | None = None
+    probe: ActivationFacts = NOT_MEASURED
+    probe_scaled: Scores | None = None
 
 
 def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[int]) -> dict[int, Draw]:
@@ -86,8 +110,10 @@ def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[i
     return {run: draw_windows(tokens, plan.seq_len, plan.preview, plan.final, plan.window_seed(run)) for run in runs}
 
 
-def measure_baseline(folder: Path, draws: dict[int, Draw], plan: WindowPlan, placement: Placement) -> Baseline:
-    """Return all measurements of a baseline.
+def measure_baseline(
+    folder: Path, draws: dict[int, Draw], plan: WindowPlan, placement: Placement, *, probe: bool
+) -> Baseline:
+    """Return all measurements of a baseline; with ``probe`` the activations over the probe's windows too.
 
     Raises:
         CheckpointError: when it is no whole checkpoint.
@@ -104,7 +130,14 @@ def measure_baseline(folder: Path, draws: dict[int, Draw], plan: WindowPlan, pla
         final = score_windows(model, draw.final.tokens, plan.batch_size)
         if None in preview.losses or None in final.losses:
             raise EvaluationError("the baseline's own loss is not finite; it cannot be compared with")
-        scored[run] = ScoredDraw(run, draw, preview, final)
+        scored[run] = ScoredDraw(
+            run,
+            draw,
+            preview,
+            final,
+            _activations(model, draw, rmt.REPORT_WINDOWS),
+            _activations(model, draw, rmt.PROBE_WINDOWS) if probe else None,
+        )
     seconds = {
         "measure_weights": weighed - started,
         "load": loaded - weighed,
@@ -113,8 +146,18 @@ def measure_baseline(folder: Path, draws: dict[int, Draw], plan: WindowPlan, pla
     return Baseline(digest_checkpoint(folder), tokenizer_digest(folder), facts, scored, seconds)
 
 
-def compare(subject: Path, baseline: CheckpointFacts, draw: Draw, plan: WindowPlan, placement: Placement) -> Measured:
+def compare(
+    subject: Path,
+    baseline: Reference,
+    draw: Draw,
+    plan: WindowPlan,
+    placement: Placement,
+    variance_policy: Mapping[str, Any],
+) -> Measured:
     """Return the measurements of a subject on the windows of its baseline.
+
+    Where scales of FFN outputs are proposed, the subject is scored once more with them. With ``probe_outputs`` both are
+    measured over the probe's windows too.
 
     A subject whose tensors are not the baseline's is not loaded: what is missing would be measured at random.
 
@@ -127,7 +170,7 @@ def compare(subject: Path, baseline: CheckpointFacts, draw: Draw, plan: WindowPl
     digest = digest_checkpoint(subject)
     weighed = time.perf_counter()
     seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}
-    reason = _incomplete(baseline, facts)
+    reason = _incomplete(baseline.facts, facts)
     if reason is not None:
         return Measured(digest, facts, None, None, reason, seconds)
     try:
@@ -142,8 +185,29 @@ def compare(subject: Path, baseline: CheckpointFacts, draw: Draw, plan: WindowPl
         return Measured(digest, facts, None, None, reason, seconds)
     preview = score_windows(model, draw.preview.tokens, plan.batch_size)
     final = score_windows(model, draw.final.tokens, preview.batch_size)
-    seconds |= {"load": loaded - weighed, "score": time.perf_counter() - loaded}
-    return Measured(digest, facts, preview, final, None, seconds)
+    scored = time.perf_counter()
+
+    def measure(outputs: Mapping[str, Any], windows: int) -> tuple[ActivationFacts, Scores | None]:
+        found = _activations(model, draw, windows)
+        scales = propose_scales(outputs["modules"], found.variance["modules"], variance_policy)
+        if not scales:
+            return found, None
+        with scaled_outputs(model, scales):
+            return found, score_windows(model, draw.final.tokens, preview.batch_size)
+
+    activations, scaled = measure(baseline.outputs, rmt.REPORT_WINDOWS)
+    measured = time.perf_counter()
+    seconds |= {"load": loaded - weighed, "score": scored - loaded, "measure_activations": measured - scored}
+    result = Measured(digest, facts, preview, final, None, seconds, activations, scaled)
+    if baseline.probe_outputs is None:
+        return result
+    probe, probe_scaled = measure(baseline.probe_outputs, rmt.PROBE_WINDOWS)
+    seconds["probe"] = time.perf_counter() - measured
+    return replace(result, probe=probe, probe_scaled=probe_scaled)
+
+
+def _activations(model: PreTrainedModel, draw: Draw, windows: int) -> ActivationFacts:
+    return measure_activations(model, evenly_spaced(draw.final.tokens, windows))
 
 
 def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key: str) -> dict[str, dict[str, Any]]:

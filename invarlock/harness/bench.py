@@ -11,7 +11,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -32,6 +32,7 @@ from invarlock.errors import UsageError
 from invarlock.evaluation.checkpoint_facts import CheckpointFacts
 from invarlock.evaluation.comparison import (
     Measured,
+    Reference,
     WindowPlan,
     compare,
     draw_runs,
@@ -39,14 +40,16 @@ from invarlock.evaluation.comparison import (
     window_columns,
 )
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.evaluation.windows import Draw
 from invarlock.faults.injection import inject_fault
-from invarlock.guards import invariants, spectral
+from invarlock.guards import invariants, rmt, spectral, variance
 from invarlock.harness.run import Run
 from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes, write_json
-from invarlock.reports.derivation import SCHEMA_VERSION, baseline_run_id, compose
-from invarlock.reports.policy import profile_windows
+from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
+from invarlock.reports.policy import profile_windows, resolve_policy
+from invarlock.reports.probes import PROBE_GUARDS, compose_probe, file_name, probes_asked
 from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
 
 # The slowest baseline of the full suite takes minutes; a lock held this long belongs to a worker that hangs.
@@ -77,6 +80,7 @@ class Bench:
         self.suite = run.catalog.models.suites[run.catalog.suite]
         self.plan = window_plan(run)
         self.placement = Placement("cuda" if self.suite.requires == "gpu" else "cpu")
+        self.policy = resolve_policy(run.settings["tier"], run.settings["profile"], {})
         self.tuned: TunedParams = read_tuned_params(run.tuned_params_path)
         self._text: SourceText | None = None
         self._draws: dict[tuple[str, int], Draw] = {}
@@ -90,7 +94,7 @@ class Bench:
         return self._text
 
     def evaluate(self, case: Case) -> dict[str, Any]:
-        """Run a case and return its report, which is then on disk with its sidecars.
+        """Run a case and return its report with its probes, which are then on disk with its sidecars.
 
         Raises:
             InvarLockError: when the baseline is not the one pinned, the subject cannot be made, or it does not fit.
@@ -101,8 +105,9 @@ class Bench:
         try:
             made = self._make_subject(case, snapshot, subject)
             draw = self._draw(case.model, case.run)
-            facts = CheckpointFacts(baseline["invariants"]["raw"], baseline["spectral"]["raw"])
-            measured = compare(subject, facts, draw, self.plan, self.placement)
+            measured = compare(
+                subject, reference(case, baseline), draw, self.plan, self.placement, self.policy["variance"]
+            )
         finally:
             if not self.run.settings["keep_models"]:
                 shutil.rmtree(subject, ignore_errors=True)
@@ -129,7 +134,7 @@ class Bench:
         make_snapshot(folder / model.path, tokenizer, snapshot, model.revision)
         runs = {case.run for case in self.run.catalog.cases if case.model == model}
         draws = {run: self._draw(model, run) for run in sorted(runs)}
-        baseline = measure_baseline(snapshot, draws, self.plan, self.placement)
+        baseline = measure_baseline(snapshot, draws, self.plan, self.placement, probe=self._is_probed(model))
         document = {
             "schema_version": SCHEMA_VERSION,
             "meta": self._meta(model),
@@ -141,16 +146,26 @@ class Bench:
                     "run": run,
                     "seeds": self._seeds(run),
                     **window_columns(scored.draw, scored.preview, scored.final, "logloss"),
+                    **asdict(scored.activations),
+                    **({} if scored.probe is None else {"probe": asdict(scored.probe)}),
                 }
                 for run, scored in baseline.draws.items()
             ],
             "invariants": {"raw": baseline.facts.invariants, "measurement_contract": dict(invariants.CONTRACT)},
             "spectral": {"raw": baseline.facts.spectral, "measurement_contract": dict(spectral.CONTRACT)},
+            "rmt": {"measurement_contract": dict(rmt.CONTRACT)},
+            "variance": {"measurement_contract": dict(variance.CONTRACT)},
             "telemetry": {f"{stage}_seconds": round(seconds, 6) for stage, seconds in baseline.seconds.items()},
         }
         document["run_id"] = baseline_run_id(document)
         check_schema(document, "baseline_report", where=str(path))
         write_json(path, document)
+
+    def _is_probed(self, model: Model) -> bool:
+        """Tell whether a case of this run reads a probe of the model."""
+        manifest = read_json(self.run.directory.state / "scenarios.json")
+        probed = {row["id"] for row in manifest["scenarios"] if probes_asked(row)}
+        return any(row["scenario"] in probed for row in manifest["selection"]["cases"] if row["model"] == model.id)
 
     def _draw(self, model: Model, run: int) -> Draw:
         key = (model.id, run)
@@ -231,13 +246,27 @@ class Bench:
                 "raw": {"baseline": baseline["spectral"]["raw"], "subject": measured.facts.spectral},
                 "measurement_contract": dict(spectral.CONTRACT),
             },
-            "guards": ["invariants", "spectral"],
+            "rmt": {
+                "raw": {"baseline": base["rmt"], "subject": measured.activations.rmt},
+                "measurement_contract": dict(rmt.CONTRACT),
+            },
+            "variance": {
+                "raw": {
+                    "baseline": base["variance"],
+                    "subject": {**measured.activations.variance, "scaled_logloss": _losses(measured.scaled)},
+                },
+                "measurement_contract": dict(variance.CONTRACT),
+            },
+            "guards": list(GUARDS),
             "policy_provenance": {"tier": self.run.settings["tier"], "preset_sha256": None, "overrides": {}},
             "telemetry": {f"{stage}_seconds": round(value, 6) for stage, value in seconds.items()},
         }
         report = compose(raw)
         check_schema(report, "evaluation_report", where=str(path))
         data = dump_json(report)
+        probes = self._probes(case, base, measured, report)
+        for name, document in probes.items():
+            write_json(path.with_name(file_name(name)), document)
         write_json(
             path.with_name("edit_metadata.json"),
             edit_metadata(
@@ -258,7 +287,26 @@ class Bench:
         written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         place = PurePosixPath("reports") / case.report_folder / REPORT_NAME
         write_json(path.with_name("runtime.manifest.json"), runtime_manifest(data, place, report["context"], written))
-        return report
+        return {**report, **probes}
+
+    def _probes(
+        self, case: Case, base: Mapping[str, Any], measured: Measured, report: Mapping[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """Return the documents of the probes that a scenario asks for."""
+        raws = {
+            "rmt_probe": (measured.probe.rmt, rmt.CONTRACT),
+            "ve_probe": (
+                {**measured.probe.variance, "scaled_logloss": _losses(measured.probe_scaled)},
+                variance.CONTRACT,
+            ),
+        }
+        probes = {}
+        for name in probes_asked(case.scenario.document):
+            subject, contract = raws[name]
+            raw = {"baseline": base["probe"][PROBE_GUARDS[name]], "subject": subject}
+            probes[name] = compose_probe(name, raw, contract, report)
+            check_schema(probes[name], name, where=file_name(name))
+        return probes
 
     def _meta(self, model: Model) -> dict[str, Any]:
         return {
@@ -290,6 +338,18 @@ class Bench:
 
     def _seeds(self, run: int) -> dict[str, int]:
         return {"windows": self.plan.window_seed(run), "bootstrap": self.plan.window_seed(run)}
+
+
+def reference(case: Case, baseline: Mapping[str, Any]) -> Reference:
+    """Return what a case's subject is held against, from its baseline's report."""
+    draw = next(row for row in baseline["draws"] if row["run"] == case.run)
+    probe = draw["probe"]["variance"] if probes_asked(case.scenario.document) else None
+    facts = CheckpointFacts(baseline["invariants"]["raw"], baseline["spectral"]["raw"])
+    return Reference(facts, draw["variance"], probe)
+
+
+def _losses(scores: Scores | None) -> list[float | None] | None:
+    return None if scores is None else list(scores.losses)
 
 
 def suite_text(run: Run) -> Text:

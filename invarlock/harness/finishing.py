@@ -17,10 +17,11 @@ from invarlock.catalog.cases import Case
 from invarlock.errors import InvarLockError
 from invarlock.harness.pytest_report import reduce_pytest_report
 from invarlock.harness.run import Run
-from invarlock.jsonio import parse_json, write_bytes, write_json
+from invarlock.jsonio import parse_json, read_json, write_bytes, write_json
 from invarlock.packer.assembly import gather_files
 from invarlock.packer.build import build_pack
 from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key
+from invarlock.reports.probes import file_name, probe_problems, probes_asked
 from invarlock.reports.verification import verify_report
 from invarlock.runtime.provenance import environment, source_repository
 from invarlock.verdict.compiling import compile_verdict, read_outcomes
@@ -93,15 +94,27 @@ def read_reports(run: Run, cases: Sequence[Case]) -> FoundReports:
         try:
             report = parse_json(data, where=str(path))
             wrong = verify_report(report)
+            probes = {} if wrong else read_probes(case, path)
+            wrong += [line for name, probe in probes.items() for line in probe_problems(name, probe, report, None)]
         except InvarLockError as error:
             wrong = [str(error)]
         if wrong:
             problems.append(f"{case.id}: its report does not verify: {wrong[0]}")
             continue
         name = f"reports/{case.report_folder}/{path.name}"
-        documents[name] = (report, f"sha256:{hashlib.sha256(data).hexdigest()}")
+        documents[name] = ({**report, **probes}, f"sha256:{hashlib.sha256(data).hexdigest()}")
         paths[name] = path
     return FoundReports(documents, paths, tuple(problems))
+
+
+def read_probes(case: Case, report: Path) -> dict[str, dict[str, Any]]:
+    """Return the probes beside a report that its scenario asks for.
+
+    Raises:
+        MissingFileError: when one is not there.
+        DocumentError: when one is malformed.
+    """
+    return {name: read_json(report.with_name(file_name(name))) for name in probes_asked(case.scenario.document)}
 
 
 def write_verdict(run: Run, verdict: Mapping[str, Any]) -> None:

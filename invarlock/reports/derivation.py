@@ -19,7 +19,9 @@ from invarlock.reports.gates import judge_gates
 from invarlock.reports.invariants import derive_invariants
 from invarlock.reports.policy import policy_digest, resolve_policy
 from invarlock.reports.primary_metric import derive_primary_metric, derive_tail, window_statistics
+from invarlock.reports.rmt import derive_rmt
 from invarlock.reports.spectral import derive_spectral
+from invarlock.reports.variance import derive_variance
 
 SCHEMA_VERSION = "v1"
 GUARDS = ("invariants", "spectral", "rmt", "variance")
@@ -42,6 +44,16 @@ def baseline_run_id(baseline: Mapping[str, Any]) -> str:
     """Return the ``run_id`` of a baseline's own report."""
     seeds = {str(draw["run"]): draw["seeds"] for draw in baseline["draws"]}
     return run_id(baseline["meta"]["model_id"], "baseline", baseline["baseline"]["digest"], seeds)
+
+
+def bootstrap(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the intervals of a report are made with: ``replicates``, ``alpha``, ``seed``."""
+    policy = report["resolved_policy"]["primary_metric"]
+    return {
+        "replicates": policy["replicates"],
+        "alpha": policy["alpha"],
+        "seed": report["meta"]["seeds"]["bootstrap"],
+    }
 
 
 def strip(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +110,14 @@ def _guard_block(guard: str, report: Mapping[str, Any], policy: Mapping[str, Any
     if guard not in report["guards"]:
         return {"status": "not_evaluated", "passed": None, "reason": "this guard was not run"}
     block = report[guard]
-    derived = (
-        derive_invariants(block["raw"]) if guard == "invariants" else derive_spectral(block["raw"], policy["spectral"])
-    )
+    if guard == "invariants":
+        derived = derive_invariants(block["raw"])
+    elif guard == "spectral":
+        derived = derive_spectral(block["raw"], policy["spectral"])
+    elif guard == "rmt":
+        derived = derive_rmt(block["raw"], policy["rmt"])
+    else:
+        derived = derive_variance(
+            block["raw"], policy["variance"], report["evaluation_windows"]["final"], bootstrap(report)
+        )
     return {**block, "measurement_contract_hash": contract_hash(block["measurement_contract"]), **derived}

@@ -59,7 +59,7 @@ def judge_gates(blocks: Mapping[str, Any], policy: Mapping[str, Any]) -> list[Ga
                 tail["mode"] == "fail",
             )
         )
-    for guard, flag in (("invariants", "invariants_pass"), ("spectral", "spectral_stable")):
+    for guard, flag in (("invariants", "invariants_pass"), ("spectral", "spectral_stable"), ("rmt", "rmt_stable")):
         block = blocks[guard]
         if block["status"] != "not_evaluated":
             gates.append(Gate(flag, _guard(guard, block), _guard_limit(guard, block), block["passed"]))
@@ -77,7 +77,7 @@ def _ratio(metric: Mapping[str, Any]) -> str:
 
 
 def _guard(guard: str, block: Mapping[str, Any]) -> str:
-    if block["status"] == "error" or guard == "invariants":
+    if block["status"] == "error" or guard != "spectral":
         worst = [violation for violation in block["violations"] if violation["severity"] in ("error", "fail")]
         if not worst:
             return str(block["status"])
@@ -89,4 +89,4 @@ def _guard(guard: str, block: Mapping[str, Any]) -> str:
 
 
 def _guard_limit(guard: str, block: Mapping[str, Any]) -> str:
-    return "no violation" if guard == "invariants" else f"{block['metrics']['max_caps']}"
+    return f"{block['metrics']['max_caps']}" if guard == "spectral" else "no violation"

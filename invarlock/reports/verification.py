@@ -50,12 +50,26 @@ def verify_baseline(baseline: Mapping[str, Any]) -> list[str]:
     if baseline["run_id"] != baseline_run_id(baseline):
         problems.append("run_id: does not follow from the measurements")
     for guard in GUARDS:
-        block = baseline.get(guard)
-        if block is not None and block["raw"]["measurement_contract_hash"] != contract_hash(
-            block["measurement_contract"]
-        ):
-            problems.append(f"{guard}.raw: was not measured by the measurement contract")
+        if guard not in baseline:
+            continue
+        wanted = contract_hash(baseline[guard]["measurement_contract"])
+        problems += [
+            f"{where}: was not measured by the measurement contract"
+            for where, raw in _baseline_measurements(baseline, guard)
+            if raw["measurement_contract_hash"] != wanted
+        ]
     return problems
+
+
+def _baseline_measurements(baseline: Mapping[str, Any], guard: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the measurements of a guard: of weights once, of activations for each draw and its probe."""
+    if "raw" in baseline[guard]:
+        yield f"{guard}.raw", baseline[guard]["raw"]
+        return
+    for index, draw in enumerate(baseline["draws"]):
+        for where, block in ((f"draws[{index}]", draw), (f"draws[{index}].probe", draw.get("probe", {}))):
+            if guard in block:
+                yield f"{where}.{guard}", block[guard]
 
 
 def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
@@ -86,7 +100,8 @@ def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, An
             if own[key] != base[theirs]:
                 problems.append(f"evaluation_windows.{part}.{key}: not what the baseline's report measured")
     for guard in report["guards"]:
-        if guard in baseline and report[guard]["raw"]["baseline"] != baseline[guard]["raw"]:
+        theirs = baseline[guard]["raw"] if "raw" in baseline.get(guard, {}) else draws[0].get(guard)
+        if report[guard]["raw"]["baseline"] != theirs:
             problems.append(f"{guard}.raw.baseline: not what the baseline's report measured")
     return problems
 
@@ -186,6 +201,8 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
         block = report[guard]
         if guard not in report["guards"]:
             continue
+        if guard == "rmt" and "raw" in block:
+            yield from activation_problems("rmt.raw", block["raw"])
         if "raw" not in block or "measurement_contract" not in block:
             yield f"{guard}: named in guards, but without raw measurements"
             continue
@@ -196,10 +213,20 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{guard}.raw.{side}: was not measured by the measurement contract"
 
 
+def activation_problems(where: str, raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the layers whose activations were not of one shape on both sides; only experts may see other tokens."""
+    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
+    for name in sorted(before.keys() & after.keys()):
+        keys = ("features",) if name.endswith("]") else ("features", "tokens")
+        for key in keys:
+            if before[name][key] != after[name][key]:
+                yield f"{where}.subject.modules.{name}.{key}: not that of the baseline"
+
+
 def _family_problems(guard: str, raw: Mapping[str, Any]) -> Iterator[str]:
     """Yield the tensors that the subject counts to another family than the baseline; their names decide it."""
     for kind in ("tensors", "modules"):
         before, after = raw["baseline"].get(kind, {}), raw["subject"].get(kind, {})
         for name in sorted(before.keys() & after.keys()):
-            if before[name]["family"] != after[name]["family"]:
+            if before[name].get("family") != after[name].get("family"):
                 yield f"{guard}.raw.subject.{kind}.{name}.family: not that of the baseline"

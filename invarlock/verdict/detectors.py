@@ -10,11 +10,12 @@ from invarlock.errors import DocumentError
 Detector = Mapping[str, Any]
 Report = Mapping[str, Any]
 
+_PROBES: Mapping[str, str] = {"rmt": "rmt_probe", "variance": "ve_probe"}
 CORE_GUARDS = ("primary_metric", "invariants", "spectral", "rmt", "variance")
 
 
 def detect(detector: Detector, report: Report) -> dict[str, Any]:
-    """Return the detector with what it saw and whether it hit.
+    """Return the detector with what it saw and whether it hit; probes stand in ``report`` under their names.
 
     Raises:
         DocumentError: when its kind is unknown; that is an error, not a miss.
@@ -42,7 +43,8 @@ def guard_flags(report: Report) -> dict[str, bool | None]:
 def primary_guard_hit(guard: str, report: Report) -> bool:
     """Tell whether the guard that a scenario is meant for saw its defect.
 
-    A signal of spectral is a capped module, whether or not there are more of them than the tier allows.
+    A probe beside the report counts as its guard. A signal of spectral is a capped module, whether or not there are
+    more of them than the tier allows.
     """
     if guard == "primary_metric":
         return report["validation"]["primary_metric_acceptable"] is False
@@ -50,7 +52,7 @@ def primary_guard_hit(guard: str, report: Report) -> bool:
         return bool(report["invariants"]["status"] == "fail")
     if guard == "spectral":
         return _caps(report) > 0
-    return report[guard]["status"] in ("warn", "fail")
+    return report[guard]["status"] in ("warn", "fail") or bool(report.get(_PROBES[guard], {}).get("detected"))
 
 
 def _caps(report: Report) -> int:
@@ -69,8 +71,9 @@ def _hits(detector: Detector, seen: Any) -> bool:
 
 def _new_modules(detector: Detector, report: Report) -> int | None:
     """Return how many modules the guard signals that the baseline does not: the baseline signals none of its own."""
-    block = report[detector["guard"]]
-    return len(block["metrics"]["capped_modules"]) if "metrics" in block else None
+    metrics = report[detector["guard"]].get("metrics", {})
+    found = metrics.get("capped_modules", metrics.get("violating_families"))
+    return None if found is None else len(found)
 
 
 _SEEN: dict[str, Callable[[Detector, Report], Any]] = {
@@ -79,4 +82,6 @@ _SEEN: dict[str, Callable[[Detector, Report], Any]] = {
     "invariants_status": lambda detector, report: report["invariants"]["status"],
     "spectral_caps_applied": lambda detector, report: _caps(report),
     "guard_signal_baseline_relative": _new_modules,
+    "rmt_probe": lambda detector, report: report.get("rmt_probe", {}).get(detector["field"]),
+    "ve_probe": lambda detector, report: report.get("ve_probe", {}).get(detector["field"]),
 }

@@ -23,7 +23,7 @@ SIZES: dict[str, Any] = {
 }
 GROUPED = {**SIZES, "num_key_value_heads": 2}
 HEADED = {**GROUPED, "head_dim": 8}
-MIXTURE = {"num_experts": 4, "moe_intermediate_size": 24}
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 CONFIGS: dict[str, Callable[..., Any]] = {
     "llama": lambda **more: transformers.LlamaConfig(**GROUPED, **more),
     "mistral": lambda **more: transformers.MistralConfig(**GROUPED, **more),

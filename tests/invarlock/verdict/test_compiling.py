@@ -164,8 +164,9 @@ def test_half_of_the_informational_stress_must_signal() -> None:
         reports = {}
         for name, count in zip(names, caps, strict=True):
             document = report(name, caps=count)
-            document["edit"]["name"], _, _ = ROWS[name]["generation"]["edit_spec"].partition(":")
-            document["edit"]["spec"] = ROWS[name]["generation"]["edit_spec"]
+            generation = ROWS[name]["generation"]
+            spec = generation["edit_spec_by_model"].get("embedded/mistral-tiny", generation["edit_spec"])
+            document["edit"]["name"], document["edit"]["spec"] = spec.partition(":")[0], spec
             reports[f"reports/embedded__mistral-tiny/{name}/run_1/evaluation.report.json"] = (document, "")
         return compile_verdict(plan, reports)
 

@@ -1,0 +1,174 @@
+"""What a model's layers give on some windows, measured in passing: no activation outlives its chunk.
+
+Example::
+
+    facts = measure_activations(model, tokens)
+    facts.rmt["modules"]["model.layers.0.mlp.up_proj"]          # {"family": "ffn", "tokens": …, "edge_risk": …}
+    facts.variance["modules"]["model.layers.0.mlp.down_proj"]   # {"rms": …}
+
+    with scaled_outputs(model, {"model.layers.0.mlp.down_proj": 1.1}):
+        score_windows(model, …)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from invarlock.checkpoints.families import Module, classify
+from invarlock.errors import EvaluationError
+from invarlock.evaluation.windows import Tokens
+from invarlock.guards import rmt, variance
+from invarlock.reports.derivation import contract_hash
+
+
+@dataclass(frozen=True)
+class ActivationFacts:
+    """The raw measurements of the guards ``rmt`` and ``variance``, as a report holds them."""
+
+    rmt: dict[str, Any]
+    variance: dict[str, Any]
+
+
+# What is said of a model that could not be scored: no module, which fails closed.
+NOT_MEASURED = ActivationFacts(
+    {"measurement_contract_hash": contract_hash(rmt.CONTRACT), "modules": {}},
+    {"measurement_contract_hash": contract_hash(variance.CONTRACT), "modules": {}},
+)
+
+
+@dataclass
+class _Reduced:
+    """What is kept of the chunks seen so far."""
+
+    families: dict[str, str] = field(default_factory=dict)
+    risks: dict[str, list[rmt.EdgeRisk]] = field(default_factory=dict)
+    squares: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def add_risk(self, name: str, family: str, rows: torch.Tensor) -> None:
+        self.families[name] = family
+        self.risks.setdefault(name, []).append(rmt.edge_risk(rows))
+
+    def add_output(self, name: str, outputs: torch.Tensor) -> None:
+        total, count = variance.sum_of_squares(outputs)
+        before, counted = self.squares.get(name, (0.0, 0))
+        self.squares[name] = (before + total, counted + count)
+
+
+def evenly_spaced(tokens: Tokens, count: int) -> Tokens:
+    """Return ``count`` evenly spaced windows, all of them where there are no more."""
+    if len(tokens) <= count:
+        return tokens
+    chosen: Tokens = tokens[np.linspace(0, len(tokens) - 1, count).round().astype(int)]
+    return chosen
+
+
+@torch.inference_mode()
+def measure_activations(model: PreTrainedModel, tokens: Tokens) -> ActivationFacts:
+    """Return the edge risk of every linear layer of attention and FFN, and the output of every FFN.
+
+    Windows have no padding. A chunk of windows is one forward pass, halved while it does not fit in memory.
+
+    Args:
+        model: a causal language model, in evaluation mode.
+        tokens: token ids, shape (windows, seq_len).
+
+    Raises:
+        EvaluationError: when even one window does not fit in memory.
+    """
+    chunk = rmt.CHUNK_WINDOWS
+    while True:
+        try:
+            return _measure(model, tokens, chunk)
+        except torch.OutOfMemoryError:
+            if chunk == 1:
+                raise EvaluationError(
+                    f"the activations of one window of {tokens.shape[1]} tokens do not fit in the memory of "
+                    f"{model.device}; use a shorter seq_len or a larger device"
+                ) from None
+            chunk //= 2
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def scaled_outputs(model: PreTrainedModel, scales: Mapping[str, float]) -> Iterator[None]:
+    """Multiply the outputs of modules while the context lasts; no weight is touched."""
+    modules = dict(model.named_modules())
+    with ExitStack() as stack:
+        for name, scale in scales.items():
+
+            def multiply(module: nn.Module, given: Any, output: torch.Tensor, scale: float = scale) -> torch.Tensor:
+                return output * scale
+
+            stack.callback(modules[name].register_forward_hook(multiply).remove)
+        yield
+
+
+def _measure(model: Any, tokens: Tokens, chunk: int) -> ActivationFacts:
+    reduced = _Reduced()
+    with ExitStack() as stack:
+        for handle in _hooks(model, reduced):
+            stack.callback(handle.remove)
+        for start in range(0, len(tokens), chunk):
+            batch = torch.from_numpy(tokens[start : start + chunk]).long().to(model.device)
+            model.get_decoder()(input_ids=batch, use_cache=False)
+    risks = {name: {"family": reduced.families[name], **rmt.join(rows)} for name, rows in sorted(reduced.risks.items())}
+    outputs = {
+        name: {"rms": variance.root_mean_square(total, count)}
+        for name, (total, count) in sorted(reduced.squares.items())
+    }
+    return ActivationFacts(
+        {**NOT_MEASURED.rmt, "modules": risks},
+        {**NOT_MEASURED.variance, "modules": outputs},
+    )
+
+
+def _hooks(model: PreTrainedModel, reduced: _Reduced) -> Iterator[Any]:
+    """Put a hook on each linear layer in scope and on each stack of experts, and yield its handle."""
+    model_type = model.config.get_text_config().model_type
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            found = classify(model_type, f"{name}.weight", tuple(module.weight.shape))
+            if found.family in rmt.CONTRACT["scope"]:
+                yield module.register_forward_hook(_linear_hook(name, found, reduced))
+        elif _is_expert_stack(module):
+            yield module.register_forward_hook(_experts_hook(name, reduced))
+
+
+def _is_expert_stack(module: nn.Module) -> bool:
+    weights = (getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None))
+    return all(isinstance(weight, nn.Parameter) and weight.ndim == 3 for weight in weights)
+
+
+def _linear_hook(name: str, found: Module, reduced: _Reduced) -> Any:
+    def hook(module: nn.Module, given: Any, output: torch.Tensor) -> None:
+        reduced.add_risk(name, found.family, output.flatten(0, -2))
+        # an expert that is a module of its own adds to its block by its weight, which it does not know
+        if found.role == "down" and found.expert is None:
+            reduced.add_output(name, output)
+
+    return hook
+
+
+def _experts_hook(name: str, reduced: _Reduced) -> Any:
+    def hook(module: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        """Run each expert once more on the tokens it was given; what they give together is ``output``."""
+        hidden, chosen = given[0].flatten(0, -2), given[1].flatten(0, -2)  # (tokens, hidden), (tokens, experts a token)
+        for expert in range(module.gate_up_proj.shape[0]):
+            rows = hidden[(chosen == expert).any(dim=1)]
+            inner = nn.functional.linear(rows, module.gate_up_proj[expert])
+            gate, up = inner.chunk(2, dim=-1)
+            outer = nn.functional.linear(module.act_fn(gate) * up, module.down_proj[expert])
+            reduced.add_risk(f"{name}.gate_up_proj[{expert}]", "ffn", inner)
+            reduced.add_risk(f"{name}.down_proj[{expert}]", "ffn", outer)
+        reduced.add_output(name, output)
+
+    return hook

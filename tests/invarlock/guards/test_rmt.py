@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+
+from invarlock.guards.rmt import MIN_TOKENS, EdgeRisk, edge_risk, join
+from invarlock.guards.variance import root_mean_square, sum_of_squares
+
+
+def noise(tokens: int, features: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(tokens, features, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("tokens", "features"), [(1000, 100), (100, 1000), (512, 512)])
+def test_noise_stands_at_the_edge(tokens: int, features: int) -> None:
+    assert edge_risk(noise(tokens, features)).value == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_common_direction_stands_out_by_as_much_as_the_exact_value_says() -> None:
+    rows = noise(400, 60) + 3.0 * noise(400, 1, seed=2)
+
+    centred = (rows - rows.mean(dim=0)).double()
+    exact = torch.linalg.svdvals(centred / centred.square().mean(dim=0).sqrt())[0]
+
+    found = edge_risk(rows).value
+    assert found == pytest.approx(float(exact) / (math.sqrt(400) + math.sqrt(60)), rel=1e-4)
+    assert found is not None
+    assert found > 4
+
+
+def test_the_scale_and_the_mean_of_a_feature_do_not_matter() -> None:
+    rows = noise(300, 40)
+
+    moved = rows * torch.linspace(0.1, 10, 40) + torch.linspace(-5, 5, 40)
+
+    assert edge_risk(moved).value == pytest.approx(edge_risk(rows).value, rel=1e-4)
+
+
+def test_features_that_never_change_count_as_zero() -> None:
+    rows = noise(300, 40)
+    rows[:, :10] = 7.0
+
+    risk = edge_risk(rows).value
+
+    assert risk is not None
+    assert risk < edge_risk(noise(300, 40)).value  # type: ignore[operator]
+    assert edge_risk(torch.ones(100, 8)).value == 0.0
+
+
+def test_activations_that_are_not_finite_are_counted_and_not_measured() -> None:
+    rows = noise(100, 10)
+    rows[3, 4], rows[5, 6] = math.nan, math.inf
+
+    assert edge_risk(rows) == EdgeRisk(100, 10, 2, None)
+
+
+def test_too_few_tokens_say_nothing() -> None:
+    assert edge_risk(noise(MIN_TOKENS - 1, 10)).value is None
+    assert edge_risk(noise(0, 10)) == EdgeRisk(0, 10, 0, None)
+
+
+def test_chunks_count_by_their_tokens_and_those_too_small_do_not() -> None:
+    chunks = [EdgeRisk(300, 8, 0, 1.0), EdgeRisk(100, 8, 0, 2.0), EdgeRisk(5, 8, 0, None)]
+
+    assert join(chunks) == {"tokens": 405, "features": 8, "nonfinite": 0, "edge_risk": 1.25}
+    assert join([EdgeRisk(5, 8, 1, None)]) == {"tokens": 5, "features": 8, "nonfinite": 1, "edge_risk": None}
+
+
+def test_the_root_mean_square_is_that_of_all_values_and_none_where_one_is_not_finite() -> None:
+    outputs = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+
+    assert root_mean_square(*sum_of_squares(outputs)) == 2.5
+    outputs[0, 0] = math.nan
+    assert root_mean_square(*sum_of_squares(outputs)) is None
+    assert root_mean_square(0.0, 0) is None

@@ -1,0 +1,145 @@
+"""What follows from edge risks and outputs: growth and collapse, proposals and their gain."""
+
+from typing import Any
+
+import pytest
+
+from invarlock.reports.policy import resolve_policy
+from invarlock.reports.rmt import derive_rmt, derive_rmt_probe
+from invarlock.reports.variance import derive_variance, derive_ve_probe, propose_scales
+
+POLICY = resolve_policy("balanced", "dev", {})
+BOOTSTRAP = {"replicates": 200, "alpha": 0.05, "seed": 1}
+
+
+def side(**risks: float | None) -> dict[str, Any]:
+    rows = {
+        name: {
+            "family": name.partition("_")[0], "tokens": 100, "features": 8, "nonfinite": 0, "edge_risk": risk,
+        }
+        for name, risk in risks.items()
+    }  # fmt: skip
+    return {"measurement_contract_hash": "0" * 16, "modules": rows}
+
+
+def rmt(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    return derive_rmt({"baseline": before, "subject": after}, POLICY["rmt"])
+
+
+def test_the_same_on_both_sides_passes() -> None:
+    block = rmt(side(ffn_a=2.0, attn_a=3.0), side(ffn_a=2.0, attn_a=3.0))
+
+    assert (block["status"], block["violations"]) == ("pass", [])
+    assert block["modules"] == {"attn_a": 0.0, "ffn_a": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("after", "status"),
+    [(2.019, "pass"), (2.021, "fail"), (1.81, "pass"), (1.79, "fail")],
+)
+def test_growth_and_collapse_of_a_family_are_both_seen(after: float, status: str) -> None:
+    assert rmt(side(ffn_a=2.0, ffn_b=1.0), side(ffn_a=after, ffn_b=1.0))["status"] == status
+
+
+def test_a_module_that_is_not_its_familys_largest_is_the_probes_business() -> None:
+    raw = {"baseline": side(ffn_a=2.0, ffn_b=1.0), "subject": side(ffn_a=2.0, ffn_b=1.2)}
+
+    assert derive_rmt(raw, POLICY["rmt"])["status"] == "pass"
+    probe = derive_rmt_probe(raw, POLICY["rmt"])
+    assert (probe["detected"], probe["detected_modules"]) == (True, ["ffn_b"])
+    own = {**POLICY["rmt"], "epsilon_by_module": {"ffn_b": 0.3}}
+    assert derive_rmt_probe(raw, own)["detected"] is False
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status", "reason"),
+    [
+        (side(ffn_a=1.0), side(), "error", "could not be measured"),
+        (side(ffn_a=1.0, ffn_b=1.0), side(ffn_a=1.0), "error", "only the baseline has it"),
+        (side(ffn_a=1.0), side(ffn_a=None), "warn", "too few to say anything"),
+    ],
+)
+def test_what_could_not_be_measured_is_told(before: Any, after: Any, status: str, reason: str) -> None:
+    block = rmt(before, after)
+
+    assert block["status"] == status
+    assert reason in block["violations"][0]["reason"]
+
+
+def test_activations_that_are_not_finite_fail() -> None:
+    after = side(ffn_a=None)
+    after["modules"]["ffn_a"]["nonfinite"] = 3
+
+    block = rmt(side(ffn_a=1.0), after)
+
+    assert (block["status"], block["passed"]) == ("fail", False)
+    assert block["violations"][0]["reason"] == "3 activations are not finite"
+
+
+def outputs(**rms: float | None) -> dict[str, Any]:
+    return {name: {"rms": value} for name, value in rms.items()}
+
+
+def test_scales_are_ratios_clamped_and_only_beyond_the_deadband() -> None:
+    before = outputs(a=1.0, b=1.0, c=1.0, d=1.0, e=None)
+    after = outputs(a=0.9, b=1.01, c=5.0, d=0.1, e=1.0)
+
+    assert propose_scales(before, after, POLICY["variance"]) == {"a": 1.11111111, "c": 0.85, "d": 1.12}
+    fewer = {**POLICY["variance"], "max_adjusted_modules": 1}
+    assert propose_scales(before, after, fewer) == {"c": 0.85}
+
+
+def variance(scaled: list[float | None] | None, loss: float = 3.0, **policy: Any) -> dict[str, Any]:
+    raw = {
+        "baseline": {"modules": outputs(a=1.0)},
+        "subject": {"modules": outputs(a=0.9), "scaled_logloss": scaled},
+    }
+    windows = {"logloss": [loss] * 8, "token_counts": [127] * 8}
+    return derive_variance(raw, {**POLICY["variance"], **policy}, windows, BOOTSTRAP)
+
+
+def test_a_gain_beyond_doubt_is_a_signal_and_never_a_failure() -> None:
+    block = variance([2.9 + index / 1000 for index in range(8)])
+
+    assert (block["status"], block["passed"], block["predictive_gate"]["passed"]) == ("warn", True, True)
+    assert block["ab_gain"] == pytest.approx(0.0965)
+    assert block["predictive_gate"]["delta_ci"][1] < 0
+
+
+@pytest.mark.parametrize(
+    ("scaled", "policy"),
+    [
+        ([3.1] * 8, {}),
+        ([2.9, 3.1] * 4, {}),
+        ([3.0] * 8, {}),
+        ([2.99] * 8, {"min_effect": 0.033}),
+        ([2.9, None] * 4, {}),
+        (None, {}),
+    ],
+)
+def test_no_gain_a_doubtful_one_or_none_that_could_be_measured_is_no_signal(scaled: Any, policy: Any) -> None:
+    block = variance(scaled, **policy)
+
+    assert (block["status"], block["predictive_gate"]["passed"]) == ("pass", False)
+
+
+def test_two_sides_ask_for_more_than_one() -> None:
+    scaled = [2.96, 3.01, 2.97, 3.02, 2.98, 2.995, 2.97, 3.0]
+
+    one = variance(scaled, sides="one")["predictive_gate"]["delta_ci"][1]
+    two = variance(scaled, sides="two")["predictive_gate"]["delta_ci"][1]
+
+    assert one < two
+
+
+def test_an_output_that_is_not_finite_is_an_error() -> None:
+    raw = {
+        "baseline": {"modules": outputs(a=1.0)},
+        "subject": {"modules": outputs(a=None), "scaled_logloss": None},
+    }
+    windows = {"logloss": [3.0] * 8, "token_counts": [127] * 8}
+
+    block = derive_variance(raw, POLICY["variance"], windows, BOOTSTRAP)
+
+    assert (block["status"], block["passed"]) == ("error", False)
+    assert derive_ve_probe(raw, POLICY["variance"], windows, BOOTSTRAP)["detected"] is False

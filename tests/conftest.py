@@ -34,13 +34,23 @@ class RealRun:
 @pytest.fixture(scope="session")
 def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
     """Three cases on one model: a clean one, a destructive edit and a fault."""
-    folder = tmp_path_factory.mktemp("real")
+    return make_run(tmp_path_factory.mktemp("real"), "noop or prune_50 or nan_injection")
+
+
+@pytest.fixture(scope="session")
+def probed_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+    """Two faults whose scenarios read probes."""
+    return make_run(tmp_path_factory.mktemp("probed"), "rmt_norm_noise or ve_mlp_scale_skew")
+
+
+def make_run(folder: Path, scenarios: str) -> RealRun:
+    """Run some scenarios of one model in a process of their own, and sign their pack."""
     write_key_pair(folder / "maker", make_signing_key())
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_"))
     }
     command = [sys.executable, "-m", "pytest", str(ROOT / "suites"), "-q", "-p", "no:cacheprovider"]
-    command += ["-k", "mistral and (noop or prune_50 or nan_injection)", "--output-dir", str(folder / "run")]
+    command += ["-k", f"mistral and ({scenarios})", "--output-dir", str(folder / "run")]
     command += ["--signing-key", str(folder / "maker.pem")]
     done = subprocess.run(command, cwd=ROOT, env={**clean, **SMALL}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,13 +7,11 @@ others read it. A case is done when its ``runtime.manifest.json`` is there, whic
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,32 +27,33 @@ from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.edits.application import apply_edits
 from invarlock.errors import UsageError
-from invarlock.evaluation.checkpoint_facts import CheckpointFacts
 from invarlock.evaluation.comparison import (
     Measured,
-    Reference,
     WindowPlan,
     compare,
     draw_runs,
     measure_baseline,
-    window_columns,
+)
+from invarlock.evaluation.documents import (
+    Edited,
+    Setup,
+    baseline_document,
+    probe_document,
+    reference,
+    report_document,
 )
 from invarlock.evaluation.models import Placement
-from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.evaluation.windows import Draw
 from invarlock.faults.injection import inject_fault
-from invarlock.guards import invariants, rmt, spectral, variance
 from invarlock.harness.run import Run
 from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes, write_json
-from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
 from invarlock.reports.policy import profile_windows, resolve_policy
-from invarlock.reports.probes import PROBE_GUARDS, compose_probe, file_name, probes_asked
+from invarlock.reports.probes import file_name, probes_asked
 from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
 
 # The slowest baseline of the full suite takes minutes; a lock held this long belongs to a worker that hangs.
 LOCK_TIMEOUT_SECONDS = 6 * 3600.0
-VERSIONED = ("invarlock", "numpy", "safetensors", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,8 @@ class Bench:
         try:
             made = self._make_subject(case, snapshot, subject)
             draw = self._draw(case.model, case.run)
-            measured = compare(
-                subject, reference(case, baseline), draw, self.plan, self.placement, self.policy["variance"]
-            )
+            against = reference(baseline, case.run, probe=bool(probes_asked(case.scenario.document)))
+            measured = compare(subject, against, draw, self.plan, self.placement, self.policy["variance"])
         finally:
             if not self.run.settings["keep_models"]:
                 shutil.rmtree(subject, ignore_errors=True)
@@ -135,30 +133,7 @@ class Bench:
         runs = {case.run for case in self.run.catalog.cases if case.model == model}
         draws = {run: self._draw(model, run) for run in sorted(runs)}
         baseline = measure_baseline(snapshot, draws, self.plan, self.placement, probe=self._is_probed(model))
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "meta": self._meta(model),
-            "context": self._context(),
-            "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
-            "dataset": self._dataset(baseline.tokenizer_sha256),
-            "draws": [
-                {
-                    "run": run,
-                    "seeds": self._seeds(run),
-                    **window_columns(scored.draw, scored.preview, scored.final, "logloss"),
-                    **asdict(scored.activations),
-                    **({} if scored.probe is None else {"probe": asdict(scored.probe)}),
-                }
-                for run, scored in baseline.draws.items()
-            ],
-            "invariants": {"raw": baseline.facts.invariants, "measurement_contract": dict(invariants.CONTRACT)},
-            "spectral": {"raw": baseline.facts.spectral, "measurement_contract": dict(spectral.CONTRACT)},
-            "rmt": {"measurement_contract": dict(rmt.CONTRACT)},
-            "variance": {"measurement_contract": dict(variance.CONTRACT)},
-            "telemetry": {f"{stage}_seconds": round(seconds, 6) for stage, seconds in baseline.seconds.items()},
-        }
-        document["run_id"] = baseline_run_id(document)
-        check_schema(document, "baseline_report", where=str(path))
+        document = baseline_document(self._setup(model), baseline)
         write_json(path, document)
 
     def _is_probed(self, model: Model) -> bool:
@@ -212,59 +187,21 @@ class Bench:
         self, case: Case, baseline: dict[str, Any], draw: Draw, made: Made, measured: Measured
     ) -> dict[str, Any]:
         path = self.run.directory.report(case)
-        own = window_columns(draw, measured.preview, measured.final, "logloss")
-        base = next(row for row in baseline["draws"] if row["run"] == case.run)
-        for part in ("preview", "final"):
-            own[part]["baseline_logloss"] = base[part]["logloss"]
-        seconds = {"make_subject": made.seconds, **measured.seconds}
-        raw = {
-            "schema_version": SCHEMA_VERSION,
-            "meta": {
-                **self._meta(case.model),
-                "scenario": case.scenario.id,
-                "run": case.run,
-                "seeds": self._seeds(case.run),
-            },
-            "context": self._context(),
-            "edit": {"name": made.name, "label": made.label, "spec": made.spec, "parameters": dict(made.parameters)},
-            "subject": {"digest": measured.digest},
-            "baseline_ref": {
-                **baseline["baseline"],
-                "report_sha256": f"sha256:{digest_file(self.run.directory.baseline_report(case.model))}",
-            },
-            "dataset": self._dataset(baseline["baseline"]["tokenizer_sha256"]),
-            "evaluation_windows": own,
-            "scoring": {
-                "not_scored": measured.not_scored,
-                "batch_size": None if measured.final is None else measured.final.batch_size,
-            },
-            "invariants": {
-                "raw": {"baseline": baseline["invariants"]["raw"], "subject": measured.facts.invariants},
-                "measurement_contract": dict(invariants.CONTRACT),
-            },
-            "spectral": {
-                "raw": {"baseline": baseline["spectral"]["raw"], "subject": measured.facts.spectral},
-                "measurement_contract": dict(spectral.CONTRACT),
-            },
-            "rmt": {
-                "raw": {"baseline": base["rmt"], "subject": measured.activations.rmt},
-                "measurement_contract": dict(rmt.CONTRACT),
-            },
-            "variance": {
-                "raw": {
-                    "baseline": base["variance"],
-                    "subject": {**measured.activations.variance, "scaled_logloss": _losses(measured.scaled)},
-                },
-                "measurement_contract": dict(variance.CONTRACT),
-            },
-            "guards": list(GUARDS),
-            "policy_provenance": {"tier": self.run.settings["tier"], "preset_sha256": None, "overrides": {}},
-            "telemetry": {f"{stage}_seconds": round(value, 6) for stage, value in seconds.items()},
-        }
-        report = compose(raw)
-        check_schema(report, "evaluation_report", where=str(path))
+        report = report_document(
+            self._setup(case.model),
+            baseline,
+            f"sha256:{digest_file(self.run.directory.baseline_report(case.model))}",
+            case.scenario.id,
+            case.run,
+            Edited(made.name, made.label, made.spec, made.parameters),
+            draw,
+            measured,
+            made.seconds,
+        )
         data = dump_json(report)
-        probes = self._probes(case, base, measured, report)
+        probes = {
+            name: probe_document(name, baseline, measured, report) for name in probes_asked(case.scenario.document)
+        }
         for name, document in probes.items():
             write_json(path.with_name(file_name(name)), document)
         write_json(
@@ -282,74 +219,23 @@ class Bench:
                 baseline_digest=baseline["baseline"]["digest"],
             ),
         )
-        write_json(path.with_name("evaluate_timing.json"), raw["telemetry"])
+        write_json(path.with_name("evaluate_timing.json"), report["telemetry"])
         write_bytes(path, data)
         written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         place = PurePosixPath("reports") / case.report_folder / REPORT_NAME
         write_json(path.with_name("runtime.manifest.json"), runtime_manifest(data, place, report["context"], written))
         return {**report, **probes}
 
-    def _probes(
-        self, case: Case, base: Mapping[str, Any], measured: Measured, report: Mapping[str, Any]
-    ) -> dict[str, dict[str, Any]]:
-        """Return the documents of the probes that a scenario asks for."""
-        raws = {
-            "rmt_probe": (measured.probe.rmt, rmt.CONTRACT),
-            "ve_probe": (
-                {**measured.probe.variance, "scaled_logloss": _losses(measured.probe_scaled)},
-                variance.CONTRACT,
-            ),
-        }
-        probes = {}
-        for name in probes_asked(case.scenario.document):
-            subject, contract = raws[name]
-            raw = {"baseline": base["probe"][PROBE_GUARDS[name]], "subject": subject}
-            probes[name] = compose_probe(name, raw, contract, report)
-            check_schema(probes[name], name, where=file_name(name))
-        return probes
-
-    def _meta(self, model: Model) -> dict[str, Any]:
-        return {
-            "model_id": model.id,
-            "revision": model.revision,
-            "device": self.placement.device,
-            "dtype": self.placement.dtype_name,
-            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
-        }
-
-    def _context(self) -> dict[str, Any]:
+    def _setup(self, model: Model) -> Setup:
         settings = self.run.settings
-        return {
+        context = {
             "suite": self.suite.name,
             "profile": settings["profile"],
             "tier": settings["tier"],
             "determinism": "throughput",
             "execution_mode": "host-bypass",
         }
-
-    def _dataset(self, tokenizer_sha256: str) -> dict[str, Any]:
-        return {
-            "provider": self.text.provider,
-            "source_sha256": self.text.sha256,
-            "tokenizer_sha256": tokenizer_sha256,
-            "seq_len": self.plan.seq_len,
-            "windows": {"preview": self.plan.preview, "final": self.plan.final},
-        }
-
-    def _seeds(self, run: int) -> dict[str, int]:
-        return {"windows": self.plan.window_seed(run), "bootstrap": self.plan.window_seed(run)}
-
-
-def reference(case: Case, baseline: Mapping[str, Any]) -> Reference:
-    """Return what a case's subject is held against, from its baseline's report."""
-    draw = next(row for row in baseline["draws"] if row["run"] == case.run)
-    probe = draw["probe"]["variance"] if probes_asked(case.scenario.document) else None
-    facts = CheckpointFacts(baseline["invariants"]["raw"], baseline["spectral"]["raw"])
-    return Reference(facts, draw["variance"], probe)
-
-
-def _losses(scores: Scores | None) -> list[float | None] | None:
-    return None if scores is None else list(scores.losses)
+        return Setup(model.id, model.revision, context, self.placement, self.plan, self.text)
 
 
 def suite_text(run: Run) -> Text:

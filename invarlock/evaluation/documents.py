@@ -1,0 +1,208 @@
+"""From measurements to the documents that leave a process: a baseline's own report, and a subject's.
+
+The suite's cases and ``invarlock evaluate`` write the same ones.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any
+
+from invarlock.evaluation.checkpoint_facts import CheckpointFacts
+from invarlock.evaluation.comparison import Baseline, Measured, Reference, WindowPlan, window_columns
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.scoring import Scores
+from invarlock.evaluation.text import SourceText
+from invarlock.evaluation.windows import Draw
+from invarlock.guards import invariants, rmt, spectral, variance
+from invarlock.jsonio import check_schema
+from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
+from invarlock.reports.probes import PROBE_GUARDS, compose_probe, file_name
+
+VERSIONED = ("invarlock", "numpy", "safetensors", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every document of a model says: which model, how it was run, on which text, judged by which limits."""
+
+    model_id: str
+    revision: str | None
+    context: Mapping[str, str]
+    placement: Placement
+    plan: WindowPlan
+    text: SourceText
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def seeds(self, run: int) -> dict[str, int]:
+        """Return the seeds of a run: of its windows, and of its bootstrap."""
+        return {"windows": self.plan.window_seed(run), "bootstrap": self.plan.window_seed(run)}
+
+    def meta(self) -> dict[str, Any]:
+        return {
+            "model_id": self.model_id,
+            "revision": self.revision,
+            "device": self.placement.device,
+            "dtype": self.placement.dtype_name,
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+        }
+
+    def dataset(self, tokenizer_sha256: str) -> dict[str, Any]:
+        return {
+            "provider": self.text.provider,
+            "source_sha256": self.text.sha256,
+            "tokenizer_sha256": tokenizer_sha256,
+            "seq_len": self.plan.seq_len,
+            "windows": {"preview": self.plan.preview, "final": self.plan.final},
+        }
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What a subject is: for its report and its ``edit_metadata.json``."""
+
+    name: str
+    label: str
+    spec: str
+    parameters: Mapping[str, Any]
+
+
+def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
+    """Return the report of a baseline: its raw measurements.
+
+    Raises:
+        DocumentError: when it would not hold to its schema.
+    """
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "meta": setup.meta(),
+        "context": dict(setup.context),
+        "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
+        "dataset": setup.dataset(baseline.tokenizer_sha256),
+        "draws": [
+            {
+                "run": run,
+                "seeds": setup.seeds(run),
+                **window_columns(scored.draw, scored.preview, scored.final, "logloss"),
+                **asdict(scored.activations),
+                **({} if scored.probe is None else {"probe": asdict(scored.probe)}),
+            }
+            for run, scored in baseline.draws.items()
+        ],
+        "invariants": {"raw": baseline.facts.invariants, "measurement_contract": dict(invariants.CONTRACT)},
+        "spectral": {"raw": baseline.facts.spectral, "measurement_contract": dict(spectral.CONTRACT)},
+        "rmt": {"measurement_contract": dict(rmt.CONTRACT)},
+        "variance": {"measurement_contract": dict(variance.CONTRACT)},
+        "telemetry": _telemetry(baseline.seconds),
+    }
+    document["run_id"] = baseline_run_id(document)
+    check_schema(document, "baseline_report", where="baseline report")
+    return document
+
+
+def reference(baseline: Mapping[str, Any], run: int, *, probe: bool) -> Reference:
+    """Return what a subject is held against, from its baseline's report."""
+    draw = _draw(baseline, run)
+    facts = CheckpointFacts(baseline["invariants"]["raw"], baseline["spectral"]["raw"])
+    return Reference(facts, draw["variance"], draw["probe"]["variance"] if probe else None)
+
+
+def report_document(
+    setup: Setup,
+    baseline: Mapping[str, Any],
+    baseline_sha256: str,
+    scenario: str,
+    run: int,
+    edited: Edited,
+    draw: Draw,
+    measured: Measured,
+    make_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Return the report of a subject, all that follows from its measurements included.
+
+    Args:
+        setup: of the model.
+        baseline: the baseline's own report.
+        baseline_sha256: ``sha256:<hex>`` of that report's bytes.
+        scenario: what the case is called.
+        run: its number.
+        edited: what the subject is.
+        draw: the windows.
+        measured: of the subject.
+        make_seconds: how long it took to make the subject, None when it was there.
+
+    Raises:
+        DocumentError: when it would not hold to its schema.
+    """
+    own, base = window_columns(draw, measured.preview, measured.final, "logloss"), _draw(baseline, run)
+    for part in ("preview", "final"):
+        own[part]["baseline_logloss"] = base[part]["logloss"]
+    seconds = measured.seconds if make_seconds is None else {"make_subject": make_seconds, **measured.seconds}
+    outputs = {**measured.activations.variance, "scaled_logloss": _losses(measured.scaled)}
+    raw = {
+        "schema_version": SCHEMA_VERSION,
+        "meta": {**setup.meta(), "scenario": scenario, "run": run, "seeds": setup.seeds(run)},
+        "context": dict(setup.context),
+        "edit": {**asdict(edited), "parameters": dict(edited.parameters)},
+        "subject": {"digest": measured.digest},
+        "baseline_ref": {**baseline["baseline"], "report_sha256": baseline_sha256},
+        "dataset": setup.dataset(baseline["baseline"]["tokenizer_sha256"]),
+        "evaluation_windows": own,
+        "scoring": {
+            "not_scored": measured.not_scored,
+            "batch_size": None if measured.final is None else measured.final.batch_size,
+        },
+        "invariants": _guard(baseline["invariants"]["raw"], measured.facts.invariants, invariants.CONTRACT),
+        "spectral": _guard(baseline["spectral"]["raw"], measured.facts.spectral, spectral.CONTRACT),
+        "rmt": _guard(base["rmt"], measured.activations.rmt, rmt.CONTRACT),
+        "variance": _guard(base["variance"], outputs, variance.CONTRACT),
+        "guards": list(GUARDS),
+        "policy_provenance": {
+            "tier": setup.context["tier"],
+            "preset_sha256": None,
+            "overrides": dict(setup.overrides),
+        },
+        "telemetry": _telemetry(seconds),
+    }
+    report = compose(raw)
+    check_schema(report, "evaluation_report", where="report")
+    return report
+
+
+def probe_document(
+    probe: str, baseline: Mapping[str, Any], measured: Measured, report: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the document of a probe beside a report.
+
+    Raises:
+        DocumentError: when it would not hold to its schema.
+    """
+    subjects = {
+        "rmt": (measured.probe.rmt, rmt.CONTRACT),
+        "variance": ({**measured.probe.variance, "scaled_logloss": _losses(measured.probe_scaled)}, variance.CONTRACT),
+    }
+    subject, contract = subjects[PROBE_GUARDS[probe]]
+    base = _draw(baseline, report["meta"]["run"])["probe"][PROBE_GUARDS[probe]]
+    document = compose_probe(probe, {"baseline": base, "subject": subject}, contract, report)
+    check_schema(document, probe, where=file_name(probe))
+    return document
+
+
+def _draw(baseline: Mapping[str, Any], run: int) -> Mapping[str, Any]:
+    draw: Mapping[str, Any] = next(row for row in baseline["draws"] if row["run"] == run)
+    return draw
+
+
+def _guard(before: Mapping[str, Any], after: Mapping[str, Any], contract: Mapping[str, Any]) -> dict[str, Any]:
+    return {"raw": {"baseline": before, "subject": after}, "measurement_contract": dict(contract)}
+
+
+def _losses(scores: Scores | None) -> list[float | None] | None:
+    return None if scores is None else list(scores.losses)
+
+
+def _telemetry(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {f"{stage}_seconds": round(value, 6) for stage, value in seconds.items()}

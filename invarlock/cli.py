@@ -1,0 +1,151 @@
+"""The command line: ``invarlock evaluate|verify|advanced``, a thin layer over the functions that do the work.
+
+Suites are pytest's: ``pytest suites``. Packs have ``python -m invarlock.packer``, which is ``invarlock advanced
+evidence-pack`` too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from invarlock.errors import InvarLockError, ReportError, UsageError, printable
+from invarlock.reports.policy import profile_names, tier_names
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+EXIT_CODES = (
+    "exit codes: 0 done and, of evaluate, every gate holds; 1 a gate does not hold; 2 usage; 3 missing; 7 report"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:2] == ["advanced", "evidence-pack"]:
+        from invarlock.packer.cli import main as packer
+
+        return packer(given[2:])
+    options = _parser().parse_args(given)
+    try:
+        return int(options.command(options))
+    except InvarLockError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return error.exit_code if error.exit_code > 1 else UsageError.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="invarlock", description="Compare an edited checkpoint with its baseline.", epilog=EXIT_CODES
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_evaluate(subparsers)
+    _add_verify(subparsers)
+    advanced = subparsers.add_parser("advanced", help="evidence-pack: the packer's commands")
+    inner = advanced.add_subparsers(required=True, metavar="COMMAND")
+    inner.add_parser("evidence-pack", help="keygen, build, sign, attest, trust, inspect, verify, diff", add_help=False)
+    return parser
+
+
+def _add_evaluate(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "evaluate", help="measure two checkpoints on disk and write a report", epilog=EXIT_CODES
+    )
+    parser.add_argument("--baseline", type=Path, required=True, metavar="FOLDER", help="the checkpoint that is trusted")
+    parser.add_argument("--subject", type=Path, required=True, metavar="FOLDER", help="the checkpoint that was edited")
+    parser.add_argument(
+        "--text", type=Path, required=True, metavar="FILE", help="what both are scored on: .txt, .xz, or .jsonl"
+    )
+    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="must not exist")
+    parser.add_argument("--model-id", metavar="NAME", help="what the model is called; default: the baseline's folder")
+    parser.add_argument("--profile", choices=profile_names(), default="dev", help="how much is measured")
+    parser.add_argument("--tier", choices=tier_names(), default="balanced", help="the limits")
+    parser.add_argument("--baseline-report", type=Path, metavar="FILE", help="the baseline's report of an earlier run")
+    parser.add_argument("--edit-label", metavar="LABEL", help="default: that of the subject's edit_metadata.json")
+    parser.add_argument(
+        "--execution-mode", choices=("host-bypass",), default="host-bypass", help="where it runs: on this host"
+    )
+    for name, default, text in (
+        ("--seq-len", 512, "tokens a window"),
+        ("--preview-windows", None, "default: the profile's"),
+        ("--final-windows", None, "default: the profile's"),
+        ("--batch-size", 16, "windows a forward pass"),
+    ):
+        parser.add_argument(name, type=_positive, default=default, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the window draw")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    parser.set_defaults(command=_evaluate)
+
+
+def _add_verify(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser("verify", help="derive reports again from their raw measurements", epilog=EXIT_CODES)
+    parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT")
+    parser.add_argument(
+        "--baseline-report", type=Path, metavar="FILE", help="hold the baseline's side against its own report as well"
+    )
+    parser.set_defaults(command=_verify)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from invarlock.evaluation.pair import PairRequest, evaluate_pair
+    from invarlock.reports.gates import judge_gates
+
+    report = evaluate_pair(
+        PairRequest(
+            baseline=options.baseline,
+            subject=options.subject,
+            text=options.text,
+            model_id=options.model_id,
+            profile=options.profile,
+            tier=options.tier,
+            edit_label=options.edit_label,
+            baseline_report=options.baseline_report,
+            seq_len=options.seq_len,
+            preview_windows=options.preview_windows,
+            final_windows=options.final_windows,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            device=options.device,
+        ),
+        options.output_dir,
+    )
+    for gate in judge_gates(report, report["resolved_policy"]):
+        print(f"{'holds ' if gate.holds else 'BROKEN'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
+    print(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
+    return 0 if report["assurance"]["verdict"] == "PASS" else 1
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from invarlock.jsonio import check_schema, read_json
+    from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
+
+    baseline = None
+    if options.baseline_report is not None:
+        baseline = read_json(options.baseline_report)
+        check_schema(baseline, "baseline_report", where=str(options.baseline_report))
+    worst = 0
+    for path in options.reports:
+        try:
+            report = read_json(path)
+            problems = verify_report(report)
+        except InvarLockError as error:
+            problems = [str(error)]
+        if baseline is not None and not problems:
+            problems = [*verify_baseline(baseline), *verify_against_baseline(report, baseline)]
+        print(f"{path}: {'verified' if not problems else 'NOT VERIFIED'}")
+        for line in problems:
+            print(f"  {printable(line)}")
+        worst = max(worst, ReportError.exit_code if problems else 0)
+    return worst
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) < 10**9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)

@@ -1,0 +1,224 @@
+"""Evaluating any two checkpoints on disk: a baseline, and a subject that somebody brought.
+
+Example::
+
+    request = PairRequest(baseline=Path("base"), subject=Path("quantised"), text=Path("held-out.txt"))
+    report = evaluate_pair(request, Path("out"))     # out/evaluation.report.json and the files beside it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, make_edit_spec, parse_scope
+from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
+from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
+from invarlock.errors import CheckpointError, DocumentError, EvaluationError, InvarLockError, UsageError
+from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text import read_local_text
+from invarlock.evaluation.windows import Draw
+from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes
+from invarlock.reports.policy import profile_windows, resolve_policy
+from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
+from invarlock.reports.verification import verify_baseline
+from invarlock.staging import staging_folder
+
+SCENARIO = "evaluate"
+RUN = 1
+BASELINE_REPORT = f"baseline/{REPORT_NAME}"
+# A subject of the user's own: what it is stands in its edit_metadata.json, or nobody knows.
+BROUGHT: Mapping[str, Any] = {"artifact_class": "validation_subject_checkpoint"}
+
+
+@dataclass(frozen=True)
+class PairRequest:
+    """What is compared with what, on which text, and by which limits; None takes the profile's own number."""
+
+    baseline: Path
+    subject: Path
+    text: Path
+    model_id: str | None = None
+    profile: str = "dev"
+    tier: str = "balanced"
+    edit_label: str | None = None
+    baseline_report: Path | None = None
+    preset: Path | None = None
+    seq_len: int = 512
+    preview_windows: int | None = None
+    final_windows: int | None = None
+    seed: int = 0
+    batch_size: int = 16
+    device: str | None = None
+
+
+def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
+    """Measure both checkpoints and write the report with its sidecars into a new folder, whole or not at all.
+
+    Raises:
+        UsageError: when the folder exists, or a setting is unknown.
+        CheckpointError: when one is no whole checkpoint.
+        EvaluationError: when one cannot be loaded or scored, or the baseline's report is of another setup.
+    """
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target}: exists; name another folder with --output-dir")
+    policy = resolve_policy(request.tier, request.profile, {})
+    for folder in (request.baseline, request.subject):
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
+    setup = _setup(request)
+    draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
+    document = _baseline(request, setup, draw)
+    edited, metadata = _edited(request, document)
+    measured = compare(
+        request.subject,
+        reference(document, RUN, probe=False),
+        draw,
+        setup.plan,
+        setup.placement,
+        policy["variance"],
+    )
+    data = dump_json(document)
+    report = report_document(
+        setup, document, f"sha256:{hashlib.sha256(data).hexdigest()}", SCENARIO, RUN, edited, draw, measured
+    )
+    _write(target, report, data, {**metadata, "subject_digest": measured.digest})
+    return report
+
+
+def _setup(request: PairRequest) -> Setup:
+    preview, final = profile_windows(request.profile)
+    plan = WindowPlan(
+        seq_len=request.seq_len,
+        preview=request.preview_windows or preview,
+        final=request.final_windows or final,
+        seed=request.seed,
+        batch_size=request.batch_size,
+    )
+    context = {
+        "suite": SCENARIO,
+        "profile": request.profile,
+        "tier": request.tier,
+        "determinism": "throughput",
+        "execution_mode": "host-bypass",
+    }
+    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    digest = digest_checkpoint(request.baseline)
+    name = request.model_id or request.baseline.resolve().name
+    return Setup(name, digest, context, Placement(device), plan, read_local_text(request.text))
+
+
+def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:
+    """Return the baseline's report: measured now, or the one given when it is of this baseline and this setup."""
+    if request.baseline_report is None:
+        return baseline_document(
+            setup, measure_baseline(request.baseline, {RUN: draw}, setup.plan, setup.placement, probe=False)
+        )
+    path = request.baseline_report
+    document: dict[str, Any] = read_json(path)
+    check_schema(document, "baseline_report", where=str(path))
+    tokenizer = tokenizer_digest(request.baseline)
+    draws = [row for row in document["draws"] if row["run"] == RUN]
+    pairs = [
+        ("baseline.digest", document["baseline"]["digest"], setup.revision),
+        ("meta.model_id", document["meta"]["model_id"], setup.model_id),
+        ("meta.device", document["meta"]["device"], setup.placement.device),
+        ("dataset", document["dataset"], setup.dataset(tokenizer)),
+        ("context", document["context"], setup.context),
+        ("seeds", draws[0]["seeds"] if draws else None, setup.seeds(RUN)),
+        ("windows", draws[0]["final"]["window_ids"] if draws else None, list(draw.final.ids)),
+    ]
+    wrong = [name for name, found, wanted in pairs if found != wanted] + verify_baseline(document)
+    if wrong:
+        raise EvaluationError(f"{path}: of another setup, {wrong[0]} differs; leave --baseline-report out")
+    return document
+
+
+def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, dict[str, Any]]:
+    """Return what the subject is, and the arguments of its ``edit_metadata.json``."""
+    custom = Edited("custom", request.edit_label or "custom", "custom", {})
+    before, after = read_checkpoint(request.baseline), read_checkpoint(request.subject)
+    changed = _changed(before, after)
+    scope, edited = None, custom
+    path = request.subject / "edit_metadata.json"
+    if path.is_file() and request.edit_label is None:
+        document = read_json(path)
+        check_schema(document, "edit_metadata", where=str(path))
+        if document["baseline_digest"] != baseline["baseline"]["digest"]:
+            raise DocumentError(f"{path}: its baseline_digest is not that of {request.baseline}; is it another's?")
+        spec = _spec(document)
+        if spec is not None:
+            scope = None if spec.scope is None else str(spec.scope)
+            edited = Edited(spec.edit, spec.edit, str(spec), spec.parameters)
+    elif request.edit_label not in (None, "custom"):
+        raise UsageError("--edit-label: 'custom' is the only label for a subject without edit_metadata.json")
+    return edited, {
+        "edit_type": edited.name,
+        "label": edited.label,
+        "scope": scope,
+        "parameters": edited.parameters,
+        "edited_tensors": len(changed),
+        "edited_params": sum(after.entries[name].elements for name in changed),
+        "total_params": before.total_parameters,
+        "baseline_digest": baseline["baseline"]["digest"],
+    }
+
+
+def _changed(before: CheckpointFiles, after: CheckpointFiles) -> list[str]:
+    """Return the subject's tensors that the baseline has not, or has with other bytes."""
+    changed = []
+    for name in after.entries:
+        if name not in before.entries or not torch.equal(_bytes(before, name), _bytes(after, name)):
+            changed.append(name)
+    return changed
+
+
+def _bytes(files: CheckpointFiles, name: str) -> torch.Tensor:
+    with safe_open(files.folder / files.entries[name].shard, framework="pt") as stream:
+        tensor: torch.Tensor = stream.get_tensor(name).contiguous()
+    return tensor.flatten().view(torch.uint8)
+
+
+def _spec(document: Mapping[str, Any]) -> EditSpec | None:
+    """Return the edit that a document describes, None where it describes none of ours."""
+    if document["edit_type"] not in EDIT_NAMES:
+        return None
+    try:
+        scope = parse_scope(str(document["scope"]), where="edit_metadata.json")
+        return make_edit_spec(document["edit_type"], document["parameters"], scope, "edit_metadata.json")
+    except InvarLockError:
+        return None
+
+
+def _write(target: Path, report: Mapping[str, Any], baseline: bytes, metadata: dict[str, Any]) -> None:
+    data = dump_json(report)
+    written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    runtime = runtime_manifest(data, PurePosixPath(REPORT_NAME), report["context"], written)
+    runtime["context"]["command"] = "evaluate"
+    files = {
+        REPORT_NAME: data,
+        BASELINE_REPORT: baseline,
+        "runtime.manifest.json": dump_json(runtime),
+        "evaluate_timing.json": dump_json(report["telemetry"]),
+        "edit_metadata.json": dump_json(edit_metadata(scenario=BROUGHT, **metadata)),
+    }
+    try:
+        with staging_folder(target) as staging:
+            for name, content in files.items():
+                write_bytes(staging / name, content)
+            if target.exists():
+                shutil.rmtree(staging)
+                raise UsageError(f"{target}: exists; name another folder with --output-dir")
+            staging.rename(target)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written ({error.strerror})") from None

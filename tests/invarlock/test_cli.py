@@ -1,0 +1,176 @@
+"""``invarlock evaluate`` and ``invarlock verify`` on real checkpoints, as a user types them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
+from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.checkpoints.snapshots import make_snapshot
+from invarlock.edits.application import apply_edits
+from invarlock.faults.injection import inject_fault
+from invarlock.reports.sidecars import edit_metadata
+
+SUITES = Path(__file__).parents[2] / "suites"
+TEXT = SUITES / "embedded" / "text" / "austen_heldout.txt.xz"
+REVISION = "sha256:573f2f128a1f3327943ef120a6f4e1512a363b07f1f32bb3f8e38563c311e4b0"
+SMALL = ("--seq-len", "64", "--preview-windows", "8", "--final-windows", "16")
+
+
+def invarlock(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "invarlock", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "mistral-tiny"
+    make_snapshot(SUITES / "embedded/mistral-tiny", SUITES / "embedded/tokenizer", folder, REVISION)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quantised(baseline: Path) -> Path:
+    target = baseline.parent / "quantised"
+    spec = parse_edit_spec("quant_rtn:8:32:ffn")
+    assert isinstance(spec, EditSpec)
+    apply_edits(baseline, {target: spec})
+    return target
+
+
+def evaluate(baseline: Path, subject: Path, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    return invarlock(
+        "evaluate", "--baseline", baseline, "--subject", subject, "--text", TEXT, "--output-dir", out, *SMALL, *more
+    )
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def test_two_checkpoints_are_compared_and_the_report_verifies(baseline: Path, quantised: Path, tmp_path: Path) -> None:
+    done = evaluate(baseline, quantised, tmp_path / "out")
+    verified = invarlock(
+        "verify", tmp_path / "out/evaluation.report.json", "--baseline-report",
+        tmp_path / "out/baseline/evaluation.report.json",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "holds   primary_metric_acceptable: ratio " in done.stdout
+    assert (verified.returncode, verified.stdout.count("verified")) == (0, 1)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "evaluation.report.json", "runtime.manifest.json", "edit_metadata.json", "evaluate_timing.json", "baseline",
+    }  # fmt: skip
+    metadata = load(tmp_path / "out/edit_metadata.json")
+    assert (metadata["edit_label"], metadata["subject_digest"]) == ("custom", digest_checkpoint(quantised))
+    # the FFN of four blocks: gate, up and down
+    assert metadata["coverage"]["edited_tensors"] == 12
+
+
+def test_a_broken_subject_fails_its_gates(baseline: Path, tmp_path: Path) -> None:
+    inject_fault("nan_injection", baseline, tmp_path / "broken", {})
+
+    done = evaluate(baseline, tmp_path / "broken", tmp_path / "out")
+
+    assert done.returncode == 1
+    assert "BROKEN  invariants_pass: fail" in done.stdout
+    assert load(tmp_path / "out/evaluation.report.json")["assurance"]["verdict"] == "FAIL"
+
+
+def test_a_baselines_report_is_reused_and_one_of_another_setup_is_refused(
+    baseline: Path, quantised: Path, tmp_path: Path
+) -> None:
+    evaluate(baseline, quantised, tmp_path / "first")
+    given = tmp_path / "first/baseline/evaluation.report.json"
+
+    again = evaluate(baseline, quantised, tmp_path / "second", "--baseline-report", given)
+    other = evaluate(baseline, quantised, tmp_path / "third", "--baseline-report", given, "--seed", "5")
+
+    assert again.returncode == 0, again.stderr
+    first, second = (load(tmp_path / name / "evaluation.report.json") for name in ("first", "second"))
+    assert (first["primary_metric"], first["spectral"]) == (second["primary_metric"], second["spectral"])
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+    assert "of another setup, seeds differs" in other.stderr
+    assert not (tmp_path / "third").exists()
+
+
+def test_what_the_edit_was_is_read_from_the_subjects_metadata(baseline: Path, quantised: Path, tmp_path: Path) -> None:
+    subject = shutil.copytree(quantised, tmp_path / "subject")
+    document = edit_metadata(
+        scenario={"artifact_class": "validation_subject_checkpoint"},
+        edit_type="quant_rtn",
+        label="quant_rtn",
+        scope="ffn",
+        parameters={"bits": 8, "group_size": 32},
+        edited_tensors=12,
+        edited_params=1,
+        total_params=2,
+        subject_digest=digest_checkpoint(quantised),
+        baseline_digest=digest_checkpoint(baseline),
+    )
+    (Path(subject) / "edit_metadata.json").write_text(json.dumps(document))
+
+    evaluate(baseline, Path(subject), tmp_path / "out")
+
+    assert load(tmp_path / "out/evaluation.report.json")["edit"] == {
+        "label": "quant_rtn", "name": "quant_rtn", "parameters": {"bits": 8, "group_size": 32},
+        "spec": "quant_rtn:8:32:ffn",
+    }  # fmt: skip
+
+
+def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised: Path, tmp_path: Path) -> None:
+    import lzma
+
+    words = lzma.decompress(TEXT.read_bytes()).decode()
+    (tmp_path / "text.txt").write_text(words)
+    lines = [json.dumps({"text": part}) for part in words.split("\n\n")]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+
+    for name in ("text.txt", "text.jsonl"):
+        out = tmp_path / f"out-{name}"
+        done = evaluate(baseline, quantised, out, "--text", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    datasets = [load(tmp_path / f"out-{name}/evaluation.report.json")["dataset"] for name in ("text.txt", "text.jsonl")]
+    assert [dataset["provider"] for dataset in datasets] == ["local_text", "local_jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--subject", "nowhere"), 2, "nowhere: no such folder"),
+        (("--text", "nowhere.txt"), 3, "nowhere.txt: no such file"),
+        (("--final-windows", "0"), 2, "no positive whole number"),
+        (("--final-windows", "100000"), 2, "distinct windows of 64 tokens"),
+        (("--edit-label", "quant_rtn"), 2, "'custom' is the only label"),
+        (("--output-dir", "."), 2, "exists; name another folder"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_leaves_nothing(
+    baseline: Path, quantised: Path, tmp_path: Path, arguments: tuple[str, str], code: int, message: str
+) -> None:
+    done = evaluate(baseline, quantised, tmp_path / "out", *arguments)
+
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_report_does_not_verify(baseline: Path, quantised: Path, tmp_path: Path) -> None:
+    evaluate(baseline, quantised, tmp_path / "out")
+    path = tmp_path / "out/evaluation.report.json"
+    path.write_text(path.read_text().replace('"degraded": false', '"degraded": true', 1))
+
+    done = invarlock("verify", path)
+
+    assert done.returncode == 7
+    assert "primary_metric.degraded: True, derived False" in done.stdout
+
+
+def test_the_packers_commands_are_there_too() -> None:
+    done = invarlock("advanced", "evidence-pack", "verify", "nowhere")
+
+    assert (done.returncode, "NOT VERIFIED" in done.stdout) == (3, True)

@@ -148,6 +148,22 @@ SETTINGS: tuple[Setting, ...] = (
         ("INVARLOCK_WINDOW_SEED",),
     ),
     Setting(
+        "determinism",
+        "throughput, or strict: the same numbers each time and with any number of workers",
+        "throughput",
+        _choice("throughput", "strict"),
+        "--determinism",
+        ("PACK_DETERMINISM",),
+    ),
+    Setting(
+        "repeats",
+        "measure each clean case so many times more, and record whether it gave the same",
+        0,
+        _whole(0, 100),
+        "--repeats",
+        ("PACK_REPEATS",),
+    ),
+    Setting(
         "tuned_params_file",
         "parameters of the clean edits; default: the suites folder's",
         None,

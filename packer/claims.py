@@ -22,6 +22,7 @@ from invarlock.packer.report_claims import Baseline, Plan, ReportFacts, examine_
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema, dump_json, parse_json
+from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import differences, verify_baseline
 from invarlock.verdict.compiling import Outcome, compile_records, planned_cases, read_outcomes
 from invarlock.verdict.rendering import render_verdict_text
@@ -100,6 +101,9 @@ def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any
         }
     )
     results[layout.SECONDS_SUMMARY] = summarise_seconds(facts.telemetry for facts in found.facts.values())
+    repeated = {path: facts.repeats for path, facts in found.facts.items() if facts.repeats is not None}
+    if repeated:
+        results[layout.REPEATS_SUMMARY] = summarise_repeats(repeated)
     for path, envelope in found.envelopes.items():
         results[beside(path, layout.REPORT_VERIFICATION)] = envelope
     return results
@@ -119,8 +123,9 @@ def check_results(files: PackFiles, found: Findings) -> tuple[dict[str, Any] | N
         problems += _compare(files, path, document)
     if files.digests.get(layout.VERDICT_TEXT) != _sha256(render_verdict_text(verdict).encode("utf-8")):
         problems.append(f"{layout.VERDICT_TEXT}: not the text of the verdict derived")
-    probes = (probe for facts in found.facts.values() for probe in facts.probes)
-    problems += _strays(files.digests, expected, probes)
+    asked = {probe for facts in found.facts.values() for probe in facts.probes}
+    asked |= {beside(path, layout.REPEATS) for path, facts in found.facts.items() if facts.repeats is not None}
+    problems += _strays(files.digests, expected, asked)
     return verdict, problems
 
 
@@ -222,12 +227,12 @@ def _differences(path: str, claimed: bytes, derived: Any) -> list[str]:
     return [f"{path}: {line}" for line in lines[:MAX_DIFFERENCES]] + more
 
 
-def _strays(paths: Iterable[str], derived: Iterable[str], probes: Iterable[str]) -> list[str]:
+def _strays(paths: Iterable[str], derived: Iterable[str], asked: Iterable[str]) -> list[str]:
     """Return the files in the folders of reports and results that follow from no report."""
     known = {layout.VERDICT_JSON, layout.VERDICT_TEXT, *derived}
     found = [path for path in paths if path.startswith(layout.DERIVED_FOLDERS)]
     reports = {path for path in found if is_report(path)}
-    known |= reports | {beside(path, name) for path in reports for name in layout.SIDECARS} | set(probes)
+    known |= reports | {beside(path, name) for path in reports for name in layout.SIDECARS} | set(asked)
     return [
         f"{path}: does not follow from the reports"
         for path in sorted(found)

@@ -23,6 +23,9 @@ REPORT_VERIFICATION = "verify.json"
 SIDECARS = (RUNTIME_MANIFEST, EDIT_METADATA, TIMING)
 # Beside the reports of scenarios that ask for them.
 PROBES = ("rmt_probe.json", "ve_probe.json")
+# Beside the reports of cases that were measured more than once, and their summary.
+REPEATS = "determinism_repeats.json"
+REPEATS_SUMMARY = "results/determinism_repeats.json"
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
@@ -63,7 +66,7 @@ def model_folder(path: str) -> str:
 def is_read(path: str) -> bool:
     """Tell whether deriving a pack's claims reads a file; what is derived whole is only compared by digest."""
     name = path.rsplit("/", 1)[-1]
-    below_reports = path.startswith(("reports/", "baselines/")) and name in (REPORT_NAME, *SIDECARS, *PROBES)
+    below_reports = path.startswith(("reports/", "baselines/")) and name in (REPORT_NAME, *SIDECARS, *PROBES, REPEATS)
     return below_reports or path in _READ_METADATA or path in (VERDICT_JSON, README)
 
 

@@ -32,7 +32,7 @@ def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, An
         "suite": selection["suite"],
         "network_mode": "online" if any(facts.allows_network for facts in found.facts.values()) else "offline",
         "determinism": _common(found, "determinism"),
-        "repeats": 0,
+        "repeats": max((len(facts.repeats["runs"]) for facts in found.facts.values() if facts.repeats), default=0),
         "model_list": [row["model_id"] for row in selection["models"]],
         "models": [{key: row[key] for key in ("model_id", "revision")} for row in selection["models"]],
         "model_licenses": {row["model_id"]: row["licence"] for row in selection["models"]},

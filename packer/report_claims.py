@@ -17,6 +17,7 @@ from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema
 from invarlock.reports.probes import file_name, probe_problems, probes_asked
+from invarlock.reports.repeats import repeats_problems
 from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
 from invarlock.verdict.compiling import Planned, judge_report
 from invarlock.verdict.summaries import ARTIFACT_KEYS
@@ -48,6 +49,7 @@ class ReportFacts:
     validation: Mapping[str, Any]
     versions: Mapping[str, str]
     probes: tuple[str, ...]
+    repeats: Mapping[str, Any] | None
     overrides: tuple[str, ...]
     in_container: bool
     allows_network: bool
@@ -98,6 +100,8 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
     metadata, integrity = _edit_metadata(files, path, report, plan)
     probes, wrong = _probes(files, path, report, planned, baseline)
     claims += wrong
+    repeats, wrong = _repeats(files, path, report)
+    claims += wrong
     record = None
     try:
         record = None if planned is None else judge_report(planned, {**report, **probes}, f"sha256:{digest}")
@@ -116,6 +120,7 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
         subject_digest=report["subject"]["digest"],
         validation=report["validation"],
         versions=report["meta"]["versions"],
+        repeats=repeats,
         probes=tuple(beside(path, file_name(name)) for name in probes),
         overrides=tuple(sorted(report["policy_provenance"]["overrides"])),
         in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),
@@ -280,6 +285,21 @@ def _probes(
         if not problems:
             probes[name] = document
     return probes, wrong
+
+
+def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[str]]:
+    """Return the repeats of a report, None when it has none, and what is wrong with them."""
+    where = beside(path, layout.REPEATS)
+    if where not in files.digests:
+        return None, []
+    try:
+        document = files.document(where)
+    except DocumentError as error:
+        return None, [str(error)]
+    except IntegrityError:
+        return None, []
+    problems = [f"{path.removesuffix(layout.REPORT_NAME)}{line}" for line in repeats_problems(document, report)]
+    return (None, problems) if problems else (document, [])
 
 
 def _settings(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,17 +6,15 @@ others read it. A case is done when its ``runtime.manifest.json`` is there, whic
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import filelock
-import torch
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model, Text
@@ -50,7 +48,10 @@ from invarlock.harness.run import Run
 from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes, write_json
 from invarlock.reports.policy import profile_windows, resolve_policy
 from invarlock.reports.probes import file_name, probes_asked
+from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
+from invarlock.reports.repeats import repeats_document
 from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
+from invarlock.runtime.determinism import apply_determinism
 
 # The slowest baseline of the full suite takes minutes; a lock held this long belongs to a worker that hangs.
 LOCK_TIMEOUT_SECONDS = 6 * 3600.0
@@ -83,7 +84,7 @@ class Bench:
         self.tuned: TunedParams = read_tuned_params(run.tuned_params_path)
         self._text: SourceText | None = None
         self._draws: dict[tuple[str, int], Draw] = {}
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // run.workers))
+        apply_determinism(run.settings["determinism"], run.workers)
 
     @property
     def text(self) -> SourceText:
@@ -105,11 +106,15 @@ class Bench:
             made = self._make_subject(case, snapshot, subject)
             draw = self._draw(case.model, case.run)
             against = reference(baseline, case.run, probe=bool(probes_asked(case.scenario.document)))
-            measured = compare(subject, against, draw, self.plan, self.placement, self.policy["variance"])
+            repeats = self.run.settings["repeats"] if case.scenario.category == "clean" else 0
+            measured, *again = (
+                compare(subject, against, draw, self.plan, self.placement, self.policy["variance"])
+                for _ in range(1 + repeats)
+            )
         finally:
             if not self.run.settings["keep_models"]:
                 shutil.rmtree(subject, ignore_errors=True)
-        return self._write(case, baseline, draw, made, measured)
+        return self._write(case, baseline, draw, made, measured, again)
 
     def _baseline(self, case: Case) -> tuple[Path, dict[str, Any]]:
         """Return the snapshot of a case's model and its baseline report, made by the first worker that needs them."""
@@ -184,20 +189,32 @@ class Bench:
         )
 
     def _write(
-        self, case: Case, baseline: dict[str, Any], draw: Draw, made: Made, measured: Measured
+        self,
+        case: Case,
+        baseline: dict[str, Any],
+        draw: Draw,
+        made: Made,
+        measured: Measured,
+        again: Sequence[Measured],
     ) -> dict[str, Any]:
         path = self.run.directory.report(case)
-        report = report_document(
-            self._setup(case.model),
-            baseline,
-            f"sha256:{digest_file(self.run.directory.baseline_report(case.model))}",
-            case.scenario.id,
-            case.run,
-            Edited(made.name, made.label, made.spec, made.parameters),
-            draw,
-            measured,
-            made.seconds,
+        digest = f"sha256:{digest_file(self.run.directory.baseline_report(case.model))}"
+        report, *repeats = (
+            report_document(
+                self._setup(case.model),
+                baseline,
+                digest,
+                case.scenario.id,
+                case.run,
+                Edited(made.name, made.label, made.spec, made.parameters),
+                draw,
+                one,
+                made.seconds,
+            )
+            for one in (measured, *again)
         )
+        if repeats:
+            write_json(path.with_name(REPEATS_NAME), repeats_document(report, repeats))
         data = dump_json(report)
         probes = {
             name: probe_document(name, baseline, measured, report) for name in probes_asked(case.scenario.document)
@@ -232,7 +249,7 @@ class Bench:
             "suite": self.suite.name,
             "profile": settings["profile"],
             "tier": settings["tier"],
-            "determinism": "throughput",
+            "determinism": settings["determinism"],
             "execution_mode": "host-bypass",
         }
         return Setup(model.id, model.revision, context, self.placement, self.plan, self.text)

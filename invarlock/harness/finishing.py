@@ -22,6 +22,8 @@ from invarlock.packer.assembly import gather_files
 from invarlock.packer.build import build_pack
 from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key
 from invarlock.reports.probes import file_name, probe_problems, probes_asked
+from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
+from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import verify_report
 from invarlock.runtime.provenance import environment, source_repository
 from invarlock.verdict.compiling import compile_verdict, read_outcomes
@@ -65,10 +67,16 @@ def finish_run(run: Run, cases: Sequence[Case], pytest_report: Mapping[str, Any]
         directory.path / "analysis" / "evaluation_optimization_summary.json",
         summarise_seconds(report["telemetry"] for report, _ in found.documents.values()),
     )
+    repeated = summarise_repeats(read_repeats(found.paths))
+    if repeated["cases"]:
+        write_json(directory.path / "analysis" / REPEATS_NAME, repeated)
     text = render_verdict_text(verdict).rstrip("\n").split("\n")
     skipped = [scenario.id for scenario in run.catalog.not_runnable()]
     if skipped:
         text += ["", f"not run by this version: {', '.join(skipped)}"]
+    for path, row in repeated["cases"].items():
+        if not row["identical"]:
+            text.append(f"not the same each time: {path} (drift up to {row['largest_drift']:.2g})")
     lines = [*text, "", *found.problems]
     passed = verdict["verdict"] == "PASS"
     if run.settings["no_pack"]:
@@ -115,6 +123,12 @@ def read_probes(case: Case, report: Path) -> dict[str, dict[str, Any]]:
         DocumentError: when one is malformed.
     """
     return {name: read_json(report.with_name(file_name(name))) for name in probes_asked(case.scenario.document)}
+
+
+def read_repeats(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Return the repeats documents beside some reports, by the path of the report in the pack."""
+    files = {name: path.with_name(REPEATS_NAME) for name, path in paths.items()}
+    return {name: read_json(path) for name, path in files.items() if path.is_file()}
 
 
 def write_verdict(run: Run, verdict: Mapping[str, Any]) -> None:

@@ -85,28 +85,30 @@ def test_one_scenario_leaves_a_signed_pack_that_says_what_was_selected(
     assert not list((ran.directory / "embedded__mistral-tiny" / "models").glob("*/model.safetensors"))
 
 
-def test_two_workers_measure_what_one_process_measures(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
-    select = ("-k", "mistral and (noop or nan_injection or prune_clean)")
+def test_strict_runs_give_the_same_bytes_with_one_worker_or_two_times_aside(
+    run_pytest: Callable[..., Any], tmp_path: Path
+) -> None:
+    select = ("-k", "mistral and (noop or nan_injection or prune_clean or ve_mlp)", "--determinism", "strict")
 
     one = run_pytest(*select, directory=tmp_path / "one")
-    two = run_pytest(*select, "-n", "2", directory=tmp_path / "two")
+    two = run_pytest(*select, "-n", "2", "--repeats", "1", directory=tmp_path / "two")
 
     assert (one.status, two.status) == (0, 0), one.output + two.output
     reports = sorted(path.relative_to(one.pack) for path in one.pack.glob("reports/**/evaluation.report.json"))
-    assert len(reports) == 3
+    assert len(reports) == 4
     for path in reports:
         first, second = load(one.pack / path), load(two.pack / path)
         for report in (first, second):
             report.pop("telemetry")
+            # the digest of the baseline's report, whose telemetry differs
             report["baseline_ref"].pop("report_sha256")
-        # the sum of a matrix product depends on how many threads share it
-        spectra = [report.pop("spectral")["raw"]["subject"]["modules"] for report in (first, second)]
-        risks = [report.pop("rmt")["raw"]["subject"]["modules"] for report in (first, second)]
         assert first == second
-        edges = [{name: module["edge_risk"] or 0.0 for name, module in modules.items()} for modules in risks]
-        assert edges[0] == pytest.approx(edges[1], rel=1e-5)
-        sigmas = [{name: module["sigma"] or 0.0 for name, module in modules.items()} for modules in spectra]
-        assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-5)
+    probe = "reports/embedded__mistral-tiny/errors/ve_mlp_scale_skew/ve_probe.json"
+    assert (one.pack / probe).read_bytes() == (two.pack / probe).read_bytes()
+    repeats = load(two.pack / "results/determinism_repeats.json")
+    assert (repeats["repeats"], repeats["identical"], len(repeats["cases"])) == (1, True, 2)
+    assert load(two.pack / "manifest.json")["repeats"] == 1
+    assert not (one.pack / "results/determinism_repeats.json").exists()
 
 
 def test_a_node_id_can_be_pasted_back(run_pytest: Callable[..., Any]) -> None:

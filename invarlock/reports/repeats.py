@@ -1,0 +1,118 @@
+"""Repeats: the same subject measured again, and whether it gave the same report, times aside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from invarlock.errors import DocumentError
+from invarlock.jsonio import check_schema, digest_document
+from invarlock.reports.primary_metric import rounded
+
+SCHEMA = "invarlock/determinism-repeats-v1"
+FILE_NAME = "determinism_repeats.json"
+# What differs from one measurement to the next and says nothing: how long it took.
+TIMES = ("telemetry",)
+
+
+def content_digest(report: Mapping[str, Any]) -> str:
+    """Return ``sha256:<hex>`` of a report's canonical content without its times."""
+    return digest_document({key: value for key, value in report.items() if key not in TIMES})
+
+
+def repeats_document(report: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the document of a report's repeats: their digests, and by field how far they drift.
+
+    Args:
+        report: the report that counts.
+        repeats: the reports of further measurements of the same subject.
+    """
+    digest = content_digest(report)
+    runs = [{"digest": content_digest(other), "drift": drift(report, other)} for other in repeats]
+    return {
+        "schema": SCHEMA,
+        "run_id": report["run_id"],
+        "digest": digest,
+        "runs": runs,
+        "identical": all(run["digest"] == digest for run in runs),
+    }
+
+
+def repeats_problems(document: Any, report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what in a repeats document does not follow from its report and from its own runs."""
+    try:
+        check_schema(document, "determinism_repeats", where=FILE_NAME)
+    except DocumentError as error:
+        yield str(error)
+        return
+    digest = content_digest(report)
+    expected = {
+        "run_id": report["run_id"],
+        "digest": digest,
+        "identical": all(run["digest"] == digest for run in document["runs"]),
+    }
+    yield from (f"{FILE_NAME}: {key} is not that of the report" for key in expected if document[key] != expected[key])
+    for index, run in enumerate(document["runs"]):
+        if (run["digest"] == digest) != (not run["drift"]):
+            yield f"{FILE_NAME}: runs[{index}]: a drift and another digest go together"
+
+
+def summarise_repeats(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return ``determinism_repeats.json`` of a run: which cases gave the same each time, and the largest drift.
+
+    Args:
+        documents: the repeats documents by the path of their report.
+    """
+    rows = {
+        path: {
+            "repeats": len(document["runs"]),
+            "identical": document["identical"],
+            "largest_drift": max(
+                (value for run in document["runs"] for value in run["drift"].values() if value is not None),
+                default=0.0,
+            ),
+        }
+        for path, document in sorted(documents.items())
+    }
+    return {
+        "repeats": max((row["repeats"] for row in rows.values()), default=0),
+        "identical": all(row["identical"] for row in rows.values()),
+        "cases": rows,
+    }
+
+
+def drift(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the fields that differ between two reports, times aside, with the largest relative difference of each.
+
+    Indices and names of modules are written ``*``; None stands where values are no numbers.
+    """
+    found: dict[str, float | None] = {}
+    for field, own, other in _differences(first, second, ""):
+        if field.split(".")[0] in TIMES:
+            continue
+        size = _relative(own, other)
+        before = found.get(field, 0.0)
+        found[field] = None if size is None or before is None else max(before, size)
+    return {field: rounded(size) for field, size in sorted(found.items())}
+
+
+def _differences(own: Any, other: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(own, dict) and isinstance(other, dict):
+        for key in sorted({*own, *other}):
+            name = "*" if "." in key else key
+            inner = f"{where}.{name}" if where else name
+            yield from _differences(own.get(key), other.get(key), inner)
+    elif isinstance(own, list) and isinstance(other, list) and len(own) == len(other):
+        for first, second in zip(own, other, strict=True):
+            yield from _differences(first, second, f"{where}.*")
+    elif own != other:
+        yield where, own, other
+
+
+def _relative(own: Any, other: Any) -> float | None:
+    numbers = [value for value in (own, other) if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < 2:
+        return None
+    largest = max(abs(own), abs(other))
+    return abs(own - other) / largest if math.isfinite(largest) and largest else 0.0

@@ -1,0 +1,58 @@
+"""Repeats: which fields drift, and by how much."""
+
+import copy
+from typing import Any
+
+from invarlock.reports.repeats import content_digest, drift, repeats_document, repeats_problems, summarise_repeats
+
+REPORT: dict[str, Any] = {
+    "run_id": "0" * 16,
+    "telemetry": {"score_seconds": 1.0},
+    "spectral": {"modules": {"model.layers.0.mlp.up_proj": {"sigma": 2.0}}, "status": "pass"},
+    "losses": [1.0, 2.0, None],
+}
+
+
+def changed(**more: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(REPORT), **more}
+
+
+def test_times_do_not_count() -> None:
+    other = changed(telemetry={"score_seconds": 9.0})
+
+    assert content_digest(other) == content_digest(REPORT)
+    assert drift(REPORT, other) == {}
+    assert repeats_document(REPORT, [other])["identical"] is True
+
+
+def test_fields_that_drift_are_named_once_with_their_largest_relative_difference() -> None:
+    other = changed(losses=[1.0, 2.2, None], spectral=copy.deepcopy(REPORT["spectral"]))
+    other["spectral"]["modules"]["model.layers.0.mlp.up_proj"]["sigma"] = 1.0
+    other["spectral"]["status"] = "fail"
+
+    assert drift(REPORT, other) == {
+        "losses.*": 0.0909090909091, "spectral.modules.*.sigma": 0.5, "spectral.status": None,
+    }  # fmt: skip
+
+
+def test_a_repeats_document_follows_from_its_report() -> None:
+    document = repeats_document(REPORT, [changed(), changed(losses=[1.0, 2.0, 3.0])])
+
+    assert list(repeats_problems(document, REPORT)) == []
+    assert (document["identical"], document["runs"][1]["drift"]) == (False, {"losses.*": None})
+    summary = summarise_repeats({"a": document})
+    assert summary == {
+        "repeats": 2, "identical": False, "cases": {"a": {"repeats": 2, "identical": False, "largest_drift": 0.0}}
+    }  # fmt: skip
+
+
+def test_a_repeats_document_that_does_not_is_refused() -> None:
+    document = repeats_document(REPORT, [changed(losses=[1.0, 2.5, None])])
+
+    for wrong, message in (
+        ({**document, "identical": True}, "identical is not that of the report"),
+        ({**document, "digest": f"sha256:{'0' * 64}"}, "digest is not that of the report"),
+        ({**document, "runs": [{**document["runs"][0], "drift": {}}]}, "go together"),
+        ({**document, "runs": []}, "does not hold to the determinism_repeats format"),
+    ):
+        assert any(message in line for line in repeats_problems(wrong, REPORT)), message

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from invarlock.catalog.edit_specs import EditName
 from invarlock.errors import InvarLockError, ReportError, UsageError, printable
 from invarlock.reports.policy import profile_names, tier_names
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+TUNED: tuple[EditName, ...] = ("quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd")
 EXIT_CODES = (
     "exit codes: 0 done and, of evaluate, every gate holds; 1 a gate does not hold; 2 usage; 3 missing; 7 report"
 )
@@ -47,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_evaluate(subparsers)
     _add_verify(subparsers)
+    _add_tune(subparsers)
     advanced = subparsers.add_parser("advanced", help="evidence-pack: the packer's commands")
     inner = advanced.add_subparsers(required=True, metavar="COMMAND")
     inner.add_parser("evidence-pack", help="keygen, build, sign, attest, trust, inspect, verify, diff", add_help=False)
@@ -90,6 +93,42 @@ def _add_verify(subparsers: Subparsers) -> None:
         "--baseline-report", type=Path, metavar="FILE", help="hold the baseline's side against its own report as well"
     )
     parser.set_defaults(command=_verify)
+
+
+def _add_tune(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "tune", help="find the strongest parameters of each edit that pass every gate with margin", epilog=EXIT_CODES
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model of the suites folder that has a path")
+    parser.add_argument("--suites", type=Path, default=Path("suites"), metavar="FOLDER", help="default: suites")
+    parser.add_argument("--edit", action="append", choices=TUNED, metavar="EDIT", help="one of them; default: all")
+    parser.add_argument("--scope", default="ffn", help="of all edits but lowrank_svd; default: ffn")
+    parser.add_argument(
+        "--lowrank-scope", metavar="SCOPE", help="of lowrank_svd; default: the FFN of the block in the middle"
+    )
+    parser.add_argument("--margin", type=_share, default=0.5, help="share of the ratio's limit to use; default: 0.5")
+    parser.add_argument("--draws", type=_positive, default=3, metavar="N", help="draws of windows; default: 3")
+    parser.add_argument("--tier", choices=tier_names(), default="balanced")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="entries are added to it, or it is made"
+    )
+    parser.set_defaults(command=_tune)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from invarlock.evaluation.suite_tuning import tune_suite_model
+
+    return tune_suite_model(
+        options.suites,
+        options.model,
+        options.output,
+        edits=options.edit or TUNED,
+        scope=options.scope,
+        lowrank_scope=options.lowrank_scope,
+        margin=options.margin,
+        draws=options.draws,
+        tier=options.tier,
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -143,6 +182,16 @@ def _verify(options: argparse.Namespace) -> int:
             print(f"  {printable(line)}")
         worst = max(worst, ReportError.exit_code if problems else 0)
     return worst
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share, a number above 0 and up to 1")
+    return value
 
 
 def _positive(text: str) -> int:

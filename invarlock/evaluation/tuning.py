@@ -1,0 +1,264 @@
+"""Finding the strongest parameters of an edit that still pass every gate with margin.
+
+Example::
+
+    subject = TunedModel("my/model", folder, text, plan, Placement("cpu"), "balanced", "dev")
+    found = tune(subject, "quant_rtn", parse_scope("ffn", where="--scope"), margin=0.5, draws=3)
+    found.entry()       # an entry of tuned_edit_params.json, with its evidence
+
+Candidates stand on a ladder from mild to strong, which is climbed by bisection: where a rung holds, weaker ones are
+taken to hold as well.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.edit_specs import EditName, EditSpec, Scope, make_edit_spec
+from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.checkpoints.families import tensors_in_scope
+from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.edits.application import apply_edits
+from invarlock.errors import EditError
+from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text import SourceText
+from invarlock.evaluation.windows import Draw
+from invarlock.jsonio import digest_document
+from invarlock.reports.policy import resolve_policy
+from invarlock.reports.repeats import content_digest
+
+SCENARIO = "tune"
+QUANT_RTN: tuple[tuple[int, int], ...] = (
+    (8, 128), (7, 128), (6, 128), (5, 128), (4, 32), (4, 64), (4, 128), (3, 32), (3, 64), (3, 128), (2, 32), (2, 128),
+)  # fmt: skip
+PRUNE_STEP, PRUNE_STEPS = 0.02, 40
+RANK_STEPS = 32
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """The model that parameters are sought for, and what it is judged on."""
+
+    model_id: str
+    folder: Path
+    text: SourceText
+    plan: WindowPlan
+    placement: Placement
+    tier: str
+    profile: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate: the largest ratio and upper end of its interval over the draws, and why it does not hold."""
+
+    spec: EditSpec
+    ratio: float | None
+    upper: float | None
+    reports: tuple[str, ...]
+    against: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was found for an edit: the strongest trial that holds, None where none does, and all trials."""
+
+    edit: EditName
+    scope: Scope
+    chosen: Trial | None
+    trials: tuple[Trial, ...]
+    margin: float
+    draws: int
+
+    def entry(self) -> dict[str, Any]:
+        """Return the entry of ``tuned_edit_params.json``.
+
+        Raises:
+            EditError: when no candidate holds.
+        """
+        if self.chosen is None:
+            mildest = self.trials[0]
+            raise EditError(f"{self.edit}: even {mildest.spec} does not hold: {mildest.against[0]}")
+        name = str(self.chosen.spec).replace(":", "_").replace("@", "_").replace("=", "")
+        return {
+            "status": "selected",
+            "scope": str(self.scope),
+            **self.chosen.spec.parameters,
+            "edit_dir_name": name,
+            "reason": (
+                f"the strongest of {len(self.trials)} candidates tried that passes every gate on {self.draws} draws "
+                f"and uses at most {self.margin:.0%} of what the limit allows"
+            ),
+            "evidence": [_evidence(trial) for trial in self.trials],
+        }
+
+
+@dataclass
+class _Judge:
+    """Measures candidates, each once, against a baseline that is measured once."""
+
+    model: TunedModel
+    margin: float
+    draws: Mapping[int, Draw]
+    setup: Setup
+    baseline: Mapping[str, Any]
+    trials: dict[str, Trial] = field(default_factory=dict)
+
+    def judge(self, spec: EditSpec) -> Trial:
+        if str(spec) not in self.trials:
+            self.trials[str(spec)] = self._measure(spec)
+        return self.trials[str(spec)]
+
+    def _measure(self, spec: EditSpec) -> Trial:
+        policy = resolve_policy(self.model.tier, self.model.profile, {})
+        limit = 1.0 + (policy["primary_metric"]["ratio_limit"] - 1.0) * self.margin
+        reports = []
+        with tempfile.TemporaryDirectory(dir=self.model.folder.parent, prefix=".tune-") as folder:
+            subject = Path(folder) / "subject"
+            apply_edits(self.model.folder, {subject: spec})
+            for run, draw in self.draws.items():
+                measured = compare(
+                    subject,
+                    reference(self.baseline, run, probe=False),
+                    draw,
+                    self.model.plan,
+                    self.model.placement,
+                    policy["variance"],
+                )
+                edited = Edited(spec.edit, spec.edit, str(spec), spec.parameters)
+                digest = digest_document(self.baseline)
+                reports.append(
+                    report_document(self.setup, self.baseline, digest, SCENARIO, run, edited, draw, measured)
+                )
+        against = [line for report in reports for line in _against(report, limit)]
+        ratios = [report["primary_metric"]["ratio_vs_baseline"] for report in reports]
+        uppers = [(report["primary_metric"]["ci"] or (None, None))[1] for report in reports]
+        return Trial(
+            spec,
+            _largest(ratios),
+            _largest(uppers),
+            tuple(content_digest(report) for report in reports),
+            tuple(against),
+        )
+
+
+def tune(
+    model: TunedModel,
+    edit: EditName,
+    scope: Scope,
+    *,
+    margin: float,
+    draws: int,
+    tell: Callable[[Trial], object] | None = None,
+) -> Selection:
+    """Return the strongest parameters of an edit that hold on every draw.
+
+    Args:
+        model: the model.
+        edit: which edit.
+        scope: the weights that it takes.
+        margin: share of what the ratio's limit allows that may be used, 0 to 1.
+        draws: how many draws of windows each candidate is measured on.
+        tell: called with each trial as it is done.
+
+    Raises:
+        EditError: when the scope takes nothing.
+        CheckpointError, EvaluationError: when the model cannot be read or scored.
+    """
+    rungs = ladder(model.folder, edit, scope)
+    judge = _begin(model, margin, draws)
+
+    def holds(index: int) -> bool:
+        known = str(rungs[index]) in judge.trials
+        trial = judge.judge(rungs[index])
+        if tell is not None and not known:
+            tell(trial)
+        return not trial.against
+
+    best = strongest(len(rungs), holds)
+    chosen = None if best is None else judge.judge(rungs[best])
+    return Selection(edit, scope, chosen, tuple(judge.trials.values()), margin, draws)
+
+
+def strongest(count: int, holds: Callable[[int], bool]) -> int | None:
+    """Return the last rung of a ladder that holds, by bisection; None when the first does not."""
+    if not holds(0):
+        return None
+    low, high = 0, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def ladder(folder: Path, edit: EditName, scope: Scope) -> list[EditSpec]:
+    """Return the candidates of an edit, from mild to strong.
+
+    Raises:
+        EditError: when the scope takes nothing.
+    """
+    files = read_checkpoint(folder)
+    taken = tensors_in_scope(files.model_type, files.shapes, scope, where=folder.name)
+    values: Sequence[Mapping[str, Any]]
+    if edit == "quant_rtn":
+        values = [{"bits": bits, "group_size": group} for bits, group in QUANT_RTN]
+    elif edit == "fp8_quant":
+        values = [{"format": name} for name in ("e4m3", "e5m2")]
+    elif edit == "magnitude_prune":
+        values = [{"sparsity": round(PRUNE_STEP * step, 2)} for step in range(1, PRUNE_STEPS + 1)]
+    else:
+        full = min(min(files.shapes[name][-2:]) for name in taken)
+        ranks = {max(1, full - round(full * step / RANK_STEPS)) for step in range(1, RANK_STEPS + 1)}
+        values = [{"rank": rank} for rank in sorted(ranks, reverse=True)]
+    return [make_edit_spec(edit, row, scope, "tuner") for row in values]
+
+
+def _begin(model: TunedModel, margin: float, draws: int) -> _Judge:
+    runs = draw_runs(model.folder, model.text, model.plan, range(1, draws + 1))
+    context = {
+        "suite": SCENARIO,
+        "profile": model.profile,
+        "tier": model.tier,
+        "determinism": "throughput",
+        "execution_mode": "host-bypass",
+    }
+    revision = digest_checkpoint(model.folder)
+    setup = Setup(model.model_id, revision, context, model.placement, model.plan, model.text)
+    baseline = measure_baseline(model.folder, runs, model.plan, model.placement, probe=False)
+    return _Judge(model, margin, runs, setup, baseline_document(setup, baseline))
+
+
+def _against(report: Mapping[str, Any], limit: float) -> list[str]:
+    """Return what speaks against a candidate: a gate, a guard's signal, or a ratio beyond the margin."""
+    metric, run = report["primary_metric"], report["meta"]["run"]
+    lines = [f"draw {run}: {line}" for line in report["assurance"]["blocking_reasons"]]
+    lines += [
+        f"draw {run}: {guard} says {report[guard]['status']}"
+        for guard in report["guards"]
+        if guard != "variance" and report[guard]["status"] != "pass"
+    ]
+    if not lines and metric["ci"][1] > limit:
+        lines.append(f"draw {run}: the ratio's upper end is {metric['ci'][1]:.4g}, the margin ends at {limit:.4g}")
+    return lines
+
+
+def _evidence(trial: Trial) -> dict[str, Any]:
+    return {
+        "spec": str(trial.spec),
+        "holds": not trial.against,
+        "ratio": trial.ratio,
+        "upper": trial.upper,
+        "against": list(trial.against[:1]),
+        "reports": list(trial.reports),
+    }
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None

@@ -1,0 +1,90 @@
+"""The tuner: ladders from mild to strong, bisection, and entries with their evidence."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invarlock.catalog.edit_specs import parse_edit_spec, parse_scope
+from invarlock.catalog.tuned_params import read_tuned_params
+from invarlock.cli import main
+from invarlock.errors import EditError
+from invarlock.evaluation.tuning import Selection, Trial, ladder, strongest
+
+SUITES = Path(__file__).parents[3] / "suites"
+FFN = parse_scope("ffn", where="test")
+
+
+@given(st.integers(1, 60), st.integers(-1, 60))
+def test_bisection_finds_the_last_rung_that_holds(count: int, last: int) -> None:
+    asked: list[int] = []
+
+    def holds(index: int) -> bool:
+        asked.append(index)
+        return index <= last
+
+    assert strongest(count, holds) == (None if last < 0 else min(last, count - 1))
+    assert len(asked) <= 2 + count.bit_length()
+
+
+def test_ladders_go_from_mild_to_strong_and_stay_within_the_matrices(tmp_path: Path) -> None:
+    model = SUITES / "embedded/mistral-tiny"
+
+    prune = [spec.parameters["sparsity"] for spec in ladder(model, "magnitude_prune", FFN)]
+    ranks = [int(spec.parameters["rank"]) for spec in ladder(model, "lowrank_svd", FFN)]
+    bits = [int(spec.parameters["bits"]) for spec in ladder(model, "quant_rtn", FFN)]
+
+    assert prune[0] == 0.02
+    assert prune == sorted(prune)
+    assert ranks == sorted(ranks, reverse=True)
+    # the smaller side of an FFN matrix
+    assert ranks[0] < 128
+    assert ranks[-1] >= 1
+    assert bits == sorted(bits, reverse=True)
+    with pytest.raises(EditError, match="takes none"):
+        ladder(model, "quant_rtn", parse_scope("ffn@layer=9", where="test"))
+
+
+def test_an_edit_that_never_holds_is_an_error_that_says_why() -> None:
+    spec = parse_edit_spec("quant_rtn:8:128:ffn")
+    trial = Trial(spec, 1.3, 1.4, (), ("draw 1: ratio 1.3, limit 1.1",))  # type: ignore[arg-type]
+
+    with pytest.raises(EditError, match=r"quant_rtn: even quant_rtn:8:128:ffn does not hold: draw 1: ratio 1\.3"):
+        Selection("quant_rtn", FFN, None, (trial,), 0.5, 1).entry()
+
+
+def test_a_model_is_tuned_and_other_entries_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "tuned.json"
+    output.write_text((SUITES / "tuned_edit_params.json").read_text())
+    arguments = ["tune", "embedded/mixtral-tiny", "--suites", str(SUITES), "--edit", "fp8_quant", "--draws", "1"]
+
+    assert main([*arguments, "--output", str(output)]) == 0
+
+    told = capsys.readouterr().out
+    assert "fp8_quant:e4m3:ffn: ratio 1" in told
+    assert "selected: fp8_quant:e5m2:ffn" in told
+    tuned = read_tuned_params(output)
+    entry = tuned.models["embedded/mixtral-tiny"]["fp8_quant"]
+    assert (entry["format"], entry["status"], entry["scope"]) == ("e5m2", "selected", "ffn")
+    assert [row["holds"] for row in entry["evidence"]] == [True, True]
+    assert all(len(row["reports"]) == 1 for row in entry["evidence"])
+    before = json.loads((SUITES / "tuned_edit_params.json").read_bytes())["models"]
+    assert tuned.models["embedded/mistral-tiny"] == before["embedded/mistral-tiny"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nobody/nothing"], "is no model of"),
+        (["mistralai/Mistral-7B-v0.1"], "it comes from the hub"),
+        (["embedded/mistral-tiny", "--scope", "head"], "scope 'head' is none of"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", *arguments, "--suites", str(SUITES), "--output", str(tmp_path / "out.json")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()

@@ -86,11 +86,20 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "output_dir",
-        "run directory; must not exist",
+        "run directory; must not exist, unless with --resume",
         None,
         _text,
         "--output-dir",
         ("PACK_OUTPUT_DIR", "OUTPUT_DIR"),
+    ),
+    Setting(
+        "resume",
+        "go on with a run: --output-dir's, or the newest of the suite; what is done and fits is kept",
+        False,
+        _flag,
+        "--resume",
+        ("RESUME_MODE",),
+        True,
     ),
     Setting(
         "scenario_ids",
@@ -197,6 +206,14 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 
+PAGE_HEAD = """# Settings
+
+An option beats its variable, a variable beats the default. A flag's variable takes `0` or `1`. A run writes what it used, and where each value came
+from, to `state/settings.json` and into its pack's manifest.
+
+"""
+
+
 def resolve_settings(options: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
     """Return the settings of a run.
 
@@ -232,9 +249,25 @@ def resolve_settings(options: Mapping[str, Any], environment: Mapping[str, str])
     return Settings(values, sources)
 
 
+def settings_page() -> str:
+    """Return ``docs/settings.md``: the table of every setting."""
+    rows = ["| option | variables | default | what it does |", "| --- | --- | --- | --- |"]
+    for setting in SETTINGS:
+        option = "–" if setting.option is None else f"`{setting.option}`"
+        # a variable that is inverted asks for the opposite: PACK_SIGN_MANIFEST=0 leaves a pack unsigned
+        names = [f"`{name}=0`" if setting.inverted else f"`{name}`" for name in setting.variables]
+        default = "off" if setting.default is False else "–" if setting.default is None else f"`{setting.default}`"
+        rows.append(f"| {option} | {', '.join(names) or '–'} | {default} | {setting.help} |")
+    return PAGE_HEAD + "\n".join(rows) + "\n"
+
+
 def _parsed(setting: Setting, text: str, where: str, problems: list[str]) -> Any:
     try:
         return setting.parse(text)
     except ValueError as error:
         problems.append(f"{where}: {text!r} is not allowed, it takes {error}")
         return setting.default
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

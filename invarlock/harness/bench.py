@@ -44,6 +44,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.evaluation.windows import Draw
 from invarlock.faults.injection import inject_fault
+from invarlock.harness.resuming import kept_baseline, kept_report
 from invarlock.harness.run import Run
 from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes, write_json
 from invarlock.reports.policy import profile_windows, resolve_policy
@@ -84,6 +85,7 @@ class Bench:
         self.tuned: TunedParams = read_tuned_params(run.tuned_params_path)
         self._text: SourceText | None = None
         self._draws: dict[tuple[str, int], Draw] = {}
+        self._checked: set[str] = set()
         apply_determinism(run.settings["determinism"], run.workers)
 
     @property
@@ -100,13 +102,19 @@ class Bench:
             InvarLockError: when the baseline is not the one pinned, the subject cannot be made, or it does not fit.
         """
         snapshot, baseline = self._baseline(case)
+        repeats = self.run.settings["repeats"] if case.scenario.category == "clean" else 0
+        if self.run.settings["resume"]:
+            digest = f"sha256:{digest_file(self.run.directory.baseline_report(case.model))}"
+            path, spec = self.run.directory.report(case), self._spec(case)
+            kept = kept_report(case, path, self._setup(case.model), baseline, digest, spec, repeats)
+            if kept is not None:
+                return kept
         subject = self.run.directory.subject(case)
         shutil.rmtree(subject, ignore_errors=True)
         try:
             made = self._make_subject(case, snapshot, subject)
             draw = self._draw(case.model, case.run)
             against = reference(baseline, case.run, probe=bool(probes_asked(case.scenario.document)))
-            repeats = self.run.settings["repeats"] if case.scenario.category == "clean" else 0
             measured, *again = (
                 compare(subject, against, draw, self.plan, self.placement, self.policy["variance"])
                 for _ in range(1 + repeats)
@@ -123,18 +131,33 @@ class Bench:
         lock = directory.lock(f"baseline_{model.folder}")
         lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock, timeout=LOCK_TIMEOUT_SECONDS):
+            if self.run.settings["resume"] and model.id not in self._checked:
+                # what an earlier run left is looked at once by each worker
+                self._make_snapshot(model, snapshot)
+                kept_baseline(path, self._setup(model), probe=self._is_probed(model))
+                self._checked.add(model.id)
             if not path.is_file():
                 self._make_baseline(model, snapshot, path)
         document: dict[str, Any] = read_json(path)
         check_schema(document, "baseline_report", where=str(path))
         return snapshot, document
 
-    def _make_baseline(self, model: Model, snapshot: Path, path: Path) -> None:
+    def _make_snapshot(self, model: Model, snapshot: Path) -> None:
         if model.path is None:
             raise UsageError(f"{model.id}: models without a path cannot be obtained by this version")
         folder = self.run.suites_folder
         tokenizer = None if model.tokenizer_path is None else folder / model.tokenizer_path
         make_snapshot(folder / model.path, tokenizer, snapshot, model.revision)
+
+    def _spec(self, case: Case) -> str:
+        """Return what a case's subject is made by, as its report says it."""
+        generation = case.scenario.generation
+        if isinstance(generation, EditGeneration):
+            return str(self.tuned.resolve(generation.for_model(case.model.id), case.model.id))
+        return generation.backend if isinstance(generation, DeployableGeneration) else generation.error_type
+
+    def _make_baseline(self, model: Model, snapshot: Path, path: Path) -> None:
+        self._make_snapshot(model, snapshot)
         runs = {case.run for case in self.run.catalog.cases if case.model == model}
         draws = {run: self._draw(model, run) for run in sorted(runs)}
         baseline = measure_baseline(snapshot, draws, self.plan, self.placement, probe=self._is_probed(model))

@@ -107,6 +107,8 @@ class Controller(SuiteSession):
         option = config.option
         started = datetime.now(UTC)
         default = f"evidence_pack_runs/{self.catalog.suite}_{started:%Y%m%d_%H%M%S}"
+        if settings["resume"] and not settings["output_dir"]:
+            default = newest_run(config.invocation_params.dir, self.catalog.suite) or default
         directory = config.invocation_params.dir / (settings["output_dir"] or default)
         distributed = getattr(option, "dist", "no") != "no"
         self._of = self._run(directory.resolve(), max(1, len(option.tx)) if distributed else 1, started)
@@ -186,6 +188,12 @@ class Controller(SuiteSession):
         except InvarLockError as error:
             raise pytest.UsageError(str(error)) from None
         self.planned = cases
+
+
+def newest_run(folder: Path, suite: str) -> str | None:
+    """Return the newest run directory of a suite below a folder, by the time in its name."""
+    runs = sorted((folder / "evidence_pack_runs").glob(f"{suite}_[0-9]*_[0-9]*"))
+    return str(runs[-1].relative_to(folder)) if runs else None
 
 
 def case_of(item: pytest.Item) -> Case | None:

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from invarlock.errors import UsageError
-from invarlock.settings import SETTINGS, resolve_settings
+from invarlock.settings import SETTINGS, resolve_settings, settings_page
 
 
 def test_an_option_beats_its_variable_and_a_variable_the_default() -> None:
@@ -59,3 +61,9 @@ def test_no_two_settings_share_an_option_or_a_variable() -> None:
 
     assert len(names) == len(set(names))
     assert all(row.option or row.variables for row in SETTINGS)
+
+
+def test_the_page_of_settings_is_the_table_in_the_code() -> None:
+    page = Path(__file__).parents[2] / "docs" / "settings.md"
+
+    assert page.read_text() == settings_page(), "write it anew: python -m invarlock.settings > docs/settings.md"

@@ -1,0 +1,127 @@
+"""Resuming a run: what is there, valid and made from the same inputs is kept; the rest is done again.
+
+A file that does not fit is kept beside its successor as ``*.stale``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.cases import Case
+from invarlock.errors import InvarLockError
+from invarlock.evaluation.documents import Setup
+from invarlock.jsonio import check_schema, parse_json, read_json
+from invarlock.reports.probes import file_name, probe_problems, probes_asked
+from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
+from invarlock.reports.repeats import repeats_problems
+from invarlock.reports.verification import differences, verify_against_baseline, verify_baseline, verify_report
+
+
+def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | None:
+    """Return a baseline's report that an earlier run left, None when there is none or it does not fit this run."""
+    if not path.is_file():
+        return None
+    try:
+        document: dict[str, Any] = read_json(path)
+        check_schema(document, "baseline_report", where=path.name)
+        wrong = verify_baseline(document)
+        asked = {"meta": setup.meta(), "context": dict(setup.context)}
+        asked["dataset"] = setup.dataset(document["baseline"]["tokenizer_sha256"])
+        wrong += differences({key: document[key] for key in asked}, asked)
+        wrong += [
+            f"draws of run {draw['run']}: other seeds, or no probe"
+            for draw in document["draws"]
+            if draw["seeds"] != setup.seeds(draw["run"]) or (probe and "probe" not in draw)
+        ]
+    except InvarLockError:
+        wrong = ["malformed"]
+    if wrong:
+        set_aside(path)
+        return None
+    return document
+
+
+def kept_report(
+    case: Case, path: Path, setup: Setup, baseline: Mapping[str, Any], baseline_sha256: str, spec: str, repeats: int
+) -> dict[str, Any] | None:
+    """Return a case's report with its probes that an earlier run left, None when there is none or it does not fit.
+
+    Args:
+        case: the case.
+        path: where its report would be.
+        setup: of the model, as it is now.
+        baseline: the baseline's own report.
+        baseline_sha256: ``sha256:<hex>`` of that report's bytes.
+        spec: the edit or fault that the case's subject is made by.
+        repeats: how many repeats are asked for.
+    """
+    if not path.is_file():
+        return None
+    try:
+        data = path.read_bytes()
+        report = parse_json(data, where=path.name)
+        runtime = read_json(path.with_name("runtime.manifest.json"))
+        check_schema(runtime, "runtime_manifest", where="runtime.manifest.json")
+        wrong = verify_report(report)
+        wrong = wrong or list(_mismatches(case, report, setup, baseline_sha256, spec))
+        wrong += verify_against_baseline(report, baseline) if not wrong else []
+        if runtime["report"]["sha256"] != hashlib.sha256(data).hexdigest():
+            wrong.append("not the report that its runtime manifest binds")
+        check_schema(read_json(path.with_name("edit_metadata.json")), "edit_metadata", where="edit_metadata.json")
+        if read_json(path.with_name("evaluate_timing.json")) != report["telemetry"]:
+            wrong.append("not the timing of the report")
+        probes = {name: read_json(path.with_name(file_name(name))) for name in probes_asked(case.scenario.document)}
+        if not wrong:
+            wrong += [line for name, probe in probes.items() for line in probe_problems(name, probe, report, baseline)]
+        if repeats:
+            document = read_json(path.with_name(REPEATS_NAME))
+            wrong += repeats_problems(document, report)
+            wrong += [] if len(document["runs"]) == repeats else ["another number of repeats"]
+    except (InvarLockError, KeyError, TypeError):
+        wrong = ["malformed, or something beside it is missing"]
+    if wrong:
+        set_aside(path)
+        return None
+    return {**report, **probes}
+
+
+def set_aside(path: Path) -> None:
+    """Rename a file that is not used to ``*.stale``; an older one of that name goes."""
+    path.replace(path.with_name(f"{path.name}.stale"))
+
+
+def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sha256: str, spec: str) -> list[str]:
+    """Return where a report was made from other inputs than this run's."""
+    asked = {
+        "meta": {**setup.meta(), "scenario": case.scenario.id, "run": case.run, "seeds": setup.seeds(case.run)},
+        "context": dict(setup.context),
+        "edit.spec": spec,
+        "baseline_ref.report_sha256": baseline_sha256,
+        "policy_provenance.overrides": dict(setup.overrides),
+    }
+    dataset = setup.dataset(report["baseline_ref"]["tokenizer_sha256"])
+    windows = {key: value for key, value in report["dataset"]["windows"].items() if key != "stats"}
+    found = {
+        "meta": report["meta"],
+        "context": report["context"],
+        "edit.spec": report["edit"]["spec"],
+        "baseline_ref.report_sha256": report["baseline_ref"]["report_sha256"],
+        "policy_provenance.overrides": report["policy_provenance"]["overrides"],
+    }
+    return [
+        *differences(found, asked),
+        *differences({**report["dataset"], "windows": windows}, dataset, "dataset"),
+        *_parameter_mismatches(case, report),
+    ]
+
+
+def _parameter_mismatches(case: Case, report: Mapping[str, Any]) -> list[str]:
+    generation = case.scenario.document["generation"]
+    if generation["kind"] != "error":
+        return []
+    wanted = {**generation.get("params", {}), **generation.get("params_by_model", {}).get(case.model.id, {})}
+    used = report["edit"]["parameters"]
+    return [f"edit.parameters.{key}: another" for key, value in wanted.items() if used.get(key) != value]

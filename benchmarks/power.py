@@ -153,7 +153,7 @@ def rewrites(model_id: str) -> dict[Subject, Rewrite | EditSpec]:
     """Return every subject of a model."""
     _, files, _, _, _ = bench(model_id)
     known = matrices(files.model_type, files.shapes)
-    names = random.Random(7).sample(sorted(known), 10)
+    names = random.Random(7).sample(sorted(known), 11)
     bank: dict[Subject, Rewrite | EditSpec] = {}
 
     def add(kind: str, name: str, change: Rewrite | EditSpec, *, harmless: bool = False, seed: int = 0) -> None:
@@ -269,7 +269,7 @@ def interval(hits: int, count: int) -> str:
     z, share = 1.96, hits / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return f"{100 * share:.1f} % ({100 * (centre - half):.1f}–{100 * (centre + half):.1f}), {hits} of {count}"
+    return f"{100 * share:.1f} % ({100 * max(0.0, centre - half):.1f}–{100 * (centre + half):.1f}), {hits} of {count}"
 
 
 def tell(rows: list[dict[str, Any]]) -> None:

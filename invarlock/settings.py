@@ -208,8 +208,8 @@ SETTINGS: tuple[Setting, ...] = (
 
 PAGE_HEAD = """# Settings
 
-An option beats its variable, a variable beats the default. A flag's variable takes `0` or `1`. A run writes what it used, and where each value came
-from, to `state/settings.json` and into its pack's manifest.
+An option beats its variable, a variable beats the default. A flag's variable takes `0` or `1`. A run writes what it
+used, and where each value came from, to `state/settings.json` and into its pack's manifest.
 
 """
 

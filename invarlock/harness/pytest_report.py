@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 # A failure message is a short table; what is longer is a traceback, and its end says what happened.
 MAX_MESSAGE_CHARACTERS = 500
+# The outcome of a case whose worker died and which is run once more.
+RERUN = "rerun"
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w.+@-]+/)+(?=[\w.+@-])")
 # xdist begins a message with its worker's platform and interpreter
@@ -17,10 +20,13 @@ _WORKER = re.compile(r"\[gw\d+\] \S+ -- Python \S+ \S+\s*")
 
 def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> dict[str, Any]:
     """Return ``pytest_report.json`` from the document of pytest-json-report."""
+    tests = [_reduce_test(test, run_directory) for test in report["tests"]]
+    counts = Counter(test["outcome"] for test in tests)
+    selected = {key: report["summary"][key] for key in ("collected", "deselected") if key in report.get("summary", {})}
     return {
         "exitcode": int(report.get("exitcode", -1)),
-        "summary": dict(report.get("summary", {})),
-        "tests": [_reduce_test(test, run_directory) for test in report["tests"]],
+        "summary": {**selected, **dict(sorted(counts.items())), "total": len(tests)},
+        "tests": tests,
     }
 
 
@@ -28,9 +34,14 @@ def _reduce_test(test: Mapping[str, Any], run_directory: Path) -> dict[str, Any]
     # setup, call, teardown; the stage of a case whose worker died is called "???"
     stages = [stage for stage in test.values() if isinstance(stage, Mapping) and "outcome" in stage]
     failed = next((stage for stage in stages if stage.get("outcome") == "failed"), None)
+    outcome = test["outcome"]
+    if outcome == RERUN:
+        # its first worker died; what counts is how it ended on the second
+        rest = [stage["outcome"] for stage in stages if stage["outcome"] != RERUN]
+        outcome = "failed" if "failed" in rest or not rest else "passed"
     return {
         "nodeid": test["nodeid"],
-        "outcome": test["outcome"],
+        "outcome": outcome,
         "seconds": round(sum(stage.get("duration", 0.0) for stage in stages), 3),
         "message": "" if failed is None else _message(failed, run_directory),
     }

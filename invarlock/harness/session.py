@@ -20,6 +20,7 @@ from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError
 from invarlock.harness.finishing import Ending, finish_run
 from invarlock.harness.planning import plan_run
+from invarlock.harness.pytest_report import RERUN
 from invarlock.harness.run import Run, RunDirectory
 from invarlock.harness.selection import CATEGORY_MARKS, DEVICE_MARKS, Catalog, make_catalog
 from invarlock.settings import Settings
@@ -113,6 +114,7 @@ class Controller(SuiteSession):
         distributed = getattr(option, "dist", "no") != "no"
         self._of = self._run(directory.resolve(), max(1, len(option.tx)) if distributed else 1, started)
         self.planned: list[Case] = []
+        self._lost: set[str] = set()
         self.ending: Ending | None = None
         self.nothing_selected = False
         if not option.collectonly and not option.json_report:
@@ -138,6 +140,15 @@ class Controller(SuiteSession):
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
         self._plan(ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+        """Run a case whose worker died once more, on another; a case that kills a second worker fails."""
+        if crashitem in self._lost:
+            return
+        self._lost.add(crashitem)
+        report.outcome = RERUN  # type: ignore[assignment]  # what pytest counts by itself, and not as a failure
+        sched.mark_test_pending(crashitem)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         # with xdist the controller collects nothing, its workers tell it what they found

@@ -30,6 +30,21 @@ def test_seconds_of_all_stages_are_added() -> None:
 
     assert report == {
         "exitcode": 0,
-        "summary": {"passed": 1},
+        "summary": {"passed": 1, "total": 1},
         "tests": [{"nodeid": "n", "outcome": "passed", "seconds": 1.5, "message": ""}],
     }
+
+
+def test_a_case_whose_worker_died_counts_as_it_ended_on_the_second() -> None:
+    lost, ended = {"duration": 0.0, "outcome": "rerun"}, {"duration": 0.5, "outcome": "passed"}
+    broken = {"duration": 0.5, "outcome": "failed", "longrepr": "gate"}
+    tests = [
+        {"nodeid": "a", "outcome": "rerun", "???": lost, "setup": ended, "call": ended},
+        {"nodeid": "b", "outcome": "failed", "???": lost, "setup": ended, "call": broken},
+        {"nodeid": "c", "outcome": "rerun", "???": lost},
+    ]
+
+    report = reduce_pytest_report({"exitcode": 1, "summary": {"rerun": 3}, "tests": tests}, Path("/run"))
+
+    assert [test["outcome"] for test in report["tests"]] == ["passed", "failed", "failed"]
+    assert report["summary"] == {"failed": 2, "passed": 1, "total": 3}

@@ -49,6 +49,9 @@ def edit_record_problems(
     for key in ("deployable_as_hf_checkpoint", "optimized_deployment_backend"):
         if scenario.get(key, metadata[key]) != metadata[key]:
             yield f"{path}: {key}: {metadata[key]}, metadata/scenarios.json says {scenario[key]}"
+    changed = report["invariants"].get("metrics", {}).get("changed_tensors", 0)
+    if edit["label"] != "custom" and changed > coverage["edited_tensors"]:
+        yield f"{path}: coverage.edited_tensors: {coverage['edited_tensors']}, but {changed} tensors differ"
     if coverage["edited_params"] > coverage["total_params"]:
         yield f"{path}: coverage.edited_params: more than there are"
 

@@ -56,6 +56,7 @@ def measure_checkpoint(folder: Path, tokenizer_tokens: int | None) -> Checkpoint
     for name, tensor in _read_tensors(files):
         module = files.modules[name]
         tensors[name] = {
+            "digest": invariants.tensor_digest(tensor),
             "dtype": files.entries[name].dtype,
             "family": module.family,
             "nonfinite": invariants.count_nonfinite(tensor),

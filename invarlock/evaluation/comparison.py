@@ -230,7 +230,7 @@ def _embedding_rows(model: PreTrainedModel) -> int:
 
 
 def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts) -> str | None:
-    judged = derive_invariants({"baseline": baseline.invariants, "subject": subject.invariants})
+    judged = derive_invariants({"baseline": baseline.invariants, "subject": subject.invariants}, None)
     missing = [violation["tensor"] for violation in judged["violations"] if violation["kind"] == "missing"]
     if not missing:
         return None

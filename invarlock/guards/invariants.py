@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,15 @@ CONTRACT: Mapping[str, Any] = {
     "guard": "invariants",
     "reads": "checkpoint",
     "finiteness": "every element of every tensor",
+    "digest": "first 16 hex digits of the sha256 of each tensor's bytes",
     "tie": "by storage (config, stored head) and by value (equal bytes)",
 }
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Return the first 16 hex digits of the sha256 of a tensor's bytes, as they are stored."""
+    data = tensor.contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(data.data).hexdigest()[:16]
 
 
 def count_nonfinite(tensor: torch.Tensor) -> int:

@@ -111,7 +111,7 @@ def _guard_block(guard: str, report: Mapping[str, Any], policy: Mapping[str, Any
         return {"status": "not_evaluated", "passed": None, "reason": "this guard was not run"}
     block = report[guard]
     if guard == "invariants":
-        derived = derive_invariants(block["raw"])
+        derived = derive_invariants(block["raw"], report["edit"])
     elif guard == "spectral":
         derived = derive_spectral(block["raw"], policy["spectral"])
     elif guard == "rmt":

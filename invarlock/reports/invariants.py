@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, Scope, parse_edit_spec
+
 Facts = Mapping[str, Any]
 Violation = dict[str, str]
 
 
-def derive_invariants(raw: Mapping[str, Facts]) -> dict[str, Any]:
+def derive_invariants(raw: Mapping[str, Facts], edit: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return status, metrics and violations of the guard.
 
     Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
-    and a changed tie structure fail; a changed dtype warns.
+    and a changed tie structure fail; so does a tensor that changed though the edit does not take it. A changed dtype
+    warns.
 
     Args:
-        raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: dtype, shape, family, nonfinite),
+        raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
             ``config``, ``tokenizer_tokens``, ``embedding``, ``head``, ``tied_by_storage``, ``tied_by_value``.
+        edit: the report's ``edit``; None, a fault or a custom edit may change anything.
     """
     baseline, subject = raw["baseline"], raw["subject"]
     violations = [
@@ -25,6 +29,7 @@ def derive_invariants(raw: Mapping[str, Facts]) -> dict[str, Any]:
         *_embedding_violations(baseline, subject),
         *_tie_violations(baseline, subject),
         *_config_violations(baseline, subject),
+        *_scope_violations(baseline, subject, edit),
     ]
     severities = {violation["severity"] for violation in violations}
     status = "fail" if "fail" in severities else "warn" if "warn" in severities else "pass"
@@ -33,9 +38,10 @@ def derive_invariants(raw: Mapping[str, Facts]) -> dict[str, Any]:
     metrics = {
         "tensors": len(subject["tensors"]),
         "baseline_tensors": len(baseline["tensors"]),
+        "changed_tensors": len(changed_tensors(baseline, subject)),
         "nonfinite_tensors": len(broken),
         "nonfinite_values": sum(broken),
-        **{kind: kinds.count(kind) for kind in ("missing", "unexpected", "reshaped", "dtype")},
+        **{kind: kinds.count(kind) for kind in ("missing", "unexpected", "reshaped", "dtype", "scope")},
     }
     return {"status": status, "passed": status != "fail", "metrics": metrics, "violations": violations}
 
@@ -104,6 +110,38 @@ def _tie_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
         yield _violation(head, "tie", "the output head is stored on one side only", "warn")
     if subject["tied_by_storage"] and subject["head"] is not None and not subject["tied_by_value"]:
         yield _violation(head, "tie", "config.json ties it, but it is stored with values of its own")
+
+
+def changed_tensors(baseline: Facts, subject: Facts) -> list[str]:
+    """Return the tensors whose bytes differ, or that one side only has."""
+    before, after = baseline["tensors"], subject["tensors"]
+    return [
+        name
+        for name in sorted({*before, *after})
+        if name not in before or name not in after or before[name]["digest"] != after[name]["digest"]
+    ]
+
+
+def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
+    """Yield the tensors that changed though the edit named does not take them."""
+    if edit is None or edit["label"] == "custom" or edit["name"] not in EDIT_NAMES:
+        return
+    spec = parse_edit_spec(edit["spec"])
+    scope = spec.scope if isinstance(spec, EditSpec) else None
+    for name in changed_tensors(baseline, subject):
+        if name not in baseline["tensors"] or name not in subject["tensors"]:
+            continue  # told as missing or unexpected
+        if scope is None:
+            yield _violation(name, "scope", "changed, though nothing was edited")
+        elif not _takes(scope, name, baseline["tensors"][name]):
+            yield _violation(name, "scope", f"changed, though an edit of {scope} does not take it")
+
+
+def _takes(scope: Scope, name: str, tensor: Mapping[str, Any]) -> bool:
+    """Tell whether an edit of that scope takes a tensor: a matrix, or a stack of them, of its families and block."""
+    block = next((int(segment) for segment in name.split(".") if segment.isdigit()), None)
+    families = ("attn", "ffn") if scope.family == "all" else (scope.family,)
+    return len(tensor["shape"]) > 1 and tensor["family"] in families and scope.layer in (None, block)
 
 
 def _config_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:

@@ -218,7 +218,7 @@ def test_a_report_that_is_gone_at_the_end_fails_the_run(run_pytest: Callable[...
     assert verdict["missing"]["by_model"] == {"embedded/mistral-tiny": ["mistral-tiny-inf_injection-run1"]}
 
 
-def test_a_case_whose_worker_dies_fails_the_run_and_the_others_are_done(
+def test_a_case_that_kills_two_workers_fails_the_run_and_the_others_are_done(
     run_pytest: Callable[..., Any], own_suites: Path
 ) -> None:
     with (own_suites / "conftest.py").open("a") as stream:
@@ -233,7 +233,7 @@ def test_a_case_whose_worker_dies_fails_the_run_and_the_others_are_done(
     ran = run_pytest("-k", "mistral and (noop or inf_injection)", "-n", "1", suites=own_suites)
 
     assert ran.status == 1, ran.output
-    assert "mistral-tiny-inf_injection-run1: no report; pytest: failed, worker 'gw0' crashed" in ran.output
+    assert "mistral-tiny-inf_injection-run1: no report; pytest: failed, worker 'gw1' crashed" in ran.output
     assert len(load(ran.directory / "reports" / "final_verdict.json")["records"]) == 1
 
 

@@ -21,7 +21,7 @@ def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
     return {
         "measurement_contract_hash": "0" * 16,
         "tensors": {
-            name: {"dtype": dtype, "shape": shape, "family": family, "nonfinite": nonfinite}
+            name: {"digest": "0" * 16, "dtype": dtype, "shape": shape, "family": family, "nonfinite": nonfinite}
             for name, (dtype, shape, family, nonfinite) in rows.items()
         },
         "config": {"vocab_size": 8, "num_hidden_layers": 1, "tie_word_embeddings": False},
@@ -34,12 +34,12 @@ def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
 
 
 def judged(subject: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
-    block = derive_invariants({"baseline": facts(), "subject": subject})
+    block = derive_invariants({"baseline": facts(), "subject": subject}, None)
     return block["status"], [(row["tensor"], row["kind"]) for row in block["violations"]]
 
 
 def test_a_subject_like_its_baseline_passes_with_nothing_to_say() -> None:
-    block = derive_invariants({"baseline": facts(), "subject": facts()})
+    block = derive_invariants({"baseline": facts(), "subject": facts()}, None)
 
     assert (block["status"], block["passed"], block["violations"]) == ("pass", True, [])
     assert block["metrics"]["tensors"] == 4
@@ -61,10 +61,46 @@ def test_missing_unexpected_and_reshaped_tensors_fail() -> None:
 
 
 def test_a_changed_dtype_warns() -> None:
-    block = derive_invariants({"baseline": facts(), "subject": facts(**{"up.weight": ("F32", [6, 4], "ffn", 0)})})
+    block = derive_invariants({"baseline": facts(), "subject": facts(**{"up.weight": ("F32", [6, 4], "ffn", 0)})}, None)
 
     assert (block["status"], block["passed"]) == ("warn", True)
     assert [row["kind"] for row in block["violations"]] == ["dtype"]
+
+
+def edit(spec: str) -> dict[str, Any]:
+    return {"name": spec.partition(":")[0], "label": spec.partition(":")[0], "spec": spec, "parameters": {}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "changed", "told"),
+    [
+        ("quant_rtn:4:32:ffn", ["layers.0.up.weight"], []),
+        ("quant_rtn:4:32:all", ["layers.0.up.weight", "layers.1.q.weight"], []),
+        ("quant_rtn:4:32:ffn", ["layers.1.q.weight"], ["layers.1.q.weight"]),
+        ("quant_rtn:4:32:ffn", ["layers.0.up.bias"], ["layers.0.up.bias"]),
+        ("lowrank_svd:2:attn@layer=1", ["layers.1.q.weight"], []),
+        ("lowrank_svd:2:attn@layer=0", ["layers.1.q.weight"], ["layers.1.q.weight"]),
+        ("quant_rtn:4:32:all", ["embed.weight", "norm.weight"], ["embed.weight", "norm.weight"]),
+        ("noop", ["norm.weight"], ["norm.weight"]),
+        ("custom", ["embed.weight"], []),
+        ("nan_injection", ["embed.weight"], []),
+    ],
+)
+def test_an_edit_changes_what_it_takes_and_nothing_else(spec: str, changed: list[str], told: list[str]) -> None:
+    more = {
+        "layers.0.up.weight": ("BF16", [6, 4], "ffn", 0),
+        "layers.0.up.bias": ("BF16", [6], "ffn", 0),
+        "layers.1.q.weight": ("BF16", [4, 4], "attn", 0),
+    }
+    baseline, subject = facts(**more), facts(**more)
+    for name in changed:
+        subject["tensors"][name]["digest"] = "1" * 16
+
+    block = derive_invariants({"baseline": baseline, "subject": subject}, edit(spec))
+
+    assert [row["tensor"] for row in block["violations"]] == told
+    assert block["metrics"]["changed_tensors"] == len(changed)
+    assert block["status"] == ("fail" if told else "pass")
 
 
 def test_embedding_rows_are_held_against_config_and_tokenizer() -> None:
@@ -82,7 +118,7 @@ def test_tying_and_untying_fail_and_name_the_head() -> None:
     del tied["tensors"]["head.weight"]
 
     assert judged(tied) == ("fail", [("head.weight", "tie")])
-    back = derive_invariants({"baseline": tied, "subject": facts()})
+    back = derive_invariants({"baseline": tied, "subject": facts()}, None)
     assert (back["status"], [row["kind"] for row in back["violations"]]) == ("fail", ["tie"])
 
 

@@ -190,13 +190,13 @@ def _runtime_manifest(
 ) -> tuple[Mapping[str, Any] | None, list[str]]:
     """Return the ``runtime`` block of the report's runtime manifest, and what is wrong with that file."""
     where = beside(path, layout.RUNTIME_MANIFEST)
+    document, unread = _document(files, where)
+    if document is None:
+        return None, unread
     try:
-        document = files.document(where)
         check_schema(document, "runtime_manifest", where=where)
-    except (MissingFileError, DocumentError) as error:
+    except DocumentError as error:
         return None, [str(error)]
-    except IntegrityError:
-        return None, []
     runtime: Mapping[str, Any] = document["runtime"]
     expected = [
         ("report.sha256", document["report"]["sha256"], digest),
@@ -221,15 +221,26 @@ def _runtime_manifest(
     ]
 
 
+def _document(files: PackFiles, where: str) -> tuple[Any, list[str]]:
+    """Return a document beside a report, None when there is none that can be read, and what is wrong with it.
+
+    Bytes that are not those of their digest are the business of ``files``, and not told twice.
+    """
+    try:
+        document = files.document(where)
+        return document, [f"{where}: null is no document"] if document is None else []
+    except (MissingFileError, DocumentError) as error:
+        return None, [str(error)]
+    except IntegrityError:
+        return None, []
+
+
 def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> list[str]:
     where = beside(path, layout.TIMING)
-    try:
-        same = files.document(where) == report["telemetry"]
-    except (MissingFileError, DocumentError) as error:
-        return [str(error)]
-    except IntegrityError:
-        return []
-    return [] if same else [f"{where}: not the telemetry of the report"]
+    document, wrong = _document(files, where)
+    if document is None or document == report["telemetry"]:
+        return wrong
+    return [f"{where}: not the telemetry of the report"]
 
 
 def _tuned_problems(
@@ -253,14 +264,10 @@ def _edit_metadata(
     files: PackFiles, path: str, report: Mapping[str, Any], plan: Plan
 ) -> tuple[Mapping[str, Any] | None, list[str]]:
     where = beside(path, layout.EDIT_METADATA)
-    try:
-        document = files.document(where)
-    except (MissingFileError, DocumentError) as error:
-        return None, [str(error)]
-    except IntegrityError:
-        return None, []
-    if not plan.scenarios:
-        return document, []
+    document, unread = _document(files, where)
+    # what it says is held against its scenario, and a pack without scenarios claims nothing that follows from it
+    if document is None or not plan.scenarios:
+        return None, unread
     problems = list(edit_record_problems(where, document, report, plan.scenarios.get(report["meta"]["scenario"])))
     return (None, problems) if problems else (document, [])
 
@@ -273,12 +280,9 @@ def _probes(
     wrong: list[str] = []
     for name in () if planned is None else probes_asked(planned.scenario):
         where = beside(path, file_name(name))
-        try:
-            document = files.document(where)
-        except (MissingFileError, DocumentError) as error:
-            wrong.append(str(error))
-            continue
-        except IntegrityError:
+        document, unread = _document(files, where)
+        if document is None:
+            wrong += unread
             continue
         problems = list(probe_problems(name, document, report, None if baseline is None else baseline.document))
         wrong += [f"{path.removesuffix(layout.REPORT_NAME)}{line}" for line in problems]
@@ -292,12 +296,9 @@ def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Ma
     where = beside(path, layout.REPEATS)
     if where not in files.digests:
         return None, []
-    try:
-        document = files.document(where)
-    except DocumentError as error:
-        return None, [str(error)]
-    except IntegrityError:
-        return None, []
+    document, unread = _document(files, where)
+    if document is None:
+        return None, unread
     problems = [f"{path.removesuffix(layout.REPORT_NAME)}{line}" for line in repeats_problems(document, report)]
     return (None, problems) if problems else (document, [])
 

@@ -124,7 +124,7 @@ def changed_tensors(baseline: Facts, subject: Facts) -> list[str]:
 
 def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
     """Yield the tensors that changed though the edit named does not take them."""
-    if edit is None or edit["label"] == "custom" or edit["name"] not in EDIT_NAMES:
+    if edit is None or edit["name"] not in EDIT_NAMES:
         return
     spec = parse_edit_spec(edit["spec"])
     scope = spec.scope if isinstance(spec, EditSpec) else None

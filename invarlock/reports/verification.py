@@ -156,8 +156,14 @@ def shorten(value: Any) -> str:
 
 
 def _edit_problems(edit: Mapping[str, Any]) -> Iterator[str]:
-    """Yield where an edit's name, label and parameters do not follow from its spec."""
+    """Yield where an edit's name, label and parameters do not follow from its spec.
+
+    A custom edit has no spec, and so no edit of ours goes by that label.
+    """
     if edit["label"] == "custom":
+        for key in ("name", "spec"):
+            if edit[key] != "custom":
+                yield f"edit.{key}: {shorten(edit[key])}, derived 'custom'"
         return
     if edit["label"] != edit["name"]:
         yield f"edit.label: {shorten(edit['label'])}, derived {shorten(edit['name'])}"

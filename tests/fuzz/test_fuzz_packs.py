@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,9 @@ def seal_what_can_be(pack: Path, key: SigningKey) -> None:
         seal(pack, key)
 
 
+SHARE = st.floats(0, 1, exclude_max=True)
+
+
 @st.composite
 def edits(draw: st.DrawFn) -> list[tuple[float, int, bytes]]:
     """Draw a few places, how many bytes go there, and what comes instead."""
@@ -126,7 +129,7 @@ def test_bytes_of_a_control_file_that_is_signed_again(fuzzed: Any, real_run: Any
 
 
 @SETTINGS
-@given(choice=st.floats(0, 1, exclude_max=True), places=edits())
+@given(choice=SHARE, places=edits())
 def test_bytes_of_any_file_that_is_sealed_again(fuzzed: Any, real_run: Any, choice: float, places: Any) -> None:
     pack, files = fuzzed
     names = sorted(set(files) - CONTROL_FILES)
@@ -138,17 +141,20 @@ def test_bytes_of_any_file_that_is_sealed_again(fuzzed: Any, real_run: Any, choi
 
 
 @SETTINGS
-@given(choice=st.floats(0, 1, exclude_max=True), where=st.floats(0, 1, exclude_max=True), value=VALUES)
-def test_any_value_of_any_document_that_is_sealed_again(
-    fuzzed: Any, real_run: Any, choice: float, where: float, value: Any
-) -> None:
+@given(changes=st.lists(st.tuples(SHARE, SHARE, VALUES), min_size=1, max_size=3))
+def test_some_values_of_some_documents_that_are_sealed_again(fuzzed: Any, real_run: Any, changes: Any) -> None:
     pack, files = fuzzed
     names = [name for name in sorted(files) if name.endswith(".json") and name != SIGNATURE_NAME]
-    name = names[int(choice * len(names))]
-    document = json.loads(files[name])
-    paths = nodes(document)
-    put(document, paths[int(where * len(paths))], value)
-    with changed(pack, files, name, dump_json(document)):
+    documents: dict[str, Any] = {}
+    for choice, where, value in changes:
+        name = names[int(choice * len(names))]
+        documents.setdefault(name, json.loads(files[name]))
+        # the first place is the document itself
+        paths = [(), *nodes(documents[name])]
+        documents[name] = put(documents[name], paths[int(where * len(paths))], value)
+    with ExitStack() as stack:
+        for name, document in documents.items():
+            stack.enter_context(changed(pack, files, name, dump_json(document)))
         seal_what_can_be(pack, real_run.key)
 
         check(pack)
@@ -159,10 +165,16 @@ def nodes(document: Any) -> list[Path_]:
     return sorted({path[:length] for path in leaves(document) for length in range(1, len(path) + 1)}, key=repr)
 
 
-def put(document: Any, path: Path_, value: Any) -> None:
-    for step in path[:-1]:
-        document = document[step]
-    document[path[-1]] = value
+def put(document: Any, path: Path_, value: Any) -> Any:
+    """Return the document with a value at a place; an earlier change may have taken the place away."""
+    if not path:
+        return value
+    inner = document
+    with suppress(KeyError, IndexError, TypeError):
+        for step in path[:-1]:
+            inner = inner[step]
+        inner[path[-1]] = value
+    return document
 
 
 SIGNER = "sha256:" + "a" * 64

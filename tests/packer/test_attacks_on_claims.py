@@ -171,6 +171,23 @@ def a_deployable_subject_that_is_none(pack: Path) -> None:
     edit_json((pack / REPORT).with_name("edit_metadata.json"), lambda m: m.update(packed_quantized_storage=True))
 
 
+@attack(7, "edit.name: 'magnitude_prune', derived 'custom'", sealed="all")
+def an_edit_of_ours_that_calls_itself_custom(pack: Path) -> None:
+    composed(pack, STRESS, lambda raw: raw["edit"].update(label="custom"))
+    edit_json((pack / STRESS).with_name("edit_metadata.json"), lambda m: m.update(edit_label="custom"))
+
+
+@attack(7, "evaluate_timing.json: null is no document", sealed="all")
+def timings_of_null(pack: Path) -> None:
+    (pack / REPORT).with_name("evaluate_timing.json").write_text("null")
+
+
+@attack(7, "metadata/scenarios.json", sealed="all")
+def edit_metadata_that_are_none_in_a_pack_without_a_plan(pack: Path) -> None:
+    (pack / SCENARIOS).write_text("{}")
+    (pack / REPORT).with_name("edit_metadata.json").write_text("[]")
+
+
 @attack(7, "does not follow from the reports", sealed="all")
 def a_report_in_a_folder_of_no_case(pack: Path) -> None:
     shutil.copytree((pack / REPORT).parent, pack / f"reports/{MODEL}/noop_control/run_7/deeper")

@@ -83,7 +83,12 @@ def _build(subparsers: Subparsers) -> None:
         metavar="FILE",
         help="the baselines' own evaluation.report.json",
     )
-    parser.add_argument("--scenarios", type=Path, required=True, metavar="FILE", help="the run's state/scenarios.json")
+    parser.add_argument(
+        "--scenarios",
+        type=Path,
+        metavar="FILE",
+        help="the effective manifest; default: that of the verdict's run",
+    )
     parser.add_argument("--pytest-report", type=Path, metavar="FILE", help="the run's state/pytest_report.json")
     parser.add_argument("--source-repo", type=Path, metavar="FILE", help="where the source comes from")
     parser.add_argument("--environment", type=Path, metavar="FILE", help="what the run was made with")
@@ -91,9 +96,12 @@ def _build(subparsers: Subparsers) -> None:
         "--material", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="further files to seal"
     )
     parser.add_argument("--readme", type=Path, metavar="FILE", help="your own words, for the end of the README")
-    signing = parser.add_mutually_exclusive_group(required=True)
-    signing.add_argument("--signing-key", type=Path, metavar="FILE", help="private key that signs the manifest")
-    signing.add_argument("--unsigned", action="store_true", help="leave the pack for 'sign', perhaps elsewhere")
+    parser.add_argument(
+        "--signing-key",
+        type=Path,
+        metavar="FILE",
+        help="private key that signs the manifest; without one the pack is left for 'sign', perhaps elsewhere",
+    )
     _add_passphrase(parser)
     parser.set_defaults(command=commands.build)
 

@@ -35,10 +35,12 @@ def build(options: Namespace) -> int:
     from invarlock.packer.build import build_pack
 
     key = None if options.signing_key is None else _signing_key(options)
+    # a run directory has its verdict in reports/ and its manifest in state/
+    run = options.final_verdict.resolve().parent.parent
     content = gather_files(
         reports=options.report,
         baselines=options.baseline,
-        scenarios=options.scenarios,
+        scenarios=options.scenarios or run / "state" / "scenarios.json",
         final_verdict=options.final_verdict,
         pytest_report=options.pytest_report,
         source_repo=options.source_repo,
@@ -48,7 +50,7 @@ def build(options: Namespace) -> int:
     )
     built = build_pack(options.out, content, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     print(f"built {built.path}: verdict {built.verdict}, evidence level {built.evidence_level}")
-    print(f"signer: {built.fingerprint or 'none, the pack is not signed'}")
+    print(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
     return 0
 
 
@@ -88,7 +90,11 @@ def trust_list(options: Namespace) -> int:
 
     from invarlock.packer.trust import read_trust_store
 
-    signers = read_trust_store(_store(options))
+    store = _store(options)
+    if not store.exists() and options.trust_store is None:
+        print("[]" if options.json else f"no signer is trusted: there is no {store}; add one with 'trust add'")
+        return 0
+    signers = read_trust_store(store)
     now = datetime.now(UTC)
     rows = [
         {"fingerprint": signer.fingerprint, "name": signer.name, "refused": signer.refuses(now)} for signer in signers
@@ -98,7 +104,7 @@ def trust_list(options: Namespace) -> int:
         return 0
     for row in rows:
         print(f"{row['fingerprint']}  {printable(str(row['name'] or '-'))}  {row['refused'] or 'trusted'}")
-    print(f"{len(rows)} signers in {_store(options)}")
+    print(f"{len(rows)} signers in {store}")
     return 0
 
 

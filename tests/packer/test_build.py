@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from invarlock.packer.build import build_pack
 from invarlock.packer.verify import VerifyOptions, verify_pack
-from packs import TIME, content, pack_files
+from packs import TIME, content, pack_files, packer
 
 from invarlock.errors import MissingFileError, ReportError, UsageError
 from invarlock.staging import staging_folder
@@ -72,3 +72,14 @@ def test_what_a_killed_builder_left_is_removed_and_what_a_live_one_has_is_kept(r
         assert not dead.exists()
         assert alive.exists()
     assert (tmp_path / "out" / "manifest.json").is_file()
+
+
+def test_a_verdict_that_is_in_no_run_directory_needs_its_manifest_named(run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "elsewhere" / "final_verdict.json"
+    alone.parent.mkdir()
+    alone.write_bytes((run / "reports" / "final_verdict.json").read_bytes())
+
+    done = packer("build", tmp_path / "out", "--final-verdict", alone, "--report", tmp_path / "none.json")
+
+    assert (done.returncode, done.stderr.count("\n"), "scenarios.json: no such file" in done.stderr) == (3, 1, True)
+    assert not (tmp_path / "out").exists()

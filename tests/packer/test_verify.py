@@ -147,9 +147,8 @@ def test_no_command_imports_pytorch(pack: Path, real_run: Any, tmp_path: Path) -
     commands = (
         ("keygen", tmp_path / "mine"),
         ("build", built, "--final-verdict", run / "reports/final_verdict.json", "--report", *reports, "--baseline",
-         *baselines, "--scenarios", state / "scenarios.json", "--pytest-report", state / "pytest_report.json",
-         "--source-repo", state / "source_repo.json", "--environment", state / "environment.json", "--material",
-         f"plan={state / 'plan.json'}", "--unsigned"),
+         *baselines, "--pytest-report", state / "pytest_report.json", "--source-repo", state / "source_repo.json",
+         "--environment", state / "environment.json", "--material", f"plan={state / 'plan.json'}"),
         ("sign", built, "--signing-key", key),
         ("attest", built, "--signing-key", key),
         ("trust", "add", f"{tmp_path / 'mine'}.pub.pem", "--name", "me", "--trust-store", tmp_path / "store.json"),

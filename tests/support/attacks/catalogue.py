@@ -22,6 +22,7 @@ from invarlock.packer.keys import SigningKey
 from packs import seal, sign
 
 Act = Callable[[Path], object]
+ZEROS = "0" * 64
 # What the attacker makes fit after the act: nothing, for want of the maker's key; the manifest and its signature;
 # checksums and references as well.
 Sealed = Literal["no", "manifest", "all"]

@@ -4,24 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-from attacks import Act, Attack, catalogue
 from invarlock.packer.checksums import write_checksums
-from invarlock.packer.keys import fingerprint
 from packs import (
     VERDICT,
     edit_json,
-    messages,
     pack_files,
     sha256,
-    strict,
 )
+
+from attacks.catalogue import ZEROS, Act, Attack, catalogue
 
 ATTACKS: dict[str, Attack] = {}
 attack = catalogue(ATTACKS)
-
-
-ZEROS = "0" * 64
 
 
 def line(text: str) -> Act:
@@ -113,14 +107,3 @@ for case, edit, code, reason in (
     ("whose_subject_is_another_file", lambda m: m["subject"].update(path="README.md"), 7, "subject.path"),
 ):
     ATTACKS[f"a_manifest_{case}"] = Attack(manifest(edit), code, reason, "all")
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_is_refused_with_its_code_and_message(name: str, pack: Path, real_run: Any) -> None:
-    ATTACKS[name].carry_out(pack, real_run.key)
-
-    found = strict(pack, expected_fingerprint=fingerprint(real_run.key.public))
-
-    assert found.code == ATTACKS[name].code, messages(found)
-    assert ATTACKS[name].message in messages(found)
-    assert not found.reports_verified

@@ -1,0 +1,43 @@
+"""Every attack of the catalogue in ``tests/support/attacks``: which exit code a receiver gets, and which message."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attacks import on_claims, on_the_seal, without_the_key
+from attacks.catalogue import Attack
+from invarlock.packer.keys import fingerprint
+from packs import VERDICT, forge, messages, pack_files, strict
+
+from invarlock.jsonio import dump_json
+
+ATTACKS: dict[str, Attack] = {**without_the_key.ATTACKS, **on_the_seal.ATTACKS, **on_claims.ATTACKS}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_refused_with_its_code_and_message(name: str, pack: Path, real_run: Any) -> None:
+    ATTACKS[name].carry_out(pack, real_run.key)
+
+    found = strict(pack, expected_fingerprint=fingerprint(real_run.key.public))
+
+    assert found.code == ATTACKS[name].code, messages(found)
+    assert ATTACKS[name].message in messages(found)
+    assert not found.reports_verified
+
+
+@pytest.mark.parametrize("change", [lambda v: v, lambda v: {**v, "verdict": "FAIL"}])
+def test_a_verdict_with_every_digest_that_follows_made_to_fit(pack: Path, real_run: Any, change: Any) -> None:
+    files = pack_files(pack)
+    data = dump_json(change(json.loads(files[VERDICT])))
+    for path, new in forge(files, VERDICT, data, real_run.key).items():
+        (pack / path).write_bytes(new)
+
+    assert strict(pack).code == (0 if data == files[VERDICT] else 7)
+
+
+def test_no_two_attacks_share_a_name_and_each_has_its_message() -> None:
+    catalogues = (without_the_key.ATTACKS, on_the_seal.ATTACKS, on_claims.ATTACKS)
+
+    assert len(ATTACKS) == sum(map(len, catalogues))
+    assert [name for name, attack in ATTACKS.items() if len(attack.message) < 3] == []

@@ -1,0 +1,1 @@
+"""The attacks on packs, by who makes them."""

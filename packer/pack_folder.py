@@ -14,11 +14,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from invarlock.packer.checksums import check_path
 from invarlock.packer.limits import MAX_FILES, MAX_PACK_BYTES, MAX_PROBLEMS, PIECE_BYTES
@@ -52,6 +52,7 @@ class PackFolder:
     path: Path
     descriptor: int
     read_states: dict[str, FileState] = field(default_factory=dict)
+    _last_folders: dict[int, tuple[str, int]] = field(default_factory=dict, repr=False)
 
     def listing(self) -> Listing:
         """Return all files below; links, devices and unsafe names are problems."""
@@ -76,12 +77,15 @@ class PackFolder:
             MissingFileError: when there is none.
             IntegrityError: when it is no regular file, too large, behind a link, or changes while it is read.
         """
-        with self._open(path) as stream:
-            size = self._state(path, stream)[0]
+        with self._open(path) as descriptor:
+            size = self._state(path, descriptor)[0]
             if size > limit_bytes:
                 raise IntegrityError(f"{path}: {size} bytes, more than the limit of {limit_bytes}")
-            data = stream.read(size + 1)
-            self._check_unchanged(path, stream, len(data))
+            data = os.read(descriptor, size + 1)
+            # a read may return less than is there, and nothing at the end
+            while len(data) <= size and (more := os.read(descriptor, size + 1 - len(data))):
+                data += more
+            self._check_unchanged(path, descriptor, len(data))
         return data
 
     def digest(self, path: str, progress: Progress) -> str:
@@ -92,45 +96,72 @@ class PackFolder:
         Raises:
             MissingFileError, IntegrityError: as ``read``.
         """
-        digest, total, piece = hashlib.sha256(), 0, bytearray(PIECE_BYTES)
-        with self._open(path) as stream:
-            size = self._state(path, stream)[0]
-            while count := stream.readinto(piece):  # type: ignore[attr-defined]
-                digest.update(memoryview(piece)[:count])
+        digest, total = hashlib.sha256(), 0
+        with self._open(path) as descriptor:
+            size = self._state(path, descriptor)[0]
+            piece = memoryview(bytearray(min(size + 1, PIECE_BYTES)))
+            while count := os.readv(descriptor, [piece]):
+                digest.update(piece[:count])
                 total += count
                 progress(count)
                 if total > size:
                     break
-            self._check_unchanged(path, stream, total)
+            self._check_unchanged(path, descriptor, total)
         return digest.hexdigest()
 
     @contextmanager
-    def _open(self, path: str) -> Iterator[BinaryIO]:
+    def _open(self, path: str) -> Iterator[int]:
+        """Yield the descriptor of a file."""
         check_path(path)
-        *folders, name = path.split("/")
-        descriptor = os.dup(self.descriptor)
+        folder, _, name = path.rpartition("/")
         try:
-            for folder in folders:
-                descriptor = _step(descriptor, folder)
-            with os.fdopen(os.open(name, _OPEN_FILE, dir_fd=descriptor), "rb", buffering=0) as stream:
-                yield stream
+            descriptor = os.open(name, _OPEN_FILE, dir_fd=self._open_folder(folder))
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             raise MissingFileError(f"{path}: no such file in the pack") from None
         except OSError as error:
             raise IntegrityError(f"{path}: cannot be read safely ({error.strerror}); links are not followed") from None
-        finally:
-            os.close(descriptor)
 
-    def _state(self, path: str, stream: BinaryIO) -> FileState:
-        status = os.fstat(stream.fileno())
+    def _open_folder(self, path: str) -> int:
+        """Return the descriptor of a folder, opened step by step; each thread keeps that of its last one."""
+        if not path:
+            return self.descriptor
+        thread = threading.get_ident()
+        kept, descriptor = self._last_folders.get(thread, ("", -1))
+        if kept == path:
+            return descriptor
+        inner = os.dup(self.descriptor)
+        for step in path.split("/"):
+            try:
+                following = os.open(step, _OPEN_FOLDER, dir_fd=inner)
+            finally:
+                os.close(inner)
+            inner = following
+        if kept:
+            os.close(descriptor)
+        self._last_folders[thread] = (path, inner)
+        return inner
+
+    def close(self) -> None:
+        """Close the folders that threads have kept open."""
+        while self._last_folders:
+            os.close(self._last_folders.popitem()[1][1])
+
+    def _state(self, path: str, descriptor: int) -> FileState:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IntegrityError(f"{path}: a folder where a file should be")
         if not stat.S_ISREG(status.st_mode):
             raise IntegrityError(f"{path}: a link, device or pipe; a pack holds regular files only")
         self.read_states[path] = _file_state(status)
         return self.read_states[path]
 
-    def _check_unchanged(self, path: str, stream: BinaryIO, count: int) -> None:
+    def _check_unchanged(self, path: str, descriptor: int, count: int) -> None:
         before = self.read_states[path]
-        if count != before[0] or _file_state(os.fstat(stream.fileno())) != before:
+        if count != before[0] or _file_state(os.fstat(descriptor)) != before:
             raise IntegrityError(f"{path}: it changed while it was read")
 
     def _list(self, descriptor: int, prefix: str, listing: Listing) -> None:
@@ -181,18 +212,13 @@ def open_pack(path: Path) -> Iterator[PackFolder]:
         descriptor = os.open(path, _OPEN_FOLDER)
     except OSError as error:
         raise MissingFileError(f"{path}: no evidence pack there ({error.strerror})") from None
+    folder = PackFolder(path, descriptor)
     try:
-        yield PackFolder(path, descriptor)
+        yield folder
     finally:
+        folder.close()
         os.close(descriptor)
 
 
 def _file_state(status: os.stat_result) -> FileState:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-def _step(descriptor: int, folder: str) -> int:
-    """Return the descriptor of an inner folder; the outer one is closed when that worked."""
-    inner = os.open(folder, _OPEN_FOLDER, dir_fd=descriptor)
-    os.close(descriptor)
-    return inner

@@ -170,7 +170,7 @@ def the_manifest_made_a_pipe(pack: Path) -> None:
     os.mkfifo(pack / "manifest.json")
 
 
-@attack(6, f"{REPORT}: cannot be read safely (Is a directory)")
+@attack(6, f"{REPORT}: a folder where a file should be")
 def a_file_made_a_folder(pack: Path) -> None:
     (pack / REPORT).unlink()
     (pack / REPORT).mkdir()

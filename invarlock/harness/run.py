@@ -6,46 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from invarlock.catalog.cases import Case
-from invarlock.catalog.models import Model
 from invarlock.harness.selection import Catalog
+from invarlock.packer.run_directory import RunDirectory
 from invarlock.settings import Settings
-
-
-@dataclass(frozen=True)
-class RunDirectory:
-    """The layout of a run directory."""
-
-    path: Path
-
-    @property
-    def state(self) -> Path:
-        return self.path / "state"
-
-    @property
-    def verdict(self) -> Path:
-        return self.path / "reports" / "final_verdict.json"
-
-    @property
-    def pack(self) -> Path:
-        return self.path / "evidence_pack"
-
-    def baseline_snapshot(self, model: Model) -> Path:
-        return self.path / "models" / model.folder / "baseline"
-
-    def baseline_report(self, model: Model) -> Path:
-        return self.path / model.folder / "baseline" / "evaluation.report.json"
-
-    def subject(self, case: Case) -> Path:
-        prefix = "error_" if case.scenario.category == "error_injection" else ""
-        return self.path / case.model.folder / "models" / f"{prefix}{case.scenario.id}"
-
-    def report(self, case: Case) -> Path:
-        folder = case.report_folder.removeprefix(f"{case.model.folder}/")
-        return self.path / case.model.folder / "reports" / folder / "evaluation.report.json"
-
-    def lock(self, name: str) -> Path:
-        return self.state / "locks" / f"{name}.lock"
 
 
 @dataclass(frozen=True)

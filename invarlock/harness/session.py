@@ -21,8 +21,9 @@ from invarlock.errors import InvarLockError
 from invarlock.harness.finishing import Ending, finish_run
 from invarlock.harness.planning import plan_run
 from invarlock.harness.pytest_report import RERUN
-from invarlock.harness.run import Run, RunDirectory
+from invarlock.harness.run import Run
 from invarlock.harness.selection import CATEGORY_MARKS, DEVICE_MARKS, Catalog, make_catalog
+from invarlock.packer.run_directory import RunDirectory
 from invarlock.settings import Settings
 
 WORKER_KEY = "invarlock"
@@ -171,7 +172,7 @@ class Controller(SuiteSession):
         interrupted = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or bool(
             session.shouldstop or session.shouldfail
         )
-        self.ending = finish_run(self.run, self.planned, report, interrupted=interrupted)
+        self.ending = finish_run(self.run, report, interrupted=interrupted)
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
             with Path(summary).open("a", encoding="utf-8") as stream:

@@ -1,0 +1,55 @@
+"""The layout of a run directory: where a run keeps its state, its reports, and what a pack is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from invarlock.packer import layout
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import Model
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run directory, which need not exist yet."""
+
+    path: Path
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def verdict(self) -> Path:
+        return self.path / "reports" / "final_verdict.json"
+
+    @property
+    def analysis(self) -> Path:
+        return self.path / "analysis"
+
+    @property
+    def pack(self) -> Path:
+        return self.path / "evidence_pack"
+
+    def baseline_snapshot(self, model: Model) -> Path:
+        return self.path / "models" / model.folder / "baseline"
+
+    def baseline_report(self, model: Model) -> Path:
+        return self.source_of(layout.baseline_path(model.folder))
+
+    def subject(self, case: Case) -> Path:
+        prefix = "error_" if case.scenario.category == "error_injection" else ""
+        return self.path / case.model.folder / "models" / f"{prefix}{case.scenario.id}"
+
+    def report(self, case: Case) -> Path:
+        return self.source_of(f"reports/{case.report_folder}/{layout.REPORT_NAME}")
+
+    def lock(self, name: str) -> Path:
+        return self.state / "locks" / f"{name}.lock"
+
+    def source_of(self, pack_path: str) -> Path:
+        """Return where a file of a pack's ``reports/`` or ``baselines/`` lies in the run: below its model."""
+        kind, model, rest = pack_path.split("/", 2)
+        return self.path / model / {"baselines": "baseline"}.get(kind, kind) / rest

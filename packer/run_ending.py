@@ -1,0 +1,150 @@
+"""The end of a run: the verdict from the reports on disk, its summaries, and the evidence pack.
+
+A session ends its own run so, ``merge`` that of many shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer import layout
+from invarlock.packer.assembly import gather_files
+from invarlock.packer.build import BuiltPack, build_pack
+from invarlock.packer.keys import SigningKey
+from invarlock.packer.run_directory import RunDirectory
+
+from invarlock.errors import InvarLockError
+from invarlock.jsonio import parse_json, read_json, write_bytes, write_json
+from invarlock.reports.probes import file_name, probe_problems, probes_asked
+from invarlock.reports.repeats import summarise_repeats
+from invarlock.reports.verification import verify_report
+from invarlock.verdict.compiling import Outcome, Planned, compile_records, judge_report
+from invarlock.verdict.rendering import render_verdict_text
+from invarlock.verdict.summaries import summarise, summarise_seconds
+
+# Settings whose value is a path; a pack has their names only, it names no folder of the machine.
+PATH_SETTINGS = ("output_dir", "pack_dir", "signing_key", "tuned_params_file")
+
+
+@dataclass
+class FoundReports:
+    """The reports of a run that are on disk and verify, by their path in the pack, and what is wrong with the others.
+
+    Of each report only what a verdict takes from it is kept.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    telemetry: list[Mapping[str, Any]] = field(default_factory=list)
+    repeats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundReports:
+    """Return what the reports of some planned cases hold, as far as they are there."""
+    found = FoundReports()
+    for place, planned in plan.items():
+        path = directory.source_of(place)
+        if not path.is_file():
+            continue
+        try:
+            data = path.read_bytes()
+            report = parse_json(data, where=str(path))
+            wrong = verify_report(report)
+            probes = {} if wrong else _read_probes(planned, path)
+            wrong += [line for name, probe in probes.items() for line in probe_problems(name, probe, report, None)]
+            repeats = path.with_name(layout.REPEATS)
+            repeated = read_json(repeats) if repeats.is_file() and not wrong else None
+        except InvarLockError as error:
+            wrong = [str(error)]
+        if wrong:
+            found.problems.append(f"{planned.case_id}: its report does not verify: {wrong[0]}")
+            continue
+        found.files[place] = path
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        found.records[place] = judge_report(planned, {**report, **probes}, digest)
+        found.telemetry.append(report["telemetry"])
+        if repeated is not None:
+            found.repeats[place] = repeated
+    return found
+
+
+def write_results(
+    directory: RunDirectory,
+    manifest: Mapping[str, Any],
+    plan: Mapping[str, Planned],
+    found: FoundReports,
+    outcomes: Sequence[Outcome],
+    finished: str,
+) -> dict[str, Any]:
+    """Compile the verdict of a run, write it with its summaries below ``reports/`` and ``analysis/``, and return it."""
+    verdict = compile_records(manifest, plan, found.records, outcomes, timestamp=finished)
+    folder = directory.verdict.parent
+    write_json(directory.verdict, verdict)
+    write_bytes(folder / "final_verdict.txt", render_verdict_text(verdict).encode("utf-8"))
+    for name, document in summarise(verdict).items():
+        write_json(folder / name, document)
+    write_json(directory.analysis / Path(layout.SECONDS_SUMMARY).name, summarise_seconds(found.telemetry))
+    if found.repeats:
+        write_json(directory.analysis / layout.REPEATS, summarise_repeats(found.repeats))
+    return verdict
+
+
+def verdict_lines(verdict: Mapping[str, Any], found: FoundReports) -> list[str]:
+    """Return what people are told of a run: the verdict, what did not give the same each time, what does not verify."""
+    lines = render_verdict_text(verdict).rstrip("\n").split("\n")
+    for path, row in summarise_repeats(found.repeats)["cases"].items():
+        if not row["identical"]:
+            lines.append(f"not the same each time: {path} (drift up to {row['largest_drift']:.2g})")
+    return [*lines, "", *found.problems]
+
+
+def pack_run(
+    directory: RunDirectory,
+    target: Path,
+    found: FoundReports,
+    key: SigningKey | None,
+    parameters: Mapping[str, Any],
+    finished: str,
+    run_name: str | None = None,
+) -> BuiltPack:
+    """Build, sign and verify the pack of a run whose verdict is written.
+
+    Raises:
+        InvarLockError: when it cannot be built; nothing of it is left then.
+    """
+    state = directory.state
+    models = sorted({layout.model_folder(place) for place in found.files})
+    baselines = [directory.source_of(layout.baseline_path(model)) for model in models]
+    source = state / "source_repo.json"
+    content = gather_files(
+        reports=list(found.files.values()),
+        baselines=[path for path in baselines if path.is_file()],
+        scenarios=state / "scenarios.json",
+        final_verdict=directory.verdict,
+        pytest_report=state / "pytest_report.json",
+        source_repo=source if source.is_file() else None,
+        environment=state / "environment.json",
+        metadata={name: state / name for name in ("tuned_edit_params.json", "model_revisions.json")},
+        parameters=public_parameters(parameters),
+        run_name=run_name or directory.path.name,
+    )
+    return build_pack(target, content, key, finished)
+
+
+def public_parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document of a run's settings for the manifest: a path is reduced to its name."""
+    document = {name: dict(row) for name, row in settings.items()}
+    for name in PATH_SETTINGS:
+        value = document.get(name, {}).get("value")
+        if value is not None:
+            document[name]["value"] = Path(value).name
+    return document
+
+
+def _read_probes(planned: Planned, report: Path) -> dict[str, dict[str, Any]]:
+    return {name: read_json(report.with_name(file_name(name))) for name in probes_asked(planned.scenario)}

@@ -2,24 +2,40 @@
 
 python benchmarks/interval_coverage.py [--trials 2000]
 
-Losses differ as they do between a model and its edit: by window skewed, heavy-tailed, or more where windows are short.
-Token counts are unequal. The true value is E[t * delta] / E[t].
+Simulated differences are normal, skewed, heavy-tailed, or larger where windows are short. Real ones are those of an
+edit of an embedded model on 900 windows, from which each trial draws with replacement. Token counts are unequal. The
+true value is E[t * delta] / E[t].
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
+from invarlock.catalog.models import read_models
+from invarlock.checkpoints.snapshots import make_snapshot
+from invarlock.edits.application import apply_edits
+from invarlock.evaluation.comparison import WindowPlan, draw_runs
+from invarlock.evaluation.models import Placement, load_model
+from invarlock.evaluation.scoring import score_windows
+from invarlock.evaluation.text import read_embedded_text
 from invarlock.reports.statistics import bca_interval
 
 Floats = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], tuple[Floats, npt.NDArray[np.int64]]]
 LARGE = 2_000_000
+SUITES = Path(__file__).parents[1] / "suites"
+MODELS = ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny")
+EDITS = ("quant_rtn:4:32:ffn", "magnitude_prune:0.3:all", "quant_rtn:2:32:all")
+REAL_WINDOWS = 900
 ALPHA, REPLICATES = 0.05, 1200
 
 
@@ -48,11 +64,50 @@ def short_windows_differ_more(rng: np.random.Generator, count: int) -> tuple[Flo
 SHAPES: tuple[Draw, ...] = (normal, skewed, heavy, short_windows_differ_more)
 
 
-def covered(shape: Draw, windows: int, trials: int) -> int:
+def real() -> Iterator[tuple[str, Draw, float]]:
+    """Yield the differences of each edit of each embedded model: what they are of, how to draw them, the true value."""
+    models = read_models(SUITES / "models.toml")
+    text = models.suites["smoke"].text
+    assert text is not None
+    source = read_embedded_text(SUITES / text.source, text.sha256)
+    plan, placement = WindowPlan(text.seq_len, 1, REAL_WINDOWS, 0, 16), Placement("cpu")
+    for model in map(models.models.__getitem__, MODELS):
+        assert model.path is not None
+        assert model.tokenizer_path is not None
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "baseline"
+            make_snapshot(SUITES / model.path, SUITES / model.tokenizer_path, folder, model.revision)
+            windows = draw_runs(folder, source, plan, [1])[1].final.tokens
+            baseline = score_windows(load_model(folder, placement), windows, 16).losses
+            for edit in EDITS:
+                spec = parse_edit_spec(edit)
+                assert isinstance(spec, EditSpec)
+                apply_edits(folder, {Path(name) / "subject": spec})
+                subject = score_windows(load_model(Path(name) / "subject", placement), windows, 16).losses
+                shutil.rmtree(Path(name) / "subject")
+                yield f"{model.id.partition('/')[2]} {edit}", *redrawn(np.array(subject) - np.array(baseline))
+
+
+def redrawn(deltas: Floats) -> tuple[Draw, float]:
+    """Return how to draw from a population of differences, each window with a fixed count of tokens, and its mean."""
+    weights = tokens(np.random.Generator(np.random.PCG64(1)), len(deltas))
+
+    def draw(rng: np.random.Generator, count: int) -> tuple[Floats, npt.NDArray[np.int64]]:
+        chosen = rng.integers(0, len(deltas), count)
+        return deltas[chosen], weights[chosen]
+
+    return draw, float((deltas * weights).sum() / weights.sum())
+
+
+def expected(shape: Draw) -> float:
+    """Return the true value of simulated differences, to three digits more than an interval is wide."""
+    deltas, weights = shape(np.random.Generator(np.random.PCG64(20261124)), LARGE)
+    return float((deltas * weights).sum() / weights.sum())
+
+
+def covered(shape: Draw, truth: float, windows: int, trials: int) -> int:
     """Return in how many trials the interval held the true value."""
-    rng = np.random.Generator(np.random.PCG64(20261124))
-    deltas, weights = shape(rng, LARGE)
-    truth = float((deltas * weights).sum() / weights.sum())
+    rng = np.random.Generator(np.random.PCG64(20261125))
     hits = 0
     for trial in range(trials):
         deltas, weights = shape(rng, windows)
@@ -67,13 +122,11 @@ def main() -> None:
     trials = parser.parse_args().trials
     print(f"{REPLICATES} replicates, {trials} trials, alpha {ALPHA}")
     print("| differences | windows | coverage | standard error |\n| --- | --- | --- | --- |")
-    for shape in SHAPES:
+    simulated = ((shape.__name__.replace("_", " "), shape, expected(shape)) for shape in SHAPES)
+    for name, shape, truth in (*simulated, *real()):
         for windows in (32, 64, 200):
-            share = covered(shape, windows, trials) / trials
-            print(
-                f"| {shape.__name__.replace('_', ' ')} | {windows} | {share:.3f} | "
-                f"{math.sqrt(share * (1 - share) / trials):.3f} |"
-            )
+            share = covered(shape, truth, windows, trials) / trials
+            print(f"| {name} | {windows} | {share:.3f} | {math.sqrt(share * (1 - share) / trials):.3f} |", flush=True)
 
 
 if __name__ == "__main__":

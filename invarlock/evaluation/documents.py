@@ -71,7 +71,7 @@ class Edited:
 
 
 def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
-    """Return the report of a baseline: its raw measurements.
+    """Return the report of a baseline: its raw measurements, and no times: the same measurements are the same bytes.
 
     Raises:
         DocumentError: when it would not hold to its schema.
@@ -96,7 +96,6 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
         "spectral": {"raw": baseline.facts.spectral, "measurement_contract": dict(spectral.CONTRACT)},
         "rmt": {"measurement_contract": dict(rmt.CONTRACT)},
         "variance": {"measurement_contract": dict(variance.CONTRACT)},
-        "telemetry": _telemetry(baseline.seconds),
     }
     document["run_id"] = baseline_run_id(document)
     check_schema(document, "baseline_report", where="baseline report")
@@ -165,7 +164,7 @@ def report_document(
             "preset_sha256": None,
             "overrides": dict(setup.overrides),
         },
-        "telemetry": _telemetry(seconds),
+        "telemetry": telemetry(seconds),
     }
     report = compose(raw)
     check_schema(report, "evaluation_report", where="report")
@@ -204,5 +203,6 @@ def _losses(scores: Scores | None) -> list[float | None] | None:
     return None if scores is None else list(scores.losses)
 
 
-def _telemetry(seconds: Mapping[str, float]) -> dict[str, float]:
+def telemetry(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return seconds a stage as documents say them."""
     return {f"{stage}_seconds": round(value, 6) for stage, value in seconds.items()}

@@ -39,6 +39,7 @@ from invarlock.evaluation.documents import (
     probe_document,
     reference,
     report_document,
+    telemetry,
 )
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText, read_embedded_text
@@ -161,8 +162,8 @@ class Bench:
         runs = {case.run for case in self.run.catalog.cases if case.model == model}
         draws = {run: self._draw(model, run) for run in sorted(runs)}
         baseline = measure_baseline(snapshot, draws, self.plan, self.placement, probe=self._is_probed(model))
-        document = baseline_document(self._setup(model), baseline)
-        write_json(path, document)
+        write_json(path.with_name("evaluate_timing.json"), telemetry(baseline.seconds))
+        write_json(path, baseline_document(self._setup(model), baseline))
 
     def _is_probed(self, model: Model) -> bool:
         """Tell whether a case of this run reads a probe of the model."""

@@ -19,8 +19,11 @@ _WORKER = re.compile(r"\[gw\d+\] \S+ -- Python \S+ \S+\s*")
 
 
 def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> dict[str, Any]:
-    """Return ``pytest_report.json`` from the document of pytest-json-report."""
-    tests = [_reduce_test(test, run_directory) for test in report["tests"]]
+    """Return ``pytest_report.json`` from the document of pytest-json-report.
+
+    Tests are sorted: which worker was done first says nothing.
+    """
+    tests = sorted((_reduce_test(test, run_directory) for test in report["tests"]), key=lambda test: test["nodeid"])
     counts = Counter(test["outcome"] for test in tests)
     selected = {key: report["summary"][key] for key in ("collected", "deselected") if key in report.get("summary", {})}
     return {

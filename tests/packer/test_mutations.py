@@ -34,7 +34,6 @@ FREE = {
     ("manifest.json", "invocation.parameters.*"): "settings that no report shows, and where each came from",
     ("manifest.json", "run_dir"): "a name",
     ("results/final_verdict.json", "timestamp"): "time",
-    ("baselines/*", "telemetry.*"): "time",
     ("reports/*/evaluation.report.json", "scoring.batch_size"): "raw: how many windows were scored at a time",
     ("reports/*/evaluation.report.json", "spectral.raw.subject.modules.*.residual"): "raw: how far sigma has converged",
     ("reports/*/evaluation.report.json", "invariants.raw.subject.tensors.*.digest"): (

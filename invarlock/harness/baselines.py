@@ -1,0 +1,154 @@
+"""Baselines of a run: their snapshots, their reports and their windows.
+
+What all workers share (a model's snapshot and its baseline report) is made by whoever comes first, under a lock; the
+others read it. What a worker has read, it keeps: the text, the draws, the parsed report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from invarlock.catalog.models import Model, Text
+from invarlock.checkpoints.snapshots import make_snapshot
+from invarlock.errors import UsageError
+from invarlock.evaluation.comparison import WindowPlan, draw_runs, measure_baseline
+from invarlock.evaluation.documents import Setup, baseline_document, telemetry
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text import SourceText, read_embedded_text
+from invarlock.evaluation.windows import Draw
+from invarlock.harness.resuming import kept_baseline
+from invarlock.harness.run import Run
+from invarlock.jsonio import check_schema, parse_json, read_json, write_json
+from invarlock.reports.policy import profile_windows
+from invarlock.reports.probes import probes_asked
+
+# The slowest baseline of the full suite takes minutes; a lock held this long belongs to a worker that hangs.
+LOCK_TIMEOUT_SECONDS = 6 * 3600.0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A model's snapshot, its own report, and ``sha256:<hex>`` of that report's bytes."""
+
+    snapshot: Path
+    document: dict[str, Any]
+    report_sha256: str
+
+
+class Baselines:
+    """What a worker has of the baselines of its run."""
+
+    def __init__(self, run: Run, placement: Placement) -> None:
+        self.run = run
+        self.placement = placement
+        self.plan = window_plan(run)
+        self._text: SourceText | None = None
+        self._tokens: dict[str, dict[int, Draw]] = {}
+        self._read: dict[str, Baseline] = {}
+
+    @property
+    def text(self) -> SourceText:
+        if self._text is None:
+            source = suite_text(self.run)
+            self._text = read_embedded_text(self.run.suites_folder / source.source, source.sha256)
+        return self._text
+
+    def baseline(self, model: Model) -> Baseline:
+        """Return the baseline of a model, made by the first worker that needs it.
+
+        Raises:
+            InvarLockError: when its snapshot is not the one pinned, or it cannot be measured.
+        """
+        if model.id not in self._read:
+            self._read[model.id] = self._shared(model)
+        return self._read[model.id]
+
+    def draw(self, model: Model, run: int) -> Draw:
+        """Return the windows of a run; those of all runs of a model are drawn at once, its text tokenised once."""
+        if model.id not in self._tokens:
+            runs = {case.run for case in self.run.catalog.cases if case.model == model}
+            snapshot = self.run.directory.baseline_snapshot(model)
+            self._tokens[model.id] = draw_runs(snapshot, self.text, self.plan, sorted(runs))
+        return self._tokens[model.id][run]
+
+    def setup(self, model: Model) -> Setup:
+        """Return what every document of a model says."""
+        settings = self.run.settings
+        context = {
+            "suite": self.run.catalog.suite,
+            "profile": settings["profile"],
+            "tier": settings["tier"],
+            "determinism": settings["determinism"],
+            "execution_mode": "host-bypass",
+        }
+        return Setup(model.id, model.revision, context, self.placement, self.plan, self.text)
+
+    def _shared(self, model: Model) -> Baseline:
+        directory = self.run.directory
+        snapshot, path = directory.baseline_snapshot(model), directory.baseline_report(model)
+        lock = directory.lock(f"baseline_{model.folder}")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock, timeout=LOCK_TIMEOUT_SECONDS):
+            if self.run.settings["resume"]:
+                # what an earlier run left is looked at once by each worker
+                self._make_snapshot(model, snapshot)
+                kept_baseline(path, self.setup(model), probe=self._is_probed(model))
+            if not path.is_file():
+                self._make_snapshot(model, snapshot)
+                self._measure(model, snapshot, path)
+        data = path.read_bytes()
+        document: dict[str, Any] = parse_json(data, where=str(path))
+        check_schema(document, "baseline_report", where=str(path))
+        return Baseline(snapshot, document, f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+    def _make_snapshot(self, model: Model, snapshot: Path) -> None:
+        if model.path is None:
+            raise UsageError(f"{model.id}: models without a path cannot be obtained by this version")
+        folder = self.run.suites_folder
+        tokenizer = None if model.tokenizer_path is None else folder / model.tokenizer_path
+        make_snapshot(folder / model.path, tokenizer, snapshot, model.revision)
+
+    def _measure(self, model: Model, snapshot: Path, path: Path) -> None:
+        runs = {case.run for case in self.run.catalog.cases if case.model == model}
+        draws = {run: self.draw(model, run) for run in sorted(runs)}
+        measured = measure_baseline(snapshot, draws, self.plan, self.placement, probe=self._is_probed(model))
+        write_json(path.with_name("evaluate_timing.json"), telemetry(measured.seconds))
+        write_json(path, baseline_document(self.setup(model), measured))
+
+    def _is_probed(self, model: Model) -> bool:
+        """Tell whether a case of this run reads a probe of the model."""
+        manifest = read_json(self.run.directory.state / "scenarios.json")
+        probed = {row["id"] for row in manifest["scenarios"] if probes_asked(row)}
+        return any(row["scenario"] in probed for row in manifest["selection"]["cases"] if row["model"] == model.id)
+
+
+def suite_text(run: Run) -> Text:
+    """Return the text that a run's suite is scored on.
+
+    Raises:
+        UsageError: when the suite names none.
+    """
+    suite = run.catalog.models.suites[run.catalog.suite]
+    if suite.text is None:
+        raise UsageError(f"suite {suite.name!r} names no text; add a [suite.text] table to models.toml")
+    return suite.text
+
+
+def window_plan(run: Run) -> WindowPlan:
+    """Return how much text is scored: settings beat the suite's numbers, those beat the profile's."""
+    text, settings = suite_text(run), run.settings
+    preview, final = text.preview_windows, text.final_windows
+    if settings.sources["profile"] != "default":
+        preview, final = profile_windows(settings["profile"])
+    return WindowPlan(
+        seq_len=settings["seq_len"] or text.seq_len,
+        preview=settings["preview_windows"] or preview,
+        final=settings["final_windows"] or final,
+        seed=settings["window_seed"],
+        batch_size=settings["eval_batch"],
+    )

@@ -1,0 +1,90 @@
+"""The files of a case: its report, the sidecars beside it, and the manifest that binds them and is written last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from invarlock.catalog.cases import Case
+from invarlock.evaluation.comparison import Measured
+from invarlock.evaluation.documents import Edited, Setup, probe_document, report_document
+from invarlock.evaluation.windows import Draw
+from invarlock.harness.baselines import Baseline
+from invarlock.harness.subjects import Made
+from invarlock.jsonio import dump_json, write_bytes, write_json
+from invarlock.reports.probes import file_name, probes_asked
+from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
+from invarlock.reports.repeats import repeats_document
+from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
+
+
+def write_case(
+    path: Path,
+    case: Case,
+    setup: Setup,
+    baseline: Baseline,
+    draw: Draw,
+    made: Made,
+    measured: Measured,
+    again: Sequence[Measured],
+) -> dict[str, Any]:
+    """Write a case's report and what belongs beside it, and return the report with its probes.
+
+    Args:
+        path: the report's place.
+        case: the case.
+        setup: of its model.
+        baseline: what the subject was held against.
+        draw: its windows.
+        made: what the subject was made by.
+        measured: of the subject.
+        again: its repeats.
+
+    Raises:
+        DocumentError: when a document would not hold to its schema.
+    """
+    report, *repeats = (
+        report_document(
+            setup,
+            baseline.document,
+            baseline.report_sha256,
+            case.scenario.id,
+            case.run,
+            Edited(made.name, made.label, made.spec, made.parameters),
+            draw,
+            one,
+            made.seconds,
+        )
+        for one in (measured, *again)
+    )
+    if repeats:
+        write_json(path.with_name(REPEATS_NAME), repeats_document(report, repeats))
+    data = dump_json(report)
+    probes = {
+        name: probe_document(name, baseline.document, measured, report) for name in probes_asked(case.scenario.document)
+    }
+    for name, document in probes.items():
+        write_json(path.with_name(file_name(name)), document)
+    write_json(
+        path.with_name("edit_metadata.json"),
+        edit_metadata(
+            scenario=case.scenario.document,
+            edit_type=made.name,
+            label=made.label,
+            scope=made.scope,
+            parameters=made.parameters,
+            edited_tensors=made.edited_tensors,
+            edited_params=made.edited_params,
+            total_params=made.total_params,
+            subject_digest=measured.digest,
+            baseline_digest=baseline.document["baseline"]["digest"],
+        ),
+    )
+    write_json(path.with_name("evaluate_timing.json"), report["telemetry"])
+    write_bytes(path, data)
+    written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    place = PurePosixPath("reports") / case.report_folder / REPORT_NAME
+    write_json(path.with_name("runtime.manifest.json"), runtime_manifest(data, place, report["context"], written))
+    return {**report, **probes}

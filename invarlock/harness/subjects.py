@@ -1,0 +1,82 @@
+"""Making the subject of a case from the baseline's snapshot: by an edit, or by a fault."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration
+from invarlock.catalog.tuned_params import TunedParams
+from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.edits.application import apply_edits
+from invarlock.errors import UsageError
+from invarlock.faults.injection import inject_fault
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a subject was made by: for its report and its ``edit_metadata.json``."""
+
+    name: str
+    label: str
+    spec: str
+    scope: str | None
+    parameters: Mapping[str, Any]
+    edited_tensors: int
+    edited_params: int
+    total_params: int
+    seconds: float
+
+
+def subject_spec(case: Case, tuned: TunedParams) -> str:
+    """Return what a case's subject is made by, as its report says it."""
+    generation = case.scenario.generation
+    if isinstance(generation, EditGeneration):
+        return str(tuned.resolve(generation.for_model(case.model.id), case.model.id))
+    return generation.backend if isinstance(generation, DeployableGeneration) else generation.error_type
+
+
+def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path) -> Made:
+    """Make a case's subject in a new folder, whole or not at all.
+
+    Raises:
+        EditError: when the edit or fault cannot be applied to the model.
+        CheckpointError: when the disk refuses.
+        UsageError: when this version cannot make such a subject.
+    """
+    started = time.perf_counter()
+    generation = case.scenario.generation
+    if isinstance(generation, EditGeneration):
+        spec = tuned.resolve(generation.for_model(case.model.id), case.model.id)
+        edited = apply_edits(snapshot, {subject: spec})[subject]
+        return Made(
+            name=spec.edit,
+            label=spec.edit,
+            spec=str(spec),
+            scope=None if spec.scope is None else str(spec.scope),
+            parameters=spec.parameters,
+            edited_tensors=edited.edited_tensors,
+            edited_params=edited.edited_params,
+            total_params=edited.total_params,
+            seconds=time.perf_counter() - started,
+        )
+    if isinstance(generation, DeployableGeneration):
+        raise UsageError(f"{case.scenario.id}: deployable subjects cannot be made by this version")
+    fault = inject_fault(generation.error_type, snapshot, subject, generation.for_model(case.model.id))
+    before, after = read_checkpoint(snapshot), read_checkpoint(subject).entries
+    changed = [after.get(name) or before.entries[name] for name in fault.changed_tensors]
+    return Made(
+        name=fault.error_type,
+        label=fault.error_type,
+        spec=fault.error_type,
+        scope=None,
+        parameters=fault.parameters_used,
+        edited_tensors=len(fault.changed_tensors),
+        edited_params=sum(entry.elements for entry in changed),
+        total_params=before.total_parameters,
+        seconds=time.perf_counter() - started,
+    )

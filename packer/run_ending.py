@@ -22,12 +22,10 @@ from invarlock.jsonio import parse_json, read_json, write_bytes, write_json
 from invarlock.reports.probes import file_name, probe_problems, probes_asked
 from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import verify_report
+from invarlock.settings import public_settings
 from invarlock.verdict.compiling import Outcome, Planned, compile_records, judge_report
 from invarlock.verdict.rendering import render_verdict_text
 from invarlock.verdict.summaries import summarise, summarise_seconds
-
-# Settings whose value is a path; a pack has their names only, it names no folder of the machine.
-PATH_SETTINGS = ("output_dir", "pack_dir", "signing_key", "tuned_params_file")
 
 
 @dataclass
@@ -130,20 +128,10 @@ def pack_run(
         source_repo=source if source.is_file() else None,
         environment=state / "environment.json",
         metadata={name: state / name for name in ("tuned_edit_params.json", "model_revisions.json")},
-        parameters=public_parameters(parameters),
+        parameters=public_settings(parameters),
         run_name=run_name or directory.path.name,
     )
     return build_pack(target, content, key, finished)
-
-
-def public_parameters(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of a run's settings for the manifest: a path is reduced to its name."""
-    document = {name: dict(row) for name, row in settings.items()}
-    for name in PATH_SETTINGS:
-        value = document.get(name, {}).get("value")
-        if value is not None:
-            document[name]["value"] = Path(value).name
-    return document
 
 
 def _read_probes(planned: Planned, report: Path) -> dict[str, dict[str, Any]]:

@@ -23,12 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         if setting.option is None:
             continue
         variables = f" [{', '.join(setting.variables)}]" if setting.variables else ""
-        destination, text = f"invarlock_{setting.name}", setting.help + variables
+        # argparse takes % for a placeholder
+        text = (setting.help + variables).replace("%", "%%")
+        destination = f"invarlock_{setting.name}"
         if setting.flag:
             group.addoption(setting.option, action="store_true", default=False, dest=destination, help=text)
         else:
             name = setting.option.removeprefix("--").replace("-", "_").upper()
-            group.addoption(setting.option, default=None, dest=destination, metavar=name, help=text)
+            action = "append" if setting.many else "store"
+            group.addoption(setting.option, action=action, default=None, dest=destination, metavar=name, help=text)
 
 
 @pytest.hookimpl(tryfirst=True)

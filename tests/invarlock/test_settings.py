@@ -1,9 +1,20 @@
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from invarlock.errors import UsageError
-from invarlock.settings import SETTINGS, resolve_settings, settings_page
+from invarlock.settings import (
+    SETTINGS,
+    Setting,
+    public_settings,
+    readers,
+    resolve_settings,
+    resolving,
+    settings_page,
+)
 
 
 def test_an_option_beats_its_variable_and_a_variable_the_default() -> None:
@@ -37,16 +48,112 @@ def test_all_wrong_values_are_told_at_once_with_what_is_allowed() -> None:
 
     assert str(caught.value) == (
         "--tier: 'strict' is not allowed, it takes one of balanced, conservative, aggressive; "
-        "PACK_SIGN_MANIFEST: 'yes' is not allowed, it takes 0 or 1; "
-        "INVARLOCK_SEQ_LEN: 'one' is not allowed, it takes a whole number from 2 to 1048576"
+        "INVARLOCK_SEQ_LEN: 'one' is not allowed, it takes a whole number from 2 to 1048576; "
+        "PACK_SIGN_MANIFEST: 'yes' is not allowed, it takes 0 or 1"
     )
 
 
-def test_settings_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(UsageError, match="--unsigned and --signing-key exclude each other"):
-        resolve_settings({"unsigned": True, "signing_key": "k.pem"}, {})
-    with pytest.raises(UsageError, match="--no-pack and --pack-dir exclude each other"):
-        resolve_settings({"no_pack": True, "pack_dir": "p"}, {})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unsigned": True, "signing_key": "k.pem"}, "--unsigned and --signing-key exclude each other; drop one"),
+        ({"no_pack": True, "pack_dir": "p"}, "--no-pack and --pack-dir exclude each other; drop one"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_settings(options, {})
+
+    assert str(caught.value) == message
+
+
+def test_a_release_review_takes_what_it_needs_and_refuses_what_it_cannot_do_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resolving, "SETTINGS", tuple(replace(row, not_yet=None) for row in SETTINGS))
+
+    taken = resolve_settings({"release_review": True}, {})
+
+    asked = ("profile", "report_assurance", "defer_rendering")
+    assert [(taken[name], taken.sources[name]) for name in asked] == [
+        ("ci", "default"),
+        ("strict", "default"),
+        (True, "default"),
+    ]
+    with pytest.raises(UsageError) as caught:
+        resolve_settings(
+            {"release_review": True, "unsigned": True},
+            {"PACK_VERIFY_PROFILE": "dev", "PACK_REPORT_ASSURANCE": "off"},
+        )
+    assert str(caught.value) == (
+        "--release-review and --unsigned exclude each other; drop one; "
+        "--release-review needs --profile ci or release, not dev; drop --profile, it takes ci then; "
+        "--release-review needs --report-assurance strict; drop --report-assurance, it is strict then"
+    )
+
+
+def test_what_a_version_lacks_is_refused_and_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Setting("speed", "how fast", "slow", readers.text, "--speed", ("SPEED",), not_yet="speeds")
+    monkeypatch.setattr(resolving, "SETTINGS", (*SETTINGS, row))
+
+    assert resolve_settings({"speed": "slow"}, {})["speed"] == "slow"
+    with pytest.raises(UsageError) as caught:
+        resolve_settings({}, {"SPEED": "fast"})
+    assert str(caught.value) == "SPEED: this version has no speeds yet; leave it out"
+
+
+def test_a_default_that_follows_from_the_suite_stays_a_default() -> None:
+    settings = resolve_settings({}, {"INVARLOCK_SEQ_LEN": "64"}).with_defaults({"clean_runs": 1, "seq_len": 128})
+
+    assert (settings["clean_runs"], settings.sources["clean_runs"]) == (1, "default")
+    assert (settings["seq_len"], settings.sources["seq_len"]) == (64, "variable")
+
+
+def test_a_manifest_names_no_folder_of_the_machine() -> None:
+    settings = resolve_settings({"output_dir": "/data/jane/run"}, {"HF_HOME": "/home/jane", "PACK_DIR": "../pack"})
+
+    public = public_settings(settings.document())
+
+    assert settings.document()["output_dir"] == {"value": "/data/jane/run", "source": "option"}
+    assert public["output_dir"] == {"value": "run", "source": "option"}
+    assert public["pack_dir"] == {"value": "pack", "source": "variable"}
+    assert "jane" not in str(public)
+
+
+@pytest.mark.parametrize(
+    ("reader", "given", "value"),
+    [
+        (readers.seconds, "90", 90),
+        (readers.seconds, "15m", 900),
+        (readers.seconds, "6h", 21600),
+        (readers.shard, "2/3", (2, 3)),
+        (readers.gigabytes, "0.5", 0.5),
+        (readers.some_of("a", "b"), "b, a", ("b", "a")),
+        (readers.host_execution, "1", "host"),
+        (readers.host_execution, "0", None),
+    ],
+)
+def test_text_is_read_as_its_kind(reader: Callable[[str], Any], given: str, value: object) -> None:
+    assert reader(given) == value
+
+
+@pytest.mark.parametrize(
+    ("reader", "given"),
+    [
+        (readers.seconds, "0"),
+        (readers.seconds, "6 h"),
+        (readers.shard, "0/3"),
+        (readers.shard, "4/3"),
+        (readers.gigabytes, "-1"),
+        (readers.gigabytes, "nan"),
+        (readers.whole(0, 9), "٣"),
+        (readers.some_of("a", "b"), "a,a"),
+        (readers.some_of("a", "b"), "c"),
+    ],
+)
+def test_text_of_another_kind_is_refused(reader: Callable[[str], Any], given: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        reader(given)
 
 
 def test_scenario_ids_are_names_separated_by_commas() -> None:
@@ -54,6 +161,87 @@ def test_scenario_ids_are_names_separated_by_commas() -> None:
 
     assert settings["scenario_ids"] == ("nan_injection", "prune_clean")
     assert settings.document()["scenario_ids"] == {"value": ["nan_injection", "prune_clean"], "source": "option"}
+
+
+# What the harness promises: option or variable, and its default.
+PROMISED: dict[str, Any] = {
+    "--output-dir": None,
+    "PACK_OUTPUT_DIR": None,
+    "OUTPUT_DIR": None,
+    "--net": False,
+    "PACK_NET": False,
+    "--resume": False,
+    "RESUME_MODE": False,
+    "--suite-mode": "full",
+    "PACK_SUITE_MODE": "full",
+    "--scenario-ids": None,
+    "PACK_SCENARIO_IDS": None,
+    "--determinism": "throughput",
+    "PACK_DETERMINISM": "throughput",
+    "--repeats": 0,
+    "PACK_REPEATS": 0,
+    "--tier": "balanced",
+    "INVARLOCK_TIER": "balanced",
+    "--profile": "dev",
+    "PACK_VERIFY_PROFILE": "dev",
+    "--execution-mode": None,
+    "INVARLOCK_ALLOW_HOST_EXECUTION": None,
+    "--no-pack": False,
+    "--pack-dir": None,
+    "PACK_DIR": None,
+    "--signing-key": None,
+    "PACK_SIGNING_KEY": None,
+    "--unsigned": False,
+    "PACK_SIGN_MANIFEST": False,
+    "--release-review": False,
+    "PACK_RELEASE_REVIEW": False,
+    "--report-assurance": "report",
+    "PACK_REPORT_ASSURANCE": "report",
+    "--defer-rendering": False,
+    "PACK_DEFER_REPORT_RENDERING": False,
+    "PACK_SKIP_HTML": False,
+    "--keep-models": False,
+    "PACK_CLEANUP_MODELS": False,
+    "PACK_BASELINE_STORAGE_MODE": "snapshot_copy",
+    "PACK_TUNED_EDIT_PARAMS_FILE": None,
+    "PACK_MODEL_REVISIONS_FILE": None,
+    "PACK_CALIBRATION_PRESET_DIR": None,
+    "PACK_CALIBRATION_PRESET_FILE": None,
+    "PACK_GUARDS_ORDER": ("invariants", "spectral", "rmt", "variance"),
+    "RUN_ERROR_INJECTION": True,
+    "DRIFT_CALIBRATION_RUNS": 5,
+    "CLEAN_EDIT_RUNS": None,
+    "STRESS_EDIT_RUNS": None,
+    "INVARLOCK_DATASET": None,
+    "INVARLOCK_SEQ_LEN": None,
+    "INVARLOCK_PREVIEW_WINDOWS": None,
+    "INVARLOCK_FINAL_WINDOWS": None,
+    "INVARLOCK_EVAL_BATCH": 16,
+    "INVARLOCK_STORE_EVAL_WINDOWS": False,
+    "MIN_FREE_DISK_GB": None,
+    "PACK_SKIP_DISK_PREFLIGHT": False,
+    "CUDA_VISIBLE_DEVICES": None,
+    "GPU_ID_LIST": None,
+    "NUM_GPUS": None,
+    "GPU_MEMORY_PER_DEVICE": None,
+    "GPU_MIN_FREE_GB": 0.0,
+    "GPU_REQUIRE_IDLE": False,
+    "INVARLOCK_ALLOW_REMOTE_CODE": False,
+    "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE": False,
+    "INVARLOCK_CONTAINER_ENGINE": None,
+    "INVARLOCK_CONFIG_ROOT": None,
+    "SKIP_FLASH_ATTN": True,
+    "--shard": None,
+    "--case-timeout": 21600,
+    **{f"MODEL_{slot}": None for slot in range(1, 9)},
+    **dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE", "TMPDIR", "TMP")),
+}
+
+
+def test_every_setting_that_the_harness_promises_is_in_the_table_with_its_default() -> None:
+    defaults = {name: row.default for row in SETTINGS for name in (row.option, *row.variables) if name}
+
+    assert {name: defaults.get(name, "missing") for name in PROMISED} == PROMISED
 
 
 def test_no_two_settings_share_an_option_or_a_variable() -> None:

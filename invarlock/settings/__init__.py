@@ -1,0 +1,12 @@
+"""Every setting of a suite run, once: its option, its environment variables, default, and how its text is read.
+
+An option beats its variable, a variable beats the default. pytest's options, ``--help``, the docs table and
+``state/settings.json`` come from the rows of ``table``.
+"""
+
+from invarlock.settings.page import settings_page
+from invarlock.settings.resolving import Settings, Source, public_settings, resolve_settings
+from invarlock.settings.rows import Setting
+from invarlock.settings.table import SETTINGS
+
+__all__ = ["SETTINGS", "Setting", "Settings", "Source", "public_settings", "resolve_settings", "settings_page"]

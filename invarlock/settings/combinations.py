@@ -1,0 +1,45 @@
+"""Settings that exclude each other, or that ask for others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Values(Protocol):
+    """Settings as far as their combinations need them."""
+
+    def __getitem__(self, name: str) -> object: ...
+
+    def given(self, name: str) -> bool: ...
+
+
+# Two settings of which at most one may be given, as the user writes them.
+EXCLUDING = (
+    ("unsigned", "--unsigned", "signing_key", "--signing-key"),
+    ("no_pack", "--no-pack", "pack_dir", "--pack-dir"),
+    ("skip_html", "PACK_SKIP_HTML=1", "defer_rendering", "--defer-rendering"),
+    (
+        "calibration_preset_dir",
+        "PACK_CALIBRATION_PRESET_DIR",
+        "calibration_preset_file",
+        "PACK_CALIBRATION_PRESET_FILE",
+    ),
+    ("release_review", "--release-review", "unsigned", "--unsigned"),
+    ("release_review", "--release-review", "no_pack", "--no-pack"),
+)
+
+# What a release review takes where nothing else is given.
+RELEASE_REVIEW_DEFAULTS = {"profile": "ci", "report_assurance": "strict", "defer_rendering": True}
+
+
+def combination_problems(settings: Values) -> Iterator[str]:
+    """Yield each combination that cannot work, and what to do about it."""
+    for one, one_shown, other, other_shown in EXCLUDING:
+        if settings[one] and settings[other]:
+            yield f"{one_shown} and {other_shown} exclude each other; drop one"
+    if settings["release_review"]:
+        if settings.given("profile") and settings["profile"] == "dev":
+            yield "--release-review needs --profile ci or release, not dev; drop --profile, it takes ci then"
+        if settings.given("report_assurance") and settings["report_assurance"] != "strict":
+            yield "--release-review needs --report-assurance strict; drop --report-assurance, it is strict then"

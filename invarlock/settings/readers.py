@@ -1,0 +1,92 @@
+"""How the text of an option or a variable becomes a value; a ValueError says what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_DURATION = re.compile(r"([0-9]{1,9})(s|m|h)?")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
+
+
+def text(given: str) -> str:
+    return given
+
+
+def flag(given: str) -> bool:
+    if given not in ("0", "1"):
+        raise ValueError("0 or 1")
+    return given == "1"
+
+
+def opposite(given: str) -> bool:
+    """Read a variable that asks for the opposite of its option."""
+    return not flag(given)
+
+
+def names(given: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in given.split(",") if part.strip())
+    if not found:
+        raise ValueError("names separated by commas")
+    return found
+
+
+def choice(*choices: str) -> Callable[[str], str]:
+    def read(given: str) -> str:
+        if given not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return given
+
+    return read
+
+
+def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
+    """Read names separated by commas, each one of the choices and none twice."""
+
+    def read(given: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in given.split(","))
+        if len(set(found)) != len(found) or not set(found) <= set(choices):
+            raise ValueError(f"some of {', '.join(choices)}, separated by commas, none twice")
+        return found
+
+    return read
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    def read(given: str) -> int:
+        # ten digits hold every bound there is; longer text would cost time for nothing
+        if not given.isascii() or not given.isdigit() or len(given) > 10 or not low <= int(given) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(given)
+
+    return read
+
+
+def gigabytes(given: str) -> float:
+    """Read a size in GB (10⁹ bytes)."""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", given):
+        raise ValueError("a number of GB, such as 24 or 0.5")
+    return float(given)
+
+
+def seconds(given: str) -> int:
+    """Read a time such as ``90``, ``90s``, ``15m`` or ``6h``; returns seconds."""
+    match = _DURATION.fullmatch(given)
+    value = int(match[1]) * _SECONDS[match[2] or "s"] if match else 0
+    if not 0 < value <= 10**9:
+        raise ValueError("a time such as 90s, 15m or 6h")
+    return value
+
+
+def shard(given: str) -> tuple[int, int]:
+    """Read ``i/n``: the i-th of n parts, counted from 1."""
+    match = _SHARD.fullmatch(given)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError("i/n with i from 1 to n, such as 1/3")
+    return int(match[1]), int(match[2])
+
+
+def host_execution(given: str) -> str | None:
+    """Read ``INVARLOCK_ALLOW_HOST_EXECUTION``: 1 means on the host, 0 asks for nothing."""
+    return "host" if flag(given) else None

@@ -57,6 +57,10 @@ class CheckpointError(InvarLockError):
     """A checkpoint is incomplete, malformed, or not the one that was pinned."""
 
 
+class HubError(InvarLockError):
+    """A model or a data set cannot be had from the hub, or is not the one that was pinned."""
+
+
 class EditError(InvarLockError):
     """An edit or a fault cannot be applied to this checkpoint."""
 

@@ -11,9 +11,9 @@ The digest is sha256 over the sorted lines ``<sha256 of file>␠␠<name>\\n``, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
+from invarlock.catalog.pins import combine_digests
 from invarlock.checkpoints.layout import checkpoint_files, tokenizer_files
 from invarlock.errors import CheckpointError
 
@@ -50,9 +50,3 @@ def digest_file(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-
-
-def combine_digests(digests: Mapping[str, str]) -> str:
-    """Return ``sha256:<hex>`` over the sorted lines of file digests, given as name to 64 hex digits."""
-    lines = sorted(f"{digest}  {name}\n".encode() for name, digest in digests.items())
-    return f"sha256:{hashlib.sha256(b''.join(lines)).hexdigest()}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from invarlock.checkpoints.digests import combine_digests, digest_checkpoint, digest_file
+from invarlock.catalog.pins import combine_digests
+from invarlock.checkpoints.digests import digest_checkpoint, digest_file
 from invarlock.checkpoints.layout import checkpoint_files, tokenizer_files
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.staging import copy_and_digest, staged

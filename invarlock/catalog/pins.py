@@ -1,0 +1,121 @@
+"""Pins: the exact revision and bytes of each model and data set of a run, as ``state/model_revisions.json`` has them.
+
+Example::
+
+    pins = read_pins(Path("run/state/model_revisions.json"))
+    pins.models["mistralai/Mistral-7B-v0.1"].digest      # that of its baseline: "sha256:6f0c…"
+
+A person may write such a file as well (``PACK_MODEL_REVISIONS_FILE``): id and revision are enough, the rest is then
+found and added by the run that uses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from invarlock.errors import DocumentError
+from invarlock.jsonio import check_schema, read_json
+
+SCHEMA = "model_revisions_v1"
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """A file of a model or a data set; the name is relative to the repository or folder that it is in."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What a model or a data set is, exactly.
+
+    The revision is a commit of the hub, or the digest of a folder (``sha256:<hex>``). ``resolved_at`` is when the hub
+    was asked for it, None where it was not.
+    """
+
+    id: str
+    revision: str
+    licence: str | None = None
+    files: tuple[PinnedFile, ...] = ()
+    resolved_at: str | None = None
+
+    @property
+    def digest(self) -> str | None:
+        """The digest of the files as a checkpoint's, None where they are not known yet."""
+        return combine_digests({file.name: file.sha256 for file in self.files}) if self.files else None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The pins of a run, by id."""
+
+    models: Mapping[str, Pin] = field(default_factory=dict)
+    datasets: Mapping[str, Pin] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return what goes to ``state/model_revisions.json`` and into the pack."""
+        return {
+            "schema": SCHEMA,
+            "models": [_row("model_id", pin) for _, pin in sorted(self.models.items())],
+            "datasets": [_row("dataset_id", pin) for _, pin in sorted(self.datasets.items())],
+        }
+
+
+def read_pins(path: Path) -> Pins:
+    """Return the pins in a file.
+
+    Raises:
+        MissingFileError: when there is no such file.
+        DocumentError: when it is malformed or pins something twice.
+    """
+    document = read_json(path)
+    check_schema(document, "model_revisions", where=str(path))
+    return Pins(
+        models=_pins(document["models"], "model_id", path),
+        datasets=_pins(document.get("datasets", []), "dataset_id", path),
+    )
+
+
+def combine_digests(digests: Mapping[str, str]) -> str:
+    """Return ``sha256:<hex>`` over the sorted lines of file digests, given as name to 64 hex digits."""
+    lines = sorted(f"{digest}  {name}\n".encode() for name, digest in digests.items())
+    return f"sha256:{hashlib.sha256(b''.join(lines)).hexdigest()}"
+
+
+def _row(key: str, pin: Pin) -> dict[str, Any]:
+    return {
+        key: pin.id,
+        "revision": pin.revision,
+        "licence": pin.licence,
+        "resolved_at": pin.resolved_at,
+        "files": [
+            {"name": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256}
+            for file in sorted(pin.files, key=lambda file: file.name)
+        ],
+    }
+
+
+def _pins(rows: Sequence[Mapping[str, Any]], key: str, path: Path) -> dict[str, Pin]:
+    pins: dict[str, Pin] = {}
+    for row in rows:
+        if row[key] in pins:
+            raise DocumentError(f"{path}: {row[key]!r} is pinned twice; keep one")
+        pins[row[key]] = Pin(
+            id=row[key],
+            revision=row["revision"],
+            licence=row.get("licence"),
+            files=tuple(PinnedFile(**file) for file in row.get("files", [])),
+            resolved_at=row.get("resolved_at"),
+        )
+    return pins

@@ -1,0 +1,249 @@
+"""Which files of a repository or folder make up a model or a data set, and pinning them.
+
+With a network a revision is resolved to a commit and its files are fetched and verified; without one they must be in
+the client's cache already. Weights are safetensors, always: files that run code when they are read are never fetched.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from invarlock.catalog.pins import Pin, PinnedFile, combine_digests
+from invarlock.checkpoints.digests import digest_file
+from invarlock.checkpoints.hub import (
+    PATIENCE,
+    Kind,
+    Listing,
+    Patience,
+    cache_folder,
+    cached_file,
+    fetch_file,
+    list_repository,
+    recorded_file,
+)
+from invarlock.checkpoints.layout import (
+    CHAT_TEMPLATES,
+    CONFIG_FILE,
+    CONFIG_FILES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    TOKENIZER_FILES,
+    checkpoint_files,
+    read_index,
+    tokenizer_files,
+)
+from invarlock.errors import CheckpointError, HubError
+
+# Files fetched at a time. The client splits a large one further where the hub's storage allows it.
+DOWNLOADS_AT_ONCE = 4
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A repository at a commit, and which of its files are wanted."""
+
+    listing: Listing
+    names: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self.listing.files[name].size_bytes for name in self.names)
+
+    @property
+    def missing_bytes(self) -> int:
+        """How much of it is not in the client's cache yet."""
+        listing = self.listing
+        absent = (n for n in self.names if cached_file(listing.repo_id, listing.kind, listing.commit, n) is None)
+        return sum(listing.files[name].size_bytes for name in absent)
+
+
+def resolve_model(model_id: str, revision: str | None, patience: Patience = PATIENCE) -> Resolved:
+    """Return the commit of a model and its files: weights, config and tokenizer.
+
+    Raises:
+        HubError: when the repository cannot be read, or holds no safetensors, config or tokenizer.
+    """
+    listing = list_repository(model_id, "model", revision, patience)
+    where = f"{model_id} at {listing.commit}"
+    if CONFIG_FILE not in listing.files:
+        raise HubError(f"{where}: no {CONFIG_FILE}; name a repository of a transformers model")
+    tokenizer = [name for name in listing.files if _is_tokenizer(name)]
+    if not tokenizer:
+        raise HubError(f"{where}: no tokenizer files; name a repository that has them")
+    configs = [name for name in CONFIG_FILES if name in listing.files]
+    return Resolved(listing, tuple(sorted([*_weights(listing, where, patience), *configs, *tokenizer])))
+
+
+def resolve_dataset(
+    dataset_id: str, revision: str | None, names: Sequence[str], patience: Patience = PATIENCE
+) -> Resolved:
+    """Return the commit of a data set, with the files of it that are wanted.
+
+    Raises:
+        HubError: when the repository cannot be read, or does not have one of them.
+    """
+    listing = list_repository(dataset_id, "dataset", revision, patience)
+    for name in names:
+        if name not in listing.files:
+            raise HubError(f"{dataset_id} at {listing.commit}: no file {name!r}; name one that it has")
+    return Resolved(listing, tuple(names))
+
+
+def fetch(resolved: Resolved, tell: Tell, patience: Patience = PATIENCE) -> Pin:
+    """Fetch and verify all files of a repository that are wanted, and return its pin.
+
+    Raises:
+        HubError: when one cannot be fetched.
+    """
+    listing, done = resolved.listing, 0
+    files: list[PinnedFile] = []
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+        waiting = [pool.submit(fetch_file, listing, name, patience) for name in resolved.names]
+        try:
+            for future in as_completed(waiting):
+                _, file = future.result()
+                files.append(file)
+                done += file.size_bytes
+                tell(f"{listing.repo_id}: {file.name} ({_gigabytes(done)} of {_gigabytes(resolved.size_bytes)} GB)")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Pin(listing.repo_id, listing.commit, listing.licence, _sorted(files), now)
+
+
+def find_model(pin: Pin) -> Pin:
+    """Return a model's pin with its files, which are in the client's cache. Nothing is asked of the hub.
+
+    Raises:
+        HubError: when one is missing, or is not the one pinned.
+    """
+    folder = model_folder(pin)
+    if pin.files:
+        return _found(pin, "model", [file.name for file in pin.files])
+    try:
+        names = checkpoint_files(folder)
+        if not tokenizer_files(folder):
+            raise CheckpointError("no tokenizer files")
+    except CheckpointError as error:
+        said = str(error).replace(f"{folder}/", "").partition(";")[0]
+        raise HubError(f"{_where(pin)}: incomplete in the cache ({said}); fetch it: --net 1") from None
+    return _found(pin, "model", names)
+
+
+def find_dataset(pin: Pin, names: Sequence[str]) -> Pin:
+    """Return a data set's pin with its files, which are in the client's cache. Nothing is asked of the hub.
+
+    Raises:
+        HubError: when one is missing, or is not the one pinned.
+    """
+    return _found(pin, "dataset", names)
+
+
+def model_folder(pin: Pin) -> Path:
+    """Return the folder of the client's cache that holds a pinned model.
+
+    Raises:
+        HubError: when the cache does not have it.
+    """
+    config = cached_file(pin.id, "model", pin.revision, CONFIG_FILE)
+    if config is None:
+        raise HubError(f"{_where(pin)}: not in the cache at {cache_folder()}; fetch it: --net 1")
+    return config.parent
+
+
+def dataset_files(pin: Pin, names: Iterable[str]) -> list[Path]:
+    """Return where the files of a pinned data set lie in the client's cache, each verified against its pin.
+
+    Raises:
+        HubError: when one is missing, or is not the one pinned.
+    """
+    pinned, paths = {file.name: file for file in pin.files}, []
+    for name in names:
+        path = cached_file(pin.id, "dataset", pin.revision, name)
+        if path is None:
+            raise HubError(f"{_where(pin)}: {name} is not in the cache at {cache_folder()}; fetch it: --net 1")
+        if name not in pinned or digest_file(path) != pinned[name].sha256:
+            raise HubError(
+                f"{_where(pin)}: {name} is not the file that is pinned; remove {path}, then fetch it: --net 1"
+            )
+        paths.append(path)
+    return paths
+
+
+def pin_folder(model_id: str, licence: str | None, sources: Mapping[str, Path]) -> Pin:
+    """Return the pin of a model on disk: its revision is the digest of its files, given by name.
+
+    Raises:
+        CheckpointError: when one cannot be read.
+    """
+    files = _sorted(PinnedFile(name, path.stat().st_size, digest_file(path)) for name, path in sources.items())
+    return Pin(model_id, combine_digests({file.name: file.sha256 for file in files}), licence, files)
+
+
+def _weights(listing: Listing, where: str, patience: Patience) -> tuple[str, ...]:
+    """Return the names of the weight files, with that of their index; the index itself is fetched to know them."""
+    if SINGLE_FILE in listing.files:
+        return (SINGLE_FILE,)
+    if INDEX_FILE not in listing.files:
+        pickles = sorted(name for name in listing.files if _matches(name, PICKLES))
+        if pickles:
+            raise HubError(
+                f"{where}: weights as {pickles[0]} only, which can run code when they are read; convert them to "
+                "safetensors, and use the folder (MODEL_1=FOLDER)"
+            )
+        raise HubError(f"{where}: neither {SINGLE_FILE} nor {INDEX_FILE}; name a repository with safetensors weights")
+    path, _ = fetch_file(listing, INDEX_FILE, patience)
+    try:
+        index = read_index(path.parent)
+    except CheckpointError as error:
+        raise HubError(f"{where}: {str(error).replace(f'{path.parent}/', '')}") from None
+    assert index is not None
+    shards = sorted(set(index.weight_map.values()))
+    for shard in shards:
+        if shard not in listing.files:
+            raise HubError(f"{where}: {INDEX_FILE} names {shard}, which it does not have; pin another revision")
+    return (*shards, INDEX_FILE)
+
+
+def _found(pin: Pin, kind: Kind, names: Iterable[str]) -> Pin:
+    pinned = {file.name: file for file in pin.files}
+    files = []
+    for name in names:
+        path = cached_file(pin.id, kind, pin.revision, name)
+        if path is None:
+            raise HubError(f"{_where(pin)}: {name} is not in the cache at {cache_folder()}; fetch it: --net 1")
+        file = recorded_file(path, name)
+        if pinned.get(name, file) != file:
+            raise HubError(
+                f"{_where(pin)}: {name} is not the file that is pinned; remove {path}, then fetch it: --net 1"
+            )
+        files.append(file)
+    return Pin(pin.id, pin.revision, pin.licence, _sorted(files), pin.resolved_at)
+
+
+def _where(pin: Pin) -> str:
+    return f"{pin.id} at {pin.revision}"
+
+
+def _is_tokenizer(name: str) -> bool:
+    return name in TOKENIZER_FILES or ("/" not in name and fnmatch.fnmatchcase(name, CHAT_TEMPLATES))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _sorted(files: Iterable[PinnedFile]) -> tuple[PinnedFile, ...]:
+    return tuple(sorted(files, key=lambda file: file.name))
+
+
+def _gigabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f}" if size_bytes >= 100_000_000 else f"{size_bytes / 1e9:.3f}"

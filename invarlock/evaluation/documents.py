@@ -20,6 +20,7 @@ from invarlock.evaluation.windows import Draw
 from invarlock.guards import invariants, rmt, spectral, variance
 from invarlock.jsonio import check_schema
 from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
+from invarlock.reports.presets import Preset
 from invarlock.reports.probes import PROBE_GUARDS, compose_probe, file_name
 
 VERSIONED = ("invarlock", "numpy", "safetensors", "torch", "transformers")
@@ -36,6 +37,7 @@ class Setup:
     plan: WindowPlan
     text: SourceText
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    preset: Preset | None = None
 
     def seeds(self, run: int) -> dict[str, int]:
         """Return the seeds of a run: of its windows, and of its bootstrap."""
@@ -48,6 +50,15 @@ class Setup:
             "device": self.placement.device,
             "dtype": self.placement.dtype_name,
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what the policy of a report follows from: the tier, the model's preset, overrides."""
+        return {
+            "tier": self.context["tier"],
+            "preset_sha256": None if self.preset is None else self.preset.sha256,
+            "preset_limits": {} if self.preset is None else dict(self.preset.limits),
+            "overrides": dict(self.overrides),
         }
 
     def dataset(self, tokenizer_sha256: str) -> dict[str, Any]:
@@ -159,11 +170,7 @@ def report_document(
         "rmt": _guard(base["rmt"], measured.activations.rmt, rmt.CONTRACT),
         "variance": _guard(base["variance"], outputs, variance.CONTRACT),
         "guards": list(GUARDS),
-        "policy_provenance": {
-            "tier": setup.context["tier"],
-            "preset_sha256": None,
-            "overrides": dict(setup.overrides),
-        },
+        "policy_provenance": setup.provenance(),
         "telemetry": telemetry(seconds),
     }
     report = compose(raw)

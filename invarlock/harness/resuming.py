@@ -100,7 +100,7 @@ def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sh
         "context": dict(setup.context),
         "edit.spec": spec,
         "baseline_ref.report_sha256": baseline_sha256,
-        "policy_provenance.overrides": dict(setup.overrides),
+        "policy_provenance": setup.provenance(),
     }
     dataset = setup.dataset(report["baseline_ref"]["tokenizer_sha256"])
     windows = {key: value for key, value in report["dataset"]["windows"].items() if key != "stats"}
@@ -109,7 +109,9 @@ def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sh
         "context": report["context"],
         "edit.spec": report["edit"]["spec"],
         "baseline_ref.report_sha256": report["baseline_ref"]["report_sha256"],
-        "policy_provenance.overrides": report["policy_provenance"]["overrides"],
+        "policy_provenance": {
+            key: value for key, value in report["policy_provenance"].items() if key != "policy_digest"
+        },
     }
     return [
         *differences(found, asked),

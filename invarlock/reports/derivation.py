@@ -86,7 +86,9 @@ def compose(raw: Mapping[str, Any]) -> dict[str, Any]:
         meta["model_id"], f"{meta['scenario']}/{meta['run']}", raw["subject"]["digest"], meta["seeds"]
     )
     provenance, windows = raw["policy_provenance"], raw["evaluation_windows"]
-    policy = resolve_policy(provenance["tier"], raw["context"]["profile"], provenance["overrides"])
+    policy = resolve_policy(
+        provenance["tier"], raw["context"]["profile"], provenance["overrides"], provenance["preset_limits"]
+    )
     asked = {part: raw["dataset"]["windows"][part] for part in ("preview", "final")}
     statistics = window_statistics(windows, asked)
     report["dataset"] = {**raw["dataset"], "windows": {**raw["dataset"]["windows"], "stats": statistics}}

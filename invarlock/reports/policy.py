@@ -1,4 +1,4 @@
-"""The limits that a report is judged by: a tier of ``tiers.json``, the profile, and overrides."""
+"""The limits that a report is judged by: a tier of ``tiers.json``, the profile, a preset's limits, and overrides."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from typing import Any
 
 from invarlock.errors import UsageError
 from invarlock.jsonio import check_schema, digest_document, parse_json
+
+# What a preset may set, by dotted name.
+PRESET_LIMITS = (
+    "primary_metric.drift_band",
+    "rmt.epsilon_by_family",
+    "rmt.epsilon_by_module",
+    "spectral.null_scale_by_family",
+    "variance.min_effect",
+)
 
 
 @cache
@@ -33,17 +42,20 @@ def profile_windows(profile: str) -> tuple[int, int]:
     return row["preview_windows"], row["final_windows"]
 
 
-def resolve_policy(tier: str, profile: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every limit used, by guard.
+def resolve_policy(
+    tier: str, profile: str, overrides: Mapping[str, Any], preset_limits: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return every limit used, by guard: those of the tier, then of the preset, then overrides.
 
     Args:
         tier: a tier of ``tiers.json``.
         profile: a profile; release asks for more bootstrap replicates.
         overrides: values by dotted name, such as ``{"primary_metric_tail.mode": "fail"}``.
+        preset_limits: values by dotted name that were learned from the model's null runs; None without a preset.
 
     Raises:
-        UsageError: when the tier, the profile or the name of an override is unknown.
-        DocumentError: when an override's value is out of range.
+        UsageError: when the tier, the profile or the name of a limit is unknown, or a preset allows what it may not.
+        DocumentError: when a value is out of range.
     """
     tiers = _tiers()
     if tier not in tiers["tiers"]:
@@ -54,14 +66,47 @@ def resolve_policy(tier: str, profile: str, overrides: Mapping[str, Any]) -> dic
     replicates = tiers["profiles"][profile]["replicates"]
     if replicates is not None:
         policy["primary_metric"]["replicates"] = replicates
+    tier_policy = {guard: dict(limits) for guard, limits in policy.items()}
+    for name, value in (preset_limits or {}).items():
+        if name not in PRESET_LIMITS:
+            raise UsageError(f"preset limit {name!r} is none that a preset sets")
+        guard, _, limit = name.partition(".")
+        policy[guard][limit] = value
     for name, value in overrides.items():
         guard, _, limit = name.partition(".")
         if limit not in policy.get(guard, {}):
             raise UsageError(f"policy override {name!r} names no limit of tier {tier!r}")
         policy[guard][limit] = value
-    if overrides:
-        check_schema({"format": "tiers-v1", "profiles": {}, "tiers": {tier: policy}}, "tiers", where="policy overrides")
+    if overrides or preset_limits:
+        document = {"format": "tiers-v1", "profiles": {}, "tiers": {tier: policy}}
+        check_schema(document, "tiers", where="policy")
+    if preset_limits:
+        _check_preset(preset_limits, tier_policy)
     return policy
+
+
+def _check_preset(limits: Mapping[str, Any], tier: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a preset whose scales or drift band are wider than its tier's, or whose epsilons are narrower.
+
+    Raises:
+        UsageError: naming the limit.
+    """
+    wrong = [
+        f"spectral.null_scale_by_family.{family} {scale:g} is above the tier's {tier['spectral']['null_scale']:g}"
+        for family, scale in limits.get("spectral.null_scale_by_family", {}).items()
+        if scale > tier["spectral"]["null_scale"]
+    ]
+    for name, least in (("epsilon_by_family", "epsilon"), ("epsilon_by_module", "probe_epsilon")):
+        wrong += [
+            f"rmt.{name}.{key} {epsilon:g} is below the tier's {tier['rmt'][least]:g}"
+            for key, epsilon in limits.get(f"rmt.{name}", {}).items()
+            if epsilon < tier["rmt"][least]
+        ]
+    (low, high), band = tier["primary_metric"]["drift_band"], limits.get("primary_metric.drift_band")
+    if band is not None and (band[0] < low or band[1] > high):
+        wrong.append(f"primary_metric.drift_band {band} is wider than the tier's {low:g} to {high:g}")
+    if wrong:
+        raise UsageError(f"preset: {wrong[0]}; calibrate the model again")
 
 
 def policy_digest(policy: Mapping[str, Any]) -> str:

@@ -64,7 +64,7 @@ def derive_primary_metric(
         "final": _perplexity(final, "logloss"),
         "baseline_preview": _perplexity(preview, "baseline_logloss"),
         "baseline_final": _perplexity(final, "baseline_logloss"),
-        "drift": _drift(preview, final),
+        "drift": derive_drift(preview, final),
         "ratio_vs_baseline": None,
         "ci": None,
         "display_ci": None,
@@ -171,7 +171,8 @@ def _perplexity(part: Mapping[str, Any], side: str) -> float | None:
     return None if mean is None else rounded(exponential(mean))
 
 
-def _drift(preview: Mapping[str, Any], final: Mapping[str, Any]) -> float | None:
+def derive_drift(preview: Mapping[str, Any], final: Mapping[str, Any]) -> float | None:
+    """Return the subject's drift of perplexity from preview to final windows relative to its baseline's."""
     means = [_mean_loss(part, side) for side in ("logloss", "baseline_logloss") for part in (final, preview)]
     if any(mean is None for mean in means):
         return None

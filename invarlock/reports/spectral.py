@@ -84,7 +84,8 @@ def _unmeasured(before: Module | None, after: Module | None) -> str | None:
 
 def _compare(before: Module, after: Module, policy: Mapping[str, Any], family_z: float | None) -> dict[str, Any]:
     log_ratio = _log_ratio(after["sigma"], before["sigma"])
-    z = None if log_ratio is None else rounded(log_ratio / policy["null_scale"])
+    scale = policy.get("null_scale_by_family", {}).get(before["family"], policy["null_scale"])
+    z = None if log_ratio is None else rounded(log_ratio / scale)
     return {
         "family": before["family"],
         "log_ratio": log_ratio,

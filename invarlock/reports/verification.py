@@ -185,6 +185,9 @@ def _edit_problems(edit: Mapping[str, Any]) -> Iterator[str]:
 
 def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _edit_problems(report["edit"])
+    provenance = report["policy_provenance"]
+    if (provenance["preset_sha256"] is None) != (not provenance["preset_limits"]):
+        yield "policy_provenance.preset_limits: a preset has limits and a digest, or there is neither"
     windows = report["evaluation_windows"]
     expected_tokens = report["dataset"]["seq_len"] - 1
     seen: set[str] = set()

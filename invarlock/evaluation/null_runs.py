@@ -1,0 +1,165 @@
+"""Null runs: what a model's guards measure when nothing is wrong.
+
+A null run takes one draw of windows and compares the baseline with harmless changes of itself on those same windows.
+Runs differ in their draw and in the seed of the jitter. Their documents are what presets are derived from.
+
+Example::
+
+    document = measure_null_run(snapshot, setup, run=1, workspace=Path("nulls"))
+    document["changes"][0]["name"]     # "float16_round_trip"
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
+from invarlock.checkpoints.families import Module, matrices
+from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
+from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
+from invarlock.edits.application import edit_tensor
+from invarlock.errors import EvaluationError
+from invarlock.evaluation.comparison import (
+    Measured,
+    Reference,
+    ScoredDraw,
+    compare,
+    draw_runs,
+    measure_baseline,
+    window_columns,
+)
+from invarlock.evaluation.documents import Setup
+from invarlock.evaluation.scoring import Scores
+from invarlock.guards import rmt, spectral, variance
+from invarlock.jsonio import check_schema
+from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
+
+Change = Callable[[torch.Tensor, Module], torch.Tensor]
+
+
+def measure_null_run(
+    snapshot: Path, setup: Setup, run: int, workspace: Path, variance_policy: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the document of a null run; the checkpoints that it needs are made in ``workspace`` and removed.
+
+    Args:
+        snapshot: the baseline's checkpoint.
+        setup: of the model.
+        run: its number, from 1; it decides the draw and the seed.
+        workspace: a folder for the changed checkpoints, removed at the end.
+        variance_policy: the tier's ``variance`` limits, by which scales are proposed.
+
+    Raises:
+        EvaluationError: when the text is too short, or a changed model cannot be loaded or scored.
+        CheckpointError: when the baseline is no whole checkpoint.
+    """
+    files = read_checkpoint(snapshot)
+    seed = setup.plan.window_seed(NULL_SEED + run)
+    draw = draw_runs(snapshot, setup.text, setup.plan, [NULL_SEED + run])[NULL_SEED + run]
+    baseline = measure_baseline(snapshot, {run: draw}, setup.plan, setup.placement, probe=True)
+    own = baseline.draws[run]
+    assert own.probe is not None
+    against = Reference(baseline.facts, own.activations.variance, own.probe.variance)
+    changes = []
+    try:
+        for index, name in enumerate(CHANGES):
+            subject = workspace / f"change_{index}"
+            shutil.rmtree(subject, ignore_errors=True)
+            rewrite_checkpoint(files, {subject: null_rewrite(name, files, seed)})
+            measured = compare(subject, against, draw, setup.plan, setup.placement, variance_policy)
+            shutil.rmtree(subject)
+            changes.append(_change_block(name, measured))
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+    document = {
+        "schema": SCHEMA,
+        "run": run,
+        "seeds": {"windows": draw.seed, "changes": seed},
+        "meta": setup.meta(),
+        "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
+        "dataset": setup.dataset(baseline.tokenizer_sha256),
+        "measurement_contracts": {
+            "rmt": dict(rmt.CONTRACT),
+            "spectral": dict(spectral.CONTRACT),
+            "variance": dict(variance.CONTRACT),
+        },
+        **_baseline_block(own, baseline.facts.spectral),
+        "changes": changes,
+    }
+    check_schema(document, "null_run", where=f"null run {run} of {setup.model_id}")
+    return document
+
+
+def null_rewrite(name: str, files: CheckpointFiles, seed: int) -> Rewrite:
+    """Return the rewrite of a harmless change: of every matrix of attention and FFN."""
+    known = matrices(files.model_type, files.shapes)
+    change = _CHANGES[name]
+
+    def replacement(tensor_name: str, module: Module) -> Replacement:
+        # its own stream for each matrix: the order in which a checkpoint is read does not matter
+        own = zlib.crc32(f"{seed}/{tensor_name}".encode())
+        return Replacement(tensor_name, lambda weight: change(weight, module, own))
+
+    return Rewrite({tensor_name: replacement(tensor_name, module) for tensor_name, module in known.items()})
+
+
+def _through_float16(weight: torch.Tensor, module: Module, seed: int) -> torch.Tensor:
+    limit = torch.finfo(torch.float16).max
+    return weight.float().clamp(-limit, limit).half().to(weight.dtype)
+
+
+def _rounded_to_8_bits(weight: torch.Tensor, module: Module, seed: int) -> torch.Tensor:
+    spec = parse_edit_spec(RTN_SPEC)
+    assert isinstance(spec, EditSpec)
+    return edit_tensor(weight, module, spec)
+
+
+def _jittered(weight: torch.Tensor, module: Module, seed: int) -> torch.Tensor:
+    """Add Gaussian noise of a share of the matrix's standard deviation; of a stack, of each expert's."""
+    generator = torch.Generator().manual_seed(seed)
+    values = weight.float()
+    deviation = values.std(dim=(-2, -1), keepdim=True)
+    noise = torch.randn(values.shape, generator=generator)
+    return (values + JITTER_SHARE * deviation * noise).to(weight.dtype)
+
+
+_CHANGES: Mapping[str, Callable[[torch.Tensor, Module, int], torch.Tensor]] = {
+    FLOAT16: _through_float16,
+    RTN_SPEC: _rounded_to_8_bits,
+    JITTER: _jittered,
+}
+
+
+def _baseline_block(own: ScoredDraw, spectra: Mapping[str, Any]) -> dict[str, Any]:
+    assert own.probe is not None
+    return {
+        "windows": window_columns(own.draw, own.preview, own.final, "logloss"),
+        "spectral": dict(spectra),
+        "rmt": own.activations.rmt,
+        "variance": own.activations.variance,
+        "rmt_probe": own.probe.rmt,
+    }
+
+
+def _change_block(name: str, measured: Measured) -> dict[str, Any]:
+    if measured.preview is None or measured.final is None:
+        raise EvaluationError(f"null run: {name} of the baseline could not be scored ({measured.not_scored})")
+    return {
+        "name": name,
+        "digest": measured.digest,
+        "logloss": {"preview": list(measured.preview.losses), "final": list(measured.final.losses)},
+        "spectral": measured.facts.spectral,
+        "rmt": measured.activations.rmt,
+        "variance": {**measured.activations.variance, "scaled_logloss": _losses(measured.scaled)},
+        "rmt_probe": measured.probe.rmt,
+    }
+
+
+def _losses(scores: Scores | None) -> list[float | None] | None:
+    return None if scores is None else list(scores.losses)

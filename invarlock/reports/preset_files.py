@@ -1,0 +1,122 @@
+"""The files of presets: their names, reading them with their evidence, and the YAML that people read.
+
+Below a folder of presets stand ``calibrated_preset_<model>.json``, the same as ``.yaml``, and in a folder of the
+model's own name the null runs that it was derived from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.models import folder_name
+from invarlock.errors import DocumentError, MissingFileError, UsageError
+from invarlock.jsonio import check_schema, dump_json, parse_json, write_bytes
+from invarlock.reports.presets import NullRun, Preset, preset_problems
+
+_NULL_RUN = re.compile(r"null_run_([1-9][0-9]{0,3})\.json")
+
+
+def preset_name(model_folder: str, suffix: str = "json") -> str:
+    """Return the name of a model's preset: ``calibrated_preset_<model>.json``."""
+    return f"calibrated_preset_{model_folder}.{suffix}"
+
+
+def null_run_name(model_folder: str, run: int) -> str:
+    """Return the path of a null run below a folder of presets."""
+    return f"{model_folder}/null_run_{run}.json"
+
+
+def parse_null_run(data: bytes, *, where: str) -> NullRun:
+    """Return a null run from its file's bytes.
+
+    Raises:
+        DocumentError: when it does not hold to its format.
+    """
+    document = parse_json(data, where=where)
+    check_schema(document, "null_run", where=where)
+    return NullRun(document, f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+
+def read_null_runs(folder: Path, model_folder: str) -> list[NullRun]:
+    """Return a model's null runs below a folder of presets, by their number.
+
+    Raises:
+        DocumentError: when one does not hold to its format.
+    """
+    numbers = []
+    for path in (folder / model_folder).glob("null_run_*.json"):
+        match = _NULL_RUN.fullmatch(path.name)
+        if match is not None:
+            numbers.append(int(match[1]))
+    paths = [folder / null_run_name(model_folder, run) for run in sorted(numbers)]
+    return [parse_null_run(path.read_bytes(), where=str(path)) for path in paths]
+
+
+def read_preset(path: Path) -> Preset:
+    """Return a preset that follows from the null runs beside it.
+
+    Raises:
+        MissingFileError: when there is no such file.
+        UsageError: when it is not the JSON.
+        DocumentError: when it is malformed, or does not follow from its null runs.
+    """
+    if path.suffix != ".json":
+        raise UsageError(f"{path}: give the preset's .json, beside which its null runs lie")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such file; make presets with --suite-mode calibrate-only") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    document = parse_json(data, where=str(path))
+    check_schema(document, "calibrated_preset", where=str(path))
+    runs = read_null_runs(path.parent, folder_name(document["model_id"]))
+    wrong = preset_problems(document, runs)
+    if wrong:
+        raise DocumentError(f"{path}: {wrong[0]}; calibrate the model again")
+    return Preset(document, f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+
+def write_preset(folder: Path, document: Mapping[str, Any]) -> Preset:
+    """Write a preset as YAML and then as JSON, each whole or not at all.
+
+    Raises:
+        DocumentError: when it would not hold to its schema.
+    """
+    model_folder = folder_name(document["model_id"])
+    path = folder / preset_name(model_folder)
+    check_schema(document, "calibrated_preset", where=path.name)
+    data = dump_json(document)
+    write_bytes(folder / preset_name(model_folder, "yaml"), render_yaml(document))
+    write_bytes(path, data)
+    return Preset(document, f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+
+def render_yaml(document: Mapping[str, Any]) -> bytes:
+    """Return a document as YAML 1.2, which YAML 1.1 reads alike: block style, sorted keys, strings quoted."""
+    return ("\n".join(_lines(document, "")) + "\n").encode("utf-8")
+
+
+def _lines(value: Any, indent: str) -> Iterator[str]:
+    pairs = [(f"{json.dumps(key)}:", value[key]) for key in sorted(value)] if isinstance(value, Mapping) else []
+    if not isinstance(value, Mapping):
+        pairs = [("-", item) for item in value]
+    for head, inner in pairs:
+        if isinstance(inner, Mapping | list) and inner:
+            yield f"{indent}{head}"
+            yield from _lines(inner, f"{indent}  ")
+        else:
+            yield f"{indent}{head} {_scalar(inner)}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, float):
+        text = repr(value)
+        # YAML 1.1 takes 1e-05 for a string
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text
+    return json.dumps(value)

@@ -1,0 +1,261 @@
+"""Presets: the limits of a model that are learned from null runs, and nothing else.
+
+Example::
+
+    preset = derive_preset(runs, "balanced")
+    preset["limits"]["rmt.epsilon_by_family"]      # {"attn": 0.01, "ffn": 0.0123}
+
+A preset is a pure function of its null runs and the tier. Whoever has both derives it again, and believes no number in
+it. Scales and bands are never wider than the tier's; a growth of edge risk is allowed the larger of the tier's and the
+nulls', and the variance guard asks for an effect beyond their noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from invarlock.errors import DocumentError, EvaluationError, InvarLockError, UsageError
+from invarlock.jsonio import check_schema
+from invarlock.reports.null_runs import CHANGES, NullChange, guard_signals, null_changes, null_run_problems
+from invarlock.reports.policy import resolve_policy
+from invarlock.reports.primary_metric import rounded
+from invarlock.reports.statistics import quantile
+from invarlock.reports.verification import differences
+
+SCHEMA = "invarlock/calibrated-preset-v1"
+# Makes the median absolute deviation of normal numbers their standard deviation.
+MAD_TO_DEVIATION = 1.4826
+SMALLEST_SCALE = 1e-4
+# The share of null changes that a limit lets pass, and what is added to it.
+QUANTILE = 0.975
+MARGIN = 1.1
+# The policy of a profile differs in bootstrap replicates only, and no limit of a preset follows from those.
+PROFILE = "dev"
+
+
+@dataclass(frozen=True)
+class NullRun:
+    """A null run that holds to its format, and ``sha256:<hex>`` of the bytes of its file."""
+
+    document: Mapping[str, Any]
+    sha256: str
+
+    @property
+    def run(self) -> int:
+        return int(self.document["run"])
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset that holds to its format, and ``sha256:<hex>`` of the bytes of its JSON file."""
+
+    document: Mapping[str, Any]
+    sha256: str
+
+    @property
+    def limits(self) -> Mapping[str, Any]:
+        limits: Mapping[str, Any] = self.document["limits"]
+        return limits
+
+
+def derive_preset(runs: Sequence[NullRun], tier: str) -> dict[str, Any]:
+    """Return the preset that follows from null runs: all but the last teach, the last is judged by what was learned.
+
+    Args:
+        runs: of one model, by their number, two at least.
+        tier: the tier whose limits the preset goes with.
+
+    Raises:
+        EvaluationError: when the runs are not of one model measured in one way, one of them is not whole, a change in
+            them is not harmless, or harmless changes alone leave the tier's drift band.
+        UsageError: when the tier is unknown.
+    """
+    _check_runs(runs)
+    tier_policy = resolve_policy(tier, PROFILE, {})
+    *learned, held_out = runs
+    changes = [change for run in learned for change in null_changes(run.document, tier_policy)]
+    windows = len(held_out.document["windows"]["final"]["window_ids"])
+    blocks = {
+        "spectral": _null_scales(changes, tier_policy["spectral"]["null_scale"]),
+        "rmt": _growths([change.growths for change in changes], tier_policy["rmt"]["epsilon"]),
+        "rmt_probe": _growths([change.probe_growths for change in changes], tier_policy["rmt"]["probe_epsilon"]),
+        "variance": _min_effect(changes, windows, tier_policy),
+        "drift": _drift_band(changes, tier_policy["primary_metric"]["drift_band"]),
+    }
+    limits = {
+        "spectral.null_scale_by_family": {name: row["limit"] for name, row in blocks["spectral"].items()},
+        "rmt.epsilon_by_family": {name: row["limit"] for name, row in blocks["rmt"].items()},
+        "rmt.epsilon_by_module": {name: row["limit"] for name, row in blocks["rmt_probe"].items()},
+        "variance.min_effect": blocks["variance"]["limit"],
+        "primary_metric.drift_band": blocks["drift"]["limit"],
+    }
+    first = runs[0].document
+    return {
+        "schema": SCHEMA,
+        "model_id": first["meta"]["model_id"],
+        "tier": tier,
+        "baseline": dict(first["baseline"]),
+        "measured": {key: first["meta"][key] for key in ("device", "dtype")},
+        "dataset": dict(first["dataset"]),
+        "changes": list(CHANGES),
+        "null_runs": [{"run": run.run, "sha256": run.sha256} for run in learned],
+        "limits": limits,
+        "derivation": blocks,
+        "held_out": {
+            "run": held_out.run,
+            "sha256": held_out.sha256,
+            "signals": guard_signals(held_out.document, resolve_policy(tier, PROFILE, {}, limits)),
+        },
+    }
+
+
+def preset_problems(preset: Any, runs: Sequence[NullRun]) -> list[str]:
+    """Return what in a preset does not follow from its null runs, one line each; empty when all does.
+
+    Args:
+        preset: the document.
+        runs: the null runs that are there, which hold to their schema.
+    """
+    try:
+        check_schema(preset, "calibrated_preset", where="preset")
+    except DocumentError as error:
+        return [str(error)]
+    named = [*preset["null_runs"], preset["held_out"]]
+    if [(row["run"], row["sha256"]) for row in named] != [(run.run, run.sha256) for run in runs]:
+        return ["null_runs: not those that are there, by number and digest"]
+    try:
+        expected = derive_preset(runs, preset["tier"])
+    except InvarLockError as error:
+        return [str(error)]
+    except (KeyError, TypeError, ValueError, AssertionError, ArithmeticError, IndexError) as error:
+        return [f"its null runs do not hold together: {type(error).__name__}: {str(error)[:200]}"]
+    return list(differences(preset, expected))
+
+
+def check_fit(preset: Mapping[str, Any], baseline: Mapping[str, Any], tier: str, *, where: str) -> None:
+    """Refuse a preset of something else.
+
+    Args:
+        preset: the document.
+        baseline: ``digest`` and ``tokenizer_sha256`` of the baseline at hand.
+        tier: the tier asked for.
+        where: names the preset in the message.
+
+    Raises:
+        UsageError: naming the first thing that differs.
+    """
+    pairs = {
+        "its baseline": (preset["baseline"]["digest"], baseline["digest"]),
+        "its tokenizer": (preset["baseline"]["tokenizer_sha256"], baseline["tokenizer_sha256"]),
+        "its tier": (preset["tier"], tier),
+    }
+    for what, (found, wanted) in pairs.items():
+        if found != wanted:
+            raise UsageError(f"{where}: {what} is {found}, not {wanted}; calibrate this model, or leave the preset out")
+
+
+def loosened(preset: Mapping[str, Any]) -> list[str]:
+    """Return, one line each, the limits of a preset that allow more than its tier's own."""
+    tier = resolve_policy(preset["tier"], PROFILE, {})["rmt"]
+    rows = []
+    for name, limit in (("epsilon_by_family", tier["epsilon"]), ("epsilon_by_module", tier["probe_epsilon"])):
+        for key, value in preset["limits"][f"rmt.{name}"].items():
+            if value > limit:
+                rows.append(f"rmt.{name}.{key} {value:g} (tier: {limit:g})")
+    return rows
+
+
+def _check_runs(runs: Sequence[NullRun]) -> None:
+    """Refuse runs that nothing can be learned from.
+
+    Raises:
+        EvaluationError: naming the first problem.
+    """
+    if len(runs) < 2:
+        raise EvaluationError(f"{len(runs)} null runs, two are needed: one to learn from and one held out")
+    if [run.run for run in runs] != list(range(1, len(runs) + 1)):
+        raise EvaluationError(f"null runs {[run.run for run in runs]}, they are numbered from 1 without a gap")
+    first = runs[0].document
+    for run in runs:
+        for key in ("meta", "baseline", "dataset", "measurement_contracts"):
+            for line in differences(run.document[key], first[key], key):
+                raise EvaluationError(f"null run {run.run}: measured otherwise than the first: {line}")
+        if run.document["seeds"]["windows"] != first["seeds"]["windows"] + run.run - 1:
+            raise EvaluationError(f"null run {run.run}: seeds: each run has the next seed, and so another draw")
+        for problem in null_run_problems(run.document):
+            raise EvaluationError(f"null run {run.run}: {problem}; nothing can be learned from it")
+
+
+def _null_scales(changes: Sequence[NullChange], tier_scale: float) -> dict[str, dict[str, Any]]:
+    """Return tau by family: 1.4826 * MAD of ln(sigma / sigma_baseline), floored, and never above the tier's."""
+    families = sorted({family for change in changes for family in change.log_ratios})
+    rows = {}
+    for family in families:
+        values = [value for change in changes for value in change.log_ratios.get(family, ())]
+        middle = quantile(values, 0.5)
+        scale = MAD_TO_DEVIATION * quantile([abs(value - middle) for value in values], 0.5)
+        rows[family] = {
+            "n": len(values),
+            "scale": rounded(scale),
+            "largest": rounded(max(abs(value) for value in values)),
+            "limit": rounded(min(tier_scale, max(scale, SMALLEST_SCALE))),
+        }
+    return rows
+
+
+def _growths(growths: Sequence[Mapping[str, float]], tier_epsilon: float) -> dict[str, dict[str, Any]]:
+    """Return epsilon by name: the larger of the tier's and the 97.5 % quantile of the growths plus 10 % of it."""
+    rows = {}
+    for name in sorted({name for row in growths for name in row}):
+        values = [row[name] for row in growths if name in row]
+        level = quantile(values, QUANTILE)
+        rows[name] = {
+            "n": len(values),
+            "quantile": rounded(level),
+            "limit": rounded(max(tier_epsilon, MARGIN * level)),
+        }
+    return rows
+
+
+def _min_effect(changes: Sequence[NullChange], windows: int, policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return z * sigma / sqrt(n): sigma of the losses' differences within a change, n windows."""
+    spreads = [_variance(change.deltas) for change in changes]
+    sigma = math.sqrt(math.fsum(spreads) / len(spreads))
+    alpha = policy["primary_metric"]["alpha"]
+    z = NormalDist().inv_cdf(1 - (alpha / 2 if policy["variance"]["sides"] == "two" else alpha))
+    return {
+        "n": sum(len(change.deltas) for change in changes),
+        "sigma": rounded(sigma),
+        "z": rounded(z),
+        "windows": windows,
+        "limit": rounded(z * sigma / math.sqrt(windows)),
+    }
+
+
+def _variance(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def _drift_band(changes: Sequence[NullChange], tier_band: Sequence[float]) -> dict[str, Any]:
+    """Return the drift band: the larger of the nulls' and the tier's, which must hold the nulls'.
+
+    Raises:
+        EvaluationError: when harmless changes drift by more than the tier allows; on so few windows it means nothing.
+    """
+    drifts = [math.log(change.drift) for change in changes]
+    level = MARGIN * quantile([abs(drift) for drift in drifts], QUANTILE)
+    null_band = [rounded(math.exp(-level)), rounded(math.exp(level))]
+    low, high = tier_band
+    if math.exp(-level) < low or math.exp(level) > high:
+        raise EvaluationError(
+            f"harmless changes drift from preview to final by up to {math.exp(level):.4g} times, the tier allows "
+            f"{low:g} to {high:g}; score more windows"
+        )
+    return {"n": len(drifts), "null_band": null_band, "limit": [low, high]}

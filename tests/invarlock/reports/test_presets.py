@@ -1,0 +1,272 @@
+"""Limits learned from null runs: exact on numbers made by hand, and refused where nothing can be learned."""
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nulls import null_run
+
+from invarlock.errors import DocumentError, EvaluationError, MissingFileError, UsageError
+from invarlock.jsonio import check_schema, dump_json
+from invarlock.reports.policy import PRESET_LIMITS, resolve_policy
+from invarlock.reports.preset_files import (
+    null_run_name,
+    preset_name,
+    read_null_runs,
+    read_preset,
+    render_yaml,
+    write_preset,
+)
+from invarlock.reports.presets import NullRun, check_fit, derive_preset, loosened, preset_problems
+
+HELD_OUT = null_run(3)
+
+
+def preset(*learned: NullRun, tier: str = "balanced") -> dict[str, Any]:
+    runs = [*learned, null_run(len(learned) + 1)]
+    document = derive_preset(runs, tier)
+    check_schema(document, "calibrated_preset", where="preset")
+    assert preset_problems(document, runs) == []
+    return document
+
+
+def test_the_scale_of_a_family_is_its_robust_deviation() -> None:
+    # the median of all six is 0.0015, the deviations from it are 0.0005 and 0.0015 and 0.0035, three on each side
+    document = preset(null_run(1, (-0.002, 0.001, 0.002)), null_run(2, (0.0, 0.003, 0.005)))
+
+    assert document["derivation"]["spectral"]["ffn"] == {
+        "n": 6, "scale": pytest.approx(1.4826 * 0.0015), "largest": pytest.approx(0.005),
+        "limit": pytest.approx(1.4826 * 0.0015),
+    }  # fmt: skip
+    assert document["limits"]["spectral.null_scale_by_family"].keys() == {"attn", "ffn"}
+
+
+@pytest.mark.parametrize(
+    ("log_ratios", "limit"), [((0.0, 0.0, 0.0), 1e-4), ((-0.5, 0.0, 0.5), 0.01), ((-1e-5, 0.0, 1e-5), 1e-4)]
+)
+def test_a_scale_has_a_floor_and_is_never_above_the_tiers(log_ratios: Any, limit: float) -> None:
+    assert preset(null_run(1, log_ratios))["limits"]["spectral.null_scale_by_family"]["attn"] == limit
+
+
+def test_epsilon_is_the_larger_of_the_tiers_and_the_nulls_with_a_tenth_more() -> None:
+    # of three numbers the 97.5 % quantile lies at position 1.95: 0.02 + 0.95 * (0.04 - 0.02)
+    wide = preset(null_run(1, growths=(0.0, 0.02, 0.04)))
+    narrow = preset(null_run(1, growths=(0.0, 0.001, 0.002)))
+
+    assert wide["derivation"]["rmt"]["ffn"] == {
+        "n": 3, "quantile": pytest.approx(0.039), "limit": pytest.approx(0.0429),
+    }  # fmt: skip
+    assert wide["limits"]["rmt.epsilon_by_module"]["up"] == pytest.approx(2 * 0.0429)
+    assert narrow["limits"]["rmt.epsilon_by_family"] == {"attn": 0.01, "ffn": 0.01}
+    assert narrow["limits"]["rmt.epsilon_by_module"] == {"q": 0.05, "up": 0.05}
+    assert [line.partition(" ")[0] for line in loosened(wide)] == [
+        "rmt.epsilon_by_family.attn", "rmt.epsilon_by_family.ffn",
+        "rmt.epsilon_by_module.q", "rmt.epsilon_by_module.up",
+    ]  # fmt: skip
+    assert loosened(narrow) == []
+
+
+@pytest.mark.parametrize(("tier", "z"), [("balanced", 1.6448536269514722), ("conservative", 1.959963984540054)])
+def test_the_smallest_effect_is_beyond_the_noise_of_as_many_windows(tier: str, z: float) -> None:
+    # variance of (0.001, -0.001, 0.001, -0.001) is 4e-6 / 3
+    document = preset(null_run(1, deltas=(0.001, -0.001, 0.001, -0.001)), tier=tier)
+
+    sigma = math.sqrt(4e-6 / 3)
+    assert document["derivation"]["variance"] == {
+        "n": 12, "sigma": pytest.approx(sigma), "windows": 4, "z": pytest.approx(z),
+        "limit": pytest.approx(z * sigma / 2),
+    }  # fmt: skip
+
+
+def test_the_drift_band_is_the_tiers_and_holds_the_nulls() -> None:
+    document = preset(null_run(1, preview_delta=-0.009))
+
+    assert document["derivation"]["drift"] == {
+        "n": 3, "limit": [0.95, 1.05],
+        "null_band": [pytest.approx(math.exp(-0.0099)), pytest.approx(math.exp(0.0099))],
+    }  # fmt: skip
+
+
+def test_nulls_that_leave_the_tiers_drift_band_teach_nothing() -> None:
+    with pytest.raises(EvaluationError, match=r"the tier allows 0\.95 to 1\.05; score more windows"):
+        preset(null_run(1, preview_delta=-0.06))
+
+
+def test_the_run_that_was_held_out_teaches_nothing_and_is_judged() -> None:
+    quiet = derive_preset([null_run(1), null_run(2)], "balanced")
+    loud = derive_preset([null_run(1), null_run(2, (0.0, 0.1, 0.0), (0.0, 0.0, 0.2))], "balanced")
+
+    assert loud["limits"] == quiet["limits"]
+    assert list(quiet["held_out"]["signals"].values()) == [[], [], []]
+    # two capped modules are within the tier's limit, and warn
+    assert list(loud["held_out"]["signals"].values()) == [[], ["spectral"], ["rmt", "rmt_probe"]]
+
+
+def change(run: NullRun, edit: Callable[[Any], object]) -> NullRun:
+    document = copy.deepcopy(dict(run.document))
+    edit(document)
+    return NullRun(document, run.sha256)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda d: d["changes"][1]["logloss"].update(final=[2.5] * 4), "moves the loss by 0.5, a harmless change"),
+        (lambda d: d["changes"][1]["logloss"].update(final=[None] * 4), "a loss is not finite"),
+        (lambda d: d["changes"].pop(), "a null run has"),
+        (lambda d: d["changes"][0]["rmt"].update(measurement_contract_hash="0" * 16), "by the measurement contract"),
+        (lambda d: d["changes"][0]["rmt"]["modules"].pop("q"), "not of the modules of the baseline"),
+        (lambda d: d["changes"][0]["logloss"].update(preview=[2.0]), "not the number of windows"),
+        (lambda d: d["windows"]["final"]["token_counts"].__setitem__(0, 9), "every window has 10 predicted tokens"),
+        (lambda d: d["windows"]["final"].update(window_ids=d["windows"]["preview"]["window_ids"]), "scored twice"),
+        (lambda d: d["meta"].update(device="cuda"), "measured otherwise than the first: meta.device"),
+        (lambda d: d["baseline"].update(digest=f"sha256:{'9' * 64}"), "baseline.digest"),
+        (lambda d: d["seeds"].update(windows=7), "each run has the next seed"),
+        (lambda d: d["seeds"].update(changes=7), "windows and changes have one seed"),
+    ],
+)  # fmt: skip
+def test_nothing_is_learned_from_a_run_that_is_not_whole_or_not_harmless(
+    edit: Callable[[Any], object], message: str
+) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        derive_preset([null_run(1), change(null_run(2), edit), HELD_OUT], "balanced")
+
+
+@pytest.mark.parametrize(("runs", "message"), [([null_run(1)], "two are needed"), ([null_run(1), HELD_OUT], "a gap")])
+def test_runs_that_are_missing_are_told(runs: list[NullRun], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        derive_preset(runs, "balanced")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda p: p["limits"]["rmt.epsilon_by_family"].update(ffn=0.5), "limits.rmt.epsilon_by_family.ffn: 0.5"),
+        (lambda p: p["limits"]["spectral.null_scale_by_family"].update(attn=0.009), "null_scale_by_family.attn: 0.009"),
+        (lambda p: p["limits"].update({"variance.min_effect": 1.0}), "limits.variance.min_effect: 1.0"),
+        (lambda p: p["limits"].update({"primary_metric.drift_band": [0.5, 2.0]}), "limits.primary_metric.drift_band"),
+        (lambda p: p.update(tier="conservative"), "limits.variance|derivation"),
+        (lambda p: p.update(model_id="another"), "model_id: 'another'"),
+        (lambda p: p["held_out"].update(signals={}), "held_out.signals"),
+        (lambda p: p["null_runs"].pop(), "not those that are there"),
+        (lambda p: p["null_runs"][0].update(sha256=f"sha256:{'0' * 64}"), "not those that are there"),
+        (lambda p: p.pop("limits"), "does not hold to the calibrated_preset format"),
+    ],
+)
+def test_a_preset_that_does_not_follow_is_told(edit: Callable[[Any], object], message: str) -> None:
+    runs = [null_run(1, (0.0, 0.001, 0.002), deltas=(0.001, 0.0, 0.0, 0.0)), null_run(2), HELD_OUT]
+    document = derive_preset(runs, "balanced")
+    edit(document)
+
+    assert any(
+        part in line for line in preset_problems(document, runs) for part in message.split("|")
+    ), preset_problems(document, runs)  # fmt: skip
+
+
+def test_every_limit_reaches_the_policy_and_no_tier_changes() -> None:
+    limits = {
+        "primary_metric.drift_band": [0.96, 1.04],
+        "rmt.epsilon_by_family": {"ffn": 0.02},
+        "rmt.epsilon_by_module": {"up": 0.06},
+        "spectral.null_scale_by_family": {"ffn": 0.002},
+        "variance.min_effect": 0.003,
+    }
+    before = resolve_policy("balanced", "dev", {})
+
+    policy = resolve_policy("balanced", "dev", {"variance.min_effect": 0.004}, limits)
+
+    assert set(limits) == set(PRESET_LIMITS)
+    for name, value in {**limits, "variance.min_effect": 0.004}.items():
+        guard, _, limit = name.partition(".")
+        assert policy[guard][limit] == value
+    assert resolve_policy("balanced", "dev", {}) == before
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"primary_metric.ratio_limit": 9.0}, "is none that a preset sets"),
+        ({"spectral.null_scale_by_family": {"ffn": 0.011}}, "is above the tier's 0.01"),
+        ({"rmt.epsilon_by_family": {"ffn": 0.001}}, "is below the tier's 0.01"),
+        ({"rmt.epsilon_by_module": {"up": 0.04}}, "is below the tier's 0.05"),
+        ({"primary_metric.drift_band": [0.95, 1.06]}, "is wider than the tier's"),
+    ],
+)
+def test_a_preset_may_not_set_what_it_may_not(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_policy("balanced", "dev", {}, limits)
+
+
+def test_the_yaml_says_what_the_json_says() -> None:
+    document = {**preset(null_run(1, (0.0, 0.001, 0.002))), "tiny": 1e-05, "tall": 1.5e300, "none": None, "empty": []}
+
+    assert yaml.safe_load(render_yaml(document)) == document
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of presets with their null runs."""
+    for number in (1, 2, 3):
+        path = tmp_path / null_run_name("a__model", number)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(dump_json(null_run(number).document))
+    write_preset(tmp_path, derive_preset(read_null_runs(tmp_path, "a__model"), "balanced"))
+    return tmp_path
+
+
+def test_a_preset_is_read_with_its_evidence(folder: Path) -> None:
+    found = read_preset(folder / preset_name("a__model"))
+
+    assert found.document["model_id"] == "a/model"
+    assert {path.name for path in folder.iterdir()} == {
+        "a__model", "calibrated_preset_a__model.json", "calibrated_preset_a__model.yaml",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "message"),
+    [
+        (lambda f: shutil.rmtree(f / "a__model"), DocumentError, "not those that are there"),
+        (lambda f: (f / "a__model/null_run_2.json").write_text("{}"), DocumentError, "null_run format"),
+        (lambda f: (f / preset_name("a__model")).unlink(), MissingFileError, "calibrate-only"),
+        (lambda f: (f / preset_name("a__model")).write_text("{"), DocumentError, "preset_a__model.json"),
+    ],
+)
+def test_a_preset_without_its_evidence_is_refused(
+    folder: Path, harm: Callable[[Path], object], error: type[Exception], message: str
+) -> None:
+    harm(folder)
+
+    with pytest.raises(error, match=message):
+        read_preset(folder / preset_name("a__model"))
+
+
+def test_a_weakened_preset_is_refused(folder: Path) -> None:
+    path = folder / preset_name("a__model")
+    document = json.loads(path.read_bytes())
+    document["limits"]["rmt.epsilon_by_family"]["ffn"] = 0.5
+    path.write_bytes(dump_json(document))
+
+    with pytest.raises(DocumentError, match=r"epsilon_by_family\.ffn: 0\.5, derived 0\.01; calibrate the model again"):
+        read_preset(path)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "tier", "message"),
+    [
+        ({"digest": "other"}, "balanced", "its baseline is sha256:1"),
+        ({"tokenizer_sha256": "other"}, "balanced", "its tokenizer is sha256:2"),
+        ({}, "conservative", "its tier is balanced, not conservative"),
+    ],
+)
+def test_a_preset_of_something_else_is_refused(baseline: dict[str, str], tier: str, message: str) -> None:
+    document = preset(null_run(1))
+
+    with pytest.raises(UsageError, match=message):
+        check_fit(document, {**document["baseline"], **baseline}, tier, where="preset.json")

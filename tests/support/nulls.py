@@ -1,0 +1,77 @@
+"""Null runs made by hand, on a model of two matrices and four windows."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from invarlock.reports.derivation import contract_hash
+from invarlock.reports.null_runs import CHANGES, NULL_SEED, SCHEMA
+from invarlock.reports.presets import NullRun
+
+CONTRACTS: dict[str, Any] = {"rmt": {"guard": "rmt"}, "spectral": {"guard": "spectral"}, "variance": {"guard": "v"}}
+LOSSES = [2.0, 2.0, 2.0, 2.0]
+WINDOWS = len(LOSSES)
+
+
+def null_run(
+    run: int,
+    log_ratios: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    growths: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    deltas: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
+    preview_delta: float = 0.0,
+) -> NullRun:
+    """Return null run ``run``: for each of its three changes a log ratio and a growth, which both matrices share."""
+    document = {
+        "schema": SCHEMA,
+        "run": run,
+        "seeds": {"windows": NULL_SEED + run, "changes": NULL_SEED + run},
+        "meta": {"model_id": "a/model", "revision": None, "device": "cpu", "dtype": "float32", "versions": {}},
+        "baseline": {"digest": f"sha256:{'1' * 64}", "tokenizer_sha256": f"sha256:{'2' * 64}"},
+        "dataset": {
+            "provider": "embedded", "source_sha256": f"sha256:{'3' * 64}", "tokenizer_sha256": f"sha256:{'2' * 64}",
+            "seq_len": 11, "windows": {"preview": WINDOWS, "final": WINDOWS},
+        },
+        "measurement_contracts": copy.deepcopy(CONTRACTS),
+        "windows": {"preview": _part(run, 0), "final": _part(run, WINDOWS)},
+        "spectral": _spectra(0.0),
+        "rmt": _risks(0.0),
+        "rmt_probe": _risks(0.0),
+        "variance": _side("variance", {"down": {"rms": 1.0}}),
+        "changes": [
+            {
+                "name": name,
+                "digest": f"sha256:{'4' * 64}",
+                "logloss": {
+                    "preview": [loss + preview_delta for loss in LOSSES],
+                    "final": [loss + delta for loss, delta in zip(LOSSES, deltas, strict=True)],
+                },
+                "spectral": _spectra(log_ratio),
+                "rmt": _risks(growth),
+                "rmt_probe": _risks(2 * growth),
+                "variance": {**_side("variance", {"down": {"rms": 1.0}}), "scaled_logloss": None},
+            }
+            for name, log_ratio, growth in zip(CHANGES, log_ratios, growths, strict=True)
+        ],
+    }  # fmt: skip
+    return NullRun(document, f"sha256:{run:064x}")
+
+
+def _part(run: int, first: int) -> dict[str, Any]:
+    ids = [f"{run * 100 + first + index:016x}" for index in range(WINDOWS)]
+    return {"window_ids": ids, "token_counts": [10] * WINDOWS, "logloss": list(LOSSES)}
+
+
+def _side(guard: str, modules: dict[str, Any]) -> dict[str, Any]:
+    return {"measurement_contract_hash": contract_hash(CONTRACTS[guard]), "modules": modules}
+
+
+def _spectra(log_ratio: float) -> dict[str, Any]:
+    rows = {"family": "ffn", "shape": [4, 4], "sigma": math.exp(log_ratio), "residual": 0.0, "frobenius": 1.5}
+    return _side("spectral", {"up": rows, "q": {**rows, "family": "attn"}})
+
+
+def _risks(growth: float) -> dict[str, Any]:
+    row = {"family": "ffn", "tokens": 40, "features": 4, "nonfinite": 0, "edge_risk": 1.0 + growth}
+    return _side("rmt", {"up": row, "q": {**row, "family": "attn"}})

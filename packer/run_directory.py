@@ -40,8 +40,10 @@ class RunDirectory:
         return self.source_of(layout.baseline_path(model.folder))
 
     def subject(self, case: Case) -> Path:
+        """Return where a case's subject is made; runs of one scenario may be made at the same time."""
         prefix = "error_" if case.scenario.category == "error_injection" else ""
-        return self.path / case.model.folder / "models" / f"{prefix}{case.scenario.id}"
+        suffix = "" if case.run == 1 else f"__run_{case.run}"
+        return self.path / case.model.folder / "models" / f"{prefix}{case.scenario.id}{suffix}"
 
     def report(self, case: Case) -> Path:
         return self.source_of(f"reports/{case.report_folder}/{layout.REPORT_NAME}")

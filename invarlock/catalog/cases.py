@@ -49,8 +49,16 @@ def report_folder(model_id: str, scenario: str, category: str, run: int) -> str:
     return f"{folder_name(model_id)}/{scenario}/run_{run}"
 
 
-def plan_cases(models: Models, scenarios: Sequence[Scenario]) -> list[Case]:
+def plan_cases(
+    models: Models, scenarios: Sequence[Scenario], clean_runs: int | None = None, stress_runs: int | None = None
+) -> list[Case]:
     """Return the runnable cases of all suites, small models first, then by model, in the catalog's order.
+
+    Args:
+        models: with their suites.
+        scenarios: of the catalog.
+        clean_runs: how often each clean scenario runs; None leaves it to the suites.
+        stress_runs: how often each stress scenario runs.
 
     Raises:
         DocumentError: when two models would share node ids.
@@ -68,8 +76,8 @@ def plan_cases(models: Models, scenarios: Sequence[Scenario]) -> list[Case]:
             if scenario.not_runnable is not None or not having:
                 continue
             runs = {
-                "clean": max(suite.clean_runs for suite in having),
-                "stress": max(suite.stress_runs for suite in having),
+                "clean": max(suite.clean_runs for suite in having) if clean_runs is None else clean_runs,
+                "stress": max(suite.stress_runs for suite in having) if stress_runs is None else stress_runs,
             }
             cases += [
                 Case(model, scenario, run, tuple(suite.name for suite in having))

@@ -16,7 +16,7 @@ from invarlock.evaluation.comparison import Baseline, Measured, Reference, Windo
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.text import SourceText
-from invarlock.evaluation.windows import Draw
+from invarlock.evaluation.windows import Draw, Tokens
 from invarlock.guards import invariants, rmt, spectral, variance
 from invarlock.jsonio import check_schema
 from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
@@ -38,6 +38,8 @@ class Setup:
     text: SourceText
     overrides: Mapping[str, Any] = field(default_factory=dict)
     preset: Preset | None = None
+    guards: tuple[str, ...] = GUARDS
+    store_tokens: bool = False
 
     def seeds(self, run: int) -> dict[str, int]:
         """Return the seeds of a run: of its windows, and of its bootstrap."""
@@ -150,8 +152,17 @@ def report_document(
     own, base = window_columns(draw, measured.preview, measured.final, "logloss"), _draw(baseline, run)
     for part in ("preview", "final"):
         own[part]["baseline_logloss"] = base[part]["logloss"]
+        if setup.store_tokens:
+            tokens: Tokens = getattr(draw, part).tokens
+            own[part]["token_ids"] = [" ".join(map(str, window)) for window in tokens.tolist()]
     seconds = measured.seconds if make_seconds is None else {"make_subject": make_seconds, **measured.seconds}
     outputs = {**measured.activations.variance, "scaled_logloss": _losses(measured.scaled)}
+    guards = {
+        "invariants": _guard(baseline["invariants"]["raw"], measured.facts.invariants, invariants.CONTRACT),
+        "spectral": _guard(baseline["spectral"]["raw"], measured.facts.spectral, spectral.CONTRACT),
+        "rmt": _guard(base["rmt"], measured.activations.rmt, rmt.CONTRACT),
+        "variance": _guard(base["variance"], outputs, variance.CONTRACT),
+    }
     raw = {
         "schema_version": SCHEMA_VERSION,
         "meta": {**setup.meta(), "scenario": scenario, "run": run, "seeds": setup.seeds(run)},
@@ -165,11 +176,8 @@ def report_document(
             "not_scored": measured.not_scored,
             "batch_size": None if measured.final is None else measured.final.batch_size,
         },
-        "invariants": _guard(baseline["invariants"]["raw"], measured.facts.invariants, invariants.CONTRACT),
-        "spectral": _guard(baseline["spectral"]["raw"], measured.facts.spectral, spectral.CONTRACT),
-        "rmt": _guard(base["rmt"], measured.activations.rmt, rmt.CONTRACT),
-        "variance": _guard(base["variance"], outputs, variance.CONTRACT),
-        "guards": list(GUARDS),
+        **{guard: guards[guard] for guard in setup.guards},
+        "guards": list(setup.guards),
         "policy_provenance": setup.provenance(),
         "telemetry": telemetry(seconds),
     }

@@ -86,7 +86,16 @@ class Baselines:
             "determinism": settings["determinism"],
             "execution_mode": "host-bypass",
         }
-        return Setup(model.id, model.revision, context, self.placement, self.plan, self.text)
+        return Setup(
+            model.id,
+            model.revision,
+            context,
+            self.placement,
+            self.plan,
+            self.text,
+            guards=settings["guards_order"],
+            store_tokens=settings["store_eval_windows"],
+        )
 
     def _shared(self, model: Model) -> Baseline:
         directory = self.run.directory
@@ -143,7 +152,7 @@ def window_plan(run: Run) -> WindowPlan:
     """Return how much text is scored: settings beat the suite's numbers, those beat the profile's."""
     text, settings = suite_text(run), run.settings
     preview, final = text.preview_windows, text.final_windows
-    if settings.sources["profile"] != "default":
+    if settings.given("profile") or settings["profile"] != "dev":
         preview, final = profile_windows(settings["profile"])
     return WindowPlan(
         seq_len=settings["seq_len"] or text.seq_len,

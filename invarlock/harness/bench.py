@@ -60,6 +60,7 @@ class Bench:
                 for _ in range(1 + repeats)
             )
         finally:
-            if not self.run.settings["keep_models"]:
+            # all runs of a scenario have the same subject: one is kept
+            if not self.run.settings["keep_models"] or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)
         return write_case(path, case, setup, baseline, draw, made, measured, again)

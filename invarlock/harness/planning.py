@@ -6,43 +6,71 @@ All problems are told at once, each with its remedy, and nothing is left behind 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from invarlock.catalog.cases import Case, effective_manifest
-from invarlock.catalog.scenarios import EditGeneration
 from invarlock.catalog.tuned_params import read_tuned_params
-from invarlock.errors import InvarLockError, UsageError
+from invarlock.errors import UsageError
+from invarlock.harness.preflight import problems
 from invarlock.harness.run import Run
+from invarlock.harness.sizing import disk_bytes, model_needs
 from invarlock.jsonio import check_schema, read_json, write_json
-from invarlock.packer.keys import load_signing_key
 from invarlock.reports.verification import differences
-
-# Snapshots, subjects of two workers and a pack of the embedded models take 30 MB.
-MIN_FREE_DISK_BYTES = 1_000_000_000
 
 
 def plan_run(run: Run, cases: Sequence[Case]) -> None:
     """Check a run's cases and write ``state/``: the effective manifest, settings, tuned parameters and plan.
 
     Raises:
-        UsageError: with all problems.
-        InvarLockError: when the tuned parameters cannot be read.
+        UsageError: with all problems, a line each.
     """
-    problems = list(_problems(run, cases))
-    if problems:
-        raise UsageError("; ".join(problems))
+    found = problems(run, cases)
+    if found:
+        raise UsageError("\n".join(found))
     manifest = effective_manifest(run.catalog.suite, cases, run.catalog.scenarios, run.expression)
     check_schema(manifest, "scenarios", where="state/scenarios.json")
-    state = run.directory.state
     if run.settings["resume"]:
         _check_same_run(run, manifest)
+    existed = run.directory.path.exists()
+    try:
+        _write_state(run, cases, manifest)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(run.directory.path, ignore_errors=True)
+        raise
+
+
+def plan_document(run: Run, cases: Sequence[Case]) -> dict[str, Any]:
+    """Return ``state/plan.json``: the cases in their order, and what each model needs of memory and disk."""
+    needs = model_needs(run, cases)
+    return {
+        "suite": run.catalog.suite,
+        "workers": run.workers,
+        "cases": [case.id for case in cases],
+        "models": [need.document() for need in needs],
+        "disk_bytes": disk_bytes(run, needs),
+    }
+
+
+def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
+    """Return the plan for people: the suite, then a line a model."""
+    needs = model_needs(run, cases)
+    lines = [f"invarlock: suite {run.catalog.suite}: {_count(len(cases), 'case')} on {_count(len(needs), 'model')}"]
+    lines += [
+        f"invarlock:   {need.model.id}: {_count(need.cases, 'case')}, {_size(need.memory_bytes)} of memory"
+        for need in needs
+    ]
+    return [*lines, f"invarlock: {_size(disk_bytes(run, needs))} of disk for checkpoints"]
+
+
+def _write_state(run: Run, cases: Sequence[Case], manifest: dict[str, Any]) -> None:
+    state = run.directory.state
     write_json(state / "scenarios.json", manifest)
     write_json(state / "settings.json", run.settings.document())
     write_json(state / "tuned_edit_params.json", read_tuned_params(run.tuned_params_path).document)
     write_json(state / "model_revisions.json", {"models": manifest["selection"]["models"]})
-    write_json(state / "plan.json", {"suite": run.catalog.suite, "cases": [case.id for case in cases]})
+    write_json(state / "plan.json", plan_document(run, cases))
 
 
 def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:
@@ -59,34 +87,9 @@ def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:
         raise UsageError(f"--resume: {run.directory.path} is a run of something else: {wrong}")
 
 
-def _problems(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    directory, settings = run.directory.path, run.settings
-    if settings["resume"]:
-        if not (run.directory.state / "scenarios.json").is_file():
-            yield f"--resume: {directory} holds no run; leave --resume out, or name a run's folder with --output-dir"
-    elif directory.exists() and any(directory.iterdir()):
-        yield f"--output-dir: {directory} exists and is not empty; name another folder, or go on with it: --resume"
-    if not settings["no_pack"] and run.pack_path.exists():
-        yield f"--pack-dir: {run.pack_path} exists; name another folder"
-    if settings["signing_key"] is not None:
-        try:
-            load_signing_key(Path(settings["signing_key"]))
-        except InvarLockError as error:
-            yield f"--signing-key: {error}"
-    for model in {case.model.id: case.model for case in cases}.values():
-        if model.path is None:
-            yield f"{model.id}: it comes from the hub, which this version cannot fetch from; use -m smoke"
-    suite = run.catalog.models.suites[run.catalog.suite]
-    if suite.text is None:
-        yield f"suite {suite.name}: models.toml names no text for it; add a [suite.text] table"
-    tuned = read_tuned_params(run.tuned_params_path)
-    for case in cases:
-        if isinstance(case.scenario.generation, EditGeneration):
-            try:
-                tuned.resolve(case.scenario.generation.for_model(case.model.id), case.model.id)
-            except UsageError as error:
-                yield f"{case.scenario.id}: {error}"
-    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if free < MIN_FREE_DISK_BYTES:
-        yield f"{existing}: {free / 1e9:.1f} GB free, {MIN_FREE_DISK_BYTES / 1e9:.0f} GB are needed; free some space"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.0f} GB" if count >= 10**10 else f"{max(count, 10**6) / 1e6:.0f} MB"

@@ -101,6 +101,8 @@ def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sh
         "edit.spec": spec,
         "baseline_ref.report_sha256": baseline_sha256,
         "policy_provenance": setup.provenance(),
+        "guards": list(setup.guards),
+        "evaluation_windows.token_ids": setup.store_tokens,
     }
     dataset = setup.dataset(report["baseline_ref"]["tokenizer_sha256"])
     windows = {key: value for key, value in report["dataset"]["windows"].items() if key != "stats"}
@@ -112,6 +114,8 @@ def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sh
         "policy_provenance": {
             key: value for key, value in report["policy_provenance"].items() if key != "policy_digest"
         },
+        "guards": report["guards"],
+        "evaluation_windows.token_ids": "token_ids" in report["evaluation_windows"]["final"],
     }
     return [
         *differences(found, asked),

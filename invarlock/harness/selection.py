@@ -10,10 +10,13 @@ from invarlock.catalog.cases import Case, plan_cases
 from invarlock.catalog.models import Model, Models
 from invarlock.catalog.scenarios import Scenario
 from invarlock.errors import UsageError
+from invarlock.settings import Settings
 
 DEFAULT_SUITE = "smoke"
 CATEGORY_MARKS = ("clean", "stress", "error_injection", "deployable")
 DEVICE_MARKS = ("cpu", "gpu")
+# a name in an expression of -m, as pytest reads it
+_NAME = re.compile(r"[\w:+\-.\[\]\\/]+")
 
 
 @dataclass(frozen=True)
@@ -24,19 +27,26 @@ class Catalog:
     scenarios: tuple[Scenario, ...]
     cases: tuple[Case, ...]
     suite: str
+    categories: tuple[str, ...] = CATEGORY_MARKS
 
     def not_runnable(self) -> list[Scenario]:
         """Return the suite's scenarios that this version cannot run."""
         return [row for row in self.scenarios if row.not_runnable is not None and row.in_suite(self.suite)]
 
     def selects(self, case: Case, scenario_ids: Sequence[str] | None) -> bool:
-        """Tell whether a case is one of the run's suite and scenarios."""
-        return self.suite in case.suites and (scenario_ids is None or case.scenario.id in scenario_ids)
+        """Tell whether a case is one of the run's suite, scenarios and categories."""
+        wanted = scenario_ids is None or case.scenario.id in scenario_ids
+        return wanted and self.suite in case.suites and case.scenario.category in self.categories
 
     def marks(self, case: Case) -> list[str]:
-        """Return the marks of a case: its suites, its category, and the device it needs."""
+        """Return the marks of a case: its suites, its category, its model, and the device it needs."""
         needs = {self.models.suites[name].requires for name in case.suites}
-        return [*case.suites, case.scenario.category, *sorted(needs)]
+        return [*case.suites, case.scenario.category, case.model.short_name, *sorted(needs)]
+
+    def known_marks(self) -> list[str]:
+        """Return every mark that a case can have."""
+        models = [model.short_name for model in self.models.models.values()]
+        return [*self.models.suites, *CATEGORY_MARKS, *DEVICE_MARKS, *models]
 
     def planned(self, case_ids: Sequence[str]) -> list[Case]:
         """Return the cases of some ids, in the plan's order."""
@@ -52,7 +62,7 @@ def make_catalog(
     scenarios: tuple[Scenario, ...],
     mark_expression: str,
     node_ids: Sequence[str],
-    scenario_ids: Sequence[str] | None,
+    settings: Settings,
 ) -> Catalog:
     """Return the catalog of a run.
 
@@ -61,18 +71,20 @@ def make_catalog(
     Raises:
         UsageError: when ``-m`` names several suites, or a scenario id is unknown or not runnable.
     """
-    cases = tuple(plan_cases(models, scenarios))
+    scenario_ids = settings["scenario_ids"]
+    cases = tuple(plan_cases(models, scenarios, settings["clean_runs"], settings["stress_runs"]))
     known = {scenario.id: scenario for scenario in scenarios}
     for name in scenario_ids or ():
         if name not in known:
             raise UsageError(f"--scenario-ids: {name!r} is unknown; known: {', '.join(sorted(known))}")
         if known[name].not_runnable is not None:
             raise UsageError(f"--scenario-ids: {name!r} cannot be run: {known[name].not_runnable}")
-    named = [suite for suite in models.suites if suite in re.findall(r"\w+", mark_expression)]
+    named = [suite for suite in models.suites if suite in _NAME.findall(mark_expression)]
     if len(named) > 1:
         raise UsageError(f"-m names the suites {' and '.join(named)}; a run has one")
     suite = named[0] if named else _suite_of(cases, node_ids) or _default_suite(models)
-    return Catalog(models, scenarios, cases, suite)
+    left_out = () if settings["error_injection"] else ("error_injection",)
+    return Catalog(models, scenarios, cases, suite, tuple(name for name in CATEGORY_MARKS if name not in left_out))
 
 
 def _default_suite(models: Models) -> str:

@@ -19,10 +19,11 @@ from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError
 from invarlock.harness.finishing import Ending, finish_run
-from invarlock.harness.planning import plan_run
+from invarlock.harness.planning import plan_lines, plan_run
 from invarlock.harness.pytest_report import RERUN
 from invarlock.harness.run import Run
-from invarlock.harness.selection import CATEGORY_MARKS, DEVICE_MARKS, Catalog, make_catalog
+from invarlock.harness.selection import Catalog, make_catalog
+from invarlock.harness.sizing import suite_defaults
 from invarlock.packer.run_directory import RunDirectory
 from invarlock.settings import Settings
 
@@ -34,16 +35,16 @@ class SuiteSession:
 
     def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
         self.folder = folder
-        self.settings = settings
         self.config = config
         self.catalog: Catalog = make_catalog(
             read_models(folder / "models.toml"),
             read_scenarios(folder / "scenarios.json"),
             config.option.markexpr,
             config.args,
-            settings["scenario_ids"],
+            settings,
         )
-        for mark in (*self.catalog.models.suites, *CATEGORY_MARKS, *DEVICE_MARKS):
+        self.settings = settings.with_defaults(suite_defaults(self.catalog.models.suites[self.catalog.suite]))
+        for mark in self.catalog.known_marks():
             config.addinivalue_line("markers", f"{mark}: cases of InvarLock")
 
     @property
@@ -156,9 +157,9 @@ class Controller(SuiteSession):
         if session.items and not session.config.option.collectonly:
             self._plan([item.nodeid for item in session.items])
 
-    def pytest_report_collectionfinish(self) -> list[str]:
+    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
         skipped = self.catalog.not_runnable()
-        lines = [f"invarlock: suite {self.catalog.suite}"]
+        lines = plan_lines(self.run, self._cases([item.nodeid for item in items]))
         if skipped:
             lines.append(f"invarlock: not run by this version: {', '.join(scenario.id for scenario in skipped)}")
         return lines
@@ -189,10 +190,13 @@ class Controller(SuiteSession):
         for line in self.ending.lines:
             terminalreporter.write_line(line)
 
+    def _cases(self, node_ids: Sequence[str]) -> list[Case]:
+        return self.catalog.planned([node.partition("[")[2].removesuffix("]") for node in node_ids])
+
     def _plan(self, node_ids: Sequence[str]) -> None:
         if self.planned or self.config.option.collectonly:
             return
-        cases = self.catalog.planned([node.partition("[")[2].removesuffix("]") for node in node_ids])
+        cases = self._cases(node_ids)
         if not cases:
             return
         try:

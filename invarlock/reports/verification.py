@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -202,6 +204,7 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
             seen.add(window)
         if any(count != expected_tokens for count in block["token_counts"]):
             yield f"evaluation_windows.{part}.token_counts: every window has {expected_tokens} predicted tokens"
+        yield from _token_problems(f"evaluation_windows.{part}", block, report["dataset"]["seq_len"])
     if report["dataset"]["windows"]["final"] != len(windows["final"]["window_ids"]):
         yield "dataset.windows.final: not the number of windows scored"
     if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
@@ -220,6 +223,16 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
         for side in ("baseline", "subject"):
             if block["raw"][side].get("measurement_contract_hash") != wanted:
                 yield f"{guard}.raw.{side}: was not measured by the measurement contract"
+
+
+def _token_problems(where: str, block: Mapping[str, Any], seq_len: int) -> Iterator[str]:
+    """Yield the windows whose token ids, where the report holds them, are not those that their id is a digest of."""
+    for index, (window, text) in enumerate(zip(block["window_ids"], block.get("token_ids", ()), strict=False)):
+        ids = [int(token) for token in text.split(" ")]
+        if len(ids) != seq_len or max(ids) >= 1 << 31:
+            yield f"{where}.token_ids[{index}]: not {seq_len} token ids"
+        elif hashlib.sha256(struct.pack(f"<{seq_len}i", *ids)).hexdigest()[:16] != window:
+            yield f"{where}.token_ids[{index}]: not the tokens of window {window}"
 
 
 def activation_problems(where: str, raw: Mapping[str, Any]) -> Iterator[str]:

@@ -64,7 +64,6 @@ WHAT_IS_RUN = (
         readers.whole(0, 100),
         variables=("CLEAN_EDIT_RUNS",),
         shown="3, smoke 1",
-        not_yet="runs of a user's number",
     ),
     Setting(
         "stress_runs",
@@ -73,7 +72,6 @@ WHAT_IS_RUN = (
         readers.whole(0, 100),
         variables=("STRESS_EDIT_RUNS",),
         shown="2, smoke 1",
-        not_yet="runs of a user's number",
     ),
     Setting(
         "error_injection",
@@ -81,7 +79,6 @@ WHAT_IS_RUN = (
         True,
         readers.flag,
         variables=("RUN_ERROR_INJECTION",),
-        not_yet="way to leave faults out",
     ),
     *(
         Setting(
@@ -145,7 +142,6 @@ HOW_IT_IS_MEASURED = (
         GUARDS,
         readers.some_of(*GUARDS),
         variables=("PACK_GUARDS_ORDER",),
-        not_yet="choice of guards",
     ),
     Setting(
         "calibration_runs",
@@ -221,7 +217,6 @@ HOW_IT_IS_MEASURED = (
         False,
         readers.flag,
         variables=("INVARLOCK_STORE_EVAL_WINDOWS",),
-        not_yet="token ids in reports",
     ),
 )
 
@@ -413,7 +408,6 @@ MODELS_AND_DISK = (
         readers.gigabytes,
         variables=("MIN_FREE_DISK_GB",),
         shown="200, CPU suites 1",
-        not_yet="choice of room on the disk",
     ),
     Setting(
         "skip_disk_preflight",
@@ -421,7 +415,6 @@ MODELS_AND_DISK = (
         False,
         readers.flag,
         variables=("PACK_SKIP_DISK_PREFLIGHT",),
-        not_yet="choice of room on the disk",
     ),
     Setting(
         "allow_remote_code",

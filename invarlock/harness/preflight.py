@@ -1,0 +1,105 @@
+"""What is checked before the first case: a check a subject, each yields its problems with their remedies.
+
+Whoever adds something that can be known up front adds its check to ``CHECKS``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.scenarios import EditGeneration
+from invarlock.catalog.tuned_params import read_tuned_params
+from invarlock.errors import InvarLockError, UsageError
+from invarlock.harness.run import Run
+from invarlock.harness.sizing import disk_bytes, model_needs
+from invarlock.packer.keys import load_signing_key
+
+Check = Callable[[Run, Sequence[Case]], Iterator[str]]
+
+
+def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    directory = run.directory.path
+    if run.settings["resume"]:
+        if not (run.directory.state / "scenarios.json").is_file():
+            yield f"--resume: {directory} holds no run; leave --resume out, or name a run's folder with --output-dir"
+    elif directory.exists() and not directory.is_dir():
+        yield f"--output-dir: {directory} is no folder; name another"
+    elif directory.exists() and any(directory.iterdir()):
+        yield f"--output-dir: {directory} exists and is not empty; name another folder, or go on with it: --resume"
+
+
+def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if not run.settings["no_pack"] and run.pack_path.exists():
+        yield f"--pack-dir: {run.pack_path} exists; name another folder"
+    if run.settings["signing_key"] is not None:
+        try:
+            load_signing_key(Path(run.settings["signing_key"]))
+        except InvarLockError as error:
+            yield f"--signing-key: {error}"
+
+
+def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    suite = run.catalog.models.suites[run.catalog.suite]
+    if suite.requires == "gpu" and not run.settings["allow_remote_code"]:
+        yield f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it"
+
+
+def check_models(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    for model in {case.model.id: case.model for case in cases}.values():
+        if model.path is None:
+            yield f"{model.id}: it comes from the hub, which this version cannot fetch from; use -m smoke"
+
+
+def check_text(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    suite = run.catalog.models.suites[run.catalog.suite]
+    if suite.text is None:
+        yield f"suite {suite.name}: models.toml names no text for it; add a [suite.text] table"
+
+
+def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    try:
+        tuned = read_tuned_params(run.tuned_params_path)
+    except InvarLockError as error:
+        yield str(error)
+        return
+    for case in cases:
+        # runs differ in their windows alone
+        if case.run == 1 and isinstance(case.scenario.generation, EditGeneration):
+            try:
+                tuned.resolve(case.scenario.generation.for_model(case.model.id), case.model.id)
+            except UsageError as error:
+                yield f"{case.scenario.id}: {error}"
+
+
+def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if run.settings["skip_disk_preflight"] or run.settings["resume"]:
+        return
+    directory = run.directory.path
+    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    need, spare = disk_bytes(run, model_needs(run, cases)), run.settings["min_free_disk_gb"]
+    if free < need + spare * 1e9:
+        yield (
+            f"{existing}: {free / 1e9:.1f} GB free, the run needs {need / 1e9:.1f} GB and {spare:g} GB must stay free; "
+            "free some space, name another disk with --output-dir, lower MIN_FREE_DISK_GB, or start all the same: "
+            "PACK_SKIP_DISK_PREFLIGHT=1"
+        )
+
+
+CHECKS: tuple[Check, ...] = (
+    check_run_directory,
+    check_pack,
+    check_opt_ins,
+    check_models,
+    check_text,
+    check_tuned_params,
+    check_disk,
+)
+
+
+def problems(run: Run, cases: Sequence[Case]) -> list[str]:
+    """Return every problem that the checks find, in their order."""
+    return [line for check in CHECKS for line in check(run, cases)]

@@ -1,0 +1,95 @@
+"""What is planned, what is refused before anything starts, and the settings that say what is run."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invarlock.reports.verification import verify_report
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_all_that_is_missing_is_told_at_once_each_with_its_remedy(run_pytest: Callable[..., Any]) -> None:
+    ran = run_pytest("-m", "subset", "--signing-key", "absent.pem", MIN_FREE_DISK_GB="900000")
+
+    lines = ran.output.partition("ERROR: ")[2].strip().splitlines()
+    assert ran.status == 4, ran.output
+    assert lines[0] == "--signing-key: absent.pem: no such file"
+    assert "suite subset: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it" in lines
+    assert any("900000 GB must stay free; free some space" in line for line in lines)
+    assert not ran.directory.exists()
+
+
+def test_workers_do_not_start_on_what_cannot_work(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+    ran = run_pytest("-k", "noop", "-n", "1", MIN_FREE_DISK_GB="900000")
+
+    assert ran.status == 4, ran.output
+    assert "Traceback" not in ran.output
+    assert not ran.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "count"),
+    [
+        ({"CLEAN_EDIT_RUNS": "2", "STRESS_EDIT_RUNS": "3"}, ("-m", "smoke and mistral-tiny"), 2 * 5 + 3 * 5 + 12),
+        ({"RUN_ERROR_INJECTION": "0"}, ("-m", "mistral-tiny"), 10),
+        ({"CLEAN_EDIT_RUNS": "0"}, ("-m", "clean"), 0),
+        ({}, ("-m", "mistral-tiny or (qwen2-tiny and stress)"), 27),
+    ],
+)
+def test_settings_and_marks_of_models_say_which_cases_there_are(
+    run_pytest: Callable[..., Any], variables: dict[str, str], arguments: tuple[str, ...], count: int
+) -> None:
+    ran = run_pytest("--collect-only", "-q", *arguments, **variables)
+
+    assert ran.output.count("::test_scenario[") == count, ran.output
+
+
+def test_the_plan_names_the_need_of_each_model(run_pytest: Callable[..., Any]) -> None:
+    ran = run_pytest("--collect-only", "-q", "-m", "subset and clean", CLEAN_EDIT_RUNS="1")
+
+    assert "invarlock: suite subset: 5 cases on 1 model" in ran.output, ran.output
+    assert "invarlock:   mistralai/Mistral-7B-v0.1: 5 cases, 24 GB of memory" in ran.output
+
+
+def test_runs_guards_and_token_ids_are_those_asked_for_and_verify(run_pytest: Callable[..., Any]) -> None:
+    ran = run_pytest(
+        "-k",
+        "mistral and noop",
+        "-n",
+        "2",
+        CLEAN_EDIT_RUNS="2",
+        PACK_GUARDS_ORDER="spectral,invariants",
+        INVARLOCK_STORE_EVAL_WINDOWS="1",
+    )
+
+    assert ran.status == 0, ran.output
+    folder = ran.pack / "reports/embedded__mistral-tiny/noop_control"
+    first, second = (load(folder / f"run_{run}" / "evaluation.report.json") for run in (1, 2))
+    assert first["guards"] == ["spectral", "invariants"]
+    assert (first["rmt"]["status"], sorted(first["validation"])) == (
+        "not_evaluated",
+        ["invariants_pass", "preview_final_drift_acceptable", "primary_metric_acceptable", "spectral_stable"],
+    )
+    assert first["evaluation_windows"]["final"]["window_ids"] != second["evaluation_windows"]["final"]["window_ids"]
+    assert len(first["evaluation_windows"]["final"]["token_ids"][0].split(" ")) == 128
+    done = subprocess.run([sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"], check=False)
+    assert done.returncode == 0
+    plan = load(ran.directory / "state" / "plan.json")
+    assert plan["cases"] == ["mistral-tiny-noop_control-run1", "mistral-tiny-noop_control-run2"]
+    assert [(row["model"], row["cases"]) for row in plan["models"]] == [("embedded/mistral-tiny", 2)]
+    settings = load(ran.directory / "state" / "settings.json")
+    assert settings["clean_runs"] == {"value": 2, "source": "variable"}
+    assert settings["stress_runs"] == {"value": 1, "source": "default"}
+    first["evaluation_windows"]["final"]["token_ids"][3] = second["evaluation_windows"]["final"]["token_ids"][3]
+    assert verify_report(first) == [
+        "evaluation_windows.final.token_ids[3]: not the tokens of window "
+        + first["evaluation_windows"]["final"]["window_ids"][3]
+    ]

@@ -50,6 +50,7 @@ def make_run(folder: Path, scenarios: str) -> RealRun:
         name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_"))
     }
     command = [sys.executable, "-m", "pytest", str(ROOT / "suites"), "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "no:hypothesispytest"]
     command += ["-k", f"mistral and ({scenarios})", "--output-dir", str(folder / "run")]
     command += ["--signing-key", str(folder / "maker.pem")]
     done = subprocess.run(command, cwd=ROOT, env={**clean, **SMALL}, capture_output=True, text=True, check=False)

@@ -48,7 +48,8 @@ def run_pytest(tmp_path: Path) -> RunPytest:
         command = [sys.executable, "-m", "pytest", *arguments]
         if not any(str(argument).startswith(str(suites)) for argument in arguments):
             command.append(str(suites))
-        command += ["-p", "no:cacheprovider", "--output-dir", str(target)]
+        # hypothesis is here for these tests; its plugin takes a second and a half to load
+        command += ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--output-dir", str(target)]
         if suites != ROOT / "suites":
             command += ["-p", "invarlock.harness.plugin", "--rootdir", str(suites.parent)]
         done = subprocess.run(

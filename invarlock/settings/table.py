@@ -507,7 +507,6 @@ WHERE_IT_RUNS = (
         readers.names,
         variables=("GPU_ID_LIST",),
         shown="all that are seen",
-        not_yet="GPU leases",
     ),
     Setting(
         "num_gpus",
@@ -516,7 +515,6 @@ WHERE_IT_RUNS = (
         readers.whole(1, 1024),
         variables=("NUM_GPUS",),
         shown="all",
-        not_yet="GPU leases",
     ),
     Setting(
         "gpu_memory_per_device",
@@ -525,7 +523,6 @@ WHERE_IT_RUNS = (
         readers.gigabytes,
         variables=("GPU_MEMORY_PER_DEVICE",),
         shown="what it has",
-        not_yet="GPU leases",
     ),
     Setting(
         "gpu_min_free_gb",
@@ -533,7 +530,6 @@ WHERE_IT_RUNS = (
         0.0,
         readers.gigabytes,
         variables=("GPU_MIN_FREE_GB",),
-        not_yet="GPU leases",
     ),
     Setting(
         "gpu_require_idle",
@@ -541,7 +537,6 @@ WHERE_IT_RUNS = (
         False,
         readers.flag,
         variables=("GPU_REQUIRE_IDLE",),
-        not_yet="GPU leases",
     ),
     *(
         Setting(

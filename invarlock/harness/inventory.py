@@ -1,0 +1,213 @@
+"""What a run may compute on: GPUs as NVML tells of them, or shares of the CPUs.
+
+Example::
+
+    pool = make_pool(settings, requires="gpu", workers=8)
+    pool.devices[0]     # Device(id="GPU-5a…", index=0, total_bytes=85899345920, free_bytes=85000000000, …)
+
+GPUs are counted as ``nvidia-smi`` counts them, by their place on the PCI bus.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from invarlock.errors import UsageError
+from invarlock.jsonio import read_json, write_json
+from invarlock.settings import Settings
+
+GB = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU, a MIG instance, or a share of the CPUs; ``index`` is its place in the pool."""
+
+    id: str
+    index: int
+    total_bytes: int
+    free_bytes: int
+    used_by_others: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The devices of a run.
+
+    Attributes:
+        kind: what they are.
+        devices: in the order of their index, which is CUDA's in a worker of the run.
+        threads: CPU threads that a worker computes with.
+        combinable: whether a model may lie on several; CUDA shows one MIG instance to a process.
+        bytes_per_device: what is planned with of each, None for what it has free.
+    """
+
+    kind: Literal["gpu", "cpu"]
+    devices: tuple[Device, ...]
+    threads: int
+    combinable: bool = True
+    bytes_per_device: int | None = None
+
+    def room(self, device: Device) -> int:
+        """Return the bytes of a device that models may take."""
+        return device.free_bytes if self.bytes_per_device is None else min(device.free_bytes, self.bytes_per_device)
+
+    def refreshed(self) -> Pool:
+        """Return the pool with what is free now."""
+        if self.kind == "cpu":
+            return self
+        now = {gpu.id: gpu.free_bytes for gpu in read_gpus()}
+        devices = (replace(device, free_bytes=now.get(device.id, device.free_bytes)) for device in self.devices)
+        return replace(self, devices=tuple(devices))
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @staticmethod
+    def read(path: Path) -> Pool:
+        document = read_json(path)
+        return Pool(**{**document, "devices": tuple(Device(**row) for row in document["devices"])})
+
+
+def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
+    """Return the devices that a run's suite and settings give it.
+
+    Raises:
+        UsageError: when a GPU is needed and there is none that may be used, or one that was named is not there.
+    """
+    cores = len(os.sched_getaffinity(0))
+    planned = settings["gpu_memory_per_device"]
+    per_device = None if planned is None else int(planned * GB)
+    if requires != "gpu":
+        slots = min(workers, cores)
+        share = per_device or _available_memory_bytes() // slots
+        devices = tuple(Device(f"cpu{index}", index, share, share) for index in range(slots))
+        return Pool("cpu", devices, cores // slots, bytes_per_device=per_device)
+    gpus = _usable(_numbered(_named(_visible(read_gpus(), settings), settings)), settings)
+    if settings["num_gpus"] is not None:
+        if settings["num_gpus"] > len(gpus):
+            raise UsageError(f"NUM_GPUS: {settings['num_gpus']} are asked for, {len(gpus)} can be used")
+        gpus = gpus[: settings["num_gpus"]]
+    whole = all(not gpu.id.startswith("MIG-") for gpu in gpus)
+    threads = max(1, cores // max(1, min(workers, len(gpus))))
+    return Pool("gpu", tuple(_numbered(gpus)), threads, combinable=whole, bytes_per_device=per_device)
+
+
+def read_gpus() -> list[Device]:
+    """Return the GPUs of this machine; of one that is divided, its MIG instances.
+
+    Raises:
+        UsageError: when NVML is not there.
+    """
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        raise UsageError("no GPU can be found without NVML; install nvidia-ml-py") from None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        raise UsageError(f"NVML tells of no GPU ({error}); install the NVIDIA driver, or use -m smoke") from None
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        parts = [part for handle in handles for part in _parts(nvml, handle)]
+        return [_device(nvml, handle, index) for index, handle in enumerate(parts)]
+    except nvml.NVMLError as error:
+        raise UsageError(f"NVML cannot read a GPU ({error}); look at nvidia-smi") from None
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _parts(nvml: Any, handle: Any) -> Iterator[Any]:
+    """Yield a GPU, or its MIG instances where it is divided."""
+    try:
+        divided = nvml.nvmlDeviceGetMigMode(handle)[0] == 1
+    except nvml.NVMLError:
+        # GPUs that cannot be divided have no such mode
+        divided = False
+    if not divided:
+        yield handle
+        return
+    for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+        except nvml.NVMLError:
+            continue
+
+
+def _device(nvml: Any, handle: Any, index: int) -> Device:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    others = [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+    return Device(str(nvml.nvmlDeviceGetUUID(handle)), index, int(memory.total), int(memory.free), bool(others))
+
+
+def _visible(gpus: Sequence[Device], settings: Settings) -> list[Device]:
+    """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` shows, in its order; as in CUDA, what is unknown ends the list."""
+    given = settings["cuda_visible_devices"]
+    if given is None:
+        return list(gpus)
+    shown: list[Device] = []
+    for name in given.split(","):
+        gpu = _find(gpus, name.strip())
+        if gpu is None or gpu in shown:
+            break
+        shown.append(gpu)
+    if not shown:
+        raise UsageError(f"CUDA_VISIBLE_DEVICES: {given!r} shows none of the {len(gpus)} GPUs; unset it")
+    return shown
+
+
+def _named(gpus: Sequence[Device], settings: Settings) -> list[Device]:
+    """Return the GPUs of ``GPU_ID_LIST``: numbers count what is visible."""
+    if settings["gpu_ids"] is None:
+        return list(gpus)
+    chosen = []
+    visible = _numbered(gpus)
+    for name in settings["gpu_ids"]:
+        found = _find(visible, name)
+        if found is None or found in chosen:
+            problem = "named twice" if found is not None else f"not one of the {len(gpus)} GPUs that are visible"
+            raise UsageError(f"GPU_ID_LIST: {name!r} is {problem}")
+        chosen.append(found)
+    return chosen
+
+
+def _usable(gpus: Sequence[Device], settings: Settings) -> list[Device]:
+    """Return the GPUs that have enough memory free and, where that is asked for, that nobody else uses."""
+    reasons = []
+    usable = []
+    for gpu in gpus:
+        if settings["gpu_require_idle"] and gpu.used_by_others:
+            reasons.append(f"GPU {gpu.id} is in use by others (GPU_REQUIRE_IDLE=1)")
+        elif gpu.free_bytes < settings["gpu_min_free_gb"] * GB:
+            reasons.append(f"GPU {gpu.id} has {gpu.free_bytes / GB:.1f} GB free (GPU_MIN_FREE_GB)")
+        else:
+            usable.append(gpu)
+    if not usable:
+        raise UsageError("; ".join(reasons) or "there is no GPU; use -m smoke")
+    return usable
+
+
+def _find(gpus: Sequence[Device], name: str) -> Device | None:
+    """Return the GPU of a number, or of the beginning of an id that no other has."""
+    if name.isdigit():
+        return gpus[int(name)] if int(name) < len(gpus) else None
+    if not name.startswith(("GPU-", "MIG-")):
+        return None
+    found = [gpu for gpu in gpus if gpu.id.startswith(name)]
+    return found[0] if len(found) == 1 else None
+
+
+def _numbered(gpus: Sequence[Device]) -> list[Device]:
+    return [replace(gpu, index=index) for index, gpu in enumerate(gpus)]
+
+
+def _available_memory_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise UsageError("/proc/meminfo tells no MemAvailable; name the memory with GPU_MEMORY_PER_DEVICE")

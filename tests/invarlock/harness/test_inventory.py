@@ -1,0 +1,144 @@
+"""Which devices a run has: NVML's own face over an inventory in a file, and every setting that chooses among them."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invarlock.catalog.models import Model
+from invarlock.errors import UsageError
+from invarlock.harness.inventory import GB, Pool, make_pool
+from invarlock.harness.memory_plan import devices_needed, needed_bytes
+from invarlock.settings import resolve_settings
+
+FAKE = Path(__file__).parents[2] / "support" / "fake_nvml"
+Inventory = Callable[[Sequence[dict[str, Any]]], None]
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inventory:
+    """Return a function that gives this machine GPUs, as far as NVML tells."""
+    monkeypatch.syspath_prepend(str(FAKE))
+    # torch may have imported the real one
+    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
+
+    def give(gpus: Sequence[dict[str, Any]]) -> None:
+        (tmp_path / "gpus.json").write_text(json.dumps(gpus))
+        monkeypatch.setenv("FAKE_NVML", str(tmp_path / "gpus.json"))
+
+    return give
+
+
+def gpu(number: int, free: float = 80.0, **more: Any) -> dict[str, Any]:
+    return {"uuid": f"GPU-{number}a", "total": 85 * GB, "free": int(free * GB), **more}
+
+
+def pool(workers: int = 4, requires: str = "gpu", **variables: str) -> Pool:
+    return make_pool(resolve_settings({}, variables), requires, workers)
+
+
+def ids(found: Pool) -> list[str]:
+    return [device.id for device in found.devices]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_all_gpus_are_in_the_pool_in_their_order(count: int, inventory: Inventory) -> None:
+    inventory([gpu(number) for number in range(count)])
+
+    found = pool()
+
+    assert ids(found) == [f"GPU-{number}a" for number in range(count)]
+    assert [device.index for device in found.devices] == list(range(count))
+    assert (found.kind, found.combinable) == ("gpu", True)
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "2,0"}, ["GPU-2a", "GPU-0a"]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-3a,GPU-1"}, ["GPU-3a", "GPU-1a"]),
+        ({"CUDA_VISIBLE_DEVICES": "1,9,0"}, ["GPU-1a"]),
+        ({"CUDA_VISIBLE_DEVICES": "3,2", "GPU_ID_LIST": "1"}, ["GPU-2a"]),
+        ({"GPU_ID_LIST": "GPU-2a,0"}, ["GPU-2a", "GPU-0a"]),
+        ({"NUM_GPUS": "3"}, ["GPU-0a", "GPU-1a", "GPU-2a"]),
+        ({"GPU_MIN_FREE_GB": "50"}, ["GPU-0a", "GPU-2a", "GPU-3a"]),
+        ({"GPU_REQUIRE_IDLE": "1"}, ["GPU-0a", "GPU-1a", "GPU-3a"]),
+    ],
+)
+def test_settings_choose_among_the_gpus(variables: dict[str, str], wanted: list[str], inventory: Inventory) -> None:
+    inventory([gpu(0), gpu(1, free=20.0), gpu(2, processes=[4711]), gpu(3)])
+
+    assert ids(pool(**variables)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES: '' shows none of the 2 GPUs"),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "shows none of the 2 GPUs"),
+        ({"CUDA_VISIBLE_DEVICES": "0", "GPU_ID_LIST": "1"}, "GPU_ID_LIST: '1' is not one of the 1 GPUs"),
+        ({"GPU_ID_LIST": "0,GPU-0a"}, "GPU_ID_LIST: 'GPU-0a' is named twice"),
+        ({"NUM_GPUS": "3"}, "NUM_GPUS: 3 are asked for, 2 can be used"),
+        ({"GPU_MIN_FREE_GB": "99"}, "GPU GPU-0a has 80.0 GB free (GPU_MIN_FREE_GB); GPU GPU-1a"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(variables: dict[str, str], message: str, inventory: Inventory) -> None:
+    inventory([gpu(0), gpu(1)])
+
+    with pytest.raises(UsageError) as refused:
+        pool(**variables)
+
+    assert message in str(refused.value)
+
+
+def test_a_machine_without_a_driver_is_told_so(inventory: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FAKE_NVML", raising=False)
+
+    with pytest.raises(UsageError, match="install the NVIDIA driver, or use -m smoke"):
+        pool()
+
+
+def test_a_divided_gpu_counts_as_its_parts_which_no_model_can_lie_across(inventory: Inventory) -> None:
+    parts = [{"uuid": f"MIG-{number}", "total": 40 * GB, "free": 39 * GB} for number in range(2)]
+    inventory([gpu(0, mig=parts), gpu(1)])
+
+    found = pool(CUDA_VISIBLE_DEVICES="MIG-1,MIG-0")
+
+    assert ids(found) == ["MIG-1", "MIG-0"]
+    assert devices_needed(30 * GB, found) == 1
+    assert devices_needed(60 * GB, found) is None
+
+
+def test_memory_that_is_planned_with_bounds_what_is_free(inventory: Inventory, tmp_path: Path) -> None:
+    inventory([gpu(0), gpu(1, free=10.0)])
+
+    found = pool(GPU_MEMORY_PER_DEVICE="24")
+
+    found.write(tmp_path / "pool.json")
+    assert Pool.read(tmp_path / "pool.json") == found
+    assert [found.room(device) for device in found.devices] == [24 * GB, 10 * GB]
+
+
+def test_the_models_of_the_catalogue_need_what_their_rows_say() -> None:
+    row = {"architecture": "llama", "licence": "x", "parameters": 34_388_917_248, "weight_bytes": 68_777_834_496}
+    large = Model("a/large", min_gpu_memory_gb=140, **row)
+    small = Model("a/small", min_gpu_memory_gb=0, **row)
+
+    assert needed_bytes(large, "gpu") == 140 * GB
+    assert needed_bytes(small, "gpu") == int(68_777_834_496 * 1.1) + 2 * GB
+    assert needed_bytes(small, "cpu") > 4 * 34_388_917_248
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 64])
+def test_cpu_slots_never_oversubscribe_the_cores(workers: int) -> None:
+    cores = len(os.sched_getaffinity(0))
+
+    found = pool(workers, requires="cpu")
+
+    assert len(found.devices) == min(workers, cores)
+    assert len(found.devices) * found.threads <= cores
+    assert sum(found.room(device) for device in found.devices) > 0

@@ -69,6 +69,10 @@ class EvaluationError(InvarLockError):
     """A measurement could not be made on this text or model."""
 
 
+class OutOfMemoryError(EvaluationError):
+    """A model, or one window of text, does not fit in the memory of its devices."""
+
+
 def printable(text: str) -> str:
     """Return text on one line, with whatever a terminal could obey escaped: names and values may be an attacker's."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -48,8 +48,17 @@ class RunDirectory:
     def report(self, case: Case) -> Path:
         return self.source_of(f"reports/{case.report_folder}/{layout.REPORT_NAME}")
 
+    @property
+    def devices(self) -> Path:
+        """What the run may compute on."""
+        return self.state / "devices.json"
+
+    @property
+    def locks(self) -> Path:
+        return self.state / "locks"
+
     def lock(self, name: str) -> Path:
-        return self.state / "locks" / f"{name}.lock"
+        return self.locks / f"{name}.lock"
 
     def source_of(self, pack_path: str) -> Path:
         """Return where a file of a pack's ``reports/`` or ``baselines/`` lies in the run: below its model."""

@@ -24,7 +24,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from invarlock.checkpoints.families import Module, classify
-from invarlock.errors import EvaluationError
+from invarlock.errors import OutOfMemoryError
+from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
 from invarlock.evaluation.windows import Tokens
 from invarlock.guards import rmt, variance
 from invarlock.reports.derivation import contract_hash
@@ -72,7 +73,7 @@ def evenly_spaced(tokens: Tokens, count: int) -> Tokens:
 
 
 @torch.inference_mode()
-def measure_activations(model: PreTrainedModel, tokens: Tokens) -> ActivationFacts:
+def measure_activations(model: PreTrainedModel, tokens: Tokens, room_bytes: int | None = None) -> ActivationFacts:
     """Return the edge risk of every linear layer of attention and FFN, and the output of every FFN.
 
     Windows have no padding. A chunk of windows is one forward pass, halved while it does not fit in memory.
@@ -80,17 +81,20 @@ def measure_activations(model: PreTrainedModel, tokens: Tokens) -> ActivationFac
     Args:
         model: a causal language model, in evaluation mode.
         tokens: token ids, shape (windows, seq_len).
+        room_bytes: what the model and a forward pass may take; None where the device's allocator bounds it.
 
     Raises:
-        EvaluationError: when even one window does not fit in memory.
+        OutOfMemoryError: when even one window does not fit in memory.
     """
     chunk = rmt.CHUNK_WINDOWS
     while True:
         try:
-            return _measure(model, tokens, chunk)
+            with one_out_of_memory():
+                check_room(forward_bytes(model, min(chunk, len(tokens)), tokens.shape[1], 0), room_bytes)
+                return _measure(model, tokens, chunk)
         except torch.OutOfMemoryError:
             if chunk == 1:
-                raise EvaluationError(
+                raise OutOfMemoryError(
                     f"the activations of one window of {tokens.shape[1]} tokens do not fit in the memory of "
                     f"{model.device}; use a shorter seq_len or a larger device"
                 ) from None

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
-from invarlock.errors import EvaluationError
+from invarlock.errors import EvaluationError, OutOfMemoryError
 from invarlock.evaluation.activations import (
     NOT_MEASURED,
     ActivationFacts,
@@ -124,10 +124,11 @@ def measure_baseline(
     weighed = time.perf_counter()
     model = load_model(folder, placement)
     loaded = time.perf_counter()
+    room = placement.room_bytes
     scored = {}
     for run, draw in draws.items():
-        preview = score_windows(model, draw.preview.tokens, plan.batch_size)
-        final = score_windows(model, draw.final.tokens, plan.batch_size)
+        preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
+        final = score_windows(model, draw.final.tokens, preview.batch_size, room)
         if None in preview.losses or None in final.losses:
             raise EvaluationError("the baseline's own loss is not finite; it cannot be compared with")
         scored[run] = ScoredDraw(
@@ -135,8 +136,8 @@ def measure_baseline(
             draw,
             preview,
             final,
-            _activations(model, draw, rmt.REPORT_WINDOWS),
-            _activations(model, draw, rmt.PROBE_WINDOWS) if probe else None,
+            _activations(model, draw, rmt.REPORT_WINDOWS, room),
+            _activations(model, draw, rmt.PROBE_WINDOWS, room) if probe else None,
         )
     seconds = {
         "measure_weights": weighed - started,
@@ -163,7 +164,7 @@ def compare(
 
     Raises:
         CheckpointError: when it is no whole checkpoint.
-        EvaluationError: when one window does not fit in memory.
+        OutOfMemoryError: when the model or one window does not fit in memory.
     """
     started = time.perf_counter()
     facts = measure_checkpoint(subject, len(load_tokenizer(subject)))
@@ -175,6 +176,9 @@ def compare(
         return Measured(digest, facts, None, None, reason, seconds)
     try:
         model = load_model(subject, placement)
+    except OutOfMemoryError:
+        # says nothing of the subject
+        raise
     except EvaluationError as error:
         return Measured(digest, facts, None, None, str(error), seconds)
     loaded = time.perf_counter()
@@ -183,17 +187,18 @@ def compare(
     if largest >= vocabulary:
         reason = f"token {largest} of the text is beyond the {vocabulary} rows of its embedding"
         return Measured(digest, facts, None, None, reason, seconds)
-    preview = score_windows(model, draw.preview.tokens, plan.batch_size)
-    final = score_windows(model, draw.final.tokens, preview.batch_size)
+    room = placement.room_bytes
+    preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
+    final = score_windows(model, draw.final.tokens, preview.batch_size, room)
     scored = time.perf_counter()
 
     def measure(outputs: Mapping[str, Any], windows: int) -> tuple[ActivationFacts, Scores | None]:
-        found = _activations(model, draw, windows)
+        found = _activations(model, draw, windows, room)
         scales = propose_scales(outputs["modules"], found.variance["modules"], variance_policy)
         if not scales:
             return found, None
         with scaled_outputs(model, scales):
-            return found, score_windows(model, draw.final.tokens, preview.batch_size)
+            return found, score_windows(model, draw.final.tokens, preview.batch_size, room)
 
     activations, scaled = measure(baseline.outputs, rmt.REPORT_WINDOWS)
     measured = time.perf_counter()
@@ -206,8 +211,8 @@ def compare(
     return replace(result, probe=probe, probe_scaled=probe_scaled)
 
 
-def _activations(model: PreTrainedModel, draw: Draw, windows: int) -> ActivationFacts:
-    return measure_activations(model, evenly_spaced(draw.final.tokens, windows))
+def _activations(model: PreTrainedModel, draw: Draw, windows: int, room_bytes: int | None) -> ActivationFacts:
+    return measure_activations(model, evenly_spaced(draw.final.tokens, windows), room_bytes)
 
 
 def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key: str) -> dict[str, dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -16,7 +19,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from invarlock.errors import EvaluationError
+from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.errors import EvaluationError, OutOfMemoryError
+from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_memory
 
 # transformers leaves these untyped, or typed without output_loading_info
 _LOGGING: Any = logging
@@ -28,9 +33,16 @@ _LOGGING.disable_progress_bar()
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how models are loaded: float32 on a CPU, the stored dtype on a GPU."""
+    """Where and how models are loaded: float32 on a CPU, the stored dtype on a GPU.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        rooms: what a lease gives: CUDA's number of each device and the bytes of it that may be taken; a single one on a
+            CPU. Empty where nothing bounds it, on the current device.
+    """
 
     device: str
+    rooms: tuple[tuple[int, int], ...] = ()
 
     @property
     def dtype(self) -> torch.dtype | str:
@@ -40,6 +52,16 @@ class Placement:
     def dtype_name(self) -> str:
         return "float32" if self.device == "cpu" else "stored"
 
+    @property
+    def room_bytes(self) -> int | None:
+        """Return the bound that is kept by estimate: a CPU's. A GPU's allocator keeps its own."""
+        return sum(room for _, room in self.rooms) if self.device == "cpu" and self.rooms else None
+
+    @property
+    def target(self) -> str:
+        """Return the device of a model that is not spread over several."""
+        return f"cuda:{self.rooms[0][0]}" if self.device == "cuda" and self.rooms else self.device
+
 
 def load_model(folder: Path, placement: Placement, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """Return the causal language model of a checkpoint, in evaluation mode.
@@ -47,15 +69,23 @@ def load_model(folder: Path, placement: Placement, *, trust_remote_code: bool = 
     Raises:
         EvaluationError: when it cannot be loaded, or a tensor is missing, unexpected or of another shape; such a
             model would be measured with random weights.
+        OutOfMemoryError: when it does not fit.
     """
+    spread = placement.device == "cuda" and len(placement.rooms) > 1
     try:
-        model, info = _AUTO_MODEL.from_pretrained(
-            folder,
-            dtype=placement.dtype,
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
+        with one_out_of_memory():
+            check_room(_loaded_bytes(folder), placement.room_bytes)
+            model, info = _AUTO_MODEL.from_pretrained(
+                folder,
+                dtype=placement.dtype,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **({"device_map": spread_over(folder, placement.rooms, trust_remote_code)} if spread else {}),
+            )
+            placed: PreTrainedModel = model.eval() if spread else model.to(placement.target).eval()
+    except torch.OutOfMemoryError:
+        raise OutOfMemoryError(f"the model does not fit in the memory of {placement.target}") from None
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         line = " ".join(str(error).replace(str(folder), folder.name).split())
         raise EvaluationError(f"the model cannot be loaded ({line[:200]})") from None
@@ -65,8 +95,40 @@ def load_model(folder: Path, placement: Placement, *, trust_remote_code: bool = 
             raise EvaluationError(
                 f"the model cannot be loaded: {len(names)} {kind.replace('_', ' ')}, such as {names[0]}"
             )
-    placed: PreTrainedModel = model.to(placement.device).eval()
     return placed
+
+
+def spread_over(folder: Path, rooms: Sequence[tuple[int, int]], trust_remote_code: bool) -> dict[str, int]:
+    """Return which device holds which part of a model: the leased ones and no other, no part on CPU or disk.
+
+    Args:
+        folder: the checkpoint.
+        rooms: CUDA's number of each device, and the bytes of it that may be taken.
+        trust_remote_code: whether the model may bring code of its own.
+
+    Raises:
+        torch.OutOfMemoryError: when they do not hold it.
+    """
+    # imported here: it takes a second, and few models are spread; it has no types
+    accelerate: Any = importlib.import_module("accelerate")
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    with accelerate.init_empty_weights():
+        model = _AUTO_MODEL.from_config(config, trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    dtype = getattr(config, "dtype", None) or torch.float32
+    whole = list(model._no_split_modules or ())
+    even = accelerate.utils.get_balanced_memory(model, dict(rooms), no_split_module_classes=whole, dtype=dtype)
+    limits: dict[int | str, int | str] = {number: even.get(number, room) for number, room in rooms}
+    places = accelerate.infer_auto_device_map(model, limits, no_split_module_classes=whole, dtype=dtype)
+    outside = sorted(name for name, place in places.items() if place not in dict(rooms))
+    if outside:
+        raise torch.OutOfMemoryError(f"{outside[0]} does not fit")
+    return {name: int(place) for name, place in places.items()}
+
+
+def _loaded_bytes(folder: Path) -> int:
+    """Return the bytes of a checkpoint's weights as float32."""
+    return read_checkpoint(folder).total_parameters * FLOAT32_BYTES
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -58,14 +58,18 @@ class Baselines:
             self._text = read_embedded_text(self.run.suites_folder / source.source, source.sha256)
         return self._text
 
-    def baseline(self, model: Model) -> Baseline:
+    def baseline(self, model: Model, placement: Placement) -> Baseline:
         """Return the baseline of a model, made by the first worker that needs it.
+
+        Args:
+            model: the model.
+            placement: where it is measured when it is this worker that makes it.
 
         Raises:
             InvarLockError: when its snapshot is not the one pinned, or it cannot be measured.
         """
         if model.id not in self._read:
-            self._read[model.id] = self._shared(model)
+            self._read[model.id] = self._shared(model, placement)
         return self._read[model.id]
 
     def draw(self, model: Model, run: int) -> Draw:
@@ -97,7 +101,7 @@ class Baselines:
             store_tokens=settings["store_eval_windows"],
         )
 
-    def _shared(self, model: Model) -> Baseline:
+    def _shared(self, model: Model, placement: Placement) -> Baseline:
         directory = self.run.directory
         snapshot, path = directory.baseline_snapshot(model), directory.baseline_report(model)
         lock = directory.lock(f"baseline_{model.folder}")
@@ -109,7 +113,7 @@ class Baselines:
                 kept_baseline(path, self.setup(model), probe=self._is_probed(model))
             if not path.is_file():
                 self._make_snapshot(model, snapshot)
-                self._measure(model, snapshot, path)
+                self._measure(model, snapshot, path, placement)
         data = path.read_bytes()
         document: dict[str, Any] = parse_json(data, where=str(path))
         check_schema(document, "baseline_report", where=str(path))
@@ -122,10 +126,10 @@ class Baselines:
         tokenizer = None if model.tokenizer_path is None else folder / model.tokenizer_path
         make_snapshot(folder / model.path, tokenizer, snapshot, model.revision)
 
-    def _measure(self, model: Model, snapshot: Path, path: Path) -> None:
+    def _measure(self, model: Model, snapshot: Path, path: Path, placement: Placement) -> None:
         runs = {case.run for case in self.run.catalog.cases if case.model == model}
         draws = {run: self.draw(model, run) for run in sorted(runs)}
-        measured = measure_baseline(snapshot, draws, self.plan, self.placement, probe=self._is_probed(model))
+        measured = measure_baseline(snapshot, draws, self.plan, placement, probe=self._is_probed(model))
         write_json(path.with_name("evaluate_timing.json"), telemetry(measured.seconds))
         write_json(path, baseline_document(self.setup(model), measured))
 

@@ -5,16 +5,26 @@ A case is done when its ``runtime.manifest.json`` is there, which binds the repo
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from invarlock.catalog.cases import Case
+from invarlock.catalog.models import Model
 from invarlock.catalog.tuned_params import read_tuned_params
+from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.comparison import compare
 from invarlock.evaluation.documents import reference
 from invarlock.evaluation.models import Placement
 from invarlock.harness.baselines import Baselines
 from invarlock.harness.case_files import write_case
+from invarlock.harness.inventory import Pool
+from invarlock.harness.leases import Leases
+from invarlock.harness.memory_plan import needed_bytes
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
 from invarlock.harness.subjects import make_subject, subject_spec
@@ -22,26 +32,47 @@ from invarlock.reports.policy import resolve_policy
 from invarlock.reports.probes import probes_asked
 from invarlock.runtime.determinism import apply_determinism
 
+# A worker that has its model on a GPU goes on with it for so long while others wait.
+TURN_SECONDS = 300.0
+# After it ran out of memory, a case is tried once more with so many times the memory.
+RETRY_FACTOR = 2
+
 
 class Bench:
-    """A worker's bench."""
+    """A worker's bench. It holds devices while it runs a case, a GPU also between cases of one model."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        suite = run.catalog.models.suites[run.catalog.suite]
-        self.placement = Placement("cuda" if suite.requires == "gpu" else "cpu")
-        self.baselines = Baselines(run, self.placement)
+        pool = Pool.read(run.directory.devices)
+        _show_gpus(pool, run.worker)
+        apply_determinism(run.settings["determinism"], pool.threads)
+        self.leases = Leases(run.directory.locks / "devices", pool, run.worker)
+        self.baselines = Baselines(run, Placement("cuda" if pool.kind == "gpu" else "cpu"))
         self.policy = resolve_policy(run.settings["tier"], run.settings["profile"], {})
         self.tuned = read_tuned_params(run.tuned_params_path)
-        apply_determinism(run.settings["determinism"], run.workers)
+        self._at: Model | None = None
 
     def evaluate(self, case: Case) -> dict[str, Any]:
         """Run a case and return its report with its probes, which are then on disk with its sidecars.
 
+        A case that runs out of memory is run once more, on a lease of twice the memory.
+
         Raises:
             InvarLockError: when the baseline is not the one pinned, the subject cannot be made, or it does not fit.
         """
-        baseline, setup = self.baselines.baseline(case.model), self.baselines.setup(case.model)
+        need = needed_bytes(case.model, self.leases.pool.kind)
+        try:
+            with self._leased(case.model, need) as placement:
+                return self._evaluate(case, placement)
+        except OutOfMemoryError:
+            # outside of this clause, so that the error's frames hold no tensor of the first try
+            pass
+        with self._leased(case.model, RETRY_FACTOR * need) as placement:
+            return self._evaluate(case, placement)
+
+    def _evaluate(self, case: Case, placement: Placement) -> dict[str, Any]:
+        baseline = self.baselines.baseline(case.model, placement)
+        setup = self.baselines.setup(case.model)
         path = self.run.directory.report(case)
         repeats = self.run.settings["repeats"] if case.scenario.category == "clean" else 0
         if self.run.settings["resume"]:
@@ -56,7 +87,7 @@ class Bench:
             draw = self.baselines.draw(case.model, case.run)
             against = reference(baseline.document, case.run, probe=bool(probes_asked(case.scenario.document)))
             measured, *again = (
-                compare(subject, against, draw, setup.plan, self.placement, self.policy["variance"])
+                compare(subject, against, draw, setup.plan, placement, self.policy["variance"])
                 for _ in range(1 + repeats)
             )
         finally:
@@ -64,3 +95,45 @@ class Bench:
             if not self.run.settings["keep_models"] or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)
         return write_case(path, case, setup, baseline, draw, made, measured, again)
+
+    @contextmanager
+    def _leased(self, model: Model, need_bytes: int) -> Iterator[Placement]:
+        """Yield where a model is placed, on devices that nobody else uses meanwhile."""
+        if self._at != model:
+            self._let_go()
+        lease = self.leases.lease or self.leases.take(need_bytes)
+        self._at = model
+        pool = self.leases.pool
+        gpu = pool.kind == "gpu"
+        # of MIG instances CUDA shows this process one
+        numbers = [device.index if pool.combinable else 0 for device in lease.devices]
+        rooms = tuple(zip(numbers, lease.rooms, strict=True))
+        if gpu:
+            torch.cuda.set_device(numbers[0])
+        try:
+            yield Placement("cuda", rooms) if gpu else Placement("cpu", rooms if self._is_bounded() else ())
+        except BaseException:
+            self._let_go()
+            raise
+        waiting = self.leases.longest_wait_seconds()
+        if not gpu or (waiting is not None and waiting > TURN_SECONDS):
+            self._let_go()
+
+    def _is_bounded(self) -> bool:
+        return self.leases.pool.bytes_per_device is not None
+
+    def _let_go(self) -> None:
+        """Give the devices back, with nothing of ours left on them."""
+        self._at = None
+        if self.leases.pool.kind == "gpu" and self.leases.lease is not None:
+            torch.cuda.empty_cache()
+        self.leases.give_back()
+
+
+def _show_gpus(pool: Pool, worker: int) -> None:
+    """Let CUDA, which has not started yet, number GPUs as the pool does; of MIG instances it shows one to a process."""
+    if pool.kind != "gpu":
+        return
+    seen = pool.devices if pool.combinable else (pool.devices[worker % len(pool.devices)],)
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(device.id for device in seen)

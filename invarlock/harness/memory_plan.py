@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
 from invarlock.harness.inventory import GB, Pool
 
@@ -32,3 +35,18 @@ def fits(need_bytes: int, rooms: list[int]) -> bool:
     """Tell whether devices with some rooms hold a need together."""
     share = SPREAD_SHARE if len(rooms) > 1 else 0.0
     return need_bytes <= sum(rooms) * (1 - share)
+
+
+def memory_problems(pool: Pool, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield each model of some cases that no lease on the pool can ever hold, and what to do about it."""
+    for model in {case.model.id: case.model for case in cases}.values():
+        need = needed_bytes(model, pool.kind)
+        if devices_needed(need, pool) is not None:
+            continue
+        rooms = [pool.room(device) for device in pool.devices]
+        what = "GPUs" if pool.kind == "gpu" else "CPU slots"
+        together = sum(rooms) / GB if pool.combinable else max(rooms) / GB
+        yield (
+            f"{model.id}: needs {need / GB:.3g} GB, and the {len(rooms)} {what} of this run have {together:.3g} GB "
+            "for a model; use more or larger ones, or leave the model out with -k"
+        )

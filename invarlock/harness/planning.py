@@ -6,21 +6,24 @@ All problems are told at once, each with its remedy, and nothing is left behind 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from invarlock.catalog.cases import Case, effective_manifest
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import UsageError
-from invarlock.harness.preflight import problems
+from invarlock.harness.inventory import Pool
+from invarlock.harness.preflight import pool_of, problems
 from invarlock.harness.run import Run
 from invarlock.harness.sizing import disk_bytes, model_needs
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.reports.verification import differences
 
 
-def plan_run(run: Run, cases: Sequence[Case]) -> None:
+def plan_run(run: Run, cases: Sequence[Case]) -> list[str]:
     """Check a run's cases and write ``state/``: the effective manifest, settings, tuned parameters and plan.
+
+    Returns what the operator should know of it.
 
     Raises:
         UsageError: with all problems, a line each.
@@ -33,12 +36,15 @@ def plan_run(run: Run, cases: Sequence[Case]) -> None:
     if run.settings["resume"]:
         _check_same_run(run, manifest)
     existed = run.directory.path.exists()
+    pool = pool_of(run)
     try:
         _write_state(run, cases, manifest)
+        pool.write(run.directory.devices)
     except BaseException:
         if not existed:
             shutil.rmtree(run.directory.path, ignore_errors=True)
         raise
+    return list(_remarks(run, pool))
 
 
 def plan_document(run: Run, cases: Sequence[Case]) -> dict[str, Any]:
@@ -71,6 +77,16 @@ def _write_state(run: Run, cases: Sequence[Case], manifest: dict[str, Any]) -> N
     write_json(state / "tuned_edit_params.json", read_tuned_params(run.tuned_params_path).document)
     write_json(state / "model_revisions.json", {"models": manifest["selection"]["models"]})
     write_json(state / "plan.json", plan_document(run, cases))
+
+
+def _remarks(run: Run, pool: Pool) -> Iterator[str]:
+    """Yield how workers and devices match, where one waits for the other."""
+    devices, workers = len(pool.devices), run.workers
+    what = "GPUs" if pool.kind == "gpu" else "CPU slots"
+    if workers > devices:
+        yield f"{workers} workers take turns on {devices} {what}"
+    elif workers < devices:
+        yield f"{workers} workers use {workers} of {devices} {what}, the others stay idle; -n {devices} uses all"
 
 
 def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.scenarios import EditGeneration
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import InvarLockError, UsageError
+from invarlock.harness.inventory import Pool, make_pool
+from invarlock.harness.memory_plan import memory_problems
 from invarlock.harness.run import Run
 from invarlock.harness.sizing import disk_bytes, model_needs
 from invarlock.packer.keys import load_signing_key
@@ -74,6 +76,13 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
                 yield f"{case.scenario.id}: {error}"
 
 
+def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    try:
+        yield from memory_problems(pool_of(run), cases)
+    except UsageError as error:
+        yield str(error)
+
+
 def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     if run.settings["skip_disk_preflight"] or run.settings["resume"]:
         return
@@ -96,6 +105,7 @@ CHECKS: tuple[Check, ...] = (
     check_models,
     check_text,
     check_tuned_params,
+    check_devices,
     check_disk,
 )
 
@@ -103,3 +113,12 @@ CHECKS: tuple[Check, ...] = (
 def problems(run: Run, cases: Sequence[Case]) -> list[str]:
     """Return every problem that the checks find, in their order."""
     return [line for check in CHECKS for line in check(run, cases)]
+
+
+def pool_of(run: Run) -> Pool:
+    """Return the devices that a run has.
+
+    Raises:
+        UsageError: when it has none.
+    """
+    return make_pool(run.settings, run.catalog.models.suites[run.catalog.suite].requires, run.workers)

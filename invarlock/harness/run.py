@@ -13,7 +13,7 @@ from invarlock.settings import Settings
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that stays the same from the first case to the verdict."""
+    """Everything that stays the same from the first case to the verdict; ``worker`` is the number of this process."""
 
     suites_folder: Path
     settings: Settings
@@ -22,6 +22,7 @@ class Run:
     workers: int
     started: datetime
     expression: dict[str, str]
+    worker: int = 0
 
     @property
     def tuned_params_path(self) -> Path:

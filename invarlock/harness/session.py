@@ -52,7 +52,7 @@ class SuiteSession:
         """The run that the cases belong to."""
         raise NotImplementedError
 
-    def _run(self, directory: Path, workers: int, started: datetime) -> Run:
+    def _run(self, directory: Path, workers: int, started: datetime, worker: int = 0) -> Run:
         option = self.config.option
         expression = {"-m": option.markexpr, "-k": option.keyword, "suite": self.catalog.suite}
         ids = self.settings["scenario_ids"]
@@ -64,6 +64,7 @@ class SuiteSession:
             workers=workers,
             started=started,
             expression={**expression, "--scenario-ids": ",".join(ids or ())},
+            worker=worker,
         )
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -95,7 +96,8 @@ class Worker(SuiteSession):
         super().__init__(folder, settings, config)
         told: dict[str, Any] = config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
         started = datetime.fromisoformat(told["started"])
-        self._of = self._run(Path(told["run_directory"]), int(told["workers"]), started)
+        number = int(config.workerinput["workerid"].removeprefix("gw"))  # type: ignore[attr-defined]  # xdist sets it
+        self._of = self._run(Path(told["run_directory"]), int(told["workers"]), started, number)
 
     @property
     def run(self) -> Run:
@@ -200,10 +202,13 @@ class Controller(SuiteSession):
         if not cases:
             return
         try:
-            plan_run(self.run, cases)
+            lines = plan_run(self.run, cases)
         except InvarLockError as error:
             raise pytest.UsageError(str(error)) from None
         self.planned = cases
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        for line in lines if terminal is not None else ():
+            terminal.write_line(f"invarlock: {line}")
 
 
 def newest_run(folder: Path, suite: str) -> str | None:

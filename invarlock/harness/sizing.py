@@ -8,12 +8,11 @@ from typing import Any
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model, Suite
+from invarlock.harness.memory_plan import needed_bytes
 from invarlock.harness.run import Run
 
 # What must stay free beside the need. The packs and reports of the embedded models take 30 MB.
 MIN_FREE_DISK_GB = {"gpu": 200.0, "cpu": 1.0}
-# On a CPU weights are float32; scoring and guards take about as much again.
-CPU_BYTES_A_PARAMETER = 8
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,9 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
         subjects = len({case.scenario.id for case in own})
         alive = subjects if run.settings["keep_models"] else min(run.workers, len(own))
         needs.append(
-            ModelNeed(model, len(own), memory_bytes(model, suite), model.weight_bytes, alive * model.weight_bytes)
+            ModelNeed(
+                model, len(own), needed_bytes(model, suite.requires), model.weight_bytes, alive * model.weight_bytes
+            )
         )
     return needs
 
@@ -55,13 +56,6 @@ def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:
     subjects = [need.subjects_bytes for need in needs]
     alive = sum(subjects) if run.settings["keep_models"] else max(subjects, default=0)
     return sum(need.baseline_bytes for need in needs) + alive
-
-
-def memory_bytes(model: Model, suite: Suite) -> int:
-    """Return what one case of a model needs of its device's memory."""
-    if suite.requires == "gpu":
-        return int(model.min_gpu_memory_gb * 1e9)
-    return model.parameters * CPU_BYTES_A_PARAMETER
 
 
 def suite_defaults(suite: Suite) -> dict[str, Any]:

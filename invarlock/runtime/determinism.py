@@ -7,18 +7,18 @@ import os
 import torch
 
 
-def apply_determinism(mode: str, workers: int) -> None:
+def apply_determinism(mode: str, threads: int) -> None:
     """Set up this process for a mode.
 
-    ``throughput`` shares the CPUs between the workers. ``strict`` gives each one thread, whose sums have one order
+    ``throughput`` computes with all threads that the process has. ``strict`` takes one, whose sums have one order
     however many workers there are, and asks PyTorch for deterministic algorithms only, on a GPU without TF32.
 
     Args:
         mode: ``throughput`` or ``strict``.
-        workers: processes that measure at the same time.
+        threads: this process's share of the CPUs.
     """
     if mode == "throughput":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+        torch.set_num_threads(threads)
         return
     # cuBLAS reads it when its first handle is made
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -518,7 +518,7 @@ WHERE_IT_RUNS = (
     ),
     Setting(
         "gpu_memory_per_device",
-        "GB of each GPU to plan with",
+        "GB of each GPU to plan with, on a CPU of each slot",
         None,
         readers.gigabytes,
         variables=("GPU_MEMORY_PER_DEVICE",),

@@ -1,0 +1,59 @@
+"""Running out of memory, noticed in one way whoever says it: CUDA's allocator, the CPU's, or the room of a placement.
+
+The CPU's allocator gives out memory that is not there and leaves the rest to the kernel, which kills. A room bounds
+what loading and scoring may take, by an estimate, before anything is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+FLOAT32_BYTES = 4
+# Tensors of hidden size, and of the FFN's inner size, that one block holds at once.
+HIDDEN_TENSORS = 8
+INNER_TENSORS = 3
+# Logits, and their copy in cross entropy.
+LOGITS_TENSORS = 2
+
+
+@contextmanager
+def one_out_of_memory() -> Iterator[None]:
+    """Raise ``torch.OutOfMemoryError`` for the CPU's allocator too, which has no class of its own."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from None
+
+
+def check_room(needed_bytes: int, room_bytes: int | None) -> None:
+    """Refuse what a room does not hold; None is room for anything.
+
+    Raises:
+        torch.OutOfMemoryError: as an allocator would.
+    """
+    if room_bytes is not None and needed_bytes > room_bytes:
+        raise torch.OutOfMemoryError(f"{needed_bytes} bytes do not fit in a room of {room_bytes}")
+
+
+def forward_bytes(model: Any, windows: int, seq_len: int, chunk_logits: int) -> int:
+    """Return an estimate of what a loaded model and a forward pass over some windows take."""
+    config = model.config.get_text_config()
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    tokens = windows * seq_len
+    activations = tokens * (HIDDEN_TENSORS * config.hidden_size + INNER_TENSORS * inner)
+    logits = LOGITS_TENSORS * min(tokens * config.vocab_size, chunk_logits)
+    return weight_bytes(model) + int(activations + logits) * FLOAT32_BYTES
+
+
+def weight_bytes(model: Any) -> int:
+    """Return the bytes of a model's parameters and buffers, those that are shared counted once."""
+    tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -233,7 +233,7 @@ def measure(subject: Subject) -> dict[str, Any]:
         rewrite_checkpoint(files, {target: change})
     try:
         policy = resolve_policy("balanced", "dev", {})["variance"]
-        against = reference(baseline, 1, probe=False)
+        against = reference(baseline, folder, 1, probe=False)
         measured = compare(target, against, draw, setup.plan, setup.placement, policy)
     finally:
         shutil.rmtree(target)

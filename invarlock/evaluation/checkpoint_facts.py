@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,19 @@ from safetensors import safe_open
 from invarlock.checkpoints.architectures import Role
 from invarlock.checkpoints.families import Module
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
-from invarlock.guards import invariants, spectral
+from invarlock.guards import invariants, spectral, weight_changes
 from invarlock.reports.derivation import contract_hash
 
+# How the spectral guard measures: matrices, and what became of them.
+SPECTRAL_CONTRACT: Mapping[str, Any] = {**spectral.CONTRACT, "changes": dict(weight_changes.CONTRACT)}
 # Matrices measured at a time: those of one shape, 256 MB of float32 at most (a single larger one is measured alone).
 BATCH_ELEMENTS = 1 << 26
+# A change takes both sides and some copies of them.
+PAIR_ELEMENTS = BATCH_ELEMENTS // 4
+# Where the hidden units of an FFN are, in a matrix that is out x in.
+UNIT_DIMENSIONS: Mapping[Role, int] = {"gate": 0, "up": 0, "down": 1}
+# Hidden units in another order change every matrix by more than this; rounding changes none by as much.
+REORDERED_RELATIVE = 0.5
 SPECTRAL_FAMILIES = frozenset(spectral.CONTRACT["scope"])
 CONFIG_KEYS: Mapping[str, tuple[str, ...]] = {
     "model_type": ("model_type",),
@@ -31,28 +38,45 @@ CONFIG_KEYS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """The raw measurements of the guards ``invariants`` and ``spectral``, as a report holds them."""
+    """The raw measurements of the guards ``invariants`` and ``spectral``, as a report holds them.
+
+    ``changes`` are those of the matrices whose bytes differ from the baseline's, none where it is one itself.
+    """
 
     invariants: dict[str, Any]
     spectral: dict[str, Any]
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
-def measure_checkpoint(folder: Path, tokenizer_tokens: int | None) -> CheckpointFacts:
+@dataclass(frozen=True)
+class Against:
+    """The baseline that a checkpoint is measured against: its folder, and the digests of its tensors by name."""
+
+    folder: Path
+    digests: Mapping[str, str]
+
+
+def measure_checkpoint(folder: Path, tokenizer_tokens: int | None, against: Against | None = None) -> CheckpointFacts:
     """Return the facts of a checkpoint, read from its files without loading the model.
 
-    Peak memory is one shard's largest batch of matrices of one shape.
+    Each tensor is read once, and that of the baseline where its digest is another. Peak memory is one shard's largest
+    batch of matrices of one shape.
 
     Args:
         folder: the checkpoint.
         tokenizer_tokens: how many tokens its tokenizer has, None when that is not known.
+        against: its baseline, None when it is one itself.
 
     Raises:
-        CheckpointError: when the folder is no whole safetensors checkpoint.
+        CheckpointError: when a folder is no whole safetensors checkpoint.
     """
     files = read_checkpoint(folder)
+    base = None if against is None else read_checkpoint(against.folder)
     tensors: dict[str, dict[str, Any]] = {}
     spectra: dict[str, dict[str, Any]] = {}
+    changes: dict[str, dict[str, Any]] = {}
     waiting: dict[tuple[int, ...], list[tuple[str, str, torch.Tensor]]] = {}
+    changed: dict[tuple[int, ...], list[_Pair]] = {}
     for name, tensor in _read_tensors(files):
         module = files.modules[name]
         tensors[name] = {
@@ -67,8 +91,17 @@ def measure_checkpoint(folder: Path, tokenizer_tokens: int | None) -> Checkpoint
             batch.append((label, module.family, matrix))
             if (len(batch) + 1) * matrix.numel() > BATCH_ELEMENTS:
                 spectra |= _measure(waiting.pop(tuple(matrix.shape)))
+        if against is None or base is None or against.digests.get(name) == tensors[name]["digest"]:
+            continue
+        for pair in _pairs(name, files, tensor, base):
+            pairs = changed.setdefault(tuple(pair.own.shape), [])
+            pairs.append(pair)
+            if (len(pairs) + 1) * pair.own.numel() > PAIR_ELEMENTS:
+                changes |= _measure_changes(changed.pop(tuple(pair.own.shape)))
     for batch in waiting.values():
         spectra |= _measure(batch)
+    for pairs in changed.values():
+        changes |= _measure_changes(pairs)
     return CheckpointFacts(
         {
             "measurement_contract_hash": contract_hash(invariants.CONTRACT),
@@ -77,7 +110,8 @@ def measure_checkpoint(folder: Path, tokenizer_tokens: int | None) -> Checkpoint
             "tokenizer_tokens": tokenizer_tokens,
             **_embedding_facts(files),
         },
-        {"measurement_contract_hash": contract_hash(spectral.CONTRACT), "modules": dict(sorted(spectra.items()))},
+        {"measurement_contract_hash": contract_hash(SPECTRAL_CONTRACT), "modules": dict(sorted(spectra.items()))},
+        dict(sorted(changes.items())),
     )
 
 
@@ -86,6 +120,12 @@ def _read_tensors(files: CheckpointFiles) -> Iterator[tuple[str, torch.Tensor]]:
         with safe_open(files.folder / shard, framework="pt") as stream:
             for name in sorted(name for name, entry in files.entries.items() if entry.shard == shard):
                 yield name, stream.get_tensor(name)
+
+
+def _read_tensor(files: CheckpointFiles, name: str) -> torch.Tensor:
+    with safe_open(files.folder / files.entries[name].shard, framework="pt") as stream:
+        tensor: torch.Tensor = stream.get_tensor(name)
+    return tensor
 
 
 def _matrices(name: str, module: Module, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -99,10 +139,56 @@ def _matrices(name: str, module: Module, tensor: torch.Tensor) -> Iterator[tuple
             yield f"{name}[{expert}]", matrix
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """One matrix of both sides, out x in; ``units`` are the dimension of an FFN's hidden units, where it has one."""
+
+    name: str
+    base: torch.Tensor
+    own: torch.Tensor
+    units: int | None
+
+
+def _pairs(name: str, files: CheckpointFiles, tensor: torch.Tensor, base: CheckpointFiles) -> Iterator[_Pair]:
+    """Yield each matrix of a changed tensor beside the baseline's, if that has one of its shape."""
+    if name not in base.entries or base.shapes[name] != tuple(tensor.shape):
+        return
+    module, before = files.modules[name], _read_tensor(base, name)
+    if not before.is_floating_point():
+        return
+    # a bias is in the order of its units too, and is not looked at
+    alone = f"{name.removesuffix('weight')}bias" not in files.entries
+    matrices = zip(_matrices(name, module, before), _matrices(name, module, tensor), strict=True)
+    for (_, was), (label, now) in matrices:
+        if module.transposed:
+            was, now = was.mT, now.mT
+        units = UNIT_DIMENSIONS.get(module.role) if module.family == "ffn" and alone else None
+        yield _Pair(label, was, now, units)
+
+
+def _measure_changes(pairs: list[_Pair]) -> dict[str, dict[str, Any]]:
+    before, after = (
+        _device(torch.stack(side)) for side in zip(*((pair.base, pair.own) for pair in pairs), strict=True)
+    )
+    return {
+        pair.name: {**asdict(change), "unit_order": _unit_order(pair, change)}
+        for pair, change in zip(pairs, weight_changes.measure_changes(before, after), strict=True)
+    }
+
+
+def _unit_order(pair: _Pair, change: weight_changes.WeightChange) -> str | None:
+    """Return the order of a matrix's hidden units; of one that changed as a whole, as one in another order does."""
+    if pair.units is None or change.relative is None or change.relative < REORDERED_RELATIVE:
+        return None
+    return weight_changes.unit_order(pair.base.movedim(pair.units, 0), pair.own.movedim(pair.units, 0))
+
+
+def _device(stack: torch.Tensor) -> torch.Tensor:
+    return stack.cuda() if torch.cuda.is_available() else stack
+
+
 def _measure(batch: list[tuple[str, str, torch.Tensor]]) -> dict[str, dict[str, Any]]:
-    stack = torch.stack([matrix for _, _, matrix in batch])
-    if torch.cuda.is_available():
-        stack = stack.cuda()
+    stack = _device(torch.stack([matrix for _, _, matrix in batch]))
     return {
         name: {
             "family": family,
@@ -126,14 +212,7 @@ def _embedding_facts(files: CheckpointFiles) -> dict[str, Any]:
     embedding, head = _weight(files, "tokens"), _weight(files, "head")
     same = False
     if embedding is not None and head is not None and files.shapes[embedding] == files.shapes[head]:
-        with ExitStack() as stack:
-            first, second = (
-                stack.enter_context(safe_open(files.folder / files.entries[name].shard, framework="pt")).get_tensor(
-                    name
-                )
-                for name in (embedding, head)
-            )
-            same = torch.equal(first, second)
+        same = torch.equal(_read_tensor(files, embedding), _read_tensor(files, head))
     return {"embedding": embedding, "head": head, "tied_by_storage": files.tied, "tied_by_value": same}
 
 

@@ -27,7 +27,7 @@ from invarlock.evaluation.activations import (
     measure_activations,
     scaled_outputs,
 )
-from invarlock.evaluation.checkpoint_facts import CheckpointFacts, measure_checkpoint
+from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
 from invarlock.evaluation.models import Placement, load_model, load_tokenizer
 from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
@@ -65,8 +65,9 @@ class ScoredDraw:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a subject is held against: the baseline's facts of weights, and its outputs on the windows of one draw."""
+    """What a subject is held against: a baseline's checkpoint, the facts of its weights, its outputs on a draw."""
 
+    folder: Path
     facts: CheckpointFacts
     outputs: Mapping[str, Any]
     probe_outputs: Mapping[str, Any] | None
@@ -167,7 +168,8 @@ def compare(
         OutOfMemoryError: when the model or one window does not fit in memory.
     """
     started = time.perf_counter()
-    facts = measure_checkpoint(subject, len(load_tokenizer(subject)))
+    digests = {name: tensor["digest"] for name, tensor in baseline.facts.invariants["tensors"].items()}
+    facts = measure_checkpoint(subject, len(load_tokenizer(subject)), Against(baseline.folder, digests))
     digest = digest_checkpoint(subject)
     weighed = time.perf_counter()
     seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}

@@ -9,15 +9,16 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from invarlock.evaluation.checkpoint_facts import CheckpointFacts
+from invarlock.evaluation.checkpoint_facts import SPECTRAL_CONTRACT, CheckpointFacts
 from invarlock.evaluation.comparison import Baseline, Measured, Reference, WindowPlan, window_columns
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw, Tokens
-from invarlock.guards import invariants, rmt, spectral, variance
+from invarlock.guards import invariants, rmt, variance
 from invarlock.jsonio import check_schema
 from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
 from invarlock.reports.presets import Preset
@@ -106,7 +107,7 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
             for run, scored in baseline.draws.items()
         ],
         "invariants": {"raw": baseline.facts.invariants, "measurement_contract": dict(invariants.CONTRACT)},
-        "spectral": {"raw": baseline.facts.spectral, "measurement_contract": dict(spectral.CONTRACT)},
+        "spectral": {"raw": baseline.facts.spectral, "measurement_contract": dict(SPECTRAL_CONTRACT)},
         "rmt": {"measurement_contract": dict(rmt.CONTRACT)},
         "variance": {"measurement_contract": dict(variance.CONTRACT)},
     }
@@ -115,11 +116,11 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
     return document
 
 
-def reference(baseline: Mapping[str, Any], run: int, *, probe: bool) -> Reference:
-    """Return what a subject is held against, from its baseline's report."""
+def reference(baseline: Mapping[str, Any], folder: Path, run: int, *, probe: bool) -> Reference:
+    """Return what a subject is held against, from its baseline's report and its checkpoint."""
     draw = _draw(baseline, run)
     facts = CheckpointFacts(baseline["invariants"]["raw"], baseline["spectral"]["raw"])
-    return Reference(facts, draw["variance"], draw["probe"]["variance"] if probe else None)
+    return Reference(folder, facts, draw["variance"], draw["probe"]["variance"] if probe else None)
 
 
 def report_document(
@@ -159,7 +160,9 @@ def report_document(
     outputs = {**measured.activations.variance, "scaled_logloss": _losses(measured.scaled)}
     guards = {
         "invariants": _guard(baseline["invariants"]["raw"], measured.facts.invariants, invariants.CONTRACT),
-        "spectral": _guard(baseline["spectral"]["raw"], measured.facts.spectral, spectral.CONTRACT),
+        "spectral": _guard(
+            baseline["spectral"]["raw"], measured.facts.spectral, SPECTRAL_CONTRACT, changes=measured.facts.changes
+        ),
         "rmt": _guard(base["rmt"], measured.activations.rmt, rmt.CONTRACT),
         "variance": _guard(base["variance"], outputs, variance.CONTRACT),
     }
@@ -210,8 +213,10 @@ def _draw(baseline: Mapping[str, Any], run: int) -> Mapping[str, Any]:
     return draw
 
 
-def _guard(before: Mapping[str, Any], after: Mapping[str, Any], contract: Mapping[str, Any]) -> dict[str, Any]:
-    return {"raw": {"baseline": before, "subject": after}, "measurement_contract": dict(contract)}
+def _guard(
+    before: Mapping[str, Any], after: Mapping[str, Any], contract: Mapping[str, Any], **raw: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {"raw": {"baseline": before, "subject": after, **raw}, "measurement_contract": dict(contract)}
 
 
 def _losses(scores: Scores | None) -> list[float | None] | None:

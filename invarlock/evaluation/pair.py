@@ -82,7 +82,7 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
     edited, metadata = _edited(request, document)
     measured = compare(
         request.subject,
-        reference(document, RUN, probe=False),
+        reference(document, request.baseline, RUN, probe=False),
         draw,
         setup.plan,
         setup.placement,

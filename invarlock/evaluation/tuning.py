@@ -125,7 +125,7 @@ class _Judge:
             for run, draw in self.draws.items():
                 measured = compare(
                     subject,
-                    reference(self.baseline, run, probe=False),
+                    reference(self.baseline, self.model.folder, run, probe=False),
                     draw,
                     self.model.plan,
                     self.model.placement,

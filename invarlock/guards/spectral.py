@@ -57,7 +57,7 @@ def measure_spectra(matrices: torch.Tensor) -> list[Spectrum]:
     sigma, residual = _largest_singular_value(safe / scale[:, None, None])
     sigma = sigma.double() * scale.double()
     return [
-        Spectrum(_stored(s), _stored(r), _stored(f)) if ok else Spectrum(None, None, None)
+        Spectrum(stored(s), stored(r), stored(f)) if ok else Spectrum(None, None, None)
         for s, r, f, ok in zip(sigma.tolist(), residual.tolist(), frobenius.tolist(), finite.tolist(), strict=True)
     ]
 
@@ -95,5 +95,6 @@ def _rayleigh_ritz(weights: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Te
     return sigma, torch.where(sigma > 0, error / sigma.square(), torch.zeros_like(error))
 
 
-def _stored(value: float) -> float | None:
+def stored(value: float) -> float | None:
+    """Return a measured number with as many digits as a report keeps; None where it is not finite."""
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None

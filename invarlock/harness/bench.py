@@ -85,7 +85,9 @@ class Bench:
         try:
             made = make_subject(case, self.tuned, baseline.snapshot, subject)
             draw = self.baselines.draw(case.model, case.run)
-            against = reference(baseline.document, case.run, probe=bool(probes_asked(case.scenario.document)))
+            against = reference(
+                baseline.document, baseline.snapshot, case.run, probe=bool(probes_asked(case.scenario.document))
+            )
             measured, *again = (
                 compare(subject, against, draw, setup.plan, placement, self.policy["variance"])
                 for _ in range(1 + repeats)

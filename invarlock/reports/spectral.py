@@ -1,7 +1,8 @@
 """The spectral guard's judgement: singular values of each weight matrix against the baseline's.
 
 Per module r = ln(sigma_subject / sigma_baseline) and z = r / tau; two-sided p-values are corrected over modules. A
-module is capped when it survives the correction and |r| exceeds the deadband, or when its rank or norm collapses.
+module is capped when it survives the correction and |r| exceeds the deadband, or when its rank or norm collapses. What
+changed of a matrix is looked at too, and warns where it is not as compression changes one (``weight_changes``).
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from invarlock.reports.primary_metric import rounded
+from invarlock.reports.weight_changes import change_metrics, judge_changes
 
 Module = Mapping[str, Any]
+# Norms of equal matrices differ by less, wherever they were measured.
+SAME_NORM = 1e-6
 
 
 def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,26 +26,28 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
 
     Args:
         raw: ``baseline`` and ``subject``, each with ``measurement_contract_hash`` and ``modules`` (by name: family,
-            shape, sigma, residual, frobenius; null where not finite).
+            shape, sigma, residual, frobenius; null where not finite); ``changes`` of those that changed, by name.
         policy: the ``spectral`` limits.
     """
-    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
+    before, after, changes = raw["baseline"]["modules"], raw["subject"]["modules"], raw["changes"]
     violations = []
     if raw["baseline"]["measurement_contract_hash"] != raw["subject"]["measurement_contract_hash"]:
         violations.append(_violation("*", "error", "subject and baseline were measured in different ways"))
     modules: dict[str, dict[str, Any]] = {}
     scores = _family_scores(before)
     for name in sorted({*before, *after}):
-        problem = _unmeasured(before.get(name), after.get(name))
+        problem = _unmeasured(before.get(name), after.get(name), changes.get(name))
         if problem is not None:
             violations.append(_violation(name, "error", problem))
             continue
-        modules[name] = _compare(before[name], after[name], policy, scores[name])
+        modules[name] = _compare(before[name], after[name], policy, scores[name]) | {"change": changes.get(name)}
     significant = _survivors({name: row["p_value"] for name, row in modules.items()}, policy)
     for name, row in modules.items():
         for severity, reason in _findings(row, name in significant, policy):
             row["capped"] = row["capped"] or severity == "cap"
             violations.append(_violation(name, severity, reason))
+    suspicious = judge_changes(changes, after, policy["change"])
+    violations += [_violation(name, "warn", reason) for name, reasons in suspicious.items() for reason in reasons]
     capped = [name for name, row in modules.items() if row["capped"]]
     families = [modules[name]["family"] for name in capped]
     metrics = {
@@ -54,6 +60,7 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
             (abs(row["log_ratio"]) for row in modules.values() if row["log_ratio"] is not None), default=None
         ),
         "deadband": rounded(math.log(policy["deadband_ratio"])),
+        **change_metrics(changes, after, suspicious, policy["change"]),
     }
     severities = {violation["severity"] for violation in violations}
     failed = len(capped) > policy["max_caps"]
@@ -71,7 +78,7 @@ def _violation(module: str, severity: str, reason: str) -> dict[str, str]:
     return {"module": module, "severity": severity, "reason": reason}
 
 
-def _unmeasured(before: Module | None, after: Module | None) -> str | None:
+def _unmeasured(before: Module | None, after: Module | None, change: Module | None) -> str | None:
     if after is None or before is None:
         return f"only the {'baseline' if after is None else 'subject'} has it"
     if after["shape"] != before["shape"]:
@@ -79,6 +86,9 @@ def _unmeasured(before: Module | None, after: Module | None) -> str | None:
     for side, module in (("baseline", before), ("subject", after)):
         if module["sigma"] is None or module["frobenius"] is None:
             return f"the {side}'s spectral norm is not finite"
+    moved = not math.isclose(before["frobenius"], after["frobenius"], rel_tol=SAME_NORM)
+    if (change is None and moved) or (change is not None and change["coherent"] is None):
+        return "it changed, and its change was not measured"
     return None
 
 

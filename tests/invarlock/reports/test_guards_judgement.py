@@ -159,9 +159,23 @@ def spectra(**sigmas: float | None) -> dict[str, Any]:
     }
 
 
-def spectral(subject: dict[str, Any], baseline: dict[str, Any] | None = None) -> dict[str, Any]:
-    base = baseline or spectra(a=1.0, b=2.0, c=3.0)
-    return derive_spectral({"baseline": base, "subject": subject}, LIMITS)
+def change(**numbers: Any) -> dict[str, Any]:
+    """Return a change as compression makes one, but for the numbers given."""
+    return {"relative": 0.1, "coherent": 0.02, "flipped": 0.0, "edge_risk": 1.0, "unit_order": None} | numbers
+
+
+def raw_spectral(
+    baseline: dict[str, Any], subject: dict[str, Any], changes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    before, after = baseline["modules"], subject["modules"]
+    changed = {name: change() for name in after if after[name] != before.get(name) and after[name]["sigma"] is not None}
+    return {"baseline": baseline, "subject": subject, "changes": changed if changes is None else changes}
+
+
+def spectral(
+    subject: dict[str, Any], baseline: dict[str, Any] | None = None, changes: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    return derive_spectral(raw_spectral(baseline or spectra(a=1.0, b=2.0, c=3.0), subject, changes), LIMITS)
 
 
 def test_equal_spectra_pass_without_a_signal() -> None:
@@ -233,10 +247,65 @@ def test_the_correction_is_benjamini_hochberg_or_bonferroni_over_modules() -> No
     subject = spectra(a=math.exp(0.025), b=math.exp(0.0235), c=math.exp(0.01), d=math.exp(-0.01))
 
     capped = {
-        name: derive_spectral({"baseline": base, "subject": subject}, {**limits, "correction": name})["metrics"][
-            "capped_modules"
-        ]
+        name: derive_spectral(raw_spectral(base, subject), {**limits, "correction": name})["metrics"]["capped_modules"]
         for name in ("benjamini_hochberg", "bonferroni")
     }
 
     assert capped == {"benjamini_hochberg": ["a", "b"], "bonferroni": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"coherent": 0.26}, "26.0% of its change is a scale of its own weights, limit 25.0%"),
+        ({"flipped": 0.021}, "2.1% of its change turns the sign of large weights, limit 2.0%"),
+        ({"edge_risk": 3.01}, "its change runs along one direction, 3.01 times the edge of noise, limit 3"),
+    ],
+)
+def test_a_change_that_is_not_as_compression_changes_weights_warns(numbers: dict[str, float], said: str) -> None:
+    same = spectra(a=1.0, b=2.0, c=3.0)
+
+    block = spectral(same, changes={"a": change(), "b": change(**numbers)})
+
+    assert (block["status"], block["passed"], block["metrics"]["caps_applied"]) == ("warn", True, 0)
+    assert block["violations"] == [{"module": "b", "severity": "warn", "reason": said}]
+    assert block["metrics"]["suspicious_changes"] == ["b"]
+    assert block["modules"]["b"]["change"] == change(**numbers)
+    assert block["modules"]["c"]["change"] is None
+
+
+def test_a_change_as_small_as_rounding_is_not_looked_at() -> None:
+    block = spectral(spectra(a=1.0, b=2.0, c=3.0), changes={"a": change(relative=0.0009, coherent=1.0)})
+
+    assert (block["status"], block["metrics"]["max_coherent"]) == ("pass", None)
+
+
+def test_weights_that_came_from_zero_are_looked_at_though_they_have_no_relative_change() -> None:
+    zero, one = spectra(a=0.0), spectra(a=1.0)
+
+    block = spectral(one, zero, {"a": change(relative=None, edge_risk=9.0)})
+
+    assert [row["severity"] for row in block["violations"]] == ["cap", "warn"]
+
+
+def test_a_matrix_that_changed_without_a_measured_change_is_an_error() -> None:
+    changed, unknown = spectra(a=1.0, b=2.001, c=3.0), change(coherent=None)
+
+    assert spectral(changed, changes={})["status"] == "error"
+    assert spectral(changed, changes={"b": unknown})["status"] == "error"
+    assert spectral(spectra(a=1.0, b=2.0 * (1 + 1e-8), c=3.0), changes={})["status"] == "pass"
+
+
+def test_hidden_units_in_one_other_order_are_the_same_function() -> None:
+    names = ["0.mlp.up.weight", "0.mlp.down.weight", "1.mlp.up.weight", "1.mlp.down.weight"]
+    same = spectra(**dict.fromkeys(names, 1.0))
+    moved = {name: change(relative=1.4, flipped=0.5, unit_order=f"{name[0]}" * 16) for name in names}
+    elsewhere = {**moved, "1.mlp.down.weight": change(relative=1.4, flipped=0.5, unit_order="2" * 16)}
+    one = {"0.mlp.up.weight": moved["0.mlp.up.weight"]}
+
+    assert (spectral(same, same, moved)["status"], spectral(same, same, moved)["metrics"]["reordered_modules"]) == (
+        "pass",
+        4,
+    )
+    assert spectral(same, same, elsewhere)["metrics"]["suspicious_changes"] == ["1.mlp.down.weight", "1.mlp.up.weight"]
+    assert spectral(same, same, one)["metrics"]["suspicious_changes"] == ["0.mlp.up.weight"]

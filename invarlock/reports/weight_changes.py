@@ -1,0 +1,78 @@
+"""The judgement of what changed in weight matrices: as compression changes them, or as a defect does.
+
+A change that is a scale, flips signs of large weights or runs along one direction is told, however small it is. An FFN
+whose hidden units stand in another order in all its matrices is the same function, and is told as that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+# Raw number, limit of the tier, and what it says of a matrix beyond it.
+_SHARES = (
+    ("coherent", "coherent_share", "{:.1%} of its change is a scale of its own weights, limit {:.1%}"),
+    ("flipped", "flipped_share", "{:.1%} of its change turns the sign of large weights, limit {:.1%}"),
+    ("edge_risk", "edge_risk", "its change runs along one direction, {:.3g} times the edge of noise, limit {:.3g}"),
+)
+
+
+def judge_changes(changes: Rows, modules: Rows, limits: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the findings of each matrix that changed as compression does not.
+
+    Args:
+        changes: raw, by matrix: ``relative``, ``coherent``, ``flipped``, ``edge_risk``, ``unit_order``.
+        modules: the subject's matrices, by name, with their family.
+        limits: ``coherent_share``, ``flipped_share``, ``edge_risk``, and the ``relative_floor`` below which a change
+            is rounding.
+    """
+    same = reordered(changes, modules)
+    found = {name: _findings(change, limits) for name, change in changes.items() if name not in same}
+    return {name: reasons for name, reasons in found.items() if reasons}
+
+
+def reordered(changes: Rows, modules: Rows) -> set[str]:
+    """Return the matrices of FFNs whose hidden units stand in another order, the same one in all of them."""
+    blocks: dict[str, list[str]] = {}
+    for name, module in modules.items():
+        if module["family"] == "ffn":
+            blocks.setdefault(name.removesuffix(".weight").rpartition(".")[0], []).append(name)
+    same: set[str] = set()
+    for names in blocks.values():
+        orders = {changes[name]["unit_order"] if name in changes else None for name in names}
+        if len(names) > 1 and len(orders) == 1 and None not in orders:
+            same |= set(names)
+    return same
+
+
+def change_metrics(
+    changes: Rows, modules: Rows, findings: Mapping[str, Any], limits: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return how many matrices changed, how, and the most extreme of each share."""
+    same = reordered(changes, modules)
+    judged = [row for name, row in changes.items() if name not in same and not _is_rounding(row, limits)]
+    return {
+        "changed_modules": len(changes),
+        "reordered_modules": len(same),
+        "suspicious_changes": sorted(findings),
+        **{
+            f"max_{key}": max((row[key] for row in judged if row[key] is not None), default=None)
+            for key, _, _ in _SHARES
+        },
+    }
+
+
+def _findings(change: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
+    if _is_rounding(change, limits):
+        return []
+    return [
+        text.format(change[key], limits[limit])
+        for key, limit, text in _SHARES
+        if change[key] is not None and change[key] > limits[limit]
+    ]
+
+
+def _is_rounding(change: Mapping[str, Any], limits: Mapping[str, Any]) -> bool:
+    return change["relative"] is not None and change["relative"] < limits["relative_floor"]

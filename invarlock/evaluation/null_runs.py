@@ -25,6 +25,7 @@ from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkp
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.edits.application import edit_tensor
 from invarlock.errors import EvaluationError
+from invarlock.evaluation.checkpoint_facts import SPECTRAL_CONTRACT
 from invarlock.evaluation.comparison import (
     Measured,
     Reference,
@@ -36,7 +37,7 @@ from invarlock.evaluation.comparison import (
 )
 from invarlock.evaluation.documents import Setup
 from invarlock.evaluation.scoring import Scores
-from invarlock.guards import rmt, spectral, variance
+from invarlock.guards import rmt, variance
 from invarlock.jsonio import check_schema
 from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
 
@@ -65,7 +66,7 @@ def measure_null_run(
     baseline = measure_baseline(snapshot, {run: draw}, setup.plan, setup.placement, probe=True)
     own = baseline.draws[run]
     assert own.probe is not None
-    against = Reference(baseline.facts, own.activations.variance, own.probe.variance)
+    against = Reference(snapshot, baseline.facts, own.activations.variance, own.probe.variance)
     changes = []
     try:
         for index, name in enumerate(CHANGES):
@@ -86,7 +87,7 @@ def measure_null_run(
         "dataset": setup.dataset(baseline.tokenizer_sha256),
         "measurement_contracts": {
             "rmt": dict(rmt.CONTRACT),
-            "spectral": dict(spectral.CONTRACT),
+            "spectral": dict(SPECTRAL_CONTRACT),
             "variance": dict(variance.CONTRACT),
         },
         **_baseline_block(own, baseline.facts.spectral),
@@ -155,6 +156,7 @@ def _change_block(name: str, measured: Measured) -> dict[str, Any]:
         "digest": measured.digest,
         "logloss": {"preview": list(measured.preview.losses), "final": list(measured.final.losses)},
         "spectral": measured.facts.spectral,
+        "weight_changes": measured.facts.changes,
         "rmt": measured.activations.rmt,
         "variance": {**measured.activations.variance, "scaled_logloss": _losses(measured.scaled)},
         "rmt_probe": measured.probe.rmt,

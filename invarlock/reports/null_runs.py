@@ -162,7 +162,8 @@ def _harm(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _pair(document: Mapping[str, Any], change: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {"baseline": document[key], "subject": change[key]}
+    pair = {"baseline": document[key], "subject": change[key]}
+    return {**pair, "changes": change["weight_changes"]} if key == "spectral" else pair
 
 
 def _windows(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -48,6 +48,7 @@ def null_run(
                     "final": [loss + delta for loss, delta in zip(LOSSES, deltas, strict=True)],
                 },
                 "spectral": _spectra(log_ratio),
+                "weight_changes": {},
                 "rmt": _risks(growth),
                 "rmt_probe": _risks(2 * growth),
                 "variance": {**_side("variance", {"down": {"rms": 1.0}}), "scaled_logloss": None},

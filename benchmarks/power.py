@@ -42,6 +42,7 @@ SUITES = Path(__file__).parents[1] / "suites"
 MODELS = ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny")
 GUARDS = ("primary_metric", "spectral", "rmt", "variance", "invariants")
 MEASURABLE_T = 3.0
+LOCAL_EDITS = ("quant_rtn:8:128", "fp8_quant:e4m3", "magnitude_prune:0.05", "magnitude_prune:0.12")
 HEAD_ROWS = 32
 GROUP = 32
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -182,6 +183,14 @@ def rewrites(model_id: str) -> dict[Subject, Rewrite | EditSpec]:
         parsed = parse_edit_spec(spec)
         assert isinstance(parsed, EditSpec)
         add(spec, "all", parsed, harmless=True)
+    last = max(module.layer for module in known.values() if module.layer is not None)
+    for scope in (f"{family}@layer={layer}" for family in ("attn", "ffn") for layer in (0, last)):
+        for edit in LOCAL_EDITS:
+            parsed = parse_edit_spec(f"{edit}:{scope}")
+            assert isinstance(parsed, EditSpec)
+            add(f"{edit} of one block", scope, parsed, harmless=True)
+    for name in names:
+        add("jitter 0.01 of one matrix", name, matrix_rewrite(name, jittered(0.01, 5)), harmless=True)
     return bank
 
 

@@ -130,7 +130,7 @@ def test_a_private_and_a_missing_repository_look_alike(hub: Hub, repository: Rep
         hub.repositories.clear()
 
     assert refusal() == (
-        f"{MODEL}: no such repository, or a private one; correct the id, or set HF_TOKEN to a token that may read it"
+        f"{MODEL}: no such repository, or a private one; correct the id, or set HF_TOKEN to one that may read it"
     )
 
 

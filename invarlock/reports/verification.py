@@ -223,6 +223,22 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
         for side in ("baseline", "subject"):
             if block["raw"][side].get("measurement_contract_hash") != wanted:
                 yield f"{guard}.raw.{side}: was not measured by the measurement contract"
+    if all("raw" in report[guard] for guard in ("invariants", "spectral")):
+        yield from _change_problems(report["invariants"]["raw"], report["spectral"]["raw"])
+
+
+def _change_problems(facts: Mapping[str, Any], spectra: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the matrices whose bytes say that they changed, or did not, where the measured changes say otherwise."""
+    before, after = facts["baseline"]["tensors"], facts["subject"]["tensors"]
+    for name in sorted({*spectra["baseline"]["modules"], *spectra["subject"]["modules"], *spectra["changes"]}):
+        measured = all(name in spectra[side]["modules"] for side in ("baseline", "subject"))
+        tensor = name.partition("[")[0]  # of a stack of experts, each is a matrix
+        own, base = after.get(tensor), before.get(tensor)
+        comparable = measured and own is not None and base is not None and own["shape"] == base["shape"]
+        changed = comparable and own["digest"] != base["digest"]
+        if changed != (name in spectra["changes"]):
+            words = "it changed, and its change is left out" if changed else "a change of a matrix that has none"
+            yield f"spectral.raw.changes.{name}: {words}"
 
 
 def _token_problems(where: str, block: Mapping[str, Any], seq_len: int) -> Iterator[str]:

@@ -48,6 +48,9 @@ for case, edit, reason in (
     ("shape_too_large", lambda r: r["invariants"]["raw"]["subject"]["tensors"]["lm_head.weight"].update(
         shape=[2**60, 2**60]), "is greater than the maximum"),
     ("nan", lambda r: r["primary_metric"].update(ratio_vs_baseline="NaN"), "primary_metric"),
+    ("change_of_its_own", lambda r: r["spectral"]["raw"]["changes"].update({"lm_head.weight": {
+        "relative": 0.5, "coherent": 0.0, "flipped": 0.0, "edge_risk": 1.0, "unit_order": None}}),
+     "spectral.raw.changes.lm_head.weight: a change of a matrix that has none"),
     ("guard_left_out", lambda r: r["guards"].remove("spectral"), "spectral"),
     ("edit", lambda r: r["edit"].update(name="quant_rtn"), "edit.label"),
 ):  # fmt: skip
@@ -79,6 +82,11 @@ def composed(pack: Path, path: str, change: Callable[[Any], object]) -> None:
     raw = json.loads(dump_json(raw))
     change(raw)
     (pack / path).write_bytes(dump_json(compose(raw)))
+
+
+@attack(7, "it changed, and its change is left out", sealed="all")
+def a_change_of_weights_left_out_of_a_report(pack: Path) -> None:
+    composed(pack, STRESS, lambda raw: raw["spectral"]["raw"]["changes"].popitem())
 
 
 @attack(7, "meta.model_id is 'embedded/qwen2-tiny', its folder is another model's", sealed="all")

@@ -22,6 +22,8 @@ CHUNK_WINDOWS = 8
 MIN_TOKENS = 32
 # A feature that never changes is left as it is: zero after centring.
 SMALLEST_DEVIATION = 1e-12
+# Up to so many features, A^T A is formed: that takes less than iterating on A.
+TALL_FEATURES = 512
 REPORT_WINDOWS = 8
 PROBE_WINDOWS = 64
 
@@ -30,7 +32,8 @@ CONTRACT: Mapping[str, Any] = {
     "reads": "outputs of linear layers; of experts for the tokens they are given",
     "standardised": "each feature, over the tokens of a chunk",
     "edge": "sqrt(tokens) + sqrt(features)",
-    "estimator": spectral.CONTRACT["estimator"],
+    "estimator": "block power iteration on A^T A with Rayleigh-Ritz",
+    "formed": f"A^T A, for up to {TALL_FEATURES} features and as many tokens",
     "seed": spectral.CONTRACT["seed"],
     "chunk_windows": CHUNK_WINDOWS,
     "min_tokens": MIN_TOKENS,
@@ -59,9 +62,16 @@ def edge_risk(activations: torch.Tensor) -> EdgeRisk:
     centred = rows - rows.mean(dim=0)
     deviation = centred.square().mean(dim=0).sqrt()
     scaled = torch.where(deviation > SMALLEST_DEVIATION, centred / deviation, torch.zeros_like(centred))
-    sigma = spectral.measure_spectra(scaled[None])[0].sigma
+    sigma = _sigma(scaled)
     assert sigma is not None
     return EdgeRisk(tokens, features, 0, sigma / (math.sqrt(tokens) + math.sqrt(features)))
+
+
+def _sigma(scaled: torch.Tensor) -> float | None:
+    tokens, features = scaled.shape
+    if features <= min(tokens, TALL_FEATURES):
+        return spectral.stored(spectral.tall_sigma(scaled))
+    return spectral.measure_spectra(scaled[None])[0].sigma
 
 
 def join(chunks: list[EdgeRisk]) -> dict[str, Any]:

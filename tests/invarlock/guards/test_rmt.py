@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from invarlock.guards.rmt import MIN_TOKENS, EdgeRisk, edge_risk, join
+from invarlock.guards.rmt import MIN_TOKENS, TALL_FEATURES, EdgeRisk, edge_risk, join
 from invarlock.guards.variance import root_mean_square, sum_of_squares
 
 
@@ -73,3 +73,13 @@ def test_the_root_mean_square_is_that_of_all_values_and_none_where_one_is_not_fi
     outputs[0, 0] = math.nan
     assert root_mean_square(*sum_of_squares(outputs)) is None
     assert root_mean_square(0.0, 0) is None
+
+
+@pytest.mark.parametrize("features", [8, 64, 384, TALL_FEATURES + 1])
+def test_many_tokens_of_few_features_have_the_exact_value_too(features: int) -> None:
+    rows = noise(1024, features) + 0.5 * noise(1024, 1, seed=2) * noise(1, features, seed=3)
+
+    centred = (rows - rows.mean(dim=0)).double()
+    exact = torch.linalg.svdvals(centred / centred.square().mean(dim=0).sqrt())[0]
+
+    assert edge_risk(rows).value == pytest.approx(float(exact) / (32 + math.sqrt(features)), rel=5e-5)

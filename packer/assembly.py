@@ -65,7 +65,7 @@ def gather_files(
         files[place] = data
         for name in layout.SIDECARS:
             files[layout.beside(place, name)] = _read(path.with_name(name))
-        for name in (*layout.PROBES, layout.REPEATS):
+        for name in (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS):
             if path.with_name(name).is_file():
                 files[layout.beside(place, name)] = _read(path.with_name(name))
     for path in baselines:

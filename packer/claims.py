@@ -123,7 +123,7 @@ def check_results(files: PackFiles, found: Findings) -> tuple[dict[str, Any] | N
         problems += _compare(files, path, document)
     if files.digests.get(layout.VERDICT_TEXT) != _sha256(render_verdict_text(verdict).encode("utf-8")):
         problems.append(f"{layout.VERDICT_TEXT}: not the text of the verdict derived")
-    asked = {probe for facts in found.facts.values() for probe in facts.probes}
+    asked = {path for facts in found.facts.values() for path in facts.companions}
     asked |= {beside(path, layout.REPEATS) for path, facts in found.facts.items() if facts.repeats is not None}
     problems += _strays(files.digests, expected, asked)
     return verdict, problems

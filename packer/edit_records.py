@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import check_schema
-from invarlock.reports.sidecars import edit_metadata
+from invarlock.reports.deployables import CATEGORY
+from invarlock.reports.sidecars import Packed, edit_metadata
 from invarlock.reports.verification import differences
 
 
@@ -44,6 +46,7 @@ def edit_record_problems(
         total_params=_total_params(report, coverage["total_params"]),
         subject_digest=report["subject"]["digest"],
         baseline_digest=report["baseline_ref"]["digest"],
+        packed=_packed(metadata, scenario),
     )
     yield from (f"{path}: {line}" for line in differences(metadata, expected))
     for key in ("deployable_as_hf_checkpoint", "optimized_deployment_backend"):
@@ -61,10 +64,20 @@ def _scope(edit: Mapping[str, Any], claimed: Any) -> str | None:
     if edit["label"] == "custom":
         return None if claimed is None else str(claimed)
     try:
+        if edit["name"] in BACKENDS:
+            return str(parse_deployable_spec(edit["spec"]).scope)
         spec = parse_edit_spec(edit["spec"])
     except UsageError:
         return None
     return None if not isinstance(spec, EditSpec) or spec.scope is None else str(spec.scope)
+
+
+def _packed(metadata: Mapping[str, Any], scenario: Mapping[str, Any]) -> Packed | None:
+    """Return how a deployable subject is stored; its format and its memory are held against what was measured."""
+    if scenario["category"] != CATEGORY:
+        return None
+    backend = scenario["generation"]["backend"]
+    return Packed(backend, metadata["storage_format"], metadata["runtime_memory_reduction"])
 
 
 def _total_params(report: Mapping[str, Any], claimed: int) -> int:

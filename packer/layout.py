@@ -23,6 +23,14 @@ REPORT_VERIFICATION = "verify.json"
 SIDECARS = (RUNTIME_MANIFEST, EDIT_METADATA, TIMING)
 # Beside the reports of scenarios that ask for them.
 PROBES = ("rmt_probe.json", "ve_probe.json")
+# Beside the reports of deployable subjects.
+DEPLOYABLES = (
+    "backend_inventory.json",
+    "memory_report.json",
+    "load_smoke.json",
+    "inference_smoke.json",
+    "deployable_artifact_validation.json",
+)
 # Beside the reports of cases that were measured more than once, and their summary.
 REPEATS = "determinism_repeats.json"
 REPEATS_SUMMARY = "results/determinism_repeats.json"
@@ -66,7 +74,13 @@ def model_folder(path: str) -> str:
 def is_read(path: str) -> bool:
     """Tell whether deriving a pack's claims reads a file; what is derived whole is only compared by digest."""
     name = path.rsplit("/", 1)[-1]
-    below_reports = path.startswith(("reports/", "baselines/")) and name in (REPORT_NAME, *SIDECARS, *PROBES, REPEATS)
+    below_reports = path.startswith(("reports/", "baselines/")) and name in (
+        REPORT_NAME,
+        *SIDECARS,
+        *PROBES,
+        *DEPLOYABLES,
+        REPEATS,
+    )
     return below_reports or path in _READ_METADATA or path in (VERDICT_JSON, README)
 
 

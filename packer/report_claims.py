@@ -16,7 +16,8 @@ from invarlock.catalog.models import folder_name
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema
-from invarlock.reports.probes import file_name, probe_problems, probes_asked
+from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import repeats_problems
 from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
 from invarlock.verdict.compiling import Planned, judge_report
@@ -48,7 +49,7 @@ class ReportFacts:
     subject_digest: str
     validation: Mapping[str, Any]
     versions: Mapping[str, str]
-    probes: tuple[str, ...]
+    companions: tuple[str, ...]
     repeats: Mapping[str, Any] | None
     overrides: tuple[str, ...]
     in_container: bool
@@ -98,13 +99,13 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
     claims += wrong
     claims += _timing_problems(files, path, report)
     metadata, integrity = _edit_metadata(files, path, report, plan)
-    probes, wrong = _probes(files, path, report, planned, baseline)
+    companions, wrong = _companions(files, path, report, planned, baseline, metadata)
     claims += wrong
     repeats, wrong = _repeats(files, path, report)
     claims += wrong
     record = None
     try:
-        record = None if planned is None else judge_report(planned, {**report, **probes}, f"sha256:{digest}")
+        record = None if planned is None else judge_report(planned, {**report, **companions}, f"sha256:{digest}")
     except InvarLockError as error:
         claims.append(f"{path}: {error}")
     facts = ReportFacts(
@@ -121,7 +122,7 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
         validation=report["validation"],
         versions=report["meta"]["versions"],
         repeats=repeats,
-        probes=tuple(beside(path, file_name(name)) for name in probes),
+        companions=tuple(beside(path, file_name(name)) for name in companions),
         overrides=tuple(sorted(report["policy_provenance"]["overrides"])),
         in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),
         allows_network=bool(runtime and runtime["allow_network"]),
@@ -247,7 +248,7 @@ def _tuned_problems(
     path: str, report: Mapping[str, Any], planned: Planned | None, tuned: TunedParams | None
 ) -> Iterator[str]:
     """Yield where a clean edit was not made with the parameters that the pack says were selected for its model."""
-    if planned is None or tuned is None or planned.scenario["generation"]["kind"] == "error":
+    if planned is None or tuned is None or planned.scenario["generation"]["kind"] != "edit":
         return
     generation, model = planned.scenario["generation"], planned.case["model"]
     text = generation.get("edit_spec_by_model", {}).get(model, generation["edit_spec"])
@@ -272,23 +273,30 @@ def _edit_metadata(
     return (None, problems) if problems else (document, [])
 
 
-def _probes(
-    files: PackFiles, path: str, report: Mapping[str, Any], planned: Planned | None, baseline: Baseline | None
+def _companions(
+    files: PackFiles,
+    path: str,
+    report: Mapping[str, Any],
+    planned: Planned | None,
+    baseline: Baseline | None,
+    metadata: Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the probes beside a report that its scenario asks for, and what is wrong with them."""
-    probes: dict[str, Any] = {}
+    """Return the documents beside a report that its scenario asks for, none where one is wrong, and what is wrong."""
+    if planned is None:
+        return {}, []
+    found: dict[str, Any] = {}
     wrong: list[str] = []
-    for name in () if planned is None else probes_asked(planned.scenario):
-        where = beside(path, file_name(name))
-        document, unread = _document(files, where)
-        if document is None:
-            wrong += unread
-            continue
-        problems = list(probe_problems(name, document, report, None if baseline is None else baseline.document))
-        wrong += [f"{path.removesuffix(layout.REPORT_NAME)}{line}" for line in problems]
-        if not problems:
-            probes[name] = document
-    return probes, wrong
+    for name in companions_asked(planned.scenario):
+        document, unread = _document(files, beside(path, file_name(name)))
+        wrong += unread
+        if document is not None:
+            found[name] = document
+    if len(found) < len(companions_asked(planned.scenario)):
+        return {}, wrong
+    base = None if baseline is None else baseline.document
+    folder = path.removesuffix(layout.REPORT_NAME)
+    wrong += [f"{folder}{line}" for line in companion_problems(planned.scenario, found, report, base, metadata)]
+    return ({} if wrong else found), wrong
 
 
 def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[str]]:

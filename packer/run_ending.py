@@ -19,7 +19,8 @@ from invarlock.packer.run_directory import RunDirectory
 
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import parse_json, read_json, write_bytes, write_json
-from invarlock.reports.probes import file_name, probe_problems, probes_asked
+from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import verify_report
 from invarlock.settings import public_settings
@@ -53,8 +54,9 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
             data = path.read_bytes()
             report = parse_json(data, where=str(path))
             wrong = verify_report(report)
-            probes = {} if wrong else _read_probes(planned, path)
-            wrong += [line for name, probe in probes.items() for line in probe_problems(name, probe, report, None)]
+            beside = {} if wrong else _read_companions(planned, path)
+            if not wrong:
+                wrong += companion_problems(planned.scenario, beside, report, None, None)
             repeats = path.with_name(layout.REPEATS)
             repeated = read_json(repeats) if repeats.is_file() and not wrong else None
         except InvarLockError as error:
@@ -64,7 +66,7 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
             continue
         found.files[place] = path
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        found.records[place] = judge_report(planned, {**report, **probes}, digest)
+        found.records[place] = judge_report(planned, {**report, **beside}, digest)
         found.telemetry.append(report["telemetry"])
         if repeated is not None:
             found.repeats[place] = repeated
@@ -134,5 +136,5 @@ def pack_run(
     return build_pack(target, content, key, finished)
 
 
-def _read_probes(planned: Planned, report: Path) -> dict[str, dict[str, Any]]:
-    return {name: read_json(report.with_name(file_name(name))) for name in probes_asked(planned.scenario)}
+def _read_companions(planned: Planned, report: Path) -> dict[str, dict[str, Any]]:
+    return {name: read_json(report.with_name(file_name(name))) for name in companions_asked(planned.scenario)}

@@ -52,7 +52,7 @@ def report_folder(model_id: str, scenario: str, category: str, run: int) -> str:
 def plan_cases(
     models: Models, scenarios: Sequence[Scenario], clean_runs: int | None = None, stress_runs: int | None = None
 ) -> list[Case]:
-    """Return the runnable cases of all suites, small models first, then by model, in the catalog's order.
+    """Return the cases of all suites, small models first, then by model, in the catalog's order.
 
     Args:
         models: with their suites.
@@ -73,7 +73,7 @@ def plan_cases(
         suites = [suite for suite in models.suites.values() if model.id in suite.models]
         for scenario in scenarios:
             having = [suite for suite in suites if scenario.in_suite(suite.name)]
-            if scenario.not_runnable is not None or not having:
+            if not having:
                 continue
             runs = {
                 "clean": max(suite.clean_runs for suite in having) if clean_runs is None else clean_runs,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from invarlock.catalog.deployables import DeployableSpec, parse_deployable_spec
 from invarlock.catalog.edit_specs import CleanSpec, EditSpec, parse_edit_spec
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import check_schema, read_json
@@ -44,10 +45,9 @@ class FaultGeneration:
 
 @dataclass(frozen=True)
 class DeployableGeneration:
-    """A subject made by an optimising backend."""
+    """A subject that a backend packs, as it would be served."""
 
-    backend: str
-    edit_spec: str
+    spec: DeployableSpec
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ class Scenario:
     primary_guard: Guard
     generation: EditGeneration | FaultGeneration | DeployableGeneration
     suites: tuple[str, ...]
-    not_runnable: str | None
     document: Mapping[str, Any]
 
     def in_suite(self, suite: str) -> bool:
@@ -87,7 +86,6 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
             primary_guard=row["primary_guard"],
             generation=_generation(row, path),
             suites=tuple(row.get("suites", ())),
-            not_runnable=row.get("not_runnable"),
             document=row,
         )
     return tuple(scenarios.values())
@@ -99,9 +97,12 @@ def _generation(row: dict[str, Any], path: Path) -> EditGeneration | FaultGenera
         return FaultGeneration(
             generation["error_type"], generation.get("params", {}), generation.get("params_by_model", {})
         )
-    if generation["kind"] == "deployable_edit":
-        return DeployableGeneration(generation["backend"], generation["edit_spec"])
     try:
+        if generation["kind"] == "deployable_edit":
+            spec = parse_deployable_spec(generation["edit_spec"])
+            if spec.backend != generation["backend"]:
+                raise UsageError(f"its backend is {generation['backend']!r}, its edit_spec names {spec.backend!r}")
+            return DeployableGeneration(spec)
         by_model = generation.get("edit_spec_by_model", {})
         return EditGeneration(
             parse_edit_spec(generation["edit_spec"]), {model: parse_edit_spec(text) for model, text in by_model.items()}

@@ -28,7 +28,7 @@ from invarlock.evaluation.activations import (
     scaled_outputs,
 )
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
-from invarlock.evaluation.models import Placement, load_model, load_tokenizer
+from invarlock.evaluation.models import Placement, load_model, load_stored_model, load_tokenizer
 from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw, draw_windows
@@ -155,8 +155,12 @@ def compare(
     plan: WindowPlan,
     placement: Placement,
     variance_policy: Mapping[str, Any],
+    weights: Path | None = None,
 ) -> Measured:
     """Return the measurements of a subject on the windows of its baseline.
+
+    A subject whose weights are packed is scored as it is stored; ``weights`` is the checkpoint that holds what they
+    stand for, on which the guards of weights measure.
 
     Where scales of FFN outputs are proposed, the subject is scored once more with them. With ``probe_outputs`` both are
     measured over the probe's windows too.
@@ -169,7 +173,8 @@ def compare(
     """
     started = time.perf_counter()
     digests = {name: tensor["digest"] for name, tensor in baseline.facts.invariants["tensors"].items()}
-    facts = measure_checkpoint(subject, len(load_tokenizer(subject)), Against(baseline.folder, digests))
+    read = subject if weights is None else weights
+    facts = measure_checkpoint(read, len(load_tokenizer(subject)), Against(baseline.folder, digests))
     digest = digest_checkpoint(subject)
     weighed = time.perf_counter()
     seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}
@@ -177,7 +182,7 @@ def compare(
     if reason is not None:
         return Measured(digest, facts, None, None, reason, seconds)
     try:
-        model = load_model(subject, placement)
+        model = load_model(subject, placement) if weights is None else load_stored_model(subject, placement)
     except OutOfMemoryError:
         # says nothing of the subject
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,15 +87,60 @@ def load_model(folder: Path, placement: Placement, *, trust_remote_code: bool = 
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(f"the model does not fit in the memory of {placement.target}") from None
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        line = " ".join(str(error).replace(str(folder), folder.name).split())
-        raise EvaluationError(f"the model cannot be loaded ({line[:200]})") from None
+        raise _not_loaded(folder, error) from None
+    _check_loading(info)
+    return placed
+
+
+def _not_loaded(folder: Path, error: Exception) -> EvaluationError:
+    line = " ".join(str(error).replace(str(folder), folder.name).split())
+    return EvaluationError(f"the model cannot be loaded ({line[:200]})")
+
+
+def _check_loading(info: Mapping[str, Collection[object]]) -> None:
+    """Refuse a model of which a part was not loaded, or was made up.
+
+    Raises:
+        EvaluationError: naming the first tensor.
+    """
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:
             names = sorted(str(key) for key in info[kind])
             raise EvaluationError(
                 f"the model cannot be loaded: {len(names)} {kind.replace('_', ' ')}, such as {names[0]}"
             )
-    return placed
+
+
+def load_stored_model(folder: Path, placement: Placement, *, quantization_config: Any = None) -> PreTrainedModel:
+    """Return a model as it is stored, in evaluation mode: its own type, packed weights packed, as it would be served.
+
+    Args:
+        folder: the checkpoint.
+        placement: where; packed models are not spread over devices.
+        quantization_config: packs a checkpoint that is not packed while it is loaded.
+
+    Raises:
+        EvaluationError: when it cannot be loaded, or a tensor is missing or unexpected.
+        OutOfMemoryError: when it does not fit.
+    """
+    packing = {} if quantization_config is None else {"quantization_config": quantization_config}
+    try:
+        with one_out_of_memory():
+            model, info = _AUTO_MODEL.from_pretrained(
+                folder,
+                dtype="auto",
+                device_map={"": placement.target},
+                local_files_only=True,
+                output_loading_info=True,
+                **packing,
+            )
+    except torch.OutOfMemoryError:
+        raise OutOfMemoryError(f"the model does not fit in the memory of {placement.target}") from None
+    except (OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
+        raise _not_loaded(folder, error) from None
+    _check_loading(info)
+    loaded: PreTrainedModel = model.eval()
+    return loaded
 
 
 def spread_over(folder: Path, rooms: Sequence[tuple[int, int]], trust_remote_code: bool) -> dict[str, int]:

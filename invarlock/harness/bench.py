@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
+from invarlock.catalog.scenarios import DeployableGeneration
 from invarlock.catalog.tuned_params import read_tuned_params
+from invarlock.deployables.artifacts import examine_artifact, write_weights
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.comparison import compare
 from invarlock.evaluation.documents import reference
@@ -81,22 +84,32 @@ class Bench:
             if kept is not None:
                 return kept
         subject = self.run.directory.subject(case)
+        weights: Path | None = None
+        examined: Mapping[str, Mapping[str, Any]] = {}
         shutil.rmtree(subject, ignore_errors=True)
         try:
-            made = make_subject(case, self.tuned, baseline.snapshot, subject)
+            made = make_subject(case, self.tuned, baseline.snapshot, subject, placement)
             draw = self.baselines.draw(case.model, case.run)
+            generation = case.scenario.generation
+            if isinstance(generation, DeployableGeneration):
+                weights = subject.with_name(f"{subject.name}__weights")
+                shutil.rmtree(weights, ignore_errors=True)
+                write_weights(baseline.snapshot, subject, generation.spec, weights)
+                examined = examine_artifact(baseline.snapshot, subject, generation.spec, placement, draw)
             against = reference(
                 baseline.document, baseline.snapshot, case.run, probe=bool(probes_asked(case.scenario.document))
             )
             measured, *again = (
-                compare(subject, against, draw, setup.plan, placement, self.policy["variance"])
+                compare(subject, against, draw, setup.plan, placement, self.policy["variance"], weights)
                 for _ in range(1 + repeats)
             )
         finally:
+            if weights is not None:
+                shutil.rmtree(weights, ignore_errors=True)
             # all runs of a scenario have the same subject: one is kept
             if not self.run.settings["keep_models"] or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)
-        return write_case(path, case, setup, baseline, draw, made, measured, again)
+        return write_case(path, case, setup, baseline, draw, made, measured, again, examined)
 
     @contextmanager
     def _leased(self, model: Model, need_bytes: int) -> Iterator[Placement]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,10 +14,11 @@ from invarlock.evaluation.windows import Draw
 from invarlock.harness.baselines import Baseline
 from invarlock.harness.subjects import Made
 from invarlock.jsonio import dump_json, write_bytes, write_json
+from invarlock.reports.deployables import MEMORY, SCHEMAS, VALIDATION, validate_artifact
 from invarlock.reports.probes import file_name, probes_asked
 from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
 from invarlock.reports.repeats import repeats_document
-from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
+from invarlock.reports.sidecars import REPORT_NAME, Packed, edit_metadata, runtime_manifest
 
 
 def write_case(
@@ -29,8 +30,9 @@ def write_case(
     made: Made,
     measured: Measured,
     again: Sequence[Measured],
+    examined: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Write a case's report and what belongs beside it, and return the report with its probes.
+    """Write a case's report and what belongs beside it, and return the report with its probes and other documents.
 
     Args:
         path: the report's place.
@@ -41,6 +43,7 @@ def write_case(
         made: what the subject was made by.
         measured: of the subject.
         again: its repeats.
+        examined: what was measured of a deployable subject, by document; empty for any other.
 
     Raises:
         DocumentError: when a document would not hold to its schema.
@@ -65,6 +68,10 @@ def write_case(
     probes = {
         name: probe_document(name, baseline.document, measured, report) for name in probes_asked(case.scenario.document)
     }
+    if examined:
+        bound = {"run_id": report["run_id"], "subject_digest": measured.digest}
+        probes |= {name: {"schema": SCHEMAS[name], **bound, **document} for name, document in examined.items()}
+        probes[VALIDATION] = validate_artifact(probes, report)
     for name, document in probes.items():
         write_json(path.with_name(file_name(name)), document)
     write_json(
@@ -80,6 +87,7 @@ def write_case(
             total_params=made.total_params,
             subject_digest=measured.digest,
             baseline_digest=baseline.document["baseline"]["digest"],
+            packed=_packed(made, examined),
         ),
     )
     write_json(path.with_name("evaluate_timing.json"), report["telemetry"])
@@ -88,3 +96,9 @@ def write_case(
     place = PurePosixPath("reports") / case.report_folder / REPORT_NAME
     write_json(path.with_name("runtime.manifest.json"), runtime_manifest(data, place, report["context"], written))
     return {**report, **probes}
+
+
+def _packed(made: Made, examined: Mapping[str, Mapping[str, Any]]) -> Packed | None:
+    if made.packed_as is None:
+        return None
+    return Packed(made.name, made.packed_as, examined[MEMORY]["ratio"]["loaded_bytes"] < 1.0)

@@ -44,9 +44,6 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     finished = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     verdict = write_results(directory, manifest, plan, found, read_outcomes(reduced), finished)
     lines = verdict_lines(verdict, found)
-    skipped = [scenario.id for scenario in run.catalog.not_runnable()]
-    if skipped:
-        lines.append(f"not run by this version: {', '.join(skipped)}")
     passed = verdict["verdict"] == "PASS"
     if run.settings["no_pack"]:
         return Ending(passed, (*lines, f"verdict: {directory.verdict}; no pack was asked for"))

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from invarlock.catalog.cases import Case
-from invarlock.catalog.scenarios import EditGeneration
+from invarlock.catalog.deployables import missing_packages
+from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import Pool, make_pool
@@ -76,6 +77,17 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
                 yield f"{case.scenario.id}: {error}"
 
 
+def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    backends = {
+        case.scenario.generation.spec.backend: case.scenario.id
+        for case in cases
+        if isinstance(case.scenario.generation, DeployableGeneration)
+    }
+    for backend, scenario in backends.items():
+        for package in missing_packages(backend):
+            yield f"{scenario}: its backend {backend} needs {package}, which is not installed; pip install {package}"
+
+
 def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     try:
         yield from memory_problems(pool_of(run), cases)
@@ -105,6 +117,7 @@ CHECKS: tuple[Check, ...] = (
     check_models,
     check_text,
     check_tuned_params,
+    check_backends,
     check_devices,
     check_disk,
 )

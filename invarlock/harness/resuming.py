@@ -14,7 +14,8 @@ from invarlock.catalog.cases import Case
 from invarlock.errors import InvarLockError
 from invarlock.evaluation.documents import Setup
 from invarlock.jsonio import check_schema, parse_json, read_json
-from invarlock.reports.probes import file_name, probe_problems, probes_asked
+from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
 from invarlock.reports.repeats import repeats_problems
 from invarlock.reports.verification import differences, verify_against_baseline, verify_baseline, verify_report
@@ -47,7 +48,7 @@ def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | 
 def kept_report(
     case: Case, path: Path, setup: Setup, baseline: Mapping[str, Any], baseline_sha256: str, spec: str, repeats: int
 ) -> dict[str, Any] | None:
-    """Return a case's report with its probes that an earlier run left, None when there is none or it does not fit.
+    """Return a case's report with its companions that an earlier run left, None when there is none or it does not fit.
 
     Args:
         case: the case.
@@ -70,12 +71,14 @@ def kept_report(
         wrong += verify_against_baseline(report, baseline) if not wrong else []
         if runtime["report"]["sha256"] != hashlib.sha256(data).hexdigest():
             wrong.append("not the report that its runtime manifest binds")
-        check_schema(read_json(path.with_name("edit_metadata.json")), "edit_metadata", where="edit_metadata.json")
+        metadata = read_json(path.with_name("edit_metadata.json"))
+        check_schema(metadata, "edit_metadata", where="edit_metadata.json")
         if read_json(path.with_name("evaluate_timing.json")) != report["telemetry"]:
             wrong.append("not the timing of the report")
-        probes = {name: read_json(path.with_name(file_name(name))) for name in probes_asked(case.scenario.document)}
+        scenario = case.scenario.document
+        beside = {name: read_json(path.with_name(file_name(name))) for name in companions_asked(scenario)}
         if not wrong:
-            wrong += [line for name, probe in probes.items() for line in probe_problems(name, probe, report, baseline)]
+            wrong += companion_problems(scenario, beside, report, baseline, metadata)
         if repeats:
             document = read_json(path.with_name(REPEATS_NAME))
             wrong += repeats_problems(document, report)
@@ -85,7 +88,7 @@ def kept_report(
     if wrong:
         set_aside(path)
         return None
-    return {**report, **probes}
+    return {**report, **beside}
 
 
 def set_aside(path: Path) -> None:

@@ -14,6 +14,8 @@ from invarlock.settings import Settings
 
 DEFAULT_SUITE = "smoke"
 CATEGORY_MARKS = ("clean", "stress", "error_injection", "deployable")
+# Categories that only run when they are named: by -m, --scenario-ids or a node id.
+OPT_IN_CATEGORIES = ("deployable",)
 DEVICE_MARKS = ("cpu", "gpu")
 # a name in an expression of -m, as pytest reads it
 _NAME = re.compile(r"[\w:+\-.\[\]\\/]+")
@@ -28,10 +30,6 @@ class Catalog:
     cases: tuple[Case, ...]
     suite: str
     categories: tuple[str, ...] = CATEGORY_MARKS
-
-    def not_runnable(self) -> list[Scenario]:
-        """Return the suite's scenarios that this version cannot run."""
-        return [row for row in self.scenarios if row.not_runnable is not None and row.in_suite(self.suite)]
 
     def selects(self, case: Case, scenario_ids: Sequence[str] | None) -> bool:
         """Tell whether a case is one of the run's suite, scenarios and categories."""
@@ -69,7 +67,7 @@ def make_catalog(
     The suite is the one that ``-m`` names; without one, that of the node ids given, else ``smoke``.
 
     Raises:
-        UsageError: when ``-m`` names several suites, or a scenario id is unknown or not runnable.
+        UsageError: when ``-m`` names several suites, or a scenario id is unknown.
     """
     scenario_ids = settings["scenario_ids"]
     cases = tuple(plan_cases(models, scenarios, settings["clean_runs"], settings["stress_runs"]))
@@ -77,14 +75,20 @@ def make_catalog(
     for name in scenario_ids or ():
         if name not in known:
             raise UsageError(f"--scenario-ids: {name!r} is unknown; known: {', '.join(sorted(known))}")
-        if known[name].not_runnable is not None:
-            raise UsageError(f"--scenario-ids: {name!r} cannot be run: {known[name].not_runnable}")
-    named = [suite for suite in models.suites if suite in _NAME.findall(mark_expression)]
+    marks = _NAME.findall(mark_expression)
+    named = [suite for suite in models.suites if suite in marks]
     if len(named) > 1:
         raise UsageError(f"-m names the suites {' and '.join(named)}; a run has one")
     suite = named[0] if named else _suite_of(cases, node_ids) or _default_suite(models)
-    left_out = () if settings["error_injection"] else ("error_injection",)
+    left_out = set() if settings["error_injection"] else {"error_injection"}
+    asked = {*marks, *(known[name].category for name in scenario_ids or ())}
+    asked |= {case.scenario.category for case in cases if case.id in _case_ids(node_ids)}
+    left_out |= set(OPT_IN_CATEGORIES) - asked
     return Catalog(models, scenarios, cases, suite, tuple(name for name in CATEGORY_MARKS if name not in left_out))
+
+
+def _case_ids(node_ids: Sequence[str]) -> set[str]:
+    return {node.partition("[")[2].removesuffix("]") for node in node_ids if "[" in node}
 
 
 def _default_suite(models: Models) -> str:
@@ -93,7 +97,7 @@ def _default_suite(models: Models) -> str:
 
 def _suite_of(cases: Sequence[Case], node_ids: Sequence[str]) -> str | None:
     """Return the first suite that has all cases named by node ids; None when none is named."""
-    wanted = {node.partition("[")[2].removesuffix("]") for node in node_ids if "[" in node}
+    wanted = _case_ids(node_ids)
     suites = [set(case.suites) for case in cases if case.id in wanted]
     if not suites:
         return None

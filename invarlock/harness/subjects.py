@@ -12,14 +12,18 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.deployables.artifacts import make_artifact
 from invarlock.edits.application import apply_edits
-from invarlock.errors import UsageError
+from invarlock.evaluation.models import Placement
 from invarlock.faults.injection import inject_fault
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a subject was made by: for its report and its ``edit_metadata.json``."""
+    """What a subject was made by: for its report and its ``edit_metadata.json``.
+
+    ``packed_as`` is how a backend stores its weights, None where they are stored as the baseline's are.
+    """
 
     name: str
     label: str
@@ -30,6 +34,7 @@ class Made:
     edited_params: int
     total_params: int
     seconds: float
+    packed_as: str | None = None
 
 
 def subject_spec(case: Case, tuned: TunedParams) -> str:
@@ -37,16 +42,16 @@ def subject_spec(case: Case, tuned: TunedParams) -> str:
     generation = case.scenario.generation
     if isinstance(generation, EditGeneration):
         return str(tuned.resolve(generation.for_model(case.model.id), case.model.id))
-    return generation.backend if isinstance(generation, DeployableGeneration) else generation.error_type
+    return str(generation.spec) if isinstance(generation, DeployableGeneration) else generation.error_type
 
 
-def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path) -> Made:
+def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path, placement: Placement) -> Made:
     """Make a case's subject in a new folder, whole or not at all.
 
     Raises:
         EditError: when the edit or fault cannot be applied to the model.
         CheckpointError: when the disk refuses.
-        UsageError: when this version cannot make such a subject.
+        EvaluationError: when a backend is to pack it, and cannot load it.
     """
     started = time.perf_counter()
     generation = case.scenario.generation
@@ -65,7 +70,19 @@ def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path) 
             seconds=time.perf_counter() - started,
         )
     if isinstance(generation, DeployableGeneration):
-        raise UsageError(f"{case.scenario.id}: deployable subjects cannot be made by this version")
+        packed = make_artifact(snapshot, subject, generation.spec, placement)
+        return Made(
+            name=generation.spec.backend,
+            label=generation.spec.backend,
+            spec=str(generation.spec),
+            scope=str(generation.spec.scope),
+            parameters=generation.spec.parameters,
+            edited_tensors=packed.matrices,
+            edited_params=packed.parameters,
+            total_params=packed.total_parameters,
+            seconds=time.perf_counter() - started,
+            packed_as=packed.storage_format,
+        )
     fault = inject_fault(generation.error_type, snapshot, subject, generation.for_model(case.model.id))
     before, after = read_checkpoint(snapshot), read_checkpoint(subject).entries
     changed = [after.get(name) or before.entries[name] for name in fault.changed_tensors]

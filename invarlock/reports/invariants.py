@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, Scope, parse_edit_spec
+from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
+from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, Scope, parse_edit_spec
 
 Facts = Mapping[str, Any]
 Violation = dict[str, str]
@@ -124,10 +125,10 @@ def changed_tensors(baseline: Facts, subject: Facts) -> list[str]:
 
 def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
     """Yield the tensors that changed though the edit named does not take them."""
-    if edit is None or edit["name"] not in EDIT_NAMES:
+    if edit is None or edit["name"] not in (*EDIT_NAMES, *BACKENDS):
         return
-    spec = parse_edit_spec(edit["spec"])
-    scope = spec.scope if isinstance(spec, EditSpec) else None
+    spec = parse_deployable_spec(edit["spec"]) if edit["name"] in BACKENDS else parse_edit_spec(edit["spec"])
+    scope = None if isinstance(spec, CleanSpec) else spec.scope
     for name in changed_tensors(baseline, subject):
         if name not in baseline["tensors"] or name not in subject["tensors"]:
             continue  # told as missing or unexpected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,8 +28,18 @@ SEMANTICS: Mapping[str, str] = {
     "magnitude_prune": "the smallest weights set to zero, stored densely",
     "lowrank_svd": "matrices replaced by their best approximation of lower rank, stored densely",
 }
+PACKED_SEMANTICS = "weights packed by a backend, as they are served"
 FAULT_STORAGE = "dense_float"
 FAULT_SEMANTICS = "a deliberate defect, made to see whether it is caught"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How a backend stores a deployable subject, and whether the loaded model was measured to take less memory."""
+
+    backend: str
+    storage_format: str
+    memory_reduced: bool
 
 
 def edit_metadata(
@@ -43,8 +54,9 @@ def edit_metadata(
     total_params: int,
     subject_digest: str,
     baseline_digest: str,
+    packed: Packed | None = None,
 ) -> dict[str, Any]:
-    """Return the ``edit_metadata.json`` of a validation subject: what the edit did, and what it is not.
+    """Return the ``edit_metadata.json`` of a subject: what the edit did, and what it is not.
 
     Args:
         scenario: the row of ``scenarios.json``.
@@ -57,25 +69,27 @@ def edit_metadata(
         total_params: all elements of the checkpoint.
         subject_digest: of the subject's checkpoint.
         baseline_digest: of the baseline's.
+        packed: how a deployable subject is stored; None for a validation subject.
 
     Raises:
         DocumentError: when the document would not hold to its schema.
     """
-    storage = STORAGE_FORMATS.get(edit_type, FAULT_STORAGE)
+    storage = STORAGE_FORMATS.get(edit_type, FAULT_STORAGE) if packed is None else packed.storage_format
+    semantics = SEMANTICS.get(edit_type, FAULT_SEMANTICS) if packed is None else PACKED_SEMANTICS
     document = {
         "schema": EDIT_METADATA_SCHEMA,
         "artifact_class": scenario["artifact_class"],
         "edit_type": edit_type,
         "edit_label": label,
-        "edit_semantics": SEMANTICS.get(edit_type, FAULT_SEMANTICS),
+        "edit_semantics": semantics,
         "storage_format": storage,
         "actual_storage_format": storage,
-        "backend": None,
-        "deployable_as_hf_checkpoint": False,
-        "optimized_deployment_backend": None,
-        "packed_quantized_storage": False,
-        "runtime_memory_reduction": False,
-        "runtime_memory_reduction_expected": False,
+        "backend": None if packed is None else packed.backend,
+        "deployable_as_hf_checkpoint": packed is not None,
+        "optimized_deployment_backend": None if packed is None else packed.backend,
+        "packed_quantized_storage": packed is not None,
+        "runtime_memory_reduction": packed is not None and packed.memory_reduced,
+        "runtime_memory_reduction_expected": packed is not None,
         "run_directory_contains_edit_artifacts": bool(scenario.get("run_directory_contains_edit_artifacts", False)),
         "scope": scope,
         "parameters": dict(parameters),

@@ -8,7 +8,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, parse_edit_spec
+from invarlock.catalog.deployables import BACKENDS, DeployableSpec, parse_deployable_spec
+from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, parse_edit_spec
 from invarlock.errors import DocumentError, InvarLockError
 from invarlock.jsonio import check_schema
 from invarlock.reports.derivation import GUARDS, baseline_run_id, compose, contract_hash, strip
@@ -169,19 +170,20 @@ def _edit_problems(edit: Mapping[str, Any]) -> Iterator[str]:
         return
     if edit["label"] != edit["name"]:
         yield f"edit.label: {shorten(edit['label'])}, derived {shorten(edit['name'])}"
-    if edit["name"] not in EDIT_NAMES:
+    if edit["name"] not in (*EDIT_NAMES, *BACKENDS):
         if edit["spec"] != edit["name"]:
             yield f"edit.spec: {shorten(edit['spec'])}, derived {shorten(edit['name'])}"
         return
     try:
-        spec = parse_edit_spec(edit["spec"])
+        spec = parse_deployable_spec(edit["spec"]) if edit["name"] in BACKENDS else parse_edit_spec(edit["spec"])
     except InvarLockError as error:
         yield f"edit.spec: {error}"
         return
-    if not isinstance(spec, EditSpec):
+    if isinstance(spec, CleanSpec):
         yield "edit.spec: a report needs the parameters that were used, not 'clean'"
         return
-    for key, derived in (("name", spec.edit), ("parameters", dict(spec.parameters))):
+    name = spec.backend if isinstance(spec, DeployableSpec) else spec.edit
+    for key, derived in (("name", name), ("parameters", dict(spec.parameters))):
         yield from differences(edit[key], derived, f"edit.{key}")
 
 

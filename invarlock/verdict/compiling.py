@@ -14,6 +14,7 @@ from typing import Any
 from invarlock.catalog.cases import case_id, report_folder
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import check_schema
+from invarlock.reports.deployables import CATEGORY, VALIDATION, failed_checks
 from invarlock.reports.verification import shorten
 from invarlock.verdict.detectors import CORE_GUARDS, detect, guard_flags, primary_guard_hit
 
@@ -244,6 +245,11 @@ def _unmet(record: Mapping[str, Any], scenario: Mapping[str, Any], report: Mappi
             reasons.append(f"nothing was edited, but these guards signal: {', '.join(raised)}")
     if strictness == "must_fail" and not blocking:
         reasons.append(f"must fail, but passes every gate ({_ratio(record)})")
+    if scenario["category"] == CATEGORY:
+        # its perplexity is information; that it can be served is not
+        validation = report.get(VALIDATION)
+        failed = ["it was not examined"] if validation is None else failed_checks(validation)
+        reasons += [f"deployable, but {line}" for line in failed]
     if strictness != "informational":
         reasons += [f"detector {_describe(row)} missed, it saw {row['seen']!r}" for row in missed]
         if record["detectors"] and not any(row["hit"] for row in record["detectors"]):

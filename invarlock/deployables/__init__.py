@@ -1,0 +1,1 @@
+"""Deployable subjects: checkpoints that a backend packed, as they would be served."""

@@ -43,7 +43,13 @@ def probed_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
     return make_run(tmp_path_factory.mktemp("probed"), "rmt_norm_noise or ve_mlp_scale_skew")
 
 
-def make_run(folder: Path, scenarios: str) -> RealRun:
+@pytest.fixture(scope="session")
+def deployed_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+    """A deployable subject."""
+    return make_run(tmp_path_factory.mktemp("deployed"), "quant_8bit_deployable", "-m", "deployable")
+
+
+def make_run(folder: Path, scenarios: str, *options: str) -> RealRun:
     """Run some scenarios of one model in a process of their own, and sign their pack."""
     write_key_pair(folder / "maker", make_signing_key())
     clean = {
@@ -52,7 +58,7 @@ def make_run(folder: Path, scenarios: str) -> RealRun:
     command = [sys.executable, "-m", "pytest", str(ROOT / "suites"), "-q", "-p", "no:cacheprovider"]
     command += ["-p", "no:hypothesispytest"]
     command += ["-k", f"mistral and ({scenarios})", "--output-dir", str(folder / "run")]
-    command += ["--signing-key", str(folder / "maker.pem")]
+    command += ["--signing-key", str(folder / "maker.pem"), *options]
     done = subprocess.run(command, cwd=ROOT, env={**clean, **SMALL}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return RealRun(folder / "run", folder / "run" / "evidence_pack", folder / "maker.pem")

@@ -39,11 +39,11 @@ def test_collecting_imports_no_torch_and_shows_every_smoke_case(run_pytest: Call
     assert not ran.directory.exists()
 
 
-def test_no_scenario_of_the_smoke_suite_is_left_out(run_pytest: Callable[..., Any]) -> None:
+def test_deployable_subjects_are_made_only_when_they_are_asked_for(run_pytest: Callable[..., Any]) -> None:
     ran = run_pytest("--collect-only")
 
     assert "invarlock: suite smoke" in ran.output
-    assert "not run by this version" not in ran.output
+    assert "quant_8bit_deployable" not in ran.output
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,9 @@ def test_no_scenario_of_the_smoke_suite_is_left_out(run_pytest: Callable[..., An
         (("-m", "smoke and error_injection", "-k", "qwen2"), 12),
         (("--scenario-ids", "nan_injection,prune_clean"), 6),
         (("-m", "subset"), 37),
+        (("-m", "deployable"), 3),
+        (("-m", "subset and deployable"), 1),
+        (("--scenario-ids", "quant_8bit_deployable"), 3),
     ],
 )
 def test_marks_keywords_and_scenario_ids_select_cases(
@@ -127,7 +130,6 @@ def test_an_empty_selection_is_an_error_that_leaves_nothing(run_pytest: Callable
     ("arguments", "message"),
     [
         (("--scenario-ids", "nan_injektion"), "--scenario-ids: 'nan_injektion' is unknown; known: extreme_quant"),
-        (("--scenario-ids", "quant_8bit_deployable"), "--scenario-ids: 'quant_8bit_deployable' cannot be run: "),
         (("-m", "smoke or subset"), "-m names the suites smoke and subset; a run has one"),
         (("--tier", "strict"), "--tier: 'strict' is not allowed"),
         (("-m", "subset"), "mistralai/Mistral-7B-v0.1: it comes from the hub, which this version cannot fetch from"),

@@ -11,6 +11,7 @@ from invarlock.packer.contents import PackFiles
 from invarlock.packer.references import reference
 
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError
+from invarlock.jsonio import check_schema
 from invarlock.reports.verification import differences, shorten
 
 SOURCE_KEYS = ("uri", "commit", "branch", "describe", "dirty")
@@ -105,6 +106,7 @@ def manifest_problems(manifest: Mapping[str, Any], found: Findings, files: PackF
 def metadata_problems(found: Findings, files: PackFiles) -> Iterator[str]:
     """Yield where the files under ``metadata/`` contradict the effective manifest or themselves."""
     try:
+        yield from _provenance_problems(found, files)
         yield from _version_problems(found, files)
         if found.scenarios is not None:
             yield from _selection_problems(found)
@@ -183,16 +185,29 @@ def _weight_problems(scenarios: Mapping[str, Any], files: PackFiles) -> Iterator
         yield f"{layout.SCENARIOS}: {claimed[0]} has contains_model_weights_in_pack, the pack has none"
 
 
+def _provenance_problems(found: Findings, files: PackFiles) -> Iterator[str]:
+    """Yield where the provenance says another mode of determinism than the reports.
+
+    Raises:
+        DocumentError: when a file of it does not hold to its format.
+    """
+    if layout.SOURCE_REPO in files.digests:
+        check_schema(files.document(layout.SOURCE_REPO), "source_repo", where=layout.SOURCE_REPO)
+    if layout.ENVIRONMENT not in files.digests:
+        return
+    document = files.document(layout.ENVIRONMENT)
+    check_schema(document, "environment", where=layout.ENVIRONMENT)
+    said, mode = document["determinism"]["mode"], _common(found, "determinism")
+    if found.facts and said != mode:
+        yield f"{layout.ENVIRONMENT}: determinism.mode is {said}, the reports show {mode}"
+
+
 def _version_problems(found: Findings, files: PackFiles) -> Iterator[str]:
     """Yield where a report was measured with other libraries than ``metadata/environment.json`` says."""
     if layout.ENVIRONMENT not in files.digests:
         return
     document = files.document(layout.ENVIRONMENT)
-    libraries = document.get("libraries") if isinstance(document, dict) else None
-    if not isinstance(libraries, dict):
-        return
-    python = document.get("python")
-    said = {**libraries, "python": python.get("version") if isinstance(python, dict) else None}
+    said = {**document["libraries"], "python": document["python"]["version"]}
     for path, versions in found.versions.items():
         for name, version in versions.items():
             if said.get(name, version) not in (None, version):

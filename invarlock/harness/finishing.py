@@ -12,13 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from invarlock.errors import InvarLockError
+from invarlock.errors import InvarLockError, MissingFileError
+from invarlock.harness.inventory import Pool
 from invarlock.harness.pytest_report import reduce_pytest_report
 from invarlock.harness.run import Run
 from invarlock.jsonio import parse_json, write_json
 from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key
 from invarlock.packer.run_ending import FoundReports, pack_run, read_reports, verdict_lines, write_results
-from invarlock.runtime.provenance import environment, source_repository
+from invarlock.runtime.determinism import determinism_switches
+from invarlock.runtime.graphics import graphics
+from invarlock.runtime.provenance import NO_SOURCE, environment, source_of
 from invarlock.verdict.compiling import planned_cases, read_outcomes
 
 
@@ -59,10 +62,15 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     """Build, sign and verify the pack; return what to tell the operator."""
     state = run.directory.state
     key, origin = _signing_key(run)
-    write_json(state / "environment.json", environment())
-    source = source_repository(run.suites_folder)
-    if source is not None:
-        write_json(state / "source_repo.json", source)
+    pool = Pool.read(run.directory.devices)
+    gpus = [device.id for device in pool.devices] if pool.kind == "gpu" else []
+    write_json(
+        state / "environment.json", environment(determinism_switches(run.settings["determinism"]), graphics(gpus))
+    )
+    source = source_of(run.suites_folder)
+    if source is None:
+        raise MissingFileError(f"{run.suites_folder}: {NO_SOURCE}")
+    write_json(state / "source_repo.json", source)
     built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
     command = [_python(), "-m", "invarlock.packer", "verify", _shown(built.path)]
     if key is not None:

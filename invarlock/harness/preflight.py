@@ -19,6 +19,7 @@ from invarlock.harness.memory_plan import memory_problems
 from invarlock.harness.run import Run
 from invarlock.harness.sizing import disk_bytes, model_needs
 from invarlock.packer.keys import load_signing_key
+from invarlock.runtime.provenance import NO_SOURCE, source_of
 
 Check = Callable[[Run, Sequence[Case]], Iterator[str]]
 
@@ -42,6 +43,18 @@ def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
             load_signing_key(Path(run.settings["signing_key"]))
         except InvarLockError as error:
             yield f"--signing-key: {error}"
+
+
+def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if run.settings["no_pack"]:
+        return
+    try:
+        found = source_of(run.suites_folder)
+    except InvarLockError as error:
+        yield str(error)
+        return
+    if found is None:
+        yield f"{run.suites_folder}: {NO_SOURCE}, or build none: --no-pack"
 
 
 def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
@@ -113,6 +126,7 @@ def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 CHECKS: tuple[Check, ...] = (
     check_run_directory,
     check_pack,
+    check_source,
     check_opt_ins,
     check_models,
     check_text,

@@ -1,14 +1,31 @@
-"""Where evidence comes from: the source repository and the environment, without names of machine or user."""
+"""Where evidence comes from: the source repository and the environment, without names of machine or user.
+
+A copy of a checkout that is no repository of its own (a container image, an archive) says where it comes from by a
+source marker file, which is made in the checkout::
+
+    python -m invarlock.runtime.provenance source_repo.json
+"""
 
 from __future__ import annotations
 
 import platform
+import runpy
 import subprocess
-from importlib import metadata
+import sys
+from collections.abc import Mapping
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from invarlock.errors import InvarLockError, MissingFileError
+from invarlock.jsonio import check_schema, read_json, write_json
+
+MARKER_NAME = "source_repo.json"
+NO_SOURCE = (
+    "no git repository and no source marker file, and a pack says where it comes from; work in a git checkout, or "
+    f"make the file in the checkout that this is a copy of: python -m invarlock.runtime.provenance {MARKER_NAME}"
+)
 # git answers in milliseconds; one that does not is hung on a network filesystem.
 GIT_TIMEOUT_SECONDS = 20
 LIBRARIES = (
@@ -17,30 +34,80 @@ LIBRARIES = (
 )  # fmt: skip
 
 
+def source_of(folder: Path) -> dict[str, Any] | None:
+    """Return where a folder comes from: of its repository, or else of the nearest source marker file; None for neither.
+
+    Raises:
+        DocumentError: when the marker file does not hold to its format.
+    """
+    found = source_repository(folder)
+    if found is not None:
+        return found
+    for parent in (folder.resolve(), *folder.resolve().parents):
+        if (parent / MARKER_NAME).is_file():
+            return read_marker(parent / MARKER_NAME)
+    return None
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """Return what a source marker file says.
+
+    Raises:
+        DocumentError: when it does not hold to its format.
+    """
+    document: dict[str, Any] = read_json(path)
+    check_schema(document, "source_repo", where=str(path))
+    return document
+
+
 def source_repository(folder: Path) -> dict[str, Any] | None:
     """Return commit, branch, describe, dirty and uri of a folder's repository; None when it lies in none."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
     uri = _git(folder, "config", "--get", "remote.origin.url")
+    branch = _git(folder, "rev-parse", "--abbrev-ref", "HEAD")
     return {
         "schema": "invarlock/source-repo-v1",
         "commit": commit,
-        "branch": _git(folder, "rev-parse", "--abbrev-ref", "HEAD"),
+        # what git says of a commit that was checked out by itself, as CI does
+        "branch": None if branch == "HEAD" else branch,
         "describe": _git(folder, "describe", "--always", "--dirty", "--tags"),
         "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
         "uri": None if uri is None else _public_uri(uri),
     }
 
 
-def environment() -> dict[str, Any]:
-    """Return platform, Python and library versions."""
-    return {
+def environment(determinism: Mapping[str, Any], graphics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return platform, versions, GPUs and determinism switches, as ``metadata/environment.json`` holds them.
+
+    Args:
+        determinism: the switches of the run's mode.
+        graphics: the GPUs that the run had, with their driver.
+    """
+    document = {
         "schema": "invarlock/environment-v1",
         "platform": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "libraries": {name: version for name in LIBRARIES if (version := _version(name)) is not None},
+        "torch": _torch_build(),
+        "graphics": dict(graphics),
+        "determinism": dict(determinism),
     }
+    check_schema(document, "environment", where="environment.json")
+    return document
+
+
+def _torch_build() -> dict[str, Any]:
+    """Return the CUDA version that PyTorch was built with, and its commit, from the file in which its build says so.
+
+    Importing PyTorch for this would cost the controller more than a second.
+    """
+    spec = util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return {"cuda": None, "commit": None}
+    build = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    return {"cuda": build.get("cuda"), "commit": build.get("git_version")}
 
 
 def _version(name: str) -> str | None:
@@ -75,3 +142,23 @@ def _public_uri(uri: str) -> str | None:
     if separator and "/" not in host and not path.startswith("/"):
         return f"{host.rpartition('@')[2]}:{path}"
     return None
+
+
+def main() -> int:
+    """Write the source marker file of the repository that this is called in."""
+    if len(sys.argv) != 2:
+        print(f"usage: python -m invarlock.runtime.provenance {MARKER_NAME}", file=sys.stderr)
+        return 2
+    found = source_repository(Path.cwd())
+    try:
+        if found is None:
+            raise MissingFileError(f"{Path.cwd()}: no git repository, or git is not installed")
+        write_json(Path(sys.argv[1]), found)
+    except InvarLockError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -28,7 +28,6 @@ FREE = {
     ("metadata/scenarios.json", "scenarios.*.generation.edit_spec_by_model.*"): "of a model that is not in the pack",
     ("metadata/scenarios.json", "scenarios.*.generation.version"): "a version that its author counts",
     ("metadata/scenarios.json", "selection.expression.*"): "the words of the command; the cases say what it selected",
-    ("metadata/source_repo.json", "schema"): "names the format, the fields are compared with the manifest's",
     ("metadata/tuned_edit_params.json", "*"): "entries that no case of the pack uses, and notes",
     ("manifest.json", "builder.*"): "who says to have built it",
     ("manifest.json", "invocation.parameters.*"): "settings that no report shows, and where each came from",

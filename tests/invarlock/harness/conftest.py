@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from invarlock.jsonio import write_json
+from invarlock.runtime.provenance import MARKER_NAME, source_repository
+
 ROOT = Path(__file__).parents[3]
 # enough windows for every expectation, few enough for a second a case
 SMALL = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "OMP_NUM_THREADS": "1"}
@@ -71,4 +74,7 @@ def own_suites(tmp_path: Path) -> Path:
     """Return a copy of the suites folder that a test may change."""
     folder = tmp_path / "project" / "suites"
     shutil.copytree(ROOT / "suites", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    source = source_repository(ROOT)
+    assert source is not None
+    write_json(folder.parent / MARKER_NAME, source)
     return folder

@@ -93,3 +93,16 @@ def test_runs_guards_and_token_ids_are_those_asked_for_and_verify(run_pytest: Ca
         "evaluation_windows.final.token_ids[3]: not the tokens of window "
         + first["evaluation_windows"]["final"]["window_ids"][3]
     ]
+
+
+def test_a_run_that_cannot_say_where_it_comes_from_does_not_start(
+    run_pytest: Callable[..., Any], own_suites: Path
+) -> None:
+    (own_suites.parent / "source_repo.json").unlink()
+
+    ran = run_pytest("-k", "mistral and noop", suites=own_suites)
+
+    assert ran.status == 4
+    assert "no git repository and no source marker file" in ran.output
+    assert "python -m invarlock.runtime.provenance source_repo.json" in ran.output
+    assert not ran.directory.exists()

@@ -1,6 +1,7 @@
 """NVML's Python face over an inventory in a file, for machines that have no GPU: put its folder on PYTHONPATH.
 
-The file named by FAKE_NVML holds a list of GPUs: ``{"uuid", "total", "free", "processes": [pid], "mig": [GPU, …]}``.
+The file named by FAKE_NVML holds a list of GPUs:
+``{"uuid", "name", "total", "free", "processes": [pid], "mig": [GPU, …]}``.
 """
 
 import json
@@ -63,3 +64,24 @@ def nvmlDeviceGetComputeRunningProcesses(handle: dict[str, Any]) -> list[SimpleN
 
 def nvmlDeviceGetUUID(handle: dict[str, Any]) -> str:
     return str(handle["uuid"])
+
+
+def nvmlDeviceGetHandleByUUID(uuid: str) -> dict[str, Any]:
+    for gpu in _gpus():
+        for part in (gpu, *gpu.get("mig", [])):
+            if part["uuid"] == uuid:
+                found: dict[str, Any] = part
+                return found
+    raise NVMLError("Not Found")
+
+
+def nvmlDeviceGetName(handle: dict[str, Any]) -> str:
+    return str(handle["name"])
+
+
+def nvmlSystemGetDriverVersion() -> str:
+    return "570.86.15"
+
+
+def nvmlSystemGetCudaDriverVersion() -> int:
+    return 12080

@@ -1,4 +1,4 @@
-"""The packer's command line: ``python -m invarlock.packer keygen|build|sign|attest|trust|inspect|verify|diff``."""
+"""The packer's command line: ``python -m invarlock.packer keygen|build|merge|sign|verify``, and others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_keygen, _build, _sign, _attest, _trust, _inspect, _verify, _diff):
+    for add in (_keygen, _build, _merge, _sign, _attest, _trust, _inspect, _verify, _diff):
         add(subparsers)
     return parser
 
@@ -104,6 +104,33 @@ def _build(subparsers: Subparsers) -> None:
     )
     _add_passphrase(parser)
     parser.set_defaults(command=commands.build)
+
+
+def _merge(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "merge", help="merge the shards of a run into one verdict and one pack", epilog=EXIT_CODES
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="the run directories of all shards, in any order"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the run directory to make, which must not exist; the pack is in its evidence_pack",
+    )
+    key = parser.add_mutually_exclusive_group()
+    key.add_argument(
+        "--signing-key",
+        type=Path,
+        metavar="FILE",
+        help="private key that signs the pack; else one is made and not kept",
+    )
+    key.add_argument("--unsigned", action="store_true", help="leave the pack for 'sign', perhaps elsewhere")
+    parser.add_argument("--require-pass", action="store_true", help="a verdict other than PASS is exit code 7")
+    _add_passphrase(parser)
+    parser.set_defaults(command=commands.merge)
 
 
 def _sign(subparsers: Subparsers) -> None:

@@ -11,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from invarlock.errors import UsageError, printable
+from invarlock.errors import ReportError, UsageError, printable
 
 if TYPE_CHECKING:
     from invarlock.packer.keys import SigningKey
@@ -51,6 +51,25 @@ def build(options: Namespace) -> int:
     built = build_pack(options.out, content, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     print(f"built {built.path}: verdict {built.verdict}, evidence level {built.evidence_level}")
     print(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
+    return 0
+
+
+def merge(options: Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from invarlock.packer.keys import make_signing_key
+    from invarlock.packer.merging import merge_runs
+
+    made = options.signing_key is None and not options.unsigned
+    key = None if options.unsigned else make_signing_key() if made else _signing_key(options)
+    merged = merge_runs(options.runs, options.output, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    origin = " (a key made for this run and not kept; --signing-key signs with yours)" if made else ""
+    print("\n".join(printable(line) for line in merged.lines))
+    print(f"merged {len(options.runs)} shards: {merged.path}\nverdict:        {merged.verdict}")
+    print(f"evidence pack:  {merged.pack.path}\nevidence level: {merged.pack.evidence_level}")
+    print(f"signer:         {merged.pack.fingerprint or 'none, the pack is not signed'}{origin}")
+    if options.require_pass and merged.verdict != "PASS":
+        raise ReportError(f"{merged.path}: the verdict is {merged.verdict}, --require-pass asks for PASS")
     return 0
 
 

@@ -22,6 +22,11 @@ class RunDirectory:
         return self.path / "state"
 
     @property
+    def shard(self) -> Path:
+        """Which part of which run this is; only in the run directory of a shard."""
+        return self.state / "shard.json"
+
+    @property
     def verdict(self) -> Path:
         return self.path / "reports" / "final_verdict.json"
 
@@ -38,6 +43,10 @@ class RunDirectory:
 
     def baseline_report(self, model: Model) -> Path:
         return self.source_of(layout.baseline_path(model.folder))
+
+    @property
+    def presets(self) -> Path:
+        return self.path / "presets"
 
     def subject(self, case: Case) -> Path:
         """Return where a case's subject is made; runs of one scenario may be made at the same time."""

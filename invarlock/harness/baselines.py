@@ -134,8 +134,13 @@ class Baselines:
         write_json(path, baseline_document(self.setup(model), measured))
 
     def _is_probed(self, model: Model) -> bool:
-        """Tell whether a case of this run reads a probe of the model."""
-        manifest = read_json(self.run.directory.state / "scenarios.json")
+        """Tell whether a case of this run, or of another shard of it, reads a probe of the model."""
+        directory = self.run.directory
+        if self.run.settings["shard"] is None:
+            manifest = read_json(directory.state / "scenarios.json")
+        else:
+            # all shards must measure the same baseline
+            manifest = read_json(directory.shard)["whole"]
         probed = {row["id"] for row in manifest["scenarios"] if probes_asked(row)}
         return any(row["scenario"] in probed for row in manifest["selection"]["cases"] if row["model"] == model.id)
 

@@ -48,6 +48,11 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     verdict = write_results(directory, manifest, plan, found, read_outcomes(reduced), finished)
     lines = verdict_lines(verdict, found)
     passed = verdict["verdict"] == "PASS"
+    if run.settings["shard"] is not None:
+        # whether enough of the informational reports signal is for all shards together to say
+        passed = verdict["counts"]["records_passed"] == verdict["counts"]["cases_total"]
+        if interrupted or not run.settings.given("pack_dir"):
+            return _end_shard(run, lines, passed=passed, interrupted=interrupted)
     if run.settings["no_pack"]:
         return Ending(passed, (*lines, f"verdict: {directory.verdict}; no pack was asked for"))
     if interrupted:
@@ -60,17 +65,8 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
 
 def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     """Build, sign and verify the pack; return what to tell the operator."""
-    state = run.directory.state
     key, origin = _signing_key(run)
-    pool = Pool.read(run.directory.devices)
-    gpus = [device.id for device in pool.devices] if pool.kind == "gpu" else []
-    write_json(
-        state / "environment.json", environment(determinism_switches(run.settings["determinism"]), graphics(gpus))
-    )
-    source = source_of(run.suites_folder)
-    if source is None:
-        raise MissingFileError(f"{run.suites_folder}: {NO_SOURCE}")
-    write_json(state / "source_repo.json", source)
+    write_provenance(run)
     built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
     command = [_python(), "-m", "invarlock.packer", "verify", _shown(built.path)]
     if key is not None:
@@ -83,6 +79,47 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
         f"signer:         {built.fingerprint or 'none, the pack is not signed'}{origin}",
         f"verify it with: {shlex.join(command)}",
     ]
+
+
+def write_provenance(run: Run) -> None:
+    """Write where the evidence comes from: the environment and the source repository.
+
+    Raises:
+        MissingFileError: when nothing says where the suites folder comes from.
+    """
+    state = run.directory.state
+    pool = Pool.read(run.directory.devices)
+    gpus = [device.id for device in pool.devices] if pool.kind == "gpu" else []
+    write_json(
+        state / "environment.json", environment(determinism_switches(run.settings["determinism"]), graphics(gpus))
+    )
+    source = source_of(run.suites_folder)
+    if source is None:
+        raise MissingFileError(f"{run.suites_folder}: {NO_SOURCE}")
+    write_json(state / "source_repo.json", source)
+
+
+def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -> Ending:
+    """Leave what merging the shard needs; a shard has no pack of its own."""
+    index, shards = run.settings["shard"]
+    name = f"shard {index}/{shards}"
+    if interrupted:
+        return Ending(
+            False, (*lines, f"{name}: interrupted; go on with it: --resume --output-dir {_shown(run.directory.path)}")
+        )
+    try:
+        write_provenance(run)
+    except InvarLockError as error:
+        return Ending(False, (*lines, f"{name}: it cannot be merged: {error}"))
+    command = shlex.join([_python(), "-m", "invarlock.packer", "merge"])
+    return Ending(
+        passed,
+        (
+            *lines,
+            f"{name}: {'every' if passed else 'not every'} case is as expected; a shard has no pack",
+            f"when all {shards} are done: {command} RUN... --output DIR --signing-key KEY.pem",
+        ),
+    )
 
 
 def _signing_key(run: Run) -> tuple[SigningKey | None, str]:

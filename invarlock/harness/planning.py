@@ -15,15 +15,21 @@ from invarlock.errors import UsageError
 from invarlock.harness.inventory import Pool
 from invarlock.harness.preflight import pool_of, problems
 from invarlock.harness.run import Run
+from invarlock.harness.sharding import manifest_of_shard, shard_document
 from invarlock.harness.sizing import disk_bytes, model_needs
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.reports.verification import differences
 
 
-def plan_run(run: Run, cases: Sequence[Case]) -> list[str]:
+def plan_run(run: Run, cases: Sequence[Case], whole: Sequence[Case] = ()) -> list[str]:
     """Check a run's cases and write ``state/``: the effective manifest, settings, tuned parameters and plan.
 
     Returns what the operator should know of it.
+
+    Args:
+        run: the run.
+        cases: its cases.
+        whole: of a shard, the cases of all shards.
 
     Raises:
         UsageError: with all problems, a line each.
@@ -31,7 +37,11 @@ def plan_run(run: Run, cases: Sequence[Case]) -> list[str]:
     found = problems(run, cases)
     if found:
         raise UsageError("\n".join(found))
-    manifest = effective_manifest(run.catalog.suite, cases, run.catalog.scenarios, run.expression)
+    shard = run.settings["shard"]
+    manifest = effective_manifest(run.catalog.suite, whole if shard else cases, run.catalog.scenarios, run.expression)
+    part = None if shard is None else shard_document(manifest, shard)
+    if shard is not None:
+        manifest = manifest_of_shard(manifest, shard, cases)
     check_schema(manifest, "scenarios", where="state/scenarios.json")
     if run.settings["resume"]:
         _check_same_run(run, manifest)
@@ -39,6 +49,8 @@ def plan_run(run: Run, cases: Sequence[Case]) -> list[str]:
     pool = pool_of(run)
     try:
         _write_state(run, cases, manifest)
+        if part is not None:
+            write_json(run.directory.shard, part)
         pool.write(run.directory.devices)
     except BaseException:
         if not existed:
@@ -82,6 +94,8 @@ def _write_state(run: Run, cases: Sequence[Case], manifest: dict[str, Any]) -> N
 def _remarks(run: Run, pool: Pool) -> Iterator[str]:
     """Yield how workers and devices match, where one waits for the other."""
     devices, workers = len(pool.devices), run.workers
+    if run.settings["shard"] is not None and run.settings["determinism"] != "strict":
+        yield "shards merge only if all measure the same baselines: use machines of one kind, or --determinism strict"
     what = "GPUs" if pool.kind == "gpu" else "CPU slots"
     if workers > devices:
         yield f"{workers} workers take turns on {devices} {what}"

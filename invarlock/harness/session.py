@@ -23,6 +23,7 @@ from invarlock.harness.planning import plan_lines, plan_run
 from invarlock.harness.pytest_report import RERUN
 from invarlock.harness.run import Run
 from invarlock.harness.selection import Catalog, make_catalog
+from invarlock.harness.sharding import Collected, own_cases
 from invarlock.harness.sizing import suite_defaults
 from invarlock.packer.run_directory import RunDirectory
 from invarlock.settings import Settings
@@ -44,6 +45,8 @@ class SuiteSession:
             settings,
         )
         self.settings = settings.with_defaults(suite_defaults(self.catalog.models.suites[self.catalog.suite]))
+        # what is selected before a shard is taken of it
+        self.whole: list[Case] = []
         for mark in self.catalog.known_marks():
             config.addinivalue_line("markers", f"{mark}: cases of InvarLock")
 
@@ -78,12 +81,21 @@ class SuiteSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        kept: list[pytest.Item] = []
-        dropped: list[pytest.Item] = []
-        for item in items:
-            case = case_of(item)
-            selected = case is None or self.catalog.selects(case, self.settings["scenario_ids"])
-            (kept if selected else dropped).append(item)
+        selected = {
+            item: case is None or self.catalog.selects(case, self.settings["scenario_ids"])
+            for item, case in ((item, case_of(item)) for item in items)
+        }
+        self.whole = [case for item in items if selected[item] and (case := case_of(item)) is not None]
+        if self.settings["shard"] is not None:
+            own = {case.id for case in own_cases(self.whole, self.settings["shard"])}
+            # a test that runs no case belongs to the first shard
+            others = self.settings["shard"][0] == 1
+            selected = {
+                item: kept and (others if (case := case_of(item)) is None else case.id in own)
+                for item, kept in selected.items()
+            }
+        kept = [item for item in items if selected[item]]
+        dropped = [item for item in items if not selected[item]]
         if dropped:
             config.hook.pytest_deselected(items=dropped)
             items[:] = kept
@@ -103,6 +115,11 @@ class Worker(SuiteSession):
     def run(self) -> Run:
         return self._of
 
+    def pytest_collection_finish(self) -> None:
+        told = self.config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
+        if told["collected"] is not None:
+            Collected(Path(told["collected"])).write(self.whole)
+
 
 class Controller(SuiteSession):
     """The process that plans the run, and that compiles the verdict and builds the pack when it is over."""
@@ -111,13 +128,16 @@ class Controller(SuiteSession):
         super().__init__(folder, settings, config)
         option = config.option
         started = datetime.now(UTC)
-        default = f"evidence_pack_runs/{self.catalog.suite}_{started:%Y%m%d_%H%M%S}"
+        shard = self.settings["shard"]
+        part = "" if shard is None else f"_shard_{shard[0]}_of_{shard[1]}"
+        default = f"evidence_pack_runs/{self.catalog.suite}_{started:%Y%m%d_%H%M%S}{part}"
         if settings["resume"] and not settings["output_dir"]:
-            default = newest_run(config.invocation_params.dir, self.catalog.suite) or default
+            default = newest_run(config.invocation_params.dir, self.catalog.suite, part) or default
         directory = config.invocation_params.dir / (settings["output_dir"] or default)
         distributed = getattr(option, "dist", "no") != "no"
         self._of = self._run(directory.resolve(), max(1, len(option.tx)) if distributed else 1, started)
         self.planned: list[Case] = []
+        self._collected = Collected() if shard is not None and distributed and not option.collectonly else None
         self._lost: set[str] = set()
         self.ending: Ending | None = None
         self.nothing_selected = False
@@ -139,6 +159,7 @@ class Controller(SuiteSession):
             "run_directory": str(self.run.directory.path),
             "workers": self.run.workers,
             "started": self.run.started.isoformat(),
+            "collected": None if self._collected is None else str(self._collected.path),
         }
 
     @pytest.hookimpl(optionalhook=True)
@@ -179,6 +200,10 @@ class Controller(SuiteSession):
         if session.exitstatus == pytest.ExitCode.OK and not self.ending.passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def pytest_unconfigure(self) -> None:
+        if self._collected is not None:
+            self._collected.remove()
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.nothing_selected:
             terminalreporter.write_line("invarlock: no case is selected; see --collect-only for the cases there are")
@@ -198,7 +223,8 @@ class Controller(SuiteSession):
         if not cases:
             return
         try:
-            lines = plan_run(self.run, cases)
+            whole = self.whole if self._collected is None else self.catalog.planned(self._collected.read())
+            lines = plan_run(self.run, cases, whole)
         except InvarLockError as error:
             raise pytest.UsageError(str(error)) from None
         self.planned = cases
@@ -207,9 +233,10 @@ class Controller(SuiteSession):
             terminal.write_line(f"invarlock: {line}")
 
 
-def newest_run(folder: Path, suite: str) -> str | None:
-    """Return the newest run directory of a suite below a folder, by the time in its name."""
-    runs = sorted((folder / "evidence_pack_runs").glob(f"{suite}_[0-9]*_[0-9]*"))
+def newest_run(folder: Path, suite: str, part: str = "") -> str | None:
+    """Return the newest run directory of a suite below a folder, by the time in its name; ``part`` ends its name."""
+    time = f"{'[0-9]' * 8}_{'[0-9]' * 6}"
+    runs = sorted((folder / "evidence_pack_runs").glob(f"{suite}_{time}{part}"))
     return str(runs[-1].relative_to(folder)) if runs else None
 
 

@@ -26,6 +26,7 @@ class Setting:
         empty_counts: an empty variable is a value, and not a variable that is not set.
         path: a file or folder; a manifest names no folder of the machine.
         ambient: read by libraries from the environment, here only to be told and handed on.
+        per_shard: about this machine or this session; the shards of one run may differ in it.
         not_yet: what is missing before a value can have its effect; until then a value is refused.
     """
 
@@ -43,7 +44,13 @@ class Setting:
     empty_counts: bool = False
     path: bool = False
     ambient: bool = False
+    per_shard: bool = False
     not_yet: str | None = None
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether the shards of one run may differ in it; what files hold is compared, not where they are."""
+        return self.path or self.ambient or self.per_shard
 
     def read_variable(self, text: str) -> Any:
         """Return the value of a variable's text.

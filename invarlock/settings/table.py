@@ -28,6 +28,7 @@ WHAT_IS_RUN = (
         "--resume",
         ("RESUME_MODE",),
         flag=True,
+        per_shard=True,
     ),
     Setting(
         "suite_mode",
@@ -49,13 +50,13 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "shard",
-        "i/n: run the i-th of n parts of the cases",
+        "i/n: run the i-th of n parts of the cases; `python -m invarlock.packer merge` joins the parts",
         None,
         readers.shard,
         "--shard",
         ("PACK_SHARD",),
         shown="all cases",
-        not_yet="shards",
+        per_shard=True,
     ),
     Setting(
         "clean_runs",
@@ -290,7 +291,15 @@ THE_TEXT = (
 )
 
 THE_PACK = (
-    Setting("no_pack", "compile the verdict, build no pack", False, readers.flag, "--no-pack", flag=True),
+    Setting(
+        "no_pack",
+        "compile the verdict, build no pack",
+        False,
+        readers.flag,
+        "--no-pack",
+        flag=True,
+        per_shard=True,
+    ),
     Setting(
         "pack_dir",
         "the evidence pack's folder; must not exist",
@@ -320,6 +329,7 @@ THE_PACK = (
         flag=True,
         parse_variable=readers.opposite,
         variable_means="0",
+        per_shard=True,
     ),
     Setting(
         "release_review",
@@ -350,6 +360,7 @@ THE_PACK = (
         ("PACK_DEFER_REPORT_RENDERING",),
         flag=True,
         shown="off, on under release review",
+        per_shard=True,
         not_yet="HTML pages",
     ),
     Setting(
@@ -358,6 +369,7 @@ THE_PACK = (
         False,
         readers.flag,
         variables=("PACK_SKIP_HTML",),
+        per_shard=True,
         not_yet="HTML pages",
     ),
 )
@@ -388,6 +400,7 @@ MODELS_AND_DISK = (
         "snapshot_copy",
         readers.choice("snapshot_copy", "snapshot_symlink"),
         variables=("PACK_BASELINE_STORAGE_MODE",),
+        per_shard=True,
         not_yet="choice of storage",
     ),
     Setting(
@@ -400,6 +413,7 @@ MODELS_AND_DISK = (
         flag=True,
         parse_variable=readers.opposite,
         variable_means="0",
+        per_shard=True,
     ),
     Setting(
         "min_free_disk_gb",
@@ -408,6 +422,7 @@ MODELS_AND_DISK = (
         readers.gigabytes,
         variables=("MIN_FREE_DISK_GB",),
         shown="200, CPU suites 1",
+        per_shard=True,
     ),
     Setting(
         "skip_disk_preflight",
@@ -415,6 +430,7 @@ MODELS_AND_DISK = (
         False,
         readers.flag,
         variables=("PACK_SKIP_DISK_PREFLIGHT",),
+        per_shard=True,
     ),
     Setting(
         "allow_remote_code",
@@ -453,6 +469,7 @@ WHERE_IT_RUNS = (
         readers.choice("podman", "docker"),
         variables=("INVARLOCK_CONTAINER_ENGINE",),
         shown="podman, then docker",
+        per_shard=True,
         not_yet="container",
     ),
     Setting(
@@ -488,6 +505,7 @@ WHERE_IT_RUNS = (
         "--case-timeout",
         ("PACK_CASE_TIMEOUT",),
         shown="6h",
+        per_shard=True,
         not_yet="time limit",
     ),
     Setting(
@@ -507,6 +525,7 @@ WHERE_IT_RUNS = (
         readers.names,
         variables=("GPU_ID_LIST",),
         shown="all that are seen",
+        per_shard=True,
     ),
     Setting(
         "num_gpus",
@@ -515,6 +534,7 @@ WHERE_IT_RUNS = (
         readers.whole(1, 1024),
         variables=("NUM_GPUS",),
         shown="all",
+        per_shard=True,
     ),
     Setting(
         "gpu_memory_per_device",
@@ -523,6 +543,7 @@ WHERE_IT_RUNS = (
         readers.gigabytes,
         variables=("GPU_MEMORY_PER_DEVICE",),
         shown="what it has",
+        per_shard=True,
     ),
     Setting(
         "gpu_min_free_gb",
@@ -530,6 +551,7 @@ WHERE_IT_RUNS = (
         0.0,
         readers.gigabytes,
         variables=("GPU_MIN_FREE_GB",),
+        per_shard=True,
     ),
     Setting(
         "gpu_require_idle",
@@ -537,6 +559,7 @@ WHERE_IT_RUNS = (
         False,
         readers.flag,
         variables=("GPU_REQUIRE_IDLE",),
+        per_shard=True,
     ),
     *(
         Setting(

@@ -1,0 +1,57 @@
+"""Shards: a run's cases divided into parts that machines of their own work through.
+
+Cases of one scenario on one model share their subject and stay together, as a group. The division follows from the
+effective manifest alone, so every machine, and whoever merges their runs, finds the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from invarlock.errors import UsageError
+
+Group = tuple[str, str]
+SCHEMA = "invarlock/shard-v1"
+
+
+def divide(groups: Iterable[Group], shards: int) -> dict[Group, int]:
+    """Return the shard, counted from 1, of each (model, scenario), given once for each of its cases.
+
+    Models follow each other, of each model the groups with the most runs come first, and a shard takes every n-th.
+    After a model that n divides the count moves on by one: else the same shard would get the largest of every model.
+    """
+    runs = Counter(groups)
+    found: dict[Group, int] = {}
+    start = 0
+    for model in sorted({model for model, _ in runs}):
+        own = sorted((group for group in runs if group[0] == model), key=lambda group: (-runs[group], group))
+        found |= {group: (start + place) % shards + 1 for place, group in enumerate(own)}
+        start += len(own) + (len(own) % shards == 0)
+    return found
+
+
+def shard_manifest(whole: Mapping[str, Any], index: int, shards: int) -> dict[str, Any]:
+    """Return the effective manifest of one shard of a run, from that of the whole run.
+
+    Raises:
+        UsageError: when the shard would be empty.
+    """
+    selection = whole["selection"]
+    groups = divide(((case["model"], case["scenario"]) for case in selection["cases"]), shards)
+    cases = [case for case in selection["cases"] if groups[case["model"], case["scenario"]] == index]
+    if not cases:
+        raise UsageError(f"--shard {index}/{shards}: there are {len(groups)} subjects; use at most so many shards")
+    models, scenarios = ({case[key] for case in cases} for key in ("model", "scenario"))
+    return {
+        **whole,
+        "scenarios": [row for row in whole["scenarios"] if row["id"] in scenarios],
+        "selection": {
+            **selection,
+            "models": [row for row in selection["models"] if row["model_id"] in models],
+            "scenario_ids": sorted(scenarios),
+            "expression": {**selection["expression"], "--shard": f"{index}/{shards}"},
+            "cases": cases,
+        },
+    }

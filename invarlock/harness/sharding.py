@@ -1,0 +1,74 @@
+"""One shard of a run: which of the collected cases are its own, and what it leaves for ``merge``.
+
+The division needs all cases that are selected. Of these xdist tells its controller nothing but those that a worker
+keeps, so the workers write them into a file that the controller names.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.shards import SCHEMA, divide, shard_manifest
+from invarlock.errors import UsageError
+from invarlock.jsonio import check_schema, parse_json, write_json
+
+Shard = tuple[int, int]
+
+
+def own_cases(cases: Sequence[Case], shard: Shard) -> list[Case]:
+    """Return the cases of a shard, in their order."""
+    index, shards = shard
+    groups = divide(((case.model.id, case.scenario.id) for case in cases), shards)
+    return [case for case in cases if groups[case.model.id, case.scenario.id] == index]
+
+
+def shard_document(whole: dict[str, Any], shard: Shard) -> dict[str, Any]:
+    """Return ``state/shard.json``: which part of which run this is."""
+    index, shards = shard
+    document = {"schema": SCHEMA, "index": index, "of": shards, "whole": whole}
+    check_schema(document, "shard", where="state/shard.json")
+    return document
+
+
+def manifest_of_shard(whole: dict[str, Any], shard: Shard, cases: Sequence[Case]) -> dict[str, Any]:
+    """Return the effective manifest of a shard that is to run some cases.
+
+    Raises:
+        UsageError: when these are not all of its cases, or it has none.
+    """
+    manifest = shard_manifest(whole, *shard)
+    planned = {(case["model"], case["scenario"], case["run"]) for case in manifest["selection"]["cases"]}
+    if planned != {(case.model.id, case.scenario.id, case.run) for case in cases}:
+        raise UsageError(
+            f"--shard {shard[0]}/{shard[1]}: {len(cases)} of its {len(planned)} cases are selected; leave out what "
+            "selects by an earlier run (--lf, --sw)"
+        )
+    return manifest
+
+
+class Collected:
+    """A file in which workers leave the ids of all cases that were selected before the shard was taken."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._made = path is None
+        if path is None:
+            descriptor, name = tempfile.mkstemp(prefix="invarlock-collected-", suffix=".json")
+            os.close(descriptor)
+            path = Path(name)
+        self.path = path
+
+    def write(self, cases: Sequence[Case]) -> None:
+        write_json(self.path, [case.id for case in cases])
+
+    def read(self) -> list[str]:
+        ids: list[str] = parse_json(self.path.read_bytes(), where="cases that were collected")
+        return ids
+
+    def remove(self) -> None:
+        if self._made:
+            self.path.unlink(missing_ok=True)

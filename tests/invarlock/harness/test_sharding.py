@@ -1,0 +1,253 @@
+"""Three shards of a run, made by processes of their own, and what merging them gives."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock.packer.keys import make_signing_key, write_key_pair
+
+ROOT = Path(__file__).parents[3]
+# four subjects on two models, with a probe and repeats
+SELECT = "(mistral and (noop or prune_50 or ve_mlp)) or (qwen2 and nan_injection)"
+SMALL = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "OMP_NUM_THREADS": "1"}
+TIMES = {"telemetry", "timestamp", "generated_at", "generated_at_utc", "seconds", "stages"}
+DIGESTS = {"report_sha256", "sha256", "digest", "checksums_sha256_digest", "signing_key_fingerprint"}
+
+
+def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_"))
+    }
+    command = [sys.executable, "-m", "pytest", "suites", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    command += ["-k", SELECT, "--determinism", "strict", "--repeats", "1", "--output-dir", str(directory)]
+    return subprocess.Popen(
+        [*command, *arguments],
+        cwd=ROOT,
+        env={**clean, **SMALL},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the undivided run, its three shards, and a key."""
+    folder = tmp_path_factory.mktemp("shards")
+    write_key_pair(folder / "maker", make_signing_key())
+    key = ("--signing-key", str(folder / "maker.pem"))
+    processes = {
+        "undivided": start(folder / "undivided", *key),
+        "one": start(folder / "one", "--shard", "1/3"),
+        "two": start(folder / "two", "--shard", "2/3", "-n", "2"),
+        "three": start(folder / "three", "--shard", "3/3"),
+    }
+    for name, process in processes.items():
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        assert ("a shard has no pack" not in output and "is as expected" not in output) == (name == "undivided"), output
+    return folder
+
+
+@pytest.fixture
+def shards(runs: Path, tmp_path: Path) -> list[Path]:
+    """Copies of the three shards that a test may change."""
+    for name in ("one", "two", "three"):
+        shutil.copytree(runs / name, tmp_path / name, ignore=shutil.ignore_patterns("models"))
+    return [tmp_path / name for name in ("three", "one", "two")]
+
+
+def merge(shards: list[Path], output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "invarlock.packer", "merge", *map(str, shards), "--output", str(output)]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, cwd=output.parent)
+
+
+def without(document: Any, keys: set[str]) -> Any:
+    """Return a document without what differs between two runs of the same: times, and digests of what holds them."""
+    if isinstance(document, dict):
+        return {key: without(value, keys) for key, value in document.items() if key not in keys}
+    return [without(value, keys) for value in document] if isinstance(document, list) else document
+
+
+def contents(pack: Path) -> dict[str, Any]:
+    documents = {
+        str(path.relative_to(pack)): json.loads(path.read_bytes())
+        for path in pack.rglob("*.json")
+        if path.name not in ("evaluate_timing.json", "manifest.signature.json")
+    }
+    manifest = documents["manifest.json"]
+    for key in ("run_dir", "invocation"):
+        del manifest[key]
+    # which words selected the shard's cases, and how long they took
+    return {name: without(document, TIMES | DIGESTS) for name, document in documents.items()}
+
+
+def change(path: Path, edit: Callable[[Any], None]) -> None:
+    document = json.loads(path.read_bytes())
+    edit(document)
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def test_three_shards_merged_equal_one_run(runs: Path, shards: list[Path], tmp_path: Path) -> None:
+    key = runs / "maker.pem"
+
+    done = merge(shards, tmp_path / "merged", "--signing-key", str(key), "--require-pass")
+
+    assert done.returncode == 0, done.stderr
+    pack, undivided = tmp_path / "merged/evidence_pack", runs / "undivided/evidence_pack"
+    assert contents(pack) == contents(undivided)
+    assert {str(path.relative_to(pack)) for path in pack.rglob("*")} == {
+        str(path.relative_to(undivided)) for path in undivided.rglob("*")
+    }
+    baselines = "baselines/embedded__mistral-tiny/evaluation.report.json"
+    assert (pack / baselines).read_bytes() == (undivided / baselines).read_bytes()
+    command = [sys.executable, "-m", "invarlock.packer", "verify", str(pack), "--strict", "--require-pass"]
+    assert subprocess.run([*command, "--quiet"], check=False).returncode == 0
+    parameters = json.loads((pack / "manifest.json").read_bytes())["invocation"]["parameters"]
+    assert parameters["shard"] == {"source": "default", "value": None}
+    assert parameters["repeats"] == {"source": "option", "value": 1}
+    assert "output_dir" not in parameters
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def leave_one_out(shards: list[Path]) -> list[Path]:
+    return shards[:2]
+
+
+def name_one_twice(shards: list[Path]) -> list[Path]:
+    return [*shards, shards[0]]
+
+
+def name_a_run_that_is_no_shard(shards: list[Path]) -> list[Path]:
+    (shards[0] / "state/shard.json").unlink()
+    return shards
+
+
+def stop_before_the_end(shards: list[Path]) -> list[Path]:
+    (shards[0] / "state/pytest_report.json").unlink()
+    return shards
+
+
+def stop_in_the_middle(shards: list[Path]) -> list[Path]:
+    change(shards[2] / "state/pytest_report.json", lambda document: document["tests"].pop())
+    return shards
+
+
+def use_other_settings(shards: list[Path]) -> list[Path]:
+    change(shards[0] / "state/settings.json", lambda document: document["tier"].update(value="conservative"))
+    return shards
+
+
+def use_another_pin(shards: list[Path]) -> list[Path]:
+    def edit(document: Any) -> None:
+        document["models"][0]["revision"] = "sha256:" + "0" * 64
+
+    change(shards[1] / "state/model_revisions.json", edit)
+    return shards
+
+
+def use_another_manifest(shards: list[Path]) -> list[Path]:
+    def edit(document: Any) -> None:
+        document["whole"]["scenarios"][0]["intent"] = "negative_control"
+
+    change(shards[0] / "state/shard.json", edit)
+    return shards
+
+
+def run_other_cases(shards: list[Path]) -> list[Path]:
+    change(shards[0] / "state/scenarios.json", lambda document: document["scenarios"][0].update(strictness="must_pass"))
+    return shards
+
+
+def use_another_library(shards: list[Path]) -> list[Path]:
+    change(shards[2] / "state/environment.json", lambda document: document["libraries"].update(torch="0.1"))
+    return shards
+
+
+def measure_another_baseline(shards: list[Path]) -> list[Path]:
+    def edit(document: Any) -> None:
+        document["draws"][0]["final"]["logloss"][0] += 1e-6
+
+    change(shards[0] / "embedded__mistral-tiny/baseline/evaluation.report.json", edit)
+    return shards
+
+
+def forge_a_report(shards: list[Path]) -> list[Path]:
+    path = next(shards[2].glob("embedded__qwen2-tiny/reports/errors/nan_injection/evaluation.report.json"))
+    change(path, lambda document: document["primary_metric"].update(ratio_vs_baseline=1.0))
+    return shards
+
+
+def swap_a_report_for_another_that_verifies(shards: list[Path]) -> list[Path]:
+    report = next(shards[1].rglob("reports/**/evaluation.report.json"))
+    change(report, lambda document: document["telemetry"].update(total_seconds=1.0))
+    return shards
+
+
+def lose_a_baseline(shards: list[Path]) -> list[Path]:
+    for shard in shards:
+        shutil.rmtree(shard / "embedded__qwen2-tiny/baseline", ignore_errors=True)
+    return shards
+
+
+@pytest.mark.parametrize(
+    ("harm", "code", "message"),
+    [
+        (leave_one_out, 3, "shards 2/3 are missing; name the run directories of all 3"),
+        (name_one_twice, 2, "are the same shard; name one of them"),
+        (name_a_run_that_is_no_shard, 3, "it has no state/shard.json; make one with --shard"),
+        (stop_before_the_end, 3, "not finished, go on with it: pytest suites --shard 3/3 --resume"),
+        (stop_in_the_middle, 3, "it is not finished, go on with it: pytest suites --shard 2/3 --resume"),
+        (use_other_settings, 2, "are of different runs: settings: tier 'conservative', not 'balanced'"),
+        (use_another_pin, 2, "are of different runs: pins: models.embedded/mistral-tiny.revision"),
+        (use_another_manifest, 2, "are of different runs: plan: scenarios.0.intent 'negative_control'"),
+        (run_other_cases, 6, "not that of its shard.json: scenarios.0.strictness"),
+        (use_another_library, 2, "are of different runs: environment: libraries.torch '0.1'"),
+        (measure_another_baseline, 2, "differently: draws.0.final.logloss.0"),
+        (forge_a_report, 7, "(shard 2/3): qwen2-tiny-nan_injection-run1: its report does not verify"),
+        (
+            swap_a_report_for_another_that_verifies,
+            7,
+            "noop_control/run_1/runtime.manifest.json: report.sha256 is not that",
+        ),
+        (lose_a_baseline, 7, "baseline"),
+    ],
+)
+def test_what_is_not_one_run_is_refused_by_name_and_leaves_nothing(
+    harm: Callable[[list[Path]], list[Path]], code: int, message: str, shards: list[Path], tmp_path: Path
+) -> None:
+    before = set(tmp_path.iterdir())
+
+    done = merge(harm(shards), tmp_path / "merged")
+
+    assert message in done.stderr, done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_exists_is_not_written_to(shards: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "merged").mkdir()
+
+    done = merge(shards, tmp_path / "merged")
+
+    assert (done.returncode, "merged exists; name another folder" in done.stderr) == (2, True), done.stderr
+
+
+def test_merging_imports_neither_pytest_nor_torch(runs: Path, shards: list[Path], tmp_path: Path) -> None:
+    program = (
+        "import sys; from invarlock.packer.cli import main; code = main(sys.argv[1:]);"
+        "print(sorted({'torch', 'pytest', 'transformers', 'safetensors'} & set(sys.modules))); sys.exit(code)"
+    )
+    arguments = ["merge", *map(str, shards), "--output", str(tmp_path / "merged"), "--unsigned"]
+
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("[]")
+    assert "none, the pack is not signed" in done.stdout

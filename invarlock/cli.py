@@ -106,7 +106,7 @@ def _add_tune(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--lowrank-scope", metavar="SCOPE", help="of lowrank_svd; default: the FFN of the block in the middle"
     )
-    parser.add_argument("--margin", type=_share, default=0.5, help="share of the ratio's limit to use; default: 0.5")
+    parser.add_argument("--margin", type=_share, default=0.5, help="share of each limit to use; default: 0.5")
     parser.add_argument("--draws", type=_positive, default=3, metavar="N", help="draws of windows; default: 3")
     parser.add_argument("--tier", choices=tier_names(), default="balanced")
     parser.add_argument(

@@ -25,6 +25,7 @@ from invarlock.jsonio import check_schema, dump_json, parse_json
 from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import differences, verify_baseline
 from invarlock.verdict.compiling import Outcome, compile_records, planned_cases, read_outcomes
+from invarlock.verdict.guard_value import sweep_document
 from invarlock.verdict.rendering import render_verdict_text
 from invarlock.verdict.summaries import summarise, summarise_artifacts, summarise_seconds
 
@@ -91,7 +92,7 @@ def derive_verdict(found: Findings, timestamp: str) -> dict[str, Any]:
 
 
 def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the documents under ``results/`` but the verdict, and every ``verify.json``, by path."""
+    """Return what follows from reports, by path: ``results/`` but the verdict, sweeps, and every ``verify.json``."""
     results: dict[str, Any] = {f"results/{name}": document for name, document in summarise(verdict).items()}
     results[layout.ARTIFACT_SUMMARY] = summarise_artifacts(
         {
@@ -104,6 +105,9 @@ def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any
     repeated = {path: facts.repeats for path, facts in found.facts.items() if facts.repeats is not None}
     if repeated:
         results[layout.REPEATS_SUMMARY] = summarise_repeats(repeated)
+    sweep = {path: facts.sweep for path, facts in found.facts.items() if facts.sweep is not None}
+    if sweep:
+        results[layout.GUARD_VALUE] = sweep_document(sweep)
     for path, envelope in found.envelopes.items():
         results[beside(path, layout.REPORT_VERIFICATION)] = envelope
     return results

@@ -34,6 +34,8 @@ DEPLOYABLES = (
 # Beside the reports of cases that were measured more than once, and their summary.
 REPEATS = "determinism_repeats.json"
 REPEATS_SUMMARY = "results/determinism_repeats.json"
+# When a guard-value sweep was run.
+GUARD_VALUE = "reports/guard_value_all_guard_probe_sweep.json"
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 

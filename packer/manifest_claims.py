@@ -10,6 +10,7 @@ from invarlock.packer.claims import Findings, evidence_level
 from invarlock.packer.contents import PackFiles
 from invarlock.packer.references import reference
 
+from invarlock.catalog.sweeps import step_problem
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError
 from invarlock.jsonio import check_schema
 from invarlock.reports.verification import differences, shorten
@@ -165,6 +166,8 @@ def _selection_problems(found: Findings) -> Iterator[str]:
     yield from (f"{layout.SCENARIOS}: {line}" for line in differences(claimed, pairs, "selection"))
     unused = sorted({row["id"] for row in found.scenarios["scenarios"]} - set(pairs["scenario_ids"]))
     yield from (f"{layout.SCENARIOS}: scenario {name} is not among the cases" for name in unused)
+    steps = map(step_problem, found.scenarios["scenarios"])
+    yield from (f"{layout.SCENARIOS}: {problem}" for problem in steps if problem is not None)
     for path, model in found.baselines.items():
         if model not in pairs["models"]:
             yield f"{path}: the baseline of no model that was selected"

@@ -21,6 +21,7 @@ from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import repeats_problems
 from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
 from invarlock.verdict.compiling import Planned, judge_report
+from invarlock.verdict.guard_value import sweep_point
 from invarlock.verdict.summaries import ARTIFACT_KEYS
 
 
@@ -51,6 +52,7 @@ class ReportFacts:
     versions: Mapping[str, str]
     companions: tuple[str, ...]
     repeats: Mapping[str, Any] | None
+    sweep: Mapping[str, Any] | None
     overrides: tuple[str, ...]
     in_container: bool
     allows_network: bool
@@ -103,9 +105,12 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
     claims += wrong
     repeats, wrong = _repeats(files, path, report)
     claims += wrong
-    record = None
+    record, point = None, None
     try:
-        record = None if planned is None else judge_report(planned, {**report, **companions}, f"sha256:{digest}")
+        if planned is not None:
+            seen = {**report, **companions}
+            record = judge_report(planned, seen, f"sha256:{digest}")
+            point = sweep_point(planned, seen, f"sha256:{digest}")
     except InvarLockError as error:
         claims.append(f"{path}: {error}")
     facts = ReportFacts(
@@ -122,6 +127,7 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
         validation=report["validation"],
         versions=report["meta"]["versions"],
         repeats=repeats,
+        sweep=point,
         companions=tuple(beside(path, file_name(name)) for name in companions),
         overrides=tuple(sorted(report["policy_provenance"]["overrides"])),
         in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),

@@ -25,6 +25,8 @@ from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import verify_report
 from invarlock.settings import public_settings
 from invarlock.verdict.compiling import Outcome, Planned, compile_records, judge_report
+from invarlock.verdict.guard_value import FILE_NAME as GUARD_VALUE_NAME
+from invarlock.verdict.guard_value import sweep_document, sweep_lines, sweep_point
 from invarlock.verdict.rendering import render_verdict_text
 from invarlock.verdict.summaries import summarise, summarise_seconds
 
@@ -40,6 +42,7 @@ class FoundReports:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     telemetry: list[Mapping[str, Any]] = field(default_factory=list)
     repeats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sweep: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -67,6 +70,9 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
         found.files[place] = path
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         found.records[place] = judge_report(planned, {**report, **beside}, digest)
+        point = sweep_point(planned, {**report, **beside}, digest)
+        if point is not None:
+            found.sweep[place] = point
         found.telemetry.append(report["telemetry"])
         if repeated is not None:
             found.repeats[place] = repeated
@@ -91,6 +97,8 @@ def write_results(
     write_json(directory.analysis / Path(layout.SECONDS_SUMMARY).name, summarise_seconds(found.telemetry))
     if found.repeats:
         write_json(directory.analysis / layout.REPEATS, summarise_repeats(found.repeats))
+    if found.sweep:
+        write_json(folder / GUARD_VALUE_NAME, sweep_document(found.sweep))
     return verdict
 
 
@@ -100,7 +108,7 @@ def verdict_lines(verdict: Mapping[str, Any], found: FoundReports) -> list[str]:
     for path, row in summarise_repeats(found.repeats)["cases"].items():
         if not row["identical"]:
             lines.append(f"not the same each time: {path} (drift up to {row['largest_drift']:.2g})")
-    return [*lines, "", *found.problems]
+    return [*lines, *sweep_lines(found.sweep), "", *found.problems]
 
 
 def pack_run(

@@ -49,6 +49,13 @@ def deployed_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
     return make_run(tmp_path_factory.mktemp("deployed"), "quant_8bit_deployable", "-m", "deployable")
 
 
+@pytest.fixture(scope="session")
+def swept_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+    """Three points of the guard-value sweep: two faults and a control."""
+    chosen = "guard_value_spectral_factor_1.07 or guard_value_variance_factor_0.95 or guard_value_control_noop"
+    return make_run(tmp_path_factory.mktemp("swept"), chosen, "-m", "guard_value")
+
+
 def make_run(folder: Path, scenarios: str, *options: str) -> RealRun:
     """Run some scenarios of one model in a process of their own, and sign their pack."""
     write_key_pair(folder / "maker", make_signing_key())

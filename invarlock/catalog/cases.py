@@ -72,7 +72,7 @@ def plan_cases(
     for model in sorted(models.models.values(), key=lambda model: model.weight_bytes):
         suites = [suite for suite in models.suites.values() if model.id in suite.models]
         for scenario in scenarios:
-            having = [suite for suite in suites if scenario.in_suite(suite.name)]
+            having = [suite for suite in suites if scenario.in_suite(suite)]
             if not having:
                 continue
             runs = {

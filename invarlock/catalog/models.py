@@ -55,7 +55,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named set of models."""
+    """A named set of models; ``named_scenarios_only`` leaves out the scenarios that are of every suite."""
 
     name: str
     models: tuple[str, ...]
@@ -64,6 +64,7 @@ class Suite:
     clean_runs: int = CLEAN_RUNS
     stress_runs: int = STRESS_RUNS
     text: Text | None = None
+    named_scenarios_only: bool = False
 
 
 @dataclass(frozen=True)

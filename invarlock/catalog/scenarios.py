@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from invarlock.catalog.deployables import DeployableSpec, parse_deployable_spec
 from invarlock.catalog.edit_specs import CleanSpec, EditSpec, parse_edit_spec
+from invarlock.catalog.models import Suite
+from invarlock.catalog.sweeps import step_problem, steps
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import check_schema, read_json
 
@@ -62,12 +64,12 @@ class Scenario:
     suites: tuple[str, ...]
     document: Mapping[str, Any]
 
-    def in_suite(self, suite: str) -> bool:
-        return not self.suites or suite in self.suites
+    def in_suite(self, suite: Suite) -> bool:
+        return suite.name in self.suites or not (self.suites or suite.named_scenarios_only)
 
 
 def read_scenarios(path: Path) -> tuple[Scenario, ...]:
-    """Return the scenarios of a catalog in its order.
+    """Return the scenarios of a catalog in its order; a row with a ``sweep`` is one scenario for each of its values.
 
     Raises:
         MissingFileError: when there is no such file.
@@ -76,9 +78,12 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
     document = read_json(path, limit_bytes=MAX_SCENARIOS_BYTES)
     check_schema(document, "scenarios", where=str(path))
     scenarios: dict[str, Scenario] = {}
-    for row in document["scenarios"]:
+    for row in (step for catalogued in document["scenarios"] for step in steps(catalogued)):
         if row["id"] in scenarios:
             raise DocumentError(f"{path}: scenario {row['id']!r} appears twice")
+        problem = step_problem(row)
+        if problem is not None:
+            raise DocumentError(f"{path}: {problem}")
         scenarios[row["id"]] = Scenario(
             id=row["id"],
             category=row["category"],

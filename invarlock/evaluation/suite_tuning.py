@@ -21,6 +21,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.evaluation.tuning import Trial, TunedModel, tune
 from invarlock.jsonio import check_schema, write_json
+from invarlock.reports.margins import tightest
 
 BATCH_SIZE = 16
 
@@ -94,5 +95,7 @@ def _entries(output: Path) -> dict[str, Any]:
 
 def _tell(trial: Trial) -> None:
     ratio = "no ratio" if trial.ratio is None else f"ratio {trial.ratio:.4g}, upper end {trial.upper or 0.0:.4g}"
-    print(f"  {trial.spec}: {ratio}: {trial.against[0] if trial.against else 'holds'}")
+    name, share = tightest(trial.used)
+    most = "" if share is None else f", {share:.0%} of {name}"
+    print(f"  {trial.spec}: {ratio}{most}: {trial.against[0] if trial.against else 'holds'}")
     sys.stdout.flush()

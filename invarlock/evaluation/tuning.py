@@ -6,8 +6,8 @@ Example::
     found = tune(subject, "quant_rtn", parse_scope("ffn", where="--scope"), margin=0.5, draws=3)
     found.entry()       # an entry of tuned_edit_params.json, with its evidence
 
-Candidates stand on a ladder from mild to strong, which is climbed by bisection: where a rung holds, weaker ones are
-taken to hold as well.
+Candidates stand on a ladder from mild to strong, which is climbed to the first that holds and then by bisection: a
+rung that holds is taken to be weaker than any that does not.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import digest_document
+from invarlock.reports.margins import limits_used, tightest
 from invarlock.reports.policy import resolve_policy
 from invarlock.reports.repeats import content_digest
 
@@ -56,13 +57,14 @@ class TunedModel:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate: the largest ratio and upper end of its interval over the draws, and why it does not hold."""
+    """A candidate: the largest ratio, upper end and share of each limit over the draws, and why it does not hold."""
 
     spec: EditSpec
     ratio: float | None
     upper: float | None
     reports: tuple[str, ...]
     against: tuple[str, ...]
+    used: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Selection:
         """
         if self.chosen is None:
             mildest = self.trials[0]
-            raise EditError(f"{self.edit}: even {mildest.spec} does not hold: {mildest.against[0]}")
+            raise EditError(f"{self.edit}: no candidate holds, not even {mildest.spec}: {mildest.against[0]}")
         name = str(self.chosen.spec).replace(":", "_").replace("@", "_").replace("=", "")
         return {
             "status": "selected",
@@ -93,7 +95,7 @@ class Selection:
             "edit_dir_name": name,
             "reason": (
                 f"the strongest of {len(self.trials)} candidates tried that passes every gate on {self.draws} draws "
-                f"and uses at most {self.margin:.0%} of what the limit allows"
+                f"and uses at most {self.margin:.0%} of what each limit allows"
             ),
             "evidence": [_evidence(trial) for trial in self.trials],
         }
@@ -117,7 +119,6 @@ class _Judge:
 
     def _measure(self, spec: EditSpec) -> Trial:
         policy = resolve_policy(self.model.tier, self.model.profile, {})
-        limit = 1.0 + (policy["primary_metric"]["ratio_limit"] - 1.0) * self.margin
         reports = []
         with tempfile.TemporaryDirectory(dir=self.model.folder.parent, prefix=".tune-") as folder:
             subject = Path(folder) / "subject"
@@ -136,7 +137,8 @@ class _Judge:
                 reports.append(
                     report_document(self.setup, self.baseline, digest, SCENARIO, run, edited, draw, measured)
                 )
-        against = [line for report in reports for line in _against(report, limit)]
+        against = [line for report in reports for line in _against(report, self.margin)]
+        used = [limits_used(report) for report in reports]
         ratios = [report["primary_metric"]["ratio_vs_baseline"] for report in reports]
         uppers = [(report["primary_metric"]["ci"] or (None, None))[1] for report in reports]
         return Trial(
@@ -145,6 +147,7 @@ class _Judge:
             _largest(uppers),
             tuple(content_digest(report) for report in reports),
             tuple(against),
+            {name: _largest([row.get(name) for row in used]) for name in used[0]},
         )
 
 
@@ -163,7 +166,7 @@ def tune(
         model: the model.
         edit: which edit.
         scope: the weights that it takes.
-        margin: share of what the ratio's limit allows that may be used, 0 to 1.
+        margin: share of what each limit of a gate allows that may be used, 0 to 1.
         draws: how many draws of windows each candidate is measured on.
         tell: called with each trial as it is done.
 
@@ -187,10 +190,15 @@ def tune(
 
 
 def strongest(count: int, holds: Callable[[int], bool]) -> int | None:
-    """Return the last rung of a ladder that holds, by bisection; None when the first does not."""
-    if not holds(0):
+    """Return the last rung of a ladder that holds, None when none does.
+
+    The ladder is climbed to the first rung that holds, from there on by bisection. It need not be the lowest: what a
+    mild low-rank edit takes away lies along few directions, as a defect does.
+    """
+    low = next((rung for rung in range(count) if holds(rung)), None)
+    if low is None:
         return None
-    low, high = 0, count
+    high = count
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
@@ -234,17 +242,19 @@ def _begin(model: TunedModel, margin: float, draws: int) -> _Judge:
     return _Judge(model, margin, runs, setup, baseline_document(setup, baseline))
 
 
-def _against(report: Mapping[str, Any], limit: float) -> list[str]:
-    """Return what speaks against a candidate: a gate, a guard's signal, or a ratio beyond the margin."""
-    metric, run = report["primary_metric"], report["meta"]["run"]
+def _against(report: Mapping[str, Any], margin: float) -> list[str]:
+    """Return what speaks against a candidate: a gate, a guard's signal, or a limit used beyond the margin."""
+    run = report["meta"]["run"]
     lines = [f"draw {run}: {line}" for line in report["assurance"]["blocking_reasons"]]
     lines += [
         f"draw {run}: {guard} says {report[guard]['status']}"
         for guard in report["guards"]
         if guard != "variance" and report[guard]["status"] != "pass"
     ]
-    if not lines and metric["ci"][1] > limit:
-        lines.append(f"draw {run}: the ratio's upper end is {metric['ci'][1]:.4g}, the margin ends at {limit:.4g}")
+    name, share = tightest(limits_used(report))
+    if not lines and (share is None or share > margin):
+        told = "not measured" if share is None else f"{share:.0%} of it is used, the margin ends at {margin:.0%}"
+        lines.append(f"draw {run}: {name}: {told}")
     return lines
 
 
@@ -255,6 +265,7 @@ def _evidence(trial: Trial) -> dict[str, Any]:
         "ratio": trial.ratio,
         "upper": trial.upper,
         "against": list(trial.against[:1]),
+        "limits_used": dict(trial.used),
         "reports": list(trial.reports),
     }
 

@@ -1,11 +1,12 @@
 """Every attack of the catalogue in ``tests/support/attacks``: which exit code a receiver gets, and which message."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attacks import on_claims, on_the_seal, without_the_key
+from attacks import on_claims, on_the_seal, on_the_sweep, without_the_key
 from attacks.catalogue import Attack
 from invarlock.packer.keys import fingerprint
 from packs import VERDICT, forge, messages, pack_files, strict
@@ -26,6 +27,18 @@ def test_an_attack_is_refused_with_its_code_and_message(name: str, pack: Path, r
     assert not found.reports_verified
 
 
+@pytest.mark.parametrize("name", on_the_sweep.ATTACKS)
+def test_an_attack_on_a_sweep_is_refused_with_its_code_and_message(name: str, swept_run: Any, tmp_path: Path) -> None:
+    attack, pack = on_the_sweep.ATTACKS[name], tmp_path / "pack"
+    shutil.copytree(swept_run.pack, pack)
+    attack.carry_out(pack, swept_run.key)
+
+    found = strict(pack)
+
+    assert (found.code, found.reports_verified) == (attack.code, False), messages(found)
+    assert attack.message in messages(found)
+
+
 @pytest.mark.parametrize("change", [lambda v: v, lambda v: {**v, "verdict": "FAIL"}])
 def test_a_verdict_with_every_digest_that_follows_made_to_fit(pack: Path, real_run: Any, change: Any) -> None:
     files = pack_files(pack)
@@ -37,7 +50,8 @@ def test_a_verdict_with_every_digest_that_follows_made_to_fit(pack: Path, real_r
 
 
 def test_no_two_attacks_share_a_name_and_each_has_its_message() -> None:
-    catalogues = (without_the_key.ATTACKS, on_the_seal.ATTACKS, on_claims.ATTACKS)
+    catalogues = (without_the_key.ATTACKS, on_the_seal.ATTACKS, on_claims.ATTACKS, on_the_sweep.ATTACKS)
 
-    assert len(ATTACKS) == sum(map(len, catalogues))
-    assert [name for name, attack in ATTACKS.items() if len(attack.message) < 3] == []
+    everything = {name: attack for attacks in catalogues for name, attack in attacks.items()}
+    assert len(everything) == sum(map(len, catalogues))
+    assert [name for name, attack in everything.items() if len(attack.message) < 3] == []

@@ -34,7 +34,7 @@ def write(path: Path, document: Any) -> Path:
 def test_the_catalog_ships_every_scenario() -> None:
     scenarios = read_scenarios(SUITES / "scenarios.json")
 
-    assert {scenario.id for scenario in scenarios} == SHIPPED
+    assert {row.id for row in scenarios if row.suites != ("guard_value",)} == SHIPPED
 
 
 def test_the_smoke_suite_runs_twenty_two_scenarios_on_three_models() -> None:
@@ -45,6 +45,55 @@ def test_the_smoke_suite_runs_twenty_two_scenarios_on_three_models() -> None:
     assert len({case.scenario.id for case in smoke}) == 22
     assert len(smoke) == 66
     assert len({case.id for case in cases}) == len(cases)
+
+
+def test_the_guard_value_suite_has_its_own_scenarios_and_no_other_suite_has_them() -> None:
+    cases = plan_cases(read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json"))
+
+    sweep = [case for case in cases if "guard_value" in case.suites]
+
+    assert {case.suites for case in sweep} == {("guard_value",)}
+    assert all(case.scenario.id.startswith("guard_value_") for case in sweep)
+    steps = [case.scenario.document["guard_value"] for case in sweep if case.model.id == "embedded/qwen2-tiny"]
+    assert {step.get("guard") for step in steps} == {"spectral", "rmt", "variance", None}
+    assert {step["role"] for step in steps if "guard" not in step} == {"control"}
+
+
+def test_a_row_with_a_sweep_is_a_scenario_for_each_of_its_values(tmp_path: Path) -> None:
+    document = scenarios_document()
+    row = next(row for row in document["scenarios"] if row["id"] == "guard_value_spectral")
+    row["sweep"]["values"] = [1.02, 2]
+
+    found = read_scenarios(write(tmp_path / "s.json", {**document, "scenarios": [row]}))
+
+    assert [scenario.id for scenario in found] == ["guard_value_spectral_factor_1.02", "guard_value_spectral_factor_2"]
+    assert [scenario.generation.params["factor"] for scenario in found] == [1.02, 2]  # type: ignore[union-attr]
+    assert found[0].document["guard_value"] == {
+        "role": "fault",
+        "guard": "spectral",
+        "parameter": "factor",
+        "value": 1.02,
+    }
+    assert "sweep" not in found[0].document
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: row["sweep"].update(parameter="edit_spec"), "names one of its parameters, that of an edit"),
+        (lambda row: row["sweep"].update(guard="rmt"), "guard_value.guard is 'rmt', its subject's is 'spectral'"),
+        (lambda row: row["generation"]["params_by_model"].update(m={"factor": 3}), "a model has another factor"),
+        (lambda row: row["sweep"].update(values=[]), "sweep.values"),
+        (lambda row: row["sweep"].pop("guard"), "'guard' is a required property"),
+    ],
+)
+def test_a_sweep_that_does_not_hold_together_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    document = scenarios_document()
+    row = next(row for row in document["scenarios"] if row["id"] == "guard_value_spectral")
+    change(row)
+
+    with pytest.raises(DocumentError, match=message):
+        read_scenarios(write(tmp_path / "s.json", document))
 
 
 def test_a_clean_scenario_of_a_gpu_suite_runs_three_times_and_a_fault_once() -> None:

@@ -17,16 +17,16 @@ SUITES = Path(__file__).parents[3] / "suites"
 FFN = parse_scope("ffn", where="test")
 
 
-@given(st.integers(1, 60), st.integers(-1, 60))
-def test_bisection_finds_the_last_rung_that_holds(count: int, last: int) -> None:
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(-1, 60))
+def test_the_last_rung_that_holds_is_found_by_bisection_from_the_first(count: int, first: int, last: int) -> None:
     asked: list[int] = []
 
     def holds(index: int) -> bool:
         asked.append(index)
-        return index <= last
+        return first <= index <= last
 
-    assert strongest(count, holds) == (None if last < 0 else min(last, count - 1))
-    assert len(asked) <= 2 + count.bit_length()
+    assert strongest(count, holds) == (None if first > min(last, count - 1) else min(last, count - 1))
+    assert len(asked) <= max(count, first + 2 + count.bit_length())
 
 
 def test_ladders_go_from_mild_to_strong_and_stay_within_the_matrices(tmp_path: Path) -> None:
@@ -51,7 +51,9 @@ def test_an_edit_that_never_holds_is_an_error_that_says_why() -> None:
     spec = parse_edit_spec("quant_rtn:8:128:ffn")
     trial = Trial(spec, 1.3, 1.4, (), ("draw 1: ratio 1.3, limit 1.1",))  # type: ignore[arg-type]
 
-    with pytest.raises(EditError, match=r"quant_rtn: even quant_rtn:8:128:ffn does not hold: draw 1: ratio 1\.3"):
+    with pytest.raises(
+        EditError, match=r"quant_rtn: no candidate holds, not even quant_rtn:8:128:ffn: draw 1: ratio 1\.3"
+    ):
         Selection("quant_rtn", FFN, None, (trial,), 0.5, 1).entry()
 
 
@@ -69,9 +71,27 @@ def test_a_model_is_tuned_and_other_entries_are_kept(tmp_path: Path, capsys: pyt
     entry = tuned.models["embedded/mixtral-tiny"]["fp8_quant"]
     assert (entry["format"], entry["status"], entry["scope"]) == ("e5m2", "selected", "ffn")
     assert [row["holds"] for row in entry["evidence"]] == [True, True]
+    used = entry["evidence"][-1]["limits_used"]
+    assert {"primary_metric.ratio_limit", "primary_metric.drift_band", "primary_metric_tail.limit"} < used.keys()
+    assert {"spectral.max_caps", "spectral.change.coherent_share", "rmt.epsilon", "rmt.max_fall"} < used.keys()
+    assert all(share <= 0.5 for name, share in used.items() if not name.startswith("variance."))
     assert all(len(row["reports"]) == 1 for row in entry["evidence"])
     before = json.loads((SUITES / "tuned_edit_params.json").read_bytes())["models"]
     assert tuned.models["embedded/mistral-tiny"] == before["embedded/mistral-tiny"]
+
+
+def test_a_guards_limit_used_beyond_the_margin_speaks_against_a_candidate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["tune", "embedded/mistral-tiny", "--suites", str(SUITES), "--edit", "fp8_quant", "--draws", "1"]
+
+    # a tenth of what the ratio allows is not used, of what the spectral guard allows a change more is
+    assert main([*arguments, "--margin", "0.1", "--output", str(tmp_path / "tuned.json")]) in (0, 1)
+
+    told = capsys.readouterr().out
+    assert "fp8_quant:e4m3:ffn" in told
+    assert "spectral.change.coherent_share: " in told
+    assert "of it is used, the margin ends at 10%" in told
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from invarlock.packer.layout import GUARD_VALUE
 from packs import (
     BASELINE,
     FAULT,
@@ -242,6 +243,11 @@ def another_readme(pack: Path) -> None:
 @attack(7, "results/approval.json: does not follow from the reports", sealed="all")
 def a_result_that_nothing_gives(pack: Path) -> None:
     (pack / "results/approval.json").write_text("{}")
+
+
+@attack(7, f"{GUARD_VALUE}: does not follow from the reports", sealed="all")
+def a_sweep_that_nothing_gives(pack: Path) -> None:
+    (pack / GUARD_VALUE).write_text("{}")
 
 
 @attack(7, VERDICT, sealed="all")

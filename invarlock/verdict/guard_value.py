@@ -1,0 +1,157 @@
+"""The guard-value sweep: what the guards see of small edits around their limits that perplexity alone accepts.
+
+Each case of the sweep is one point, read off its report; the sweep's document is its points and their counts. Both are
+derived, by whoever writes the document and by whoever verifies it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from invarlock.jsonio import check_schema
+from invarlock.reports.margins import limits_used
+from invarlock.reports.primary_metric import rounded
+from invarlock.reports.probes import PROBE_GUARDS, probes_asked
+from invarlock.reports.statistics import weighted_mean
+from invarlock.verdict.compiling import Planned
+from invarlock.verdict.detectors import guard_flags, primary_guard_hit
+
+FILE_NAME = "guard_value_all_guard_probe_sweep.json"
+SCHEMA = "invarlock/guard-value-sweep-v1"
+GUARDS = ("spectral", "rmt", "variance")
+# A fault changes the function measurably when the paired t of its loss differences is beyond.
+MEASURABLE_T = 3.0
+
+Point = Mapping[str, Any]
+
+
+def sweep_point(planned: Planned, report: Mapping[str, Any], digest: str) -> dict[str, Any] | None:
+    """Return a report's point of the sweep, None where its scenario is no step of one.
+
+    Args:
+        planned: the case.
+        report: verified, with its probes under their names.
+        digest: ``sha256:<hex>`` of the report's bytes.
+    """
+    step = planned.scenario.get("guard_value")
+    if step is None:
+        return None
+    flags = guard_flags(report)
+    signals = [guard for guard, flag in flags.items() if flag and guard != "primary_metric"]
+    probes = {name: bool(report[name]["detected"]) for name in probes_asked(planned.scenario) if name in report}
+    validation, metric = report["validation"], report["primary_metric"]
+    refused = [flag for flag in ("invariants_pass", "spectral_stable", "rmt_stable") if validation.get(flag) is False]
+    t = _paired_t(report["evaluation_windows"]["final"])
+    return {
+        **{key: planned.case[key] for key in ("model", "scenario", "run")},
+        **{key: step.get(key) for key in ("role", "guard", "parameter", "value")},
+        "path": planned.path,
+        "report_sha256": digest,
+        "ratio": metric["ratio_vs_baseline"],
+        "ratio_upper": None if metric["ci"] is None else metric["ci"][1],
+        "paired_t": t,
+        "changes_function": t is None or abs(t) > MEASURABLE_T,
+        "perplexity_accepts": not flags["primary_metric"],
+        "guards_that_signal": signals,
+        "gates_that_refuse": refused,
+        "probes": probes,
+        "guard_detects": None if step.get("guard") is None else _detects(step["guard"], report),
+        "guards_detect": bool(signals or any(probes.values())),
+        "limits_used": limits_used(report),
+    }
+
+
+def sweep_document(points: Mapping[str, Point]) -> dict[str, Any]:
+    """Return the sweep's document.
+
+    Args:
+        points: by the path of their report.
+    """
+    rows = sorted(points.values(), key=_order)
+    faults = [row for row in rows if row["role"] == "fault"]
+    controls = [row for row in rows if row["role"] == "control"]
+    document = {
+        "schema": SCHEMA,
+        "measurable_t": MEASURABLE_T,
+        "faults": _counts(faults),
+        "guards": {guard: _guard(guard, faults, controls) for guard in GUARDS},
+        "controls": {
+            "points": len(controls),
+            "refused": sum(not row["perplexity_accepts"] or bool(row["gates_that_refuse"]) for row in controls),
+            "false_alarms": sum(row["guards_detect"] for row in controls),
+            "alarms": [row["path"] for row in controls if row["guards_detect"]],
+        },
+        "points": [dict(row) for row in rows],
+    }
+    check_schema(document, "guard_value_sweep", where=FILE_NAME)
+    return document
+
+
+def sweep_lines(points: Mapping[str, Point]) -> list[str]:
+    """Return what people are told of a sweep; nothing where there was none."""
+    if not points:
+        return []
+    document = sweep_document(points)
+    lines = ["", "guard-value sweep        faults  perplexity accepts  of those detected  by the guard itself"]
+    for guard, row in document["guards"].items():
+        lines.append(
+            f"{guard:<23}  {row['points']:>6}  {row['accepted_by_perplexity']:>18}  "
+            f"{row['accepted_and_detected']:>17}  {row['accepted_and_detected_by_it']:>19}"
+        )
+    controls = document["controls"]
+    alarms = f"{controls['false_alarms']} false alarms, {controls['refused']} refused"
+    return [*lines, f"negative controls: {controls['points']}, {alarms}"]
+
+
+def _detects(guard: str, report: Mapping[str, Any]) -> bool:
+    """Tell whether a guard signals, in the report or in its probe."""
+    return bool(guard_flags(report)[guard]) or primary_guard_hit(guard, report)
+
+
+def _order(row: Point) -> tuple[Any, ...]:
+    """Sort by model, faults before controls, then by guard, series and value."""
+    number = row["value"] if isinstance(row["value"], int | float) else math.inf
+    series = row["scenario"].removesuffix(f"_{row['parameter']}_{number:g}")
+    return row["model"], row["role"] != "fault", row["guard"] or "", series, number, row["scenario"], row["run"]
+
+
+def _counts(rows: Sequence[Point]) -> dict[str, int]:
+    accepted = [row for row in rows if row["perplexity_accepts"]]
+    return {
+        "points": len(rows),
+        "accepted_by_perplexity": len(accepted),
+        "accepted_and_detected": sum(row["guards_detect"] for row in accepted),
+        "accepted_and_measurable": sum(row["changes_function"] for row in accepted),
+        "measurable_and_detected": sum(row["changes_function"] and row["guards_detect"] for row in accepted),
+        "accepted_and_refused_by_a_gate": sum(bool(row["gates_that_refuse"]) for row in accepted),
+    }
+
+
+def _guard(guard: str, faults: Sequence[Point], controls: Sequence[Point]) -> dict[str, int]:
+    own = [row for row in faults if row["guard"] == guard]
+    return {
+        **_counts(own),
+        "accepted_and_detected_by_it": sum(bool(row["guard_detects"]) for row in own if row["perplexity_accepts"]),
+        "false_alarms": sum(guard in _signalling(row) for row in controls),
+    }
+
+
+def _signalling(row: Point) -> set[str]:
+    """Return the guards that signal a point, in its report or in a probe."""
+    probed = {PROBE_GUARDS[name] for name, detected in row["probes"].items() if detected}
+    return {*row["guards_that_signal"], *probed}
+
+
+def _paired_t(windows: Mapping[str, Any]) -> float | None:
+    """Return the mean loss difference over its standard error; None where a loss is not finite or none differs."""
+    pairs = list(zip(windows["logloss"], windows["baseline_logloss"], strict=True))
+    deltas = [own - base for own, base in pairs if own is not None and base is not None]
+    if len(deltas) < len(pairs) or len(deltas) < 2:
+        return None
+    mean = weighted_mean(deltas, [1] * len(deltas))
+    spread = math.sqrt(math.fsum((delta - mean) ** 2 for delta in deltas) / (len(deltas) - 1) / len(deltas))
+    if spread == 0:
+        return 0.0 if mean == 0 else None
+    return rounded(mean / spread)

@@ -1,0 +1,77 @@
+"""The guard-value sweep: points read off reports, and what they count up to."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from invarlock.verdict.compiling import Planned
+from invarlock.verdict.guard_value import FILE_NAME, sweep_document, sweep_lines, sweep_point
+
+COUNTS = ("points", "accepted_by_perplexity", "accepted_and_detected", "accepted_and_refused_by_a_gate")
+
+
+def load(path: Any) -> Any:
+    return json.loads(path.read_bytes())
+
+
+@pytest.fixture
+def swept(swept_run: Any) -> dict[str, Any]:
+    document: dict[str, Any] = load(swept_run.directory / "reports" / FILE_NAME)
+    return document
+
+
+def test_a_sweep_says_what_perplexity_accepts_and_the_guards_see(swept: dict[str, Any]) -> None:
+    scale, skew, noop = swept["points"]
+
+    assert (scale["guard"], scale["parameter"], scale["value"]) == ("spectral", "factor", 1.07)
+    assert (scale["perplexity_accepts"], scale["guard_detects"], scale["guards_detect"]) == (True, True, True)
+    assert "spectral" in scale["guards_that_signal"]
+    assert scale["limits_used"]["spectral.deadband_ratio"] > 1
+    assert (skew["guard"], set(skew["probes"])) == ("variance", {"ve_probe"})
+    assert [row["changes_function"] for row in (scale, skew, noop)] == [
+        abs(row["paired_t"]) > 3 for row in (scale, skew, noop)
+    ]
+    assert noop["paired_t"] == 0.0
+    assert (noop["role"], noop["guard"], noop["ratio"], noop["guards_detect"]) == ("control", None, 1.0, False)
+    assert noop["probes"] == {"rmt_probe": False, "ve_probe": False}
+    assert [swept["faults"][name] for name in COUNTS[:3]] == [2, 2, 2]
+    assert swept["guards"]["rmt"]["points"] == 0
+    assert swept["controls"] == {"points": 1, "refused": 0, "false_alarms": 0, "alarms": []}
+
+
+def test_the_pack_has_the_sweep_of_the_run_and_it_verifies(swept_run: Any, swept: dict[str, Any]) -> None:
+    assert load(swept_run.pack / "reports" / FILE_NAME) == swept
+    command = [sys.executable, "-m", "invarlock.packer", "verify", str(swept_run.pack), "--strict"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def test_a_run_without_a_sweep_has_no_document(real_run: Any) -> None:
+    assert not (real_run.directory / "reports" / FILE_NAME).exists()
+    assert not (real_run.pack / "reports" / FILE_NAME).exists()
+    assert sweep_lines({}) == []
+
+
+def test_counts_follow_from_the_points(swept: dict[str, Any]) -> None:
+    points = {row["path"]: row for row in swept["points"]}
+    scale, skew, noop = points
+    points[scale] |= {"guards_that_signal": [], "guards_detect": False, "guard_detects": False}
+    points[skew] |= {"perplexity_accepts": False, "gates_that_refuse": ["spectral_stable"]}
+    points[noop] |= {"guards_detect": True, "probes": {"rmt_probe": True, "ve_probe": False}}
+
+    document = sweep_document(points)
+
+    assert [document["faults"][name] for name in COUNTS] == [2, 1, 0, 0]
+    assert document["guards"]["variance"]["accepted_and_detected_by_it"] == 0
+    assert document["controls"] == {"points": 1, "refused": 0, "false_alarms": 1, "alarms": [noop]}
+    assert [document["guards"][guard]["false_alarms"] for guard in ("spectral", "rmt", "variance")] == [0, 1, 0]
+    assert sweep_lines(points)[-1] == "negative controls: 1, 1 false alarms, 0 refused"
+
+
+def test_a_report_that_is_no_step_of_a_sweep_is_no_point(real_run: Any) -> None:
+    path = "embedded__mistral-tiny/reports/noop_control/run_1/evaluation.report.json"
+    scenario = load(real_run.pack / "metadata/scenarios.json")["scenarios"][0]
+
+    assert sweep_point(Planned(path, {}, scenario), load(real_run.directory / path), "sha256:0") is None

@@ -26,7 +26,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.harness.baselines import Baselines
 from invarlock.harness.case_files import write_case
 from invarlock.harness.inventory import Pool
-from invarlock.harness.leases import Leases
+from invarlock.harness.leases import TURN_SECONDS, Leases
 from invarlock.harness.memory_plan import needed_bytes
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
@@ -35,8 +35,6 @@ from invarlock.reports.policy import resolve_policy
 from invarlock.reports.probes import probes_asked
 from invarlock.runtime.determinism import apply_determinism
 
-# A worker that has its model on a GPU goes on with it for so long while others wait.
-TURN_SECONDS = 300.0
 # After it ran out of memory, a case is tried once more with so many times the memory.
 RETRY_FACTOR = 2
 

@@ -30,6 +30,8 @@ from invarlock.harness.memory_plan import devices_needed, fits
 POLL_SECONDS = (0.02, 0.5)
 # Longer than any case may take by default; who waits this long waits for memory that somebody else holds.
 WAIT_SECONDS = 12 * 3600.0
+# A worker that has its model on a GPU goes on with it for so long while others wait.
+TURN_SECONDS = 300.0
 _TICKET = re.compile(r"(\d{20})-\d+\.ticket")
 
 

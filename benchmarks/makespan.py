@@ -1,0 +1,44 @@
+"""How close the ``full`` suite comes to the shortest time that its work allows, on 1 to 8 GPUs, simulated.
+
+    python benchmarks/makespan.py
+
+Real cases, leases and xdist's work stealing run on a clock that is only counted; how long a case takes comes from the
+cost model in ``tests/support/suite_simulation.py``. The bound is max(longest case, all work / GPUs), where a case that
+needs two GPUs is twice its time of work. Other rates of disk and compute shift the weight between models.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from suite_simulation import Costs, simulate
+
+RATES = {
+    "as assumed": Costs(),
+    "slow disk (0.5 GB/s)": Costs(disk=5e8),
+    "slow compute (50 TFLOP/s)": Costs(compute=5e13),
+    "costly low rank (5 s a GB)": Costs(low_rank=5.0),
+}
+
+
+def main() -> None:
+    print(f"{'rates':38} {'GPUs':>10} {'makespan':>9} {'bound':>8} {'ratio':>6} {'busy':>5}  largest first")
+    for name, costs in RATES.items():
+        for gpu_gb, gpus in ((80, 2), (80, 4), (80, 8), (141, 1), (141, 4), (141, 8)):
+            found = []
+            for large_first in (False, True):
+                with tempfile.TemporaryDirectory() as folder:
+                    found.append(simulate(Path(folder), gpus, gpu_gb=gpu_gb, costs=costs, large_first=large_first))
+            plan, other = found
+            print(
+                f"{name:38} {gpus:2d} x {gpu_gb:3d}GB {plan.makespan / 3600:7.2f} h {plan.bound / 3600:6.2f} h "
+                f"{plan.ratio:6.3f} {plan.busy_share:5.0%}  {other.ratio:.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -63,6 +63,13 @@ class RunDirectory:
         return self.state / "devices.json"
 
     @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def log(self, case: Case) -> Path:
+        return self.logs / f"{case.id}.log"
+
+    @property
     def locks(self) -> Path:
         return self.state / "locks"
 

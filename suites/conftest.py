@@ -1,32 +1,17 @@
-"""Fixtures of the suites: a bench a worker, a report a case."""
+"""Fixtures of the suites, beside the plugin's own: ``case``, ``bench`` and ``report``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from invarlock.catalog.cases import Case
-from invarlock.errors import InvarLockError
-
-if TYPE_CHECKING:
-    from invarlock.harness.bench import Bench
-
-
-@pytest.fixture(scope="session")
-def bench(pytestconfig: pytest.Config) -> Bench:
-    """The worker's bench, which makes baselines once and subjects as they are needed."""
-    # imported here: it imports torch, and collecting the cases must not
-    from invarlock.harness.bench import Bench
-
-    return Bench(pytestconfig.pluginmanager.getplugin("invarlock-session").run)
+from invarlock.harness.judging import judge_case
 
 
 @pytest.fixture
-def report(case: Case, bench: Bench) -> Mapping[str, Any]:
-    """The case's report, made by editing, measuring and comparing."""
-    try:
-        return bench.evaluate(case)
-    except InvarLockError as error:
-        pytest.fail(str(error), pytrace=False)
+def record(case: Case, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict's record of the case: what was expected, what was seen, and whether that passes."""
+    return judge_case(case, report)

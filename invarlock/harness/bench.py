@@ -5,13 +5,17 @@ A case is done when its ``runtime.manifest.json`` is there, which binds the repo
 
 from __future__ import annotations
 
+import logging
 import os
+import resource
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from invarlock.catalog.cases import Case
@@ -20,10 +24,11 @@ from invarlock.catalog.scenarios import DeployableGeneration
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.deployables.artifacts import examine_artifact, write_weights
 from invarlock.errors import OutOfMemoryError
-from invarlock.evaluation.comparison import compare
+from invarlock.evaluation.comparison import Measured, compare
 from invarlock.evaluation.documents import reference
 from invarlock.evaluation.models import Placement
 from invarlock.harness.baselines import Baselines
+from invarlock.harness.case_facts import case_facts
 from invarlock.harness.case_files import write_case
 from invarlock.harness.inventory import Pool
 from invarlock.harness.leases import TURN_SECONDS, Leases
@@ -37,6 +42,8 @@ from invarlock.runtime.determinism import apply_determinism
 
 # After it ran out of memory, a case is tried once more with so many times the memory.
 RETRY_FACTOR = 2
+
+_log = logging.getLogger(__name__)
 
 
 class Bench:
@@ -66,20 +73,28 @@ class Bench:
             with self._leased(case.model, need) as placement:
                 return self._evaluate(case, placement)
         except OutOfMemoryError:
-            # outside of this clause, so that the error's frames hold no tensor of the first try
-            pass
+            # what follows is outside of this clause, so that the error's frames hold no tensor of the first try
+            _log.warning("out of memory with %s; once more with %s", _size(need), _size(RETRY_FACTOR * need))
         with self._leased(case.model, RETRY_FACTOR * need) as placement:
             return self._evaluate(case, placement)
 
     def _evaluate(self, case: Case, placement: Placement) -> dict[str, Any]:
+        # a suites folder may have several tests of a case: the first makes the report, the others read it
+        with filelock.FileLock(self.run.directory.lock(f"case_{case.id}")):
+            return self._evaluate_alone(case, placement)
+
+    def _evaluate_alone(self, case: Case, placement: Placement) -> dict[str, Any]:
+        started = time.perf_counter()
         baseline = self.baselines.baseline(case.model, placement)
+        _log.info("baseline %s is ready after %.2f s", case.model.id, time.perf_counter() - started)
         setup = self.baselines.setup(case.model)
         path = self.run.directory.report(case)
         repeats = self.run.settings["repeats"] if case.scenario.category == "clean" else 0
-        if self.run.settings["resume"]:
+        if path.is_file():
             spec = subject_spec(case, self.tuned)
             kept = kept_report(case, path, setup, baseline.document, baseline.report_sha256, spec, repeats)
             if kept is not None:
+                _log.info("the report is there, verifies, and was made from the same inputs: kept")
                 return kept
         subject = self.run.directory.subject(case)
         weights: Path | None = None
@@ -87,6 +102,7 @@ class Bench:
         shutil.rmtree(subject, ignore_errors=True)
         try:
             made = make_subject(case, self.tuned, baseline.snapshot, subject, placement)
+            _log.info("subject made by %s in %.2f s: %d tensors changed", made.spec, made.seconds, made.edited_tensors)
             draw = self.baselines.draw(case.model, case.run)
             generation = case.scenario.generation
             if isinstance(generation, DeployableGeneration):
@@ -107,7 +123,10 @@ class Bench:
             # all runs of a scenario have the same subject: one is kept
             if not self.run.settings["keep_models"] or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)
-        return write_case(path, case, setup, baseline, draw, made, measured, again, examined)
+        _log_measured(measured, placement)
+        report = write_case(path, case, setup, baseline, draw, made, measured, again, examined)
+        _log.info("report written: ratio %s, guards %s", *case_facts(report).values())
+        return report
 
     @contextmanager
     def _leased(self, model: Model, need_bytes: int) -> Iterator[Placement]:
@@ -120,6 +139,7 @@ class Bench:
         gpu = pool.kind == "gpu"
         # of MIG instances CUDA shows this process one
         numbers = [device.index if pool.combinable else 0 for device in lease.devices]
+        _log.info("devices: %s, for %s", ", ".join(device.id for device in lease.devices), _size(need_bytes))
         rooms = tuple(zip(numbers, lease.rooms, strict=True))
         if gpu:
             torch.cuda.set_device(numbers[0])
@@ -141,6 +161,21 @@ class Bench:
         if self.leases.pool.kind == "gpu" and self.leases.lease is not None:
             torch.cuda.empty_cache()
         self.leases.give_back()
+
+
+def _log_measured(measured: Measured, placement: Placement) -> None:
+    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in measured.seconds.items())
+    _log.info("subject measured: %s", stages)
+    if measured.not_scored is not None:
+        _log.warning("subject not scored: %s", measured.not_scored)
+    if placement.device == "cuda":
+        _log.info("GPU memory at its peak: %s", _size(torch.cuda.max_memory_allocated()))
+    # kilobytes on Linux
+    _log.info("process memory at its peak: %s", _size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**10 else f"{count / 1e6:.0f} MB"
 
 
 def _show_gpus(pool: Pool, worker: int) -> None:

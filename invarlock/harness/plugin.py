@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from invarlock.errors import InvarLockError
+from invarlock.harness import fixtures
+from invarlock.harness.logs import Logs
+from invarlock.harness.progress import Progress
 from invarlock.harness.session import Controller, SuiteSession, Worker
 from invarlock.settings import SETTINGS, resolve_settings
 
@@ -41,15 +44,27 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     options = {setting.name: config.getoption(f"invarlock_{setting.name}", None) for setting in SETTINGS}
     session: SuiteSession
+    process = "controller" if _is_distributing(config) else "worker_0"
     try:
         settings = resolve_settings(options, os.environ)
         if hasattr(config, "workerinput"):
             session = Worker(folder, settings, config)
+            process = f"worker_{session.run.worker}"
         else:
             session = Controller(folder, settings, config)
     except InvarLockError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(session, "invarlock-session")
+    config.pluginmanager.register(fixtures, "invarlock-fixtures")
+    if config.option.collectonly:
+        return
+    config.pluginmanager.register(Logs(session.run, process), "invarlock-logs")
+    if isinstance(session, Controller):
+        config.pluginmanager.register(Progress(session), "invarlock-progress")
+
+
+def _is_distributing(config: pytest.Config) -> bool:
+    return getattr(config.option, "dist", "no") != "no"
 
 
 def find_suites_folder(config: pytest.Config) -> Path | None:

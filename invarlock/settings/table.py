@@ -40,6 +40,13 @@ WHAT_IS_RUN = (
         not_yet="suite modes",
     ),
     Setting(
+        "log_level",
+        "what goes into the files below logs/: debug, info, warning or error, and what is graver",
+        "info",
+        readers.choice("debug", "info", "warning", "error"),
+        variables=("PACK_LOG_LEVEL",),
+    ),
+    Setting(
         "scenario_ids",
         "run only these scenarios, separated by commas",
         None,

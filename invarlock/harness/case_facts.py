@@ -1,0 +1,26 @@
+"""What one line says of a case: its ratio and its guards. They travel with pytest's report of the case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from invarlock.reports.derivation import GUARDS
+
+
+def case_facts(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return the properties of a case, which are also in ``--junitxml`` and ``--json-report-file``."""
+    return {"ratio": ratio_text(report["primary_metric"]["ratio_vs_baseline"]), "guards": guards_text(report)}
+
+
+def ratio_text(ratio: float | None) -> str:
+    """Return a perplexity ratio in a few characters; None is one that is too large or could not be measured."""
+    if ratio is None:
+        return "none"
+    return f"{ratio:.4f}" if ratio < 1000 else f"{ratio:.2e}"
+
+
+def guards_text(report: Mapping[str, Any]) -> str:
+    """Return ``pass``, or the guards that say something else: ``spectral fail, rmt warn``."""
+    states = [(guard, report[guard]["status"]) for guard in GUARDS if guard in report]
+    return ", ".join(f"{guard} {status}" for guard, status in states if status != "pass") or "pass"

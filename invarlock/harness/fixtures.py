@@ -1,0 +1,35 @@
+"""The plugin's fixtures, which a suites folder's tests ask for by name; there are none outside of a suites folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from invarlock.catalog.cases import Case
+from invarlock.errors import InvarLockError
+from invarlock.harness.case_facts import case_facts
+
+if TYPE_CHECKING:
+    from invarlock.harness.bench import Bench
+
+
+@pytest.fixture(scope="session")
+def bench(pytestconfig: pytest.Config) -> Bench:
+    """The worker's bench, which makes baselines once and subjects as they are needed."""
+    # imported here: it imports torch, and collecting the cases must not
+    from invarlock.harness.bench import Bench
+
+    return Bench(pytestconfig.pluginmanager.getplugin("invarlock-session").run)
+
+
+@pytest.fixture
+def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[str, Any]:
+    """The case's report, made by editing, measuring and comparing; several tests of a case share it."""
+    try:
+        found = bench.evaluate(case)
+    except InvarLockError as error:
+        pytest.fail(str(error), pytrace=False)
+    request.node.user_properties.extend(case_facts(found).items())
+    return found

@@ -1,0 +1,142 @@
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import read_models
+from invarlock.catalog.scenarios import read_scenarios
+from invarlock.harness.logs import LAST_LINES, last_lines
+from invarlock.harness.progress import bar, case_line, duration_text
+from invarlock.jsonio import check_schema
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def case() -> Case:
+    models = read_models(ROOT / "suites/models.toml")
+    scenario = next(row for row in read_scenarios(ROOT / "suites/scenarios.json") if row.id == "prune_clean")
+    return Case(models.models["embedded/mistral-tiny"], scenario, 2, ("smoke",))
+
+
+def test_a_line_says_model_scenario_ratio_guards_and_seconds(case: Case) -> None:
+    facts = {"ratio": "1.0021", "guards": "rmt warn"}
+
+    lines = [case_line(case, facts, 2.04, failed=False), case_line(case, {}, 0.26, failed=True)]
+
+    assert lines == [
+        "passed  mistral-tiny  prune_clean (run 2)  ratio 1.0021  guards rmt warn  2.0 s",
+        "FAILED  mistral-tiny  prune_clean (run 2)  no report  0.3 s",
+    ]
+
+
+def test_the_bar_says_how_much_is_done_and_how_long_the_rest_takes() -> None:
+    assert bar(0, 66, 0, None) == "[                    ] 0/66 cases"
+    assert bar(33, 66, 2, 181.0) == "[##########          ] 33/66 cases, 2 failed, about 3 min left"
+    assert [duration_text(seconds) for seconds in (0.4, 89, 90, 5400, 36_000)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "1 h 30 min",
+        "10 h 0 min",
+    ]
+
+
+def test_the_last_lines_of_a_log_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "long.log"
+    path.write_text("".join(f"line {number} {'x' * 200}\n" for number in range(1000)))
+
+    found = last_lines(path)
+
+    assert [line.split()[1] for line in found] == [str(number) for number in range(1000 - LAST_LINES, 1000)]
+    assert last_lines(tmp_path / "absent.log") == []
+
+
+def test_a_run_leaves_logs_and_progress_and_says_why_a_case_failed(
+    run_pytest: Callable[..., Any], own_suites: Path, tmp_path: Path
+) -> None:
+    catalog = own_suites / "scenarios.json"
+    document = json.loads(catalog.read_text("utf-8"))
+    row = next(row for row in document["scenarios"] if row["id"] == "prune_clean")
+    row["generation"]["edit_spec"] = "magnitude_prune:0.9:all"
+    catalog.write_text(json.dumps(document))
+    junit = tmp_path / "junit.xml"
+
+    ran = run_pytest("-k", "mistral and prune_clean", "-n", "1", f"--junitxml={junit}", suites=own_suites)
+
+    assert ran.status == 1, ran.output
+    progress = json.loads((ran.directory / "state/progress.json").read_text("utf-8"))
+    check_schema(progress, "progress", where="progress.json")
+    assert progress["cases"] == {"total": 1, "done": 1, "passed": 0, "failed": 1}
+    assert (progress["state"], progress["verdict"], progress["running"]) == ("ended", "FAIL", [])
+    assert progress["failed"] == ["mistral-tiny-prune_clean-run1"]
+    # a line a case, without a bar where there is no terminal
+    lines = [line for line in ran.output.splitlines() if line.startswith("FAILED  mistral-tiny  prune_clean  ratio ")]
+    assert len(lines) == 1
+    assert "\r" not in ran.output
+    # the failure's message ends in the case's log, and has it once
+    assert ran.output.count("last lines of logs/mistral-tiny-prune_clean-run1.log") == 1
+    assert "Captured log" not in ran.output
+    assert "Traceback" not in ran.output
+    assert "last lines of logs" in junit.read_text("utf-8")
+    assert 'name="ratio"' in junit.read_text("utf-8")
+    names = sorted(path.name for path in (ran.directory / "logs").iterdir())
+    assert names == ["controller.log", "mistral-tiny-prune_clean-run1.log", "worker_0.log"]
+    log = (ran.directory / "logs/mistral-tiny-prune_clean-run1.log").read_text("utf-8")
+    for stage in ("devices: cpu0", "baseline embedded/mistral-tiny is ready", "subject made by", "subject measured"):
+        assert stage in log
+    assert re.search(r"Z ERROR +mistral-tiny-prune_clean-run1: failed in call: prune_clean on ", log)
+    # nothing of the logs is in the pack
+    for path in ran.pack.rglob("*.json"):
+        text = path.read_text("utf-8")
+        assert "last lines" not in text
+        assert str(tmp_path) not in text
+
+
+def test_on_a_terminal_a_bar_stands_below_the_lines_of_the_cases(tmp_path: Path) -> None:
+    (tmp_path / "suites").mkdir()
+    for path in (ROOT / "suites").iterdir():
+        if path.name not in ("conftest.py", "test_scenarios.py", "__pycache__"):
+            (tmp_path / "suites" / path.name).symlink_to(path)
+    # cases that measure nothing: what is tested is what pytest writes
+    (tmp_path / "suites/test_nothing.py").write_text("def test_nothing(case): pass\n")
+    command = [sys.executable, "-m", "pytest", "suites", "-k", "mistral and (noop or prune_clean)", "--no-pack"]
+    command += ["-p", "invarlock.harness.plugin", "-p", "no:hypothesispytest", "-p", "no:cacheprovider"]
+    command += ["--rootdir", str(tmp_path), "--output-dir", str(tmp_path / "run")]
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "BUILD_NUMBER")}
+
+    with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        output = _read_all(ours)
+    os.close(ours)
+
+    assert "\r\n[##########          ] 1/2 cases, about " in output
+    cleared = output.index("\r\x1b[K", output.index("1/2 cases"))
+    assert output[cleared + 4 :].startswith(("passed  mistral-tiny", "\x1b"))
+    assert process.returncode == 1
+    assert "no report; pytest: passed" in output
+
+
+def _read_all(terminal: int) -> str:
+    found = b""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:
+            # Linux says so when the last process has closed the other end
+            break
+        if not part:
+            break
+        found += part
+    return found.decode("utf-8", "replace")

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from _pytest._code.code import ExceptionRepr
 
 from invarlock.catalog.cases import Case
 from invarlock.harness.run import Run
@@ -79,7 +80,7 @@ class Logs:
         _log.error("%s: failed in %s: %s", case.id, report.when, _first_line(report))
         # pytest's own copy of the same lines
         report.sections = [section for section in report.sections if not section[0].startswith("Captured log")]
-        if lines and hasattr(report.longrepr, "addsection"):
+        if lines and isinstance(report.longrepr, ExceptionRepr):
             report.longrepr.addsection(f"last lines of {path.relative_to(self.run.directory.path)}", "\n".join(lines))
 
 
@@ -98,7 +99,7 @@ def last_lines(path: Path) -> list[str]:
 def _first_line(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     text = str(crash.message if crash is not None else report.longrepr)
-    return text.splitlines()[0] if text else "no message"
+    return text.splitlines()[0].removeprefix("Failed: ") if text else "no message"
 
 
 def _open(path: Path) -> logging.Handler:

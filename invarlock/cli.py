@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from invarlock.catalog.edit_specs import EditName
 from invarlock.errors import InvarLockError, ReportError, UsageError, printable
@@ -74,6 +74,12 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--execution-mode", choices=("host-bypass",), default="host-bypass", help="where it runs: on this host"
     )
+    parser.add_argument(
+        "--assurance",
+        choices=("report", "off"),
+        default="report",
+        help="off: exit with 0 when the report is written, whatever its gates say",
+    )
     for name, default, text in (
         ("--seq-len", 512, "tokens a window"),
         ("--preview-windows", None, "default: the profile's"),
@@ -92,6 +98,7 @@ def _add_verify(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--baseline-report", type=Path, metavar="FILE", help="hold the baseline's side against its own report as well"
     )
+    parser.add_argument("--json-out", type=Path, metavar="FILE", help="write a verify-v1 document about all of them")
     parser.set_defaults(command=_verify)
 
 
@@ -157,11 +164,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     for gate in judge_gates(report, report["resolved_policy"]):
         print(f"{'holds ' if gate.holds else 'BROKEN'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
     print(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
-    return 0 if report["assurance"]["verdict"] == "PASS" else 1
+    return 0 if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else 1
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from invarlock.jsonio import check_schema, read_json
+    from invarlock.jsonio import check_schema, read_json, write_json
+    from invarlock.packer.report_claims import join_envelopes, verify_envelope
     from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
 
     baseline = None
@@ -169,7 +177,9 @@ def _verify(options: argparse.Namespace) -> int:
         baseline = read_json(options.baseline_report)
         check_schema(baseline, "baseline_report", where=str(options.baseline_report))
     worst = 0
+    envelopes = {}
     for path in options.reports:
+        report: dict[str, Any] = {}
         try:
             report = read_json(path)
             problems = verify_report(report)
@@ -181,6 +191,9 @@ def _verify(options: argparse.Namespace) -> int:
         for line in problems:
             print(f"  {printable(line)}")
         worst = max(worst, ReportError.exit_code if problems else 0)
+        envelopes[str(path)] = verify_envelope(path.name, report, "evaluate", problems)
+    if options.json_out is not None:
+        write_json(options.json_out, join_envelopes(envelopes))
     return worst
 
 

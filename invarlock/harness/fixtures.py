@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from invarlock.catalog.cases import Case
 from invarlock.errors import InvarLockError
 from invarlock.harness.case_facts import case_facts
+from invarlock.harness.sentinels import run_sentinel
 
 if TYPE_CHECKING:
     from invarlock.harness.bench import Bench
@@ -33,3 +35,12 @@ def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[
         pytest.fail(str(error), pytrace=False)
     request.node.user_properties.extend(case_facts(found).items())
     return found
+
+
+@pytest.fixture
+def sentinel_folder(sentinel: str, pytestconfig: pytest.Config) -> Path:
+    """What a promotion sentinel left: the folder of its report."""
+    try:
+        return run_sentinel(sentinel, pytestconfig.pluginmanager.getplugin("invarlock-session").run)
+    except InvarLockError as error:
+        pytest.fail(str(error), pytrace=False)

@@ -16,6 +16,7 @@ DEFAULT_SUITE = "smoke"
 CATEGORY_MARKS = ("clean", "stress", "error_injection", "deployable")
 # Categories that only run when they are named: by -m, --scenario-ids or a node id.
 OPT_IN_CATEGORIES = ("deployable",)
+SENTINEL_MARK = "sentinel"
 DEVICE_MARKS = ("cpu", "gpu")
 # a name in an expression of -m, as pytest reads it
 _NAME = re.compile(r"[\w:+\-.\[\]\\/]+")
@@ -30,6 +31,7 @@ class Catalog:
     cases: tuple[Case, ...]
     suite: str
     categories: tuple[str, ...] = CATEGORY_MARKS
+    sentinels: bool = False
 
     def selects(self, case: Case, scenario_ids: Sequence[str] | None) -> bool:
         """Tell whether a case is one of the run's suite, scenarios and categories."""
@@ -44,7 +46,7 @@ class Catalog:
     def known_marks(self) -> list[str]:
         """Return every mark that a case can have."""
         models = [model.short_name for model in self.models.models.values()]
-        return [*self.models.suites, *CATEGORY_MARKS, *DEVICE_MARKS, *models]
+        return [*self.models.suites, *CATEGORY_MARKS, *DEVICE_MARKS, SENTINEL_MARK, *models]
 
     def planned(self, case_ids: Sequence[str]) -> list[Case]:
         """Return the cases of some ids, in the plan's order."""
@@ -84,7 +86,9 @@ def make_catalog(
     asked = {*marks, *(known[name].category for name in scenario_ids or ())}
     asked |= {case.scenario.category for case in cases if case.id in _case_ids(node_ids)}
     left_out |= set(OPT_IN_CATEGORIES) - asked
-    return Catalog(models, scenarios, cases, suite, tuple(name for name in CATEGORY_MARKS if name not in left_out))
+    categories = tuple(name for name in CATEGORY_MARKS if name not in left_out)
+    sentinels = SENTINEL_MARK in marks or any("::test_sentinel[" in node for node in node_ids)
+    return Catalog(models, scenarios, cases, suite, categories, sentinels)
 
 
 def _case_ids(node_ids: Sequence[str]) -> set[str]:

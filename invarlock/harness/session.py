@@ -22,7 +22,8 @@ from invarlock.harness.finishing import Ending, finish_run
 from invarlock.harness.planning import plan_lines, plan_run
 from invarlock.harness.pytest_report import RERUN
 from invarlock.harness.run import Run
-from invarlock.harness.selection import Catalog, make_catalog
+from invarlock.harness.selection import SENTINEL_MARK, Catalog, make_catalog
+from invarlock.harness.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.sharding import Collected, own_cases
 from invarlock.harness.sizing import suite_defaults
 from invarlock.packer.run_directory import RunDirectory
@@ -71,6 +72,8 @@ class SuiteSession:
         )
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "sentinel" in metafunc.fixturenames:
+            metafunc.parametrize("sentinel", [pytest.param(name, marks=pytest.mark.sentinel) for name in SENTINELS])
         if "case" not in metafunc.fixturenames:
             return
         params = [
@@ -79,12 +82,15 @@ class SuiteSession:
         ]
         metafunc.parametrize("case", params)
 
+    def _selects(self, item: pytest.Item) -> bool:
+        if item.get_closest_marker(SENTINEL_MARK) is not None:
+            return self.catalog.sentinels
+        case = case_of(item)
+        return case is None or self.catalog.selects(case, self.settings["scenario_ids"])
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        selected = {
-            item: case is None or self.catalog.selects(case, self.settings["scenario_ids"])
-            for item, case in ((item, case_of(item)) for item in items)
-        }
+        selected = {item: self._selects(item) for item in items}
         self.whole = [case for item in items if selected[item] and (case := case_of(item)) is not None]
         if self.settings["shard"] is not None:
             own = {case.id for case in own_cases(self.whole, self.settings["shard"])}
@@ -181,7 +187,8 @@ class Controller(SuiteSession):
             self._plan([item.nodeid for item in session.items])
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
-        return plan_lines(self.run, self._cases([item.nodeid for item in items]))
+        cases = self._cases([item.nodeid for item in items])
+        return plan_lines(self.run, cases) if cases else []
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -220,6 +227,7 @@ class Controller(SuiteSession):
         if self.planned or self.config.option.collectonly:
             return
         cases = self._cases(node_ids)
+        self._check_sentinels(node_ids)
         if not cases:
             return
         try:
@@ -231,6 +239,13 @@ class Controller(SuiteSession):
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         for line in lines if terminal is not None else ():
             terminal.write_line(f"invarlock: {line}")
+
+    def _check_sentinels(self, node_ids: Sequence[str]) -> None:
+        """Refuse sentinels whose run or subjects are not there, before the first is run."""
+        asked = [name for name in SENTINELS if any(node.endswith(f"::test_sentinel[{name}]") for node in node_ids)]
+        found = sentinel_problems(self.run, asked) if asked else []
+        if found:
+            raise pytest.UsageError("\n".join(found))
 
 
 def newest_run(folder: Path, suite: str, part: str = "") -> str | None:

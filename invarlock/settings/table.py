@@ -66,6 +66,23 @@ WHAT_IS_RUN = (
         per_shard=True,
     ),
     Setting(
+        "run_dir",
+        "with -m sentinel: a run whose subjects were kept with --keep-models",
+        None,
+        readers.text,
+        "--run-dir",
+        shown="none",
+        path=True,
+    ),
+    Setting(
+        "sentinel_model",
+        "with -m sentinel: the model of that run",
+        None,
+        readers.text,
+        "--model",
+        shown="its only one",
+    ),
+    Setting(
         "clean_runs",
         "how often each clean scenario runs, each time on windows of its own; 0 leaves them out",
         None,

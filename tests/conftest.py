@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import pytest
 from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key, write_key_pair
 from packs import seal
@@ -31,32 +32,53 @@ class RealRun:
         return load_signing_key(self.key_path)
 
 
+MakeRun = Callable[..., RealRun]
+
+
 @pytest.fixture(scope="session")
-def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeRun:
+    """Return a function that makes a run once for all workers: whoever needs it first makes it, the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def make(name: str, scenarios: str, *options: str) -> RealRun:
+        folder = shared / f"made_{name}"
+        with filelock.FileLock(f"{folder}.lock"):
+            if not (folder / "done").exists():
+                folder.mkdir()
+                make_run(folder, scenarios, *options)
+                (folder / "done").touch()
+        return RealRun(folder / "run", folder / "run" / "evidence_pack", folder / "maker.pem")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_run(made_once: MakeRun) -> RealRun:
     """Three cases on one model: a clean one, a destructive edit and a fault."""
-    return make_run(tmp_path_factory.mktemp("real"), "noop or prune_50 or nan_injection")
+    return made_once("real", "noop or prune_50 or nan_injection")
 
 
 @pytest.fixture(scope="session")
-def probed_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+def probed_run(made_once: MakeRun) -> RealRun:
     """Two faults whose scenarios read probes."""
-    return make_run(tmp_path_factory.mktemp("probed"), "rmt_norm_noise or ve_mlp_scale_skew")
+    return made_once("probed", "rmt_norm_noise or ve_mlp_scale_skew")
 
 
 @pytest.fixture(scope="session")
-def deployed_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+def deployed_run(made_once: MakeRun) -> RealRun:
     """A deployable subject."""
-    return make_run(tmp_path_factory.mktemp("deployed"), "quant_8bit_deployable", "-m", "deployable")
+    return made_once("deployed", "quant_8bit_deployable", "-m", "deployable")
 
 
 @pytest.fixture(scope="session")
-def swept_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+def swept_run(made_once: MakeRun) -> RealRun:
     """Three points of the guard-value sweep: two faults and a control."""
     chosen = "guard_value_spectral_factor_1.07 or guard_value_variance_factor_0.95 or guard_value_control_noop"
-    return make_run(tmp_path_factory.mktemp("swept"), chosen, "-m", "guard_value")
+    return made_once("swept", chosen, "-m", "guard_value")
 
 
-def make_run(folder: Path, scenarios: str, *options: str) -> RealRun:
+def make_run(folder: Path, scenarios: str, *options: str) -> None:
     """Run some scenarios of one model in a process of their own, and sign their pack."""
     write_key_pair(folder / "maker", make_signing_key())
     clean = {
@@ -68,7 +90,6 @@ def make_run(folder: Path, scenarios: str, *options: str) -> RealRun:
     command += ["--signing-key", str(folder / "maker.pem"), *options]
     done = subprocess.run(command, cwd=ROOT, env={**clean, **SMALL}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return RealRun(folder / "run", folder / "run" / "evidence_pack", folder / "maker.pem")
 
 
 @pytest.fixture

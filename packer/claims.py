@@ -46,6 +46,7 @@ class Findings:
     facts: dict[str, ReportFacts] = field(default_factory=dict)
     envelopes: dict[str, dict[str, Any]] = field(default_factory=dict)
     baselines: dict[str, str] = field(default_factory=dict)
+    baseline_digests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, Mapping[str, str]] = field(default_factory=dict)
     claims: list[str] = field(default_factory=list)
     integrity: list[str] = field(default_factory=list)
@@ -197,6 +198,7 @@ def _read_baseline(files: PackFiles, path: str, found: Findings) -> Baseline | N
         return None
     found.claims += [f"{path}: {line}" for line in verify_baseline(document)]
     found.baselines[path] = document["meta"]["model_id"]
+    found.baseline_digests[path] = document["baseline"]["digest"]
     found.versions[path] = document["meta"]["versions"]
     return Baseline(path, document, files.digests[path])
 

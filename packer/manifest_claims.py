@@ -10,6 +10,7 @@ from invarlock.packer.claims import Findings, evidence_level
 from invarlock.packer.contents import PackFiles
 from invarlock.packer.references import reference
 
+from invarlock.catalog.pins import parse_pins
 from invarlock.catalog.sweeps import step_problem
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError
 from invarlock.jsonio import check_schema
@@ -112,13 +113,7 @@ def metadata_problems(found: Findings, files: PackFiles) -> Iterator[str]:
         if found.scenarios is not None:
             yield from _selection_problems(found)
             yield from _weight_problems(found.scenarios, files)
-            if layout.MODEL_REVISIONS in files.digests:
-                document = files.document(layout.MODEL_REVISIONS)
-                rows = document.get("models") if isinstance(document, dict) else None
-                planned = found.scenarios["selection"]["models"]
-                yield from (
-                    f"{layout.MODEL_REVISIONS}: {line}" for line in differences(_pins(rows), _pins(planned), "models")
-                )
+            yield from _pin_problems(found, files)
     except DocumentError as error:
         yield str(error)
     except IntegrityError:
@@ -218,9 +213,23 @@ def _version_problems(found: Findings, files: PackFiles) -> Iterator[str]:
                 yield f"{path}: meta.versions.{name}: {shorten(version)}, {other}"
 
 
-def _pins(rows: Any) -> Any:
-    """Return what a pin says, without the list of files."""
-    if not isinstance(rows, list):
-        return rows
-    keys = ("model_id", "revision", "licence")
-    return [{key: row.get(key) for key in keys} if isinstance(row, dict) else row for row in rows]
+def _pin_problems(found: Findings, files: PackFiles) -> Iterator[str]:
+    """Yield where the pins are not those of the models selected, or a baseline is not the checkpoint pinned."""
+    if layout.MODEL_REVISIONS not in files.digests:
+        return
+    assert found.scenarios is not None
+    where = layout.MODEL_REVISIONS
+    pins = parse_pins(files.document(where), where=where)
+    rows = [{"model_id": pin.id, "revision": pin.revision, "licence": pin.licence} for pin in pins.models.values()]
+    planned = found.scenarios["selection"]["models"]
+    yield from (f"{where}: {line}" for line in differences(rows, planned, "models"))
+    for pin in pins.models.values():
+        if pin.revision.startswith("sha256:") and pin.digest not in (None, pin.revision):
+            yield f"{where}: {shorten(pin.id)}: its revision is not the digest of its files"
+    for path, model_id in found.baselines.items():
+        pinned = pins.models.get(model_id)
+        digest = None if pinned is None else pinned.digest
+        if digest is None:
+            yield f"{where}: pins no files of {shorten(model_id)}, which {path} measured"
+        elif digest != found.baseline_digests[path]:
+            yield f"{path}: baseline.digest is not that of the files pinned in {where}"

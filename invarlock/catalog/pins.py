@@ -79,11 +79,19 @@ def read_pins(path: Path) -> Pins:
         MissingFileError: when there is no such file.
         DocumentError: when it is malformed or pins something twice.
     """
-    document = read_json(path)
-    check_schema(document, "model_revisions", where=str(path))
+    return parse_pins(read_json(path), where=str(path))
+
+
+def parse_pins(document: Any, *, where: str) -> Pins:
+    """Return the pins of a document.
+
+    Raises:
+        DocumentError: when it is malformed or pins something twice.
+    """
+    check_schema(document, "model_revisions", where=where)
     return Pins(
-        models=_pins(document["models"], "model_id", path),
-        datasets=_pins(document.get("datasets", []), "dataset_id", path),
+        models=_pins(document["models"], "model_id", where),
+        datasets=_pins(document.get("datasets", []), "dataset_id", where),
     )
 
 
@@ -106,11 +114,11 @@ def _row(key: str, pin: Pin) -> dict[str, Any]:
     }
 
 
-def _pins(rows: Sequence[Mapping[str, Any]], key: str, path: Path) -> dict[str, Pin]:
+def _pins(rows: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[str, Pin]:
     pins: dict[str, Pin] = {}
     for row in rows:
         if row[key] in pins:
-            raise DocumentError(f"{path}: {row[key]!r} is pinned twice; keep one")
+            raise DocumentError(f"{where}: {row[key]!r} is pinned twice; keep one")
         pins[row[key]] = Pin(
             id=row[key],
             revision=row["revision"],

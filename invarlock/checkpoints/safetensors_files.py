@@ -154,6 +154,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def stored_item_bytes(config: Mapping[str, Any]) -> int:
+    """Return the bytes of a weight that a config tells of; float32 where it tells of none, as transformers reads it."""
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}.get(name, 1 if name.startswith("float8") else 4)
+
+
 def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """Return the tensors of a safetensors file in the order of their data, and the header's metadata.
 

@@ -1,27 +1,44 @@
-"""Pinned snapshots: a model folder and its tokenizer as one folder whose bytes are known."""
+"""Pinned snapshots: a model folder and its tokenizer as one folder whose bytes are known.
+
+A snapshot shares no bytes with its source that a change of one could carry into the other: files are cloned where the
+filesystem clones (copy on write), and copied elsewhere. They are never hard links, as subjects share files with their
+snapshot and whoever edits a kept subject in place would change the hub's cache with it. Only a snapshot that was asked
+for as links points into its source.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from invarlock.catalog.pins import combine_digests
 from invarlock.checkpoints.digests import digest_checkpoint, digest_file
 from invarlock.checkpoints.layout import checkpoint_files, tokenizer_files
 from invarlock.checkpoints.safetensors_files import read_checkpoint
-from invarlock.checkpoints.staging import copy_and_digest, staged
+from invarlock.checkpoints.staging import clone_and_digest, staged
 from invarlock.errors import CheckpointError
 
+Storage = Literal["snapshot_copy", "snapshot_symlink"]
 
-def make_snapshot(model_folder: Path, tokenizer_folder: Path | None, target: Path, expected_digest: str | None) -> str:
-    """Copy a checkpoint into ``target``, whole or not at all, and return its digest.
 
-    The digest is taken over the bytes as they are copied. A target that holds these bytes already is left as it is.
+def make_snapshot(
+    model_folder: Path,
+    tokenizer_folder: Path | None,
+    target: Path,
+    expected_digest: str | None,
+    storage: Storage = "snapshot_copy",
+) -> str:
+    """Make a checkpoint's snapshot in ``target``, whole or not at all, and return its digest.
+
+    The digest is taken over the bytes as they are copied, or where they are linked to. A target that holds these bytes
+    already is left as it is.
 
     Args:
         model_folder: weights, config and, unless ``tokenizer_folder`` is given, tokenizer files.
         tokenizer_folder: where the tokenizer files come from instead.
         target: the folder to make.
         expected_digest: ``sha256:<hex>``, the pin; None where there is none yet.
+        storage: ``snapshot_copy``, or ``snapshot_symlink`` for links to the source's files.
 
     Raises:
         CheckpointError: when the source is no whole checkpoint, or its digest or that of a target already there is
@@ -29,12 +46,13 @@ def make_snapshot(model_folder: Path, tokenizer_folder: Path | None, target: Pat
     """
     if target.is_dir() and expected_digest is not None:
         return _checked(target, digest_checkpoint(target), expected_digest, "remove it to make it anew")
-    sources = _sources(model_folder, tokenizer_folder)
+    sources = snapshot_sources(model_folder, tokenizer_folder)
     if target.is_dir():
         wanted = combine_digests({name: digest_file(path) for name, path in sources.items()})
         return _checked(target, digest_checkpoint(target), wanted, "remove it to make it anew")
+    place = _link_and_digest if storage == "snapshot_symlink" else clone_and_digest
     with staged([target]) as folders:
-        digests = {name: copy_and_digest(path, folders[target] / name) for name, path in sources.items()}
+        digests = {name: place(path, folders[target] / name) for name, path in sources.items()}
         digest = combine_digests(digests)
         if expected_digest is not None:
             _checked(model_folder, digest, expected_digest, "fetch the pinned revision, or correct the pin")
@@ -42,7 +60,12 @@ def make_snapshot(model_folder: Path, tokenizer_folder: Path | None, target: Pat
     return digest
 
 
-def _sources(model_folder: Path, tokenizer_folder: Path | None) -> dict[str, Path]:
+def snapshot_sources(model_folder: Path, tokenizer_folder: Path | None) -> dict[str, Path]:
+    """Return the files of a snapshot, by name.
+
+    Raises:
+        CheckpointError: when the model is no whole checkpoint, or there is no tokenizer.
+    """
     sources = {name: model_folder / name for name in checkpoint_files(model_folder)}
     if tokenizer_folder is None:
         return sources
@@ -52,6 +75,12 @@ def _sources(model_folder: Path, tokenizer_folder: Path | None) -> dict[str, Pat
     for name in tokenizer_files(model_folder):
         del sources[name]
     return {**sources, **{name: tokenizer_folder / name for name in tokenizer}}
+
+
+def _link_and_digest(source: Path, target: Path) -> str:
+    real = source.resolve(strict=True)
+    target.symlink_to(real)
+    return digest_file(real)
 
 
 def _checked(folder: Path, found: str, expected: str, advice: str) -> str:

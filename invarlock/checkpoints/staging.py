@@ -12,6 +12,7 @@ which the next one removes, and no target.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -19,11 +20,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from invarlock.checkpoints.digests import digest_file
 from invarlock.errors import CheckpointError
 from invarlock.jsonio import sync_folder
 from invarlock.staging import staging_folder
 
 COPY_CHUNK_BYTES = 4 * 1024 * 1024
+# linux/fs.h: _IOW(0x94, 9, int)
+FICLONE = 0x40049409
 
 
 @contextmanager
@@ -66,6 +70,26 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         # Another file system, one without links, or a file of another user: all of them can be copied.
         copy_and_digest(real, target)
+
+
+def clone_and_digest(source: Path, target: Path) -> str:
+    """Clone a file where the filesystem shares blocks until one of them is written (Btrfs, XFS), copy it elsewhere.
+
+    Returns the sha256 of the new file's bytes, 64 hex digits.
+    """
+    with source.open("rb") as reader, target.open("xb") as writer:
+        try:
+            fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
+        except OSError:
+            # another filesystem, or one that does not clone
+            cloned = False
+        else:
+            cloned = True
+            os.fsync(writer.fileno())
+    if cloned:
+        return digest_file(target)
+    target.unlink()
+    return copy_and_digest(source, target)
 
 
 def copy_and_digest(source: Path, target: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 
 from invarlock.catalog.models import Model, Text
+from invarlock.checkpoints.revisions import model_folder
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.errors import UsageError
 from invarlock.evaluation.comparison import WindowPlan, draw_runs, measure_baseline
@@ -23,6 +24,7 @@ from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.evaluation.windows import Draw
 from invarlock.harness.resuming import kept_baseline
 from invarlock.harness.run import Run
+from invarlock.harness.sources import run_pins
 from invarlock.jsonio import check_schema, parse_json, read_json, write_json
 from invarlock.reports.policy import profile_windows
 from invarlock.reports.probes import probes_asked
@@ -47,6 +49,7 @@ class Baselines:
         self.run = run
         self.placement = placement
         self.plan = window_plan(run)
+        self.pins = run_pins(run)
         self._text: SourceText | None = None
         self._tokens: dict[str, dict[int, Draw]] = {}
         self._read: dict[str, Baseline] = {}
@@ -92,7 +95,7 @@ class Baselines:
         }
         return Setup(
             model.id,
-            model.revision,
+            self.pins.models[model.id].revision,
             context,
             self.placement,
             self.plan,
@@ -120,11 +123,10 @@ class Baselines:
         return Baseline(snapshot, document, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
     def _make_snapshot(self, model: Model, snapshot: Path) -> None:
-        if model.path is None:
-            raise UsageError(f"{model.id}: models without a path cannot be obtained by this version")
-        folder = self.run.suites_folder
-        tokenizer = None if model.tokenizer_path is None else folder / model.tokenizer_path
-        make_snapshot(folder / model.path, tokenizer, snapshot, model.revision)
+        pin, suites = self.pins.models[model.id], self.run.suites_folder
+        tokenizer = None if model.tokenizer_path is None else suites / model.tokenizer_path
+        source = model_folder(pin) if model.path is None else suites / model.path
+        make_snapshot(source, tokenizer, snapshot, pin.digest, self.run.settings["baseline_storage_mode"])
 
     def _measure(self, model: Model, snapshot: Path, path: Path, placement: Placement) -> None:
         runs = {case.run for case in self.run.catalog.cases if case.model == model}

@@ -32,10 +32,10 @@ from invarlock.harness.case_facts import case_facts
 from invarlock.harness.case_files import write_case
 from invarlock.harness.inventory import Pool
 from invarlock.harness.leases import TURN_SECONDS, Leases
-from invarlock.harness.memory_plan import needed_bytes
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
 from invarlock.harness.subjects import make_subject, subject_spec
+from invarlock.jsonio import read_json
 from invarlock.reports.policy import resolve_policy
 from invarlock.reports.probes import probes_asked
 from invarlock.runtime.determinism import apply_determinism
@@ -58,6 +58,8 @@ class Bench:
         self.baselines = Baselines(run, Placement("cuda" if pool.kind == "gpu" else "cpu"))
         self.policy = resolve_policy(run.settings["tier"], run.settings["profile"], {})
         self.tuned = read_tuned_params(run.tuned_params_path)
+        plan = read_json(run.directory.state / "plan.json")
+        self._needs: dict[str, int] = {row["model"]: row["memory_bytes"] for row in plan["models"]}
         self._at: Model | None = None
 
     def evaluate(self, case: Case) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class Bench:
         Raises:
             InvarLockError: when the baseline is not the one pinned, the subject cannot be made, or it does not fit.
         """
-        need = needed_bytes(case.model, self.leases.pool.kind)
+        need = self._needs[case.model.id]
         try:
             with self._leased(case.model, need) as placement:
                 return self._evaluate(case, placement)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
 from invarlock.harness.inventory import GB, Pool
 
@@ -37,9 +36,9 @@ def fits(need_bytes: int, rooms: list[int]) -> bool:
     return need_bytes <= sum(rooms) * (1 - share)
 
 
-def memory_problems(pool: Pool, cases: Sequence[Case]) -> Iterator[str]:
-    """Yield each model of some cases that no lease on the pool can ever hold, and what to do about it."""
-    for model in {case.model.id: case.model for case in cases}.values():
+def memory_problems(pool: Pool, models: Sequence[Model]) -> Iterator[str]:
+    """Yield each of some models that no lease on the pool can ever hold, and what to do about it."""
+    for model in {model.id: model for model in models}.values():
         need = needed_bytes(model, pool.kind)
         if devices_needed(need, pool) is not None:
             continue

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from invarlock.catalog.cases import Case, effective_manifest
+from invarlock.catalog.pins import Pins
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import UsageError
 from invarlock.harness.inventory import Pool
@@ -17,28 +19,35 @@ from invarlock.harness.preflight import pool_of, problems
 from invarlock.harness.run import Run
 from invarlock.harness.sharding import manifest_of_shard, shard_document
 from invarlock.harness.sizing import disk_bytes, model_needs
+from invarlock.harness.sources import PINS_NAME, Sources, Tell, find_sources, obtain_pins, used_models
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.reports.verification import differences
 
 
-def plan_run(run: Run, cases: Sequence[Case], whole: Sequence[Case] = ()) -> list[str]:
-    """Check a run's cases and write ``state/``: the effective manifest, settings, tuned parameters and plan.
+def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] = ()) -> list[str]:
+    """Check a run's cases, fetch its models and write ``state/``: manifest, pins, settings, parameters and plan.
 
     Returns what the operator should know of it.
 
     Args:
         run: the run.
         cases: its cases.
+        tell: is told of each file that is fetched.
         whole: of a shard, the cases of all shards.
 
     Raises:
         UsageError: with all problems, a line each.
     """
+    models = used_models(case.model for case in cases)
+    others = [model for model in used_models(case.model for case in whole) if model not in models]
+    run = replace(run, sources=find_sources(run, models, others))
     found = problems(run, cases)
     if found:
         raise UsageError("\n".join(found))
+    pins = obtain_pins(run.sources, [model.id for model in models], tell)
     shard = run.settings["shard"]
-    manifest = effective_manifest(run.catalog.suite, whole if shard else cases, run.catalog.scenarios, run.expression)
+    selected = _pinned(whole if shard else cases, run.sources)
+    manifest = effective_manifest(run.catalog.suite, selected, run.catalog.scenarios, run.expression)
     part = None if shard is None else shard_document(manifest, shard)
     if shard is not None:
         manifest = manifest_of_shard(manifest, shard, cases)
@@ -48,7 +57,7 @@ def plan_run(run: Run, cases: Sequence[Case], whole: Sequence[Case] = ()) -> lis
     existed = run.directory.path.exists()
     pool = pool_of(run)
     try:
-        _write_state(run, cases, manifest)
+        _write_state(run, cases, manifest, pins)
         if part is not None:
             write_json(run.directory.shard, part)
         pool.write(run.directory.devices)
@@ -82,13 +91,19 @@ def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
     return [*lines, f"invarlock: {_size(disk_bytes(run, needs))} of disk for checkpoints"]
 
 
-def _write_state(run: Run, cases: Sequence[Case], manifest: dict[str, Any]) -> None:
+def _write_state(run: Run, cases: Sequence[Case], manifest: dict[str, Any], pins: Pins) -> None:
     state = run.directory.state
     write_json(state / "scenarios.json", manifest)
     write_json(state / "settings.json", run.settings.document())
     write_json(state / "tuned_edit_params.json", read_tuned_params(run.tuned_params_path).document)
-    write_json(state / "model_revisions.json", {"models": manifest["selection"]["models"]})
+    write_json(state / PINS_NAME, pins.document())
     write_json(state / "plan.json", plan_document(run, cases))
+
+
+def _pinned(cases: Sequence[Case], sources: Sources) -> list[Case]:
+    """Return cases with the revision and licence of their models."""
+    models = {model_id: source.pinned_model for model_id, source in sources.models.items()}
+    return [replace(case, model=models[case.model.id]) for case in cases]
 
 
 def _remarks(run: Run, pool: Pool) -> Iterator[str]:

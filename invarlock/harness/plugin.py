@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     process = "controller" if _is_distributing(config) else "worker_0"
     try:
         settings = resolve_settings(options, os.environ)
+        _keep_off_the_network(online=settings["net"] and not hasattr(config, "workerinput"))
         if hasattr(config, "workerinput"):
             session = Worker(folder, settings, config)
             process = f"worker_{session.run.worker}"
@@ -65,6 +66,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _is_distributing(config: pytest.Config) -> bool:
     return getattr(config.option, "dist", "no") != "no"
+
+
+def _keep_off_the_network(*, online: bool) -> None:
+    """Let the hub's client make no connection; only the process that plans a run may, and only with ``--net 1``.
+
+    The client reads its variables when it is imported, which nothing has done yet, and workers inherit them.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not online:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def find_suites_folder(config: pytest.Config) -> Path | None:

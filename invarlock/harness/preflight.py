@@ -63,10 +63,8 @@ def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
         yield f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it"
 
 
-def check_models(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    for model in {case.model.id: case.model for case in cases}.values():
-        if model.path is None:
-            yield f"{model.id}: it comes from the hub, which this version cannot fetch from; use -m smoke"
+def check_sources(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    yield from run.sources.problems
 
 
 def check_text(run: Run, cases: Sequence[Case]) -> Iterator[str]:
@@ -103,7 +101,7 @@ def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     try:
-        yield from memory_problems(pool_of(run), cases)
+        yield from memory_problems(pool_of(run), [run.sources.sized(case.model) for case in cases])
     except UsageError as error:
         yield str(error)
 
@@ -128,7 +126,7 @@ CHECKS: tuple[Check, ...] = (
     check_pack,
     check_source,
     check_opt_ins,
-    check_models,
+    check_sources,
     check_text,
     check_tuned_params,
     check_backends,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from invarlock.harness.selection import Catalog
+from invarlock.harness.sources import Sources
 from invarlock.packer.run_directory import RunDirectory
 from invarlock.settings import Settings
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that stays the same from the first case to the verdict; ``worker`` is the number of this process."""
+    """Everything that stays the same from the first case to the verdict.
+
+    Attributes:
+        sources: where its models come from, once that was looked for.
+        worker: the number of this process.
+    """
 
     suites_folder: Path
     settings: Settings
@@ -23,6 +29,7 @@ class Run:
     started: datetime
     expression: dict[str, str]
     worker: int = 0
+    sources: Sources = field(default_factory=Sources)
 
     @property
     def tuned_params_path(self) -> Path:

@@ -230,15 +230,20 @@ class Controller(SuiteSession):
         self._check_sentinels(node_ids)
         if not cases:
             return
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+
+        def tell(line: str) -> None:
+            if terminal is not None:
+                terminal.write_line(f"invarlock: {line}", flush=True)
+
         try:
             whole = self.whole if self._collected is None else self.catalog.planned(self._collected.read())
-            lines = plan_run(self.run, cases, whole)
+            lines = plan_run(self.run, cases, tell, whole)
         except InvarLockError as error:
             raise pytest.UsageError(str(error)) from None
         self.planned = cases
-        terminal = self.config.pluginmanager.getplugin("terminalreporter")
-        for line in lines if terminal is not None else ():
-            terminal.write_line(f"invarlock: {line}")
+        for line in lines:
+            tell(line)
 
     def _check_sentinels(self, node_ids: Sequence[str]) -> None:
         """Refuse sentinels whose run or subjects are not there, before the first is run."""

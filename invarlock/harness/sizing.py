@@ -41,11 +41,12 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
     needs = []
     for model in {case.model.id: case.model for case in cases}.values():
         own = [case for case in cases if case.model == model]
+        sized = run.sources.sized(model)
         subjects = len({case.scenario.id for case in own})
         alive = subjects if run.settings["keep_models"] else min(run.workers, len(own))
         needs.append(
             ModelNeed(
-                model, len(own), needed_bytes(model, suite.requires), model.weight_bytes, alive * model.weight_bytes
+                sized, len(own), needed_bytes(sized, suite.requires), sized.weight_bytes, alive * sized.weight_bytes
             )
         )
     return needs

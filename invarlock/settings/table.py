@@ -406,7 +406,6 @@ MODELS_AND_DISK = (
         readers.flag,
         "--net",
         ("PACK_NET",),
-        not_yet="way to the hub",
     ),
     Setting(
         "model_revisions_file",
@@ -416,7 +415,6 @@ MODELS_AND_DISK = (
         variables=("PACK_MODEL_REVISIONS_FILE",),
         shown="the suites folder's, then the run's",
         path=True,
-        not_yet="file of pins",
     ),
     Setting(
         "baseline_storage_mode",
@@ -425,7 +423,6 @@ MODELS_AND_DISK = (
         readers.choice("snapshot_copy", "snapshot_symlink"),
         variables=("PACK_BASELINE_STORAGE_MODE",),
         per_shard=True,
-        not_yet="choice of storage",
     ),
     Setting(
         "keep_models",

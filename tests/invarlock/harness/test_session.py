@@ -237,9 +237,28 @@ def test_a_case_that_kills_two_workers_fails_the_run_and_the_others_are_done(
     assert len(load(ran.directory / "reports" / "final_verdict.json")["records"]) == 1
 
 
-def test_a_run_that_is_stopped_leaves_a_verdict_and_no_pack(run_pytest: Callable[..., Any], own_suites: Path) -> None:
+def test_a_model_that_is_not_the_one_pinned_is_refused_before_anything_starts(
+    run_pytest: Callable[..., Any], own_suites: Path
+) -> None:
     model = own_suites / "embedded" / "mistral-tiny" / "config.json"
     model.write_text(model.read_text().replace('"use_cache": true', '"use_cache": false'))
+
+    ran = run_pytest("-k", "mistral and clean", suites=own_suites)
+
+    assert ran.status == 4, ran.output
+    assert "embedded/mistral-tiny: its digest is sha256:" in ran.output
+    assert "expected sha256:573f2f12" in ran.output
+    assert not ran.directory.exists()
+
+
+def test_a_run_that_is_stopped_leaves_a_verdict_and_no_pack(run_pytest: Callable[..., Any], own_suites: Path) -> None:
+    with (own_suites / "conftest.py").open("a") as stream:
+        stream.write(
+            "\n\n@pytest.fixture(autouse=True)\n"
+            "def changed_after_preflight(request):\n"
+            "    model = request.path.parent / 'embedded' / 'mistral-tiny' / 'config.json'\n"
+            "    model.write_text(model.read_text().replace('\"use_cache\": true', '\"use_cache\": false'))\n"
+        )
 
     ran = run_pytest("-x", "-k", "mistral and clean", suites=own_suites)
 

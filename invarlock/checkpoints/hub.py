@@ -37,6 +37,9 @@ LISTING_TIMEOUT_SECONDS = 30.0
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 # The disk under the cache refuses, not the hub.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+# No connection at all is the network's answer, not the hub's: asked once more, in case it was just coming up.
+UNREACHABLE = frozenset({"ConnectError", "ConnectionError", "gaierror", "NameResolutionError", "ProxyError"})
+UNREACHABLE_ATTEMPTS = 2
 MAX_REASON_CHARACTERS = 160
 
 # The HTTP library under the client has changed twice, and with it the base of the errors of a connection.
@@ -200,7 +203,8 @@ def _retried(call: Callable[[], Result], where: str, patience: Patience) -> Resu
         try:
             return call()
         except _CLIENT_ERRORS as error:
-            if attempt == patience.attempts or not _passes(error):
+            last = UNREACHABLE_ATTEMPTS if type(_cause(error)).__name__ in UNREACHABLE else patience.attempts
+            if attempt >= last or not _passes(error):
                 _refuse(error, where, attempt)
         time.sleep(wait)
         wait *= 2

@@ -196,7 +196,8 @@ def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:
     pin = pin_folder(model.id, model.licence, snapshot_sources(folder, tokenizer))
     if wanted is not None and wanted.revision != pin.revision:
         raise CheckpointError(
-            f"{model.id}: its digest is {pin.revision}, expected {wanted.revision}; restore its files, or correct the pin"
+            f"{model.id}: its digest is {pin.revision}, expected {wanted.revision}; restore its files, or correct the "
+            "pin"
         )
     return Source(_sized(model, folder), pin, wanted=wanted)
 

@@ -106,8 +106,9 @@ def _add_tune(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "tune", help="find the strongest parameters of each edit that pass every gate with margin", epilog=EXIT_CODES
     )
-    parser.add_argument("model", metavar="MODEL", help="a model of the suites folder that has a path")
+    parser.add_argument("model", metavar="MODEL", help="a model of the suites folder, or the folder of one")
     parser.add_argument("--suites", type=Path, default=Path("suites"), metavar="FOLDER", help="default: suites")
+    parser.add_argument("--model-id", metavar="ID", help="of a folder's entries; default: local/<its name>")
     parser.add_argument("--edit", action="append", choices=TUNED, metavar="EDIT", help="one of them; default: all")
     parser.add_argument("--scope", default="ffn", help="of all edits but lowrank_svd; default: ffn")
     parser.add_argument(
@@ -135,6 +136,7 @@ def _tune(options: argparse.Namespace) -> int:
         margin=options.margin,
         draws=options.draws,
         tier=options.tier,
+        model_id=options.model_id,
     )
 
 

@@ -11,8 +11,11 @@ from typing import Any
 
 from invarlock.catalog.edit_specs import EditName, parse_scope
 from invarlock.catalog.models import Model, Text, read_models
+from invarlock.catalog.pins import Pin
+from invarlock.catalog.slots import local_model
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.checkpoints.families import count_blocks
+from invarlock.checkpoints.revisions import find_model, model_folder
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.errors import EditError, UsageError
@@ -28,7 +31,7 @@ BATCH_SIZE = 16
 
 def tune_suite_model(
     suites: Path,
-    model_id: str,
+    name: str,
     output: Path,
     *,
     edits: Sequence[EditName],
@@ -37,22 +40,27 @@ def tune_suite_model(
     margin: float,
     draws: int,
     tier: str,
+    model_id: str | None = None,
 ) -> int:
     """Tune the edits of a model, write their entries, tell how it went, and return 1 when one found nothing.
 
+    The model is one of the suites folder, or a folder of its own, whose entries are for the id that a suite gives it
+    in a slot (``MODEL_1=FOLDER``), unless ``model_id`` says for which.
+
     Raises:
-        UsageError: when the model is none of the folder, or not on disk.
+        UsageError: when the model is none of the suites folder, and no folder.
+        HubError: when it is one of the hub, and not in the client's cache.
         MissingFileError, DocumentError: when the folder or the output file is malformed.
     """
-    model, text = _find(suites, model_id)
+    model, text = _find(suites, name, model_id)
     document = _entries(output)
     plan = WindowPlan(text.seq_len, text.preview_windows, text.final_windows, 0, BATCH_SIZE)
     missed = 0
     with tempfile.TemporaryDirectory(prefix="invarlock-tune-") as folder:
         snapshot = Path(folder) / "baseline"
-        assert model.path is not None
+        source_folder = _hub_folder(model) if model.path is None else suites / model.path
         tokenizer = None if model.tokenizer_path is None else suites / model.tokenizer_path
-        make_snapshot(suites / model.path, tokenizer, snapshot, model.revision)
+        make_snapshot(source_folder, tokenizer, snapshot, model.revision if model.path is not None else None)
         source = read_embedded_text(suites / text.source, text.sha256)
         tuned = TunedModel(model.id, snapshot, source, plan, Placement("cpu"), tier, "dev")
         middle = (count_blocks(read_checkpoint(snapshot).modules.values()) - 1) // 2
@@ -73,17 +81,27 @@ def tune_suite_model(
     return 1 if missed else 0
 
 
-def _find(suites: Path, model_id: str) -> tuple[Model, Text]:
+def _find(suites: Path, name: str, model_id: str | None) -> tuple[Model, Text]:
     models = read_models(suites / "models.toml")
-    model = models.models.get(model_id)
+    texts = [(suite.models, suite.text) for suite in models.suites.values() if suite.text is not None]
+    model = models.models.get(name)
+    if model is None and not Path(name).is_dir():
+        raise UsageError(
+            f"{name!r} is no folder, and no model of {suites / 'models.toml'}; known: {', '.join(models.models)}"
+        )
+    if not texts:
+        raise UsageError(f"{suites / 'models.toml'}: no suite names a text; add a [suite.text] table")
     if model is None:
-        raise UsageError(f"{model_id!r} is no model of {suites / 'models.toml'}; known: {', '.join(models.models)}")
-    if model.path is None:
-        raise UsageError(f"{model_id}: it comes from the hub, which this version cannot fetch from")
-    for suite in models.suites.values():
-        if model_id in suite.models and suite.text is not None:
-            return model, suite.text
-    raise UsageError(f"{model_id}: no suite that names a text has it")
+        return local_model(Path(name), model_id), texts[0][1]
+    return model, next((text for names, text in texts if name in names), texts[0][1])
+
+
+def _hub_folder(model: Model) -> Path:
+    if model.revision is None:
+        raise UsageError(f"{model.id}: models.toml pins no revision of it; name the folder that it is in")
+    pin = Pin(model.id, model.revision)
+    find_model(pin)
+    return model_folder(pin)
 
 
 def _entries(output: Path) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
     needs = model_needs(run, cases)
     lines = [f"invarlock: suite {run.catalog.suite}: {_count(len(cases), 'case')} on {_count(len(needs), 'model')}"]
     lines += [
-        f"invarlock:   {need.model.id}: {_count(need.cases, 'case')}, {_size(need.memory_bytes)} of memory"
+        f"invarlock:   {need.model.id}: {_count(need.cases, 'case')}, "
+        + (f"{_size(need.memory_bytes)} of memory" if need.model.weight_bytes else "of a size that is not known yet")
         for need in needs
     ]
     return [*lines, f"invarlock: {_size(disk_bytes(run, needs))} of disk for checkpoints"]

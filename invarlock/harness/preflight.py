@@ -17,7 +17,7 @@ from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import Pool, make_pool
 from invarlock.harness.memory_plan import memory_problems
 from invarlock.harness.run import Run
-from invarlock.harness.sizing import disk_bytes, model_needs
+from invarlock.harness.sizing import disk_need, model_needs
 from invarlock.packer.keys import load_signing_key
 from invarlock.runtime.provenance import NO_SOURCE, source_of
 
@@ -79,13 +79,21 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     except InvarLockError as error:
         yield str(error)
         return
+    missing: dict[str, dict[str, str]] = {}
     for case in cases:
         # runs differ in their windows alone
         if case.run == 1 and isinstance(case.scenario.generation, EditGeneration):
+            spec = case.scenario.generation.for_model(case.model.id)
             try:
-                tuned.resolve(case.scenario.generation.for_model(case.model.id), case.model.id)
-            except UsageError as error:
-                yield f"{case.scenario.id}: {error}"
+                tuned.resolve(spec, case.model.id)
+            except UsageError:
+                missing.setdefault(case.model.id, {})[case.scenario.id] = spec.edit
+    for model, edits in missing.items():
+        yield (
+            f"{tuned.source}: no parameters of {', '.join(dict.fromkeys(edits.values()))} are selected for {model} "
+            f"({', '.join(edits)}); find them: invarlock tune {run.named(model)} --output FILE, and name that with "
+            "PACK_TUNED_EDIT_PARAMS_FILE, or leave the scenarios out"
+        )
 
 
 def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
@@ -109,16 +117,39 @@ def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     if run.settings["skip_disk_preflight"] or run.settings["resume"]:
         return
-    directory = run.directory.path
-    existing = next(folder for folder in (directory, *directory.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    need, spare = disk_bytes(run, model_needs(run, cases)), run.settings["min_free_disk_gb"]
-    if free < need + spare * 1e9:
+    need = disk_need(
+        model_needs(run, cases),
+        missing_bytes=run.sources.missing_bytes,
+        storage=run.settings["baseline_storage_mode"],
+        keep_models=run.settings["keep_models"],
+    )
+    folder, cache = _existing(run.directory.path), _existing(_cache()) if need.cache_bytes else None
+    shares_cache = cache is not None and cache.stat().st_dev == folder.stat().st_dev
+    spare = run.settings["min_free_disk_gb"]
+    if (free := shutil.disk_usage(folder).free) < (asked := need.on_run_disk(shares_cache=shares_cache)) + spare * 1e9:
+        what = "the run and its downloads need" if shares_cache else "the run needs"
         yield (
-            f"{existing}: {free / 1e9:.1f} GB free, the run needs {need / 1e9:.1f} GB and {spare:g} GB must stay free; "
+            f"{folder}: {free / 1e9:.1f} GB free, {what} {asked / 1e9:.1f} GB and {spare:g} GB must stay free; "
             "free some space, name another disk with --output-dir, lower MIN_FREE_DISK_GB, or start all the same: "
             "PACK_SKIP_DISK_PREFLIGHT=1"
         )
+    if cache is not None and not shares_cache and (free := shutil.disk_usage(cache).free) < need.cache_bytes:
+        yield (
+            f"{cache}: {free / 1e9:.1f} GB free, {need.cache_bytes / 1e9:.1f} GB are to be fetched into it; "
+            "free some space, name another folder with HF_HUB_CACHE, or start all the same: PACK_SKIP_DISK_PREFLIGHT=1"
+        )
+
+
+def _cache() -> Path:
+    # imported here: only a run that fetches something needs the hub's client
+    from invarlock.checkpoints.hub import cache_folder
+
+    return cache_folder()
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder above a path that exists, or itself."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 CHECKS: tuple[Check, ...] = (

@@ -40,3 +40,8 @@ class Run:
     def pack_path(self) -> Path:
         given = self.settings["pack_dir"]
         return Path(given).resolve() if given else self.directory.pack
+
+    def named(self, model_id: str) -> str:
+        """Return how a user names a model on a command line: its folder where it was given as one, else its id."""
+        path = self.catalog.models.models[model_id].path
+        return path if path is not None and Path(path).is_absolute() else model_id

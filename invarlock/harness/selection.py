@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from invarlock.catalog.cases import Case, plan_cases
 from invarlock.catalog.models import Model, Models
 from invarlock.catalog.scenarios import Scenario
+from invarlock.catalog.slots import fill_slots
 from invarlock.errors import UsageError
 from invarlock.settings import Settings
+from invarlock.settings.table import MODEL_SLOTS
 
 DEFAULT_SUITE = "smoke"
 CATEGORY_MARKS = ("clean", "stress", "error_injection", "deployable")
@@ -69,7 +71,7 @@ def make_catalog(
     The suite is the one that ``-m`` names; without one, that of the node ids given, else ``smoke``.
 
     Raises:
-        UsageError: when ``-m`` names several suites, or a scenario id is unknown.
+        UsageError: when ``-m`` names several suites, a scenario id is unknown, or a slot holds no model.
     """
     scenario_ids = settings["scenario_ids"]
     cases = tuple(plan_cases(models, scenarios, settings["clean_runs"], settings["stress_runs"]))
@@ -82,6 +84,10 @@ def make_catalog(
     if len(named) > 1:
         raise UsageError(f"-m names the suites {' and '.join(named)}; a run has one")
     suite = named[0] if named else _suite_of(cases, node_ids) or _default_suite(models)
+    slots = [settings[f"model_{slot}"] for slot in range(1, MODEL_SLOTS + 1)]
+    if any(given is not None for given in slots):
+        models = fill_slots(models, suite, slots)
+        cases = tuple(plan_cases(models, scenarios, settings["clean_runs"], settings["stress_runs"]))
     left_out = set() if settings["error_injection"] else {"error_injection"}
     asked = {*marks, *(known[name].category for name in scenario_ids or ())}
     asked |= {case.scenario.category for case in cases if case.id in _case_ids(node_ids)}

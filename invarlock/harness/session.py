@@ -18,6 +18,7 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError
+from invarlock.harness.disk_pressure import DiskPressure
 from invarlock.harness.finishing import Ending, finish_run
 from invarlock.harness.planning import plan_lines, plan_run
 from invarlock.harness.pytest_report import RERUN
@@ -147,6 +148,7 @@ class Controller(SuiteSession):
         self._lost: set[str] = set()
         self.ending: Ending | None = None
         self.nothing_selected = False
+        self._pressure = DiskPressure(self._of.directory)
         if not option.collectonly and not option.json_report:
             # pytest's own account of the cases goes into the pack
             option.json_report = True
@@ -199,6 +201,7 @@ class Controller(SuiteSession):
         interrupted = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or bool(
             session.shouldstop or session.shouldfail
         )
+        self._pressure.stop()
         self.ending = finish_run(self.run, report, interrupted=interrupted)
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
@@ -242,6 +245,7 @@ class Controller(SuiteSession):
         except InvarLockError as error:
             raise pytest.UsageError(str(error)) from None
         self.planned = cases
+        self._pressure.start()
         for line in lines:
             tell(line)
 

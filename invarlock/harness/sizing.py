@@ -35,6 +35,23 @@ class ModelNeed:
         }
 
 
+@dataclass(frozen=True)
+class DiskNeed:
+    """What a run puts on disk: into the cache of the hub's client, and into its own folder."""
+
+    cache_bytes: int
+    baselines_bytes: int
+    subjects_bytes: int
+
+    @property
+    def run_bytes(self) -> int:
+        return self.baselines_bytes + self.subjects_bytes
+
+    def on_run_disk(self, *, shares_cache: bool) -> int:
+        """Return what the run's filesystem must hold, which may be that of the cache too."""
+        return self.run_bytes + (self.cache_bytes if shares_cache else 0)
+
+
 def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
     """Return the need of each model, in the order of the plan."""
     suite = run.catalog.models.suites[run.catalog.suite]
@@ -53,10 +70,28 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
 
 
 def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:
-    """Return the room that a run needs at its peak: all baselines, and the subjects that are there at once."""
+    """Return the room that a run's folder needs at its peak: all baselines, and the subjects that are there at once."""
+    return disk_need(
+        needs,
+        missing_bytes=0,
+        storage=run.settings["baseline_storage_mode"],
+        keep_models=run.settings["keep_models"],
+    ).run_bytes
+
+
+def disk_need(needs: Sequence[ModelNeed], *, missing_bytes: int, storage: str, keep_models: bool) -> DiskNeed:
+    """Return the room that a run needs at its peak.
+
+    Args:
+        needs: of its models.
+        missing_bytes: what is to be fetched into the client's cache.
+        storage: ``snapshot_copy``, or ``snapshot_symlink``: then baselines take no room. Files may be cloned, which
+            is not counted on.
+        keep_models: whether all subjects stay; else those of the largest model are there at once at most.
+    """
     subjects = [need.subjects_bytes for need in needs]
-    alive = sum(subjects) if run.settings["keep_models"] else max(subjects, default=0)
-    return sum(need.baseline_bytes for need in needs) + alive
+    copies = 0 if storage == "snapshot_symlink" else sum(need.baseline_bytes for need in needs)
+    return DiskNeed(missing_bytes, copies, sum(subjects) if keep_models else max(subjects, default=0))
 
 
 def suite_defaults(suite: Suite) -> dict[str, Any]:

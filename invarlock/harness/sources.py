@@ -70,19 +70,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of a run's models by id, and why others have none."""
+    """The sources of a run's models by id, why others have none, and how much is to be fetched."""
 
     models: Mapping[str, Source] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    missing_bytes: int = 0
 
     def sized(self, model: Model) -> Model:
         """Return a model with the sizes that its source has, the catalog's where it was not looked for."""
         found = self.models.get(model.id)
         return model if found is None else found.model
-
-    @property
-    def missing_bytes(self) -> int:
-        return sum(source.missing_bytes for source in self.models.values())
 
 
 def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()) -> Sources:
@@ -110,7 +107,8 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
                     found[model.id] = Source(model, pin)
                 else:
                     problems.append(_named(model.id, str(error)))
-    return Sources(found, tuple(problems))
+    missing = sum(found[model.id].missing_bytes for model in models if model.id in found)
+    return Sources(found, tuple(problems), missing)
 
 
 def obtain_pins(sources: Sources, model_ids: Sequence[str], tell: Tell) -> Pins:

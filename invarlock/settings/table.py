@@ -114,7 +114,6 @@ WHAT_IS_RUN = (
             variables=(f"MODEL_{slot}",),
             shown="the suite's",
             empty_counts=True,
-            not_yet="models of a user's choice",
         )
         for slot in range(1, MODEL_SLOTS + 1)
     ),

@@ -17,6 +17,10 @@ from hub_client import client_environment
 from hub_server import Answer, Hub, Repository, serve_hub, with_other_file
 from invarlock.packer.layout import MODEL_REVISIONS
 
+from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.jsonio import write_json
+from invarlock.runtime.provenance import MARKER_NAME, source_repository
+
 SUITES = Path(__file__).parents[3] / "suites"
 MODEL = "org/made-up"
 TWO_CASES = "noop or nan_injection"
@@ -67,6 +71,9 @@ def write_suites(folder: Path, *model_ids: str) -> Path:
     suite = text[text.index('[[suite]]\nname = "smoke"') : text.index('[[suite]]\nname = "subset"')]
     kept = suite.replace(suite[suite.index("models = [") : suite.index("requires")], f"models = {list(model_ids)!r}\n")
     (folder / "models.toml").write_text("\n".join([*rows, kept.replace("'", '"')]), "utf-8")
+    source = source_repository(SUITES)
+    assert source is not None
+    write_json(folder.parent / MARKER_NAME, source)
     return folder
 
 
@@ -214,3 +221,32 @@ def test_a_model_that_cannot_be_reached_is_told_within_seconds(run_pytest: Calla
     assert "check the connection, then run again" in ran.output
     assert not ran.directory.exists()
     assert time.monotonic() - started < 10
+
+
+def test_a_folder_in_a_slot_is_pinned_by_its_digest_and_asks_for_parameters(
+    run_pytest: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "my-model"
+    shutil.copytree(SUITES / "embedded/mistral-tiny", folder)
+    shutil.copytree(SUITES / "embedded/tokenizer", folder, dirs_exist_ok=True)
+    slots = {"MODEL_1": str(folder), "MODEL_2": "", "MODEL_3": ""}
+
+    asked = run_pytest("-k", "clean", **slots)
+    ran = run_pytest("-k", TWO_CASES, **slots)
+
+    assert asked.status == 4, asked.output
+    [line] = asked.output.partition("ERROR: ")[2].strip().splitlines()
+    assert line.startswith(
+        "tuned_edit_params.json: no parameters of quant_rtn, fp8_quant, magnitude_prune, lowrank_svd are selected for "
+        "local/my-model (quant_4bit_clean, "
+    )
+    assert f"find them: invarlock tune {folder} --output FILE, and name that with PACK_TUNED_EDIT_PARAMS_FILE" in line
+    assert ran.status == 0, ran.output
+    [pin] = load(ran.pack / MODEL_REVISIONS)["models"]
+    assert pin["model_id"] == "local/my-model"
+    assert pin["revision"] == digest_checkpoint(folder)
+    [need] = load(ran.directory / "state" / "plan.json")["models"]
+    assert need["baseline_bytes"] == 2_099_456
+    assert str(tmp_path) not in (ran.pack / "manifest.json").read_text("utf-8")
+    assert load(ran.directory / "state" / "disk_pressure.json")["held"]["subjects_bytes"] == 0
+    assert verify(ran.pack).returncode == 0

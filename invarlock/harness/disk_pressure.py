@@ -1,0 +1,124 @@
+"""``state/disk_pressure.json``: how full the disk of a run is, and what the run holds of it, while it runs.
+
+Example::
+
+    pressure = DiskPressure(run.directory)
+    pressure.start()        # writes the file now, and then four times a minute
+    pressure.stop()         # writes it once more
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from invarlock.errors import InvarLockError
+from invarlock.jsonio import check_schema, write_json
+from invarlock.packer.run_directory import RunDirectory
+
+SCHEMA = "disk_pressure_v1"
+# Looking at the few thousand files of a run takes milliseconds; a subject of a large model takes a minute to write.
+INTERVAL_SECONDS = 15.0
+BLOCK_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Held:
+    """The bytes on disk that a run holds; what several names share is counted once, what links point at is not."""
+
+    baselines_bytes: int
+    subjects_bytes: int
+    other_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.baselines_bytes + self.subjects_bytes + self.other_bytes
+
+
+class DiskPressure:
+    """Measures a run's disk from time to time, in a thread of its own, and keeps the extremes."""
+
+    def __init__(self, directory: RunDirectory, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        self._directory = directory
+        self._interval_seconds = interval_seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="disk pressure", daemon=True)
+        self._lowest_free_bytes: int | None = None
+        self._highest_held_bytes = 0
+
+    def start(self) -> None:
+        self._measure()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the measuring, with a last one; nothing happens when it was not started."""
+        if not self._thread.is_alive():
+            return
+        self._over.set()
+        self._thread.join()
+        self._measure()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._interval_seconds):
+            self._measure()
+
+    def _measure(self) -> None:
+        # a disk that is full cannot be written to; the cases tell of it, and the next measure may pass
+        with suppress(OSError, InvarLockError):
+            write_json(self._directory.state / "disk_pressure.json", self._document())
+
+    def _document(self) -> dict[str, Any]:
+        usage = shutil.disk_usage(self._directory.path)
+        held = held_bytes(self._directory.path)
+        lowest = self._lowest_free_bytes
+        self._lowest_free_bytes = usage.free if lowest is None else min(lowest, usage.free)
+        self._highest_held_bytes = max(self._highest_held_bytes, held.total_bytes)
+        document = {
+            "schema": SCHEMA,
+            "measured_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "total_bytes": usage.total,
+            "free_bytes": usage.free,
+            "lowest_free_bytes": self._lowest_free_bytes,
+            "held_bytes": held.total_bytes,
+            "highest_held_bytes": self._highest_held_bytes,
+            "held": {
+                "baselines_bytes": held.baselines_bytes,
+                "subjects_bytes": held.subjects_bytes,
+                "other_bytes": held.other_bytes,
+            },
+        }
+        check_schema(document, "disk_pressure", where="state/disk_pressure.json")
+        return document
+
+
+def held_bytes(run: Path) -> Held:
+    """Return what a run holds of its disk: baselines below ``models``, subjects below ``<model>/models``."""
+    sizes = {"baselines": 0, "subjects": 0, "other": 0}
+    seen: set[tuple[int, int]] = set()
+    # baselines first: a subject's files that are links to them are theirs
+    for path, status in sorted(_files(run), key=lambda row: row[0][0] != "models"):
+        key = (status.st_dev, status.st_ino)
+        if key in seen:
+            continue
+        seen.add(key)
+        kind = "baselines" if path[0] == "models" else "subjects" if path[1:2] == ("models",) else "other"
+        sizes[kind] += status.st_blocks * BLOCK_BYTES
+    return Held(sizes["baselines"], sizes["subjects"], sizes["other"])
+
+
+def _files(run: Path) -> Iterator[tuple[tuple[str, ...], os.stat_result]]:
+    for folder, _, names in os.walk(run):
+        for name in names:
+            path = Path(folder) / name
+            try:
+                yield path.relative_to(run).parts, path.lstat()
+            except FileNotFoundError:
+                # removed meanwhile
+                continue

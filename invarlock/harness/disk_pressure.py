@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -118,7 +119,9 @@ def _files(run: Path) -> Iterator[tuple[tuple[str, ...], os.stat_result]]:
         for name in names:
             path = Path(folder) / name
             try:
-                yield path.relative_to(run).parts, path.lstat()
+                status = path.lstat()
             except FileNotFoundError:
                 # removed meanwhile
                 continue
+            if not stat.S_ISLNK(status.st_mode):
+                yield path.relative_to(run).parts, status

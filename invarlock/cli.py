@@ -65,6 +65,9 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--text", type=Path, required=True, metavar="FILE", help="what both are scored on: .txt, .xz, or .jsonl"
     )
+    parser.add_argument(
+        "--text-field", default="text", metavar="NAME", help="what holds the text of a row; default: text"
+    )
     parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="must not exist")
     parser.add_argument("--model-id", metavar="NAME", help="what the model is called; default: the baseline's folder")
     parser.add_argument("--profile", choices=profile_names(), default="dev", help="how much is measured")
@@ -149,6 +152,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             baseline=options.baseline,
             subject=options.subject,
             text=options.text,
+            text_field=options.text_field,
             model_id=options.model_id,
             profile=options.profile,
             tier=options.tier,

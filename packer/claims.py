@@ -47,6 +47,7 @@ class Findings:
     envelopes: dict[str, dict[str, Any]] = field(default_factory=dict)
     baselines: dict[str, str] = field(default_factory=dict)
     baseline_digests: dict[str, str] = field(default_factory=dict)
+    text_providers: set[str] = field(default_factory=set)
     versions: dict[str, Mapping[str, str]] = field(default_factory=dict)
     claims: list[str] = field(default_factory=list)
     integrity: list[str] = field(default_factory=list)
@@ -198,6 +199,7 @@ def _read_baseline(files: PackFiles, path: str, found: Findings) -> Baseline | N
         return None
     found.claims += [f"{path}: {line}" for line in verify_baseline(document)]
     found.baselines[path] = document["meta"]["model_id"]
+    found.text_providers.add(document["dataset"]["provider"])
     found.baseline_digests[path] = document["baseline"]["digest"]
     found.versions[path] = document["meta"]["versions"]
     return Baseline(path, document, files.digests[path])

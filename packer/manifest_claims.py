@@ -17,6 +17,8 @@ from invarlock.jsonio import check_schema
 from invarlock.reports.verification import differences, shorten
 
 SOURCE_KEYS = ("uri", "commit", "branch", "describe", "dirty")
+# Texts that are data sets of a hub.
+HUB_TEXTS = frozenset({"wikitext2", "hf_text"})
 LEVELS = ("low", "medium", "high")
 # Settings of the run that every report shows as well; a setting of null asked for the profile's own value.
 SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows")
@@ -233,3 +235,8 @@ def _pin_problems(found: Findings, files: PackFiles) -> Iterator[str]:
             yield f"{where}: pins no files of {shorten(model_id)}, which {path} measured"
         elif digest != found.baseline_digests[path]:
             yield f"{path}: baseline.digest is not that of the files pinned in {where}"
+    scored_on = sorted(found.text_providers & HUB_TEXTS)
+    if scored_on and not any(pin.files for pin in pins.datasets.values()):
+        yield f"{where}: pins no data set, the baselines were scored on {scored_on[0]}"
+    if found.baselines and pins.datasets and not scored_on:
+        yield f"{where}: pins a data set, the baselines were scored on none"

@@ -44,13 +44,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Text:
-    """The text that a suite is scored on, and how much of it."""
+    """The text that a suite is scored on, and how much of it; one that ships with the suites has a source."""
 
-    source: str
-    sha256: str
     seq_len: int
     preview_windows: int
     final_windows: int
+    dataset: str = "embedded"
+    source: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub import errors as client
+from huggingface_hub.file_download import repo_folder_name
 
 from invarlock.catalog.pins import PinnedFile
 from invarlock.checkpoints.digests import digest_file
@@ -138,6 +139,12 @@ def cached_file(repo_id: str, kind: Kind, commit: str, name: str) -> Path | None
     """Return where a file lies in the client's cache, None where it is not in it. Nothing is asked of the hub."""
     found = try_to_load_from_cache(repo_id, name, revision=commit, repo_type=kind)
     return Path(found) if isinstance(found, str) else None
+
+
+def cached_names(repo_id: str, kind: Kind, commit: str) -> list[str]:
+    """Return the names of a repository's files at a commit that are in the client's cache, sorted."""
+    folder = cache_folder() / repo_folder_name(repo_id=repo_id, repo_type=kind) / "snapshots" / commit
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def recorded_file(path: Path, name: str) -> PinnedFile:

@@ -26,7 +26,7 @@ from invarlock.errors import CheckpointError, DocumentError, EvaluationError, In
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
 from invarlock.evaluation.models import Placement
-from invarlock.evaluation.text import read_local_text
+from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes
 from invarlock.reports.policy import profile_windows, resolve_policy
@@ -48,6 +48,7 @@ class PairRequest:
     baseline: Path
     subject: Path
     text: Path
+    text_field: str = "text"
     model_id: str | None = None
     profile: str = "dev"
     tier: str = "balanced"
@@ -115,7 +116,7 @@ def _setup(request: PairRequest) -> Setup:
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     digest = digest_checkpoint(request.baseline)
     name = request.model_id or request.baseline.resolve().name
-    return Setup(name, digest, context, Placement(device), plan, read_local_text(request.text))
+    return Setup(name, digest, context, Placement(device), plan, read_local_text(request.text, request.text_field))
 
 
 def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:

@@ -61,6 +61,8 @@ def tune_suite_model(
         source_folder = _hub_folder(model) if model.path is None else suites / model.path
         tokenizer = None if model.tokenizer_path is None else suites / model.tokenizer_path
         make_snapshot(source_folder, tokenizer, snapshot, model.revision if model.path is not None else None)
+        assert text.source is not None
+        assert text.sha256 is not None
         source = read_embedded_text(suites / text.source, text.sha256)
         tuned = TunedModel(model.id, snapshot, source, plan, Placement("cpu"), tier, "dev")
         middle = (count_blocks(read_checkpoint(snapshot).modules.values()) - 1) // 2
@@ -83,14 +85,15 @@ def tune_suite_model(
 
 def _find(suites: Path, name: str, model_id: str | None) -> tuple[Model, Text]:
     models = read_models(suites / "models.toml")
-    texts = [(suite.models, suite.text) for suite in models.suites.values() if suite.text is not None]
+    shipped = ((suite.models, suite.text) for suite in models.suites.values() if suite.text is not None)
+    texts = [(names, text) for names, text in shipped if text.dataset == "embedded"]
     model = models.models.get(name)
     if model is None and not Path(name).is_dir():
         raise UsageError(
             f"{name!r} is no folder, and no model of {suites / 'models.toml'}; known: {', '.join(models.models)}"
         )
     if not texts:
-        raise UsageError(f"{suites / 'models.toml'}: no suite names a text; add a [suite.text] table")
+        raise UsageError(f"{suites / 'models.toml'}: no suite has a text that ships with it; add one")
     if model is None:
         return local_model(Path(name), model_id), texts[0][1]
     return model, next((text for names, text in texts if name in names), texts[0][1])

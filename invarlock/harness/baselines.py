@@ -13,20 +13,19 @@ from typing import Any
 
 import filelock
 
-from invarlock.catalog.models import Model, Text
+from invarlock.catalog.models import Model
 from invarlock.checkpoints.revisions import model_folder
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.errors import UsageError
 from invarlock.evaluation.comparison import WindowPlan, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Setup, baseline_document, telemetry
 from invarlock.evaluation.models import Placement
-from invarlock.evaluation.text import SourceText, read_embedded_text
+from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
 from invarlock.harness.resuming import kept_baseline
 from invarlock.harness.run import Run
 from invarlock.harness.sources import run_pins
+from invarlock.harness.texts import read_suite_text, window_counts
 from invarlock.jsonio import check_schema, parse_json, read_json, write_json
-from invarlock.reports.policy import profile_windows
 from invarlock.reports.probes import probes_asked
 
 # The slowest baseline of the full suite takes minutes; a lock held this long belongs to a worker that hangs.
@@ -57,8 +56,7 @@ class Baselines:
     @property
     def text(self) -> SourceText:
         if self._text is None:
-            source = suite_text(self.run)
-            self._text = read_embedded_text(self.run.suites_folder / source.source, source.sha256)
+            self._text = read_suite_text(self.run, self.pins)
         return self._text
 
     def baseline(self, model: Model, placement: Placement) -> Baseline:
@@ -147,28 +145,13 @@ class Baselines:
         return any(row["scenario"] in probed for row in manifest["selection"]["cases"] if row["model"] == model.id)
 
 
-def suite_text(run: Run) -> Text:
-    """Return the text that a run's suite is scored on.
-
-    Raises:
-        UsageError: when the suite names none.
-    """
-    suite = run.catalog.models.suites[run.catalog.suite]
-    if suite.text is None:
-        raise UsageError(f"suite {suite.name!r} names no text; add a [suite.text] table to models.toml")
-    return suite.text
-
-
 def window_plan(run: Run) -> WindowPlan:
-    """Return how much text is scored: settings beat the suite's numbers, those beat the profile's."""
-    text, settings = suite_text(run), run.settings
-    preview, final = text.preview_windows, text.final_windows
-    if settings.given("profile") or settings["profile"] != "dev":
-        preview, final = profile_windows(settings["profile"])
+    """Return how much text is scored, and how."""
+    counts = window_counts(run)
     return WindowPlan(
-        seq_len=settings["seq_len"] or text.seq_len,
-        preview=settings["preview_windows"] or preview,
-        final=settings["final_windows"] or final,
-        seed=settings["window_seed"],
-        batch_size=settings["eval_batch"],
+        seq_len=counts.seq_len,
+        preview=counts.preview,
+        final=counts.final,
+        seed=run.settings["window_seed"],
+        batch_size=run.settings["eval_batch"],
     )

@@ -20,6 +20,7 @@ from invarlock.harness.run import Run
 from invarlock.harness.sharding import manifest_of_shard, shard_document
 from invarlock.harness.sizing import disk_bytes, model_needs
 from invarlock.harness.sources import PINS_NAME, Sources, Tell, find_sources, obtain_pins, used_models
+from invarlock.harness.texts import length_problems
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.reports.verification import differences
 
@@ -45,6 +46,9 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
     if found:
         raise UsageError("\n".join(found))
     pins = obtain_pins(run.sources, [model.id for model in models], tell)
+    short = list(length_problems(run, pins, models))
+    if short:
+        raise UsageError("\n".join(short))
     shard = run.settings["shard"]
     selected = _pinned(whole if shard else cases, run.sources)
     manifest = effective_manifest(run.catalog.suite, selected, run.catalog.scenarios, run.expression)

@@ -68,9 +68,7 @@ def check_sources(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_text(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    suite = run.catalog.models.suites[run.catalog.suite]
-    if suite.text is None:
-        yield f"suite {suite.name}: models.toml names no text for it; add a [suite.text] table"
+    yield from run.sources.text.problems
 
 
 def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from invarlock.catalog.cases import Case, plan_cases
-from invarlock.catalog.models import Model, Models
+from invarlock.catalog.models import Model, Models, Text
 from invarlock.catalog.scenarios import Scenario
 from invarlock.catalog.slots import fill_slots
 from invarlock.errors import UsageError
@@ -34,6 +34,7 @@ class Catalog:
     suite: str
     categories: tuple[str, ...] = CATEGORY_MARKS
     sentinels: bool = False
+    embedded_text: Text | None = None
 
     def selects(self, case: Case, scenario_ids: Sequence[str] | None) -> bool:
         """Tell whether a case is one of the run's suite, scenarios and categories."""
@@ -84,6 +85,7 @@ def make_catalog(
     if len(named) > 1:
         raise UsageError(f"-m names the suites {' and '.join(named)}; a run has one")
     suite = named[0] if named else _suite_of(cases, node_ids) or _default_suite(models)
+    texts = [row.text for row in models.suites.values() if row.text is not None and row.text.dataset == "embedded"]
     slots = [settings[f"model_{slot}"] for slot in range(1, MODEL_SLOTS + 1)]
     if any(given is not None for given in slots):
         models = fill_slots(models, suite, slots)
@@ -94,7 +96,7 @@ def make_catalog(
     left_out |= set(OPT_IN_CATEGORIES) - asked
     categories = tuple(name for name in CATEGORY_MARKS if name not in left_out)
     sentinels = SENTINEL_MARK in marks or any("::test_sentinel[" in node for node in node_ids)
-    return Catalog(models, scenarios, cases, suite, categories, sentinels)
+    return Catalog(models, scenarios, cases, suite, categories, sentinels, texts[0] if texts else None)
 
 
 def _case_ids(node_ids: Sequence[str]) -> set[str]:

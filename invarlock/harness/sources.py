@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from invarlock.catalog.models import Model
 from invarlock.catalog.pins import Pin, Pins, read_pins
 from invarlock.errors import CheckpointError, HubError, InvarLockError, UsageError
+from invarlock.harness.texts import TextSource, find_text
 
 if TYPE_CHECKING:
     from invarlock.checkpoints.revisions import Resolved
@@ -70,11 +71,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of a run's models by id, why others have none, and how much is to be fetched."""
+    """The sources of a run's models by id and of its text, why others have none, and how much is to be fetched."""
 
     models: Mapping[str, Source] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     missing_bytes: int = 0
+    text: TextSource = field(default_factory=TextSource)
 
     def sized(self, model: Model) -> Model:
         """Return a model with the sizes that its source has, the catalog's where it was not looked for."""
@@ -92,6 +94,7 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
     """
     try:
         wanted = {model.id: _wanted(run, model) for model in (*models, *others)}
+        text = find_text(run, _earlier_pins(run), _given_pins(run))
     except InvarLockError as error:
         return Sources(problems=tuple(str(error).splitlines()))
     found: dict[str, Source] = {}
@@ -108,7 +111,7 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
                 else:
                     problems.append(_named(model.id, str(error)))
     missing = sum(found[model.id].missing_bytes for model in models if model.id in found)
-    return Sources(found, tuple(problems), missing)
+    return Sources(found, tuple(problems), missing + text.missing_bytes, text)
 
 
 def obtain_pins(sources: Sources, model_ids: Sequence[str], tell: Tell) -> Pins:
@@ -127,9 +130,14 @@ def obtain_pins(sources: Sources, model_ids: Sequence[str], tell: Tell) -> Pins:
             problems.append(_named(model_id, str(error)))
             continue
         pins[model_id] = replace(pin, licence=source.pinned_model.licence)
+    datasets: dict[str, Pin] = {}
+    try:
+        datasets = sources.text.obtain(tell)
+    except InvarLockError as error:
+        problems.append(str(error))
     if problems:
         raise UsageError("\n".join(problems))
-    return Pins(models=pins)
+    return Pins(pins, datasets)
 
 
 def run_pins(run: Run) -> Pins:
@@ -150,16 +158,19 @@ def _wanted(run: Run, model: Model) -> Pin | None:
     given = _given_pins(run).models.get(model.id)
     if given is None and model.revision is not None:
         given = Pin(model.id, model.revision)
-    state = run.directory.state / PINS_NAME
-    if not run.settings["resume"] or not state.is_file():
-        return given
-    earlier = read_pins(state).models.get(model.id)
+    earlier = _earlier_pins(run).models.get(model.id)
     if earlier is not None and given is not None and given.revision != earlier.revision:
         raise UsageError(
             f"--resume: {model.id}: this run is pinned to {earlier.revision}, now {given.revision} is asked for; "
             "a run keeps its pins: start a new one"
         )
     return earlier or given
+
+
+def _earlier_pins(run: Run) -> Pins:
+    """Return the pins of the run that is resumed."""
+    path = run.directory.state / PINS_NAME
+    return read_pins(path) if run.settings["resume"] and path.is_file() else Pins()
 
 
 def _given_pins(run: Run) -> Pins:

@@ -252,7 +252,6 @@ THE_TEXT = (
         readers.choice("embedded", "wikitext2", "hf_text", "local_jsonl"),
         variables=("INVARLOCK_DATASET",),
         shown="the suite's",
-        not_yet="text but the suite's",
     ),
     Setting(
         "local_jsonl_file",
@@ -261,7 +260,6 @@ THE_TEXT = (
         readers.text,
         variables=("INVARLOCK_LOCAL_JSONL_FILE",),
         path=True,
-        not_yet="text but the suite's",
     ),
     Setting(
         "local_jsonl_field",
@@ -269,7 +267,6 @@ THE_TEXT = (
         "text",
         readers.text,
         variables=("INVARLOCK_LOCAL_JSONL_FIELD",),
-        not_yet="text but the suite's",
     ),
     Setting(
         "hf_dataset",
@@ -277,7 +274,6 @@ THE_TEXT = (
         None,
         readers.text,
         variables=("INVARLOCK_HF_DATASET",),
-        not_yet="text but the suite's",
     ),
     Setting(
         "hf_config",
@@ -285,7 +281,6 @@ THE_TEXT = (
         None,
         readers.text,
         variables=("INVARLOCK_HF_CONFIG",),
-        not_yet="text but the suite's",
     ),
     Setting(
         "hf_split",
@@ -293,7 +288,6 @@ THE_TEXT = (
         "validation",
         readers.text,
         variables=("INVARLOCK_HF_SPLIT",),
-        not_yet="text but the suite's",
     ),
     Setting(
         "hf_field",
@@ -301,7 +295,6 @@ THE_TEXT = (
         "text",
         readers.text,
         variables=("INVARLOCK_HF_FIELD",),
-        not_yet="text but the suite's",
     ),
     Setting(
         "hf_revision",
@@ -309,7 +302,6 @@ THE_TEXT = (
         None,
         readers.text,
         variables=("INVARLOCK_HF_REVISION",),
-        not_yet="text but the suite's",
     ),
 )
 

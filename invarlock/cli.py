@@ -63,7 +63,11 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--baseline", type=Path, required=True, metavar="FOLDER", help="the checkpoint that is trusted")
     parser.add_argument("--subject", type=Path, required=True, metavar="FOLDER", help="the checkpoint that was edited")
     parser.add_argument(
-        "--text", type=Path, required=True, metavar="FILE", help="what both are scored on: .txt, .xz, or .jsonl"
+        "--text",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what both are scored on: .txt, .xz, .jsonl or .parquet",
     )
     parser.add_argument(
         "--text-field", default="text", metavar="NAME", help="what holds the text of a row; default: text"

@@ -53,6 +53,14 @@ class DeployableGeneration:
 
 
 @dataclass(frozen=True)
+class BroughtGeneration:
+    """A subject that the user brings: its folder, which no document names, and what its report calls the edit."""
+
+    folder: Path
+    label: str
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One row of the catalog; ``document`` is the row as it stands in the file."""
 
@@ -60,7 +68,7 @@ class Scenario:
     category: Category
     strictness: Strictness
     primary_guard: Guard
-    generation: EditGeneration | FaultGeneration | DeployableGeneration
+    generation: EditGeneration | FaultGeneration | DeployableGeneration | BroughtGeneration
     suites: tuple[str, ...]
     document: Mapping[str, Any]
 
@@ -98,6 +106,8 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
 
 def _generation(row: dict[str, Any], path: Path) -> EditGeneration | FaultGeneration | DeployableGeneration:
     generation = row["generation"]
+    if generation["kind"] == "brought":
+        raise DocumentError(f"{path}: scenario {row['id']!r}: subjects are brought with --subject; leave the row out")
     if generation["kind"] == "error":
         return FaultGeneration(
             generation["error_type"], generation.get("params", {}), generation.get("params_by_model", {})

@@ -17,12 +17,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, make_edit_spec, parse_scope
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
-from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
+from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.errors import CheckpointError, DocumentError, EvaluationError, InvarLockError, UsageError
+from invarlock.evaluation.brought import changed_tensors
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
 from invarlock.evaluation.models import Placement
@@ -149,7 +149,7 @@ def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, 
     """Return what the subject is, and the arguments of its ``edit_metadata.json``."""
     custom = Edited("custom", request.edit_label or "custom", "custom", {})
     before, after = read_checkpoint(request.baseline), read_checkpoint(request.subject)
-    changed = _changed(before, after)
+    changed = changed_tensors(before, after)
     scope, edited = None, custom
     path = request.subject / "edit_metadata.json"
     if path.is_file() and request.edit_label is None:
@@ -173,21 +173,6 @@ def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, 
         "total_params": before.total_parameters,
         "baseline_digest": baseline["baseline"]["digest"],
     }
-
-
-def _changed(before: CheckpointFiles, after: CheckpointFiles) -> list[str]:
-    """Return the subject's tensors that the baseline has not, or has with other bytes."""
-    changed = []
-    for name in after.entries:
-        if name not in before.entries or not torch.equal(_bytes(before, name), _bytes(after, name)):
-            changed.append(name)
-    return changed
-
-
-def _bytes(files: CheckpointFiles, name: str) -> torch.Tensor:
-    with safe_open(files.folder / files.entries[name].shard, framework="pt") as stream:
-        tensor: torch.Tensor = stream.get_tensor(name).contiguous()
-    return tensor.flatten().view(torch.uint8)
 
 
 def _spec(document: Mapping[str, Any]) -> EditSpec | None:

@@ -34,7 +34,7 @@ from invarlock.harness.inventory import Pool
 from invarlock.harness.leases import TURN_SECONDS, Leases
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
-from invarlock.harness.subjects import make_subject, subject_spec
+from invarlock.harness.subjects import make_subject, subject_digest, subject_spec
 from invarlock.jsonio import read_json
 from invarlock.reports.policy import resolve_policy
 from invarlock.reports.probes import probes_asked
@@ -94,7 +94,8 @@ class Bench:
         repeats = self.run.settings["repeats"] if case.scenario.category == "clean" else 0
         if path.is_file():
             spec = subject_spec(case, self.tuned)
-            kept = kept_report(case, path, setup, baseline.document, baseline.report_sha256, spec, repeats)
+            brought = subject_digest(case, baseline.snapshot)
+            kept = kept_report(case, path, setup, baseline.document, baseline.report_sha256, spec, repeats, brought)
             if kept is not None:
                 _log.info("the report is there, verifies, and was made from the same inputs: kept")
                 return kept

@@ -65,7 +65,8 @@ class Progress:
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Leave out pytest's dot where a line of ours says the same."""
-        ours = self._verbosity == 0 and case_id_of(report.nodeid) in self._cases
+        # pytest asks once more for its summary, when the run is over
+        ours = self._state == "running" and self._verbosity == 0 and case_id_of(report.nodeid) in self._cases
         if not ours or report.outcome == RERUN or (report.when != "call" and report.passed):
             return None
         return "error" if report.failed and report.when in ("setup", "teardown") else report.outcome, "", ""

@@ -46,7 +46,14 @@ def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | 
 
 
 def kept_report(
-    case: Case, path: Path, setup: Setup, baseline: Mapping[str, Any], baseline_sha256: str, spec: str, repeats: int
+    case: Case,
+    path: Path,
+    setup: Setup,
+    baseline: Mapping[str, Any],
+    baseline_sha256: str,
+    spec: str,
+    repeats: int,
+    subject_sha256: str | None = None,
 ) -> dict[str, Any] | None:
     """Return a case's report with its companions that an earlier run left, None when there is none or it does not fit.
 
@@ -58,6 +65,7 @@ def kept_report(
         baseline_sha256: ``sha256:<hex>`` of that report's bytes.
         spec: the edit or fault that the case's subject is made by.
         repeats: how many repeats are asked for.
+        subject_sha256: of a subject that is brought, as it is now.
     """
     if not path.is_file():
         return None
@@ -69,6 +77,8 @@ def kept_report(
         wrong = verify_report(report)
         wrong = wrong or list(_mismatches(case, report, setup, baseline_sha256, spec))
         wrong += verify_against_baseline(report, baseline) if not wrong else []
+        if subject_sha256 not in (None, report["subject"]["digest"]):
+            wrong.append("of another subject")
         if runtime["report"]["sha256"] != hashlib.sha256(data).hexdigest():
             wrong.append("not the report that its runtime manifest binds")
         metadata = read_json(path.with_name("edit_metadata.json"))

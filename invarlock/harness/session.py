@@ -18,6 +18,7 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError
+from invarlock.harness.byoe import bring, is_byoe
 from invarlock.harness.disk_pressure import DiskPressure
 from invarlock.harness.finishing import Ending, finish_run
 from invarlock.harness.planning import plan_lines, plan_run
@@ -39,9 +40,12 @@ class SuiteSession:
     def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
         self.folder = folder
         self.config = config
+        models, scenarios = read_models(folder / "models.toml"), read_scenarios(folder / "scenarios.json")
+        if is_byoe(config.option.markexpr, settings):
+            models, scenarios = bring(models, settings, config.invocation_params.dir, config.option.markexpr)
         self.catalog: Catalog = make_catalog(
-            read_models(folder / "models.toml"),
-            read_scenarios(folder / "scenarios.json"),
+            models,
+            scenarios,
             config.option.markexpr,
             config.args,
             settings,

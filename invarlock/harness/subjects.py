@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.catalog.cases import Case
-from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration
+from invarlock.catalog.scenarios import BroughtGeneration, DeployableGeneration, EditGeneration
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.deployables.artifacts import make_artifact
 from invarlock.edits.application import apply_edits
+from invarlock.evaluation.brought import brought_digest, changed_tensors, link_brought
 from invarlock.evaluation.models import Placement
 from invarlock.faults.injection import inject_fault
 
@@ -42,7 +43,15 @@ def subject_spec(case: Case, tuned: TunedParams) -> str:
     generation = case.scenario.generation
     if isinstance(generation, EditGeneration):
         return str(tuned.resolve(generation.for_model(case.model.id), case.model.id))
+    if isinstance(generation, BroughtGeneration):
+        return generation.label
     return str(generation.spec) if isinstance(generation, DeployableGeneration) else generation.error_type
+
+
+def subject_digest(case: Case, snapshot: Path) -> str | None:
+    """Return the digest of a subject that is brought, as it is now; None of one that is made."""
+    generation = case.scenario.generation
+    return brought_digest(generation.folder, snapshot) if isinstance(generation, BroughtGeneration) else None
 
 
 def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path, placement: Placement) -> Made:
@@ -83,6 +92,8 @@ def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path, 
             seconds=time.perf_counter() - started,
             packed_as=packed.storage_format,
         )
+    if isinstance(generation, BroughtGeneration):
+        return _bring(generation, snapshot, subject, started)
     fault = inject_fault(generation.error_type, snapshot, subject, generation.for_model(case.model.id))
     before, after = read_checkpoint(snapshot), read_checkpoint(subject).entries
     changed = [after.get(name) or before.entries[name] for name in fault.changed_tensors]
@@ -94,6 +105,23 @@ def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path, 
         parameters=fault.parameters_used,
         edited_tensors=len(fault.changed_tensors),
         edited_params=sum(entry.elements for entry in changed),
+        total_params=before.total_parameters,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _bring(generation: BroughtGeneration, snapshot: Path, subject: Path, started: float) -> Made:
+    link_brought(generation.folder, snapshot, subject)
+    before, after = read_checkpoint(snapshot), read_checkpoint(subject)
+    changed = changed_tensors(before, after)
+    return Made(
+        name=generation.label,
+        label=generation.label,
+        spec=generation.label,
+        scope=None,
+        parameters={},
+        edited_tensors=len(changed),
+        edited_params=sum(after.entries[name].elements for name in changed),
         total_params=before.total_parameters,
         seconds=time.perf_counter() - started,
     )

@@ -15,6 +15,7 @@ RUNTIME_MANIFEST = "runtime-manifest-v1"
 REPORT_NAME = "evaluation.report.json"
 
 STORAGE_FORMATS: Mapping[str, str] = {
+    "custom": "dense_float",
     "noop": "dense_float",
     "quant_rtn": "float_dequantized",
     "fp8_quant": "float_dequantized",
@@ -22,6 +23,7 @@ STORAGE_FORMATS: Mapping[str, str] = {
     "lowrank_svd": "dense_float_lowrank_approximated",
 }
 SEMANTICS: Mapping[str, str] = {
+    "custom": "made by whoever brought it, in a way that is not known here",
     "noop": "byte-identical copy",
     "quant_rtn": "weights rounded to a grid and stored as floats again",
     "fp8_quant": "weights cast to an 8-bit float and stored as floats again",

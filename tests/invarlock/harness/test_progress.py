@@ -85,6 +85,7 @@ def test_a_run_leaves_logs_and_progress_and_says_why_a_case_failed(
     assert "\r" not in ran.output
     # the failure's message ends in the case's log, and has it once
     assert ran.output.count("last lines of logs/mistral-tiny-prune_clean-run1.log") == 1
+    assert "\nFAILED suites/test_scenarios.py::test_scenario[mistral-tiny-prune_clean-run1] - " in ran.output
     assert "Captured log" not in ran.output
     assert "Traceback" not in ran.output
     assert "last lines of logs" in junit.read_text("utf-8")

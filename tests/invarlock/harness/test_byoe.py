@@ -1,0 +1,133 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invarlock.catalog.edit_specs import parse_edit_spec
+from invarlock.edits.application import apply_edits
+
+ROOT = Path(__file__).parents[3]
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+@pytest.fixture
+def brought(tmp_path: Path) -> Path:
+    """Return a folder with a baseline, and two subjects of one name: a harmless edit and a destructive one."""
+    folder = tmp_path / "brought"
+    base = folder / "base"
+    base.mkdir(parents=True)
+    for part in ("mistral-tiny", "tokenizer"):
+        for path in (ROOT / "suites/embedded" / part).iterdir():
+            shutil.copy(path, base)
+    apply_edits(
+        base,
+        {
+            folder / "good" / "mine": parse_edit_spec("quant_rtn:8:128:all"),
+            folder / "bad" / "mine": parse_edit_spec("magnitude_prune:0.9:all"),
+        },
+    )
+    return folder
+
+
+def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
+    run_pytest: Callable[..., Any], brought: Path, tmp_path: Path
+) -> None:
+    # the baseline's is taken
+    (brought / "good/mine/tokenizer.json").unlink()
+    (brought / "good/mine/tokenizer_config.json").unlink()
+    before = {path: path.read_bytes() for path in brought.rglob("*") if path.is_file()}
+    asked = ("-m", "byoe", "--baseline", str(brought / "base"), "--edit-label", "custom")
+
+    ran = run_pytest(*asked, "--subject", str(brought / "good/mine"), "--subject", str(brought / "bad/mine"), "-n", "1")
+
+    assert ran.status == 1, ran.output
+    assert "passed  base  mine  ratio 1.00" in ran.output
+    assert "FAILED  base  mine-2  ratio " in ran.output
+    assert "must pass, but primary_metric_acceptable" in ran.output
+    assert {path: path.read_bytes() for path in brought.rglob("*") if path.is_file()} == before
+    # the pack verifies, and says what was brought without saying where it was
+    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    manifest = load(ran.pack / "metadata/scenarios.json")
+    assert manifest["selection"]["cases"] == [
+        {"model": "byoe/base", "run": 1, "scenario": "mine"},
+        {"model": "byoe/base", "run": 1, "scenario": "mine-2"},
+    ]
+    assert [row["generation"] for row in manifest["scenarios"]] == [{"kind": "brought", "edit_label": "custom"}] * 2
+    folder = ran.pack / "reports/byoe__base/mine/run_1"
+    assert load(folder / "evaluation.report.json")["edit"] == {
+        "name": "custom",
+        "label": "custom",
+        "spec": "custom",
+        "parameters": {},
+    }
+    metadata = load(folder / "edit_metadata.json")
+    assert metadata["edit_label"] == "custom"
+    assert metadata["coverage"]["edited_tensors"] == 28
+    assert metadata["edit_semantics"] == "made by whoever brought it, in a way that is not known here"
+    for path in ran.pack.rglob("*"):
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), path
+
+    # what did not change is kept; a subject that did is measured again
+    shutil.rmtree(ran.pack)
+    shutil.copytree(brought / "good/mine", brought / "bad/mine", dirs_exist_ok=True)
+    resumed = run_pytest(
+        *asked, "--subject", str(brought / "good/mine"), "--subject", str(brought / "bad/mine"), "--resume"
+    )
+
+    assert resumed.status == 0, resumed.output
+    assert "kept" in (ran.directory / "logs/base-mine-run1.log").read_text()
+    assert (ran.directory / "byoe__base/reports/mine-2/run_1/evaluation.report.json.stale").is_file()
+
+
+def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
+    run_pytest: Callable[..., Any], brought: Path, tmp_path: Path
+) -> None:
+    (brought / "base/tokenizer.json").unlink()
+    (brought / "base/tokenizer_config.json").unlink()
+    with (brought / "bad/mine/model.safetensors").open("r+b") as stream:
+        stream.truncate(1000)
+    given = [f"--subject={brought / name}" for name in ("absent", "bad/mine", "good/mine")]
+
+    ran = run_pytest(f"--baseline={brought / 'base'}", *given)
+
+    assert ran.status == 4
+    assert [line.partition(": ")[0] for line in ran.output.splitlines() if line] == [
+        "ERROR",
+        "--subject",
+        "--subject",
+    ]
+    assert f"--subject: {brought / 'absent'}: no such folder; name a checkpoint" in ran.output
+    assert f"--baseline: {brought / 'base'}: no tokenizer files" in ran.output
+    assert not ran.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-m", "byoe"), "-m byoe: needs --baseline FOLDER and at least one --subject FOLDER"),
+        (("--subject", "mine"), "-m byoe: needs --baseline FOLDER and at least one --subject FOLDER"),
+        (
+            ("-m", "smoke", "--baseline", "base", "--subject", "mine"),
+            "--baseline: -m names the suite smoke, whose models are its own; use -m byoe",
+        ),
+        (("-m", "byoe", "--edit-label", "mine"), "--edit-label: 'mine' is not allowed, it takes one of custom"),
+    ],
+)
+def test_what_a_run_of_own_checkpoints_needs_is_said(
+    run_pytest: Callable[..., Any], arguments: tuple[str, ...], message: str
+) -> None:
+    ran = run_pytest(*arguments)
+
+    assert ran.status == 4
+    assert message in ran.output

@@ -49,7 +49,7 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
     ran = run_pytest(*asked, "--subject", str(brought / "good/mine"), "--subject", str(brought / "bad/mine"), "-n", "1")
 
     assert ran.status == 1, ran.output
-    assert "passed  base  mine  ratio 1.00" in ran.output
+    assert "passed  base  mine  ratio " in ran.output
     assert "FAILED  base  mine-2  ratio " in ran.output
     assert "must pass, but primary_metric_acceptable" in ran.output
     assert {path: path.read_bytes() for path in brought.rglob("*") if path.is_file()} == before

@@ -80,7 +80,8 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
 
     # what did not change is kept; a subject that did is measured again
     shutil.rmtree(ran.pack)
-    shutil.copytree(brought / "good/mine", brought / "bad/mine", dirs_exist_ok=True)
+    shutil.rmtree(brought / "bad/mine")
+    shutil.copytree(brought / "good/mine", brought / "bad/mine")
     resumed = run_pytest(
         *asked, "--subject", str(brought / "good/mine"), "--subject", str(brought / "bad/mine"), "--resume"
     )

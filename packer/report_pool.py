@@ -28,7 +28,6 @@ from invarlock.packer.report_worker import Answer, Batch, Setting
 
 from invarlock.errors import ReportError
 
-_BESIDE = (layout.REPORT_NAME, *layout.SIDECARS, *layout.PROBES, layout.REPEATS)
 # The paths of the caller, as its own imports found them; -P keeps the current folder out until then.
 _START = (
     "import sys; sys.path[:] = sys.argv[3:]; from invarlock.packer.report_worker import main; "
@@ -78,7 +77,7 @@ class ReportPool:
         if not paths:
             return
         digests, cases = self.files.digests, self.plan.cases
-        inputs = [place for path in paths for name in _BESIDE if (place := beside(path, name)) in digests]
+        inputs = [place for path in paths for name in layout.READ_OF_REPORT if (place := beside(path, name)) in digests]
         batch = Batch(
             tuple(paths),
             {path: cases[path] for path in paths if path in cases},
@@ -145,7 +144,7 @@ def worker_count(listing: Listing, plan: Plan) -> int:
     for path, state in listing.files.items():
         if layout.is_baseline(path):
             baselines[layout.model_folder(path)] = state[0]
-        elif path.startswith("reports/") and path.endswith(_BESIDE):
+        elif path.startswith("reports/") and path.endswith(layout.READ_OF_REPORT):
             by_report[path.rpartition("/")[0]] += state[0]
     if sum(by_report.values()) < POOL_FROM_BYTES:
         return 1

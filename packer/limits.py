@@ -37,9 +37,9 @@ PIECE_BYTES = 1024 * 1024
 MAX_HASHING_THREADS = 8
 # A new process takes as long to import what it needs as some 16 MB of reports take to derive.
 POOL_FROM_BYTES = 16 * 1024 * 1024
-# A worker has 35 MB of its own, and an adversary's JSON takes up to 25 times its size: three of them, or two with
-# inputs of a megabyte each, leave the receiver's own process its share of the 256 MB.
-MAX_REPORT_PROCESSES = 3
-MAX_POOLED_BYTES = 2 * 1024 * 1024
+# A worker has 35 MB of its own, and an adversary's JSON takes up to 70 times its size: two with inputs of 0.8 MB each
+# leave the receiver's own process its share of the 256 MB.
+MAX_REPORT_PROCESSES = 2
+MAX_POOLED_BYTES = 1600 * 1024
 # Reports of a batch are derived in some 30 ms: long against asking for them, short against the whole.
 REPORTS_A_BATCH = 8

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
+from typing import cast
 
 from invarlock.packer import layout
 from invarlock.packer.claims import Examine, one_by_one
@@ -57,8 +58,8 @@ class ReportPool:
         for connection in self.workers:
             self._ask(connection, next(left, ()), waiting, setting)
         while waiting:
-            for connection in wait(list(waiting)):
-                assert isinstance(connection, Connection)
+            for ready in wait(list(waiting)):
+                connection = cast("Connection", ready)
                 asked = waiting.pop(connection)
                 answer = self._answer(connection)
                 examined.update(zip(asked, answer.examined, strict=True))

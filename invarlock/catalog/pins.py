@@ -21,6 +21,8 @@ from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, read_json
 
 SCHEMA = "model_revisions_v1"
+# Code that a model brings is pinned, and is no part of a checkpoint.
+CODE_SUFFIX = ".py"
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,14 @@ class Pin:
 
     @property
     def digest(self) -> str | None:
-        """The digest of the files as a checkpoint's, None where they are not known yet."""
-        return combine_digests({file.name: file.sha256 for file in self.files}) if self.files else None
+        """The digest of the files as a checkpoint's, None where they are not known yet; code is no part of it."""
+        digests = {file.name: file.sha256 for file in self.files if not file.name.endswith(CODE_SUFFIX)}
+        return combine_digests(digests) if digests else None
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The code that the model brings: sha256 by name."""
+        return {file.name: file.sha256 for file in self.files if file.name.endswith(CODE_SUFFIX)}
 
     @property
     def size_bytes(self) -> int:

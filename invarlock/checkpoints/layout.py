@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from invarlock.catalog.pins import CODE_SUFFIX
 from invarlock.errors import CheckpointError, DocumentError
 from invarlock.jsonio import read_json
 
@@ -112,6 +113,11 @@ def tokenizer_files(folder: Path) -> tuple[str, ...]:
     fixed = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     templates = [path.name for path in folder.glob(CHAT_TEMPLATES) if path.is_file()]
     return tuple(sorted([*fixed, *templates]))
+
+
+def code_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files of code beside a checkpoint, sorted; they are no part of it."""
+    return tuple(sorted(path.name for path in folder.glob(f"*{CODE_SUFFIX}") if path.is_file()))
 
 
 def checkpoint_files(folder: Path) -> tuple[str, ...]:

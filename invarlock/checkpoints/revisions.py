@@ -9,11 +9,11 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from invarlock.catalog.pins import Pin, PinnedFile, combine_digests
+from invarlock.catalog.pins import CODE_SUFFIX, Pin, PinnedFile
 from invarlock.checkpoints.digests import digest_file
 from invarlock.checkpoints.hub import (
     PATIENCE,
@@ -34,6 +34,7 @@ from invarlock.checkpoints.layout import (
     SINGLE_FILE,
     TOKENIZER_FILES,
     checkpoint_files,
+    code_files,
     read_index,
     tokenizer_files,
 )
@@ -65,8 +66,10 @@ class Resolved:
         return sum(listing.files[name].size_bytes for name in absent)
 
 
-def resolve_model(model_id: str, revision: str | None, patience: Patience = PATIENCE) -> Resolved:
-    """Return the commit of a model and its files: weights, config and tokenizer.
+def resolve_model(
+    model_id: str, revision: str | None, patience: Patience = PATIENCE, *, code: bool = False
+) -> Resolved:
+    """Return the commit of a model and its files: weights, config and tokenizer, and only where asked for its code.
 
     Raises:
         HubError: when the repository cannot be read, or holds no safetensors, config or tokenizer.
@@ -79,7 +82,8 @@ def resolve_model(model_id: str, revision: str | None, patience: Patience = PATI
     if not tokenizer:
         raise HubError(f"{where}: no tokenizer files; name a repository that has them")
     configs = [name for name in CONFIG_FILES if name in listing.files]
-    return Resolved(listing, tuple(sorted([*_weights(listing, where, patience), *configs, *tokenizer])))
+    own = [name for name in listing.files if code and name.endswith(CODE_SUFFIX) and "/" not in name]
+    return Resolved(listing, tuple(sorted([*_weights(listing, where, patience), *configs, *tokenizer, *own])))
 
 
 def resolve_dataset(
@@ -119,8 +123,10 @@ def fetch(resolved: Resolved, tell: Tell, patience: Patience = PATIENCE) -> Pin:
     return Pin(listing.repo_id, listing.commit, listing.licence, _sorted(files), now)
 
 
-def find_model(pin: Pin) -> Pin:
+def find_model(pin: Pin, *, code: bool = False) -> Pin:
     """Return a model's pin with its files, which are in the client's cache. Nothing is asked of the hub.
+
+    Of a pin that does not say which files, the code that the model brings is one of them only where asked for.
 
     Raises:
         HubError: when one is missing, or is not the one pinned.
@@ -129,7 +135,7 @@ def find_model(pin: Pin) -> Pin:
     if pin.files:
         return _found(pin, "model", [file.name for file in pin.files])
     try:
-        names = checkpoint_files(folder)
+        names = (*checkpoint_files(folder), *(code_files(folder) if code else ()))
         if not tokenizer_files(folder):
             raise CheckpointError("no tokenizer files")
     except CheckpointError as error:
@@ -185,7 +191,8 @@ def pin_folder(model_id: str, licence: str | None, sources: Mapping[str, Path]) 
         CheckpointError: when one cannot be read.
     """
     files = _sorted(PinnedFile(name, path.stat().st_size, digest_file(path)) for name, path in sources.items())
-    return Pin(model_id, combine_digests({file.name: file.sha256 for file in files}), licence, files)
+    pin = Pin(model_id, "", licence, files)
+    return replace(pin, revision=str(pin.digest))
 
 
 def _weights(listing: Listing, where: str, patience: Patience) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import safe_open
 
-from invarlock.checkpoints.layout import CONFIG_FILE, CONFIG_FILES, INDEX_FILE, tokenizer_files
+from invarlock.checkpoints.layout import CONFIG_FILE, CONFIG_FILES, INDEX_FILE, code_files, tokenizer_files
 from invarlock.checkpoints.safetensors_files import ITEM_BYTES, LENGTH_BYTES, CheckpointFiles, TensorEntry
 from invarlock.checkpoints.staging import link_or_copy, staged
 from invarlock.errors import CheckpointError
@@ -189,7 +189,8 @@ def _write_tensor(shard: _Shard, name: str, tensor: torch.Tensor) -> None:
 
 
 def _write_documents(source: CheckpointFiles, folder: Path, rewrite: Rewrite) -> None:
-    others = [name for name in CONFIG_FILES if (source.folder / name).is_file()] + list(tokenizer_files(source.folder))
+    others = [name for name in CONFIG_FILES if (source.folder / name).is_file()]
+    others += [*tokenizer_files(source.folder), *code_files(source.folder)]
     for name in others:
         if name != CONFIG_FILE or not rewrite.config:
             link_or_copy(source.folder / name, folder / name)

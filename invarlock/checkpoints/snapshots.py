@@ -8,6 +8,7 @@ for as links points into its source.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from invarlock.catalog.pins import combine_digests
 from invarlock.checkpoints.digests import digest_checkpoint, digest_file
 from invarlock.checkpoints.layout import checkpoint_files, tokenizer_files
 from invarlock.checkpoints.safetensors_files import read_checkpoint
-from invarlock.checkpoints.staging import clone_and_digest, staged
+from invarlock.checkpoints.staging import clone_and_digest, copy_and_digest, staged
 from invarlock.errors import CheckpointError
 
 Storage = Literal["snapshot_copy", "snapshot_symlink"]
@@ -27,6 +28,7 @@ def make_snapshot(
     target: Path,
     expected_digest: str | None,
     storage: Storage = "snapshot_copy",
+    code: Mapping[str, str] | None = None,
 ) -> str:
     """Make a checkpoint's snapshot in ``target``, whole or not at all, and return its digest.
 
@@ -38,6 +40,7 @@ def make_snapshot(
         tokenizer_folder: where the tokenizer files come from instead.
         target: the folder to make.
         expected_digest: ``sha256:<hex>``, the pin; None where there is none yet.
+        code: files of code that the model may bring, sha256 by name; they are copied, and no part of the digest.
         storage: ``snapshot_copy``, or ``snapshot_symlink`` for links to the source's files.
 
     Raises:
@@ -54,6 +57,10 @@ def make_snapshot(
     with staged([target]) as folders:
         digests = {name: place(path, folders[target] / name) for name, path in sources.items()}
         digest = combine_digests(digests)
+        for name, sha256 in (code or {}).items():
+            found = copy_and_digest(model_folder / name, folders[target] / name)
+            if found != sha256:
+                raise CheckpointError(f"{model_folder / name}: is not the file that is pinned; fetch it again")
         if expected_digest is not None:
             _checked(model_folder, digest, expected_digest, "fetch the pinned revision, or correct the pin")
         read_checkpoint(folders[target])

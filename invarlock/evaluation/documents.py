@@ -41,6 +41,8 @@ class Setup:
     preset: Preset | None = None
     guards: tuple[str, ...] = GUARDS
     store_tokens: bool = False
+    allow_network: bool = False
+    allow_remote_code: bool = False
 
     def seeds(self, run: int) -> dict[str, int]:
         """Return the seeds of a run: of its windows, and of its bootstrap."""

@@ -39,10 +39,12 @@ class Placement:
         device: ``cpu`` or ``cuda``.
         rooms: what a lease gives: CUDA's number of each device and the bytes of it that may be taken; a single one on a
             CPU. Empty where nothing bounds it, on the current device.
+        remote_code: whether code that the model brings may be run.
     """
 
     device: str
     rooms: tuple[tuple[int, int], ...] = ()
+    remote_code: bool = False
 
     @property
     def dtype(self) -> torch.dtype | str:
@@ -63,7 +65,7 @@ class Placement:
         return f"cuda:{self.rooms[0][0]}" if self.device == "cuda" and self.rooms else self.device
 
 
-def load_model(folder: Path, placement: Placement, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
     """Return the causal language model of a checkpoint, in evaluation mode.
 
     Raises:
@@ -79,9 +81,9 @@ def load_model(folder: Path, placement: Placement, *, trust_remote_code: bool = 
                 folder,
                 dtype=placement.dtype,
                 local_files_only=True,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=placement.remote_code,
                 output_loading_info=True,
-                **({"device_map": spread_over(folder, placement.rooms, trust_remote_code)} if spread else {}),
+                **({"device_map": spread_over(folder, placement.rooms, placement.remote_code)} if spread else {}),
             )
             placed: PreTrainedModel = model.eval() if spread else model.to(placement.target).eval()
     except torch.OutOfMemoryError:
@@ -176,7 +178,7 @@ def _loaded_bytes(folder: Path) -> int:
     return read_checkpoint(folder).total_parameters * FLOAT32_BYTES
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a checkpoint.
 
     A ``tokenizer.json`` is read as it stands. The class that a library has for the model type could add tokens to it,
@@ -188,7 +190,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     loader: Any = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
         tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
+            folder, local_files_only=True, trust_remote_code=False
         )
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         line = " ".join(str(error).replace(str(folder), folder.name).split())

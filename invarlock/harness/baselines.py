@@ -100,6 +100,8 @@ class Baselines:
             self.text,
             guards=settings["guards_order"],
             store_tokens=settings["store_eval_windows"],
+            allow_network=settings["net"],
+            allow_remote_code=self.run.runs_code_of(model),
         )
 
     def _shared(self, model: Model, placement: Placement) -> Baseline:
@@ -124,7 +126,9 @@ class Baselines:
         pin, suites = self.pins.models[model.id], self.run.suites_folder
         tokenizer = None if model.tokenizer_path is None else suites / model.tokenizer_path
         source = model_folder(pin) if model.path is None else suites / model.path
-        make_snapshot(source, tokenizer, snapshot, pin.digest, self.run.settings["baseline_storage_mode"])
+        storage = self.run.settings["baseline_storage_mode"]
+        code = pin.code if self.run.runs_code_of(model) else {}
+        make_snapshot(source, tokenizer, snapshot, pin.digest, storage, code)
 
     def _measure(self, model: Model, snapshot: Path, path: Path, placement: Placement) -> None:
         runs = {case.run for case in self.run.catalog.cases if case.model == model}

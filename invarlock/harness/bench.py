@@ -147,7 +147,8 @@ class Bench:
         if gpu:
             torch.cuda.set_device(numbers[0])
         try:
-            yield Placement("cuda", rooms) if gpu else Placement("cpu", rooms if self._is_bounded() else ())
+            code = self.run.runs_code_of(model)
+            yield Placement("cuda" if gpu else "cpu", rooms if gpu or self._is_bounded() else (), code)
         except BaseException:
             self._let_go()
             raise

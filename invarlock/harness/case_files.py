@@ -94,7 +94,15 @@ def write_case(
     write_bytes(path, data)
     written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     place = PurePosixPath("reports") / case.report_folder / REPORT_NAME
-    write_json(path.with_name("runtime.manifest.json"), runtime_manifest(data, place, report["context"], written))
+    runtime = runtime_manifest(
+        data,
+        place,
+        report["context"],
+        written,
+        allow_network=setup.allow_network,
+        allow_remote_code=setup.allow_remote_code,
+    )
+    write_json(path.with_name("runtime.manifest.json"), runtime)
     return {**report, **probes}
 
 

@@ -63,6 +63,17 @@ def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
         yield f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it"
 
 
+def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if run.settings["allow_remote_code"]:
+        return
+    for model in {case.model.id: case.model for case in cases}.values():
+        if model.trust_remote_code:
+            yield (
+                f"{model.id}: models.toml says that it brings code of its own (trust_remote_code); read it, then "
+                "allow it: INVARLOCK_ALLOW_REMOTE_CODE=1"
+            )
+
+
 def check_sources(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     yield from run.sources.problems
 
@@ -155,6 +166,7 @@ CHECKS: tuple[Check, ...] = (
     check_pack,
     check_source,
     check_opt_ins,
+    check_remote_code,
     check_sources,
     check_text,
     check_tuned_params,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from invarlock.catalog.models import Model
 from invarlock.harness.selection import Catalog
 from invarlock.harness.sources import Sources
 from invarlock.packer.run_directory import RunDirectory
@@ -45,3 +46,7 @@ class Run:
         """Return how a user names a model on a command line: its folder where it was given as one, else its id."""
         path = self.catalog.models.models[model_id].path
         return path if path is not None and Path(path).is_absolute() else model_id
+
+    def runs_code_of(self, model: Model) -> bool:
+        """Tell whether code that a model brings is run: where its row in models.toml and the user both say so."""
+        return model.trust_remote_code and bool(self.settings["allow_remote_code"])

@@ -196,13 +196,17 @@ def _find(run: Run, model: Model, wanted: Pin | None) -> Source:
 
 
 def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:
+    from invarlock.checkpoints.layout import code_files
     from invarlock.checkpoints.revisions import pin_folder
     from invarlock.checkpoints.snapshots import snapshot_sources
 
     assert model.path is not None
     folder = suites_folder / model.path
     tokenizer = None if model.tokenizer_path is None else suites_folder / model.tokenizer_path
-    pin = pin_folder(model.id, model.licence, snapshot_sources(folder, tokenizer))
+    files = snapshot_sources(folder, tokenizer)
+    if model.trust_remote_code:
+        files |= {name: folder / name for name in code_files(folder)}
+    pin = pin_folder(model.id, model.licence, files)
     if wanted is not None and wanted.revision != pin.revision:
         raise CheckpointError(
             f"{model.id}: its digest is {pin.revision}, expected {wanted.revision}; restore its files, or correct the "
@@ -219,7 +223,7 @@ def _in_cache(model: Model, wanted: Pin | None) -> Source:
             f"{model.id}: no pin says which revision; find and fetch it: --net 1, or name a file of pins with "
             "PACK_MODEL_REVISIONS_FILE"
         )
-    pin = find_model(wanted)
+    pin = find_model(wanted, code=model.trust_remote_code)
     return Source(_sized(model, model_folder(pin)), pin, wanted=wanted)
 
 
@@ -229,7 +233,7 @@ def _on_hub(model: Model, wanted: Pin | None) -> Source:
     from invarlock.checkpoints.revisions import resolve_model
     from invarlock.checkpoints.safetensors_files import read_config, stored_item_bytes
 
-    resolved = resolve_model(model.id, None if wanted is None else wanted.revision)
+    resolved = resolve_model(model.id, None if wanted is None else wanted.revision, code=model.trust_remote_code)
     listing = resolved.listing
     weights = sum(listing.files[name].size_bytes for name in resolved.names if name.endswith(".safetensors"))
     config = read_config(fetch_file(listing, CONFIG_FILE)[0].parent)

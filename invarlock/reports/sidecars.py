@@ -109,7 +109,13 @@ def edit_metadata(
 
 
 def runtime_manifest(
-    report: bytes, path: PurePosixPath, context: Mapping[str, Any], generated_at: str
+    report: bytes,
+    path: PurePosixPath,
+    context: Mapping[str, Any],
+    generated_at: str,
+    *,
+    allow_network: bool = False,
+    allow_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Return the ``runtime.manifest.json`` that binds a report's bytes to how it was run.
 
@@ -118,6 +124,8 @@ def runtime_manifest(
         path: of the report, relative to the pack.
         context: the report's ``context``.
         generated_at: UTC.
+        allow_network: whether the run might connect to the hub, before its cases.
+        allow_remote_code: whether code that the model brings was run.
 
     Raises:
         DocumentError: when the document would not hold to its schema.
@@ -133,8 +141,8 @@ def runtime_manifest(
             "image_ref": None,
             "image_digest": None,
             "container_execution": context["execution_mode"] == "container",
-            "allow_network": False,
-            "allow_remote_code": False,
+            "allow_network": allow_network,
+            "allow_remote_code": allow_remote_code,
             "allow_third_party_plugins": False,
         },
         "context": {

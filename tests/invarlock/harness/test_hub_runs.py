@@ -250,3 +250,57 @@ def test_a_folder_in_a_slot_is_pinned_by_its_digest_and_asks_for_parameters(
     assert str(tmp_path) not in (ran.pack / "manifest.json").read_text("utf-8")
     assert load(ran.directory / "state" / "disk_pressure.json")["held"]["subjects_bytes"] == 0
     assert verify(ran.pack).returncode == 0
+
+
+OWN_CODE = """
+import os
+from pathlib import Path
+from transformers import MistralForCausalLM
+
+class OwnForCausalLM(MistralForCausalLM):
+    def __init__(self, config):
+        super().__init__(config)
+        Path(os.environ["CODE_RAN"]).touch()
+"""
+
+
+def test_code_of_a_model_runs_only_where_its_row_and_the_user_both_say_so(
+    run_pytest: Callable[..., Any], hub: Hub, repository: Repository, tmp_path: Path
+) -> None:
+    config = json.loads(repository.files["config.json"])
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    own = {"config.json": json.dumps(config).encode(), "modeling_own.py": OWN_CODE.encode()}
+    hub.add(replace(repository, id="org/own-code", files={**repository.files, **own}))
+    trusting, silent = (write_suites(tmp_path / name / "suites", "org/own-code") for name in ("trusting", "silent"))
+    models = trusting / "models.toml"
+    models.write_text(models.read_text("utf-8").replace("\n[[suite]]", "trust_remote_code = true\n\n[[suite]]", 1))
+    marker = tmp_path / "code-ran"
+    variables = {**client_environment(hub, tmp_path / "cache"), "CODE_RAN": str(marker)}
+    variables["HF_MODULES_CACHE"] = str(tmp_path / "modules")
+    options = ("-k", "noop", "--net", "1")
+
+    refused = run_pytest(*options, suites=trusting, **variables)
+    without = run_pytest(
+        *options, suites=silent, directory=tmp_path / "without", INVARLOCK_ALLOW_REMOTE_CODE="1", **variables
+    )
+    ran_before = marker.exists()
+    with_code = run_pytest(
+        *options, suites=trusting, directory=tmp_path / "with", INVARLOCK_ALLOW_REMOTE_CODE="1", **variables
+    )
+
+    assert refused.status == 4, refused.output
+    assert "org/own-code: models.toml says that it brings code of its own (trust_remote_code)" in refused.output
+    assert without.status == 0, without.output
+    assert not ran_before
+    assert with_code.status == 0, with_code.output
+    assert marker.exists()
+    report = Path("reports/org__own-code/noop_control/run_1/runtime.manifest.json")
+    flags = [load(ran.pack / report)["runtime"] for ran in (without, with_code)]
+    assert [flag["allow_remote_code"] for flag in flags] == [False, True]
+    assert [flag["allow_network"] for flag in flags] == [True, True]
+    names = [
+        {file["name"] for file in load(ran.pack / MODEL_REVISIONS)["models"][0]["files"]}
+        for ran in (without, with_code)
+    ]
+    assert names[1] - names[0] == {"modeling_own.py"}
+    assert verify(with_code.pack).returncode == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.checkpoints.digests import digest_checkpoint, digest_file
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.errors import CheckpointError
 
@@ -43,6 +43,36 @@ def test_a_snapshot_shares_no_bytes_with_the_model_even_behind_links(tiny_model:
     for path in (tmp_path / "snapshot").iterdir():
         assert not path.is_symlink()
         assert path.stat().st_nlink == 1
+
+
+def test_a_snapshot_of_links_points_at_the_files_themselves_and_has_the_same_digest(
+    tiny_model: TinyModels, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for path in tiny_model("llama").iterdir():
+        (cache / path.name).symlink_to(path)
+
+    digest = make_snapshot(cache, None, tmp_path / "snapshot", None, "snapshot_symlink")
+
+    assert {path.readlink() for path in (tmp_path / "snapshot").iterdir()} == set(tiny_model("llama").iterdir())
+    assert digest == digest_checkpoint(tiny_model("llama"))
+
+
+def test_code_is_in_a_snapshot_only_as_it_is_pinned(tiny_model: TinyModels, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model("llama"), tmp_path / "model"))
+    (model / "modeling_own.py").write_text("pass\n")
+    pinned = {"modeling_own.py": digest_file(model / "modeling_own.py")}
+
+    digest = make_snapshot(model, None, tmp_path / "with", None, code=pinned)
+    make_snapshot(model, None, tmp_path / "without", None)
+
+    assert digest == digest_checkpoint(model)
+    assert contents(tmp_path / "with").keys() - contents(tmp_path / "without").keys() == {"modeling_own.py"}
+    (model / "modeling_own.py").write_text("raise SystemExit\n")
+    with pytest.raises(CheckpointError, match=r"modeling_own\.py: is not the file that is pinned"):
+        make_snapshot(model, None, tmp_path / "changed", None, code=pinned)
+    assert not (tmp_path / "changed").exists()
 
 
 def test_the_tokenizer_comes_from_its_own_folder(tiny_model: TinyModels, tmp_path: Path) -> None:

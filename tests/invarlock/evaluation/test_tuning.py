@@ -1,6 +1,7 @@
 """The tuner: ladders from mild to strong, bisection, and entries with their evidence."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,12 +58,17 @@ def test_an_edit_that_never_holds_is_an_error_that_says_why() -> None:
         Selection("quant_rtn", FFN, None, (trial,), 0.5, 1).entry()
 
 
-def test_a_model_is_tuned_and_other_entries_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_model_of_a_folder_is_tuned_and_other_entries_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "tuned.json"
     output.write_text((SUITES / "tuned_edit_params.json").read_text())
-    arguments = ["tune", "embedded/mixtral-tiny", "--suites", str(SUITES), "--edit", "fp8_quant", "--draws", "1"]
+    folder = tmp_path / "mine"
+    shutil.copytree(SUITES / "embedded/mixtral-tiny", folder)
+    shutil.copytree(SUITES / "embedded/tokenizer", folder, dirs_exist_ok=True)
+    arguments = ["tune", str(folder), "--model-id", "embedded/mixtral-tiny", "--suites", str(SUITES)]
 
-    assert main([*arguments, "--output", str(output)]) == 0
+    assert main([*arguments, "--edit", "fp8_quant", "--draws", "1", "--output", str(output)]) == 0
 
     told = capsys.readouterr().out
     assert "fp8_quant:e4m3:ffn: ratio 1" in told
@@ -97,8 +103,9 @@ def test_a_guards_limit_used_beyond_the_margin_speaks_against_a_candidate(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nobody/nothing"], "is no model of"),
-        (["mistralai/Mistral-7B-v0.1"], "it comes from the hub"),
+        (["nobody/nothing"], "'nobody/nothing' is no folder, and no model of"),
+        (["mistralai/Mistral-7B-v0.1"], "at 27d67f1b5f57dc0953326b2601d68371d40ea8da: not in the cache at"),
+        (["Qwen/Qwen3-8B"], "pins no revision of it; name the folder that it is in"),
         (["embedded/mistral-tiny", "--scope", "head"], "scope 'head' is none of"),
     ],
 )

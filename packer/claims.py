@@ -1,24 +1,23 @@
 """What a pack claims, derived again from its raw measurements.
 
-Building and verifying use the same functions: what a builder writes is what a verifier expects. Of each report only the
-facts that a verdict needs are kept.
+Building and verifying use the same functions: what a builder writes is what a verifier expects. Reports are examined
+one after the other, and of each only the facts that a verdict needs are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
-from typing import Any, TypeAlias
+from typing import Any
 
 from invarlock.packer import layout
 from invarlock.packer.contents import PackFiles
 from invarlock.packer.layout import beside, is_baseline, is_report
 from invarlock.packer.limits import MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_REPORTS
-from invarlock.packer.report_claims import Baseline, Examined, Plan, ReportFacts, examine_report
+from invarlock.packer.report_claims import Baseline, Plan, ReportFacts, examine_report
 
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
@@ -32,10 +31,6 @@ from invarlock.verdict.summaries import summarise, summarise_artifacts, summaris
 
 MAX_DIFFERENCES = 5
 _TIMESTAMP = re.compile(rb'\n  "timestamp": "([0-9TZ:-]{1,32})"')
-
-# Examines the reports of one model against its baseline, and returns what they hold in the order of their paths.
-Examine: TypeAlias = Callable[[Sequence[str], Baseline | None], Iterable[Examined]]
-StartExamining: TypeAlias = Callable[[PackFiles, Plan], AbstractContextManager[Examine]]
 
 
 @dataclass
@@ -61,13 +56,7 @@ class Findings:
         return [facts for facts in self.facts.values() if facts.kind == kind]
 
 
-@contextmanager
-def one_by_one(files: PackFiles, plan: Plan) -> Iterator[Examine]:
-    """Yield what examines the reports of a model in this process."""
-    yield lambda paths, baseline: (examine_report(files, path, baseline, plan) for path in paths)
-
-
-def examine_reports(files: PackFiles, start: StartExamining = one_by_one) -> Findings:
+def examine_reports(files: PackFiles) -> Findings:
     """Return what all reports of a pack hold, with the plan that they were made by."""
     found = Findings()
     _read_plan(files, found)
@@ -75,17 +64,19 @@ def examine_reports(files: PackFiles, start: StartExamining = one_by_one) -> Fin
     if len(paths) > MAX_REPORTS:
         found.claims.append(f"the pack has {len(paths)} reports, more than the limit of {MAX_REPORTS}")
         return found
-    with start(files, found.plan) as examine:
-        for _, group in groupby(sorted(paths, key=_by_model), key=layout.model_folder):
-            ordered = list(group)
-            baseline = _read_baseline(files, ordered.pop(0), found) if is_baseline(ordered[0]) else None
-            for path, examined in zip(ordered, examine(ordered, baseline), strict=True):
-                found.envelopes[path] = examined.envelope
-                if examined.facts is not None:
-                    found.facts[path] = examined.facts
-                    found.versions[path] = examined.facts.versions
-                found.claims += examined.claims
-                found.integrity += examined.integrity
+    for _, group in groupby(sorted(paths, key=_by_model), key=layout.model_folder):
+        baseline = None
+        for path in group:
+            if is_baseline(path):
+                baseline = _read_baseline(files, path, found)
+                continue
+            examined = examine_report(files, path, baseline, found.plan)
+            found.envelopes[path] = examined.envelope
+            if examined.facts is not None:
+                found.facts[path] = examined.facts
+                found.versions[path] = examined.facts.versions
+            found.claims += examined.claims
+            found.integrity += examined.integrity
     found.facts = dict(sorted(found.facts.items()))
     return found
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from invarlock.packer.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_TEXT_BYTES
-from invarlock.packer.pack_folder import FileState, PackFolder, Progress
+from invarlock.packer.pack_folder import PackFolder, Progress
 
 from invarlock.errors import IntegrityError, MissingFileError
 from invarlock.jsonio import parse_json
@@ -101,13 +101,6 @@ class SealedFiles:
     def document(self, path: str) -> Any:
         data = self.data(path, MAX_JSON_BYTES)
         return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
-
-    def read_elsewhere(self, read: Mapping[str, FileState], problems: Iterable[str]) -> None:
-        """Note files that another process has read and held against their digests, and what it found."""
-        for path, state in read.items():
-            self._left.pop(path, None)
-            self._progress(state[0])
-        self.problems += problems
 
     def hash_rest(self, wanted: Iterable[str]) -> None:
         """Start hashing every file that is not among those wanted as documents or data."""

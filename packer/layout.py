@@ -37,9 +37,6 @@ REPEATS_SUMMARY = "results/determinism_repeats.json"
 # When a guard-value sweep was run.
 GUARD_VALUE = "reports/guard_value_all_guard_probe_sweep.json"
 
-# Whatever deriving a report's claims reads of its folder.
-READ_OF_REPORT = (REPORT_NAME, *SIDECARS, *PROBES, *DEPLOYABLES, REPEATS)
-
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 # Folders that hold nothing but reports, what stands beside them, and what follows from them.
@@ -79,7 +76,13 @@ def model_folder(path: str) -> str:
 def is_read(path: str) -> bool:
     """Tell whether deriving a pack's claims reads a file; what is derived whole is only compared by digest."""
     name = path.rsplit("/", 1)[-1]
-    below_reports = path.startswith(("reports/", "baselines/")) and name in READ_OF_REPORT
+    below_reports = path.startswith(("reports/", "baselines/")) and name in (
+        REPORT_NAME,
+        *SIDECARS,
+        *PROBES,
+        *DEPLOYABLES,
+        REPEATS,
+    )
     return below_reports or path in _READ_METADATA or path in (VERDICT_JSON, README)
 
 

@@ -1,7 +1,7 @@
 """How much a pack may ask of its receiver. A pack beyond a limit is refused, not read in part.
 
-Together they keep ``verify`` below 256 MB of memory whatever a pack holds, its workers included: a process parses one
-document at a time, and what is kept of each report is a record of a few kilobytes.
+Together they keep ``verify`` below 256 MB of memory whatever a pack holds: one document is parsed at a time, and what
+is kept of each report is a record of a few kilobytes.
 """
 
 from __future__ import annotations
@@ -35,11 +35,3 @@ MAX_PROBLEMS = 100
 PIECE_BYTES = 1024 * 1024
 # More threads than these wait for the disk.
 MAX_HASHING_THREADS = 8
-# A new process takes as long to import what it needs as some 16 MB of reports take to derive.
-POOL_FROM_BYTES = 16 * 1024 * 1024
-# A worker has 35 MB of its own, and an adversary's JSON takes up to 70 times its size: two with inputs of 0.8 MB each
-# leave the receiver's own process its share of the 256 MB.
-MAX_REPORT_PROCESSES = 2
-MAX_POOLED_BYTES = 1600 * 1024
-# Reports of a batch are derived in some 30 ms: long against asking for them, short against the whole.
-REPORTS_A_BATCH = 8

@@ -39,7 +39,6 @@ from invarlock.packer.pack_folder import Listing, PackFolder, Progress, open_pac
 from invarlock.packer.readme import readme_follows
 from invarlock.packer.references import reference_problems
 from invarlock.packer.report_claims import ReportFacts, join_envelopes
-from invarlock.packer.report_pool import report_pool
 from invarlock.packer.signature import verify_manifest
 from invarlock.packer.trust import Authenticity, TrustedSigner, judge_signer, read_trust_store
 
@@ -181,7 +180,7 @@ def _verify(
     files = SealedFiles(folder, digests, start_progress(listing.total_bytes) if start_progress else None)
     try:
         files.hash_rest(filter(layout.is_read, digests))
-        found = examine_reports(files, lambda _, plan: report_pool(folder, listing, files, plan))
+        found = examine_reports(files)
         wrong = _check_claims(sealed, found, files, result)
         integrity += [*files.finish(), *found.integrity, *folder.changes(listing)]
     finally:

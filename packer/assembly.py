@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from invarlock.catalog.cases import report_folder
 from invarlock.catalog.models import folder_name
 from invarlock.errors import DocumentError, MissingFileError, ReportError, UsageError
 from invarlock.jsonio import check_schema, parse_json
+from invarlock.reports.preset_files import null_run_name, preset_name, read_preset
 
 
 def gather_files(
@@ -26,6 +27,7 @@ def gather_files(
     source_repo: Path | None = None,
     environment: Path | None = None,
     metadata: Mapping[str, Path] | None = None,
+    presets: Path | None = None,
     materials: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
     run_name: str | None = None,
@@ -42,6 +44,7 @@ def gather_files(
         source_repo: provenance of the source.
         environment: provenance of the environment.
         metadata: more files for ``metadata/``, by name.
+        presets: a folder of presets; those of the models that have a report go into the pack, with their null runs.
         materials: ``NAME=FILE`` texts; each goes to ``metadata/materials/NAME``.
         parameters: the settings of the run.
         run_name: name of the run directory; by default that of the folder of ``scenarios``.
@@ -68,6 +71,9 @@ def gather_files(
         for name in (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS):
             if path.with_name(name).is_file():
                 files[layout.beside(place, name)] = _read(path.with_name(name))
+    if presets is not None:
+        models = {layout.model_folder(place) for place in files if layout.is_report(place)}
+        files |= {f"{layout.PRESETS}{name}": _read(presets / name) for name in _preset_files(presets, models)}
     for path in baselines:
         data = _read(path)
         files[layout.baseline_path(_model_folder(data, path))] = data
@@ -109,6 +115,18 @@ def _text(path: Path) -> str:
     if len(data) > MAX_TEXT_BYTES // 2:
         raise UsageError(f"{path}: {len(data)} bytes, a README may have {MAX_TEXT_BYTES // 2}")
     return text
+
+
+def _preset_files(folder: Path, models: Iterable[str]) -> Iterator[str]:
+    """Yield the files of the presets of some models, by their path below the folder."""
+    for model in sorted(models):
+        path = folder / preset_name(model)
+        if not path.is_file():
+            continue
+        preset = read_preset(path).document
+        yield from (preset_name(model), preset_name(model, "yaml"))
+        for row in (*preset["null_runs"], preset["held_out"]):
+            yield null_run_name(model, row["run"])
 
 
 def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> str:

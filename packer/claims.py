@@ -17,11 +17,14 @@ from invarlock.packer import layout
 from invarlock.packer.contents import PackFiles
 from invarlock.packer.layout import beside, is_baseline, is_report
 from invarlock.packer.limits import MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_REPORTS
+from invarlock.packer.preset_claims import read_presets
 from invarlock.packer.report_claims import Baseline, Plan, ReportFacts, examine_report
 
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema, dump_json, parse_json
+from invarlock.reports.preset_files import preset_name
+from invarlock.reports.presets import Preset
 from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import differences, verify_baseline
 from invarlock.verdict.compiling import Outcome, compile_records, planned_cases, read_outcomes
@@ -49,6 +52,7 @@ class Findings:
     baseline_digests: dict[str, str] = field(default_factory=dict)
     text_providers: set[str] = field(default_factory=set)
     versions: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    presets: Mapping[str, Preset] = field(default_factory=dict)
     claims: list[str] = field(default_factory=list)
     integrity: list[str] = field(default_factory=list)
 
@@ -60,6 +64,9 @@ def examine_reports(files: PackFiles) -> Findings:
     """Return what all reports of a pack hold, with the plan that they were made by."""
     found = Findings()
     _read_plan(files, found)
+    presets, wrong = read_presets(files)
+    found.claims += wrong
+    found.presets = presets
     paths = [path for path in files.digests if is_report(path) or is_baseline(path)]
     if len(paths) > MAX_REPORTS:
         found.claims.append(f"the pack has {len(paths)} reports, more than the limit of {MAX_REPORTS}")
@@ -70,13 +77,16 @@ def examine_reports(files: PackFiles) -> Findings:
             if is_baseline(path):
                 baseline = _read_baseline(files, path, found)
                 continue
-            examined = examine_report(files, path, baseline, found.plan)
+            examined = examine_report(files, path, baseline, found.plan, presets.get(layout.model_folder(path)))
             found.envelopes[path] = examined.envelope
             if examined.facts is not None:
                 found.facts[path] = examined.facts
                 found.versions[path] = examined.facts.versions
             found.claims += examined.claims
             found.integrity += examined.integrity
+    models = {layout.model_folder(path) for path in paths if is_report(path)}
+    unused = sorted(presets.keys() - models)
+    found.claims += [f"{layout.PRESETS}{preset_name(name)}: the preset of no model with a report" for name in unused]
     found.facts = dict(sorted(found.facts.items()))
     return found
 

@@ -14,6 +14,8 @@ MODEL_REVISIONS = "metadata/model_revisions.json"
 TUNED_PARAMS = "metadata/tuned_edit_params.json"
 SOURCE_REPO = "metadata/source_repo.json"
 ENVIRONMENT = "metadata/environment.json"
+# Presets by model, as JSON and as YAML, and in a folder of each model the null runs that its preset follows from.
+PRESETS = "metadata/presets/"
 README = "README.md"
 REPORT_NAME = "evaluation.report.json"
 RUNTIME_MANIFEST = "runtime.manifest.json"
@@ -83,9 +85,9 @@ def is_read(path: str) -> bool:
         *DEPLOYABLES,
         REPEATS,
     )
-    return below_reports or path in _READ_METADATA or path in (VERDICT_JSON, README)
+    return below_reports or path.startswith(PRESETS) or path in _READ_METADATA or path in (VERDICT_JSON, README)
 
 
 def is_checked(path: str) -> bool:
     """Tell whether a file is held against the reports, and not only against its checksum."""
-    return path.startswith(DERIVED_FOLDERS) or path in _READ_METADATA or path == README
+    return path.startswith((*DERIVED_FOLDERS, PRESETS)) or path in _READ_METADATA or path == README

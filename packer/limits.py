@@ -22,6 +22,8 @@ MAX_JSON_BYTES = 16 * 1024 * 1024
 MAX_JSON_VALUES = 400_000
 # The largest suite has some 700 cases.
 MAX_REPORTS = 10_000
+# A preset learns little more from a hundred null runs than from twenty.
+MAX_NULL_RUNS = 101
 # A README of ours has 2 KB, and a maker's own words some more.
 MAX_TEXT_BYTES = 1024 * 1024
 # Packed weights of a large model in the pack of a deployable; without weights a pack has some gigabytes at most.

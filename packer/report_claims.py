@@ -10,6 +10,7 @@ from invarlock.packer import layout
 from invarlock.packer.contents import PackFiles
 from invarlock.packer.edit_records import edit_record_problems
 from invarlock.packer.layout import beside
+from invarlock.packer.preset_claims import preset_use_problems
 
 from invarlock.catalog.edit_specs import parse_edit_spec
 from invarlock.catalog.models import folder_name
@@ -17,6 +18,7 @@ from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema
 from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.presets import Preset
 from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import repeats_problems
 from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
@@ -77,7 +79,9 @@ class Plan:
     tuned: TunedParams | None
 
 
-def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan: Plan) -> Examined:
+def examine_report(
+    files: PackFiles, path: str, baseline: Baseline | None, plan: Plan, preset: Preset | None
+) -> Examined:
     """Return what a report and the files beside it hold, and what in them does not follow.
 
     A file that cannot be read as its digest promises is the business of ``files``, and not told twice.
@@ -97,6 +101,7 @@ def examine_report(files: PackFiles, path: str, baseline: Baseline | None, plan:
     digest = files.digests[path]
     claims = list(_place_problems(path, report, baseline))
     claims += _tuned_problems(path, report, planned, plan.tuned)
+    claims += preset_use_problems(path, report, preset, None if baseline is None else baseline.document)
     runtime, wrong = _runtime_manifest(files, path, report, digest)
     claims += wrong
     claims += _timing_problems(files, path, report)

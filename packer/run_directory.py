@@ -38,15 +38,16 @@ class RunDirectory:
     def pack(self) -> Path:
         return self.path / "evidence_pack"
 
+    @property
+    def presets(self) -> Path:
+        """Calibrated presets, and for each model a folder of the null runs that its preset follows from."""
+        return self.path / "presets"
+
     def baseline_snapshot(self, model: Model) -> Path:
         return self.path / "models" / model.folder / "baseline"
 
     def baseline_report(self, model: Model) -> Path:
         return self.source_of(layout.baseline_path(model.folder))
-
-    @property
-    def presets(self) -> Path:
-        return self.path / "presets"
 
     def subject(self, case: Case) -> Path:
         """Return where a case's subject is made; runs of one scenario may be made at the same time."""

@@ -138,6 +138,7 @@ def pack_run(
         source_repo=source if source.is_file() else None,
         environment=state / "environment.json",
         metadata={name: state / name for name in ("tuned_edit_params.json", "model_revisions.json")},
+        presets=directory.presets,
         parameters=public_settings(parameters),
         run_name=run_name or directory.path.name,
     )

@@ -16,7 +16,12 @@ from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key
 from packs import seal
 
 ROOT = Path(__file__).parents[1]
-SMALL = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "OMP_NUM_THREADS": "1"}
+SMALL = {
+    "INVARLOCK_PREVIEW_WINDOWS": "8",
+    "INVARLOCK_FINAL_WINDOWS": "16",
+    "OMP_NUM_THREADS": "1",
+    "DRIFT_CALIBRATION_RUNS": "2",
+}
 
 
 @dataclass(frozen=True)

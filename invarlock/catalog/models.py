@@ -14,6 +14,8 @@ from invarlock.jsonio import check_schema
 # How often a scenario runs, each run with windows of its own; a suite may say otherwise.
 CLEAN_RUNS = 3
 STRESS_RUNS = 2
+# From how many null runs a model's preset is derived.
+CALIBRATION_RUNS = 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Suite:
     notes: str
     clean_runs: int = CLEAN_RUNS
     stress_runs: int = STRESS_RUNS
+    calibration_runs: int = CALIBRATION_RUNS
     text: Text | None = None
     named_scenarios_only: bool = False
 

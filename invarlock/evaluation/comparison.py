@@ -74,6 +74,15 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Weighed:
+    """What the files of a baseline hold: their digest, the tokenizer's, and the facts of the weights."""
+
+    digest: str
+    tokenizer_sha256: str
+    facts: CheckpointFacts
+
+
+@dataclass(frozen=True)
 class Baseline:
     """A baseline and all that was measured of it; ``draws`` by run, ``seconds`` a stage."""
 
@@ -112,17 +121,25 @@ def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[i
 
 
 def measure_baseline(
-    folder: Path, draws: dict[int, Draw], plan: WindowPlan, placement: Placement, *, probe: bool
+    folder: Path,
+    draws: dict[int, Draw],
+    plan: WindowPlan,
+    placement: Placement,
+    *,
+    probe: bool,
+    weighed: Weighed | None = None,
 ) -> Baseline:
     """Return all measurements of a baseline; with ``probe`` the activations over the probe's windows too.
+
+    What is known of its files and weights already, ``weighed``, is not measured again.
 
     Raises:
         CheckpointError: when it is no whole checkpoint.
         EvaluationError: when it cannot be loaded, or a loss is not finite.
     """
     started = time.perf_counter()
-    facts = measure_checkpoint(folder, len(load_tokenizer(folder)))
-    weighed = time.perf_counter()
+    known = weighed or weigh(folder)
+    read = time.perf_counter()
     model = load_model(folder, placement)
     loaded = time.perf_counter()
     room = placement.room_bytes
@@ -141,11 +158,21 @@ def measure_baseline(
             _activations(model, draw, rmt.PROBE_WINDOWS, room) if probe else None,
         )
     seconds = {
-        "measure_weights": weighed - started,
-        "load": loaded - weighed,
+        "measure_weights": read - started,
+        "load": loaded - read,
         "score": time.perf_counter() - loaded,
     }
-    return Baseline(digest_checkpoint(folder), tokenizer_digest(folder), facts, scored, seconds)
+    return Baseline(known.digest, known.tokenizer_sha256, known.facts, scored, seconds)
+
+
+def weigh(folder: Path) -> Weighed:
+    """Return what a baseline's files hold.
+
+    Raises:
+        CheckpointError: when it is no whole checkpoint.
+    """
+    facts = measure_checkpoint(folder, len(load_tokenizer(folder)))
+    return Weighed(digest_checkpoint(folder), tokenizer_digest(folder), facts)
 
 
 def compare(

@@ -5,7 +5,8 @@ Runs differ in their draw and in the seed of the jitter. Their documents are wha
 
 Example::
 
-    document = measure_null_run(snapshot, setup, run=1, workspace=Path("nulls"))
+    draws = null_draws(snapshot, setup, [1, 2])
+    document = measure_null_run(snapshot, setup, 1, draws[1], Path("nulls"), policy["variance"])
     document["changes"][0]["name"]     # "float16_round_trip"
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from invarlock.evaluation.comparison import (
     Measured,
     Reference,
     ScoredDraw,
+    Weighed,
     compare,
     draw_runs,
     measure_baseline,
@@ -37,6 +39,7 @@ from invarlock.evaluation.comparison import (
 )
 from invarlock.evaluation.documents import Setup
 from invarlock.evaluation.scoring import Scores
+from invarlock.evaluation.windows import Draw
 from invarlock.guards import rmt, variance
 from invarlock.jsonio import check_schema
 from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
@@ -45,16 +48,24 @@ Change = Callable[[torch.Tensor, Module], torch.Tensor]
 
 
 def measure_null_run(
-    snapshot: Path, setup: Setup, run: int, workspace: Path, variance_policy: Mapping[str, Any]
+    snapshot: Path,
+    setup: Setup,
+    run: int,
+    draw: Draw,
+    workspace: Path,
+    variance_policy: Mapping[str, Any],
+    weighed: Weighed | None = None,
 ) -> dict[str, Any]:
     """Return the document of a null run; the checkpoints that it needs are made in ``workspace`` and removed.
 
     Args:
         snapshot: the baseline's checkpoint.
         setup: of the model.
-        run: its number, from 1; it decides the draw and the seed.
+        run: its number, from 1; it decides the seed.
+        draw: its windows, which ``null_draws`` gives.
         workspace: a folder for the changed checkpoints, removed at the end.
         variance_policy: the tier's ``variance`` limits, by which scales are proposed.
+        weighed: what is known of the baseline's files and weights.
 
     Raises:
         EvaluationError: when the text is too short, or a changed model cannot be loaded or scored.
@@ -62,8 +73,7 @@ def measure_null_run(
     """
     files = read_checkpoint(snapshot)
     seed = setup.plan.window_seed(NULL_SEED + run)
-    draw = draw_runs(snapshot, setup.text, setup.plan, [NULL_SEED + run])[NULL_SEED + run]
-    baseline = measure_baseline(snapshot, {run: draw}, setup.plan, setup.placement, probe=True)
+    baseline = measure_baseline(snapshot, {run: draw}, setup.plan, setup.placement, probe=True, weighed=weighed)
     own = baseline.draws[run]
     assert own.probe is not None
     against = Reference(snapshot, baseline.facts, own.activations.variance, own.probe.variance)
@@ -85,16 +95,28 @@ def measure_null_run(
         "meta": setup.meta(),
         "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
         "dataset": setup.dataset(baseline.tokenizer_sha256),
-        "measurement_contracts": {
-            "rmt": dict(rmt.CONTRACT),
-            "spectral": dict(SPECTRAL_CONTRACT),
-            "variance": dict(variance.CONTRACT),
-        },
+        "measurement_contracts": null_contracts(),
         **_baseline_block(own, baseline.facts.spectral),
         "changes": changes,
     }
     check_schema(document, "null_run", where=f"null run {run} of {setup.model_id}")
     return document
+
+
+def null_contracts() -> dict[str, dict[str, Any]]:
+    """Return how the guards' numbers in a null run are measured."""
+    contracts = {"rmt": rmt.CONTRACT, "spectral": SPECTRAL_CONTRACT, "variance": variance.CONTRACT}
+    return {guard: dict(contract) for guard, contract in contracts.items()}
+
+
+def null_draws(snapshot: Path, setup: Setup, runs: Sequence[int]) -> dict[int, Draw]:
+    """Return the windows of some null runs by their number, the text tokenised once.
+
+    Raises:
+        EvaluationError: when the tokenizer cannot be loaded or the text is too short.
+    """
+    draws = draw_runs(snapshot, setup.text, setup.plan, [NULL_SEED + run for run in runs])
+    return {run: draws[NULL_SEED + run] for run in runs}
 
 
 def null_rewrite(name: str, files: CheckpointFiles, seed: int) -> Rewrite:

@@ -52,6 +52,7 @@ class Baselines:
         self._text: SourceText | None = None
         self._tokens: dict[str, dict[int, Draw]] = {}
         self._read: dict[str, Baseline] = {}
+        self._snapshots: set[str] = set()
 
     @property
     def text(self) -> SourceText:
@@ -72,6 +73,21 @@ class Baselines:
         if model.id not in self._read:
             self._read[model.id] = self._shared(model, placement)
         return self._read[model.id]
+
+    def snapshot(self, model: Model) -> Path:
+        """Return a model's snapshot, which is made or looked at once by each worker.
+
+        Raises:
+            InvarLockError: when it is not the one pinned.
+        """
+        snapshot = self.run.directory.baseline_snapshot(model)
+        if model.id not in self._snapshots:
+            lock = self.run.directory.lock(f"baseline_{model.folder}")
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(lock, timeout=LOCK_TIMEOUT_SECONDS):
+                self._make_snapshot(model, snapshot)
+            self._snapshots.add(model.id)
+        return snapshot
 
     def draw(self, model: Model, run: int) -> Draw:
         """Return the windows of a run; those of all runs of a model are drawn at once, its text tokenised once."""

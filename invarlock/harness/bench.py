@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from invarlock.evaluation.comparison import Measured, compare
 from invarlock.evaluation.documents import reference
 from invarlock.evaluation.models import Placement
 from invarlock.harness.baselines import Baselines
+from invarlock.harness.calibration import Calibration
 from invarlock.harness.case_facts import case_facts
 from invarlock.harness.case_files import write_case
 from invarlock.harness.inventory import Pool
 from invarlock.harness.leases import TURN_SECONDS, Leases
+from invarlock.harness.presets import PlannedNullRun
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
 from invarlock.harness.subjects import make_subject, subject_digest, subject_spec
@@ -56,7 +59,7 @@ class Bench:
         apply_determinism(run.settings["determinism"], pool.threads)
         self.leases = Leases(run.directory.locks / "devices", pool, run.worker)
         self.baselines = Baselines(run, Placement("cuda" if pool.kind == "gpu" else "cpu"))
-        self.policy = resolve_policy(run.settings["tier"], run.settings["profile"], {})
+        self.calibration = Calibration(run, self.baselines)
         self.tuned = read_tuned_params(run.tuned_params_path)
         plan = read_json(run.directory.state / "plan.json")
         self._needs: dict[str, int] = {row["model"]: row["memory_bytes"] for row in plan["models"]}
@@ -89,7 +92,10 @@ class Bench:
         started = time.perf_counter()
         baseline = self.baselines.baseline(case.model, placement)
         _log.info("baseline %s is ready after %.2f s", case.model.id, time.perf_counter() - started)
-        setup = self.baselines.setup(case.model)
+        preset = self.calibration.preset(case.model, baseline, placement)
+        setup = replace(self.baselines.setup(case.model), preset=preset)
+        settings = self.run.settings
+        policy = resolve_policy(settings["tier"], settings["profile"], {}, preset.limits if preset else None)
         path = self.run.directory.report(case)
         repeats = self.run.settings["repeats"] if case.scenario.category == "clean" else 0
         if path.is_file():
@@ -117,7 +123,7 @@ class Bench:
                 baseline.document, baseline.snapshot, case.run, probe=bool(probes_asked(case.scenario.document))
             )
             measured, *again = (
-                compare(subject, against, draw, setup.plan, placement, self.policy["variance"], weights)
+                compare(subject, against, draw, setup.plan, placement, policy["variance"], weights)
                 for _ in range(1 + repeats)
             )
         finally:
@@ -130,6 +136,15 @@ class Bench:
         report = write_case(path, case, setup, baseline, draw, made, measured, again, examined)
         _log.info("report written: ratio %s, guards %s", *case_facts(report).values())
         return report
+
+    def calibrate(self, null_run: PlannedNullRun) -> dict[str, Any]:
+        """Measure a null run, unless it is there, and return its document, which is then on disk.
+
+        Raises:
+            InvarLockError: when the baseline is not the one pinned, or cannot be measured.
+        """
+        with self._leased(null_run.model, self._needs[null_run.model.id]) as placement:
+            return self.calibration.measure(null_run, placement)
 
     @contextmanager
     def _leased(self, model: Model, need_bytes: int) -> Iterator[Placement]:

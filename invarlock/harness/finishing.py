@@ -6,19 +6,22 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from invarlock.errors import InvarLockError, MissingFileError
+from invarlock.catalog.models import Model
+from invarlock.errors import EvaluationError, InvarLockError, MissingFileError
 from invarlock.harness.inventory import Pool
+from invarlock.harness.presets import derived_preset, preset_lines, preset_path
 from invarlock.harness.pytest_report import reduce_pytest_report
 from invarlock.harness.run import Run
 from invarlock.jsonio import parse_json, write_json
 from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key
 from invarlock.packer.run_ending import FoundReports, pack_run, read_reports, verdict_lines, write_results
+from invarlock.reports.preset_files import null_run_name
 from invarlock.runtime.determinism import determinism_switches
 from invarlock.runtime.graphics import graphics
 from invarlock.runtime.provenance import NO_SOURCE, environment, source_of
@@ -61,6 +64,27 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
         return Ending(passed, (*lines, *_pack(run, found, finished)))
     except InvarLockError as error:
         return Ending(False, (*lines, f"no pack was built: {error}"))
+
+
+def finish_calibration(run: Run, models: Sequence[Model]) -> Ending:
+    """Derive the preset of each model from its null runs; there is no verdict and no pack."""
+    lines: list[str] = []
+    missing = 0
+    for model in models:
+        numbers = range(1, run.settings["calibration_runs"] + 1)
+        paths = {number: run.directory.presets / null_run_name(model.folder, number) for number in numbers}
+        absent = [str(number) for number, path in paths.items() if not path.is_file()]
+        try:
+            if absent:
+                raise EvaluationError(f"null runs {', '.join(absent)} are not there; go on with them: --resume")
+            lines += preset_lines(derived_preset(run, model), _shown(preset_path(run, model)))
+        except InvarLockError as error:
+            missing += 1
+            lines.append(f"{model.id}: no preset: {error}")
+    folder = shlex.quote(_shown(run.directory.presets))
+    if not missing:
+        lines += [f"presets: {folder}", f"run the cases with them: PACK_CALIBRATION_PRESET_DIR={folder} pytest suites"]
+    return Ending(not missing, tuple(lines))
 
 
 def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:

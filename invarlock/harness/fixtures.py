@@ -11,6 +11,7 @@ import pytest
 from invarlock.catalog.cases import Case
 from invarlock.errors import InvarLockError
 from invarlock.harness.case_facts import case_facts
+from invarlock.harness.presets import PlannedNullRun
 from invarlock.harness.sentinels import run_sentinel
 
 if TYPE_CHECKING:
@@ -35,6 +36,15 @@ def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[
         pytest.fail(str(error), pytrace=False)
     request.node.user_properties.extend(case_facts(found).items())
     return found
+
+
+@pytest.fixture
+def measured_null_run(null_run: PlannedNullRun, bench: Bench) -> Mapping[str, Any]:
+    """The document of a null run: the baseline against harmless changes of itself."""
+    try:
+        return bench.calibrate(null_run)
+    except InvarLockError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture

@@ -11,11 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from invarlock.catalog.cases import Case, effective_manifest
+from invarlock.catalog.models import Model
 from invarlock.catalog.pins import Pins
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import UsageError
 from invarlock.harness.inventory import Pool
-from invarlock.harness.preflight import pool_of, problems
+from invarlock.harness.preflight import CALIBRATION_CHECKS, pool_of, problems
+from invarlock.harness.presets import PlannedNullRun, begin_presets
 from invarlock.harness.run import Run
 from invarlock.harness.sharding import manifest_of_shard, shard_document
 from invarlock.harness.sizing import disk_bytes, model_needs
@@ -65,11 +67,58 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
         if part is not None:
             write_json(run.directory.shard, part)
         pool.write(run.directory.devices)
+        begin_presets(run, _models(cases))
     except BaseException:
         if not existed:
             shutil.rmtree(run.directory.path, ignore_errors=True)
         raise
     return list(_remarks(run, pool))
+
+
+def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) -> list[str]:
+    """Check what null runs need, fetch their models and write ``state/``; return what the operator should know.
+
+    Raises:
+        UsageError: with all problems, a line each.
+    """
+    cases = _cases_of(run, null_runs)
+    run = replace(run, sources=find_sources(run, _models(cases), []))
+    found = problems(run, cases, CALIBRATION_CHECKS)
+    if found:
+        raise UsageError("\n".join(found))
+    pins = obtain_pins(run.sources, [model.id for model in _models(cases)], tell)
+    existed = run.directory.path.exists()
+    pool = pool_of(run)
+    state = run.directory.state
+    try:
+        write_json(state / "settings.json", run.settings.document())
+        write_json(state / PINS_NAME, pins.document())
+        write_json(state / "plan.json", {**plan_document(run, cases), "cases": []})
+        pool.write(run.directory.devices)
+        begin_presets(run, _models(cases))
+    except BaseException:
+        if not existed:
+            shutil.rmtree(run.directory.path, ignore_errors=True)
+        raise
+    return list(_remarks(run, pool))
+
+
+def calibration_lines(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[str]:
+    """Return the plan of null runs for people, a line a model after the first."""
+    models = {null_run.model.id for null_run in null_runs}
+    counts = [(model, sum(null_run.model.id == model for null_run in null_runs)) for model in sorted(models)]
+    lines = [f"invarlock: presets of suite {run.catalog.suite}: {_count(len(null_runs), 'null run')}, no case is run"]
+    return [*lines, *(f"invarlock:   {model}: {_count(count, 'null run')}" for model, count in counts)]
+
+
+def _cases_of(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[Case]:
+    """Return the cases that presets are made for."""
+    models = {null_run.model.id for null_run in null_runs}
+    return [case for case in run.catalog.cases if case.model.id in models and run.catalog.suite in case.suites]
+
+
+def _models(cases: Sequence[Case]) -> list[Model]:
+    return list({case.model.id: case.model for case in cases}.values())
 
 
 def plan_document(run: Run, cases: Sequence[Case]) -> dict[str, Any]:
@@ -129,7 +178,11 @@ def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:
     Raises:
         UsageError: naming the first difference.
     """
-    earlier = read_json(run.directory.state / "scenarios.json")
+    path = run.directory.state / "scenarios.json"
+    if not path.is_file():
+        # so far it has presets only
+        return
+    earlier = read_json(path)
     # which words selected the cases does not matter, the cases do
     found, asked = ({**one, "selection": {**one.get("selection", {}), "expression": {}}} for one in (earlier, manifest))
     wrong = next(differences(found, asked), None)

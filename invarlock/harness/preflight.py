@@ -16,6 +16,7 @@ from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import Pool, make_pool
 from invarlock.harness.memory_plan import memory_problems
+from invarlock.harness.presets import preset_check
 from invarlock.harness.run import Run
 from invarlock.harness.sizing import disk_need, model_needs
 from invarlock.packer.keys import load_signing_key
@@ -27,7 +28,7 @@ Check = Callable[[Run, Sequence[Case]], Iterator[str]]
 def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     directory = run.directory.path
     if run.settings["resume"]:
-        if not (run.directory.state / "scenarios.json").is_file():
+        if not (run.directory.state / "settings.json").is_file():
             yield f"--resume: {directory} holds no run; leave --resume out, or name a run's folder with --output-dir"
     elif directory.exists() and not directory.is_dir():
         yield f"--output-dir: {directory} is no folder; name another"
@@ -116,6 +117,10 @@ def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
             yield f"{scenario}: its backend {backend} needs {package}, which is not installed; pip install {package}"
 
 
+def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    yield from preset_check(run, list({case.model.id: case.model for case in cases}.values()))
+
+
 def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     try:
         yield from memory_problems(pool_of(run), [run.sources.sized(case.model) for case in cases])
@@ -171,14 +176,18 @@ CHECKS: tuple[Check, ...] = (
     check_text,
     check_tuned_params,
     check_backends,
+    check_presets,
     check_devices,
     check_disk,
 )
 
+# What a run that makes presets and runs no case has to hold to.
+CALIBRATION_CHECKS = tuple(check for check in CHECKS if check not in (check_pack, check_tuned_params))
 
-def problems(run: Run, cases: Sequence[Case]) -> list[str]:
+
+def problems(run: Run, cases: Sequence[Case], checks: Sequence[Check] = CHECKS) -> list[str]:
     """Return every problem that the checks find, in their order."""
-    return [line for check in CHECKS for line in check(run, cases)]
+    return [line for check in checks for line in check(run, cases)]
 
 
 def pool_of(run: Run) -> Pool:

@@ -12,9 +12,12 @@ from typing import Any
 
 from invarlock.catalog.cases import Case
 from invarlock.errors import InvarLockError
+from invarlock.evaluation.comparison import Weighed
 from invarlock.evaluation.documents import Setup
+from invarlock.evaluation.null_runs import null_contracts
 from invarlock.jsonio import check_schema, parse_json, read_json
 from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.null_runs import NULL_SEED, null_run_problems
 from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
 from invarlock.reports.repeats import repeats_problems
@@ -38,6 +41,32 @@ def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | 
             if draw["seeds"] != setup.seeds(draw["run"]) or (probe and "probe" not in draw)
         ]
     except InvarLockError:
+        wrong = ["malformed"]
+    if wrong:
+        set_aside(path)
+        return None
+    return document
+
+
+def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> dict[str, Any] | None:
+    """Return a null run's document that an earlier run left, None when there is none or it does not fit this run."""
+    if not path.is_file():
+        return None
+    try:
+        document: dict[str, Any] = read_json(path)
+        check_schema(document, "null_run", where=path.name)
+        wrong = list(null_run_problems(document))
+        seed = setup.plan.window_seed(NULL_SEED + run)
+        asked = {
+            "run": run,
+            "seeds": {"windows": seed, "changes": seed},
+            "meta": setup.meta(),
+            "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
+            "dataset": setup.dataset(baseline.tokenizer_sha256),
+            "measurement_contracts": null_contracts(),
+        }
+        wrong += differences({key: document[key] for key in asked}, asked)
+    except (InvarLockError, KeyError, TypeError):
         wrong = ["malformed"]
     if wrong:
         set_aside(path)

@@ -41,6 +41,15 @@ class Catalog:
         wanted = scenario_ids is None or case.scenario.id in scenario_ids
         return wanted and self.suite in case.suites and case.scenario.category in self.categories
 
+    def has_model(self, model: Model) -> bool:
+        """Tell whether a model is one of the run's suite."""
+        return model.id in self.models.suites[self.suite].models
+
+    def model_marks(self, model: Model) -> list[str]:
+        """Return the marks of a null run: its model's suites, its model, and the device it needs."""
+        suites = [suite for suite in self.models.suites.values() if model.id in suite.models]
+        return [*(suite.name for suite in suites), model.short_name, *sorted({suite.requires for suite in suites})]
+
     def marks(self, case: Case) -> list[str]:
         """Return the marks of a case: its suites, its category, its model, and the device it needs."""
         needs = {self.models.suites[name].requires for name in case.suites}

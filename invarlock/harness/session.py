@@ -6,11 +6,12 @@ only runs cases. Both collect the same cases from the same files.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -20,8 +21,9 @@ from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError
 from invarlock.harness.byoe import bring, is_byoe
 from invarlock.harness.disk_pressure import DiskPressure
-from invarlock.harness.finishing import Ending, finish_run
-from invarlock.harness.planning import plan_lines, plan_run
+from invarlock.harness.finishing import Ending, finish_calibration, finish_run
+from invarlock.harness.planning import calibration_lines, plan_calibration, plan_lines, plan_run
+from invarlock.harness.presets import CALIBRATE_ONLY, PlannedNullRun
 from invarlock.harness.pytest_report import RERUN
 from invarlock.harness.run import Run
 from invarlock.harness.selection import SENTINEL_MARK, Catalog, make_catalog
@@ -76,9 +78,26 @@ class SuiteSession:
             worker=worker,
         )
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makeitem(self, name: str, obj: object) -> list[pytest.Item] | None:
+        """Leave out what this mode does not run: cases where presets are made, null runs where cases are run."""
+        arguments = inspect.signature(obj).parameters if inspect.isfunction(obj) and name.startswith("test") else ()
+        left_out = "case" if self.calibrates_only else "null_run"
+        return [] if left_out in arguments else None
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "sentinel" in metafunc.fixturenames:
             metafunc.parametrize("sentinel", [pytest.param(name, marks=pytest.mark.sentinel) for name in SENTINELS])
+        if "null_run" in metafunc.fixturenames:
+            rows = [
+                pytest.param(
+                    null_run,
+                    id=null_run.id,
+                    marks=[getattr(pytest.mark, mark) for mark in self.catalog.model_marks(null_run.model)],
+                )
+                for null_run in self._null_runs()
+            ]
+            metafunc.parametrize("null_run", rows)
         if "case" not in metafunc.fixturenames:
             return
         params = [
@@ -90,19 +109,21 @@ class SuiteSession:
     def _selects(self, item: pytest.Item) -> bool:
         if item.get_closest_marker(SENTINEL_MARK) is not None:
             return self.catalog.sentinels
-        case = case_of(item)
+        case, null_run = _parameter(item, Case), _parameter(item, PlannedNullRun)
+        if null_run is not None:
+            return self.catalog.has_model(null_run.model)
         return case is None or self.catalog.selects(case, self.settings["scenario_ids"])
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         selected = {item: self._selects(item) for item in items}
-        self.whole = [case for item in items if selected[item] and (case := case_of(item)) is not None]
+        self.whole = [case for item in items if selected[item] and (case := _parameter(item, Case)) is not None]
         if self.settings["shard"] is not None:
             own = {case.id for case in own_cases(self.whole, self.settings["shard"])}
             # a test that runs no case belongs to the first shard
             others = self.settings["shard"][0] == 1
             selected = {
-                item: kept and (others if (case := case_of(item)) is None else case.id in own)
+                item: kept and (others if (case := _parameter(item, Case)) is None else case.id in own)
                 for item, kept in selected.items()
             }
         kept = [item for item in items if selected[item]]
@@ -110,6 +131,16 @@ class SuiteSession:
         if dropped:
             config.hook.pytest_deselected(items=dropped)
             items[:] = kept
+
+    @property
+    def calibrates_only(self) -> bool:
+        """Whether presets are made and no case is run."""
+        return bool(self.settings["suite_mode"] == CALIBRATE_ONLY)
+
+    def _null_runs(self) -> list[PlannedNullRun]:
+        models = {case.model.id: case.model for case in self.catalog.cases}.values()
+        numbers = range(1, self.settings["calibration_runs"] + 1)
+        return [PlannedNullRun(model, number) for model in models for number in numbers]
 
 
 class Worker(SuiteSession):
@@ -147,7 +178,8 @@ class Controller(SuiteSession):
         directory = config.invocation_params.dir / (settings["output_dir"] or default)
         distributed = getattr(option, "dist", "no") != "no"
         self._of = self._run(directory.resolve(), max(1, len(option.tx)) if distributed else 1, started)
-        self.planned: list[Case] = []
+        self.planned: list[Case] | list[PlannedNullRun] = []
+        self._null_runs_planned: list[PlannedNullRun] = []
         self._collected = Collected() if shard is not None and distributed and not option.collectonly else None
         self._lost: set[str] = set()
         self.ending: Ending | None = None
@@ -193,7 +225,10 @@ class Controller(SuiteSession):
             self._plan([item.nodeid for item in session.items])
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
-        cases = self._cases([item.nodeid for item in items])
+        ids = [item.nodeid for item in items]
+        if self.calibrates_only:
+            return calibration_lines(self.run, self._planned_null_runs(ids))
+        cases = self._cases(ids)
         return plan_lines(self.run, cases) if cases else []
 
     @pytest.hookimpl(trylast=True)
@@ -206,7 +241,11 @@ class Controller(SuiteSession):
             session.shouldstop or session.shouldfail
         )
         self._pressure.stop()
-        self.ending = finish_run(self.run, report, interrupted=interrupted)
+        if self.calibrates_only:
+            models = {null_run.model.id: null_run.model for null_run in self._null_runs_planned}
+            self.ending = finish_calibration(self.run, list(models.values()))
+        else:
+            self.ending = finish_run(self.run, report, interrupted=interrupted)
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
             with Path(summary).open("a", encoding="utf-8") as stream:
@@ -228,14 +267,19 @@ class Controller(SuiteSession):
             terminalreporter.write_line(line)
 
     def _cases(self, node_ids: Sequence[str]) -> list[Case]:
-        return self.catalog.planned([node.partition("[")[2].removesuffix("]") for node in node_ids])
+        return self.catalog.planned([parameter_id(node) for node in node_ids])
+
+    def _planned_null_runs(self, node_ids: Sequence[str]) -> list[PlannedNullRun]:
+        wanted = {parameter_id(node) for node in node_ids}
+        return [null_run for null_run in self._null_runs() if null_run.id in wanted]
 
     def _plan(self, node_ids: Sequence[str]) -> None:
         if self.planned or self.config.option.collectonly:
             return
-        cases = self._cases(node_ids)
+        cases = [] if self.calibrates_only else self._cases(node_ids)
+        null_runs = self._planned_null_runs(node_ids) if self.calibrates_only else []
         self._check_sentinels(node_ids)
-        if not cases:
+        if not cases and not null_runs:
             return
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
 
@@ -245,10 +289,10 @@ class Controller(SuiteSession):
 
         try:
             whole = self.whole if self._collected is None else self.catalog.planned(self._collected.read())
-            lines = plan_run(self.run, cases, tell, whole)
+            lines = plan_calibration(self.run, null_runs, tell) if null_runs else plan_run(self.run, cases, tell, whole)
         except InvarLockError as error:
             raise pytest.UsageError(str(error)) from None
-        self.planned = cases
+        self.planned, self._null_runs_planned = cases or null_runs, null_runs
         self._pressure.start()
         for line in lines:
             tell(line)
@@ -268,8 +312,16 @@ def newest_run(folder: Path, suite: str, part: str = "") -> str | None:
     return str(runs[-1].relative_to(folder)) if runs else None
 
 
-def case_of(item: pytest.Item) -> Case | None:
-    """Return the case that an item runs, None for any other test."""
+def parameter_id(node_id: str) -> str:
+    """Return the bracketed part of a node id."""
+    return node_id.partition("[")[2].removesuffix("]")
+
+
+Parameter = TypeVar("Parameter")
+
+
+def _parameter(item: pytest.Item, kind: type[Parameter]) -> Parameter | None:
+    """Return what an item is run with of some kind, None for any other test."""
     callspec = getattr(item, "callspec", None)
-    case = callspec.params.get("case") if callspec is not None else None
-    return case if isinstance(case, Case) else None
+    values = callspec.params.values() if callspec is not None else ()
+    return next((value for value in values if isinstance(value, kind)), None)

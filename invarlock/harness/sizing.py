@@ -99,5 +99,6 @@ def suite_defaults(suite: Suite) -> dict[str, Any]:
     return {
         "clean_runs": suite.clean_runs,
         "stress_runs": suite.stress_runs,
+        "calibration_runs": suite.calibration_runs,
         "min_free_disk_gb": MIN_FREE_DISK_GB[suite.requires],
     }

@@ -13,7 +13,7 @@ nulls', and the variance guard asks for an effect beyond their noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -24,7 +24,7 @@ from invarlock.reports.null_runs import CHANGES, NullChange, guard_signals, null
 from invarlock.reports.policy import resolve_policy
 from invarlock.reports.primary_metric import rounded
 from invarlock.reports.statistics import quantile
-from invarlock.reports.verification import differences
+from invarlock.reports.verification import differences, shorten
 
 SCHEMA = "invarlock/calibrated-preset-v1"
 # Makes the median absolute deviation of normal numbers their standard deviation.
@@ -35,6 +35,9 @@ QUANTILE = 0.975
 MARGIN = 1.1
 # The policy of a profile differs in bootstrap replicates only, and no limit of a preset follows from those.
 PROFILE = "dev"
+OTHER_RUNS = "null_runs: not those that are there, by number and digest"
+# What all null runs of a model have alike.
+ALIKE = ("meta", "baseline", "dataset", "measurement_contracts")
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ class Preset:
         return limits
 
 
-def derive_preset(runs: Sequence[NullRun], tier: str) -> dict[str, Any]:
+def derive_preset(runs: Iterable[NullRun], tier: str) -> dict[str, Any]:
     """Return the preset that follows from null runs: all but the last teach, the last is judged by what was learned.
 
     Args:
-        runs: of one model, by their number, two at least.
+        runs: of one model, by their number, two at least; two of them are held in memory at a time.
         tier: the tier whose limits the preset goes with.
 
     Raises:
@@ -74,10 +77,21 @@ def derive_preset(runs: Sequence[NullRun], tier: str) -> dict[str, Any]:
             them is not harmless, or harmless changes alone leave the tier's drift band.
         UsageError: when the tier is unknown.
     """
-    _check_runs(runs)
     tier_policy = resolve_policy(tier, PROFILE, {})
-    *learned, held_out = runs
-    changes = [change for run in learned for change in null_changes(run.document, tier_policy)]
+    changes: list[NullChange] = []
+    learned: list[dict[str, Any]] = []
+    first: dict[str, Any] | None = None
+    held_out: NullRun | None = None
+    for number, run in enumerate(runs, start=1):
+        _check_run(run, number, first)
+        first = first or {**{key: run.document[key] for key in ALIKE}, "seed": run.document["seeds"]["windows"]}
+        if held_out is not None:
+            changes += null_changes(held_out.document, tier_policy)
+            learned.append({"run": held_out.run, "sha256": held_out.sha256})
+        held_out = run
+    if first is None or held_out is None or not learned:
+        count = 0 if held_out is None else 1
+        raise EvaluationError(f"null runs: there is {count}, two are needed: one to learn from and one held out")
     windows = len(held_out.document["windows"]["final"]["window_ids"])
     blocks = {
         "spectral": _null_scales(changes, tier_policy["spectral"]["null_scale"]),
@@ -93,7 +107,6 @@ def derive_preset(runs: Sequence[NullRun], tier: str) -> dict[str, Any]:
         "variance.min_effect": blocks["variance"]["limit"],
         "primary_metric.drift_band": blocks["drift"]["limit"],
     }
-    first = runs[0].document
     return {
         "schema": SCHEMA,
         "model_id": first["meta"]["model_id"],
@@ -102,7 +115,7 @@ def derive_preset(runs: Sequence[NullRun], tier: str) -> dict[str, Any]:
         "measured": {key: first["meta"][key] for key in ("device", "dtype")},
         "dataset": dict(first["dataset"]),
         "changes": list(CHANGES),
-        "null_runs": [{"run": run.run, "sha256": run.sha256} for run in learned],
+        "null_runs": learned,
         "limits": limits,
         "derivation": blocks,
         "held_out": {
@@ -113,7 +126,7 @@ def derive_preset(runs: Sequence[NullRun], tier: str) -> dict[str, Any]:
     }
 
 
-def preset_problems(preset: Any, runs: Sequence[NullRun]) -> list[str]:
+def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[str]:
     """Return what in a preset does not follow from its null runs, one line each; empty when all does.
 
     Args:
@@ -124,11 +137,21 @@ def preset_problems(preset: Any, runs: Sequence[NullRun]) -> list[str]:
         check_schema(preset, "calibrated_preset", where="preset")
     except DocumentError as error:
         return [str(error)]
-    named = [*preset["null_runs"], preset["held_out"]]
-    if [(row["run"], row["sha256"]) for row in named] != [(run.run, run.sha256) for run in runs]:
-        return ["null_runs: not those that are there, by number and digest"]
+    named = [(row["run"], row["sha256"]) for row in (*preset["null_runs"], preset["held_out"])]
+    seen: list[tuple[int, str]] = []
+
+    def noted() -> Iterator[NullRun]:
+        for run in runs:
+            seen.append((run.run, run.sha256))
+            if seen != named[: len(seen)]:
+                # what follows from another run says nothing of this preset
+                raise EvaluationError(OTHER_RUNS)
+            yield run
+        if len(seen) < len(named):
+            raise EvaluationError(OTHER_RUNS)
+
     try:
-        expected = derive_preset(runs, preset["tier"])
+        expected = derive_preset(noted(), preset["tier"])
     except InvarLockError as error:
         return [str(error)]
     except (KeyError, TypeError, ValueError, AssertionError, ArithmeticError, IndexError) as error:
@@ -158,6 +181,30 @@ def check_fit(preset: Mapping[str, Any], baseline: Mapping[str, Any], tier: str,
             raise UsageError(f"{where}: {what} is {found}, not {wanted}; calibrate this model, or leave the preset out")
 
 
+def report_preset_problems(
+    report: Mapping[str, Any], preset: Preset, baseline: Mapping[str, Any], where: str
+) -> Iterator[str]:
+    """Yield where a report was not judged by a preset that is its model's.
+
+    Args:
+        report: the document, which holds to its schema.
+        preset: one that follows from its null runs.
+        baseline: ``digest`` and ``tokenizer_sha256`` of the baseline that the report was measured against.
+        where: names the preset in the messages.
+    """
+    provenance = report["policy_provenance"]
+    if provenance["preset_sha256"] != preset.sha256:
+        yield f"policy_provenance.preset_sha256: not the digest of {where}"
+        return
+    yield from differences(provenance["preset_limits"], dict(preset.limits), "policy_provenance.preset_limits")
+    if preset.document["model_id"] != report["meta"]["model_id"]:
+        yield f"policy_provenance.preset_sha256: {where} is of {shorten(preset.document['model_id'])}"
+    try:
+        check_fit(preset.document, baseline, provenance["tier"], where=where)
+    except UsageError as error:
+        yield f"policy_provenance.preset_sha256: {error}"
+
+
 def loosened(preset: Mapping[str, Any]) -> list[str]:
     """Return, one line each, the limits of a preset that allow more than its tier's own."""
     tier = resolve_policy(preset["tier"], PROFILE, {})["rmt"]
@@ -169,25 +216,21 @@ def loosened(preset: Mapping[str, Any]) -> list[str]:
     return rows
 
 
-def _check_runs(runs: Sequence[NullRun]) -> None:
-    """Refuse runs that nothing can be learned from.
+def _check_run(run: NullRun, number: int, first: Mapping[str, Any] | None) -> None:
+    """Refuse a run that nothing can be learned from.
 
     Raises:
         EvaluationError: naming the first problem.
     """
-    if len(runs) < 2:
-        raise EvaluationError(f"{len(runs)} null runs, two are needed: one to learn from and one held out")
-    if [run.run for run in runs] != list(range(1, len(runs) + 1)):
-        raise EvaluationError(f"null runs {[run.run for run in runs]}, they are numbered from 1 without a gap")
-    first = runs[0].document
-    for run in runs:
-        for key in ("meta", "baseline", "dataset", "measurement_contracts"):
-            for line in differences(run.document[key], first[key], key):
-                raise EvaluationError(f"null run {run.run}: measured otherwise than the first: {line}")
-        if run.document["seeds"]["windows"] != first["seeds"]["windows"] + run.run - 1:
-            raise EvaluationError(f"null run {run.run}: seeds: each run has the next seed, and so another draw")
-        for problem in null_run_problems(run.document):
-            raise EvaluationError(f"null run {run.run}: {problem}; nothing can be learned from it")
+    if run.run != number:
+        raise EvaluationError(f"null run {run.run} stands where {number} should: they are numbered from 1, with no gap")
+    for key in () if first is None else ALIKE:
+        for line in differences(run.document[key], (first or {})[key], key):
+            raise EvaluationError(f"null run {number}: measured otherwise than the first: {line}")
+    if first is not None and run.document["seeds"]["windows"] != first["seed"] + number - 1:
+        raise EvaluationError(f"null run {number}: seeds: each run has the next seed, and so another draw")
+    for problem in null_run_problems(run.document):
+        raise EvaluationError(f"null run {number}: {problem}; nothing can be learned from it")
 
 
 def _null_scales(changes: Sequence[NullChange], tier_scale: float) -> dict[str, dict[str, Any]]:

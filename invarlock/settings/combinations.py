@@ -38,6 +38,14 @@ def combination_problems(settings: Values) -> Iterator[str]:
     for one, one_shown, other, other_shown in EXCLUDING:
         if settings[one] and settings[other]:
             yield f"{one_shown} and {other_shown} exclude each other; drop one"
+    if settings["calibration_runs"] == 1:
+        yield "DRIFT_CALIBRATION_RUNS: 1 is too few, one is learned from and one held out; take 0, or 2 or more"
+    mode = settings["suite_mode"]
+    given = settings["calibration_preset_dir"] or settings["calibration_preset_file"]
+    if mode == "calibrate-only" and given:
+        yield "--suite-mode calibrate-only makes presets, and PACK_CALIBRATION_PRESET_DIR|FILE give them; drop one"
+    if mode != "full" and settings["calibration_runs"] == 0 and not given:
+        yield f"--suite-mode {mode} and DRIFT_CALIBRATION_RUNS=0 exclude each other; drop one"
     if settings["release_review"]:
         if settings.given("profile") and settings["profile"] == "dev":
             yield "--release-review needs --profile ci or release, not dev; drop --profile, it takes ci then"

@@ -37,7 +37,6 @@ WHAT_IS_RUN = (
         readers.choice("full", "calibrate-only", "run-only"),
         "--suite-mode",
         ("PACK_SUITE_MODE",),
-        not_yet="suite modes",
     ),
     Setting(
         "log_level",
@@ -194,11 +193,11 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "calibration_runs",
-        "null runs from which a model's preset is derived",
-        5,
+        "null runs from which a model's preset is derived, two at least; 0 leaves presets out: the tier's limits alone",
+        None,
         readers.whole(0, 100),
         variables=("DRIFT_CALIBRATION_RUNS",),
-        not_yet="calibration runs",
+        shown="5, smoke 2",
     ),
     Setting(
         "calibration_preset_dir",
@@ -208,7 +207,6 @@ HOW_IT_IS_MEASURED = (
         variables=("PACK_CALIBRATION_PRESET_DIR",),
         shown="made in the run",
         path=True,
-        not_yet="presets",
     ),
     Setting(
         "calibration_preset_file",
@@ -218,7 +216,6 @@ HOW_IT_IS_MEASURED = (
         variables=("PACK_CALIBRATION_PRESET_FILE",),
         shown="made in the run",
         path=True,
-        not_yet="presets",
     ),
     Setting(
         "tuned_params_file",

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacks import on_claims, on_the_seal, on_the_sweep, without_the_key
+from attacks import on_claims, on_presets, on_the_seal, on_the_sweep, without_the_key
 from attacks.catalogue import Attack
 from invarlock.packer.keys import fingerprint
 from packs import VERDICT, forge, messages, pack_files, strict
 
 from invarlock.jsonio import dump_json
 
-ATTACKS: dict[str, Attack] = {**without_the_key.ATTACKS, **on_the_seal.ATTACKS, **on_claims.ATTACKS}
+CATALOGUES = (without_the_key.ATTACKS, on_the_seal.ATTACKS, on_claims.ATTACKS, on_presets.ATTACKS)
+ATTACKS: dict[str, Attack] = {name: attack for attacks in CATALOGUES for name, attack in attacks.items()}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -50,7 +51,7 @@ def test_a_verdict_with_every_digest_that_follows_made_to_fit(pack: Path, real_r
 
 
 def test_no_two_attacks_share_a_name_and_each_has_its_message() -> None:
-    catalogues = (without_the_key.ATTACKS, on_the_seal.ATTACKS, on_claims.ATTACKS, on_the_sweep.ATTACKS)
+    catalogues = (*CATALOGUES, on_the_sweep.ATTACKS)
 
     everything = {name: attack for attacks in catalogues for name, attack in attacks.items()}
     assert len(everything) == sum(map(len, catalogues))

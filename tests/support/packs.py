@@ -61,6 +61,7 @@ def content(run: Path) -> PackContent:
         pytest_report=state / "pytest_report.json",
         source_repo=state / "source_repo.json",
         environment=state / "environment.json",
+        presets=run / "presets",
     )
 
 

@@ -16,8 +16,14 @@ from invarlock.jsonio import write_json
 from invarlock.runtime.provenance import MARKER_NAME, source_repository
 
 ROOT = Path(__file__).parents[3]
-# enough windows for every expectation, few enough for a second a case
-SMALL = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+# enough windows for every expectation, few enough for a second a case; no presets, which have tests of their own
+SMALL = {
+    "INVARLOCK_PREVIEW_WINDOWS": "8",
+    "INVARLOCK_FINAL_WINDOWS": "16",
+    "OMP_NUM_THREADS": "1",
+    "COLUMNS": "200",
+    "DRIFT_CALIBRATION_RUNS": "0",
+}
 RUN_SECONDS = 300
 
 

@@ -16,7 +16,12 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 SELECT = ("-k", "mistral and (noop or nan_injection or prune_clean or ve_mlp)", "--determinism", "strict")
-SMALL = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "OMP_NUM_THREADS": "1"}
+SMALL = {
+    "INVARLOCK_PREVIEW_WINDOWS": "8",
+    "INVARLOCK_FINAL_WINDOWS": "16",
+    "OMP_NUM_THREADS": "1",
+    "DRIFT_CALIBRATION_RUNS": "0",
+}
 REPORT = "embedded__mistral-tiny/reports/prune_clean/run_1/evaluation.report.json"
 KILLS = 4
 RunPytest = Callable[..., Any]

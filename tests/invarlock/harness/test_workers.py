@@ -9,7 +9,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-SMALL = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "OMP_NUM_THREADS": "1"}
+SMALL = {
+    "INVARLOCK_PREVIEW_WINDOWS": "8",
+    "INVARLOCK_FINAL_WINDOWS": "16",
+    "OMP_NUM_THREADS": "1",
+    "DRIFT_CALIBRATION_RUNS": "0",
+}
 
 
 def workers(controller: int) -> list[int]:

@@ -138,7 +138,7 @@ def test_nothing_is_learned_from_a_run_that_is_not_whole_or_not_harmless(
         derive_preset([null_run(1), change(null_run(2), edit), HELD_OUT], "balanced")
 
 
-@pytest.mark.parametrize(("runs", "message"), [([null_run(1)], "two are needed"), ([null_run(1), HELD_OUT], "a gap")])
+@pytest.mark.parametrize(("runs", "message"), [([null_run(1)], "two are needed"), ([null_run(1), HELD_OUT], "no gap")])
 def test_runs_that_are_missing_are_told(runs: list[NullRun], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         derive_preset(runs, "balanced")

@@ -1,0 +1,96 @@
+"""The presets of a pack, derived again from the null runs beside them; reports name them by digest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from invarlock.packer import layout
+from invarlock.packer.contents import PackFiles
+from invarlock.packer.limits import MAX_NULL_RUNS
+
+from invarlock.catalog.models import folder_name
+from invarlock.errors import DocumentError, IntegrityError, InvarLockError
+from invarlock.jsonio import check_schema
+from invarlock.reports.preset_files import null_run_name, preset_name, render_yaml
+from invarlock.reports.presets import NullRun, Preset, preset_problems, report_preset_problems
+
+_PRESET = re.compile(rf"{re.escape(layout.PRESETS)}calibrated_preset_([^/]+)\.json")
+
+
+def read_presets(files: PackFiles) -> tuple[dict[str, Preset], list[str]]:
+    """Return the presets of a pack that follow from their null runs, by model folder, and what is wrong.
+
+    Two null runs are held in memory at a time.
+    """
+    presets: dict[str, Preset] = {}
+    problems: list[str] = []
+    known: set[str] = set()
+    for path in sorted(files.digests):
+        match = _PRESET.fullmatch(path)
+        if match is None:
+            continue
+        folder = match[1]
+        known |= {path, layout.PRESETS + preset_name(folder, "yaml")}
+        try:
+            document = files.document(path)
+            check_schema(document, "calibrated_preset", where=path)
+            rows = [*document["null_runs"], document["held_out"]]
+            known |= {layout.PRESETS + null_run_name(folder, row["run"]) for row in rows}
+            wrong = list(_problems(files, folder, document))
+        except IntegrityError:
+            continue
+        except InvarLockError as error:
+            problems.append(str(error))
+            continue
+        problems += [f"{path}: {line}" for line in wrong]
+        if not wrong:
+            presets[folder] = Preset(document, f"sha256:{files.digests[path]}")
+    below = [path for path in files.digests if path.startswith(layout.PRESETS)]
+    problems += [f"{path}: belongs to no preset" for path in sorted(below) if path not in known]
+    return presets, problems
+
+
+def preset_use_problems(
+    path: str, report: Mapping[str, Any], preset: Preset | None, baseline: Mapping[str, Any] | None
+) -> Iterator[str]:
+    """Yield where a report was not judged by the preset that the pack has of its model.
+
+    Args:
+        path: the report's.
+        report: the document.
+        preset: of its model, None where the pack has none that follows from its null runs.
+        baseline: the baseline's own report, None where there is none.
+    """
+    provenance = report["policy_provenance"]
+    where = layout.PRESETS + preset_name(layout.model_folder(path))
+    if preset is None:
+        if provenance["preset_sha256"] is not None:
+            yield f"{path}: policy_provenance.preset_sha256: {where} is not there, or does not follow"
+        return
+    fields = baseline["baseline"] if baseline is not None else report["baseline_ref"]
+    yield from (f"{path}: {line}" for line in report_preset_problems(report, preset, fields, where))
+
+
+def _problems(files: PackFiles, folder: str, document: Mapping[str, Any]) -> Iterator[str]:
+    if folder_name(document["model_id"]) != folder:
+        yield f"model_id is {document['model_id'][:100]!r}, the file's name is another model's"
+    rows = [*document["null_runs"], document["held_out"]]
+    if len(rows) > MAX_NULL_RUNS:
+        yield f"{len(rows)} null runs, more than the limit of {MAX_NULL_RUNS}"
+        return
+    yield from preset_problems(document, _null_runs(files, folder, rows))
+    yaml = layout.PRESETS + preset_name(folder, "yaml")
+    if files.data(yaml) != render_yaml(document):
+        yield f"{preset_name(folder, 'yaml')} does not say what the JSON says, byte for byte"
+
+
+def _null_runs(files: PackFiles, folder: str, rows: list[Mapping[str, Any]]) -> Iterator[NullRun]:
+    for row in rows:
+        path = layout.PRESETS + null_run_name(folder, row["run"])
+        document = files.document(path)
+        check_schema(document, "null_run", where=path)
+        if document["run"] != row["run"]:
+            raise DocumentError(f"{path}: run is {document['run']}, its name says {row['run']}")
+        yield NullRun(document, f"sha256:{files.digests[path]}")

@@ -1,0 +1,11 @@
+"""Null runs, with --suite-mode calibrate-only: presets are derived from them when the session ends."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from invarlock.harness.presets import PlannedNullRun
+from invarlock.reports.null_runs import null_run_problems
+
+
+def test_null_run(null_run: PlannedNullRun, measured_null_run: Mapping[str, Any]) -> None:
+    assert list(null_run_problems(measured_null_run)) == []

@@ -1,0 +1,127 @@
+"""Presets in runs: null runs shared out, presets made once and used by every case, kept, given and refused."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock.packer.verify import VerifyOptions, verify_pack
+
+RunPytest = Callable[..., Any]
+
+MODEL = "embedded__mistral-tiny"
+PRESET = f"calibrated_preset_{MODEL}"
+SELECT = ("-k", "mistral and (noop or prune_clean)", "-n", "2")
+TWO = {"DRIFT_CALIBRATION_RUNS": "2", "INVARLOCK_FINAL_WINDOWS": "8"}
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def sha256(path: Path) -> str:
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+
+
+def test_presets_are_made_alone_and_then_cases_run_with_them(run_pytest: RunPytest, tmp_path: Path) -> None:
+    made = run_pytest("-k", "mistral", "-n", "2", "--suite-mode", "calibrate-only", **TWO)
+
+    presets = made.directory / "presets"
+    assert made.status == 0, made.output
+    assert "2 passed" in made.output
+    assert f"embedded/mistral-tiny: {presets / PRESET}.json (1 null run and one held out, tier balanced)" in made.output
+    assert "Verdict" not in made.output
+    assert not made.pack.exists()
+    assert not (made.directory / "reports").exists()
+    before = files(presets)
+    assert set(before) == {
+        f"{PRESET}.json", f"{PRESET}.yaml", f"{MODEL}/null_run_1.json", f"{MODEL}/null_run_2.json",
+    }  # fmt: skip
+
+    ran = run_pytest(*SELECT, "--suite-mode", "run-only", "--resume", directory=made.directory, **TWO)
+
+    assert ran.status == 0, ran.output
+    assert files(presets) == before
+    reports = [load(path) for path in ran.pack.glob("reports/**/evaluation.report.json")]
+    limits = load(presets / f"{PRESET}.json")["limits"]
+    assert len(reports) == 2
+    for report in reports:
+        assert report["policy_provenance"]["preset_sha256"] == sha256(presets / f"{PRESET}.json")
+        assert report["resolved_policy"]["variance"]["min_effect"] == limits["variance.min_effect"]
+        assert report["resolved_policy"]["rmt"]["epsilon_by_family"] == limits["rmt.epsilon_by_family"]
+    assert files(ran.pack / "metadata/presets") == before
+    assert verify_pack(ran.pack, VerifyOptions(strict=True)).code == 0
+
+    given = run_pytest(
+        "-k", "mistral and noop", directory=tmp_path / "given", PACK_CALIBRATION_PRESET_DIR=str(presets), **TWO
+    )
+
+    assert given.status == 0, given.output
+    assert files(given.pack / "metadata/presets") == before
+    assert str(tmp_path) not in (given.pack / "manifest.json").read_text()
+
+
+def test_a_resumed_run_measures_again_the_null_run_that_does_not_fit(run_pytest: RunPytest, tmp_path: Path) -> None:
+    first = run_pytest(*SELECT, **TWO)
+    assert first.status == 0, first.output
+    presets = first.directory / "presets"
+    before = files(presets)
+    path = presets / MODEL / "null_run_2.json"
+    document = load(path)
+    document["meta"]["model_id"] = "embedded/another"
+    path.write_text(json.dumps(document))
+    (presets / MODEL / "null_run_3.json").write_bytes((presets / MODEL / "null_run_1.json").read_bytes())
+    kept = (presets / MODEL / "null_run_1.json").stat().st_mtime_ns
+    shutil.rmtree(first.pack)
+
+    again = run_pytest(*SELECT, "--resume", directory=first.directory, **TWO)
+
+    assert again.status == 0, again.output
+    stale = {f"{MODEL}/null_run_2.json.stale", f"{MODEL}/null_run_3.json.stale"}
+    now = files(presets)
+    assert stale <= set(now)
+    assert {name: data for name, data in now.items() if not name.endswith(".stale")} == before
+    assert (presets / MODEL / "null_run_1.json").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (("--suite-mode", "run-only"), {}, "--suite-mode run-only: there are no presets; name them with"),
+        ((), {"PACK_CALIBRATION_PRESET_DIR": "nowhere"}, "no such file; make presets with --suite-mode calibrate-only"),
+        ((), {"DRIFT_CALIBRATION_RUNS": "1"}, "DRIFT_CALIBRATION_RUNS: 1 is too few"),
+        (("--suite-mode", "calibrate-only"), {"DRIFT_CALIBRATION_RUNS": "0"}, "exclude each other; drop one"),
+        (("--suite-mode", "calibrate-only"), {"PACK_CALIBRATION_PRESET_DIR": "nowhere"}, "give them; drop one"),
+    ],
+)
+def test_what_cannot_work_is_refused_up_front(
+    run_pytest: RunPytest, arguments: tuple[str, ...], variables: dict[str, str], message: str
+) -> None:
+    ran = run_pytest("-k", "mistral and noop", *arguments, **{**TWO, **variables})
+
+    assert ran.status == 4, ran.output
+    assert message in ran.output
+    assert "Traceback" not in ran.output
+    assert not ran.directory.exists()
+
+
+def test_a_preset_of_another_model_or_tier_is_refused_up_front(
+    real_run: Any, run_pytest: RunPytest, tmp_path: Path
+) -> None:
+    given = str(real_run.directory / "presets" / f"{PRESET}.json")
+
+    other = run_pytest("-k", "noop", PACK_CALIBRATION_PRESET_FILE=given)
+    strict = run_pytest("-k", "mistral and noop", "--tier", "conservative", PACK_CALIBRATION_PRESET_FILE=given)
+    yaml = run_pytest("-k", "mistral and noop", PACK_CALIBRATION_PRESET_FILE=given.replace(".json", ".yaml"))
+
+    assert "a preset of embedded/mistral-tiny, the run has embedded/qwen2-tiny; leave it out with -k" in other.output
+    assert "its tier is balanced, not conservative; calibrate this model, or leave the preset out" in strict.output
+    assert "give the preset's .json" in yaml.output
+    assert [ran.status for ran in (other, strict, yaml)] == [4, 4, 4]

@@ -1,0 +1,112 @@
+"""Attacks by somebody with the maker's key on the limits that a model's reports were judged by; all is sealed again."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from packs import MODEL, REPORT, edit_json, sha256
+
+from attacks.catalogue import Attack, catalogue
+from attacks.on_claims import composed
+from invarlock.reports.preset_files import render_yaml
+
+ATTACKS: dict[str, Attack] = {}
+attack = catalogue(ATTACKS)
+
+PRESETS = "metadata/presets"
+PRESET = f"{PRESETS}/calibrated_preset_{MODEL}.json"
+NULL_RUN = f"{PRESETS}/{MODEL}/null_run_1.json"
+
+
+def preset(pack: Path, change: Callable[[Any], object]) -> None:
+    """Change a preset, its YAML, and every report that names it."""
+    path = pack / PRESET
+    edit_json(path, change)
+    data = path.read_bytes()
+    path.with_suffix(".yaml").write_bytes(render_yaml(json.loads(data)))
+    for report in pack.glob("reports/**/evaluation.report.json"):
+        composed(
+            pack,
+            str(report.relative_to(pack)),
+            lambda raw: raw["policy_provenance"].update(
+                preset_sha256=f"sha256:{sha256(data)}", preset_limits=json.loads(data)["limits"]
+            ),
+        )
+
+
+def null_run(pack: Path, change: Callable[[Any], object]) -> None:
+    """Change a null run, and the digest by which its preset names it."""
+    edit_json(pack / NULL_RUN, change)
+    digest = f"sha256:{sha256((pack / NULL_RUN).read_bytes())}"
+    preset(pack, lambda p: p["null_runs"][0].update(sha256=digest))
+
+
+@attack(7, "limits.rmt.epsilon_by_family.ffn: 0.5, derived 0.01", sealed="all")
+def a_loosened_preset_and_all_that_names_it(pack: Path) -> None:
+    preset(pack, lambda p: p["limits"]["rmt.epsilon_by_family"].update(ffn=0.5))
+
+
+@attack(7, "limits.variance.min_effect: 0.5, derived", sealed="all")
+def a_loosened_preset_with_its_derivation(pack: Path) -> None:
+    def loosen(document: Any) -> None:
+        document["limits"]["variance.min_effect"] = 0.5
+        document["derivation"]["variance"]["limit"] = 0.5
+
+    preset(pack, loosen)
+
+
+@attack(7, "limits.variance.min_effect: ", sealed="all")
+def a_null_run_with_more_noise_and_the_digests_that_follow(pack: Path) -> None:
+    def add_noise(document: Any) -> None:
+        losses = document["changes"][1]["logloss"]["final"]
+        losses[0], losses[1] = losses[0] + 0.01, losses[1] - 0.01
+
+    null_run(pack, add_noise)
+
+
+@attack(7, "null_runs: not those that are there, by number and digest", sealed="all")
+def a_null_run_edited(pack: Path) -> None:
+    edit_json(pack / NULL_RUN, lambda n: n["changes"][0]["logloss"]["final"].__setitem__(0, 3.0))
+
+
+@attack(7, f"{NULL_RUN}: missing", sealed="all")
+def a_null_run_removed(pack: Path) -> None:
+    (pack / NULL_RUN).unlink()
+
+
+@attack(7, "model_id is 'embedded/qwen2-tiny', the file's name is another model's", sealed="all")
+def the_preset_of_another_model(pack: Path) -> None:
+    preset(pack, lambda p: p.update(model_id="embedded/qwen2-tiny"))
+
+
+@attack(7, f"policy_provenance.preset_sha256: not the digest of {PRESET}", sealed="all")
+def a_report_that_names_a_preset_that_is_not_in_the_pack(pack: Path) -> None:
+    composed(pack, REPORT, lambda raw: raw["policy_provenance"].update(preset_sha256=f"sha256:{'7' * 64}"))
+
+
+@attack(7, f"policy_provenance.preset_sha256: not the digest of {PRESET}", sealed="all")
+def a_report_that_was_judged_without_the_preset(pack: Path) -> None:
+    composed(pack, REPORT, lambda raw: raw["policy_provenance"].update(preset_sha256=None, preset_limits={}))
+
+
+@attack(7, "policy_provenance.preset_limits.variance.min_effect: 0.5, derived", sealed="all")
+def a_report_with_other_limits_than_its_presets(pack: Path) -> None:
+    composed(pack, REPORT, lambda raw: raw["policy_provenance"]["preset_limits"].update({"variance.min_effect": 0.5}))
+
+
+@attack(7, f"policy_provenance.preset_sha256: {PRESET} is not there", sealed="all")
+def all_presets_removed(pack: Path) -> None:
+    shutil.rmtree(pack / PRESETS)
+
+
+@attack(7, "does not say what the JSON says, byte for byte", sealed="all")
+def a_preset_whose_yaml_says_something_else(pack: Path) -> None:
+    path = (pack / PRESET).with_suffix(".yaml")
+    path.write_text(path.read_text().replace('"tier": "balanced"', '"tier": "aggressive"'))
+
+
+@attack(7, f"{PRESETS}/notes.txt: belongs to no preset", sealed="all")
+def a_file_among_the_presets(pack: Path) -> None:
+    (pack / PRESETS / "notes.txt").write_text("all is well\n")

@@ -50,10 +50,41 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(subparsers)
     _add_verify(subparsers)
     _add_tune(subparsers)
-    advanced = subparsers.add_parser("advanced", help="evidence-pack: the packer's commands")
+    advanced = subparsers.add_parser("advanced", help="calibrate: limits from reports; evidence-pack: the packer")
     inner = advanced.add_subparsers(required=True, metavar="COMMAND")
     inner.add_parser("evidence-pack", help="keygen, build, sign, attest, trust, inspect, verify, diff", add_help=False)
+    _add_calibrate(inner)
     return parser
+
+
+def _add_calibrate(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="propose a tier's limits from reports and null runs",
+        description="Learn what harmless changes measure, from the reports below a folder of edits that pass and from "
+        "null runs, and write a proposal of the tier's limits beside the present ones. The tier is not changed. "
+        "The presets of models are made by: pytest suites --suite-mode calibrate-only",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run directory, a pack, or any folder of reports")
+    parser.add_argument("--tier", choices=tier_names(), default="balanced", help="default: balanced")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the proposal; must not exist")
+    parser.set_defaults(command=_calibrate)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from invarlock.jsonio import check_schema, write_json
+    from invarlock.reports.tier_fitting import fit_tier, proposal_lines
+
+    if options.output.exists():
+        raise UsageError(f"{options.output}: exists; name another file with --output")
+    proposal = fit_tier(options.folder, options.tier)
+    check_schema(proposal, "tier_proposal", where=str(options.output))
+    write_json(options.output, proposal)
+    for line in proposal_lines(proposal):
+        print(line)
+    print(f"proposal: {options.output}")
+    return 0
 
 
 def _add_evaluate(subparsers: Subparsers) -> None:
@@ -77,6 +108,9 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--profile", choices=profile_names(), default="dev", help="how much is measured")
     parser.add_argument("--tier", choices=tier_names(), default="balanced", help="the limits")
     parser.add_argument("--baseline-report", type=Path, metavar="FILE", help="the baseline's report of an earlier run")
+    parser.add_argument(
+        "--preset", type=Path, metavar="FILE", help="calibrated_preset_<model>.json, with its null runs beside it"
+    )
     parser.add_argument("--edit-label", metavar="LABEL", help="default: that of the subject's edit_metadata.json")
     parser.add_argument(
         "--execution-mode", choices=("host-bypass",), default="host-bypass", help="where it runs: on this host"
@@ -106,6 +140,9 @@ def _add_verify(subparsers: Subparsers) -> None:
         "--baseline-report", type=Path, metavar="FILE", help="hold the baseline's side against its own report as well"
     )
     parser.add_argument("--json-out", type=Path, metavar="FILE", help="write a verify-v1 document about all of them")
+    parser.add_argument(
+        "--preset", type=Path, metavar="FILE", help="hold the limits against the preset that the reports name as well"
+    )
     parser.set_defaults(command=_verify)
 
 
@@ -162,6 +199,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             tier=options.tier,
             edit_label=options.edit_label,
             baseline_report=options.baseline_report,
+            preset=options.preset,
             seq_len=options.seq_len,
             preview_windows=options.preview_windows,
             final_windows=options.final_windows,
@@ -180,8 +218,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from invarlock.jsonio import check_schema, read_json, write_json
     from invarlock.packer.report_claims import join_envelopes, verify_envelope
+    from invarlock.reports.preset_files import read_preset
+    from invarlock.reports.presets import report_preset_problems
     from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
 
+    preset = None if options.preset is None else read_preset(options.preset)
     baseline = None
     if options.baseline_report is not None:
         baseline = read_json(options.baseline_report)
@@ -197,7 +238,11 @@ def _verify(options: argparse.Namespace) -> int:
             problems = [str(error)]
         if baseline is not None and not problems:
             problems = [*verify_baseline(baseline), *verify_against_baseline(report, baseline)]
+        if preset is not None and not problems:
+            problems = list(report_preset_problems(report, preset, report["baseline_ref"], options.preset.name))
         print(f"{path}: {'verified' if not problems else 'NOT VERIFIED'}")
+        if preset is None and not problems and report["policy_provenance"]["preset_sha256"] is not None:
+            print("  its limits are those of a preset, as the report says them; --preset FILE derives them again")
         for line in problems:
             print(f"  {printable(line)}")
         worst = max(worst, ReportError.exit_code if problems else 0)

@@ -136,7 +136,8 @@ def _made_alike(shard: Shard) -> Iterator[tuple[Path, str]]:
             if _is_kept(path) and path.name != layout.TIMING:
                 yield path, str(path.relative_to(directory.path))
         if directory.presets.is_dir():
-            for path in sorted(directory.presets.glob(f"*{model}*")):
+            null_runs = (directory.presets / model).glob("*.json")
+            for path in sorted([*directory.presets.glob(f"calibrated_preset_{model}.*"), *null_runs]):
                 if _is_kept(path):
                     yield path, str(path.relative_to(directory.path))
 

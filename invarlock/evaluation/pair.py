@@ -30,6 +30,8 @@ from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes
 from invarlock.reports.policy import profile_windows, resolve_policy
+from invarlock.reports.preset_files import read_preset
+from invarlock.reports.presets import Preset, check_fit
 from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
 from invarlock.reports.verification import verify_baseline
 from invarlock.staging import staging_folder
@@ -67,17 +69,18 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
     """Measure both checkpoints and write the report with its sidecars into a new folder, whole or not at all.
 
     Raises:
-        UsageError: when the folder exists, or a setting is unknown.
+        UsageError: when the folder exists, a setting is unknown, or the preset is another's.
         CheckpointError: when one is no whole checkpoint.
         EvaluationError: when one cannot be loaded or scored, or the baseline's report is of another setup.
     """
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target}: exists; name another folder with --output-dir")
-    policy = resolve_policy(request.tier, request.profile, {})
+    preset = None if request.preset is None else read_preset(request.preset)
+    policy = resolve_policy(request.tier, request.profile, {}, None if preset is None else preset.limits)
     for folder in (request.baseline, request.subject):
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
-    setup = _setup(request)
+    setup = _setup(request, preset)
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
     document = _baseline(request, setup, draw)
     edited, metadata = _edited(request, document)
@@ -97,7 +100,7 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
     return report
 
 
-def _setup(request: PairRequest) -> Setup:
+def _setup(request: PairRequest, preset: Preset | None) -> Setup:
     preview, final = profile_windows(request.profile)
     plan = WindowPlan(
         seq_len=request.seq_len,
@@ -116,7 +119,16 @@ def _setup(request: PairRequest) -> Setup:
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     digest = digest_checkpoint(request.baseline)
     name = request.model_id or request.baseline.resolve().name
-    return Setup(name, digest, context, Placement(device), plan, read_local_text(request.text, request.text_field))
+    if preset is not None:
+        of = preset.document["model_id"]
+        if request.model_id not in (None, of):
+            raise UsageError(f"--model-id: {request.model_id!r}, and the preset is of {of!r}; leave --model-id out")
+        name = of
+        baseline = {"digest": digest, "tokenizer_sha256": tokenizer_digest(request.baseline)}
+        check_fit(preset.document, baseline, request.tier, where=str(request.preset))
+    return Setup(
+        name, digest, context, Placement(device), plan, read_local_text(request.text, request.text_field), preset=preset
+    )
 
 
 def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:

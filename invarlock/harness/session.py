@@ -317,6 +317,11 @@ def parameter_id(node_id: str) -> str:
     return node_id.partition("[")[2].removesuffix("]")
 
 
+def case_of(item: pytest.Item) -> Case | None:
+    """Return the case that an item runs, None for any other test."""
+    return _parameter(item, Case)
+
+
 Parameter = TypeVar("Parameter")
 
 

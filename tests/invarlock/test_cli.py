@@ -176,3 +176,57 @@ def test_the_packers_commands_are_there_too() -> None:
     done = invarlock("advanced", "evidence-pack", "verify", "nowhere")
 
     assert (done.returncode, "NOT VERIFIED" in done.stdout) == (3, True)
+
+
+def test_a_preset_judges_a_pair_and_is_held_against_the_report(
+    baseline: Path, quantised: Path, real_run: Any, tmp_path: Path
+) -> None:
+    preset = real_run.directory / "presets/calibrated_preset_embedded__mistral-tiny.json"
+    other = tmp_path / "other"
+    shutil.copytree(preset.parent, other)
+    for path in other.glob("embedded__mistral-tiny/null_run_2.json"):
+        path.write_bytes(path.read_bytes() + b" ")
+
+    done = evaluate(baseline, quantised, tmp_path / "out", "--preset", preset)
+    refused = evaluate(quantised, baseline, tmp_path / "turned", "--preset", preset)
+    weakened = evaluate(baseline, quantised, tmp_path / "weakened", "--preset", other / preset.name)
+    report = tmp_path / "out/evaluation.report.json"
+    alone, held = invarlock("verify", report), invarlock("verify", report, "--preset", preset)
+    changed = invarlock("verify", tmp_path / "out/evaluation.report.json", "--preset", other / preset.name)
+
+    assert done.returncode == 0, done.stderr
+    found = load(report)
+    limits = load(preset)["limits"]
+    assert found["meta"]["model_id"] == "embedded/mistral-tiny"
+    assert found["policy_provenance"]["preset_limits"] == limits
+    assert found["resolved_policy"]["rmt"]["epsilon_by_module"] == limits["rmt.epsilon_by_module"]
+    assert (alone.returncode, "--preset FILE derives them again" in alone.stdout) == (0, True)
+    assert (held.returncode, "--preset" in held.stdout) == (0, False)
+    assert (refused.returncode, "its baseline is sha256:" in refused.stderr) == (2, True)
+    assert (weakened.returncode, "null_runs: not those that are there" in weakened.stderr) == (2, True)
+    assert (changed.returncode, "null_runs: not those that are there" in changed.stderr) == (2, True)
+    document = json.loads(report.read_bytes())
+    assert not (tmp_path / "turned").exists()
+    assert document["assurance"]["verdict"] == "PASS"
+
+
+def test_a_proposal_of_limits_is_fitted_to_a_run_and_no_tier_changes(real_run: Any, tmp_path: Path) -> None:
+    tiers = (SUITES.parent / "contracts/tiers.json").read_bytes()
+    out = tmp_path / "proposal.json"
+
+    done = invarlock("advanced", "calibrate", real_run.directory, "--output", out)
+    again = invarlock("advanced", "calibrate", real_run.directory, "--output", out)
+    nothing = invarlock("advanced", "calibrate", tmp_path, "--output", tmp_path / "other.json")
+
+    assert done.returncode == 0, done.stderr
+    proposal = load(out)
+    rows = {row["limit"]: row for row in proposal["limits"]}
+    # two null runs of three changes and the one edit that passes; the stress edit and the fault teach nothing
+    assert len(proposal["sources"]) == 3
+    assert sorted(row["reason"].partition(" ")[0] for row in proposal["left_out"]) == ["a", "does"]
+    assert rows["primary_metric.drift_band"]["n"] == 7
+    assert rows["spectral.null_scale"]["present"] == 0.01
+    assert rows["spectral.null_scale"]["change"].startswith("tighter")
+    assert (SUITES.parent / "contracts/tiers.json").read_bytes() == tiers
+    assert (again.returncode, "exists; name another file" in again.stderr) == (2, True)
+    assert (nothing.returncode, "nothing to learn from" in nothing.stderr) == (3, True)

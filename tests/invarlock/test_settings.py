@@ -209,7 +209,7 @@ PROMISED: dict[str, Any] = {
     "PACK_CALIBRATION_PRESET_FILE": None,
     "PACK_GUARDS_ORDER": ("invariants", "spectral", "rmt", "variance"),
     "RUN_ERROR_INJECTION": True,
-    "DRIFT_CALIBRATION_RUNS": 5,
+    "DRIFT_CALIBRATION_RUNS": None,
     "CLEAN_EDIT_RUNS": None,
     "STRESS_EDIT_RUNS": None,
     "INVARLOCK_DATASET": None,

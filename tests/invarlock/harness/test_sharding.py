@@ -15,7 +15,12 @@ from invarlock.packer.keys import make_signing_key, write_key_pair
 ROOT = Path(__file__).parents[3]
 # four subjects on two models, with a probe and repeats
 SELECT = "(mistral and (noop or prune_50 or ve_mlp)) or (qwen2 and nan_injection)"
-SMALL = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "OMP_NUM_THREADS": "1"}
+SMALL = {
+    "INVARLOCK_PREVIEW_WINDOWS": "8",
+    "INVARLOCK_FINAL_WINDOWS": "16",
+    "OMP_NUM_THREADS": "1",
+    "DRIFT_CALIBRATION_RUNS": "2",
+}
 TIMES = {"telemetry", "timestamp", "generated_at", "generated_at_utc", "seconds", "stages"}
 DIGESTS = {"report_sha256", "sha256", "digest", "checksums_sha256_digest", "signing_key_fingerprint"}
 

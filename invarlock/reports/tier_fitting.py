@@ -1,0 +1,190 @@
+"""Fitting a tier's limits to what was measured: a proposal beside the present values, which nothing applies.
+
+It learns from reports of edits that pass (faults teach nothing of what is harmless) and from null runs. Each limit is
+what the measured values ask for, with a margin; a value that is tighter than the tier's says how far the limit could
+come down, one that is looser that it stands in the way of what passes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.edit_specs import EDIT_NAMES
+from invarlock.errors import InvarLockError, MissingFileError
+from invarlock.jsonio import check_schema, parse_json
+from invarlock.reports.null_runs import SCHEMA as NULL_RUN_SCHEMA
+from invarlock.reports.null_runs import null_changes, null_run_problems
+from invarlock.reports.policy import resolve_policy
+from invarlock.reports.presets import MAD_TO_DEVIATION, MARGIN, PROFILE, QUANTILE
+from invarlock.reports.primary_metric import rounded
+from invarlock.reports.sidecars import REPORT_NAME
+from invarlock.reports.statistics import quantile
+from invarlock.reports.verification import verify_report
+
+SCHEMA = "invarlock/tier-proposal-v1"
+# Fewer values than these say little of a quantile of 97.5 %.
+FEW = 40
+
+
+@dataclass
+class Measured:
+    """What the files of a folder say of each limit, which files that were, and which teach nothing and why."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    sources: list[dict[str, str]] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, name: str, values: Sequence[float | None]) -> None:
+        self.values.setdefault(name, []).extend(value for value in values if value is not None)
+
+
+def fit_tier(folder: Path, tier: str) -> dict[str, Any]:
+    """Return the proposal for a tier that follows from the reports and null runs below a folder.
+
+    Raises:
+        MissingFileError: when there is no such folder, or nothing in it to learn from.
+        UsageError: when the tier is unknown.
+    """
+    policy = resolve_policy(tier, PROFILE, {})
+    measured = measure_folder(folder, policy)
+    present = {
+        "primary_metric.ratio_limit": policy["primary_metric"]["ratio_limit"],
+        "primary_metric.drift_band": policy["primary_metric"]["drift_band"],
+        "primary_metric_tail.limit": policy["primary_metric_tail"]["limit"],
+        "spectral.null_scale": policy["spectral"]["null_scale"],
+        "spectral.deadband_ratio": policy["spectral"]["deadband_ratio"],
+        "rmt.epsilon": policy["rmt"]["epsilon"],
+        "rmt.probe_epsilon": policy["rmt"]["probe_epsilon"],
+    }
+    rows = [_row(name, measured.values.get(name, []), value) for name, value in present.items()]
+    return {
+        "schema": SCHEMA,
+        "tier": tier,
+        "limits": rows,
+        "sources": measured.sources,
+        "left_out": measured.left_out,
+    }
+
+
+def measure_folder(folder: Path, policy: Mapping[str, Any]) -> Measured:
+    """Return what the reports and null runs below a folder measured.
+
+    Raises:
+        MissingFileError: when there is no such folder, or nothing in it to learn from.
+    """
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder}: no such folder; name one with reports or null runs")
+    measured = Measured()
+    seen: set[str] = set()
+    for path in sorted([*folder.rglob(REPORT_NAME), *folder.rglob("null_run_*.json")]):
+        data = path.read_bytes()
+        digest, place = f"sha256:{hashlib.sha256(data).hexdigest()}", str(path.relative_to(folder))
+        if digest in seen:
+            # a run directory and its pack hold the same report
+            continue
+        seen.add(digest)
+        try:
+            document = parse_json(data, where=place)
+            reason = _learn(document, policy, measured)
+        except InvarLockError as error:
+            reason = str(error)
+        if reason is None:
+            measured.sources.append({"path": place, "sha256": digest})
+        elif reason:
+            measured.left_out.append({"path": place, "reason": reason})
+    if not measured.sources:
+        why = f", such as {measured.left_out[0]['reason']}" if measured.left_out else ""
+        raise MissingFileError(
+            f"{folder}: nothing to learn from: no null run, and no report of an edit that passes{why}; "
+            "name a run directory or a pack"
+        )
+    return measured
+
+
+def proposal_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a proposal for people: a table of limits, then what it was learned from."""
+    table = [("limit", "present", "proposed", "values", "")]
+    table += [
+        (row["limit"], _shown(row["present"]), _shown(row["proposed"]), str(row["n"]), row["change"])
+        for row in proposal["limits"]
+    ]
+    widths = [max(len(line[column]) for line in table) for column in range(4)]
+    for line in table:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        yield "  ".join([*cells, line[4]]).rstrip()
+    yield f"learned from {len(proposal['sources'])} files, {len(proposal['left_out'])} left out; the tier is unchanged"
+
+
+def _learn(document: Any, policy: Mapping[str, Any], measured: Measured) -> str | None:
+    """Add what a document measured; return why it teaches nothing, empty where it is neither report nor null run."""
+    if not isinstance(document, dict):
+        return "no object"
+    if document.get("schema") == NULL_RUN_SCHEMA:
+        check_schema(document, "null_run", where="null run")
+        wrong = next(null_run_problems(document), None)
+        if wrong is not None:
+            return wrong
+        for change in null_changes(document, policy):
+            ratios = [ratio for values in change.log_ratios.values() for ratio in values]
+            measured.add("spectral.null_scale", ratios)
+            measured.add("spectral.deadband_ratio", ratios)
+            measured.add("rmt.epsilon", list(change.growths.values()))
+            measured.add("rmt.probe_epsilon", list(change.probe_growths.values()))
+            measured.add("primary_metric.drift_band", [math.log(change.drift)])
+        return None
+    if "draws" in document:
+        # a baseline's own report
+        return ""
+    problems = verify_report(document)
+    if problems:
+        return f"does not verify: {problems[0]}"
+    if document["edit"]["name"] not in (*EDIT_NAMES, "custom"):
+        return f"a fault ({document['edit']['name']})"
+    if document["assurance"]["verdict"] != "PASS":
+        return "does not pass"
+    metric, tail = document["primary_metric"], document["primary_metric_tail"]
+    measured.add("primary_metric.ratio_limit", [math.log(metric["ci"][1])])
+    measured.add("primary_metric.drift_band", [math.log(metric["drift"])])
+    measured.add("primary_metric_tail.limit", [tail["value"]])
+    if "modules" in document["spectral"]:
+        ratios = [row["log_ratio"] for row in document["spectral"]["modules"].values()]
+        measured.add("spectral.deadband_ratio", ratios)
+    if "families" in document["rmt"]:
+        measured.add("rmt.epsilon", [row["growth"] for row in document["rmt"]["families"].values()])
+    return None
+
+
+def _row(name: str, values: Sequence[float], present: Any) -> dict[str, Any]:
+    """Return a row of the proposal: the quantile of the values with a tenth more, as the limit is written."""
+    row: dict[str, Any] = {"limit": name, "present": present, "n": len(values)}
+    if not values:
+        return {**row, "observed": None, "proposed": None, "change": "nothing measured"}
+    if name == "spectral.null_scale":
+        middle = quantile(values, 0.5)
+        level = MAD_TO_DEVIATION * quantile([abs(value - middle) for value in values], 0.5)
+        proposed: Any = rounded(MARGIN * level)
+    elif name in ("primary_metric.drift_band", "spectral.deadband_ratio"):
+        level = quantile([abs(value) for value in values], QUANTILE)
+        high = math.exp(MARGIN * level)
+        proposed = [rounded(1 / high), rounded(high)] if name.endswith("band") else rounded(high)
+    elif name == "primary_metric.ratio_limit":
+        level = quantile(values, QUANTILE)
+        proposed = rounded(math.exp(MARGIN * max(0.0, level)))
+    else:
+        level = quantile(values, QUANTILE)
+        proposed = rounded(MARGIN * max(0.0, level))
+    before, after = (value[1] if isinstance(value, list) else value for value in (present, proposed))
+    change = "looser" if after > before else "tighter"
+    few = f"{change}, few values" if len(values) < FEW else change
+    return {**row, "observed": rounded(level), "proposed": proposed, "change": few}
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return " to ".join(f"{one:.4g}" for one in value) if isinstance(value, list) else f"{value:.4g}"

@@ -178,7 +178,7 @@ class Controller(SuiteSession):
         directory = config.invocation_params.dir / (settings["output_dir"] or default)
         distributed = getattr(option, "dist", "no") != "no"
         self._of = self._run(directory.resolve(), max(1, len(option.tx)) if distributed else 1, started)
-        self.planned: list[Case] | list[PlannedNullRun] = []
+        self.planned: list[Case] = []
         self._null_runs_planned: list[PlannedNullRun] = []
         self._collected = Collected() if shard is not None and distributed and not option.collectonly else None
         self._lost: set[str] = set()
@@ -233,7 +233,7 @@ class Controller(SuiteSession):
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if not self.planned:
+        if not self.planned and not self._null_runs_planned:
             self.nothing_selected = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
             return
         report = getattr(getattr(self.config, "_json_report", None), "report", None) or {"tests": []}
@@ -274,7 +274,7 @@ class Controller(SuiteSession):
         return [null_run for null_run in self._null_runs() if null_run.id in wanted]
 
     def _plan(self, node_ids: Sequence[str]) -> None:
-        if self.planned or self.config.option.collectonly:
+        if self.planned or self._null_runs_planned or self.config.option.collectonly:
             return
         cases = [] if self.calibrates_only else self._cases(node_ids)
         null_runs = self._planned_null_runs(node_ids) if self.calibrates_only else []
@@ -292,7 +292,7 @@ class Controller(SuiteSession):
             lines = plan_calibration(self.run, null_runs, tell) if null_runs else plan_run(self.run, cases, tell, whole)
         except InvarLockError as error:
             raise pytest.UsageError(str(error)) from None
-        self.planned, self._null_runs_planned = cases or null_runs, null_runs
+        self.planned, self._null_runs_planned = cases, null_runs
         self._pressure.start()
         for line in lines:
             tell(line)

@@ -6,9 +6,8 @@ only runs cases. Both collect the same cases from the same files.
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,12 +77,12 @@ class SuiteSession:
             worker=worker,
         )
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_pycollect_makeitem(self, name: str, obj: object) -> list[pytest.Item] | None:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pycollect_makeitem(self) -> Generator[None, object, object]:
         """Leave out what this mode does not run: cases where presets are made, null runs where cases are run."""
-        arguments = inspect.signature(obj).parameters if inspect.isfunction(obj) and name.startswith("test") else ()
-        left_out = "case" if self.calibrates_only else "null_run"
-        return [] if left_out in arguments else None
+        made = yield
+        left_out = Case if self.calibrates_only else PlannedNullRun
+        return [one for one in made if _parameter(one, left_out) is None] if isinstance(made, list) else made
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "sentinel" in metafunc.fixturenames:
@@ -139,7 +138,8 @@ class SuiteSession:
 
     def _null_runs(self) -> list[PlannedNullRun]:
         models = {case.model.id: case.model for case in self.catalog.cases}.values()
-        numbers = range(1, self.settings["calibration_runs"] + 1)
+        # pytest would make a test that is skipped of an empty list
+        numbers = range(1, max(1, self.settings["calibration_runs"]) + 1)
         return [PlannedNullRun(model, number) for model in models for number in numbers]
 
 

@@ -135,7 +135,8 @@ class Progress:
         self._cost_left -= cost(case)
         self._cost_done += cost(case)
         self._write()
-        line = case_line(case, dict(shown.user_properties) if shown is not None else {}, seconds, failed=failed)
+        how = "FAILED" if failed else "passed" if shown is None else shown.outcome
+        line = case_line(case, dict(shown.user_properties) if shown is not None else {}, seconds, how)
         _log.info("%s", line)
         if self._terminal is not None and self._verbosity >= 0:
             self._clear_bar()
@@ -194,11 +195,10 @@ def cost(case: Case) -> int:
     return FIXED_COST_BYTES + case.model.weight_bytes
 
 
-def case_line(case: Case, facts: Mapping[str, object], seconds: float, *, failed: bool) -> str:
-    """Return what is said of a case that is done: model, scenario, ratio, guards, seconds."""
+def case_line(case: Case, facts: Mapping[str, object], seconds: float, how: str) -> str:
+    """Return what is said of a case that is done: how it ended, model, scenario, ratio, guards, seconds."""
     run = "" if case.run == 1 else f" (run {case.run})"
     measured = f"ratio {facts['ratio']}  guards {facts['guards']}" if "ratio" in facts else "no report"
-    how = "FAILED" if failed else "passed"
     return f"{how}  {case.model.short_name}  {case.scenario.id}{run}  {measured}  {seconds:.1f} s"
 
 

@@ -31,7 +31,7 @@ def case() -> Case:
 def test_a_line_says_model_scenario_ratio_guards_and_seconds(case: Case) -> None:
     facts = {"ratio": "1.0021", "guards": "rmt warn"}
 
-    lines = [case_line(case, facts, 2.04, failed=False), case_line(case, {}, 0.26, failed=True)]
+    lines = [case_line(case, facts, 2.04, "passed"), case_line(case, {}, 0.26, "FAILED")]
 
     assert lines == [
         "passed  mistral-tiny  prune_clean (run 2)  ratio 1.0021  guards rmt warn  2.0 s",

@@ -1,0 +1,19 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_example_of_an_own_suite_runs_to_a_pack_that_verifies(run_pytest: Callable[..., Any]) -> None:
+    ran = run_pytest(suites=ROOT / "examples/own-suite")
+
+    assert ran.status == 0, ran.output
+    assert "suite own: 2 cases on 1 model" in ran.output
+    assert "3 passed, 1 skipped" in ran.output
+    assert "skipped  mistral-tiny  one_nan" in ran.output
+    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict", "--require-pass"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -84,6 +84,9 @@ def _build(subparsers: Subparsers) -> None:
         help="the baselines' own evaluation.report.json",
     )
     parser.add_argument(
+        "--presets", type=Path, metavar="FOLDER", help="presets that reports were judged by, with their null runs"
+    )
+    parser.add_argument(
         "--scenarios",
         type=Path,
         metavar="FILE",

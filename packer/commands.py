@@ -40,6 +40,7 @@ def build(options: Namespace) -> int:
     content = gather_files(
         reports=options.report,
         baselines=options.baseline,
+        presets=options.presets,
         scenarios=options.scenarios or run / "state" / "scenarios.json",
         final_verdict=options.final_verdict,
         pytest_report=options.pytest_report,

@@ -132,7 +132,7 @@ def test_an_empty_selection_is_an_error_that_leaves_nothing(run_pytest: Callable
         (("--scenario-ids", "nan_injektion"), "--scenario-ids: 'nan_injektion' is unknown; known: extreme_quant"),
         (("-m", "smoke or subset"), "-m names the suites smoke and subset; a run has one"),
         (("--tier", "strict"), "--tier: 'strict' is not allowed"),
-        (("-m", "subset"), "mistralai/Mistral-7B-v0.1: it comes from the hub, which this version cannot fetch from"),
+        (("-m", "subset"), "suite subset: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it"),
         (("--signing-key", "absent.pem", "-k", "noop"), "--signing-key: absent.pem: no such file"),
     ],
 )

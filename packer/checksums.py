@@ -101,6 +101,8 @@ def _path_problems(path: str) -> Iterator[str]:
 
 def _refuse_twins(paths: Mapping[str, str]) -> None:
     """Refuse paths that a filesystem without case or with normalised names would take for one."""
+    if all(map(str.isascii, paths)) and len(set(map(str.lower, paths))) == len(paths):
+        return
     seen: dict[str, str] = {}
     for path in paths:
         other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)

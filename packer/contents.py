@@ -67,8 +67,8 @@ class MemoryFiles:
 class SealedFiles:
     """The files of a pack in a folder, each read once and held against the digest that its checksums promise.
 
-    Files that no claim needs are hashed by threads meanwhile: ``hash_rest`` starts them, ``finish`` waits. Whatever
-    is not as promised is in ``problems``, whoever asked for it.
+    Large files that no claim needs are hashed by threads meanwhile: ``hash_ahead`` starts them, ``finish`` hashes what
+    is left and waits. Whatever is not as promised is in ``problems``, whoever asked for it.
     """
 
     def __init__(self, folder: PackFolder, digests: Mapping[str, str], progress: Progress | None = None) -> None:
@@ -102,19 +102,19 @@ class SealedFiles:
         data = self.data(path, MAX_JSON_BYTES)
         return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
 
-    def hash_rest(self, wanted: Iterable[str]) -> None:
-        """Start hashing every file that is not among those wanted as documents or data."""
-        keep = set(wanted)
-        rest = [path for path in self._left if path not in keep]
-        for path in rest:
+    def hash_ahead(self, paths: Iterable[str]) -> None:
+        """Start hashing files that no one will ask for as documents or data."""
+        for path in paths:
             del self._left[path]
-        self._queue.extend(rest)
-        for _ in range(min(len(rest), MAX_HASHING_THREADS)):
+            self._queue.append(path)
+        for _ in range(min(len(self._queue), MAX_HASHING_THREADS)):
             self._running.append(self._threads.submit(self._hash_queue))
 
     def finish(self) -> list[str]:
         """Hash what was never asked for, wait for all of it, and return the problems of all files in order."""
-        self.hash_rest(())
+        for path in self._left:
+            self._hash(path)
+        self._left.clear()
         for future in self._running:
             future.result()
         self.close()
@@ -126,11 +126,14 @@ class SealedFiles:
                 path = self._queue.popleft()
             except IndexError:
                 return
-            try:
-                if self._folder.digest(path, self._progress) != self._digests[path]:
-                    self._noted(path, IntegrityError(f"{path}: its bytes are not those of its checksum"))
-            except (MissingFileError, IntegrityError) as error:
-                self._noted(path, error)
+            self._hash(path)
+
+    def _hash(self, path: str) -> None:
+        try:
+            if self._folder.digest(path, self._progress) != self._digests[path]:
+                self._noted(path, IntegrityError(f"{path}: its bytes are not those of its checksum"))
+        except (MissingFileError, IntegrityError) as error:
+            self._noted(path, error)
 
     def close(self) -> None:
         """End the threads; hashing that has not begun is dropped."""

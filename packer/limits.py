@@ -37,3 +37,5 @@ MAX_PROBLEMS = 100
 PIECE_BYTES = 1024 * 1024
 # More threads than these wait for the disk.
 MAX_HASHING_THREADS = 8
+# Handing a smaller file to a thread costs more than hashing it.
+THREADED_BYTES = 256 * 1024

@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 
 from invarlock.packer.checksums import check_path
@@ -77,15 +79,20 @@ class PackFolder:
             MissingFileError: when there is none.
             IntegrityError: when it is no regular file, too large, behind a link, or changes while it is read.
         """
-        with self._open(path) as descriptor:
+        descriptor = self._open(path)
+        try:
             size = self._state(path, descriptor)[0]
             if size > limit_bytes:
                 raise IntegrityError(f"{path}: {size} bytes, more than the limit of {limit_bytes}")
             data = os.read(descriptor, size + 1)
             # a read may return less than is there, and nothing at the end
-            while len(data) <= size and (more := os.read(descriptor, size + 1 - len(data))):
+            while len(data) != size and (more := os.read(descriptor, size + 1 - len(data))):
                 data += more
             self._check_unchanged(path, descriptor, len(data))
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        finally:
+            os.close(descriptor)
         return data
 
     def digest(self, path: str, progress: Progress) -> str:
@@ -97,7 +104,8 @@ class PackFolder:
             MissingFileError, IntegrityError: as ``read``.
         """
         digest, total = hashlib.sha256(), 0
-        with self._open(path) as descriptor:
+        descriptor = self._open(path)
+        try:
             size = self._state(path, descriptor)[0]
             piece = memoryview(bytearray(min(size + 1, PIECE_BYTES)))
             while count := os.readv(descriptor, [piece]):
@@ -107,23 +115,22 @@ class PackFolder:
                 if total > size:
                     break
             self._check_unchanged(path, descriptor, total)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        finally:
+            os.close(descriptor)
         return digest.hexdigest()
 
-    @contextmanager
-    def _open(self, path: str) -> Iterator[int]:
-        """Yield the descriptor of a file."""
+    def _open(self, path: str) -> int:
+        """Return the descriptor of a file, which the caller closes."""
         check_path(path)
         folder, _, name = path.rpartition("/")
         try:
-            descriptor = os.open(name, _OPEN_FILE, dir_fd=self._open_folder(folder))
-            try:
-                yield descriptor
-            finally:
-                os.close(descriptor)
+            return os.open(name, _OPEN_FILE, dir_fd=self._open_folder(folder))
         except FileNotFoundError:
             raise MissingFileError(f"{path}: no such file in the pack") from None
         except OSError as error:
-            raise IntegrityError(f"{path}: cannot be read safely ({error.strerror}); links are not followed") from None
+            raise _unreadable(path, error) from None
 
     def _open_folder(self, path: str) -> int:
         """Return the descriptor of a folder, opened step by step; each thread keeps that of its last one."""
@@ -165,17 +172,17 @@ class PackFolder:
             raise IntegrityError(f"{path}: it changed while it was read")
 
     def _list(self, descriptor: int, prefix: str, listing: Listing) -> None:
-        with os.scandir(descriptor) as entries:
+        with os.scandir(descriptor) as found:
             # a folder of a million names is not sorted, only counted
-            names = sorted(entry.name for entry, _ in zip(entries, range(MAX_FILES + 1), strict=False))
-        for name in names:
-            path = f"{prefix}{name}"
+            entries = sorted(islice(found, MAX_FILES + 1), key=attrgetter("name"))
+        for entry in entries:
+            path = f"{prefix}{entry.name}"
             if len(listing.files) >= MAX_FILES or len(listing.problems) >= MAX_PROBLEMS:
                 listing.problems.append(f"the pack has more than {MAX_FILES} files, or too many problems")
                 return
             try:
                 check_path(path)
-                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                status = entry.stat(follow_symlinks=False)
             except IntegrityError as error:
                 listing.problems.append(str(error))
                 continue
@@ -185,7 +192,7 @@ class PackFolder:
             if stat.S_ISREG(status.st_mode):
                 listing.files[path] = _file_state(status)
             elif stat.S_ISDIR(status.st_mode):
-                self._list_inner(descriptor, name, path, listing)
+                self._list_inner(descriptor, entry.name, path, listing)
             else:
                 listing.problems.append(f"{path}: a link, device or pipe; a pack holds regular files only")
 
@@ -218,6 +225,10 @@ def open_pack(path: Path) -> Iterator[PackFolder]:
     finally:
         folder.close()
         os.close(descriptor)
+
+
+def _unreadable(path: str, error: OSError) -> IntegrityError:
+    return IntegrityError(f"{path}: cannot be read safely ({error.strerror}); links are not followed")
 
 
 def _file_state(status: os.stat_result) -> FileState:

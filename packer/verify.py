@@ -32,6 +32,7 @@ from invarlock.packer.limits import (
     MAX_MANIFEST_BYTES,
     MAX_PROBLEMS,
     MAX_SIGNATURE_BYTES,
+    THREADED_BYTES,
 )
 from invarlock.packer.manifest_claims import manifest_problems, metadata_problems
 from invarlock.packer.manifest_format import read_manifest
@@ -179,7 +180,7 @@ def _verify(
     integrity += reference_problems(manifest, digests)
     files = SealedFiles(folder, digests, start_progress(listing.total_bytes) if start_progress else None)
     try:
-        files.hash_rest(filter(layout.is_read, digests))
+        files.hash_ahead(_large(listing, digests))
         found = examine_reports(files)
         wrong = _check_claims(sealed, found, files, result)
         integrity += [*files.finish(), *found.integrity, *folder.changes(listing)]
@@ -349,6 +350,15 @@ def _read_attestation(folder: PackFolder, public: bytes | None) -> Mapping[str, 
     if public is None:
         raise SignatureError(f"{ATTESTATION_NAME}: an attestation of a pack that is not signed; sign the pack first")
     return open_envelope(data, public)
+
+
+def _large(listing: Listing, digests: Mapping[str, str]) -> list[str]:
+    """Return the large files of which nothing but the digest is needed."""
+    return [
+        path
+        for path, (size, *_) in listing.files.items()
+        if size >= THREADED_BYTES and path in digests and not layout.is_read(path)
+    ]
 
 
 def _uncovered(listing: Listing, digests: Mapping[str, str], options: VerifyOptions, result: VerifyResult) -> list[str]:

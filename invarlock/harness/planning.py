@@ -6,13 +6,12 @@ All problems are told at once, each with its remedy, and nothing is left behind 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from invarlock.catalog.cases import Case, effective_manifest
 from invarlock.catalog.models import Model
-from invarlock.catalog.pins import Pins
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import UsageError
 from invarlock.harness.inventory import Pool
@@ -60,19 +59,15 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
     check_schema(manifest, "scenarios", where="state/scenarios.json")
     if run.settings["resume"]:
         _check_same_run(run, manifest)
-    existed = run.directory.path.exists()
-    pool = pool_of(run)
-    try:
-        _write_state(run, cases, manifest, pins)
-        if part is not None:
-            write_json(run.directory.shard, part)
-        pool.write(run.directory.devices)
-        begin_presets(run, _models(cases))
-    except BaseException:
-        if not existed:
-            shutil.rmtree(run.directory.path, ignore_errors=True)
-        raise
-    return list(_remarks(run, pool))
+    documents = {
+        "scenarios.json": manifest,
+        "tuned_edit_params.json": read_tuned_params(run.tuned_params_path).document,
+        PINS_NAME: pins.document(),
+        "plan.json": plan_document(run, cases),
+    }
+    if part is not None:
+        documents[run.directory.shard.name] = part
+    return _begin(run, _models(cases), documents)
 
 
 def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) -> list[str]:
@@ -87,20 +82,8 @@ def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) 
     if found:
         raise UsageError("\n".join(found))
     pins = obtain_pins(run.sources, [model.id for model in _models(cases)], tell)
-    existed = run.directory.path.exists()
-    pool = pool_of(run)
-    state = run.directory.state
-    try:
-        write_json(state / "settings.json", run.settings.document())
-        write_json(state / PINS_NAME, pins.document())
-        write_json(state / "plan.json", {**plan_document(run, cases), "cases": []})
-        pool.write(run.directory.devices)
-        begin_presets(run, _models(cases))
-    except BaseException:
-        if not existed:
-            shutil.rmtree(run.directory.path, ignore_errors=True)
-        raise
-    return list(_remarks(run, pool))
+    documents = {PINS_NAME: pins.document(), "plan.json": {**plan_document(run, cases), "cases": []}}
+    return _begin(run, _models(cases), documents)
 
 
 def calibration_lines(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[str]:
@@ -145,13 +128,30 @@ def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
     return [*lines, f"invarlock: {_size(disk_bytes(run, needs))} of disk for checkpoints"]
 
 
-def _write_state(run: Run, cases: Sequence[Case], manifest: dict[str, Any], pins: Pins) -> None:
-    state = run.directory.state
-    write_json(state / "scenarios.json", manifest)
-    write_json(state / "settings.json", run.settings.document())
-    write_json(state / "tuned_edit_params.json", read_tuned_params(run.tuned_params_path).document)
-    write_json(state / PINS_NAME, pins.document())
-    write_json(state / "plan.json", plan_document(run, cases))
+def _begin(run: Run, models: Sequence[Model], documents: Mapping[str, Any]) -> list[str]:
+    """Begin the run directory with what a run starts from, and return what the operator should know.
+
+    What fails leaves no directory behind that was not there.
+
+    Args:
+        run: the run.
+        models: those of its cases.
+        documents: what goes to ``state/`` beside its settings and devices, by file name.
+    """
+    existed = run.directory.path.exists()
+    pool = pool_of(run)
+    try:
+        # first: a folder that has it can be gone on with
+        write_json(run.directory.state / "settings.json", run.settings.document())
+        for name, document in documents.items():
+            write_json(run.directory.state / name, document)
+        pool.write(run.directory.devices)
+        begin_presets(run, models)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(run.directory.path, ignore_errors=True)
+        raise
+    return list(_remarks(run, pool))
 
 
 def _pinned(cases: Sequence[Case], sources: Sources) -> list[Case]:

@@ -34,7 +34,7 @@ from invarlock.harness.case_facts import case_facts
 from invarlock.harness.case_files import write_case
 from invarlock.harness.inventory import Pool
 from invarlock.harness.leases import TURN_SECONDS, Leases
-from invarlock.harness.presets import PlannedNullRun
+from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
 from invarlock.harness.subjects import make_subject, subject_digest, subject_spec

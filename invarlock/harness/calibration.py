@@ -18,7 +18,8 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.null_runs import measure_null_run, null_draws
 from invarlock.evaluation.windows import Draw
 from invarlock.harness.baselines import LOCK_TIMEOUT_SECONDS, Baseline, Baselines
-from invarlock.harness.presets import PlannedNullRun, calibrates, derived_preset, has_presets, preset_path
+from invarlock.harness.plan import PlannedNullRun
+from invarlock.harness.presets import calibrates, derived_preset, has_presets, preset_path
 from invarlock.harness.resuming import kept_null_run
 from invarlock.harness.run import Run
 from invarlock.jsonio import read_json, write_json

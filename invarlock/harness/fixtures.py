@@ -10,8 +10,7 @@ import pytest
 
 from invarlock.catalog.cases import Case
 from invarlock.errors import InvarLockError
-from invarlock.harness.case_facts import case_facts
-from invarlock.harness.presets import PlannedNullRun
+from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.sentinels import run_sentinel
 
 if TYPE_CHECKING:
@@ -30,6 +29,9 @@ def bench(pytestconfig: pytest.Config) -> Bench:
 @pytest.fixture
 def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[str, Any]:
     """The case's report, made by editing, measuring and comparing; several tests of a case share it."""
+    # imported here: it imports NumPy
+    from invarlock.harness.case_facts import case_facts
+
     try:
         found = bench.evaluate(case)
     except InvarLockError as error:

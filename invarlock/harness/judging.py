@@ -1,4 +1,7 @@
-"""Judging one case by its report, and saying why it is not as expected."""
+"""Judging one case by its report, and saying why it is not as expected.
+
+A suites folder imports this when its cases are collected; what imports NumPy is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from invarlock.catalog.cases import Case
-from invarlock.reports.gates import judge_gates
-from invarlock.verdict.compiling import Planned, judge_report
 
 
 def judge_case(case: Case, report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the verdict's record of a case's report."""
+    from invarlock.verdict.compiling import Planned, judge_report
+
     key = {"model": case.model.id, "scenario": case.scenario.id, "run": case.run}
     return judge_report(Planned(case.report_folder, key, case.scenario.document), report, "")
 
 
 def explain(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Return why a case is not as expected: its reasons, then a table of gate, measured and limit."""
+    from invarlock.reports.gates import judge_gates
+
     rows = [("gate", "measured", "limit", "")]
     for gate in judge_gates(report, report["resolved_policy"]):
         rows.append((gate.flag, gate.measured, gate.limit, "holds" if gate.holds else "does not hold"))

@@ -15,11 +15,11 @@ from invarlock.catalog.models import Model
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import UsageError
 from invarlock.harness.inventory import Pool
+from invarlock.harness.plan import PlannedNullRun, plan_document
 from invarlock.harness.preflight import CALIBRATION_CHECKS, pool_of, problems
-from invarlock.harness.presets import PlannedNullRun, begin_presets
+from invarlock.harness.presets import begin_presets
 from invarlock.harness.run import Run
 from invarlock.harness.sharding import manifest_of_shard, shard_document
-from invarlock.harness.sizing import disk_bytes, model_needs
 from invarlock.harness.sources import PINS_NAME, Sources, Tell, find_sources, obtain_pins, used_models
 from invarlock.harness.texts import length_problems
 from invarlock.jsonio import check_schema, read_json, write_json
@@ -86,14 +86,6 @@ def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) 
     return _begin(run, _models(cases), documents)
 
 
-def calibration_lines(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[str]:
-    """Return the plan of null runs for people, a line a model after the first."""
-    models = {null_run.model.id for null_run in null_runs}
-    counts = [(model, sum(null_run.model.id == model for null_run in null_runs)) for model in sorted(models)]
-    lines = [f"invarlock: presets of suite {run.catalog.suite}: {_count(len(null_runs), 'null run')}, no case is run"]
-    return [*lines, *(f"invarlock:   {model}: {_count(count, 'null run')}" for model, count in counts)]
-
-
 def _cases_of(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[Case]:
     """Return the cases that presets are made for."""
     models = {null_run.model.id for null_run in null_runs}
@@ -102,30 +94,6 @@ def _cases_of(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[Case]:
 
 def _models(cases: Sequence[Case]) -> list[Model]:
     return list({case.model.id: case.model for case in cases}.values())
-
-
-def plan_document(run: Run, cases: Sequence[Case]) -> dict[str, Any]:
-    """Return ``state/plan.json``: the cases in their order, and what each model needs of memory and disk."""
-    needs = model_needs(run, cases)
-    return {
-        "suite": run.catalog.suite,
-        "workers": run.workers,
-        "cases": [case.id for case in cases],
-        "models": [need.document() for need in needs],
-        "disk_bytes": disk_bytes(run, needs),
-    }
-
-
-def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
-    """Return the plan for people: the suite, then a line a model."""
-    needs = model_needs(run, cases)
-    lines = [f"invarlock: suite {run.catalog.suite}: {_count(len(cases), 'case')} on {_count(len(needs), 'model')}"]
-    lines += [
-        f"invarlock:   {need.model.id}: {_count(need.cases, 'case')}, "
-        + (f"{_size(need.memory_bytes)} of memory" if need.model.weight_bytes else "of a size that is not known yet")
-        for need in needs
-    ]
-    return [*lines, f"invarlock: {_size(disk_bytes(run, needs))} of disk for checkpoints"]
 
 
 def _begin(run: Run, models: Sequence[Model], documents: Mapping[str, Any]) -> list[str]:
@@ -188,11 +156,3 @@ def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:
     wrong = next(differences(found, asked), None)
     if wrong is not None:
         raise UsageError(f"--resume: {run.directory.path} is a run of something else: {wrong}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.0f} GB" if count >= 10**10 else f"{max(count, 10**6) / 1e6:.0f} MB"

@@ -1,4 +1,4 @@
-"""The presets of a run, as controller and workers see them: which null runs there are, and which presets are given.
+"""The presets of a run, as controller and workers see them: which of them are made, and which are given.
 
 Nothing here measures, and nothing here imports torch.
 """
@@ -8,31 +8,15 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from invarlock.catalog.models import Model
 from invarlock.errors import InvarLockError
+from invarlock.harness.plan import RUN_ONLY
 from invarlock.harness.run import Run
 from invarlock.jsonio import write_bytes
 from invarlock.reports.preset_files import null_run_name, preset_name, read_null_runs, read_preset, write_preset
 from invarlock.reports.presets import Preset, check_fit, derive_preset, loosened
-
-CALIBRATE_ONLY = "calibrate-only"
-RUN_ONLY = "run-only"
-
-
-@dataclass(frozen=True)
-class PlannedNullRun:
-    """A null run of a model, by its number."""
-
-    model: Model
-    run: int
-
-    @property
-    def id(self) -> str:
-        """The bracketed part of its node id: ``mistral-7b-v0.1-null_run1``."""
-        return f"{self.model.short_name}-null_run{self.run}"
 
 
 def calibrates(run: Run) -> bool:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -20,9 +20,7 @@ from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError
 from invarlock.harness.byoe import bring, is_byoe
 from invarlock.harness.disk_pressure import DiskPressure
-from invarlock.harness.finishing import Ending, finish_calibration, finish_run
-from invarlock.harness.planning import calibration_lines, plan_calibration, plan_lines, plan_run
-from invarlock.harness.presets import CALIBRATE_ONLY, PlannedNullRun
+from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
 from invarlock.harness.pytest_report import RERUN
 from invarlock.harness.run import Run
 from invarlock.harness.selection import SENTINEL_MARK, Catalog, make_catalog
@@ -31,6 +29,9 @@ from invarlock.harness.sharding import Collected, own_cases
 from invarlock.harness.sizing import suite_defaults
 from invarlock.packer.run_directory import RunDirectory
 from invarlock.settings import Settings
+
+if TYPE_CHECKING:
+    from invarlock.harness.finishing import Ending
 
 WORKER_KEY = "invarlock"
 
@@ -236,6 +237,9 @@ class Controller(SuiteSession):
         if not self.planned and not self._null_runs_planned:
             self.nothing_selected = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
             return
+        # imported here: collecting needs none of it, nor does a worker
+        from invarlock.harness.finishing import finish_calibration, finish_run
+
         report = getattr(getattr(self.config, "_json_report", None), "report", None) or {"tests": []}
         interrupted = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or bool(
             session.shouldstop or session.shouldfail
@@ -281,6 +285,9 @@ class Controller(SuiteSession):
         self._check_sentinels(node_ids)
         if not cases and not null_runs:
             return
+        # imported here: collecting needs none of it, nor does a worker
+        from invarlock.harness.planning import plan_calibration, plan_run
+
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
 
         def tell(line: str) -> None:

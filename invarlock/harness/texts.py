@@ -17,7 +17,6 @@ from invarlock.catalog.pins import Pin, Pins
 from invarlock.errors import EvaluationError, HubError, InvarLockError, MissingFileError, UsageError
 from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.evaluation.text_files import PARQUET_ADVICE, has_parquet, read_text_files
-from invarlock.evaluation.windows import draw_windows
 from invarlock.reports.policy import profile_windows
 
 if TYPE_CHECKING:
@@ -124,6 +123,9 @@ def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[s
     """
     if suite_text(run).dataset == "embedded":
         return
+    # imported here: it imports NumPy, and collecting must not
+    from invarlock.evaluation.windows import draw_windows
+
     text, counts = read_suite_text(run, pins), window_counts(run)
     for model in models:
         path = _tokenizer(run, pins, model)

@@ -1,0 +1,71 @@
+"""What a session has planned, as a document and for people; collecting shows it, and imports no more than this.
+
+``pytest --collect-only`` needs no PyTorch, NumPy or PyNaCl: what checks, measures or packs is imported where it is
+used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import Model
+from invarlock.harness.run import Run
+from invarlock.harness.sizing import disk_bytes, model_needs
+
+CALIBRATE_ONLY = "calibrate-only"
+RUN_ONLY = "run-only"
+
+
+@dataclass(frozen=True)
+class PlannedNullRun:
+    """A null run of a model, by its number."""
+
+    model: Model
+    run: int
+
+    @property
+    def id(self) -> str:
+        """The bracketed part of its node id: ``mistral-7b-v0.1-null_run1``."""
+        return f"{self.model.short_name}-null_run{self.run}"
+
+
+def plan_document(run: Run, cases: Sequence[Case]) -> dict[str, Any]:
+    """Return ``state/plan.json``: the cases in their order, and what each model needs of memory and disk."""
+    needs = model_needs(run, cases)
+    return {
+        "suite": run.catalog.suite,
+        "workers": run.workers,
+        "cases": [case.id for case in cases],
+        "models": [need.document() for need in needs],
+        "disk_bytes": disk_bytes(run, needs),
+    }
+
+
+def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
+    """Return the plan for people: the suite, then a line a model."""
+    needs = model_needs(run, cases)
+    lines = [f"invarlock: suite {run.catalog.suite}: {_count(len(cases), 'case')} on {_count(len(needs), 'model')}"]
+    for need in needs:
+        size = f"{_size(need.memory_bytes)} of memory, {_size(disk_bytes(run, [need]))} of disk"
+        what = size if need.model.weight_bytes else "of a size that is not known yet"
+        lines.append(f"invarlock:   {need.model.id}: {_count(need.cases, 'case')}, {what}")
+    return [*lines, f"invarlock: {_size(disk_bytes(run, needs))} of disk for checkpoints at once"]
+
+
+def calibration_lines(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[str]:
+    """Return the plan of null runs for people, a line a model after the first."""
+    models = {null_run.model.id for null_run in null_runs}
+    counts = [(model, sum(null_run.model.id == model for null_run in null_runs)) for model in sorted(models)]
+    lines = [f"invarlock: presets of suite {run.catalog.suite}: {_count(len(null_runs), 'null run')}, no case is run"]
+    return [*lines, *(f"invarlock:   {model}: {_count(count, 'null run')}" for model, count in counts)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.0f} GB" if count >= 10**10 else f"{max(count, 10**6) / 1e6:.0f} MB"

@@ -7,7 +7,7 @@ the plugin does nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             name = setting.option.removeprefix("--").replace("-", "_").upper()
             action = "append" if setting.many else "store"
             group.addoption(setting.option, action=action, default=None, dest=destination, metavar=name, help=text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    """Take ``--dist worksteal`` where workers are asked for and not how they share cases; xdist takes ``load``."""
+    option = config.option
+    if getattr(option, "numprocesses", None) and option.dist == "no" and find_suites_folder(config) is not None:
+        option.dist = "worksteal"
+    return (yield)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out a suites folder that pytest comes across while it collects something else: it runs when it is named."""
+    unasked = not config.pluginmanager.has_plugin("invarlock-session") and is_suites_folder(collection_path)
+    return True if unasked else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,9 +99,14 @@ def find_suites_folder(config: pytest.Config) -> Path | None:
     for argument in config.args:
         path = config.invocation_params.dir / argument.partition("::")[0].partition("[")[0]
         for folder in _upwards(path.resolve()):
-            if (folder / "models.toml").is_file() and (folder / "scenarios.json").is_file():
+            if is_suites_folder(folder):
                 return folder
     return None
+
+
+def is_suites_folder(path: Path) -> bool:
+    """Tell whether a folder holds models and scenarios."""
+    return (path / "models.toml").is_file() and (path / "scenarios.json").is_file()
 
 
 def _upwards(path: Path) -> Iterable[Path]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from invarlock.catalog.models import Model
 from invarlock.errors import InvarLockError
 from invarlock.harness.plan import RUN_ONLY
 from invarlock.harness.run import Run
+from invarlock.harness.texts import WindowCounts, window_counts
 from invarlock.jsonio import write_bytes
 from invarlock.reports.preset_files import null_run_name, preset_name, read_null_runs, read_preset, write_preset
 from invarlock.reports.presets import Preset, check_fit, derive_preset, loosened
@@ -51,12 +53,29 @@ def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
             if preset.document["model_id"] != model.id:
                 yield f"{path}: a preset of {preset.document['model_id']}, the run has {model.id}; leave it out with -k"
                 continue
+            yield from _other_windows(run, preset.document["dataset"], path)
             # the pin of a model that has a path is the digest of its checkpoint; that of another is known later
             known = preset.document["baseline"]
             digest = known["digest"] if model.path is None or model.revision is None else model.revision
             check_fit(preset.document, {**known, "digest": digest}, run.settings["tier"], where=str(path))
         except InvarLockError as error:
             yield str(error)
+
+
+def _other_windows(run: Run, dataset: Mapping[str, Any], path: Path) -> Iterator[str]:
+    """Yield that a preset was learned from other windows than the run scores: its limits follow from their number."""
+    learned = WindowCounts(dataset["seq_len"], dataset["windows"]["preview"], dataset["windows"]["final"])
+    scored = window_counts(run)
+    if learned != scored:
+        yield (
+            f"{path}: learned from {_windows_text(learned)}, and the run scores {_windows_text(scored)}; calibrate at "
+            f"these, or take the preset's: INVARLOCK_SEQ_LEN={learned.seq_len} "
+            f"INVARLOCK_PREVIEW_WINDOWS={learned.preview} INVARLOCK_FINAL_WINDOWS={learned.final}"
+        )
+
+
+def _windows_text(counts: WindowCounts) -> str:
+    return f"{counts.preview} + {counts.final} windows of {counts.seq_len} tokens"
 
 
 def begin_presets(run: Run, models: Sequence[Model]) -> None:

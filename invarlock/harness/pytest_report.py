@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from invarlock.errors import UsageError
+
 # A failure message is a short table; what is longer is a traceback, and its end says what happened.
 MAX_MESSAGE_CHARACTERS = 500
 # The outcome of a case whose worker died and which is run once more.
 RERUN = "rerun"
+# Where pytest-json-report writes unless it is told where.
+DEFAULT_FILE = ".report.json"
+# What the reduced report does not take; a run of ten thousand cases need not hold it.
+OMITTED = ("collectors", "keywords", "log", "streams", "traceback", "warnings")
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w.+@-]+/)+(?=[\w.+@-])")
 # xdist begins a message with its worker's platform and interpreter
 _WORKER = re.compile(r"\[gw\d+\] \S+ -- Python \S+ \S+\s*")
+
+
+def ask_for_json_report(option: argparse.Namespace) -> None:
+    """Have pytest-json-report note how each case ended; a file is written where the user names one or asks for it.
+
+    Raises:
+        UsageError: when it is not there, or is to leave the cases out.
+    """
+    if not hasattr(option, "json_report"):
+        raise UsageError(
+            "pytest-json-report is not there, and the verdict needs its account of the cases; pip install "
+            "pytest-json-report, or drop -p no:jsonreport"
+        )
+    if option.json_report_summary:
+        raise UsageError("--json-report-summary leaves out the cases, which the verdict needs; drop it")
+    if option.json_report:
+        return
+    option.json_report = True
+    if option.json_report_file == DEFAULT_FILE:
+        option.json_report_file, option.json_report_verbosity = None, 0
+        option.json_report_omit = [*OMITTED]
 
 
 def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> dict[str, Any]:

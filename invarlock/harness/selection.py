@@ -81,7 +81,7 @@ def make_catalog(
     The suite is the one that ``-m`` names; without one, that of the node ids given, else ``smoke``.
 
     Raises:
-        UsageError: when ``-m`` names several suites, a scenario id is unknown, or a slot holds no model.
+        UsageError: when ``-m`` or node ids name several suites, a scenario id is unknown, or a slot holds no model.
     """
     scenario_ids = settings["scenario_ids"]
     cases = tuple(plan_cases(models, scenarios, settings["clean_runs"], settings["stress_runs"]))
@@ -117,10 +117,17 @@ def _default_suite(models: Models) -> str:
 
 
 def _suite_of(cases: Sequence[Case], node_ids: Sequence[str]) -> str | None:
-    """Return the first suite that has all cases named by node ids; None when none is named."""
+    """Return the first suite that has all cases named by node ids; None when none is named.
+
+    Raises:
+        UsageError: when no suite has them all.
+    """
     wanted = _case_ids(node_ids)
-    suites = [set(case.suites) for case in cases if case.id in wanted]
-    if not suites:
+    named = [case for case in cases if case.id in wanted]
+    if not named:
         return None
-    shared = set.intersection(*suites)
-    return next((suite for case in cases for suite in case.suites if suite in shared), None)
+    shared = set.intersection(*(set(case.suites) for case in named))
+    if not shared:
+        suites = ", ".join(dict.fromkeys(case.suites[0] for case in named))
+        raise UsageError(f"the cases named are of the suites {suites}; a run has one")
+    return next(suite for suite in named[0].suites if suite in shared)

@@ -21,7 +21,7 @@ from invarlock.errors import InvarLockError
 from invarlock.harness.byoe import bring, is_byoe
 from invarlock.harness.disk_pressure import DiskPressure
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
-from invarlock.harness.pytest_report import RERUN
+from invarlock.harness.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.run import Run
 from invarlock.harness.selection import SENTINEL_MARK, Catalog, make_catalog
 from invarlock.harness.sentinels import SENTINELS, sentinel_problems
@@ -186,13 +186,8 @@ class Controller(SuiteSession):
         self.ending: Ending | None = None
         self.nothing_selected = False
         self._pressure = DiskPressure(self._of.directory)
-        if not option.collectonly and not option.json_report:
-            # pytest's own account of the cases goes into the pack
-            option.json_report = True
-            option.json_report_file = None
-            option.json_report_verbosity = 0
-        if distributed and not any(argument.startswith("--dist") for argument in config.invocation_params.args):
-            option.dist = "worksteal"
+        if not option.collectonly:
+            ask_for_json_report(option)
 
     @property
     def run(self) -> Run:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gpu_inventory import Inventory
 
 from invarlock.jsonio import write_json
 from invarlock.runtime.provenance import MARKER_NAME, source_repository
@@ -25,6 +28,7 @@ SMALL = {
     "DRIFT_CALIBRATION_RUNS": "0",
 }
 RUN_SECONDS = 300
+FAKE_NVML = ROOT / "tests" / "support" / "fake_nvml"
 
 
 @dataclass(frozen=True)
@@ -84,3 +88,22 @@ def own_suites(tmp_path: Path) -> Path:
     assert source is not None
     write_json(folder.parent / MARKER_NAME, source)
     return folder
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inventory:
+    """Return a function that gives this machine GPUs, as far as NVML tells this process and those it starts."""
+    spec = importlib.util.spec_from_file_location("pynvml", FAKE_NVML / "pynvml.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # torch may have imported the real one
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    monkeypatch.setenv("PYTHONPATH", str(FAKE_NVML))
+
+    def give(gpus: Sequence[dict[str, Any]]) -> None:
+        write_json(tmp_path / "gpus.json", list(gpus))
+        monkeypatch.setenv("FAKE_NVML", str(tmp_path / "gpus.json"))
+
+    return give

@@ -112,16 +112,23 @@ def test_what_cannot_work_is_refused_up_front(
     assert not ran.directory.exists()
 
 
-def test_a_preset_of_another_model_or_tier_is_refused_up_front(
+def test_a_preset_of_another_model_or_tier_or_of_other_windows_is_refused_up_front(
     real_run: Any, run_pytest: RunPytest, tmp_path: Path
 ) -> None:
     given = str(real_run.directory / "presets" / f"{PRESET}.json")
 
     other = run_pytest("-k", "noop", PACK_CALIBRATION_PRESET_FILE=given)
-    strict = run_pytest("-k", "mistral and noop", "--tier", "conservative", PACK_CALIBRATION_PRESET_FILE=given)
+    strict = run_pytest(
+        "-k", "mistral and noop", "--tier", "conservative",
+        PACK_CALIBRATION_PRESET_FILE=given, INVARLOCK_FINAL_WINDOWS="32",
+    )  # fmt: skip
     yaml = run_pytest("-k", "mistral and noop", PACK_CALIBRATION_PRESET_FILE=given.replace(".json", ".yaml"))
 
     assert "a preset of embedded/mistral-tiny, the run has embedded/qwen2-tiny; leave it out with -k" in other.output
     assert "its tier is balanced, not conservative; calibrate this model, or leave the preset out" in strict.output
+    assert "learned from 8 + 16 windows of 128 tokens, and the run scores 8 + 32 windows of 128 tokens" in strict.output
+    assert "take the preset's: INVARLOCK_SEQ_LEN=128 INVARLOCK_PREVIEW_WINDOWS=8 INVARLOCK_FINAL_WINDOWS=16" in (
+        strict.output
+    )
     assert "give the preset's .json" in yaml.output
     assert [ran.status for ran in (other, strict, yaml)] == [4, 4, 4]

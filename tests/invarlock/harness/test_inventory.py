@@ -1,40 +1,16 @@
 """Which devices a run has: NVML's own face over an inventory in a file, and every setting that chooses among them."""
 
-import json
 import os
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from gpu_inventory import Inventory, gpu, mig
 
 from invarlock.catalog.models import Model
 from invarlock.errors import UsageError
 from invarlock.harness.inventory import GB, Pool, make_pool
 from invarlock.harness.memory_plan import devices_needed, needed_bytes
 from invarlock.settings import resolve_settings
-
-FAKE = Path(__file__).parents[2] / "support" / "fake_nvml"
-Inventory = Callable[[Sequence[dict[str, Any]]], None]
-
-
-@pytest.fixture
-def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inventory:
-    """Return a function that gives this machine GPUs, as far as NVML tells."""
-    monkeypatch.syspath_prepend(str(FAKE))
-    # torch may have imported the real one
-    monkeypatch.delitem(sys.modules, "pynvml", raising=False)
-
-    def give(gpus: Sequence[dict[str, Any]]) -> None:
-        (tmp_path / "gpus.json").write_text(json.dumps(gpus))
-        monkeypatch.setenv("FAKE_NVML", str(tmp_path / "gpus.json"))
-
-    return give
-
-
-def gpu(number: int, free: float = 80.0, **more: Any) -> dict[str, Any]:
-    return {"uuid": f"GPU-{number}a", "total": 85 * GB, "free": int(free * GB), **more}
 
 
 def pool(workers: int = 4, requires: str = "gpu", **variables: str) -> Pool:
@@ -103,8 +79,7 @@ def test_a_machine_without_a_driver_is_told_so(inventory: Inventory, monkeypatch
 
 
 def test_a_divided_gpu_counts_as_its_parts_which_no_model_can_lie_across(inventory: Inventory) -> None:
-    parts = [{"uuid": f"MIG-{number}", "total": 40 * GB, "free": 39 * GB} for number in range(2)]
-    inventory([gpu(0, mig=parts), gpu(1)])
+    inventory([gpu(0, mig=[mig(0), mig(1)]), gpu(1)])
 
     found = pool(CUDA_VISIBLE_DEVICES="MIG-1,MIG-0")
 

@@ -7,11 +7,15 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gpu_inventory import Inventory, gpu, mig
 
+from invarlock.harness import inventory as inventory_module
 from invarlock.harness.inventory import GB, Device, Pool
 from invarlock.harness.leases import Leases, choose
+from invarlock.settings import resolve_settings
 
 PROGRAM = Path(__file__).parents[2] / "support" / "lease_worker.py"
 Event = tuple[str, str, list[str], int]
@@ -20,6 +24,11 @@ Event = tuple[str, str, list[str], int]
 def make_pool(count: int, room: float = 80.0) -> Pool:
     devices = tuple(Device(f"cpu{number}", number, int(room * GB), int(room * GB)) for number in range(count))
     return Pool("cpu", devices, 1)
+
+
+def gpu_pool() -> Pool:
+    """Return all GPUs that NVML tells of; who takes a lease reads anew what they have free."""
+    return inventory_module.make_pool(resolve_settings({}, {}), "gpu", workers=4)
 
 
 def start(tmp_path: Path, pool: Pool, worker: int, need: float, hold: float, times: int) -> subprocess.Popen[bytes]:
@@ -58,8 +67,13 @@ def wait_for(tmp_path: Path, takes: int) -> None:
         time.sleep(0.02)
 
 
-def test_four_workers_take_turns_on_two_devices(tmp_path: Path) -> None:
-    processes = [start(tmp_path, make_pool(2), worker, 10, 0.15, 5) for worker in range(4)]
+@pytest.mark.parametrize("gpus", [[gpu(0), gpu(1)], [gpu(0, mig=[mig(0), mig(1)])]], ids=["GPUs", "MIG"])
+def test_four_workers_take_turns_on_two_devices(
+    gpus: list[dict[str, Any]], inventory: Inventory, tmp_path: Path
+) -> None:
+    inventory(gpus)
+    pool = gpu_pool()
+    processes = [start(tmp_path, pool, worker, 10, 0.1, 4) for worker in range(4)]
 
     assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
 
@@ -67,13 +81,17 @@ def test_four_workers_take_turns_on_two_devices(tmp_path: Path) -> None:
     turns: dict[str, int] = defaultdict(int)
     for what, who, *_ in found:
         turns[who] += what == "take"
-    assert dict(turns) == {str(worker): 5 for worker in range(4)}
+    assert dict(turns) == {str(worker): 4 for worker in range(4)}
     assert held_at_once(found) == 2
+    if not pool.combinable:
+        # a process that has computed on one MIG instance sees no other
+        assert all(devices == [f"MIG-{int(who) % 2}"] for _, who, devices, _ in found)
 
 
-def test_models_of_one_two_and_four_devices_share_four_without_a_deadlock(tmp_path: Path) -> None:
+def test_models_of_one_two_and_four_devices_share_four_without_a_deadlock(inventory: Inventory, tmp_path: Path) -> None:
+    inventory([gpu(number) for number in range(4)])
     needs = [10, 100, 250, 10, 100, 250]
-    processes = [start(tmp_path, make_pool(4), worker, need, 0.03, 4) for worker, need in enumerate(needs)]
+    processes = [start(tmp_path, gpu_pool(), worker, need, 0.03, 4) for worker, need in enumerate(needs)]
 
     assert [process.wait(90) for process in processes] == [0] * 6
 
@@ -120,6 +138,23 @@ def test_who_needs_all_devices_is_not_overtaken(tmp_path: Path) -> None:
     assert (large.wait(60), small.wait(60)) == (0, 0)
     assert [who for what, who, *_ in events(tmp_path) if what == "take"] == ["1", "2"]
     assert first.longest_wait_seconds() is None
+
+
+def test_a_gpu_that_somebody_else_filled_during_the_run_is_waited_for(inventory: Inventory, tmp_path: Path) -> None:
+    inventory([gpu(0), gpu(1)])
+    pool = gpu_pool()
+    inventory([gpu(0, free=5), gpu(1, free=5)])
+    worker = start(tmp_path, pool, 0, 10, 0.01, 1)
+    while not list((tmp_path / "locks").glob("*.ticket")):
+        time.sleep(0.02)
+    time.sleep(0.2)
+    before = events(tmp_path)
+
+    inventory([gpu(0, free=5), gpu(1)])
+
+    assert worker.wait(60) == 0
+    assert before == []
+    assert [(what, devices) for what, _, devices, _ in events(tmp_path)] == [("take", ["GPU-1a"]), ("give", ["GPU-1a"])]
 
 
 @pytest.mark.parametrize(

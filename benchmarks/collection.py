@@ -1,0 +1,96 @@
+"""What collecting the ``full`` suite costs beside as many empty cases, and what a controller keeps of each case.
+
+    python benchmarks/collection.py
+    python benchmarks/collection.py --cases 10000
+
+Times are CPU seconds of the process, best of ``--times``: on a shared machine they say more than the clock. The memory is
+the peak of the process that plans and finishes, over cases that measure nothing on two workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SUITES = Path(__file__).parents[1] / "suites"
+# what `pip install 'invarlock[suite]'` brings, and nothing that happens to be installed beside it
+PLUGINS = ("-p", "xdist.plugin", "-p", "pytest_jsonreport.plugin", "-p", "no:cacheprovider")
+FEW = 100
+RUNS = 100
+PEAK = (
+    "import resource\n"
+    "pytest_plugins = ['invarlock.harness.plugin']\n"
+    "def pytest_unconfigure(config):\n"
+    "    if not hasattr(config, 'workerinput'):\n"
+    "        print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+)
+
+
+def run_pytest(folder: Path, *arguments: str, **variables: str) -> tuple[str, float]:
+    """Return what pytest printed in a folder, and its CPU seconds."""
+    command = [sys.executable, "-m", "pytest", *PLUGINS, *arguments]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **variables}
+    before = os.times()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return done.stdout + done.stderr, seconds
+
+
+def measure_collection(times: int) -> None:
+    """Print the CPU seconds of collecting the full suite, and of as many empty cases."""
+    asked = ("--collect-only", "-q", "-m", "full")
+    output, _ = run_pytest(SUITES.parent, "suites", *asked)
+    count = output.count("::test_scenario[")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "test_empty.py").write_text(
+            f"import pytest\n@pytest.mark.parametrize('number', range({count}))\ndef test_empty(number): pass\n"
+        )
+        ours, empty = [], []
+        for _ in range(times):
+            ours.append(run_pytest(SUITES.parent, "suites", *asked)[1])
+            empty.append(run_pytest(folder, "--collect-only", "-q")[1])
+    print(f"collecting {count} cases of the full suite: {min(ours):.2f} s of CPU")
+    print(f"collecting {count} empty cases: {min(empty):.2f} s of CPU, ratio {min(ours) / min(empty):.2f}")
+
+
+def peak_bytes(cases: int) -> int:
+    """Return the peak memory of a controller over so many cases that measure nothing, a multiple of a hundred."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "suites"
+        folder.mkdir()
+        for path in SUITES.iterdir():
+            if path.suffix != ".py" and path.name not in ("scenarios.json", "__pycache__"):
+                (folder / path.name).symlink_to(path)
+        document = json.loads((SUITES / "scenarios.json").read_text("utf-8"))
+        row = next(row for row in document["scenarios"] if row["id"] == "noop_control")
+        document["scenarios"] = [{**row, "id": f"noop_{number}"} for number in range(cases // RUNS)]
+        (folder / "scenarios.json").write_text(json.dumps(document))
+        (folder / "test_nothing.py").write_text("def test_nothing(case): pass\n")
+        (Path(name) / "conftest.py").write_text(PEAK)
+        select = ("-q", "-n", "2", "-k", "mistral", "--no-pack", "--output-dir", f"{name}/run")
+        output, _ = run_pytest(Path(name), "suites", *select, CLEAN_EDIT_RUNS=str(RUNS), DRIFT_CALIBRATION_RUNS="0")
+    if f"{cases} passed" not in output:
+        raise SystemExit(output[-2000:])
+    return int(output.rpartition("peak ")[2].split()[0]) * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Collecting, and a controller's memory")
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--cases", type=int, default=0, help="measure a controller's memory over so many cases too")
+    options = parser.parse_args()
+    measure_collection(options.times)
+    if options.cases:
+        few, many = peak_bytes(FEW), peak_bytes(options.cases)
+        print(f"controller after {FEW} cases: {few / 1e6:.0f} MB; after {options.cases}: {many / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

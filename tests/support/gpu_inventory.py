@@ -1,0 +1,18 @@
+"""GPUs of a machine that has none: what NVML's face over a file tells of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from invarlock.harness.inventory import GB
+
+Inventory = Callable[[Sequence[dict[str, Any]]], None]
+
+
+def gpu(number: int, free: float = 80.0, **more: Any) -> dict[str, Any]:
+    """Return a GPU with so many GB free."""
+    return {"uuid": f"GPU-{number}a", "total": 85 * GB, "free": int(free * GB), **more}
+
+
+def mig(number: int) -> dict[str, Any]:
+    """Return a MIG instance of 40 GB."""
+    return {"uuid": f"MIG-{number}", "total": 40 * GB, "free": 39 * GB}

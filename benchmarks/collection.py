@@ -3,8 +3,8 @@
     python benchmarks/collection.py
     python benchmarks/collection.py --cases 10000
 
-Times are CPU seconds of the process, best of ``--times``: on a shared machine they say more than the clock. The memory is
-the peak of the process that plans and finishes, over cases that measure nothing on two workers.
+Times are CPU seconds of the process, best of ``--times``: on a shared machine they say more than the clock. The memory
+is the peak of the process that plans and finishes, over cases that measure nothing on two workers.
 """
 
 from __future__ import annotations

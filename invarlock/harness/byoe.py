@@ -21,18 +21,12 @@ from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import read_gpus
+from invarlock.harness.selection import BYOE_SUITE as SUITE
 from invarlock.settings import Settings
 
-SUITE = "byoe"
 # The longest id of a scenario has a hundred characters; a number may follow.
 MAX_NAME_CHARACTERS = 90
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
-
-
-def is_byoe(mark_expression: str, settings: Settings) -> bool:
-    """Tell whether a run is of checkpoints that the user brings."""
-    named = re.search(rf"\b{SUITE}\b", mark_expression) is not None
-    return named or settings["baseline"] is not None or bool(settings["subjects"])
 
 
 def bring(models: Models, settings: Settings, here: Path, mark_expression: str) -> tuple[Models, tuple[Scenario, ...]]:

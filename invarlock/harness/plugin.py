@@ -13,10 +13,6 @@ from pathlib import Path
 import pytest
 
 from invarlock.errors import InvarLockError
-from invarlock.harness import fixtures
-from invarlock.harness.logs import Logs
-from invarlock.harness.progress import Progress
-from invarlock.harness.session import Controller, SuiteSession, Worker
 from invarlock.settings import SETTINGS, resolve_settings
 
 
@@ -57,6 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = find_suites_folder(config)
     if folder is None:
         return
+    # imported here: pytest in any other folder does without
+    from invarlock.harness import fixtures
+    from invarlock.harness.session import Controller, SuiteSession, Worker, shows_only
+
     options = {setting.name: config.getoption(f"invarlock_{setting.name}", None) for setting in SETTINGS}
     session: SuiteSession
     process = "controller" if _is_distributing(config) else "worker_0"
@@ -72,8 +72,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(session, "invarlock-session")
     config.pluginmanager.register(fixtures, "invarlock-fixtures")
-    if config.option.collectonly:
+    if shows_only(config.option):
         return
+    from invarlock.harness.logs import Logs
+    from invarlock.harness.progress import Progress
+
     config.pluginmanager.register(Logs(session.run, process), "invarlock-logs")
     if isinstance(session, Controller):
         config.pluginmanager.register(Progress(session), "invarlock-progress")

@@ -36,6 +36,8 @@ def ask_for_json_report(option: argparse.Namespace) -> None:
             "pytest-json-report is not there, and the verdict needs its account of the cases; pip install "
             "pytest-json-report, or drop -p no:jsonreport"
         )
+    if not hasattr(option, "tbstyle"):
+        raise UsageError("-p no:terminal takes options away that pytest-json-report reads; use -qq")
     if option.json_report_summary:
         raise UsageError("--json-report-summary leaves out the cases, which the verdict needs; drop it")
     if option.json_report:

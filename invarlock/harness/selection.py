@@ -15,6 +15,8 @@ from invarlock.settings import Settings
 from invarlock.settings.table import MODEL_SLOTS
 
 DEFAULT_SUITE = "smoke"
+# of checkpoints that the user brings
+BYOE_SUITE = "byoe"
 CATEGORY_MARKS = ("clean", "stress", "error_injection", "deployable")
 # Categories that only run when they are named: by -m, --scenario-ids or a node id.
 OPT_IN_CATEGORIES = ("deployable",)
@@ -67,6 +69,12 @@ class Catalog:
 
     def model(self, model_id: str) -> Model:
         return self.models.models[model_id]
+
+
+def is_byoe(mark_expression: str, settings: Settings) -> bool:
+    """Tell whether a run is of checkpoints that the user brings."""
+    named = re.search(rf"\b{BYOE_SUITE}\b", mark_expression) is not None
+    return named or settings["baseline"] is not None or bool(settings["subjects"])
 
 
 def make_catalog(

@@ -6,6 +6,7 @@ only runs cases. Both collect the same cases from the same files.
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
@@ -18,12 +19,11 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError
-from invarlock.harness.byoe import bring, is_byoe
 from invarlock.harness.disk_pressure import DiskPressure
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
 from invarlock.harness.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.run import Run
-from invarlock.harness.selection import SENTINEL_MARK, Catalog, make_catalog
+from invarlock.harness.selection import SENTINEL_MARK, Catalog, is_byoe, make_catalog
 from invarlock.harness.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.sharding import Collected, own_cases
 from invarlock.harness.sizing import suite_defaults
@@ -44,6 +44,9 @@ class SuiteSession:
         self.config = config
         models, scenarios = read_models(folder / "models.toml"), read_scenarios(folder / "scenarios.json")
         if is_byoe(config.option.markexpr, settings):
+            # imported here: it reads checkpoints, which no other run does before its first case
+            from invarlock.harness.byoe import bring
+
             models, scenarios = bring(models, settings, config.invocation_params.dir, config.option.markexpr)
         self.catalog: Catalog = make_catalog(
             models,
@@ -103,6 +106,8 @@ class SuiteSession:
         params = [
             pytest.param(case, id=case.id, marks=[getattr(pytest.mark, mark) for mark in self.catalog.marks(case)])
             for case in self.catalog.cases
+            # cases of other suites are not even made: there may be many times as many
+            if self.catalog.selects(case, None)
         ]
         metafunc.parametrize("case", params)
 
@@ -181,12 +186,12 @@ class Controller(SuiteSession):
         self._of = self._run(directory.resolve(), max(1, len(option.tx)) if distributed else 1, started)
         self.planned: list[Case] = []
         self._null_runs_planned: list[PlannedNullRun] = []
-        self._collected = Collected() if shard is not None and distributed and not option.collectonly else None
+        self._collected = Collected() if shard is not None and distributed and not shows_only(option) else None
         self._lost: set[str] = set()
         self.ending: Ending | None = None
         self.nothing_selected = False
         self._pressure = DiskPressure(self._of.directory)
-        if not option.collectonly:
+        if not shows_only(option):
             ask_for_json_report(option)
 
     @property
@@ -217,7 +222,7 @@ class Controller(SuiteSession):
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         # with xdist the controller collects nothing, its workers tell it what they found
-        if session.items and not session.config.option.collectonly:
+        if session.items and not shows_only(session.config.option):
             self._plan([item.nodeid for item in session.items])
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
@@ -273,7 +278,7 @@ class Controller(SuiteSession):
         return [null_run for null_run in self._null_runs() if null_run.id in wanted]
 
     def _plan(self, node_ids: Sequence[str]) -> None:
-        if self.planned or self._null_runs_planned or self.config.option.collectonly:
+        if self.planned or self._null_runs_planned or shows_only(self.config.option):
             return
         cases = [] if self.calibrates_only else self._cases(node_ids)
         null_runs = self._planned_null_runs(node_ids) if self.calibrates_only else []
@@ -305,6 +310,11 @@ class Controller(SuiteSession):
         found = sentinel_problems(self.run, asked) if asked else []
         if found:
             raise pytest.UsageError("\n".join(found))
+
+
+def shows_only(option: argparse.Namespace) -> bool:
+    """Tell whether pytest is asked to show something and to run nothing."""
+    return bool(option.collectonly or option.showfixtures or option.show_fixtures_per_test or option.setupplan)
 
 
 def newest_run(folder: Path, suite: str, part: str = "") -> str | None:

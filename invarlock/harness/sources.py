@@ -12,7 +12,6 @@ suites folder, else by ``models.toml``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +98,9 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
         return Sources(problems=tuple(str(error).splitlines()))
     found: dict[str, Source] = {}
     problems: list[str] = []
+    # imported here, with what it takes along: collecting asks for no source
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
         waiting = {model: pool.submit(_find, run, model, wanted[model.id]) for model in (*models, *others)}
         for model, future in waiting.items():

@@ -21,21 +21,34 @@ def verify(pack: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_collecting_imports_no_torch_and_shows_every_smoke_case(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "no_torch.py").write_text(
+# What collecting does without. jsonschema_rs stays: models.toml and scenarios.json are held against their schemas.
+NOT_IMPORTED = (
+    "accelerate", "cryptography", "filelock", "huggingface_hub", "jsonschema", "nacl", "numpy", "pynvml", "safetensors",
+    "scipy", "tokenizers", "torch", "transformers", "xdist", "pytest_jsonreport",
+)  # fmt: skip
+
+
+def test_collecting_imports_pytest_alone_and_shows_every_smoke_case_and_the_plan(
+    run_pytest: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "refused.py").write_text(
         "import sys\n"
         "class Refuse:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'transformers', 'safetensors'):\n"
+        f"        if name.split('.')[0] in {NOT_IMPORTED}:\n"
         "            raise AssertionError(f'{name} is imported at collection')\n"
         "sys.meta_path.insert(0, Refuse())\n"
     )
 
-    ran = run_pytest("--collect-only", "-q", "-p", "no_torch", PYTHONPATH=str(tmp_path))
+    ran = run_pytest(
+        "--collect-only", "-q", "-p", "refused", PYTHONPATH=str(tmp_path), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"
+    )
 
     assert ran.status == 0, ran.output
     assert ran.output.count("test_scenario[") == 66
     assert f"suites/test_scenarios.py::test_scenario[{NOOP}]" in ran.output
+    assert "invarlock: suite smoke: 66 cases on 3 models" in ran.output
+    assert "invarlock:   embedded/mistral-tiny: 22 cases, 25 MB of memory, 4 MB of disk" in ran.output
     assert not ran.directory.exists()
 
 

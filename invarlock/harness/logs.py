@@ -16,7 +16,7 @@ from _pytest._code.code import ExceptionRepr
 
 from invarlock.catalog.cases import Case
 from invarlock.harness.run import Run
-from invarlock.harness.session import case_of
+from invarlock.harness.session import case_of, parameter_id
 
 LOGGER = logging.getLogger("invarlock")
 LAST_LINES = 8
@@ -49,6 +49,7 @@ class Logs:
             return (yield)
         self.pytest_runtest_logstart()
         handler = _open(self.run.directory.log(case))
+        _log.info("%s: begins", case.id)
         try:
             return (yield)
         finally:
@@ -64,6 +65,15 @@ class Logs:
             elif report.when == "call":
                 _log.info("%s: %s after %.2f s", case.id, report.outcome, report.duration)
         return report
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Show the end of a case's log where xdist says that its worker died; what a pack says of it stays as it is."""
+        for case in self.run.catalog.planned([parameter_id(crashitem)]):
+            path = self.run.directory.log(case)
+            lines = last_lines(path)
+            if lines:
+                report.sections.append((self._title(path), "\n".join(lines)))
 
     def pytest_unconfigure(self) -> None:
         if self._own is not None:
@@ -81,7 +91,10 @@ class Logs:
         # pytest's own copy of the same lines
         report.sections = [section for section in report.sections if not section[0].startswith("Captured log")]
         if lines and isinstance(report.longrepr, ExceptionRepr):
-            report.longrepr.addsection(f"last lines of {path.relative_to(self.run.directory.path)}", "\n".join(lines))
+            report.longrepr.addsection(self._title(path), "\n".join(lines))
+
+    def _title(self, path: Path) -> str:
+        return f"last lines of {path.relative_to(self.run.directory.path)}"
 
 
 def last_lines(path: Path) -> list[str]:

@@ -218,6 +218,13 @@ PROMISED: dict[str, Any] = {
     "INVARLOCK_FINAL_WINDOWS": None,
     "INVARLOCK_EVAL_BATCH": 16,
     "INVARLOCK_STORE_EVAL_WINDOWS": False,
+    "INVARLOCK_LOCAL_JSONL_FILE": None,
+    "INVARLOCK_LOCAL_JSONL_FIELD": "text",
+    "INVARLOCK_HF_DATASET": None,
+    "INVARLOCK_HF_CONFIG": None,
+    "INVARLOCK_HF_SPLIT": "validation",
+    "INVARLOCK_HF_FIELD": "text",
+    "INVARLOCK_HF_REVISION": None,
     "MIN_FREE_DISK_GB": None,
     "PACK_SKIP_DISK_PREFLIGHT": False,
     "CUDA_VISIBLE_DEVICES": None,
@@ -229,8 +236,12 @@ PROMISED: dict[str, Any] = {
     "INVARLOCK_ALLOW_REMOTE_CODE": False,
     "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE": False,
     "INVARLOCK_CONTAINER_ENGINE": None,
+    "INVARLOCK_RUNTIME_IMAGE": "invarlock-runtime:local",
     "INVARLOCK_CONFIG_ROOT": None,
     "SKIP_FLASH_ATTN": True,
+    "--baseline": None,
+    "--subject": (),
+    "--edit-label": "custom",
     "--shard": None,
     "--case-timeout": 21600,
     **{f"MODEL_{slot}": None for slot in range(1, 9)},
@@ -238,10 +249,28 @@ PROMISED: dict[str, Any] = {
 }
 
 
+# Where the default follows from something else, what people are told of it.
+PROMISED_WORDS = {
+    "--output-dir": "evidence_pack_runs/<suite>_<time>",
+    "--scenario-ids": "all of the suite",
+    "--execution-mode": "container, CPU suites host",
+    "--pack-dir": "<run>/evidence_pack",
+    "--defer-rendering": "off, on under release review",
+    "PACK_TUNED_EDIT_PARAMS_FILE": "the suites folder's",
+    "DRIFT_CALIBRATION_RUNS": "5, smoke 2",
+    "CLEAN_EDIT_RUNS": "3, smoke 1",
+    "STRESS_EDIT_RUNS": "2, smoke 1",
+    "MIN_FREE_DISK_GB": "200, CPU suites 1",
+    "INVARLOCK_CONTAINER_ENGINE": "podman, then docker",
+}
+
+
 def test_every_setting_that_the_harness_promises_is_in_the_table_with_its_default() -> None:
     defaults = {name: row.default for row in SETTINGS for name in (row.option, *row.variables) if name}
 
     assert {name: defaults.get(name, "missing") for name in PROMISED} == PROMISED
+    words = {name: row.shown for row in SETTINGS for name in (row.option, *row.variables) if name in PROMISED_WORDS}
+    assert words == PROMISED_WORDS
 
 
 def test_no_two_settings_share_an_option_or_a_variable() -> None:

@@ -247,6 +247,8 @@ def test_a_case_that_kills_two_workers_fails_the_run_and_the_others_are_done(
 
     assert ran.status == 1, ran.output
     assert "mistral-tiny-inf_injection-run1: no report; pytest: failed, worker 'gw1' crashed" in ran.output
+    assert "last lines of logs/mistral-tiny-inf_injection-run1.log" in ran.output
+    assert "last lines" not in (ran.pack / "metadata/pytest_report.json").read_text()
     assert len(load(ran.directory / "reports" / "final_verdict.json")["records"]) == 1
 
 

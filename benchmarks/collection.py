@@ -70,7 +70,9 @@ def peak_bytes(cases: int) -> int:
                 (folder / path.name).symlink_to(path)
         document = json.loads((SUITES / "scenarios.json").read_text("utf-8"))
         row = next(row for row in document["scenarios"] if row["id"] == "noop_control")
-        document["scenarios"] = [{**row, "id": f"noop_{number}"} for number in range(cases // RUNS)]
+        document["scenarios"] = [
+            {**row, "id": f"noop_{number}", "suites": ["smoke"]} for number in range(cases // RUNS)
+        ]
         (folder / "scenarios.json").write_text(json.dumps(document))
         (folder / "test_nothing.py").write_text("def test_nothing(case): pass\n")
         (Path(name) / "conftest.py").write_text(PEAK)

@@ -44,8 +44,9 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out a suites folder that pytest comes across while it collects something else: it runs when it is named."""
-    unasked = not config.pluginmanager.has_plugin("invarlock-session") and is_suites_folder(collection_path)
-    return True if unasked else None
+    session = config.pluginmanager.getplugin("invarlock-session")
+    asked = None if session is None else session.folder
+    return True if is_suites_folder(collection_path) and collection_path.resolve() != asked else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -98,13 +99,19 @@ def _keep_off_the_network(*, online: bool) -> None:
 
 
 def find_suites_folder(config: pytest.Config) -> Path | None:
-    """Return the suites folder that pytest's arguments lie in, or None."""
+    """Return the suites folder that pytest's arguments lie in, or None.
+
+    Raises:
+        pytest.UsageError: when they lie in several.
+    """
+    found: dict[Path, None] = {}
     for argument in config.args:
         path = config.invocation_params.dir / argument.partition("::")[0].partition("[")[0]
-        for folder in _upwards(path.resolve()):
-            if is_suites_folder(folder):
-                return folder
-    return None
+        nearest = next((folder for folder in _upwards(path.resolve()) if is_suites_folder(folder)), None)
+        found |= {} if nearest is None else {nearest: None}
+    if len(found) > 1:
+        raise pytest.UsageError(f"{' and '.join(map(str, found))} are suites folders; a run has one")
+    return next(iter(found), None)
 
 
 def is_suites_folder(path: Path) -> bool:

@@ -38,6 +38,10 @@ def project(tmp_path: Path) -> Path:
         if path.suffix != ".py" and path.name != "__pycache__":
             (folder / "suites" / path.name).symlink_to(path)
     (folder / "suites/test_quick.py").write_text(TEST)
+    (folder / "other").mkdir()
+    for name in ("models.toml", "scenarios.json"):
+        (folder / "other" / name).symlink_to(ROOT / "suites" / name)
+    (folder / "other/test_other.py").write_text("def test_other(case): pass\n")
     (folder / "mine").mkdir()
     (folder / "mine/test_mine.py").write_text("def test_mine(): pass\n")
     (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text())
@@ -197,6 +201,7 @@ def test_what_pytest_is_asked_to_show_it_shows_and_begins_no_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("suites", "mine", "other"), "other are suites folders; a run has one"),
         (("suites", "-p", "no:jsonreport"), "pytest-json-report is not there, and the verdict needs its account"),
         (("suites", "--json-report-summary"), "--json-report-summary leaves out the cases, which the verdict needs"),
         (("suites", "-p", "no:terminal"), "-p no:terminal takes options away that pytest-json-report reads; use -qq"),

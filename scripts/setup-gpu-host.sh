@@ -13,8 +13,8 @@ usage="usage: scripts/setup-gpu-host.sh [--check] [--execution container|host] [
 run_gb=75
 install_gb=20
 image=${INVARLOCK_RUNTIME_IMAGE:-invarlock-runtime:local}
-# what the suite installs: the same in the runtime image
 extras=suite,parquet
+sees_gpu='import sys, torch; torch.cuda.is_available() or sys.exit("PyTorch sees no GPU; it is built for CUDA %s: update the driver" % torch.version.cuda)'
 
 stop() {
   printf '%s\n' "$1" >&2
@@ -30,9 +30,9 @@ while [ $# -gt 0 ]; do
     --execution) execution=${2-} && shift ;;
     --venv) venv=${2-} && shift ;;
     -h | --help) printf '%s\n' "$usage" && exit 0 ;;
-    *) stop "setup-gpu-host.sh: unknown option $1; --help lists them" ;;
+    *) stop "setup-gpu-host.sh: unknown option '$1'; --help lists them" ;;
   esac
-  shift || stop "setup-gpu-host.sh: the last option has no value; --help lists them"
+  shift || stop "setup-gpu-host.sh: the last option has no value"
 done
 case $execution in container | host) ;; *) stop "--execution: '$execution' is neither container nor host" ;; esac
 [ -n "$venv" ] || stop "--venv: the folder's name is empty; leave the option out for .venv"
@@ -56,11 +56,12 @@ check_driver() {
 }
 
 check_disk() {
-  local free needed
+  local free needed keep=${MIN_FREE_DISK_GB:-200}
+  [[ $keep =~ ^[0-9]+$ ]] || stop "MIN_FREE_DISK_GB: '$keep' is not a whole number of GB"
   free=$(($(df -Pk . | awk 'NR == 2 { print $4 }') * 1024 / 1000000000))
-  needed=$((run_gb + install_gb + ${MIN_FREE_DISK_GB:-200}))
-  if [ "$free" -lt "$needed" ]; then
-    missing+=("disk: $free GB free in $PWD, subset takes up to $run_gb, installing $install_gb, and ${MIN_FREE_DISK_GB:-200} must stay free; use a larger disk, or lower MIN_FREE_DISK_GB")
+  needed=$((run_gb + install_gb + keep))
+  if [ "$free" -lt "$needed" ] && [ "${PACK_SKIP_DISK_PREFLIGHT:-0}" != 1 ]; then
+    missing+=("disk: $free GB free in $PWD, subset takes up to $run_gb, installing $install_gb, and $keep must stay free; use a larger disk, lower MIN_FREE_DISK_GB, or go on all the same: PACK_SKIP_DISK_PREFLIGHT=1")
   else
     printf 'disk: %s GB free\n' "$free"
   fi
@@ -115,11 +116,7 @@ step "$venv/bin/pip" install --quiet -c constraints.txt -e ".[$extras]"
 if [ "$execution" = container ]; then
   step "$engine" build -t "$image" .
 fi
-if ! step "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  printf 'PyTorch: sees no GPU; it is built for CUDA %s: update the driver\n' \
-    "$("$venv/bin/python" -c 'import torch; print(torch.version.cuda or "none (a CPU build is installed)")')" >&2
-  exit 1
-fi
+step "$venv/bin/python" -c "$sees_gpu"
 
 host=''
 [ "$execution" = container ] || host='INVARLOCK_ALLOW_HOST_EXECUTION=1 '

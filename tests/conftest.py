@@ -95,6 +95,7 @@ def make_run(folder: Path, scenarios: str, *options: str) -> None:
     command += ["--signing-key", str(folder / "maker.pem"), *options]
     done = subprocess.run(command, cwd=ROOT, env={**clean, **SMALL}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    (folder / "output.txt").write_text(done.stdout)
 
 
 @pytest.fixture

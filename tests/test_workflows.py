@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -39,7 +40,7 @@ class Runner:
 
     def start(self, job: str, step: str, cwd: Path, /, **variables: str) -> subprocess.Popen[str]:
         """Start a step's script in the shell that a runner gives it, with a value for each of the step's variables."""
-        (found,) = (row for row in jobs("evidence.yml")[job]["steps"] if row.get("name") == step)
+        (found,) = (row for row in (jobs("ci.yml") | jobs("evidence.yml"))[job]["steps"] if row.get("name") == step)
         assert variables.keys() >= found.get("env", {}).keys()
         script = self.folder / f"{step.replace(' ', '_')}.sh"
         script.write_text(found["run"])
@@ -139,6 +140,20 @@ def test_two_shards_become_one_signed_pack_and_a_summary(runner: Runner, workspa
     assert "2 of 2 cases as expected" in summary
     assert f"signer: {fingerprint(key.public)} (pinned)" in summary
     assert runner.run("merge", "the verdict is PASS", workspace, WITNESSED=str(witnessed)) == (0, "")
+
+
+def test_a_receiver_holds_the_pack_against_what_its_run_printed(runner: Runner, real_run: Any) -> None:
+    (runner.folder / "smoke.log").write_text((real_run.directory.parent / "output.txt").read_text())
+    shutil.copytree(real_run.pack, runner.folder / "evidence_pack")
+
+    assert runner.run("smoke", "signer", runner.folder) == (0, "")
+
+    signer = fingerprint(real_run.key.public)
+    assert (runner.folder / "output").read_text() == f"fingerprint={signer}\n"
+    code, output = runner.run("receiver", "verify", runner.folder, SIGNER=signer)
+    assert (code, f"signer: {signer} (pinned)" in output) == (0, True), output
+    # a job that printed none hands on an empty one
+    assert runner.run("receiver", "verify", runner.folder, SIGNER="")[0] == 2
 
 
 def test_without_the_secret_nothing_is_merged(runner: Runner, workspace: Path) -> None:

@@ -114,7 +114,7 @@ fi
 [ -x "$venv/bin/python" ] || step "$python" -m venv "$venv"
 step "$venv/bin/pip" install --quiet -c constraints.txt -e ".[$extras]"
 if [ "$execution" = container ]; then
-  step "$engine" build -t "$image" .
+  step "$engine" build -t "$image" --build-arg "REVISION=$(git rev-parse HEAD)" .
 fi
 step "$venv/bin/python" -c "$sees_gpu"
 

@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts/setup-gpu-host.sh"
+COMMIT = subprocess.run(
+    ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+).stdout.strip()
 NEEDED = ("bash", "awk", "cat", "df", "dirname", "git", "wc")
 GPU = "NVIDIA H100 80GB HBM3, 81559 MiB, 580.95.05"
 
@@ -71,7 +74,11 @@ def test_all_that_is_missing_is_told_at_once_a_line_each(host: Host) -> None:
 @pytest.mark.parametrize(
     ("name", "script", "said"),
     [
-        ("nvidia-smi", "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "version mismatch)"),
+        (
+            "nvidia-smi",
+            "echo 'Failed to initialize NVML: version mismatch'; exit 18",
+            "version mismatch)",
+        ),
         ("nvidia-smi", "exit 0", "driver: nvidia-smi lists no GPU"),
         ("docker", "exit 1", "container engine: '{docker} info' fails; start it"),
         ("podman", "exit 0", "container engine: podman knows of no GPU; as root: nvidia-ctk cdi generate"),
@@ -95,7 +102,7 @@ def test_a_look_says_what_would_be_run_and_changes_nothing(gpu_host: Host) -> No
     assert [line for line in done.stdout.splitlines() if line.startswith("+")][:3] == [
         f"+ 'python3' '-m' 'venv' '{venv}'",
         f"+ '{venv}/bin/pip' 'install' '--quiet' '-c' 'constraints.txt' '-e' '.[suite,parquet]'",
-        f"+ '{gpu_host.folder}/docker' 'build' '-t' 'invarlock-runtime:local' '.'",
+        f"+ '{gpu_host.folder}/docker' 'build' '-t' 'invarlock-runtime:local' '--build-arg' 'REVISION={COMMIT}' '.'",
     ]
     assert f"GPU: {GPU}" in done.stdout
     assert done.stdout.endswith("pytest suites -m subset -n 1 --net 1 --signing-key maker.pem\n")
@@ -124,7 +131,9 @@ def test_what_is_there_is_kept_and_a_pytorch_without_a_gpu_is_told(gpu_host: Hos
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
     assert done.stderr.startswith("PyTorch sees no GPU; it is built for CUDA ")
     assert (gpu_host.folder / "installed").read_text() == "install --quiet -c constraints.txt -e .[suite,parquet]\n"
-    assert (gpu_host.folder / "asked").read_text() == "info\nbuild -t invarlock-runtime:local .\n"
+    assert (gpu_host.folder / "asked").read_text() == (
+        f"info\nbuild -t invarlock-runtime:local --build-arg REVISION={COMMIT} .\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,9 @@ class Against:
     digests: Mapping[str, str]
 
 
-def measure_checkpoint(folder: Path, tokenizer_tokens: int | None, against: Against | None = None) -> CheckpointFacts:
+def measure_checkpoint(
+    folder: Path, vocabulary: Mapping[str, int] | None, against: Against | None = None
+) -> CheckpointFacts:
     """Return the facts of a checkpoint, read from its files without loading the model.
 
     Each tensor is read once, and that of the baseline where its digest is another. Peak memory is one shard's largest
@@ -64,7 +66,7 @@ def measure_checkpoint(folder: Path, tokenizer_tokens: int | None, against: Agai
 
     Args:
         folder: the checkpoint.
-        tokenizer_tokens: how many tokens its tokenizer has, None when that is not known.
+        vocabulary: the id of each token of its tokenizer, None when that is not known.
         against: its baseline, None when it is one itself.
 
     Raises:
@@ -107,7 +109,8 @@ def measure_checkpoint(folder: Path, tokenizer_tokens: int | None, against: Agai
             "measurement_contract_hash": contract_hash(invariants.CONTRACT),
             "tensors": tensors,
             "config": _config_facts(files),
-            "tokenizer_tokens": tokenizer_tokens,
+            "tokenizer_tokens": None if vocabulary is None else len(vocabulary),
+            "vocabulary_sha256": None if vocabulary is None else invariants.vocabulary_digest(vocabulary),
             **_embedding_facts(files),
         },
         {"measurement_contract_hash": contract_hash(SPECTRAL_CONTRACT), "modules": dict(sorted(spectra.items()))},

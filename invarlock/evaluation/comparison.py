@@ -171,7 +171,7 @@ def weigh(folder: Path) -> Weighed:
     Raises:
         CheckpointError: when it is no whole checkpoint.
     """
-    facts = measure_checkpoint(folder, len(load_tokenizer(folder)))
+    facts = measure_checkpoint(folder, load_tokenizer(folder).get_vocab())
     return Weighed(digest_checkpoint(folder), tokenizer_digest(folder), facts)
 
 
@@ -201,7 +201,7 @@ def compare(
     started = time.perf_counter()
     digests = {name: tensor["digest"] for name, tensor in baseline.facts.invariants["tensors"].items()}
     read = subject if weights is None else weights
-    facts = measure_checkpoint(read, len(load_tokenizer(subject)), Against(baseline.folder, digests))
+    facts = measure_checkpoint(read, load_tokenizer(subject).get_vocab(), Against(baseline.folder, digests))
     digest = digest_checkpoint(subject)
     weighed = time.perf_counter()
     seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}

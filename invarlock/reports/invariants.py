@@ -16,12 +16,13 @@ def derive_invariants(raw: Mapping[str, Facts], edit: Mapping[str, Any] | None) 
     """Return status, metrics and violations of the guard.
 
     Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
-    and a changed tie structure fail; so does a tensor that changed though the edit does not take it. A changed dtype
-    warns.
+    a tokenizer with other tokens, and a changed tie structure fail; so does a tensor that changed though the edit does
+    not take it. A changed dtype warns.
 
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
-            ``config``, ``tokenizer_tokens``, ``embedding``, ``head``, ``tied_by_storage``, ``tied_by_value``.
+            ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``embedding``, ``head``, ``tied_by_storage``,
+            ``tied_by_value``.
         edit: the report's ``edit``; None, a fault or a custom edit may change anything.
     """
     baseline, subject = raw["baseline"], raw["subject"]
@@ -30,6 +31,7 @@ def derive_invariants(raw: Mapping[str, Facts], edit: Mapping[str, Any] | None) 
         *_embedding_violations(baseline, subject),
         *_tie_violations(baseline, subject),
         *_config_violations(baseline, subject),
+        *_tokenizer_violations(baseline, subject),
         *_scope_violations(baseline, subject, edit),
     ]
     severities = {violation["severity"] for violation in violations}
@@ -150,3 +152,10 @@ def _config_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
         own, base = subject["config"].get(key), baseline["config"].get(key)
         if key != "tie_word_embeddings" and own != base:
             yield _violation("config.json", "config", f"{key} is {own}, in the baseline {base}")
+
+
+def _tokenizer_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+    own, base = subject["vocabulary_sha256"], baseline["vocabulary_sha256"]
+    if None not in (own, base) and own != base:
+        # both sides are scored on the baseline's tokens: nothing of what was measured holds for others
+        yield _violation("tokenizer", "tokenizer", "it has other tokens, or gives them other ids, than the baseline's")

@@ -20,7 +20,8 @@ def load(path: Path) -> Any:
 
 @pytest.fixture
 def brought(tmp_path: Path) -> Path:
-    """Return a folder with a baseline, and two subjects of one name: a harmless edit and a destructive one."""
+    """Return a folder with a baseline, and subjects of one name: a harmless edit, a destructive one, and the baseline's
+    weights with a tokenizer that gives two tokens each other's ids."""
     folder = tmp_path / "brought"
     base = folder / "base"
     base.mkdir(parents=True)
@@ -34,6 +35,11 @@ def brought(tmp_path: Path) -> Path:
             folder / "bad" / "mine": parse_edit_spec("magnitude_prune:0.9:all"),
         },
     )
+    strange = Path(shutil.copytree(base, folder / "strange" / "mine"))
+    tokenizer = load(strange / "tokenizer.json")
+    tokens = tokenizer["model"]["vocab"]
+    tokens["a"], tokens["e"] = tokens["e"], tokens["a"]
+    (strange / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
 
 
@@ -46,12 +52,15 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
     before = {path: path.read_bytes() for path in brought.rglob("*") if path.is_file()}
     asked = ("-m", "byoe", "--baseline", str(brought / "base"), "--edit-label", "custom")
 
-    ran = run_pytest(*asked, "--subject", str(brought / "good/mine"), "--subject", str(brought / "bad/mine"), "-n", "1")
+    subjects = [f"--subject={brought / name / 'mine'}" for name in ("good", "bad", "strange")]
+
+    ran = run_pytest(*asked, *subjects, "-n", "1")
 
     assert ran.status == 1, ran.output
     assert "passed  base  mine  ratio " in ran.output
     assert "FAILED  base  mine-2  ratio " in ran.output
     assert "must pass, but primary_metric_acceptable" in ran.output
+    assert "FAILED  base  mine-3  ratio 1.000" in ran.output
     assert {path: path.read_bytes() for path in brought.rglob("*") if path.is_file()} == before
     # the pack verifies, and says what was brought without saying where it was
     command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"]
@@ -61,8 +70,9 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
     assert manifest["selection"]["cases"] == [
         {"model": "byoe/base", "run": 1, "scenario": "mine"},
         {"model": "byoe/base", "run": 1, "scenario": "mine-2"},
+        {"model": "byoe/base", "run": 1, "scenario": "mine-3"},
     ]
-    assert [row["generation"] for row in manifest["scenarios"]] == [{"kind": "brought", "edit_label": "custom"}] * 2
+    assert [row["generation"] for row in manifest["scenarios"]] == [{"kind": "brought", "edit_label": "custom"}] * 3
     folder = ran.pack / "reports/byoe__base/mine/run_1"
     assert load(folder / "evaluation.report.json")["edit"] == {
         "name": "custom",
@@ -70,6 +80,8 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
         "spec": "custom",
         "parameters": {},
     }
+    strange = load(ran.pack / "reports/byoe__base/mine-3/run_1/evaluation.report.json")
+    assert [row["kind"] for row in strange["invariants"]["violations"]] == ["tokenizer"]
     metadata = load(folder / "edit_metadata.json")
     assert metadata["edit_label"] == "custom"
     assert metadata["coverage"]["edited_tensors"] == 28

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invarlock.packer.run_directory import RunDirectory
@@ -86,3 +87,9 @@ def test_the_extremes_are_kept_while_a_run_goes_on(tmp_path: Path) -> None:
     assert document["held"]["subjects_bytes"] == 0
     assert document["highest_held_bytes"] >= 1 << 20
     assert document["lowest_free_bytes"] <= document["free_bytes"] <= document["total_bytes"]
+
+
+def test_a_finished_run_holds_its_baselines_and_no_subject(real_run: Any) -> None:
+    weights = {str(path.relative_to(real_run.directory)) for path in real_run.directory.rglob("*.safetensors")}
+
+    assert weights == {"models/embedded__mistral-tiny/baseline/model.safetensors"}

@@ -26,6 +26,7 @@ def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
         },
         "config": {"vocab_size": 8, "num_hidden_layers": 1, "tie_word_embeddings": False},
         "tokenizer_tokens": 8,
+        "vocabulary_sha256": "a" * 64,
         "embedding": "embed.weight",
         "head": "head.weight",
         "tied_by_storage": False,
@@ -110,6 +111,15 @@ def test_embedding_rows_are_held_against_config_and_tokenizer() -> None:
 
     assert ("embed.weight", "embedding") in judged(grown)[1]
     assert judged(short) == ("fail", [("embed.weight", "embedding")])
+
+
+def test_a_tokenizer_with_other_tokens_of_the_same_number_fails() -> None:
+    other, unknown = facts(), facts()
+    other["vocabulary_sha256"] = "b" * 64
+    unknown["vocabulary_sha256"] = None
+
+    assert judged(other) == ("fail", [("tokenizer", "tokenizer")])
+    assert judged(unknown) == ("pass", [])
 
 
 def test_tying_and_untying_fail_and_name_the_head() -> None:

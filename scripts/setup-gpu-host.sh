@@ -114,7 +114,7 @@ fi
 [ -x "$venv/bin/python" ] || step "$python" -m venv "$venv"
 step "$venv/bin/pip" install --quiet -c constraints.txt -e ".[$extras]"
 if [ "$execution" = container ]; then
-  step "$engine" build -t "$image" --build-arg "REVISION=$(git rev-parse HEAD)" .
+  step "$engine" build -t "$image" --build-arg "REVISION=$(git rev-parse HEAD 2> /dev/null || echo unknown)" .
 fi
 step "$venv/bin/python" -c "$sees_gpu"
 

@@ -14,7 +14,7 @@ run_gb=75
 install_gb=20
 image=${INVARLOCK_RUNTIME_IMAGE:-invarlock-runtime:local}
 extras=suite,parquet
-sees_gpu='import sys, torch; torch.cuda.is_available() or sys.exit("PyTorch sees no GPU; it is built for CUDA %s: update the driver" % torch.version.cuda)'
+sees_gpu='import sys, torch; cuda = torch.version.cuda; torch.cuda.is_available() or sys.exit("PyTorch sees no GPU; it is built " + (f"for CUDA {cuda}: update the driver" if cuda else "without CUDA: install a build with it"))'
 
 stop() {
   printf '%s\n' "$1" >&2

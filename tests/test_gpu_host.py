@@ -129,7 +129,7 @@ def test_what_is_there_is_kept_and_a_pytorch_without_a_gpu_is_told(gpu_host: Hos
     done = gpu_host.set_up("--venv", str(venv.parent), CUDA_VISIBLE_DEVICES="")
 
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
-    assert done.stderr.startswith("PyTorch sees no GPU; it is built for CUDA ")
+    assert done.stderr.startswith("PyTorch sees no GPU; it is built ")
     assert (gpu_host.folder / "installed").read_text() == "install --quiet -c constraints.txt -e .[suite,parquet]\n"
     assert (gpu_host.folder / "asked").read_text() == (
         f"info\nbuild -t invarlock-runtime:local --build-arg REVISION={COMMIT} .\n"

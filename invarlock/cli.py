@@ -218,6 +218,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from invarlock.jsonio import check_schema, read_json, write_json
     from invarlock.packer.report_claims import join_envelopes, verify_envelope
+    from invarlock.reports.page_files import page_problems
     from invarlock.reports.preset_files import read_preset
     from invarlock.reports.presets import report_preset_problems
     from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
@@ -240,6 +241,8 @@ def _verify(options: argparse.Namespace) -> int:
             problems = [*verify_baseline(baseline), *verify_against_baseline(report, baseline)]
         if preset is not None and not problems:
             problems = list(report_preset_problems(report, preset, report["baseline_ref"], options.preset.name))
+        if not problems:
+            problems = list(page_problems(path))
         print(f"{path}: {'verified' if not problems else 'NOT VERIFIED'}")
         if preset is None and not problems and report["policy_provenance"]["preset_sha256"] is not None:
             print("  its limits are those of a preset, as the report says them; --preset FILE derives them again")

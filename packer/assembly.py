@@ -9,6 +9,7 @@ from typing import Any
 from invarlock.packer import layout
 from invarlock.packer.build import PackContent
 from invarlock.packer.limits import MAX_TEXT_BYTES
+from invarlock.packer.verify import ReportAssurance
 
 from invarlock.catalog.cases import report_folder
 from invarlock.catalog.models import folder_name
@@ -31,6 +32,7 @@ def gather_files(
     materials: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
     run_name: str | None = None,
+    report_assurance: ReportAssurance = "report",
     readme_notes: Path | None = None,
 ) -> PackContent:
     """Return the content of a pack; each report goes to the place of its case.
@@ -48,6 +50,7 @@ def gather_files(
         materials: ``NAME=FILE`` texts; each goes to ``metadata/materials/NAME``.
         parameters: the settings of the run.
         run_name: name of the run directory; by default that of the folder of ``scenarios``.
+        report_assurance: what the pack's maker asks of its reports.
         readme_notes: a text of the maker's, for the end of the README.
 
     Raises:
@@ -68,7 +71,7 @@ def gather_files(
         files[place] = data
         for name in layout.SIDECARS:
             files[layout.beside(place, name)] = _read(path.with_name(name))
-        for name in (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS):
+        for name in (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS, layout.PAGE):
             if path.with_name(name).is_file():
                 files[layout.beside(place, name)] = _read(path.with_name(name))
     if presets is not None:
@@ -93,6 +96,7 @@ def gather_files(
         parameters=parameters or {},
         materials={name: f"metadata/materials/{name}" for name in named},
         claimed_verdict=None if final_verdict is None else parse_json(_read(final_verdict), where=str(final_verdict)),
+        report_assurance=report_assurance,
         readme_notes="" if readme_notes is None else _text(readme_notes),
     )
 

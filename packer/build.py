@@ -18,7 +18,7 @@ from invarlock.packer.manifest_claims import derive_manifest, derive_source, met
 from invarlock.packer.readme import render_readme
 from invarlock.packer.references import reference
 from invarlock.packer.signature import sign_manifest
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.verify import ReportAssurance, VerifyOptions, verify_pack
 
 from invarlock import __version__
 from invarlock.errors import ReportError, UsageError
@@ -34,7 +34,8 @@ class PackContent:
 
     ``files`` are the bytes of its files by pack path: reports and their sidecars, baselines, metadata. Everything under
     ``results/``, the ``verify.json`` files, README, checksums and manifest are derived from them.
-    ``claimed_verdict`` must be the verdict that is derived; its time is kept.
+    ``claimed_verdict`` must be the verdict that is derived; its time is kept. ``report_assurance`` is what is asked of
+    the reports when the pack is read back: that each verifies, that clean ones come from a container too, or nothing.
     """
 
     files: Mapping[str, bytes]
@@ -42,7 +43,7 @@ class PackContent:
     parameters: Mapping[str, Any]
     materials: Mapping[str, str] = field(default_factory=dict)
     claimed_verdict: Mapping[str, Any] | None = None
-    report_assurance: str = "report"
+    report_assurance: ReportAssurance = "report"
     readme_notes: str = ""
 
 
@@ -87,7 +88,7 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     try:
         with staging_folder(target) as staging:
             _write(staging, files)
-            result = verify_pack(staging, VerifyOptions(strict=signing_key is not None))
+            result = verify_pack(staging, _options(content, signing_key))
             if not result.ok:
                 error = result.errors[0]
                 raise ReportError(f"the pack would not verify: {error['where']}: {error['message']}")
@@ -100,6 +101,13 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
         raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
     signer = None if signing_key is None else fingerprint(signing_key.public)
     return BuiltPack(target, verdict["verdict"], manifest["evidence_level"], signer)
+
+
+def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOptions:
+    """Return how a pack is verified by its maker, once it is written."""
+    assurance = content.report_assurance
+    # strict checks and no assurance exclude each other
+    return VerifyOptions(strict=signing_key is not None and assurance != "off", report_assurance=assurance)
 
 
 def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes], Findings, dict[str, Any]]:

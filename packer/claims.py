@@ -250,7 +250,7 @@ def _strays(paths: Iterable[str], derived: Iterable[str], asked: Iterable[str]) 
     known = {layout.VERDICT_JSON, layout.VERDICT_TEXT, *derived}
     found = [path for path in paths if path.startswith(layout.DERIVED_FOLDERS)]
     reports = {path for path in found if is_report(path)}
-    known |= reports | {beside(path, name) for path in reports for name in layout.SIDECARS} | set(asked)
+    known |= reports | {beside(path, name) for path in reports for name in (*layout.SIDECARS, layout.PAGE)} | set(asked)
     return [
         f"{path}: does not follow from the reports"
         for path in sorted(found)

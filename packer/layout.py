@@ -22,6 +22,8 @@ RUNTIME_MANIFEST = "runtime.manifest.json"
 EDIT_METADATA = "edit_metadata.json"
 TIMING = "evaluate_timing.json"
 REPORT_VERIFICATION = "verify.json"
+# The report for people, where pages were rendered.
+PAGE = "evaluation.html"
 SIDECARS = (RUNTIME_MANIFEST, EDIT_METADATA, TIMING)
 # Beside the reports of scenarios that ask for them.
 PROBES = ("rmt_probe.json", "ve_probe.json")

@@ -20,6 +20,8 @@ SOURCE_KEYS = ("uri", "commit", "branch", "describe", "dirty")
 # Texts that are data sets of a hub.
 HUB_TEXTS = frozenset({"wikitext2", "hf_text"})
 LEVELS = ("low", "medium", "high")
+# Profiles that a release is reviewed by.
+REVIEW_PROFILES = frozenset({"ci", "release"})
 # Settings of the run that every report shows as well; a setting of null asked for the profile's own value.
 SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows")
 
@@ -105,6 +107,12 @@ def manifest_problems(manifest: Mapping[str, Any], found: Findings, files: PackF
         yield "manifest.json: invarlock_version is not that of builder.version"
     yield from _level_problems(manifest, found)
     yield from _setting_problems(manifest, found)
+    yield from _review_problems(manifest, found)
+
+
+def release_review(manifest: Mapping[str, Any]) -> bool:
+    """Tell whether a manifest says that its run was a release review."""
+    return _asked(manifest, "release_review") is True
 
 
 def metadata_problems(found: Findings, files: PackFiles) -> Iterator[str]:
@@ -139,13 +147,34 @@ def _level_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[st
 
 def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[str]:
     """Yield where a setting of the run is not the one that its reports show."""
-    parameters = manifest.get("invocation", {}).get("parameters", {})
+    assurance = manifest.get("verification", {}).get("report_assurance")
+    if _asked(manifest, "report_assurance") not in (None, assurance):
+        yield "manifest.json: verification.report_assurance is not that of invocation.parameters"
     for name in SHOWN_SETTINGS:
-        row = parameters.get(name)
-        value = row.get("value") if isinstance(row, dict) else None
+        value = _asked(manifest, name)
         shown = sorted({facts.settings[name] for facts in found.facts.values()})
         if value is not None and shown and shown != [value]:
             yield f"manifest.json: invocation.parameters.{name} is {shorten(value)}, the reports show {shown}"
+
+
+def _review_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[str]:
+    """Yield what a manifest lacks that says that its run was a release review; the verdict is checked elsewhere."""
+    if not release_review(manifest):
+        return
+    claimed = "manifest.json: invocation.parameters.release_review is claimed,"
+    if manifest.get("verification", {}).get("report_assurance") != "strict":
+        yield f"{claimed} verification.report_assurance is not strict"
+    if "signing_key_fingerprint" not in manifest:
+        yield f"{claimed} and no signer"
+    profiles = sorted({facts.context["profile"] for facts in found.facts.values()} - REVIEW_PROFILES)
+    if profiles:
+        yield f"{claimed} the profile of reports is {profiles[0]}"
+
+
+def _asked(manifest: Mapping[str, Any], setting: str) -> Any:
+    """Return the value of a setting of the run, None where the manifest has none."""
+    row = manifest.get("invocation", {}).get("parameters", {}).get(setting)
+    return row.get("value") if isinstance(row, dict) else None
 
 
 def _selection_problems(found: Findings) -> Iterator[str]:

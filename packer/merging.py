@@ -15,7 +15,7 @@ from typing import Any
 from invarlock.packer.build import BuiltPack
 from invarlock.packer.keys import SigningKey
 from invarlock.packer.run_directory import RunDirectory
-from invarlock.packer.run_ending import pack_run, read_reports, verdict_lines, write_results
+from invarlock.packer.run_ending import pack_run, read_reports, verdict_lines, write_pages, write_results
 from invarlock.packer.shards import PINNED, Shard, check_belonging, read_shard, shared_files
 
 from invarlock.errors import ReportError, UsageError
@@ -78,6 +78,9 @@ def _end(
     outcomes = read_outcomes(read_json(directory.state / "pytest_report.json"))
     verdict = write_results(directory, manifest, plan, found, outcomes, finished)
     settings = read_json(directory.state / "settings.json")
+    # where the shards differ in it, pages are made
+    if not settings.get("skip_html", {}).get("value"):
+        write_pages(found)
     built = pack_run(directory, directory.pack, found, key, settings, finished, run_name=target.name)
     pack = BuiltPack(RunDirectory(target).pack, built.verdict, built.evidence_level, built.fingerprint)
     return MergedRun(target, pack, verdict["verdict"], tuple(verdict_lines(verdict, found)))

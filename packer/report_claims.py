@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from invarlock.jsonio import check_schema
 from invarlock.reports.companions import companion_problems, companions_asked
 from invarlock.reports.presets import Preset
 from invarlock.reports.probes import file_name
+from invarlock.reports.rendering import render_report
 from invarlock.reports.repeats import repeats_problems
 from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
 from invarlock.verdict.compiling import Planned, judge_report
@@ -105,6 +107,7 @@ def examine_report(
     runtime, wrong = _runtime_manifest(files, path, report, digest)
     claims += wrong
     claims += _timing_problems(files, path, report)
+    claims += _page_problems(files, path, report)
     metadata, integrity = _edit_metadata(files, path, report, plan)
     companions, wrong = _companions(files, path, report, planned, baseline, metadata)
     claims += wrong
@@ -253,6 +256,16 @@ def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> 
     if document is None or document == report["telemetry"]:
         return wrong
     return [f"{where}: not the telemetry of the report"]
+
+
+def _page_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where the page beside a report, if there is one, is not the one that the report gives."""
+    where = beside(path, layout.PAGE)
+    if where not in files.digests:
+        return
+    page = render_report(report, files.digests[path])
+    if hashlib.sha256(page).hexdigest() != files.digests[where]:
+        yield f"{where}: not the page that the report beside it gives"
 
 
 def _tuned_problems(

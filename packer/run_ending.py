@@ -20,6 +20,7 @@ from invarlock.packer.run_directory import RunDirectory
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import parse_json, read_json, write_bytes, write_json
 from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.page_files import write_page
 from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import verify_report
@@ -102,6 +103,12 @@ def write_results(
     return verdict
 
 
+def write_pages(found: FoundReports) -> None:
+    """Render each report into the page beside it, where that is not there yet."""
+    for path in found.files.values():
+        write_page(path)
+
+
 def verdict_lines(verdict: Mapping[str, Any], found: FoundReports) -> list[str]:
     """Return what people are told of a run: the verdict, what did not give the same each time, what does not verify."""
     lines = render_verdict_text(verdict).rstrip("\n").split("\n")
@@ -141,6 +148,7 @@ def pack_run(
         presets=directory.presets,
         parameters=public_settings(parameters),
         run_name=run_name or directory.path.name,
+        report_assurance=parameters.get("report_assurance", {}).get("value", "report"),
     )
     return build_pack(target, content, key, finished)
 

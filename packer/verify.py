@@ -34,7 +34,7 @@ from invarlock.packer.limits import (
     MAX_SIGNATURE_BYTES,
     THREADED_BYTES,
 )
-from invarlock.packer.manifest_claims import manifest_problems, metadata_problems
+from invarlock.packer.manifest_claims import manifest_problems, metadata_problems, release_review
 from invarlock.packer.manifest_format import read_manifest
 from invarlock.packer.pack_folder import Listing, PackFolder, Progress, open_pack
 from invarlock.packer.readme import readme_follows
@@ -214,6 +214,8 @@ def _judge(sealed: _Sealed, found: Findings, wrong: list[str], options: VerifyOp
         overridden = sorted({name for facts in found.facts.values() for name in facts.overrides})
         if overridden:
             result.warnings.append(f"the policy of reports was overridden: {', '.join(overridden)}")
+    if sealed.manifest.get("verification", {}).get("report_assurance") == "off":
+        result.warnings.append("whoever made the pack did not verify its reports in it: report_assurance off")
     if options.require_pass and result.verdict != "PASS":
         wrong.append(f"{layout.VERDICT_JSON}: the verdict is {result.verdict}, PASS is required")
     if wrong:
@@ -237,6 +239,8 @@ def _check_claims(sealed: _Sealed, found: Findings, files: SealedFiles, result: 
     if result.verdict_document is None:
         return wrong
     result.verdict = result.verdict_document["verdict"]
+    if release_review(sealed.manifest) and result.verdict != "PASS":
+        wrong.append(f"{MANIFEST_NAME}: a release review is claimed, the verdict is {result.verdict}")
     result.attested_reports = [
         _attested(facts, facts.record) for facts in found.facts.values() if facts.record is not None
     ]

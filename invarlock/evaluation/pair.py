@@ -32,7 +32,8 @@ from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes
 from invarlock.reports.policy import profile_windows, resolve_policy
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
-from invarlock.reports.sidecars import REPORT_NAME, edit_metadata, runtime_manifest
+from invarlock.reports.rendering import render_report
+from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, edit_metadata, runtime_manifest
 from invarlock.reports.verification import verify_baseline
 from invarlock.staging import staging_folder
 
@@ -205,6 +206,7 @@ def _write(target: Path, report: Mapping[str, Any], baseline: bytes, metadata: d
     runtime["context"]["command"] = "evaluate"
     files = {
         REPORT_NAME: data,
+        PAGE_NAME: render_report(report, hashlib.sha256(data).hexdigest()),
         BASELINE_REPORT: baseline,
         "runtime.manifest.json": dump_json(runtime),
         "evaluate_timing.json": dump_json(report["telemetry"]),

@@ -39,8 +39,10 @@ from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
 from invarlock.harness.subjects import make_subject, subject_digest, subject_spec
 from invarlock.jsonio import read_json
+from invarlock.reports.page_files import write_page
 from invarlock.reports.policy import resolve_policy
 from invarlock.reports.probes import probes_asked
+from invarlock.reports.sidecars import PAGE_NAME
 from invarlock.runtime.determinism import apply_determinism
 
 # After it ran out of memory, a case is tried once more with so many times the memory.
@@ -133,7 +135,11 @@ class Bench:
             if not self.run.settings["keep_models"] or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)
         _log_measured(measured, placement)
+        # that of an earlier report would stand beside another
+        path.with_name(PAGE_NAME).unlink(missing_ok=True)
         report = write_case(path, case, setup, baseline, draw, made, measured, again, examined)
+        if not (self.run.settings["skip_html"] or self.run.settings["defer_rendering"]):
+            write_page(path)
         _log.info("report written: ratio %s, guards %s", *case_facts(report).values())
         return report
 

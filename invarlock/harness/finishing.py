@@ -20,7 +20,7 @@ from invarlock.harness.pytest_report import reduce_pytest_report
 from invarlock.harness.run import Run
 from invarlock.jsonio import parse_json, write_json
 from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key
-from invarlock.packer.run_ending import FoundReports, pack_run, read_reports, verdict_lines, write_results
+from invarlock.packer.run_ending import FoundReports, pack_run, read_reports, verdict_lines, write_pages, write_results
 from invarlock.reports.preset_files import null_run_name
 from invarlock.runtime.determinism import determinism_switches
 from invarlock.runtime.graphics import graphics
@@ -49,6 +49,8 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     found = read_reports(directory, plan)
     finished = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     verdict = write_results(directory, manifest, plan, found, read_outcomes(reduced), finished)
+    if not run.settings["skip_html"]:
+        write_pages(found)
     lines = verdict_lines(verdict, found)
     passed = verdict["verdict"] == "PASS"
     if run.settings["shard"] is not None:
@@ -60,6 +62,9 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
         return Ending(passed, (*lines, f"verdict: {directory.verdict}; no pack was asked for"))
     if interrupted:
         return Ending(False, (*lines, f"the run was interrupted: verdict at {directory.verdict}, no pack was built"))
+    if run.settings["release_review"] and not passed:
+        reason = f"--release-review asks for PASS, the verdict is {verdict['verdict']}"
+        return Ending(False, (*lines, f"verdict at {directory.verdict}; no pack was built: {reason}"))
     try:
         return Ending(passed, (*lines, *_pack(run, found, finished)))
     except InvarLockError as error:
@@ -92,12 +97,17 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     key, origin = _signing_key(run)
     write_provenance(run)
     built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
+    assurance = run.settings["report_assurance"]
     command = [_python(), "-m", "invarlock.packer", "verify", _shown(built.path)]
-    if key is not None:
-        command += ["--strict", "--report-assurance", "report"]
-        command += ["--expected-fingerprint", str(built.fingerprint)]
+    # strict checks and no assurance exclude each other
+    command += ["--strict"] if key is not None and assurance != "off" else []
+    command += ["--report-assurance", assurance] if key is not None or assurance != "report" else []
+    command += ["--require-pass"] if run.settings["release_review"] else []
+    command += ["--expected-fingerprint", str(built.fingerprint)] if key is not None else []
+    unverified = "reports:        not verified in the pack, only its bytes were checked (--report-assurance off)"
     return [
         f"verdict:        {built.verdict}",
+        *([unverified] if assurance == "off" else []),
         f"evidence pack:  {_shown(built.path)}",
         f"evidence level: {built.evidence_level}",
         f"signer:         {built.fingerprint or 'none, the pack is not signed'}{origin}",

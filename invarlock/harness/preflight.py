@@ -46,6 +46,19 @@ def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
             yield f"--signing-key: {error}"
 
 
+def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if run.settings["report_assurance"] != "strict":
+        return
+    asked = "--release-review" if run.settings["release_review"] else "--report-assurance strict"
+    if run.settings["execution_mode"] != "container":
+        yield (
+            f"{asked}: every clean report must come from a container, and this run is on the host; run it with "
+            "--execution-mode container, or without this option"
+        )
+    if not any(case.scenario.category == "clean" for case in cases):
+        yield f"{asked}: it is about clean cases, and none is selected; select one, or run without this option"
+
+
 def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     if run.settings["no_pack"]:
         return
@@ -169,6 +182,7 @@ def _existing(path: Path) -> Path:
 CHECKS: tuple[Check, ...] = (
     check_run_directory,
     check_pack,
+    check_assurance,
     check_source,
     check_opt_ins,
     check_remote_code,
@@ -182,7 +196,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 # What a run that makes presets and runs no case has to hold to.
-CALIBRATION_CHECKS = tuple(check for check in CHECKS if check not in (check_pack, check_tuned_params))
+CALIBRATION_CHECKS = tuple(check for check in CHECKS if check not in (check_pack, check_assurance, check_tuned_params))
 
 
 def problems(run: Run, cases: Sequence[Case], checks: Sequence[Check] = CHECKS) -> list[str]:

@@ -13,6 +13,7 @@ from invarlock.jsonio import check_schema
 EDIT_METADATA_SCHEMA = "invarlock/evidence-pack-edit-metadata-v1"
 RUNTIME_MANIFEST = "runtime-manifest-v1"
 REPORT_NAME = "evaluation.report.json"
+PAGE_NAME = "evaluation.html"
 
 STORAGE_FORMATS: Mapping[str, str] = {
     "custom": "dense_float",

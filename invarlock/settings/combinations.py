@@ -36,7 +36,8 @@ RELEASE_REVIEW_DEFAULTS = {"profile": "ci", "report_assurance": "strict", "defer
 def combination_problems(settings: Values) -> Iterator[str]:
     """Yield each combination that cannot work, and what to do about it."""
     for one, one_shown, other, other_shown in EXCLUDING:
-        if settings[one] and settings[other]:
+        # what a release review takes by itself excludes nothing
+        if settings[one] and settings[other] and settings.given(one) and settings.given(other):
             yield f"{one_shown} and {other_shown} exclude each other; drop one"
     if settings["calibration_runs"] == 1:
         yield "DRIFT_CALIBRATION_RUNS: 1 is too few, one is learned from and one held out; take 0, or 2 or more"
@@ -51,3 +52,15 @@ def combination_problems(settings: Values) -> Iterator[str]:
             yield "--release-review needs --profile ci or release, not dev; drop --profile, it takes ci then"
         if settings.given("report_assurance") and settings["report_assurance"] != "strict":
             yield "--release-review needs --report-assurance strict; drop --report-assurance, it is strict then"
+        if not settings["signing_key"] and not settings["unsigned"]:
+            yield (
+                "--release-review needs --signing-key KEY.pem, a key made for the run and not kept says nothing of who "
+                "released it; make one: python -m invarlock.packer keygen NAME"
+            )
+        if settings["shard"] is not None:
+            yield (
+                "--release-review asks for the verdict of a whole run, which a shard has not; run the shards with "
+                "--profile ci --report-assurance strict, and merge them with --signing-key KEY.pem --require-pass"
+            )
+        if mode == "calibrate-only":
+            yield "--release-review and --suite-mode calibrate-only exclude each other; drop one"

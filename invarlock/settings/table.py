@@ -377,7 +377,6 @@ THE_PACK = (
         "--release-review",
         ("PACK_RELEASE_REVIEW",),
         flag=True,
-        not_yet="release review",
     ),
     Setting(
         "report_assurance",
@@ -386,7 +385,6 @@ THE_PACK = (
         readers.choice("report", "strict", "off"),
         "--report-assurance",
         ("PACK_REPORT_ASSURANCE",),
-        not_yet="choice of report assurance",
     ),
     Setting(
         "defer_rendering",
@@ -398,7 +396,6 @@ THE_PACK = (
         flag=True,
         shown="off, on under release review",
         per_shard=True,
-        not_yet="HTML pages",
     ),
     Setting(
         "skip_html",
@@ -407,7 +404,6 @@ THE_PACK = (
         readers.flag,
         variables=("PACK_SKIP_HTML",),
         per_shard=True,
-        not_yet="HTML pages",
     ),
 )
 

@@ -1,0 +1,38 @@
+"""The page beside a report, as a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from invarlock.jsonio import parse_json, write_bytes
+from invarlock.reports.rendering import render_report
+from invarlock.reports.sidecars import PAGE_NAME
+
+
+def write_page(report: Path) -> None:
+    """Render a report that verifies into the page beside it, unless that is there.
+
+    Raises:
+        DocumentError: when the report is no strict JSON.
+    """
+    page, path = _rendered(report), report.with_name(PAGE_NAME)
+    if not path.is_file() or path.read_bytes() != page:
+        write_bytes(path, page)
+
+
+def page_problems(report: Path) -> Iterator[str]:
+    """Yield where the page beside a report that verifies, if there is one, is not the one that it gives.
+
+    Raises:
+        DocumentError: when the report is no strict JSON.
+    """
+    path = report.with_name(PAGE_NAME)
+    if path.is_file() and path.read_bytes() != _rendered(report):
+        yield f"{PAGE_NAME}: not the page that the report beside it gives"
+
+
+def _rendered(report: Path) -> bytes:
+    data = report.read_bytes()
+    return render_report(parse_json(data, where=str(report)), hashlib.sha256(data).hexdigest())

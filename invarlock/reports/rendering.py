@@ -1,0 +1,434 @@
+"""A report as a page for people: ``evaluation.html``, whole in itself, for a browser and for paper.
+
+Example::
+
+    data = render_report(report, hashlib.sha256(report_bytes).hexdigest())
+
+The page is a function of the report's bytes alone: whoever verifies a pack renders it again and compares. Numbers are
+formatted and subtracted, nothing more, so that they come out the same everywhere; what is a mapping is sorted. Every
+text is escaped (``markup``), nothing is loaded from anywhere, and the page is bounded however large its report is.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from invarlock.reports.figures import interval_figure, window_figure
+from invarlock.reports.gates import Gate, judge_gates
+from invarlock.reports.markup import Markup, element, join, text
+from invarlock.reports.stylesheet import CONTENT_POLICY, STYLE
+
+# The modules of a guard that say most; all of them are in the report.
+TOP_MODULES = 5
+MAX_VIOLATIONS = 8
+# A tier has some 40 limits.
+MAX_LIMITS = 80
+MAX_ROWS = 40
+
+
+def render_report(report: Mapping[str, Any], sha256: str) -> bytes:
+    """Return the page of a report that verifies, as UTF-8.
+
+    Args:
+        report: the document.
+        sha256: of its bytes, 64 hex.
+    """
+    gates = judge_gates(report, report["resolved_policy"])
+    meta = report["meta"]
+    title = f"{meta['scenario']} on {meta['model_id']}"
+    body = join(
+        (
+            _header(report, title),
+            _metric(report),
+            _gates(gates),
+            _windows(report),
+            _compared(report),
+            *(_guard(report, name) for name in report["guards"]),
+            _policy(report),
+            _provenance(report),
+            _digests(report, sha256),
+            _footer(sha256),
+        )
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{text(CONTENT_POLICY)}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="referrer" content="no-referrer">'
+        f"{element('title', title)}<style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+    ).encode()
+
+
+def _header(report: Mapping[str, Any], title: str) -> Markup:
+    verdict, reasons = report["assurance"]["verdict"], report["assurance"]["blocking_reasons"]
+    broken = f"{_count(len(reasons), 'gate')} that must hold {'does' if len(reasons) == 1 else 'do'} not"
+    words = "every gate that must hold does" if verdict == "PASS" else broken
+    run = report["meta"]["run"]
+    return element(
+        "header",
+        element("p", "InvarLock evaluation report", class_="kind"),
+        element("h1", title, f", run {run}" if run > 1 else ""),
+        element("p", _pill(verdict, verdict.lower()), words),
+        element(
+            "p",
+            "PASS and FAIL say whether the subject holds its gates. Whether it should is what its scenario says: a "
+            "destructive edit or a fault is made to fail.",
+            class_="soft",
+        ),
+    )
+
+
+def _metric(report: Mapping[str, Any]) -> Markup:
+    metric, limits = report["primary_metric"], report["resolved_policy"]["primary_metric"]
+    ratio, interval, limit = metric["ratio_vs_baseline"], metric["ci"], limits["ratio_limit"]
+    heading = element("h2", "Perplexity of the subject, relative to the baseline")
+    if ratio is None or interval is None or None in interval:
+        return join((heading, element("p", "no ratio", class_="figure"), element("p", metric["reason"] or "")))
+    low, high = interval
+    level = f"{100 * (1 - limits['alpha']):g} %"
+    drawing = interval_figure(ratio, low, high, limit)
+    return join(
+        (
+            heading,
+            element("p", _number(ratio), class_="figure"),
+            element(
+                "p",
+                f"{level} interval {_number(low)} to {_number(high)}, limit {_number(limit)}; perplexity "
+                f"{_number(metric['baseline_final'])} of the baseline, {_number(metric['final'])} of the subject",
+            ),
+            element(
+                "figure",
+                drawing,
+                element(
+                    "figcaption",
+                    f"paired ratio on the final windows; interval by {metric['interval_method']}, "
+                    f"{limits['replicates']} replicates{', all windows alike' if metric['degenerate'] else ''}",
+                ),
+            ),
+        )
+    )
+
+
+def _gates(gates: Sequence[Gate]) -> Markup:
+    rows = [
+        (
+            element("code", gate.flag),
+            gate.measured,
+            gate.limit,
+            _held(gate),
+        )
+        for gate in gates
+    ]
+    warned = any(not gate.blocks and not gate.holds for gate in gates)
+    note = element("p", "A gate that only warns decides nothing.", class_="soft") if warned else ""
+    table = _table(("gate", "measured", "limit", ""), rows)
+    return element("section", element("h2", "Gates"), table, note, class_="gates")
+
+
+def _held(gate: Gate) -> Markup:
+    if gate.holds:
+        return _pill("holds", "pass")
+    return _pill("does not hold", "fail") if gate.blocks else _pill("warns", "warn")
+
+
+def _windows(report: Mapping[str, Any]) -> Markup:
+    final, tail = report["evaluation_windows"]["final"], report["primary_metric_tail"]
+    pairs = zip(final["logloss"], final["baseline_logloss"], strict=True)
+    differences = [None if own is None or base is None else own - base for own, base in pairs]
+    known = [value for value in differences if value is not None]
+    heading = element("h2", "Loss differences by window")
+    count = len(differences)
+    if not known:
+        return join((heading, element("p", f"none of the {count} final windows has a finite difference")))
+    drawing, each = window_figure(differences, None if tail["status"] == "not_evaluated" else tail["limit"])
+    missing = count - len(known)
+    caption = (
+        f"subject minus baseline, in nats a token, of {count} final windows in the order drawn; from "
+        f"{_number(min(known))} to {_number(max(known))}"
+        + (f"; a bar spans {each} windows" if each > 1 else "")
+        + (f"; {missing} not finite" if missing else "")
+        + _tail(tail)
+    )
+    return join((heading, element("figure", drawing, element("figcaption", caption))))
+
+
+def _tail(tail: Mapping[str, Any]) -> str:
+    if tail["value"] is None:
+        return ""
+    return f"; their quantile {tail['quantile']:g} is {_number(tail['value'])}, its limit {tail['limit']:g} (dashed)"
+
+
+def _compared(report: Mapping[str, Any]) -> Markup:
+    meta, edit = report["meta"], report["edit"]
+    return join(
+        (
+            element("h2", "What was compared"),
+            _pairs(
+                {
+                    "model": meta["model_id"],
+                    "revision": _code(meta["revision"]),
+                    "baseline": _code(report["baseline_ref"]["digest"]),
+                    "subject": _code(report["subject"]["digest"]),
+                    "edit": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']} ({edit['label']})",
+                    "spec": _code(edit["spec"]),
+                    "parameters": _compact(edit["parameters"]),
+                    "scenario": f"{meta['scenario']}, run {meta['run']}",
+                    "not scored": report["scoring"]["not_scored"],
+                }
+            ),
+        )
+    )
+
+
+def _guard(report: Mapping[str, Any], name: str) -> Markup:
+    block = report[name]
+    heading = element("h2", f"Guard {name} ", _pill(block["status"], block["status"]))
+    details = {"spectral": _spectral, "rmt": _rmt, "variance": _variance}.get(name, _invariants)
+    return join((heading, *details(block), *_violations(block["violations"])))
+
+
+def _invariants(block: Mapping[str, Any]) -> Iterator[Markup]:
+    metrics = sorted(block["metrics"].items())
+    yield element("p", _listed(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in metrics))
+
+
+def _spectral(block: Mapping[str, Any]) -> Iterator[Markup]:
+    metrics, modules = block["metrics"], block["modules"]
+    yield element(
+        "p",
+        f"{metrics['caps_applied']} of {metrics['modules']} matrices capped, {metrics['max_caps']} allowed; largest "
+        f"|ln of the spectral norm's ratio| {_number(metrics['max_abs_log_ratio'])}",
+    )
+    top = _top({module: row["log_ratio"] for module, row in modules.items()})
+    yield _table(
+        ("matrix", "family", "ln ratio of norms", "ln ratio of stable ranks", "z", ""),
+        [
+            (
+                element("code", module),
+                modules[module]["family"],
+                *map(_cell, (modules[module][key] for key in ("log_ratio", "log_stable_rank_ratio", "z"))),
+                _pill("capped", "fail") if modules[module]["capped"] else "",
+            )
+            for module in top
+        ],
+        "no spectral norm changed",
+    )
+
+
+def _rmt(block: Mapping[str, Any]) -> Iterator[Markup]:
+    yield _table(
+        ("family", "largest edge risk, baseline", "subject", "growth", "limit"),
+        [
+            (family, *map(_cell, (row[key] for key in ("baseline", "subject", "growth", "epsilon"))))
+            for family, row in islice(sorted(block["families"].items()), MAX_ROWS)
+        ],
+    )
+    yield _table(
+        ("layer", "growth of its edge risk"),
+        [(element("code", module), _cell(block["modules"][module])) for module in _top(block["modules"])],
+        "no edge risk changed",
+    )
+
+
+def _variance(block: Mapping[str, Any]) -> Iterator[Markup]:
+    gate, scales = block["predictive_gate"], block["proposed_scales"]
+    yield element(
+        "p",
+        f"{_count(len(scales), 'scale')} proposed"
+        + (f"; {gate['reason']}" if gate["reason"] else "")
+        + (f"; gain {_number(block['ab_gain'])} nats a token" if block["ab_gain"] is not None else ""),
+    )
+    distance = {module: scale - 1.0 for module, scale in scales.items()}
+    if scales:
+        yield _table(
+            ("FFN output", "scale"), [(element("code", module), _cell(scales[module])) for module in _top(distance)]
+        )
+
+
+def _violations(violations: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
+    if not violations:
+        return
+    rows = [
+        (
+            _pill(row["severity"], {"warn": "warn"}.get(row["severity"], "fail")),
+            element("code", row.get("tensor", row.get("module", ""))),
+            row["reason"],
+        )
+        for row in violations[:MAX_VIOLATIONS]
+    ]
+    yield element("h3", "Violations")
+    yield _table(("", "where", "what"), rows)
+    if len(violations) > MAX_VIOLATIONS:
+        yield element("p", f"and {len(violations) - MAX_VIOLATIONS} more in the report", class_="soft")
+
+
+def _policy(report: Mapping[str, Any]) -> Markup:
+    provenance = report["policy_provenance"]
+    limits = dict(_limits(report["resolved_policy"]))
+    shown = dict(islice(limits.items(), MAX_LIMITS))
+    more = f"and {len(limits) - MAX_LIMITS} more in the report" if len(limits) > MAX_LIMITS else ""
+    preset = provenance["preset_sha256"]
+    return join(
+        (
+            element("h2", "Policy"),
+            _pairs(
+                {
+                    "tier": provenance["tier"],
+                    "profile": report["context"]["profile"],
+                    "preset": "none" if preset is None else _code(preset),
+                    "overrides": _compact(provenance["overrides"]) if provenance["overrides"] else "none",
+                }
+            ),
+            element("h3", "Every limit used"),
+            element("div", _pairs(shown), class_="columns"),
+            element("p", more, class_="soft"),
+        )
+    )
+
+
+def _limits(policy: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in sorted(policy.items()):
+        if key.endswith("_by_module"):
+            # a preset has one for each module, which nobody would read
+            least, most = min(value.values()), max(value.values())
+            yield f"{prefix}{key}", f"{_number(least)} to {_number(most)} for {len(value)} modules"
+        elif isinstance(value, Mapping):
+            yield from _limits(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _plain(value)
+
+
+def _provenance(report: Mapping[str, Any]) -> Markup:
+    meta, context, data = report["meta"], report["context"], report["dataset"]
+    windows, seeds = data["windows"], meta["seeds"]
+    seconds = [(name.removesuffix("_seconds"), value) for name, value in sorted(report["telemetry"].items())]
+    return join(
+        (
+            element("h2", "Text and provenance"),
+            _pairs(
+                {
+                    "text": f"{data['provider']}: {windows['preview']} preview and {windows['final']} final windows of "
+                    f"{data['seq_len']} tokens, {windows['stats']['coverage']['tokens']} tokens scored",
+                    "seeds": f"windows {seeds['windows']}, bootstrap {seeds['bootstrap']}",
+                    "run": _code(report["run_id"]),
+                    "suite": context["suite"],
+                    "determinism": context["determinism"],
+                    "ran": context["execution_mode"],
+                    "device": f"{meta['device']}, {meta['dtype']}",
+                    "made with": _listed(f"{name} {version}" for name, version in sorted(meta["versions"].items())),
+                    "seconds": _listed(f"{name} {_number(value)}" for name, value in seconds),
+                }
+            ),
+        )
+    )
+
+
+def _digests(report: Mapping[str, Any], sha256: str) -> Markup:
+    reference, contracts = report["baseline_ref"], {}
+    for name in report["guards"]:
+        contracts[f"measurement contract, {name}"] = report[name]["measurement_contract_hash"]
+    digests = {
+        "evaluation.report.json": f"sha256:{sha256}",
+        "subject": report["subject"]["digest"],
+        "baseline": reference["digest"],
+        "baseline's report": reference["report_sha256"],
+        "tokenizer": reference["tokenizer_sha256"],
+        "text": report["dataset"]["source_sha256"],
+        "policy": report["policy_provenance"]["policy_digest"],
+        **contracts,
+    }
+    rows = [(name, element("code", digest)) for name, digest in digests.items()]
+    return join((element("h2", "Digests"), _table(("of", "sha256"), rows)))
+
+
+def _footer(sha256: str) -> Markup:
+    return element(
+        "footer",
+        element(
+            "p",
+            "This page follows from the evaluation.report.json beside it whose sha256 is ",
+            element("code", sha256),
+            ", and from nothing else. ",
+            element("code", "python -m invarlock.packer verify"),
+            " derives that report from its measurements, renders the page again and compares.",
+        ),
+    )
+
+
+def _top(changes: Mapping[str, float | None]) -> list[str]:
+    """Return the modules that changed most; one that has no number changed beyond any."""
+
+    def order(name: str) -> tuple[float, str]:
+        value = changes[name]
+        return (float("-inf") if value is None else -abs(value), name)
+
+    return heapq.nsmallest(TOP_MODULES, [name for name, value in changes.items() if value != 0], key=order)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "") -> Markup:
+    if not rows:
+        return element("p", empty, class_="soft")
+    cells = (join(cell if isinstance(cell, _Cell) else element("td", cell) for cell in row) for row in rows)
+    numbers = [isinstance(cell, _Cell) for cell in rows[0]]
+    head = join(
+        element("th", name, class_="number") if number else element("th", name)
+        for name, number in zip(heads, numbers, strict=True)
+    )
+    body = join(element("tr", row) for row in cells)
+    return element("table", element("thead", element("tr", head)), element("tbody", body))
+
+
+def _pairs(rows: Mapping[str, object]) -> Markup:
+    """Return a list of names and values; a value of None is left out."""
+    return element(
+        "dl",
+        join(join((element("dt", key), element("dd", value))) for key, value in rows.items() if value is not None),
+    )
+
+
+class _Cell(Markup):
+    """A table's cell that holds a number."""
+
+    __slots__ = ()
+
+
+def _cell(value: float | None) -> _Cell:
+    return _Cell(element("td", _number(value), class_="number"))
+
+
+def _pill(words: str, kind: str) -> Markup:
+    return element("span", words, class_=kind)
+
+
+def _code(value: str | None) -> Markup | None:
+    return None if value is None else element("code", value)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: object) -> str:
+    """Return a value that is no mapping for people: numbers short, lists with commas."""
+    if isinstance(value, list | tuple):
+        return _listed(map(_plain, value))
+    return _number(value) if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def _listed(values: Iterable[str]) -> str:
+    shown = list(islice(values, MAX_ROWS + 1))
+    return ", ".join(shown[:MAX_ROWS]) + (", …" if len(shown) > MAX_ROWS else "")
+
+
+def _compact(value: object) -> Markup:
+    return element("code", json.dumps(value, sort_keys=True, ensure_ascii=False))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

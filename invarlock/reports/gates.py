@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from invarlock.reports.overhead import overhead_ratio
 from invarlock.reports.primary_metric import drift_is_acceptable, ratio_is_acceptable
+
+# The one flag that follows from times; it is in the release profile alone.
+OVERHEAD_FLAG = "guard_overhead_acceptable"
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ def judge_gates(blocks: Mapping[str, Any], policy: Mapping[str, Any]) -> list[Ga
     """Return the gates of a report in their order; what was not evaluated has none.
 
     Args:
-        blocks: ``primary_metric``, ``primary_metric_tail`` and the guards' blocks.
+        blocks: ``primary_metric``, ``primary_metric_tail``, the guards' blocks and ``telemetry``.
         policy: the resolved policy.
     """
     metric, tail = blocks["primary_metric"], blocks["primary_metric_tail"]
@@ -63,6 +67,12 @@ def judge_gates(blocks: Mapping[str, Any], policy: Mapping[str, Any]) -> list[Ga
         block = blocks[guard]
         if block["status"] != "not_evaluated":
             gates.append(Gate(flag, _guard(guard, block), _guard_limit(guard, block), block["passed"]))
+    ratio = overhead_ratio(blocks["telemetry"]) if "overhead" in policy else None
+    if ratio is not None:
+        budget = policy["overhead"]["budget"]
+        # a time says nothing of the subject, and decides nothing
+        shown = f"{ratio:.4g} times the bare evaluation"
+        gates.append(Gate(OVERHEAD_FLAG, shown, f"{budget:g}", ratio <= budget, blocks=False))
     return gates
 
 

@@ -49,7 +49,7 @@ def resolve_policy(
 
     Args:
         tier: a tier of ``tiers.json``.
-        profile: a profile; release asks for more bootstrap replicates.
+        profile: a profile; release asks for more bootstrap replicates, and has a budget for the guards' time.
         overrides: values by dotted name, such as ``{"primary_metric_tail.mode": "fail"}``.
         preset_limits: values by dotted name that were learned from the model's null runs; None without a preset.
 
@@ -82,7 +82,8 @@ def resolve_policy(
         check_schema(document, "tiers", where="policy")
     if preset_limits:
         _check_preset(preset_limits, tier_policy)
-    return policy
+    budget = tiers["profiles"][profile]["overhead_budget"]
+    return policy if budget is None else {**policy, "overhead": {"budget": budget}}
 
 
 def _check_preset(limits: Mapping[str, Any], tier: Mapping[str, Mapping[str, Any]]) -> None:

@@ -8,17 +8,23 @@ from typing import Any
 
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, digest_document
+from invarlock.reports.gates import OVERHEAD_FLAG
 from invarlock.reports.primary_metric import rounded
 
 SCHEMA = "invarlock/determinism-repeats-v1"
 FILE_NAME = "determinism_repeats.json"
-# What differs from one measurement to the next and says nothing: how long it took.
-TIMES = ("telemetry",)
 
 
 def content_digest(report: Mapping[str, Any]) -> str:
     """Return ``sha256:<hex>`` of a report's canonical content without its times."""
-    return digest_document({key: value for key, value in report.items() if key not in TIMES})
+    return digest_document(without_times(report))
+
+
+def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report without what differs from one measurement to the next and says nothing: how long it took."""
+    kept = {key: value for key, value in report.items() if key != "telemetry"}
+    flags = {flag: holds for flag, holds in report["validation"].items() if flag != OVERHEAD_FLAG}
+    return {**kept, "validation": flags}
 
 
 def repeats_document(report: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -88,9 +94,7 @@ def drift(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, floa
     Indices and names of modules are written ``*``; None stands where values are no numbers.
     """
     found: dict[str, float | None] = {}
-    for field, own, other in _differences(first, second, ""):
-        if field.split(".")[0] in TIMES:
-            continue
+    for field, own, other in _differences(without_times(first), without_times(second), ""):
         size = _relative(own, other)
         before = found.get(field, 0.0)
         found[field] = None if size is None or before is None else max(before, size)

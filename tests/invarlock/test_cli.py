@@ -64,7 +64,8 @@ def test_two_checkpoints_are_compared_and_the_report_verifies(baseline: Path, qu
     assert "holds   primary_metric_acceptable: ratio " in done.stdout
     assert (verified.returncode, verified.stdout.count("verified")) == (0, 1)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "evaluation.report.json", "runtime.manifest.json", "edit_metadata.json", "evaluate_timing.json", "baseline",
+        "evaluation.report.json", "evaluation.html", "runtime.manifest.json", "edit_metadata.json",
+        "evaluate_timing.json", "baseline",
     }  # fmt: skip
     metadata = load(tmp_path / "out/edit_metadata.json")
     assert (metadata["edit_label"], metadata["subject_digest"]) == ("custom", digest_checkpoint(quantised))

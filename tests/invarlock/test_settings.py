@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +66,8 @@ def test_settings_that_exclude_each_other_are_refused(options: dict[str, Any], m
     assert str(caught.value) == message
 
 
-def test_a_release_review_takes_what_it_needs_and_refuses_what_it_cannot_do_with(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(resolving, "SETTINGS", tuple(replace(row, not_yet=None) for row in SETTINGS))
-
-    taken = resolve_settings({"release_review": True}, {})
+def test_a_release_review_takes_what_it_needs_and_refuses_what_it_cannot_do_with() -> None:
+    taken = resolve_settings({"release_review": True, "signing_key": "maker.pem"}, {"PACK_SKIP_HTML": "1"})
 
     asked = ("profile", "report_assurance", "defer_rendering")
     assert [(taken[name], taken.sources[name]) for name in asked] == [
@@ -90,6 +85,17 @@ def test_a_release_review_takes_what_it_needs_and_refuses_what_it_cannot_do_with
         "--release-review needs --profile ci or release, not dev; drop --profile, it takes ci then; "
         "--release-review needs --report-assurance strict; drop --report-assurance, it is strict then"
     )
+
+    with pytest.raises(UsageError) as caught:
+        resolve_settings({"release_review": True, "shard": "1/2", "suite_mode": "calibrate-only"}, {})
+    assert [line.split(", ")[0].split(" asks")[0] for line in str(caught.value).split("; ")] == [
+        "--release-review needs --signing-key KEY.pem",
+        "make one: python -m invarlock.packer keygen NAME",
+        "--release-review",
+        "run the shards with --profile ci --report-assurance strict",
+        "--release-review and --suite-mode calibrate-only exclude each other",
+        "drop one",
+    ]
 
 
 def test_what_a_version_lacks_is_refused_and_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

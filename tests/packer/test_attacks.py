@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacks import on_claims, on_presets, on_the_seal, on_the_sweep, without_the_key
+from attacks import on_claims, on_pages, on_presets, on_the_seal, on_the_sweep, without_the_key
 from attacks.catalogue import Attack
 from invarlock.packer.keys import fingerprint
 from packs import VERDICT, forge, messages, pack_files, strict
 
 from invarlock.jsonio import dump_json
 
-CATALOGUES = (without_the_key.ATTACKS, on_the_seal.ATTACKS, on_claims.ATTACKS, on_presets.ATTACKS)
+CATALOGUES = (without_the_key.ATTACKS, on_the_seal.ATTACKS, on_claims.ATTACKS, on_presets.ATTACKS, on_pages.ATTACKS)
 ATTACKS: dict[str, Attack] = {name: attack for attacks in CATALOGUES for name, attack in attacks.items()}
 
 

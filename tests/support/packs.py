@@ -19,6 +19,7 @@ from invarlock.packer.verify import VerifyOptions, VerifyResult, verify_pack
 
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import compose, strip
+from invarlock.reports.rendering import render_report
 
 MODEL = "embedded__mistral-tiny"
 REPORT = f"reports/{MODEL}/noop_control/run_1/evaluation.report.json"
@@ -65,29 +66,45 @@ def content(run: Path) -> PackContent:
     )
 
 
-def contain(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a pack's content as they would be had all of it run in a container."""
+def contain(files: dict[str, bytes], **context: str) -> dict[str, bytes]:
+    """Return the files of a pack's content as they would be had all of it run in a container, or otherwise as named."""
     changed = dict(files)
     digests = {}
     for path in [path for path in files if path.startswith("baselines/")]:
         baseline = json.loads(files[path])
-        baseline["context"]["execution_mode"] = "container"
+        baseline["context"].update(execution_mode="container", **context)
         changed[path] = dump_json(baseline)
         digests[path.split("/")[1]] = f"sha256:{sha256(changed[path])}"
     for path in [path for path in files if path.endswith("/evaluation.report.json") and path.startswith("reports/")]:
         raw = json.loads(dump_json(strip(json.loads(files[path]))))
-        raw["context"]["execution_mode"] = "container"
+        raw["context"].update(execution_mode="container", **context)
         raw["baseline_ref"]["report_sha256"] = digests[path.split("/")[1]]
         changed[path] = dump_json(compose(raw))
         sidecar = path.replace("evaluation.report", "runtime.manifest")
         runtime = json.loads(files[sidecar])
         runtime["report"]["sha256"] = sha256(changed[path])
-        runtime["execution_mode"] = runtime["context"]["execution_mode"] = "container"
+        runtime["execution_mode"] = "container"
+        runtime["context"].update(execution_mode="container", **context)
         runtime["runtime"].update(
             container_execution=True, image_ref="localhost/invarlock:test", image_digest=f"sha256:{'1' * 64}"
         )
         changed[sidecar] = dump_json(runtime)
+        if page_of(path) in files:
+            changed[page_of(path)] = page(changed[path])
     return changed
+
+
+def page_of(report: str) -> str:
+    """Return the path of a report's page."""
+    return report.replace("evaluation.report.json", "evaluation.html")
+
+
+def page(report: bytes) -> bytes:
+    """Return the page that a report gives; of one that gives none what a maker would leave there."""
+    try:
+        return render_report(json.loads(report), sha256(report))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return b""
 
 
 def pack_files(pack: Path) -> dict[str, bytes]:
@@ -98,10 +115,14 @@ def pack_files(pack: Path) -> dict[str, bytes]:
 def seal(pack: Path, key: SigningKey) -> None:
     """Write the checksums, the manifest's digests and the signature of a changed pack anew.
 
-    Each report's runtime manifest binds the report as it is now.
+    Each report's runtime manifest binds the report as it is now, and of one that changed the page is rendered again.
     """
+    promised = (pack / "checksums.sha256").read_text()
     for report in pack.glob("reports/**/evaluation.report.json"):
         digest = sha256(report.read_bytes())
+        beside = report.with_name("evaluation.html")
+        if beside.is_file() and f"{digest}  {report.relative_to(pack)}\n" not in promised:
+            beside.write_bytes(page(report.read_bytes()))
         sidecar = report.with_name("runtime.manifest.json")
         if sidecar.is_file():
             edit_json(sidecar, lambda document, digest=digest: document["report"].update(sha256=digest))
@@ -125,7 +146,8 @@ def sign(pack: Path, manifest: dict[str, Any], key: SigningKey) -> None:
 def forge(files: dict[str, bytes], path: str, data: bytes, key: SigningKey) -> dict[str, bytes]:
     """Return the files that change when one does: each file that holds its digest, the digests of those, and the seal.
 
-    Unlike `seal` it follows digests wherever they stand, in verdict records and summaries too.
+    Unlike `seal` it follows digests wherever they stand, in verdict records and summaries too. Pages of reports that
+    change are rendered again.
     """
     changed = {path: data}
     todo = [path]
@@ -141,6 +163,9 @@ def forge(files: dict[str, bytes], path: str, data: bytes, key: SigningKey) -> d
                 if other not in CONTROL_FILES:
                     # the digest of `other` stands elsewhere as that of what it was
                     todo.append(other)
+    for name in [name for name in changed if name.startswith("reports/") and page_of(name) != name]:
+        if page_of(name) in files:
+            changed[page_of(name)] = page(changed[name])
     all_files = {**files, **changed}
     digests = {name: sha256(content) for name, content in all_files.items() if name not in CONTROL_FILES}
     changed["checksums.sha256"] = write_checksums(digests)

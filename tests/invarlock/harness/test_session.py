@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from invarlock.packer.keys import make_signing_key, write_key_pair
 
 ROOT = Path(__file__).parents[3]
 NOOP = "mistral-tiny-noop_control-run1"
@@ -286,15 +287,38 @@ def test_a_run_that_is_stopped_leaves_a_verdict_and_no_pack(run_pytest: Callable
 
 
 def test_without_a_pack_or_a_signature_when_asked(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
-    unsigned = run_pytest("-k", "mistral and noop", "--unsigned", directory=tmp_path / "unsigned")
-    none = run_pytest("-k", "mistral and noop", "--no-pack", directory=tmp_path / "none")
+    bare = {"PACK_SKIP_HTML": "1", "PACK_REPORT_ASSURANCE": "off"}
+    unsigned = run_pytest("-k", "mistral and noop", "--unsigned", directory=tmp_path / "unsigned", **bare)
+    none = run_pytest("-k", "mistral and noop", "--no-pack", "--defer-rendering", directory=tmp_path / "none")
 
     assert (unsigned.status, none.status) == (0, 0), unsigned.output + none.output
     assert not (unsigned.pack / "manifest.signature.json").exists()
     assert verify(unsigned.pack).returncode == 0
     assert verify(unsigned.pack, "--strict").returncode == 5
+    assert load(unsigned.pack / "manifest.json")["verification"]["report_assurance"] == "off"
+    assert "not verified in the pack, only its bytes were checked (--report-assurance off)" in unsigned.output
+    assert not list(unsigned.directory.rglob("*.html"))
     assert not none.pack.exists()
     assert load(none.directory / "reports" / "final_verdict.json")["verdict"] == "PASS"
+    assert len(list(none.directory.glob("embedded__mistral-tiny/reports/noop_control/run_1/evaluation.html"))) == 1
+
+
+def test_a_release_review_is_refused_before_it_starts_where_it_cannot_end_well(
+    run_pytest: Callable[..., Any], tmp_path: Path
+) -> None:
+    write_key_pair(tmp_path / "maker", make_signing_key())
+
+    ran = run_pytest(
+        "-k", "mistral and nan_injection", "--release-review", "--signing-key", str(tmp_path / "maker.pem")
+    )
+
+    lines = ran.output.partition("ERROR: ")[2].strip().splitlines()
+    assert (ran.status, ran.directory.exists()) == (4, False), ran.output
+    assert lines == [
+        "--release-review: every clean report must come from a container, and this run is on the host; run it with "
+        "--execution-mode container, or without this option",
+        "--release-review: it is about clean cases, and none is selected; select one, or run without this option",
+    ]
 
 
 def test_a_project_without_a_suites_folder_does_not_notice_the_plugin(tmp_path: Path) -> None:

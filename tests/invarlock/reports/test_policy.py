@@ -19,6 +19,8 @@ def test_each_tier_has_its_limits(tier: str, ratio: float, tail: float, caps: in
 
 def test_the_release_profile_resamples_more_and_asks_for_more_windows() -> None:
     assert resolve_policy("balanced", "release", {})["primary_metric"]["replicates"] == 3200
+    assert resolve_policy("balanced", "release", {})["overhead"] == {"budget": 2.0}
+    assert "overhead" not in resolve_policy("balanced", "ci", {})
     assert [profile_windows(name) for name in ("dev", "ci", "release")] == [(32, 32), (200, 200), (400, 400)]
 
 

@@ -8,6 +8,7 @@ from invarlock.reports.repeats import content_digest, drift, repeats_document, r
 REPORT: dict[str, Any] = {
     "run_id": "0" * 16,
     "telemetry": {"score_seconds": 1.0},
+    "validation": {"spectral_stable": True, "guard_overhead_acceptable": True},
     "spectral": {"modules": {"model.layers.0.mlp.up_proj": {"sigma": 2.0}}, "status": "pass"},
     "losses": [1.0, 2.0, None],
 }
@@ -18,7 +19,8 @@ def changed(**more: Any) -> dict[str, Any]:
 
 
 def test_times_do_not_count() -> None:
-    other = changed(telemetry={"score_seconds": 9.0})
+    flags = {"spectral_stable": True, "guard_overhead_acceptable": False}
+    other = changed(telemetry={"score_seconds": 9.0}, validation=flags)
 
     assert content_digest(other) == content_digest(REPORT)
     assert drift(REPORT, other) == {}

@@ -1,0 +1,155 @@
+"""The page of a report: what it shows, and that nothing a report says can make it do anything."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packs import FAULT, REPORT, STRESS
+
+from invarlock.reports.gates import judge_gates
+from invarlock.reports.rendering import render_report
+
+SHA256 = "5" * 64
+HOSTILE = "</style></td>\"'><script>alert(1)</script>&\x1b[31m\u202e\n"
+# What holds no names of ours: a maker, or whoever made a checkpoint, chose these keys.
+FREE_KEYS = ("modules", "families", "versions", "parameters", "overrides", "proposed_scales", "telemetry")
+# What opens and ends nothing.
+VOID = {"meta"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, their attributes, and its text; every element must be closed where it was opened."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(data.decode("utf-8"))
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def report(real_run: Any) -> Any:
+    return read(real_run.pack / REPORT)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize("path", [REPORT, STRESS, FAULT])
+def test_a_page_says_what_its_report_says(real_run: Any, path: str) -> None:
+    document = read(real_run.pack / path)
+
+    page = Page(render_report(document, SHA256))
+
+    shown = [document["assurance"]["verdict"], document["meta"]["model_id"], document["edit"]["spec"], SHA256]
+    shown += [document["subject"]["digest"], document["baseline_ref"]["digest"], document["run_id"]]
+    for gate in judge_gates(document, document["resolved_policy"]):
+        shown += [gate.flag, gate.measured, gate.limit]
+    for guard in document["guards"]:
+        shown += [f"Guard {guard}", document[guard]["measurement_contract_hash"]]
+        shown += [row["reason"] for row in document[guard]["violations"][:5]]
+    assert [text for text in shown if text not in page.text] == []
+    assert ("no ratio" in page.text) == (document["primary_metric"]["ratio_vs_baseline"] is None)
+
+
+def test_a_page_is_whole_in_itself_and_lets_nothing_be_loaded(report: Any) -> None:
+    data = render_report(report, SHA256)
+
+    page = Page(data)
+    style = re.search(rb"<style>(.*)</style>", data, re.DOTALL)
+    assert style is not None
+    policy = next(value for tag, name, value in page.attributes if (tag, name) == ("meta", "content"))
+    allowed = base64.b64encode(hashlib.sha256(style[1]).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
+    assert {"script", "link", "img", "iframe", "object", "a", "form", "base"}.isdisjoint(page.elements)
+    assert {name for _, name, _ in page.attributes}.isdisjoint({"src", "href", "style", "onclick", "xlink:href"})
+    assert b"//" not in data
+    assert b"url(" not in data
+    assert b"@import" not in data
+
+
+def hostile(value: Any, names: bool = False) -> Any:
+    """Return a document with every text of it, and every name that somebody else chose, made hostile."""
+    if isinstance(value, dict):
+        return {f"{HOSTILE}{key}" if names else key: hostile(inner, key in FREE_KEYS) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [hostile(inner) for inner in value]
+    return f"{value}{HOSTILE}" if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("path", [REPORT, STRESS, FAULT])
+def test_no_text_of_a_report_makes_markup(real_run: Any, path: str) -> None:
+    document = read(real_run.pack / path)
+    bad = hostile(document)
+    # which guards were run are names of ours
+    bad["guards"] = document["guards"]
+    bad["primary_metric_tail"]["status"] = document["primary_metric_tail"]["status"]
+
+    harmless, page = Page(render_report(document, SHA256)), Page(data := render_report(bad, SHA256))
+
+    assert set(page.elements) <= set(harmless.elements)
+    assert {(tag, name) for tag, name, _ in page.attributes} <= {(tag, name) for tag, name, _ in harmless.attributes}
+    assert "<script>alert(1)</script>" in page.text
+    assert b"<script" not in data
+    assert all(character.isprintable() or character == "\n" for character in data.decode())
+
+
+def test_a_page_does_not_depend_on_the_order_of_a_mapping(report: Any) -> None:
+    def turned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: turned(inner) for key, inner in reversed(value.items())}
+        return [turned(inner) for inner in value] if isinstance(value, list) else value
+
+    assert render_report(turned(report), SHA256) == render_report(report, SHA256)
+
+
+def test_a_page_stays_small_however_large_its_report_is(real_run: Any) -> None:
+    report = read(real_run.pack / STRESS)
+    usual = len(render_report(report, SHA256))
+    final = report["evaluation_windows"]["final"]
+    for column in final:
+        final[column] = (final[column] * 65536)[:65536]
+    spectral = report["spectral"]
+    rows = [*spectral["modules"].values()] * 200
+    spectral["modules"] = {f"{'x' * 500}{number}": row for number, row in enumerate(rows)}
+    spectral["violations"] = [{"module": "m", "severity": "cap", "reason": "y" * 100_000}] * 10_000
+    report["meta"]["versions"] = {f"library {number}": "z" * 500 for number in range(5000)}
+    report["edit"]["parameters"] = {str(number): number for number in range(100_000)}
+
+    assert len(render_report(report, SHA256)) < 3 * usual
+
+
+def test_losses_that_are_not_finite_leave_a_gap_and_are_counted(report: Any) -> None:
+    losses = report["evaluation_windows"]["final"]["logloss"]
+    losses[3] = losses[5] = None
+
+    page = render_report(report, SHA256).decode()
+
+    bars = "".join(re.findall(r' d="([^"]*)"', page))
+    assert bars.count("M") == len(losses) - 2
+    assert "; 2 not finite" in page

@@ -1,0 +1,94 @@
+"""The pages of reports in a pack: optional, derived, taken by ``build`` where they are."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock.packer.build import build_pack
+from invarlock.packer.manifest_claims import release_review
+from packs import FAULT, REPORT, STRESS, TIME, contain, content, messages, page_of, strict
+
+from invarlock.errors import ReportError
+from invarlock.jsonio import read_json
+from invarlock.settings import resolve_settings
+
+
+def test_every_report_of_a_run_has_its_page_in_the_pack(real_run: Any) -> None:
+    pages = sorted(str(path.relative_to(real_run.pack)) for path in real_run.pack.rglob("*.html"))
+
+    assert pages == sorted(map(page_of, (REPORT, STRESS, FAULT)))
+
+
+def test_a_pack_without_pages_or_with_some_verifies(pack: Path, reseal: Any) -> None:
+    (pack / page_of(STRESS)).unlink()
+    reseal(pack)
+    assert strict(pack).code == 0
+    for page in pack.rglob("*.html"):
+        page.unlink()
+    reseal(pack)
+
+    assert (strict(pack).code, strict(pack).warnings[:-1]) == (0, [])
+
+
+def test_build_takes_the_pages_that_are_there_and_refuses_one_of_another_report(run: Path, tmp_path: Path) -> None:
+    first, *others = sorted(run.glob("embedded__*/reports/**/evaluation.html"))
+    others[0].unlink()
+    built = build_pack(tmp_path / "out", content(run), None, TIME)
+    first.write_bytes(first.read_bytes().replace(b"holds", b"HOLDS"))
+
+    with pytest.raises(ReportError, match=r"evaluation\.html: not the page that the report beside it gives"):
+        build_pack(tmp_path / "other", content(run), None, TIME)
+    assert len(list(built.path.rglob("*.html"))) == len(others)
+    assert not (tmp_path / "other").exists()
+
+
+def test_strict_assurance_of_a_run_on_the_host_leaves_no_pack(run: Path, real_run: Any, tmp_path: Path) -> None:
+    whole = replace(content(run), report_assurance="strict")
+
+    with pytest.raises(ReportError, match="the pack would not verify"):
+        build_pack(tmp_path / "out", whole, real_run.key, TIME)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pack_whose_maker_did_not_verify_its_reports_says_so(run: Path, real_run: Any, tmp_path: Path) -> None:
+    pack = build_pack(tmp_path / "out", replace(content(run), report_assurance="off"), real_run.key, TIME).path
+
+    found = strict(pack)
+
+    assert read_json(pack / "manifest.json")["verification"]["report_assurance"] == "off"
+    assert (found.code, found.reports_verified) == (0, True)
+    assert "whoever made the pack did not verify its reports in it: report_assurance off" in found.warnings
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"report_assurance": "strict"}, "verification.report_assurance is not that of invocation.parameters"),
+        ({"release_review": True}, "release_review is claimed, verification.report_assurance is not strict"),
+        ({"release_review": True}, "release_review is claimed, the profile of reports is dev"),
+    ],
+)
+def test_a_manifest_claims_no_review_that_its_reports_do_not_bear(
+    run: Path, real_run: Any, tmp_path: Path, asked: dict[str, Any], message: str
+) -> None:
+    parameters = {name: {"value": value, "source": "option"} for name, value in asked.items()}
+    whole = replace(content(run), parameters=parameters, report_assurance="off")
+    pack = build_pack(tmp_path / "out", whole, real_run.key, TIME).path
+
+    found = strict(pack)
+
+    assert (found.code, message in messages(found)) == (7, True), messages(found)
+
+
+def test_a_release_review_bears_itself_out(run: Path, real_run: Any, tmp_path: Path) -> None:
+    settings = resolve_settings({"release_review": True, "signing_key": "maker.pem", "profile": "ci"}, {})
+    files = contain(dict(content(run).files), profile="ci")
+    whole = replace(
+        content(run), files=files, claimed_verdict=None, report_assurance="strict", parameters=settings.document()
+    )
+    pack = build_pack(tmp_path / "out", whole, real_run.key, TIME).path
+
+    found = strict(pack, report_assurance="strict", require_pass=True)
+
+    assert (found.code, release_review(read_json(pack / "manifest.json"))) == (0, True), messages(found)

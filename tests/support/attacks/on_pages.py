@@ -1,0 +1,83 @@
+"""Attacks by somebody with the maker's key on the pages of reports, which people look at first; all is sealed again."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from packs import BASELINE, FAULT, REPORT, STRESS, page, page_of
+
+from attacks.catalogue import Act, Attack, catalogue
+
+ATTACKS: dict[str, Attack] = {}
+attack = catalogue(ATTACKS)
+
+PAGE = page_of(REPORT)
+FOLLOWS_NOT = f"{PAGE}: not the page that the report beside it gives"
+
+
+def edited(path: str, change: Callable[[bytes], bytes]) -> Act:
+    def act(pack: Path) -> None:
+        before = (pack / path).read_bytes()
+        after = change(before)
+        assert after != before
+        (pack / path).write_bytes(after)
+
+    return act
+
+
+for case, change in (
+    ("a_letter_changed", lambda data: data.replace(b"InvarLock", b"InvarLocK", 1)),
+    ("another_ratio", lambda data: data.replace(b">1</p>", b">0.9</p>", 1)),
+    ("another_subject", lambda data: data.replace(b"sha256:", b"sha512:", 1)),
+    ("a_script", lambda data: data.replace(b"</body>", b"<script src=https://example.org/x></script></body>")),
+    ("a_picture_from_elsewhere", lambda data: data.replace(b"</body>", b"<img src=https://example.org/x></body>")),
+    ("no_content_policy", lambda data: data.replace(b"default-src 'none'", b"default-src *")),
+    ("a_comment_more", lambda data: data + b"<!-- -->"),
+    ("a_byte_order_mark", lambda data: b"\xef\xbb\xbf" + data),
+    ("other_line_ends", lambda data: data.replace(b"\n", b"\r\n")),
+    ("its_end_cut_off", lambda data: data[:-1000]),
+    ("nothing_in_it", lambda data: b""),
+):
+    ATTACKS[f"a_page_with_{case}"] = Attack(edited(PAGE, change), 7, FOLLOWS_NOT, "all")
+
+ATTACKS["a_page_of_a_destructive_edit_that_says_pass"] = Attack(
+    edited(
+        page_of(STRESS),
+        lambda data: data.replace(b'class="fail">FAIL', b'class="pass">PASS').replace(b"does not hold", b"holds"),
+    ),
+    7,
+    f"{page_of(STRESS)}: not the page that the report beside it gives",
+    "all",
+)
+
+
+@attack(7, FOLLOWS_NOT, sealed="all")
+def the_page_of_another_report(pack: Path) -> None:
+    shutil.copy(pack / page_of(STRESS), pack / PAGE)
+
+
+@attack(7, f"{page_of(FAULT)}: not the page that the report beside it gives", sealed="all")
+def the_page_of_a_report_whose_bytes_were_others(pack: Path) -> None:
+    # the same document, written in another way
+    (pack / page_of(FAULT)).write_bytes(page((pack / FAULT).read_bytes() + b"\n"))
+
+
+@attack(7, f"{page_of(BASELINE)}: does not follow from the reports", sealed="all")
+def a_page_beside_a_baseline(pack: Path) -> None:
+    shutil.copy(pack / PAGE, pack / page_of(BASELINE))
+
+
+@attack(7, "results/evaluation.html: does not follow from the reports", sealed="all")
+def a_page_of_the_whole_run(pack: Path) -> None:
+    shutil.copy(pack / PAGE, pack / "results/evaluation.html")
+
+
+@attack(6, f"{PAGE}: its bytes are not those of its checksum")
+def a_page_changed_without_the_key(pack: Path) -> None:
+    edited(PAGE, lambda data: data.replace(b"holds", b"HOLDS"))(pack)
+
+
+@attack(6, f"{PAGE}: a link, device or pipe")
+def a_page_made_a_link(pack: Path) -> None:
+    (pack / PAGE).rename(pack.parent / "elsewhere.html")
+    (pack / PAGE).symlink_to(pack.parent / "elsewhere.html")

@@ -43,6 +43,7 @@ from invarlock.packer.report_claims import ReportFacts, join_envelopes
 from invarlock.packer.signature import verify_manifest
 from invarlock.packer.trust import Authenticity, TrustedSigner, judge_signer, read_trust_store
 
+from invarlock import __version__
 from invarlock.errors import (
     DocumentError,
     IntegrityError,
@@ -254,6 +255,10 @@ def _check_claims(sealed: _Sealed, found: Findings, files: SealedFiles, result: 
         expected = make_statement(sealed.data, sealed.manifest, result.verdict_document, result.attested_reports)
         wrong += [f"{ATTESTATION_NAME}: {line}" for line in statement_problems(sealed.statement, expected)]
         result.attested = True
+    made_by = sealed.manifest.get("invarlock_version", __version__)
+    if wrong and made_by != __version__:
+        own = f"this is {__version__}, which may render texts and pages in another way"
+        wrong.append(f"{MANIFEST_NAME}: made by InvarLock {made_by}, {own}")
     opaque = _opaque(sealed.manifest, files.digests)
     if opaque:
         shown = ", ".join(opaque[:3]) + (f" and {len(opaque) - 3} more" if len(opaque) > 3 else "")

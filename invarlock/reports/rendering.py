@@ -255,7 +255,7 @@ def _violations(violations: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
     rows = [
         (
             _pill(row["severity"], {"warn": "warn"}.get(row["severity"], "fail")),
-            element("code", row.get("tensor", row.get("module", ""))),
+            element("code", _where(row)),
             row["reason"],
         )
         for row in violations[:MAX_VIOLATIONS]
@@ -264,6 +264,12 @@ def _violations(violations: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
     yield _table(("", "where", "what"), rows)
     if len(violations) > MAX_VIOLATIONS:
         yield element("p", f"and {len(violations) - MAX_VIOLATIONS} more in the report", class_="soft")
+
+
+def _where(violation: Mapping[str, Any]) -> object:
+    """Return what a violation is about; of the whole model it is not said twice."""
+    where = violation.get("tensor", violation.get("module", ""))
+    return "" if where == violation["reason"] else where
 
 
 def _policy(report: Mapping[str, Any]) -> Markup:

@@ -46,7 +46,7 @@ svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
 .columns{columns:2 20rem;column-gap:2rem}.columns dl{margin:0}.columns dl>*{break-inside:avoid}
 footer{border-top:1px solid var(--rule);margin-top:2rem;padding-top:.8rem}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--rule:#bbb;--paper:#fff;--shade:#fff}
-body{max-width:none;padding:0;font-size:10pt}h2,h3{break-after:avoid}tr,figure,dl>*{break-inside:avoid}
+html{font-size:12px}body{max-width:none;padding:0;font-size:9pt}h2,h3{break-after:avoid}tr,figure,dl>*{break-inside:avoid}
 svg{border:1px solid var(--rule)}@page{margin:15mm}}
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from invarlock.packer.build import build_pack
 from invarlock.packer.manifest_claims import release_review
-from packs import FAULT, REPORT, STRESS, TIME, contain, content, messages, page_of, strict
+from packs import FAULT, REPORT, STRESS, TIME, contain, content, edit_json, messages, page_of, strict
 
 from invarlock.errors import ReportError
 from invarlock.jsonio import read_json
@@ -29,6 +29,19 @@ def test_a_pack_without_pages_or_with_some_verifies(pack: Path, reseal: Any) -> 
     reseal(pack)
 
     assert (strict(pack).code, strict(pack).warnings[:-1]) == (0, [])
+
+
+def test_of_a_pack_made_by_another_version_that_is_said(pack: Path, reseal: Any) -> None:
+    page = pack / page_of(REPORT)
+    page.write_bytes(page.read_bytes().replace(b"<h2>Gates</h2>", b"<h2>The gates</h2>"))
+    edit_json(pack / "manifest.json", lambda m: m.update(invarlock_version="0.0.9"))
+    edit_json(pack / "manifest.json", lambda m: m["builder"].update(version="0.0.9"))
+    reseal(pack)
+
+    found = strict(pack)
+
+    assert found.code == 7
+    assert "made by InvarLock 0.0.9, this is " in found.errors[-1]["message"]
 
 
 def test_build_takes_the_pages_that_are_there_and_refuses_one_of_another_report(run: Path, tmp_path: Path) -> None:

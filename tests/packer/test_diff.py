@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.packer.build import build_pack
-from packs import REPORT, STRESS, TIME, content, edit_json, packer, sha256
+from packs import REPORT, STRESS, TIME, content, edit_json, packer, page, page_of, sha256
 
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import compose, strip
@@ -28,6 +28,7 @@ def test_ratios_flags_and_missing_cases_are_told(run: Path, real_run: Any, tmp_p
     runtime = json.loads(files[STRESS.replace("evaluation.report", "runtime.manifest")])
     runtime["report"]["sha256"] = sha256(files[STRESS])
     files[STRESS.replace("evaluation.report", "runtime.manifest")] = dump_json(runtime)
+    files[page_of(STRESS)] = page(files[STRESS])
     other = build_pack(tmp_path / "other", replace(whole, files=files, claimed_verdict=None), real_run.key, TIME).path
 
     text = packer("diff", real_run.pack, other).stdout.splitlines()

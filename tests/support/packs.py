@@ -103,7 +103,7 @@ def page(report: bytes) -> bytes:
     """Return the page that a report gives; of one that gives none what a maker would leave there."""
     try:
         return render_report(json.loads(report), sha256(report))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return b""
 
 

@@ -1,6 +1,6 @@
 """Verifying packs: large files, many reports, and a small pack from a cold start, each against a reference.
 
-python benchmarks/verify_packs.py SMOKE_PACK [--gigabytes 2] [--reports 5000]
+python benchmarks/verify_packs.py SMOKE_PACK [--gigabytes 2] [--reports 5000] [--without-pages]
 
 ``SMOKE_PACK`` is a pack of ``pytest suites``. Its reports are repeated, as further runs of their cases, until there are
 enough; their raw measurements are real, and everything that follows from them is derived anew.
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from invarlock.packer.verify import VerifyOptions, verify_pack
 
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import baseline_run_id, compose, strip
+from invarlock.reports.rendering import render_report
 
 FILES = 20
 BLOCK = 1 << 20
@@ -45,12 +47,14 @@ def main() -> None:
     parser.add_argument("smoke_pack", type=Path)
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--reports", type=int, default=5000)
+    parser.add_argument("--without-pages", action="store_true", help="leave evaluation.html out of the many reports")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         large_files(Path(folder) / "large", options.gigabytes)
     cold_starts(options.smoke_pack)
     with tempfile.TemporaryDirectory() as folder:
-        many_reports(options.smoke_pack, Path(folder), options.reports)
+        content = repeated(options.smoke_pack, options.reports)
+        many_reports(content if options.without_pages else with_pages(content), Path(folder))
 
 
 def large_files(pack: Path, gigabytes: float) -> None:
@@ -85,9 +89,8 @@ def cold_starts(pack: Path) -> None:
     print(f"  the imports jsonschema, numpy, nacl.signing alone: {reference:.3f} s")
 
 
-def many_reports(smoke: Path, folder: Path, count: int) -> None:
+def many_reports(content: PackContent, folder: Path) -> None:
     """Time a pack of many reports, and deriving them alone."""
-    content = repeated(smoke, count)
     build_pack(folder / "pack", content, make_signing_key(), "2026-01-31T12:00:00Z")
     pack = folder / "pack"
     names = read_checksums((pack / "checksums.sha256").read_bytes())
@@ -152,6 +155,16 @@ def repeated(smoke: Path, count: int) -> PackContent:
     scenarios["selection"]["cases"] = cases
     kept[layout.SCENARIOS] = dump_json(scenarios)
     return PackContent(kept, "benchmark", {})
+
+
+def with_pages(content: PackContent) -> PackContent:
+    """Return a pack's content with the page of each report."""
+    pages = {
+        layout.beside(name, layout.PAGE): render_report(json.loads(data), hashlib.sha256(data).hexdigest())
+        for name, data in content.files.items()
+        if layout.is_report(name)
+    }
+    return replace(content, files={**content.files, **pages})
 
 
 def seeds(run: int) -> dict[str, int]:

@@ -67,6 +67,10 @@ def test_two_checkpoints_are_compared_and_the_report_verifies(baseline: Path, qu
         "evaluation.report.json", "evaluation.html", "runtime.manifest.json", "edit_metadata.json",
         "evaluate_timing.json", "baseline",
     }  # fmt: skip
+    page = tmp_path / "out/evaluation.html"
+    page.write_text(page.read_text().replace("holds", "held"))
+    forged = invarlock("verify", tmp_path / "out/evaluation.report.json")
+    assert (forged.returncode, "evaluation.html: not the page that the report" in forged.stdout) == (7, True)
     metadata = load(tmp_path / "out/edit_metadata.json")
     assert (metadata["edit_label"], metadata["subject_digest"]) == ("custom", digest_checkpoint(quantised))
     # the FFN of four blocks: gate, up and down

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from invarlock.packer.build import build_pack
 from invarlock.packer.manifest_claims import release_review
+from invarlock.packer.verify import VerifyOptions, verify_pack
 from packs import FAULT, REPORT, STRESS, TIME, contain, content, edit_json, messages, page_of, strict
 
 from invarlock.errors import ReportError
@@ -42,6 +43,20 @@ def test_of_a_pack_made_by_another_version_that_is_said(pack: Path, reseal: Any)
 
     assert found.code == 7
     assert "made by InvarLock 0.0.9, this is " in found.errors[-1]["message"]
+
+
+def test_a_page_that_nobody_sealed_is_refused_even_where_other_files_only_warn(pack: Path, reseal: Any) -> None:
+    page = pack / page_of(REPORT)
+    forged = page.read_bytes().replace(b"noop_control", b"quant_4bit_clean")
+    page.unlink()
+    reseal(pack)
+    (pack / "notes.txt").write_text("mine")
+    page.write_bytes(forged)
+
+    found = verify_pack(pack, VerifyOptions())
+
+    assert (found.code, messages(found)) == (6, f"{page_of(REPORT)}: not in checksums.sha256")
+    assert "notes.txt: not in checksums.sha256" in found.warnings
 
 
 def test_build_takes_the_pages_that_are_there_and_refuses_one_of_another_report(run: Path, tmp_path: Path) -> None:

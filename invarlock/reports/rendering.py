@@ -138,7 +138,7 @@ def _held(gate: Gate) -> Markup:
 def _windows(report: Mapping[str, Any]) -> Markup:
     final, tail = report["evaluation_windows"]["final"], report["primary_metric_tail"]
     pairs = zip(final["logloss"], final["baseline_logloss"], strict=True)
-    differences = [None if own is None or base is None else own - base for own, base in pairs]
+    differences = [None if own is None or base is None else float(own) - float(base) for own, base in pairs]
     known = [value for value in differences if value is not None]
     heading = element("h2", "Loss differences by window")
     count = len(differences)

@@ -153,3 +153,13 @@ def test_losses_that_are_not_finite_leave_a_gap_and_are_counted(report: Any) -> 
     bars = "".join(re.findall(r' d="([^"]*)"', page))
     assert bars.count("M") == len(losses) - 2
     assert "; 2 not finite" in page
+
+
+def test_numbers_beyond_all_sense_are_drawn_somehow(report: Any) -> None:
+    final = report["evaluation_windows"]["final"]
+    final["logloss"][:3] = [9 * 10**307, 0, 5e-324]
+    final["baseline_logloss"][:3] = [0, 9 * 10**307, 0]
+    report["primary_metric"] |= {"ratio_vs_baseline": 9 * 10**307, "ci": [5e-324, 9 * 10**307]}
+    report["telemetry"]["score_seconds"] = 10**307
+
+    assert "from -9e+307 to 9e+307" in Page(render_report(report, SHA256)).text

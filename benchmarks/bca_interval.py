@@ -1,40 +1,64 @@
-"""BCa interval of 400 windows × 3,200 replicates against scipy's, in the same process.
+"""BCa interval of 400 windows × 3,200 replicates against scipy's, in turns in the same process; growth with windows.
 
-python benchmarks/bca_interval.py
+    python benchmarks/bca_interval.py
+
+Resamples are kept for the next interval of the same seed and as many windows, as the cases of a run have: the first
+interval and a further one are timed apart. Times are of the processor, one thread.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from scipy.stats import bootstrap
 
 from invarlock.reports.statistics import bca_interval
 
-WINDOWS, REPLICATES, REPEATS = 400, 3200, 5
+WINDOWS, REPLICATES, ROUNDS = 400, 3200, 9
+SIZES, GROWTH_REPLICATES = (64, 256, 1024, 4096), 1200
+
+
+def ratio_of_sums(products: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
+    return products.sum(axis=axis) / weights.sum(axis=axis)
+
+
+def pairs(windows: int) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    return draw.normal(0.01, 0.05, windows), draw.integers(100, 128, windows)
+
+
+def ours(windows: int, replicates: int) -> Callable[[int], object]:
+    """Return our interval as a function of the seed."""
+    deltas, tokens = (column.tolist() for column in pairs(windows))
+    return lambda seed: bca_interval(deltas, tokens, replicates=replicates, alpha=0.05, seed=seed)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def shortest(works: Callable[[int], list[Callable[[], object]]]) -> list[float]:
+    """Return the shortest time of each piece of work, done in turns."""
+    rounds = [[seconds(work) for work in works(number)] for number in range(ROUNDS)]
+    return [min(column) for column in zip(*rounds, strict=True)]
 
 
 def main() -> None:
-    draw = np.random.default_rng(0)
-    deltas, tokens = draw.normal(0.01, 0.05, WINDOWS), draw.integers(100, 128, WINDOWS)
-
-    def ratio_of_sums(products: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
-        return products.sum(axis=axis) / weights.sum(axis=axis)
-
-    ours, theirs = [], []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        interval = bca_interval(deltas.tolist(), tokens.tolist(), replicates=REPLICATES, alpha=0.05, seed=1)
-        ours.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        reference = bootstrap(
-            (deltas * tokens, tokens), ratio_of_sums, paired=True, method="BCa", n_resamples=REPLICATES, rng=1
-        ).confidence_interval
-        theirs.append(time.perf_counter() - started)
-    print(f"ours   [{interval.low:.6f}, {interval.high:.6f}] {min(ours) * 1e3:.1f} ms")
-    print(f"scipy  [{reference.low:.6f}, {reference.high:.6f}] {min(theirs) * 1e3:.1f} ms")
-    print(f"ratio  {min(ours) / min(theirs):.2f}")
+    deltas, tokens = pairs(WINDOWS)
+    own = ours(WINDOWS, REPLICATES)
+    theirs = partial(bootstrap, (deltas * tokens, tokens), ratio_of_sums, paired=True, n_resamples=REPLICATES, rng=1)
+    first, further, scipys = shortest(lambda seed: [partial(own, seed), partial(own, seed), theirs])
+    print(f"{WINDOWS} windows, {REPLICATES} replicates: scipy {scipys * 1e3:.1f} ms")
+    print(f"  the first of a run {first * 1e3:.1f} ms, {first / scipys:.2f} of scipy's")
+    print(f"  a further one {further * 1e3:.1f} ms, {further / scipys:.2f} of scipy's; reach: at most 0.2")
+    works = [ours(size, GROWTH_REPLICATES) for size in SIZES]
+    for size, taken in zip(SIZES, shortest(lambda seed: [partial(work, seed) for work in works]), strict=True):
+        print(f"{size} windows, {GROWTH_REPLICATES} replicates: {taken * 1e3:.2f} ms, {taken / size * 1e6:.2f} µs each")
 
 
 if __name__ == "__main__":

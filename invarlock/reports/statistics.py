@@ -8,18 +8,22 @@ where the methods of its Generator are not.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 # Sums stay below 2^61: room for the sign and one doubling in int64.
 SUM_BITS = 61
-# Resampled indices held at once: half a million int64 are 4 MB, which stay in the cache.
-CHUNK_INDICES = 1 << 19
+# Resampled indices held at once: 65,536 int64 are half a megabyte, which stay in the cache.
+CHUNK_INDICES = 1 << 16
+# Resamples that are kept for the next interval, and how large they may be: 4 MB each, of counts that fit 16 bits.
+KEPT_RESAMPLES = 8
+KEPT_INDICES = 1 << 21
 # Normal quantiles come from the C library; nine digits of them are the same everywhere.
 LEVEL_DIGITS = 9
 
@@ -128,23 +132,48 @@ def _fixed_point(
 def _resampled_means(
     products: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], scale: float, replicates: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    windows = len(products)
+    """Return the ratio of sums of each replicate: of all windows, each as often as it was drawn.
+
+    Products of int64 matrices are numpy's own loops, which are exact and start no threads.
+    """
+    means = []
+    for times in _resamples(len(products), replicates, seed):
+        often = times.astype(np.int64)
+        means.append((often @ products).astype(np.float64) / scale / (often @ counts))
+    return np.concatenate(means)
+
+
+def _resamples(windows: int, replicates: int, seed: int) -> Iterable[npt.NDArray[Any]]:
+    """Return, chunk by chunk, how often each replicate has drawn each window: replicates × windows."""
+    if windows * replicates <= KEPT_INDICES and windows <= np.iinfo(np.uint16).max:
+        return _kept_resamples(windows, replicates, seed)
+    return _drawn_resamples(windows, replicates, seed)
+
+
+@lru_cache(maxsize=KEPT_RESAMPLES)
+def _kept_resamples(windows: int, replicates: int, seed: int) -> tuple[npt.NDArray[np.uint16], ...]:
+    # all cases of a run have its seed and as many windows
+    return tuple(times.astype(np.uint16) for times in _drawn_resamples(windows, replicates, seed))
+
+
+def _drawn_resamples(windows: int, replicates: int, seed: int) -> Iterator[npt.NDArray[np.intp]]:
     stream = np.random.PCG64(seed)
     rows = max(1, CHUNK_INDICES // windows)
-    means = np.empty(replicates, dtype=np.float64)
     for start in range(0, replicates, rows):
-        stop = min(start + rows, replicates)
-        raw = stream.random_raw((stop - start) * windows).reshape(stop - start, windows)
+        some = min(rows, replicates - start)
+        raw = stream.random_raw(some * windows).reshape(some, windows)
         # multiply and shift: the bias is below windows / 2^32
-        indices = ((raw >> np.uint64(32)) * np.uint64(windows) >> np.uint64(32)).astype(np.intp)
-        sums = products[indices].sum(axis=1)
-        means[start:stop] = sums.astype(np.float64) / scale / counts[indices].sum(axis=1)
-    return means
+        raw >>= np.uint64(32)
+        raw *= np.uint64(windows)
+        raw >>= np.uint64(32)
+        raw += np.arange(0, some * windows, windows, dtype=np.uint64)[:, np.newaxis]
+        yield np.bincount(raw.ravel().view(np.intp), minlength=some * windows).reshape(some, windows)
 
 
 def _acceleration(products: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], scale: float) -> float | None:
-    left_out = (products.sum() - products).astype(np.float64) / scale / (counts.sum() - counts)
-    distances = [math.fsum(left_out) / len(left_out) - value for value in left_out]
+    left_out = ((products.sum() - products).astype(np.float64) / scale / (counts.sum() - counts)).tolist()
+    mean = math.fsum(left_out) / len(left_out)
+    distances = [mean - value for value in left_out]
     spread = math.fsum(distance * distance for distance in distances)
     if spread <= 0:
         return None

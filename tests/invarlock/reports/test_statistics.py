@@ -65,6 +65,33 @@ def test_interval_is_the_same_to_the_bit_everywhere() -> None:
 GOLDEN = ("-0x1.d5c26891fbdabp-8", "0x1.bff3c3fa770f4p-8")
 
 
+def test_a_long_interval_is_the_same_whatever_was_asked_before() -> None:
+    deltas = [((37 * i) % 101 - 50) / 1024 for i in range(400)]
+    weights = [100 + i % 28 for i in range(400)]
+
+    seeds = [7, 7, 8, 7]
+    found = [bca_interval(deltas, weights, replicates=3200, alpha=0.05, seed=seed) for seed in seeds]
+
+    assert found[0] == found[1] == found[3] != found[2]
+    assert (found[0].low.hex(), found[0].high.hex()) == LONG_GOLDEN
+
+
+def test_more_windows_than_are_kept_give_the_interval_of_their_sums() -> None:
+    # 70,000 windows are no size that resamples are kept for; the normal interval is as good as theirs
+    deltas = [((37 * i) % 101 - 50) / 1024 for i in range(70_000)]
+    deviation = float(np.std(deltas)) / math.sqrt(len(deltas))
+
+    interval = bca_interval(deltas, [127] * len(deltas), replicates=100, alpha=0.05, seed=1)
+
+    assert interval.method == "bca"
+    middle = weighted_mean(deltas, [1] * len(deltas))
+    assert 2.5 * deviation < interval.high - interval.low < 5.5 * deviation
+    assert interval.low < middle < interval.high
+
+
+LONG_GOLDEN = ("-0x1.6b64c5ef96116p-9", "0x1.77f1640c1e7acp-9")
+
+
 def test_equal_differences_and_single_windows_collapse() -> None:
     assert bca_interval([0.5] * 3, [1, 2, 3], replicates=100, alpha=0.05, seed=0) == bca_interval(
         [0.5], [9], replicates=100, alpha=0.05, seed=0

@@ -17,10 +17,11 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from invarlock.evaluation.documents import Edited, Setup, baseline_document, ref
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.reports.policy import resolve_policy
+from invarlock.reports.presets import Preset
 
 SUITES = Path(__file__).parents[1] / "suites"
 MODELS = ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny")
@@ -231,8 +233,8 @@ def permuted(known: Mapping[str, Module], shapes: Mapping[str, Any], seed: int) 
     return Rewrite(tensors)
 
 
-def measure(subject: Subject) -> dict[str, Any]:
-    """Make one subject, measure it, and return what was seen."""
+def measure(subject: Subject, preset_limits: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Make one subject, measure it, and return what was seen, by the tier's limits or those of a preset."""
     folder, files, setup, baseline, draw = bench(subject.model)
     change = rewrites_cached(subject.model)[subject]
     target = folder.parent / "subject"
@@ -241,11 +243,13 @@ def measure(subject: Subject) -> dict[str, Any]:
     else:
         rewrite_checkpoint(files, {target: change})
     try:
-        policy = resolve_policy("balanced", "dev", {})["variance"]
+        policy = resolve_policy("balanced", "dev", {}, preset_limits)["variance"]
         against = reference(baseline, folder, 1, probe=False)
         measured = compare(target, against, draw, setup.plan, setup.placement, policy)
     finally:
         shutil.rmtree(target)
+    if preset_limits:
+        setup = replace(setup, preset=Preset({"limits": preset_limits}, f"sha256:{'0' * 64}"))
     edited = Edited("custom", "custom", "custom", {})
     report = report_document(setup, baseline, f"sha256:{'0' * 64}", "power", 1, edited, draw, measured)
     final = report["evaluation_windows"]["final"]

@@ -47,6 +47,8 @@ MAX_PROBLEM_CHARACTERS = 160
 
 _STRUCTURE = b'"\\[]{}'
 _NO_STRUCTURE = bytes(sorted(set(range(256)) - set(_STRUCTURE)))
+# Brackets of one kind: which closes which is the parser's business.
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _STRING = re.compile(rb'"[^"]*"')
 # Possessive: without it each character of a string would cost the pattern engine memory to come back to.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
@@ -209,12 +211,13 @@ def _problem(path: Iterable[str | int], message: str) -> str:
 
 
 def _check_depth(data: bytes, where: str) -> None:
-    structure = data.translate(None, _NO_STRUCTURE)
+    structure = data.translate(_ONE_KIND, _NO_STRUCTURE)
     if b"\\" not in structure:
-        structure = _STRING.sub(b"", structure)
+        # where two strings meet they are one here: it is within strings that nothing counts
+        structure = _STRING.sub(b"", structure.replace(b'""', b""))
         for _ in range(MAX_DEPTH):
             # each round takes away the innermost level
-            structure = structure.replace(b"[]", b"").replace(b"{}", b"")
+            structure = structure.replace(b"[]", b"")
             if not structure:
                 return
     depth = 0

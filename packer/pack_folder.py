@@ -85,8 +85,8 @@ class PackFolder:
             if size > limit_bytes:
                 raise IntegrityError(f"{path}: {size} bytes, more than the limit of {limit_bytes}")
             data = os.read(descriptor, size + 1)
-            # a read may return less than is there, and nothing at the end
-            while len(data) != size and (more := os.read(descriptor, size + 1 - len(data))):
+            # a read may return less than is there; what comes after is seen in the file's state
+            while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
                 data += more
             self._check_unchanged(path, descriptor, len(data))
         except OSError as error:

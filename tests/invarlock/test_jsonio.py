@@ -36,6 +36,7 @@ def test_what_is_written_reads_back_as_the_same_value(document: object) -> None:
         (b'{"a": "\xff"}', "not UTF-8"),
         (b"", "Expecting value"),
         (b"[" * 65 + b"]" * 65, "nested deeper than 64"),
+        (b'{"":[' * 32 + b"[]" + b"]}" * 32, "nested deeper than 64"),
         (b"9" * 500, "500 digits"),
     ],
 )

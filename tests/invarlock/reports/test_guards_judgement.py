@@ -205,6 +205,17 @@ def test_a_scaled_matrix_is_capped_whether_it_grew_or_shrank() -> None:
     assert grown["passed"]
 
 
+def test_a_family_without_a_scale_of_its_own_has_the_tiers() -> None:
+    base, subject = spectra(a=1.0, b=1.0), spectra(a=1.02, b=1.02)
+    base["modules"]["b"]["family"] = subject["modules"]["b"]["family"] = "attn"
+    limits = {**LIMITS, "null_scale_by_family": {"attn": LIMITS["null_scale"] / 10}}
+
+    rows = derive_spectral(raw_spectral(base, subject), limits)["modules"]
+
+    assert rows["a"]["z"] == spectral(subject, base)["modules"]["a"]["z"]
+    assert rows["b"]["z"] == pytest.approx(10 * rows["a"]["z"])
+
+
 def test_a_change_within_the_deadband_is_no_cap() -> None:
     assert spectral(spectra(a=1.049, b=2.0, c=3.0))["metrics"]["caps_applied"] == 0
 

@@ -79,6 +79,35 @@ def test_a_clean_edit_that_fails_a_gate_is_named() -> None:
     assert not document["criteria"]["clean_all_pass"]
 
 
+@pytest.mark.parametrize("bad", [1, 2, 3])
+def test_one_run_of_three_that_fails_fails_the_scenario(bad: int) -> None:
+    plan = manifest("noop_control")
+    plan["selection"]["cases"] = [{"model": MODEL, "scenario": "noop_control", "run": run} for run in (1, 2, 3)]
+    given = {}
+    for run in (1, 2, 3):
+        seen = report("noop_control", ratio=1.5 if run == bad else 1.0)
+        seen["meta"]["run"] = run
+        given[PATHS["noop_control"].replace("run_1", f"run_{run}")] = (seen, f"sha256:{'0' * 64}")
+
+    document = compile_verdict(plan, given, None, timestamp="2026-01-31T12:00:00Z")
+
+    assert document["verdict"] == "FAIL"
+    assert document["failed_requirements"][0] == f"mistral-tiny-noop_control-run{bad}: must pass, but ratio: bad"
+    assert [record["passed"] for record in document["records"]] == [run != bad for run in (1, 2, 3)]
+    assert (document["counts"]["clean_total"], document["counts"]["clean_pass"]) == (3, 2)
+
+
+def test_what_must_be_seen_is_what_the_strictness_says_whatever_the_category() -> None:
+    plan = manifest("noop_control")
+    plan["scenarios"][0]["strictness"] = "must_fail"
+    given = {PATHS["noop_control"]: (report("noop_control"), f"sha256:{'0' * 64}")}
+
+    document = compile_verdict(plan, given, None, timestamp="2026-01-31T12:00:00Z")
+
+    assert document["verdict"] == "FAIL"
+    assert "must fail, but passes every gate (ratio 1)" in document["failed_requirements"][0]
+
+
 def test_a_signal_where_nothing_was_edited_fails_though_every_gate_holds() -> None:
     document = verdict(HONEST | {"noop_control": report("noop_control", caps=1)})
 

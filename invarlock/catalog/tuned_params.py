@@ -26,7 +26,8 @@ class TunedParams:
         """Return the edit with its parameters; the selection's scope replaces that of a ``clean`` spec.
 
         Raises:
-            UsageError: when a ``clean`` spec has no selection for this model, naming both.
+            UsageError: when a ``clean`` spec has no selection for this model, naming both, or the selection has
+                evidence, by which its parameters do not hold.
         """
         if isinstance(spec, EditSpec):
             return spec
@@ -37,7 +38,18 @@ class TunedParams:
                 "parameters in the scenario's edit_spec_by_model"
             )
         where = f"{self.source}: {model_id}, {spec.edit}"
-        return make_edit_spec(spec.edit, row, parse_scope(row["scope"], where=where), where)
+        selected = make_edit_spec(spec.edit, row, parse_scope(row["scope"], where=where), where)
+        if "evidence" in row and str(selected) not in _held(row["evidence"]):
+            raise UsageError(
+                f"{where}: {selected} is none that its evidence says to hold; tune again, or drop evidence"
+            )
+        return selected
+
+
+def _held(evidence: Any) -> list[str]:
+    """Return the specs that were tried and held, of the evidence that the tuner writes."""
+    trials = evidence if isinstance(evidence, list) else []
+    return [str(trial.get("spec")) for trial in trials if isinstance(trial, Mapping) and trial.get("holds") is True]
 
 
 def read_tuned_params(path: Path) -> TunedParams:

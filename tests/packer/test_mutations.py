@@ -28,7 +28,7 @@ FREE = {
     ("metadata/scenarios.json", "scenarios.*.generation.edit_spec_by_model.*"): "of a model that is not in the pack",
     ("metadata/scenarios.json", "scenarios.*.generation.version"): "a version that its author counts",
     ("metadata/scenarios.json", "selection.expression.*"): "the words of the command; the cases say what it selected",
-    ("metadata/tuned_edit_params.json", "*"): "entries that no case of the pack uses, and notes",
+    ("metadata/tuned_edit_params.json", "*"): "entries that no case uses, notes, what the tuner saw",
     ("metadata/model_revisions.json", "models.*.files.*.size_bytes"): "raw: the digest beside it says which bytes",
     ("metadata/presets/*/null_run_*.json", "*"): "raw: what a null run measured, where no limit moves by it",
     ("manifest.json", "builder.*"): "who says to have built it",

@@ -138,6 +138,33 @@ def test_a_clean_spec_without_a_selection_names_model_and_edit() -> None:
         tuned.resolve(parse_edit_spec("lowrank_svd:clean:ffn"), "Qwen/Qwen3-8B")
 
 
+def test_the_embedded_models_selections_are_the_strongest_that_their_evidence_says_to_hold() -> None:
+    tuned = read_tuned_params(SUITES / "tuned_edit_params.json")
+
+    for model in ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny"):
+        for edit, row in tuned.models[model].items():
+            selected = tuned.resolve(parse_edit_spec(f"{edit}:clean:ffn"), model)
+            held = [trial["ratio"] for trial in row["evidence"] if trial["holds"]]
+            (own,) = [trial["ratio"] for trial in row["evidence"] if trial["spec"] == str(selected)]
+            assert own == max(held)
+
+
+@pytest.mark.parametrize(
+    ("entry", "evidence"),
+    [({"sparsity": 0.9}, None), ({}, []), ({}, "none"), ({}, [{"spec": "magnitude_prune:0.12:ffn", "holds": False}])],
+)
+def test_a_selection_that_its_evidence_does_not_hold_up_is_refused(tmp_path: Path, entry: Any, evidence: Any) -> None:
+    document = json.loads((SUITES / "tuned_edit_params.json").read_bytes())
+    row = document["models"]["embedded/mistral-tiny"]["magnitude_prune"]
+    row.update(entry)
+    if evidence is not None:
+        row["evidence"] = evidence
+    tuned = read_tuned_params(write(tmp_path / "tuned_edit_params.json", document))
+
+    with pytest.raises(UsageError, match=r"embedded/mistral-tiny, magnitude_prune: .* its evidence says to hold"):
+        tuned.resolve(parse_edit_spec("magnitude_prune:clean:ffn"), "embedded/mistral-tiny")
+
+
 def test_a_scenario_that_appears_twice_is_refused(tmp_path: Path) -> None:
     document = scenarios_document()
     document["scenarios"].append(document["scenarios"][0])

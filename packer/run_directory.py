@@ -71,11 +71,25 @@ class RunDirectory:
         return self.logs / f"{case.id}.log"
 
     @property
+    def session_lock(self) -> Path:
+        """What the session that works in the directory has locked."""
+        return self.state / "session.lock"
+
+    @property
+    def session_holder(self) -> Path:
+        """Who has locked it, in words."""
+        return self.state / "session.txt"
+
+    @property
     def locks(self) -> Path:
         return self.state / "locks"
 
     def lock(self, name: str) -> Path:
         return self.locks / f"{name}.lock"
+
+    def worker_lock(self, worker: int) -> Path:
+        """Return what a worker has locked for as long as it lives."""
+        return self.lock(f"worker_{worker}")
 
     def source_of(self, pack_path: str) -> Path:
         """Return where a file of a pack's ``reports/`` or ``baselines/`` lies in the run: below its model."""

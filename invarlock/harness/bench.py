@@ -34,6 +34,7 @@ from invarlock.harness.case_facts import case_facts
 from invarlock.harness.case_files import write_case
 from invarlock.harness.inventory import Pool
 from invarlock.harness.leases import TURN_SECONDS, Leases
+from invarlock.harness.leftovers import worker_lock
 from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
@@ -56,6 +57,7 @@ class Bench:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._alive = worker_lock(run.directory, run.worker)
         pool = Pool.read(run.directory.devices)
         _show_gpus(pool, run.worker)
         apply_determinism(run.settings["determinism"], pool.threads)

@@ -132,7 +132,7 @@ class Leases:
         """Return who waits, first come first; tickets of the dead are removed."""
         found = []
         for path in sorted(path for path in self.folder.iterdir() if _TICKET.fullmatch(path.name)):
-            if path == own or _is_held(path):
+            if path == own or is_held(path):
                 found.append(path)
             else:
                 path.unlink(missing_ok=True)
@@ -171,7 +171,8 @@ def _acquired(lock: filelock.FileLock) -> bool:
     return True
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
+    """Tell whether a process that lives holds the lock on a file."""
     lock = filelock.FileLock(path)
     if not _acquired(lock):
         return True

@@ -5,7 +5,6 @@ All problems are told at once, each with its remedy, and nothing is left behind 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from invarlock.catalog.models import Model
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import UsageError
 from invarlock.harness.inventory import Pool
+from invarlock.harness.leftovers import remove_leftovers
 from invarlock.harness.plan import PlannedNullRun, plan_document
 from invarlock.harness.preflight import CALIBRATION_CHECKS, pool_of, problems
 from invarlock.harness.presets import begin_presets
@@ -99,26 +99,21 @@ def _models(cases: Sequence[Case]) -> list[Model]:
 def _begin(run: Run, models: Sequence[Model], documents: Mapping[str, Any]) -> list[str]:
     """Begin the run directory with what a run starts from, and return what the operator should know.
 
-    What fails leaves no directory behind that was not there.
+    The caller holds the run directory's lock, and removes the directory when this fails and it was not there before.
 
     Args:
         run: the run.
         models: those of its cases.
         documents: what goes to ``state/`` beside its settings and devices, by file name.
     """
-    existed = run.directory.path.exists()
     pool = pool_of(run)
-    try:
-        # first: a folder that has it can be gone on with
-        write_json(run.directory.state / "settings.json", run.settings.document())
-        for name, document in documents.items():
-            write_json(run.directory.state / name, document)
-        pool.write(run.directory.devices)
-        begin_presets(run, models)
-    except BaseException:
-        if not existed:
-            shutil.rmtree(run.directory.path, ignore_errors=True)
-        raise
+    remove_leftovers(run)
+    # first: a folder that has it can be gone on with
+    write_json(run.directory.state / "settings.json", run.settings.document())
+    for name, document in documents.items():
+        write_json(run.directory.state / name, document)
+    pool.write(run.directory.devices)
+    begin_presets(run, models)
     return list(_remarks(run, pool))
 
 

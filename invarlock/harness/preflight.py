@@ -20,6 +20,7 @@ from invarlock.harness.presets import preset_check
 from invarlock.harness.run import Run
 from invarlock.harness.sizing import disk_need, model_needs
 from invarlock.packer.keys import load_signing_key
+from invarlock.packer.run_directory import RunDirectory
 from invarlock.runtime.provenance import NO_SOURCE, source_of
 
 Check = Callable[[Run, Sequence[Case]], Iterator[str]]
@@ -32,8 +33,14 @@ def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
             yield f"--resume: {directory} holds no run; leave --resume out, or name a run's folder with --output-dir"
     elif directory.exists() and not directory.is_dir():
         yield f"--output-dir: {directory} is no folder; name another"
-    elif directory.exists() and any(directory.iterdir()):
+    elif directory.exists() and _holds_something(run.directory):
         yield f"--output-dir: {directory} exists and is not empty; name another folder, or go on with it: --resume"
+
+
+def _holds_something(directory: RunDirectory) -> bool:
+    """Tell whether a folder holds anything but this session's lock and the first file of a run that was killed."""
+    ours = {directory.state, directory.session_lock, directory.session_holder}
+    return any(path not in ours for path in (*directory.path.iterdir(), *directory.state.glob("[!.]*")))
 
 
 def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:

@@ -20,9 +20,11 @@ from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError
 from invarlock.harness.disk_pressure import DiskPressure
+from invarlock.harness.leftovers import die_with_parent
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
 from invarlock.harness.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.run import Run
+from invarlock.harness.run_lock import RunLock
 from invarlock.harness.selection import SENTINEL_MARK, Catalog, is_byoe, make_catalog
 from invarlock.harness.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.sharding import Collected, own_cases
@@ -153,6 +155,7 @@ class Worker(SuiteSession):
     """An xdist worker: the controller told it where the run directory is."""
 
     def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
+        die_with_parent()
         super().__init__(folder, settings, config)
         told: dict[str, Any] = config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
         started = datetime.fromisoformat(told["started"])
@@ -190,6 +193,7 @@ class Controller(SuiteSession):
         self._lost: set[str] = set()
         self.ending: Ending | None = None
         self.nothing_selected = False
+        self._lock = RunLock(self._of.directory)
         self._pressure = DiskPressure(self._of.directory)
         if not shows_only(option):
             ask_for_json_report(option)
@@ -258,6 +262,7 @@ class Controller(SuiteSession):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_unconfigure(self) -> None:
+        self._lock.give_back()
         if self._collected is not None:
             self._collected.remove()
 
@@ -295,10 +300,14 @@ class Controller(SuiteSession):
                 terminal.write_line(f"invarlock: {line}", flush=True)
 
         try:
+            self._lock.take()
             whole = self.whole if self._collected is None else self.catalog.planned(self._collected.read())
             lines = plan_calibration(self.run, null_runs, tell) if null_runs else plan_run(self.run, cases, tell, whole)
-        except InvarLockError as error:
-            raise pytest.UsageError(str(error)) from None
+        except BaseException as error:
+            self._lock.give_up()
+            if isinstance(error, InvarLockError):
+                raise pytest.UsageError(str(error)) from None
+            raise
         self.planned, self._null_runs_planned = cases, null_runs
         self._pressure.start()
         for line in lines:

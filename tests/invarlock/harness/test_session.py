@@ -151,14 +151,14 @@ def test_an_empty_selection_is_an_error_that_leaves_nothing(run_pytest: Callable
     ],
 )
 def test_what_cannot_work_is_refused_on_one_line_before_anything_starts(
-    run_pytest: Callable[..., Any], arguments: tuple[str, ...], message: str
+    run_pytest: Callable[..., Any], arguments: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
-    ran = run_pytest(*arguments)
+    ran = run_pytest(*arguments, directory=tmp_path / "runs" / "run")
 
     assert ran.status == 4, ran.output
     assert message in ran.output
     assert "Traceback" not in ran.output
-    assert not ran.directory.exists()
+    assert not ran.directory.parent.exists()
 
 
 def test_a_run_directory_that_holds_something_is_not_written_to(run_pytest: Callable[..., Any], tmp_path: Path) -> None:

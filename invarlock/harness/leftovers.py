@@ -1,0 +1,89 @@
+"""What a session that was killed leaves in its run directory, and the next one removes.
+
+Processes first: the workers of a session die with it, and each holds a lock for as long as it lives. When all are gone,
+nobody owns what is removed then: subjects, staging folders, files that were being written, locks and queues.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import filelock
+
+from invarlock.errors import UsageError
+from invarlock.harness.leases import is_held
+from invarlock.harness.run import Run
+from invarlock.jsonio import read_json
+from invarlock.packer.run_directory import RunDirectory
+from invarlock.staging import remove_abandoned
+
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+# The kernel kills workers with their controller; one that is writing to a slow disk is gone when the disk is done.
+WORKERS_GONE_SECONDS = 60.0
+POLL_SECONDS = 0.1
+# what the one atomic writer writes before it renames
+_WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+# subjects that no run keeps: of null runs, of further runs of a scenario, and weights of packed ones
+_NEVER_KEPT = re.compile(r"null_run_[0-9]+|.+__run_[0-9]+|.+__weights")
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it is gone, whatever either is doing then."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # it was gone before the kernel had been told
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def worker_lock(directory: RunDirectory, worker: int) -> filelock.FileLock:
+    """Return the lock that a worker holds for as long as it lives, taken."""
+    path = directory.worker_lock(worker)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    lock.acquire(blocking=False)
+    return lock
+
+
+def remove_leftovers(run: Run) -> None:
+    """Remove what is left of earlier sessions of a run; the caller holds the run directory's lock.
+
+    Raises:
+        UsageError: when a worker of an earlier session does not end.
+    """
+    directory = run.directory
+    _wait_for_workers(directory)
+    shutil.rmtree(directory.locks, ignore_errors=True)
+    keeps = _keeps_models(run)
+    for subject in directory.path.glob("*/models/*"):
+        if not keeps or _NEVER_KEPT.fullmatch(subject.name):
+            shutil.rmtree(subject, ignore_errors=True)
+    for folder, _, names in os.walk(directory.path):
+        remove_abandoned(Path(folder))
+        for name in names:
+            if _WRITTEN.fullmatch(name):
+                (Path(folder) / name).unlink(missing_ok=True)
+
+
+def _wait_for_workers(directory: RunDirectory) -> None:
+    deadline = time.monotonic() + WORKERS_GONE_SECONDS
+    while alive := [path.stem for path in directory.locks.glob("worker_*.lock") if is_held(path)]:
+        if time.monotonic() > deadline:
+            raise UsageError(
+                f"{directory.path}: {', '.join(alive)} of an earlier session does not end; end its process, then go on"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _keeps_models(run: Run) -> bool:
+    """Tell whether this session or the one before keeps subjects."""
+    path = run.directory.state / "settings.json"
+    earlier = read_json(path).get("keep_models", {}).get("value") if path.is_file() else False
+    return bool(run.settings["keep_models"] or earlier)

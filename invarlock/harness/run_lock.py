@@ -1,0 +1,92 @@
+"""The lock on a run directory: one session at a time works in it.
+
+Example::
+
+    lock = RunLock(run.directory)
+    lock.take()             # or a UsageError that names process and host of the session that has it
+    …
+    lock.give_back()
+
+The kernel lets go of the lock when its process dies, so what a killed session leaves is free at once. The sentence
+that says who has it stands in a file of its own, since taking a lock empties the file that is locked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+
+from invarlock.errors import UsageError
+from invarlock.packer.run_directory import RunDirectory
+
+
+class RunLock:
+    """A session's lock on its run directory, which it makes when there is none."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._lock: filelock.FileLock | None = None
+        self._made: list[Path] = []
+
+    def take(self) -> None:
+        """Take the lock; what is no folder is left to who checks the run directory.
+
+        Raises:
+            UsageError: when another session has it, or the folder cannot be made.
+        """
+        path = self._directory.path
+        if path.exists() and not path.is_dir():
+            return
+        try:
+            self._make_folders()
+            lock = filelock.FileLock(self._directory.session_lock)
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise UsageError(f"--output-dir: {path} is in use by {self._holder()}; wait for it, or end it") from None
+        except OSError as error:
+            self.give_up()
+            raise UsageError(f"--output-dir: {path}: {error.strerror}; name another folder") from None
+        self._lock = lock
+        since = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        self._directory.session_holder.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
+
+    def give_back(self) -> None:
+        """Let go of the lock, if it is held."""
+        if self._lock is None:
+            return
+        self._directory.session_holder.unlink(missing_ok=True)
+        self._lock.release()
+        self._lock = None
+
+    def give_up(self) -> None:
+        """Let go of the lock of a run that is refused, and remove the folders that were made for it."""
+        self.give_back()
+        if self._directory.path in self._made:
+            shutil.rmtree(self._directory.path, ignore_errors=True)
+        elif self._directory.state in self._made:
+            self._directory.session_lock.unlink(missing_ok=True)
+        for folder in reversed(self._made):
+            # somebody else may have put something into it meanwhile
+            with suppress(OSError):
+                folder.rmdir()
+        self._made = []
+
+    def _make_folders(self) -> None:
+        state = self._directory.state
+        for folder in (*reversed(state.parents), state):
+            with suppress(FileExistsError):
+                folder.mkdir()
+                self._made.append(folder)
+
+    def _holder(self) -> str:
+        try:
+            return self._directory.session_holder.read_text().strip() or "another session"
+        except OSError:
+            # it has the lock, and has not said so yet
+            return "another session"

@@ -1,0 +1,78 @@
+"""The same run started twice: the second stops, whatever it was to do, and a killed one is in nobody's way."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[3]
+RunPytest = Callable[..., Any]
+# a session that has begun and does not go on; it is killed before it imports torch
+WAITING = "\n\ndef pytest_runtest_setup(item):\n    import time\n    time.sleep(300)\n"
+
+
+@contextmanager
+def session(suites: Path, directory: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a session that waits in its first case, and kill it at the end."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_"))}
+    command = [sys.executable, "-m", "pytest", str(suites), "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    command += ["-p", "invarlock.harness.plugin", "--rootdir", str(suites.parent), "-k", "mistral and noop"]
+    process = subprocess.Popen(
+        [*command, "--output-dir", str(directory), *arguments],
+        cwd=suites.parent,
+        env=clean,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    try:
+        while not (directory / "state/plan.json").is_file() or not holder(directory).startswith(f"pid {process.pid} "):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(60)
+
+
+def holder(directory: Path) -> str:
+    path = directory / "state/session.txt"
+    return path.read_text() if path.is_file() else ""
+
+
+def test_a_second_session_in_the_same_directory_stops_and_names_the_first_one(
+    run_pytest: RunPytest, own_suites: Path, tmp_path: Path
+) -> None:
+    with (own_suites / "conftest.py").open("a") as stream:
+        stream.write(WAITING)
+    directory = tmp_path / "run"
+
+    with session(own_suites, directory) as first:
+        before = contents(directory)
+        same = run_pytest("-k", "mistral and noop", suites=own_suites, directory=directory)
+        presets = ("--suite-mode", "calibrate-only", "--resume")
+        nulls = run_pytest(*presets, suites=own_suites, directory=directory, DRIFT_CALIBRATION_RUNS="2")
+        after = contents(directory)
+    with session(own_suites, directory, "--resume"):
+        pass
+
+    message = f"--output-dir: {directory} is in use by pid {first.pid} on {socket.gethostname()} since "
+    for ran in (same, nulls):
+        assert (ran.status, ran.output.count(message)) == (4, 1), ran.output
+        assert "exists and is not empty" not in ran.output
+    assert after == before
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Return the files of a run but those that its session writes while it waits."""
+    watched = ("progress.json", "disk_pressure.json")
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name not in watched and path.suffix != ".log"
+    }

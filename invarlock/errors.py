@@ -73,6 +73,11 @@ class OutOfMemoryError(EvaluationError):
     """A model, or one window of text, does not fit in the memory of its devices."""
 
 
+def disk_refuses(error: OSError) -> str:
+    """Return what a user is told when a file cannot be read or written."""
+    return f"{error.filename or 'a file'}: {error.strerror or error}; check disk space and permissions"
+
+
 def printable(text: str) -> str:
     """Return text on one line, with whatever a terminal could obey escaped: names and values may be an attacker's."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -167,8 +167,11 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            # a full disk names no file, and nobody knows the temporary one
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 

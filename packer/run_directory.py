@@ -80,6 +80,10 @@ class RunDirectory:
         """Who has locked it, in words."""
         return self.state / "session.txt"
 
+    def hung(self, case_id: str) -> Path:
+        """Return where it is written what a case's worker did when the case's time was over."""
+        return self.logs / f"{case_id}.hung.txt"
+
     @property
     def locks(self) -> Path:
         return self.state / "locks"

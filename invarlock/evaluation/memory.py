@@ -22,13 +22,17 @@ LOGITS_TENSORS = 2
 
 @contextmanager
 def one_out_of_memory() -> Iterator[None]:
-    """Raise ``torch.OutOfMemoryError`` for the CPU's allocator too, which has no class of its own."""
+    """Raise ``torch.OutOfMemoryError`` whoever has no memory: PyTorch's CPU allocator, Python, NumPy or the kernel.
+
+    The CPU's allocator has no class of its own, and a file that cannot be mapped would look like one that is broken.
+    """
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError, OSError) as error:
+        # "can't allocate memory" of PyTorch, "Cannot allocate memory" of the kernel
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
             raise
         raise torch.OutOfMemoryError(str(error)) from None
 

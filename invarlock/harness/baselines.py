@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from invarlock.catalog.models import Model
 from invarlock.checkpoints.revisions import model_folder
 from invarlock.checkpoints.snapshots import make_snapshot
@@ -21,15 +19,13 @@ from invarlock.evaluation.documents import Setup, baseline_document, telemetry
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
+from invarlock.harness.locks import Locks
 from invarlock.harness.resuming import kept_baseline
 from invarlock.harness.run import Run
 from invarlock.harness.sources import run_pins
 from invarlock.harness.texts import read_suite_text, window_counts
 from invarlock.jsonio import check_schema, parse_json, read_json, write_json
 from invarlock.reports.probes import probes_asked
-
-# The slowest baseline of the full suite takes minutes; a lock held this long belongs to a worker that hangs.
-LOCK_TIMEOUT_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,10 @@ class Baseline:
 class Baselines:
     """What a worker has of the baselines of its run."""
 
-    def __init__(self, run: Run, placement: Placement) -> None:
+    def __init__(self, run: Run, placement: Placement, locks: Locks) -> None:
         self.run = run
         self.placement = placement
+        self._locks = locks
         self.plan = window_plan(run)
         self.pins = run_pins(run)
         self._text: SourceText | None = None
@@ -82,9 +79,7 @@ class Baselines:
         """
         snapshot = self.run.directory.baseline_snapshot(model)
         if model.id not in self._snapshots:
-            lock = self.run.directory.lock(f"baseline_{model.folder}")
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(lock, timeout=LOCK_TIMEOUT_SECONDS):
+            with self._locks.held(f"baseline_{model.folder}"):
                 self._make_snapshot(model, snapshot)
             self._snapshots.add(model.id)
         return snapshot
@@ -123,9 +118,7 @@ class Baselines:
     def _shared(self, model: Model, placement: Placement) -> Baseline:
         directory = self.run.directory
         snapshot, path = directory.baseline_snapshot(model), directory.baseline_report(model)
-        lock = directory.lock(f"baseline_{model.folder}")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock, timeout=LOCK_TIMEOUT_SECONDS):
+        with self._locks.held(f"baseline_{model.folder}"):
             if self.run.settings["resume"]:
                 # what an earlier run left is looked at once by each worker
                 self._make_snapshot(model, snapshot)

@@ -11,12 +11,11 @@ import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 
 from invarlock.catalog.cases import Case
@@ -33,8 +32,9 @@ from invarlock.harness.calibration import Calibration
 from invarlock.harness.case_facts import case_facts
 from invarlock.harness.case_files import write_case
 from invarlock.harness.inventory import Pool
-from invarlock.harness.leases import TURN_SECONDS, Leases
+from invarlock.harness.leases import TURN_SECONDS, WAIT_SECONDS, Leases
 from invarlock.harness.leftovers import worker_lock
+from invarlock.harness.locks import TIMES_CASE_TIMEOUT, Locks, Waiting
 from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
@@ -53,17 +53,24 @@ _log = logging.getLogger(__name__)
 
 
 class Bench:
-    """A worker's bench. It holds devices while it runs a case, a GPU also between cases of one model."""
+    """A worker's bench. It holds devices while it runs a case, a GPU also between cases of one model.
 
-    def __init__(self, run: Run) -> None:
+    It tells ``waiting`` while it waits for devices or for another worker.
+    """
+
+    def __init__(self, run: Run, waiting: Waiting = nullcontext) -> None:
         self.run = run
+        self._waiting = waiting
+        timeout = run.settings["case_timeout"]
+        self._locks = Locks(run.directory, timeout, waiting)
         self._alive = worker_lock(run.directory, run.worker)
         pool = Pool.read(run.directory.devices)
         _show_gpus(pool, run.worker)
         apply_determinism(run.settings["determinism"], pool.threads)
-        self.leases = Leases(run.directory.locks / "devices", pool, run.worker)
-        self.baselines = Baselines(run, Placement("cuda" if pool.kind == "gpu" else "cpu"))
-        self.calibration = Calibration(run, self.baselines)
+        longest = max(WAIT_SECONDS, TIMES_CASE_TIMEOUT * timeout)
+        self.leases = Leases(run.directory.locks / "devices", pool, run.worker, longest)
+        self.baselines = Baselines(run, Placement("cuda" if pool.kind == "gpu" else "cpu"), self._locks)
+        self.calibration = Calibration(run, self.baselines, self._locks)
         self.tuned = read_tuned_params(run.tuned_params_path)
         plan = read_json(run.directory.state / "plan.json")
         self._needs: dict[str, int] = {row["model"]: row["memory_bytes"] for row in plan["models"]}
@@ -89,7 +96,7 @@ class Bench:
 
     def _evaluate(self, case: Case, placement: Placement) -> dict[str, Any]:
         # a suites folder may have several tests of a case: the first makes the report, the others read it
-        with filelock.FileLock(self.run.directory.lock(f"case_{case.id}")):
+        with self._locks.held(f"case_{case.id}"):
             return self._evaluate_alone(case, placement)
 
     def _evaluate_alone(self, case: Case, placement: Placement) -> dict[str, Any]:
@@ -139,9 +146,14 @@ class Bench:
         _log_measured(measured, placement)
         # that of an earlier report would stand beside another
         path.with_name(PAGE_NAME).unlink(missing_ok=True)
-        report = write_case(path, case, setup, baseline, draw, made, measured, again, examined)
-        if not (self.run.settings["skip_html"] or self.run.settings["defer_rendering"]):
-            write_page(path)
+        try:
+            report = write_case(path, case, setup, baseline, draw, made, measured, again, examined)
+            if not (self.run.settings["skip_html"] or self.run.settings["defer_rendering"]):
+                write_page(path)
+        except BaseException:
+            # without all that belongs beside it, it is none
+            path.unlink(missing_ok=True)
+            raise
         _log.info("report written: ratio %s, guards %s", *case_facts(report).values())
         return report
 
@@ -159,7 +171,8 @@ class Bench:
         """Yield where a model is placed, on devices that nobody else uses meanwhile."""
         if self._at != model:
             self._let_go()
-        lease = self.leases.lease or self.leases.take(need_bytes)
+        with self._waiting():
+            lease = self.leases.lease or self.leases.take(need_bytes)
         self._at = model
         pool = self.leases.pool
         gpu = pool.kind == "gpu"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import filelock
-
 from invarlock.catalog.models import Model
 from invarlock.errors import InvarLockError, OutOfMemoryError
 from invarlock.evaluation.checkpoint_facts import CheckpointFacts
@@ -17,7 +15,8 @@ from invarlock.evaluation.comparison import Weighed, weigh
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.null_runs import measure_null_run, null_draws
 from invarlock.evaluation.windows import Draw
-from invarlock.harness.baselines import LOCK_TIMEOUT_SECONDS, Baseline, Baselines
+from invarlock.harness.baselines import Baseline, Baselines
+from invarlock.harness.locks import Locks
 from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.presets import calibrates, derived_preset, has_presets, preset_path
 from invarlock.harness.resuming import kept_null_run
@@ -31,9 +30,10 @@ from invarlock.reports.presets import Preset, check_fit
 class Calibration:
     """What a worker has of the presets of its run."""
 
-    def __init__(self, run: Run, baselines: Baselines) -> None:
+    def __init__(self, run: Run, baselines: Baselines, locks: Locks) -> None:
         self.run = run
         self.baselines = baselines
+        self._locks = locks
         self._presets: dict[str, Preset | None] = {}
         self._failed: dict[str, InvarLockError] = {}
         self._weighed: dict[str, Weighed] = {}
@@ -66,7 +66,7 @@ class Calibration:
             InvarLockError: when it cannot be measured.
         """
         self.baselines.snapshot(null_run.model)
-        with self._lock(null_run).acquire(timeout=LOCK_TIMEOUT_SECONDS):
+        with self._locks.held(_lock_name(null_run)):
             self._measure(null_run, placement)
         document: dict[str, object] = read_json(self._path(null_run))
         return document
@@ -79,8 +79,7 @@ class Calibration:
             facts = CheckpointFacts(document["invariants"]["raw"], document["spectral"]["raw"])
             self._weighed[model.id] = Weighed(**document["baseline"], facts=facts)
             self._measure_all(model, placement)
-            lock = filelock.FileLock(self.run.directory.lock(f"preset_{model.folder}"), timeout=LOCK_TIMEOUT_SECONDS)
-            with lock:
+            with self._locks.held(f"preset_{model.folder}"):
                 preset = derived_preset(self.run, model)
         else:
             preset = read_preset(preset_path(self.run, model))
@@ -95,17 +94,15 @@ class Calibration:
             left = [null_run for null_run in left if null_run not in claimed]
             if left and not claimed:
                 # others have all that are left; one of them may die, and then its null run is claimed here
-                with self._lock(left[0]).acquire(timeout=LOCK_TIMEOUT_SECONDS):
+                with self._locks.held(_lock_name(left[0])):
                     self._measure(left.pop(0), placement)
 
     def _claim(self, null_run: PlannedNullRun, placement: Placement) -> bool:
         """Measure a null run unless another worker is at it; tell whether it is there now."""
-        try:
-            with self._lock(null_run).acquire(timeout=0):
+        with self._locks.claimed(_lock_name(null_run)) as ours:
+            if ours:
                 self._measure(null_run, placement)
-        except filelock.Timeout:
-            return False
-        return True
+        return ours
 
     def _measure(self, null_run: PlannedNullRun, placement: Placement) -> None:
         """Measure a null run, unless its document is there and of this run's inputs. The caller holds its lock."""
@@ -138,7 +135,6 @@ class Calibration:
     def _path(self, null_run: PlannedNullRun) -> Path:
         return self.run.directory.presets / null_run_name(null_run.model.folder, null_run.run)
 
-    def _lock(self, null_run: PlannedNullRun) -> filelock.BaseFileLock:
-        lock = self.run.directory.lock(f"null_run_{null_run.model.folder}_{null_run.run}")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return filelock.FileLock(lock)
+
+def _lock_name(null_run: PlannedNullRun) -> str:
+    return f"null_run_{null_run.model.folder}_{null_run.run}"

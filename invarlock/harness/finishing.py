@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.catalog.models import Model
-from invarlock.errors import EvaluationError, InvarLockError, MissingFileError
+from invarlock.errors import EvaluationError, InvarLockError, MissingFileError, disk_refuses
 from invarlock.harness.inventory import Pool
 from invarlock.harness.presets import derived_preset, preset_lines, preset_path
 from invarlock.harness.pytest_report import reduce_pytest_report
@@ -69,6 +69,8 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
         return Ending(passed, (*lines, *_pack(run, found, finished)))
     except InvarLockError as error:
         return Ending(False, (*lines, f"no pack was built: {error}"))
+    except OSError as error:
+        return Ending(False, (*lines, f"no pack was built: {disk_refuses(error)}, then go on: --resume"))
 
 
 def finish_calibration(run: Run, models: Sequence[Model]) -> Ending:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from invarlock.catalog.cases import Case
-from invarlock.errors import InvarLockError
+from invarlock.errors import InvarLockError, disk_refuses
 from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.sentinels import run_sentinel
 
@@ -23,7 +24,9 @@ def bench(pytestconfig: pytest.Config) -> Bench:
     # imported here: it imports torch, and collecting the cases must not
     from invarlock.harness.bench import Bench
 
-    return Bench(pytestconfig.pluginmanager.getplugin("invarlock-session").run)
+    plugins = pytestconfig.pluginmanager
+    with _failing_on_one_line():
+        return Bench(plugins.getplugin("invarlock-session").run, plugins.getplugin("invarlock-clock").waiting)
 
 
 @pytest.fixture
@@ -32,10 +35,8 @@ def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[
     # imported here: it imports NumPy
     from invarlock.harness.case_facts import case_facts
 
-    try:
+    with _failing_on_one_line():
         found = bench.evaluate(case)
-    except InvarLockError as error:
-        pytest.fail(str(error), pytrace=False)
     request.node.user_properties.extend(case_facts(found).items())
     return found
 
@@ -43,16 +44,23 @@ def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[
 @pytest.fixture
 def measured_null_run(null_run: PlannedNullRun, bench: Bench) -> Mapping[str, Any]:
     """The document of a null run: the baseline against harmless changes of itself."""
-    try:
+    with _failing_on_one_line():
         return bench.calibrate(null_run)
-    except InvarLockError as error:
-        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture
 def sentinel_folder(sentinel: str, pytestconfig: pytest.Config) -> Path:
     """What a promotion sentinel left: the folder of its report."""
-    try:
+    with _failing_on_one_line():
         return run_sentinel(sentinel, pytestconfig.pluginmanager.getplugin("invarlock-session").run)
+
+
+@contextmanager
+def _failing_on_one_line() -> Iterator[None]:
+    """Fail a test by what its user can act on: an error of ours, or what the disk refuses."""
+    try:
+        yield
     except InvarLockError as error:
         pytest.fail(str(error), pytrace=False)
+    except OSError as error:
+        pytest.fail(disk_refuses(error), pytrace=False)

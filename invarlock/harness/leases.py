@@ -75,7 +75,8 @@ def choose(free: Sequence[Device], need_bytes: int, pool: Pool, worker: int) -> 
 class Leases:
     """A worker's view of its run's devices; it holds at most one lease."""
 
-    def __init__(self, folder: Path, pool: Pool, worker: int) -> None:
+    def __init__(self, folder: Path, pool: Pool, worker: int, wait_seconds: float = WAIT_SECONDS) -> None:
+        self.wait_seconds = wait_seconds
         self.folder = folder
         self.pool = pool
         self.worker = worker
@@ -91,14 +92,14 @@ class Leases:
             UsageError: when that takes longer than any case of the run may.
         """
         assert self.lease is None, "a worker holds one lease at a time"
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + self.wait_seconds
         pause = POLL_SECONDS[0]
         ticket, own = self._queue_up()
         try:
             while not self._try(own, need_bytes):
                 if time.monotonic() > deadline:
                     raise UsageError(
-                        f"no device had {need_bytes / 1e9:.1f} GB free for {WAIT_SECONDS / 3600:.0f} hours"
+                        f"no device had {need_bytes / 1e9:.1f} GB free for {self.wait_seconds / 3600:.0f} hours"
                     )
                 time.sleep(pause)
                 pause = min(POLL_SECONDS[1], 2 * pause)

@@ -7,8 +7,10 @@ stay in the run directory; no pack holds one.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -115,9 +117,21 @@ def _first_line(report: pytest.TestReport) -> str:
     return text.splitlines()[0].removeprefix("Failed: ") if text else "no message"
 
 
+class _LogFile(logging.FileHandler):
+    """A log that goes without what a full disk refuses: the case tells of it, and the log stops no run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
 def _open(path: Path) -> logging.Handler:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler: logging.Handler
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _LogFile(path, encoding="utf-8")
+    except OSError:
+        handler = logging.NullHandler()
     formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
@@ -127,4 +141,5 @@ def _open(path: Path) -> logging.Handler:
 
 def _close(handler: logging.Handler) -> None:
     LOGGER.removeHandler(handler)
-    handler.close()
+    with suppress(OSError):
+        handler.close()

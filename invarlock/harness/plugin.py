@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     # imported here: pytest in any other folder does without
     from invarlock.harness import fixtures
-    from invarlock.harness.session import Controller, SuiteSession, Worker, shows_only
+    from invarlock.harness.session import Controller, SuiteSession, Worker, shows_only, timed_id
 
     options = {setting.name: config.getoption(f"invarlock_{setting.name}", None) for setting in SETTINGS}
     session: SuiteSession
@@ -75,9 +75,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(fixtures, "invarlock-fixtures")
     if shows_only(config.option):
         return
+    from invarlock.harness.case_clock import CaseClock, lone_alarms, worker_alarms
     from invarlock.harness.logs import Logs
     from invarlock.harness.progress import Progress
 
+    timeout = session.settings["case_timeout"]
+    alarms = worker_alarms(timeout) if isinstance(session, Worker) else lone_alarms(timeout)
+    config.pluginmanager.register(CaseClock(session.run.directory, alarms, timed_id), "invarlock-clock")
     config.pluginmanager.register(Logs(session.run, process), "invarlock-logs")
     if isinstance(session, Controller):
         config.pluginmanager.register(Progress(session), "invarlock-progress")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import filelock
 
-from invarlock.errors import UsageError
+from invarlock.errors import UsageError, disk_refuses
 from invarlock.packer.run_directory import RunDirectory
 
 
@@ -47,14 +47,14 @@ class RunLock:
             self._make_folders()
             lock = filelock.FileLock(self._directory.session_lock)
             lock.acquire(blocking=False)
+            since = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            self._directory.session_holder.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
         except filelock.Timeout:
             raise UsageError(f"--output-dir: {path} is in use by {self._holder()}; wait for it, or end it") from None
         except OSError as error:
             self.give_up()
-            raise UsageError(f"--output-dir: {path}: {error.strerror}; name another folder") from None
+            raise UsageError(f"--output-dir: {disk_refuses(error)}, or name another folder") from None
         self._lock = lock
-        since = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        self._directory.session_holder.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
 
     def give_back(self) -> None:
         """Let go of the lock, if it is held."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from invarlock.catalog.models import folder_name
 from invarlock.errors import EvaluationError, MissingFileError, UsageError
+from invarlock.harness.locks import Locks
 from invarlock.harness.run import Run
 from invarlock.jsonio import check_schema, read_json, write_bytes
 from invarlock.packer.run_directory import RunDirectory
@@ -160,7 +161,7 @@ def _text(kept: KeptRun, run: Run) -> tuple[Path, int]:
 
     path = kept.target(run, "text.txt")
     of_suite = replace(run, directory=kept.directory, catalog=replace(run.catalog, suite=kept.suite))
-    baselines = Baselines(of_suite, Placement("cpu"))
+    baselines = Baselines(of_suite, Placement("cpu"), Locks(of_suite.directory, run.settings["case_timeout"]))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, baselines.text.text.encode("utf-8"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,8 @@ import pytest
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
-from invarlock.errors import InvarLockError
+from invarlock.errors import InvarLockError, disk_refuses
+from invarlock.harness.case_clock import hang_of, overdue
 from invarlock.harness.disk_pressure import DiskPressure
 from invarlock.harness.leftovers import die_with_parent
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
@@ -217,7 +218,16 @@ class Controller(SuiteSession):
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-        """Run a case whose worker died once more, on another; a case that kills a second worker fails."""
+        """Run a case whose worker died once more, on another; a case that kills a second worker fails.
+
+        One whose worker ended because the case took too long would take too long again.
+        """
+        hang = hang_of(self.run.directory, parameter_id(crashitem))
+        if hang is not None:
+            where = hang.relative_to(self.run.directory.path)
+            timeout = self.settings["case_timeout"]
+            report.longrepr = f"{overdue(timeout)}; its worker is replaced; where it was: {where}"
+            return
         if crashitem in self._lost:
             return
         self._lost.add(crashitem)
@@ -242,24 +252,31 @@ class Controller(SuiteSession):
             self.nothing_selected = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
             return
         # imported here: collecting needs none of it, nor does a worker
-        from invarlock.harness.finishing import finish_calibration, finish_run
+        from invarlock.harness.finishing import Ending
 
         report = getattr(getattr(self.config, "_json_report", None), "report", None) or {"tests": []}
         interrupted = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or bool(
             session.shouldstop or session.shouldfail
         )
         self._pressure.stop()
-        if self.calibrates_only:
-            models = {null_run.model.id: null_run.model for null_run in self._null_runs_planned}
-            self.ending = finish_calibration(self.run, list(models.values()))
-        else:
-            self.ending = finish_run(self.run, report, interrupted=interrupted)
+        try:
+            self.ending = self._finish(report, interrupted=interrupted)
+        except OSError as error:
+            self.ending = Ending(False, (f"there is no verdict: {disk_refuses(error)}, then go on: --resume",))
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
             with Path(summary).open("a", encoding="utf-8") as stream:
                 stream.write("\n".join(["```", *self.ending.lines, "```", ""]))
         if session.exitstatus == pytest.ExitCode.OK and not self.ending.passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _finish(self, report: Mapping[str, Any], *, interrupted: bool) -> Ending:
+        from invarlock.harness.finishing import finish_calibration, finish_run
+
+        if self.calibrates_only:
+            models = {null_run.model.id: null_run.model for null_run in self._null_runs_planned}
+            return finish_calibration(self.run, list(models.values()))
+        return finish_run(self.run, report, interrupted=interrupted)
 
     def pytest_unconfigure(self) -> None:
         self._lock.give_back()
@@ -307,6 +324,8 @@ class Controller(SuiteSession):
             self._lock.give_up()
             if isinstance(error, InvarLockError):
                 raise pytest.UsageError(str(error)) from None
+            if isinstance(error, OSError):
+                raise pytest.UsageError(disk_refuses(error)) from None
             raise
         self.planned, self._null_runs_planned = cases, null_runs
         self._pressure.start()
@@ -341,6 +360,12 @@ def parameter_id(node_id: str) -> str:
 def case_of(item: pytest.Item) -> Case | None:
     """Return the case that an item runs, None for any other test."""
     return _parameter(item, Case)
+
+
+def timed_id(item: pytest.Item) -> str | None:
+    """Return the id of an item's case or null run, None for any other test."""
+    timed = _parameter(item, Case) or _parameter(item, PlannedNullRun)
+    return None if timed is None else timed.id
 
 
 Parameter = TypeVar("Parameter")

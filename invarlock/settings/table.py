@@ -536,7 +536,6 @@ WHERE_IT_RUNS = (
         ("PACK_CASE_TIMEOUT",),
         shown="6h",
         per_shard=True,
-        not_yet="time limit",
     ),
     Setting(
         "cuda_visible_devices",

@@ -1,0 +1,73 @@
+"""The locks by which workers share what is made once: a lock a piece, held by whoever makes it.
+
+Example::
+
+    locks = Locks(run.directory, clock.waiting, timeout_seconds)
+    with locks.held("baseline_my-model"):       # waits for its turn
+        …
+    with locks.claimed("null_run_my-model_1") as ours:
+        if ours:                                # nobody else is at it
+            …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import filelock
+
+from invarlock.errors import EvaluationError
+from invarlock.packer.run_directory import RunDirectory
+
+Waiting = Callable[[], AbstractContextManager[object]]
+# A holder that hangs is ended when its time is over; who waits longer waits for one that cannot be ended.
+TIMES_CASE_TIMEOUT = 2
+
+
+class Locks:
+    """A worker's way to the locks of its run; it tells ``waiting`` while it waits."""
+
+    def __init__(self, directory: RunDirectory, case_timeout_seconds: float, waiting: Waiting = nullcontext) -> None:
+        self._directory = directory
+        self._timeout_seconds = TIMES_CASE_TIMEOUT * case_timeout_seconds
+        self._waiting = waiting
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Wait for a lock and hold it.
+
+        Raises:
+            EvaluationError: when another worker does not let go of it.
+        """
+        lock = self._lock(name)
+        try:
+            with self._waiting():
+                lock.acquire(timeout=self._timeout_seconds)
+        except filelock.Timeout:
+            raise EvaluationError(
+                f"{lock.lock_file}: another worker has held it for {self._timeout_seconds:.0f} s; end its process"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def claimed(self, name: str) -> Iterator[bool]:
+        """Hold a lock if nobody else does, and tell whether it is held."""
+        lock = self._lock(name)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _lock(self, name: str) -> filelock.FileLock:
+        path = self._directory.lock(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_runs import contents, group, leftovers
 
 ROOT = Path(__file__).parents[3]
 SELECT = ("-k", "mistral and (noop or nan_injection or prune_clean or ve_mlp)", "--determinism", "strict")
@@ -51,24 +52,6 @@ def start(directory: Path, *arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-def contents(run: Path) -> dict[str, Any]:
-    """Return the reports of a run's pack, times aside, and what follows from them."""
-    pack = run / "evidence_pack"
-    found = {}
-    for path in sorted(pack.glob("reports/**/*.json")):
-        document = json.loads(path.read_bytes())
-        if path.name == "evaluation.report.json":
-            document.pop("telemetry")
-            document["baseline_ref"].pop("report_sha256")
-        if path.name in ("evaluation.report.json", "edit_metadata.json", "ve_probe.json"):
-            found[str(path.relative_to(pack))] = document
-    verdict = json.loads((pack / "results/final_verdict.json").read_bytes())
-    for record in verdict["records"]:
-        record.pop("report_sha256")
-    verdict.pop("timestamp")
-    return {**found, "verdict": verdict}
-
-
 def copied(run: Path, tmp_path: Path) -> Path:
     """Return a copy of a run as it was before its verdict."""
     target = tmp_path / "run"
@@ -94,7 +77,8 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(moment)
-    os.killpg(process.pid, signal.SIGKILL)
+    # the controller alone: its workers end with it
+    os.kill(process.pid, signal.SIGKILL)
     process.wait(60)
     if (directory / "evidence_pack").exists():
         shutil.rmtree(directory / "evidence_pack")
@@ -102,9 +86,58 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_nothing_had_happened(
     ran = resume(run_pytest, directory, "-n", "2")
 
     assert ran.status == 0, ran.output
+    assert group(process.pid) == []
     assert contents(directory) == contents(undisturbed)
-    hidden = [path for path in directory.rglob(".*") if path.is_dir()]
-    assert hidden == []
+    assert leftovers(directory) == []
+
+
+def test_after_ctrl_c_the_verdict_says_what_is_missing_and_resume_goes_on(
+    undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    process = start(directory)
+    deadline = time.monotonic() + 120
+    while not list(directory.glob("*/reports/**/runtime.manifest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+    # a terminal sends it to all processes of the group
+    os.killpg(process.pid, signal.SIGINT)
+    status = process.wait(60)
+    verdict = json.loads((directory / "reports/final_verdict.json").read_bytes())
+    packed = (directory / "evidence_pack").exists()
+    ran = resume(run_pytest, directory, "-n", "2")
+
+    assert status == pytest.ExitCode.INTERRUPTED
+    assert group(process.pid) == []
+    assert (verdict["verdict"], packed) == ("FAIL", False)
+    missing = verdict["missing"]["by_model"]["embedded/mistral-tiny"]
+    assert len(missing) + len(verdict["records"]) == 4
+    assert missing
+    assert ran.status == 0, ran.output
+    assert contents(directory) == contents(undisturbed)
+    assert leftovers(directory) == []
+
+
+def test_what_a_killed_session_left_is_removed_and_subjects_that_are_kept_are_not(
+    undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
+) -> None:
+    directory = copied(undisturbed, tmp_path)
+    settings = json.loads((directory / "state/settings.json").read_bytes())
+    settings["keep_models"]["value"] = True
+    (directory / "state/settings.json").write_text(json.dumps(settings))
+    models = directory / "embedded__mistral-tiny/models"
+    for name in ("error_nan_injection", "null_run_1", "prune_clean__run_2", ".prune_clean.staging-0123abcd"):
+        (models / name).mkdir(parents=True)
+    (directory / "reports/.final_verdict.json.ab_12xyz.tmp").write_text("{")
+    (directory / "state/locks/devices/00000000000000000001-1.ticket").touch()
+
+    ran = resume(run_pytest, directory)
+
+    assert ran.status == 0, ran.output
+    assert [path.name for path in models.iterdir()] == ["error_nan_injection"]
+    (models / "error_nan_injection").rmdir()
+    assert leftovers(directory) == []
 
 
 def test_what_is_done_is_not_done_again(undisturbed: Path, run_pytest: RunPytest, tmp_path: Path) -> None:

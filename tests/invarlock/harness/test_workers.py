@@ -1,4 +1,4 @@
-"""Workers that die: their case is run once more, on another."""
+"""Workers that die, or run out of memory: their case is run once more, on another or with more."""
 
 import json
 import os
@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[3]
 SMALL = {
@@ -65,3 +67,79 @@ def test_a_case_whose_worker_is_killed_is_run_once_more_and_the_verdict_is_the_s
 
 def selected(report: dict[str, dict[str, int]]) -> dict[str, int]:
     return {key: value for key, value in report["summary"].items() if key in ("collected", "deselected")}
+
+
+# In the middle of each stage: before what it made gets its name, or, for evaluation, when the subject is loaded.
+# Each case loses one worker, since one that kills two fails.
+STAGES = {
+    "mistral-tiny-noop_control-run1": ("os.rename", "models/embedded__mistral-tiny/baseline"),
+    "mistral-tiny-nan_injection-run1": ("os.rename", "embedded__mistral-tiny/models/error_nan_injection"),
+    "mixtral-tiny-noop_control-run1": ("os.rename", "embedded__mixtral-tiny/baseline/evaluation.report.json"),
+    "mixtral-tiny-nan_injection-run1": ("open", "embedded__mixtral-tiny/models/error_nan_injection/config.json"),
+    "qwen2-tiny-noop_control-run1": ("os.rename", "presets/embedded__qwen2-tiny/null_run_2.json"),
+    "qwen2-tiny-nan_injection-run1": ("os.rename", "reports/errors/nan_injection/evaluation.report.json"),
+}
+KILL = """
+
+import json, os, pathlib, signal, sys
+STAGES = {stages!r}
+KILLED = pathlib.Path(__file__).parent / "killed"
+KILLED.mkdir(exist_ok=True)
+
+def kill(event, arguments):
+    if event not in ("open", "os.rename"):
+        return
+    case = os.environ.get("PYTEST_CURRENT_TEST", "").partition("[")[2].partition("]")[0]
+    wanted, place = STAGES.get(case, ("", ""))
+    if event == wanted and str(arguments[event == "os.rename"]).endswith(place) and not (KILLED / case).exists():
+        (KILLED / case).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+"""
+
+
+def test_workers_killed_in_the_middle_of_each_stage_change_nothing(
+    run_pytest: Callable[..., Any], own_suites: Path
+) -> None:
+    with (own_suites / "conftest.py").open("a") as stream:
+        stream.write(KILL.format(stages=STAGES))
+
+    ran = run_pytest(
+        "-k",
+        "noop or nan_injection",
+        "-n",
+        "1",
+        "--max-worker-restart",
+        "9",
+        suites=own_suites,
+        DRIFT_CALIBRATION_RUNS="2",
+    )
+
+    assert ran.status == 0, ran.output
+    assert {path.name for path in (own_suites / "killed").iterdir()} == STAGES.keys()
+    report = json.loads((ran.pack / "metadata/pytest_report.json").read_bytes())
+    assert {test["outcome"] for test in report["tests"]} == {"passed"}
+    assert len(list(ran.pack.glob("reports/**/evaluation.report.json"))) == len(STAGES)
+    left = [path for path in ran.directory.rglob("*") if "staging" in path.name or path.suffix in (".tmp", ".stale")]
+    assert left == []
+    assert not list(ran.directory.glob("*/models/*"))
+
+
+def test_a_case_that_runs_out_of_memory_is_run_once_more_with_twice_as_much(
+    run_pytest: Callable[..., Any], own_suites: Path
+) -> None:
+    with (own_suites / "conftest.py").open("a") as stream:
+        # a plan that is too small for this model, which it is not by default
+        stream.write("\n\nfrom invarlock.harness import memory_plan\n\nmemory_plan.OVERHEAD_BYTES['cpu'] = 0\n")
+    select = ("-k", "mistral and noop")
+
+    two = run_pytest(*select, "-n", "2", suites=own_suites, GPU_MEMORY_PER_DEVICE="0.005")
+    one = run_pytest(*select, suites=own_suites, directory=two.directory.parent / "one", GPU_MEMORY_PER_DEVICE="0.005")
+
+    log = (two.directory / "logs/mistral-tiny-noop_control-run1.log").read_text()
+    assert two.status == 0, two.output
+    assert log.count("out of memory with 5 MB; once more with 9 MB") == 1
+    assert one.status == 1
+    assert "one window of 128 tokens does not fit in the memory of cpu" in one.output
+    assert "Traceback" not in one.output

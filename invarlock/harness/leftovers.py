@@ -1,4 +1,4 @@
-"""What a session that was killed leaves in its run directory, and the next one removes.
+"""What processes that were killed leave in a run directory: the session itself removes it, or the next one.
 
 Processes first: the workers of a session die with it, and each holds a lock for as long as it lives. When all are gone,
 nobody owns what is removed then: subjects, staging folders, files that were being written, locks and queues.
@@ -58,9 +58,14 @@ def remove_leftovers(run: Run) -> None:
     Raises:
         UsageError: when a worker of an earlier session does not end.
     """
+    _wait_for_workers(run.directory)
+    shutil.rmtree(run.directory.locks, ignore_errors=True)
+    remove_unfinished(run)
+
+
+def remove_unfinished(run: Run) -> None:
+    """Remove what nobody will finish: subjects, staging folders, files that were being written. No worker lives."""
     directory = run.directory
-    _wait_for_workers(directory)
-    shutil.rmtree(directory.locks, ignore_errors=True)
     keeps = _keeps_models(run)
     for subject in directory.path.glob("*/models/*"):
         if not keeps or _NEVER_KEPT.fullmatch(subject.name):

@@ -21,7 +21,7 @@ from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError, disk_refuses
 from invarlock.harness.case_clock import hang_of, overdue
 from invarlock.harness.disk_pressure import DiskPressure
-from invarlock.harness.leftovers import die_with_parent
+from invarlock.harness.leftovers import die_with_parent, remove_unfinished
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
 from invarlock.harness.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.run import Run
@@ -259,6 +259,8 @@ class Controller(SuiteSession):
             session.shouldstop or session.shouldfail
         )
         self._pressure.stop()
+        # of workers that died
+        remove_unfinished(self.run)
         try:
             self.ending = self._finish(report, interrupted=interrupted)
         except OSError as error:

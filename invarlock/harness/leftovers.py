@@ -19,7 +19,6 @@ import filelock
 from invarlock.errors import UsageError
 from invarlock.harness.leases import is_held
 from invarlock.harness.run import Run
-from invarlock.jsonio import read_json
 from invarlock.packer.run_directory import RunDirectory
 from invarlock.staging import remove_abandoned
 
@@ -66,8 +65,9 @@ def remove_leftovers(run: Run) -> None:
 def remove_unfinished(run: Run) -> None:
     """Remove what nobody will finish: subjects, staging folders, files that were being written. No worker lives."""
     directory = run.directory
-    keeps = _keeps_models(run)
+    kept = _finished_subjects(run)
     for subject in directory.path.glob("*/models/*"):
+        keeps = run.settings["keep_models"] or subject in kept
         if not keeps or _NEVER_KEPT.fullmatch(subject.name):
             shutil.rmtree(subject, ignore_errors=True)
     for folder, _, names in os.walk(directory.path):
@@ -87,8 +87,11 @@ def _wait_for_workers(directory: RunDirectory) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _keeps_models(run: Run) -> bool:
-    """Tell whether this session or the one before keeps subjects."""
-    path = run.directory.state / "settings.json"
-    earlier = read_json(path).get("keep_models", {}).get("value") if path.is_file() else False
-    return bool(run.settings["keep_models"] or earlier)
+def _finished_subjects(run: Run) -> set[Path]:
+    """Return where the subjects of cases that are done stand; they are there only when a session was to keep them."""
+    directory = run.directory
+    return {
+        directory.subject(case)
+        for case in run.catalog.cases
+        if directory.report(case).with_name("runtime.manifest.json").is_file()
+    }

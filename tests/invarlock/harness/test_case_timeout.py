@@ -97,6 +97,7 @@ def test_without_workers_what_cannot_be_interrupted_ends_the_process(
 
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "case.hung.txt")],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,

@@ -123,11 +123,10 @@ def test_what_a_killed_session_left_is_removed_and_subjects_that_are_kept_are_no
     undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
 ) -> None:
     directory = copied(undisturbed, tmp_path)
-    settings = json.loads((directory / "state/settings.json").read_bytes())
-    settings["keep_models"]["value"] = True
-    (directory / "state/settings.json").write_text(json.dumps(settings))
     models = directory / "embedded__mistral-tiny/models"
-    for name in ("error_nan_injection", "null_run_1", "prune_clean__run_2", ".prune_clean.staging-0123abcd"):
+    unfinished = ("error_inf_injection", "null_run_1", "prune_clean__run_2", ".prune_clean.staging-0123abcd")
+    # as --keep-models leaves it: its case is done
+    for name in ("error_nan_injection", *unfinished):
         (models / name).mkdir(parents=True)
     (directory / "reports/.final_verdict.json.ab_12xyz.tmp").write_text("{")
     (directory / "state/locks/devices/00000000000000000001-1.ticket").touch()

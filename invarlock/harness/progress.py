@@ -77,9 +77,6 @@ class Progress:
         case = self._cases.get(case_id_of(node))
         if case is None or node not in self._running:
             return
-        if report.passed:
-            # pytest keeps every report to the end; keywords are most of one, and nobody reads those of what passed
-            report.keywords = {}
         self._seconds[node] = self._seconds.get(node, 0.0) + report.duration
         if report.failed or report.when == "call":
             self._shown.setdefault(node, report)

@@ -12,6 +12,7 @@ import pytest
 from packs import FAULT, REPORT, STRESS
 
 from invarlock.reports.gates import judge_gates
+from invarlock.reports.markup import text
 from invarlock.reports.rendering import render_report
 
 SHA256 = "5" * 64
@@ -117,6 +118,13 @@ def test_no_text_of_a_report_makes_markup(real_run: Any, path: str) -> None:
     assert "<script>alert(1)</script>" in page.text
     assert b"<script" not in data
     assert all(character.isprintable() or character == "\n" for character in data.decode())
+
+
+def test_what_could_do_something_in_a_text_is_spelled_out_and_letters_of_any_script_are_shown() -> None:
+    shown = text("a\u202eb\x1b[31m\n<é 漢字>\xa0\u200b\U000e0041'\"&")
+
+    assert shown == "a\\u202eb\\x1b[31m\\n&lt;é 漢字&gt;\\xa0\\u200b\\U000e0041&#x27;&quot;&amp;"
+    assert text("x" * 1000) == "x" * 299 + "…"
 
 
 def test_a_page_does_not_depend_on_the_order_of_a_mapping(report: Any) -> None:

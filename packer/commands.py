@@ -172,7 +172,9 @@ def verify(options: Namespace) -> int:
     wanted = VerifyOptions(
         strict=options.strict,
         report_assurance=options.report_assurance,
-        expected_fingerprint=options.expected_fingerprint and parse_fingerprint(options.expected_fingerprint),
+        expected_fingerprint=None
+        if options.expected_fingerprint is None
+        else parse_fingerprint(options.expected_fingerprint),
         trust_store=options.trust_store or default_store(),
         require_pass=options.require_pass,
         at=None if options.at is None else parse_moment(options.at),

@@ -5,7 +5,7 @@
 Derives the presets of the embedded models as the smoke suite does (from 2 null runs) and as other suites do (5), then
 measures fresh null runs: other draws of windows, other seeds of the jitter. Each change of each run is one null edit;
 any guard or gate that says something of it is a false alarm. With ``--bank`` the harmless changes of the power study,
-which are of kinds that no preset was derived from, are judged by the same presets. What was measured is told every ten
+which are of kinds that no preset was derived from, are judged by the same presets. What was measured is told every five
 runs, and models are taken in turns, so that a run that was stopped has a result.
 """
 
@@ -31,7 +31,7 @@ from invarlock.reports.presets import PROFILE, NullRun, derive_preset
 TIER = "balanced"
 TARGET = 0.05
 SIGNALS = ("primary_metric", "drift", "spectral", "rmt", "rmt_probe", "variance", "invariants")
-TOLD_EVERY = 10
+TOLD_EVERY = 5
 # What each null edit raised, by who judged it and of what kind the edit is.
 Found = dict[tuple[str, str], list[list[str]]]
 

@@ -23,6 +23,7 @@ from invarlock.jsonio import check_schema
 from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
 from invarlock.reports.presets import Preset
 from invarlock.reports.probes import PROBE_GUARDS, compose_probe, file_name
+from invarlock.reports.sidecars import RuntimeImage
 
 VERSIONED = ("invarlock", "numpy", "safetensors", "torch", "transformers")
 
@@ -41,6 +42,7 @@ class Setup:
     preset: Preset | None = None
     guards: tuple[str, ...] = GUARDS
     store_tokens: bool = False
+    image: RuntimeImage | None = None
     allow_network: bool = False
     allow_remote_code: bool = False
 

@@ -100,7 +100,7 @@ class Baselines:
             "profile": settings["profile"],
             "tier": settings["tier"],
             "determinism": settings["determinism"],
-            "execution_mode": "host-bypass",
+            "execution_mode": self.run.executed,
         }
         return Setup(
             model.id,
@@ -111,6 +111,7 @@ class Baselines:
             self.text,
             guards=settings["guards_order"],
             store_tokens=settings["store_eval_windows"],
+            image=self.run.image,
             allow_network=settings["net"],
             allow_remote_code=self.run.runs_code_of(model),
         )

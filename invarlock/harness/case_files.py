@@ -99,6 +99,7 @@ def write_case(
         place,
         report["context"],
         written,
+        image=setup.image,
         allow_network=setup.allow_network,
         allow_remote_code=setup.allow_remote_code,
     )

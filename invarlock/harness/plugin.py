@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 from invarlock.errors import InvarLockError
-from invarlock.settings import SETTINGS, resolve_settings
+from invarlock.harness.container_run import given_settings
+from invarlock.settings import SETTINGS
+
+
+# the hook that runs the command line in a container
+pytest_plugins = ["invarlock.harness.container_run"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,11 +63,10 @@ def pytest_configure(config: pytest.Config) -> None:
     from invarlock.harness import fixtures
     from invarlock.harness.session import Controller, SuiteSession, Worker, shows_only, timed_id
 
-    options = {setting.name: config.getoption(f"invarlock_{setting.name}", None) for setting in SETTINGS}
     session: SuiteSession
     process = "controller" if _is_distributing(config) else "worker_0"
     try:
-        settings = resolve_settings(options, os.environ)
+        settings = given_settings(config)
         _keep_off_the_network(online=settings["net"] and not hasattr(config, "workerinput"))
         if hasattr(config, "workerinput"):
             session = Worker(folder, settings, config)

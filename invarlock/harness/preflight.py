@@ -79,6 +79,12 @@ def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
         yield f"{run.suites_folder}: {NO_SOURCE}, or build none: --no-pack"
 
 
+def check_container(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    yield from run.launch_problems
+    if run.settings["execution_mode"] == "container" and run.image is None and not run.launch_problems:
+        yield "--execution-mode container: pytest was not asked to start a run; call it as `pytest SUITES`"
+
+
 def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     suite = run.catalog.models.suites[run.catalog.suite]
     if suite.requires == "gpu" and not run.settings["allow_remote_code"]:
@@ -192,6 +198,7 @@ CHECKS: tuple[Check, ...] = (
     check_pack,
     check_assurance,
     check_source,
+    check_container,
     check_opt_ins,
     check_remote_code,
     check_sources,

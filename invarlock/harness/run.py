@@ -10,6 +10,7 @@ from invarlock.catalog.models import Model
 from invarlock.harness.selection import Catalog
 from invarlock.harness.sources import Sources
 from invarlock.packer.run_directory import RunDirectory
+from invarlock.reports.sidecars import RuntimeImage
 from invarlock.settings import Settings
 
 
@@ -20,6 +21,8 @@ class Run:
     Attributes:
         sources: where its models come from, once that was looked for.
         worker: the number of this process.
+        image: of the container that it is in.
+        launch_problems: why it is not in one, though it should be.
     """
 
     suites_folder: Path
@@ -31,11 +34,18 @@ class Run:
     expression: dict[str, str]
     worker: int = 0
     sources: Sources = field(default_factory=Sources)
+    image: RuntimeImage | None = None
+    launch_problems: tuple[str, ...] = ()
 
     @property
     def tuned_params_path(self) -> Path:
         given = self.settings["tuned_params_file"]
         return Path(given) if given else self.suites_folder / "tuned_edit_params.json"
+
+    @property
+    def executed(self) -> str:
+        """How reports call where the run is."""
+        return "host-bypass" if self.image is None else "container"
 
     @property
     def pack_path(self) -> Path:

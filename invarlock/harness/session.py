@@ -20,6 +20,7 @@ from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError, disk_refuses
 from invarlock.harness.case_clock import hang_of, overdue
+from invarlock.harness.delegation import PROBLEMS
 from invarlock.harness.disk_pressure import DiskPressure
 from invarlock.harness.leftovers import die_with_parent, remove_unfinished
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
@@ -31,6 +32,7 @@ from invarlock.harness.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.sharding import Collected, own_cases
 from invarlock.harness.sizing import suite_defaults
 from invarlock.packer.run_directory import RunDirectory
+from invarlock.runtime.handover import check_code, read_handover
 from invarlock.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,26 +41,31 @@ if TYPE_CHECKING:
 WORKER_KEY = "invarlock"
 
 
+def read_suite(folder: Path, settings: Settings, config: pytest.Config) -> tuple[Catalog, Settings]:
+    """Return what a suites folder holds for a command line, and the settings with what follows from its suite.
+
+    Raises:
+        InvarLockError: when the folder's files or the settings are wrong.
+    """
+    models, scenarios = read_models(folder / "models.toml"), read_scenarios(folder / "scenarios.json")
+    expression = config.option.markexpr
+    if is_byoe(expression, settings):
+        # imported here: it reads checkpoints, which no other run does before its first case
+        from invarlock.harness.byoe import bring
+
+        models, scenarios = bring(models, settings, config.invocation_params.dir, expression)
+    catalog = make_catalog(models, scenarios, expression, config.args, settings)
+    return catalog, settings.with_defaults(suite_defaults(catalog.models.suites[catalog.suite]))
+
+
 class SuiteSession:
     """What controller and worker share: the catalog, its cases as parameters, and the selection."""
 
     def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
         self.folder = folder
         self.config = config
-        models, scenarios = read_models(folder / "models.toml"), read_scenarios(folder / "scenarios.json")
-        if is_byoe(config.option.markexpr, settings):
-            # imported here: it reads checkpoints, which no other run does before its first case
-            from invarlock.harness.byoe import bring
-
-            models, scenarios = bring(models, settings, config.invocation_params.dir, config.option.markexpr)
-        self.catalog: Catalog = make_catalog(
-            models,
-            scenarios,
-            config.option.markexpr,
-            config.args,
-            settings,
-        )
-        self.settings = settings.with_defaults(suite_defaults(self.catalog.models.suites[self.catalog.suite]))
+        self.catalog, self.settings = read_suite(folder, settings, config)
+        self.handover = read_handover()
         # what is selected before a shard is taken of it
         self.whole: list[Case] = []
         for mark in self.catalog.known_marks():
@@ -82,6 +89,8 @@ class SuiteSession:
             started=started,
             expression={**expression, "--scenario-ids": ",".join(ids or ())},
             worker=worker,
+            image=None if self.handover is None else self.handover.image,
+            launch_problems=self.config.stash.get(PROBLEMS, ()),
         )
 
     @pytest.hookimpl(wrapper=True)
@@ -178,6 +187,8 @@ class Controller(SuiteSession):
 
     def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
         super().__init__(folder, settings, config)
+        if self.handover is not None:
+            check_code(self.handover)
         option = config.option
         started = datetime.now(UTC)
         shard = self.settings["shard"]

@@ -13,6 +13,7 @@ from invarlock.harness.run import Run
 
 # What must stay free beside the need. The packs and reports of the embedded models take 30 MB.
 MIN_FREE_DISK_GB = {"gpu": 200.0, "cpu": 1.0}
+EXECUTION_MODES = {"gpu": "container", "cpu": "host"}
 
 
 @dataclass(frozen=True)
@@ -100,5 +101,6 @@ def suite_defaults(suite: Suite) -> dict[str, Any]:
         "clean_runs": suite.clean_runs,
         "stress_runs": suite.stress_runs,
         "calibration_runs": suite.calibration_runs,
+        "execution_mode": EXECUTION_MODES[suite.requires],
         "min_free_disk_gb": MIN_FREE_DISK_GB[suite.requires],
     }

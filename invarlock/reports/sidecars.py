@@ -37,6 +37,14 @@ FAULT_SEMANTICS = "a deliberate defect, made to see whether it is caught"
 
 
 @dataclass(frozen=True)
+class RuntimeImage:
+    """The image of the container that a run is in: the name it was asked for by, and ``sha256:<hex>`` of what it is."""
+
+    reference: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class Packed:
     """How a backend stores a deployable subject, and whether the loaded model was measured to take less memory."""
 
@@ -115,6 +123,7 @@ def runtime_manifest(
     context: Mapping[str, Any],
     generated_at: str,
     *,
+    image: RuntimeImage | None = None,
     allow_network: bool = False,
     allow_remote_code: bool = False,
 ) -> dict[str, Any]:
@@ -125,6 +134,7 @@ def runtime_manifest(
         path: of the report, relative to the pack.
         context: the report's ``context``.
         generated_at: UTC.
+        image: of the container, None on a host.
         allow_network: whether the run might connect to the hub, before its cases.
         allow_remote_code: whether code that the model brings was run.
 
@@ -139,8 +149,8 @@ def runtime_manifest(
         "config": {"path": None, "sha256": None, "source": "inline"},
         "execution_mode": context["execution_mode"],
         "runtime": {
-            "image_ref": None,
-            "image_digest": None,
+            "image_ref": None if image is None else image.reference,
+            "image_digest": None if image is None else image.digest,
             "container_execution": context["execution_mode"] == "container",
             "allow_network": allow_network,
             "allow_remote_code": allow_remote_code,

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from invarlock.errors import InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema, read_json, write_json
+from invarlock.runtime.handover import read_handover
 
 MARKER_NAME = "source_repo.json"
 NO_SOURCE = (
@@ -37,9 +38,14 @@ LIBRARIES = (
 def source_of(folder: Path) -> dict[str, Any] | None:
     """Return where a folder comes from: of its repository, or else of the nearest source marker file; None for neither.
 
+    In a container it is what was found outside, where git is.
+
     Raises:
         DocumentError: when the marker file does not hold to its format.
     """
+    handover = read_handover()
+    if handover is not None and handover.source is not None:
+        return dict(handover.source)
     found = source_repository(folder)
     if found is not None:
         return found

@@ -84,6 +84,9 @@ def resolve_settings(options: Mapping[str, Any], environment: Mapping[str, str])
             elif variable is not None:
                 where, sources[name] = variable, "variable"
                 values[name] = setting.read_variable(environment[variable])
+                if values[name] is None:
+                    # such as INVARLOCK_ALLOW_HOST_EXECUTION=0, which asks for nothing
+                    sources[name] = "default"
         except ValueError as error:
             shown = environment[str(variable)] if sources[name] == "variable" else given
             problems.append(f"{where}: {shown!r} is not allowed, it takes {error}")

@@ -490,7 +490,6 @@ WHERE_IT_RUNS = (
         shown="container, CPU suites host",
         parse_variable=readers.host_execution,
         variable_means="1",
-        not_yet="choice of where it runs",
     ),
     Setting(
         "container_engine",
@@ -500,7 +499,6 @@ WHERE_IT_RUNS = (
         variables=("INVARLOCK_CONTAINER_ENGINE",),
         shown="podman, then docker",
         per_shard=True,
-        not_yet="container",
     ),
     Setting(
         "runtime_image",
@@ -508,7 +506,6 @@ WHERE_IT_RUNS = (
         "invarlock-runtime:local",
         readers.text,
         variables=("INVARLOCK_RUNTIME_IMAGE",),
-        not_yet="container",
     ),
     Setting(
         "config_root",
@@ -517,7 +514,6 @@ WHERE_IT_RUNS = (
         readers.text,
         variables=("INVARLOCK_CONFIG_ROOT",),
         path=True,
-        not_yet="YAML inputs",
     ),
     Setting(
         "allow_config_include_outside",
@@ -525,7 +521,6 @@ WHERE_IT_RUNS = (
         False,
         readers.flag,
         variables=("INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE",),
-        not_yet="YAML inputs",
     ),
     Setting(
         "case_timeout",

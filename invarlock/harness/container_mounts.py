@@ -1,0 +1,165 @@
+"""What a run in a container sees of the machine: the files that its options and variables name, and those variables.
+
+The checkout and inputs are read-only; a run's folder, its pack's, the caches and folders for temporary files are not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from invarlock.runtime.container import Mount, caller
+from invarlock.runtime.includes import Include, includes, yaml_files
+from invarlock.runtime.lending import writable_by
+from invarlock.settings import SETTINGS, Settings
+
+RUNS = "evidence_pack_runs"
+# Beside the variables of the table: what sets up libraries, what pytest reads, and what CI gives.
+LIBRARY_VARIABLES = ("OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_CUDA_ALLOC_CONF")
+SESSION_VARIABLES = ("PYTEST_ADDOPTS", "COLUMNS", "CI", "GITHUB_STEP_SUMMARY")
+# With --net 1: what the hub's client connects by, and files for it.
+HUB_VARIABLES = (
+    "HF_ENDPOINT", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+)  # fmt: skip
+HUB_FILES = ("HF_TOKEN_PATH", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+# Where pytest keeps the names of files that it writes.
+PYTEST_FILES = ("xmlpath", "json_report_file", "log_file")
+# Settings that name what a run writes; every other path is an input, but for caches, which are ambient.
+OUTPUTS = ("output_dir", "run_dir", "pack_dir")
+# Inputs that belong to files beside them: a preset to its null runs.
+WITH_NEIGHBOURS = ("calibration_preset_file",)
+YAML_INPUTS = ("calibration_preset_dir", "calibration_preset_file", "config_root")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Folders and files that are a run's own to write, and caches that it shares with others."""
+
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    caches: tuple[Path, ...]
+
+
+def written(config: pytest.Config, settings: Settings) -> Written:
+    """Return what a run writes. Without ``--net 1`` it reads the caches that there are, and makes none."""
+    folders = [absolute(settings["output_dir"] or RUNS)]
+    if settings["run_dir"] is not None:
+        folders.append(absolute(settings["run_dir"]))
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        folders.append(Path(os.path.normpath(config.rootpath / config.getini("cache_dir"))))
+    files = [absolute(given) for name in PYTEST_FILES if (given := getattr(config.option, name, None))]
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        files.append(absolute(os.environ["GITHUB_STEP_SUMMARY"]))
+    caches = tuple(dict.fromkeys((*_ambient(settings), _hub_home())))
+    there = tuple(path for path in caches if settings["net"] or path.is_dir())
+    return Written(tuple(folders), tuple(files), there)
+
+
+def job_mounts(config: pytest.Config, folder: Path, settings: Settings, writes: Written) -> Iterator[Mount]:
+    """Yield what a run sees, each at its own path."""
+    yield from (Mount(path) for path in _checkout(config, folder))
+    yield from (Mount(path, writable=True) for path in (*writes.folders, *writes.files, *writes.caches))
+    if settings["pack_dir"] is not None:
+        # a pack is made beside its place and renamed into it
+        yield Mount(absolute(settings["pack_dir"]).parent, writable=True)
+    yield from (Mount(path) for path in _inputs(settings) if path.exists())
+    yield from (Mount(include.file) for include in _includes(settings) if include.is_outside and include.file.exists())
+    if settings["net"]:
+        paths = (absolute(os.environ[name]) for name in HUB_FILES if os.environ.get(name))
+        yield from (Mount(path) for path in paths if path.exists())
+
+
+def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the variables that a run has as they are, and those that are set for it."""
+    known = [variable for setting in SETTINGS for variable in setting.variables]
+    known += [*LIBRARY_VARIABLES, *SESSION_VARIABLES]
+    if settings["net"]:
+        known += [*HUB_VARIABLES, *HUB_FILES]
+    passed = tuple(name for name in dict.fromkeys(known) if name in os.environ)
+    # libraries that write below the home of a user
+    variables = {"HOME": "/tmp"}
+    if "HF_HOME" not in passed:
+        variables["HF_HOME"] = str(_hub_home())
+    return passed, variables
+
+
+def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writes: Written) -> Iterator[str]:
+    """Yield what cannot be mounted, or must not be, a line each."""
+    here, checkout = config.invocation_params.dir, _checkout(config, folder)
+    if not any(here.is_relative_to(path) for path in checkout):
+        yield f"{here}: a container does not see it; start pytest in {checkout[0]}"
+    if settings["pack_dir"] is not None:
+        beside = absolute(settings["pack_dir"]).parent
+        if not beside.is_dir():
+            yield f"--pack-dir: {beside} is not there; make it"
+        elif any(path.is_relative_to(beside) for path in checkout):
+            yield (
+                f"--pack-dir: a container may write {beside}, and {checkout[0]} is read-only to it; name a folder "
+                "elsewhere, or leave it out"
+            )
+    for include in _includes(settings):
+        if include.is_outside and not settings["allow_config_include_outside"]:
+            yield (
+                f"{include.by}: !include {include.file} is outside of {include.folder}; move it there, or allow it: "
+                "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE=1"
+            )
+    for mount in job_mounts(config, folder, settings, writes):
+        if "," in str(mount.path) or '"' in str(mount.path):
+            yield f"{mount.path}: a path with a comma or a quote cannot be mounted; rename it"
+    by, temporary = caller(), _temporary(settings)
+    for path in writes.caches:
+        # offline a run only reads what the hub's client keeps
+        needed = settings["net"] or path in temporary
+        if needed and path.is_dir() and not writable_by(path, by):
+            yield (
+                f"{path}: the container's user ({by.user}) may not write it; let them: chown -R {by.user} {path}, "
+                "name another folder, or run on the host: INVARLOCK_ALLOW_HOST_EXECUTION=1"
+            )
+
+
+def _checkout(config: pytest.Config, folder: Path) -> list[Path]:
+    """Return the folder that pytest calls its root, and the suites folder where that lies elsewhere."""
+    return [config.rootpath] if folder.is_relative_to(config.rootpath) else [config.rootpath, folder.parent]
+
+
+def _inputs(settings: Settings) -> Iterator[Path]:
+    for setting in SETTINGS:
+        value = settings[setting.name]
+        if setting.name.startswith("model_") and setting.name.removeprefix("model_").isdigit():
+            # an id on the hub, or a folder
+            if value and Path(value).is_dir():
+                yield absolute(value)
+        elif setting.path and not setting.ambient and setting.name not in OUTPUTS and value:
+            for one in value if setting.many else (value,):
+                path = absolute(one)
+                yield path.parent if setting.name in WITH_NEIGHBOURS else path
+
+
+def _includes(settings: Settings) -> list[Include]:
+    given = [absolute(settings[name]) for name in YAML_INPUTS if settings[name]]
+    root = None if settings["config_root"] is None else absolute(settings["config_root"])
+    return list(includes(yaml_files(given), root))
+
+
+def _ambient(settings: Settings) -> list[Path]:
+    return [absolute(settings[row.name]) for row in SETTINGS if row.ambient and row.path and settings[row.name]]
+
+
+def _temporary(settings: Settings) -> list[Path]:
+    return [absolute(settings[name]) for name in ("tmpdir", "tmp") if settings[name]]
+
+
+def _hub_home() -> Path:
+    """Return where the hub's client keeps its files; it says so itself, and is slow to import."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return absolute(os.environ.get("HF_HOME") or Path(home) / "huggingface")
+
+
+def absolute(path: str | Path) -> Path:
+    """Return the absolute path of one that an option or a variable gave."""
+    # not resolved: a container has a path by the name that it was given by
+    return Path(os.path.normpath(Path.cwd() / path))

@@ -1,0 +1,88 @@
+"""What a container writes: there before it starts, its user's where root starts it, gone where it stayed empty."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from invarlock.errors import UsageError
+from invarlock.runtime.container import Caller
+
+
+@contextmanager
+def lent(folders: Sequence[Path], files: Sequence[Path], caches: Sequence[Path], by: Caller) -> Iterator[None]:
+    """Let a container write folders, with what is in them, and files, which are there then.
+
+    Args:
+        folders: made where they are not there.
+        files: made, empty, where they are not there.
+        caches: made where they are not there; those that are stay whose they are.
+        by: who starts the container.
+
+    Raises:
+        UsageError: when one cannot be made.
+    """
+    made: list[Path] = []
+    try:
+        for path in (*folders, *caches, *(file.parent for file in files)):
+            made += _make(path)
+        for file in files:
+            if not file.exists():
+                file.touch()
+                made.append(file)
+        if by.is_root:
+            for path in (*folders, *files, *(path for path in caches if path in made)):
+                _give(path, by)
+        yield
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be made or given to the container ({error.strerror})") from None
+    finally:
+        for path in reversed(made):
+            _remove_empty(path)
+
+
+def writable_by(path: Path, by: Caller) -> bool:
+    """Tell whether the user of a container may write a folder that is there."""
+    if not by.is_root:
+        return os.access(path, os.W_OK)
+    found = path.stat()
+    return bool(found.st_mode & 0o002) or (found.st_uid == by.user and bool(found.st_mode & 0o200))
+
+
+def readable_by(path: Path, by: Caller) -> bool:
+    """Tell whether the user of a container may read a file."""
+    if not by.is_root:
+        return os.access(path, os.R_OK)
+    found = path.stat()
+    return bool(found.st_mode & 0o004) or (found.st_uid == by.user and bool(found.st_mode & 0o400))
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return those that were not there, from the outside in."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+def _give(path: Path, by: Caller) -> None:
+    """Make a file or a folder, with what is in it, the container's user's.
+
+    A file with several names stays whose it is: it may be the hub client's, linked into a run.
+    """
+    os.chown(path, by.user, by.group)
+    for folder, names, files in os.walk(path):
+        for name in names:
+            os.chown(Path(folder) / name, by.user, by.group, follow_symlinks=False)
+        for name in files:
+            if (Path(folder) / name).lstat().st_nlink == 1:
+                os.chown(Path(folder) / name, by.user, by.group, follow_symlinks=False)
+
+
+def _remove_empty(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            path.rmdir()
+        elif path.stat().st_size == 0:
+            path.unlink()

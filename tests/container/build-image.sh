@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the runtime image, its CPU variant, for tests: build-image.sh IMAGE
+# No registry of images is needed: without BASE_IMAGE the base is made of Debian packages, once; it is kept as a file
+# in CACHE. Wheels come from where pip has them.
+set -euo pipefail
+image=$1
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/invarlock-tests}
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+
+base=${BASE_IMAGE:-}
+if [ -z "$base" ]; then
+    base=localhost/invarlock-base:bookworm
+    rootfs=$cache/bookworm.tar
+    mkdir -p "$cache"
+    if [ ! -f "$rootfs" ]; then
+        # in memory where there is any: dpkg waits for the disk after every file
+        scratch=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo /tmp)")
+        TMPDIR=$scratch mmdebstrap --quiet --variant=minbase --include=python3,python3-venv bookworm "$scratch/rootfs.tar"
+        mv "$scratch/rootfs.tar" "$rootfs.part" && mv "$rootfs.part" "$rootfs"
+        rm -rf "$scratch"
+    fi
+    podman image exists "$base" || podman import --quiet "$rootfs" "$base" > /dev/null
+fi
+
+(cd "$root" && tar -c --exclude=__pycache__ --exclude=.tox \
+    invarlock packer contracts pyproject.toml constraints.txt README.md LICENSE Containerfile .containerignore) | tar -xC "$context"
+python -m pip download -q -d "$context/wheels" -c "$root/constraints.txt" "$root[suite,parquet]" 'setuptools>=77'
+podman build --quiet --layers=false --network=none --tag "$image" \
+    --build-arg BASE="$base" --build-arg VARIANT=cpu \
+    --build-arg PIP_OPTIONS='--no-index --find-links=/build/wheels' \
+    --build-arg REVISION="$(git -C "$root" rev-parse HEAD)" \
+    --build-arg VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/pyproject.toml")" \
+    "$context"

@@ -1,0 +1,44 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from invarlock.errors import UsageError
+from invarlock.reports.sidecars import RuntimeImage
+from invarlock.runtime.handover import Handover, check_code, code_digest, read_handover
+from invarlock.runtime.provenance import source_repository
+
+ROOT = Path(__file__).parents[3]
+IMAGE = RuntimeImage("invarlock-runtime:local", f"sha256:{'1' * 64}")
+
+
+def test_a_handover_that_lies_on_a_host_by_accident_says_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "handover.json"
+    Handover(IMAGE, code_digest(), source_repository(ROOT)).write(place)
+
+    assert json.loads(place.read_text())["image_digest"] == IMAGE.digest
+    assert read_handover(place) is None
+    assert read_handover(tmp_path / "absent.json") is None
+
+
+def test_an_image_with_other_code_is_refused() -> None:
+    check_code(Handover(IMAGE, code_digest(), None))
+
+    with pytest.raises(UsageError, match=r"invarlock-runtime:local: holds other code .* build it again"):
+        check_code(Handover(IMAGE, f"sha256:{'2' * 64}", None))
+
+
+def test_installed_code_has_the_digest_of_the_checkout_it_was_installed_from(tmp_path: Path) -> None:
+    installed = tmp_path / "installed" / "invarlock"
+    shutil.copytree(ROOT / "invarlock", installed, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("packer", "contracts"):
+        shutil.copytree(ROOT / name, installed / name, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from invarlock.runtime.handover import code_digest; print(code_digest())"
+
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(installed.parent)!r}); {code}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == code_digest()

@@ -27,7 +27,7 @@ HUB_VARIABLES = (
 )  # fmt: skip
 HUB_FILES = ("HF_TOKEN_PATH", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 # Where pytest keeps the names of files that it writes.
-PYTEST_FILES = ("xmlpath", "json_report_file", "log_file")
+PYTEST_FILES = ("xmlpath", "log_file")
 # Settings that name what a run writes; every other path is an input, but for caches, which are ambient.
 OUTPUTS = ("output_dir", "run_dir", "pack_dir")
 # Inputs that belong to files beside them: a preset to its null runs.
@@ -52,6 +52,8 @@ def written(config: pytest.Config, settings: Settings) -> Written:
     if config.pluginmanager.hasplugin("cacheprovider"):
         folders.append(Path(os.path.normpath(config.rootpath / config.getini("cache_dir"))))
     files = [absolute(given) for name in PYTEST_FILES if (given := getattr(config.option, name, None))]
+    if getattr(config.option, "json_report", False) and config.option.json_report_file:
+        files.append(absolute(config.option.json_report_file))
     if os.environ.get("GITHUB_STEP_SUMMARY"):
         files.append(absolute(os.environ["GITHUB_STEP_SUMMARY"]))
     caches = tuple(dict.fromkeys((*_ambient(settings), _hub_home())))

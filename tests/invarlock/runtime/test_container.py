@@ -198,7 +198,10 @@ def test_what_the_containers_user_may_do_follows_from_the_files_mode(tmp_path: P
 WAITS = """
     import signal, time
     got = []
-    signal.signal(signal.SIGINT, lambda *a: got.append(1))
+    def note(*_):
+        got.append(1)
+        Path({ready!r} + str(len(got))).touch()
+    signal.signal(signal.SIGINT, note)
     Path({ready!r}).touch()
     deadline = time.monotonic() + 20
     while len(got) < {ends_after} and time.monotonic() < deadline:
@@ -219,10 +222,14 @@ def started(folder: Path, ends_after: int) -> tuple[subprocess.Popen[bytes], Pat
     run = WAITS.format(ready=str(folder / "ready"), ends_after=ends_after).strip()
     log = lay_down(folder, "podman", run=run)
     starter = subprocess.Popen([sys.executable, "-c", STARTER, str(folder / "podman")])
-    deadline = time.monotonic() + 20
-    while not (folder / "ready").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(folder / "ready")
     return starter, log
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def calls(log: Path) -> list[list[str]]:
@@ -241,9 +248,11 @@ def test_ctrl_c_reaches_the_engine_once_and_no_container_of_that_name_is_left(tm
 def test_a_third_signal_ends_the_container_at_once(tmp_path: Path) -> None:
     starter, log = started(tmp_path, ends_after=2)
 
-    for _ in range(3):
+    for number in (1, 2):
         starter.send_signal(signal.SIGINT)
-        time.sleep(0.1)
+        # signals that wait together become one
+        wait_for(tmp_path / f"ready{number}")
+    starter.send_signal(signal.SIGINT)
 
     assert starter.wait(20) == 42
     assert calls(log) == [["run", "one"], ["kill", "one"], ["rm", "--force", "one"]]

@@ -1,0 +1,181 @@
+"""Suites that run in the runtime image: what the engine is told, and what is told when there is none."""
+
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_in_engine import IMAGE, lay_down
+
+ROOT = Path(__file__).parents[3]
+RunPytest = Callable[..., Any]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A folder that is the whole PATH: git, and no engine yet."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    git = shutil.which("git")
+    assert git is not None
+    (folder / "git").symlink_to(git)
+    return folder
+
+
+def problems(output: str) -> list[str]:
+    return output.partition("ERROR: ")[2].strip().splitlines()
+
+
+def test_a_machine_with_nothing_is_told_all_that_is_missing_in_one_list(
+    run_pytest: RunPytest, path: Path, tmp_path: Path
+) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    ran = run_pytest("-m", "subset", PATH=str(path), HF_HOME=str(tmp_path / "empty"), CUDA_VISIBLE_DEVICES="")
+
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = problems(ran.output)
+    assert ran.status == 4, ran.output
+    for wanted in (
+        "no container engine: install podman or docker",
+        "suite subset: GPU suites need the opt-in",
+        "mistralai/Mistral-7B-v0.1",
+        "Salesforce/wikitext",
+        "NVML",
+    ):
+        assert sum(wanted in line for line in lines) == 1, (wanted, ran.output)
+    assert not ran.directory.exists()
+    # of the CPU: another process may have it meanwhile
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 2.0
+
+
+def test_on_the_host_no_engine_is_asked_for(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:
+    ran = run_pytest(
+        "-m", "subset", PATH=str(path), HF_HOME=str(tmp_path / "empty"), INVARLOCK_ALLOW_HOST_EXECUTION="1"
+    )
+
+    assert not [line for line in problems(ran.output) if " container" in line], ran.output
+    assert "suite subset: GPU suites need the opt-in" in ran.output
+
+
+def test_the_engine_runs_the_same_command_line_with_what_it_names_and_gives_its_exit_code(
+    run_pytest: RunPytest, path: Path, tmp_path: Path
+) -> None:
+    log = lay_down(path, "docker", run="sys.exit(5)")
+    key, presets, base, cache = (tmp_path / name for name in ("key.pem", "presets", "base", "hf"))
+    for folder in (presets, base, cache):
+        folder.mkdir()
+    shutil.copytree(ROOT / "suites/embedded/mistral-tiny", base / "mine")
+    key.write_text("not read outside")
+    key.chmod(0o644)
+
+    ran = run_pytest(
+        *("-m", "subset", "-n", "2", "--net", "0", "--signing-key", str(key), "--junitxml", str(tmp_path / "j.xml")),
+        PATH=str(path),
+        HF_HOME=str(cache),
+        HF_TOKEN="secret",
+        SOMETHING="else",
+        MODEL_1=str(base / "mine"),
+        PACK_CALIBRATION_PRESET_DIR=str(presets),
+    )
+
+    inspected, told, removed = (json.loads(line) for line in log.read_text().splitlines())
+    assert ran.status == 5, ran.output
+    assert f"invarlock: docker runs invarlock-runtime:local (sha256:{IMAGE})" in ran.output
+    assert inspected["arguments"] == ["image", "inspect", "--format", "{{.Id}}", "invarlock-runtime:local"]
+    arguments = told["arguments"]
+    assert arguments[arguments.index(IMAGE) + 1 :] == [
+        *("pytest", "-m", "subset", "-n", "2", "--net", "0", "--signing-key", str(key)),
+        *("--junitxml", str(tmp_path / "j.xml"), str(ROOT / "suites")),
+        *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--output-dir", str(ran.directory)),
+    ]
+    assert removed["arguments"] == ["rm", "--force", told["arguments"][3].removeprefix("--name=")]
+    mounts = [one.removeprefix("--mount=type=bind,") for one in arguments if one.startswith("--mount")]
+    handed = [one for one in mounts if one.endswith("target=/run/invarlock/handover.json,readonly")]
+    assert len(handed) == 1
+    assert sorted(set(mounts) - set(handed)) == sorted(
+        [f"source={one},target={one},readonly" for one in (ROOT, key, base / "mine", presets)]
+        + [f"source={one},target={one}" for one in (ran.directory, tmp_path / "j.xml", cache)]
+    )
+    variables = {one.removeprefix("--env=") for one in arguments if one.startswith("--env")}
+    assert {"HF_HOME", "MODEL_1", "PACK_CALIBRATION_PRESET_DIR", "OMP_NUM_THREADS", "HOME=/tmp"} <= variables
+    assert not {"HF_TOKEN", "SOMETHING", "PATH"} & variables
+    assert {"--network=none", "--gpus=all", f"--workdir={ROOT}"} <= set(arguments)
+    # what stayed empty is gone again
+    assert not ran.directory.exists()
+    assert not (tmp_path / "j.xml").exists()
+
+
+def test_the_hubs_variables_and_the_network_come_with_net_1(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:
+    log = lay_down(path, "docker")
+
+    run_pytest("-m", "subset", "--net", "1", PATH=str(path), HF_HOME=str(tmp_path / "new"), HF_TOKEN="secret")
+
+    arguments = json.loads(log.read_text().splitlines()[1])["arguments"]
+    assert "--env=HF_TOKEN" in arguments
+    assert "--network=none" not in arguments
+    assert "secret" not in log.read_text()
+    assert f"--mount=type=bind,source={tmp_path / 'new'},target={tmp_path / 'new'}" in arguments
+
+
+def test_what_a_container_cannot_be_given_is_told_before_it_starts(
+    run_pytest: RunPytest, path: Path, tmp_path: Path
+) -> None:
+    log = lay_down(path, "podman", known="another:image")
+    presets = tmp_path / "presets"
+    presets.mkdir()
+    (presets / "one.yaml").write_text("base: !include ../base.yaml\n")
+
+    ran = run_pytest(
+        *("-m", "subset", "--pack-dir", str(ROOT / "new-pack")),
+        PATH=str(path),
+        HF_HOME=str(tmp_path / "a,b"),
+        PACK_NET="1",
+        HF_ENDPOINT="http://127.0.0.1:1",
+        PACK_CALIBRATION_PRESET_DIR=str(presets),
+    )
+
+    lines = problems(ran.output)
+    assert (
+        f"{presets}/one.yaml: !include {tmp_path}/base.yaml is outside of {presets}; move it there, or allow it: "
+        "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE=1"
+    ) in lines, ran.output
+    assert any(line.startswith(f"--pack-dir: a container may write {ROOT}, and") for line in lines), ran.output
+    assert f"{tmp_path}/a,b: a path with a comma or a quote cannot be mounted; rename it" in lines
+    assert any(line.startswith("podman has no image invarlock-runtime:local; build it") for line in lines)
+    if not any(Path(folder).is_dir() and os.listdir(folder) for folder in ("/etc/cdi", "/var/run/cdi")):
+        assert any(line.startswith("podman gives containers no GPU") for line in lines)
+    assert [json.loads(line)["arguments"][0] for line in log.read_text().splitlines()] == ["image"]
+
+
+def test_an_include_outside_that_is_allowed_is_mounted(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:
+    log = lay_down(path, "docker")
+    presets, base = tmp_path / "presets", tmp_path / "base.yaml"
+    presets.mkdir()
+    base.write_text("x: 1\n")
+    (presets / "one.yaml").write_text("base: !include ../base.yaml\n")
+
+    run_pytest(
+        *("-m", "subset"),
+        PATH=str(path),
+        INVARLOCK_CONFIG_ROOT=str(presets),
+        INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE="1",
+    )
+
+    arguments = json.loads(log.read_text().splitlines()[1])["arguments"]
+    for mounted in (presets, base):
+        assert f"--mount=type=bind,source={mounted},target={mounted},readonly" in arguments
+
+
+def test_showing_what_there_is_starts_no_container(run_pytest: RunPytest, path: Path) -> None:
+    log = lay_down(path, "docker")
+
+    ran = run_pytest("-m", "subset and deployable", "--collect-only", "-q", PATH=str(path))
+
+    assert ran.status == 0, ran.output
+    assert not log.exists()

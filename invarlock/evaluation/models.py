@@ -27,6 +27,8 @@ from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_me
 _LOGGING: Any = logging
 _AUTO_MODEL: Any = AutoModelForCausalLM
 
+FLASH_ATTENTION = "flash_attention_2"
+
 _LOGGING.set_verbosity_error()
 _LOGGING.disable_progress_bar()
 
@@ -40,11 +42,18 @@ class Placement:
         rooms: what a lease gives: CUDA's number of each device and the bytes of it that may be taken; a single one on a
             CPU. Empty where nothing bounds it, on the current device.
         remote_code: whether code that the model brings may be run.
+        flash_attention: whether attention on a GPU is computed by flash-attention; else transformers chooses.
     """
 
     device: str
     rooms: tuple[tuple[int, int], ...] = ()
     remote_code: bool = False
+    flash_attention: bool = False
+
+    @property
+    def attention(self) -> str | None:
+        """Return transformers' name of how attention is computed, None for its own choice."""
+        return FLASH_ATTENTION if self.flash_attention and self.device == "cuda" else None
 
     @property
     def dtype(self) -> torch.dtype | str:
@@ -82,13 +91,14 @@ def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
                 dtype=placement.dtype,
                 local_files_only=True,
                 trust_remote_code=placement.remote_code,
+                attn_implementation=placement.attention,
                 output_loading_info=True,
                 **({"device_map": spread_over(folder, placement.rooms, placement.remote_code)} if spread else {}),
             )
             placed: PreTrainedModel = model.eval() if spread else model.to(placement.target).eval()
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(f"the model does not fit in the memory of {placement.target}") from None
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
         raise _not_loaded(folder, error) from None
     _check_loading(info)
     return placed

@@ -184,7 +184,8 @@ class Bench:
             torch.cuda.set_device(numbers[0])
         try:
             code = self.run.runs_code_of(model)
-            yield Placement("cuda" if gpu else "cpu", rooms if gpu or self._is_bounded() else (), code)
+            flash = not self.run.settings["skip_flash_attention"]
+            yield Placement("cuda" if gpu else "cpu", rooms if gpu or self._is_bounded() else (), code, flash)
         except BaseException:
             self._let_go()
             raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from invarlock.catalog.cases import Case
@@ -133,6 +134,12 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
         )
 
 
+def check_flash_attention(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    on_gpus = run.catalog.models.suites[run.catalog.suite].requires == "gpu"
+    if on_gpus and not run.settings["skip_flash_attention"] and find_spec("flash_attn") is None:
+        yield "SKIP_FLASH_ATTN=0: the package flash-attn is not installed; pip install flash-attn, or leave it out"
+
+
 def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     backends = {
         case.scenario.generation.spec.backend: case.scenario.id
@@ -205,6 +212,7 @@ CHECKS: tuple[Check, ...] = (
     check_text,
     check_tuned_params,
     check_backends,
+    check_flash_attention,
     check_presets,
     check_devices,
     check_disk,

@@ -471,11 +471,10 @@ MODELS_AND_DISK = (
     ),
     Setting(
         "skip_flash_attention",
-        "0 loads models with flash-attention on GPUs",
+        "0 loads models with flash-attention on GPUs, by the package flash-attn",
         True,
         readers.flag,
         variables=("SKIP_FLASH_ATTN",),
-        not_yet="flash-attention",
     ),
 )
 

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return packer(given[2:])
     options = _parser().parse_args(given)
+    options.given = given
     try:
         return int(options.command(options))
     except InvarLockError as error:
@@ -113,7 +114,10 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--edit-label", metavar="LABEL", help="default: that of the subject's edit_metadata.json")
     parser.add_argument(
-        "--execution-mode", choices=("host-bypass",), default="host-bypass", help="where it runs: on this host"
+        "--execution-mode",
+        choices=("host-bypass", "container"),
+        default="host-bypass",
+        help="where it runs: on this host, or in the runtime image; default: host-bypass",
     )
     parser.add_argument(
         "--assurance",
@@ -187,7 +191,13 @@ def _tune(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from invarlock.evaluation.pair import PairRequest, evaluate_pair
     from invarlock.reports.gates import judge_gates
+    from invarlock.runtime.handover import check_code, read_handover
 
+    handover = read_handover()
+    if handover is None and options.execution_mode == "container":
+        return _evaluate_in_container(options)
+    if handover is not None:
+        check_code(handover)
     report = evaluate_pair(
         PairRequest(
             baseline=options.baseline,
@@ -206,6 +216,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             seed=options.seed,
             batch_size=options.batch_size,
             device=options.device,
+            image=None if handover is None else handover.image,
         ),
         options.output_dir,
     )
@@ -213,6 +224,19 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(f"{'holds ' if gate.holds else 'BROKEN'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
     print(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
     return 0 if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else 1
+
+
+def _evaluate_in_container(options: argparse.Namespace) -> int:
+    from invarlock.runtime.evaluating import Inputs, evaluate_in_container
+
+    preset = None if options.preset is None else options.preset.parent
+    inputs = Inputs(
+        (options.baseline, options.subject),
+        tuple(path for path in (options.text, options.baseline_report, preset) if path is not None),
+        options.output_dir,
+        options.device,
+    )
+    return evaluate_in_container(options.given, inputs)
 
 
 def _verify(options: argparse.Namespace) -> int:

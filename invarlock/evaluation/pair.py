@@ -33,7 +33,7 @@ from invarlock.reports.policy import profile_windows, resolve_policy
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
 from invarlock.reports.rendering import render_report
-from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, edit_metadata, runtime_manifest
+from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, RuntimeImage, edit_metadata, runtime_manifest
 from invarlock.reports.verification import verify_baseline
 from invarlock.staging import staging_folder
 
@@ -46,7 +46,10 @@ BROUGHT: Mapping[str, Any] = {"artifact_class": "validation_subject_checkpoint"}
 
 @dataclass(frozen=True)
 class PairRequest:
-    """What is compared with what, on which text, and by which limits; None takes the profile's own number."""
+    """What is compared with what, on which text, and by which limits; None takes the profile's own number.
+
+    ``image`` is that of the container that this is in.
+    """
 
     baseline: Path
     subject: Path
@@ -64,6 +67,7 @@ class PairRequest:
     seed: int = 0
     batch_size: int = 16
     device: str | None = None
+    image: RuntimeImage | None = None
 
 
 def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
@@ -97,7 +101,7 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
     report = report_document(
         setup, document, f"sha256:{hashlib.sha256(data).hexdigest()}", SCENARIO, RUN, edited, draw, measured
     )
-    _write(target, report, data, {**metadata, "subject_digest": measured.digest})
+    _write(target, report, data, request.image, {**metadata, "subject_digest": measured.digest})
     return report
 
 
@@ -115,7 +119,7 @@ def _setup(request: PairRequest, preset: Preset | None) -> Setup:
         "profile": request.profile,
         "tier": request.tier,
         "determinism": "throughput",
-        "execution_mode": "host-bypass",
+        "execution_mode": "host-bypass" if request.image is None else "container",
     }
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     digest = digest_checkpoint(request.baseline)
@@ -199,10 +203,12 @@ def _spec(document: Mapping[str, Any]) -> EditSpec | None:
         return None
 
 
-def _write(target: Path, report: Mapping[str, Any], baseline: bytes, metadata: dict[str, Any]) -> None:
+def _write(
+    target: Path, report: Mapping[str, Any], baseline: bytes, image: RuntimeImage | None, metadata: dict[str, Any]
+) -> None:
     data = dump_json(report)
     written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    runtime = runtime_manifest(data, PurePosixPath(REPORT_NAME), report["context"], written)
+    runtime = runtime_manifest(data, PurePosixPath(REPORT_NAME), report["context"], written, image=image)
     runtime["context"]["command"] = "evaluate"
     files = {
         REPORT_NAME: data,

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from invarlock.runtime.container import Mount, caller
+from invarlock.runtime.engines import ON_THE_HOST
 from invarlock.runtime.includes import Include, includes, yaml_files
 from invarlock.runtime.lending import writable_by
+from invarlock.runtime.starting import Written
 from invarlock.settings import SETTINGS, Settings
 
 RUNS = "evidence_pack_runs"
@@ -33,15 +34,6 @@ OUTPUTS = ("output_dir", "run_dir", "pack_dir")
 # Inputs that belong to files beside them: a preset to its null runs.
 WITH_NEIGHBOURS = ("calibration_preset_file",)
 YAML_INPUTS = ("calibration_preset_dir", "calibration_preset_file", "config_root")
-
-
-@dataclass(frozen=True)
-class Written:
-    """Folders and files that are a run's own to write, and caches that it shares with others."""
-
-    folders: tuple[Path, ...]
-    files: tuple[Path, ...]
-    caches: tuple[Path, ...]
 
 
 def written(config: pytest.Config, settings: Settings) -> Written:
@@ -91,9 +83,7 @@ def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
 
 def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writes: Written) -> Iterator[str]:
     """Yield what cannot be mounted, or must not be, a line each."""
-    here, checkout = config.invocation_params.dir, _checkout(config, folder)
-    if not any(here.is_relative_to(path) for path in checkout):
-        yield f"{here}: a container does not see it; start pytest in {checkout[0]}"
+    checkout = _checkout(config, folder)
     if settings["pack_dir"] is not None:
         beside = absolute(settings["pack_dir"]).parent
         if not beside.is_dir():
@@ -103,6 +93,8 @@ def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writ
                 f"--pack-dir: a container may write {beside}, and {checkout[0]} is read-only to it; name a folder "
                 "elsewhere, or leave it out"
             )
+        elif not writable_by(beside, caller()):
+            yield f"--pack-dir: {beside}: {not_writable(caller().user)}"
     for include in _includes(settings):
         if include.is_outside and not settings["allow_config_include_outside"]:
             yield (
@@ -117,10 +109,12 @@ def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writ
         # offline a run only reads what the hub's client keeps
         needed = settings["net"] or path in temporary
         if needed and path.is_dir() and not writable_by(path, by):
-            yield (
-                f"{path}: the container's user ({by.user}) may not write it; let them: chown -R {by.user} {path}, "
-                "name another folder, or run on the host: INVARLOCK_ALLOW_HOST_EXECUTION=1"
-            )
+            yield f"{path}: {not_writable(by.user)}"
+
+
+def not_writable(user: int) -> str:
+    """Return what is wrong with a folder that a container is to write, and what to do about it."""
+    return f"the container's user ({user}) may not write it; chown it to {user}, name another folder, {ON_THE_HOST}"
 
 
 def _checkout(config: pytest.Config, folder: Path) -> list[Path]:

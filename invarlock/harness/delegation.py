@@ -5,26 +5,19 @@ What keeps it from starting is told by the checks before the first case, with ev
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from invarlock.errors import InvarLockError
-from invarlock.harness.container_mounts import Written, absolute, job_mounts, job_variables, mount_problems, written
+from invarlock.harness.container_mounts import absolute, job_mounts, job_variables, mount_problems, written
 from invarlock.harness.selection import Catalog
-from invarlock.runtime.container import Caller, Job, Mount, caller, engine_arguments
-from invarlock.runtime.engines import Engine, find_engine, find_image, gpu_problems
-from invarlock.runtime.handover import PLACE, Handover, code_digest
-from invarlock.runtime.lending import lent, readable_by
+from invarlock.runtime.container import Job
+from invarlock.runtime.engines import find_engine, find_image, gpu_problems
+from invarlock.runtime.handover import Handover, code_digest
 from invarlock.runtime.provenance import source_of
-from invarlock.runtime.supervision import run_to_the_end
+from invarlock.runtime.starting import Launch, start
 from invarlock.settings import Settings
 
 CONTAINER = "container"
@@ -34,16 +27,6 @@ SHOWING = (
     "collectonly", "help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow", "setuponly",
     "setupplan",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What is started, the files it writes, and what it is told."""
-
-    engine: Engine
-    job: Job
-    written: Written
-    handover: Handover
 
 
 def asks_for_a_run(config: pytest.Config) -> bool:
@@ -61,11 +44,8 @@ def run_in_container(config: pytest.Config, folder: Path, settings: Settings, ca
     if launch is None or problems:
         config.stash[PROBLEMS] = tuple(problems)
         return None
-    image, by, name = launch.handover.image, caller(), f"invarlock-{uuid.uuid4().hex[:12]}"
-    print(f"invarlock: {launch.engine.name} runs {image.reference} ({image.digest})", flush=True)
     try:
-        with _handed_over(launch, settings, by) as job:
-            return run_to_the_end(launch.engine, name, engine_arguments(launch.engine, image, name, job, by))
+        return start(launch)
     except InvarLockError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -99,22 +79,6 @@ def _plan(
         gpus=on_gpus,
         network=settings["net"],
     )
-    return Launch(engine, job, writes, Handover(image, code_digest(), source))
-
-
-@contextmanager
-def _handed_over(launch: Launch, settings: Settings, by: Caller) -> Iterator[Job]:
-    """Lay down what the container is told and what it writes; yield the job with it."""
-    with tempfile.TemporaryDirectory(prefix="invarlock-") as place:
-        told = Path(place) / PLACE.name
-        launch.handover.write(told)
-        mounts = [Mount(PLACE, source=told)]
-        key = settings["signing_key"]
-        if key is not None and not readable_by(Path(key), by):
-            # root's own file, mode 0600: its user inside is another
-            copied = Path(place) / "signing_key"
-            shutil.copyfile(key, copied)
-            os.chown(copied, by.user, by.group)
-            mounts.append(Mount(absolute(key), source=copied))
-        with lent(launch.written.folders, launch.written.files, launch.written.caches, by):
-            yield replace(launch.job, mounts=(*mounts, *launch.job.mounts))
+    key = settings["signing_key"]
+    secret = absolute(key) if key is not None and Path(key).is_file() else None
+    return Launch(engine, job, writes, Handover(image, code_digest(), source), secret)

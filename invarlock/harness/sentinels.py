@@ -116,6 +116,7 @@ def run_sentinel(sentinel: str, run: Run) -> Path:
             model_id=kept.model_id,
             seq_len=seq_len,
             edit_label="custom",
+            image=run.image,
         ),
         target,
     )

@@ -109,6 +109,9 @@ def engine_arguments(engine: Engine, image: RuntimeImage, name: str, job: Job, b
     mounts = joined(job.mounts)
     if not any(mount.path == Path(TEMPORARY) for mount in mounts):
         arguments.append(f"--tmpfs={TEMPORARY}:rw,nosuid,nodev,mode=1777")
+    if not any(job.folder.is_relative_to(mount.path) for mount in mounts):
+        # an empty folder to start in, so that relative paths lead to what is mounted below it
+        arguments.append(f"--tmpfs={job.folder}:rw,nosuid,nodev,mode=755")
     arguments += [f"--mount={_mount(mount)}" for mount in mounts]
     # by name alone: a value, which may be a token, then stands in no list of processes
     arguments += [f"--env={variable}" for variable in sorted(job.passed)]

@@ -30,8 +30,8 @@ NO_SOURCE = (
 # git answers in milliseconds; one that does not is hung on a network filesystem.
 GIT_TIMEOUT_SECONDS = 20
 LIBRARIES = (
-    "accelerate", "flash_attn", "huggingface_hub", "invarlock", "numpy", "pynacl", "pytest", "pytest-xdist", "safetensors",
-    "tokenizers", "torch", "transformers",
+    "accelerate", "flash_attn", "huggingface_hub", "invarlock", "numpy", "pynacl", "pytest", "pytest-xdist",
+    "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 
 

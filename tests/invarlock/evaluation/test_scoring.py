@@ -119,11 +119,13 @@ def test_a_checkpoint_that_lacks_tensors_is_not_measured_with_random_ones(
         load_model(tmp_path, CPU)
 
 
-def test_flash_attention_is_for_gpus_and_a_model_that_cannot_have_it_is_not_loaded(tiny_model: TinyModel) -> None:
+def test_flash_attention_is_for_gpus_and_a_model_that_cannot_have_it_is_refused(
+    tiny_model: Callable[..., Path],
+) -> None:
     folder = tiny_model("llama")
 
     on_cpu = load_model(folder, Placement("cpu", flash_attention=True))
 
     assert on_cpu.config._attn_implementation == "sdpa"
-    with pytest.raises(EvaluationError, match="the model cannot be loaded .*FlashAttention2"):
+    with pytest.raises(EvaluationError, match=r"the model cannot be loaded .*FlashAttention2"):
         load_model(folder, Placement("cuda", flash_attention=True))

@@ -1,9 +1,10 @@
 """Suites that run in the runtime image: what the engine is told, and what is told when there is none."""
 
 import json
-import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def test_what_a_container_cannot_be_given_is_told_before_it_starts(
     assert any(line.startswith(f"--pack-dir: a container may write {ROOT}, and") for line in lines), ran.output
     assert f"{tmp_path}/a,b: a path with a comma or a quote cannot be mounted; rename it" in lines
     assert any(line.startswith("podman has no image invarlock-runtime:local; build it") for line in lines)
-    if not any(Path(folder).is_dir() and os.listdir(folder) for folder in ("/etc/cdi", "/var/run/cdi")):
+    if not any(list(Path(folder).glob("*")) for folder in ("/etc/cdi", "/var/run/cdi")):
         assert any(line.startswith("podman gives containers no GPU") for line in lines)
     assert [json.loads(line)["arguments"][0] for line in log.read_text().splitlines()] == ["image"]
 
@@ -171,6 +172,22 @@ def test_an_include_outside_that_is_allowed_is_mounted(run_pytest: RunPytest, pa
     arguments = json.loads(log.read_text().splitlines()[1])["arguments"]
     for mounted in (presets, base):
         assert f"--mount=type=bind,source={mounted},target={mounted},readonly" in arguments
+
+
+def test_an_evaluation_that_cannot_be_contained_is_told_why(path: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", "--execution-mode", "container", "--baseline", "absent", "--subject", "absent"]
+    arguments += ["--text", "absent.txt", "--output-dir", "nowhere/out", "--device", "cpu"]
+
+    command = [sys.executable, "-m", "invarlock", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env={"PATH": str(path)}, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr == (
+        f"error: {tmp_path}/absent: not there; name what is; {tmp_path}/absent.txt: not there; name what is; "
+        f"--output-dir: {tmp_path}/nowhere is not there; make it; no container engine: install podman or docker, and "
+        "build the runtime image in a checkout: podman build -t invarlock-runtime:local ., or run on the host: "
+        "INVARLOCK_ALLOW_HOST_EXECUTION=1\n"
+    )
 
 
 def test_showing_what_there_is_starts_no_container(run_pytest: RunPytest, path: Path) -> None:

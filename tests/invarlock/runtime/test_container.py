@@ -65,7 +65,7 @@ def test_podman_run_by_root_without_gpus_and_network() -> None:
 
 
 def test_docker_run_by_a_user_with_gpus_network_and_a_folder_for_temporary_files() -> None:
-    job = Job(("pytest",), Path("/repo"), (Mount(Path("/tmp"), writable=True),), gpus=True, network=True)
+    job = Job(("pytest",), Path("/tmp/repo"), (Mount(Path("/tmp"), writable=True),), gpus=True, network=True)
 
     arguments = engine_arguments(DOCKER, RUNTIME, "invarlock-2", job, JANE)
 
@@ -84,7 +84,7 @@ def test_docker_run_by_a_user_with_gpus_network_and_a_folder_for_temporary_files
         "--ulimit=nofile=65536:65536",
         "--ulimit=nproc=32768:32768",
         "--ulimit=core=0:0",
-        "--workdir=/repo",
+        "--workdir=/tmp/repo",
         "--mount=type=bind,source=/tmp,target=/tmp",
         IMAGE,
         "pytest",
@@ -92,13 +92,15 @@ def test_docker_run_by_a_user_with_gpus_network_and_a_folder_for_temporary_files
 
 
 def test_rootless_podman_keeps_the_user_and_takes_gpus_by_cdi() -> None:
-    arguments = engine_arguments(PODMAN, RUNTIME, "one", Job(("pytest",), Path("/"), (), gpus=True), JANE)
+    arguments = engine_arguments(PODMAN, RUNTIME, "one", Job(("pytest",), Path("/here"), (), gpus=True), JANE)
 
     assert [one for one in arguments if "user" in one or "gpu" in one] == [
         "--user=1000:100",
         "--userns=keep-id",
         "--device=nvidia.com/gpu=all",
     ]
+    # nothing is mounted there, and relative paths start there
+    assert "--tmpfs=/here:rw,nosuid,nodev,mode=755" in arguments
 
 
 def test_a_mount_is_left_out_where_another_shows_the_same_and_kept_where_it_differs() -> None:

@@ -1,0 +1,67 @@
+"""``invarlock evaluate`` in the runtime image: the same arguments, with the files that they name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from invarlock.errors import UsageError
+from invarlock.runtime.container import TEMPORARY, Job, Mount, caller
+from invarlock.runtime.engines import find_engine, find_image, gpu_problems
+from invarlock.runtime.handover import Handover, code_digest
+from invarlock.runtime.lending import writable_by
+from invarlock.runtime.starting import Launch, Written, start
+from invarlock.settings import resolve_settings
+
+# There is one where the NVIDIA driver is loaded.
+DRIVER = Path("/dev/nvidiactl")
+PASSED = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an evaluation reads, where it writes, and the device that was asked for."""
+
+    checkpoints: tuple[Path, ...]
+    files: tuple[Path, ...]
+    output: Path
+    device: str | None
+
+
+def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
+    """Run ``invarlock`` with some arguments in the runtime image and return its exit code.
+
+    Raises:
+        UsageError: with a line for everything that is missing.
+    """
+    settings, here = resolve_settings({}, os.environ), Path.cwd()
+    beside = (here / inputs.output).parent
+    reads = [Path(os.path.normpath(here / path)) for path in (*inputs.checkpoints, *inputs.files)]
+    problems = [f"{path}: not there; name what is" for path in dict.fromkeys(reads) if not path.exists()]
+    if not beside.is_dir():
+        problems.append(f"--output-dir: {beside} is not there; make it")
+    elif not writable_by(beside, caller()):
+        user = caller().user
+        problems.append(f"--output-dir: {beside}: the container's user ({user}) may not write it; chown it to {user}")
+    on_gpus = inputs.device == "cuda" or (inputs.device is None and DRIVER.exists())
+    engine = image = None
+    try:
+        engine = find_engine(settings["container_engine"], settings["runtime_image"])
+        problems += gpu_problems(engine) if on_gpus else ()
+        image = find_image(engine, settings["runtime_image"])
+    except UsageError as error:
+        problems.append(str(error))
+    if problems or engine is None or image is None:
+        raise UsageError("; ".join(problems))
+    job = Job(
+        ("invarlock", *arguments),
+        here,
+        # a report is made beside its place and renamed into it
+        (*(Mount(path) for path in reads), Mount(Path(os.path.normpath(beside)), writable=True)),
+        tuple(name for name in PASSED if name in os.environ),
+        {"HOME": TEMPORARY},
+        gpus=on_gpus,
+    )
+    return start(Launch(engine, job, Written(), Handover(image, code_digest(), None)))

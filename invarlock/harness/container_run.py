@@ -9,6 +9,20 @@ import pytest
 from invarlock.errors import InvarLockError
 from invarlock.settings import SETTINGS, Settings, resolve_settings
 
+CONTAINER = "container"
+# Why a run that should be in a container is not.
+PROBLEMS = pytest.StashKey[tuple[str, ...]]()
+# Options of pytest that ask for something else than a run.
+SHOWING = (
+    "collectonly", "help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow", "setuponly",
+    "setupplan",
+)  # fmt: skip
+
+
+def asks_for_a_run(config: pytest.Config) -> bool:
+    """Tell whether a pytest process starts a run: not as a worker, and not to show something."""
+    return not hasattr(config, "workerinput") and not any(getattr(config.option, name, False) for name in SHOWING)
+
 
 def given_settings(config: pytest.Config) -> Settings:
     """Return the settings of a command line and its environment.
@@ -24,18 +38,21 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     # imported here: pytest in any other folder does without
     from invarlock.harness.plugin import find_suites_folder
 
-    folder = None if hasattr(config, "workerinput") else find_suites_folder(config)
+    folder = find_suites_folder(config) if asks_for_a_run(config) else None
     if folder is None:
         return None
-    from invarlock.harness.delegation import CONTAINER, asks_for_a_run, run_in_container
     from invarlock.harness.session import read_suite
     from invarlock.runtime.handover import read_handover
 
-    if not asks_for_a_run(config) or read_handover() is not None:
+    if read_handover() is not None:
         return None
     try:
         catalog, settings = read_suite(folder, given_settings(config), config)
     except InvarLockError:
         # told when pytest is configured
         return None
-    return run_in_container(config, folder, settings, catalog) if settings["execution_mode"] == CONTAINER else None
+    if settings["execution_mode"] != CONTAINER:
+        return None
+    from invarlock.harness.delegation import run_in_container
+
+    return run_in_container(config, folder, settings, catalog)

@@ -12,6 +12,7 @@ import pytest
 
 from invarlock.errors import InvarLockError
 from invarlock.harness.container_mounts import absolute, job_mounts, job_variables, mount_problems, written
+from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.selection import Catalog
 from invarlock.runtime.container import Job
 from invarlock.runtime.engines import find_engine, find_image, gpu_problems
@@ -19,19 +20,6 @@ from invarlock.runtime.handover import Handover, code_digest
 from invarlock.runtime.provenance import source_of
 from invarlock.runtime.starting import Launch, start
 from invarlock.settings import Settings
-
-CONTAINER = "container"
-PROBLEMS = pytest.StashKey[tuple[str, ...]]()
-# Options of pytest that ask for something else than a run.
-SHOWING = (
-    "collectonly", "help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow", "setuponly",
-    "setupplan",
-)  # fmt: skip
-
-
-def asks_for_a_run(config: pytest.Config) -> bool:
-    """Tell whether a pytest process starts a run: not as a worker, and not to show something."""
-    return not hasattr(config, "workerinput") and not any(getattr(config.option, name, False) for name in SHOWING)
 
 
 def run_in_container(config: pytest.Config, folder: Path, settings: Settings, catalog: Catalog) -> int | None:

@@ -16,7 +16,6 @@ from invarlock.errors import InvarLockError
 from invarlock.harness.container_run import given_settings
 from invarlock.settings import SETTINGS
 
-
 # the hook that runs the command line in a container
 pytest_plugins = ["invarlock.harness.container_run"]
 

@@ -20,7 +20,7 @@ from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError, disk_refuses
 from invarlock.harness.case_clock import hang_of, overdue
-from invarlock.harness.delegation import PROBLEMS
+from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.disk_pressure import DiskPressure
 from invarlock.harness.leftovers import die_with_parent, remove_unfinished
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines

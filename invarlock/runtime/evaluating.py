@@ -9,7 +9,7 @@ from pathlib import Path
 
 from invarlock.errors import UsageError
 from invarlock.runtime.container import TEMPORARY, Job, Mount, caller
-from invarlock.runtime.engines import find_engine, find_image, gpu_problems
+from invarlock.runtime.engines import ON_THE_HOST, find_engine, find_image, gpu_problems
 from invarlock.runtime.handover import Handover, code_digest
 from invarlock.runtime.lending import writable_by
 from invarlock.runtime.starting import Launch, Written, start
@@ -52,7 +52,7 @@ def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
         problems += gpu_problems(engine) if on_gpus else ()
         image = find_image(engine, settings["runtime_image"])
     except UsageError as error:
-        problems.append(str(error))
+        problems.append(str(error).replace(ON_THE_HOST, "or leave --execution-mode out"))
     if problems or engine is None or image is None:
         raise UsageError("; ".join(problems))
     job = Job(

@@ -185,8 +185,8 @@ def test_an_evaluation_that_cannot_be_contained_is_told_why(path: Path, tmp_path
     assert done.stderr == (
         f"error: {tmp_path}/absent: not there; name what is; {tmp_path}/absent.txt: not there; name what is; "
         f"--output-dir: {tmp_path}/nowhere is not there; make it; no container engine: install podman or docker, and "
-        "build the runtime image in a checkout: podman build -t invarlock-runtime:local ., or run on the host: "
-        "INVARLOCK_ALLOW_HOST_EXECUTION=1\n"
+        "build the runtime image in a checkout: podman build -t invarlock-runtime:local ., or leave --execution-mode "
+        "out\n"
     )
 
 

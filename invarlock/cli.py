@@ -189,8 +189,6 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from invarlock.evaluation.pair import PairRequest, evaluate_pair
-    from invarlock.reports.gates import judge_gates
     from invarlock.runtime.handover import check_code, read_handover
 
     handover = read_handover()
@@ -198,6 +196,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _evaluate_in_container(options)
     if handover is not None:
         check_code(handover)
+    # imported here: they import torch, which is not needed outside of the container
+    from invarlock.evaluation.pair import PairRequest, evaluate_pair
+    from invarlock.reports.gates import judge_gates
+
     report = evaluate_pair(
         PairRequest(
             baseline=options.baseline,

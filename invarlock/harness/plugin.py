@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from invarlock.errors import InvarLockError
-from invarlock.harness.container_run import given_settings
 from invarlock.settings import SETTINGS
 
 # the hook that runs the command line in a container
@@ -60,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     # imported here: pytest in any other folder does without
     from invarlock.harness import fixtures
+    from invarlock.harness.container_run import given_settings
     from invarlock.harness.session import Controller, SuiteSession, Worker, shows_only, timed_id
 
     session: SuiteSession

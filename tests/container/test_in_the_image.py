@@ -34,10 +34,11 @@ pytestmark = pytest.mark.skipif(not IMAGE, reason="no image; tox -e container bu
 
 @dataclass(frozen=True)
 class Contained:
-    """A run in the container: its pack, and whose key signed it."""
+    """A run in the container: its pack, whose key signed it, and the source when it was started."""
 
     pack: Path
     fingerprint: str
+    source: Mapping[str, Any] | None
 
 
 def command(run: Path, *more: str) -> list[str]:
@@ -54,13 +55,13 @@ def environment() -> dict[str, str]:
 def contained(tmp_path_factory: pytest.TempPathFactory) -> Contained:
     """A clean case, a destructive one and a fault on two models, by two workers."""
     folder = tmp_path_factory.mktemp("contained")
-    key = make_signing_key()
+    key, source = make_signing_key(), source_repository(ROOT)
     write_key_pair(folder / "maker", key)
     chosen = "(mistral or qwen2) and (noop_control or prune_50 or nan_injection)"
     arguments = command(folder / "run", "-n", "2", "-k", chosen, "--signing-key", str(folder / "maker.pem"))
     done = subprocess.run(arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return Contained(folder / "run" / "evidence_pack", fingerprint(key.public))
+    return Contained(folder / "run" / "evidence_pack", fingerprint(key.public), source)
 
 
 def verify(pack: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -98,7 +99,7 @@ def test_every_report_names_the_image_by_the_digest_that_podman_has(contained: C
 
 
 def test_the_source_is_the_checkouts_though_the_image_holds_no_git(contained: Contained) -> None:
-    assert json.loads((contained.pack / "metadata" / "source_repo.json").read_text()) == source_repository(ROOT)
+    assert json.loads((contained.pack / "metadata" / "source_repo.json").read_text()) == contained.source
 
 
 def test_two_checkpoints_are_evaluated_in_the_container_too(tmp_path: Path) -> None:

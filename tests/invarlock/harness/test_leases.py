@@ -145,7 +145,7 @@ def test_a_gpu_that_somebody_else_filled_during_the_run_is_waited_for(inventory:
     pool = gpu_pool()
     inventory([gpu(0, free=5), gpu(1, free=5)])
     worker = start(tmp_path, pool, 0, 10, 0.01, 1)
-    while not list((tmp_path / "locks").glob("*.ticket")):
+    while worker.poll() is None and not list((tmp_path / "locks").glob("*.ticket")):
         time.sleep(0.02)
     time.sleep(0.2)
     before = events(tmp_path)

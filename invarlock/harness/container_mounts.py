@@ -83,18 +83,7 @@ def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
 
 def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writes: Written) -> Iterator[str]:
     """Yield what cannot be mounted, or must not be, a line each."""
-    checkout = _checkout(config, folder)
-    if settings["pack_dir"] is not None:
-        beside = absolute(settings["pack_dir"]).parent
-        if not beside.is_dir():
-            yield f"--pack-dir: {beside} is not there; make it"
-        elif any(path.is_relative_to(beside) for path in checkout):
-            yield (
-                f"--pack-dir: a container may write {beside}, and {checkout[0]} is read-only to it; name a folder "
-                "elsewhere, or leave it out"
-            )
-        elif not writable_by(beside, caller()):
-            yield f"--pack-dir: {beside}: {not_writable(caller().user)}"
+    yield from _pack_problems(settings, _checkout(config, folder), writes)
     for include in _includes(settings):
         if include.is_outside and not settings["allow_config_include_outside"]:
             yield (
@@ -110,6 +99,24 @@ def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writ
         needed = settings["net"] or path in temporary
         if needed and path.is_dir() and not writable_by(path, by):
             yield f"{path}: {not_writable(by.user)}"
+
+
+def _pack_problems(settings: Settings, checkout: list[Path], writes: Written) -> Iterator[str]:
+    if settings["pack_dir"] is None:
+        return
+    beside = absolute(settings["pack_dir"]).parent
+    if any(beside.is_relative_to(path) for path in writes.folders):
+        # the run's own folder, which is made
+        return
+    if not beside.is_dir():
+        yield f"--pack-dir: {beside} is not there; make it"
+    elif any(path.is_relative_to(beside) for path in checkout):
+        yield (
+            f"--pack-dir: a container may write {beside}, and {checkout[0]} is read-only to it; name a folder "
+            "elsewhere, or leave it out"
+        )
+    elif not writable_by(beside, caller()):
+        yield f"--pack-dir: {beside}: {not_writable(caller().user)}"
 
 
 def not_writable(user: int) -> str:

@@ -113,6 +113,21 @@ def test_the_engine_runs_the_same_command_line_with_what_it_names_and_gives_its_
     assert not (tmp_path / "j.xml").exists()
 
 
+def test_a_pack_in_the_runs_own_folder_needs_no_other_to_be_writable(
+    run_pytest: RunPytest, path: Path, tmp_path: Path
+) -> None:
+    log = lay_down(path, "docker")
+
+    ran = run_pytest(
+        "-m", "subset", "--pack-dir", str(tmp_path / "run/pack"), PATH=str(path), HF_HOME=str(tmp_path / "hf")
+    )
+
+    arguments = json.loads(log.read_text().splitlines()[1])["arguments"]
+    assert ran.status == 3, ran.output
+    writable = [one for one in arguments if one.startswith("--mount") and not one.endswith(",readonly")]
+    assert writable == [f"--mount=type=bind,source={tmp_path}/run,target={tmp_path}/run"]
+
+
 def test_the_hubs_variables_and_the_network_come_with_net_1(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:
     log = lay_down(path, "docker")
 

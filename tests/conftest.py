@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,9 @@ class RealRun:
     def key(self) -> SigningKey:
         return load_signing_key(self.key_path)
 
+
+# Who is started in the background by a shell ignores Ctrl-C, and so do its children; tests send it to theirs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeRun = Callable[..., RealRun]
 

@@ -87,15 +87,21 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
         slots = min(workers, cores)
         share = per_device or _available_memory_bytes() // slots
         devices = tuple(Device(f"cpu{index}", index, share, share) for index in range(slots))
-        return Pool("cpu", devices, cores // slots, bytes_per_device=per_device)
+        return Pool("cpu", devices, _threads(cores // slots), bytes_per_device=per_device)
     gpus = _usable(_numbered(_named(_visible(read_gpus(), settings), settings)), settings)
     if settings["num_gpus"] is not None:
         if settings["num_gpus"] > len(gpus):
             raise UsageError(f"NUM_GPUS: {settings['num_gpus']} are asked for, {len(gpus)} can be used")
         gpus = gpus[: settings["num_gpus"]]
     whole = all(not gpu.id.startswith("MIG-") for gpu in gpus)
-    threads = max(1, cores // max(1, min(workers, len(gpus))))
+    threads = _threads(max(1, cores // max(1, min(workers, len(gpus)))))
     return Pool("gpu", tuple(_numbered(gpus)), threads, combinable=whole, bytes_per_device=per_device)
+
+
+def _threads(share: int) -> int:
+    """Return how many threads a worker takes of its share of the CPUs: no more than ``OMP_NUM_THREADS``, where it says."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(asked)) if asked.isdecimal() and int(asked) > 0 else share
 
 
 def read_gpus() -> list[Device]:

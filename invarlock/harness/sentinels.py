@@ -15,7 +15,6 @@ from typing import Any
 
 from invarlock.catalog.models import folder_name
 from invarlock.errors import EvaluationError, MissingFileError, UsageError
-from invarlock.harness.locks import Locks
 from invarlock.harness.run import Run
 from invarlock.jsonio import check_schema, read_json, write_bytes
 from invarlock.packer.run_directory import RunDirectory
@@ -159,6 +158,7 @@ def _text(kept: KeptRun, run: Run) -> tuple[Path, int]:
     """Return a file with the text that the run was scored on, and its tokens a window."""
     from invarlock.evaluation.models import Placement
     from invarlock.harness.baselines import Baselines
+    from invarlock.harness.locks import Locks
 
     path = kept.target(run, "text.txt")
     of_suite = replace(run, directory=kept.directory, catalog=replace(run.catalog, suite=kept.suite))

@@ -108,6 +108,15 @@ def test_the_models_of_the_catalogue_need_what_their_rows_say() -> None:
     assert needed_bytes(small, "cpu") > 4 * 34_388_917_248
 
 
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("9999", None), ("", None), ("many", None), ("0", None)])
+def test_a_worker_takes_no_more_threads_than_openmp_may(
+    asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+
+    assert pool(1, requires="cpu").threads == (threads or len(os.sched_getaffinity(0)))
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 64])
 def test_cpu_slots_never_oversubscribe_the_cores(workers: int) -> None:
     cores = len(os.sched_getaffinity(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,11 @@ class TunedParams:
                 f"{where}: {selected} is none that its evidence says to hold; tune again, or drop evidence"
             )
         return selected
+
+    def document_of(self, model_ids: Collection[str]) -> dict[str, Any]:
+        """Return the document with the entries of some models alone: a run seals what it could use."""
+        kept = {model_id: edits for model_id, edits in self.models.items() if model_id in model_ids}
+        return {**self.document, "models": kept}
 
 
 def _held(evidence: Any) -> list[str]:

@@ -99,7 +99,7 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
 
 
 def _threads(share: int) -> int:
-    """Return how many threads a worker takes of its share of the CPUs: no more than ``OMP_NUM_THREADS``, where it says."""
+    """Return the threads of a worker with this share of the CPUs: no more than ``OMP_NUM_THREADS``, where it is set."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(asked)) if asked.isdecimal() and int(asked) > 0 else share
 

@@ -61,7 +61,9 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
         _check_same_run(run, manifest)
     documents = {
         "scenarios.json": manifest,
-        "tuned_edit_params.json": read_tuned_params(run.tuned_params_path).document,
+        "tuned_edit_params.json": read_tuned_params(run.tuned_params_path).document_of(
+            {one.model.id for one in selected}
+        ),
         PINS_NAME: pins.document(),
         "plan.json": plan_document(run, cases),
     }

@@ -95,6 +95,7 @@ def test_one_scenario_leaves_a_signed_pack_that_says_what_was_selected(
     selection = load(ran.pack / "metadata" / "scenarios.json")["selection"]
     assert selection["cases"] == [{"model": "embedded/mistral-tiny", "run": 1, "scenario": "noop_control"}]
     assert selection["expression"]["-k"] == "noop_control and mistral"
+    assert list(load(ran.pack / "metadata" / "tuned_edit_params.json")["models"]) == ["embedded/mistral-tiny"]
     command = next(line for line in ran.output.splitlines() if line.startswith("verify it with: "))
     printed = command.removeprefix("verify it with: ").split(" verify ")[1].split()
     checked = subprocess.run([sys.executable, "-m", "invarlock.packer", "verify", *printed], check=False, cwd=ROOT)

@@ -50,6 +50,8 @@ class RunLock:
             since = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
             self._directory.session_holder.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
         except filelock.Timeout:
+            # whoever made the folders, they are the other session's now
+            self._made = []
             raise UsageError(f"--output-dir: {path} is in use by {self._holder()}; wait for it, or end it") from None
         except OSError as error:
             self.give_up()

@@ -11,6 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
+import pytest
+
+from invarlock.errors import UsageError
+from invarlock.harness.run_lock import RunLock
+from invarlock.packer.run_directory import RunDirectory
+
 ROOT = Path(__file__).parents[3]
 RunPytest = Callable[..., Any]
 # a session that has begun and does not go on; it is killed before it imports torch
@@ -76,3 +83,24 @@ def contents(directory: Path) -> dict[str, bytes]:
         for path in directory.rglob("*")
         if path.is_file() and path.name not in watched and path.suffix != ".log"
     }
+
+
+def test_who_made_the_folders_and_came_second_to_the_lock_leaves_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    late, first = RunLock(directory), filelock.FileLock(directory.session_lock)
+    make_folders = RunLock._make_folders
+
+    def make_folders_and_be_slow(lock: RunLock) -> None:
+        make_folders(lock)
+        first.acquire()
+
+    monkeypatch.setattr(RunLock, "_make_folders", make_folders_and_be_slow)
+
+    with pytest.raises(UsageError, match="is in use by another session"):
+        late.take()
+    late.give_up()
+
+    assert first.is_locked
+    assert directory.state.is_dir()

@@ -13,10 +13,10 @@ from typing import Any
 
 import filelock
 import pytest
+from invarlock.packer.run_directory import RunDirectory
 
 from invarlock.errors import UsageError
 from invarlock.harness.run_lock import RunLock
-from invarlock.packer.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[3]
 RunPytest = Callable[..., Any]

@@ -19,11 +19,13 @@ import socket
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-
-import filelock
+from typing import TYPE_CHECKING
 
 from invarlock.errors import UsageError, disk_refuses
 from invarlock.packer.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import filelock
 
 
 class RunLock:
@@ -40,6 +42,9 @@ class RunLock:
         Raises:
             UsageError: when another session has it, or the folder cannot be made.
         """
+        # imported here: collecting needs none of it
+        import filelock
+
         path = self._directory.path
         if path.exists() and not path.is_dir():
             return

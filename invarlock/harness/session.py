@@ -22,7 +22,6 @@ from invarlock.errors import InvarLockError, disk_refuses
 from invarlock.harness.case_clock import hang_of, overdue
 from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.disk_pressure import DiskPressure
-from invarlock.harness.leftovers import die_with_parent, remove_unfinished
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
 from invarlock.harness.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.run import Run
@@ -165,6 +164,9 @@ class Worker(SuiteSession):
     """An xdist worker: the controller told it where the run directory is."""
 
     def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
+        # imported here: collecting needs none of it
+        from invarlock.harness.leftovers import die_with_parent
+
         die_with_parent()
         super().__init__(folder, settings, config)
         told: dict[str, Any] = config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
@@ -264,6 +266,7 @@ class Controller(SuiteSession):
             return
         # imported here: collecting needs none of it, nor does a worker
         from invarlock.harness.finishing import Ending
+        from invarlock.harness.leftovers import remove_unfinished
 
         report = getattr(getattr(self.config, "_json_report", None), "report", None) or {"tests": []}
         interrupted = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or bool(

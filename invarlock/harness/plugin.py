@@ -122,8 +122,11 @@ def find_suites_folder(config: pytest.Config) -> Path | None:
 
 
 def is_suites_folder(path: Path) -> bool:
-    """Tell whether a folder holds models and scenarios."""
-    return (path / "models.toml").is_file() and (path / "scenarios.json").is_file()
+    """Tell whether a folder holds models and scenarios; one that may not be looked into holds none."""
+    try:
+        return (path / "models.toml").is_file() and (path / "scenarios.json").is_file()
+    except PermissionError:
+        return False
 
 
 def _upwards(path: Path) -> Iterable[Path]:

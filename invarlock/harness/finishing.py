@@ -100,7 +100,7 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     write_provenance(run)
     built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
     assurance = run.settings["report_assurance"]
-    command = [_python(), "-m", "invarlock.packer", "verify", _shown(built.path)]
+    command = [_python(run), "-m", "invarlock.packer", "verify", _shown(built.path)]
     # strict checks and no assurance exclude each other
     command += ["--strict"] if key is not None and assurance != "off" else []
     command += ["--report-assurance", assurance] if key is not None or assurance != "report" else []
@@ -147,7 +147,7 @@ def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -
         write_provenance(run)
     except InvarLockError as error:
         return Ending(False, (*lines, f"{name}: it cannot be merged: {error}"))
-    command = shlex.join([_python(), "-m", "invarlock.packer", "merge"])
+    command = shlex.join([_python(run), "-m", "invarlock.packer", "merge"])
     return Ending(
         passed,
         (
@@ -167,11 +167,14 @@ def _signing_key(run: Run) -> tuple[SigningKey | None, str]:
     return make_signing_key(), " (a key made for this run and not kept; --signing-key signs with yours)"
 
 
-def _python() -> str:
-    """Return how a person calls this Python in their shell: by name where that finds it, else by its path.
+def _python(run: Run) -> str:
+    """Return how a person calls Python in their shell: by name where that finds this one, else by its path.
 
-    tox puts its environment first on the PATH of its commands, not on that of the shell it was called from.
+    tox puts its environment first on the PATH of its commands, not on that of the shell it was called from. A path in
+    a container is none outside.
     """
+    if run.image is not None:
+        return "python"
     by_name = shutil.which("python") == sys.executable and "TOX_ENV_DIR" not in os.environ
     return "python" if by_name else _shown(Path(sys.executable))
 

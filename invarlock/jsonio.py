@@ -52,6 +52,11 @@ _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _STRING = re.compile(rb'"[^"]*"')
 # Possessive: without it each character of a string would cost the pattern engine memory to come back to.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
+# Every digit as 0, every exponent as e, and no plus: so few patterns tell where a number may be out of range. Three
+# digits of an exponent can go beyond the largest float, and so can a hundred digits before an exponent of two.
+_NUMBERS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
+_LARGE_EXPONENT = re.compile(rb"e0000*+\s*+(?:[,\]}]|\Z)")
+_MANY_DIGITS = b"0" * 100
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -68,18 +73,14 @@ def parse_json(
     if data.startswith(b"\xef\xbb\xbf"):
         raise DocumentError(f"{where}: starts with a byte order mark; write it as plain UTF-8")
     # commas within strings count too: it is a bound, not a count
-    values = 1 + data.count(b",") + data.count(b"[") + data.count(b"{")
+    structure = data.translate(_ONE_KIND, _NO_STRUCTURE)
+    values = 1 + data.count(b",") + structure.count(b"[")
     if values > limit_values:
         raise DocumentError(f"{where}: {values} values, more than the limit of {limit_values}")
-    _check_depth(data, where)
+    _check_depth(data, structure, where)
+    del structure
     try:
-        document = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique_pairs,
-            parse_constant=_refuse_constant,
-            parse_int=_bounded_int,
-            parse_float=_bounded_float,
-        )
+        document = (_CAREFUL if _may_be_out_of_range(data) else _PLAIN).decode(data.decode("utf-8"))
         if b"\\u" in data and _LONE_SURROGATE.search(data):
             json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -213,8 +214,13 @@ def _problem(path: Iterable[str | int], message: str) -> str:
     return f"at /{pointer}: {message}"
 
 
-def _check_depth(data: bytes, where: str) -> None:
-    structure = data.translate(_ONE_KIND, _NO_STRUCTURE)
+def _may_be_out_of_range(data: bytes) -> bool:
+    """Tell whether a number may be too large or too long; what stands in a string may look like one."""
+    numbers = data.translate(_NUMBERS_ALIKE, b"+")
+    return _MANY_DIGITS in numbers or _LARGE_EXPONENT.search(numbers) is not None
+
+
+def _check_depth(data: bytes, structure: bytes, where: str) -> None:
     if b"\\" not in structure:
         # where two strings meet they are one here: it is within strings that nothing counts
         structure = _STRING.sub(b"", structure.replace(b'""', b""))
@@ -259,3 +265,13 @@ def _bounded_float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {text[:40]} is too large for a float")
     return value
+
+
+# Calling Python for each number takes as long as all the rest; only a document that may need it pays.
+_PLAIN = json.JSONDecoder(object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+_CAREFUL = json.JSONDecoder(
+    object_pairs_hook=_unique_pairs,
+    parse_constant=_refuse_constant,
+    parse_int=_bounded_int,
+    parse_float=_bounded_float,
+)

@@ -22,7 +22,7 @@ from invarlock.packer.report_claims import Baseline, Plan, ReportFacts, examine_
 
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
-from invarlock.jsonio import check_schema, dump_json, parse_json
+from invarlock.jsonio import check_schema, parse_json
 from invarlock.reports.preset_files import preset_name
 from invarlock.reports.presets import Preset
 from invarlock.reports.repeats import summarise_repeats
@@ -221,11 +221,9 @@ def _by_model(path: str) -> tuple[str, bool, str]:
 
 
 def _compare(files: PackFiles, path: str, derived: Any) -> list[str]:
-    """Return where a document is not the one derived; equal bytes are not even parsed."""
+    """Return where a document is not the one derived."""
     if path not in files.digests:
         return [f"{path}: missing"]
-    if files.digests[path] == _sha256(dump_json(derived)):
-        return []
     try:
         claimed = files.data(path, MAX_JSON_BYTES)
     except IntegrityError:
@@ -234,8 +232,6 @@ def _compare(files: PackFiles, path: str, derived: Any) -> list[str]:
 
 
 def _differences(path: str, claimed: bytes, derived: Any) -> list[str]:
-    if claimed == dump_json(derived):
-        return []
     try:
         document = parse_json(claimed, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
     except DocumentError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, get_args
 
 from invarlock.errors import UsageError
@@ -66,6 +67,7 @@ class CleanSpec:
     scope: Scope
 
 
+@lru_cache(maxsize=256)
 def parse_edit_spec(text: str) -> EditSpec | CleanSpec:
     """Return the edit that a spec names.
 

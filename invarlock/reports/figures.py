@@ -67,9 +67,13 @@ def window_figure(differences: Sequence[float | None], limit: float | None) -> t
     step = (WIDTH - 2 * MARGIN) / -(-len(differences) // each)
     within: list[str] = []
     beyond: list[str] = []
+    zero = _shown(scale(0.0))
     for place, least, most in bars:
         path = beyond if limit is not None and most > limit else within
-        path.append(f"M{MARGIN + (place + 0.5) * step:.1f} {scale(least):.1f}V{scale(most):.1f}")
+        # one end of most bars is zero
+        low = f"{scale(least):.1f}" if least else zero
+        high = f"{scale(most):.1f}" if most else zero
+        path.append(f"M{MARGIN + (place + 0.5) * step:.1f} {low}V{high}")
     width = _shown(max(1.0, BAR_SHARE * step))
     # a path is longer than a text may be, and made of numbers alone
     drawn = [

@@ -54,13 +54,22 @@ def element(name: str, *inner: object, **attributes: object) -> Markup:
         inner: what it holds, in order; texts are escaped.
         attributes: their values are escaped.
     """
-    held = "".join([part if isinstance(part, Markup) else text(part) for part in inner])
+    if len(inner) == 1:  # as most have
+        part = inner[0]
+        held = part if isinstance(part, Markup) else text(part)
+    else:
+        held = join(inner)
     if not attributes:
         return Markup(f"<{name}>{held}</{name}>")
-    shown = "".join([f' {key.rstrip("_").replace("_", "-")}="{text(value)}"' for key, value in attributes.items()])
+    shown = "".join([f' {_attribute(key)}="{text(value)}"' for key, value in attributes.items()])
     return Markup(f"<{name}{shown}>{held}</{name}>")
 
 
 def join(parts: Iterable[object]) -> Markup:
     """Return parts one after the other, texts escaped."""
     return Markup("".join([part if isinstance(part, Markup) else text(part) for part in parts]))
+
+
+@lru_cache(64)
+def _attribute(key: str) -> str:
+    return key.rstrip("_").replace("_", "-")

@@ -9,12 +9,12 @@ from typing import Any
 from invarlock.reports.statistics import bca_interval, exponential, quantile, weighted_mean
 
 # exp and log may differ in the last bit between C libraries; twelve digits of a derived number do not.
-DERIVED_DIGITS = 12
+_STORED = ".12g"
 
 
 def rounded(value: float | None) -> float | None:
     """Return a derived number as it is stored: 12 significant digits."""
-    return None if value is None else float(f"{value:.{DERIVED_DIGITS}g}")
+    return None if value is None else float(format(value, _STORED))
 
 
 def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> dict[str, Any]:
@@ -55,16 +55,14 @@ def derive_primary_metric(
         not_scored: why the subject could not be scored, or None.
     """
     final, preview = windows["final"], windows["preview"]
+    means = _mean_losses(preview, final)
     block: dict[str, Any] = {
         "kind": "ppl_causal",
         "unit": "ppl",
         "direction": "lower_is_better",
         "gating_basis": "upper",
-        "preview": _perplexity(preview, "logloss"),
-        "final": _perplexity(final, "logloss"),
-        "baseline_preview": _perplexity(preview, "baseline_logloss"),
-        "baseline_final": _perplexity(final, "baseline_logloss"),
-        "drift": derive_drift(preview, final),
+        **{name: None if mean is None else rounded(exponential(mean)) for name, mean in means.items()},
+        "drift": _drift(means),
         "ratio_vs_baseline": None,
         "ci": None,
         "display_ci": None,
@@ -166,18 +164,26 @@ def _mean_loss(part: Mapping[str, Any], side: str) -> float | None:
     return weighted_mean(finite, part["token_counts"])
 
 
-def _perplexity(part: Mapping[str, Any], side: str) -> float | None:
-    mean = _mean_loss(part, side)
-    return None if mean is None else rounded(exponential(mean))
+def _mean_losses(preview: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the mean losses of both parts and sides, by the names of their perplexities; None where not finite."""
+    return {
+        "preview": _mean_loss(preview, "logloss"),
+        "final": _mean_loss(final, "logloss"),
+        "baseline_preview": _mean_loss(preview, "baseline_logloss"),
+        "baseline_final": _mean_loss(final, "baseline_logloss"),
+    }
 
 
 def derive_drift(preview: Mapping[str, Any], final: Mapping[str, Any]) -> float | None:
     """Return the subject's drift of perplexity from preview to final windows relative to its baseline's."""
-    means = [_mean_loss(part, side) for side in ("logloss", "baseline_logloss") for part in (final, preview)]
-    if any(mean is None for mean in means):
+    return _drift(_mean_losses(preview, final))
+
+
+def _drift(means: Mapping[str, float | None]) -> float | None:
+    preview, final, base_preview, base_final = means.values()
+    if preview is None or final is None or base_preview is None or base_final is None:
         return None
-    own_final, own_preview, base_final, base_preview = (mean for mean in means if mean is not None)
-    return rounded(exponential((own_final - own_preview) - (base_final - base_preview)))
+    return rounded(exponential((final - preview) - (base_final - base_preview)))
 
 
 def _display(value: float | None) -> float | None:

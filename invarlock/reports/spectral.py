@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from invarlock.reports.primary_metric import rounded
-from invarlock.reports.weight_changes import change_metrics, judge_changes
+from invarlock.reports.weight_changes import change_metrics, judge_changes, reordered
 
 Module = Mapping[str, Any]
+# A severity, the limit that brings it, and its logarithm.
+_Fall = tuple[str, float, float]
 # Norms of equal matrices differ by less, wherever they were measured.
 SAME_NORM = 1e-6
 
@@ -42,11 +44,13 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
             continue
         modules[name] = _compare(before[name], after[name], policy, scores[name]) | {"change": changes.get(name)}
     significant = _survivors({name: row["p_value"] for name, row in modules.items()}, policy)
+    deadband, falls = math.log(policy["deadband_ratio"]), _falls(policy)
     for name, row in modules.items():
-        for severity, reason in _findings(row, name in significant, policy):
+        for severity, reason in _findings(row, name in significant, deadband, falls):
             row["capped"] = row["capped"] or severity == "cap"
             violations.append(_violation(name, severity, reason))
-    suspicious = judge_changes(changes, after, policy["change"])
+    same = reordered(changes, after)
+    suspicious = judge_changes(changes, same, policy["change"])
     violations += [_violation(name, "warn", reason) for name, reasons in suspicious.items() for reason in reasons]
     capped = [name for name, row in modules.items() if row["capped"]]
     families = [modules[name]["family"] for name in capped]
@@ -59,8 +63,8 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
         "max_abs_log_ratio": max(
             (abs(row["log_ratio"]) for row in modules.values() if row["log_ratio"] is not None), default=None
         ),
-        "deadband": rounded(math.log(policy["deadband_ratio"])),
-        **change_metrics(changes, after, suspicious, policy["change"]),
+        "deadband": rounded(deadband),
+        **change_metrics(changes, same, suspicious, policy["change"]),
     }
     severities = {violation["severity"] for violation in violations}
     failed = len(capped) > policy["max_caps"]
@@ -125,13 +129,18 @@ def _family_scores(modules: Mapping[str, Module]) -> dict[str, float | None]:
     for module in modules.values():
         if module["sigma"] is not None:
             families.setdefault(module["family"], []).append(module["sigma"])
+    spreads = {family: _mean_and_deviation(sigmas) for family, sigmas in families.items()}
     scores: dict[str, float | None] = {}
     for name, module in modules.items():
-        sigmas = families.get(module["family"], [])
-        mean = math.fsum(sigmas) / len(sigmas) if sigmas else 0.0
-        spread = math.sqrt(math.fsum((sigma - mean) ** 2 for sigma in sigmas) / len(sigmas)) if sigmas else 0.0
-        scores[name] = rounded((module["sigma"] - mean) / spread) if spread and module["sigma"] is not None else None
+        mean, deviation = spreads.get(module["family"], (0.0, 0.0))
+        measured = deviation and module["sigma"] is not None
+        scores[name] = rounded((module["sigma"] - mean) / deviation) if measured else None
     return scores
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
 
 
 def _survivors(p_values: Mapping[str, float | None], policy: Mapping[str, Any]) -> set[str]:
@@ -150,23 +159,33 @@ def _survivors(p_values: Mapping[str, float | None], policy: Mapping[str, Any]) 
     return {name for name, p in known.items() if passing and p <= passing[-1]}
 
 
-def _findings(row: Mapping[str, Any], significant: bool, policy: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _findings(
+    row: Mapping[str, Any], significant: bool, deadband: float, falls: Sequence[tuple[str, str, Sequence[_Fall]]]
+) -> list[tuple[str, str]]:
     found = []
-    deadband = math.log(policy["deadband_ratio"])
     if row["log_ratio"] is None:
         found.append(("cap", "the spectral norm is zero on one side"))
     elif significant and abs(row["log_ratio"]) > deadband:
         found.append(
             ("cap", f"spectral norm changed by {math.exp(min(row['log_ratio'], 700.0)):.4g} times, z = {row['z']:.4g}")
         )
-    falls = (("stable rank", "log_stable_rank_ratio", "stable_rank_fall"), ("norm", "log_norm_ratio", "norm_fall"))
     for what, key, limits in falls:
         # a norm that is zero on one side has no ratio and is capped above
         if row[key] is None:
             continue
-        for severity in ("cap", "warn"):
-            limit = policy[limits][severity]
-            if row[key] < math.log(limit):
+        for severity, limit, log_limit in limits:
+            if row[key] < log_limit:
                 found.append((severity, f"{what} fell to {math.exp(row[key]):.4g} of the baseline's, limit {limit}"))
                 break
     return found
+
+
+def _falls(policy: Mapping[str, Any]) -> list[tuple[str, str, list[_Fall]]]:
+    """Return what may fall, its number in a module's row, and how far, the gravest first."""
+    return [
+        (what, key, [(kind, policy[limits][kind], math.log(policy[limits][kind])) for kind in ("cap", "warn")])
+        for what, key, limits in (
+            ("stable rank", "log_stable_rank_ratio", "stable_rank_fall"),
+            ("norm", "log_norm_ratio", "norm_fall"),
+        )
+    ]

@@ -21,9 +21,9 @@ import numpy.typing as npt
 SUM_BITS = 61
 # Resampled indices held at once: 65,536 int64 are half a megabyte, which stay in the cache.
 CHUNK_INDICES = 1 << 16
-# Resamples that are kept for the next interval, and how large they may be: 4 MB each, of counts that fit 16 bits.
-KEPT_RESAMPLES = 8
-KEPT_INDICES = 1 << 21
+# Resamples that are kept for the next interval: how many indices they may have, and how many of that size are kept.
+# Counts fit 16 bits, so that each row is 32 MB at most.
+KEPT_RESAMPLES = ((1 << 17, 128), (1 << 21, 8))
 # Normal quantiles come from the C library; nine digits of them are the same everywhere.
 LEVEL_DIGITS = 9
 
@@ -145,15 +145,19 @@ def _resampled_means(
 
 def _resamples(windows: int, replicates: int, seed: int) -> Iterable[npt.NDArray[Any]]:
     """Return, chunk by chunk, how often each replicate has drawn each window: replicates × windows."""
-    if windows * replicates <= KEPT_INDICES and windows <= np.iinfo(np.uint16).max:
-        return _kept_resamples(windows, replicates, seed)
+    if windows <= np.iinfo(np.uint16).max:
+        for indices, kept in _KEPT:
+            if windows * replicates <= indices:
+                return kept(windows, replicates, seed)
     return _drawn_resamples(windows, replicates, seed)
 
 
-@lru_cache(maxsize=KEPT_RESAMPLES)
-def _kept_resamples(windows: int, replicates: int, seed: int) -> tuple[npt.NDArray[np.uint16], ...]:
-    # all cases of a run have its seed and as many windows
+def _small_counts(windows: int, replicates: int, seed: int) -> tuple[npt.NDArray[np.uint16], ...]:
     return tuple(times.astype(np.uint16) for times in _drawn_resamples(windows, replicates, seed))
+
+
+# all cases of a run have its seed and as many windows
+_KEPT = tuple((indices, lru_cache(maxsize=number)(_small_counts)) for indices, number in KEPT_RESAMPLES)
 
 
 def _drawn_resamples(windows: int, replicates: int, seed: int) -> Iterator[npt.NDArray[np.intp]]:

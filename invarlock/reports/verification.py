@@ -111,13 +111,11 @@ def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, An
 
 def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
     """Yield a line for every value that differs from the derived one, naming its field."""
-    if found is derived:
+    if _alike(found, derived):
         return
     name = where or "document"
     if isinstance(found, dict) and isinstance(derived, dict):
         for key in sorted({*found, *derived}):
-            if key in found and key in derived and _is_same_leaf(found[key], derived[key]):
-                continue
             inner = f"{where}.{key}" if where else str(key)
             if key not in found:
                 yield f"{inner}: missing, derived {shorten(derived[key])}"
@@ -130,16 +128,33 @@ def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
             yield f"{name}: {len(found)} entries, derived {len(derived)}"
         else:
             for index, (own, other) in enumerate(zip(found, derived, strict=True)):
-                if _is_same_leaf(own, other):
-                    continue
                 yield from differences(own, other, f"{where}[{index}]")
     elif not _same(found, derived):
         yield f"{name}: {shorten(found)}, derived {shorten(derived)}"
 
 
-def _is_same_leaf(found: Any, derived: Any) -> bool:
-    """Tell the common case without more ado: the same object, or equal numbers or strings of one type."""
-    return found is derived or (type(found) is type(derived) and type(found) in _LEAVES and bool(found == derived))
+def _alike(found: Any, derived: Any) -> bool:
+    """Tell the common case without more ado: the same object, or equal values of the same types all the way down."""
+    kind = type(found)
+    if found is derived or kind is not type(derived):
+        return found is derived
+    if kind is dict:
+        if found.keys() != derived.keys():
+            return False
+        pairs = [(value, derived[key]) for key, value in found.items()]
+    elif kind is list:
+        if len(found) != len(derived):
+            return False
+        pairs = zip(found, derived, strict=True)
+    else:
+        return bool(found == derived)
+    for own, other in pairs:
+        # a leaf is not worth a call
+        if own is other or (type(own) in _LEAVES and type(own) is type(other) and own == other):
+            continue
+        if not _alike(own, other):
+            return False
+    return True
 
 
 def _same(found: Any, derived: Any) -> bool:
@@ -267,6 +282,8 @@ def _family_problems(guard: str, raw: Mapping[str, Any]) -> Iterator[str]:
     """Yield the tensors that the subject counts to another family than the baseline; their names decide it."""
     for kind in ("tensors", "modules"):
         before, after = raw["baseline"].get(kind, {}), raw["subject"].get(kind, {})
-        for name in sorted(before.keys() & after.keys()):
-            if before[name].get("family") != after[name].get("family"):
-                yield f"{guard}.raw.subject.{kind}.{name}.family: not that of the baseline"
+        moved = [
+            name for name, row in before.items() if name in after and row.get("family") != after[name].get("family")
+        ]
+        for name in sorted(moved):
+            yield f"{guard}.raw.subject.{kind}.{name}.family: not that of the baseline"

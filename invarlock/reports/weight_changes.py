@@ -19,16 +19,15 @@ _SHARES = (
 )
 
 
-def judge_changes(changes: Rows, modules: Rows, limits: Mapping[str, Any]) -> dict[str, list[str]]:
+def judge_changes(changes: Rows, same: set[str], limits: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the findings of each matrix that changed as compression does not.
 
     Args:
         changes: raw, by matrix: ``relative``, ``coherent``, ``flipped``, ``edge_risk``, ``unit_order``.
-        modules: the subject's matrices, by name, with their family.
+        same: the matrices that only stand in another order, as ``reordered`` returns them.
         limits: ``coherent_share``, ``flipped_share``, ``edge_risk``, and the ``relative_floor`` below which a change
             is rounding.
     """
-    same = reordered(changes, modules)
     found = {name: _findings(change, limits) for name, change in changes.items() if name not in same}
     return {name: reasons for name, reasons in found.items() if reasons}
 
@@ -48,10 +47,9 @@ def reordered(changes: Rows, modules: Rows) -> set[str]:
 
 
 def change_metrics(
-    changes: Rows, modules: Rows, findings: Mapping[str, Any], limits: Mapping[str, Any]
+    changes: Rows, same: set[str], findings: Mapping[str, Any], limits: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return how many matrices changed, how, and the most extreme of each share."""
-    same = reordered(changes, modules)
     judged = [row for name, row in changes.items() if name not in same and not _is_rounding(row, limits)]
     return {
         "changed_modules": len(changes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invarlock.errors import DocumentError, MissingFileError
-from invarlock.jsonio import dump_json, parse_json, read_json, write_bytes, write_json
+from invarlock.jsonio import MAX_NUMBER_DIGITS, dump_json, parse_json, read_json, write_bytes, write_json
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -43,6 +44,28 @@ def test_what_is_written_reads_back_as_the_same_value(document: object) -> None:
 def test_anything_but_one_strict_document_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(DocumentError, match=f"^doc: .*{re.escape(message)}"):
         parse_json(data, where="doc")
+
+
+@given(
+    digits=st.integers(1, 3) | st.integers(90, 110) | st.integers(1, 400),
+    places=st.integers(0, 3) | st.integers(0, 400),
+    exponent=st.none() | st.sampled_from(["", "+", "-"]),
+    size=st.integers(1, 400) | st.text("0123456789", min_size=1, max_size=5),
+    around=st.sampled_from([b"%s", b"[%s]", b'{"a":%s}', b'{"a": %s , "e": 1}', b"[0,%s\n]", b'["e0001 ", %s]']),
+    letter=st.sampled_from("eE"),
+)
+def test_a_number_is_read_as_it_is_or_refused_however_it_is_written(
+    digits: int, places: int, exponent: str | None, size: int | str, around: bytes, letter: str
+) -> None:
+    text = "9" * digits + ("." + "9" * places if places else "")
+    text += "" if exponent is None else f"{letter}{exponent}{size}"
+    value = int(text) if text.isdigit() else float(text)
+    data = around.replace(b"%s", text.encode())
+    if len(text) > MAX_NUMBER_DIGITS or value == float("inf"):
+        with pytest.raises(DocumentError, match=r"out of range|too large for a float"):
+            parse_json(data, where="memory")
+    else:
+        assert parse_json(data, where="memory") == json.loads(data)
 
 
 def test_brackets_inside_strings_do_not_count_as_nesting() -> None:

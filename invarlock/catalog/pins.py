@@ -39,7 +39,8 @@ class Pin:
     """What a model or a data set is, exactly.
 
     The revision is a commit of the hub, or the digest of a folder (``sha256:<hex>``). ``resolved_at`` is when the hub
-    was asked for it, None where it was not.
+    was asked for it, None where it was not. ``converted_from`` are the pickled weights of a repository that has no
+    others; ``files`` has the safetensors that they became.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Pin:
     licence: str | None = None
     files: tuple[PinnedFile, ...] = ()
     resolved_at: str | None = None
+    converted_from: tuple[PinnedFile, ...] = ()
 
     @property
     def digest(self) -> str | None:
@@ -110,16 +112,21 @@ def combine_digests(digests: Mapping[str, str]) -> str:
 
 
 def _row(key: str, pin: Pin) -> dict[str, Any]:
-    return {
+    row = {
         key: pin.id,
         "revision": pin.revision,
         "licence": pin.licence,
         "resolved_at": pin.resolved_at,
-        "files": [
-            {"name": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256}
-            for file in sorted(pin.files, key=lambda file: file.name)
-        ],
+        "files": _file_rows(pin.files),
     }
+    return {**row, "converted_from": _file_rows(pin.converted_from)} if pin.converted_from else row
+
+
+def _file_rows(files: Sequence[PinnedFile]) -> list[dict[str, Any]]:
+    return [
+        {"name": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256}
+        for file in sorted(files, key=lambda file: file.name)
+    ]
 
 
 def _pins(rows: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[str, Pin]:
@@ -133,5 +140,6 @@ def _pins(rows: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[str, 
             licence=row.get("licence"),
             files=tuple(PinnedFile(**file) for file in row.get("files", [])),
             resolved_at=row.get("resolved_at"),
+            converted_from=tuple(PinnedFile(**file) for file in row.get("converted_from", [])),
         )
     return pins

@@ -143,7 +143,7 @@ def cached_file(repo_id: str, kind: Kind, commit: str, name: str) -> Path | None
 
 def cached_names(repo_id: str, kind: Kind, commit: str) -> list[str]:
     """Return the names of a repository's files at a commit that are in the client's cache, sorted."""
-    folder = cache_folder() / repo_folder_name(repo_id=repo_id, repo_type=kind) / "snapshots" / commit
+    folder = repository_folder(repo_id, kind) / "snapshots" / commit
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
@@ -156,6 +156,11 @@ def recorded_file(path: Path, name: str) -> PinnedFile:
     blob = path.resolve().name
     digest = blob if path.is_symlink() and _SHA256.fullmatch(blob) else digest_file(path)
     return PinnedFile(name, path.stat().st_size, digest)
+
+
+def repository_folder(repo_id: str, kind: Kind) -> Path:
+    """Return the folder of a repository in the client's cache."""
+    return cache_folder() / repo_folder_name(repo_id=repo_id, repo_type=kind)
 
 
 def cache_folder() -> Path:

@@ -40,7 +40,7 @@ CHAT_TEMPLATES = "chat_template*"
 # A mixture of 1,000 experts in 100 blocks has some 300,000 tensors; its index is 30 MB.
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 
-_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors")
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,213}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,15 @@ def read_index(folder: Path) -> ShardIndex | None:
         raise CheckpointError(
             f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}; point at a folder with safetensors weights"
         )
+    return parse_index(path, ".safetensors")
+
+
+def parse_index(path: Path, suffix: str) -> ShardIndex:
+    """Return the index in a file, whose shards end with ``suffix``.
+
+    Raises:
+        CheckpointError: when it is malformed or names a file outside the folder.
+    """
     try:
         document = read_json(path, limit_bytes=MAX_INDEX_BYTES)
     except DocumentError as error:
@@ -76,9 +85,9 @@ def read_index(folder: Path) -> ShardIndex | None:
     if not isinstance(document.get("metadata", {}), dict):
         raise CheckpointError(f"{path}: 'metadata' is no table; fetch the file again")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or _SHARD_NAME.fullmatch(shard) is None:
+        if not isinstance(shard, str) or _SHARD_NAME.fullmatch(shard) is None or not shard.endswith(suffix):
             raise CheckpointError(
-                f"{path}: 'weight_map' puts {name!r} in {str(shard)[:80]!r}, which is no safetensors file of the "
+                f"{path}: 'weight_map' puts {name!r} in {str(shard)[:80]!r}, which is no {suffix[1:]} file of the "
                 "folder; fetch the file again"
             )
     return ShardIndex(weight_map, document)

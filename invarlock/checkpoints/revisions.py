@@ -1,7 +1,8 @@
 """Which files of a repository or folder make up a model or a data set, and pinning them.
 
 With a network a revision is resolved to a commit and its files are fetched and verified; without one they must be in
-the client's cache already. Weights are safetensors, always: files that run code when they are read are never fetched.
+the client's cache already. Weights are safetensors: pickles, which can run code when they are read, are fetched only
+where a repository has nothing else and the user allows it, and are then converted by a reader that runs none.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from invarlock.checkpoints.hub import (
     fetch_file,
     list_repository,
     recorded_file,
+    repository_folder,
 )
 from invarlock.checkpoints.layout import (
     CHAT_TEMPLATES,
@@ -38,6 +40,7 @@ from invarlock.checkpoints.layout import (
     read_index,
     tokenizer_files,
 )
+from invarlock.checkpoints.pickled_weights import PICKLED_FILE, PICKLED_INDEX, convert_weights, pickled_shards
 from invarlock.errors import CheckpointError, HubError
 
 # Files fetched at a time. The client splits a large one further where the hub's storage allows it.
@@ -49,10 +52,11 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Resolved:
-    """A repository at a commit, and which of its files are wanted."""
+    """A repository at a commit, and which of its files are wanted; ``pickled`` are those of them to be converted."""
 
     listing: Listing
     names: tuple[str, ...]
+    pickled: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -60,16 +64,31 @@ class Resolved:
 
     @property
     def missing_bytes(self) -> int:
-        """How much of it is not in the client's cache yet."""
+        """How much of it is not in the client's cache yet; what is converted is in it twice."""
         listing = self.listing
-        absent = (n for n in self.names if cached_file(listing.repo_id, listing.kind, listing.commit, n) is None)
+        absent = [n for n in self.names if cached_file(listing.repo_id, listing.kind, listing.commit, n) is None]
+        if not _converted_folder(listing.repo_id, listing.commit).is_dir():
+            absent += self.pickled
         return sum(listing.files[name].size_bytes for name in absent)
+
+    @property
+    def weight_bytes(self) -> int:
+        """The size of its weight files."""
+        weights = self.pickled or [name for name in self.names if name.endswith(".safetensors")]
+        return sum(self.listing.files[name].size_bytes for name in weights if name != PICKLED_INDEX)
 
 
 def resolve_model(
-    model_id: str, revision: str | None, patience: Patience = PATIENCE, *, code: bool = False
+    model_id: str, revision: str | None, patience: Patience = PATIENCE, *, code: bool = False, pickles: bool = False
 ) -> Resolved:
-    """Return the commit of a model and its files: weights, config and tokenizer, and only where asked for its code.
+    """Return the commit of a model and its files: weights, config and tokenizer.
+
+    Args:
+        model_id: the repository.
+        revision: a commit or a branch; None is the main branch.
+        patience: with a hub that is out of order.
+        code: whether the code that the model brings is wanted too.
+        pickles: whether pickled weights may be fetched where there are no others.
 
     Raises:
         HubError: when the repository cannot be read, or holds no safetensors, config or tokenizer.
@@ -83,7 +102,9 @@ def resolve_model(
         raise HubError(f"{where}: no tokenizer files; name a repository that has them")
     configs = [name for name in CONFIG_FILES if name in listing.files]
     own = [name for name in listing.files if code and name.endswith(CODE_SUFFIX) and "/" not in name]
-    return Resolved(listing, tuple(sorted([*_weights(listing, where, patience), *configs, *tokenizer, *own])))
+    weights = _weights(listing, where, patience)
+    pickled = () if weights else _pickled(listing, where, patience, allowed=pickles)
+    return Resolved(listing, tuple(sorted([*weights, *pickled, *configs, *tokenizer, *own])), pickled)
 
 
 def resolve_dataset(
@@ -120,7 +141,8 @@ def fetch(resolved: Resolved, tell: Tell, patience: Patience = PATIENCE) -> Pin:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Pin(listing.repo_id, listing.commit, listing.licence, _sorted(files), now)
+    pin = Pin(listing.repo_id, listing.commit, listing.licence, _sorted(files), now)
+    return _converted(pin, resolved.pickled, tell) if resolved.pickled else pin
 
 
 def find_model(pin: Pin, *, code: bool = False) -> Pin:
@@ -162,7 +184,9 @@ def model_folder(pin: Pin) -> Path:
     config = cached_file(pin.id, "model", pin.revision, CONFIG_FILE)
     if config is None:
         raise HubError(f"{_where(pin)}: not in the cache at {cache_folder()}; fetch it: --net 1")
-    return config.parent
+    converted = _converted_folder(pin.id, pin.revision)
+    has_weights = any((config.parent / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
+    return converted if converted.is_dir() and not has_weights else config.parent
 
 
 def dataset_files(pin: Pin, names: Iterable[str]) -> list[Path]:
@@ -196,17 +220,11 @@ def pin_folder(model_id: str, licence: str | None, sources: Mapping[str, Path]) 
 
 
 def _weights(listing: Listing, where: str, patience: Patience) -> tuple[str, ...]:
-    """Return the names of the weight files, with that of their index; the index itself is fetched to know them."""
+    """Return the names of the safetensors, with that of their index, fetched to know them; () for none."""
     if SINGLE_FILE in listing.files:
         return (SINGLE_FILE,)
     if INDEX_FILE not in listing.files:
-        pickles = sorted(name for name in listing.files if _matches(name, PICKLES))
-        if pickles:
-            raise HubError(
-                f"{where}: weights as {pickles[0]} only, which can run code when they are read; convert them to "
-                "safetensors, and use the folder (MODEL_1=FOLDER)"
-            )
-        raise HubError(f"{where}: neither {SINGLE_FILE} nor {INDEX_FILE}; name a repository with safetensors weights")
+        return ()
     path, _ = fetch_file(listing, INDEX_FILE, patience)
     try:
         index = read_index(path.parent)
@@ -220,11 +238,69 @@ def _weights(listing: Listing, where: str, patience: Patience) -> tuple[str, ...
     return (*shards, INDEX_FILE)
 
 
+def _pickled(listing: Listing, where: str, patience: Patience, *, allowed: bool) -> tuple[str, ...]:
+    """Return the names of the pickled weights, with that of their index, of a repository that has no others."""
+    pickles = sorted(name for name in listing.files if _matches(name, PICKLES))
+    if not pickles:
+        raise HubError(f"{where}: neither {SINGLE_FILE} nor {INDEX_FILE}; name a repository with safetensors weights")
+    if not allowed:
+        raise HubError(
+            f"{where}: weights as {pickles[0]} only, which can run code when they are read; allow them to be read as "
+            "tensors alone (INVARLOCK_ALLOW_PICKLED_WEIGHTS=1), or convert them to safetensors, and use the folder "
+            "(MODEL_1=FOLDER)"
+        )
+    if PICKLED_FILE in listing.files:
+        return (PICKLED_FILE,)
+    if PICKLED_INDEX not in listing.files:
+        raise HubError(
+            f"{where}: weights as {pickles[0]}, and neither {PICKLED_FILE} nor {PICKLED_INDEX}; convert them to "
+            "safetensors, and use the folder (MODEL_1=FOLDER)"
+        )
+    path, _ = fetch_file(listing, PICKLED_INDEX, patience)
+    try:
+        shards = pickled_shards(path)
+    except CheckpointError as error:
+        raise HubError(f"{where}: {str(error).replace(f'{path.parent}/', '')}") from None
+    for shard in shards:
+        if shard not in listing.files:
+            raise HubError(f"{where}: {PICKLED_INDEX} names {shard}, which it does not have; pin another revision")
+    return (*shards, PICKLED_INDEX)
+
+
+def _converted_folder(model_id: str, commit: str) -> Path:
+    """Return where a model's converted weights are: with its repository in the client's cache."""
+    return repository_folder(model_id, "model") / "safetensors" / commit
+
+
+def _converted(pin: Pin, pickled: Sequence[str], tell: Tell) -> Pin:
+    """Convert the pickles of a pin, unless that was done, and return the pin of what they became."""
+    folder = _converted_folder(pin.id, pin.revision)
+    source = model_folder(pin)
+    kept = [file.name for file in pin.files if file.name not in pickled]
+    try:
+        if not folder.is_dir():
+            some = f"{len(pickled)} files" if len(pickled) > 1 else pickled[0]
+            tell(f"{pin.id}: converting {some} to safetensors")
+            convert_weights({name: source / name for name in pickled}, {name: source / name for name in kept}, folder)
+        names = checkpoint_files(folder)
+    except CheckpointError as error:
+        raise HubError(f"{_where(pin)}: {error}") from None
+    made = [recorded_file(folder / name, name) for name in names if name not in kept]
+    files = {file.name: file for file in pin.files}
+    return replace(
+        pin,
+        files=_sorted([*(files[name] for name in kept), *made]),
+        converted_from=_sorted(files[name] for name in pickled),
+    )
+
+
 def _found(pin: Pin, kind: Kind, names: Iterable[str]) -> Pin:
     pinned = {file.name: file for file in pin.files}
     files = []
     for name in names:
         path = cached_file(pin.id, kind, pin.revision, name)
+        if path is None and kind == "model" and (converted := _converted_folder(pin.id, pin.revision) / name).is_file():
+            path = converted
         if path is None:
             raise HubError(f"{_where(pin)}: {name} is not in the cache at {cache_folder()}; fetch it: --net 1")
         file = recorded_file(path, name)
@@ -233,7 +309,7 @@ def _found(pin: Pin, kind: Kind, names: Iterable[str]) -> Pin:
                 f"{_where(pin)}: {name} is not the file that is pinned; remove {path}, then fetch it: --net 1"
             )
         files.append(file)
-    return Pin(pin.id, pin.revision, pin.licence, _sorted(files), pin.resolved_at)
+    return replace(pin, files=_sorted(files))
 
 
 def _where(pin: Pin) -> str:

@@ -194,7 +194,7 @@ def _find(run: Run, model: Model, wanted: Pin | None) -> Source:
         except (HubError, CheckpointError):
             # some of it is to be fetched
             pass
-    return _on_hub(model, wanted)
+    return _on_hub(model, wanted, pickles=run.settings["allow_pickled_weights"])
 
 
 def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:
@@ -229,16 +229,16 @@ def _in_cache(model: Model, wanted: Pin | None) -> Source:
     return Source(_sized(model, model_folder(pin)), pin, wanted=wanted)
 
 
-def _on_hub(model: Model, wanted: Pin | None) -> Source:
+def _on_hub(model: Model, wanted: Pin | None, *, pickles: bool) -> Source:
     from invarlock.checkpoints.hub import fetch_file
     from invarlock.checkpoints.layout import CONFIG_FILE
     from invarlock.checkpoints.revisions import resolve_model
     from invarlock.checkpoints.safetensors_files import read_config, stored_item_bytes
 
-    resolved = resolve_model(model.id, None if wanted is None else wanted.revision, code=model.trust_remote_code)
-    listing = resolved.listing
-    weights = sum(listing.files[name].size_bytes for name in resolved.names if name.endswith(".safetensors"))
-    config = read_config(fetch_file(listing, CONFIG_FILE)[0].parent)
+    revision = None if wanted is None else wanted.revision
+    resolved = resolve_model(model.id, revision, code=model.trust_remote_code, pickles=pickles)
+    weights = resolved.weight_bytes
+    config = read_config(fetch_file(resolved.listing, CONFIG_FILE)[0].parent)
     sized = replace(
         model,
         weight_bytes=weights,

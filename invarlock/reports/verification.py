@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, DeployableSpec, parse_deployable_spec
@@ -141,7 +141,7 @@ def _alike(found: Any, derived: Any) -> bool:
     if kind is dict:
         if found.keys() != derived.keys():
             return False
-        pairs = [(value, derived[key]) for key, value in found.items()]
+        pairs: Iterable[tuple[Any, Any]] = [(value, derived[key]) for key, value in found.items()]
     elif kind is list:
         if len(found) != len(derived):
             return False

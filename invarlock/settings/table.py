@@ -470,6 +470,14 @@ MODELS_AND_DISK = (
         variables=("INVARLOCK_ALLOW_REMOTE_CODE",),
     ),
     Setting(
+        "allow_pickled_weights",
+        "fetch .bin weights where a repository has no others; they are read as tensors alone and converted",
+        False,
+        readers.flag,
+        variables=("INVARLOCK_ALLOW_PICKLED_WEIGHTS",),
+        per_shard=True,
+    ),
+    Setting(
         "skip_flash_attention",
         "0 loads models with flash-attention on GPUs, by the package flash-attn",
         True,

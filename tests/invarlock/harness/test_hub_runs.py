@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hub_client import client_environment
 from hub_server import Answer, Hub, Repository, serve_hub, with_other_file
 from invarlock.packer.layout import MODEL_REVISIONS
+from safetensors.torch import load_file
 
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.jsonio import write_json
@@ -160,6 +163,27 @@ def test_what_cannot_be_had_is_told_at_once_and_nothing_is_begun(
     assert lines[3] == "org/old-name: the hub calls it 'org/new-name' now; use that name"
     assert "can run code when they are read" in lines[4]
     assert not ran.directory.exists()
+
+
+def test_a_model_with_pickled_weights_only_is_measured_as_the_safetensors_they_become(
+    run_pytest: Callable[..., Any], hub: Hub, repository: Repository, tmp_path: Path
+) -> None:
+    stream = io.BytesIO()
+    torch.save(load_file(SUITES / "embedded/mistral-tiny/model.safetensors"), stream)
+    others = {name: data for name, data in repository.files.items() if not name.endswith((".bin", ".safetensors"))}
+    hub.add(replace(repository, id="org/pickles", files={**others, "pytorch_model.bin": stream.getvalue()}))
+    suites = write_suites(tmp_path / "project" / "suites", "org/pickles")
+    variables = client_environment(hub, tmp_path / "cache") | {"INVARLOCK_ALLOW_PICKLED_WEIGHTS": "1"}
+
+    ran = run_pytest("-k", "noop", "--net", "1", suites=suites, **variables)
+
+    assert ran.status == 0, ran.output
+    assert "converting pytorch_model.bin to safetensors" in ran.output
+    [pin] = load(ran.pack / MODEL_REVISIONS)["models"]
+    assert [file["name"] for file in pin["converted_from"]] == ["pytorch_model.bin"]
+    assert "model.safetensors" in {file["name"] for file in pin["files"]}
+    done = verify(ran.pack)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_without_a_network_a_model_needs_a_pin_and_a_complete_cache(

@@ -141,8 +141,8 @@ def _level_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[st
     if LEVELS.index(claimed) > LEVELS.index(level):
         yield f"manifest.json: evidence_level {claimed} is claimed, {level} is what the pack supports"
     assurance = manifest.get("verification", {}).get("report_assurance")
-    if assurance == "strict" and not (clean and all(facts.in_container for facts in clean)):
-        yield "manifest.json: verification.report_assurance strict is claimed, not every clean report has a container"
+    if assurance == "strict" and not (clean and all(facts.in_container for facts in found.facts.values())):
+        yield "manifest.json: verification.report_assurance strict is claimed, not every report is from a container"
 
 
 def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[str]:

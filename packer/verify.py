@@ -201,7 +201,7 @@ def _judge(sealed: _Sealed, found: Findings, wrong: list[str], options: VerifyOp
         result.evidence_level = sealed.manifest.get("evidence_level")
         result.warnings.append("reports were not verified: --report-assurance off")
     else:
-        outside = [facts.path for facts in found.of_kind("clean") if not facts.in_container]
+        outside = [path for path, facts in found.facts.items() if not facts.in_container]
         if options.report_assurance == "strict":
             wrong += [
                 f"{layout.beside(path, layout.RUNTIME_MANIFEST)}: strict report assurance needs execution in a "

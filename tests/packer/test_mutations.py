@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 from collections import defaultdict
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from invarlock.jsonio import dump_json
 
 MUTATIONS = 2100
 EACH_FIELD = 3
+EACH_FREE = 20
 SEED = 20261124
 
 # (file, field) to the reason why nothing follows from it. A star stands for a list's index or a module's name.
@@ -86,7 +88,7 @@ def outcomes(real_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[in
 
 
 def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
-    """Return every field of every file a few times, and more at random."""
+    """Return every field of every file a few times, more of those that may be free, and more at random."""
     everything = [
         (name, path)
         for name, data in files.items()
@@ -100,6 +102,9 @@ def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
     for name, path in everything:
         fields[name, field(path)].append((name, path))
     once = {leaf for found in fields.values() for leaf in found[:EACH_FIELD]}
+    for pattern in FREE:
+        # of a report's, most are bound
+        once.update(islice((leaf for leaf in everything if fits(leaf, pattern)), EACH_FREE))
     rest = [leaf for leaf in everything if leaf not in once]
     return [*sorted(once, key=repr), *rest[: max(MUTATIONS - len(once), 0)]]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from invarlock.packer.verify import VerifyOptions, verify_pack
+from killed_workers import Stage, kill_workers_in, killed
 
 RunPytest = Callable[..., Any]
 
@@ -68,9 +69,14 @@ def test_presets_are_made_alone_and_then_cases_run_with_them(run_pytest: RunPyte
     assert str(tmp_path) not in (given.pack / "manifest.json").read_text()
 
 
-def test_a_resumed_run_measures_again_the_null_run_that_does_not_fit(run_pytest: RunPytest, tmp_path: Path) -> None:
-    first = run_pytest(*SELECT, **TWO)
+def test_a_null_run_whose_worker_died_or_that_does_not_fit_is_measured_again(
+    run_pytest: RunPytest, own_suites: Path
+) -> None:
+    kill_workers_in(own_suites, [Stage("null run", "os.rename", "null_run_1.json")])
+    first = run_pytest(*SELECT, suites=own_suites, **TWO)
     assert first.status == 0, first.output
+    assert killed(own_suites) == {"null run"}
+    assert not [path for path in first.directory.rglob("*") if path.suffix == ".tmp"]
     presets = first.directory / "presets"
     before = files(presets)
     path = presets / MODEL / "null_run_2.json"
@@ -81,7 +87,7 @@ def test_a_resumed_run_measures_again_the_null_run_that_does_not_fit(run_pytest:
     kept = (presets / MODEL / "null_run_1.json").stat().st_mtime_ns
     shutil.rmtree(first.pack)
 
-    again = run_pytest(*SELECT, "--resume", directory=first.directory, **TWO)
+    again = run_pytest(*SELECT, "--resume", suites=own_suites, directory=first.directory, **TWO)
 
     assert again.status == 0, again.output
     stale = {f"{MODEL}/null_run_2.json.stale", f"{MODEL}/null_run_3.json.stale"}

@@ -5,6 +5,7 @@ The cases measure nothing, so that each run takes a second: what is tested is ho
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -141,6 +142,21 @@ def test_a_run_that_stops_early_says_which_cases_are_missing(run: Pytest, projec
     assert (progress["state"], progress["cases"]["done"], progress["verdict"]) == ("ended", ran, "FAIL")
     verdict = load(project / "stopped/reports/final_verdict.json")
     assert len(verdict["missing"]["by_model"]["embedded/mistral-tiny"]) == 5
+
+
+def test_a_run_of_workers_stops_after_as_many_failures_as_asked(run: Pytest, project: Path) -> None:
+    (project / "failing.txt").write_text(" ".join(CLEAN))
+
+    stopped = run("suites", *SELECT, "-n", "2", "--maxfail=2", output="stopped")
+
+    assert "stopping after 2 failures" in stopped.stdout, stopped.stdout + stopped.stderr
+    # workers may be in the middle of a case when the second failure is told
+    failures = int(re.findall(r"([0-9]+) failed", stopped.stdout)[-1])
+    assert 2 <= failures < len(CLEAN)
+    verdict = load(project / "stopped/reports/final_verdict.json")
+    assert verdict["verdict"] == "FAIL"
+    assert len(verdict["missing"]["by_model"]["embedded/mistral-tiny"]) == 5
+    assert load(project / "stopped/state/progress.json")["state"] == "ended"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from killed_workers import Stage, kill_workers_in, killed
+
 # In the middle of each stage: before what it made gets its name, or, for evaluation, when the subject is loaded.
 # Each case loses one worker, since one that kills two fails.
 STAGES = {
@@ -15,36 +17,17 @@ STAGES = {
     "qwen2-tiny-noop_control-run1": ("os.rename", "reports/noop_control/run_1/runtime.manifest.json"),
     "qwen2-tiny-nan_injection-run1": ("os.rename", "reports/errors/nan_injection/evaluation.report.json"),
 }
-KILL = """
-
-import json, os, pathlib, signal, sys
-STAGES = {stages!r}
-KILLED = pathlib.Path(__file__).parent / "killed"
-KILLED.mkdir(exist_ok=True)
-
-def kill(event, arguments):
-    if event not in ("open", "os.rename"):
-        return
-    case = os.environ.get("PYTEST_CURRENT_TEST", "").partition("[")[2].partition("]")[0]
-    wanted, place = STAGES.get(case, ("", ""))
-    if event == wanted and str(arguments[event == "os.rename"]).endswith(place) and not (KILLED / case).exists():
-        (KILLED / case).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(kill)
-"""
 
 
 def test_workers_killed_in_the_middle_of_each_stage_change_nothing(
     run_pytest: Callable[..., Any], own_suites: Path
 ) -> None:
-    with (own_suites / "conftest.py").open("a") as stream:
-        stream.write(KILL.format(stages=STAGES))
+    kill_workers_in(own_suites, (Stage(case, event, place, case) for case, (event, place) in STAGES.items()))
 
     ran = run_pytest("-k", "noop or nan_injection", "-n", "1", "--max-worker-restart", "9", suites=own_suites)
 
     assert ran.status == 0, ran.output
-    assert {path.name for path in (own_suites / "killed").iterdir()} == STAGES.keys()
+    assert killed(own_suites) == STAGES.keys()
     report = json.loads((ran.pack / "metadata/pytest_report.json").read_bytes())
     assert {test["outcome"] for test in report["tests"]} == {"passed"}
     assert len(list(ran.pack.glob("reports/**/evaluation.report.json"))) == len(STAGES)

@@ -196,32 +196,33 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _evaluate_in_container(options)
     if handover is not None:
         check_code(handover)
-    # imported here: they import torch, which is not needed outside of the container
-    from invarlock.evaluation.pair import PairRequest, evaluate_pair
+    from invarlock.evaluation.pair_request import PairRequest, check_request
+
+    request = PairRequest(
+        baseline=options.baseline,
+        subject=options.subject,
+        text=options.text,
+        text_field=options.text_field,
+        model_id=options.model_id,
+        profile=options.profile,
+        tier=options.tier,
+        edit_label=options.edit_label,
+        baseline_report=options.baseline_report,
+        preset=options.preset,
+        seq_len=options.seq_len,
+        preview_windows=options.preview_windows,
+        final_windows=options.final_windows,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        device=options.device,
+        image=None if handover is None else handover.image,
+    )
+    check_request(request, options.output_dir)
+    # imported here: they import torch, which is not needed outside of the container, nor to say what is missing
+    from invarlock.evaluation.pair import evaluate_pair
     from invarlock.reports.gates import judge_gates
 
-    report = evaluate_pair(
-        PairRequest(
-            baseline=options.baseline,
-            subject=options.subject,
-            text=options.text,
-            text_field=options.text_field,
-            model_id=options.model_id,
-            profile=options.profile,
-            tier=options.tier,
-            edit_label=options.edit_label,
-            baseline_report=options.baseline_report,
-            preset=options.preset,
-            seq_len=options.seq_len,
-            preview_windows=options.preview_windows,
-            final_windows=options.final_windows,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            device=options.device,
-            image=None if handover is None else handover.image,
-        ),
-        options.output_dir,
-    )
+    report = evaluate_pair(request, options.output_dir)
     for gate in judge_gates(report, report["resolved_policy"]):
         print(f"{'holds ' if gate.holds else 'BROKEN'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
     print(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,11 +20,12 @@ import torch
 from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, make_edit_spec, parse_scope
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.checkpoints.safetensors_files import read_checkpoint
-from invarlock.errors import CheckpointError, DocumentError, EvaluationError, InvarLockError, UsageError
+from invarlock.errors import DocumentError, EvaluationError, InvarLockError, UsageError
 from invarlock.evaluation.brought import changed_tensors
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes
@@ -44,47 +44,17 @@ BASELINE_REPORT = f"baseline/{REPORT_NAME}"
 BROUGHT: Mapping[str, Any] = {"artifact_class": "validation_subject_checkpoint"}
 
 
-@dataclass(frozen=True)
-class PairRequest:
-    """What is compared with what, on which text, and by which limits; None takes the profile's own number.
-
-    ``image`` is that of the container that this is in.
-    """
-
-    baseline: Path
-    subject: Path
-    text: Path
-    text_field: str = "text"
-    model_id: str | None = None
-    profile: str = "dev"
-    tier: str = "balanced"
-    edit_label: str | None = None
-    baseline_report: Path | None = None
-    preset: Path | None = None
-    seq_len: int = 512
-    preview_windows: int | None = None
-    final_windows: int | None = None
-    seed: int = 0
-    batch_size: int = 16
-    device: str | None = None
-    image: RuntimeImage | None = None
-
-
 def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
     """Measure both checkpoints and write the report with its sidecars into a new folder, whole or not at all.
 
     Raises:
-        UsageError: when the folder exists, a setting is unknown, or the preset is another's.
+        UsageError, MissingFileError: as ``check_request``, or when a setting is unknown or the preset is another's.
         CheckpointError: when one is no whole checkpoint.
         EvaluationError: when one cannot be loaded or scored, or the baseline's report is of another setup.
     """
-    if target.exists() or target.is_symlink():
-        raise UsageError(f"{target}: exists; name another folder with --output-dir")
+    check_request(request, target)
     preset = None if request.preset is None else read_preset(request.preset)
     policy = resolve_policy(request.tier, request.profile, {}, None if preset is None else preset.limits)
-    for folder in (request.baseline, request.subject):
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
     setup = _setup(request, preset)
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
     document = _baseline(request, setup, draw)

@@ -98,7 +98,8 @@ def run_sentinel(sentinel: str, run: Run) -> Path:
         InvarLockError: when the load path does not complete.
     """
     # imported here: it imports torch, and telling what cannot work must not
-    from invarlock.evaluation.pair import PairRequest, evaluate_pair
+    from invarlock.evaluation.pair import evaluate_pair
+    from invarlock.evaluation.pair_request import PairRequest
 
     kept = find_kept_run(run)
     target, subject = kept.target(run, sentinel), kept.subject(SENTINELS[sentinel])

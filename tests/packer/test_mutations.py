@@ -8,7 +8,8 @@ import random
 import re
 import shutil
 from collections import defaultdict
-from itertools import islice
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from packs import FAULT, Path_, forge, leaves, pack_files, strict
 
 from invarlock.jsonio import dump_json
 
-MUTATIONS = 2100
-EACH_FIELD = 3
-EACH_FREE = 20
+MUTATIONS = 2300
+EACH_FIELD = 1
+EACH_RAW = 10
 SEED = 20261124
+REPORTS = "reports/*/evaluation.report.json"
 
 # (file, field) to the reason why nothing follows from it. A star stands for a list's index or a module's name.
 FREE = {
@@ -79,16 +81,22 @@ def outcomes(real_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[in
         change(document, path)
         changed = forge(files, name, dump_json(document), real_run.key)
         for other, data in changed.items():
-            (pack / other).write_bytes(data)
+            put(pack / other, data)
         found[strict(pack).code].add((name, path))
         for other in changed:
-            (pack / other).write_bytes(files[other])
+            put(pack / other, files[other])
     assert strict(pack).code == 0
     return found
 
 
+def put(path: Path, data: bytes) -> None:
+    """Write a file anew: some file systems bring one that is cut to nothing to the disk, which takes its time."""
+    path.unlink()
+    path.write_bytes(data)
+
+
 def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
-    """Return every field of every file a few times, more of those that may be free, and more at random."""
+    """Return every field of every file once, raw ones of reports more often, and more at random."""
     everything = [
         (name, path)
         for name, data in files.items()
@@ -101,10 +109,10 @@ def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
     fields: dict[tuple[str, str], list[tuple[str, Path_]]] = defaultdict(list)
     for name, path in everything:
         fields[name, field(path)].append((name, path))
-    once = {leaf for found in fields.values() for leaf in found[:EACH_FIELD]}
-    for pattern in FREE:
-        # of a report's, most are bound
-        once.update(islice((leaf for leaf in everything if fits(leaf, pattern)), EACH_FREE))
+    # of what may be free, most leaves are bound, and losses matter most
+    raw = [pattern for pattern in FREE if pattern[0] == REPORTS] + [(REPORTS, "evaluation_windows.*logloss.*")]
+    often = {key for key in fields if any(is_of(key, pattern) for pattern in raw)}
+    once = {leaf for key, found in fields.items() for leaf in found[: EACH_RAW if key in often else EACH_FIELD]}
     rest = [leaf for leaf in everything if leaf not in once]
     return [*sorted(once, key=repr), *rest[: max(MUTATIONS - len(once), 0)]]
 
@@ -138,9 +146,14 @@ def change(document: Any, path: Path_) -> None:
 
 def fits(leaf: tuple[str, Path_], pattern: tuple[str, str]) -> bool:
     name, path = leaf
+    return is_of((name, field(path)), pattern)
+
+
+@cache
+def is_of(key: tuple[str, str], pattern: tuple[str, str]) -> bool:
+    """Tell whether a field of a file is one that a pattern means."""
     return all(
-        re.fullmatch(re.escape(wanted).replace(r"\*", ".*"), text)
-        for wanted, text in zip(pattern, (name, field(path)), strict=True)
+        re.fullmatch(re.escape(wanted).replace(r"\*", ".*"), text) for wanted, text in zip(pattern, key, strict=True)
     )
 
 

@@ -1,0 +1,52 @@
+"""What ``invarlock evaluate`` is asked for, and whether it is there; torch, which takes seconds, is not imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from invarlock.errors import CheckpointError, MissingFileError, UsageError
+from invarlock.reports.sidecars import RuntimeImage
+
+
+@dataclass(frozen=True)
+class PairRequest:
+    """What is compared with what, on which text, and by which limits; None takes the profile's own number.
+
+    ``image`` is that of the container that this is in.
+    """
+
+    baseline: Path
+    subject: Path
+    text: Path
+    text_field: str = "text"
+    model_id: str | None = None
+    profile: str = "dev"
+    tier: str = "balanced"
+    edit_label: str | None = None
+    baseline_report: Path | None = None
+    preset: Path | None = None
+    seq_len: int = 512
+    preview_windows: int | None = None
+    final_windows: int | None = None
+    seed: int = 0
+    batch_size: int = 16
+    device: str | None = None
+    image: RuntimeImage | None = None
+
+
+def check_request(request: PairRequest, target: Path) -> None:
+    """Look whether what a request names is there, and its target is not.
+
+    Raises:
+        UsageError: when the target exists.
+        CheckpointError: when a checkpoint is no folder.
+        MissingFileError: when there is no text.
+    """
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target}: exists; name another folder with --output-dir")
+    for folder in (request.baseline, request.subject):
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
+    if not request.text.exists():
+        raise MissingFileError(f"{request.text}: no such file")

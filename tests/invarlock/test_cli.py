@@ -1,9 +1,12 @@
 """``invarlock evaluate`` and ``invarlock verify`` on real checkpoints, as a user types them."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
+from invarlock.cli import main
 from invarlock.edits.application import apply_edits
 from invarlock.faults.injection import inject_fault
 from invarlock.reports.sidecars import edit_metadata
@@ -19,12 +23,25 @@ from invarlock.reports.sidecars import edit_metadata
 SUITES = Path(__file__).parents[2] / "suites"
 TEXT = SUITES / "embedded" / "text" / "austen_heldout.txt.xz"
 REVISION = "sha256:573f2f128a1f3327943ef120a6f4e1512a363b07f1f32bb3f8e38563c311e4b0"
+Run = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ("--seq-len", "64", "--preview-windows", "8", "--final-windows", "16")
 
 
-def invarlock(*arguments: object) -> subprocess.CompletedProcess[str]:
+def typed(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user does, in a process of its own."""
     command = [sys.executable, "-m", "invarlock", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def invarlock(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, which has imported torch already."""
+    given, output, errors = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        try:
+            code = main(given)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return subprocess.CompletedProcess(given, code, output.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +60,10 @@ def quantised(baseline: Path) -> Path:
     return target
 
 
-def evaluate(baseline: Path, subject: Path, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    return invarlock(
+def evaluate(
+    baseline: Path, subject: Path, out: Path, *more: object, run: Run = invarlock
+) -> subprocess.CompletedProcess[str]:
+    return run(
         "evaluate", "--baseline", baseline, "--subject", subject, "--text", TEXT, "--output-dir", out, *SMALL, *more
     )
 
@@ -54,8 +73,8 @@ def load(path: Path) -> Any:
 
 
 def test_two_checkpoints_are_compared_and_the_report_verifies(baseline: Path, quantised: Path, tmp_path: Path) -> None:
-    done = evaluate(baseline, quantised, tmp_path / "out")
-    verified = invarlock(
+    done = evaluate(baseline, quantised, tmp_path / "out", run=typed)
+    verified = typed(
         "verify", tmp_path / "out/evaluation.report.json", "--baseline-report",
         tmp_path / "out/baseline/evaluation.report.json",
     )  # fmt: skip

@@ -23,6 +23,7 @@ SMALL = {
     "OMP_NUM_THREADS": "1",
     "DRIFT_CALIBRATION_RUNS": "0",
 }
+FAULTS = ("nan_injection", "ve_mlp_scale_skew")
 REPORT = "embedded__mistral-tiny/reports/prune_clean/run_1/evaluation.report.json"
 # benchmarks/reliability.py kills fifty times
 KILLS = 2
@@ -120,10 +121,12 @@ def test_after_ctrl_c_the_verdict_says_what_is_missing_and_resume_goes_on(
     assert leftovers(directory) == []
 
 
-def test_what_a_killed_session_left_is_removed_and_subjects_that_are_kept_are_not(
+def test_what_is_done_is_not_done_again_and_what_a_killed_session_left_is_removed(
     undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
 ) -> None:
     directory = copied(undisturbed, tmp_path)
+    reports = list(directory.glob("*/reports/**/evaluation.report.json"))
+    before = {path: path.stat().st_mtime_ns for path in reports}
     models = directory / "embedded__mistral-tiny/models"
     unfinished = ("error_inf_injection", "null_run_1", "prune_clean__run_2", ".prune_clean.staging-0123abcd")
     # as --keep-models leaves it: its case is done
@@ -135,45 +138,32 @@ def test_what_a_killed_session_left_is_removed_and_subjects_that_are_kept_are_no
     ran = resume(run_pytest, directory)
 
     assert ran.status == 0, ran.output
+    assert len(reports) == 4
+    assert {path: path.stat().st_mtime_ns for path in reports} == before
+    assert not list(directory.rglob("*.stale"))
     assert [path.name for path in models.iterdir()] == ["error_nan_injection"]
     (models / "error_nan_injection").rmdir()
     assert leftovers(directory) == []
 
 
-def test_what_is_done_is_not_done_again(undisturbed: Path, run_pytest: RunPytest, tmp_path: Path) -> None:
-    directory = copied(undisturbed, tmp_path)
-    reports = list(directory.glob("*/reports/**/evaluation.report.json"))
-    before = {path: path.stat().st_mtime_ns for path in reports}
-
-    ran = resume(run_pytest, directory)
-
-    assert ran.status == 0, ran.output
-    assert len(reports) == 4
-    assert {path: path.stat().st_mtime_ns for path in reports} == before
-    assert not list(directory.rglob("*.stale"))
-
-
-@pytest.mark.parametrize("harm", ["forged", "cut off", "without its runtime manifest", "of another subject"])
-def test_a_report_that_does_not_fit_is_redone_and_kept_beside(
-    harm: str, undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
+def test_reports_that_do_not_fit_are_redone_and_kept_beside(
+    undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
 ) -> None:
     directory = copied(undisturbed, tmp_path)
-    path = directory / REPORT
-    if harm == "forged":
-        path.write_text(path.read_text().replace('"degraded": false', '"degraded": true', 1))
-    elif harm == "cut off":
-        path.write_bytes(path.read_bytes()[:1000])
-    elif harm == "of another subject":
-        for name in ("evaluation.report.json", "runtime.manifest.json", "edit_metadata.json", "evaluate_timing.json"):
-            shutil.copy(path.parents[2] / "noop_control/run_1" / name, path.with_name(name))
-    else:
-        path.with_name("runtime.manifest.json").unlink()
+    reports = directory / "embedded__mistral-tiny/reports"
+    of_another, forged = (reports / name / "run_1/evaluation.report.json" for name in ("prune_clean", "noop_control"))
+    cut_off, alone = (reports / "errors" / name / "evaluation.report.json" for name in FAULTS)
+    for name in ("evaluation.report.json", "runtime.manifest.json", "edit_metadata.json", "evaluate_timing.json"):
+        shutil.copy(forged.with_name(name), of_another.with_name(name))
+    forged.write_text(forged.read_text().replace('"degraded": false', '"degraded": true', 1))
+    cut_off.write_bytes(cut_off.read_bytes()[:1000])
+    alone.with_name("runtime.manifest.json").unlink()
 
     ran = resume(run_pytest, directory)
 
     assert ran.status == 0, ran.output
     assert contents(directory) == contents(undisturbed)
-    assert [stale.relative_to(directory) for stale in directory.rglob("*.stale")] == [Path(f"{REPORT}.stale")]
+    assert {path.with_suffix("") for path in directory.rglob("*.stale")} == {of_another, forged, cut_off, alone}
 
 
 def test_other_limits_or_another_baseline_make_everything_anew(

@@ -136,10 +136,13 @@ def _resampled_means(
 
     Products of int64 matrices are numpy's own loops, which are exact and start no threads.
     """
+    # windows of one length need no sum: each replicate has as many of them
+    alike = int(counts[0]) * len(counts) if (counts == counts[0]).all() else None
     means = []
     for times in _resamples(len(products), replicates, seed):
         often = times.astype(np.int64)
-        means.append((often @ products).astype(np.float64) / scale / (often @ counts))
+        tokens = often @ counts if alike is None else alike
+        means.append((often @ products).astype(np.float64) / scale / tokens)
     return np.concatenate(means)
 
 

@@ -247,8 +247,9 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
 def _change_problems(facts: Mapping[str, Any], spectra: Mapping[str, Any]) -> Iterator[str]:
     """Yield the matrices whose bytes say that they changed, or did not, where the measured changes say otherwise."""
     before, after = facts["baseline"]["tensors"], facts["subject"]["tensors"]
-    for name in sorted({*spectra["baseline"]["modules"], *spectra["subject"]["modules"], *spectra["changes"]}):
-        measured = all(name in spectra[side]["modules"] for side in ("baseline", "subject"))
+    matrices, edited = spectra["baseline"]["modules"], spectra["subject"]["modules"]
+    for name in sorted({*matrices, *edited, *spectra["changes"]}):
+        measured = name in matrices and name in edited
         tensor = name.partition("[")[0]  # of a stack of experts, each is a matrix
         own, base = after.get(tensor), before.get(tensor)
         comparable = measured and own is not None and base is not None and own["shape"] == base["shape"]

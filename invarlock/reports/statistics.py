@@ -22,8 +22,8 @@ SUM_BITS = 61
 # Resampled indices held at once: 65,536 int64 are half a megabyte, which stay in the cache.
 CHUNK_INDICES = 1 << 16
 # Resamples that are kept for the next interval: how many indices they may have, and how many of that size are kept.
-# Counts fit 16 bits, so that each row is 32 MB at most.
-KEPT_RESAMPLES = ((1 << 17, 128), (1 << 21, 8))
+# Counts fit a byte unless a replicate has drawn a window 256 times, so that each row is 32 MB.
+KEPT_RESAMPLES = ((1 << 17, 256), (1 << 21, 16))
 # Normal quantiles come from the C library; nine digits of them are the same everywhere.
 LEVEL_DIGITS = 9
 
@@ -148,15 +148,16 @@ def _resampled_means(
 
 def _resamples(windows: int, replicates: int, seed: int) -> Iterable[npt.NDArray[Any]]:
     """Return, chunk by chunk, how often each replicate has drawn each window: replicates × windows."""
-    if windows <= np.iinfo(np.uint16).max:
-        for indices, kept in _KEPT:
-            if windows * replicates <= indices:
-                return kept(windows, replicates, seed)
+    for indices, kept in _KEPT:
+        if windows * replicates <= indices:
+            return kept(windows, replicates, seed)
     return _drawn_resamples(windows, replicates, seed)
 
 
-def _small_counts(windows: int, replicates: int, seed: int) -> tuple[npt.NDArray[np.uint16], ...]:
-    return tuple(times.astype(np.uint16) for times in _drawn_resamples(windows, replicates, seed))
+def _small_counts(windows: int, replicates: int, seed: int) -> tuple[npt.NDArray[Any], ...]:
+    return tuple(
+        times.astype(np.min_scalar_type(int(times.max()))) for times in _drawn_resamples(windows, replicates, seed)
+    )
 
 
 # all cases of a run have its seed and as many windows

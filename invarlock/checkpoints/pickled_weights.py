@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,20 @@ PICKLED_INDEX = "pytorch_model.bin.index.json"
 ADVICE = "convert it to safetensors where you trust it, and use the folder (MODEL_1=FOLDER)"
 _PICKLED_STEM, _STEM = "pytorch_model", "model"
 MAX_REASON_CHARACTERS = 160
+# What a reader of bytes that are no pickle, or a broken one, raises; of memory and the disk it is something else.
+_BROKEN = (
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _SAID = re.compile(r"WeightsUnpickler error:\s*([^.\n]+)")
 
 
@@ -104,7 +119,7 @@ def _read(source: Path) -> Mapping[str, Any]:
     try:
         # files of PyTorch before 1.6 are no archives and cannot be mapped
         found = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError, KeyError) as error:
+    except _BROKEN as error:
         # PyTorch's own advice is to trust the file
         said = _SAID.search(str(error))
         reason = " ".join((said[1] if said else str(error) or "it ends too early").split())[:MAX_REASON_CHARACTERS]

@@ -281,7 +281,7 @@ def _converted(pin: Pin, pickled: Sequence[str], tell: Tell) -> Pin:
         if not folder.is_dir():
             some = f"{len(pickled)} files" if len(pickled) > 1 else pickled[0]
             tell(f"{pin.id}: converting {some} to safetensors")
-            convert_weights({name: source / name for name in pickled}, {name: source / name for name in kept}, folder)
+            _convert({name: source / name for name in pickled}, {name: source / name for name in kept}, folder)
         names = checkpoint_files(folder)
     except CheckpointError as error:
         raise HubError(f"{_where(pin)}: {error}") from None
@@ -292,6 +292,15 @@ def _converted(pin: Pin, pickled: Sequence[str], tell: Tell) -> Pin:
         files=_sorted([*(files[name] for name in kept), *made]),
         converted_from=_sorted(files[name] for name in pickled),
     )
+
+
+def _convert(pickles: Mapping[str, Path], others: Mapping[str, Path], folder: Path) -> None:
+    try:
+        convert_weights(pickles, others, folder)
+    except CheckpointError:
+        # another run with the same cache may have been first
+        if not folder.is_dir():
+            raise
 
 
 def _found(pin: Pin, kind: Kind, names: Iterable[str]) -> Pin:

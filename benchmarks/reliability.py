@@ -87,17 +87,17 @@ def wait_for(path: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def kill(process: subprocess.Popen[bytes], who: str, chance: random.Random) -> str:
-    """Kill one of a run's processes, and return which one it was, or that there was none."""
+def kill(process: subprocess.Popen[bytes], who: str, chance: random.Random) -> str | None:
+    """Kill one of a run's processes, and return which one it was, None where none was left."""
     if who == "controller":
         if process.poll() is not None:
-            return "nobody, it was over"
+            return None
         process.kill()
         return "controller"
     pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if in_group(entry, process.pid)]
     workers = sorted(pid for pid in pids if pid != process.pid)
     if not workers:
-        return "nobody, no worker was there"
+        return None
     os.kill(chance.choice(workers), signal.SIGKILL)
     return "worker"
 
@@ -125,11 +125,11 @@ def play(
     same = (directory / "evidence_pack").exists() and contents(directory) == expected
     left = leftovers(directory)
     print(
-        f"{kind.name:6} {number:3d}  {killed:28} {moment:6.1f} s  {reports:3d} reports  {went_on:12}"
+        f"{kind.name:6} {number:3d}  {killed or 'nobody':10} {moment:6.1f} s  {reports:3d} reports  {went_on:12}"
         f"  {'the same' if same else 'ANOTHER'}  {len(survivors)} processes, {len(left)} files left",
         flush=True,
     )
-    return not killed.startswith("nobody"), same and not survivors and not left
+    return killed is not None, same and not survivors and not left
 
 
 def main() -> None:

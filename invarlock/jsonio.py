@@ -168,7 +168,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             # a full disk names no file, and nobody knows the temporary one

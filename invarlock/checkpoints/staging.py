@@ -50,7 +50,7 @@ def staged(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
                 folder.rename(target)
                 renamed.append(target)
                 sync_folder(target.parent)
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too: all targets or none
         for folder in renamed:
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):

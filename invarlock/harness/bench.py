@@ -150,7 +150,7 @@ class Bench:
             report = write_case(path, case, setup, baseline, draw, made, measured, again, examined)
             if not (self.run.settings["skip_html"] or self.run.settings["defer_rendering"]):
                 write_page(path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             # without all that belongs beside it, it is none
             path.unlink(missing_ok=True)
             raise
@@ -186,7 +186,7 @@ class Bench:
             code = self.run.runs_code_of(model)
             flash = not self.run.settings["skip_flash_attention"]
             yield Placement("cuda" if gpu else "cpu", rooms if gpu or self._is_bounded() else (), code, flash)
-        except BaseException:
+        except BaseException:  # an interrupt and a failed test too: no device stays held
             self._let_go()
             raise
         waiting = self.leases.longest_wait_seconds()

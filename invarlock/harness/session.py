@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +58,7 @@ def read_suite(folder: Path, settings: Settings, config: pytest.Config) -> tuple
     return catalog, settings.with_defaults(suite_defaults(catalog.models.suites[catalog.suite]))
 
 
-class SuiteSession:
+class SuiteSession(ABC):
     """What controller and worker share: the catalog, its cases as parameters, and the selection."""
 
     def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
@@ -71,9 +72,9 @@ class SuiteSession:
             config.addinivalue_line("markers", f"{mark}: cases of InvarLock")
 
     @property
+    @abstractmethod
     def run(self) -> Run:
         """The run that the cases belong to."""
-        raise NotImplementedError
 
     def _run(self, directory: Path, workers: int, started: datetime, worker: int = 0) -> Run:
         option = self.config.option
@@ -336,7 +337,7 @@ class Controller(SuiteSession):
             self._lock.take()
             whole = self.whole if self._collected is None else self.catalog.planned(self._collected.read())
             lines = plan_calibration(self.run, null_runs, tell) if null_runs else plan_run(self.run, cases, tell, whole)
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: a session that does not begin holds nothing
             self._lock.give_up()
             if isinstance(error, InvarLockError):
                 raise pytest.UsageError(str(error)) from None

@@ -180,7 +180,8 @@ def derive_drift(preview: Mapping[str, Any], final: Mapping[str, Any]) -> float 
 
 
 def _drift(means: Mapping[str, float | None]) -> float | None:
-    preview, final, base_preview, base_final = means.values()
+    preview, final = means["preview"], means["final"]
+    base_preview, base_final = means["baseline_preview"], means["baseline_final"]
     if preview is None or final is None or base_preview is None or base_final is None:
         return None
     return rounded(exponential((final - preview) - (base_final - base_preview)))

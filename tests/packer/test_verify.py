@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from invarlock.packer.build import build_pack
 from invarlock.packer.checksums import CONTROL_FILES, write_checksums
+from invarlock.packer.inspection import inspect_pack
 from invarlock.packer.keys import fingerprint
 from invarlock.packer.progress import ProgressLine
 from invarlock.packer.trust import parse_moment
 from invarlock.packer.verify import VerifyOptions, verify_pack
-from packs import REPORT, TIME, contain, content, edit_json, messages, pack_files, packer, sha256, sign, strict
+from packs import FAULT, REPORT, TIME, contain, content, edit_json, messages, pack_files, packer, sha256, sign, strict
 
 from invarlock.errors import UsageError
+from invarlock.jsonio import dump_json
 
 CONTROL = {"manifest.json": {4, 5}, "manifest.signature.json": {5}}
 Reseal = Callable[[Path], None]
@@ -114,6 +116,28 @@ def test_strict_report_assurance_asks_for_a_container(pack: Path) -> None:
 
     assert result.code == 7
     assert "needs execution in a container with an image digest" in messages(result)
+
+
+def test_strict_report_assurance_asks_it_of_every_report_and_inspect_says_so(
+    run: Path, real_run: Any, tmp_path: Path
+) -> None:
+    whole = content(run)
+    files = contain(dict(whole.files))
+    sidecar = FAULT.replace("evaluation.report", "runtime.manifest")
+    runtime = json.loads(files[sidecar])
+    runtime["runtime"]["image_digest"] = None
+    one_without = {**files, sidecar: dump_json(runtime)}
+    for name, sealed, against in (
+        ("all", files, []),
+        ("but_one", one_without, ["1 of 3 reports not from a container"]),
+    ):
+        pack = build_pack(tmp_path / name, replace(whole, files=sealed, claimed_verdict=None), real_run.key, TIME).path
+
+        result = strict(pack, report_assurance="strict")
+
+        assert inspect_pack(pack)["strict_readiness"] == {"ready": not against, "against": against}
+        assert (result.code, strict(pack).code) == (7 if against else 0, 0)
+        assert [error["where"] for error in result.errors] == [sidecar] * len(against)
 
 
 def test_without_report_assurance_only_bytes_are_checked(pack: Path, reseal: Reseal) -> None:

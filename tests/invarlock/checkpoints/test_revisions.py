@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import pickle
 import socket
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from hub_client import point_client_at
-from hub_server import TOKEN, Answer, Hub, Repository, serve_hub, with_other_file
-from huggingface_hub import constants, scan_cache_dir
-from safetensors.torch import load_file
+from hub_server import TOKEN, Answer, Hub, Repository, with_other_file
+from huggingface_hub import constants
 
 from invarlock.catalog.pins import Pin, Pins, read_pins
 from invarlock.checkpoints.digests import digest_checkpoint
@@ -36,13 +29,6 @@ from invarlock.jsonio import write_json
 EMBEDDED = Path(__file__).parents[3] / "suites" / "embedded"
 MODEL = "org/mistral-tiny"
 QUICK = Patience(attempts=3, first_wait_seconds=0.001)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serve_hub() as served:
-        point_client_at(served, tmp_path / "cache", monkeypatch)
-        yield served
 
 
 @pytest.fixture
@@ -166,127 +152,6 @@ def test_weights_that_run_code_are_not_fetched_beside_others(hub: Hub, repositor
     fetch(resolve_model(MODEL, None, QUICK, pickles=True), [].append, QUICK)
 
     assert not any("pytorch_model.bin" in request for request in hub.requests)
-
-
-def pickled(value: object, **more: bool) -> bytes:
-    stream = io.BytesIO()
-    torch.save(value, stream, **more)
-    return stream.getvalue()
-
-
-def with_pickles(hub: Hub, repository: Repository, pickles: Mapping[str, bytes]) -> Repository:
-    """Put a repository on the hub with these weights instead of its own."""
-    others = {name: data for name, data in repository.files.items() if not name.endswith((".bin", ".safetensors"))}
-    return hub.add(replace(repository, files={**others, **pickles}))
-
-
-def obtain_converted() -> Pin:
-    return fetch(resolve_model(MODEL, None, QUICK, pickles=True), [].append, QUICK)
-
-
-def check_converted(hub: Hub, pin: Pin, weights: Mapping[str, torch.Tensor], pickles: Mapping[str, bytes]) -> None:
-    folder = model_folder(pin)
-    found: dict[str, torch.Tensor] = {}
-    for path in folder.glob("*.safetensors"):
-        found |= load_file(path)
-    assert found.keys() == weights.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
-    assert {file.name: file.sha256 for file in pin.converted_from} == {
-        name: hashlib.sha256(data).hexdigest() for name, data in pickles.items()
-    }
-    assert digest_checkpoint(folder) == pin.digest
-    asked = len(hub.requests)
-    assert find_model(pin) == pin
-    assert model_folder(Pin(MODEL, pin.revision)) == folder
-    assert {file.name for file in find_model(Pin(MODEL, pin.revision)).files} == {file.name for file in pin.files}
-    assert len(hub.requests) == asked
-    assert not scan_cache_dir(constants.HF_HUB_CACHE).warnings
-    again = resolve_model(MODEL, None, QUICK, pickles=True)
-    assert (again.missing_bytes, again.weight_bytes) == (
-        0,
-        sum(len(data) for name, data in pickles.items() if name.endswith(".bin")),
-    )
-
-
-@pytest.mark.parametrize("archive", [True, False], ids=["archive", "before-1.6"])
-def test_pickled_weights_that_are_allowed_are_converted(hub: Hub, repository: Repository, archive: bool) -> None:
-    weights = load_file(EMBEDDED / "mistral-tiny" / "model.safetensors")
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    pickles = {"pytorch_model.bin": pickled(weights, _use_new_zipfile_serialization=archive)}
-    with_pickles(hub, repository, pickles)
-
-    pin = obtain_converted()
-
-    assert [file.name for file in pin.files] == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
-    check_converted(hub, pin, weights, pickles)
-
-
-def test_pickled_shards_become_shards(hub: Hub, repository: Repository) -> None:
-    weights = load_file(EMBEDDED / "mistral-tiny" / "model.safetensors")
-    names = sorted(weights)
-    shards = {
-        "pytorch_model-00001-of-00002.bin": names[: len(names) // 2],
-        "pytorch_model-00002-of-00002.bin": names[len(names) // 2 :],
-    }
-    index = {"metadata": {}, "weight_map": {name: shard for shard, held in shards.items() for name in held}}
-    pickles = {shard: pickled({name: weights[name] for name in held}) for shard, held in shards.items()}
-    pickles["pytorch_model.bin.index.json"] = json.dumps(index).encode()
-    with_pickles(hub, repository, pickles)
-
-    pin = obtain_converted()
-
-    assert {
-        "model-00001-of-00002.safetensors",
-        "model-00002-of-00002.safetensors",
-        "model.safetensors.index.json",
-    } < {file.name for file in pin.files}
-    check_converted(hub, pin, weights, pickles)
-
-
-class Touch:
-    """What runs code when it is read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda path: pickle.dumps({"weight": Touch(path)}, protocol=2), "(Unsupported global: GLOBAL getattr"),
-        (lambda path: pickled({"weight": Touch(path)}), "(Unsupported global: GLOBAL getattr"),
-        (lambda path: b"no pickle at all", "cannot be read as tensors alone (Unsupported operand 110)"),
-        (lambda path: b"", "cannot be read as tensors alone (it ends too early)"),
-        (lambda path: pickled([torch.zeros(2)]), "holds a list, not tensors by name"),
-        (lambda path: pickled({"state_dict": {"weight": torch.zeros(2)}}), "'state_dict' is no dense tensor"),
-    ],
-    ids=["code", "code-in-archive", "garbage", "empty", "list", "nested"],
-)
-def test_a_pickle_of_more_than_tensors_is_refused_and_runs_nothing(
-    hub: Hub, repository: Repository, tmp_path: Path, make: Callable[[Path], bytes], said: str
-) -> None:
-    ran = tmp_path / "ran"
-    data = make(ran)
-    commit = with_pickles(hub, repository, {"pytorch_model.bin": data}).commit
-
-    with pytest.raises(HubError) as caught:
-        obtain_converted()
-
-    line = str(caught.value)
-    assert line.startswith(f"{MODEL} at {commit}: pytorch_model.bin: ")
-    assert said in line
-    assert line.endswith("convert it to safetensors where you trust it, and use the folder (MODEL_1=FOLDER)")
-    assert "\n" not in line
-    assert not ran.exists()
-    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

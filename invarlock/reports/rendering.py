@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -21,6 +21,19 @@ from typing import Any
 from invarlock.reports.figures import interval_figure, window_figure
 from invarlock.reports.gates import Gate, judge_gates
 from invarlock.reports.markup import Markup, element, join, text
+from invarlock.reports.page_parts import (
+    MAX_ROWS,
+    code,
+    compact,
+    counted,
+    data_table,
+    definition_list,
+    listed,
+    number_cell,
+    number_text,
+    pill,
+    plain_text,
+)
 from invarlock.reports.stylesheet import CONTENT_POLICY, STYLE
 
 # The modules of a guard that say most; all of them are in the report.
@@ -28,7 +41,6 @@ TOP_MODULES = 5
 MAX_VIOLATIONS = 8
 # A tier has some 40 limits.
 MAX_LIMITS = 80
-MAX_ROWS = 40
 # Reports come model by model; a policy with a preset for a thousand modules takes some 100 KB.
 KEPT_POLICIES = 8
 
@@ -68,14 +80,14 @@ def render_report(report: Mapping[str, Any], sha256: str) -> bytes:
 
 def _header(report: Mapping[str, Any], title: str) -> Markup:
     verdict, reasons = report["assurance"]["verdict"], report["assurance"]["blocking_reasons"]
-    broken = f"{_count(len(reasons), 'gate')} that must hold {'does' if len(reasons) == 1 else 'do'} not"
+    broken = f"{counted(len(reasons), 'gate')} that must hold {'does' if len(reasons) == 1 else 'do'} not"
     words = "every gate that must hold does" if verdict == "PASS" else broken
     run = report["meta"]["run"]
     return element(
         "header",
         element("p", "InvarLock evaluation report", class_="kind"),
         element("h1", title, f", run {run}" if run > 1 else ""),
-        element("p", _pill(verdict, verdict.lower()), words),
+        element("p", pill(verdict, verdict.lower()), words),
         element(
             "p",
             "PASS and FAIL say whether the subject holds its gates. Whether it should is what its scenario says: a "
@@ -97,11 +109,12 @@ def _metric(report: Mapping[str, Any]) -> Markup:
     return join(
         (
             heading,
-            element("p", _number(ratio), class_="figure"),
+            element("p", number_text(ratio), class_="figure"),
             element(
                 "p",
-                f"{level} interval {_number(low)} to {_number(high)}, limit {_number(limit)}; perplexity "
-                f"{_number(metric['baseline_final'])} of the baseline, {_number(metric['final'])} of the subject",
+                f"{level} interval {number_text(low)} to {number_text(high)}, limit {number_text(limit)}; "
+                f"perplexity {number_text(metric['baseline_final'])} of the baseline, "
+                f"{number_text(metric['final'])} of the subject",
             ),
             element(
                 "figure",
@@ -128,14 +141,14 @@ def _gates(gates: Sequence[Gate]) -> Markup:
     ]
     warned = any(not gate.blocks and not gate.holds for gate in gates)
     note = element("p", "A gate that only warns decides nothing.", class_="soft") if warned else ""
-    table = _table(("gate", "measured", "limit", ""), rows)
+    table = data_table(("gate", "measured", "limit", ""), rows)
     return element("section", element("h2", "Gates"), table, note, class_="gates")
 
 
 def _held(gate: Gate) -> Markup:
     if gate.holds:
-        return _pill("holds", "pass")
-    return _pill("does not hold", "fail") if gate.blocks else _pill("warns", "warn")
+        return pill("holds", "pass")
+    return pill("does not hold", "fail") if gate.blocks else pill("warns", "warn")
 
 
 def _windows(report: Mapping[str, Any]) -> Markup:
@@ -151,7 +164,7 @@ def _windows(report: Mapping[str, Any]) -> Markup:
     missing = count - len(known)
     caption = (
         f"subject minus baseline, in nats a token, of {count} final windows in the order drawn; from "
-        f"{_number(min(known))} to {_number(max(known))}"
+        f"{number_text(min(known))} to {number_text(max(known))}"
         + (f"; a bar spans {each} windows" if each > 1 else "")
         + (f"; {missing} not finite" if missing else "")
         + _tail(tail)
@@ -162,7 +175,9 @@ def _windows(report: Mapping[str, Any]) -> Markup:
 def _tail(tail: Mapping[str, Any]) -> str:
     if tail["value"] is None:
         return ""
-    return f"; their quantile {tail['quantile']:g} is {_number(tail['value'])}, its limit {tail['limit']:g} (dashed)"
+    return (
+        f"; their quantile {tail['quantile']:g} is {number_text(tail['value'])}, its limit {tail['limit']:g} (dashed)"
+    )
 
 
 def _compared(report: Mapping[str, Any]) -> Markup:
@@ -170,15 +185,15 @@ def _compared(report: Mapping[str, Any]) -> Markup:
     return join(
         (
             element("h2", "What was compared"),
-            _pairs(
+            definition_list(
                 {
                     "model": meta["model_id"],
-                    "revision": _code(meta["revision"]),
-                    "baseline": _code(report["baseline_ref"]["digest"]),
-                    "subject": _code(report["subject"]["digest"]),
+                    "revision": code(meta["revision"]),
+                    "baseline": code(report["baseline_ref"]["digest"]),
+                    "subject": code(report["subject"]["digest"]),
                     "edit": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']} ({edit['label']})",
-                    "spec": _code(edit["spec"]),
-                    "parameters": _compact(edit["parameters"]),
+                    "spec": code(edit["spec"]),
+                    "parameters": compact(edit["parameters"]),
                     "scenario": f"{meta['scenario']}, run {meta['run']}",
                     "not scored": report["scoring"]["not_scored"],
                 }
@@ -189,14 +204,14 @@ def _compared(report: Mapping[str, Any]) -> Markup:
 
 def _guard(report: Mapping[str, Any], name: str) -> Markup:
     block = report[name]
-    heading = element("h2", f"Guard {name} ", _pill(block["status"], block["status"]))
+    heading = element("h2", f"Guard {name} ", pill(block["status"], block["status"]))
     details = {"spectral": _spectral, "rmt": _rmt, "variance": _variance}.get(name, _invariants)
     return join((heading, *details(block), *_violations(block["violations"])))
 
 
 def _invariants(block: Mapping[str, Any]) -> Iterator[Markup]:
     metrics = sorted(block["metrics"].items())
-    yield element("p", _listed(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in metrics))
+    yield element("p", listed(f"{key.replace('_', ' ')} {plain_text(value)}" for key, value in metrics))
 
 
 def _spectral(block: Mapping[str, Any]) -> Iterator[Markup]:
@@ -204,17 +219,17 @@ def _spectral(block: Mapping[str, Any]) -> Iterator[Markup]:
     yield element(
         "p",
         f"{metrics['caps_applied']} of {metrics['modules']} matrices capped, {metrics['max_caps']} allowed; largest "
-        f"|ln of the spectral norm's ratio| {_number(metrics['max_abs_log_ratio'])}",
+        f"|ln of the spectral norm's ratio| {number_text(metrics['max_abs_log_ratio'])}",
     )
     top = _top({module: row["log_ratio"] for module, row in modules.items()})
-    yield _table(
+    yield data_table(
         ("matrix", "family", "ln ratio of norms", "ln ratio of stable ranks", "z", ""),
         [
             (
                 element("code", module),
                 modules[module]["family"],
-                *map(_cell, (modules[module][key] for key in ("log_ratio", "log_stable_rank_ratio", "z"))),
-                _pill("capped", "fail") if modules[module]["capped"] else "",
+                *map(number_cell, (modules[module][key] for key in ("log_ratio", "log_stable_rank_ratio", "z"))),
+                pill("capped", "fail") if modules[module]["capped"] else "",
             )
             for module in top
         ],
@@ -223,16 +238,16 @@ def _spectral(block: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _rmt(block: Mapping[str, Any]) -> Iterator[Markup]:
-    yield _table(
+    yield data_table(
         ("family", "largest edge risk, baseline", "subject", "growth", "limit"),
         [
-            (family, *map(_cell, (row[key] for key in ("baseline", "subject", "growth", "epsilon"))))
+            (family, *map(number_cell, (row[key] for key in ("baseline", "subject", "growth", "epsilon"))))
             for family, row in islice(sorted(block["families"].items()), MAX_ROWS)
         ],
     )
-    yield _table(
+    yield data_table(
         ("layer", "growth of its edge risk"),
-        [(element("code", module), _cell(block["modules"][module])) for module in _top(block["modules"])],
+        [(element("code", module), number_cell(block["modules"][module])) for module in _top(block["modules"])],
         "no edge risk changed",
     )
 
@@ -241,14 +256,15 @@ def _variance(block: Mapping[str, Any]) -> Iterator[Markup]:
     gate, scales = block["predictive_gate"], block["proposed_scales"]
     yield element(
         "p",
-        f"{_count(len(scales), 'scale')} proposed"
+        f"{counted(len(scales), 'scale')} proposed"
         + (f"; {gate['reason']}" if gate["reason"] else "")
-        + (f"; gain {_number(block['ab_gain'])} nats a token" if block["ab_gain"] is not None else ""),
+        + (f"; gain {number_text(block['ab_gain'])} nats a token" if block["ab_gain"] is not None else ""),
     )
     distance = {module: scale - 1.0 for module, scale in scales.items()}
     if scales:
-        yield _table(
-            ("FFN output", "scale"), [(element("code", module), _cell(scales[module])) for module in _top(distance)]
+        yield data_table(
+            ("FFN output", "scale"),
+            [(element("code", module), number_cell(scales[module])) for module in _top(distance)],
         )
 
 
@@ -257,14 +273,14 @@ def _violations(violations: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
         return
     rows = [
         (
-            _pill(row["severity"], {"warn": "warn"}.get(row["severity"], "fail")),
+            pill(row["severity"], {"warn": "warn"}.get(row["severity"], "fail")),
             element("code", _where(row)),
             row["reason"],
         )
         for row in violations[:MAX_VIOLATIONS]
     ]
     yield element("h3", "Violations")
-    yield _table(("", "where", "what"), rows)
+    yield data_table(("", "where", "what"), rows)
     if len(violations) > MAX_VIOLATIONS:
         yield element("p", f"and {len(violations) - MAX_VIOLATIONS} more in the report", class_="soft")
 
@@ -281,12 +297,12 @@ def _policy(report: Mapping[str, Any]) -> Markup:
     return join(
         (
             element("h2", "Policy"),
-            _pairs(
+            definition_list(
                 {
                     "tier": provenance["tier"],
                     "profile": report["context"]["profile"],
-                    "preset": "none" if preset is None else _code(preset),
-                    "overrides": _compact(provenance["overrides"]) if provenance["overrides"] else "none",
+                    "preset": "none" if preset is None else code(preset),
+                    "overrides": compact(provenance["overrides"]) if provenance["overrides"] else "none",
                 }
             ),
             element("h3", "Every limit used"),
@@ -301,7 +317,7 @@ def _every_limit(policy: str) -> Markup:
     limits = dict(_limits(json.loads(policy)))
     shown = dict(islice(limits.items(), MAX_LIMITS))
     more = f"and {len(limits) - MAX_LIMITS} more in the report" if len(limits) > MAX_LIMITS else ""
-    return join((element("div", _pairs(shown), class_="columns"), element("p", more, class_="soft")))
+    return join((element("div", definition_list(shown), class_="columns"), element("p", more, class_="soft")))
 
 
 def _limits(policy: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -309,11 +325,11 @@ def _limits(policy: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if key.endswith("_by_module"):
             # a preset has one for each module, which nobody would read
             least, most = min(value.values()), max(value.values())
-            yield f"{prefix}{key}", f"{_number(least)} to {_number(most)} for {len(value)} modules"
+            yield f"{prefix}{key}", f"{number_text(least)} to {number_text(most)} for {len(value)} modules"
         elif isinstance(value, Mapping):
             yield from _limits(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", _plain(value)
+            yield f"{prefix}{key}", plain_text(value)
 
 
 def _provenance(report: Mapping[str, Any]) -> Markup:
@@ -323,18 +339,18 @@ def _provenance(report: Mapping[str, Any]) -> Markup:
     return join(
         (
             element("h2", "Text and provenance"),
-            _pairs(
+            definition_list(
                 {
                     "text": f"{data['provider']}: {windows['preview']} preview and {windows['final']} final windows of "
                     f"{data['seq_len']} tokens, {windows['stats']['coverage']['tokens']} tokens scored",
                     "seeds": f"windows {seeds['windows']}, bootstrap {seeds['bootstrap']}",
-                    "run": _code(report["run_id"]),
+                    "run": code(report["run_id"]),
                     "suite": context["suite"],
                     "determinism": context["determinism"],
                     "ran": context["execution_mode"],
                     "device": f"{meta['device']}, {meta['dtype']}",
-                    "made with": _listed(f"{name} {version}" for name, version in sorted(meta["versions"].items())),
-                    "seconds": _listed(f"{name} {_number(value)}" for name, value in seconds),
+                    "made with": listed(f"{name} {version}" for name, version in sorted(meta["versions"].items())),
+                    "seconds": listed(f"{name} {number_text(value)}" for name, value in seconds),
                 }
             ),
         )
@@ -356,7 +372,7 @@ def _digests(report: Mapping[str, Any], sha256: str) -> Markup:
         **contracts,
     }
     rows = [(name, element("code", digest)) for name, digest in digests.items()]
-    return join((element("h2", "Digests"), _table(("of", "sha256"), rows)))
+    return join((element("h2", "Digests"), data_table(("of", "sha256"), rows)))
 
 
 def _footer(sha256: str) -> Markup:
@@ -381,68 +397,3 @@ def _top(changes: Mapping[str, float | None]) -> list[str]:
         return (float("-inf") if value is None else -abs(value), name)
 
     return heapq.nsmallest(TOP_MODULES, [name for name, value in changes.items() if value != 0], key=order)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "") -> Markup:
-    if not rows:
-        return element("p", empty, class_="soft")
-    cells = (join(cell if isinstance(cell, _Cell) else element("td", cell) for cell in row) for row in rows)
-    numbers = [isinstance(cell, _Cell) for cell in rows[0]]
-    head = join(
-        element("th", name, class_="number") if number else element("th", name)
-        for name, number in zip(heads, numbers, strict=True)
-    )
-    body = join(element("tr", row) for row in cells)
-    return element("table", element("thead", element("tr", head)), element("tbody", body))
-
-
-def _pairs(rows: Mapping[str, object]) -> Markup:
-    """Return a list of names and values; a value of None is left out."""
-    return element(
-        "dl",
-        join(join((element("dt", key), element("dd", value))) for key, value in rows.items() if value is not None),
-    )
-
-
-class _Cell(Markup):
-    """A table's cell that holds a number."""
-
-    __slots__ = ()
-
-
-def _cell(value: float | None) -> _Cell:
-    return _Cell(element("td", _number(value), class_="number"))
-
-
-def _pill(words: str, kind: str) -> Markup:
-    return element("span", words, class_=kind)
-
-
-def _code(value: str | None) -> Markup | None:
-    return None if value is None else element("code", value)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _plain(value: object) -> str:
-    """Return a value that is no mapping for people: numbers short, lists with commas."""
-    if isinstance(value, list | tuple):
-        return _listed(map(_plain, value))
-    return _number(value) if isinstance(value, float) else "–" if value is None else str(value)
-
-
-def _listed(values: Iterable[str]) -> str:
-    shown = list(islice(values, MAX_ROWS + 1))
-    return ", ".join(shown[:MAX_ROWS]) + (", …" if len(shown) > MAX_ROWS else "")
-
-
-def _compact(value: object) -> Markup:
-    return element("code", json.dumps(value, sort_keys=True, ensure_ascii=False))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

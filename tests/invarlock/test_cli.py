@@ -185,6 +185,23 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("missing", ["--baseline", "--subject", "--text"])
+def test_what_is_missing_is_told_before_torch_is_imported(baseline: Path, tmp_path: Path, missing: str) -> None:
+    named = {"--baseline": baseline, "--subject": baseline, "--text": TEXT} | {missing: tmp_path / "nowhere"}
+    given = [str(part) for pair in named.items() for part in pair]
+    script = """
+import sys
+from invarlock.cli import main
+code = main(sys.argv[1:])
+sys.exit(99 if "torch" in sys.modules else code)
+"""
+    command = [sys.executable, "-c", script, "evaluate", *given, "--output-dir", str(tmp_path / "out")]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, "nowhere: no such" in done.stderr) == (3 if missing == "--text" else 2, True), done.stderr
+
+
 def test_a_changed_report_does_not_verify(baseline: Path, quantised: Path, tmp_path: Path) -> None:
     evaluate(baseline, quantised, tmp_path / "out")
     path = tmp_path / "out/evaluation.report.json"

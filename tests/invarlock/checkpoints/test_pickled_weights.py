@@ -18,7 +18,7 @@ from hub_server import Hub, Repository
 from huggingface_hub import constants, scan_cache_dir
 from safetensors.torch import load_file
 
-from invarlock.catalog.pins import Pin
+from invarlock.catalog.pins import Pin, Pins, parse_pins
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.hub import Patience
 from invarlock.checkpoints.pickled_weights import PICKLED_FILE, convert_weights
@@ -58,6 +58,7 @@ def check_converted(hub: Hub, pin: Pin, weights: Mapping[str, torch.Tensor], pic
         name: hashlib.sha256(data).hexdigest() for name, data in pickles.items()
     }
     assert digest_checkpoint(folder) == pin.digest
+    assert parse_pins(Pins({MODEL: pin}).document(), where="memory").models == {MODEL: pin}
     asked = len(hub.requests)
     assert find_model(pin) == pin
     assert model_folder(Pin(MODEL, pin.revision)) == folder

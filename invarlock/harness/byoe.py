@@ -29,23 +29,24 @@ MAX_NAME_CHARACTERS = 90
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def bring(models: Models, settings: Settings, here: Path, mark_expression: str) -> tuple[Models, tuple[Scenario, ...]]:
+def bring(
+    models: Models, settings: Settings, here: Path, other_suites: Sequence[str]
+) -> tuple[Models, tuple[Scenario, ...]]:
     """Return the models and scenarios of a run: the baseline, and a scenario for each subject.
 
     Args:
         models: of the suites folder, whose text is used.
         settings: with ``--baseline`` and ``--subject``.
         here: what relative paths are relative to.
-        mark_expression: of ``-m``.
+        other_suites: suites of the folder that ``-m`` asks for.
 
     Raises:
         UsageError: with a line for each folder that is no checkpoint.
     """
     if settings["baseline"] is None or not settings["subjects"]:
         raise UsageError("-m byoe: needs --baseline FOLDER and at least one --subject FOLDER")
-    other = next((suite for suite in models.suites if suite in re.findall(r"[\w.-]+", mark_expression)), None)
-    if other is not None and other != SUITE:
-        raise UsageError(f"--baseline: -m names the suite {other}, whose models are its own; use -m byoe")
+    if other_suites:
+        raise UsageError(f"--baseline: -m asks for the suite {other_suites[0]}, which has its own models; use -m byoe")
     baseline = here / settings["baseline"]
     problems: list[str] = []
     found = _read(baseline, "--baseline", problems)

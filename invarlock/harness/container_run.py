@@ -41,7 +41,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     folder = find_suites_folder(config) if asks_for_a_run(config) else None
     if folder is None:
         return None
-    from invarlock.harness.session import read_suite
+    from invarlock.harness.suite_reading import read_suite
     from invarlock.runtime.handover import read_handover
 
     if read_handover() is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,20 +18,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from invarlock.catalog.cases import Case
-from invarlock.catalog.models import read_models
-from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import InvarLockError, disk_refuses
 from invarlock.harness.case_clock import hang_of, overdue
 from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.disk_pressure import DiskPressure
+from invarlock.harness.mark_expressions import MarkExpression
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
 from invarlock.harness.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.run import Run
 from invarlock.harness.run_lock import RunLock
-from invarlock.harness.selection import SENTINEL_MARK, Catalog, is_byoe, make_catalog
+from invarlock.harness.selection import SENTINEL_MARK, check_mark_names
 from invarlock.harness.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.sharding import Collected, own_cases
-from invarlock.harness.sizing import suite_defaults
+from invarlock.harness.suite_reading import read_suite
 from invarlock.packer.run_directory import RunDirectory
 from invarlock.runtime.handover import check_code, read_handover
 from invarlock.settings import Settings
@@ -39,23 +39,6 @@ if TYPE_CHECKING:
     from invarlock.harness.finishing import Ending
 
 WORKER_KEY = "invarlock"
-
-
-def read_suite(folder: Path, settings: Settings, config: pytest.Config) -> tuple[Catalog, Settings]:
-    """Return what a suites folder holds for a command line, and the settings with what follows from its suite.
-
-    Raises:
-        InvarLockError: when the folder's files or the settings are wrong.
-    """
-    models, scenarios = read_models(folder / "models.toml"), read_scenarios(folder / "scenarios.json")
-    expression = config.option.markexpr
-    if is_byoe(expression, settings):
-        # imported here: it reads checkpoints, which no other run does before its first case
-        from invarlock.harness.byoe import bring
-
-        models, scenarios = bring(models, settings, config.invocation_params.dir, expression)
-    catalog = make_catalog(models, scenarios, expression, config.args, settings)
-    return catalog, settings.with_defaults(suite_defaults(catalog.models.suites[catalog.suite]))
 
 
 class SuiteSession(ABC):
@@ -216,6 +199,15 @@ class Controller(SuiteSession):
     @property
     def run(self) -> Run:
         return self._of
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Refuse marks that are not known; by now every plugin and conftest has registered its own."""
+        registered = [re.split(r"[:(]", line, maxsplit=1)[0].strip() for line in self.config.getini("markers")]
+        try:
+            check_mark_names(MarkExpression.parse(self.config.option.markexpr), registered)
+        except InvarLockError as error:
+            raise pytest.UsageError(str(error)) from None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

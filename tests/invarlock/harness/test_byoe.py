@@ -132,7 +132,7 @@ def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
         (("--subject", "mine"), "-m byoe: needs --baseline FOLDER and at least one --subject FOLDER"),
         (
             ("-m", "smoke", "--baseline", "base", "--subject", "mine"),
-            "--baseline: -m names the suite smoke, whose models are its own; use -m byoe",
+            "--baseline: -m asks for the suite smoke, which has its own models; use -m byoe",
         ),
         (("-m", "byoe", "--edit-label", "mine"), "--edit-label: 'mine' is not allowed, it takes one of custom"),
     ],

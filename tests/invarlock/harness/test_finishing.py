@@ -11,6 +11,7 @@ from invarlock.packer.run_directory import RunDirectory
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.harness.finishing import Ending, finish_run
+from invarlock.harness.mark_expressions import MarkExpression
 from invarlock.harness.run import Run
 from invarlock.harness.selection import make_catalog
 from invarlock.jsonio import read_json
@@ -23,7 +24,11 @@ def end(directory: Path, key: Path, **options: Any) -> Ending:
     """End a run whose cases are done, again."""
     settings = resolve_settings({"signing_key": str(key), **options}, {})
     catalog = make_catalog(
-        read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json"), "", [], settings
+        read_models(SUITES / "models.toml"),
+        read_scenarios(SUITES / "scenarios.json"),
+        MarkExpression.parse(""),
+        [],
+        settings,
     )
     run = Run(SUITES, settings, catalog, RunDirectory(directory), 1, datetime.now(UTC), {})
     return finish_run(run, read_json(directory / "state" / "pytest_report.json"), interrupted=False)

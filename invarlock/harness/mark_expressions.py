@@ -1,0 +1,79 @@
+"""What ``-m`` selects, evaluated with pytest's own grammar.
+
+Example::
+
+    expression = MarkExpression.parse("smoke and not full")
+    expression.selects({"smoke", "clean"})              # True
+    expression.asks_for("full", [{"smoke", "full"}])    # False: it only leaves full out
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+
+from _pytest.mark import expression as grammar
+
+from invarlock.errors import UsageError
+
+_NAME = re.compile(r"[\w:+\-.\[\]\\/]+")
+_STRING = re.compile(r"'[^']*'|\"[^\"]*\"")
+# the arguments of mark(key=value): the only place where the grammar has an equals sign
+_ARGUMENTS = re.compile(r"\([^()]*=[^()]*\)")
+_OPERATORS = ("and", "or", "not")
+# pytest before 9 has an error class of its own, since 9 it raises SyntaxError
+_PARSE_ERROR: type[Exception] = getattr(grammar, "ParseError", SyntaxError)
+
+
+@dataclass(frozen=True)
+class MarkExpression:
+    """A mark expression that pytest can evaluate; an empty one selects every case and asks for no mark.
+
+    Attributes:
+        text: the expression as given to ``-m``.
+        names: the marks in it, once each, in their order.
+    """
+
+    text: str
+    names: tuple[str, ...]
+
+    @staticmethod
+    def parse(text: str) -> MarkExpression:
+        """Return the expression of a text.
+
+        Raises:
+            UsageError: when pytest cannot read it, with the column.
+        """
+        try:
+            grammar.Expression.compile(text)
+        except _PARSE_ERROR as error:
+            column = getattr(error, "offset", None) or getattr(error, "column", None)
+            reason = getattr(error, "msg", None) or getattr(error, "message", None) or str(error)
+            reason = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in reason)
+            where = f"column {column}: " if column else ""
+            raise UsageError(f"-m {text!r}: {where}{reason}; correct the expression") from None
+        bare = _ARGUMENTS.sub("", _STRING.sub("''", text))
+        return MarkExpression(text, tuple(dict.fromkeys(n for n in _NAME.findall(bare) if n not in _OPERATORS)))
+
+    def selects(self, marks: Set[str]) -> bool:
+        """Tell whether a test with some marks, all of them without arguments, is selected."""
+        if not self.text.strip():
+            return True
+
+        def has(name: str, /, **arguments: object) -> bool:
+            return name in marks and not arguments
+
+        return bool(grammar.Expression.compile(self.text).evaluate(has))
+
+    def asks_for(self, mark: str, rows: Iterable[Set[str]]) -> bool:
+        """Tell whether some test is selected because of a mark: with it, and not without it.
+
+        Args:
+            mark: the mark.
+            rows: the marks of each test.
+        """
+        if mark not in self.names:
+            return False
+        having = (row for row in rows if mark in row)
+        return any(self.selects(row) and not self.selects(row - {mark}) for row in having)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,17 @@ class Results:
     cases: list[dict[str, Any]] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    file: Path | None = None
 
     def stage(self, name: str, seconds: float, floor: float | None, what: str) -> None:
         self.stages.append({"stage": name, "seconds": seconds, "floor_seconds": floor, "floor": what})
+        self.save()
+
+    def save(self) -> None:
+        """Write what was measured so far: a time limit may end the script at any moment."""
+        if self.file is not None:
+            kept = {name: value for name, value in vars(self).items() if name != "file"}
+            self.file.write_text(json.dumps(kept, indent=1))
 
 
 def settled(device: str) -> float:
@@ -122,6 +130,7 @@ def agreement(device: str, folder: Path, models: Sequence[str], results: Results
             for what, limit in limits.items()
             if not row[what] <= limit
         ]
+        results.save()
 
 
 def losses(baseline: Baseline) -> list[float | None]:
@@ -220,6 +229,7 @@ def every_case(
         loaded = report["primary_metric"]["ratio_vs_baseline"] is not None
         print(f"{name}: made in {made:.1f} s, measured in {sum(found.seconds.values()):.1f} s", file=sys.stderr)
         results.cases.append({"case": name, "made": made, **found.seconds, **statuses, "scored": loaded})
+        results.save()
         if name in EDITS and (statuses["invariants"] != "pass" or "error" in statuses.values()):
             results.problems.append(f"{name}: its guards say {statuses}")
     if any(row["case"] == "noop" and row["spectral"] != "pass" for row in results.cases):
@@ -291,7 +301,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where checkpoints are written; default: a temporary folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
     options = parser.parse_args()
-    results = Results(options.device)
+    results = Results(options.device, file=options.json)
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="invarlock-gpu-") as name:
         folder = Path(name)
         agreement(options.device, folder, EMBEDDED[: options.models], results)
@@ -304,8 +314,7 @@ def main() -> int:
         every_case(options.device, baseline, folder, source, options.cases, results)
         sigma(options.device, baseline, results)
     show(results)
-    if options.json is not None:
-        options.json.write_text(json.dumps(asdict(results), indent=1))
+    results.save()
     return 1 if results.problems else 0
 
 

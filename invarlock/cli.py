@@ -7,6 +7,7 @@ evidence-pack`` too.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, TypeAlias
 from invarlock.catalog.edit_specs import EditName
 from invarlock.errors import InvarLockError, ReportError, UsageError, printable
 from invarlock.reports.policy import profile_names, tier_names
+from invarlock.settings import unknown_variables
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return packer(given[2:])
     options = _parser().parse_args(given)
     options.given = given
+    for line in unknown_variables(os.environ):
+        print(f"warning: {printable(line)}", file=sys.stderr)
     try:
         return int(options.command(options))
     except InvarLockError as error:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from invarlock.packer import commands
 
 from invarlock.errors import InvarLockError, UsageError, printable
+from invarlock.settings import unknown_variables
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -22,6 +23,8 @@ EXIT_CODES = """exit codes: 0 verified (or built, inspected, generated), 2 inval
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = _parser().parse_args(arguments)
+    for line in unknown_variables(os.environ, own={getattr(options, "passphrase_env", None) or ""}):
+        print(f"warning: {printable(line)}", file=sys.stderr)
     try:
         code = int(options.command(options))
         sys.stdout.flush()

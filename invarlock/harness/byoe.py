@@ -23,6 +23,7 @@ from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import read_gpus
 from invarlock.harness.selection import BYOE_SUITE as SUITE
 from invarlock.settings import Settings
+from invarlock.settings.table import MODEL_SLOTS
 
 # The longest id of a scenario has a hundred characters; a number may follow.
 MAX_NAME_CHARACTERS = 90
@@ -47,6 +48,9 @@ def bring(
         raise UsageError("-m byoe: needs --baseline FOLDER and at least one --subject FOLDER")
     if other_suites:
         raise UsageError(f"--baseline: -m asks for the suite {other_suites[0]}, which has its own models; use -m byoe")
+    slot = next((slot for slot in range(1, MODEL_SLOTS + 1) if settings.given(f"model_{slot}")), None)
+    if slot is not None:
+        raise UsageError(f"MODEL_{slot}: -m byoe has the model of --baseline and no other; unset it")
     baseline = here / settings["baseline"]
     problems: list[str] = []
     found = _read(baseline, "--baseline", problems)

@@ -5,6 +5,7 @@ What keeps it from starting is told by the checks before the first case, with ev
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from invarlock.errors import InvarLockError
 from invarlock.harness.container_mounts import absolute, job_mounts, job_variables, mount_problems, written
 from invarlock.harness.container_run import PROBLEMS
+from invarlock.harness.given_names import warn_before_launch
 from invarlock.harness.selection import Catalog
 from invarlock.runtime.container import Job
 from invarlock.runtime.engines import find_engine, find_image, gpu_problems
@@ -32,6 +34,7 @@ def run_in_container(config: pytest.Config, folder: Path, settings: Settings, ca
     if launch is None or problems:
         config.stash[PROBLEMS] = tuple(problems)
         return None
+    warn_before_launch(os.environ)
     try:
         return start(launch)
     except InvarLockError as error:

@@ -60,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # imported here: pytest in any other folder does without
     from invarlock.harness import fixtures
     from invarlock.harness.container_run import given_settings
+    from invarlock.harness.given_names import GivenNames
     from invarlock.harness.session import Controller, SuiteSession, Worker, shows_only, timed_id
 
     session: SuiteSession
@@ -76,6 +77,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(session, "invarlock-session")
     config.pluginmanager.register(fixtures, "invarlock-fixtures")
+    if isinstance(session, Controller):
+        names = GivenNames(session.catalog, session.settings, config)
+        config.pluginmanager.register(names, "invarlock-given-names")
     if shows_only(config.option):
         return
     from invarlock.harness.case_clock import CaseClock, lone_alarms, worker_alarms

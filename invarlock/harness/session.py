@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,12 +21,11 @@ from invarlock.errors import InvarLockError, disk_refuses
 from invarlock.harness.case_clock import hang_of, overdue
 from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.disk_pressure import DiskPressure
-from invarlock.harness.mark_expressions import MarkExpression
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
 from invarlock.harness.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.run import Run
 from invarlock.harness.run_lock import RunLock
-from invarlock.harness.selection import SENTINEL_MARK, check_mark_names
+from invarlock.harness.selection import SENTINEL_MARK
 from invarlock.harness.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.sharding import Collected, own_cases
 from invarlock.harness.suite_reading import read_suite
@@ -199,15 +197,6 @@ class Controller(SuiteSession):
     @property
     def run(self) -> Run:
         return self._of
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self) -> None:
-        """Refuse marks that are not known; by now every plugin and conftest has registered its own."""
-        registered = [re.split(r"[:(]", line, maxsplit=1)[0].strip() for line in self.config.getini("markers")]
-        try:
-            check_mark_names(MarkExpression.parse(self.config.option.markexpr), registered)
-        except InvarLockError as error:
-            raise pytest.UsageError(str(error)) from None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

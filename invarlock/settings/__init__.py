@@ -4,9 +4,21 @@ An option beats its variable, a variable beats the default. pytest's options, ``
 ``state/settings.json`` come from the rows of ``table``.
 """
 
+from invarlock.settings.ignored import Mode, unknown_variables, unread_settings
 from invarlock.settings.page import settings_page
 from invarlock.settings.resolving import Settings, Source, public_settings, resolve_settings
 from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
 
-__all__ = ["SETTINGS", "Setting", "Settings", "Source", "public_settings", "resolve_settings", "settings_page"]
+__all__ = [
+    "SETTINGS",
+    "Mode",
+    "Setting",
+    "Settings",
+    "Source",
+    "public_settings",
+    "resolve_settings",
+    "settings_page",
+    "unknown_variables",
+    "unread_settings",
+]

@@ -125,6 +125,15 @@ def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
     assert not ran.directory.exists()
 
 
+def test_a_model_of_a_slot_does_not_replace_the_baseline(run_pytest: Callable[..., Any], brought: Path) -> None:
+    checkpoints = ("--baseline", str(brought / "base"), "--subject", str(brought / "good/mine"))
+
+    ran = run_pytest("-m", "byoe", *checkpoints, "--collect-only", MODEL_1=str(brought / "bad/mine"))
+
+    assert ran.status == 4
+    assert "MODEL_1: -m byoe has the model of --baseline and no other" in ran.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

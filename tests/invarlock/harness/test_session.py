@@ -167,6 +167,19 @@ def test_what_cannot_work_is_refused_on_one_line_before_anything_starts(
     assert not ran.directory.parent.exists()
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_what_a_run_does_not_read_is_said_once_before_it_starts(
+    run_pytest: Callable[..., Any], workers: tuple[str, ...], tmp_path: Path
+) -> None:
+    options = ("-q", "-k", "no_such_scenario", "--run-dir", str(tmp_path / "other"), "--signing-key", "absent.pem")
+
+    ran = run_pytest(*options, *workers, PACK_SUITE_MOD="full")
+
+    warnings = [line for line in ran.output.splitlines() if line.startswith("invarlock: warning: ")]
+    assert [line.split(": ")[2] for line in warnings] == ["PACK_SUITE_MOD", "--run-dir"]
+    assert "did you mean PACK_SUITE_MODE?" in warnings[0]
+
+
 def test_a_run_directory_that_holds_something_is_not_written_to(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")

@@ -1,0 +1,49 @@
+"""Names on the command line and in the environment, checked once at the start: marks, variables and unread settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+from invarlock.errors import InvarLockError
+from invarlock.harness.mark_expressions import MarkExpression
+from invarlock.harness.selection import BYOE_SUITE, Catalog, check_mark_names
+from invarlock.settings import Mode, Settings, unknown_variables, unread_settings
+
+
+class GivenNames:
+    """Refuses unknown marks, and warns of what else was given and is not read; for the process that plans a run."""
+
+    def __init__(self, catalog: Catalog, settings: Settings, config: pytest.Config) -> None:
+        self.catalog = catalog
+        self.settings = settings
+        self.config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Check the names; by now every plugin and conftest has registered its marks, and no worker is started."""
+        registered = [re.split(r"[:(]", line, maxsplit=1)[0].strip() for line in self.config.getini("markers")]
+        try:
+            check_mark_names(MarkExpression.parse(self.config.option.markexpr), registered)
+        except InvarLockError as error:
+            raise pytest.UsageError(str(error)) from None
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if terminal is None:
+            return
+        for line in (*unknown_variables(os.environ), *unread_settings(self.settings, self._mode(), os.environ)):
+            terminal.write_line(f"invarlock: warning: {line}", yellow=True)
+
+    def _mode(self) -> Mode:
+        suite = self.catalog.models.suites[self.catalog.suite]
+        dataset = self.settings["dataset"] or ("" if suite.text is None else suite.text.dataset)
+        return Mode(self.catalog.sentinels, suite.name == BYOE_SUITE, suite.requires, dataset)
+
+
+def warn_before_launch(environment: Mapping[str, str]) -> None:
+    """Warn of variables that a run in a container is not given, because no setting has their name."""
+    for line in unknown_variables(environment):
+        print(f"invarlock: warning: {line}", file=sys.stderr, flush=True)

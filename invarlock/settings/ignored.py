@@ -1,0 +1,135 @@
+"""What a user gave and nothing reads: variables with a slip in their name, and settings that the mode does not use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from invarlock.settings.nearest import did_you_mean
+from invarlock.settings.resolving import Settings
+from invarlock.settings.rows import Setting
+from invarlock.settings.table import SETTINGS
+
+# Variables that begin like this are the product's; what they are called is the product's to know.
+PREFIXES = ("PACK_", "INVARLOCK_")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a run is, as far as it decides which settings are read.
+
+    Attributes:
+        sentinels: it evaluates kept subjects (``-m sentinel``).
+        brought: its checkpoints are the user's (``-m byoe``).
+        device: what its suite is measured on, ``cpu`` or ``gpu``.
+        dataset: the text that it scores.
+    """
+
+    sentinels: bool
+    brought: bool
+    device: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class _Unread:
+    names: tuple[str, ...]
+    when: Callable[[Settings, Mode], bool]
+    why: str
+
+
+def _calibrates(settings: Settings, mode: Mode) -> bool:
+    return bool(settings["suite_mode"] == "calibrate-only")
+
+
+_UNREAD = (
+    _Unread(("run_dir", "sentinel_model"), lambda _, mode: not mode.sentinels, "only -m sentinel reads it"),
+    _Unread(("edit_label",), lambda _, mode: not mode.brought, "only -m byoe reads it"),
+    _Unread(("tuned_params_file",), lambda _, mode: mode.brought, "-m byoe makes no edit"),
+    _Unread(
+        ("local_jsonl_file", "local_jsonl_field"),
+        lambda _, mode: mode.dataset != "local_jsonl",
+        "only INVARLOCK_DATASET=local_jsonl reads it",
+    ),
+    _Unread(
+        ("hf_dataset", "hf_config", "hf_split", "hf_field", "hf_revision"),
+        lambda _, mode: mode.dataset != "hf_text",
+        "only INVARLOCK_DATASET=hf_text reads it",
+    ),
+    _Unread(
+        ("gpu_ids", "num_gpus", "gpu_min_free_gb", "gpu_require_idle", "skip_flash_attention"),
+        lambda _, mode: mode.device == "cpu",
+        "this suite is measured on the CPU",
+    ),
+    _Unread(
+        ("container_engine", "runtime_image", "config_root", "allow_config_include_outside"),
+        lambda settings, _: settings["execution_mode"] == "host",
+        "only a run in a container reads it (--execution-mode container)",
+    ),
+    _Unread(("allow_pickled_weights",), lambda settings, _: not settings["net"], "nothing is fetched without --net 1"),
+    _Unread(
+        ("signing_key", "unsigned", "report_assurance"),
+        lambda settings, _: settings["no_pack"],
+        "--no-pack builds no pack",
+    ),
+    _Unread(
+        ("signing_key", "unsigned", "report_assurance"),
+        # a shard that is given a folder for its pack builds one
+        lambda settings, _: settings["shard"] is not None and settings["pack_dir"] is None,
+        "a shard builds no pack; `python -m invarlock.packer merge` does",
+    ),
+    _Unread(
+        (
+            "pack_dir", "no_pack", "signing_key", "unsigned", "report_assurance", "defer_rendering", "skip_html",
+            "repeats", "keep_models", "scenario_ids", "clean_runs", "stress_runs", "error_injection",
+            "tuned_params_file",
+        ),
+        _calibrates,
+        "--suite-mode calibrate-only makes presets and runs no case",
+    ),
+    _Unread(
+        ("calibration_runs",),
+        lambda settings, _: bool(settings["calibration_preset_dir"] or settings["calibration_preset_file"]),
+        "the presets are given",
+    ),
+    _Unread(
+        ("calibration_runs",),
+        lambda settings, _: settings["suite_mode"] == "run-only",
+        "--suite-mode run-only makes no presets",
+    ),
+    _Unread(
+        ("min_free_disk_gb",),
+        lambda settings, _: settings["skip_disk_preflight"],
+        "PACK_SKIP_DISK_PREFLIGHT=1 checks no disk",
+    ),
+)  # fmt: skip
+
+
+def unknown_variables(environment: Mapping[str, str], own: Collection[str] = ()) -> Iterator[str]:
+    """Yield each variable that is named like a setting and is none.
+
+    Args:
+        environment: the environment variables.
+        own: variables that the user names elsewhere, such as the one that holds a passphrase.
+    """
+    known = [variable for setting in SETTINGS for variable in setting.variables]
+    for name in sorted(environment):
+        if name.startswith(PREFIXES) and name not in known and name not in own:
+            yield f"{name}: no setting has this name{did_you_mean(name, known)}; it has no effect"
+
+
+def unread_settings(settings: Settings, mode: Mode, environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield each setting that a user gave and that a run of this mode does not read, with the reason."""
+    for setting in SETTINGS:
+        if not settings.given(setting.name):
+            continue
+        reasons = [row.why for row in _UNREAD if setting.name in row.names and row.when(settings, mode)]
+        if reasons:
+            yield f"{_given_name(setting, settings, environment)}: it has no effect: {reasons[0]}"
+
+
+def _given_name(setting: Setting, settings: Settings, environment: Mapping[str, str]) -> str:
+    """Return the option or the variable that gave a value."""
+    if settings.sources[setting.name] == "option" and setting.option is not None:
+        return setting.option
+    return next((name for name in setting.variables if environment.get(name)), setting.name)

@@ -52,7 +52,9 @@ def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
         size = f"{_size(need.memory_bytes)} of memory, {_size(disk_bytes(run, [need]))} of disk"
         what = size if need.model.weight_bytes else "of a size that is not known yet"
         lines.append(f"invarlock:   {need.model.id}: {_count(need.cases, 'case')}, {what}")
-    return [*lines, f"invarlock: {_size(disk_bytes(run, needs))} of disk for checkpoints at once"]
+    known = [need for need in needs if need.model.weight_bytes]
+    total = f"invarlock: {_size(disk_bytes(run, known))} of disk for checkpoints at once"
+    return [*lines, total if len(known) == len(needs) else f"{total}, without models whose size is not known yet"]
 
 
 def calibration_lines(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[str]:

@@ -78,9 +78,19 @@ class Sources:
     text: TextSource = field(default_factory=TextSource)
 
     def sized(self, model: Model) -> Model:
-        """Return a model with the sizes that its source has, the catalog's where it was not looked for."""
+        """Return a model with the sizes that its source has, the catalog's where it was not looked for.
+
+        The sizes of a user's folder are those of its files; zero where they cannot be read, which preflight explains.
+        """
         found = self.models.get(model.id)
-        return model if found is None else found.model
+        if found is not None:
+            return found.model
+        if model.path is None or model.weight_bytes:
+            return model
+        try:
+            return _sized(model, Path(model.path))
+        except InvarLockError:
+            return model
 
 
 def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()) -> Sources:

@@ -1,6 +1,7 @@
 """What is planned, what is refused before anything starts, and the settings that say what is run."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from invarlock.reports.verification import verify_report
+
+ROOT = Path(__file__).parents[3]
 
 
 def load(path: Path) -> Any:
@@ -111,3 +114,24 @@ def test_a_run_that_cannot_say_where_it_comes_from_does_not_start(
     assert "no git repository and no source marker file" in ran.output
     assert "python -m invarlock.runtime.provenance source_repo.json" in ran.output
     assert not ran.directory.exists()
+
+
+def test_a_folder_in_a_slot_is_planned_by_its_files(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(ROOT / "suites/embedded/mistral-tiny", folder)
+    shutil.copytree(ROOT / "suites/embedded/tokenizer", folder, dirs_exist_ok=True)
+    others = {"MODEL_2": "", "MODEL_3": ""}
+    clean = ("--collect-only", "-q", "-m", "smoke and clean")
+
+    own = run_pytest(*clean, "-k", "mistral")
+    ran = run_pytest(*clean, MODEL_1=str(folder), **others)
+    unknown = run_pytest(*clean, MODEL_1="someone/model", **others)
+    (folder / "model.safetensors").write_bytes(b"no header")
+    broken = run_pytest(*clean, MODEL_1=str(folder), **others)
+
+    (planned,) = (line for line in own.output.splitlines() if "embedded/mistral-tiny" in line and "disk" in line)
+    assert planned.replace("embedded/mistral-tiny", "local/mine") in ran.output
+    assert "invarlock: 4 MB of disk for checkpoints at once\n" in ran.output
+    for one in (unknown, broken):
+        assert (one.status, "of a size that is not known yet" in one.output) == (0, True), one.output
+        assert "without models whose size is not known yet" in one.output

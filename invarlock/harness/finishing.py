@@ -25,7 +25,7 @@ from invarlock.reports.preset_files import null_run_name
 from invarlock.runtime.determinism import determinism_switches
 from invarlock.runtime.graphics import graphics
 from invarlock.runtime.provenance import NO_SOURCE, environment, source_of
-from invarlock.verdict.compiling import planned_cases, read_outcomes
+from invarlock.verdict.compiling import Outcome, Planned, planned_cases, read_outcomes
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,10 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     plan = planned_cases(manifest)
     found = read_reports(directory, plan)
     finished = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    verdict = write_results(directory, manifest, plan, found, read_outcomes(reduced), finished)
+    outcomes = read_outcomes(reduced)
+    if interrupted:
+        outcomes += cut_off(plan, found, outcomes)
+    verdict = write_results(directory, manifest, plan, found, outcomes, finished)
     if not run.settings["skip_html"]:
         write_pages(found)
     lines = verdict_lines(verdict, found)
@@ -71,6 +74,14 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
         return Ending(False, (*lines, f"no pack was built: {error}"))
     except OSError as error:
         return Ending(False, (*lines, f"no pack was built: {disk_refuses(error)}, then go on: --resume"))
+
+
+def cut_off(plan: Mapping[str, Planned], found: FoundReports, outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
+    """Return an outcome for each case that an interrupted run finished, and that pytest could not count any more."""
+    counted = {outcome["case"] for outcome in outcomes}
+    done = [planned.case_id for path, planned in plan.items() if found.records.get(path) is not None]
+    message = "its report is complete and --resume keeps it"
+    return [{"case": case, "outcome": "interrupted", "message": message} for case in done if case not in counted]
 
 
 def finish_calibration(run: Run, models: Sequence[Model]) -> Ending:

@@ -35,6 +35,7 @@ class Logs:
         self.run = run
         self.process = process
         self._own: logging.Handler | None = None
+        self._began = 0.0
         self._level = LOGGER.level
 
     @pytest.hookimpl(tryfirst=True)
@@ -51,6 +52,7 @@ class Logs:
             return (yield)
         self.pytest_runtest_logstart()
         handler = _open(self.run.directory.log(case))
+        self._began = time.monotonic()
         _log.info("%s: begins", case.id)
         try:
             return (yield)
@@ -65,7 +67,8 @@ class Logs:
             if report.failed:
                 self._explain(case, report)
             elif report.when == "call":
-                _log.info("%s: %s after %.2f s", case.id, report.outcome, report.duration)
+                # the report is made while the test is set up, so the call alone takes no time
+                _log.info("%s: %s after %.2f s", case.id, report.outcome, time.monotonic() - self._began)
         return report
 
     @pytest.hookimpl(optionalhook=True)
@@ -89,7 +92,8 @@ class Logs:
         """
         path = self.run.directory.log(case)
         lines = last_lines(path)
-        _log.error("%s: failed in %s: %s", case.id, report.when, _first_line(report))
+        seconds = time.monotonic() - self._began
+        _log.error("%s: failed in %s after %.2f s: %s", case.id, report.when, seconds, _first_line(report))
         # pytest's own copy of the same lines
         report.sections = [section for section in report.sections if not section[0].startswith("Captured log")]
         if lines and isinstance(report.longrepr, ExceptionRepr):

@@ -83,6 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if shows_only(config.option):
         return
     from invarlock.harness.case_clock import CaseClock, lone_alarms, worker_alarms
+    from invarlock.harness.interrupting import Interruption
     from invarlock.harness.logs import Logs
     from invarlock.harness.progress import Progress
 
@@ -92,6 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Logs(session.run, process), "invarlock-logs")
     if isinstance(session, Controller):
         config.pluginmanager.register(Progress(session), "invarlock-progress")
+        config.pluginmanager.register(Interruption(config), "invarlock-interruption")
 
 
 def _is_distributing(config: pytest.Config) -> bool:

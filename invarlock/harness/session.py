@@ -147,9 +147,11 @@ class Worker(SuiteSession):
 
     def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
         # imported here: collecting needs none of it
+        from invarlock.harness.interrupting import stop_at_first_interrupt
         from invarlock.harness.leftovers import die_with_parent
 
         die_with_parent()
+        stop_at_first_interrupt()
         super().__init__(folder, settings, config)
         told: dict[str, Any] = config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
         started = datetime.fromisoformat(told["started"])

@@ -11,8 +11,8 @@ An option beats its variable, a variable beats the default; a variable that is e
 variable takes `0` or `1`. A run writes what it used, and where each value came from (`option`, `variable`, `default`),
 to `state/settings.json` and into its pack's manifest, where a path is reduced to its last part.
 
-A run warns at its start of a variable that begins with `PACK_` or `INVARLOCK_` and that no setting has, and of a setting
-that its mode does not read, such as `--run-dir` without `-m sentinel`.
+A run warns at its start of a variable that begins with `PACK_` or `INVARLOCK_` and that no setting has, and of a
+setting that its mode does not read, such as `--run-dir` without `-m sentinel`.
 
 This page is written by `python -m invarlock.settings`.
 """

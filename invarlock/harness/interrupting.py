@@ -1,0 +1,82 @@
+"""Ctrl-C in a run with workers: each worker stops its case at once, and no report that a worker sent is lost.
+
+xdist gives its workers five seconds to end what they do before it interrupts them, during which they run further cases
+whose results nobody reads. Here the controller interrupts them first, reads what they still send, and ends those that
+do not stop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from queue import Empty
+from types import FrameType
+from typing import Any
+
+import pytest
+
+# For a worker to leave its case and say so; what one operation of PyTorch takes longer than this is cut off.
+STOP_SECONDS = 2.5
+# For a worker's process to end afterwards.
+EXIT_SECONDS = 0.3
+# What workers send of the cases that they have finished.
+REPORTS = ("testreport", "logstart", "logfinish")
+ENDED = ("workerfinished", "errordown", "internal_error")
+
+
+class Interruption:
+    """Stops the workers of a run that is interrupted; for the process that started them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        distributed: Any = self._config.pluginmanager.getplugin("dsession")
+        manager = getattr(distributed, "nodemanager", None)
+        if manager is None:
+            return
+        # the terminal sends its signal to the workers too, a process that is asked to stop sends it to itself alone
+        for process in _processes(manager):
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
+        self._read_reports(distributed)
+        manager.group.terminate(EXIT_SECONDS)
+
+    def _read_reports(self, distributed: Any) -> None:
+        """Let pytest count what the workers send until all have ended, or until the time is over."""
+        deadline = time.monotonic() + STOP_SECONDS
+        alive = {node.gateway.id for node in distributed._active_nodes}
+        while alive and (left := deadline - time.monotonic()) > 0:
+            try:
+                event, given = distributed.queue.get(timeout=left)
+            except Empty:
+                return
+            if event in ENDED:
+                alive.discard(given["node"].gateway.id)
+            elif event in REPORTS:
+                getattr(distributed, f"worker_{event}")(**given)
+
+
+def _processes(manager: Any) -> Iterator[Any]:
+    """Yield the processes of xdist's workers on this machine."""
+    for gateway in manager.group:
+        process = getattr(gateway._io, "popen", None)
+        if process is not None:
+            yield process
+
+
+def stop_at_first_interrupt() -> None:
+    """Let the first interrupt of a worker's process stop its case, and further ones change nothing.
+
+    The terminal and the controller both send one, and a second would cut off what the worker says of its cases.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)

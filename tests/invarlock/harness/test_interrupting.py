@@ -1,0 +1,71 @@
+"""Ctrl-C: a run ends at once, and says of every case what became of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.run_ending import read_reports
+
+from invarlock.harness.finishing import cut_off
+from invarlock.jsonio import read_json
+from invarlock.verdict.compiling import planned_cases
+
+ROOT = Path(__file__).parents[3]
+# A machine with nothing else to do needs less than 4.
+END_SECONDS = 8.0
+START_SECONDS = 240.0
+VARIABLES = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "DRIFT_CALIBRATION_RUNS": "0"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_all", [False, True], ids=["controller", "terminal"])
+def test_an_interrupt_ends_a_run_with_workers_and_loses_no_finished_case(tmp_path: Path, to_all: bool) -> None:
+    directory = tmp_path / "run"
+    command = [sys.executable, "-m", "pytest", "suites", "-n", "2", "-k", "mistral", "--output-dir", str(directory)]
+    command += ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_"))}
+    environment = {**clean, **VARIABLES, "OMP_NUM_THREADS": "1"}
+
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + START_SECONDS
+        while len(list(directory.glob("**/runtime.manifest.json"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        began = time.monotonic()
+        if to_all:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=120)[0].decode()
+        seconds = time.monotonic() - began
+
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert seconds < END_SECONDS
+    assert "it has a report, but pytest did not run it" not in output
+    assert "the run was interrupted" in output
+    tests = read_json(directory / "state/pytest_report.json")["tests"]
+    found = read_reports(RunDirectory(directory), planned_cases(read_json(directory / "state/scenarios.json")))
+    assert len(tests) >= 3
+    assert {test["outcome"] for test in tests} == {"passed"}
+    assert len(tests) <= len(found.records) <= len(tests) + 2
+    # every process of the run has ended
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_a_case_that_was_finished_and_not_counted_says_so(run: Path) -> None:
+    plan = planned_cases(read_json(run / "state/scenarios.json"))
+    found = read_reports(RunDirectory(run), plan)
+    (first, *others) = (planned.case_id for planned in plan.values())
+
+    rows: list[dict[str, Any]] = cut_off(plan, found, [{"case": first, "outcome": "passed", "message": ""}])
+
+    assert [row["case"] for row in rows] == others
+    assert {row["outcome"] for row in rows} == {"interrupted"}

@@ -111,7 +111,8 @@ def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any
             beside(path, layout.EDIT_METADATA): facts.artifact
             for path, facts in found.facts.items()
             if facts.artifact is not None
-        }
+        },
+        sum(facts.artifact is None for facts in found.facts.values()),
     )
     results[layout.SECONDS_SUMMARY] = summarise_seconds(facts.telemetry for facts in found.facts.values())
     repeated = {path: facts.repeats for path, facts in found.facts.items() if facts.repeats is not None}

@@ -47,6 +47,8 @@ def edit_record_problems(
         subject_digest=report["subject"]["digest"],
         baseline_digest=report["baseline_ref"]["digest"],
         packed=_packed(metadata, scenario),
+        # about a machine that no pack holds
+        kept=metadata["run_directory_contains_edit_artifacts"],
     )
     yield from (f"{path}: {line}" for line in differences(metadata, expected))
     for key in ("deployable_as_hf_checkpoint", "optimized_deployment_backend"):

@@ -21,6 +21,14 @@ Guard = Literal["primary_metric", "invariants", "spectral", "rmt", "variance"]
 # The largest catalog we ship is 25 KB; one of ten thousand scenarios would be some 10 MB.
 MAX_SCENARIOS_BYTES = 16 * 1024 * 1024
 
+# What each kind of generation makes. A pack whose evidence has no subject of its own is built from reports alone.
+ARTIFACT_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "edit": ("validation_subject_checkpoint",),
+    "error": ("fault_injection_fixture",),
+    "deployable_edit": ("deployable_optimized_subject",),
+    "brought": ("validation_subject_checkpoint", "evidence_only_pack"),
+}
+
 
 @dataclass(frozen=True)
 class EditGeneration:
@@ -92,6 +100,12 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
         problem = step_problem(row)
         if problem is not None:
             raise DocumentError(f"{path}: {problem}")
+        if row["artifact_class"] not in ARTIFACT_CLASSES[row["generation"]["kind"]]:
+            allowed = " or ".join(ARTIFACT_CLASSES[row["generation"]["kind"]])
+            raise DocumentError(
+                f"{path}: scenario {row['id']!r}: its artifact_class is {row['artifact_class']!r}, and what its "
+                f"generation makes is a {allowed}; correct the class"
+            )
         scenarios[row["id"]] = Scenario(
             id=row["id"],
             category=row["category"],

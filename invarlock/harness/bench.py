@@ -39,7 +39,7 @@ from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
 from invarlock.harness.subjects import make_subject, subject_digest, subject_spec
-from invarlock.jsonio import read_json
+from invarlock.jsonio import read_json, write_bytes
 from invarlock.reports.page_files import write_page
 from invarlock.reports.policy import resolve_policy
 from invarlock.reports.probes import probes_asked
@@ -147,7 +147,13 @@ class Bench:
         # that of an earlier report would stand beside another
         path.with_name(PAGE_NAME).unlink(missing_ok=True)
         try:
-            report = write_case(path, case, setup, baseline, draw, made, measured, again, examined)
+            # all runs of a scenario have the same subject, of which one is kept
+            kept = bool(settings["keep_models"])
+            report = write_case(path, case, setup, baseline, draw, made, measured, again, examined, kept=kept)
+            if kept and subject.is_dir():
+                # whoever loads the subject later knows what it is
+                name = "edit_metadata.json"
+                write_bytes(subject / name, path.with_name(name).read_bytes())
             if not (self.run.settings["skip_html"] or self.run.settings["defer_rendering"]):
                 write_page(path)
         except BaseException:  # Ctrl-C too

@@ -31,6 +31,8 @@ def write_case(
     measured: Measured,
     again: Sequence[Measured],
     examined: Mapping[str, Mapping[str, Any]],
+    *,
+    kept: bool,
 ) -> dict[str, Any]:
     """Write a case's report and what belongs beside it, and return the report with its probes and other documents.
 
@@ -44,6 +46,7 @@ def write_case(
         measured: of the subject.
         again: its repeats.
         examined: what was measured of a deployable subject, by document; empty for any other.
+        kept: whether the subject's checkpoint stays in the run directory.
 
     Raises:
         DocumentError: when a document would not hold to its schema.
@@ -88,6 +91,7 @@ def write_case(
             subject_digest=measured.digest,
             baseline_digest=baseline.document["baseline"]["digest"],
             packed=_packed(made, examined),
+            kept=kept,
         ),
     )
     write_json(path.with_name("evaluate_timing.json"), report["telemetry"])

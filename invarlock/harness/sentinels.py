@@ -115,12 +115,17 @@ def run_sentinel(sentinel: str, run: Run) -> Path:
             text=text,
             model_id=kept.model_id,
             seq_len=seq_len,
-            edit_label="custom",
+            edit_label=_label(subject),
             image=run.image,
         ),
         target,
     )
     return target
+
+
+def _label(subject: Path) -> str | None:
+    """Return what a subject's edit is called: None where its own metadata says it, and of older runs ``custom``."""
+    return None if (subject / "edit_metadata.json").is_file() else "custom"
 
 
 def missing_files(sentinel: str, target: Path) -> list[str]:
@@ -131,7 +136,9 @@ def missing_files(sentinel: str, target: Path) -> list[str]:
 
 def _evaluate_publicly(kept: KeptRun, subject: Path, text: Path, seq_len: int, target: Path) -> None:
     evaluate = ["evaluate", "--baseline", kept.baseline, "--subject", subject, "--text", text, "--output-dir", target]
-    evaluate += ["--seq-len", seq_len, "--profile", "dev", "--assurance", "off", "--edit-label", "custom"]
+    evaluate += ["--seq-len", seq_len, "--profile", "dev", "--assurance", "off"]
+    label = _label(subject)
+    evaluate += [] if label is None else ["--edit-label", label]
     _command(*evaluate, "--model-id", kept.model_id)
     report = target / REPORT_NAME
     _command(

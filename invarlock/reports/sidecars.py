@@ -66,6 +66,7 @@ def edit_metadata(
     subject_digest: str,
     baseline_digest: str,
     packed: Packed | None = None,
+    kept: bool = False,
 ) -> dict[str, Any]:
     """Return the ``edit_metadata.json`` of a subject: what the edit did, and what it is not.
 
@@ -81,6 +82,7 @@ def edit_metadata(
         subject_digest: of the subject's checkpoint.
         baseline_digest: of the baseline's.
         packed: how a deployable subject is stored; None for a validation subject.
+        kept: whether the subject's checkpoint stays in the run directory.
 
     Raises:
         DocumentError: when the document would not hold to its schema.
@@ -101,7 +103,7 @@ def edit_metadata(
         "packed_quantized_storage": packed is not None,
         "runtime_memory_reduction": packed is not None and packed.memory_reduced,
         "runtime_memory_reduction_expected": packed is not None,
-        "run_directory_contains_edit_artifacts": bool(scenario.get("run_directory_contains_edit_artifacts", False)),
+        "run_directory_contains_edit_artifacts": kept,
         "scope": scope,
         "parameters": dict(parameters),
         "coverage": {

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
+# The class of a report beside which nothing describes a subject.
+EVIDENCE_ONLY = "evidence_only_pack"
 # What the summary of artefacts takes of an ``edit_metadata.json``.
 ARTIFACT_KEYS = (
     "artifact_class",
@@ -36,10 +38,15 @@ def summarise(verdict: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return ``edit_artifact_summary.json``: what was edited, by path of the ``edit_metadata.json``."""
+def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]], without: int = 0) -> dict[str, Any]:
+    """Return ``edit_artifact_summary.json``: what was edited, by path of the ``edit_metadata.json``.
+
+    Args:
+        metadata: the ``edit_metadata.json`` of each report, by its path.
+        without: how many reports have none: evidence without a subject.
+    """
     rows = [{"path": path, **{key: metadata[path][key] for key in ARTIFACT_KEYS}} for path in sorted(metadata)]
-    classes = [row["artifact_class"] for row in rows]
+    classes = [row["artifact_class"] for row in rows] + [EVIDENCE_ONLY] * without
     return {"artifacts": rows, "by_class": {name: classes.count(name) for name in sorted(set(classes))}}
 
 

@@ -47,6 +47,22 @@ def test_the_smoke_suite_runs_twenty_two_scenarios_on_three_models() -> None:
     assert len({case.id for case in cases}) == len(cases)
 
 
+def test_every_scenario_declares_the_class_of_what_it_makes(tmp_path: Path) -> None:
+    document = scenarios_document()
+    classes = {row["generation"]["kind"]: row["artifact_class"] for row in document["scenarios"]}
+
+    assert classes == {
+        "edit": "validation_subject_checkpoint",
+        "error": "fault_injection_fixture",
+        "deployable_edit": "deployable_optimized_subject",
+    }
+    for kind, wrong in (("error", "validation_subject_checkpoint"), ("edit", "fault_injection_fixture")):
+        row = next(dict(row) for row in document["scenarios"] if row["generation"]["kind"] == kind)
+        changed = {**document, "scenarios": [row | {"artifact_class": wrong}]}
+        with pytest.raises(DocumentError, match="its artifact_class is"):
+            read_scenarios(write(tmp_path / "s.json", changed))
+
+
 def test_the_guard_value_suite_has_its_own_scenarios_and_no_other_suite_has_them() -> None:
     cases = plan_cases(read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json"))
 

@@ -26,6 +26,13 @@ def test_kept_subjects_load_and_evaluate_and_lost_ones_are_told(run_pytest: Call
     report = json.loads((session / FOLDER / "quant_4bit_clean" / "evaluation.report.json").read_bytes())
     check_schema(report, "evaluation_report", where="report")
     assert report["meta"]["model_id"] == MODEL
+    # the kept subject says what it is, to both ways of evaluating it
+    metadata = json.loads((kept / FOLDER / "reports/quant_4bit_clean/run_1/edit_metadata.json").read_bytes())
+    assert metadata["run_directory_contains_edit_artifacts"] is True
+    public = json.loads((session / FOLDER / "public_quant" / "evaluation.report.json").read_bytes())
+    for one in (report, public):
+        assert (one["edit"]["name"], one["edit"]["parameters"]) == ("quant_rtn", metadata["parameters"])
+        assert one["subject"]["digest"] == metadata["subject_digest"]
     verification = json.loads((session / FOLDER / "public_quant" / "verify.json").read_bytes())
     assert verification["summary"] == {"ok": True, "reason": "ok"}
     assert lost.status == 4

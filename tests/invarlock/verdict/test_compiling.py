@@ -10,7 +10,7 @@ import pytest
 from invarlock.errors import DocumentError, UsageError
 from invarlock.verdict.compiling import compile_verdict, read_outcomes
 from invarlock.verdict.rendering import render_verdict_text
-from invarlock.verdict.summaries import summarise
+from invarlock.verdict.summaries import ARTIFACT_KEYS, summarise, summarise_artifacts
 
 SUITES = Path(__file__).parents[3] / "suites"
 ROWS = {row["id"]: row for row in json.loads((SUITES / "scenarios.json").read_text())["scenarios"]}
@@ -237,6 +237,14 @@ def test_the_summaries_add_up() -> None:
     assert summaries["guard_signal_summary.json"]["spectral"]["signals"] == 1
     assert summaries["guard_signal_summary.json"]["rmt"]["evaluated"] == 0
     assert [row["name"] for row in summaries["scenario_signal_summary.json"]] == list(HONEST)
+
+
+def test_reports_without_a_described_subject_are_counted_as_evidence_alone() -> None:
+    row = dict.fromkeys(ARTIFACT_KEYS, "x")
+    metadata = {"a": row | {"artifact_class": "fault_injection_fixture"}}
+
+    assert summarise_artifacts(metadata, 2)["by_class"] == {"evidence_only_pack": 2, "fault_injection_fixture": 1}
+    assert summarise_artifacts(metadata)["by_class"] == {"fault_injection_fixture": 1}
 
 
 def test_the_text_says_the_verdict_first_and_names_what_failed() -> None:

@@ -148,9 +148,9 @@ class Bench:
         path.with_name(PAGE_NAME).unlink(missing_ok=True)
         try:
             # all runs of a scenario have the same subject, of which one is kept
-            kept = bool(settings["keep_models"])
-            report = write_case(path, case, setup, baseline, draw, made, measured, again, examined, kept=kept)
-            if kept and subject.is_dir():
+            stays = bool(settings["keep_models"])
+            report = write_case(path, case, setup, baseline, draw, made, measured, again, examined, kept=stays)
+            if stays and subject.is_dir():
                 # whoever loads the subject later knows what it is
                 name = "edit_metadata.json"
                 write_bytes(subject / name, path.with_name(name).read_bytes())

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping
 
 from invarlock.catalog.models import Model
 from invarlock.harness.inventory import GB, Pool
 
-# Beside the weights: activations of a batch and a chunk of logits grow with the model, CUDA's own context does not.
-OVERHEAD_SHARE = 0.1
-OVERHEAD_BYTES = {"gpu": 2 * GB, "cpu": GB // 50}
+# On a GPU, beside the weights: activations of a batch and logits grow with the model, CUDA's context does not.
+GPU_OVERHEAD_SHARE = 0.1
+GPU_OVERHEAD_BYTES = 2 * GB
+# On a CPU, as benchmarks/memory.py measured it, with a margin: Python with PyTorch and a chunk of logits; then, times
+# the weights as float32, the loaded model, the mapped files of subject and baseline, and matrices being measured.
+CPU_PROCESS_BYTES = 650_000_000
+CPU_WEIGHTS = 3
+# Large embeddings of small models, and what the allocator keeps; it does not grow with larger models.
+CPU_MATRICES = 2
+CPU_MATRICES_BYTES = 1_200_000_000
+# A forward pass: bytes a token for each unit of the square root of the parameters, which a block's width follows.
+CPU_TOKEN_BYTES = 5
+# Tokens of a forward pass where a run does not say: 16 windows of 512.
+USUAL_TOKENS = 16 * 512
 # Blocks are not divided, so a model that lies on several devices leaves some room on each.
 SPREAD_SHARE = 0.05
 FLOAT32_BYTES = 4
 
 
-def needed_bytes(model: Model, kind: str) -> int:
-    """Return the memory for a model's weights and for scoring with it: as stored on GPUs, float32 on CPUs."""
-    weights = model.weight_bytes if kind == "gpu" else model.parameters * FLOAT32_BYTES
-    planned = int(weights * (1 + OVERHEAD_SHARE)) + OVERHEAD_BYTES[kind]
-    return max(planned, int(model.min_gpu_memory_gb * GB)) if kind == "gpu" else planned
+def needed_bytes(model: Model, kind: str, tokens: int = USUAL_TOKENS) -> int:
+    """Return the memory that a case of a model needs: on GPUs for the model as stored, on CPUs for the whole process.
+
+    Args:
+        model: the model.
+        kind: ``gpu`` or ``cpu``.
+        tokens: of a forward pass, which counts on CPUs alone: a GPU's batch is halved where it does not fit.
+    """
+    if kind == "gpu":
+        planned = int(model.weight_bytes * (1 + GPU_OVERHEAD_SHARE)) + GPU_OVERHEAD_BYTES
+        return max(planned, int(model.min_gpu_memory_gb * GB))
+    weights = model.parameters * FLOAT32_BYTES
+    matrices = min(CPU_MATRICES * weights, CPU_MATRICES_BYTES)
+    activations = int(CPU_TOKEN_BYTES * tokens * math.sqrt(model.parameters))
+    return CPU_PROCESS_BYTES + CPU_WEIGHTS * weights + matrices + activations
 
 
 def devices_needed(need_bytes: int, pool: Pool) -> int | None:
@@ -36,16 +58,20 @@ def fits(need_bytes: int, rooms: list[int]) -> bool:
     return need_bytes <= sum(rooms) * (1 - share)
 
 
-def memory_problems(pool: Pool, models: Sequence[Model]) -> Iterator[str]:
-    """Yield each of some models that no lease on the pool can ever hold, and what to do about it."""
-    for model in {model.id: model for model in models}.values():
-        need = needed_bytes(model, pool.kind)
+def memory_problems(pool: Pool, needs: Mapping[str, int]) -> Iterator[str]:
+    """Yield each model that no lease on the pool can ever hold, and what to do about it.
+
+    Args:
+        pool: the devices of a run.
+        needs: the bytes that a case of each model needs, by the model's id.
+    """
+    for model_id, need in needs.items():
         if devices_needed(need, pool) is not None:
             continue
         rooms = [pool.room(device) for device in pool.devices]
         what = "GPUs" if pool.kind == "gpu" else "CPU slots"
         together = sum(rooms) / GB if pool.combinable else max(rooms) / GB
         yield (
-            f"{model.id}: needs {need / GB:.3g} GB, and the {len(rooms)} {what} of this run have {together:.3g} GB "
+            f"{model_id}: needs {need / GB:.3g} GB, and the {len(rooms)} {what} of this run have {together:.3g} GB "
             "for a model; use more or larger ones, or leave the model out with -k"
         )

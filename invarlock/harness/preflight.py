@@ -157,7 +157,8 @@ def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     try:
-        yield from memory_problems(pool_of(run), [run.sources.sized(case.model) for case in cases])
+        needs = {need.model.id: need.memory_bytes for need in model_needs(run, cases)}
+        yield from memory_problems(pool_of(run), needs)
     except UsageError as error:
         yield str(error)
 

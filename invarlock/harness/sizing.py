@@ -8,8 +8,10 @@ from typing import Any
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model, Suite
-from invarlock.harness.memory_plan import needed_bytes
+from invarlock.errors import UsageError
+from invarlock.harness.memory_plan import USUAL_TOKENS, needed_bytes
 from invarlock.harness.run import Run
+from invarlock.harness.texts import window_counts
 
 # What must stay free beside the need. The packs and reports of the embedded models take 30 MB.
 MIN_FREE_DISK_GB = {"gpu": 200.0, "cpu": 1.0}
@@ -56,6 +58,7 @@ class DiskNeed:
 def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
     """Return the need of each model, in the order of the plan."""
     suite = run.catalog.models.suites[run.catalog.suite]
+    tokens = tokens_at_once(run)
     needs = []
     for model in {case.model.id: case.model for case in cases}.values():
         own = [case for case in cases if case.model == model]
@@ -64,10 +67,22 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
         alive = subjects if run.settings["keep_models"] else min(run.workers, len(own))
         needs.append(
             ModelNeed(
-                sized, len(own), needed_bytes(sized, suite.requires), sized.weight_bytes, alive * sized.weight_bytes
+                sized,
+                len(own),
+                needed_bytes(sized, suite.requires, tokens),
+                sized.weight_bytes,
+                alive * sized.weight_bytes,
             )
         )
     return needs
+
+
+def tokens_at_once(run: Run) -> int:
+    """Return how many tokens a forward pass has to begin with; the usual number where the suite names no text."""
+    try:
+        return int(run.settings["eval_batch"]) * window_counts(run).seq_len
+    except UsageError:
+        return USUAL_TOKENS
 
 
 def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:

@@ -74,6 +74,7 @@ class Bench:
         self.tuned = read_tuned_params(run.tuned_params_path)
         plan = read_json(run.directory.state / "plan.json")
         self._needs: dict[str, int] = {row["model"]: row["memory_bytes"] for row in plan["models"]}
+        self._repeated = frozenset(plan["repeated"])
         self._at: Model | None = None
 
     def evaluate(self, case: Case) -> dict[str, Any]:
@@ -108,7 +109,7 @@ class Bench:
         settings = self.run.settings
         policy = resolve_policy(settings["tier"], settings["profile"], {}, preset.limits if preset else None)
         path = self.run.directory.report(case)
-        repeats = self.run.settings["repeats"] if case.scenario.category == "clean" else 0
+        repeats = self.run.settings["repeats"] if case.scenario.id in self._repeated else 0
         if path.is_file():
             spec = subject_spec(case, self.tuned)
             brought = subject_digest(case, baseline.snapshot)

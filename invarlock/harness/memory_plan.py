@@ -17,7 +17,7 @@ CPU_PROCESS_BYTES = 650_000_000
 CPU_WEIGHTS = 3
 # Large embeddings of small models, and what the allocator keeps; it does not grow with larger models.
 CPU_MATRICES = 2
-CPU_MATRICES_BYTES = 1_200_000_000
+CPU_MATRICES_BYTES = 1_500_000_000
 # A forward pass: bytes a token for each unit of the square root of the parameters, which a block's width follows.
 CPU_TOKEN_BYTES = 5
 # Tokens of a forward pass where a run does not say: 16 windows of 512.

@@ -12,8 +12,10 @@ from typing import Any
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
+from invarlock.errors import UsageError
 from invarlock.harness.run import Run
 from invarlock.harness.sizing import disk_bytes, model_needs
+from invarlock.settings.nearest import did_you_mean
 
 CALIBRATE_ONLY = "calibrate-only"
 RUN_ONLY = "run-only"
@@ -32,13 +34,44 @@ class PlannedNullRun:
         return f"{self.model.short_name}-null_run{self.run}"
 
 
-def plan_document(run: Run, cases: Sequence[Case]) -> dict[str, Any]:
-    """Return ``state/plan.json``: the cases in their order, and what each model needs of memory and disk."""
+def repeated_scenarios(run: Run, cases: Sequence[Case]) -> list[str]:
+    """Return the scenarios whose cases ``--repeats`` measures again.
+
+    Args:
+        run: the run.
+        cases: all that are selected, of every shard.
+
+    Raises:
+        UsageError: when ``--repeat-scenario`` names one that is not selected.
+    """
+    if not run.settings["repeats"] or not cases:
+        return []
+    selected = list(dict.fromkeys(case.scenario.id for case in cases))
+    given = run.settings["repeat_scenarios"]
+    for name in given or ():
+        if name not in selected:
+            raise UsageError(
+                f"--repeat-scenario: {name!r} is not one of the scenarios selected{did_you_mean(name, selected)}; "
+                f"selected: {', '.join(selected)}"
+            )
+    clean = next((case.scenario.id for case in cases if case.scenario.category == "clean"), selected[0])
+    return list(given) if given else [clean]
+
+
+def plan_document(run: Run, cases: Sequence[Case], repeated: Sequence[str] = ()) -> dict[str, Any]:
+    """Return ``state/plan.json``: the cases in their order, and what each model needs of memory and disk.
+
+    Args:
+        run: the run.
+        cases: its cases.
+        repeated: the scenarios that are measured more than once.
+    """
     needs = model_needs(run, cases)
     return {
         "suite": run.catalog.suite,
         "workers": run.workers,
         "cases": [case.id for case in cases],
+        "repeated": list(repeated),
         "models": [need.document() for need in needs],
         "disk_bytes": disk_bytes(run, needs),
     }

@@ -15,7 +15,7 @@ from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import UsageError
 from invarlock.harness.inventory import Pool
 from invarlock.harness.leftovers import remove_leftovers
-from invarlock.harness.plan import PlannedNullRun, plan_document
+from invarlock.harness.plan import PlannedNullRun, plan_document, repeated_scenarios
 from invarlock.harness.preflight import CALIBRATION_CHECKS, pool_of, problems
 from invarlock.harness.presets import begin_presets
 from invarlock.harness.run import Run
@@ -44,6 +44,11 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
     others = [model for model in used_models(case.model for case in whole) if model not in models]
     run = replace(run, sources=find_sources(run, models, others))
     found = problems(run, cases)
+    repeated: list[str] = []
+    try:
+        repeated = repeated_scenarios(run, whole if run.settings["shard"] else cases)
+    except UsageError as error:
+        found.append(str(error))
     if found:
         raise UsageError("\n".join(found))
     pins = obtain_pins(run.sources, [model.id for model in models], tell)
@@ -65,11 +70,22 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
             {one.model.id for one in selected}
         ),
         PINS_NAME: pins.document(),
-        "plan.json": plan_document(run, cases),
+        "plan.json": plan_document(run, cases, repeated),
     }
     if part is not None:
         documents[run.directory.shard.name] = part
-    return _begin(run, _models(cases), documents)
+    return [*_begin(run, _models(cases), documents), *_repeat_remarks(run, cases, repeated)]
+
+
+def _repeat_remarks(run: Run, cases: Sequence[Case], repeated: Sequence[str]) -> Iterator[str]:
+    """Yield what ``--repeats`` measures again, and that it measures nothing where this shard has no such case."""
+    times = run.settings["repeats"]
+    for name in repeated:
+        count = sum(case.scenario.id == name for case in cases)
+        if count:
+            yield f"--repeats {times}: cases of {name} that are measured again: {count}"
+        else:
+            yield f"--repeats {times}: this shard has no case of {name}, and measures none again"
 
 
 def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) -> list[str]:

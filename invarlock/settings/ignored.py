@@ -44,6 +44,7 @@ def _calibrates(settings: Settings, mode: Mode) -> bool:
 
 _UNREAD = (
     _Unread(("run_dir", "sentinel_model"), lambda _, mode: not mode.sentinels, "only -m sentinel reads it"),
+    _Unread(("repeat_scenarios",), lambda settings, _: not settings["repeats"], "only --repeats N reads it"),
     _Unread(("edit_label",), lambda _, mode: not mode.brought, "only -m byoe reads it"),
     _Unread(("tuned_params_file",), lambda _, mode: mode.brought, "-m byoe makes no edit"),
     _Unread(

@@ -170,11 +170,20 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "repeats",
-        "measure each clean case so many times more, and record whether it gave the same",
+        "measure the cases of one scenario so many times more, and record whether they gave the same",
         0,
         readers.whole(0, 100),
         "--repeats",
         ("PACK_REPEATS",),
+    ),
+    Setting(
+        "repeat_scenarios",
+        "the scenario that --repeats measures again; several are separated by commas",
+        None,
+        readers.names,
+        "--repeat-scenario",
+        ("PACK_REPEAT_SCENARIO",),
+        shown="the first clean one that is selected, else the first",
     ),
     Setting(
         "window_seed",

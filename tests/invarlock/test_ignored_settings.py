@@ -78,6 +78,7 @@ def test_a_variable_with_one_character_left_out_is_known_again(name: str, data: 
         ({"suite_mode": "calibrate-only", "repeats": "2"}, {}, SMOKE, "host", ["--repeats"]),
         ({"suite_mode": "run-only"}, {"DRIFT_CALIBRATION_RUNS": "3"}, SMOKE, "host", ["DRIFT_CALIBRATION_RUNS"]),
         ({}, {"INVARLOCK_ALLOW_PICKLED_WEIGHTS": "1"}, GPU, "host", ["INVARLOCK_ALLOW_PICKLED_WEIGHTS"]),
+        ({"repeat_scenarios": "noop_control"}, {}, SMOKE, "host", ["--repeat-scenario"]),
         ({"net": "1"}, {"INVARLOCK_ALLOW_PICKLED_WEIGHTS": "1"}, GPU, "host", []),
         ({}, {"CUDA_VISIBLE_DEVICES": "", "HF_HOME": "/x", "OUTPUT_DIR": "run"}, SMOKE, "host", []),
         ({}, {}, SMOKE, "host", []),

@@ -186,6 +186,8 @@ PROMISED: dict[str, Any] = {
     "PACK_DETERMINISM": "throughput",
     "--repeats": 0,
     "PACK_REPEATS": 0,
+    "--repeat-scenario": None,
+    "PACK_REPEAT_SCENARIO": None,
     "--tier": "balanced",
     "INVARLOCK_TIER": "balanced",
     "--profile": "dev",

@@ -5,12 +5,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from invarlock.packer.run_directory import RunDirectory
 
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import read_models
+from invarlock.catalog.scenarios import read_scenarios
+from invarlock.errors import UsageError
+from invarlock.harness.mark_expressions import MarkExpression
+from invarlock.harness.plan import repeated_scenarios
+from invarlock.harness.run import Run
+from invarlock.harness.selection import make_catalog
 from invarlock.reports.verification import verify_report
+from invarlock.settings import resolve_settings
 
 ROOT = Path(__file__).parents[3]
 
@@ -135,3 +146,37 @@ def test_a_folder_in_a_slot_is_planned_by_its_files(run_pytest: Callable[..., An
     for one in (unknown, broken):
         assert (one.status, "of a size that is not known yet" in one.output) == (0, True), one.output
         assert "without models whose size is not known yet" in one.output
+
+
+def run_of(*scenarios: str, **options: Any) -> tuple[Run, list[Case]]:
+    """Return a run of some scenarios of one model, with options of pytest."""
+    models, rows = read_models(ROOT / "suites/models.toml"), read_scenarios(ROOT / "suites/scenarios.json")
+    settings = resolve_settings(options, {})
+    catalog = make_catalog(models, rows, MarkExpression.parse("smoke"), [], settings)
+    run = Run(ROOT / "suites", settings, catalog, RunDirectory(Path("run")), 1, datetime.now(UTC), {})
+    mistral = [case for case in catalog.cases if case.model.short_name == "mistral-tiny" and "smoke" in case.suites]
+    return run, [case for case in mistral if case.scenario.id in scenarios]
+
+
+@pytest.mark.parametrize(
+    ("scenarios", "options", "repeated"),
+    [
+        (("nan_injection", "prune_clean", "quant_4bit_clean"), {"repeats": "2"}, ["quant_4bit_clean"]),
+        (("nan_injection", "fp8_e5m2_stress"), {"repeats": "2"}, ["fp8_e5m2_stress"]),
+        (("nan_injection", "prune_clean"), {"repeats": "1", "repeat_scenarios": "nan_injection"}, ["nan_injection"]),
+        (("nan_injection", "prune_clean"), {"repeat_scenarios": "nan_injection"}, []),
+        (("nan_injection", "prune_clean"), {}, []),
+    ],
+)
+def test_what_is_measured_again_is_the_first_clean_scenario_else_the_first(
+    scenarios: tuple[str, ...], options: dict[str, str], repeated: list[str]
+) -> None:
+    assert repeated_scenarios(*run_of(*scenarios, **options)) == repeated
+
+
+def test_a_scenario_that_is_not_selected_cannot_be_measured_again() -> None:
+    with pytest.raises(UsageError) as refused:
+        repeated_scenarios(*run_of("prune_clean", "nan_injection", repeats="1", repeat_scenarios="prune_claen"))
+
+    assert "--repeat-scenario: 'prune_claen' is not one of" in str(refused.value)
+    assert "did you mean prune_clean?" in str(refused.value)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from invarlock.errors import InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema, read_json, write_json
-from invarlock.runtime.handover import read_handover
+from invarlock.runtime.handover import code_digest, read_handover
 
 MARKER_NAME = "source_repo.json"
 NO_SOURCE = (
@@ -95,6 +95,7 @@ def environment(determinism: Mapping[str, Any], graphics: Mapping[str, Any]) -> 
         "schema": "invarlock/environment-v1",
         "platform": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
+        "product": product(),
         "libraries": {name: version for name in LIBRARIES if (version := _version(name)) is not None},
         "torch": _torch_build(),
         "graphics": dict(graphics),
@@ -102,6 +103,23 @@ def environment(determinism: Mapping[str, Any], graphics: Mapping[str, Any]) -> 
     }
     check_schema(document, "environment", where="environment.json")
     return document
+
+
+def product() -> dict[str, Any]:
+    """Return what measured: InvarLock's version, the digest of its code, and its commit where it runs from a checkout.
+
+    A suites folder of the user's own lies in another repository, which ``source_of`` names.
+    """
+    own = Path(__file__).parents[1]
+    # a repository that merely holds the environment in which this is installed does not track it
+    tracked = _git(own, "ls-files", "--error-unmatch", "__init__.py") is not None
+    repository = source_repository(own) if tracked else None
+    return {
+        "version": _version("invarlock"),
+        "code": code_digest(),
+        "commit": None if repository is None else repository["commit"],
+        "dirty": None if repository is None else repository["dirty"],
+    }
 
 
 def _torch_build() -> dict[str, Any]:

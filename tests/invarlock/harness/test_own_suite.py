@@ -1,8 +1,12 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from invarlock.runtime.handover import code_digest
 
 ROOT = Path(__file__).parents[3]
 
@@ -17,3 +21,6 @@ def test_the_example_of_an_own_suite_runs_to_a_pack_that_verifies(run_pytest: Ca
     command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict", "--require-pass"]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+    product = json.loads((ran.pack / "metadata/environment.json").read_bytes())["product"]
+    assert product["code"] == code_digest()
+    assert product["version"] == version("invarlock")

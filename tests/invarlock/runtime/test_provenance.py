@@ -9,8 +9,10 @@ import pytest
 
 from invarlock.errors import DocumentError
 from invarlock.jsonio import read_json
+from invarlock.runtime import provenance
 from invarlock.runtime.determinism import determinism_switches
 from invarlock.runtime.graphics import graphics
+from invarlock.runtime.handover import code_digest
 from invarlock.runtime.provenance import environment, source_of, source_repository
 
 ROOT = Path(__file__).parents[3]
@@ -143,3 +145,25 @@ def test_gpus_are_named_by_model_and_memory_and_not_by_id(tmp_path: Path) -> Non
         "driver_cuda": "12.8",
         "gpus": [{"name": "NVIDIA A10G", "memory_bytes": 24159191040}],
     }
+
+
+def test_the_product_is_named_by_its_code_and_where_it_runs_from_a_checkout_by_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    package = checkout / "invarlock/runtime"
+    package.mkdir(parents=True)
+    for path in (checkout / "invarlock/__init__.py", package / "provenance.py"):
+        path.write_text("")
+    git(checkout, "init")
+    git(checkout, "commit", "--allow-empty", "-m", "first")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+
+    untracked = provenance.product()
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-m", "second")
+    tracked = provenance.product()
+
+    assert untracked["code"] == tracked["code"] == code_digest()
+    assert (untracked["commit"], untracked["dirty"]) == (None, None)
+    assert (len(tracked["commit"]), tracked["dirty"]) == (40, False)

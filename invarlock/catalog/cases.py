@@ -15,6 +15,8 @@ from invarlock.catalog.scenarios import Scenario
 from invarlock.errors import DocumentError, UsageError
 
 SCHEMA = "evidence_pack_scenarios_v1"
+# A suite's policy, in its row of models.toml and in the selection of an effective manifest.
+SIGNAL_POLICY = "informational_stress_min_signal_fraction"
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,20 @@ def plan_cases(
 
 
 def effective_manifest(
-    suite: str, cases: Sequence[Case], scenarios: Iterable[Scenario], expression: Mapping[str, Any]
+    suite: str,
+    cases: Sequence[Case],
+    scenarios: Iterable[Scenario],
+    expression: Mapping[str, Any],
+    min_signal_fraction: float | None = None,
 ) -> dict[str, Any]:
-    """Return the manifest of the cases selected; ``expression`` holds the options that selected them.
+    """Return the manifest of the cases selected.
+
+    Args:
+        suite: the suite's name.
+        cases: those selected.
+        scenarios: of the catalog.
+        expression: the options that selected the cases.
+        min_signal_fraction: the suite's ``informational_stress_min_signal_fraction``.
 
     Raises:
         UsageError: when nothing is selected.
@@ -112,5 +125,6 @@ def effective_manifest(
             "scenario_ids": sorted(chosen),
             "expression": dict(expression),
             "cases": [{"model": model, "scenario": scenario, "run": run} for model, scenario, run in rows],
+            **({} if min_signal_fraction is None else {SIGNAL_POLICY: min_signal_fraction}),
         },
     }

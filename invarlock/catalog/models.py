@@ -58,7 +58,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named set of models; ``named_scenarios_only`` leaves out the scenarios that are of every suite."""
+    """A named set of models.
+
+    Attributes:
+        named_scenarios_only: whether scenarios that name no suite are left out.
+        informational_stress_min_signal_fraction: the share of the informational stress reports that must signal, of
+            those whose scenario says what it expects; None where they never decide a verdict.
+    """
 
     name: str
     models: tuple[str, ...]
@@ -69,6 +75,7 @@ class Suite:
     calibration_runs: int = CALIBRATION_RUNS
     text: Text | None = None
     named_scenarios_only: bool = False
+    informational_stress_min_signal_fraction: float | None = None
 
 
 @dataclass(frozen=True)

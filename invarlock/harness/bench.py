@@ -161,7 +161,7 @@ class Bench:
             # without all that belongs beside it, it is none
             path.unlink(missing_ok=True)
             raise
-        _log.info("report written: ratio %s, guards %s", *case_facts(report).values())
+        _log.info("report written: %s, ratio %s, guards %s", *case_facts(report).values())
         return report
 
     def calibrate(self, null_run: PlannedNullRun) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""What one line says of a case: its ratio and its guards. They travel with pytest's report of the case."""
+"""What one line says of a case: what was applied, its ratio and its guards.
+
+They travel with pytest's report of the case.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,11 @@ from invarlock.reports.derivation import GUARDS
 
 def case_facts(report: Mapping[str, Any]) -> dict[str, str]:
     """Return the properties of a case, which are also in ``--junitxml`` and ``--json-report-file``."""
-    return {"ratio": ratio_text(report["primary_metric"]["ratio_vs_baseline"]), "guards": guards_text(report)}
+    return {
+        "spec": report["edit"]["spec"],
+        "ratio": ratio_text(report["primary_metric"]["ratio_vs_baseline"]),
+        "guards": guards_text(report),
+    }
 
 
 def ratio_text(ratio: float | None) -> str:

@@ -28,4 +28,5 @@ def explain(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         rows.append((gate.flag, gate.measured, gate.limit, "holds" if gate.holds else "does not hold"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([f"{record['name']} on {record['model']} is not as expected", *record["reasons"], "", *table])
+    name = f"{record['name']} ({record['edit_spec']})"
+    return "\n".join([f"{name} on {record['model']} is not as expected", *record["reasons"], "", *table])

@@ -57,7 +57,8 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
         raise UsageError("\n".join(short))
     shard = run.settings["shard"]
     selected = _pinned(whole if shard else cases, run.sources)
-    manifest = effective_manifest(run.catalog.suite, selected, run.catalog.scenarios, run.expression)
+    policy = run.catalog.models.suites[run.catalog.suite].informational_stress_min_signal_fraction
+    manifest = effective_manifest(run.catalog.suite, selected, run.catalog.scenarios, run.expression, policy)
     part = None if shard is None else shard_document(manifest, shard)
     if shard is not None:
         manifest = manifest_of_shard(manifest, shard, cases)

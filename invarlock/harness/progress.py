@@ -196,9 +196,11 @@ def cost(case: Case) -> int:
 
 
 def case_line(case: Case, facts: Mapping[str, object], seconds: float, how: str) -> str:
-    """Return what is said of a case that is done: how it ended, model, scenario, ratio, guards, seconds."""
+    """Return what is said of a case that is done: how it ended, model, scenario, edit, ratio, guards, seconds."""
     run = "" if case.run == 1 else f" (run {case.run})"
+    spec = f"  {facts['spec']}" if facts.get("spec", case.scenario.id) != case.scenario.id else ""
     measured = f"ratio {facts['ratio']}  guards {facts['guards']}" if "ratio" in facts else "no report"
+    measured = f"{measured}{spec}"
     return f"{how}  {case.model.short_name}  {case.scenario.id}{run}  {measured}  {seconds:.1f} s"
 
 

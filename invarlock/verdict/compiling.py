@@ -11,14 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from invarlock.catalog.cases import case_id, report_folder
+from invarlock.catalog.cases import SIGNAL_POLICY, case_id, report_folder
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import check_schema
 from invarlock.reports.deployables import CATEGORY, VALIDATION, failed_checks
 from invarlock.reports.verification import shorten
-from invarlock.verdict.detectors import CORE_GUARDS, detect, guard_flags, primary_guard_hit
+from invarlock.verdict.detectors import (
+    CORE_GUARDS,
+    detect,
+    expects_a_signal,
+    guard_flags,
+    is_informational_stress,
+    primary_guard_hit,
+    signals,
+)
 
-INFORMATIONAL_MIN_FRACTION = 0.5
 REPORT_NAME = "evaluation.report.json"
 
 Outcome = Mapping[str, str]
@@ -129,9 +136,15 @@ def compile_records(
             failed += _disagreement(planned.case_id, record, about)
     failed += [f"{path}: a report of no planned case" for path in sorted(set(found) - set(plan))]
     counts = _counts(manifest, scenarios, records)
-    total, signalled = counts["informational_stress_total"], counts["informational_stress_signaled"]
-    if signalled < INFORMATIONAL_MIN_FRACTION * total:
-        failed.append(f"informational stress: {signalled} of {total} reports signal, at least half must")
+    fraction = manifest["selection"].get(SIGNAL_POLICY)
+    if fraction is not None:
+        expecting = [record for record in records if is_informational_stress(record) and expects_a_signal(record)]
+        signalled = sum(signals(record) for record in expecting)
+        if signalled < fraction * len(expecting):
+            failed.append(
+                f"informational stress: {signalled} of the {len(expecting)} reports that should signal do, the suite "
+                f"wants a share of {fraction:g}"
+            )
     return {
         "verdict": "FAIL" if failed else "PASS",
         "timestamp": timestamp,
@@ -146,7 +159,7 @@ def compile_records(
             "error_injection_detected": counts["error_injection_detected"] == counts["error_injection_total"],
             "primary_guard_signal_required": counts["primary_guard_required_hits"]
             == counts["primary_guard_required_records"],
-            "informational_stress_min_signal_fraction": INFORMATIONAL_MIN_FRACTION,
+            **({} if fraction is None else {SIGNAL_POLICY: fraction}),
         },
         "failed_requirements": failed,
         "counts": counts,
@@ -206,6 +219,8 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
         "invariants_status": report["invariants"]["status"],
         "spectral_caps_applied": report["spectral"].get("metrics", {}).get("caps_applied"),
         "ratio_vs_baseline": report["primary_metric"]["ratio_vs_baseline"],
+        # what was really applied, which the scenario's name need not say
+        "edit_spec": report["edit"]["spec"],
         "report_sha256": digest,
     }
     reasons = [*_mismatches(case, scenario, report), *_unmet(record, scenario, report)]
@@ -305,7 +320,7 @@ def _counts(
 
     catastrophic = {row["id"] for row in scenarios.values() if row["requirements"]["catastrophic_required"]}
     required = [record for record in records if record["name"] in catastrophic]
-    informational = [r for r in records if r["category"] == "stress" and r["strictness"] == "informational"]
+    informational = [record for record in records if is_informational_stress(record)]
     return {
         "models_total": len({case["model"] for case in cases}),
         "cases_total": len(cases),
@@ -319,7 +334,7 @@ def _counts(
         "catastrophic_required_present": len(required),
         "catastrophic_required_fail": sum(record["passed"] for record in required),
         "informational_stress_total": len(informational),
-        "informational_stress_signaled": sum(r["any_core_guard_flag"] or r["detectors_hit"] for r in informational),
+        "informational_stress_signaled": sum(signals(record) for record in informational),
         "error_injection_total": planned(category="error_injection"),
         "error_injection_detected": seen(category="error_injection", detectors_hit=True),
         "primary_guard_required_records": sum(record["primary_guard_required"] for record in records),

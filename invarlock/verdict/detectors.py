@@ -85,3 +85,19 @@ _SEEN: dict[str, Callable[[Detector, Report], Any]] = {
     "rmt_probe": lambda detector, report: report.get("rmt_probe", {}).get(detector["field"]),
     "ve_probe": lambda detector, report: report.get("ve_probe", {}).get(detector["field"]),
 }
+
+
+def is_informational_stress(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record is of a stress edit that decides no verdict."""
+    return bool(record["category"] == "stress" and record["strictness"] == "informational")
+
+
+def expects_a_signal(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record's scenario says what should be seen; a negative control says that nothing should."""
+    return bool(record["detectors"] or record["detectors_all_of"]) and record["intent"] != "negative_control"
+
+
+def signals(record: Mapping[str, Any]) -> bool:
+    """Tell whether a guard signalled or a detector of the scenario hit; without detectors nothing is detected."""
+    detects = bool(record["detectors"] or record["detectors_all_of"]) and record["detectors_hit"]
+    return bool(record["any_core_guard_flag"] or detects)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from invarlock.verdict.detectors import signals
+
 
 def render_verdict_text(verdict: Mapping[str, Any]) -> str:
     """Return ``final_verdict.txt``: the verdict, why, the counts, and a line a scenario."""
@@ -17,26 +19,38 @@ def render_verdict_text(verdict: Mapping[str, Any]) -> str:
         f"{counts['catastrophic_required_fail']} of {counts['catastrophic_required_total']} destructive edits fail, "
         f"{counts['error_injection_detected']} of {counts['error_injection_total']} faults are detected.",
     ]
+    total = counts["informational_stress_total"]
+    if total:
+        lines.append(f"{counts['informational_stress_signaled']} of {total} informational stress edits signal.")
     if verdict["failed_requirements"]:
         lines += ["", "Failed requirements:", *(f"  - {reason}" for reason in verdict["failed_requirements"])]
     lines += ["", *scenario_table(verdict)]
     return "\n".join(lines) + "\n"
 
 
+def _seen(record: Mapping[str, Any]) -> str:
+    if not record["passed"]:
+        return "NOT AS EXPECTED"
+    if record["strictness"] != "informational":
+        return "ok"
+    return "signals" if signals(record) else "no signal"
+
+
 def scenario_table(verdict: Mapping[str, Any]) -> list[str]:
-    """Return a table of scenarios against models: the ratio, and what was seen."""
-    rows = [("scenario", "expected", "model", "ratio", "guards that signal", "")]
+    """Return a table of scenarios against models: what was applied, the ratio, and what was seen."""
+    rows = [("scenario", "edit or fault", "expected", "model", "ratio", "guards that signal", "")]
     for record in verdict["records"]:
         ratio = record["ratio_vs_baseline"]
         raised = [guard for guard, flag in record["guard_flags"].items() if flag]
         rows.append(
             (
                 record["name"] + (f" run {record['run_num']}" if record["run_num"] > 1 else ""),
+                record["edit_spec"],
                 record["strictness"].replace("_", " "),
                 record["model"].rsplit("/", 1)[-1],
                 "-" if ratio is None else f"{ratio:.4g}",
                 ", ".join(raised) or "-",
-                "ok" if record["passed"] else "NOT AS EXPECTED",
+                _seen(record),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

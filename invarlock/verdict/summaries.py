@@ -97,6 +97,7 @@ def _scenario(name: str, records: Sequence[Record]) -> dict[str, Any]:
         "name": name,
         "category": records[0]["category"],
         "strictness": records[0]["strictness"],
+        "edit_specs": sorted({record["edit_spec"] for record in records}),
         "records": len(records),
         "passed": sum(record["passed"] for record in records),
         "detectors_hit": sum(record["detectors_hit"] for record in records),

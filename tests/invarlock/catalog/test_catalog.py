@@ -63,6 +63,30 @@ def test_every_scenario_declares_the_class_of_what_it_makes(tmp_path: Path) -> N
             read_scenarios(write(tmp_path / "s.json", changed))
 
 
+def test_the_page_of_the_suites_shows_every_spec_that_differs_on_the_embedded_models() -> None:
+    page = (SUITES / "README.md").read_text("utf-8")
+    models = ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny")
+    tuned = read_tuned_params(SUITES / "tuned_edit_params.json")
+
+    for scenario in read_scenarios(SUITES / "scenarios.json"):
+        generation = scenario.generation
+        if not isinstance(generation, EditGeneration) or scenario.suites:
+            continue
+        specs = [str(tuned.resolve(generation.for_model(model), model)) for model in models]
+        cells = " | ".join(f"`{spec}`" for spec in specs)
+        differs = len(set(specs)) > 1 or bool(generation.by_model)
+        assert (f"| `{scenario.id}` |" in page) == differs, scenario.id
+        assert not differs or cells in page, scenario.id
+
+
+def test_a_negative_control_has_the_same_harmless_spec_on_every_model() -> None:
+    scenarios = read_scenarios(SUITES / "scenarios.json")
+    (control,) = (row for row in scenarios if row.document["intent"] == "negative_control" and not row.suites)
+
+    assert isinstance(control.generation, EditGeneration)
+    assert (str(control.generation.spec), control.generation.by_model) == ("quant_rtn:8:128:all", {})
+
+
 def test_the_guard_value_suite_has_its_own_scenarios_and_no_other_suite_has_them() -> None:
     cases = plan_cases(read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json"))
 

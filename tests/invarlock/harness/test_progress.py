@@ -31,9 +31,14 @@ def case() -> Case:
 def test_a_line_says_model_scenario_ratio_guards_and_seconds(case: Case) -> None:
     facts = {"ratio": "1.0021", "guards": "rmt warn"}
 
-    lines = [case_line(case, facts, 2.04, "passed"), case_line(case, {}, 0.26, "FAILED")]
+    lines = [
+        case_line(case, facts | {"spec": "magnitude_prune:0.24:ffn"}, 2.04, "passed"),
+        case_line(case, facts | {"spec": "prune_clean"}, 2.04, "passed"),
+        case_line(case, {}, 0.26, "FAILED"),
+    ]
 
     assert lines == [
+        "passed  mistral-tiny  prune_clean (run 2)  ratio 1.0021  guards rmt warn  magnitude_prune:0.24:ffn  2.0 s",
         "passed  mistral-tiny  prune_clean (run 2)  ratio 1.0021  guards rmt warn  2.0 s",
         "FAILED  mistral-tiny  prune_clean (run 2)  no report  0.3 s",
     ]

@@ -210,6 +210,30 @@ def test_a_clean_edit_that_destroys_the_model_fails_the_run(run_pytest: Callable
     assert verify(ran.pack, "--strict", "--require-pass").returncode == 7
 
 
+@pytest.mark.slow
+def test_informational_edits_that_do_no_harm_fail_no_run_and_say_that_they_do_not_signal(
+    run_pytest: Callable[..., Any], own_suites: Path
+) -> None:
+    catalog = own_suites / "scenarios.json"
+    document = load(catalog)
+    for row in document["scenarios"]:
+        # those that models of 7 billion parameters get
+        row["generation"].pop("edit_spec_by_model", None)
+    catalog.write_text(json.dumps(document))
+
+    ran = run_pytest("-k", "mistral and (8bit_stress or 4bit_stress or fp8_e5m2_stress)", suites=own_suites)
+
+    assert ran.status == 0, ran.output
+    verdict = load(ran.pack / "results/final_verdict.json")
+    assert [row["edit_spec"] for row in verdict["records"]] == [
+        "fp8_quant:e5m2:all", "quant_rtn:4:32:all", "quant_rtn:8:128:all",
+    ]  # fmt: skip
+    assert (verdict["verdict"], verdict["counts"]["informational_stress_total"]) == ("PASS", 3)
+    said = [line for line in ran.output.splitlines() if line.endswith(("  signals", "  no signal"))]
+    assert len(said) == 3
+    assert verify(ran.pack, "--strict", "--require-pass").returncode == 0
+
+
 def test_a_fault_that_does_nothing_fails_the_run(run_pytest: Callable[..., Any], own_suites: Path) -> None:
     with (own_suites / "conftest.py").open("a") as stream:
         stream.write(

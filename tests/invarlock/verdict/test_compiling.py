@@ -185,11 +185,14 @@ def test_a_report_of_no_planned_case_fails_the_run() -> None:
     assert document["failed_requirements"] == ["reports/x/y/run_1/r.json: a report of no planned case"]
 
 
-def test_half_of_the_informational_stress_must_signal() -> None:
-    names = ["quant_8bit_stress", "fp8_e5m2_stress"]
-    plan = manifest(*names)
+def test_informational_stress_decides_a_verdict_only_where_the_suite_asks_for_signals() -> None:
+    # the first is a negative control, of which no signal is expected
+    names = ["quant_8bit_stress", "quant_4bit_stress", "fp8_e5m2_stress"]
 
-    def run(*caps: int) -> dict[str, Any]:
+    def run(*caps: int, fraction: float | None = None) -> dict[str, Any]:
+        plan = manifest(*names)
+        if fraction is not None:
+            plan["selection"]["informational_stress_min_signal_fraction"] = fraction
         reports = {}
         for name, count in zip(names, caps, strict=True):
             document = report(name, caps=count)
@@ -199,8 +202,18 @@ def test_half_of_the_informational_stress_must_signal() -> None:
             reports[f"reports/embedded__mistral-tiny/{name}/run_1/evaluation.report.json"] = (document, "")
         return compile_verdict(plan, reports)
 
-    assert run(1, 0)["verdict"] == "PASS"
-    assert run(0, 0)["failed_requirements"] == ["informational stress: 0 of 2 reports signal, at least half must"]
+    silent, half = run(0, 0, 0), run(0, 0, 1)
+    assert (silent["verdict"], silent["counts"]["informational_stress_signaled"]) == ("PASS", 0)
+    assert "informational_stress_min_signal_fraction" not in silent["criteria"]
+    assert run(0, 0, 1, fraction=0.5)["criteria"]["informational_stress_min_signal_fraction"] == 0.5
+    assert "0 of 3 informational stress edits signal." in render_verdict_text(silent)
+    assert render_verdict_text(half).count("no signal") == 2
+    assert run(0, 0, 1, fraction=0.5)["verdict"] == "PASS"
+    assert run(0, 0, 1, fraction=0.6)["failed_requirements"] == [
+        "informational stress: 1 of the 2 reports that should signal do, the suite wants a share of 0.6"
+    ]
+    # the signal of a control stands for no other
+    assert run(1, 0, 0, fraction=0.5)["verdict"] == "FAIL"
 
 
 def test_an_empty_selection_is_an_error_and_no_pass() -> None:

@@ -80,7 +80,7 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     files[layout.README] = render_readme(manifest, verdict, content.readme_notes)
     checksums = write_checksums({path: hashlib.sha256(data).hexdigest() for path, data in files.items()})
     manifest["checksums_sha256_digest"] = hashlib.sha256(checksums).hexdigest()
-    check_schema(manifest, "manifest", where=MANIFEST_NAME)
+    check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)
     sealed = dump_json(manifest)
     files |= {CHECKSUMS_NAME: checksums, MANIFEST_NAME: sealed}
     if signing_key is not None:

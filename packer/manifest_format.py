@@ -22,7 +22,7 @@ def read_manifest(sealed: bytes) -> dict[str, Any]:
         manifest: dict[str, Any] = parse_json(
             sealed, where=MANIFEST_NAME, limit_bytes=MAX_MANIFEST_BYTES, limit_values=MAX_MANIFEST_VALUES
         )
-        check_schema(manifest, "manifest", where=MANIFEST_NAME)
+        check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)
         if "generated_at" in manifest:
             datetime.fromisoformat(manifest["generated_at"])
     except DocumentError as error:

@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -12,3 +14,12 @@ def test_a_checkout_is_whole_for_a_python_that_has_no_editable_install() -> None
     done = subprocess.run([sys.executable, "-S", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout.strip()) == (0, str(ROOT / "packer" / "__init__.py")), done.stderr
+
+
+def test_the_contract_of_the_manifest_is_published_under_its_own_name() -> None:
+    name = "evidence_pack_manifest.schema.json"
+
+    schema = json.loads(resources.files("invarlock.contracts").joinpath(name).read_bytes())
+
+    assert schema["$id"] == f"contracts/{name}"
+    assert schema["required"] == ["checksums_sha256", "checksums_sha256_digest", "format"]

@@ -31,6 +31,7 @@ from invarlock.harness.baselines import Baselines
 from invarlock.harness.calibration import Calibration
 from invarlock.harness.case_facts import case_facts
 from invarlock.harness.case_files import write_case
+from invarlock.harness.edit_batches import EditBatches
 from invarlock.harness.inventory import Pool
 from invarlock.harness.leases import TURN_SECONDS, WAIT_SECONDS, Leases
 from invarlock.harness.leftovers import worker_lock
@@ -74,6 +75,7 @@ class Bench:
         self.tuned = read_tuned_params(run.tuned_params_path)
         plan = read_json(run.directory.state / "plan.json")
         self._needs: dict[str, int] = {row["model"]: row["memory_bytes"] for row in plan["models"]}
+        self.edits = EditBatches(run, self.tuned, self._locks, plan["cases"], plan["disk_bytes"])
         self._repeated = frozenset(plan["repeated"])
         self._at: Model | None = None
 
@@ -122,7 +124,7 @@ class Bench:
         examined: Mapping[str, Mapping[str, Any]] = {}
         shutil.rmtree(subject, ignore_errors=True)
         try:
-            made = make_subject(case, self.tuned, baseline.snapshot, subject, placement)
+            made = make_subject(case, self.tuned, self.edits, baseline.snapshot, subject, placement)
             _log.info("subject made by %s in %.2f s: %d tensors changed", made.spec, made.seconds, made.edited_tensors)
             draw = self.baselines.draw(case.model, case.run)
             generation = case.scenario.generation

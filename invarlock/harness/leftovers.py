@@ -29,8 +29,8 @@ WORKERS_GONE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 # what the one atomic writer writes before it renames
 _WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
-# subjects that no run keeps: of null runs, of further runs of a scenario, and weights of packed ones
-_NEVER_KEPT = re.compile(r"null_run_[0-9]+|.+__run_[0-9]+|.+__weights")
+# subjects that no run keeps: of null runs, of further runs of a scenario, weights of packed ones, and prepared edits
+_NEVER_KEPT = re.compile(r"null_run_[0-9]+|.+__run_[0-9]+|.+__weights|.+__prepared")
 
 
 def die_with_parent() -> None:

@@ -13,10 +13,10 @@ from invarlock.catalog.scenarios import BroughtGeneration, DeployableGeneration,
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.deployables.artifacts import make_artifact
-from invarlock.edits.application import apply_edits
 from invarlock.evaluation.brought import brought_digest, changed_tensors, link_brought
 from invarlock.evaluation.models import Placement
 from invarlock.faults.injection import inject_fault
+from invarlock.harness.edit_batches import EditBatches
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,18 @@ def subject_digest(case: Case, snapshot: Path) -> str | None:
     return brought_digest(generation.folder, snapshot) if isinstance(generation, BroughtGeneration) else None
 
 
-def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path, placement: Placement) -> Made:
+def make_subject(
+    case: Case, tuned: TunedParams, edits: EditBatches, snapshot: Path, subject: Path, placement: Placement
+) -> Made:
     """Make a case's subject in a new folder, whole or not at all.
+
+    Args:
+        case: the case.
+        tuned: the parameters of clean edits.
+        edits: makes edited subjects, several in one pass.
+        snapshot: the baseline's folder.
+        subject: the folder to make.
+        placement: where a backend packs a deployable subject.
 
     Raises:
         EditError: when the edit or fault cannot be applied to the model.
@@ -66,7 +76,7 @@ def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path, 
     generation = case.scenario.generation
     if isinstance(generation, EditGeneration):
         spec = tuned.resolve(generation.for_model(case.model.id), case.model.id)
-        edited = apply_edits(snapshot, {subject: spec})[subject]
+        edited = edits.make(case, snapshot, subject)
         return Made(
             name=spec.edit,
             label=spec.edit,
@@ -76,7 +86,7 @@ def make_subject(case: Case, tuned: TunedParams, snapshot: Path, subject: Path, 
             edited_tensors=edited.edited_tensors,
             edited_params=edited.edited_params,
             total_params=edited.total_params,
-            seconds=time.perf_counter() - started,
+            seconds=edited.seconds,
         )
     if isinstance(generation, DeployableGeneration):
         packed = make_artifact(snapshot, subject, generation.spec, placement)

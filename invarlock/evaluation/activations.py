@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from invarlock.checkpoints.families import Module, classify
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
+from invarlock.evaluation.models import forward
 from invarlock.evaluation.windows import Tokens
 from invarlock.guards import rmt, variance
 from invarlock.reports.derivation import contract_hash
@@ -84,13 +85,14 @@ def measure_activations(model: PreTrainedModel, tokens: Tokens, room_bytes: int 
         room_bytes: what the model and a forward pass may take; None where the device's allocator bounds it.
 
     Raises:
+        EvaluationError: when the model's forward pass fails.
         OutOfMemoryError: when even one window does not fit in memory.
     """
     chunk = rmt.CHUNK_WINDOWS
     while True:
         try:
             with one_out_of_memory():
-                check_room(forward_bytes(model, min(chunk, len(tokens)), tokens.shape[1], 0), room_bytes)
+                check_room(forward_bytes(model, min(chunk, len(tokens)), tokens.shape[1]), room_bytes)
                 return _measure(model, tokens, chunk)
         except torch.OutOfMemoryError:
             if chunk == 1:
@@ -116,14 +118,14 @@ def scaled_outputs(model: PreTrainedModel, scales: Mapping[str, float]) -> Itera
         yield
 
 
-def _measure(model: Any, tokens: Tokens, chunk: int) -> ActivationFacts:
+def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int) -> ActivationFacts:
     reduced = _Reduced()
     with ExitStack() as stack:
         for handle in _hooks(model, reduced):
             stack.callback(handle.remove)
         for start in range(0, len(tokens), chunk):
             batch = torch.from_numpy(tokens[start : start + chunk]).long().to(model.device)
-            model.get_decoder()(input_ids=batch, use_cache=False)
+            forward(model, batch)
     risks = {name: {"family": reduced.families[name], **rmt.join(rows)} for name, rows in sorted(reduced.risks.items())}
     outputs = {
         name: {"rms": variance.root_mean_square(total, count)}

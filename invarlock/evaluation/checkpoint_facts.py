@@ -56,8 +56,16 @@ class Against:
     digests: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What a tokenizer does: the id of each token, and the ids that it begins every text with."""
+
+    vocabulary: Mapping[str, int]
+    prefix: tuple[int, ...]
+
+
 def measure_checkpoint(
-    folder: Path, vocabulary: Mapping[str, int] | None, against: Against | None = None
+    folder: Path, tokenizer: TokenizerFacts | None, against: Against | None = None
 ) -> CheckpointFacts:
     """Return the facts of a checkpoint, read from its files without loading the model.
 
@@ -66,7 +74,7 @@ def measure_checkpoint(
 
     Args:
         folder: the checkpoint.
-        vocabulary: the id of each token of its tokenizer, None when that is not known.
+        tokenizer: what its tokenizer does, None when that is not known.
         against: its baseline, None when it is one itself.
 
     Raises:
@@ -109,8 +117,9 @@ def measure_checkpoint(
             "measurement_contract_hash": contract_hash(invariants.CONTRACT),
             "tensors": tensors,
             "config": _config_facts(files),
-            "tokenizer_tokens": None if vocabulary is None else len(vocabulary),
-            "vocabulary_sha256": None if vocabulary is None else invariants.vocabulary_digest(vocabulary),
+            "tokenizer_tokens": None if tokenizer is None else len(tokenizer.vocabulary),
+            "vocabulary_sha256": None if tokenizer is None else invariants.vocabulary_digest(tokenizer.vocabulary),
+            "prefix_token_ids": None if tokenizer is None else list(tokenizer.prefix),
             **_embedding_facts(files),
         },
         {"measurement_contract_hash": contract_hash(SPECTRAL_CONTRACT), "modules": dict(sorted(spectra.items()))},

@@ -8,6 +8,7 @@ Example::
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
+from invarlock.checkpoints.scorable import check_scorable
 from invarlock.errors import EvaluationError, OutOfMemoryError
 from invarlock.evaluation.activations import (
     NOT_MEASURED,
@@ -27,25 +29,34 @@ from invarlock.evaluation.activations import (
     measure_activations,
     scaled_outputs,
 )
-from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
-from invarlock.evaluation.models import Placement, load_model, load_stored_model, load_tokenizer
+from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, TokenizerFacts, measure_checkpoint
+from invarlock.evaluation.models import Placement, load_model, load_stored_model
 from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
+from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
 from invarlock.evaluation.windows import Draw, draw_windows
 from invarlock.guards import rmt
 from invarlock.reports.invariants import derive_invariants
 from invarlock.reports.variance import propose_scales
 
+# A model that knows nothing has a perplexity of its vocabulary; trained ones have 0.1 % to 10 % of it, and models of
+# single characters up to a quarter.
+MOST_OF_CHANCE = 0.5
+
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """How much text is scored: ``preview`` and ``final`` windows of ``seq_len`` tokens; run n draws with seed + n."""
+    """How much text is scored: ``preview`` and ``final`` windows of ``seq_len`` tokens; run n draws with seed + n.
+
+    A baseline whose perplexity is above ``most_of_chance`` of its vocabulary is no basis for a comparison.
+    """
 
     seq_len: int
     preview: int
     final: int
     seed: int
     batch_size: int
+    most_of_chance: float = MOST_OF_CHANCE
 
     def window_seed(self, run: int) -> int:
         return self.seed + run
@@ -81,6 +92,11 @@ class Weighed:
     tokenizer_sha256: str
     facts: CheckpointFacts
 
+    @property
+    def prefix_token_ids(self) -> list[int]:
+        """Return the token ids that the tokenizer begins every text with."""
+        return list(self.facts.invariants["prefix_token_ids"])
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -91,6 +107,11 @@ class Baseline:
     facts: CheckpointFacts
     draws: dict[int, ScoredDraw]
     seconds: dict[str, float]
+
+    @property
+    def prefix_token_ids(self) -> list[int]:
+        """Return the token ids that every window begins with."""
+        return list(self.facts.invariants["prefix_token_ids"])
 
 
 @dataclass(frozen=True)
@@ -113,11 +134,16 @@ def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[i
     """Return the draw of each run, the text tokenised once with the checkpoint's own tokenizer.
 
     Raises:
+        CheckpointError: when it is no causal language model.
         EvaluationError: when the tokenizer cannot be loaded or the text is too short.
+        UsageError: when a window is longer than the model's positions.
     """
+    check_scorable(folder, plan.seq_len)
     tokenizer = load_tokenizer(folder)
-    tokens = tokenizer(text.text, add_special_tokens=False, verbose=False)["input_ids"]
-    return {run: draw_windows(tokens, plan.seq_len, plan.preview, plan.final, plan.window_seed(run)) for run in runs}
+    tokens, prefix = text_token_ids(tokenizer, text.text), prefix_token_ids(tokenizer)
+    return {
+        run: draw_windows(tokens, plan.seq_len, plan.preview, plan.final, plan.window_seed(run), prefix) for run in runs
+    }
 
 
 def measure_baseline(
@@ -135,7 +161,8 @@ def measure_baseline(
 
     Raises:
         CheckpointError: when it is no whole checkpoint.
-        EvaluationError: when it cannot be loaded, or a loss is not finite.
+        EvaluationError: when it cannot be loaded or scored, a loss is not finite, or it predicts text no better than
+            chance.
     """
     started = time.perf_counter()
     known = weighed or weigh(folder)
@@ -143,12 +170,23 @@ def measure_baseline(
     model = load_model(folder, placement)
     loaded = time.perf_counter()
     room = placement.room_bytes
+    rows = _embedding_rows(model)
+    largest = max(_largest_token(draw) for draw in draws.values())
+    if largest >= rows:
+        raise EvaluationError(
+            f"the baseline: token {largest} of the text is beyond the {rows} rows of its embedding; "
+            "is the tokenizer another model's?"
+        )
     scored = {}
     for run, draw in draws.items():
-        preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
-        final = score_windows(model, draw.final.tokens, preview.batch_size, room)
-        if None in preview.losses or None in final.losses:
-            raise EvaluationError("the baseline's own loss is not finite; it cannot be compared with")
+        try:
+            preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
+            final = score_windows(model, draw.final.tokens, preview.batch_size, room)
+        except OutOfMemoryError:
+            raise
+        except EvaluationError as error:
+            raise EvaluationError(f"the baseline cannot be scored: {error}") from None
+        _check_plausible([*preview.losses, *final.losses], rows, plan.most_of_chance)
         scored[run] = ScoredDraw(
             run,
             draw,
@@ -165,13 +203,42 @@ def measure_baseline(
     return Baseline(known.digest, known.tokenizer_sha256, known.facts, scored, seconds)
 
 
+def _check_plausible(losses: Sequence[float | None], rows: int, most: float) -> None:
+    """Refuse a baseline whose losses cannot be a basis for a verdict.
+
+    Raises:
+        EvaluationError: when one is not finite, or the perplexity is near that of chance.
+    """
+    finite = [loss for loss in losses if loss is not None]
+    if len(finite) < len(losses):
+        raise EvaluationError("the baseline's own loss is not finite; it cannot be compared with")
+    mean = sum(finite) / len(finite)
+    if mean > math.log(most * rows):
+        perplexity = f"{math.exp(mean):.0f}" if mean < 50 else f"exp({mean:.0f})"
+        raise EvaluationError(
+            f"the baseline's perplexity is {perplexity}, and a guess among the {rows} tokens of its vocabulary has "
+            f"{rows}; is it trained, its tokenizer its own, and the text in a language that it knows?"
+        )
+
+
+def tokenizer_facts(folder: Path) -> TokenizerFacts:
+    """Return the tokens of a checkpoint's tokenizer, and those that it begins every text with.
+
+    Raises:
+        EvaluationError: when it cannot be loaded.
+    """
+    tokenizer = load_tokenizer(folder)
+    return TokenizerFacts(tokenizer.get_vocab(), prefix_token_ids(tokenizer))
+
+
 def weigh(folder: Path) -> Weighed:
     """Return what a baseline's files hold.
 
     Raises:
         CheckpointError: when it is no whole checkpoint.
+        EvaluationError: when its tokenizer cannot be loaded.
     """
-    facts = measure_checkpoint(folder, load_tokenizer(folder).get_vocab())
+    facts = measure_checkpoint(folder, tokenizer_facts(folder))
     return Weighed(digest_checkpoint(folder), tokenizer_digest(folder), facts)
 
 
@@ -201,7 +268,7 @@ def compare(
     started = time.perf_counter()
     digests = {name: tensor["digest"] for name, tensor in baseline.facts.invariants["tensors"].items()}
     read = subject if weights is None else weights
-    facts = measure_checkpoint(read, load_tokenizer(subject).get_vocab(), Against(baseline.folder, digests))
+    facts = measure_checkpoint(read, tokenizer_facts(subject), Against(baseline.folder, digests))
     digest = digest_checkpoint(subject)
     weighed = time.perf_counter()
     seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}
@@ -216,14 +283,18 @@ def compare(
     except EvaluationError as error:
         return Measured(digest, facts, None, None, str(error), seconds)
     loaded = time.perf_counter()
-    vocabulary = _embedding_rows(model)
-    largest = int(max(np.max(draw.preview.tokens), np.max(draw.final.tokens)))
-    if largest >= vocabulary:
-        reason = f"token {largest} of the text is beyond the {vocabulary} rows of its embedding"
+    rows, largest = _embedding_rows(model), _largest_token(draw)
+    if largest >= rows:
+        reason = f"token {largest} of the text is beyond the {rows} rows of its embedding"
         return Measured(digest, facts, None, None, reason, seconds)
     room = placement.room_bytes
-    preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
-    final = score_windows(model, draw.final.tokens, preview.batch_size, room)
+    try:
+        preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
+        final = score_windows(model, draw.final.tokens, preview.batch_size, room)
+    except OutOfMemoryError:
+        raise
+    except EvaluationError as error:
+        return Measured(digest, facts, None, None, str(error), seconds)
     scored = time.perf_counter()
 
     def measure(outputs: Mapping[str, Any], windows: int) -> tuple[ActivationFacts, Scores | None]:
@@ -260,6 +331,10 @@ def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key
             key: [None] * count if scores is None else list(scores.losses),
         }
     return parts
+
+
+def _largest_token(draw: Draw) -> int:
+    return int(max(np.max(draw.preview.tokens), np.max(draw.final.tokens)))
 
 
 def _embedding_rows(model: PreTrainedModel) -> int:

@@ -6,7 +6,7 @@ The suite's cases and ``invarlock evaluate`` write the same ones.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -68,12 +68,14 @@ class Setup:
             "overrides": dict(self.overrides),
         }
 
-    def dataset(self, tokenizer_sha256: str) -> dict[str, Any]:
+    def dataset(self, tokenizer_sha256: str, prefix_token_ids: Sequence[int]) -> dict[str, Any]:
+        """Return what was scored: the text, and windows of ``seq_len`` tokens that begin with a prefix."""
         return {
             "provider": self.text.provider,
             "source_sha256": self.text.sha256,
             "tokenizer_sha256": tokenizer_sha256,
             "seq_len": self.plan.seq_len,
+            "prefix_token_ids": list(prefix_token_ids),
             "windows": {"preview": self.plan.preview, "final": self.plan.final},
         }
 
@@ -99,7 +101,7 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
         "meta": setup.meta(),
         "context": dict(setup.context),
         "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
-        "dataset": setup.dataset(baseline.tokenizer_sha256),
+        "dataset": setup.dataset(baseline.tokenizer_sha256, baseline.prefix_token_ids),
         "draws": [
             {
                 "run": run,
@@ -177,7 +179,7 @@ def report_document(
         "edit": {**asdict(edited), "parameters": dict(edited.parameters)},
         "subject": {"digest": measured.digest},
         "baseline_ref": {**baseline["baseline"], "report_sha256": baseline_sha256},
-        "dataset": setup.dataset(baseline["baseline"]["tokenizer_sha256"]),
+        "dataset": setup.dataset(baseline["baseline"]["tokenizer_sha256"], baseline["dataset"]["prefix_token_ids"]),
         "evaluation_windows": own,
         "scoring": {
             "not_scored": measured.not_scored,

@@ -47,13 +47,13 @@ def check_room(needed_bytes: int, room_bytes: int | None) -> None:
         raise torch.OutOfMemoryError(f"{needed_bytes} bytes do not fit in a room of {room_bytes}")
 
 
-def forward_bytes(model: Any, windows: int, seq_len: int, chunk_logits: int) -> int:
-    """Return an estimate of what a loaded model and a forward pass over some windows take."""
+def forward_bytes(model: Any, windows: int, seq_len: int) -> int:
+    """Return an estimate of what a loaded model and a forward pass over some windows take, its logits included."""
     config = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     tokens = windows * seq_len
     activations = tokens * (HIDDEN_TENSORS * config.hidden_size + INNER_TENSORS * inner)
-    logits = LOGITS_TENSORS * min(tokens * config.vocab_size, chunk_logits)
+    logits = LOGITS_TENSORS * tokens * config.vocab_size
     return weight_bytes(model) + int(activations + logits) * FLOAT32_BYTES
 
 

@@ -1,4 +1,4 @@
-"""Loading a checkpoint as a model and its tokenizer, from disk only."""
+"""Loading a checkpoint as a model, from disk only."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
@@ -188,21 +185,19 @@ def _loaded_bytes(folder: Path) -> int:
     return read_checkpoint(folder).total_parameters * FLOAT32_BYTES
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a checkpoint.
-
-    A ``tokenizer.json`` is read as it stands. The class that a library has for the model type could add tokens to it,
-    and others with its next version.
+def forward(model: PreTrainedModel, batch: torch.Tensor) -> Any:
+    """Return what a causal language model gives for token ids of shape (windows, seq_len), its ``logits`` among it.
 
     Raises:
-        EvaluationError: when it cannot be loaded.
+        EvaluationError: when the forward pass fails, with the library's own words.
+        torch.OutOfMemoryError: when it does not fit.
     """
-    loader: Any = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+    call: Any = model
     try:
-        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        line = " ".join(str(error).replace(str(folder), folder.name).split())
-        raise EvaluationError(f"the tokenizer of {folder.name} cannot be loaded ({line[:200]})") from None
-    return tokenizer
+        with one_out_of_memory():
+            return call(input_ids=batch, use_cache=False)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a broken model may raise anything
+        line = " ".join(str(error).split())[:200]
+        raise EvaluationError(f"the model's forward pass fails ({type(error).__name__}: {line})") from None

@@ -94,7 +94,7 @@ def measure_null_run(
         "seeds": {"windows": draw.seed, "changes": seed},
         "meta": setup.meta(),
         "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
-        "dataset": setup.dataset(baseline.tokenizer_sha256),
+        "dataset": setup.dataset(baseline.tokenizer_sha256, baseline.prefix_token_ids),
         "measurement_contracts": null_contracts(),
         **_baseline_block(own, baseline.facts.spectral),
         "changes": changes,

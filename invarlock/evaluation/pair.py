@@ -121,7 +121,7 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:
         ("baseline.digest", document["baseline"]["digest"], setup.revision),
         ("meta.model_id", document["meta"]["model_id"], setup.model_id),
         ("meta.device", document["meta"]["device"], setup.placement.device),
-        ("dataset", document["dataset"], setup.dataset(tokenizer)),
+        ("dataset", document["dataset"], setup.dataset(tokenizer, draw.prefix)),
         ("context", document["context"], setup.context),
         ("seeds", draws[0]["seeds"] if draws else None, setup.seeds(RUN)),
         ("windows", draws[0]["final"]["window_ids"] if draws else None, list(draw.final.ids)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from invarlock.checkpoints.scorable import check_scorable
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
 from invarlock.reports.sidecars import RuntimeImage
 
@@ -39,8 +40,8 @@ def check_request(request: PairRequest, target: Path) -> None:
     """Look whether what a request names is there, and its target is not.
 
     Raises:
-        UsageError: when the target exists.
-        CheckpointError: when a checkpoint is no folder.
+        UsageError: when the target exists, or windows are longer than a model's positions.
+        CheckpointError: when a checkpoint is no folder, or no causal language model.
         MissingFileError: when there is no text.
     """
     if target.exists() or target.is_symlink():
@@ -50,3 +51,5 @@ def check_request(request: PairRequest, target: Path) -> None:
             raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
     if not request.text.exists():
         raise MissingFileError(f"{request.text}: no such file")
+    for folder in (request.baseline, request.subject):
+        check_scorable(folder, request.seq_len)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
+from invarlock.evaluation.models import forward
 from invarlock.evaluation.windows import Tokens
 
-# Logits of one chunk: 16 million float32 are 64 MB, so a vocabulary of 150,000 is scored 100 positions at a time.
+# Logits of one forward pass: 128 million values are 512 MB as float32, and half of it as bfloat16. A vocabulary of
+# 32,000 is scored eight windows of 512 tokens at a time. A single window may take more.
+PASS_LOGITS = 1 << 27
+# Logits that cross entropy turns into float32 at a time: 16 million are 64 MB.
 CHUNK_LOGITS = 1 << 24
 # The digits that bring a float32 back as it was; what is stored is what is computed with.
 LOSS_DIGITS = 9
@@ -32,8 +35,9 @@ class Scores:
 def score_windows(model: PreTrainedModel, tokens: Tokens, batch_size: int, room_bytes: int | None = None) -> Scores:
     """Return the mean negative log-likelihood of each window's predicted tokens.
 
-    Cross entropy is float32. Logits are made in chunks of positions, so that memory does not grow with vocabulary ×
-    window × batch. On an out-of-memory error the batch is halved and done again.
+    The losses are those of the model's own logits, so whatever it does to them (soft caps, scales, transforms) counts.
+    Cross entropy is float32. A batch has no more windows than ``PASS_LOGITS`` has room for. On an out-of-memory error
+    it is halved and done again.
 
     Args:
         model: a causal language model, in evaluation mode.
@@ -42,14 +46,17 @@ def score_windows(model: PreTrainedModel, tokens: Tokens, batch_size: int, room_
         room_bytes: what the model and a forward pass may take; None where the device's allocator bounds it.
 
     Raises:
+        EvaluationError: when the model's forward pass fails.
         OutOfMemoryError: when even one window does not fit in memory.
     """
     losses: list[float | None] = []
+    vocabulary = model.config.get_text_config().vocab_size
+    batch_size = max(1, min(batch_size, PASS_LOGITS // (tokens.shape[1] * vocabulary)))
     while len(losses) < len(tokens):
         batch = torch.from_numpy(tokens[len(losses) : len(losses) + batch_size]).long().to(model.device)
         try:
             with one_out_of_memory():
-                check_room(forward_bytes(model, len(batch), tokens.shape[1], CHUNK_LOGITS), room_bytes)
+                check_room(forward_bytes(model, len(batch), tokens.shape[1]), room_bytes)
                 losses += [_stored(value) for value in _score_batch(model, batch)]
         except torch.OutOfMemoryError:
             if batch_size == 1:
@@ -62,30 +69,21 @@ def score_windows(model: PreTrainedModel, tokens: Tokens, batch_size: int, room_
     return Scores(tuple(losses), batch_size)
 
 
-# transformers leaves the two accessors used here untyped
-def _score_batch(model: Any, batch: torch.Tensor) -> list[float]:
-    hidden = model.get_decoder()(input_ids=batch, use_cache=False).last_hidden_state  # (windows, seq_len, hidden)
-    # of a model that is spread over devices, the last one has it
-    hidden, targets = hidden[:, :-1], batch[:, 1:].to(hidden.device)
-    config = model.config.get_text_config()
-    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
-    total = torch.zeros(len(batch), dtype=torch.float64, device=hidden.device)
-    for start, stop in _chunks(hidden.shape, config.vocab_size):
-        logits = (
-            model.get_output_embeddings()(hidden[:, start:stop]).float().to(hidden.device)
-        )  # (windows, chunk, vocabulary)
-        if softcap is not None:
-            logits = torch.tanh(logits / softcap) * softcap
+def _score_batch(model: PreTrainedModel, batch: torch.Tensor) -> list[float]:
+    logits = forward(model, batch).logits[:, :-1]  # (windows, seq_len - 1, vocabulary)
+    targets = batch[:, 1:].to(logits.device)  # of a model that is spread over devices, the last one has the logits
+    total = torch.zeros(len(batch), dtype=torch.float64, device=logits.device)
+    for start, stop in _chunks(logits.shape):
         losses = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets[:, start:stop].flatten(), reduction="none"
+            logits[:, start:stop].float().flatten(0, 1), targets[:, start:stop].flatten(), reduction="none"
         )
         total += losses.view(len(batch), -1).double().sum(dim=1)
     mean: list[float] = (total / targets.shape[1]).tolist()
     return mean
 
 
-def _chunks(shape: torch.Size, vocabulary: int) -> Iterator[tuple[int, int]]:
-    windows, positions = shape[0], shape[1]
+def _chunks(shape: torch.Size) -> Iterator[tuple[int, int]]:
+    windows, positions, vocabulary = shape
     step = max(1, CHUNK_LOGITS // (windows * vocabulary))
     for start in range(0, positions, step):
         yield start, min(start + step, positions)

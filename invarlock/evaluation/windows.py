@@ -1,4 +1,8 @@
-"""Windows of text: non-overlapping, distinct, drawn by a seeded permutation."""
+"""Windows of text: non-overlapping, distinct, drawn by a seeded permutation.
+
+Where a tokenizer begins every text with tokens of its own (BOS), every window begins with them: a window of ``seq_len``
+tokens then has ``seq_len - len(prefix)`` tokens of text, the first of which is predicted from the prefix.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ Tokens = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of one kind: ids, and token ids of shape (windows, seq_len)."""
+    """Windows of one kind: ids, and token ids of shape (windows, seq_len), the prefix included."""
 
     ids: tuple[str, ...]
     tokens: Tokens
@@ -24,11 +28,12 @@ class Windows:
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of windows: preview and final, disjoint."""
+    """One draw of windows: preview and final, disjoint; each window begins with ``prefix``."""
 
     seed: int
     preview: Windows
     final: Windows
+    prefix: tuple[int, ...] = ()
 
 
 def window_id(tokens: Tokens) -> str:
@@ -36,23 +41,49 @@ def window_id(tokens: Tokens) -> str:
     return hashlib.sha256(np.ascontiguousarray(tokens, dtype="<i4").tobytes()).hexdigest()[:16]
 
 
-def draw_windows(token_ids: Sequence[int], seq_len: int, preview: int, final: int, seed: int) -> Draw:
+def added_before(whole: Sequence[int], plain: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the tokens of an encoding that stand before the text's own, None where those are not in it as they are."""
+    for start in range(len(whole) - len(plain) + 1):
+        if list(whole[start : start + len(plain)]) == list(plain):
+            return tuple(whole[:start])
+    return None
+
+
+def draw_windows(
+    token_ids: Sequence[int], seq_len: int, preview: int, final: int, seed: int, prefix: Sequence[int] = ()
+) -> Draw:
     """Return ``preview`` and then ``final`` windows of ``seq_len`` tokens, drawn by a seeded permutation.
 
     Windows of the same tokens count once. The permutation sorts the raw stream of PCG64 and is the same with every
     numpy.
 
+    Args:
+        token_ids: the text's, without special tokens.
+        seq_len: tokens of a window, the prefix included: the length of the model's input.
+        preview: how many windows of that kind.
+        final: how many windows of that kind.
+        seed: of the permutation.
+        prefix: token ids that every window begins with.
+
     Raises:
-        EvaluationError: when the text has fewer distinct windows than asked for, naming both counts.
+        EvaluationError: when a window has no room for text, or the text has fewer distinct windows than needed, naming
+            both counts.
     """
-    whole = len(token_ids) // seq_len
-    windows = np.asarray(token_ids[: whole * seq_len], dtype=np.int32).reshape(whole, seq_len)
+    width = seq_len - len(prefix)
+    if width < 1 or seq_len < 2:
+        raise EvaluationError(
+            f"a window of {seq_len} tokens has no room for text behind the {len(prefix)} tokens that the tokenizer "
+            "begins a text with; use a longer seq_len"
+        )
+    whole = len(token_ids) // width
+    text = np.asarray(token_ids[: whole * width], dtype=np.int32).reshape(whole, width)
+    windows = np.hstack([np.tile(np.asarray(prefix, dtype=np.int32), (whole, 1)), text]) if prefix else text
     distinct: dict[str, int] = {}
     for index in range(whole):
         distinct.setdefault(window_id(windows[index]), index)
     if len(distinct) < preview + final:
         raise EvaluationError(
-            f"the text has {len(distinct)} distinct windows of {seq_len} tokens, {preview} + {final} are needed; "
+            f"the text has {len(distinct)} distinct windows of {width} tokens, {preview} + {final} are needed; "
             "use a longer text, fewer windows or a shorter seq_len"
         )
     names = list(distinct)
@@ -62,4 +93,4 @@ def draw_windows(token_ids: Sequence[int], seq_len: int, preview: int, final: in
     def take(chosen: list[str]) -> Windows:
         return Windows(tuple(chosen), windows[[distinct[name] for name in chosen]])
 
-    return Draw(seed, take(order[:preview]), take(order[preview : preview + final]))
+    return Draw(seed, take(order[:preview]), take(order[preview : preview + final]), tuple(prefix))

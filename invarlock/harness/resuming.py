@@ -33,7 +33,8 @@ def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | 
         check_schema(document, "baseline_report", where=path.name)
         wrong = verify_baseline(document)
         asked = {"meta": setup.meta(), "context": dict(setup.context)}
-        asked["dataset"] = setup.dataset(document["baseline"]["tokenizer_sha256"])
+        prefix = document["invariants"]["raw"]["prefix_token_ids"]
+        asked["dataset"] = setup.dataset(document["baseline"]["tokenizer_sha256"], prefix)
         wrong += differences({key: document[key] for key in asked}, asked)
         wrong += [
             f"draws of run {draw['run']}: other seeds, or no probe"
@@ -62,7 +63,7 @@ def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> dict
             "seeds": {"windows": seed, "changes": seed},
             "meta": setup.meta(),
             "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
-            "dataset": setup.dataset(baseline.tokenizer_sha256),
+            "dataset": setup.dataset(baseline.tokenizer_sha256, baseline.prefix_token_ids),
             "measurement_contracts": null_contracts(),
         }
         wrong += differences({key: document[key] for key in asked}, asked)
@@ -146,7 +147,8 @@ def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sh
         "guards": list(setup.guards),
         "evaluation_windows.token_ids": setup.store_tokens,
     }
-    dataset = setup.dataset(report["baseline_ref"]["tokenizer_sha256"])
+    # what windows begin with is bound to the baseline's report
+    dataset = setup.dataset(report["baseline_ref"]["tokenizer_sha256"], report["dataset"]["prefix_token_ids"])
     windows = {key: value for key, value in report["dataset"]["windows"].items() if key != "stats"}
     found = {
         "meta": report["meta"],

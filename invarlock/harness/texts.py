@@ -124,7 +124,7 @@ def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[s
     if suite_text(run).dataset == "embedded":
         return
     # imported here: it imports NumPy, and collecting must not
-    from invarlock.evaluation.windows import draw_windows
+    from invarlock.evaluation.windows import added_before, draw_windows
 
     text, counts = read_suite_text(run, pins), window_counts(run)
     for model in models:
@@ -132,9 +132,11 @@ def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[s
         if not path.is_file():
             continue
         tokenizers: Any = importlib.import_module("tokenizers")
-        tokens = tokenizers.Tokenizer.from_file(str(path)).encode(text.text, add_special_tokens=False).ids
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokens = tokenizer.encode(text.text, add_special_tokens=False).ids
+        prefix = added_before(tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids) or ()
         try:
-            draw_windows(tokens, counts.seq_len, counts.preview, counts.final, seed=0)
+            draw_windows(tokens, counts.seq_len, counts.preview, counts.final, 0, prefix)
         except EvaluationError as error:
             yield f"{model.id}: {error}"
 

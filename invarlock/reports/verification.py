@@ -52,6 +52,9 @@ def verify_baseline(baseline: Mapping[str, Any]) -> list[str]:
     problems = []
     if baseline["run_id"] != baseline_run_id(baseline):
         problems.append("run_id: does not follow from the measurements")
+    begins = baseline["invariants"]["raw"]["prefix_token_ids"]
+    if begins is not None and begins != baseline["dataset"]["prefix_token_ids"]:
+        problems.append("dataset.prefix_token_ids: not what the tokenizer begins a text with")
     for guard in GUARDS:
         if guard not in baseline:
             continue
@@ -221,7 +224,7 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
             seen.add(window)
         if any(count != expected_tokens for count in block["token_counts"]):
             yield f"evaluation_windows.{part}.token_counts: every window has {expected_tokens} predicted tokens"
-        yield from _token_problems(f"evaluation_windows.{part}", block, report["dataset"]["seq_len"])
+        yield from _token_problems(f"evaluation_windows.{part}", block, report["dataset"])
     if report["dataset"]["windows"]["final"] != len(windows["final"]["window_ids"]):
         yield "dataset.windows.final: not the number of windows scored"
     if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
@@ -259,14 +262,17 @@ def _change_problems(facts: Mapping[str, Any], spectra: Mapping[str, Any]) -> It
             yield f"spectral.raw.changes.{name}: {words}"
 
 
-def _token_problems(where: str, block: Mapping[str, Any], seq_len: int) -> Iterator[str]:
+def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, Any]) -> Iterator[str]:
     """Yield the windows whose token ids, where the report holds them, are not those that their id is a digest of."""
+    seq_len, prefix = dataset["seq_len"], dataset["prefix_token_ids"]
     for index, (window, text) in enumerate(zip(block["window_ids"], block.get("token_ids", ()), strict=False)):
         ids = [int(token) for token in text.split(" ")]
         if len(ids) != seq_len or max(ids) >= 1 << 31:
             yield f"{where}.token_ids[{index}]: not {seq_len} token ids"
         elif hashlib.sha256(struct.pack(f"<{seq_len}i", *ids)).hexdigest()[:16] != window:
             yield f"{where}.token_ids[{index}]: not the tokens of window {window}"
+        elif ids[: len(prefix)] != prefix:
+            yield f"{where}.token_ids[{index}]: the window does not begin with {prefix}"
 
 
 def activation_problems(where: str, raw: Mapping[str, Any]) -> Iterator[str]:

@@ -31,7 +31,7 @@ def null_run(
         "baseline": {"digest": f"sha256:{'1' * 64}", "tokenizer_sha256": f"sha256:{'2' * 64}"},
         "dataset": {
             "provider": "embedded", "source_sha256": f"sha256:{'3' * 64}", "tokenizer_sha256": f"sha256:{'2' * 64}",
-            "seq_len": 11, "windows": {"preview": WINDOWS, "final": WINDOWS},
+            "seq_len": 11, "prefix_token_ids": [], "windows": {"preview": WINDOWS, "final": WINDOWS},
         },
         "measurement_contracts": copy.deepcopy(CONTRACTS),
         "windows": {"preview": _part(run, 0), "final": _part(run, WINDOWS)},

@@ -1,10 +1,12 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from invarlock.errors import EvaluationError
 from invarlock.evaluation import scoring
@@ -33,6 +35,61 @@ def test_a_loss_is_the_models_own_mean_negative_log_likelihood(
     assert scores.losses == pytest.approx(reference(model), rel=1e-5)
 
 
+TINY: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
+# What each does to its logits or hidden states, made large enough to be seen if it were left out.
+SCALED: dict[str, dict[str, Any]] = {
+    "granite": {"logits_scaling": 8.0, "embedding_multiplier": 3.0},
+    "cohere": {"logit_scale": 0.25},
+    "cohere2": {"logit_scale": 0.25},
+    "gemma": {},
+    "gemma2": {"final_logit_softcapping": 2.0},
+    "gemma3_text": {"final_logit_softcapping": 2.0},
+    "nemotron": {},
+    "olmo2": {},
+    "phi3": {},
+    "stablelm": {},
+    "starcoder2": {},
+    "qwen3": {},
+    "glm4": {},
+    "smollm3": {},
+    "falcon": {},
+    "bloom": {},
+    "mamba": {},
+}
+
+
+@pytest.mark.parametrize("model_type", SCALED)
+def test_soft_caps_scales_and_transforms_of_logits_are_the_models_own(model_type: str) -> None:
+    sizes = {key: value for key, value in TINY.items() if (model_type, key) != ("falcon", "head_dim")}
+    config = transformers.AutoConfig.for_model(model_type, **sizes, **SCALED[model_type])
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+
+    scores = score_windows(model, TOKENS, 3)
+
+    with torch.inference_mode():
+        logits = model(input_ids=torch.from_numpy(TOKENS).long()).logits[:, :-1].double()
+    targets = torch.from_numpy(TOKENS).long()[:, 1:]
+    expected = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0].mean(dim=1)
+    assert scores.losses == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+def test_a_forward_pass_that_fails_is_one_line(tiny_model: Callable[..., Path]) -> None:
+    model = load_model(tiny_model("gpt2"), CPU)
+    beyond = np.random.default_rng(0).integers(3, 64, size=(2, 40)).astype(np.int32)
+
+    with pytest.raises(EvaluationError, match=r"^the model's forward pass fails \(IndexError: ") as raised:
+        score_windows(model, beyond, 2)
+
+    assert "\n" not in str(raised.value)
+
+
 def test_a_loss_does_not_depend_on_the_batch_or_on_the_chunks(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,7 +98,8 @@ def test_a_loss_does_not_depend_on_the_batch_or_on_the_chunks(
 
     together = score_windows(model, TOKENS, 7).losses
     monkeypatch.setattr(scoring, "CHUNK_LOGITS", 64 * 2)
-    chunked = score_windows(model, TOKENS, 4).losses
+    monkeypatch.setattr(scoring, "PASS_LOGITS", 64 * 16 * 4)
+    chunked = score_windows(model, TOKENS, 7).losses
 
     assert together == pytest.approx(alone, rel=1e-5)
     assert chunked == pytest.approx(alone, rel=1e-5)
@@ -69,7 +127,7 @@ def test_a_loss_that_is_not_finite_is_none_and_the_others_stay(tiny_model: Calla
 
 
 class Starved(torch.nn.Module):
-    """A model whose device has room for a few windows: its decoder runs out of memory beyond, as CUDA does."""
+    """A model whose device has room for a few windows: it runs out of memory beyond, as CUDA does."""
 
     def __init__(self, model: torch.nn.Module, room: int) -> None:
         super().__init__()
@@ -78,14 +136,11 @@ class Starved(torch.nn.Module):
     def __getattr__(self, name: str) -> object:
         return super().__getattr__(name) if name == "model" else getattr(super().__getattr__("model"), name)
 
-    def get_decoder(self) -> Callable[..., object]:
-        def decode(input_ids: torch.Tensor, use_cache: bool) -> object:
-            self.tried.append(len(input_ids))
-            if len(input_ids) > self.room:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return self.model.get_decoder()(input_ids=input_ids, use_cache=use_cache)
-
-        return decode
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> object:
+        self.tried.append(len(input_ids))
+        if len(input_ids) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.model(input_ids=input_ids, use_cache=use_cache)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_done_again(tiny_model: Callable[..., Path]) -> None:

@@ -62,3 +62,25 @@ def test_every_run_of_a_scenario_draws_with_a_seed_of_its_own() -> None:
     plan = WindowPlan(seq_len=128, preview=64, final=64, seed=1000, batch_size=16)
 
     assert [plan.window_seed(run) for run in (1, 2, 3)] == [1001, 1002, 1003]
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 12), st.lists(st.integers(5000, 6000), min_size=1, max_size=3))
+def test_a_prefix_takes_the_place_of_text_and_no_token_is_left_out(seq_len: int, prefix: list[int]) -> None:
+    text = list(range(400))
+    if seq_len <= len(prefix):
+        with pytest.raises(EvaluationError, match="has no room for text"):
+            draw_windows(text, seq_len, 2, 3, 0, prefix)
+        return
+    count = len(text) // (seq_len - len(prefix))
+
+    draw = draw_windows(text, seq_len, 2, count - 2, 0, prefix)
+
+    windows = [*draw.preview.tokens.tolist(), *draw.final.tokens.tolist()]
+    assert all(window[: len(prefix)] == prefix and len(window) == seq_len for window in windows)
+    assert (
+        sorted(token for window in windows for token in window[len(prefix) :])
+        == text[: count * (seq_len - len(prefix))]
+    )
+    assert draw.prefix == tuple(prefix)
+    assert window_id(draw.final.tokens[0]) == draw.final.ids[0]

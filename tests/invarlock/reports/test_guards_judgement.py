@@ -27,6 +27,7 @@ def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
         "config": {"vocab_size": 8, "num_hidden_layers": 1, "tie_word_embeddings": False},
         "tokenizer_tokens": 8,
         "vocabulary_sha256": "a" * 64,
+        "prefix_token_ids": [],
         "embedding": "embed.weight",
         "head": "head.weight",
         "tied_by_storage": False,
@@ -119,6 +120,27 @@ def test_a_tokenizer_with_other_tokens_of_the_same_number_fails() -> None:
     unknown["vocabulary_sha256"] = None
 
     assert judged(other) == ("fail", [("tokenizer", "tokenizer")])
+    assert judged(unknown) == ("pass", [])
+
+
+def test_a_baseline_with_more_tokens_than_rows_is_no_fault_of_its_subject() -> None:
+    baseline, subject, shorter = facts(), facts(), facts()
+    for side in (baseline, subject):
+        side["tokenizer_tokens"] = 9
+    shorter["tokenizer_tokens"] = 10
+
+    as_stored = derive_invariants({"baseline": baseline, "subject": subject}, None)
+    more_tokens = derive_invariants({"baseline": baseline, "subject": shorter}, None)
+
+    assert (as_stored["status"], as_stored["violations"]) == ("pass", [])
+    assert [row["kind"] for row in more_tokens["violations"]] == ["embedding"]
+
+
+def test_a_tokenizer_that_begins_a_text_in_another_way_fails() -> None:
+    with_bos, unknown = facts(), facts()
+    with_bos["prefix_token_ids"], unknown["prefix_token_ids"] = [2], None
+
+    assert judged(with_bos) == ("fail", [("tokenizer", "tokenizer")])
     assert judged(unknown) == ("pass", [])
 
 

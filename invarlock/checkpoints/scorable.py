@@ -1,0 +1,83 @@
+"""Whether a model can be scored on windows of text, by its ``config.json`` alone; PyTorch is not imported.
+
+Example::
+
+    check_scorable(Path("gpt2"), seq_len=2048)     # UsageError: 2048 tokens, the model has positions for 1024
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from invarlock.checkpoints.layout import CONFIG_FILE
+from invarlock.errors import CheckpointError, DocumentError, UsageError
+from invarlock.jsonio import read_json
+
+# What families call the number of positions. BLOOM and MPT have none of them: ALiBi has no bound.
+POSITION_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """Return a checkpoint's ``config.json``.
+
+    Raises:
+        CheckpointError: when there is no such file, or it is not a JSON object.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; point at the folder of a checkpoint")
+    try:
+        config = read_json(path)
+    except DocumentError as error:
+        raise CheckpointError(f"{error}; fetch the file again") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: not a JSON object; fetch the file again")
+    return config
+
+
+def check_scorable(folder: Path, seq_len: int) -> None:
+    """Check that a checkpoint is a causal language model with positions for windows of ``seq_len`` tokens.
+
+    Raises:
+        CheckpointError: when its config cannot be read, or it is another kind of model.
+        UsageError: when a window is longer than the model's positions.
+    """
+    config = read_config(folder)
+    architectures = config.get("architectures")
+    names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
+    if any(name.endswith("ForMaskedLM") for name in names):
+        raise CheckpointError(
+            f"{folder}: {names[0]} is a masked language model; perplexity is measured on causal ones only"
+        )
+    if config.get("is_encoder_decoder") is True:
+        raise CheckpointError(f"{folder}: an encoder-decoder model; perplexity is measured on causal ones only")
+    positions = max_positions(config)
+    if positions is not None and seq_len > positions:
+        raise UsageError(
+            f"{folder}: windows of {seq_len} tokens, and the model has positions for {positions}; "
+            f"use a seq_len of at most {positions}"
+        )
+
+
+def max_positions(config: Mapping[str, Any]) -> int | None:
+    """Return the longest input that a model was made for, None where its config sets no bound.
+
+    A config that extends rotary positions counts as extended.
+    """
+    inner = config.get("text_config")
+    config = {**config, **inner} if isinstance(inner, dict) else config
+    bounds: list[int] = [config[key] for key in POSITION_KEYS if _is_count(config.get(key))]
+    if not bounds:
+        return None
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    if isinstance(scaling, dict):
+        factor, original = scaling.get("factor"), scaling.get("original_max_position_embeddings")
+        if isinstance(factor, int | float) and 1 < factor < 1e6 and isinstance(original, int) and _is_count(original):
+            bounds.append(int(factor * original))
+    return max(bounds)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,66 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from invarlock.errors import EvaluationError
+from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.documents import Setup, baseline_document, reference
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text_files import read_local_text
+from invarlock.reports.policy import resolve_policy
+
+EMBEDDED = Path(__file__).parents[3] / "suites/embedded"
+TEXT = read_local_text(EMBEDDED / "text/austen_heldout.txt.xz")
+PLAN, CPU = WindowPlan(seq_len=32, preview=2, final=4, seed=0, batch_size=4), Placement("cpu")
+CONTEXT = {"suite": "t", "profile": "dev", "tier": "balanced", "determinism": "strict", "execution_mode": "host-bypass"}
+
+
+def checkpoint(folder: Path) -> Path:
+    """Copy an embedded model with its tokenizer."""
+    shutil.copytree(EMBEDDED / "mistral-tiny", folder)
+    for path in (EMBEDDED / "tokenizer").iterdir():
+        shutil.copy(path, folder)
+    return folder
+
+
+def change_weights(folder: Path, change: dict[str, torch.Tensor]) -> None:
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), **change}, path, metadata={"format": "pt"})
+
+
+def test_a_baseline_that_predicts_no_better_than_chance_is_no_basis_for_a_verdict(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "untrained")
+    generator = torch.Generator().manual_seed(0)
+    weights = load_file(folder / "model.safetensors")
+    change_weights(
+        folder,
+        {
+            name: torch.randn(w.shape, generator=generator).mul(0.02).to(w.dtype)
+            for name, w in weights.items()
+            if w.ndim > 1
+        },
+    )
+    draws = draw_runs(folder, TEXT, PLAN, [1])
+
+    with pytest.raises(EvaluationError, match=r"perplexity is \d+, and a guess among the 1024 tokens"):
+        measure_baseline(folder, draws, PLAN, CPU, probe=False)
+
+
+def test_a_subject_that_cannot_run_is_not_scored_and_says_why(tmp_path: Path) -> None:
+    base, subject = checkpoint(tmp_path / "base"), checkpoint(tmp_path / "subject")
+    config = json.loads((subject / "config.json").read_bytes())
+    (subject / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 3, "head_dim": 24}))
+    draw = draw_runs(base, TEXT, PLAN, [1])
+    setup = Setup("m", None, CONTEXT, CPU, PLAN, TEXT)
+    document = baseline_document(setup, measure_baseline(base, draw, PLAN, CPU, probe=False))
+
+    against = reference(document, base, 1, probe=False)
+    measured = compare(subject, against, draw[1], PLAN, CPU, resolve_policy("balanced", "dev", {})["variance"])
+
+    assert measured.final is None
+    assert measured.not_scored is not None
+    assert "\n" not in measured.not_scored

@@ -46,9 +46,14 @@ MakeRun = Callable[..., RealRun]
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeRun:
-    """Return a function that makes a run once for all workers: whoever needs it first makes it, the others wait."""
+    """Return a function that makes a run once for all workers: the first that needs it makes it, the others wait.
+
+    Where ``TESTS_KEEP_RUNS_IN`` names a folder, the runs stay there and later sessions read them.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
+    if "TESTS_KEEP_RUNS_IN" in os.environ:
+        shared = Path(os.environ["TESTS_KEEP_RUNS_IN"])
 
     def make(name: str, scenarios: str, *options: str) -> RealRun:
         folder = shared / f"made_{name}"

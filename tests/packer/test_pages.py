@@ -8,7 +8,7 @@ import pytest
 from invarlock.packer.build import build_pack
 from invarlock.packer.manifest_claims import release_review
 from invarlock.packer.verify import VerifyOptions, verify_pack
-from packs import FAULT, REPORT, STRESS, TIME, contain, content, edit_json, messages, page_of, strict
+from packs import FAULT, REPORT, STRESS, TIME, contain, content, edit_json, messages, page_of, sign, strict
 
 from invarlock.errors import ReportError
 from invarlock.jsonio import read_json
@@ -117,3 +117,10 @@ def test_a_release_review_bears_itself_out(run: Path, real_run: Any, tmp_path: P
     found = strict(pack, report_assurance="strict", require_pass=True)
 
     assert (found.code, release_review(read_json(pack / "manifest.json"))) == (0, True), messages(found)
+
+    manifest = read_json(pack / "manifest.json")
+    del manifest["signing_key_fingerprint"]
+    sign(pack, manifest, real_run.key)
+    unnamed = strict(pack, report_assurance="strict", require_pass=True)
+    claimed = "manifest.json: invocation.parameters.release_review is claimed, and no signer"
+    assert (unnamed.code, messages(unnamed).splitlines()[0]) == (7, claimed)

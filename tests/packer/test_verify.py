@@ -257,6 +257,57 @@ def test_an_honest_pack_with_a_verdict_of_fail_verifies_unless_a_pass_is_require
     )
 
 
+@pytest.fixture
+def contained(run: Path, real_run: Any, tmp_path: Path) -> Path:
+    """An honest pack of three reports from a container, which claims strict report assurance."""
+    whole = content(run)
+    inside = replace(whole, files=contain(dict(whole.files)), claimed_verdict=None, report_assurance="strict")
+    return build_pack(tmp_path / "contained", inside, real_run.key, TIME).path
+
+
+@pytest.mark.parametrize("name", ["signing_key_fingerprint", None])
+@pytest.mark.parametrize("strictly", [True, False])
+def test_a_pinned_signer_is_never_satisfied_by_a_pack_without_a_signature(
+    pack: Path, real_run: Any, name: str | None, strictly: bool
+) -> None:
+    (pack / "manifest.signature.json").unlink()
+    edit_json(pack / "manifest.json", lambda manifest: manifest.pop(name, None))
+    pinned = VerifyOptions(strict=strictly, expected_fingerprint=fingerprint(real_run.key.public))
+
+    result = verify_pack(pack, pinned)
+
+    assert (result.code, result.authenticity, result.signer) == (5, "unpinned", None)
+    assert "missing, the pack is not signed" in messages(result)
+
+
+def test_strict_assurance_is_claimed_for_every_report_and_of_at_least_one_clean_one(
+    contained: Path, run: Path, real_run: Any, tmp_path: Path, reseal: Reseal
+) -> None:
+    whole = content(run)
+    claimed = "verification.report_assurance strict is claimed"
+    assert strict(contained).code == 0
+
+    for path in (REPORT, FAULT):
+        files = contain(dict(whole.files))
+        sidecar = path.replace("evaluation.report", "runtime.manifest")
+        runtime = json.loads(files[sidecar])
+        runtime["runtime"]["image_digest"] = None
+        files[sidecar] = dump_json(runtime)
+        folder = tmp_path / f"without_{runtime['report']['sha256'][:8]}"
+        pack = build_pack(folder, replace(whole, files=files, claimed_verdict=None), real_run.key, TIME).path
+        edit_json(pack / "manifest.json", lambda manifest: manifest["verification"].update(report_assurance="strict"))
+        reseal(pack)
+        assert (strict(pack).code, claimed in messages(strict(pack))) == (7, True)
+
+    faults = {name: data for name, data in contain(dict(whole.files)).items() if "noop_control" not in name}
+    faults.pop("metadata/pytest_report.json")
+    pack = build_pack(tmp_path / "faults", replace(whole, files=faults, claimed_verdict=None), real_run.key, TIME).path
+    assert strict(pack).code == 0
+    edit_json(pack / "manifest.json", lambda manifest: manifest["verification"].update(report_assurance="strict"))
+    reseal(pack)
+    assert (strict(pack).code, claimed in messages(strict(pack))) == (7, True)
+
+
 def test_strong_evidence_lacks_nothing(run: Path, real_run: Any, tmp_path: Path) -> None:
     whole = content(run)
     contained = replace(whole, files=contain(dict(whole.files)), claimed_verdict=None, report_assurance="strict")
@@ -318,6 +369,9 @@ def test_a_folder_of_any_files_can_be_sealed_and_checked(tmp_path: Path, real_ru
 
     assert (result.code, result.verdict) == (0, None)
     assert "only its bytes and its signature were checked" in "; ".join(result.warnings)
+    assured = strict(tmp_path, report_assurance="strict")
+    assert (assured.code, assured.reports_verified) == (7, False)
+    assert "the pack has no report, strict report assurance needs one" in messages(assured)
 
 
 def test_a_progress_bar_is_for_terminals_and_for_packs_that_take_their_time() -> None:

@@ -184,6 +184,16 @@ def test_a_worker_takes_its_own_device_first_and_all_that_it_needs_or_none(
     assert (None if chosen is None else [device.index for device in chosen]) == wanted
 
 
+def test_a_model_on_several_devices_takes_those_with_the_most_room() -> None:
+    rooms = [20, 80, 40, 80]
+    devices = tuple(Device(f"cpu{number}", number, room * GB, room * GB) for number, room in enumerate(rooms))
+    pool = Pool("cpu", devices, 1)
+
+    assert choose(devices, 100 * GB, pool, 0) == (devices[1], devices[3])
+    assert choose(devices[:3], 100 * GB, pool, 0) == (devices[1], devices[2])
+    assert choose(devices[::2], 100 * GB, pool, 0) is None
+
+
 def test_a_device_whose_memory_somebody_else_took_is_left_out() -> None:
     pool = make_pool(2)
     taken = Device("cpu0", 0, 80 * GB, 5 * GB)

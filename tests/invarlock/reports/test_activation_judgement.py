@@ -41,6 +41,16 @@ def test_growth_and_collapse_of_a_family_are_both_seen(after: float, status: str
     assert rmt(side(ffn_a=2.0, ffn_b=1.0), side(ffn_a=after, ffn_b=1.0))["status"] == status
 
 
+def test_no_growth_is_counted_from_zero_and_a_layer_that_stays_at_zero_has_not_moved() -> None:
+    before, after = side(ffn_a=2.0, ffn_b=0.0, ffn_c=0.0), side(ffn_a=2.0, ffn_b=1.0, ffn_c=0.0)
+
+    block = rmt(before, after)
+
+    assert block["modules"] == {"ffn_a": 0.0, "ffn_b": None, "ffn_c": 0.0}
+    assert (block["metrics"]["largest_growth"], block["metrics"]["largest_fall"]) == (0.0, 0.0)
+    assert rmt(side(ffn_a=2.0), side(ffn_a=0.0))["modules"] == {"ffn_a": -1.0}
+
+
 def test_a_module_that_is_not_its_familys_largest_is_the_probes_business() -> None:
     raw = {"baseline": side(ffn_a=2.0, ffn_b=1.0), "subject": side(ffn_a=2.0, ffn_b=1.2)}
 

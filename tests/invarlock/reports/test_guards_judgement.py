@@ -251,6 +251,17 @@ def test_more_caps_than_the_tier_allows_fail() -> None:
     assert (block["metrics"]["caps_applied"], block["status"], block["passed"]) == (8, "fail", False)
 
 
+def test_as_many_caps_as_the_tier_allows_warn_and_one_more_fails() -> None:
+    names = [f"m{index}" for index in range(LIMITS["max_caps"] + 1)]
+    base = spectra(**dict.fromkeys(names, 1.0))
+    allowed = spectra(**{**dict.fromkeys(names, 1.5), names[0]: 1.0})
+
+    at_the_limit, beyond = spectral(allowed, base), spectral(spectra(**dict.fromkeys(names, 1.5)), base)
+
+    assert at_the_limit["metrics"]["caps_applied"] == LIMITS["max_caps"] > 0
+    assert (at_the_limit["status"], beyond["status"]) == ("warn", "fail")
+
+
 def test_a_matrix_of_zeros_is_capped_though_it_has_no_ratio() -> None:
     block = spectral(spectra(a=0.0, b=2.0, c=3.0))
 

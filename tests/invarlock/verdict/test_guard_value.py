@@ -70,6 +70,38 @@ def test_counts_follow_from_the_points(swept: dict[str, Any]) -> None:
     assert sweep_lines(points)[-1] == "negative controls: 1, 1 false alarms, 0 refused"
 
 
+@pytest.mark.parametrize(
+    ("deltas", "t", "measurable"),
+    [
+        # two-sided: a fault that lowers the loss changes the function as much as one that raises it
+        ([0.1, 0.2, 0.3, 0.4], 3.87298334621, True),
+        ([-0.1, -0.2, -0.3, -0.4], -3.87298334621, True),
+        ([-0.1, 0.2, -0.3, 0.4], 0.321633760451, False),
+        ([0.0, 0.0, 0.0, 0.0], 0.0, False),
+        # no spread to hold it against, or a loss that is not finite: nothing says that the function is the same
+        ([0.5, 0.5, 0.5, 0.5], None, True),
+        ([0.5, None, 0.5, 0.25], None, True),
+    ],
+)
+def test_a_point_changes_the_function_where_its_paired_t_is_beyond_three_either_way(
+    deltas: list[float | None], t: float | None, measurable: bool, swept_run: Any, swept: dict[str, Any]
+) -> None:
+    path = swept["points"][0]["path"]
+    scenarios = {row["id"]: row for row in load(swept_run.pack / "metadata/scenarios.json")["scenarios"]}
+    case = {key: swept["points"][0][key] for key in ("model", "scenario", "run")}
+    report = load(swept_run.pack / path)
+    report["evaluation_windows"]["final"] |= {
+        "logloss": deltas,
+        "baseline_logloss": [0.0] * len(deltas),
+    }
+
+    point = sweep_point(Planned(path, case, scenarios[case["scenario"]]), report, "sha256:0")
+
+    assert point is not None
+    assert point["paired_t"] == (None if t is None else pytest.approx(t, rel=1e-9))
+    assert point["changes_function"] is measurable
+
+
 def test_a_report_that_is_no_step_of_a_sweep_is_no_point(real_run: Any) -> None:
     path = "embedded__mistral-tiny/reports/noop_control/run_1/evaluation.report.json"
     scenario = load(real_run.pack / "metadata/scenarios.json")["scenarios"][0]

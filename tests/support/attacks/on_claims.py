@@ -219,6 +219,8 @@ for case, path, edit, reason in (
     ("outcome", "metadata/pytest_report.json", lambda r: r["tests"][0].update(outcome="failed"), "summary.failed"),
     ("environment", "metadata/environment.json", lambda e: e["libraries"].update(torch="9.9"), "meta.versions.torch"),
     ("pin", "metadata/model_revisions.json", lambda r: r["models"][0].update(revision="main"), "model_revisions.json"),
+    ("pin_by_digest", "metadata/model_revisions.json", lambda r: r["models"][0].update(revision=f"sha256:{ZEROS}"),
+     "its revision is not the digest of its files"),
     ("pinned_file", "metadata/model_revisions.json", lambda r: r["models"][0]["files"][0].update(sha256="0" * 64),
      "baseline.digest is not that of the files pinned"),
     ("pin_without_files", "metadata/model_revisions.json", lambda r: r["models"][0].pop("files"), "pins no files of"),

@@ -1,0 +1,259 @@
+"""What a resumed run keeps of an earlier one: each input that a report was made from is looked at."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packs import edit_json
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import read_models
+from invarlock.catalog.scenarios import read_scenarios
+from invarlock.evaluation.comparison import WindowPlan
+from invarlock.evaluation.documents import Setup
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text import SourceText
+from invarlock.harness.resuming import kept_baseline, kept_report
+from invarlock.jsonio import dump_json
+from invarlock.reports.derivation import compose, strip
+from invarlock.reports.presets import Preset
+
+SUITES = Path(__file__).parents[3] / "suites"
+FOLDER = "embedded__mistral-tiny"
+OTHER = f"sha256:{'0' * 64}"
+SPECTRAL_FAULT = "guard_value_spectral_factor_1.07"
+Kept = Callable[..., bool]
+
+
+def make_setup(report: Mapping[str, Any]) -> Setup:
+    """Return what a run says that is the run which made a report."""
+    meta, dataset, provenance = report["meta"], report["dataset"], report["policy_provenance"]
+    preset = Preset({"limits": provenance["preset_limits"]}, provenance["preset_sha256"])
+    plan = WindowPlan(
+        dataset["seq_len"],
+        dataset["windows"]["preview"],
+        dataset["windows"]["final"],
+        meta["seeds"]["windows"] - meta["run"],
+        8,
+    )
+    text = SourceText(dataset["provider"], "", dataset["source_sha256"])
+    placement = Placement(meta["device"])
+    return Setup(meta["model_id"], meta["revision"], report["context"], placement, plan, text, preset=preset)
+
+
+@pytest.fixture
+def left(swept_run: Any, tmp_path: Path) -> Path:
+    """The files of a run that has ended, which a test may change."""
+    target = tmp_path / "run"
+    shutil.copytree(swept_run.directory / FOLDER, target / FOLDER, ignore=shutil.ignore_patterns("models"))
+    return target / FOLDER
+
+
+@pytest.fixture
+def report_path(left: Path) -> Path:
+    return left / "reports" / "errors" / SPECTRAL_FAULT / "evaluation.report.json"
+
+
+@pytest.fixture
+def kept(left: Path, report_path: Path) -> Kept:
+    """Return a function that says whether the report is kept by a run like the one that made it, but for one thing."""
+    report = json.loads(report_path.read_bytes())
+    scenario = next(row for row in read_scenarios(SUITES / "scenarios.json") if row.id == SPECTRAL_FAULT)
+    model = read_models(SUITES / "models.toml").models["embedded/mistral-tiny"]
+    data = (left / "baseline" / "evaluation.report.json").read_bytes()
+    usual = {
+        "case": Case(model, scenario, report["meta"]["run"], ("smoke",)),
+        "path": report_path,
+        "setup": make_setup(report),
+        "baseline": json.loads(data),
+        "baseline_sha256": f"sha256:{hashlib.sha256(data).hexdigest()}",
+        "spec": report["edit"]["spec"],
+        "repeats": 0,
+    }
+
+    def ask(**changed: Any) -> bool:
+        found = kept_report(**{**usual, **changed})
+        # what is not kept is set aside
+        assert (found is not None) == report_path.is_file()
+        assert (found is None) == report_path.with_name(f"{report_path.name}.stale").is_file()
+        return found is not None
+
+    ask.usual = usual  # type: ignore[attr-defined]
+    return ask
+
+
+def usual(kept: Kept) -> dict[str, Any]:
+    values: dict[str, Any] = kept.usual  # type: ignore[attr-defined]
+    return values
+
+
+def test_a_report_made_from_the_same_inputs_is_kept(kept: Kept) -> None:
+    report = json.loads(usual(kept)["path"].read_bytes())
+
+    assert kept()
+    assert kept(subject_sha256=report["subject"]["digest"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda setup: replace(setup, revision="1" * 40),
+        lambda setup: replace(setup, model_id="another/model"),
+        lambda setup: replace(setup, context={**setup.context, "tier": "conservative"}),
+        lambda setup: replace(setup, context={**setup.context, "execution_mode": "container"}),
+        lambda setup: replace(setup, placement=Placement("cuda")),
+        lambda setup: replace(setup, plan=replace(setup.plan, seed=setup.plan.seed + 1)),
+        lambda setup: replace(setup, plan=replace(setup.plan, seq_len=setup.plan.seq_len + 1)),
+        lambda setup: replace(setup, plan=replace(setup.plan, preview=setup.plan.preview + 1)),
+        lambda setup: replace(setup, plan=replace(setup.plan, final=setup.plan.final - 1)),
+        lambda setup: replace(setup, text=replace(setup.text, provider="file")),
+        lambda setup: replace(setup, text=replace(setup.text, sha256=OTHER)),
+        lambda setup: replace(setup, overrides={"primary_metric.ratio_limit": 1.5}),
+        lambda setup: replace(setup, preset=None),
+        lambda setup: replace(setup, preset=replace(setup.preset, sha256=OTHER)),
+        lambda setup: replace(setup, guards=setup.guards[:2]),
+        lambda setup: replace(setup, store_tokens=True),
+    ],
+    ids=[
+        "revision", "model", "tier", "host", "device", "seed", "seq_len", "preview", "final", "provider",
+        "text", "overrides", "no preset", "another preset", "guards", "tokens",
+    ],
+)  # fmt: skip
+def test_a_report_made_with_another_setup_is_made_again(change: Callable[[Setup], Setup], kept: Kept) -> None:
+    assert not kept(setup=change(usual(kept)["setup"]))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"spec": "noop"}, {"baseline_sha256": OTHER}, {"subject_sha256": OTHER}, {"repeats": 2}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_report_of_another_subject_or_baseline_or_without_repeats_is_made_again(
+    changed: dict[str, Any], kept: Kept
+) -> None:
+    assert not kept(**changed)
+
+
+@pytest.mark.parametrize("where", ["params", "params_by_model"])
+def test_a_fault_with_other_parameters_is_made_again(where: str, kept: Kept) -> None:
+    case = usual(kept)["case"]
+    document = copy.deepcopy(dict(case.scenario.document))
+    other = {"factor": 1.9}
+    document["generation"][where] = (
+        {**document["generation"].get("params", {}), **other} if where == "params" else {case.model.id: other}
+    )
+
+    assert not kept(case=replace(case, scenario=replace(case.scenario, document=document)))
+
+
+def test_parameters_of_another_model_change_nothing(kept: Kept) -> None:
+    case = usual(kept)["case"]
+    document = copy.deepcopy(dict(case.scenario.document))
+    document["generation"]["params_by_model"] = {"another/model": {"factor": 1.9}}
+
+    assert kept(case=replace(case, scenario=replace(case.scenario, document=document)))
+
+
+def test_another_run_of_the_same_case_is_made_again(kept: Kept) -> None:
+    case = usual(kept)["case"]
+
+    assert not kept(case=replace(case, run=case.run + 1))
+
+
+def test_a_report_that_its_baseline_did_not_measure_is_made_again(kept: Kept) -> None:
+    baseline = copy.deepcopy(usual(kept)["baseline"])
+    baseline["draws"][0]["final"]["logloss"][0] += 0.5
+
+    # the digest is that of the report's own baseline: what stands in it is looked at
+    assert not kept(baseline=baseline)
+
+
+@pytest.mark.parametrize("name", ["runtime.manifest.json", "edit_metadata.json", "evaluate_timing.json"])
+def test_a_report_without_what_stands_beside_it_is_made_again(name: str, kept: Kept) -> None:
+    usual(kept)["path"].with_name(name).unlink()
+
+    assert not kept()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("runtime.manifest.json", lambda d: d["report"].update(sha256="0" * 64)),
+        ("runtime.manifest.json", lambda d: d.pop("report")),
+        ("edit_metadata.json", lambda d: d.pop("edit_type")),
+        ("evaluate_timing.json", lambda d: d.update(score_seconds=0.125)),
+        ("evaluation.report.json", lambda d: d["primary_metric"].update(degraded=True)),
+    ],
+)
+def test_a_report_whose_files_contradict_it_is_made_again(
+    name: str, change: Callable[[Any], object], kept: Kept
+) -> None:
+    edit_json(usual(kept)["path"].with_name(name), change)
+
+    assert not kept()
+
+
+def test_a_report_composed_anew_needs_a_runtime_manifest_that_binds_it(kept: Kept) -> None:
+    path = usual(kept)["path"]
+    raw = strip(json.loads(path.read_bytes()))
+    raw["scoring"]["batch_size"] = 1
+    data = dump_json(compose(raw))
+    path.write_bytes(data)
+
+    sidecar = path.with_name("runtime.manifest.json")
+    edit_json(sidecar, lambda document: document["report"].update(sha256=hashlib.sha256(data).hexdigest()))
+    assert kept()
+    path.write_bytes(data + b"\n")
+    assert not kept()
+
+
+def test_nothing_is_kept_where_nothing_is(tmp_path: Path, kept: Kept) -> None:
+    assert kept_report(**{**usual(kept), "path": tmp_path / "none"}) is None
+    assert kept_baseline(tmp_path / "none", usual(kept)["setup"], probe=False) is None
+
+
+def test_a_baseline_is_kept_by_a_run_like_its_own_and_by_no_other(left: Path, kept: Kept) -> None:
+    path = left / "baseline" / "evaluation.report.json"
+    data, setup = path.read_bytes(), usual(kept)["setup"]
+    others = (
+        replace(setup, revision="1" * 40),
+        replace(setup, context={**setup.context, "profile": "release"}),
+        replace(setup, plan=replace(setup.plan, seed=setup.plan.seed + 1)),
+        replace(setup, plan=replace(setup.plan, final=setup.plan.final + 1)),
+        replace(setup, text=replace(setup.text, sha256=OTHER)),
+    )
+
+    assert kept_baseline(path, setup, probe=True) == json.loads(data)
+    for other in others:
+        path.write_bytes(data)
+        assert kept_baseline(path, other, probe=True) is None
+        assert not path.exists()
+        assert path.with_name(f"{path.name}.stale").read_bytes() == data
+
+
+def test_a_baseline_that_does_not_follow_from_itself_or_lacks_a_probe_is_measured_again(left: Path, kept: Kept) -> None:
+    path, setup = left / "baseline" / "evaluation.report.json", usual(kept)["setup"]
+    data = path.read_bytes()
+    document = json.loads(data)
+    assert all("probe" in draw for draw in document["draws"])
+    without = copy.deepcopy(document)
+    for draw in without["draws"]:
+        del draw["probe"]
+    forged = {**document, "run_id": "0" * 16}
+    malformed = {key: value for key, value in document.items() if key != "draws"}
+
+    for other, probe, holds in (
+        (without, False, True), (without, True, False), (forged, True, False), (malformed, True, False)
+    ):  # fmt: skip
+        path.write_bytes(dump_json(other))
+        assert (kept_baseline(path, setup, probe=probe) is not None) is holds
+    path.write_bytes(data[:-20])
+    assert kept_baseline(path, setup, probe=False) is None

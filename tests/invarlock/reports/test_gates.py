@@ -1,0 +1,81 @@
+"""Gates: what blocks, what only warns, and what has no gate at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from invarlock.reports.gates import judge_gates
+from invarlock.reports.policy import resolve_policy
+
+POLICY = resolve_policy("balanced", "dev", {})
+
+
+def blocks(**changed: Any) -> dict[str, Any]:
+    """Return the blocks of a report in which everything holds, but for those given."""
+    spectral = {"status": "pass", "passed": True, "violations": [], "metrics": {"caps_applied": 0, "max_caps": 5}}
+    return {
+        "primary_metric": {
+            "invalid": False,
+            "ratio_vs_baseline": 1.0,
+            "ci": [1.0, 1.0],
+            "drift": 1.0,
+            "reason": None,
+        },
+        "primary_metric_tail": {"status": "not_evaluated", "mode": "warn", "value": None, "limit": 0.2},
+        "invariants": {"status": "pass", "passed": True, "violations": []},
+        "spectral": spectral,
+        "rmt": {"status": "not_evaluated", "passed": None},
+        "telemetry": {},
+    } | changed
+
+
+def tail(mode: str, value: float | None) -> dict[str, Any]:
+    return {"status": "pass", "mode": mode, "value": value, "limit": 0.2}
+
+
+def test_what_was_not_evaluated_has_no_gate() -> None:
+    gates = judge_gates(blocks(), POLICY)
+
+    assert [gate.flag for gate in gates] == [
+        "primary_metric_acceptable",
+        "preview_final_drift_acceptable",
+        "invariants_pass",
+        "spectral_stable",
+    ]
+    assert all(gate.holds and gate.blocks for gate in gates)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "holds", "blocks_"),
+    [
+        ("warn", 0.2, True, False),
+        ("warn", 0.21, False, False),
+        ("fail", 0.2, True, True),
+        ("fail", 0.21, False, True),
+        ("warn", None, False, False),
+        ("fail", None, False, True),
+    ],
+)
+def test_a_tail_blocks_in_mode_fail_alone(mode: str, value: float | None, holds: bool, blocks_: bool) -> None:
+    gates = {gate.flag: gate for gate in judge_gates(blocks(primary_metric_tail=tail(mode, value)), POLICY)}
+    gate = gates["primary_metric_tail_acceptable"]
+
+    assert (gate.holds, gate.blocks) == (holds, blocks_)
+
+
+@pytest.mark.parametrize("guard", ["invariants", "spectral", "rmt"])
+@pytest.mark.parametrize("status", ["fail", "error"])
+def test_a_guard_that_does_not_pass_blocks_and_names_the_first_of_what_it_found(guard: str, status: str) -> None:
+    found = [{"module": "a", "severity": "warn", "reason": "is odd"}]
+    found += [{"module": name, "severity": status, "reason": "is wrong"} for name in ("b", "c", "d")]
+    block = {"status": status, "passed": False, "violations": found, "metrics": {"caps_applied": 7, "max_caps": 5}}
+
+    gate = next(gate for gate in judge_gates(blocks(**{guard: block}), POLICY) if not gate.holds)
+
+    assert gate.blocks
+    if guard == "spectral" and status == "fail":
+        assert (gate.measured, gate.limit) == ("7 modules capped", "5")
+    else:
+        assert gate.measured == f"{status}: b: is wrong and 2 more"

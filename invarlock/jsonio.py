@@ -106,6 +106,8 @@ def read_json(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
             data = stream.read(limit_bytes + 1)
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DocumentError(f"{path}: cannot be read ({error.strerror})") from None
     return parse_json(data, where=str(path), limit_bytes=limit_bytes)
 
 

@@ -45,7 +45,10 @@ _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,213}")
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """``model.safetensors.index.json``: the shard of each tensor, and the document that says so."""
+    """``model.safetensors.index.json``: the shard of each tensor, and the document that says so.
+
+    As in transformers it decides which shards there are, and these which tensors there are.
+    """
 
     weight_map: Mapping[str, str]
     document: Mapping[str, Any]
@@ -82,8 +85,11 @@ def parse_index(path: Path, suffix: str) -> ShardIndex:
     weight_map = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: 'weight_map' is not a table of tensors; fetch the file again")
-    if not isinstance(document.get("metadata", {}), dict):
+    if not isinstance(document.get("metadata"), dict | None):
         raise CheckpointError(f"{path}: 'metadata' is no table; fetch the file again")
+    weight_map = {
+        name: shard.removeprefix("./") if isinstance(shard, str) else shard for name, shard in weight_map.items()
+    }
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or _SHARD_NAME.fullmatch(shard) is None or not shard.endswith(suffix):
             raise CheckpointError(

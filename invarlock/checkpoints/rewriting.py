@@ -202,7 +202,7 @@ def _write_documents(source: CheckpointFiles, folder: Path, rewrite: Rewrite) ->
     if entries == source.entries:
         link_or_copy(source.folder / INDEX_FILE, folder / INDEX_FILE)
         return
-    metadata = {**source.index.document.get("metadata", {})}
+    metadata = {**(source.index.document.get("metadata") or {})}
     metadata["total_size"] = sum(entry.size_bytes for entry in entries.values())
     if "total_parameters" in metadata:
         metadata["total_parameters"] = sum(entry.elements for entry in entries.values())

@@ -13,6 +13,7 @@ without gaps or overlaps (the safetensors format, https://github.com/huggingface
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,12 @@ LENGTH_BYTES = 8
 # No weight of a transformer has more; the names of tensors in messages are cut, as foreign text.
 MAX_DIMENSIONS = 8
 SHOWN_CHARACTERS = 200
+
+# Rotary frequencies (Llama before 2023, GPT-NeoX), causal masks (GPT-2, GPT-NeoX), position numbers (BERT).
+_BUFFERS = re.compile(
+    r"(?:^|\.)(?:rotary_emb\.inv_freq|h\.\d+\.attn\.(?:bias|masked_bias)"
+    r"|layers\.\d+\.attention\.(?:bias|masked_bias)|embeddings\.position_ids)$"
+)
 
 # Bytes an element; the sub-byte types of the format hold no weights that can be edited.
 ITEM_BYTES: Mapping[str, int] = {
@@ -113,8 +120,10 @@ class CheckpointFiles:
 def read_checkpoint(folder: Path) -> CheckpointFiles:
     """Return what a checkpoint holds, from its config and the headers of its shards.
 
+    Buffers that older libraries stored, and that every library now computes, are no weights and left out.
+
     Raises:
-        CheckpointError: when a file is missing, malformed or truncated, or the index and the shards disagree.
+        CheckpointError: when a file is missing, malformed or truncated, or a tensor is in two shards.
     """
     config = read_config(folder)
     index = read_index(folder)
@@ -129,8 +138,7 @@ def read_checkpoint(folder: Path) -> CheckpointFiles:
                     f"{folder / shard}: tensor {name!r} is in {entries[name].shard} too; fetch the model again"
                 )
             entries[name] = entry
-    if index is not None:
-        _check_index(folder, index, entries)
+    entries = {name: entry for name, entry in entries.items() if _BUFFERS.search(name) is None}
     return CheckpointFiles(folder, config, config["model_type"], shards, entries, metadata, index)
 
 
@@ -182,7 +190,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
         raise CheckpointError(f"{error}, in the safetensors header; fetch the file again") from None
     if not isinstance(header, dict):
         raise _malformed(path, "the header is no object")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _malformed(path, "'__metadata__' is not a table of texts")
     spans = sorted((_read_entry(path, name, row) for name, row in header.items()), key=lambda span: (span[0], span[1]))
@@ -222,14 +230,3 @@ def _are_sizes(values: Any) -> bool:
 
 def _malformed(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path}: not a whole safetensors file: {what}; fetch it again")
-
-
-def _check_index(folder: Path, index: ShardIndex, entries: Mapping[str, TensorEntry]) -> None:
-    for name in sorted(index.weight_map.keys() | entries.keys()):
-        said = index.weight_map.get(name)
-        found = entries[name].shard if name in entries else None
-        if said != found:
-            raise CheckpointError(
-                f"{folder}: the index puts tensor {name!r} in {said or 'no shard'}, it is in {found or 'none'}; "
-                "fetch the model again"
-            )

@@ -11,30 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from invarlock.checkpoints.layout import CONFIG_FILE
-from invarlock.errors import CheckpointError, DocumentError, UsageError
-from invarlock.jsonio import read_json
+from invarlock.checkpoints.safetensors_files import read_config
+from invarlock.errors import CheckpointError, UsageError
 
 # What families call the number of positions. BLOOM and MPT have none of them: ALiBi has no bound.
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
-
-
-def read_config(folder: Path) -> Mapping[str, Any]:
-    """Return a checkpoint's ``config.json``.
-
-    Raises:
-        CheckpointError: when there is no such file, or it is not a JSON object.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; point at the folder of a checkpoint")
-    try:
-        config = read_json(path)
-    except DocumentError as error:
-        raise CheckpointError(f"{error}; fetch the file again") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: not a JSON object; fetch the file again")
-    return config
 
 
 def check_scorable(folder: Path, seq_len: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from safetensors import safe_open
 from invarlock.checkpoints.architectures import Role
 from invarlock.checkpoints.families import Module
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
+from invarlock.checkpoints.storage_format import check_dense
 from invarlock.guards import invariants, spectral, weight_changes
 from invarlock.reports.derivation import contract_hash
 
@@ -80,13 +81,14 @@ def measure_checkpoint(
     Raises:
         CheckpointError: when a folder is no whole safetensors checkpoint.
     """
-    files = read_checkpoint(folder)
+    files = check_dense(folder)
     base = None if against is None else read_checkpoint(against.folder)
     tensors: dict[str, dict[str, Any]] = {}
     spectra: dict[str, dict[str, Any]] = {}
     changes: dict[str, dict[str, Any]] = {}
     waiting: dict[tuple[int, ...], list[tuple[str, str, torch.Tensor]]] = {}
     changed: dict[tuple[int, ...], list[_Pair]] = {}
+    ties = _embedding_facts(files)
     for name, tensor in _read_tensors(files):
         module = files.modules[name]
         tensors[name] = {
@@ -96,6 +98,8 @@ def measure_checkpoint(
             "nonfinite": invariants.count_nonfinite(tensor),
             "shape": list(tensor.shape),
         }
+        if name == ties["head"] and ties["tied_by_value"]:
+            continue  # the embedding, stored twice
         for label, matrix in _matrices(name, module, tensor):
             batch = waiting.setdefault(tuple(matrix.shape), [])
             batch.append((label, module.family, matrix))
@@ -120,7 +124,7 @@ def measure_checkpoint(
             "tokenizer_tokens": None if tokenizer is None else len(tokenizer.vocabulary),
             "vocabulary_sha256": None if tokenizer is None else invariants.vocabulary_digest(tokenizer.vocabulary),
             "prefix_token_ids": None if tokenizer is None else list(tokenizer.prefix),
-            **_embedding_facts(files),
+            **ties,
         },
         {"measurement_contract_hash": contract_hash(SPECTRAL_CONTRACT), "modules": dict(sorted(spectra.items()))},
         dict(sorted(changes.items())),
@@ -142,7 +146,7 @@ def _read_tensor(files: CheckpointFiles, name: str) -> torch.Tensor:
 
 def _matrices(name: str, module: Module, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the matrices whose spectrum is measured; of a stack of experts each."""
-    if module.family not in SPECTRAL_FAMILIES or not tensor.is_floating_point():
+    if module.family not in SPECTRAL_FAMILIES or not tensor.is_floating_point() or tensor.numel() == 0:
         return
     if tensor.ndim == 2:
         yield name, tensor
@@ -166,7 +170,7 @@ def _pairs(name: str, files: CheckpointFiles, tensor: torch.Tensor, base: Checkp
     if name not in base.entries or base.shapes[name] != tuple(tensor.shape):
         return
     module, before = files.modules[name], _read_tensor(base, name)
-    if not before.is_floating_point():
+    if not (before.is_floating_point() and tensor.is_floating_point()):
         return
     # a bias is in the order of its units too, and is not looked at
     alone = f"{name.removesuffix('weight')}bias" not in files.entries
@@ -179,9 +183,7 @@ def _pairs(name: str, files: CheckpointFiles, tensor: torch.Tensor, base: Checkp
 
 
 def _measure_changes(pairs: list[_Pair]) -> dict[str, dict[str, Any]]:
-    before, after = (
-        _device(torch.stack(side)) for side in zip(*((pair.base, pair.own) for pair in pairs), strict=True)
-    )
+    before, after = (_stack(side) for side in zip(*((pair.base, pair.own) for pair in pairs), strict=True))
     return {
         pair.name: {**asdict(change), "unit_order": _unit_order(pair, change)}
         for pair, change in zip(pairs, weight_changes.measure_changes(before, after), strict=True)
@@ -195,12 +197,16 @@ def _unit_order(pair: _Pair, change: weight_changes.WeightChange) -> str | None:
     return weight_changes.unit_order(pair.base.movedim(pair.units, 0), pair.own.movedim(pair.units, 0))
 
 
-def _device(stack: torch.Tensor) -> torch.Tensor:
+def _stack(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return matrices of one shape as one tensor on the device; of several types as float32, like all others."""
+    if len({matrix.dtype for matrix in matrices}) > 1:
+        matrices = [matrix.float() for matrix in matrices]
+    stack = torch.stack(list(matrices))
     return stack.cuda() if torch.cuda.is_available() else stack
 
 
 def _measure(batch: list[tuple[str, str, torch.Tensor]]) -> dict[str, dict[str, Any]]:
-    stack = _device(torch.stack([matrix for _, _, matrix in batch]))
+    stack = _stack([matrix for _, _, matrix in batch])
     return {
         name: {
             "family": family,
@@ -224,7 +230,8 @@ def _embedding_facts(files: CheckpointFiles) -> dict[str, Any]:
     embedding, head = _weight(files, "tokens"), _weight(files, "head")
     same = False
     if embedding is not None and head is not None and files.shapes[embedding] == files.shapes[head]:
-        same = torch.equal(_read_tensor(files, embedding), _read_tensor(files, head))
+        one, other = _read_tensor(files, embedding), _read_tensor(files, head)
+        same = torch.equal(one, other) if one.dtype == other.dtype else torch.equal(one.float(), other.float())
     return {"embedding": embedding, "head": head, "tied_by_storage": files.tied, "tied_by_value": same}
 
 

@@ -95,7 +95,7 @@ def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
             placed: PreTrainedModel = model.eval() if spread else model.to(placement.target).eval()
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(f"the model does not fit in the memory of {placement.target}") from None
-    except (OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # noqa: BLE001 - a config may make a library raise anything
         raise _not_loaded(folder, error) from None
     _check_loading(info)
     return placed
@@ -103,7 +103,7 @@ def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
 
 def _not_loaded(folder: Path, error: Exception) -> EvaluationError:
     line = " ".join(str(error).replace(str(folder), folder.name).split())
-    return EvaluationError(f"the model cannot be loaded ({line[:200]})")
+    return EvaluationError(f"the model cannot be loaded ({line[:200] or type(error).__name__})")
 
 
 def _check_loading(info: Mapping[str, Collection[object]]) -> None:
@@ -145,7 +145,7 @@ def load_stored_model(folder: Path, placement: Placement, *, quantization_config
             )
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(f"the model does not fit in the memory of {placement.target}") from None
-    except (OSError, RuntimeError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # noqa: BLE001 - a config may make a library raise anything
         raise _not_loaded(folder, error) from None
     _check_loading(info)
     loaded: PreTrainedModel = model.eval()

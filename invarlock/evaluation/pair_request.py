@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invarlock.checkpoints.scorable import check_scorable
+from invarlock.checkpoints.storage_format import check_dense
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
 from invarlock.reports.sidecars import RuntimeImage
 
@@ -52,4 +53,5 @@ def check_request(request: PairRequest, target: Path) -> None:
     if not request.text.exists():
         raise MissingFileError(f"{request.text}: no such file")
     for folder in (request.baseline, request.subject):
+        check_dense(folder)
         check_scorable(folder, request.seq_len)

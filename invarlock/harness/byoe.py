@@ -18,7 +18,8 @@ from typing import Any, Literal
 from invarlock.catalog.models import Model, Models, Suite
 from invarlock.catalog.scenarios import BroughtGeneration, Scenario
 from invarlock.checkpoints.layout import tokenizer_files
-from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+from invarlock.checkpoints.storage_format import check_dense
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import read_gpus
 from invarlock.harness.selection import BYOE_SUITE as SUITE
@@ -76,7 +77,7 @@ def _read(folder: Path, option: str, problems: list[str]) -> CheckpointFiles | N
         problems.append(f"{option}: {folder}: no such folder; name a checkpoint with config.json and safetensors")
         return None
     try:
-        return read_checkpoint(folder)
+        return check_dense(folder)
     except InvarLockError as error:
         problems.append(f"{option}: {error}")
         return None

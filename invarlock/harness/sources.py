@@ -261,9 +261,9 @@ def _on_hub(model: Model, wanted: Pin | None, *, pickles: bool) -> Source:
 
 def _sized(model: Model, folder: Path) -> Model:
     """Return a model with the sizes of the weights in a folder."""
-    from invarlock.checkpoints.safetensors_files import read_checkpoint
+    from invarlock.checkpoints.storage_format import check_dense
 
-    files = read_checkpoint(folder)
+    files = check_dense(folder)
     stored = sum(entry.size_bytes for entry in files.entries.values())
     return replace(
         model,

@@ -31,7 +31,7 @@ def test_the_positions_of_a_model_are_what_its_config_says(config: dict[str, obj
 
 
 def test_a_window_longer_than_the_positions_names_both_numbers(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"n_positions": 256}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_positions": 256}))
 
     check_scorable(tmp_path, 256)
     with pytest.raises(UsageError, match="windows of 512 tokens, and the model has positions for 256"):
@@ -39,7 +39,12 @@ def test_a_window_longer_than_the_positions_names_both_numbers(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "config", [{"architectures": ["BertForMaskedLM"]}, {"architectures": ["T5X"], "is_encoder_decoder": True}, [1]]
+    "config",
+    [
+        {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+        {"model_type": "t5", "architectures": ["T5X"], "is_encoder_decoder": True},
+        [1],
+    ],
 )
 def test_what_is_no_causal_language_model_is_refused(tmp_path: Path, config: object) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))

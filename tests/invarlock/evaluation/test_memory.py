@@ -12,7 +12,7 @@ import torch
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.memory import forward_bytes, one_out_of_memory, weight_bytes
 from invarlock.evaluation.models import Placement, load_model
-from invarlock.evaluation.scoring import CHUNK_LOGITS, score_windows
+from invarlock.evaluation.scoring import score_windows
 
 TOO_MANY_BYTES = 1 << 36
 SPARE_BYTES = 1 << 28
@@ -47,7 +47,7 @@ def test_a_room_is_respected_by_loading_and_by_scoring(tiny_model: Callable[...,
     model = load_model(folder, Placement("cpu"))
     tokens = np.arange(7 * 16, dtype=np.int32).reshape(7, 16) % 50
     free = score_windows(model, tokens, 7)
-    room = forward_bytes(model, 2, 16, CHUNK_LOGITS)
+    room = forward_bytes(model, 2, 16)
 
     bounded = score_windows(model, tokens, 7, room)
 

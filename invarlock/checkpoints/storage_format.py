@@ -1,0 +1,186 @@
+"""How the weights of a checkpoint are stored, by its small files and headers; PyTorch is not imported.
+
+Example::
+
+    check_dense(Path("mistral-7b"))           # nothing: bfloat16
+    check_dense(Path("mistral-7b-gptq"))      # CheckpointError: … stored as GPTQ, usually by GPTQModel and AutoGPTQ …
+
+Guards and metrics read numbers. The codes of a packed checkpoint are not its numbers, so a format without a reader is
+refused by name; it never becomes a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.checkpoints.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from invarlock.checkpoints.safetensors_files import MAX_CONFIG_BYTES, CheckpointFiles, read_checkpoint
+from invarlock.errors import CheckpointError, DocumentError
+from invarlock.jsonio import read_json
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+DEQUANTISE = "save it dequantised (bfloat16 safetensors) and evaluate that"
+# Kinds of tensors that stand next to packed weights, and the format that has them, by the end of their names.
+PACKED_ENDINGS: Mapping[str, str] = {
+    "qweight": "gptq", "qzeros": "gptq", "g_idx": "gptq", "weight_packed": "compressed-tensors",
+    "weight_scale_inv": "fp8", "weight_scale_2": "modelopt", "weight_scale": "compressed-tensors",
+    "weight_zero_point": "compressed-tensors", "SCB": "bitsandbytes", "quant_map": "bitsandbytes",
+    "absmax": "bitsandbytes", "weight_blocks": "mxfp4", "W_q": "hqq",
+}  # fmt: skip
+
+WRAPPERS: Mapping[str, str] = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
+
+
+@dataclass(frozen=True)
+class StorageFormat:
+    """A way to store weights: what people call it, and the tools that usually write it."""
+
+    name: str
+    tools: str
+
+
+# By quant_method, as transformers names it in quantization_config.
+FORMATS: Mapping[str, StorageFormat] = {
+    "compressed-tensors": StorageFormat("compressed-tensors", "llm-compressor"),
+    "fp8": StorageFormat("block FP8", "DeepSeek, Qwen and transformers"),
+    "fbgemm_fp8": StorageFormat("FBGEMM FP8", "transformers"),
+    "modelopt": StorageFormat("ModelOpt", "NVIDIA ModelOpt"),
+    "gptq": StorageFormat("GPTQ", "GPTQModel and AutoGPTQ"),
+    "awq": StorageFormat("AWQ", "AutoAWQ"),
+    "auto-round": StorageFormat("auto-round", "auto-round"),
+    "intel/auto-round": StorageFormat("auto-round", "auto-round"),
+    "bitsandbytes": StorageFormat("bitsandbytes", "bitsandbytes"),
+    "torchao": StorageFormat("torchao", "torchao"),
+    "hqq": StorageFormat("HQQ", "hqq"),
+    "quanto": StorageFormat("quanto", "optimum-quanto"),
+    "mxfp4": StorageFormat("MXFP4", "gpt-oss"),
+    "aqlm": StorageFormat("AQLM", "aqlm"),
+    "eetq": StorageFormat("EETQ", "eetq"),
+    "vptq": StorageFormat("VPTQ", "vptq"),
+    "spqr": StorageFormat("SpQR", "spqr"),
+    "bitnet": StorageFormat("BitNet", "bitnet"),
+}
+
+
+def check_dense(folder: Path) -> CheckpointFiles:
+    """Return what a checkpoint holds where its stored weights are its numbers.
+
+    Raises:
+        CheckpointError: when it is packed, an adapter, a GGUF file, or no whole checkpoint; the message names the
+            format, who usually writes it, and what to do.
+    """
+    _refuse_adapters(folder)
+    _refuse_gguf(folder)
+    _refuse_quantised(folder)
+    files = read_checkpoint(folder)
+    _refuse_packed_tensors(folder, files.entries)
+    _refuse_wrappers(folder, files.entries)
+    _check_sizes(folder, files)
+    return files
+
+
+def _refuse_adapters(folder: Path) -> None:
+    found = next((name for name in ADAPTER_FILES if (folder / name).exists()), None)
+    if found is None:
+        return
+    if any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+        raise CheckpointError(
+            f"{folder}: {found} lies next to the model, and transformers applies it where peft is installed; "
+            "merge the adapter, or move its files away"
+        )
+    raise CheckpointError(
+        f"{folder}: a PEFT adapter without the weights of a model; merge it into its base (merge_and_unload) and "
+        "save that"
+    )
+
+
+def _refuse_gguf(folder: Path) -> None:
+    if any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+        return
+    found = next(iter(sorted(folder.glob("*.gguf"))), None)
+    if found is not None:
+        raise CheckpointError(f"{found}: stored as GGUF, usually by llama.cpp, which cannot be read yet; {DEQUANTISE}")
+
+
+def _refuse_quantised(folder: Path) -> None:
+    """Refuse a folder whose config, or a file of a quantiser's, says that its weights are packed."""
+    config = _document(folder / CONFIG_FILE)
+    inner = config.get("text_config")
+    stated = config.get("quantization_config") or (
+        inner.get("quantization_config") if isinstance(inner, dict) else None
+    )
+    if stated:
+        method = stated.get("quant_method") if isinstance(stated, dict) else None
+        if method is None and isinstance(stated, dict) and (stated.get("load_in_8bit") or stated.get("load_in_4bit")):
+            method = "bitsandbytes"
+        raise _refused(folder, str(method or "an unnamed method"), f"{CONFIG_FILE} has a quantization_config")
+    for name in QUANTISATION_FILES:
+        document = _document(folder / name)
+        if document:
+            quantisation = document.get("quantization", document)
+            method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+            default = "modelopt" if name == "hf_quant_config.json" else "awq" if name == "quant_config.json" else "gptq"
+            raise _refused(folder, str(method or default), f"{name} is there")
+
+
+def _refuse_packed_tensors(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        method = PACKED_ENDINGS.get(name.rpartition(".")[2])
+        if method is not None:
+            raise _refused(folder, method, f"it has a tensor {name[:120]}")
+
+
+def _refuse_wrappers(folder: Path, names: Iterable[str]) -> None:
+    """Refuse tensors named by a wrapper of the model: the loading library would not find them."""
+    for name in names:
+        wrapper = next((prefix for prefix in WRAPPERS if name.startswith(prefix)), None)
+        if wrapper is not None:
+            raise CheckpointError(
+                f"{folder}: tensor names begin with {wrapper!r}, as {WRAPPERS[wrapper]} leaves them; save the model "
+                "that it wraps"
+            )
+
+
+def _refused(folder: Path, method: str, why: str) -> CheckpointError:
+    known = FORMATS.get(method.lower().replace("_", "-")) or FORMATS.get(method.lower())
+    stored = f"{known.name}, usually by {known.tools}" if known else f"{method[:40]!r}"
+    return CheckpointError(f"{folder}: stored as {stored} ({why}), which cannot be read yet; {DEQUANTISE}")
+
+
+def _check_sizes(folder: Path, files: CheckpointFiles) -> None:
+    """Refuse a config that claims more than its files can hold: a model of that size would be built first.
+
+    Raises:
+        CheckpointError: naming the field.
+    """
+    inner = files.config.get("text_config")
+    config = {**files.config, **inner} if isinstance(inner, dict) else files.config
+    elements = max((entry.elements for entry in files.entries.values()), default=0)
+    for key in ("num_hidden_layers", "n_layer", "num_local_experts", "num_experts", "n_routed_experts"):
+        value = config.get(key)
+        # a stack of experts is one tensor
+        most = max(len(files.entries), elements if "expert" in key else 0)
+        if value is not None and not (type(value) is int and 0 <= value <= most):
+            raise CheckpointError(
+                f"{folder / CONFIG_FILE}: {key} is {str(value)[:40]}, and the files hold {len(files.entries)} tensors; "
+                "correct it"
+            )
+    for key in ("vocab_size", "hidden_size", "n_embd", "intermediate_size"):
+        value = config.get(key)
+        if value is not None and not isinstance(value, list) and not (type(value) is int and 0 < value <= 1 << 28):
+            raise CheckpointError(f"{folder / CONFIG_FILE}: {key} is {str(value)[:40]}, which is no size; correct it")
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    """Return a JSON object, an empty one where there is no such file; a broken one is reported."""
+    if not path.is_file():
+        return {}
+    try:
+        document = read_json(path, limit_bytes=MAX_CONFIG_BYTES)
+    except DocumentError as error:
+        raise CheckpointError(f"{error}; fetch the file again") from None
+    return document if isinstance(document, dict) else {}

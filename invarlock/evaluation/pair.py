@@ -13,15 +13,17 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, make_edit_spec, parse_scope
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
+from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.errors import DocumentError, EvaluationError, InvarLockError, UsageError
-from invarlock.evaluation.brought import changed_tensors
+from invarlock.evaluation.brought import changed_tensors, link_brought
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
 from invarlock.evaluation.models import Placement
@@ -53,6 +55,16 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
         EvaluationError: when one cannot be loaded or scored, or the baseline's report is of another setup.
     """
     check_request(request, target)
+    with TemporaryDirectory(prefix="invarlock-") as scratch:
+        # as in a suite, a subject without a tokenizer has its baseline's
+        subject = request.subject
+        if not tokenizer_files(subject):
+            subject = Path(scratch) / "subject"
+            link_brought(request.subject, request.baseline, subject)
+        return _evaluate(request, subject, target)
+
+
+def _evaluate(request: PairRequest, subject: Path, target: Path) -> dict[str, Any]:
     preset = None if request.preset is None else read_preset(request.preset)
     policy = resolve_policy(request.tier, request.profile, {}, None if preset is None else preset.limits)
     setup = _setup(request, preset)
@@ -60,7 +72,7 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
     document = _baseline(request, setup, draw)
     edited, metadata = _edited(request, document)
     measured = compare(
-        request.subject,
+        subject,
         reference(document, request.baseline, RUN, probe=False),
         draw,
         setup.plan,

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import lzma
 from dataclasses import dataclass
 from pathlib import Path
 
 from invarlock.errors import EvaluationError, MissingFileError
-
-# The longest text that a suite may ship; the embedded one is 0.4 MB.
-MAX_TEXT_BYTES = 256 * 1024 * 1024
+from invarlock.evaluation.compressed_text import decode, decompress
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,5 @@ def read_embedded_text(path: Path, expected_sha256: str) -> SourceText:
     found = hashlib.sha256(packed).hexdigest()
     if found != expected_sha256:
         raise EvaluationError(f"{path}: sha256 is {found}, models.toml expects {expected_sha256}; restore the file")
-    try:
-        data = lzma.LZMADecompressor().decompress(packed, max_length=MAX_TEXT_BYTES)
-        text = data.decode("utf-8")
-    except (lzma.LZMAError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path}: not xz-compressed UTF-8 text ({error})") from None
-    return SourceText("embedded", text, f"sha256:{hashlib.sha256(data).hexdigest()}")
+    text = decode(decompress(packed, ".xz", str(path)), str(path))
+    return SourceText("embedded", text, f"sha256:{hashlib.sha256(text.encode('utf-8')).hexdigest()}")

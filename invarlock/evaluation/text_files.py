@@ -1,4 +1,6 @@
-"""Texts in files: plain, ``.xz``, rows of ``.jsonl`` or of ``.parquet``, and several such files as one text.
+"""Texts in files: plain, or rows of JSON Lines, JSON or Parquet, compressed or not, and several files as one text.
+
+A file is what its suffixes say, in any case and stacked (``rows.JSONL.xz``). All of it is read, or it is refused.
 
 Example::
 
@@ -10,16 +12,28 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from invarlock.errors import EvaluationError, MissingFileError
-from invarlock.evaluation.text import MAX_TEXT_BYTES, SourceText
+from invarlock.errors import DocumentError, EvaluationError, MissingFileError
+from invarlock.evaluation.compressed_text import (
+    COMPRESSIONS,
+    MAX_TEXT_BYTES,
+    decode,
+    decompress,
+    one_line_end,
+    too_long,
+)
+from invarlock.evaluation.text import SourceText
 from invarlock.jsonio import parse_json
 
-ROW_SUFFIXES = (".jsonl", ".parquet")
+LINE_SUFFIXES = (".jsonl", ".ndjson")
+ROW_SUFFIXES = (*LINE_SUFFIXES, ".json", ".parquet")
+# Their bytes are no prose: tables, archives, documents.
+UNREADABLE = (
+    ".csv", ".tsv", ".arrow", ".feather", ".pdf", ".docx", ".epub", ".zip", ".tar", ".tgz", ".7z", ".zst", ".lz4",
+)  # fmt: skip
 PARQUET_ADVICE = "a .parquet file is read with pyarrow; pip install 'invarlock[parquet]'"
 
 
@@ -41,21 +55,22 @@ def read_text_files(provider: str, paths: Sequence[Path], field: str) -> SourceT
     if not data:
         raise EvaluationError(f"{paths[0] if paths else provider}: there is no text in it; use another")
     if len(data) > MAX_TEXT_BYTES:
-        raise EvaluationError(f"{paths[0]}: more than {MAX_TEXT_BYTES} bytes of text; use a shorter one")
+        raise too_long(str(paths[0]))
     return SourceText(provider, text, f"sha256:{hashlib.sha256(data).hexdigest()}")
 
 
 def read_local_text(path: Path, field: str = "text") -> SourceText:
-    """Return a text from disk: ``.jsonl`` or ``.parquet`` (rows with ``field``), ``.xz``, or plain UTF-8.
+    """Return a text from disk: rows with a ``field`` in ``.jsonl``, ``.json`` or ``.parquet``, or plain UTF-8.
+
+    Any but Parquet may be compressed: ``.xz``, ``.gz``, ``.bz2``.
 
     Raises:
         MissingFileError: when there is no such file, or no pyarrow to read it.
         EvaluationError: when it is none of these, or too long.
     """
-    if path.suffix in ROW_SUFFIXES:
-        return read_text_files(f"local_{path.suffix[1:]}", [path], field)
-    text = _plain(path)
-    return SourceText("local_text", text, f"sha256:{hashlib.sha256(text.encode('utf-8')).hexdigest()}")
+    kind, _ = _kind(path)
+    provider = f"local_{kind[1:]}" if kind in ROW_SUFFIXES else "local_text"
+    return read_text_files(provider, [path], field)
 
 
 def has_parquet() -> bool:
@@ -63,18 +78,56 @@ def has_parquet() -> bool:
     return importlib.util.find_spec("pyarrow") is not None
 
 
+def _kind(path: Path) -> tuple[str, str]:
+    """Return what a file holds and how it is compressed, by its last suffixes; empty for plain."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
+    return (suffixes[-1] if suffixes else ""), compression
+
+
 def _parts(path: Path, field: str) -> list[str]:
-    if path.suffix == ".parquet":
+    kind, compression = _kind(path)
+    if kind in UNREADABLE:
+        raise EvaluationError(f"{path}: {kind} files are not read; give plain text, .jsonl, .json or .parquet")
+    if kind == ".parquet":
+        if compression:
+            raise EvaluationError(f"{path}: a compressed .parquet file; decompress it first")
         return _parquet_rows(path, field)
-    text = _plain(path)
-    if path.suffix != ".jsonl":
-        return [text]
+    text = _text(path, compression)
+    if kind == ".json":
+        return _json_rows(path, text, field)
+    return _lines(path, text, field) if kind in LINE_SUFFIXES else [text]
+
+
+def _lines(path: Path, text: str, field: str) -> list[str]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    rows = [parse_json(line.encode("utf-8"), where=f"{path}: line {number}") for number, line in lines]
-    for (number, _), row in zip(lines, rows, strict=True):
+    rows = [(f"line {number}", _parse(line, f"{path}: line {number}")) for number, line in lines]
+    return _fields(path, rows, field)
+
+
+def _json_rows(path: Path, text: str, field: str) -> list[str]:
+    """Return the rows of a list of objects, of one object, or of lines that go by the name of JSON."""
+    try:
+        document = _parse(text, str(path))
+    except DocumentError:
+        if len([line for line in text.split("\n") if line.strip()]) < 2:
+            raise
+        return _lines(path, text, field)
+    rows = document if isinstance(document, list) else [document]
+    return _fields(path, [(f"row {number}", row) for number, row in enumerate(rows, start=1)], field)
+
+
+def _parse(text: str, where: str) -> Any:
+    return parse_json(text.encode("utf-8"), where=where, limit_bytes=MAX_TEXT_BYTES, limit_values=MAX_TEXT_BYTES)
+
+
+def _fields(path: Path, rows: Sequence[tuple[str, Any]], field: str) -> list[str]:
+    for where, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
-            raise EvaluationError(f"{path}: line {number}: each line must be an object with a text {field!r}")
-    return [row[field] for row in rows]
+            raise EvaluationError(
+                f"{path}: {where}: each must be an object with a text {field!r}; --text-field names another"
+            )
+    return [one_line_end(row[field]) for _, row in rows]
 
 
 def _parquet_rows(path: Path, field: str) -> list[str]:
@@ -87,20 +140,31 @@ def _parquet_rows(path: Path, field: str) -> list[str]:
     try:
         file = parquet.ParquetFile(path)
         schema = file.schema_arrow
-        kinds = (arrow.string(), arrow.large_string())
-        if field not in schema.names or schema.field(field).type not in kinds:
-            raise EvaluationError(f"{path}: no column {field!r} of text; it has {', '.join(schema.names)}")
+        if field not in schema.names:
+            raise EvaluationError(f"{path}: no column {field!r}; it has {', '.join(schema.names)}")
+        kind = schema.field(field).type
+        inner = kind.value_type if arrow.types.is_dictionary(kind) else kind
+        if not any(is_text(inner) for is_text in _text_types(arrow.types)):
+            raise EvaluationError(
+                f"{path}: column {field!r} is of type {kind}, not text; it has {', '.join(schema.names)}"
+            )
         groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
         if sum(group.total_byte_size for group in groups) > MAX_TEXT_BYTES:
             raise EvaluationError(f"{path}: more than {MAX_TEXT_BYTES} bytes of rows; use a shorter text")
-        rows: list[str | None] = file.read(columns=[field]).column(field).to_pylist()
+        rows: list[Any] = file.read(columns=[field]).column(field).to_pylist()
     except (arrow.ArrowException, OSError) as error:
         line = " ".join(str(error).split())[:160]
         raise EvaluationError(f"{path}: not a whole parquet file ({line}); fetch it again") from None
-    return [row for row in rows if row is not None]
+    texts = [row.encode("utf-8") if isinstance(row, str) else row for row in rows if row is not None]
+    return [decode(data, f"{path}: row {number}") for number, data in enumerate(texts, start=1)]
 
 
-def _plain(path: Path) -> str:
+def _text_types(types: Any) -> list[Any]:
+    names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "fixed_size_binary")
+    return [getattr(types, f"is_{name}") for name in names if hasattr(types, f"is_{name}")]
+
+
+def _text(path: Path, compression: str) -> str:
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_TEXT_BYTES + 1)
@@ -109,10 +173,5 @@ def _plain(path: Path) -> str:
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read ({error.strerror})") from None
     if len(data) > MAX_TEXT_BYTES:
-        raise EvaluationError(f"{path}: more than {MAX_TEXT_BYTES} bytes; use a shorter text")
-    try:
-        if path.suffix == ".xz":
-            data = lzma.LZMADecompressor().decompress(data, max_length=MAX_TEXT_BYTES)
-        return data.decode("utf-8")
-    except (lzma.LZMAError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path}: not UTF-8 text ({error})") from None
+        raise too_long(str(path))
+    return decode(decompress(data, compression, str(path)) if compression else data, str(path))

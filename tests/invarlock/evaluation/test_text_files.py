@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import json
 import lzma
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from invarlock.errors import EvaluationError, InvarLockError, MissingFileError
 from invarlock.evaluation.text import SourceText
@@ -39,11 +44,77 @@ def test_a_column_of_parquet_is_read(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "rows.parquet", {"text": ["one", None, "", "two"], "n": [1, 2, 3, 4]})
 
     assert read_local_text(path) == source("local_parquet", "one\n\ntwo")
-    with pytest.raises(EvaluationError, match="no column 'n' of text; it has text, n"):
+    with pytest.raises(EvaluationError, match="column 'n' is of type int64, not text; it has text, n"):
         read_local_text(path, "n")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(EvaluationError, match="not a whole parquet file"):
         read_local_text(path)
+
+
+ROWS = ["It is a truth", "universally acknowledged,\nthat", "\u00e4\u4e2d"]
+LINES = "".join(json.dumps({"text": row}) + "\n" for row in ROWS).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", LINES),
+        ("A.JSONL", LINES),
+        ("a.ndjson", LINES),
+        ("a.jsonl.xz", lzma.compress(LINES)),
+        ("a.JSONL.GZ", gzip.compress(LINES)),
+        ("a.jsonl.bz2", bz2.compress(LINES[:9]) + bz2.compress(LINES[9:])),
+        ("a.jsonl", LINES.replace(b"\n", b"\r\n")),
+        ("a.jsonl", b"\xef\xbb\xbf" + LINES),
+        ("a.json", LINES),
+        ("a.json", json.dumps([{"text": row} for row in ROWS], indent=1).encode()),
+        ("a.json", json.dumps({"text": "\n\n".join(ROWS)}).encode()),
+        ("a.txt", "\n\n".join(ROWS).encode()),
+        ("a.txt", "\r\n\r\n".join(row.replace("\n", "\r\n") for row in ROWS).encode()),
+        ("a", b"\xef\xbb\xbf" + "\n\n".join(ROWS).encode()),
+        ("a.txt.xz", b"".join(lzma.compress(part.encode()) for part in ("\n\n".join(ROWS)))),
+        ("a.xz", lzma.compress("\n\n".join(ROWS).encode()) + bytes(8)),
+        ("a.md.gz", gzip.compress("\n\n".join(ROWS).encode())),
+    ],
+)
+def test_the_same_text_is_the_same_however_it_is_stored(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+
+    assert read_local_text(tmp_path / name).text == "\n\n".join(ROWS)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200), st.integers(0, 3), st.sampled_from(["", ".xz", ".gz", ".bz2"]))
+def test_of_any_bytes_all_is_read_or_nothing(tmp_path: Path, data: bytes, cut: int, compression: str) -> None:
+    packed = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress, ".bz2": bz2.compress}[compression](data)
+    path = tmp_path / f"text.txt{compression}"
+    path.write_bytes(packed[: len(packed) - cut] if compression else packed)
+
+    try:
+        text = read_local_text(path).text
+    except InvarLockError:
+        return
+
+    assert cut == 0 or not compression
+    assert text == data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def test_a_text_that_is_too_long_is_refused_and_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt.xz"
+    path.write_bytes(lzma.compress(bytes(1 << 20), preset=0) * 300)
+
+    with pytest.raises(EvaluationError, match="more than 268435456 bytes of text"):
+        read_local_text(path)
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "binary", "dictionary"])
+def test_every_type_of_text_in_a_column_is_read(tmp_path: Path, kind: str) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    column = arrow.array(ROWS)
+    column = column.dictionary_encode() if kind == "dictionary" else column.cast(getattr(arrow, kind)())
+    parquet.write_table(arrow.table({"text": column}), tmp_path / "rows.parquet")
+
+    assert read_local_text(tmp_path / "rows.parquet").text == "\n\n".join(ROWS)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +124,22 @@ def test_a_column_of_parquet_is_read(tmp_path: Path) -> None:
             "rows.jsonl",
             b'{"text": "a"}\n{"body": "b"}\n',
             EvaluationError,
-            "line 2: each line must be an object with a",
+            "line 2: each must be an object with a",
         ),
-        ("rows.jsonl", b'{"text": 1}\n', EvaluationError, "line 1: each line must be an object with a text 'text'"),
+        ("rows.jsonl", b'{"text": 1}\n', EvaluationError, "line 1: each must be an object with a text 'text'"),
         ("rows.jsonl", b'{"text": "a"\n', InvarLockError, "line 1"),
         ("rows.jsonl", b"\n\n", EvaluationError, "there is no text in it"),
         ("text.txt", b"\xff\xfe", EvaluationError, "not UTF-8 text"),
-        ("text.xz", b"not packed", EvaluationError, "not UTF-8 text"),
+        ("utf16.txt", "text".encode("utf-16"), EvaluationError, "it is UTF-16; convert it with iconv"),
+        ("text.xz", b"not packed", EvaluationError, r"not a \.xz file"),
+        ("text.xz", lzma.compress(b"text" * 99)[:-9], EvaluationError, "cut off|not a"),
+        ("text.xz", lzma.compress(b"text") + b"junk", EvaluationError, "something else follows its end"),
+        ("text.gz", gzip.compress(b"text") + b"junk", EvaluationError, "something else follows its end"),
+        ("text.bz2", bz2.compress(b"text" * 99)[:-3], EvaluationError, "cut off"),
+        ("text.gz", b"", EvaluationError, "it is empty"),
+        ("rows.csv", b"text\none", EvaluationError, r"\.csv files are not read"),
+        ("text.txt.zst", b"x", EvaluationError, r"\.zst files are not read"),
+        ("rows.json", b'{"body": 1}', EvaluationError, "row 1: each must be an object with a text"),
         ("absent.txt", None, MissingFileError, "no such file; name a text to score on"),
         ("absent.parquet", None, MissingFileError, "no such file; name a text to score on"),
     ],

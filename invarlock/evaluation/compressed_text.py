@@ -1,0 +1,87 @@
+"""Bytes of compressed files, whole or not at all, and the text in bytes.
+
+The readers of the standard library stop in silence where what follows a stream is no stream; here that is an error. A
+file of several streams (``cat a.xz b.xz``, pixz, pigz) is read to its end.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import lzma
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from invarlock.errors import EvaluationError
+
+# The longest text that is scored; the embedded one is 0.4 MB.
+MAX_TEXT_BYTES = 256 * 1024 * 1024
+_GZIP = 31  # zlib's number for a gzip header and trailer
+_DECOMPRESSORS: Mapping[str, Callable[[], Any]] = {
+    ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO),
+    ".lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO),
+    ".bz2": bz2.BZ2Decompressor,
+    ".gz": lambda: zlib.decompressobj(_GZIP),
+}
+COMPRESSIONS = tuple(_DECOMPRESSORS)
+_OTHER_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
+
+
+def decompress(data: bytes, suffix: str, where: str) -> bytes:
+    """Return what a compressed file holds, all of its streams.
+
+    Args:
+        data: the file's bytes.
+        suffix: one of ``COMPRESSIONS``, which says how it is compressed.
+        where: names the file in messages.
+
+    Raises:
+        EvaluationError: when it is cut off, has something else behind its end, or holds more than ``MAX_TEXT_BYTES``.
+    """
+    whole = bytearray()
+    if not data:
+        raise EvaluationError(f"{where}: not a {suffix} file, it is empty; fetch it again")
+    while data:
+        stream = _DECOMPRESSORS[suffix]()
+        try:
+            whole += stream.decompress(data, MAX_TEXT_BYTES + 1 - len(whole))
+        except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
+            what = "something else follows its end" if whole else f"not a {suffix} file"
+            raise EvaluationError(f"{where}: {what} ({error}); fetch it again") from None
+        if len(whole) > MAX_TEXT_BYTES:
+            raise too_long(where)
+        if not stream.eof:
+            raise EvaluationError(f"{where}: it is cut off, its end is missing; fetch it again")
+        # streams may be padded with zeros
+        data = stream.unused_data.lstrip(b"\0")
+    return bytes(whole)
+
+
+def decode(data: bytes, where: str) -> str:
+    """Return UTF-8 text without a byte order mark, its line ends as ``\\n``.
+
+    Raises:
+        EvaluationError: when it is in another encoding.
+    """
+    for mark, encoding in _OTHER_ENCODINGS.items():
+        if data.startswith(mark):
+            raise EvaluationError(f"{where}: not UTF-8 text, it is {encoding}; convert it with iconv")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    return one_line_end(text)
+
+
+def one_line_end(text: str) -> str:
+    """Return a text with ``\\n`` as the one line end, as Python's universal newlines read it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def too_long(where: str) -> EvaluationError:
+    """Return the error for a text of more than ``MAX_TEXT_BYTES``."""
+    return EvaluationError(f"{where}: more than {MAX_TEXT_BYTES} bytes of text; use a shorter one")

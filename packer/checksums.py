@@ -100,11 +100,15 @@ def _path_problems(path: str) -> Iterator[str]:
 
 
 def _refuse_twins(paths: Mapping[str, str]) -> None:
-    """Refuse paths that a filesystem without case or with normalised names would take for one."""
+    """Refuse paths that a filesystem without case or with normalised names would take for one.
+
+    Source: the Unicode Standard, section 3.13, definition D145 (canonical caseless matching).
+    """
     if all(map(str.isascii, paths)) and len(set(map(str.lower, paths))) == len(paths):
         return
     seen: dict[str, str] = {}
     for path in paths:
-        other = seen.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+        folded = unicodedata.normalize("NFD", path).casefold()
+        other = seen.setdefault(unicodedata.normalize("NFD", folded), path)
         if other != path:
             raise IntegrityError(f"{CHECKSUMS_NAME}: {other!r} and {path!r} differ only by case or normalisation")

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invarlock.errors import DocumentError, MissingFileError
-from invarlock.jsonio import MAX_NUMBER_DIGITS, dump_json, parse_json, read_json, write_bytes, write_json
+from invarlock.jsonio import (
+    MAX_DEPTH,
+    MAX_NUMBER_DIGITS,
+    canonical_json,
+    dump_json,
+    parse_json,
+    read_json,
+    write_bytes,
+    write_json,
+)
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -23,6 +32,70 @@ JSON_VALUES = st.recursive(
 @given(JSON_VALUES)
 def test_what_is_written_reads_back_as_the_same_value(document: object) -> None:
     assert parse_json(dump_json(document), where="memory") == document
+
+
+JSON_BYTES = st.one_of(
+    st.binary(max_size=40),
+    JSON_VALUES.map(dump_json),
+    JSON_VALUES.map(lambda value: json.dumps(value).encode("ascii")),
+    # pieces of documents in any order
+    st.lists(
+        st.sampled_from([
+            b"{", b"}", b"[", b"]", b",", b":", b'"', b'"a"', b'"b"', b"\\", b"\\ud800", b"\\udc00", b"\\u0041",
+            b"null", b"true", b"NaN", b"-Infinity", b"0", b"-", b".", b"e", b"E+", b"1e308", b"1e309", b"-0.0", b"01",
+            b" ", b"\n", b"\x00", b"\xff", b"\xc3\xa4", b"\xef\xbb\xbf", b"/**/", b"9" * 308, b"9" * 309, b"[" * 64,
+            b"]" * 64,
+        ]),
+        max_size=12,
+    ).map(b"".join),
+)  # fmt: skip
+
+
+@given(JSON_BYTES, st.binary(max_size=2), st.integers(0, 60))
+def test_any_bytes_are_read_as_python_reads_them_or_are_refused(data: bytes, more: bytes, at: int) -> None:
+    data = data[:at] + more + data[at:]
+    try:
+        found = parse_json(data, where="doc")
+    except DocumentError:
+        return
+    # repr tells 1 from 1.0, and 0.0 from -0.0
+    assert repr(found) == repr(json.loads(data.decode("utf-8")))
+    assert parse_json(dump_json(found), where="doc") == found
+    assert canonical_json(found) == canonical_json(parse_json(dump_json(found), where="doc"))
+
+
+@given(st.text(max_size=5), st.lists(st.text(max_size=3), max_size=3), JSON_VALUES, JSON_VALUES)
+def test_a_key_that_appears_twice_is_refused_at_any_depth(
+    key: str, around: list[str], one: object, other: object
+) -> None:
+    first, second, name = (json.dumps(value) for value in (one, other, key))
+    text = f"{{{name}: {first}, {name}: {second}}}"
+    for outer in around:
+        text = f"[{{{json.dumps(outer)}: {text}}}]"
+
+    with pytest.raises(DocumentError, match="appears twice in one object"):
+        parse_json(text.encode("utf-8"), where="doc")
+
+
+@pytest.mark.parametrize(("depth", "holds"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False)])
+@pytest.mark.parametrize("inside", ["", '"[[["', '"\\\\"', '"\\"[["', '"a", "b"', "1"])
+def test_nesting_is_counted_whatever_strings_hold(depth: int, holds: bool, inside: str) -> None:
+    data = ("[" * depth + inside + "]" * depth).encode()
+
+    if holds:
+        assert parse_json(data, where="doc") == json.loads(data)
+    else:
+        with pytest.raises(DocumentError, match=f"nested deeper than {MAX_DEPTH} levels"):
+            parse_json(data, where="doc")
+
+
+def test_values_are_bounded_too() -> None:
+    assert parse_json(b"[1, [], 2]", where="doc", limit_values=5) == [1, [], 2]
+    with pytest.raises(DocumentError, match="6 values, more than the limit of 5"):
+        parse_json(b"[1, [], 2, 3]", where="doc", limit_values=5)
+    assert parse_json(b"[1, 2]", where="doc", limit_bytes=6) == [1, 2]
+    with pytest.raises(DocumentError, match="6 bytes, more than the limit of 5"):
+        parse_json(b"[1, 2]", where="doc", limit_bytes=5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,239 @@
+"""Which mutants of the modules that decide something do their closest tests notice?
+
+    tox -e mutants                                   # every mutant: many hours
+    tox -e mutants -- --sample 15 --seed 1           # fifteen of each module
+    tox -e mutants -- packer/verify.py --jobs 2      # all of one
+
+Each mutant is written into a copy of the checkout, where the module's tests run until one fails. A mutant is killed
+when a test fails or the time runs out, which is three times what the tests take without it. Runs that tests share are
+made once, by the code as it is.
+
+Mutants are made by cosmic-ray's operators, but run here. Its own runner changes the checkout in place, has one test
+command for all modules and draws no samples; mutmut 3 finds modules by their path, and `packer` and `contracts` are
+imported under other names than they are stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from mutation import Mutant, sample_mutants
+
+ROOT = Path(__file__).parents[1]
+NOT_COPIED = (".git", ".tox", ".venv", "build", "dist", "runs", "__pycache__", ".*_cache", "*.egg-info", ".hypothesis")
+REPORTS, PACKER, HARNESS = "tests/invarlock/reports", "tests/packer", "tests/invarlock/harness"
+VERIFYING = (f"{PACKER}/test_verify.py", f"{PACKER}/test_attacks.py")
+GUARDS = (f"{REPORTS}/test_guards_judgement.py", f"{REPORTS}/test_activation_judgement.py")
+VERDICT = ("tests/invarlock/verdict",)
+EDITS = ("tests/invarlock/edits",)
+# The modules that decide something, and the tests closest to each, the quickest first.
+MODULES: dict[str, tuple[str, ...]] = {
+    # the verifier
+    "packer/checksums.py": (f"{PACKER}/test_checksums.py", f"{PACKER}/test_attacks.py"),
+    "packer/contents.py": (*VERIFYING, f"{PACKER}/test_hostile_packs.py"),
+    "packer/pack_folder.py": (f"{PACKER}/test_hostile_packs.py", *VERIFYING),
+    "packer/references.py": VERIFYING,
+    "packer/signature.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py", *VERIFYING),
+    "packer/trust.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_verify.py"),
+    "packer/verify.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_signing.py"),
+    # claims
+    "packer/claims.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
+    "packer/manifest_claims.py": (f"{PACKER}/test_pages.py", *VERIFYING, f"{PACKER}/test_build.py"),
+    "packer/preset_claims.py": (f"{PACKER}/test_attacks.py",),
+    "packer/report_claims.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
+    "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", *VERIFYING),
+    "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", *VERIFYING),
+    # statistics
+    "invarlock/reports/primary_metric.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),
+    "invarlock/reports/statistics.py": (f"{REPORTS}/test_statistics.py",),
+    # the judgement of guards
+    "invarlock/reports/gates.py": (f"{REPORTS}/test_gates.py", f"{REPORTS}/test_overhead.py"),
+    "invarlock/reports/invariants.py": (*GUARDS, f"{PACKER}/test_attacks.py"),
+    "invarlock/reports/rmt.py": GUARDS,
+    "invarlock/reports/spectral.py": GUARDS,
+    "invarlock/reports/variance.py": GUARDS,
+    "invarlock/reports/weight_changes.py": GUARDS,
+    # the verdict
+    "invarlock/verdict/compiling.py": VERDICT,
+    "invarlock/verdict/detectors.py": VERDICT,
+    "invarlock/verdict/guard_value.py": VERDICT,
+    "invarlock/verdict/summaries.py": (*VERDICT, f"{PACKER}/test_attacks.py"),
+    # edits
+    "invarlock/edits/application.py": EDITS,
+    "invarlock/edits/fp8_quant.py": EDITS,
+    "invarlock/edits/lowrank_svd.py": EDITS,
+    "invarlock/edits/magnitude_prune.py": EDITS,
+    "invarlock/edits/quant_rtn.py": EDITS,
+    # leases
+    "invarlock/harness/leases.py": (f"{HARNESS}/test_leases.py",),
+    "invarlock/harness/memory_plan.py": (f"{HARNESS}/test_memory_plan.py", f"{HARNESS}/test_leases.py"),
+    # resuming
+    "invarlock/harness/resuming.py": (f"{HARNESS}/test_kept.py",),
+}
+PYTEST = ("-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--tb=no")
+# A mutant's tests take as long as before, unless they wait for something that does not come.
+LIMIT_FACTOR, LIMIT_SECONDS = 3, 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutant: ``killed`` by a test, out of ``time``, or ``survived``."""
+
+    module: str
+    line: int
+    kind: str
+    became: str
+    change: str
+    seconds: float
+
+
+class Copy:
+    """A copy of the checkout in which one mutant at a time is tested."""
+
+    def __init__(self, folder: Path, runs: Path) -> None:
+        self.folder = folder
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_"))}
+        # bytecode is told from its source by second and size, which a mutant may share with its original
+        self._environment = {
+            **kept,
+            "PYTHONPATH": str(folder),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TESTS_KEEP_RUNS_IN": str(runs),
+            "OMP_NUM_THREADS": "1",
+        }
+        where = self._python("-c", "import invarlock; print(invarlock.__file__)").stdout.strip()
+        if not Path(where).is_relative_to(folder):
+            raise SystemExit(f"tests import invarlock from {where}, not from the copy in {folder}")
+
+    def passes(self, tests: Sequence[str], limit_seconds: float | None = None) -> bool | None:
+        """Return whether tests pass, None where they take longer than allowed."""
+        there = [test for test in tests if (self.folder / test).exists()]
+        try:
+            return self._python(*PYTEST, *there, limit_seconds=limit_seconds).returncode == 0
+        except subprocess.TimeoutExpired:
+            return None
+
+    def test(self, module: str, mutant: Mutant, limit_seconds: float) -> Outcome:
+        """Test a mutant, and put the module back as it was."""
+        path = self.folder / module
+        original = path.read_text()
+        started = time.monotonic()
+        path.write_text(mutant.source)
+        try:
+            passed = self.passes(MODULES[module], limit_seconds)
+        finally:
+            path.write_text(original)
+        became = "time" if passed is None else "survived" if passed else "killed"
+        seconds = round(time.monotonic() - started, 1)
+        return Outcome(module, mutant.line, mutant.kind, became, change(original, mutant.source), seconds)
+
+    def _python(self, *arguments: str, limit_seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *arguments]
+        with subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=limit_seconds)
+            except BaseException:
+                # what the tests started ends with them
+                os.killpg(process.pid, 9)
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, output)
+
+
+def change(before: str, after: str) -> str:
+    """Return the lines that differ on one line."""
+    lines = difflib.ndiff(before.splitlines(), after.splitlines())
+    return "  ".join(" ".join(line.split()) for line in lines if line[:2] in ("- ", "+ "))
+
+
+def run_module(module: str, mutants: Sequence[Mutant], copies: SimpleQueue[Copy], jobs: int) -> list[Outcome]:
+    """Return what became of the mutants of a module."""
+    copy = copies.get()
+    try:
+        # once for the runs that tests share, once for the time
+        for _ in range(2):
+            started = time.monotonic()
+            if not copy.passes(MODULES[module]):
+                raise SystemExit(f"{module}: its tests fail without any mutant: {' '.join(MODULES[module])}")
+        limit = LIMIT_FACTOR * (time.monotonic() - started) + LIMIT_SECONDS
+    finally:
+        copies.put(copy)
+
+    def test(mutant: Mutant) -> Outcome:
+        own = copies.get()
+        try:
+            return own.test(module, mutant, limit)
+        finally:
+            copies.put(own)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(test, mutants))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", help="all that decide something, when none is named")
+    parser.add_argument("--sample", type=int, metavar="N", help="mutants of each module; all when left out")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample")
+    parser.add_argument("--jobs", type=int, default=1, help="how many mutants are tested side by side")
+    parser.add_argument("--runs", type=Path, help="a folder that keeps the runs which tests share")
+    parser.add_argument("--out", type=Path, help="a file that takes a line of JSON for each mutant")
+    parser.add_argument("--fail-under", type=float, default=0.0, metavar="PERCENT", help="exit 1 when fewer are killed")
+    options = parser.parse_args()
+    unknown = sorted(set(options.modules) - set(MODULES))
+    if unknown:
+        parser.error(f"{unknown[0]}: not among the modules that have tests here: {', '.join(MODULES)}")
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory() as folder:
+        runs = (options.runs or Path(folder) / "runs").absolute()
+        runs.mkdir(parents=True, exist_ok=True)
+        copies: SimpleQueue[Copy] = SimpleQueue()
+        for number in range(options.jobs):
+            copies.put(Copy(Path(folder) / f"copy_{number}", runs))
+        print(f"{'module':38} {'mutants':>8} {'killed':>8} {'time':>6} {'survived':>9}", flush=True)
+        for module in options.modules or MODULES:
+            mutants = sample_mutants((ROOT / module).read_text(), options.sample, options.seed)
+            found = run_module(module, mutants, copies, options.jobs)
+            outcomes += found
+            print_module(module, found)
+            if options.out is not None:
+                with options.out.open("a") as stream:
+                    stream.writelines(f"{json.dumps(asdict(outcome))}\n" for outcome in found)
+    noticed = sum(outcome.became != "survived" for outcome in outcomes)
+    share = 100.0 * noticed / len(outcomes)
+    print(f"{noticed} of {len(outcomes)} mutants killed: {share:.1f} %")
+    sys.exit(share < options.fail_under)
+
+
+def print_module(module: str, found: Sequence[Outcome]) -> None:
+    counts = {became: sum(outcome.became == became for outcome in found) for became in ("killed", "time", "survived")}
+    print(f"{module:38} {len(found):8} {counts['killed']:8} {counts['time']:6} {counts['survived']:9}")
+    for outcome in found:
+        if outcome.became == "survived":
+            print(f"    {module}:{outcome.line} {outcome.kind}: {outcome.change}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

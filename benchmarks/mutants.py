@@ -27,6 +27,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -107,11 +108,10 @@ class Copy:
         self.folder = folder
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_"))}
-        # bytecode is told from its source by second and size, which a mutant may share with its original
+        self._times = count(int(time.time()) + 3600)
         self._environment = {
             **kept,
             "PYTHONPATH": str(folder),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "TESTS_KEEP_RUNS_IN": str(runs),
             "OMP_NUM_THREADS": "1",
         }
@@ -132,14 +132,20 @@ class Copy:
         path = self.folder / module
         original = path.read_text()
         started = time.monotonic()
-        path.write_text(mutant.source)
+        self._write(path, mutant.source)
         try:
             passed = self.passes(MODULES[module], limit_seconds)
         finally:
-            path.write_text(original)
+            self._write(path, original)
         became = "time" if passed is None else "survived" if passed else "killed"
         seconds = round(time.monotonic() - started, 1)
         return Outcome(module, mutant.line, mutant.kind, became, change(original, mutant.source), seconds)
+
+    def _write(self, path: Path, source: str) -> None:
+        path.write_text(source)
+        # bytecode is told from its source by second and size, which a mutant may share with the one before
+        moment = next(self._times)
+        os.utime(path, (moment, moment))
 
     def _python(self, *arguments: str, limit_seconds: float | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *arguments]

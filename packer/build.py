@@ -89,7 +89,7 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
         with staging_folder(target) as staging:
             _write(staging, files)
             result = verify_pack(staging, _options(content, signing_key))
-            if not result.ok:
+            if not result.holds:
                 error = result.errors[0]
                 raise ReportError(f"the pack would not verify: {error['where']}: {error['message']}")
             # an empty folder may be replaced by rename, so the target is checked again as late as can be
@@ -107,7 +107,11 @@ def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOpti
     """Return how a pack is verified by its maker, once it is written."""
     assurance = content.report_assurance
     # strict checks and no assurance exclude each other
-    return VerifyOptions(strict=signing_key is not None and assurance != "off", report_assurance=assurance)
+    return VerifyOptions(
+        strict=signing_key is not None and assurance != "off",
+        report_assurance=assurance,
+        allow_unsigned=signing_key is None,
+    )
 
 
 def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes], Findings, dict[str, Any]]:

@@ -196,20 +196,27 @@ def _inspect(subparsers: Subparsers) -> None:
 def _verify(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("verify", help="verify packs, offline", epilog=EXIT_CODES)
     parser.add_argument("packs", type=Path, nargs="+", metavar="PACK", help="of several packs the worst code counts")
-    parser.add_argument("--strict", action="store_true", help="require a signature, allow no file that is not sealed")
+    parser.add_argument("--strict", action="store_true", help="allow no file that is not sealed")
     parser.add_argument(
         "--report-assurance",
         choices=("report", "strict", "off"),
         default="report",
         help="report derives every claim again (default); strict also needs container execution; off checks bytes only",
     )
-    parser.add_argument("--expected-fingerprint", metavar="sha256:HEX", help="the signer that is expected")
+    parser.add_argument(
+        "--expected-fingerprint",
+        metavar="sha256:HEX",
+        help="the signer that is expected; the default trust store need not have it, but must not "
+        "have it as revoked or as trusted at another time",
+    )
     parser.add_argument(
         "--trust-store",
         type=Path,
         metavar="FILE",
-        help="the signers that are trusted; default: ~/.config/invarlock/trusted-signers.json, where it exists",
+        help="the signers that are trusted; default: ~/.config/invarlock/trusted-signers.json, where it exists; with "
+        "--expected-fingerprint both must hold for a store that is named",
     )
+    _add_allow_unsigned(parser)
     parser.add_argument("--at", metavar="TIME", help="judge the signer's validity at this time instead of now")
     parser.add_argument("--require-pass", action="store_true", help="a verdict other than PASS is exit code 7")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, of several packs a list")
@@ -218,9 +225,18 @@ def _verify(subparsers: Subparsers) -> None:
     parser.set_defaults(command=commands.verify)
 
 
+def _add_allow_unsigned(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-unsigned",
+        action="store_true",
+        help="look at a pack that nobody signed, which is exit code 5 otherwise; nothing says who made such a pack",
+    )
+
+
 def _diff(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("diff", help="verify two packs and say what changed from the first to the second")
     parser.add_argument("first", type=Path, metavar="A")
     parser.add_argument("second", type=Path, metavar="B")
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")
+    _add_allow_unsigned(parser)
     parser.set_defaults(command=commands.diff)

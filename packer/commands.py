@@ -175,7 +175,10 @@ def verify(options: Namespace) -> int:
         expected_fingerprint=None
         if options.expected_fingerprint is None
         else parse_fingerprint(options.expected_fingerprint),
-        trust_store=options.trust_store or default_store(),
+        trust_store=options.trust_store,
+        # who looks at an unsigned pack still learns that the signer of a signed one is revoked
+        default_store=default_store() if options.trust_store is None else None,
+        allow_unsigned=options.allow_unsigned,
         require_pass=options.require_pass,
         at=None if options.at is None else parse_moment(options.at),
     )
@@ -198,16 +201,17 @@ def diff(options: Namespace) -> int:
     from invarlock.packer.diffing import diff_verdicts, render_diff
     from invarlock.packer.verify import VerifyOptions, verify_pack
 
-    verdicts = []
+    verdicts, signed = [], []
     for pack in (options.first, options.second):
-        result = verify_pack(pack, VerifyOptions())
-        if not result.ok:
+        result = verify_pack(pack, VerifyOptions(allow_unsigned=options.allow_unsigned))
+        if not result.holds:
             print("\n".join(_verify_lines(result)), file=sys.stderr)
             return result.code
         if result.verdict_document is None:
             raise UsageError(f"{pack}: it claims no verdict, there is nothing to compare")
         verdicts.append(result.verdict_document)
-    found = diff_verdicts(*verdicts)
+        signed.append(result.signed)
+    found = {**diff_verdicts(*verdicts), "signed": signed}
     text = json.dumps(found, indent=2, sort_keys=True) if options.json else render_diff(found)
     print("\n".join(map(printable, text.split("\n"))))
     return 0
@@ -215,18 +219,20 @@ def diff(options: Namespace) -> int:
 
 def _verify_lines(result: VerifyResult) -> list[str]:
     """Return what a person is told: first whether it holds, then what it says, then what to mind."""
-    if not result.ok:
+    if not result.holds:
         shown = [f"  {error['where']}: {error['message']}" for error in result.errors]
         return [f"NOT VERIFIED (exit code {result.code}): {result.pack}", *shown]
     reports = len(result.envelope["results"]) if result.envelope else 0
     derived = f"reports: {reports} verified, every derived number follows from the measurements"
     strong = "yes" if result.strong else f"no, missing: {'; '.join(result.missing_for_strong)}"
+    headline = "VERIFIED" if result.signed else "NOT SIGNED, though what was checked holds"
+    signer = f"{result.signer} ({result.authenticity})" if result.signed else "none: anybody could have made this pack"
     return [
-        f"VERIFIED: {result.pack}",
+        f"{headline}: {result.pack}",
         f"verdict: {result.verdict or 'none'}",
         f"strong evidence: {strong}",
         f"evidence level: {result.evidence_level or 'not stated'}",
-        f"signer: {result.signer or 'none'} ({result.authenticity}){', attested' if result.attested else ''}",
+        f"signer: {signer}{', attested' if result.attested else ''}",
         derived if result.reports_verified else "reports: not verified",
         *(f"warning: {printable(warning)}" for warning in result.warnings),
     ]

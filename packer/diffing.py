@@ -37,7 +37,9 @@ def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[s
 
 def render_diff(diff: Mapping[str, Any]) -> str:
     """Return the lines that tell a person what differs."""
-    lines = []
+    names = ("the first", "the second")
+    signed = zip(names, diff.get("signed", (True, True)), strict=True)
+    lines = [f"{name} pack is not signed: anybody could have made it" for name, is_signed in signed if not is_signed]
     if "verdict" in diff:
         lines.append(f"verdict: {diff['verdict'][0]} -> {diff['verdict'][1]}")
     for name, key in (("only in the first", "only_in_first"), ("only in the second", "only_in_second")):

@@ -15,7 +15,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -49,10 +49,14 @@ class Listing:
 
 @dataclass
 class PackFolder:
-    """An open pack; ``descriptor`` is its folder's, ``read_states`` holds the state of each file when it was read."""
+    """An open pack; ``descriptor`` is its folder's, ``read_states`` holds the state of each file when it was read.
+
+    ``added`` are files that are read as if they were there.
+    """
 
     path: Path
     descriptor: int
+    added: Mapping[str, bytes] = field(default_factory=dict)
     read_states: dict[str, FileState] = field(default_factory=dict)
     _last_folders: dict[int, tuple[str, int]] = field(default_factory=dict, repr=False)
 
@@ -79,11 +83,13 @@ class PackFolder:
             MissingFileError: when there is none.
             IntegrityError: when it is no regular file, too large, behind a link, or changes while it is read.
         """
+        if path in self.added:
+            return _bounded(path, self.added[path], limit_bytes)
         descriptor = self._open(path)
         try:
             size = self._state(path, descriptor)[0]
             if size > limit_bytes:
-                raise IntegrityError(f"{path}: {size} bytes, more than the limit of {limit_bytes}")
+                raise _too_large(path, size, limit_bytes)
             data = os.read(descriptor, size + 1)
             # a read may return less than is there; what comes after is seen in the file's state
             while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
@@ -209,8 +215,8 @@ class PackFolder:
 
 
 @contextmanager
-def open_pack(path: Path) -> Iterator[PackFolder]:
-    """Open a pack's folder.
+def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[PackFolder]:
+    """Open a pack's folder; ``added`` are files that are read as if they were in it.
 
     Raises:
         MissingFileError: when there is no such folder, or the name is a link.
@@ -219,12 +225,22 @@ def open_pack(path: Path) -> Iterator[PackFolder]:
         descriptor = os.open(path, _OPEN_FOLDER)
     except OSError as error:
         raise MissingFileError(f"{path}: no evidence pack there ({error.strerror})") from None
-    folder = PackFolder(path, descriptor)
+    folder = PackFolder(path, descriptor, added or {})
     try:
         yield folder
     finally:
         folder.close()
         os.close(descriptor)
+
+
+def _bounded(path: str, data: bytes, limit_bytes: int) -> bytes:
+    if len(data) > limit_bytes:
+        raise _too_large(path, len(data), limit_bytes)
+    return data
+
+
+def _too_large(path: str, size: int, limit_bytes: int) -> IntegrityError:
+    return IntegrityError(f"{path}: {size} bytes, more than the limit of {limit_bytes}")
 
 
 def _unreadable(path: str, error: OSError) -> IntegrityError:

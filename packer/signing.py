@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from invarlock.packer.attestation import make_statement, sign_statement
 from invarlock.packer.checksums import ATTESTATION_NAME, MANIFEST_NAME, SIGNATURE_NAME
@@ -35,15 +34,10 @@ def sign_pack(pack: Path, key: SigningKey) -> str:
     signer, claimed = fingerprint(key.public), read_manifest(sealed).get("signing_key_fingerprint")
     if claimed not in (None, signer):
         raise SignatureError(f"{MANIFEST_NAME}: names the signer {claimed}, this key is {signer}")
-    if claimed is None:
-        # a pack that names its signer does not verify before it is signed
-        _verified(pack)
-    _add(pack, SIGNATURE_NAME, sign_manifest(sealed, key))
-    try:
-        _verified(pack)
-    except InvarLockError:
-        (pack / SIGNATURE_NAME).unlink(missing_ok=True)
-        raise
+    signature = dump_json(sign_manifest(sealed, key))
+    # nobody ever sees a signature of a pack that does not verify: it is verified in memory, and written last
+    _verified(pack, {SIGNATURE_NAME: signature})
+    _add(pack, SIGNATURE_NAME, signature)
     return signer
 
 
@@ -58,14 +52,16 @@ def attest_pack(pack: Path, key: SigningKey) -> str:
     if os.path.lexists(pack / ATTESTATION_NAME):
         raise UsageError(f"{pack}: has an attestation already; it is never replaced")
     sealed = _read_manifest(pack)
-    result = _verified(pack)
+    result = _verified(pack, {})
     signer = fingerprint(key.public)
     if result.signer != signer:
         raise SignatureError(f"{pack}: its signer is {result.signer or 'nobody'}, this key is {signer}")
     if result.verdict_document is None:
         raise UsageError(f"{pack}: it claims no verdict, there is nothing to attest")
     statement = make_statement(sealed, read_manifest(sealed), result.verdict_document, result.attested_reports)
-    _add(pack, ATTESTATION_NAME, sign_statement(statement, key))
+    attestation = dump_json(sign_statement(statement, key))
+    _verified(pack, {ATTESTATION_NAME: attestation})
+    _add(pack, ATTESTATION_NAME, attestation)
     return signer
 
 
@@ -74,8 +70,9 @@ def _read_manifest(pack: Path) -> bytes:
         return folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
 
 
-def _verified(pack: Path) -> VerifyResult:
-    result = verify_pack(pack, VerifyOptions())
+def _verified(pack: Path, added: Mapping[str, bytes]) -> VerifyResult:
+    """Return what verifying a pack finds, as if the files added were in it."""
+    result = verify_pack(pack, VerifyOptions(), added=added)
     if not result.ok:
         error = result.errors[0]
         raise _ERRORS.get(result.code, InvarLockError)(f"{pack}: does not verify: {error['where']}: {error['message']}")
@@ -85,11 +82,11 @@ def _verified(pack: Path) -> VerifyResult:
 _ERRORS = {kind.exit_code: kind for kind in InvarLockError.__subclasses__() if kind.exit_code > 1}
 
 
-def _add(pack: Path, name: str, document: Mapping[str, Any]) -> None:
+def _add(pack: Path, name: str, data: bytes) -> None:
     """Add a file to a pack so that it is there whole or not at all; one that is there stays."""
     try:
         with staging_folder(pack) as staging:
-            write_bytes(staging / name, dump_json(document))
+            write_bytes(staging / name, data)
             try:
                 (pack / name).hardlink_to(staging / name)
             except FileExistsError:

@@ -101,14 +101,25 @@ def read_trust_store(path: Path) -> list[TrustedSigner]:
     return [_signer(item, f"{path}: entry {number}") for number, item in enumerate(document, start=1)]
 
 
-def judge_signer(signer: str, expected: str | None, store: Sequence[TrustedSigner] | None, moment: datetime) -> Trust:
-    """Return whether a signer is the one expected, or one of the store at a moment."""
+def judge_signer(
+    signer: str,
+    expected: str | None,
+    store: Sequence[TrustedSigner] | None,
+    moment: datetime,
+    *,
+    store_is_default: bool = False,
+) -> Trust:
+    """Return whether a signer is the one expected, and one of the store at a moment.
+
+    A store that nobody named need not have the signer that is expected: it only refuses one that it has as revoked, or
+    as trusted at another time.
+    """
     if expected is not None and signer != expected:
         return Trust("mismatch", f"signed by {signer}, expected {expected}")
     if store is None:
         return Trust("unpinned" if expected is None else "pinned")
     known = [entry for entry in store if entry.fingerprint == signer]
-    if not known:
+    if not known and not (store_is_default and expected is not None):
         return Trust("mismatch", f"the signer {signer} is not in the trust store")
     refusals = [reason for entry in known if (reason := entry.refuses(moment)) is not None]
     # an entry that revokes wins over one that does not

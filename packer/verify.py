@@ -7,41 +7,38 @@ errors of that class are listed. Nothing but the manifest is parsed before the s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from invarlock.packer import layout
-from invarlock.packer.attestation import AttestedReport, make_statement, open_envelope, statement_problems
+from invarlock.packer.attestation import AttestedReport, make_statement, statement_problems
+from invarlock.packer.authenticity import check_signature_of, check_trust, read_attestation
 from invarlock.packer.checksums import (
     ATTESTATION_NAME,
     CHECKSUMS_NAME,
     CONTROL_FILES,
     MANIFEST_NAME,
-    SIGNATURE_NAME,
     read_checksums,
 )
 from invarlock.packer.claims import Findings, check_results, evidence_level, examine_reports
 from invarlock.packer.contents import SealedFiles
 from invarlock.packer.keys import fingerprint
 from invarlock.packer.limits import (
-    MAX_ATTESTATION_BYTES,
     MAX_CHECKSUMS_BYTES,
     MAX_MANIFEST_BYTES,
     MAX_PROBLEMS,
-    MAX_SIGNATURE_BYTES,
     THREADED_BYTES,
 )
 from invarlock.packer.manifest_claims import manifest_problems, metadata_problems, release_review
 from invarlock.packer.manifest_format import read_manifest
-from invarlock.packer.pack_folder import Listing, PackFolder, Progress, open_pack
+from invarlock.packer.pack_folder import Listing, PackFolder, open_pack
 from invarlock.packer.readme import readme_follows
 from invarlock.packer.references import reference_problems
 from invarlock.packer.report_claims import ReportFacts, join_envelopes
-from invarlock.packer.signature import verify_manifest
-from invarlock.packer.trust import Authenticity, TrustedSigner, judge_signer, read_trust_store
+from invarlock.packer.trust import TrustedSigner, read_trust_store
+from invarlock.packer.verify_result import ReportAssurance, StartProgress, VerifyOptions, VerifyResult
 
 from invarlock import __version__
 from invarlock.errors import (
@@ -50,98 +47,33 @@ from invarlock.errors import (
     InvarLockError,
     MissingFileError,
     ReportError,
-    SignatureError,
-    UsageError,
     printable,
 )
 
-ReportAssurance = Literal["report", "strict", "off"]
-# Told the bytes of the pack, returns what is told the bytes that are done.
-StartProgress = Callable[[int], Progress]
+__all__ = ["ReportAssurance", "StartProgress", "VerifyOptions", "VerifyResult", "verify_pack"]
 
 
-@dataclass(frozen=True)
-class VerifyOptions:
-    """What a receiver asks for; ``at`` is the moment that trust is judged at."""
-
-    strict: bool = False
-    report_assurance: ReportAssurance = "report"
-    expected_fingerprint: str | None = None
-    trust_store: Path | None = None
-    require_pass: bool = False
-    at: datetime | None = None
-
-
-@dataclass
-class VerifyResult:
-    """What verifying found; ``code`` is the exit code, 0 when all holds."""
-
-    pack: Path
-    options: VerifyOptions
-    code: int = 0
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    signer: str | None = None
-    authenticity: Authenticity = "unpinned"
-    trust_store: str | None = None
-    attested: bool = False
-    verdict: str | None = None
-    evidence_level: str | None = None
-    missing_for_strong: list[str] = field(default_factory=list)
-    integrity_ok: bool = False
-    reports_verified: bool = False
-    envelope: dict[str, Any] | None = None
-    verdict_document: dict[str, Any] | None = None
-    attested_reports: list[AttestedReport] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return self.code == 0
-
-    @property
-    def strong(self) -> bool:
-        """Whether the pack is strong evidence: all that can be asked of one, and it was asked."""
-        return self.ok and not self.missing_for_strong
-
-    def document(self) -> dict[str, Any]:
-        """Return the ``verify --json`` document."""
-        assurance = self.options.report_assurance
-        return {
-            "pack": str(self.pack),
-            "ok": self.ok,
-            "integrity_ok": self.integrity_ok,
-            "reports_verified": self.reports_verified,
-            "verification_scope": "integrity" if assurance == "off" else "integrity_and_reports",
-            "assurance_status": "not_checked" if assurance == "off" else "ok" if self.reports_verified else "failed",
-            "strict": self.options.strict,
-            "report_assurance": assurance,
-            "warnings": self.warnings,
-            "errors": self.errors,
-            "evidence_level": self.evidence_level,
-            "strong_evidence": {"ok": self.strong, "missing": self.missing_for_strong},
-            "authenticity": self.authenticity,
-            "signer_fingerprint": self.signer,
-            "attested": self.attested,
-            "trust_store": self.trust_store,
-            "verdict": self.verdict,
-            "verify": self.envelope,
-        }
-
-
-def verify_pack(path: Path, options: VerifyOptions, start_progress: StartProgress | None = None) -> VerifyResult:
+def verify_pack(
+    path: Path,
+    options: VerifyOptions,
+    start_progress: StartProgress | None = None,
+    added: Mapping[str, bytes] | None = None,
+) -> VerifyResult:
     """Verify a pack; what is wrong with it is in the result, never raised.
+
+    ``added`` are control files, by name, that the pack is verified with though they are not in its folder yet.
 
     Raises:
         UsageError: when the options exclude each other or the trust store is malformed.
         MissingFileError: when there is no such trust store.
     """
-    if options.strict and options.report_assurance == "off":
-        raise UsageError("--strict and --report-assurance off exclude each other; drop one")
+    options.check()
     result = VerifyResult(path, options)
-    store = None if options.trust_store is None else read_trust_store(options.trust_store)
-    result.trust_store = None if options.trust_store is None else str(options.trust_store)
+    store_path = options.trust_store or options.default_store
+    store = None if store_path is None else read_trust_store(store_path)
+    result.trust_store = None if store_path is None else str(store_path)
     try:
-        with open_pack(path) as folder:
+        with open_pack(path, added) as folder:
             _verify(folder, options, store, result, start_progress)
     except InvarLockError as error:
         _fail(result, error.exit_code, path.name, [str(error)])
@@ -167,11 +99,11 @@ def _verify(
     data = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
     checksums = folder.read(CHECKSUMS_NAME, MAX_CHECKSUMS_BYTES)
     manifest = read_manifest(data)
-    public = _check_signature(folder, data, manifest, options, result)
+    public = check_signature_of(folder, data, manifest, options, result)
     if public is not None:
         result.signer = fingerprint(public)
-        _check_trust(result.signer, manifest, options, store, result)
-    sealed = _Sealed(manifest, data, _read_attestation(folder, public))
+        check_trust(result.signer, manifest, options, store, result)
+    sealed = _Sealed(manifest, data, read_attestation(folder, public))
     if hashlib.sha256(checksums).hexdigest() != manifest["checksums_sha256_digest"].lower():
         raise IntegrityError(f"{CHECKSUMS_NAME}: not the file that checksums_sha256_digest promises")
     digests = read_checksums(checksums)
@@ -297,68 +229,6 @@ def _fail(result: VerifyResult, code: int, where: str, messages: Sequence[str]) 
     if len(messages) > MAX_PROBLEMS:
         more = f"{len(messages) - MAX_PROBLEMS} more errors of this class"
         result.errors.append({"code": code, "where": where, "message": more})
-
-
-def _check_signature(
-    folder: PackFolder, data: bytes, manifest: Mapping[str, Any], options: VerifyOptions, result: VerifyResult
-) -> bytes | None:
-    """Return the public key of the signer of a manifest, None for a pack that is not signed and need not be."""
-    claimed = manifest.get("signing_key_fingerprint")
-    try:
-        signature = folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES)
-    except MissingFileError:
-        if options.strict or claimed is not None or options.expected_fingerprint is not None:
-            named = f", the manifest names the signer {claimed}" if claimed else ""
-            raise SignatureError(f"{SIGNATURE_NAME}: missing, the pack is not signed{named}") from None
-        result.warnings.append("the pack is not signed: anybody could have made it")
-        return None
-    except IntegrityError as error:
-        raise SignatureError(str(error)) from None
-    public = verify_manifest(data, signature)
-    if claimed is not None and claimed != fingerprint(public):
-        raise SignatureError(
-            f"{MANIFEST_NAME}: signing_key_fingerprint is {claimed}, the signer is {fingerprint(public)}"
-        )
-    return public
-
-
-def _check_trust(
-    signer: str,
-    manifest: Mapping[str, Any],
-    options: VerifyOptions,
-    store: Sequence[TrustedSigner] | None,
-    result: VerifyResult,
-) -> None:
-    moment = options.at or datetime.now(UTC)
-    made = datetime.fromisoformat(manifest["generated_at"]) if "generated_at" in manifest else None
-    for when in (moment,) if made is None else (moment, made):
-        trust = judge_signer(signer, options.expected_fingerprint, store, when)
-        result.authenticity = trust.authenticity
-        if trust.reason is not None:
-            raise SignatureError(trust.reason)
-    if result.authenticity == "unpinned":
-        result.warnings.append(
-            "the signer is not pinned: compare the fingerprint, or pass --expected-fingerprint or --trust-store"
-        )
-    if made is not None and made > moment:
-        result.warnings.append(f"the pack says that it was made at {made:%Y-%m-%dT%H:%M:%SZ}, which is still to come")
-
-
-def _read_attestation(folder: PackFolder, public: bytes | None) -> Mapping[str, Any] | None:
-    """Return the statement of a pack's attestation, None when it has none.
-
-    Raises:
-        SignatureError: when the attestation is not the pack's signer's, or malformed.
-    """
-    try:
-        data = folder.read(ATTESTATION_NAME, MAX_ATTESTATION_BYTES)
-    except MissingFileError:
-        return None
-    except IntegrityError as error:
-        raise SignatureError(str(error)) from None
-    if public is None:
-        raise SignatureError(f"{ATTESTATION_NAME}: an attestation of a pack that is not signed; sign the pack first")
-    return open_envelope(data, public)
 
 
 def _large(listing: Listing, digests: Mapping[str, str]) -> list[str]:

@@ -44,6 +44,18 @@ def test_ratios_flags_and_missing_cases_are_told(run: Path, real_run: Any, tmp_p
     assert "noop_control" not in changed
 
 
+def test_an_unsigned_pack_is_compared_where_that_is_allowed_and_is_said_to_be_unsigned(
+    run: Path, real_run: Any, tmp_path: Path
+) -> None:
+    unsigned = build_pack(tmp_path / "unsigned", content(run), None, TIME).path
+
+    assert packer("diff", real_run.pack, unsigned).returncode == 5
+    allowed = packer("diff", real_run.pack, unsigned, "--allow-unsigned")
+    assert (allowed.returncode, allowed.stdout.splitlines()[0][:29]) == (0, "the second pack is not signed")
+    document = json.loads(packer("diff", unsigned, real_run.pack, "--allow-unsigned", "--json").stdout)
+    assert document["signed"] == [False, True]
+
+
 def test_a_pack_that_does_not_verify_is_not_compared(real_run: Any, pack: Path) -> None:
     edit_json(pack / REPORT, lambda report: report["primary_metric"].update(ratio_vs_baseline=0.5))
 

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ from invarlock.packer.attestation import (
 from invarlock.packer.build import build_pack
 from invarlock.packer.keys import SigningKey, fingerprint, make_signing_key
 from invarlock.packer.signing import attest_pack, sign_pack
-from packs import REPORT, TIME, content, edit_json, messages, pack_files, sha256, strict
+from packs import REPORT, TIME, content, edit_json, messages, pack_files, seal, sha256, strict
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
 
-from invarlock.errors import IntegrityError, SignatureError, UsageError
+from invarlock.errors import IntegrityError, ReportError, SignatureError, UsageError
 from invarlock.jsonio import dump_json
 
 ATTESTATION = "manifest.attestation.json"
@@ -69,6 +71,64 @@ def test_a_pack_that_names_its_signer_is_signed_by_no_other(pack: Path) -> None:
     assert not (pack / "manifest.signature.json").exists()
 
 
+class Watcher(threading.Thread):
+    """Somebody who reads a file of a folder as soon as it is there, again and again."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.over, self.seen = path, threading.Event(), set[bytes]()
+        self.looks = 0
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            self.looks += 1
+            for path in (self.path, *self.path.parents[1].glob(f".*/**/{self.path.name}")):
+                with suppress(OSError):
+                    self.seen.add(path.read_bytes())
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_nobody_who_watches_the_folder_gets_a_signature_of_a_pack_that_does_not_verify(
+    run: Path, real_run: Any, tmp_path: Path, named: bool
+) -> None:
+    # every digest fits, and what is claimed does not follow: only deriving it shows that
+    built = build_pack(tmp_path / "bad", content(run), real_run.key if named else None, TIME).path
+    edit_json(built / "results/final_verdict.json", lambda verdict: verdict["counts"].update(clean_pass=7))
+    seal(built, real_run.key)
+    (built / "manifest.signature.json").unlink()
+    watcher = Watcher(built / "manifest.signature.json")
+    watcher.start()
+
+    try:
+        with pytest.raises(ReportError, match=r"does not verify: .*clean_pass"):
+            sign_pack(built, real_run.key)
+    finally:
+        watcher.over.set()
+        watcher.join()
+
+    assert watcher.looks > 10
+    assert watcher.seen == set()
+    assert not (built / "manifest.signature.json").exists()
+
+
+def test_an_attestation_that_would_not_verify_is_never_written(
+    pack: Path, real_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = len(dump_json(sign_statement({}, real_run.key)))
+    monkeypatch.setattr("invarlock.packer.authenticity.MAX_ATTESTATION_BYTES", needed)
+    watcher = Watcher(pack / ATTESTATION)
+    watcher.start()
+
+    try:
+        with pytest.raises(SignatureError, match="more than the limit"):
+            attest_pack(pack, real_run.key)
+    finally:
+        watcher.over.set()
+        watcher.join()
+
+    assert (watcher.seen, (pack / ATTESTATION).exists()) == (set(), False)
+
+
 def test_an_attestation_says_what_the_pack_does(pack: Path, real_run: Any) -> None:
     attest_pack(pack, real_run.key)
 
@@ -115,7 +175,7 @@ def test_what_is_signed_is_encoded_as_dsse_says() -> None:
 def test_only_the_signer_of_a_pack_attests_it(pack: Path, unsigned: Path, real_run: Any) -> None:
     with pytest.raises(SignatureError, match="its signer is sha256:"):
         attest_pack(pack, make_signing_key())
-    with pytest.raises(SignatureError, match="its signer is nobody"):
+    with pytest.raises(SignatureError, match="the pack is not signed"):
         attest_pack(unsigned, real_run.key)
 
 

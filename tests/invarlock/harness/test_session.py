@@ -339,8 +339,9 @@ def test_without_a_pack_or_a_signature_when_asked(run_pytest: Callable[..., Any]
 
     assert (unsigned.status, none.status) == (0, 0), unsigned.output + none.output
     assert not (unsigned.pack / "manifest.signature.json").exists()
-    assert verify(unsigned.pack).returncode == 0
-    assert verify(unsigned.pack, "--strict").returncode == 5
+    assert verify(unsigned.pack, "--allow-unsigned").returncode == 0
+    assert verify(unsigned.pack).returncode == verify(unsigned.pack, "--strict").returncode == 5
+    assert "--allow-unsigned --report-assurance off" in unsigned.output
     assert load(unsigned.pack / "manifest.json")["verification"]["report_assurance"] == "off"
     assert "not verified in the pack, only its bytes were checked (--report-assurance off)" in unsigned.output
     assert not list(unsigned.directory.rglob("*.html"))

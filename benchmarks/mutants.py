@@ -33,6 +33,9 @@ from queue import SimpleQueue
 
 from mutation import Mutant, sample_mutants
 
+from invarlock.jsonio import write_json
+from invarlock.runtime.provenance import MARKER_NAME, source_repository
+
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = (".git", ".tox", ".venv", "build", "dist", "runs", "__pycache__", ".*_cache", "*.egg-info", ".hypothesis")
 REPORTS, PACKER, HARNESS = "tests/invarlock/reports", "tests/packer", "tests/invarlock/harness"
@@ -107,6 +110,8 @@ class Copy:
     def __init__(self, folder: Path, runs: Path) -> None:
         self.folder = folder
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        # a copy without git says where it comes from, or no run would start in it
+        write_json(folder / MARKER_NAME, source_repository(ROOT))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_"))}
         self._times = count(int(time.time()) + 3600)
         self._environment = {
@@ -173,15 +178,15 @@ def change(before: str, after: str) -> str:
     return "  ".join(" ".join(line.split()) for line in lines if line[:2] in ("- ", "+ "))
 
 
-def run_module(module: str, mutants: Sequence[Mutant], copies: SimpleQueue[Copy], jobs: int) -> list[Outcome]:
-    """Return what became of the mutants of a module."""
+def run_module(module: str, mutants: Sequence[Mutant], copies: SimpleQueue[Copy], jobs: int) -> list[Outcome] | None:
+    """Return what became of the mutants of a module, None where its tests fail without any."""
     copy = copies.get()
     try:
         # once for the runs that tests share, once for the time
         for _ in range(2):
             started = time.monotonic()
             if not copy.passes(MODULES[module]):
-                raise SystemExit(f"{module}: its tests fail without any mutant: {' '.join(MODULES[module])}")
+                return None
         limit = LIMIT_FACTOR * (time.monotonic() - started) + LIMIT_SECONDS
     finally:
         copies.put(copy)
@@ -203,7 +208,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, metavar="N", help="mutants of each module; all when left out")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--jobs", type=int, default=1, help="how many mutants are tested side by side")
-    parser.add_argument("--runs", type=Path, help="a folder that keeps the runs which tests share")
+    parser.add_argument("--runs", type=Path, help="a folder that keeps the runs which tests share, for this code alone")
     parser.add_argument("--out", type=Path, help="a file that takes a line of JSON for each mutant")
     parser.add_argument("--fail-under", type=float, default=0.0, metavar="PERCENT", help="exit 1 when fewer are killed")
     options = parser.parse_args()
@@ -211,6 +216,7 @@ def main() -> None:
     if unknown:
         parser.error(f"{unknown[0]}: not among the modules that have tests here: {', '.join(MODULES)}")
     outcomes: list[Outcome] = []
+    broken: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         runs = (options.runs or Path(folder) / "runs").absolute()
         runs.mkdir(parents=True, exist_ok=True)
@@ -221,15 +227,19 @@ def main() -> None:
         for module in options.modules or MODULES:
             mutants = sample_mutants((ROOT / module).read_text(), options.sample, options.seed)
             found = run_module(module, mutants, copies, options.jobs)
+            if found is None:
+                print(f"{module:38} its tests fail without any mutant", flush=True)
+                broken.append(module)
+                continue
             outcomes += found
             print_module(module, found)
             if options.out is not None:
                 with options.out.open("a") as stream:
                     stream.writelines(f"{json.dumps(asdict(outcome))}\n" for outcome in found)
     noticed = sum(outcome.became != "survived" for outcome in outcomes)
-    share = 100.0 * noticed / len(outcomes)
+    share = 100.0 * noticed / max(1, len(outcomes))
     print(f"{noticed} of {len(outcomes)} mutants killed: {share:.1f} %")
-    sys.exit(share < options.fail_under)
+    sys.exit(bool(broken) or share < options.fail_under)
 
 
 def print_module(module: str, found: Sequence[Outcome]) -> None:

@@ -59,6 +59,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeR
         folder = shared / f"made_{name}"
         with filelock.FileLock(f"{folder}.lock"):
             if not (folder / "done").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed
                 folder.mkdir()
                 make_run(folder, scenarios, *options)
                 (folder / "done").touch()

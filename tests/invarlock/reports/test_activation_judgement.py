@@ -35,10 +35,21 @@ def test_the_same_on_both_sides_passes() -> None:
 
 @pytest.mark.parametrize(
     ("after", "status"),
-    [(2.019, "pass"), (2.021, "fail"), (1.81, "pass"), (1.79, "fail")],
+    [(2.02, "pass"), (2.021, "fail"), (1.8, "pass"), (1.79, "fail")],
 )
 def test_growth_and_collapse_of_a_family_are_both_seen(after: float, status: str) -> None:
     assert rmt(side(ffn_a=2.0, ffn_b=1.0), side(ffn_a=after, ffn_b=1.0))["status"] == status
+
+
+def test_a_family_is_judged_by_those_of_its_modules_that_both_sides_measured() -> None:
+    before, after = side(ffn_a=2.0, ffn_b=3.0, ffn_c=None), side(ffn_a=1.9, ffn_b=None, ffn_c=4.0)
+
+    block = rmt(before, after)
+
+    row = block["families"]["ffn"]
+    assert (row["modules"], row["baseline"], row["subject"], row["growth"]) == (3, 2.0, 1.9, -0.05)
+    assert block["status"] == "warn"
+    assert block["modules"] == {"ffn_a": -0.05, "ffn_b": None, "ffn_c": None}
 
 
 def test_no_growth_is_counted_from_zero_and_a_layer_that_stays_at_zero_has_not_moved() -> None:
@@ -133,6 +144,11 @@ def test_no_gain_a_doubtful_one_or_none_that_could_be_measured_is_no_signal(scal
     assert (block["status"], block["predictive_gate"]["passed"]) == ("pass", False)
 
 
+def test_as_many_scaled_losses_as_windows_are_needed() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        variance([2.9] * 7)
+
+
 def test_two_sides_ask_for_more_than_one() -> None:
     scaled = [2.96, 3.01, 2.97, 3.02, 2.98, 2.995, 2.97, 3.0]
 
@@ -153,3 +169,13 @@ def test_an_output_that_is_not_finite_is_an_error() -> None:
 
     assert (block["status"], block["passed"]) == ("error", False)
     assert derive_ve_probe(raw, POLICY["variance"], windows, BOOTSTRAP)["detected"] is False
+
+
+def test_outputs_that_could_not_be_measured_are_named_up_to_three() -> None:
+    names = dict.fromkeys("abcde", 1.0)
+    raw = {"baseline": {"modules": outputs(**names)}, "subject": {"modules": {}, "scaled_logloss": None}}
+    windows = {"logloss": [3.0] * 8, "token_counts": [127] * 8}
+
+    found = derive_variance(raw, POLICY["variance"], windows, BOOTSTRAP)["violations"]
+
+    assert [(row["module"], row["severity"]) for row in found] == [("a", "error"), ("b", "error"), ("c", "error")]

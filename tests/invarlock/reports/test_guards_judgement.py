@@ -277,6 +277,34 @@ def test_a_module_that_could_not_be_measured_is_an_error_and_fails_closed() -> N
     assert "only the baseline has it" in missing["violations"][0]["reason"]
 
 
+def test_a_norm_that_is_not_finite_is_an_error_though_the_largest_singular_value_is() -> None:
+    whole, broken = spectra(a=1.0), spectra(a=1.0)
+    broken["modules"]["a"]["frobenius"] = None
+
+    assert [spectral(after, before, {})["status"] for before, after in ((whole, broken), (broken, whole))] == [
+        "error",
+        "error",
+    ]
+
+
+def test_each_module_says_how_it_stands_within_its_family_of_the_baseline() -> None:
+    base = spectra(a=1.0, b=2.0, c=3.5, d=None, e=7.0, f=None)
+    for name, family in (("d", "ffn"), ("e", "attn"), ("f", "embed")):
+        base["modules"][name]["family"] = family
+    subject = copy.deepcopy(base)
+
+    rows = spectral(subject, base, {})["modules"]
+
+    mean, deviation = 6.5 / 3, math.sqrt(sum((x - 6.5 / 3) ** 2 for x in (1.0, 2.0, 3.5)) / 3)
+    assert {name: row["family_z"] for name, row in rows.items()} == {
+        "a": pytest.approx((1.0 - mean) / deviation),
+        "b": pytest.approx((2.0 - mean) / deviation),
+        "c": pytest.approx((3.5 - mean) / deviation),
+        # alone in its family
+        "e": None,
+    }
+
+
 def test_sides_measured_in_different_ways_are_not_compared() -> None:
     subject = spectra(a=1.0, b=2.0, c=3.0)
     subject["measurement_contract_hash"] = "1" * 16
@@ -332,6 +360,15 @@ def test_a_change_as_small_as_rounding_is_not_looked_at() -> None:
     block = spectral(spectra(a=1.0, b=2.0, c=3.0), changes={"a": change(relative=0.0009, coherent=1.0)})
 
     assert (block["status"], block["metrics"]["max_coherent"]) == ("pass", None)
+
+
+def test_a_share_that_was_not_measured_is_left_out_of_the_largest() -> None:
+    changes = {"a": change(coherent=0.1), "b": change(flipped=None, edge_risk=None, coherent=0.2)}
+
+    block = spectral(spectra(a=1.0, b=2.0, c=3.0), changes=changes)
+
+    largest = {key: block["metrics"][f"max_{key}"] for key in ("coherent", "flipped", "edge_risk")}
+    assert largest == {"coherent": 0.2, "flipped": 0.0, "edge_risk": 1.0}
 
 
 def test_weights_that_came_from_zero_are_looked_at_though_they_have_no_relative_change() -> None:

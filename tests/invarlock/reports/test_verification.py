@@ -1,0 +1,247 @@
+"""What a verifier compares: every value of a document with the one derived, and reports with their baselines."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from packs import BASELINE, FAULT, REPORT, STRESS
+
+from invarlock.reports.verification import (
+    MAX_PROBLEMS,
+    RELATIVE_TOLERANCE,
+    differences,
+    shorten,
+    verify_against_baseline,
+    verify_baseline,
+    verify_report,
+)
+
+OTHER = f"sha256:{'0' * 64}"
+LEAVES = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+VALUES = st.recursive(
+    LEAVES,
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=2), children, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_a_document_does_not_differ_from_itself(value: Any) -> None:
+    assert list(differences(value, copy.deepcopy(value))) == []
+
+
+@given(VALUES, VALUES)
+def test_two_documents_differ_where_their_text_does(one: Any, other: Any) -> None:
+    # numbers are compared by value and within a tolerance, which has a test of its own
+    assume(_without_numbers(one) != _without_numbers(other))
+
+    assert list(differences(one, other))
+    assert list(differences({"a": [one]}, {"a": [other]}))
+
+
+def _without_numbers(value: Any) -> str:
+    if isinstance(value, dict):
+        return str(sorted((key, _without_numbers(item)) for key, item in value.items()))
+    if isinstance(value, list):
+        return str([_without_numbers(item) for item in value])
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else repr(value)
+
+
+@pytest.mark.parametrize(
+    ("found", "derived", "lines"),
+    [
+        ({"a": 1}, {}, ["a: 1 does not follow from the measurements"]),
+        ({}, {"a": 1}, ["a: missing, derived 1"]),
+        ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, ["a.b[1]: 2, derived 3"]),
+        ({"a": [1]}, {"a": [1, 2]}, ["a: 1 entries, derived 2"]),
+        ({"a": [1], "b": 2}, {"a": {}, "b": 3}, ["a: [1], derived {}", "b: 2, derived 3"]),
+        ({"a": True}, {"a": 1}, ["a: True, derived 1"]),
+        ({"a": 1}, {"a": True}, ["a: 1, derived True"]),
+        ({"a": 0.0}, {"a": False}, ["a: 0.0, derived False"]),
+        ({"a": None}, {"a": 0}, ["a: None, derived 0"]),
+        ({"a": "1"}, {"a": 1}, ["a: '1', derived 1"]),
+        ({"a": 10**17}, {"a": 10**17 + 1}, [f"a: {10**17}, derived {10**17 + 1}"]),
+        ([1, 2], [1, 3], ["[1]: 2, derived 3"]),
+        (1, 2, ["document: 1, derived 2"]),
+    ],
+)
+def test_a_difference_names_its_field_and_both_values(found: Any, derived: Any, lines: list[str]) -> None:
+    assert list(differences(found, derived)) == lines
+
+
+@given(st.floats(1e-300, 1e300), st.sampled_from([-1, 1]))
+def test_derived_numbers_may_differ_in_their_last_digit_and_no_further(value: float, sign: int) -> None:
+    assert list(differences(value, value * (1 + sign * 0.9 * RELATIVE_TOLERANCE))) == []
+    assert list(differences(value, value * (1 + sign * 1.2 * RELATIVE_TOLERANCE)))
+    assert list(differences(value, -value))
+    assert list(differences(value, 0.0))
+    assert list(differences(0.0, value))
+
+
+def test_a_value_is_shortened_for_a_message() -> None:
+    assert [len(shorten("x" * count)) for count in (77, 78, 79, 500)] == [79, 80, 80, 80]
+    assert shorten("x" * 500).endswith("...")
+
+
+@pytest.fixture
+def report(real_run: Any) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((real_run.pack / STRESS).read_bytes())
+    return document
+
+
+@pytest.fixture
+def baseline(real_run: Any) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((real_run.pack / BASELINE).read_bytes())
+    return document
+
+
+@pytest.mark.parametrize("name", [REPORT, STRESS, FAULT])
+def test_the_reports_of_a_run_verify_and_follow_from_their_baseline(
+    name: str, real_run: Any, baseline: dict[str, Any]
+) -> None:
+    report = json.loads((real_run.pack / name).read_bytes())
+
+    assert verify_report(report) == []
+    assert verify_baseline(baseline) == []
+    assert verify_against_baseline(report, baseline) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda r: r["meta"].update(model_id="another/model"), "meta.model_id"),
+        (lambda r: r["meta"].update(revision="1" * 40), "meta.revision"),
+        (lambda r: r["meta"].update(device="cuda"), "meta.device"),
+        (lambda r: r["meta"].update(dtype="bfloat16"), "meta.dtype"),
+        (lambda r: r["meta"]["seeds"].update(windows=99), "meta.seeds"),
+        (lambda r: r["meta"]["seeds"].update(bootstrap=99), "meta.seeds"),
+        *[
+            (lambda r, key=key: r["context"].update({key: "other"}), f"context.{key}")
+            for key in ("suite", "profile", "tier", "determinism", "execution_mode")
+        ],
+        (lambda r: r["baseline_ref"].update(digest=OTHER), "baseline_ref.digest"),
+        (lambda r: r["baseline_ref"].update(tokenizer_sha256=OTHER), "baseline_ref.tokenizer_sha256"),
+        (lambda r: r["dataset"].update(seq_len=9), "dataset"),
+        (lambda r: r["dataset"]["windows"].update(final=9), "dataset"),
+        (lambda r: r["meta"].update(run=9), "the baseline's report has 0 draws of run 9"),
+        *[
+            (
+                lambda r, part=part, key=key: r["evaluation_windows"][part][key].reverse(),
+                f"evaluation_windows.{part}.{key}",
+            )
+            for part in ("preview", "final")
+            for key in ("window_ids", "baseline_logloss")
+        ],
+        (lambda r: r["evaluation_windows"]["final"]["token_counts"].append(1), "evaluation_windows.final.token_counts"),
+        *[
+            (lambda r, guard=guard: r[guard]["raw"]["baseline"].update(x=1), f"{guard}.raw.baseline")
+            for guard in ("invariants", "spectral", "rmt", "variance")
+        ],
+    ],
+)
+def test_a_report_that_is_not_of_its_baseline_names_where(
+    change: Callable[[Any], object], named: str, report: dict[str, Any], baseline: dict[str, Any]
+) -> None:
+    change(report)
+
+    found = verify_against_baseline(report, baseline)
+
+    assert [line.partition(":")[0].partition(",")[0] for line in found] == [named]
+
+
+def test_a_draw_that_the_baseline_has_twice_is_none(report: dict[str, Any], baseline: dict[str, Any]) -> None:
+    baseline["draws"].append(baseline["draws"][0])
+
+    assert verify_against_baseline(report, baseline) == ["the baseline's report has 2 draws of run 1, one is needed"]
+
+
+def test_what_of_a_report_is_raw_and_what_is_said_of_its_statistics_may_differ_from_the_baselines(
+    report: dict[str, Any], baseline: dict[str, Any]
+) -> None:
+    report["meta"]["versions"] = {"python": "3.99"}
+    report["dataset"]["windows"]["stats"] = {}
+
+    assert verify_against_baseline(report, baseline) == []
+
+
+@pytest.mark.parametrize("guard", ["invariants", "spectral"])
+def test_a_baseline_measured_by_another_contract_is_named(guard: str, baseline: dict[str, Any]) -> None:
+    baseline[guard]["raw"]["measurement_contract_hash"] = "0" * 16
+
+    assert verify_baseline(baseline) == [f"{guard}.raw: was not measured by the measurement contract"]
+
+
+@pytest.mark.parametrize("guard", ["rmt", "variance"])
+def test_a_draw_measured_by_another_contract_is_named(guard: str, baseline: dict[str, Any]) -> None:
+    baseline["draws"][0][guard]["measurement_contract_hash"] = "0" * 16
+
+    assert verify_baseline(baseline) == [f"draws[0].{guard}: was not measured by the measurement contract"]
+    baseline["run_id"] = "0" * 16
+    assert len(verify_baseline(baseline)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda r: r["edit"].update(label="noop"), "edit.label: 'noop', derived 'magnitude_prune'"),
+        (lambda r: r["edit"]["parameters"].update(sparsity=0.25), "edit.parameters.sparsity: 0.25, derived 0.8"),
+        (lambda r: r["edit"].update(spec="noop"), "edit.name: 'magnitude_prune', derived 'noop'"),
+        (lambda r: r["edit"].update(spec="magnitude_prune:clean:ffn"), "a report needs the parameters that were used"),
+        (lambda r: r["edit"].update(spec="unknown:1"), "edit.spec: "),
+        (lambda r: r["policy_provenance"].update(preset_sha256=None), "policy_provenance.preset_limits: "),
+        (lambda r: r["evaluation_windows"]["final"]["logloss"].pop(), "its lists differ in length"),
+        (
+            lambda r: r["evaluation_windows"]["final"]["window_ids"].__setitem__(
+                0, r["evaluation_windows"]["preview"]["window_ids"][0]
+            ),
+            "was scored twice",
+        ),
+        (lambda r: r["dataset"]["windows"].update(final=99), "dataset.windows.final: not the number of windows scored"),
+        (lambda r: r["dataset"]["windows"].update(preview=99), "dataset.windows.preview: not the number of windows"),
+        (
+            lambda r: r["rmt"]["raw"]["subject"].update(measurement_contract_hash="0" * 16),
+            "rmt.raw.subject: was not measured by the measurement contract",
+        ),
+        (
+            lambda r: r["variance"]["raw"]["baseline"].update(measurement_contract_hash="0" * 16),
+            "variance.raw.baseline: was not measured by the measurement contract",
+        ),
+        (
+            lambda r: next(iter(r["rmt"]["raw"]["subject"]["modules"].values())).update(tokens=1),
+            ".tokens: not that of the baseline",
+        ),
+        (
+            lambda r: next(iter(r["spectral"]["raw"]["subject"]["modules"].values())).update(family="other"),
+            ".family: not that of the baseline",
+        ),
+        (
+            lambda r: next(iter(r["invariants"]["raw"]["subject"]["tensors"].values())).update(family="other"),
+            ".family: not that of the baseline",
+        ),
+        (lambda r: r["spectral"]["raw"]["changes"].popitem(), "it changed, and its change is left out"),
+    ],
+)
+def test_raw_measurements_that_do_not_hold_together_are_named(
+    change: Callable[[Any], object], line: str, report: dict[str, Any]
+) -> None:
+    change(report)
+
+    found = verify_report(report)
+
+    assert any(line in problem for problem in found), found
+
+
+def test_no_more_problems_are_told_than_anybody_reads(report: dict[str, Any]) -> None:
+    for row in report["invariants"]["raw"]["subject"]["tensors"].values():
+        row["family"] = "other"
+    assert len(report["invariants"]["raw"]["subject"]["tensors"]) > MAX_PROBLEMS
+
+    assert len(verify_report(report)) == MAX_PROBLEMS
+    assert math.isclose(RELATIVE_TOLERANCE, 2e-12)

@@ -58,14 +58,14 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/manifest_claims.py": (f"{PACKER}/test_pages.py", *VERIFYING, f"{PACKER}/test_build.py"),
     "packer/preset_claims.py": (f"{PACKER}/test_attacks.py",),
     "packer/report_claims.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
-    "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", *VERIFYING),
-    "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", *VERIFYING),
+    "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
+    "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", f"{REPORTS}/test_verification.py"),
     # statistics
     "invarlock/reports/primary_metric.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),
     "invarlock/reports/statistics.py": (f"{REPORTS}/test_statistics.py",),
     # the judgement of guards
     "invarlock/reports/gates.py": (f"{REPORTS}/test_gates.py", f"{REPORTS}/test_overhead.py"),
-    "invarlock/reports/invariants.py": (*GUARDS, f"{PACKER}/test_attacks.py"),
+    "invarlock/reports/invariants.py": (*GUARDS, f"{REPORTS}/test_verification.py"),
     "invarlock/reports/rmt.py": GUARDS,
     "invarlock/reports/spectral.py": GUARDS,
     "invarlock/reports/variance.py": GUARDS,
@@ -74,7 +74,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/verdict/compiling.py": VERDICT,
     "invarlock/verdict/detectors.py": VERDICT,
     "invarlock/verdict/guard_value.py": VERDICT,
-    "invarlock/verdict/summaries.py": (*VERDICT, f"{PACKER}/test_attacks.py"),
+    "invarlock/verdict/summaries.py": (*VERDICT, f"{PACKER}/test_verify.py"),
     # edits
     "invarlock/edits/application.py": EDITS,
     "invarlock/edits/fp8_quant.py": EDITS,

@@ -14,6 +14,8 @@ MAX_SIGNATURE_BYTES = 64 * 1024
 MAX_ATTESTATION_BYTES = 8 * 1024 * 1024
 # Ten thousand reports with seven files beside each.
 MAX_FILES = 100_000
+# Ten thousand reports have one each; checksums do not count empty ones, which take as long to look through.
+MAX_FOLDERS = 30_000
 # A line has a digest and a path of some 90 bytes.
 MAX_CHECKSUMS_BYTES = 16 * 1024 * 1024
 # A verdict with ten thousand records has 11 MB; the report of a model of a thousand matrices some 4 MB.

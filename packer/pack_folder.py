@@ -23,7 +23,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from invarlock.packer.checksums import check_path
-from invarlock.packer.limits import MAX_FILES, MAX_PACK_BYTES, MAX_PROBLEMS, PIECE_BYTES
+from invarlock.packer.limits import MAX_FILES, MAX_FOLDERS, MAX_PACK_BYTES, MAX_PROBLEMS, PIECE_BYTES
 
 from invarlock.errors import IntegrityError, MissingFileError
 
@@ -37,10 +37,16 @@ Progress = Callable[[int], object]
 
 @dataclass
 class Listing:
-    """The regular files of a pack by path with their state, and entries that a pack may not have."""
+    """The regular files of a pack by path with their state, and entries that a pack may not have.
+
+    ``cut_off`` is set where there was more than is listed, which is one of the problems.
+    """
 
     files: dict[str, FileState] = field(default_factory=dict)
+    folders: int = 0
+    entries: int = 0
     problems: list[str] = field(default_factory=list)
+    cut_off: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -178,13 +184,23 @@ class PackFolder:
             raise IntegrityError(f"{path}: it changed while it was read")
 
     def _list(self, descriptor: int, prefix: str, listing: Listing) -> None:
+        # counted before any of them is looked into, so that all folders together never hold more than this
+        left = MAX_FILES + MAX_FOLDERS - listing.entries
         with os.scandir(descriptor) as found:
-            # a folder of a million names is not sorted, only counted
-            entries = sorted(islice(found, MAX_FILES + 1), key=attrgetter("name"))
+            entries = sorted(islice(found, left + 1), key=attrgetter("name"))
+        listing.entries += len(entries)
+        if len(entries) > left:
+            _cut_off(listing)
         for entry in entries:
             path = f"{prefix}{entry.name}"
-            if len(listing.files) >= MAX_FILES or len(listing.problems) >= MAX_PROBLEMS:
-                listing.problems.append(f"the pack has more than {MAX_FILES} files, or too many problems")
+            if listing.cut_off:
+                return
+            if (
+                len(listing.files) >= MAX_FILES
+                or listing.folders >= MAX_FOLDERS
+                or len(listing.problems) >= MAX_PROBLEMS
+            ):
+                _cut_off(listing)
                 return
             try:
                 check_path(path)
@@ -198,6 +214,7 @@ class PackFolder:
             if stat.S_ISREG(status.st_mode):
                 listing.files[path] = _file_state(status)
             elif stat.S_ISDIR(status.st_mode):
+                listing.folders += 1
                 self._list_inner(descriptor, entry.name, path, listing)
             else:
                 listing.problems.append(f"{path}: a link, device or pipe; a pack holds regular files only")
@@ -231,6 +248,13 @@ def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[
     finally:
         folder.close()
         os.close(descriptor)
+
+
+def _cut_off(listing: Listing) -> None:
+    """Note that there is more than is listed."""
+    limits = f"{MAX_FILES} files, {MAX_FOLDERS} folders or {MAX_PROBLEMS} problems"
+    listing.problems.append(f"the pack has more than {limits}; not all of it was looked at")
+    listing.cut_off = True
 
 
 def _bounded(path: str, data: bytes, limit_bytes: int) -> bytes:

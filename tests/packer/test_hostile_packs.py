@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from invarlock.packer.checksums import CONTROL_FILES, write_checksums
-from invarlock.packer.limits import MAX_CHECKSUMS_BYTES, MAX_FILES, MAX_JSON_BYTES, MAX_JSON_VALUES
-from packs import REPORT, pack_files, sha256, sign, strict
+from invarlock.packer.limits import MAX_CHECKSUMS_BYTES, MAX_FILES, MAX_FOLDERS, MAX_JSON_BYTES, MAX_JSON_VALUES
+from invarlock.packer.verify import VerifyOptions, verify_pack
+from packs import REPORT, messages, pack_files, sha256, sign, strict
 
 MEMORY_BYTES = 256 * 1024 * 1024
 SECONDS = 60
@@ -40,6 +41,25 @@ def many_folders(pack: Path) -> None:
         folder.mkdir()
 
 
+def empty_folders(pack: Path) -> None:
+    for number in range(MAX_FOLDERS + 1):
+        (pack / "reports" / str(number)).mkdir()
+    # in the order of names it comes after all of them
+    (pack / "reports" / "x").mkdir()
+    (pack / "reports" / "x" / "evaluation.html").write_text("PASS")
+
+
+def folders_of_many_names(pack: Path) -> None:
+    """Sixteen folders in each other, each with more names than one list should hold at a time."""
+    folder = pack
+    for _ in range(14):
+        folder = folder / "0"
+        folder.mkdir()
+        (folder / "a").touch()
+        for number in range(12_000):
+            (folder / f"{number}.txt").hardlink_to(folder / "a")
+
+
 HOSTILE: dict[str, tuple[Act, int]] = {
     "a sparse file of 4 TB": (lambda p: sparse(p / REPORT, 4 << 40), 6),
     "a manifest of empty objects": (lambda p: (p / "manifest.json").write_bytes(b"[" + b"{}," * 2_000_000 + b"{}]"), 4),
@@ -57,6 +77,8 @@ HOSTILE: dict[str, tuple[Act, int]] = {
     "a report of brackets": (lambda p: (p / REPORT).write_bytes(b"[" * 100_000), 7),
     "files that are not sealed": (many_files, 6),
     "folders in folders": (many_folders, 6),
+    "empty folders": (empty_folders, 6),
+    "folders of many names in folders": (folders_of_many_names, 6),
 }  # fmt: skip
 
 
@@ -82,6 +104,19 @@ def test_a_hostile_pack_costs_little(name: str, pack: Path, real_run: Any) -> No
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert int(done.stdout.rsplit("peak ", 1)[1]) < MEMORY_BYTES
+
+
+@pytest.mark.parametrize(("folders", "code"), [(MAX_FOLDERS - 100, 0), (MAX_FOLDERS, 6), (100_001, 6)])
+def test_a_listing_that_was_cut_off_is_a_problem_with_and_without_strict_checks(
+    pack: Path, folders: int, code: int
+) -> None:
+    (pack / "empty").mkdir()
+    for number in range(folders):
+        (pack / "empty" / str(number)).mkdir()
+
+    for options in (VerifyOptions(), VerifyOptions(strict=True), VerifyOptions(report_assurance="off")):
+        result = verify_pack(pack, options)
+        assert (result.code, "not all of it was looked at" in messages(result)) == (code, code == 6)
 
 
 def test_as_many_lines_as_checksums_may_have_cost_little(pack: Path, real_run: Any) -> None:

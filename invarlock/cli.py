@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from invarlock.boundary import CommandParser, run_command
 from invarlock.catalog.edit_specs import EditName
-from invarlock.errors import InvarLockError, ReportError, UsageError, printable
+from invarlock.errors import InvarLockError, ReportError, UsageError
+from invarlock.output import say, say_error
 from invarlock.reports.policy import profile_names, tier_names
 from invarlock.settings import unknown_variables
+from invarlock.staging import check_can_be_made
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
 TUNED: tuple[EditName, ...] = ("quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd")
 EXIT_CODES = (
@@ -33,22 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from invarlock.packer.cli import main as packer
 
         return packer(given[2:])
+    return run_command(lambda: _run(given))
+
+
+def _run(given: list[str]) -> int:
     options = _parser().parse_args(given)
     options.given = given
     for line in unknown_variables(os.environ):
-        print(f"warning: {printable(line)}", file=sys.stderr)
-    try:
-        return int(options.command(options))
-    except InvarLockError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code if error.exit_code > 1 else UsageError.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        say_error(f"warning: {line}")
+    return int(options.command(options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="invarlock", description="Compare an edited checkpoint with its baseline.", epilog=EXIT_CODES
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -81,14 +81,15 @@ def _calibrate(options: argparse.Namespace) -> int:
     from invarlock.jsonio import check_schema, write_json
     from invarlock.reports.tier_fitting import fit_tier, proposal_lines
 
-    if options.output.exists():
+    if os.path.lexists(options.output):
         raise UsageError(f"{options.output}: exists; name another file with --output")
+    check_can_be_made(options.output, "--output")
     proposal = fit_tier(options.folder, options.tier)
     check_schema(proposal, "tier_proposal", where=str(options.output))
     write_json(options.output, proposal)
     for line in proposal_lines(proposal):
-        print(line)
-    print(f"proposal: {options.output}")
+        say(line)
+    say(f"proposal: {options.output}")
     return 0
 
 
@@ -176,6 +177,7 @@ def _add_tune(subparsers: Subparsers) -> None:
 
 
 def _tune(options: argparse.Namespace) -> int:
+    check_can_be_made(options.output, "--output")
     from invarlock.evaluation.suite_tuning import tune_suite_model
 
     return tune_suite_model(
@@ -228,8 +230,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     report = evaluate_pair(request, options.output_dir)
     for gate in judge_gates(report, report["resolved_policy"]):
-        print(f"{'holds ' if gate.holds else 'BROKEN'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
-    print(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
+        say(f"{'holds ' if gate.holds else 'BROKEN'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
+    say(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
     return 0 if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else 1
 
 
@@ -254,6 +256,14 @@ def _verify(options: argparse.Namespace) -> int:
     from invarlock.reports.presets import report_preset_problems
     from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
 
+    if options.json_out is not None:
+        check_can_be_made(options.json_out, "--json-out")
+    for path in options.reports:
+        if path.is_dir():
+            raise UsageError(
+                f"{path}: a folder; name an evaluation.report.json; packs are verified by python -m invarlock.packer "
+                f"verify {path}"
+            )
     preset = None if options.preset is None else read_preset(options.preset)
     baseline = None
     if options.baseline_report is not None:
@@ -274,11 +284,11 @@ def _verify(options: argparse.Namespace) -> int:
             problems = list(report_preset_problems(report, preset, report["baseline_ref"], options.preset.name))
         if not problems:
             problems = list(page_problems(path))
-        print(f"{path}: {'verified' if not problems else 'NOT VERIFIED'}")
+        say(f"{path}: {'verified' if not problems else 'NOT VERIFIED'}")
         if preset is None and not problems and report["policy_provenance"]["preset_sha256"] is not None:
-            print("  its limits are those of a preset, as the report says them; --preset FILE derives them again")
+            say("  its limits are those of a preset, as the report says them; --preset FILE derives them again")
         for line in problems:
-            print(f"  {printable(line)}")
+            say(f"  {line}")
         worst = max(worst, ReportError.exit_code if problems else 0)
         envelopes[str(path)] = verify_envelope(path.name, report, "evaluate", problems)
     if options.json_out is not None:

@@ -6,6 +6,17 @@ the exit code that a command ends with when the error reaches it.
 
 from __future__ import annotations
 
+import re
+
+# Controls, spaces that do not look like one, marks that turn the direction of writing or show nothing, halves of
+# surrogate pairs. They stand here one by one: what Python calls printable differs from version to version, and the
+# texts and pages of a pack must not.
+_NOT_SHOWN = re.compile(
+    "[\x00-\x1f\x7f-\xa0\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f"
+    "\u2800\u3000\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
 
 class InvarLockError(Exception):
     """Base of every error that a user can act on."""
@@ -17,6 +28,10 @@ class UsageError(InvarLockError):
     """An option, a variable or a combination of them cannot work."""
 
     exit_code = 2
+
+
+class OutputError(UsageError):
+    """What a command has to say cannot be written."""
 
 
 class MissingFileError(InvarLockError):
@@ -79,5 +94,8 @@ def disk_refuses(error: OSError) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text on one line, with whatever a terminal could obey escaped: names and values may be an attacker's."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    """Return text on one line, with each character spelled out that a terminal obeys or that shows nothing.
+
+    It is the one way out for names and values, which may be an attacker's.
+    """
+    return _NOT_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)

@@ -57,6 +57,7 @@ _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 _NUMBERS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 _LARGE_EXPONENT = re.compile(rb"e0000*+\s*+(?:[,\]}]|\Z)")
 _MANY_DIGITS = b"0" * 100
+_HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -106,6 +107,8 @@ def read_json(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
             data = stream.read(limit_bytes + 1)
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DocumentError(f"{path}: a folder; name a JSON file") from None
     except OSError as error:
         raise DocumentError(f"{path}: cannot be read ({error.strerror})") from None
     return parse_json(data, where=str(path), limit_bytes=limit_bytes)
@@ -136,7 +139,12 @@ def dump_json(document: Any) -> bytes:
         ValueError: when a number is not finite; write ``null`` beside a field that says why.
     """
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8") + b"\n"
+    try:
+        return text.encode("utf-8") + b"\n"
+    except UnicodeEncodeError:
+        # a file name that is not UTF-8: its bytes are spelled out, as they are for people
+        spelled = _HALF_OF_A_PAIR.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text)
+        return spelled.encode("utf-8") + b"\n"
 
 
 def canonical_json(document: Any) -> bytes:

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from invarlock.errors import UsageError
+
 _STAGING = re.compile(r"\..+\.staging-[0-9a-f]{8}")
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Linux limits a name to 255 bytes, and a character has up to four.
@@ -44,6 +46,26 @@ def staging_folder(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+
+
+def check_can_be_made(target: Path, option: str) -> None:
+    """Check that a file or folder can be made at a place, so that it is known before the work and not after it.
+
+    Args:
+        target: the file or folder; folders above it that are missing would be made too.
+        option: what the user names it with, for messages.
+
+    Raises:
+        UsageError: when a folder above it is a file, or may not be written to.
+    """
+    try:
+        above = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+        if not above.is_dir():
+            raise UsageError(f"{option}: {target} cannot be made, {above} is no folder; name another place")
+    except OSError as error:
+        raise UsageError(f"{option}: {target} cannot be made ({error.strerror}); name another place") from None
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"{option}: {target} cannot be made, {above} may not be written to; name another place")
 
 
 def remove_abandoned(parent: Path) -> None:

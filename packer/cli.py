@@ -4,45 +4,37 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from invarlock.packer import commands
 
-from invarlock.errors import InvarLockError, UsageError, printable
+from invarlock.boundary import CommandParser, run_command
+from invarlock.output import say_error
 from invarlock.settings import unknown_variables
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Subparsers: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
-EXIT_CODES = """exit codes: 0 verified (or built, inspected, generated), 2 invalid usage, 3 missing pack or file,
-4 malformed manifest, 5 signature, 6 integrity, 7 a report or a claim that does not follow from the reports"""
+EXIT_CODES = """exit codes: 0 verified (or built, inspected, generated), 2 invalid usage or output that cannot be
+written, 3 missing pack or file, 4 malformed manifest, 5 signature, 6 integrity, 7 a report or a claim that does not
+follow from the reports"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     for line in unknown_variables(os.environ, own={getattr(options, "passphrase_env", None) or ""}):
-        print(f"warning: {printable(line)}", file=sys.stderr)
-    try:
-        code = int(options.command(options))
-        sys.stdout.flush()
-    except InvarLockError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code if error.exit_code > 1 else UsageError.exit_code
-    except BrokenPipeError:
-        # whoever read our output has gone; what is left of it goes nowhere, quietly
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return code
+        say_error(f"warning: {line}")
+    return int(options.command(options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m invarlock.packer",
         description="Build, sign, inspect, verify and compare evidence packs.",
         epilog=EXIT_CODES,

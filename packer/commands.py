@@ -5,13 +5,14 @@ Each command imports what it needs: ``--help`` needs none of it.
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invarlock.errors import ReportError, UsageError, printable
+from invarlock.output import say, say_error, say_json
 
 if TYPE_CHECKING:
     from invarlock.packer.keys import SigningKey
@@ -24,7 +25,7 @@ def keygen(options: Namespace) -> int:
     key = make_signing_key()
     private, public = write_key_pair(options.name, key, _passphrase(options))
     kept = "keep it secret" if options.passphrase_env is None else "encrypted"
-    print(f"private key: {private} ({kept})\npublic key:  {public}\nfingerprint: {fingerprint(key.public)}")
+    say(f"private key: {private} ({kept})", f"public key:  {public}", f"fingerprint: {fingerprint(key.public)}")
     return 0
 
 
@@ -50,8 +51,8 @@ def build(options: Namespace) -> int:
         readme_notes=options.readme,
     )
     built = build_pack(options.out, content, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    print(f"built {built.path}: verdict {built.verdict}, evidence level {built.evidence_level}")
-    print(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
+    say(f"built {built.path}: verdict {built.verdict}, evidence level {built.evidence_level}")
+    say(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
     return 0
 
 
@@ -65,10 +66,10 @@ def merge(options: Namespace) -> int:
     key = None if options.unsigned else make_signing_key() if made else _signing_key(options)
     merged = merge_runs(options.runs, options.output, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     origin = " (a key made for this run and not kept; --signing-key signs with yours)" if made else ""
-    print("\n".join(printable(line) for line in merged.lines))
-    print(f"merged {len(options.runs)} shards: {merged.path}\nverdict:        {merged.verdict}")
-    print(f"evidence pack:  {merged.pack.path}\nevidence level: {merged.pack.evidence_level}")
-    print(f"signer:         {merged.pack.fingerprint or 'none, the pack is not signed'}{origin}")
+    say(*merged.lines)
+    say(f"merged {len(options.runs)} shards: {merged.path}", f"verdict:        {merged.verdict}")
+    say(f"evidence pack:  {merged.pack.path}", f"evidence level: {merged.pack.evidence_level}")
+    say(f"signer:         {merged.pack.fingerprint or 'none, the pack is not signed'}{origin}")
     if options.require_pass and merged.verdict != "PASS":
         raise ReportError(f"{merged.path}: the verdict is {merged.verdict}, --require-pass asks for PASS")
     return 0
@@ -78,7 +79,7 @@ def sign(options: Namespace) -> int:
     from invarlock.packer.signing import sign_pack
 
     signer = sign_pack(options.pack, _signing_key(options))
-    print(f"signed {options.pack}\nsigner: {signer}")
+    say(f"signed {options.pack}", f"signer: {signer}")
     return 0
 
 
@@ -86,7 +87,7 @@ def attest(options: Namespace) -> int:
     from invarlock.packer.signing import attest_pack
 
     signer = attest_pack(options.pack, _signing_key(options))
-    print(f"attested {options.pack}\nsigner: {signer}")
+    say(f"attested {options.pack}", f"signer: {signer}")
     return 0
 
 
@@ -101,7 +102,7 @@ def trust_add(options: Namespace) -> int:
         None if options.not_after is None else parse_moment(options.not_after),
     )
     add_signer(_store(options), signer)
-    print(f"trusted: {signer.fingerprint} in {_store(options)}")
+    say(f"trusted: {signer.fingerprint} in {_store(options)}")
     return 0
 
 
@@ -112,7 +113,7 @@ def trust_list(options: Namespace) -> int:
 
     store = _store(options)
     if not store.exists() and options.trust_store is None:
-        print("[]" if options.json else f"no signer is trusted: there is no {store}; add one with 'trust add'")
+        say("[]" if options.json else f"no signer is trusted: there is no {store}; add one with 'trust add'")
         return 0
     signers = read_trust_store(store)
     now = datetime.now(UTC)
@@ -120,11 +121,11 @@ def trust_list(options: Namespace) -> int:
         {"fingerprint": signer.fingerprint, "name": signer.name, "refused": signer.refuses(now)} for signer in signers
     ]
     if options.json:
-        print(json.dumps(rows, indent=2, sort_keys=True))
+        say_json(rows)
         return 0
     for row in rows:
-        print(f"{row['fingerprint']}  {printable(str(row['name'] or '-'))}  {row['refused'] or 'trusted'}")
-    print(f"{len(rows)} signers in {store}")
+        say(f"{row['fingerprint']}  {row['name'] or '-'}  {row['refused'] or 'trusted'}")
+    say(f"{len(rows)} signers in {store}")
     return 0
 
 
@@ -133,7 +134,7 @@ def trust_revoke(options: Namespace) -> int:
 
     signer = fingerprint_of(options.signer)
     known = revoke_signer(_store(options), signer)
-    print(f"revoked: {signer}" + ("" if known else " (it was not in the store; it is now, as revoked)"))
+    say(f"revoked: {signer}" + ("" if known else " (it was not in the store; it is now, as revoked)"))
     return 0
 
 
@@ -142,22 +143,22 @@ def inspect(options: Namespace) -> int:
 
     summary = inspect_pack(options.pack)
     if options.json:
-        print(json.dumps(summary, indent=2, sort_keys=True))
+        say_json(summary)
         return 0
     checksums, reports, ready = summary["checksums"], summary["reports"], summary["strict_readiness"]
-    print(f"{summary['pack']}: not verified, this is what it says of itself")
-    claimed = printable(str(summary["verdict_claimed"]))
-    print(f"verdict claimed: {claimed}, evidence level claimed: {summary['evidence_level_claimed']}")
-    print(f"signature: {printable(summary['signature'])}; signer: {summary['signer_fingerprint']}")
-    print(
+    say(f"{summary['pack']}: not verified, this is what it says of itself")
+    claimed = summary["verdict_claimed"]
+    say(f"verdict claimed: {claimed}, evidence level claimed: {summary['evidence_level_claimed']}")
+    say(f"signature: {summary['signature']}; signer: {summary['signer_fingerprint']}")
+    say(
         f"checksums: {checksums['files']} files, {len(checksums['missing'])} missing, "
         f"{len(checksums['uncovered'])} not covered"
     )
-    print(
+    say(
         f"reports: {reports['total']}, of them {reports['errors']} of faults, {reports['in_container']} from a "
         f"container; {summary['bytes']} bytes in all"
     )
-    print(f"ready for strict: {'yes' if ready['ready'] else 'no, ' + printable('; '.join(ready['against']))}")
+    say(f"ready for strict: {'yes' if ready['ready'] else 'no, ' + '; '.join(ready['against'])}")
     return 0
 
 
@@ -184,16 +185,16 @@ def verify(options: Namespace) -> int:
     )
     results = []
     for pack in options.packs:
-        with ProgressLine(sys.stderr, f"verifying {pack.name}") as progress:
+        with ProgressLine(sys.stderr, printable(f"verifying {pack.name}")) as progress:
             results.append(verify_pack(pack, wanted, None if options.quiet else progress.start))
     documents = [result.document() for result in results]
     document = documents[0] if len(documents) == 1 else documents
     if options.json_out is not None:
         _write_result(options.json_out, document)
     if options.json:
-        print(json.dumps(document, indent=2, sort_keys=True))
+        say_json(document)
     elif not options.quiet:
-        print("\n\n".join("\n".join(_verify_lines(result)) for result in results))
+        say(*_separated([_verify_lines(result) for result in results]))
     return max(result.code for result in results)
 
 
@@ -205,15 +206,17 @@ def diff(options: Namespace) -> int:
     for pack in (options.first, options.second):
         result = verify_pack(pack, VerifyOptions(allow_unsigned=options.allow_unsigned))
         if not result.holds:
-            print("\n".join(_verify_lines(result)), file=sys.stderr)
+            say_error(*_verify_lines(result))
             return result.code
         if result.verdict_document is None:
             raise UsageError(f"{pack}: it claims no verdict, there is nothing to compare")
         verdicts.append(result.verdict_document)
         signed.append(result.signed)
     found = {**diff_verdicts(*verdicts), "signed": signed}
-    text = json.dumps(found, indent=2, sort_keys=True) if options.json else render_diff(found)
-    print("\n".join(map(printable, text.split("\n"))))
+    if options.json:
+        say_json(found)
+    else:
+        say(*render_diff(found))
     return 0
 
 
@@ -234,8 +237,13 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         f"evidence level: {result.evidence_level or 'not stated'}",
         f"signer: {signer}{', attested' if result.attested else ''}",
         derived if result.reports_verified else "reports: not verified",
-        *(f"warning: {printable(warning)}" for warning in result.warnings),
+        *(f"warning: {warning}" for warning in result.warnings),
     ]
+
+
+def _separated(blocks: Sequence[list[str]]) -> list[str]:
+    """Return the lines of all blocks, with an empty line between two."""
+    return [line for number, block in enumerate(blocks) for line in (["", *block] if number else block)]
 
 
 def _write_result(path: Path, document: object) -> None:
@@ -260,6 +268,6 @@ def _signing_key(options: Namespace) -> SigningKey:
 
 
 def _store(options: Namespace) -> Path:
-    from invarlock.packer.trust import DEFAULT_STORE
+    from invarlock.packer.trust import own_store
 
-    return options.trust_store or DEFAULT_STORE.expanduser()
+    return options.trust_store or own_store()

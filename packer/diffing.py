@@ -35,7 +35,7 @@ def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[s
     }
 
 
-def render_diff(diff: Mapping[str, Any]) -> str:
+def render_diff(diff: Mapping[str, Any]) -> list[str]:
     """Return the lines that tell a person what differs."""
     names = ("the first", "the second")
     signed = zip(names, diff.get("signed", (True, True)), strict=True)
@@ -48,7 +48,7 @@ def render_diff(diff: Mapping[str, Any]) -> str:
         changes = [f"{key} {_value(old)} -> {_value(new)}" for key, (old, new) in row["changed"].items()]
         lines.append(f"{_name((row['model'], row['scenario'], row['run']))}: {'; '.join(changes)}")
     compared, changed = diff["cases_compared"], len(diff["cases"])
-    return "\n".join([*lines, f"{compared} cases compared, {changed} differ"])
+    return [*lines, f"{compared} cases compared, {changed} differ"]
 
 
 def _records(verdict: Mapping[str, Any]) -> dict[Case, Mapping[str, Any]]:

@@ -21,7 +21,7 @@ from invarlock.packer.shards import PINNED, Shard, check_belonging, read_shard, 
 from invarlock.errors import ReportError, UsageError
 from invarlock.jsonio import check_schema, read_json, sync_folder, write_json
 from invarlock.settings import SETTINGS
-from invarlock.staging import staging_folder
+from invarlock.staging import check_can_be_made, staging_folder
 from invarlock.verdict.compiling import planned_cases, read_outcomes
 
 
@@ -52,6 +52,7 @@ def merge_runs(runs: Sequence[Path], target: Path, key: SigningKey | None, finis
     """
     if target.exists() or target.is_symlink():
         raise UsageError(f"--output: {target} exists; name another folder")
+    check_can_be_made(target, "--output")
     shards = sorted((read_shard(path) for path in runs), key=lambda shard: shard.index)
     check_belonging(shards)
     shared = shared_files(shards)

@@ -211,6 +211,9 @@ class PackFolder:
             except FileNotFoundError:
                 listing.problems.append(f"{path}: it changed while the pack was verified")
                 continue
+            except OSError as error:
+                listing.problems.append(f"{path}: cannot be read ({error.strerror})")
+                continue
             if stat.S_ISREG(status.st_mode):
                 listing.files[path] = _file_state(status)
             elif stat.S_ISDIR(status.st_mode):

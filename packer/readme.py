@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from invarlock.reports.markdown import code_span, inline
+
 TEXT = """# Evidence pack
 
 This folder holds the evidence of one validation run of InvarLock: the reports of every case, the verdict compiled from
 them, where they come from, and checksums of all of it{signed}. It holds no weights.
 
-- Verdict: **{verdict}** ({passed} of {cases} cases as expected, suite `{suite}`, {models} models)
+- Verdict: **{verdict}** ({passed} of {cases} cases as expected, suite {suite}, {models} models)
 - Evidence level: {level}
 - Made: {generated_at} by InvarLock {version}
 - Signer: {signer}
@@ -50,15 +52,15 @@ def render_readme(manifest: Mapping[str, Any], verdict: Mapping[str, Any], notes
     signer = manifest.get("signing_key_fingerprint")
     text = TEXT.format(
         signed=", signed" if signer else "",
-        verdict=verdict["verdict"],
+        verdict=inline(verdict["verdict"]),
         passed=counts["records_passed"],
         cases=counts["cases_total"],
-        suite=manifest.get("suite", "not stated"),
+        suite=code_span(manifest.get("suite", "not stated")),
         models=counts["models_total"],
-        level=manifest.get("evidence_level", "not stated"),
-        generated_at=manifest.get("generated_at", "at a time not stated"),
-        version=manifest.get("invarlock_version", "of a version not stated"),
-        signer=f"`{signer}`" if signer else "named in `manifest.signature.json`, if that file is there",
+        level=inline(manifest.get("evidence_level", "not stated")),
+        generated_at=inline(manifest.get("generated_at", "at a time not stated")),
+        version=inline(manifest.get("invarlock_version", "of a version not stated")),
+        signer=code_span(signer) if signer else "named in `manifest.signature.json`, if that file is there",
     )
     return (text + (NOTES_HEADING + notes if notes else "")).encode("utf-8")
 

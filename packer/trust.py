@@ -54,9 +54,35 @@ class Trust:
 
 
 def default_store() -> Path | None:
-    """Return the trust store that is used when none is named, where there is one."""
-    path = DEFAULT_STORE.expanduser()
-    return path if path.is_file() else None
+    """Return the trust store that is used when none is named, None when there is no such file.
+
+    Raises:
+        UsageError: when nobody can tell whether there is one.
+    """
+    try:
+        path = DEFAULT_STORE.expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, RuntimeError):
+        # pathlib raises RuntimeError for a user without a home folder, who has no store there
+        return None
+    except OSError as error:
+        # a store that may be there and name the signer as revoked is not passed over
+        raise UsageError(
+            f"{DEFAULT_STORE}: cannot be read ({error.strerror}); name a store with --trust-store FILE, or set HOME"
+        ) from None
+    return path
+
+
+def own_store() -> Path:
+    """Return where the trust store of this user is, or would be.
+
+    Raises:
+        UsageError: when the user has no home folder.
+    """
+    try:
+        return DEFAULT_STORE.expanduser()
+    except RuntimeError:
+        raise UsageError("this user has no home folder; name a store with --trust-store FILE, or set HOME") from None
 
 
 def parse_fingerprint(text: str) -> str:

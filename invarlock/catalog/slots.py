@@ -55,7 +55,7 @@ def fill_slots(models: Models, suite: str, slots: Sequence[str | None]) -> Model
 
 def local_model(folder: Path, model_id: str | None = None) -> Model:
     """Return the model of a folder: its id holds the folder's name, and none of the folders above it."""
-    folder = folder.expanduser().resolve()
+    folder = _expanded(folder).resolve()
     name = _NOT_IN_NAMES.sub("-", folder.name).strip("-.") or "model"
     return _unknown(model_id or f"local/{name}", str(folder))
 
@@ -63,12 +63,20 @@ def local_model(folder: Path, model_id: str | None = None) -> Model:
 def _model(models: Models, value: str) -> Model:
     if value in models.models:
         return models.models[value]
-    folder = Path(value).expanduser()
+    folder = _expanded(Path(value))
     if folder.is_dir():
         return local_model(folder)
     if _HUB_ID.fullmatch(value) is None or value.startswith((".", "~")):
         raise ValueError(f"{value!r} is no folder, and no id on the hub; correct it, or empty leaves the slot out")
     return _unknown(value, None)
+
+
+def _expanded(path: Path) -> Path:
+    """Return a path with ``~`` replaced; as it is where nobody knows the home folder that is meant."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
 
 
 def _unknown(model_id: str, path: str | None) -> Model:

@@ -9,6 +9,7 @@ from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
 from invarlock.reports.sidecars import RuntimeImage
+from invarlock.staging import check_can_be_made
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def check_request(request: PairRequest, target: Path) -> None:
     """
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target}: exists; name another folder with --output-dir")
+    check_can_be_made(target, "--output-dir")
     for folder in (request.baseline, request.subject):
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")

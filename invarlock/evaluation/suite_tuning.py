@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.evaluation.tuning import Trial, TunedModel, tune
 from invarlock.jsonio import check_schema, write_json
+from invarlock.output import flush_output, say
 from invarlock.reports.margins import tightest
 
 BATCH_SIZE = 16
@@ -73,9 +73,9 @@ def tune_suite_model(
                 entry = found.entry()
             except EditError as error:
                 missed += 1
-                print(f"nothing selected: {error}")
+                say(f"nothing selected: {error}")
                 continue
-            print(f"selected: {found.chosen.spec if found.chosen else None}")
+            say(f"selected: {found.chosen.spec if found.chosen else None}")
             document["models"].setdefault(model.id, {})[edit] = entry
             document["_meta"]["generated_at"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             check_schema(document, "tuned_edit_params", where=str(output))
@@ -118,5 +118,5 @@ def _tell(trial: Trial) -> None:
     ratio = "no ratio" if trial.ratio is None else f"ratio {trial.ratio:.4g}, upper end {trial.upper or 0.0:.4g}"
     name, share = tightest(trial.used)
     most = "" if share is None else f", {share:.0%} of {name}"
-    print(f"  {trial.spec}: {ratio}{most}: {trial.against[0] if trial.against else 'holds'}")
-    sys.stdout.flush()
+    say(f"  {trial.spec}: {ratio}{most}: {trial.against[0] if trial.against else 'holds'}")
+    flush_output()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from invarlock.errors import UsageError
 from invarlock.runtime.container import Mount, caller
 from invarlock.runtime.engines import ON_THE_HOST
 from invarlock.runtime.includes import Include, includes, yaml_files
@@ -158,7 +159,10 @@ def _temporary(settings: Settings) -> list[Path]:
 
 def _hub_home() -> Path:
     """Return where the hub's client keeps its files; it says so itself, and is slow to import."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise UsageError("this user has no home folder; say with HF_HOME where downloads are kept") from None
     return absolute(os.environ.get("HF_HOME") or Path(home) / "huggingface")
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 
 import pytest
 
-from invarlock.errors import InvarLockError
+from invarlock.errors import InvarLockError, printable
 from invarlock.harness.mark_expressions import MarkExpression
 from invarlock.harness.selection import BYOE_SUITE, Catalog, check_mark_names
+from invarlock.output import say_error
 from invarlock.settings import Mode, Settings, unknown_variables, unread_settings
 
 
@@ -30,12 +30,12 @@ class GivenNames:
         try:
             check_mark_names(MarkExpression.parse(self.config.option.markexpr), registered)
         except InvarLockError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(printable(str(error))) from None
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is None:
             return
         for line in (*unknown_variables(os.environ), *unread_settings(self.settings, self._mode(), os.environ)):
-            terminal.write_line(f"invarlock: warning: {line}", yellow=True)
+            terminal.write_line(printable(f"invarlock: warning: {line}"), yellow=True)
 
     def _mode(self) -> Mode:
         suite = self.catalog.models.suites[self.catalog.suite]
@@ -46,4 +46,4 @@ class GivenNames:
 def warn_before_launch(environment: Mapping[str, str]) -> None:
     """Warn of variables that a run in a container is not given, because no setting has their name."""
     for line in unknown_variables(environment):
-        print(f"invarlock: warning: {line}", file=sys.stderr, flush=True)
+        say_error(f"invarlock: warning: {line}")

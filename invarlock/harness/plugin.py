@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from invarlock.errors import InvarLockError
+from invarlock.errors import InvarLockError, printable
 from invarlock.settings import SETTINGS
 
 # the hook that runs the command line in a container
@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
         else:
             session = Controller(folder, settings, config)
     except InvarLockError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(printable(str(error))) from None
     config.pluginmanager.register(session, "invarlock-session")
     config.pluginmanager.register(fixtures, "invarlock-fixtures")
     if isinstance(session, Controller):
@@ -123,7 +123,7 @@ def find_suites_folder(config: pytest.Config) -> Path | None:
         nearest = next((folder for folder in _upwards(path.resolve()) if is_suites_folder(folder)), None)
         found |= {} if nearest is None else {nearest: None}
     if len(found) > 1:
-        raise pytest.UsageError(f"{' and '.join(map(str, found))} are suites folders; a run has one")
+        raise pytest.UsageError(printable(f"{' and '.join(map(str, found))} are suites folders; a run has one"))
     return next(iter(found), None)
 
 

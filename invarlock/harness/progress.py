@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from invarlock.catalog.cases import Case
+from invarlock.errors import printable
 from invarlock.harness.pytest_report import RERUN
 from invarlock.harness.session import Controller
 from invarlock.jsonio import check_schema, write_json
@@ -140,7 +141,7 @@ class Progress:
         _log.info("%s", line)
         if self._terminal is not None and self._verbosity >= 0:
             self._clear_bar()
-            self._terminal.write_line(line, **({"red": True} if failed else {}))
+            self._terminal.write_line(printable(line), **({"red": True} if failed else {}))
             self._draw_bar()
 
     def _draw_bar(self) -> None:

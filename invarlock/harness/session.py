@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from invarlock.catalog.cases import Case
-from invarlock.errors import InvarLockError, disk_refuses
+from invarlock.errors import InvarLockError, disk_refuses, printable
 from invarlock.harness.case_clock import hang_of, overdue
 from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.disk_pressure import DiskPressure
@@ -30,6 +30,7 @@ from invarlock.harness.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.sharding import Collected, own_cases
 from invarlock.harness.suite_reading import read_suite
 from invarlock.packer.run_directory import RunDirectory
+from invarlock.reports.markdown import code_block
 from invarlock.runtime.handover import check_code, read_handover
 from invarlock.settings import Settings
 
@@ -266,7 +267,7 @@ class Controller(SuiteSession):
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
             with Path(summary).open("a", encoding="utf-8") as stream:
-                stream.write("\n".join(["```", *self.ending.lines, "```", ""]))
+                stream.write(code_block(self.ending.lines))
         if session.exitstatus == pytest.ExitCode.OK and not self.ending.passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -290,7 +291,7 @@ class Controller(SuiteSession):
             return
         terminalreporter.section("invarlock")
         for line in self.ending.lines:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(printable(line))
 
     def _cases(self, node_ids: Sequence[str]) -> list[Case]:
         return self.catalog.planned([parameter_id(node) for node in node_ids])
@@ -314,7 +315,7 @@ class Controller(SuiteSession):
 
         def tell(line: str) -> None:
             if terminal is not None:
-                terminal.write_line(f"invarlock: {line}", flush=True)
+                terminal.write_line(printable(f"invarlock: {line}"), flush=True)
 
         try:
             self._lock.take()
@@ -323,9 +324,9 @@ class Controller(SuiteSession):
         except BaseException as error:  # Ctrl-C too: a session that does not begin holds nothing
             self._lock.give_up()
             if isinstance(error, InvarLockError):
-                raise pytest.UsageError(str(error)) from None
+                raise pytest.UsageError(printable(str(error))) from None
             if isinstance(error, OSError):
-                raise pytest.UsageError(disk_refuses(error)) from None
+                raise pytest.UsageError(printable(disk_refuses(error))) from None
             raise
         self.planned, self._null_runs_planned = cases, null_runs
         self._pressure.start()
@@ -337,7 +338,7 @@ class Controller(SuiteSession):
         asked = [name for name in SENTINELS if any(node.endswith(f"::test_sentinel[{name}]") for node in node_ids)]
         found = sentinel_problems(self.run, asked) if asked else []
         if found:
-            raise pytest.UsageError("\n".join(found))
+            raise pytest.UsageError("\n".join(map(printable, found)))
 
 
 def shows_only(option: argparse.Namespace) -> bool:

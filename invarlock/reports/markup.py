@@ -11,22 +11,16 @@ writing) spelled out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 from html import escape
+
+from invarlock.errors import printable
 
 # A name of a tensor has some 60 characters, a reason some 150.
 MAX_CHARACTERS = 300
 # The reports of a pack name the same tensors and limits again and again; this many texts take 20 MB at the very most.
 KEPT_TEXTS = 4096
-# Controls, spaces that do not look like one, marks that turn the direction of writing or show nothing, halves of
-# surrogate pairs. They stand here one by one: what Python calls printable differs from version to version, and a page
-# must not.
-_NOT_SHOWN = re.compile(
-    "[\x00-\x1f\x7f-\xa0\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f"
-    "\u3000\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U000e0000-\U000e0fff]"
-)
 
 
 class Markup(str):
@@ -43,7 +37,7 @@ def text(value: object) -> str:
 
 @lru_cache(KEPT_TEXTS)
 def _escaped(shown: str) -> str:
-    return escape(_NOT_SHOWN.sub(lambda found: ascii(found[0])[1:-1], shown))
+    return escape(printable(shown))
 
 
 def element(name: str, *inner: object, **attributes: object) -> Markup:

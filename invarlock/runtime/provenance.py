@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from invarlock.errors import InvarLockError, MissingFileError
+from invarlock.boundary import run_command
+from invarlock.errors import MissingFileError, UsageError
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.runtime.handover import code_digest, read_handover
 
@@ -170,17 +171,16 @@ def _public_uri(uri: str) -> str | None:
 
 def main() -> int:
     """Write the source marker file of the repository that this is called in."""
-    if len(sys.argv) != 2:
-        print(f"usage: python -m invarlock.runtime.provenance {MARKER_NAME}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _write_marker(sys.argv[1:]))
+
+
+def _write_marker(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        raise UsageError(f"usage: python -m invarlock.runtime.provenance {MARKER_NAME}")
     found = source_repository(Path.cwd())
-    try:
-        if found is None:
-            raise MissingFileError(f"{Path.cwd()}: no git repository, or git is not installed")
-        write_json(Path(sys.argv[1]), found)
-    except InvarLockError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    if found is None:
+        raise MissingFileError(f"{Path.cwd()}: no git repository, or git is not installed")
+    write_json(Path(arguments[0]), found)
     return 0
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from invarlock.output import flush_output, say
 from invarlock.runtime.container import Caller, Job, Mount, caller, engine_arguments
 from invarlock.runtime.engines import Engine
 from invarlock.runtime.handover import PLACE, Handover
@@ -45,7 +46,8 @@ def start(launch: Launch) -> int:
         UsageError: when the engine cannot be started, or a folder cannot be made.
     """
     image, by, name = launch.handover.image, caller(), f"invarlock-{uuid.uuid4().hex[:12]}"
-    print(f"invarlock: {launch.engine.name} runs {image.reference} ({image.digest})", flush=True)
+    say(f"invarlock: {launch.engine.name} runs {image.reference} ({image.digest})")
+    flush_output()
     with _handed_over(launch, by) as job:
         return run_to_the_end(launch.engine, name, engine_arguments(launch.engine, image, name, job, by))
 

@@ -14,6 +14,10 @@ from invarlock.settings.table import SETTINGS
 PREFIXES = ("PACK_", "INVARLOCK_")
 
 
+# What commands read and a run does not: `invarlock.boundary` shows tracebacks.
+OF_COMMANDS = ("INVARLOCK_TRACEBACK",)
+
+
 @dataclass(frozen=True)
 class Mode:
     """What a run is, as far as it decides which settings are read.
@@ -113,7 +117,7 @@ def unknown_variables(environment: Mapping[str, str], own: Collection[str] = ())
         environment: the environment variables.
         own: variables that the user names elsewhere, such as the one that holds a passphrase.
     """
-    known = [variable for setting in SETTINGS for variable in setting.variables]
+    known = [*OF_COMMANDS, *(variable for setting in SETTINGS for variable in setting.variables)]
     for name in sorted(environment):
         if name.startswith(PREFIXES) and name not in known and name not in own:
             yield f"{name}: no setting has this name{did_you_mean(name, known)}; it has no effect"

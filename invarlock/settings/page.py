@@ -14,6 +14,9 @@ to `state/settings.json` and into its pack's manifest, where a path is reduced t
 A run warns at its start of a variable that begins with `PACK_` or `INVARLOCK_` and that no setting has, and of a
 setting that its mode does not read, such as `--run-dir` without `-m sentinel`.
 
+With `INVARLOCK_TRACEBACK=1` the commands `invarlock` and `python -m invarlock.packer` show the traceback of an error
+above its line; it is for people who work on InvarLock.
+
 This page is written by `python -m invarlock.settings`.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from invarlock.errors import printable
 from invarlock.verdict.detectors import signals
 
 
@@ -25,7 +26,7 @@ def render_verdict_text(verdict: Mapping[str, Any]) -> str:
     if verdict["failed_requirements"]:
         lines += ["", "Failed requirements:", *(f"  - {reason}" for reason in verdict["failed_requirements"])]
     lines += ["", *scenario_table(verdict)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _seen(record: Mapping[str, Any]) -> str:

@@ -1,0 +1,99 @@
+"""Where each command line of ours begins and ends: whatever happens is one line and a documented exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from invarlock.errors import InvarLockError, UsageError, disk_refuses, printable
+from invarlock.output import abandon_full_streams, flush_output, prepare_output, say_error
+
+# With 1 the traceback of an error is shown too; for people who work on InvarLock.
+TRACEBACK_VARIABLE = "INVARLOCK_TRACEBACK"
+INTERRUPTED = 130
+# What an extra of ours installs, by the name that is imported.
+EXTRAS = {
+    "torch": "suite",
+    "transformers": "suite",
+    "accelerate": "suite",
+    "safetensors": "suite",
+    "huggingface_hub": "suite",
+    "tokenizers": "suite",
+    "pytest": "suite",
+    "torchao": "deployable",
+    "bitsandbytes": "deployable",
+    "pyarrow": "parquet",
+    "cryptography": "encrypted-keys",
+}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose messages are as printable as everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+def run_command(work: Callable[[], int]) -> int:
+    """Do the work of a command and return its exit code.
+
+    An error that no other place explains is told in one line, and ends with the code of a usage error: 1 is kept for
+    `invarlock evaluate`, where it says that a gate does not hold.
+
+    Raises:
+        SystemExit: from the parser, for ``--help`` and malformed command lines.
+    """
+    prepare_output()
+    try:
+        code = work()
+        flush_output()
+        return code
+    except InvarLockError as error:
+        if not isinstance(error.__cause__, BrokenPipeError):
+            _complain(error, str(error))
+        return error.exit_code if error.exit_code > 1 else UsageError.exit_code
+    except KeyboardInterrupt:
+        say_error("interrupted")
+        return INTERRUPTED
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - nothing passes here, not even the panic of a Rust extension
+        _complain(error, explain(error))
+        return UsageError.exit_code
+    finally:
+        abandon_full_streams()
+
+
+def explain(error: BaseException) -> str:
+    """Return one line about an error that is none of ours: what happened, and what to do."""
+    if isinstance(error, ImportError):
+        return _missing_package(error)
+    if isinstance(error, OSError):
+        return disk_refuses(error)
+    if isinstance(error, UnicodeError):
+        return f"a text or a name is not in the encoding that is used here ({error}); try it with LC_ALL=C.UTF-8"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; free some, or take a smaller file"
+    if isinstance(error, RecursionError):
+        return "something in the files is nested too deeply to be read"
+    return (
+        f"unexpected {type(error).__name__}: {error}; this is a fault of InvarLock: please report it, with what "
+        f"{TRACEBACK_VARIABLE}=1 shows"
+    )
+
+
+def _missing_package(error: ImportError) -> str:
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    if extra is not None and isinstance(error, ModuleNotFoundError):
+        return f"this needs {package}, which is not installed; install it: pip install 'invarlock[{extra}]'"
+    return f"a package cannot be imported ({error}); install it anew: pip install --force-reinstall 'invarlock[suite]'"
+
+
+def _complain(error: BaseException, line: str) -> None:
+    if os.environ.get(TRACEBACK_VARIABLE) == "1":
+        say_error(*"".join(traceback.format_exception(error)).rstrip("\n").split("\n"))
+    say_error(f"error: {line}")

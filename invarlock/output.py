@@ -1,0 +1,95 @@
+"""What a command prints: one line at a time, with nothing in it that a terminal obeys.
+
+Example::
+
+    say(f"verified: {path}")           # standard output
+    say_error(f"error: {error}")       # standard error
+
+Names of folders, tensors and models may be an attacker's, and a line of them must neither move the cursor nor look like
+a line of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+from invarlock.errors import OutputError, printable
+
+
+def say(*lines: str) -> None:
+    """Print lines to standard output; a newline within one is escaped.
+
+    Raises:
+        OutputError: when they cannot be written.
+    """
+    try:
+        for line in lines:
+            print(printable(line))
+    except OSError as error:
+        raise output_error(error) from error
+
+
+def say_json(document: object) -> None:
+    """Print a document as indented JSON in ASCII.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    say(*json.dumps(document, indent=2, sort_keys=True).split("\n"))
+
+
+def say_error(*lines: str) -> None:
+    """Print lines to standard error, where somebody can read them."""
+    with suppress(OSError):
+        for line in lines:
+            print(printable(line), file=sys.stderr)
+
+
+def flush_output() -> None:
+    """Write out what is buffered.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise output_error(error) from error
+
+
+def output_error(error: OSError) -> OutputError:
+    """Return what is raised where standard output cannot be written."""
+    return OutputError(f"standard output: cannot be written ({error.strerror or error}); look at what it leads to")
+
+
+def prepare_output() -> None:
+    """Make the standard streams usable whatever they are: closed, or of an encoding that lacks most characters."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        # else the next file that is opened gets the number of a standard stream, and what is printed goes into it
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")
+
+
+def abandon_full_streams() -> None:
+    """Lead each standard stream that cannot be written to nowhere: Python would complain of it at its exit."""
+    for number, stream in ((1, sys.__stdout__), (2, sys.__stderr__)):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - it is open for as long as the process is

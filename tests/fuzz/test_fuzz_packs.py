@@ -25,6 +25,8 @@ from packs import Path_, leaves, pack_files, seal, sign
 from invarlock.errors import IntegrityError, InvarLockError, ManifestError, MissingFileError, UsageError
 from invarlock.jsonio import dump_json
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("INVARLOCK_FUZZ_EXAMPLES", "150"))
 SETTINGS = settings(
     max_examples=EXAMPLES,

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from invarlock.packer.build import build_pack
 from invarlock.packer.signing import sign_pack
 from packs import TIME, content, pack_files, strict
+
+pytestmark = pytest.mark.slow
 
 KILLS = 100
 SEED = 3

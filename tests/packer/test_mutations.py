@@ -17,6 +17,8 @@ from packs import FAULT, Path_, forge, leaves, pack_files, strict
 
 from invarlock.jsonio import dump_json
 
+pytestmark = pytest.mark.slow
+
 MUTATIONS = 2300
 EACH_FIELD = 1
 EACH_RAW = 10

@@ -29,7 +29,17 @@ SMALL = {
 }
 # no run takes as long; on a machine that has much else to do, several times its own time pass
 RUN_SECONDS = 900
+# Fixtures that start suites in processes of their own, which takes seconds, and mostly many.
+STARTING = frozenset({"run_pytest", "undisturbed", "runs", "fetched"})
 FAKE_NVML = ROOT / "tests" / "support" / "fake_nvml"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark the tests of this folder that start suites as slow."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and STARTING & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @dataclass(frozen=True)

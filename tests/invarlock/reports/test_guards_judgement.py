@@ -84,6 +84,8 @@ def edit(spec: str) -> dict[str, Any]:
         ("lowrank_svd:2:attn@layer=0", ["layers.1.q.weight"], ["layers.1.q.weight"]),
         ("quant_rtn:4:32:all", ["embed.weight", "norm.weight"], ["embed.weight", "norm.weight"]),
         ("noop", ["norm.weight"], ["norm.weight"]),
+        # a report says the parameters that were used: one that does not has no edit that could have changed anything
+        ("quant_rtn:clean:ffn", ["layers.0.up.weight"], ["layers.0.up.weight"]),
         ("custom", ["embed.weight"], []),
         ("nan_injection", ["embed.weight"], []),
     ],

@@ -20,6 +20,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from itertools import islice
@@ -167,16 +168,22 @@ def write_json(path: Path, document: Any) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that it appears whole or not at all, and survives a crash of the machine.
 
-    A sibling temporary file is written, synced and renamed into place.
+    A sibling temporary file is written, synced and renamed into place. A file that is replaced keeps its mode, and
+    where it can be kept its owner.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    replaced = path.stat() if path.is_file() else None
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
+        if replaced is not None:
+            with suppress(PermissionError):
+                os.chown(temporary, replaced.st_uid, replaced.st_gid)
+        # after the owner, whose change takes bits away
+        Path(temporary).chmod(0o644 if replaced is None else replaced.st_mode & 0o777)
         Path(temporary).replace(path)
     except BaseException as error:  # Ctrl-C too
         Path(temporary).unlink(missing_ok=True)

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from invarlock.packer.checksums import ATTESTATION_NAME, MANIFEST_NAME
-from invarlock.packer.keys import SigningKey, decode_base64, fingerprint
+from invarlock.packer.keys import SigningKey, fingerprint
 from invarlock.packer.limits import MAX_ATTESTATION_BYTES, MAX_JSON_VALUES
+from invarlock.packer.pem import decode_base64
 from invarlock.packer.signature import check_signature
 
 from invarlock.errors import DocumentError, SignatureError

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _keygen(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("keygen", help="make an Ed25519 key pair: NAME.pem and NAME.pub.pem")
-    parser.add_argument("name", type=Path, metavar="NAME")
+    parser.add_argument("name", type=Path, metavar="NAME", help="with or without .pem at its end")
     parser.add_argument(
         "--passphrase-env", metavar="VAR", help="encrypt the private key with the passphrase in this variable"
     )

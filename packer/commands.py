@@ -101,8 +101,9 @@ def trust_add(options: Namespace) -> int:
         None if options.not_before is None else parse_moment(options.not_before),
         None if options.not_after is None else parse_moment(options.not_after),
     )
-    add_signer(_store(options), signer)
-    say(f"trusted: {signer.fingerprint} in {_store(options)}")
+    store = _store(options)
+    add_signer(store, signer)
+    say(f"trusted: {signer.fingerprint} in {store}")
     return 0
 
 
@@ -262,12 +263,23 @@ def _passphrase(options: Namespace) -> bytes | None:
 
 
 def _signing_key(options: Namespace) -> SigningKey:
+    from invarlock.packer.file_access import key_warnings
     from invarlock.packer.keys import load_signing_key
 
-    return load_signing_key(options.signing_key, _passphrase(options))
+    key = load_signing_key(options.signing_key, _passphrase(options))
+    _warn(key_warnings(options.signing_key))
+    return key
 
 
 def _store(options: Namespace) -> Path:
+    from invarlock.packer.file_access import store_warnings
     from invarlock.packer.trust import own_store
 
-    return options.trust_store or own_store()
+    store: Path = options.trust_store or own_store()
+    _warn(store_warnings(store))
+    return store
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        say_error(f"warning: {line}")

@@ -6,8 +6,9 @@ import base64
 from typing import Any
 
 from invarlock.packer.checksums import SIGNATURE_NAME
-from invarlock.packer.keys import SigningKey, decode_base64, fingerprint, public_pem, read_public_pem
+from invarlock.packer.keys import SigningKey, fingerprint, public_pem, read_public_pem
 from invarlock.packer.limits import MAX_SIGNATURE_BYTES
+from invarlock.packer.pem import decode_base64
 from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError, UnavailableError
 from nacl.signing import VerifyKey

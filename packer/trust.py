@@ -1,7 +1,7 @@
 """Whom a receiver trusts: a pinned fingerprint or a trust store.
 
-A store is a JSON list of fingerprints, or an object with ``trusted_signers`` or ``fingerprints``; items are strings, or
-objects with ``fingerprint`` and optionally ``name``, ``not_before``, ``not_after`` and ``revoked``.
+A store is a JSON list of fingerprints, or an object with ``trusted_signers`` or ``fingerprints``, or both; items are
+strings, or objects with ``fingerprint`` and optionally ``name``, ``not_before``, ``not_after`` and ``revoked``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from invarlock.packer.file_access import check_nobody_else_writes
+
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import read_json
 
@@ -20,6 +22,7 @@ Authenticity = Literal["unpinned", "pinned", "mismatch"]
 
 DEFAULT_STORE = Path("~/.config/invarlock/trusted-signers.json")
 MAX_STORE_BYTES = 4 * 1024 * 1024
+LISTS = ("trusted_signers", "fingerprints")
 
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -39,9 +42,9 @@ class TrustedSigner:
         if self.revoked:
             return "it is revoked"
         if self.not_before is not None and moment < self.not_before:
-            return f"it is trusted from {self.not_before:%Y-%m-%dT%H:%M:%SZ} on"
+            return f"it is trusted from {write_moment(self.not_before)} on"
         if self.not_after is not None and moment > self.not_after:
-            return f"it was trusted until {self.not_after:%Y-%m-%dT%H:%M:%SZ}"
+            return f"it was trusted until {write_moment(self.not_after)}"
         return None
 
 
@@ -54,14 +57,16 @@ class Trust:
 
 
 def default_store() -> Path | None:
-    """Return the trust store that is used when none is named, None when there is no such file.
+    """Return the trust store that is used when none is named, None when there is nothing of its name.
+
+    A link that leads nowhere is returned too: a store that cannot be read must not trust everybody.
 
     Raises:
         UsageError: when nobody can tell whether there is one.
     """
     try:
         path = DEFAULT_STORE.expanduser()
-        path.stat()
+        path.lstat()
     except (FileNotFoundError, NotADirectoryError, RuntimeError):
         # pathlib raises RuntimeError for a user without a home folder, who has no store there
         return None
@@ -97,16 +102,21 @@ def parse_fingerprint(text: str) -> str:
 
 
 def parse_moment(text: Any) -> datetime:
-    """Return a time such as ``2026-01-31T12:00:00Z``; without a zone it is UTC, without an hour midnight.
+    """Return a time such as ``2026-01-31T12:00:00Z`` in UTC; without a zone it is UTC, without an hour midnight.
 
     Raises:
         UsageError: when it is none.
     """
     try:
         moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{text!r} is no time such as 2026-01-31T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def write_moment(moment: datetime) -> str:
+    """Return the text of a time, which `parse_moment` reads back exactly."""
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat()}Z"
 
 
 def read_trust_store(path: Path) -> list[TrustedSigner]:
@@ -114,17 +124,44 @@ def read_trust_store(path: Path) -> list[TrustedSigner]:
 
     Raises:
         MissingFileError: when there is no such file.
-        UsageError: when it is no trust store.
+        UsageError: when it is no trust store, or everybody on the machine may write it.
     """
+    check_nobody_else_writes(path)
     try:
         document = read_json(path, limit_bytes=MAX_STORE_BYTES)
     except DocumentError as error:
         raise UsageError(str(error)) from None
+    return parse_trust_store(document, where=str(path))
+
+
+def parse_trust_store(document: Any, *, where: str) -> list[TrustedSigner]:
+    """Return the signers of a store's document, of all its lists.
+
+    Raises:
+        UsageError: when it is no trust store, or has a list that is read by nobody, perhaps of revoked signers.
+    """
+    signers = [
+        _signer(item, f"{where}: entry {number}")
+        for entries in signer_lists(document, where=where)
+        for number, item in enumerate(entries, start=1)
+    ]
     if isinstance(document, dict):
-        document = document.get("trusted_signers", document.get("fingerprints"))
-    if not isinstance(document, list):
-        raise UsageError(f"{path}: a list of fingerprints is needed, or an object with 'trusted_signers'")
-    return [_signer(item, f"{path}: entry {number}") for number, item in enumerate(document, start=1)]
+        for name, value in document.items():
+            if name not in LISTS and isinstance(value, list | dict):
+                raise UsageError(f"{where}: nothing reads {name!r}; signers stand in 'trusted_signers'")
+    return signers
+
+
+def signer_lists(document: Any, *, where: str) -> list[list[Any]]:
+    """Return the lists of a store's document, the very ones that it holds.
+
+    Raises:
+        UsageError: when it has none, or something else in their place.
+    """
+    lists = [document[name] for name in LISTS if name in document] if isinstance(document, dict) else [document]
+    if not lists or not all(isinstance(entries, list) for entries in lists):
+        raise UsageError(f"{where}: a list of fingerprints is needed, or an object with 'trusted_signers'")
+    return lists
 
 
 def judge_signer(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from invarlock.packer.keys import MAX_PEM_BYTES, fingerprint, read_public_pem
-from invarlock.packer.trust import MAX_STORE_BYTES, TrustedSigner, parse_fingerprint, read_trust_store
+from invarlock.packer.keys import fingerprint, load_public_key
+from invarlock.packer.trust import (
+    MAX_STORE_BYTES,
+    TrustedSigner,
+    parse_fingerprint,
+    parse_trust_store,
+    read_trust_store,
+    signer_lists,
+    write_moment,
+)
 
-from invarlock.errors import SignatureError, UsageError
-from invarlock.jsonio import read_json, write_json
+from invarlock.errors import DocumentError, UsageError
+from invarlock.jsonio import dump_json, parse_json, read_json, write_bytes
 
 
 def fingerprint_of(text: str) -> str:
@@ -23,13 +30,7 @@ def fingerprint_of(text: str) -> str:
     """
     if text.lower().startswith("sha256:"):
         return parse_fingerprint(text)
-    try:
-        with Path(text).open("rb") as stream:
-            return fingerprint(read_public_pem(stream.read(MAX_PEM_BYTES + 1).decode("ascii")))
-    except OSError as error:
-        raise UsageError(f"{text}: neither sha256:HEX nor a readable public key file ({error.strerror})") from None
-    except (SignatureError, UnicodeDecodeError):
-        raise UsageError(f"{text}: not the PEM file of an Ed25519 public key") from None
+    return fingerprint(load_public_key(Path(text)))
 
 
 def add_signer(store: Path, signer: TrustedSigner) -> None:
@@ -39,12 +40,13 @@ def add_signer(store: Path, signer: TrustedSigner) -> None:
         UsageError: when the store is none or cannot be written, already has the signer, or has them as revoked.
     """
 
-    def add(entries: list[Any]) -> None:
-        for entry in _entries_of(entries, signer.fingerprint):
-            if isinstance(entry, dict) and entry.get("revoked"):
-                raise UsageError(f"{store}: {signer.fingerprint} is revoked there; revoking is for good")
+    def add(lists: list[list[Any]]) -> None:
+        known = _entries_of(lists, signer.fingerprint)
+        if any(isinstance(entry, dict) and entry.get("revoked") for entry in known):
+            raise UsageError(f"{store}: {signer.fingerprint} is revoked there; revoking is for good")
+        if known:
             raise UsageError(f"{store}: {signer.fingerprint} is there already; edit the file to change its dates")
-        entries.append(_entry(signer))
+        lists[0].append(_entry(signer))
 
     _edit(store, add)
 
@@ -57,22 +59,23 @@ def revoke_signer(store: Path, signer: str) -> bool:
     """
     known = False
 
-    def revoke(entries: list[Any]) -> None:
+    def revoke(lists: list[list[Any]]) -> None:
         nonlocal known
-        for number, entry in enumerate(entries):
-            text = entry if isinstance(entry, str) else entry["fingerprint"]
-            if text.lower() == signer:
-                known = True
-                entries[number] = {**({"fingerprint": text} if isinstance(entry, str) else entry), "revoked": True}
+        for entries in lists:
+            for number, entry in enumerate(entries):
+                text = entry if isinstance(entry, str) else entry["fingerprint"]
+                if text.lower() == signer:
+                    known = True
+                    entries[number] = {**({"fingerprint": text} if isinstance(entry, str) else entry), "revoked": True}
         if not known:
-            entries.append(_entry(TrustedSigner(signer, revoked=True)))
+            lists[0].append(_entry(TrustedSigner(signer, revoked=True)))
 
     _edit(store, revoke)
     return known
 
 
-def _edit(store: Path, change: Callable[[list[Any]], None]) -> None:
-    """Change the entries of a store in its own form, under a lock and in one step."""
+def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
+    """Change the lists of a store in its own form, under a lock and in one step; its mode stays."""
     # a store that is a link stays one: what it points to is replaced
     path = store.resolve()
     try:
@@ -82,14 +85,29 @@ def _edit(store: Path, change: Callable[[list[Any]], None]) -> None:
             if path.exists():
                 read_trust_store(path)
                 document = read_json(path, limit_bytes=MAX_STORE_BYTES)
-            key = "trusted_signers" if "trusted_signers" in document else "fingerprints"
-            change(document if isinstance(document, list) else document[key])
-            write_json(path, document)
+            change(signer_lists(document, where=str(store)))
+            data = _readable(document, store)
+            write_bytes(path, data)
     except OSError as error:
         raise UsageError(f"{store}: cannot be written ({error.strerror})") from None
 
 
-def _entries_of(entries: list[Any], signer: str) -> list[Any]:
+def _readable(document: Any, store: Path) -> bytes:
+    """Return the bytes of a store that can be read again.
+
+    Raises:
+        UsageError: when they could not, so that a store is never made unreadable.
+    """
+    try:
+        data = dump_json(document)
+        parse_trust_store(parse_json(data, where=str(store), limit_bytes=MAX_STORE_BYTES), where=str(store))
+    except (ValueError, DocumentError) as error:
+        raise UsageError(f"{store}: the changed store could not be read again ({error}); it stays as it was") from None
+    return data
+
+
+def _entries_of(lists: list[list[Any]], signer: str) -> list[Any]:
+    entries = [entry for entries in lists for entry in entries]
     return [entry for entry in entries if (entry if isinstance(entry, str) else entry["fingerprint"]).lower() == signer]
 
 
@@ -99,7 +117,7 @@ def _entry(signer: TrustedSigner) -> dict[str, Any]:
         row["name"] = signer.name
     for name, moment in (("not_before", signer.not_before), ("not_after", signer.not_after)):
         if moment is not None:
-            row[name] = f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            row[name] = write_moment(moment)
     if signer.revoked:
         row["revoked"] = True
     return row

@@ -24,6 +24,7 @@ from invarlock.packer.checksums import (
 )
 from invarlock.packer.claims import Findings, check_results, evidence_level, examine_reports
 from invarlock.packer.contents import SealedFiles
+from invarlock.packer.file_access import store_warnings
 from invarlock.packer.keys import fingerprint
 from invarlock.packer.limits import (
     MAX_CHECKSUMS_BYTES,
@@ -71,7 +72,9 @@ def verify_pack(
     result = VerifyResult(path, options)
     store_path = options.trust_store or options.default_store
     store = None if store_path is None else read_trust_store(store_path)
-    result.trust_store = None if store_path is None else str(store_path)
+    if store_path is not None:
+        result.trust_store = str(store_path)
+        result.warnings += store_warnings(store_path)
     try:
         with open_pack(path, added) as folder:
             _verify(folder, options, store, result, start_progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -12,11 +13,15 @@ from invarlock.errors import InvarLockError, printable
 from invarlock.harness.mark_expressions import MarkExpression
 from invarlock.harness.selection import BYOE_SUITE, Catalog, check_mark_names
 from invarlock.output import say_error
+from invarlock.packer.file_access import key_warnings
 from invarlock.settings import Mode, Settings, unknown_variables, unread_settings
 
 
 class GivenNames:
-    """Refuses unknown marks, and warns of what else was given and is not read; for the process that plans a run."""
+    """Refuses unknown marks, and warns of what else is not read and of a signing key that others may read.
+
+    For the process that plans a run.
+    """
 
     def __init__(self, catalog: Catalog, settings: Settings, config: pytest.Config) -> None:
         self.catalog = catalog
@@ -34,7 +39,10 @@ class GivenNames:
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is None:
             return
-        for line in (*unknown_variables(os.environ), *unread_settings(self.settings, self._mode(), os.environ)):
+        key = self.settings["signing_key"]
+        access = [] if key is None else key_warnings(Path(key))
+        unread = unread_settings(self.settings, self._mode(), os.environ)
+        for line in (*unknown_variables(os.environ), *unread, *access):
             terminal.write_line(printable(f"invarlock: warning: {line}"), yellow=True)
 
     def _mode(self) -> Mode:

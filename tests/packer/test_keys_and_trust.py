@@ -1,7 +1,9 @@
+import contextlib
 import json
 import stat
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from invarlock.packer.keys import (
     write_key_pair,
 )
 from invarlock.packer.signature import sign_manifest, verify_manifest
-from invarlock.packer.trust import TrustedSigner, judge_signer, read_trust_store
+from invarlock.packer.trust import TrustedSigner, judge_signer, parse_moment, read_trust_store
 from invarlock.packer.trust_editing import add_signer, revoke_signer
+from invarlock.packer.verify import VerifyOptions, verify_pack
 from packs import packer
 
 from invarlock.errors import IntegrityError, MissingFileError, SignatureError, UsageError
@@ -327,3 +330,136 @@ def test_no_store_yet_is_said_and_is_no_error(tmp_path: Path, monkeypatch: pytes
     assert (text.returncode, "add one with 'trust add'" in text.stdout) == (0, True)
     assert (rows.returncode, rows.stdout) == (0, "[]\n")
     assert (named.returncode, "mine.json: no such file" in named.stderr) == (3, True)
+
+
+@pytest.mark.parametrize("revoking", ["trusted_signers", "fingerprints"])
+def test_of_a_store_with_two_lists_both_count(tmp_path: Path, revoking: str) -> None:
+    trusting = "fingerprints" if revoking == "trusted_signers" else "trusted_signers"
+    path = store(tmp_path, {trusting: [SIGNER], revoking: [{"fingerprint": SIGNER, "revoked": True}]})
+
+    assert judge_signer(SIGNER, None, read_trust_store(path), NOW).reason == (
+        f"the signer {SIGNER} is not trusted: it is revoked"
+    )
+    with pytest.raises(UsageError, match="is revoked there"):
+        add_signer(path, TrustedSigner(SIGNER))
+
+
+def test_revoking_reaches_every_list(tmp_path: Path) -> None:
+    path = store(tmp_path, {"trusted_signers": [SIGNER, OTHER], "fingerprints": [SIGNER]})
+
+    assert revoke_signer(path, SIGNER)
+
+    assert [(signer.fingerprint, signer.revoked) for signer in read_trust_store(path)] == [
+        (SIGNER, True), (OTHER, False), (SIGNER, True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"trusted_signers": [SIGNER], "revoked": [SIGNER]}, {"trusted_signers": [SIGNER], "fingerprints": "all"}],
+)
+def test_a_list_that_nothing_reads_is_refused(tmp_path: Path, document: Any) -> None:
+    with pytest.raises(UsageError, match=r"trusted\.json: "):
+        read_trust_store(store(tmp_path, document))
+
+
+@given(st.datetimes(timezones=st.none() | st.timezones()), st.datetimes())
+def test_any_time_given_is_refused_at_once_or_read_back_the_same(start: datetime, end: datetime) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store.json"
+        try:
+            signer = TrustedSigner(SIGNER, None, parse_moment(start.isoformat()), parse_moment(end.isoformat()))
+        except UsageError:
+            # near the first and the last year, where the time in UTC would be outside of the calendar
+            assert start.year in (1, 9999)
+            return
+        add_signer(path, signer)
+
+        assert read_trust_store(path) == [signer]
+
+
+def test_a_time_before_the_year_1000_does_not_break_the_store(tmp_path: Path) -> None:
+    path = store(tmp_path, [OTHER])
+
+    assert packer("trust", "add", SIGNER, "--not-before", "0999-01-01", "--trust-store", path).returncode == 0
+
+    assert read_trust_store(path)[1].not_before == datetime(999, 1, 1, tzinfo=UTC)
+    assert "0999-01-01T00:00:00Z" in path.read_text()
+
+
+@given(st.text(st.characters(), max_size=20))
+def test_a_name_is_kept_or_refused_and_the_store_stays_readable(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = store(Path(folder), [OTHER])
+        with contextlib.suppress(UsageError):
+            add_signer(path, TrustedSigner(SIGNER, name))
+
+        assert read_trust_store(path) in ([TrustedSigner(OTHER)], [TrustedSigner(OTHER), TrustedSigner(SIGNER, name)])
+
+
+def test_an_edit_keeps_the_mode_of_the_store(tmp_path: Path) -> None:
+    path = store(tmp_path, [])
+    for mode in (0o600, 0o640, 0o644):
+        path.chmod(mode)
+
+        revoke_signer(path, SIGNER)
+
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_store_that_everybody_may_write_trusts_nobody(tmp_path: Path) -> None:
+    path = store(tmp_path, [SIGNER])
+    path.chmod(0o666)
+
+    with pytest.raises(UsageError, match=r"everybody on this machine may write it \(mode 0666\); chmod o-w"):
+        read_trust_store(path)
+    path.chmod(0o644)
+    tmp_path.chmod(0o777)
+    with pytest.raises(UsageError, match=r"mode 0777"):
+        read_trust_store(path)
+    tmp_path.chmod(0o1777)
+    assert read_trust_store(path) == [TrustedSigner(SIGNER)]
+
+
+def test_a_store_that_its_group_may_write_is_warned_of(pack: Path, real_run: Any, tmp_path: Path) -> None:
+    path = store(tmp_path, [fingerprint(real_run.key.public)])
+    path.chmod(0o664)
+
+    result = verify_pack(pack, VerifyOptions(trust_store=path))
+
+    assert (result.code, result.authenticity) == (0, "pinned")
+    assert f"{path}: its group may change it (mode 0664); chmod g-w {path}" in result.warnings
+
+
+def test_a_default_store_that_is_a_link_to_nothing_does_not_trust_everybody(
+    pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ".config" / "invarlock"
+    folder.mkdir(parents=True)
+    (folder / "trusted-signers.json").symlink_to(tmp_path / "gone.json")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert packer("verify", pack).returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "warned"), [(0o600, ""), (0o640, "its group may read"), (0o644, "everybody on this machine may read")]
+)
+def test_a_private_key_that_others_may_read_is_warned_of(
+    pack: Path, real_run: Any, tmp_path: Path, mode: int, warned: str
+) -> None:
+    private, _ = write_key_pair(tmp_path / "key", real_run.key)
+    private.chmod(mode)
+
+    done = packer("attest", pack, "--signing-key", private)
+
+    assert done.returncode == 0
+    assert (done.stderr.count("\n"), warned in done.stderr) == (int(bool(warned)), True)
+
+
+def test_a_private_key_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
+    private, _ = write_key_pair(tmp_path / "key", make_signing_key())
+    private.chmod(0o602)
+
+    with pytest.raises(UsageError, match=r"everybody on this machine may write it \(mode 0602\)"):
+        load_signing_key(private)

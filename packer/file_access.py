@@ -1,0 +1,69 @@
+"""Who else may change a trust store, or read a private key: what ssh checks before it uses such a file.
+
+A file that anybody on the machine may write is refused: a stranger decides then whom a receiver trusts, or which key
+signs. Wider access than a file needs is only warned of, where ssh would refuse a private key: secrets that Kubernetes
+or a CI system mounts belong to another user and are often readable by all, their reader cannot change that, and a
+run of many hours must not lose its pack by it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from invarlock.errors import UsageError
+
+
+def check_nobody_else_writes(path: Path) -> None:
+    """Check that neither a file nor its folder may be written by everybody on the machine.
+
+    Raises:
+        UsageError: when one of them may; a folder with the sticky bit, such as ``/tmp``, protects its files.
+    """
+    for place in (path, path.resolve().parent):
+        mode = _mode(place)
+        if mode & stat.S_IWOTH and not (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
+            raise UsageError(
+                f"{place}: everybody on this machine may write it (mode {stat.S_IMODE(mode):04o}); chmod o-w {place}"
+            )
+
+
+def store_warnings(path: Path) -> list[str]:
+    """Return who else may change a trust store: its group, or an owner that is neither this user nor root."""
+    return [*_group_writes(path), *_foreign_owner(path)]
+
+
+def key_warnings(path: Path) -> list[str]:
+    """Return who else may read or change a private key."""
+    mode = _mode(path)
+    warnings = [*_group_writes(path), *_foreign_owner(path)]
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        others = "everybody on this machine" if mode & stat.S_IROTH else "its group"
+        warnings.append(f"{path}: {others} may read this private key (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}")
+    return warnings
+
+
+def _group_writes(path: Path) -> list[str]:
+    mode = _mode(path)
+    if not mode & stat.S_IWGRP:
+        return []
+    return [f"{path}: its group may change it (mode {stat.S_IMODE(mode):04o}); chmod g-w {path}"]
+
+
+def _foreign_owner(path: Path) -> list[str]:
+    try:
+        owner = path.stat().st_uid
+    except OSError:
+        return []
+    if owner in (0, os.geteuid()):
+        return []
+    return [f"{path}: belongs to another user (uid {owner}), who may change it"]
+
+
+def _mode(path: Path) -> int:
+    """Return a file's mode; 0, which allows nothing, where there is none."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0

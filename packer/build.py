@@ -76,7 +76,7 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
     files, found, verdict = _complete(content, generated_at)
-    manifest = _manifest(content, files, found, signing_key, generated_at)
+    manifest = _manifest(content, files, found, verdict, signing_key, generated_at)
     files[layout.README] = render_readme(manifest, verdict, content.readme_notes)
     checksums = write_checksums({path: hashlib.sha256(data).hexdigest() for path, data in files.items()})
     manifest["checksums_sha256_digest"] = hashlib.sha256(checksums).hexdigest()
@@ -141,6 +141,7 @@ def _manifest(
     content: PackContent,
     files: Mapping[str, bytes],
     found: Findings,
+    verdict: Mapping[str, Any],
     signing_key: SigningKey | None,
     generated_at: str,
 ) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _manifest(
         manifest["invocation"]["config_source"] = source
     if signing_key is not None:
         manifest["signing_key_fingerprint"] = fingerprint(signing_key.public)
-    manifest["evidence_level"] = evidence_level(manifest, 0, len(found.of_kind("clean")))
+    manifest["evidence_level"] = evidence_level(manifest, len(found.of_kind("clean")), verdict)
     return manifest
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, Literal
 
 from invarlock.packer import layout
 from invarlock.packer.contents import PackFiles
@@ -146,16 +146,30 @@ def check_results(files: PackFiles, found: Findings) -> tuple[dict[str, Any] | N
     return verdict, problems
 
 
-def evidence_level(manifest: Mapping[str, Any], failed_reports: int, clean_reports: int) -> str:
+def evidence_level(
+    manifest: Mapping[str, Any], clean_reports: int, verdict: Mapping[str, Any] | None
+) -> Literal["high", "medium", "low"]:
     """Return the level that a pack's manifest and reports support.
 
-    ``high``: subject, at least one clean report, none failed, source repository and environment. ``medium``: subject
-    and at least one clean report. Else ``low``.
+    ``high``: subject, at least one clean report, source repository and environment, and a verdict of PASS for which no
+    planned case is missing. ``medium``: subject and at least one clean report, whatever else is missing or failed. Else
+    ``low``.
+
+    Args:
+        manifest: the manifest; blocks of it may be missing or partial.
+        clean_reports: how many reports of clean edits verify.
+        verdict: what was derived, None when nothing can be.
     """
-    if "subject" not in manifest or clean_reports == 0:
+    if not _refers(manifest.get("subject")) or clean_reports == 0:
         return "low"
-    sourced = manifest.get("environment", {}).get("digest") and manifest.get("invocation", {}).get("config_source")
-    return "high" if sourced and failed_reports == 0 else "medium"
+    sourced = _refers(manifest.get("environment")) and _refers(manifest.get("invocation", {}).get("config_source"))
+    complete = verdict is not None and verdict["verdict"] == "PASS" and not verdict["missing"]["by_model"]
+    return "high" if sourced and complete else "medium"
+
+
+def _refers(block: Mapping[str, Any] | None) -> bool:
+    """Tell whether a block of a manifest names a file and its digest."""
+    return block is not None and bool(block.get("path")) and bool(block.get("digest"))
 
 
 def _read_plan(files: PackFiles, found: Findings) -> None:

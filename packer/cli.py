@@ -193,7 +193,8 @@ def _verify(subparsers: Subparsers) -> None:
         "--report-assurance",
         choices=("report", "strict", "off"),
         default="report",
-        help="report derives every claim again (default); strict also needs container execution; off checks bytes only",
+        help="report derives every claim again (default); strict also needs a container of every clean report; "
+        "off checks bytes only",
     )
     parser.add_argument(
         "--expected-fingerprint",

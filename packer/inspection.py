@@ -50,13 +50,14 @@ def inspect_pack(path: Path) -> dict[str, Any]:
         listing = folder.listing()
         promised = read_checksums(checksums)
         reports = sorted(name for name in listing.files if is_report(name))
-        runtimes = [_read(folder, beside(name, layout.RUNTIME_MANIFEST)) for name in reports]
+        contained = [name for name in reports if _in_container(_read(folder, beside(name, layout.RUNTIME_MANIFEST)))]
+        clean = _clean(reports, _read(folder, layout.SCENARIOS))
         verdict = _read(folder, layout.VERDICT_JSON)
     uncovered = sorted(set(listing.files) - set(promised) - CONTROL_FILES)
     missing = sorted(set(promised) - set(listing.files))
     digest_ok = hashlib.sha256(checksums).hexdigest() == manifest["checksums_sha256_digest"].lower()
     broken = list(reference_problems(manifest, promised))
-    contained = sum(_in_container(runtime) for runtime in runtimes)
+    outside = clean - set(contained)
     return {
         "pack": str(path),
         "manifest": {key: manifest.get(key) for key in ("format", "generated_at", "suite", "invarlock_version")},
@@ -71,8 +72,8 @@ def inspect_pack(path: Path) -> dict[str, Any]:
         "reports": {
             "total": len(reports),
             "errors": sum("/errors/" in name for name in reports),
-            "with_runtime_manifest": sum(runtime is not None for runtime in runtimes),
-            "in_container": contained,
+            "with_runtime_manifest": sum(beside(name, layout.RUNTIME_MANIFEST) in listing.files for name in reports),
+            "in_container": len(contained),
             "baselines": sum(layout.is_baseline(name) for name in listing.files),
         },
         "provenance": {
@@ -88,8 +89,8 @@ def inspect_pack(path: Path) -> dict[str, Any]:
                 f"{len(listing.problems)} unsafe entries": not listing.problems,
                 "checksums.sha256 is not the one sealed": digest_ok,
                 f"{len(broken)} broken references": not broken,
-                "no report": bool(reports),
-                f"{len(reports) - contained} of {len(reports)} reports not from a container": contained == len(reports),
+                "no clean report": bool(clean),
+                f"{len(outside)} of {len(clean)} clean reports not from a container": not outside,
             }
         ),
         "bytes": listing.total_bytes,
@@ -118,6 +119,14 @@ def _read(folder: PackFolder, path: str) -> Any:
         return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
     except (MissingFileError, DocumentError, IntegrityError):
         return None
+
+
+def _clean(reports: Sequence[str], scenarios: Any) -> set[str]:
+    """Return the reports that are of a clean scenario, as the pack itself says."""
+    rows = scenarios.get("scenarios") if isinstance(scenarios, dict) else None
+    known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    names = {row.get("id") for row in known if row.get("category") == "clean" and isinstance(row.get("id"), str)}
+    return {name for name in reports if name.split("/")[2] in names}
 
 
 def _in_container(runtime: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 VERDICT_JSON = "results/final_verdict.json"
 VERDICT_TEXT = "results/final_verdict.txt"
@@ -88,6 +89,13 @@ def is_read(path: str) -> bool:
         REPEATS,
     )
     return below_reports or path.startswith(PRESETS) or path in _READ_METADATA or path in (VERDICT_JSON, README)
+
+
+def looks_checked(path: str) -> bool:
+    """Tell whether a path is not that of a checked file, but would be for people, or where names have no case."""
+    folded = unicodedata.normalize("NFKC", path).casefold()
+    named = folded in {name.casefold() for name in (*_READ_METADATA, README)}
+    return not is_checked(path) and (named or folded.startswith((*DERIVED_FOLDERS, PRESETS)))
 
 
 def is_checked(path: str) -> bool:

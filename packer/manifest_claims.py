@@ -22,6 +22,8 @@ HUB_TEXTS = frozenset({"wikitext2", "hf_text"})
 LEVELS = ("low", "medium", "high")
 # Profiles that a release is reviewed by.
 REVIEW_PROFILES = frozenset({"ci", "release"})
+# What the manifest says of the selection.
+SELECTED = ("suite", "model_list", "models", "model_licenses", "verification_baselines")
 # Settings of the run that every report shows as well; a setting of null asked for the profile's own value.
 SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows")
 
@@ -82,37 +84,61 @@ def derive_source(files: PackFiles) -> dict[str, Any] | None:
     return {**{key: source.get(key) for key in SOURCE_KEYS}, **reference(files.digests, layout.SOURCE_REPO)}
 
 
-def manifest_problems(manifest: Mapping[str, Any], found: Findings, files: PackFiles) -> Iterator[str]:
-    """Yield where the manifest claims what does not follow; a field that is not there claims nothing."""
+def manifest_problems(
+    manifest: Mapping[str, Any], found: Findings, files: PackFiles, verdict: Mapping[str, Any] | None
+) -> Iterator[str]:
+    """Yield where the manifest claims what does not follow; a field that is not there claims nothing.
+
+    Args:
+        manifest: the manifest, whose blocks may be partial.
+        found: what the reports hold.
+        files: the files of the pack.
+        verdict: the verdict derived, None when nothing can be.
+    """
     try:
-        derived = derive_manifest(found, files.digests)
+        derived = {} if found.scenarios is None else derive_manifest(found, files.digests)
         source = derive_source(files)
     except InvarLockError as error:
         yield str(error)
         return
+    if found.scenarios is None:
+        yield from _baseless_claims(manifest)
     for key, value in derived.items():
-        if key not in manifest:
-            continue
-        claimed = manifest[key]
-        if key == "verification":
-            claimed = {name: claimed.get(name, value[name]) for name in value}
-        yield from (f"manifest.json: {line}" for line in differences(claimed, value, key))
+        if key in manifest:
+            # models by name are no fields: each one claimed must be there
+            own, other = (manifest[key], value) if key == "model_licenses" else _in_common(manifest[key], value)
+            if key == "model_licenses":
+                other = {name: value[name] for name in own if name in value}
+            yield from (f"manifest.json: {line}" for line in differences(own, other, key))
     claimed_source = manifest.get("invocation", {}).get("config_source")
-    if claimed_source is not None:
-        yield from (
-            f"manifest.json: {line}" for line in differences(claimed_source, source, "invocation.config_source")
-        )
+    if claimed_source:
+        own, other = _in_common(claimed_source, source)
+        yield from (f"manifest.json: {line}" for line in differences(own, other, "invocation.config_source"))
     builder = manifest.get("builder", {}).get("version")
     if builder is not None and manifest.get("invarlock_version", builder) != builder:
         yield "manifest.json: invarlock_version is not that of builder.version"
-    yield from _level_problems(manifest, found)
+    yield from _level_problems(manifest, found, verdict)
     yield from _setting_problems(manifest, found)
-    yield from _review_problems(manifest, found)
+    yield from _review_problems(manifest, found, verdict)
 
 
-def release_review(manifest: Mapping[str, Any]) -> bool:
-    """Tell whether a manifest says that its run was a release review."""
-    return _asked(manifest, "release_review") is True
+def _baseless_claims(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the fields of a manifest that nothing in a pack without an effective manifest could support."""
+    claimed = [key for key in ("subject", *SELECTED, "network_mode", "determinism", "repeats") if manifest.get(key)]
+    counts = manifest.get("verification", {})
+    claimed += [f"verification.{key}" for key in sorted(counts) if key.endswith("_reports") and counts[key]]
+    yield from (f"manifest.json: {key} is claimed, the pack has no {layout.SCENARIOS} to derive it" for key in claimed)
+
+
+def _in_common(claimed: Any, derived: Any) -> tuple[Any, Any]:
+    """Return two values without the fields that only one has; rows of a list are taken pair by pair."""
+    if isinstance(claimed, dict) and isinstance(derived, dict):
+        pairs = {key: _in_common(claimed[key], derived[key]) for key in derived if key in claimed}
+        return {key: own for key, (own, _) in pairs.items()}, {key: other for key, (_, other) in pairs.items()}
+    if isinstance(claimed, list) and isinstance(derived, list) and len(claimed) == len(derived):
+        rows = [_in_common(own, other) for own, other in zip(claimed, derived, strict=True)]
+        return [own for own, _ in rows], [other for _, other in rows]
+    return claimed, derived
 
 
 def metadata_problems(found: Findings, files: PackFiles) -> Iterator[str]:
@@ -135,14 +161,14 @@ def _common(found: Findings, key: str) -> str:
     return values[0] if len(values) == 1 else "mixed"
 
 
-def _level_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[str]:
+def _level_problems(manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None) -> Iterator[str]:
     clean = found.of_kind("clean")
-    level, claimed = evidence_level(manifest, 0, len(clean)), manifest.get("evidence_level", "low")
+    level, claimed = evidence_level(manifest, len(clean), verdict), manifest.get("evidence_level", "low")
     if LEVELS.index(claimed) > LEVELS.index(level):
         yield f"manifest.json: evidence_level {claimed} is claimed, {level} is what the pack supports"
     assurance = manifest.get("verification", {}).get("report_assurance")
-    if assurance == "strict" and not (clean and all(facts.in_container for facts in found.facts.values())):
-        yield "manifest.json: verification.report_assurance strict is claimed, not every report is from a container"
+    if assurance == "strict" and not (clean and all(facts.in_container for facts in clean)):
+        yield "manifest.json: verification.report_assurance strict is claimed, a clean report is from no container"
 
 
 def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[str]:
@@ -157,11 +183,14 @@ def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[
             yield f"manifest.json: invocation.parameters.{name} is {shorten(value)}, the reports show {shown}"
 
 
-def _review_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[str]:
-    """Yield what a manifest lacks that says that its run was a release review; the verdict is checked elsewhere."""
-    if not release_review(manifest):
+def _review_problems(manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield what a manifest lacks that says that its run was a release review."""
+    if _asked(manifest, "release_review") is not True:
         return
     claimed = "manifest.json: invocation.parameters.release_review is claimed,"
+    said = None if verdict is None else verdict["verdict"]
+    if said != "PASS":
+        yield f"{claimed} the verdict is {said}"
     if manifest.get("verification", {}).get("report_assurance") != "strict":
         yield f"{claimed} verification.report_assurance is not strict"
     if "signing_key_fingerprint" not in manifest:

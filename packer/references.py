@@ -20,18 +20,19 @@ def reference(digests: Mapping[str, str], path: str) -> dict[str, str]:
 
 
 def reference_problems(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[str]:
-    """Yield references of the manifest whose digest is not that of the file they name."""
+    """Yield references of the manifest that name a file or a digest that the pack does not have, or two that differ."""
     references: list[tuple[str, Any]] = [(key, manifest[key]) for key in ("subject", "environment") if key in manifest]
     source = manifest.get("invocation", {}).get("config_source")
     if source is not None:
         references.append(("invocation.config_source", source))
     for key in ("materials", "verification_baselines", "artifacts"):
         references += [(f"{key}[{index}]", row) for index, row in enumerate(manifest.get(key, []))]
+    known = frozenset(f"sha256:{digest}" for digest in digests.values())
     for name, row in references:
         path, digest = row.get("path"), row.get("digest")
-        if not isinstance(path, str) or not isinstance(digest, str):
-            yield f"manifest.json: {name} has no path or no digest"
-        elif path not in digests:
+        if path is not None and path not in digests:
             yield f"manifest.json: {name} names {path[:100]!r}, which the pack does not have"
-        elif digest != f"sha256:{digests[path]}":
+        elif path is not None and digest is not None and digest != f"sha256:{digests[path]}":
             yield f"manifest.json: {name}: digest is not that of {path}"
+        elif digest is not None and digest not in known:
+            yield f"manifest.json: {name}: digest is that of no file of the pack"

@@ -7,7 +7,7 @@ errors of that class are listed. Nothing but the manifest is parsed before the s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from invarlock.packer.limits import (
     MAX_PROBLEMS,
     THREADED_BYTES,
 )
-from invarlock.packer.manifest_claims import manifest_problems, metadata_problems, release_review
+from invarlock.packer.manifest_claims import manifest_problems, metadata_problems
 from invarlock.packer.manifest_format import read_manifest
 from invarlock.packer.pack_folder import Listing, PackFolder, open_pack
 from invarlock.packer.readme import readme_follows
@@ -79,7 +79,9 @@ def verify_pack(
         with open_pack(path, added) as folder:
             _verify(folder, options, store, result, start_progress)
     except InvarLockError as error:
-        _fail(result, error.exit_code, path.name, [str(error)])
+        # whatever class an error is of, a receiver gets one of the codes of this page
+        code = error.exit_code if error.exit_code > 1 else ReportError.exit_code
+        _fail(result, code, path.name, [str(error)])
     return result
 
 
@@ -133,31 +135,31 @@ def _verify(
 def _judge(sealed: _Sealed, found: Findings, wrong: list[str], options: VerifyOptions, result: VerifyResult) -> None:
     """Say what the claims of a whole pack are worth."""
     if options.report_assurance == "off":
-        result.evidence_level = sealed.manifest.get("evidence_level")
         result.warnings.append("reports were not verified: --report-assurance off")
     else:
-        outside = [path for path, facts in found.facts.items() if not facts.in_container]
+        clean = {path: facts for path, facts in found.facts.items() if facts.kind == "clean"}
+        outside = [path for path, facts in clean.items() if not facts.in_container]
         if options.report_assurance == "strict":
             wrong += [
-                f"{layout.beside(path, layout.RUNTIME_MANIFEST)}: strict report assurance needs execution in a "
-                "container with an image digest"
+                f"{layout.beside(path, layout.RUNTIME_MANIFEST)}: strict report assurance needs execution of a clean "
+                "case in a container with an image digest"
                 for path in outside
             ]
-            if not found.facts:
-                wrong.append("the pack has no report, strict report assurance needs one")
+            if not clean:
+                wrong.append("the pack has no clean report, strict report assurance needs one")
         result.envelope = join_envelopes(found.envelopes)
-        result.evidence_level = evidence_level(sealed.manifest, 0, len(found.of_kind("clean")))
+        result.evidence_level = evidence_level(sealed.manifest, len(found.of_kind("clean")), result.verdict_document)
         overridden = sorted({name for facts in found.facts.values() for name in facts.overrides})
         if overridden:
             result.warnings.append(f"the policy of reports was overridden: {', '.join(overridden)}")
     if sealed.manifest.get("verification", {}).get("report_assurance") == "off":
-        result.warnings.append("whoever made the pack did not verify its reports in it: report_assurance off")
+        result.warnings.append("its maker did not verify the reports in this pack: report_assurance off")
     if options.require_pass and result.verdict != "PASS":
         wrong.append(f"{layout.VERDICT_JSON}: the verdict is {result.verdict}, PASS is required")
     if wrong:
         _fail(result, ReportError.exit_code, "reports", wrong)
         return
-    result.reports_verified = options.report_assurance != "off"
+    result.reports_verified = options.report_assurance != "off" and bool(found.facts)
     result.missing_for_strong = _missing_for_strong(found, result)
 
 
@@ -166,39 +168,52 @@ def _check_claims(sealed: _Sealed, found: Findings, files: SealedFiles, result: 
     if result.options.report_assurance == "off":
         result.verdict = _claimed_verdict(files)
         return []
-    if not any(path.startswith(layout.DERIVED_FOLDERS) or path == layout.SCENARIOS for path in files.digests):
-        result.warnings.append("the pack holds no report and no verdict: only its bytes and its signature were checked")
-        return []
     wrong = list(found.claims)
-    result.verdict_document, problems = check_results(files, found)
-    wrong += [*problems, *manifest_problems(sealed.manifest, found, files), *metadata_problems(found, files)]
-    if result.verdict_document is None:
-        return wrong
-    result.verdict = result.verdict_document["verdict"]
-    if release_review(sealed.manifest) and result.verdict != "PASS":
-        wrong.append(f"{MANIFEST_NAME}: a release review is claimed, the verdict is {result.verdict}")
+    if any(path.startswith(layout.DERIVED_FOLDERS) or path == layout.SCENARIOS for path in files.digests):
+        result.verdict_document, problems = check_results(files, found)
+        wrong += problems
+    else:
+        result.warnings.append("the pack holds no report and no verdict: only its bytes and its signature were checked")
+    verdict = result.verdict_document
+    result.verdict = None if verdict is None else verdict["verdict"]
+    wrong += [*manifest_problems(sealed.manifest, found, files, verdict), *metadata_problems(found, files)]
+    wrong += [
+        f"{path}: differs from the name of a file that is checked only in the way it is written"
+        for path in sorted(filter(layout.looks_checked, files.digests))
+    ]
     result.attested_reports = [
         _attested(facts, facts.record) for facts in found.facts.values() if facts.record is not None
     ]
-    if layout.README in files.digests:
-        try:
-            if not readme_follows(files.data(layout.README), sealed.manifest, result.verdict_document):
-                wrong.append(f"{layout.README}: not what the manifest and the verdict give")
-        except IntegrityError:
-            pass  # told by files
-    if sealed.statement is not None:
-        expected = make_statement(sealed.data, sealed.manifest, result.verdict_document, result.attested_reports)
-        wrong += [f"{ATTESTATION_NAME}: {line}" for line in statement_problems(sealed.statement, expected)]
-        result.attested = True
+    wrong += _texts(sealed, files, result)
     made_by = sealed.manifest.get("invarlock_version", __version__)
     if wrong and made_by != __version__:
         own = f"this is {__version__}, which may render texts and pages in another way"
         wrong.append(f"{MANIFEST_NAME}: made by InvarLock {made_by}, {own}")
-    opaque = _opaque(sealed.manifest, files.digests)
+    opaque = _opaque(sealed.manifest, files.digests, derived=verdict is not None)
     if opaque:
         shown = ", ".join(opaque[:3]) + (f" and {len(opaque) - 3} more" if len(opaque) > 3 else "")
         result.warnings.append(f"sealed, but nothing is derived from: {shown}")
     return wrong
+
+
+def _texts(sealed: _Sealed, files: SealedFiles, result: VerifyResult) -> Iterator[str]:
+    """Yield where the README and the attestation do not say what the manifest and the verdict do."""
+    verdict = result.verdict_document
+    if layout.README in files.digests:
+        try:
+            readme = files.data(layout.README)
+            if verdict is None or not readme_follows(readme, sealed.manifest, verdict):
+                yield f"{layout.README}: not what the manifest and the verdict give"
+        except IntegrityError:
+            pass  # told by files
+    if sealed.statement is None:
+        return
+    if verdict is None:
+        yield f"{ATTESTATION_NAME}: attests a verdict, and none follows from the pack"
+        return
+    expected = make_statement(sealed.data, sealed.manifest, verdict, result.attested_reports)
+    yield from (f"{ATTESTATION_NAME}: {line}" for line in statement_problems(sealed.statement, expected))
+    result.attested = True
 
 
 def _attested(facts: ReportFacts, record: Mapping[str, Any]) -> AttestedReport:
@@ -253,9 +268,10 @@ def _uncovered(listing: Listing, digests: Mapping[str, str], options: VerifyOpti
     return failing
 
 
-def _opaque(manifest: Mapping[str, Any], paths: Mapping[str, str]) -> list[str]:
+def _opaque(manifest: Mapping[str, Any], paths: Mapping[str, str], *, derived: bool) -> list[str]:
+    """Return the files that nothing is derived from; without a verdict those are all."""
     named = {row.get("path") for row in manifest.get("materials", [])}
-    return sorted(path for path in paths if not layout.is_checked(path) and path not in named)
+    return sorted(path for path in paths if not (derived and layout.is_checked(path)) and path not in named)
 
 
 def _missing_for_strong(found: Findings, result: VerifyResult) -> list[str]:

@@ -95,6 +95,12 @@ class VerifyResult:
         """Whether the pack is strong evidence: all that can be asked of one, and it was asked."""
         return self.ok and not self.missing_for_strong
 
+    def _assurance_status(self) -> str:
+        if self.reports_verified:
+            return "ok"
+        # a pack without reports holds, and nothing of reports was there to check
+        return "not_checked" if self.holds or self.options.report_assurance == "off" else "failed"
+
     def document(self) -> dict[str, Any]:
         """Return the ``verify --json`` document."""
         assurance = self.options.report_assurance
@@ -106,7 +112,7 @@ class VerifyResult:
             "integrity_ok": self.integrity_ok,
             "reports_verified": self.reports_verified,
             "verification_scope": "integrity" if assurance == "off" else "integrity_and_reports",
-            "assurance_status": "not_checked" if assurance == "off" else "ok" if self.reports_verified else "failed",
+            "assurance_status": self._assurance_status(),
             "strict": self.options.strict,
             "report_assurance": assurance,
             "warnings": self.warnings,

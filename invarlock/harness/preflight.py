@@ -60,7 +60,7 @@ def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     asked = "--release-review" if run.settings["release_review"] else "--report-assurance strict"
     if run.settings["execution_mode"] != "container":
         yield (
-            f"{asked}: every report must come from a container, and this run is on the host; run it with "
+            f"{asked}: every clean report must come from a container, and this run is on the host; run it with "
             "--execution-mode container, or without this option"
         )
     # the pack of a shard is that of all shards

@@ -389,7 +389,7 @@ THE_PACK = (
     ),
     Setting(
         "report_assurance",
-        "what is asked of the pack's reports: report (each verifies), strict (and was made in a container), or off",
+        "what is asked of the pack's reports: report (each verifies), strict (clean ones from a container too), or off",
         "report",
         readers.choice("report", "strict", "off"),
         "--report-assurance",

@@ -362,7 +362,7 @@ def test_a_release_review_is_refused_before_it_starts_where_it_cannot_end_well(
     lines = ran.output.partition("ERROR: ")[2].strip().splitlines()
     assert (ran.status, ran.directory.exists()) == (4, False), ran.output
     assert lines == [
-        "--release-review: every report must come from a container, and this run is on the host; run it with "
+        "--release-review: every clean report must come from a container, and this run is on the host; run it with "
         "--execution-mode container, or without this option",
         "--release-review: it is about clean cases, and none is selected; select one, or run without this option",
     ]

@@ -1,5 +1,6 @@
 """Attacks by somebody with the maker's key on checksums and manifest, which are signed again."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,64 @@ for case, edit, code, reason in (
         "which the pack does not have",
     ),
     ("with_a_reference_to_nothing", lambda m: m["subject"].update(path="results/none.json"), 6, "results/none.json"),
+    (
+        "with_a_digest_of_nothing",
+        lambda m: m.update(subject={"digest": f"sha256:{ZEROS}"}),
+        6,
+        "subject: digest is that of no file",
+    ),
+    ("whose_subject_is_empty", lambda m: m.update(subject={}), 7, "evidence_level high is claimed, low"),
+    ("whose_environment_is_empty", lambda m: m.update(environment={}), 7, "evidence_level high is claimed, medium"),
+    ("of_another_model_by_half", lambda m: m.update(models=[{"model_id": "a/b"}]), 7, "models[0].model_id: 'a/b'"),
+    ("with_a_licence_of_another_model", lambda m: m.update(model_licenses={"a/b": "MIT"}), 7, "model_licenses"),
+    ("with_one_count_more", lambda m: m.update(verification={"stress_reports": 9}), 7, "verification.stress_reports"),
+    (
+        "of_a_review_that_was_none",
+        lambda m: m["invocation"]["parameters"].update(release_review={"value": True}),
+        7,
+        "release_review is claimed",
+    ),
+    ("of_a_version_with_markup", lambda m: m.update(invarlock_version="1\n# <script>"), 4, "/invarlock_version"),
+    ("of_a_long_suite", lambda m: m.update(suite="x" * 1000), 4, "/suite"),
+    (
+        "with_more_reports_than_there_can_be",
+        lambda m: m["verification"].update(clean_reports=10**9),
+        4,
+        "/clean_reports",
+    ),
     ("whose_subject_is_another_file", lambda m: m["subject"].update(path="README.md"), 7, "subject.path"),
 ):
     ATTACKS[f"a_manifest_{case}"] = Attack(manifest(edit), code, reason, "all")
+
+
+def added(path: str, data: bytes) -> Act:
+    def add(pack: Path) -> None:
+        (pack / path).parent.mkdir(parents=True, exist_ok=True)
+        (pack / path).write_bytes(data)
+
+    return add
+
+
+for case, path in (
+    ("reports_in_another_case", "Reports/m/s/run_1/evaluation.html"),
+    ("results_in_another_case", "RESULTS/summary.txt"),
+    ("results_in_wide_letters", "\uff52esults/final_verdict.txt"),
+    ("presets_in_another_case", "metadata/Presets/another.json"),
+):
+    ATTACKS[f"a_pack_with_{case}"] = Attack(added(path, b"PASS"), 7, f"{path}: differs from the name", "all")
+
+
+@attack(7, "suite is claimed, the pack has no metadata/scenarios.json", sealed="all")
+def a_pack_whose_reports_were_taken_out_and_whose_claims_stay(pack: Path) -> None:
+    for folder in ("reports", "results", "baselines", "metadata"):
+        shutil.rmtree(pack / folder)
+    kept = ("format", "checksums_sha256", "suite", "evidence_level", "models", "verification")
+    edit_json(pack / "manifest.json", lambda m: [m.pop(key) for key in [*m] if key not in kept])
+
+
+@attack(7, "README.md: not what the manifest and the verdict give", sealed="all")
+def a_pack_of_nothing_but_a_readme_that_says_pass(pack: Path) -> None:
+    for folder in ("reports", "results", "baselines", "metadata"):
+        shutil.rmtree(pack / folder)
+    kept = ("format", "checksums_sha256")
+    edit_json(pack / "manifest.json", lambda m: [m.pop(key) for key in [*m] if key not in kept])

@@ -108,6 +108,15 @@ def test_drift_is_judged_relative_to_the_baselines_own() -> None:
     assert not drift_is_acceptable(drifting, LIMITS)
 
 
+def test_a_baseline_that_drifts_itself_is_taken_off_the_subjects_drift() -> None:
+    parts = windows([3.5, 3.7], [3.2, 3.4], preview=2.75)
+    parts["preview"]["baseline_logloss"] = [2.5, 2.7]
+
+    drift = metric(parts)["drift"]
+
+    assert drift == pytest.approx(math.exp((3.6 - 2.75) - (3.3 - 2.6)))
+
+
 def test_a_spike_is_degraded() -> None:
     assert metric(windows([3.7, 3.7], [3.0, 3.0]))["degraded"]
     assert not metric(windows([3.6, 3.6], [3.0, 3.0]))["degraded"]
@@ -137,3 +146,13 @@ def test_window_statistics_count_pairs_and_shared_windows() -> None:
         0.25,
     )
     assert stats["coverage"]["tokens"] == 4 * 127
+
+
+def test_where_no_window_was_scored_none_pairs() -> None:
+    parts = windows([], [])
+    parts["preview"] = {key: [] for key in parts["preview"]}
+
+    stats = window_statistics(parts, {"preview": 2, "final": 2})
+
+    assert (stats["paired_windows"], stats["window_match_fraction"], stats["window_overlap_fraction"]) == (0, 0.0, 0.0)
+    assert metric(parts)["reason"] == "no window was scored"

@@ -90,3 +90,14 @@ def test_what_blocks_is_what_does_not_hold_and_a_tail_that_warns_is_not_of_it(ra
     failed = [flag for flag, holds in report["validation"].items() if not holds]
     assert blocking == [flag for flag in failed if flag != "primary_metric_tail_acceptable"]
     assert report["assurance"]["verdict"] == ("FAIL" if blocking else "PASS")
+
+
+def test_nothing_but_measurements_is_kept_of_a_guard(real_run: Any) -> None:
+    report = json.loads((real_run.pack / STRESS).read_bytes())
+    for guard in report["guards"]:
+        report[guard]["claimed"] = True
+
+    raw = strip(report)
+
+    assert [set(raw[guard]) for guard in report["guards"]] == [{"raw", "measurement_contract"}] * len(report["guards"])
+    assert not any("claimed" in block for block in compose(raw).values() if isinstance(block, dict))

@@ -109,12 +109,12 @@ def test_drift_is_judged_relative_to_the_baselines_own() -> None:
 
 
 def test_a_baseline_that_drifts_itself_is_taken_off_the_subjects_drift() -> None:
-    parts = windows([3.5, 3.7], [3.2, 3.4], preview=2.75)
-    parts["preview"]["baseline_logloss"] = [2.5, 2.7]
+    parts = windows([3.5, 3.7], [2.5, 2.7], preview=2.75)
+    parts["preview"]["baseline_logloss"] = [3.2, 3.4]
 
     drift = metric(parts)["drift"]
 
-    assert drift == pytest.approx(math.exp((3.6 - 2.75) - (3.3 - 2.6)))
+    assert drift == pytest.approx(math.exp((3.6 - 2.75) - (2.6 - 3.3)))
 
 
 def test_a_spike_is_degraded() -> None:

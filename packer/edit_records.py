@@ -57,6 +57,9 @@ def edit_record_problems(
     changed = report["invariants"].get("metrics", {}).get("changed_tensors", 0)
     if edit["label"] != "custom" and changed > coverage["edited_tensors"]:
         yield f"{path}: coverage.edited_tensors: {coverage['edited_tensors']}, but {changed} tensors differ"
+    stored = len(report["invariants"].get("raw", {}).get("subject", {}).get("tensors", {}))
+    if stored and edit["label"] != "custom" and coverage["edited_tensors"] > max(stored, changed):
+        yield f"{path}: coverage.edited_tensors: {coverage['edited_tensors']}, and the subject has {stored}"
     if coverage["edited_params"] > coverage["total_params"]:
         yield f"{path}: coverage.edited_params: more than there are"
 

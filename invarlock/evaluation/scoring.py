@@ -21,11 +21,13 @@ PASS_LOGITS = 1 << 27
 CHUNK_LOGITS = 1 << 24
 # The digits that bring a float32 back as it was; what is stored is what is computed with.
 LOSS_DIGITS = 9
+# Chance is 12 nats for a vocabulary of 150,000. Beyond this a loss says that the model is broken, not by how much.
+MAX_LOSS = 1e4
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Losses in nats a token, None where not finite, and the batch size that fitted."""
+    """Losses in nats a token, None where not finite or above ``MAX_LOSS``, and the batch size that fitted."""
 
     losses: tuple[float | None, ...]
     batch_size: int
@@ -90,4 +92,4 @@ def _chunks(shape: torch.Size) -> Iterator[tuple[int, int]]:
 
 
 def _stored(loss: float) -> float | None:
-    return float(f"{loss:.{LOSS_DIGITS}g}") if math.isfinite(loss) else None
+    return float(f"{loss:.{LOSS_DIGITS}g}") if math.isfinite(loss) and loss <= MAX_LOSS else None

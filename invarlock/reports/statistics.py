@@ -121,8 +121,11 @@ def _fixed_point(
         raise ValueError("a value is not finite")
     if (counts < 1).any():
         raise ValueError("a weight is not positive")
-    products = numbers * counts
+    with np.errstate(over="ignore"):
+        products = numbers * counts
     bound = float(np.abs(products).max()) * len(values)
+    if not math.isfinite(bound):
+        raise ValueError("the sum of the values does not fit a float")
     _, exponent = math.frexp(bound) if bound else (0.0, 0)
     # exponents are limited so that the scale itself stays a normal float
     scale = math.ldexp(1.0, min(SUM_BITS - exponent, 1000))

@@ -12,6 +12,7 @@ from invarlock.catalog.deployables import BACKENDS, DeployableSpec, parse_deploy
 from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, parse_edit_spec
 from invarlock.errors import DocumentError, InvarLockError
 from invarlock.jsonio import check_schema
+from invarlock.reports.consistency import consistency_problems
 from invarlock.reports.derivation import GUARDS, baseline_run_id, compose, contract_hash, strip
 
 # Derived numbers are stored with 12 significant digits; a C library may move the last of them by one.
@@ -87,7 +88,7 @@ def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, An
     dataset = report["dataset"]
     asked = {key: value for key, value in dataset["windows"].items() if key != "stats"}
     pairs.append(("dataset", {**dataset, "windows": asked}, baseline["dataset"]))
-    problems += [f"{name}: not that of the baseline's report" for name, own, theirs in pairs if own != theirs]
+    problems += [f"{name}: not that of the baseline's report" for name, own, theirs in pairs if not alike(own, theirs)]
     draws = [draw for draw in baseline["draws"] if draw["run"] == report["meta"]["run"]]
     if len(draws) != 1:
         return [
@@ -103,18 +104,18 @@ def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, An
             ("token_counts", "token_counts"),
             ("baseline_logloss", "logloss"),
         ):
-            if own[key] != base[theirs]:
+            if not alike(own[key], base[theirs]):
                 problems.append(f"evaluation_windows.{part}.{key}: not what the baseline's report measured")
     for guard in report["guards"]:
         theirs = baseline[guard]["raw"] if "raw" in baseline.get(guard, {}) else draws[0].get(guard)
-        if report[guard]["raw"]["baseline"] != theirs:
+        if not alike(report[guard]["raw"]["baseline"], theirs):
             problems.append(f"{guard}.raw.baseline: not what the baseline's report measured")
     return problems
 
 
 def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
     """Yield a line for every value that differs from the derived one, naming its field."""
-    if _alike(found, derived):
+    if alike(found, derived):
         return
     name = where or "document"
     if isinstance(found, dict) and isinstance(derived, dict):
@@ -136,8 +137,8 @@ def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
         yield f"{name}: {shorten(found)}, derived {shorten(derived)}"
 
 
-def _alike(found: Any, derived: Any) -> bool:
-    """Tell the common case without more ado: the same object, or equal values of the same types all the way down."""
+def alike(found: Any, derived: Any) -> bool:
+    """Return whether two documents are equal in values and types all the way down: 1 is not 1.0, nor 0.0 -0.0."""
     kind = type(found)
     if found is derived or kind is not type(derived):
         return found is derived
@@ -150,24 +151,22 @@ def _alike(found: Any, derived: Any) -> bool:
             return False
         pairs = zip(found, derived, strict=True)
     else:
-        return bool(found == derived)
+        return bool(found == derived) and (bool(found) or repr(found) == repr(derived))
     for own, other in pairs:
         # a leaf is not worth a call
-        if own is other or (type(own) in _LEAVES and type(own) is type(other) and own == other):
+        if own is other or (type(own) in _LEAVES and type(own) is type(other) and own == other and own):
             continue
-        if not _alike(own, other):
+        if not alike(own, other):
             return False
     return True
 
 
 def _same(found: Any, derived: Any) -> bool:
-    if isinstance(found, bool) or isinstance(derived, bool) or not isinstance(found, int | float):
-        return type(found) is type(derived) and bool(found == derived)
-    if not isinstance(derived, int | float):
+    if type(found) is not type(derived):
         return False
-    if isinstance(found, int) and isinstance(derived, int):
-        return found == derived
-    return math.isclose(found, derived, rel_tol=RELATIVE_TOLERANCE, abs_tol=0.0)
+    if isinstance(found, float) and found and derived:
+        return math.isclose(found, derived, rel_tol=RELATIVE_TOLERANCE, abs_tol=0.0)
+    return alike(found, derived)
 
 
 def shorten(value: Any) -> str:
@@ -245,6 +244,7 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{guard}.raw.{side}: was not measured by the measurement contract"
     if all("raw" in report[guard] for guard in ("invariants", "spectral")):
         yield from _change_problems(report["invariants"]["raw"], report["spectral"]["raw"])
+    yield from consistency_problems(report)
 
 
 def _change_problems(facts: Mapping[str, Any], spectra: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pytest
 from invarlock.packer.checksums import CONTROL_FILES, write_checksums
 from invarlock.packer.limits import MAX_CHECKSUMS_BYTES, MAX_FILES, MAX_FOLDERS, MAX_JSON_BYTES, MAX_JSON_VALUES
 from invarlock.packer.verify import VerifyOptions, verify_pack
-from packs import REPORT, messages, pack_files, sha256, sign, strict
+from packs import REPORT, edit_json, messages, pack_files, sha256, sign, strict
 
 MEMORY_BYTES = 256 * 1024 * 1024
 SECONDS = 60
@@ -21,7 +21,7 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 from invarlock.packer.cli import main
-code = main(["verify", sys.argv[1], "--strict"])
+code = main(sys.argv[1:])
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
 print("peak", int(peak[1]) * 1024)
 sys.exit(code)
@@ -82,6 +82,33 @@ HOSTILE: dict[str, tuple[Act, int]] = {
 }  # fmt: skip
 
 
+def wide(pack: Path) -> None:
+    """Put one long text with a character that makes Python keep four bytes for each."""
+    long = "x" * (MAX_JSON_BYTES * 3 // 4) + "\U0001f600"
+    edit_json(pack / REPORT, lambda report: report["scoring"].update(not_scored=long))
+
+
+def long_flags(pack: Path) -> None:
+    """Give each scenario a detector with a long flag, which the reasons of each record would repeat."""
+    detector = {"kind": "validation_flag", "flag": "x" * 300_000, "expected": False}
+
+    def change(scenarios: Any) -> None:
+        for row in scenarios["scenarios"]:
+            row["requirements"]["detectors_all_of"] = [detector] * 8
+
+    edit_json(pack / "metadata/scenarios.json", change)
+
+
+def large_runtime_manifests(pack: Path) -> None:
+    rows = b"[" + b"1," * (MAX_JSON_VALUES // 2) + b"1]"
+    for path in pack.glob("reports/**/runtime.manifest.json"):
+        path.write_bytes(rows)
+
+
+HOSTILE["a text of wide characters"] = (wide, 7)
+HOSTILE["detectors with long flags"] = (long_flags, 7)
+
+
 def sparse(path: Path, size: int) -> None:
     with path.open("wb") as stream:
         stream.truncate(size)
@@ -98,7 +125,11 @@ def test_a_hostile_pack_costs_little(name: str, pack: Path, real_run: Any) -> No
         sign(pack, json.loads((pack / "manifest.json").read_bytes()), real_run.key)
 
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, pack], capture_output=True, text=True, check=False, timeout=SECONDS
+        [sys.executable, "-c", MEASURED, "verify", pack, "--strict"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
     )
 
     assert done.returncode == code, done.stdout + done.stderr
@@ -119,13 +150,28 @@ def test_a_listing_that_was_cut_off_is_a_problem_with_and_without_strict_checks(
         assert (result.code, "not all of it was looked at" in messages(result)) == (code, code == 6)
 
 
+def test_inspecting_keeps_no_document(pack: Path) -> None:
+    large_runtime_manifests(pack)
+
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, "inspect", pack, "--json"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.rsplit("peak ", 1)[1]) < MEMORY_BYTES // 2
+
+
 def test_as_many_lines_as_checksums_may_have_cost_little(pack: Path, real_run: Any) -> None:
     zeros = "0" * 64
     (pack / "checksums.sha256").write_text("".join(f"{zeros}  x/{number}\n" for number in range(MAX_FILES)))
     sign(pack, json.loads((pack / "manifest.json").read_bytes()), real_run.key)
 
     done = subprocess.run(
-        [sys.executable, "-c", MEASURED, pack], capture_output=True, text=True, check=False, timeout=SECONDS
+        [sys.executable, "-c", MEASURED, "verify", pack, "--strict"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
     )
 
     assert done.returncode == 6, done.stdout + done.stderr

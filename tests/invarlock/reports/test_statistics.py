@@ -108,10 +108,11 @@ def test_a_tiny_difference_does_not_collapse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "weights"), [([], []), ([1.0], [1, 2]), ([math.nan], [1]), ([math.inf], [1]), ([1.0], [0])]
+    ("values", "weights"),
+    [([], []), ([1.0], [1, 2]), ([math.nan], [1]), ([math.inf], [1]), ([1.0], [0]), ([1e308, 1e308], [1, 1])],
 )
 def test_what_cannot_be_averaged_is_refused(values: list[float], weights: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"needed|finite|positive"):
+    with pytest.raises(ValueError, match=r"needed|finite|positive|does not fit"):
         weighted_mean(values, weights)
 
 

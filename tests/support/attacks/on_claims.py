@@ -30,6 +30,32 @@ def report(change: Callable[[Any], object], path: str = REPORT) -> Act:
     return lambda pack: edit_json(pack / path, change)
 
 
+def as_the_baseline(report: Any) -> None:
+    """Give a report the digest of its baseline."""
+    report["subject"]["digest"] = report["baseline_ref"]["digest"]
+
+
+def baselines_losses(report: Any) -> None:
+    """Give a report exactly the losses of its baseline."""
+    for part in report["evaluation_windows"].values():
+        part["logloss"] = list(part["baseline_logloss"])
+
+
+def slightly_other_losses(report: Any) -> None:
+    """Let a copy of the baseline score a little better than it."""
+    report["evaluation_windows"]["final"]["logloss"] = [
+        loss - 0.1 for loss in report["evaluation_windows"]["final"]["logloss"]
+    ]
+
+
+for case, path, edit, reason in (
+    ("a_fault_with_the_baselines_digest", FAULT, as_the_baseline, "though the fault nan_injection changes"),
+    ("an_edit_with_the_baselines_digest", STRESS, as_the_baseline, "though the checkpoints have one digest"),
+    ("an_edit_with_the_baselines_losses", STRESS, baselines_losses, "exactly the baseline's losses"),
+    ("a_copy_with_losses_of_its_own", REPORT, slightly_other_losses, "other losses than the baseline's"),
+):
+    ATTACKS[case] = Attack(report(edit, path), 7, reason, "all")
+
 for case, edit, reason in (
     ("ratio", lambda r: r["primary_metric"].update(ratio_vs_baseline=0.99), "primary_metric.ratio_vs_baseline"),
     ("interval", lambda r: r["primary_metric"].update(ci=[1.0, 1.01]), "primary_metric.ci"),
@@ -54,6 +80,21 @@ for case, edit, reason in (
      "spectral.raw.changes.lm_head.weight: a change of a matrix that has none"),
     ("guard_left_out", lambda r: r["guards"].remove("spectral"), "spectral"),
     ("edit", lambda r: r["edit"].update(name="quant_rtn"), "edit.label"),
+    ("prefix", lambda r: r["dataset"].update(prefix_token_ids=[7]), "dataset: not that of the baseline's report"),
+    ("type_of_number", lambda r: r["primary_metric"].update(ratio_vs_baseline=1), "primary_metric.ratio_vs_baseline"),
+    ("sign_of_zero", lambda r: r["evaluation_windows"]["final"].update(
+        baseline_logloss=[-0.0, *r["evaluation_windows"]["final"]["baseline_logloss"][1:]]), "not what"),
+    ("loss_beyond_any", lambda r: r["evaluation_windows"]["final"]["logloss"].__setitem__(0, 1e308),
+     "is greater than the maximum"),
+    ("second_beyond_any", lambda r: r["telemetry"].update(score_seconds=1e308), "is greater than the maximum"),
+    ("negative_second", lambda r: r["telemetry"].update(score_seconds=-1.0), "is less than the minimum"),
+    ("duration", lambda r: r.update(telemetry=dict.fromkeys(r["telemetry"], 0.0)), "no stage took any time"),
+    ("version", lambda r: r["meta"].update(versions={}), "is a required property"),
+    ("digest_of_a_copy", lambda r: r["subject"].update(digest=f"sha256:{ZEROS}"), "though nothing was edited"),
+    ("tie", lambda r: r["invariants"]["raw"]["subject"].update(tied_by_value=True), "tied_by_value: True, and the dig"),
+    ("line_in_its_name", lambda r: r["meta"].update(model_id="a\n# b"), "does not match"),
+    ("escape_in_a_tensors_name", lambda r: r["invariants"]["raw"]["subject"]["tensors"].update(
+        {"\u001b[2J": r["invariants"]["raw"]["subject"]["tensors"]["lm_head.weight"]}), "does not match"),
 ):  # fmt: skip
     ATTACKS[f"a_report_with_another_{case}"] = Attack(report(edit), 7, reason, "all")
 
@@ -102,7 +143,7 @@ def the_report_of_another_scenario_under_a_right_name(pack: Path) -> None:
 
 @attack(7, "baseline_logloss: not what the baseline's report measured", sealed="all")
 def a_baseline_made_worse_in_one_report(pack: Path) -> None:
-    composed(pack, REPORT, lambda raw: add(raw["evaluation_windows"]["final"]["baseline_logloss"], 0.5))
+    composed(pack, STRESS, lambda raw: add(raw["evaluation_windows"]["final"]["baseline_logloss"], 0.5))
 
 
 def add(losses: list[float], more: float) -> None:
@@ -122,7 +163,7 @@ def the_baseline_removed(pack: Path) -> None:
 
 @attack(6, "edit_metadata.json: baseline_digest", sealed="all")
 def a_report_measured_against_another_checkpoint(pack: Path) -> None:
-    composed(pack, REPORT, lambda raw: raw["baseline_ref"].update(digest=f"sha256:{ZEROS}"))
+    composed(pack, STRESS, lambda raw: raw["baseline_ref"].update(digest=f"sha256:{ZEROS}"))
 
 
 @attack(7, "evaluation_windows.final.window_ids", sealed="all")

@@ -1,0 +1,88 @@
+"""Raw measurements of one report that cannot all be true.
+
+Each check is a relation that holds for every honest report: bytes decide tensors, tensors decide losses. What may
+differ in an honest run (a fault in an expert that no window uses, a custom subject, a GPU's rounding) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from invarlock.catalog.deployables import BACKENDS
+from invarlock.catalog.edit_specs import EDIT_NAMES
+
+NOOP = "noop"
+CUSTOM = "custom"
+# The most by which a window's loss differs between two passes of one model, nats: of bfloat16 on a GPU, with room.
+SAME_MODEL_NATS = 0.05
+# A matrix that changed by less may round to the same losses; one step of float32 is 6e-8.
+MEASURABLE_CHANGE = 1e-5
+
+
+def consistency_problems(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where the raw measurements of a report contradict each other.
+
+    Args:
+        report: one that holds to its schema; guards that did not run have no raw part.
+    """
+    yield from _digest_problems(report)
+    yield from _loss_problems(report)
+    if "raw" in report["invariants"]:
+        for side in ("baseline", "subject"):
+            yield from _tie_problems(f"invariants.raw.{side}", report["invariants"]["raw"][side])
+    if not any(report["telemetry"].values()):
+        yield "telemetry: no stage took any time"
+
+
+def _digest_problems(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where the digests of the checkpoints contradict the edit, or the digests of the tensors."""
+    name, same = report["edit"]["name"], _same_checkpoint(report)
+    if name == NOOP and not same:
+        yield "subject.digest: not the baseline's, though nothing was edited"
+    if same and name not in (*EDIT_NAMES, *BACKENDS, CUSTOM):
+        yield f"subject.digest: the baseline's, though the fault {name} changes a checkpoint"
+    if same and "raw" in report["invariants"]:
+        before, after = (report["invariants"]["raw"][side]["tensors"] for side in ("baseline", "subject"))
+        if before != after:
+            yield "invariants.raw.subject.tensors: not the baseline's, though the checkpoints have one digest"
+
+
+def _loss_problems(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where losses contradict the digests: the same model scores alike, and a changed one does not."""
+    pairs = [
+        (own, base)
+        for part in ("preview", "final")
+        for own, base in zip(
+            report["evaluation_windows"][part]["logloss"],
+            report["evaluation_windows"][part]["baseline_logloss"],
+            strict=True,
+        )
+    ]
+    if _same_checkpoint(report):
+        tolerance = 0.0 if report["context"]["determinism"] == "strict" else SAME_MODEL_NATS
+        if any(own is None or abs(own - base) > tolerance for own, base in pairs):
+            yield "evaluation_windows: other losses than the baseline's, though the checkpoints have one digest"
+    elif (
+        report["edit"]["name"] in EDIT_NAMES and _measurably_changed(report) and all(own == base for own, base in pairs)
+    ):
+        yield "evaluation_windows: exactly the baseline's losses, though matrices of the model changed"
+
+
+def _measurably_changed(report: Mapping[str, Any]) -> bool:
+    changes = report["spectral"].get("raw", {}).get("changes", {})
+    return any((change["relative"] or 0) > MEASURABLE_CHANGE for change in changes.values())
+
+
+def _same_checkpoint(report: Mapping[str, Any]) -> bool:
+    return bool(report["subject"]["digest"] == report["baseline_ref"]["digest"])
+
+
+def _tie_problems(where: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a tie by value that the digests of embedding and head contradict."""
+    embedding, head = (facts["tensors"].get(facts[role]) for role in ("embedding", "head"))
+    if embedding is None or head is None or embedding["dtype"] != head["dtype"]:
+        return
+    same = embedding["digest"] == head["digest"] and embedding["shape"] == head["shape"]
+    if facts["tied_by_value"] != same:
+        yield f"{where}.tied_by_value: {facts['tied_by_value']}, and the digests of embedding and head say otherwise"

@@ -87,8 +87,12 @@ def _signals(guard: str, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _interventions(guard: str, records: Sequence[Record]) -> dict[str, Any]:
-    """Return the signals of a guard in reports that pass all the same: worth a look, no failure."""
-    found = [r for r in records if r["guard_flags"][guard] and r["passed"] and r["strictness"] == "must_pass"]
+    """Return the signals of a guard that fail nothing, in clean and informational reports: worth a look."""
+    found = [
+        r
+        for r in records
+        if r["guard_flags"][guard] and r["passed"] and r["strictness"] in ("must_pass", "informational")
+    ]
     return {"records": [record["path"] for record in found], "total": len(found)}
 
 

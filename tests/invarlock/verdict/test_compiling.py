@@ -266,3 +266,22 @@ def test_the_text_says_the_verdict_first_and_names_what_failed() -> None:
     assert text.startswith("Verdict: FAIL\n\n2 of 3 cases as expected on 1 models")
     assert "  - mistral-tiny-nan_injection-run1: its primary guard invariants saw nothing" in text
     assert "NOT AS EXPECTED" in text
+
+
+def test_signals_that_fail_nothing_are_listed_for_clean_and_informational_reports_alone() -> None:
+    names = ("quant_4bit_clean", "spectral_moderate_scale", "nan_injection")
+    row = json.loads(json.dumps(verdict(HONEST)["records"][0]))
+    strictness = dict(zip(names, ("must_pass", "informational", "must_fail"), strict=True))
+    flags = row["guard_flags"] | {"spectral": True}
+    records = [
+        row | {"name": name, "path": f"{name}/{passed}", "strictness": kind, "passed": passed, "guard_flags": flags}
+        for name, kind in strictness.items()
+        for passed in (True, False)
+    ]
+
+    summary = summarise({"records": records, "core_guard_order": ["spectral", "invariants"]})
+
+    assert summary["guard_intervention_summary.json"] == {
+        "spectral": {"records": ["quant_4bit_clean/True", "spectral_moderate_scale/True"], "total": 2},
+        "invariants": {"records": [], "total": 0},
+    }

@@ -12,6 +12,7 @@ reads back as the same number) and refuses non-finite numbers.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -101,18 +102,32 @@ def read_json(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
 
     Raises:
         MissingFileError: when there is no such file.
-        DocumentError: when it is not one strict, bounded document.
+        DocumentError: when it cannot be read, or is not one strict, bounded document.
+    """
+    return parse_json(read_file(path, limit_bytes=limit_bytes), where=str(path), limit_bytes=limit_bytes)
+
+
+def read_file(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
+    """Return the bytes of a file; of one that is too large nothing is read.
+
+    Raises:
+        MissingFileError: when there is no such file.
+        DocumentError: when it cannot be read, or is larger than the limit.
     """
     try:
         with path.open("rb") as stream:
-            data = stream.read(limit_bytes + 1)
+            size = os.fstat(stream.fileno()).st_size
+            # a pipe has no size, and a device no end
+            data = b"" if size > limit_bytes else stream.read(limit_bytes + 1)
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise DocumentError(f"{path}: a folder; name a JSON file") from None
+        raise DocumentError(f"{path}: a folder; name a file") from None
     except OSError as error:
         raise DocumentError(f"{path}: cannot be read ({error.strerror})") from None
-    return parse_json(data, where=str(path), limit_bytes=limit_bytes)
+    if max(size, len(data)) > limit_bytes:
+        raise DocumentError(f"{path}: {max(size, len(data))} bytes, more than the limit of {limit_bytes}")
+    return data
 
 
 def check_schema(document: Any, schema_name: str, *, where: str) -> None:
@@ -172,6 +187,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     where it can be kept its owner.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "a folder, device or pipe, which is not replaced", str(path))
     replaced = path.stat() if path.is_file() else None
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from invarlock.packer.verify import ReportAssurance
 
 from invarlock.catalog.cases import report_folder
 from invarlock.catalog.models import folder_name
-from invarlock.errors import DocumentError, MissingFileError, ReportError, UsageError
-from invarlock.jsonio import check_schema, parse_json
+from invarlock.errors import DocumentError, ReportError, UsageError
+from invarlock.jsonio import MAX_DOCUMENT_BYTES, check_schema, parse_json, read_file
 from invarlock.reports.preset_files import null_run_name, preset_name, read_preset
+
+# A pack is put together in memory.
+MAX_MATERIAL_BYTES = 1024**3
 
 
 def gather_files(
@@ -89,10 +93,10 @@ def gather_files(
     files |= {place: _read(path) for place, path in optional.items() if path is not None}
     named = dict(_material(text) for text in materials)
     for name, path in named.items():
-        files[f"metadata/materials/{name}"] = _read(path)
+        files[f"metadata/materials/{name}"] = _read(path, MAX_MATERIAL_BYTES)
     return PackContent(
         files=files,
-        run_name=run_name or scenarios.resolve().parent.name,
+        run_name=run_name or Path(os.path.realpath(scenarios)).parent.name,
         parameters=parameters or {},
         materials={name: f"metadata/materials/{name}" for name in named},
         claimed_verdict=None if final_verdict is None else parse_json(_read(final_verdict), where=str(final_verdict)),
@@ -101,13 +105,11 @@ def gather_files(
     )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        return read_file(path, limit_bytes=limit_bytes)
+    except DocumentError as error:
+        raise UsageError(str(error)) from None
 
 
 def _text(path: Path) -> str:

@@ -5,6 +5,7 @@ Each command imports what it needs: ``--help`` needs none of it.
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ def build(options: Namespace) -> int:
 
     key = None if options.signing_key is None else _signing_key(options)
     # a run directory has its verdict in reports/ and its manifest in state/
-    run = options.final_verdict.resolve().parent.parent
+    run = _real(options.final_verdict).parent.parent
     content = gather_files(
         reports=options.report,
         baselines=options.baseline,
@@ -169,7 +170,7 @@ def verify(options: Namespace) -> int:
     from invarlock.packer.verify import VerifyOptions, verify_pack
 
     for pack in options.packs:
-        if options.json_out is not None and options.json_out.resolve().is_relative_to(pack.resolve()):
+        if options.json_out is not None and _real(options.json_out).is_relative_to(_real(pack)):
             raise UsageError(f"--json-out: {options.json_out} lies in the pack; nothing is written into a pack")
     wanted = VerifyOptions(
         strict=options.strict,
@@ -240,6 +241,11 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         derived if result.reports_verified else "reports: not verified",
         *(f"warning: {warning}" for warning in result.warnings),
     ]
+
+
+def _real(path: Path) -> Path:
+    """Return a path without links; unlike `Path.resolve` it takes links that lead to themselves."""
+    return Path(os.path.realpath(path))
 
 
 def _separated(blocks: Sequence[list[str]]) -> list[str]:

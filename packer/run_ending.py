@@ -18,7 +18,7 @@ from invarlock.packer.keys import SigningKey
 from invarlock.packer.run_directory import RunDirectory
 
 from invarlock.errors import InvarLockError
-from invarlock.jsonio import parse_json, read_json, write_bytes, write_json
+from invarlock.jsonio import parse_json, read_file, read_json, write_bytes, write_json
 from invarlock.reports.companions import companion_problems, companions_asked
 from invarlock.reports.page_files import write_page
 from invarlock.reports.probes import file_name
@@ -55,7 +55,7 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
         if not path.is_file():
             continue
         try:
-            data = path.read_bytes()
+            data = read_file(path)
             report = parse_json(data, where=str(path))
             wrong = verify_report(report)
             beside = {} if wrong else _read_companions(planned, path)

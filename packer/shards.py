@@ -16,7 +16,7 @@ from invarlock.packer.run_directory import RunDirectory
 
 from invarlock.catalog.shards import shard_manifest
 from invarlock.errors import DocumentError, IntegrityError, MissingFileError, UsageError
-from invarlock.jsonio import check_schema, parse_json, read_json
+from invarlock.jsonio import check_schema, parse_json, read_file, read_json
 from invarlock.reports.verification import shorten
 from invarlock.settings import SETTINGS
 from invarlock.verdict.compiling import planned_cases, read_outcomes
@@ -114,10 +114,10 @@ def shared_files(shards: Sequence[Shard]) -> dict[str, Path]:
     found: dict[str, tuple[Shard, Path]] = {}
     for shard in shards:
         for path, where in _made_alike(shard):
-            data = path.read_bytes()
+            data = read_file(path)
             other, known = found.setdefault(where, (shard, path))
-            if known.read_bytes() != data:
-                what = _difference(_parsed(data), _parsed(known.read_bytes())) or "other bytes"
+            if read_file(known) != data:
+                what = _difference(_parsed(data), _parsed(read_file(known))) or "other bytes"
                 raise UsageError(
                     f"{shard.name} and {other.name} measured {where} differently: {what}; reports build on it, "
                     "make all shards on machines of one kind, or with --determinism strict"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from invarlock.packer.keys import fingerprint, load_public_key
 from invarlock.packer.trust import (
     MAX_STORE_BYTES,
@@ -20,6 +21,9 @@ from invarlock.packer.trust import (
 
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import dump_json, parse_json, read_json, write_bytes
+
+# an edit takes milliseconds
+LOCK_SECONDS = 10
 
 
 def fingerprint_of(text: str) -> str:
@@ -77,10 +81,10 @@ def revoke_signer(store: Path, signer: str) -> bool:
 def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
     """Change the lists of a store in its own form, under a lock and in one step; its mode stays."""
     # a store that is a link stays one: what it points to is replaced
-    path = store.resolve()
+    path = Path(os.path.realpath(store))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
             document: Any = {"trusted_signers": []}
             if path.exists():
                 read_trust_store(path)
@@ -88,6 +92,8 @@ def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
             change(signer_lists(document, where=str(store)))
             data = _readable(document, store)
             write_bytes(path, data)
+    except Timeout:
+        raise UsageError(f"{store}: cannot be locked; another command has it, or {path.parent} takes no lock") from None
     except OSError as error:
         raise UsageError(f"{store}: cannot be written ({error.strerror})") from None
 

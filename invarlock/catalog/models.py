@@ -104,6 +104,8 @@ def read_models(path: Path) -> Models:
         raise MissingFileError(f"{path}: no such file; a suites folder needs one") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DocumentError(f"{path}: {error}") from None
+    except OSError as error:
+        raise DocumentError(f"{path}: cannot be read ({error.strerror})") from None
     check_schema(document, "models", where=str(path))
     models = {row["id"]: Model(**row) for row in _unique(document["model"], "id", path)}
     suites = {row["name"]: _suite(row) for row in _unique(document["suite"], "name", path)}

@@ -34,6 +34,8 @@ def read_embedded_text(path: Path, expected_sha256: str) -> SourceText:
         packed = path.read_bytes()
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file; the suite's text is named in models.toml") from None
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be read ({error.strerror}); restore the file") from None
     found = hashlib.sha256(packed).hexdigest()
     if found != expected_sha256:
         raise EvaluationError(f"{path}: sha256 is {found}, models.toml expects {expected_sha256}; restore the file")

@@ -24,7 +24,7 @@ from invarlock.harness.resuming import kept_baseline
 from invarlock.harness.run import Run
 from invarlock.harness.sources import run_pins
 from invarlock.harness.texts import read_suite_text, window_counts
-from invarlock.jsonio import check_schema, parse_json, read_json, write_json
+from invarlock.jsonio import check_schema, parse_json, read_file, read_json, write_json
 from invarlock.reports.probes import probes_asked
 
 
@@ -127,7 +127,7 @@ class Baselines:
             if not path.is_file():
                 self._make_snapshot(model, snapshot)
                 self._measure(model, snapshot, path, placement)
-        data = path.read_bytes()
+        data = read_file(path)
         document: dict[str, Any] = parse_json(data, where=str(path))
         check_schema(document, "baseline_report", where=str(path))
         return Baseline(snapshot, document, f"sha256:{hashlib.sha256(data).hexdigest()}")

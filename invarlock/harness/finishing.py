@@ -18,7 +18,7 @@ from invarlock.harness.inventory import Pool
 from invarlock.harness.presets import derived_preset, preset_lines, preset_path
 from invarlock.harness.pytest_report import reduce_pytest_report
 from invarlock.harness.run import Run
-from invarlock.jsonio import parse_json, write_json
+from invarlock.jsonio import read_json, write_json
 from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key
 from invarlock.packer.run_ending import FoundReports, pack_run, read_reports, verdict_lines, write_pages, write_results
 from invarlock.reports.preset_files import null_run_name
@@ -44,7 +44,7 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     state, directory = run.directory.state, run.directory
     reduced = reduce_pytest_report(pytest_report, directory.path)
     write_json(state / "pytest_report.json", reduced)
-    manifest = parse_json((state / "scenarios.json").read_bytes(), where="state/scenarios.json")
+    manifest = read_json(state / "scenarios.json")
     plan = planned_cases(manifest)
     found = read_reports(directory, plan)
     finished = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

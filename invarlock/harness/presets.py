@@ -16,7 +16,7 @@ from invarlock.errors import InvarLockError
 from invarlock.harness.plan import RUN_ONLY
 from invarlock.harness.run import Run
 from invarlock.harness.texts import WindowCounts, window_counts
-from invarlock.jsonio import write_bytes
+from invarlock.jsonio import read_file, write_bytes
 from invarlock.reports.preset_files import null_run_name, preset_name, read_null_runs, read_preset, write_preset
 from invarlock.reports.presets import Preset, check_fit, derive_preset, loosened
 
@@ -90,7 +90,7 @@ def begin_presets(run: Run, models: Sequence[Model]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             for row in (*preset.document["null_runs"], preset.document["held_out"]):
                 name = null_run_name(model.folder, row["run"])
-                write_bytes(run.directory.presets / name, (source.parent / name).read_bytes())
+                write_bytes(run.directory.presets / name, read_file(source.parent / name))
             write_preset(run.directory.presets, preset.document)
         elif calibrates(run):
             for path in folder.glob("null_run_*.json"):

@@ -15,7 +15,7 @@ from invarlock.errors import InvarLockError
 from invarlock.evaluation.comparison import Weighed
 from invarlock.evaluation.documents import Setup
 from invarlock.evaluation.null_runs import null_contracts
-from invarlock.jsonio import check_schema, parse_json, read_json
+from invarlock.jsonio import check_schema, parse_json, read_file, read_json
 from invarlock.reports.companions import companion_problems, companions_asked
 from invarlock.reports.null_runs import NULL_SEED, null_run_problems
 from invarlock.reports.probes import file_name
@@ -100,7 +100,7 @@ def kept_report(
     if not path.is_file():
         return None
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         report = parse_json(data, where=path.name)
         runtime = read_json(path.with_name("runtime.manifest.json"))
         check_schema(runtime, "runtime_manifest", where="runtime.manifest.json")

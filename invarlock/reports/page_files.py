@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from invarlock.jsonio import parse_json, write_bytes
+from invarlock.jsonio import parse_json, read_file, write_bytes
 from invarlock.reports.rendering import render_report
 from invarlock.reports.sidecars import PAGE_NAME
 
@@ -15,10 +15,10 @@ def write_page(report: Path) -> None:
     """Render a report that verifies into the page beside it, unless that is there.
 
     Raises:
-        DocumentError: when the report is no strict JSON.
+        DocumentError: when the report is no strict JSON, or the page cannot be read.
     """
     page, path = _rendered(report), report.with_name(PAGE_NAME)
-    if not path.is_file() or path.read_bytes() != page:
+    if not path.is_file() or read_file(path) != page:
         write_bytes(path, page)
 
 
@@ -29,10 +29,10 @@ def page_problems(report: Path) -> Iterator[str]:
         DocumentError: when the report is no strict JSON.
     """
     path = report.with_name(PAGE_NAME)
-    if path.is_file() and path.read_bytes() != _rendered(report):
+    if path.is_file() and read_file(path) != _rendered(report):
         yield f"{PAGE_NAME}: not the page that the report beside it gives"
 
 
 def _rendered(report: Path) -> bytes:
-    data = report.read_bytes()
+    data = read_file(report)
     return render_report(parse_json(data, where=str(report)), hashlib.sha256(data).hexdigest())

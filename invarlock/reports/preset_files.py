@@ -15,7 +15,7 @@ from typing import Any
 
 from invarlock.catalog.models import folder_name
 from invarlock.errors import DocumentError, MissingFileError, UsageError
-from invarlock.jsonio import check_schema, dump_json, parse_json, write_bytes
+from invarlock.jsonio import check_schema, dump_json, parse_json, read_file, write_bytes
 from invarlock.reports.presets import NullRun, Preset, preset_problems
 
 _NULL_RUN = re.compile(r"null_run_([1-9][0-9]{0,3})\.json")
@@ -54,7 +54,7 @@ def read_null_runs(folder: Path, model_folder: str) -> list[NullRun]:
         if match is not None:
             numbers.append(int(match[1]))
     paths = [folder / null_run_name(model_folder, run) for run in sorted(numbers)]
-    return [parse_null_run(path.read_bytes(), where=str(path)) for path in paths]
+    return [parse_null_run(read_file(path), where=str(path)) for path in paths]
 
 
 def read_preset(path: Path) -> Preset:
@@ -68,11 +68,9 @@ def read_preset(path: Path) -> Preset:
     if path.suffix != ".json":
         raise UsageError(f"{path}: give the preset's .json, beside which its null runs lie")
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such file; make presets with --suite-mode calibrate-only") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        data = read_file(path)
+    except MissingFileError as error:
+        raise MissingFileError(f"{error}; make presets with --suite-mode calibrate-only") from None
     document = parse_json(data, where=str(path))
     check_schema(document, "calibrated_preset", where=str(path))
     runs = read_null_runs(path.parent, folder_name(document["model_id"]))

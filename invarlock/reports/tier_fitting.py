@@ -16,7 +16,7 @@ from typing import Any
 
 from invarlock.catalog.edit_specs import EDIT_NAMES
 from invarlock.errors import InvarLockError, MissingFileError
-from invarlock.jsonio import check_schema, parse_json
+from invarlock.jsonio import check_schema, parse_json, read_file
 from invarlock.reports.null_runs import SCHEMA as NULL_RUN_SCHEMA
 from invarlock.reports.null_runs import null_changes, null_run_problems
 from invarlock.reports.policy import resolve_policy
@@ -82,8 +82,13 @@ def measure_folder(folder: Path, policy: Mapping[str, Any]) -> Measured:
     measured = Measured()
     seen: set[str] = set()
     for path in sorted([*folder.rglob(REPORT_NAME), *folder.rglob("null_run_*.json")]):
-        data = path.read_bytes()
-        digest, place = f"sha256:{hashlib.sha256(data).hexdigest()}", str(path.relative_to(folder))
+        place = str(path.relative_to(folder))
+        try:
+            data = read_file(path)
+        except InvarLockError as error:
+            measured.left_out.append({"path": place, "reason": str(error)})
+            continue
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if digest in seen:
             # a run directory and its pack hold the same report
             continue

@@ -49,12 +49,13 @@ class PackContent:
 
 @dataclass(frozen=True)
 class BuiltPack:
-    """A pack that stands, was read back and verified."""
+    """A pack that stands, was read back and verified; ``evidence`` is the statement of what it is evidence of."""
 
     path: Path
     verdict: str
     evidence_level: str
     fingerprint: str | None
+    evidence: tuple[str, ...]
 
 
 def build_pack(target: Path, content: PackContent, signing_key: SigningKey | None, generated_at: str) -> BuiltPack:
@@ -77,7 +78,8 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
         raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
     files, found, verdict = _complete(content, generated_at)
     manifest = _manifest(content, files, found, verdict, signing_key, generated_at)
-    files[layout.README] = render_readme(manifest, verdict, content.readme_notes)
+    evidence = found.pack_statement(manifest, files, verdict)
+    files[layout.README] = render_readme(manifest, verdict, evidence, content.readme_notes)
     checksums = write_checksums({path: hashlib.sha256(data).hexdigest() for path, data in files.items()})
     manifest["checksums_sha256_digest"] = hashlib.sha256(checksums).hexdigest()
     check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)
@@ -100,7 +102,7 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
     signer = None if signing_key is None else fingerprint(signing_key.public)
-    return BuiltPack(target, verdict["verdict"], manifest["evidence_level"], signer)
+    return BuiltPack(target, verdict["verdict"], manifest["evidence_level"], signer, tuple(evidence))
 
 
 def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOptions:

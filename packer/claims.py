@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any, Literal
 
 from invarlock.packer import layout
 from invarlock.packer.contents import PackFiles
+from invarlock.packer.evidence import Scope, absent, pack_statement, scope_of
 from invarlock.packer.layout import beside, is_baseline, is_report
 from invarlock.packer.limits import MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_REPORTS
 from invarlock.packer.preset_claims import read_presets
@@ -58,6 +59,23 @@ class Findings:
 
     def of_kind(self, kind: str) -> list[ReportFacts]:
         return [facts for facts in self.facts.values() if facts.kind == kind]
+
+    @property
+    def clean(self) -> list[str]:
+        """The reports of clean edits, by path."""
+        return [facts.path for facts in self.of_kind("clean")]
+
+    @property
+    def scope(self) -> Scope:
+        contained = [path for path, facts in self.facts.items() if facts.in_container]
+        return scope_of(self.plan.cases, self.facts, contained)
+
+    def pack_statement(
+        self, manifest: Mapping[str, Any], digests: Collection[str], verdict: Mapping[str, Any] | None
+    ) -> list[str]:
+        """Return what a pack of these reports is evidence of, before a receiver has verified it."""
+        parts = list(absent(manifest, digests, self.plan.cases))
+        return pack_statement(self.scope, self.clean, verdict, parts)
 
 
 def examine_reports(files: PackFiles) -> Findings:

@@ -52,7 +52,7 @@ def build(options: Namespace) -> int:
         readme_notes=options.readme,
     )
     built = build_pack(options.out, content, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    say(f"built {built.path}: verdict {built.verdict}, evidence level {built.evidence_level}")
+    say(f"built {built.path}: verdict {built.verdict}", *built.evidence)
     say(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
     return 0
 
@@ -69,7 +69,7 @@ def merge(options: Namespace) -> int:
     origin = " (a key made for this run and not kept; --signing-key signs with yours)" if made else ""
     say(*merged.lines)
     say(f"merged {len(options.runs)} shards: {merged.path}", f"verdict:        {merged.verdict}")
-    say(f"evidence pack:  {merged.pack.path}", f"evidence level: {merged.pack.evidence_level}")
+    say(f"evidence pack:  {merged.pack.path}", *merged.pack.evidence)
     say(f"signer:         {merged.pack.fingerprint or 'none, the pack is not signed'}{origin}")
     if options.require_pass and merged.verdict != "PASS":
         raise ReportError(f"{merged.path}: the verdict is {merged.verdict}, --require-pass asks for PASS")
@@ -149,8 +149,7 @@ def inspect(options: Namespace) -> int:
         return 0
     checksums, reports, ready = summary["checksums"], summary["reports"], summary["strict_readiness"]
     say(f"{summary['pack']}: not verified, this is what it says of itself")
-    claimed = summary["verdict_claimed"]
-    say(f"verdict claimed: {claimed}, evidence level claimed: {summary['evidence_level_claimed']}")
+    say(f"verdict claimed: {summary['verdict_claimed']}", *summary["evidence_claimed"])
     say(f"signature: {summary['signature']}; signer: {summary['signer_fingerprint']}")
     say(
         f"checksums: {checksums['files']} files, {len(checksums['missing'])} missing, "
@@ -229,14 +228,12 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         return [f"NOT VERIFIED (exit code {result.code}): {result.pack}", *shown]
     reports = len(result.envelope["results"]) if result.envelope else 0
     derived = f"reports: {reports} verified, every derived number follows from the measurements"
-    strong = "yes" if result.strong else f"no, missing: {'; '.join(result.missing_for_strong)}"
     headline = "VERIFIED" if result.signed else "NOT SIGNED, though what was checked holds"
     signer = f"{result.signer} ({result.authenticity})" if result.signed else "none: anybody could have made this pack"
     return [
         f"{headline}: {result.pack}",
         f"verdict: {result.verdict or 'none'}",
-        f"strong evidence: {strong}",
-        f"evidence level: {result.evidence_level or 'not stated'}",
+        *result.evidence,
         f"signer: {signer}{', attested' if result.attested else ''}",
         derived if result.reports_verified else "reports: not verified",
         *(f"warning: {warning}" for warning in result.warnings),

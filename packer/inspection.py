@@ -16,6 +16,7 @@ from invarlock.packer.checksums import (
     SIGNATURE_NAME,
     read_checksums,
 )
+from invarlock.packer.evidence import absent, pack_statement, scope_of
 from invarlock.packer.keys import fingerprint
 from invarlock.packer.layout import beside, is_report
 from invarlock.packer.limits import (
@@ -30,8 +31,9 @@ from invarlock.packer.pack_folder import PackFolder, open_pack
 from invarlock.packer.references import reference_problems
 from invarlock.packer.signature import verify_manifest
 
-from invarlock.errors import DocumentError, IntegrityError, MissingFileError, SignatureError
-from invarlock.jsonio import parse_json
+from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError, SignatureError
+from invarlock.jsonio import check_schema, parse_json
+from invarlock.verdict.compiling import Planned, planned_cases
 
 
 def inspect_pack(path: Path) -> dict[str, Any]:
@@ -51,21 +53,27 @@ def inspect_pack(path: Path) -> dict[str, Any]:
         promised = read_checksums(checksums)
         reports = sorted(name for name in listing.files if is_report(name))
         contained = [name for name in reports if _in_container(_read(folder, beside(name, layout.RUNTIME_MANIFEST)))]
-        clean = _clean(reports, _read(folder, layout.SCENARIOS))
+        plan = _planned(_read(folder, layout.SCENARIOS))
         verdict = _read(folder, layout.VERDICT_JSON)
     uncovered = sorted(set(listing.files) - set(promised) - CONTROL_FILES)
     missing = sorted(set(promised) - set(listing.files))
     digest_ok = hashlib.sha256(checksums).hexdigest() == manifest["checksums_sha256_digest"].lower()
     broken = list(reference_problems(manifest, promised))
+    clean = {name for name in reports if name in plan and plan[name].scenario["category"] == "clean"}
     outside = clean - set(contained)
+    claimed = verdict if isinstance(verdict, dict) and isinstance(verdict.get("verdict"), str) else None
+    evidence = pack_statement(
+        scope_of(plan, reports, contained), clean, claimed, list(absent(manifest, promised, plan))
+    )
     return {
         "pack": str(path),
         "manifest": {key: manifest.get(key) for key in ("format", "generated_at", "suite", "invarlock_version")},
         "evidence_level_claimed": manifest.get("evidence_level"),
+        "evidence_claimed": evidence,
         "signature": signature,
         "signer_fingerprint": signer,
         "attestation": "present" if ATTESTATION_NAME in listing.files else "missing",
-        "verdict_claimed": verdict.get("verdict") if isinstance(verdict, dict) else None,
+        "verdict_claimed": None if claimed is None else claimed["verdict"],
         "verified": False,
         "checksums": {"digest_ok": digest_ok, "files": len(promised), "missing": missing, "uncovered": uncovered},
         "unsafe": listing.problems,
@@ -121,12 +129,13 @@ def _read(folder: PackFolder, path: str) -> Any:
         return None
 
 
-def _clean(reports: Sequence[str], scenarios: Any) -> set[str]:
-    """Return the reports that are of a clean scenario, as the pack itself says."""
-    rows = scenarios.get("scenarios") if isinstance(scenarios, dict) else None
-    known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    names = {row.get("id") for row in known if row.get("category") == "clean" and isinstance(row.get("id"), str)}
-    return {name for name in reports if name.split("/")[2] in names}
+def _planned(scenarios: Any) -> dict[str, Planned]:
+    """Return the planned cases of an effective manifest, none where it is malformed."""
+    try:
+        check_schema(scenarios, "scenarios", where=layout.SCENARIOS)
+        return planned_cases(scenarios)
+    except InvarLockError:
+        return {}
 
 
 def _in_container(runtime: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def _end(
     if not settings.get("skip_html", {}).get("value"):
         write_pages(found)
     built = pack_run(directory, directory.pack, found, key, settings, finished, run_name=target.name)
-    pack = BuiltPack(RunDirectory(target).pack, built.verdict, built.evidence_level, built.fingerprint)
+    pack = replace(built, path=RunDirectory(target).pack)
     return MergedRun(target, pack, verdict["verdict"], tuple(verdict_lines(verdict, found)))
 
 

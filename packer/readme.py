@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from invarlock.reports.markdown import code_span, inline
@@ -13,7 +13,7 @@ This folder holds the evidence of one validation run of InvarLock: the reports o
 them, where they come from, and checksums of all of it{signed}. It holds no weights.
 
 - Verdict: **{verdict}** ({passed} of {cases} cases as expected, suite {suite}, {models} models)
-- Evidence level: {level}
+{evidence}
 - Made: {generated_at} by InvarLock {version}
 - Signer: {signer}
 
@@ -46,8 +46,13 @@ What follows are the maker's own words. Nothing checks them.
 """
 
 
-def render_readme(manifest: Mapping[str, Any], verdict: Mapping[str, Any], notes: str = "") -> bytes:
-    """Return the README of a pack; the verifier renders it again and compares all but the maker's notes."""
+def render_readme(
+    manifest: Mapping[str, Any], verdict: Mapping[str, Any], evidence: Sequence[str], notes: str = ""
+) -> bytes:
+    """Return the README of a pack; the verifier renders it again and compares all but the maker's notes.
+
+    ``evidence`` is the statement of what was asked, and whether that is strong evidence.
+    """
     counts = verdict["counts"]
     signer = manifest.get("signing_key_fingerprint")
     text = TEXT.format(
@@ -57,7 +62,7 @@ def render_readme(manifest: Mapping[str, Any], verdict: Mapping[str, Any], notes
         cases=counts["cases_total"],
         suite=code_span(manifest.get("suite", "not stated")),
         models=counts["models_total"],
-        level=inline(manifest.get("evidence_level", "not stated")),
+        evidence="\n".join(f"- {line[0].upper()}{line[1:]}" for line in evidence),
         generated_at=inline(manifest.get("generated_at", "at a time not stated")),
         version=inline(manifest.get("invarlock_version", "of a version not stated")),
         signer=code_span(signer) if signer else "named in `manifest.signature.json`, if that file is there",
@@ -65,7 +70,9 @@ def render_readme(manifest: Mapping[str, Any], verdict: Mapping[str, Any], notes
     return (text + (NOTES_HEADING + notes if notes else "")).encode("utf-8")
 
 
-def readme_follows(readme: bytes, manifest: Mapping[str, Any], verdict: Mapping[str, Any]) -> bool:
-    """Tell whether a README is the one of a manifest and a verdict, a maker's notes aside."""
-    rendered = render_readme(manifest, verdict)
+def readme_follows(
+    readme: bytes, manifest: Mapping[str, Any], verdict: Mapping[str, Any], evidence: Sequence[str]
+) -> bool:
+    """Tell whether a README is the one of a manifest, a verdict and a statement, a maker's notes aside."""
+    rendered = render_readme(manifest, verdict, evidence)
     return readme == rendered or readme.startswith(rendered + NOTES_HEADING.encode("utf-8"))

@@ -24,6 +24,7 @@ from invarlock.packer.checksums import (
 )
 from invarlock.packer.claims import Findings, check_results, evidence_level, examine_reports
 from invarlock.packer.contents import SealedFiles
+from invarlock.packer.evidence import absent, asked, missing_in_pack, not_asked
 from invarlock.packer.file_access import store_warnings
 from invarlock.packer.keys import fingerprint
 from invarlock.packer.limits import (
@@ -129,26 +130,26 @@ def _verify(
         _fail(result, IntegrityError.exit_code, "pack", integrity)
         return
     result.integrity_ok = True
-    _judge(sealed, found, wrong, options, result)
+    _judge(sealed, found, files, wrong, result)
 
 
-def _judge(sealed: _Sealed, found: Findings, wrong: list[str], options: VerifyOptions, result: VerifyResult) -> None:
+def _judge(sealed: _Sealed, found: Findings, files: SealedFiles, wrong: list[str], result: VerifyResult) -> None:
     """Say what the claims of a whole pack are worth."""
+    options = result.options
     if options.report_assurance == "off":
         result.warnings.append("reports were not verified: --report-assurance off")
     else:
-        clean = {path: facts for path, facts in found.facts.items() if facts.kind == "clean"}
-        outside = [path for path, facts in clean.items() if not facts.in_container]
+        outside = [path for path in found.clean if not found.facts[path].in_container]
         if options.report_assurance == "strict":
             wrong += [
                 f"{layout.beside(path, layout.RUNTIME_MANIFEST)}: strict report assurance needs execution of a clean "
                 "case in a container with an image digest"
                 for path in outside
             ]
-            if not clean:
+            if not found.clean:
                 wrong.append("the pack has no clean report, strict report assurance needs one")
         result.envelope = join_envelopes(found.envelopes)
-        result.evidence_level = evidence_level(sealed.manifest, len(found.of_kind("clean")), result.verdict_document)
+        result.evidence_level = evidence_level(sealed.manifest, len(found.clean), result.verdict_document)
         overridden = sorted({name for facts in found.facts.values() for name in facts.overrides})
         if overridden:
             result.warnings.append(f"the policy of reports was overridden: {', '.join(overridden)}")
@@ -160,7 +161,9 @@ def _judge(sealed: _Sealed, found: Findings, wrong: list[str], options: VerifyOp
         _fail(result, ReportError.exit_code, "reports", wrong)
         return
     result.reports_verified = options.report_assurance != "off" and bool(found.facts)
-    result.missing_for_strong = _missing_for_strong(found, result)
+    if options.report_assurance != "off":
+        result.asked, result.not_asked = asked(found.scope), not_asked(found.scope, signed=result.signed)
+    result.missing_for_strong = _missing_for_strong(sealed, found, files, result)
 
 
 def _check_claims(sealed: _Sealed, found: Findings, files: SealedFiles, result: VerifyResult) -> list[str]:
@@ -184,7 +187,7 @@ def _check_claims(sealed: _Sealed, found: Findings, files: SealedFiles, result: 
     result.attested_reports = [
         _attested(facts, facts.record) for facts in found.facts.values() if facts.record is not None
     ]
-    wrong += _texts(sealed, files, result)
+    wrong += _texts(sealed, found, files, result)
     made_by = sealed.manifest.get("invarlock_version", __version__)
     if wrong and made_by != __version__:
         own = f"this is {__version__}, which may render texts and pages in another way"
@@ -196,13 +199,14 @@ def _check_claims(sealed: _Sealed, found: Findings, files: SealedFiles, result: 
     return wrong
 
 
-def _texts(sealed: _Sealed, files: SealedFiles, result: VerifyResult) -> Iterator[str]:
+def _texts(sealed: _Sealed, found: Findings, files: SealedFiles, result: VerifyResult) -> Iterator[str]:
     """Yield where the README and the attestation do not say what the manifest and the verdict do."""
     verdict = result.verdict_document
     if layout.README in files.digests:
         try:
             readme = files.data(layout.README)
-            if verdict is None or not readme_follows(readme, sealed.manifest, verdict):
+            evidence = found.pack_statement(sealed.manifest, files.digests, verdict)
+            if verdict is None or not readme_follows(readme, sealed.manifest, verdict, evidence):
                 yield f"{layout.README}: not what the manifest and the verdict give"
         except IntegrityError:
             pass  # told by files
@@ -274,16 +278,13 @@ def _opaque(manifest: Mapping[str, Any], paths: Mapping[str, str], *, derived: b
     return sorted(path for path in paths if not (derived and layout.is_checked(path)) and path not in named)
 
 
-def _missing_for_strong(found: Findings, result: VerifyResult) -> list[str]:
-    clean = found.of_kind("clean")
-    outside = sum(not facts.in_container for facts in clean)
+def _missing_for_strong(sealed: _Sealed, found: Findings, files: SealedFiles, result: VerifyResult) -> list[str]:
     conditions = {
-        "a signature": result.signer is not None,
+        "a signature": result.signed,
         "a pinned signer (--expected-fingerprint or a trust store)": result.authenticity == "pinned",
         "strict checks (--strict)": result.options.strict,
         "strict report assurance (--report-assurance strict)": result.options.report_assurance == "strict",
-        "a clean report": bool(clean),
-        f"container provenance of {outside} of {len(clean)} clean reports": not outside,
-        "verdict PASS": result.verdict == "PASS",
     }
-    return [name for name, holds in conditions.items() if not holds]
+    parts = list(absent(sealed.manifest, files.digests, found.plan.cases))
+    in_pack = missing_in_pack(found.scope, found.clean, result.verdict_document, parts)
+    return [name for name, holds in conditions.items() if not holds] + in_pack

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from invarlock.packer.attestation import AttestedReport
+from invarlock.packer.evidence import statement
 from invarlock.packer.pack_folder import Progress
 from invarlock.packer.trust import Authenticity
 
@@ -70,6 +71,8 @@ class VerifyResult:
     verdict: str | None = None
     evidence_level: str | None = None
     missing_for_strong: list[str] = field(default_factory=list)
+    asked: str = ""
+    not_asked: list[str] = field(default_factory=list)
     integrity_ok: bool = False
     reports_verified: bool = False
     envelope: dict[str, Any] | None = None
@@ -89,6 +92,11 @@ class VerifyResult:
     def ok(self) -> bool:
         """Whether a receiver may rely on the pack: never for one that nobody signed."""
         return self.holds and self.signed
+
+    @property
+    def evidence(self) -> list[str]:
+        """What a person is told of what the pack is evidence of."""
+        return statement(self.asked or "nothing that was checked", self.not_asked, self.missing_for_strong)
 
     @property
     def strong(self) -> bool:
@@ -118,7 +126,12 @@ class VerifyResult:
             "warnings": self.warnings,
             "errors": self.errors,
             "evidence_level": self.evidence_level,
-            "strong_evidence": {"ok": self.strong, "missing": self.missing_for_strong},
+            "strong_evidence": {
+                "ok": self.strong,
+                "missing": self.missing_for_strong,
+                "asked": self.asked,
+                "not_asked": self.not_asked,
+            },
             "authenticity": self.authenticity if self.signed or not self.holds else "unsigned",
             "signer_fingerprint": self.signer,
             "attested": self.attested,

@@ -123,7 +123,7 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
         f"verdict:        {built.verdict}",
         *([unverified] if assurance == "off" else []),
         f"evidence pack:  {_shown(built.path)}",
-        f"evidence level: {built.evidence_level}",
+        *built.evidence,
         f"signer:         {built.fingerprint or 'none, the pack is not signed'}{origin}",
         f"verify it with: {shlex.join(command)}",
     ]

@@ -97,8 +97,8 @@ def test_a_readme_holds_no_heading_and_no_markup_of_a_version_string() -> None:
     hostile = "0.1\n# VERIFIED\n<script>alert(1)</script> `x` [a](http://b)"
     manifest = dict.fromkeys(("invarlock_version", "suite", "generated_at", "evidence_level"), hostile)
 
-    honest = render_readme({"invarlock_version": "0.1.0", "suite": "smoke"}, {"verdict": "PASS", "counts": counts})
-    forged = render_readme(manifest, {"verdict": "PASS", "counts": counts}).decode()
+    honest = render_readme({"invarlock_version": "0.1.0", "suite": "smoke"}, {"verdict": "PASS", "counts": counts}, [])
+    forged = render_readme(manifest, {"verdict": "PASS", "counts": counts}, []).decode()
 
     headings = [line for line in honest.decode().split("\n") if line.startswith("#")]
     assert [line for line in forged.split("\n") if line.startswith("#")] == headings

@@ -78,15 +78,16 @@ def _add_calibrate(subparsers: Subparsers) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from invarlock.jsonio import check_schema, write_json
+    from invarlock.jsonio import check_schema, dump_json
+    from invarlock.named_files import check_result_file, is_taken, write_result
     from invarlock.reports.tier_fitting import fit_tier, proposal_lines
 
-    if os.path.lexists(options.output):
+    if is_taken(options.output):
         raise UsageError(f"{options.output}: exists; name another file with --output")
-    check_can_be_made(options.output, "--output")
+    check_result_file(options.output, "--output")
     proposal = fit_tier(options.folder, options.tier)
     check_schema(proposal, "tier_proposal", where=str(options.output))
-    write_json(options.output, proposal)
+    write_result(options.output, dump_json(proposal), "--output")
     for line in proposal_lines(proposal):
         say(line)
     say(f"proposal: {options.output}")
@@ -249,7 +250,8 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from invarlock.jsonio import check_schema, read_json, write_json
+    from invarlock.jsonio import check_schema, dump_json, read_json
+    from invarlock.named_files import check_result_file, write_result
     from invarlock.packer.report_claims import join_envelopes, verify_envelope
     from invarlock.reports.page_files import page_problems
     from invarlock.reports.preset_files import read_preset
@@ -257,7 +259,7 @@ def _verify(options: argparse.Namespace) -> int:
     from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
 
     if options.json_out is not None:
-        check_can_be_made(options.json_out, "--json-out")
+        check_result_file(options.json_out, "--json-out")
     for path in options.reports:
         if path.is_dir():
             raise UsageError(
@@ -292,7 +294,7 @@ def _verify(options: argparse.Namespace) -> int:
         worst = max(worst, ReportError.exit_code if problems else 0)
         envelopes[str(path)] = verify_envelope(path.name, report, "evaluate", problems)
     if options.json_out is not None:
-        write_json(options.json_out, join_envelopes(envelopes))
+        write_result(options.json_out, dump_json(join_envelopes(envelopes)), "--json-out")
     return worst
 
 

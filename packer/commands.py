@@ -168,6 +168,11 @@ def verify(options: Namespace) -> int:
     from invarlock.packer.trust import default_store, parse_fingerprint, parse_moment
     from invarlock.packer.verify import VerifyOptions, verify_pack
 
+    from invarlock.jsonio import dump_json
+    from invarlock.named_files import check_result_file, write_result
+
+    if options.json_out is not None:
+        check_result_file(options.json_out, "--json-out")
     for pack in options.packs:
         if options.json_out is not None and _real(options.json_out).is_relative_to(_real(pack)):
             raise UsageError(f"--json-out: {options.json_out} lies in the pack; nothing is written into a pack")
@@ -191,7 +196,7 @@ def verify(options: Namespace) -> int:
     documents = [result.document() for result in results]
     document = documents[0] if len(documents) == 1 else documents
     if options.json_out is not None:
-        _write_result(options.json_out, document)
+        write_result(options.json_out, dump_json(document), "--json-out")
     if options.json:
         say_json(document)
     elif not options.quiet:
@@ -248,15 +253,6 @@ def _real(path: Path) -> Path:
 def _separated(blocks: Sequence[list[str]]) -> list[str]:
     """Return the lines of all blocks, with an empty line between two."""
     return [line for number, block in enumerate(blocks) for line in (["", *block] if number else block)]
-
-
-def _write_result(path: Path, document: object) -> None:
-    from invarlock.jsonio import write_json
-
-    try:
-        write_json(path, document)
-    except OSError as error:
-        raise UsageError(f"--json-out: {path} cannot be written ({error.strerror})") from None
 
 
 def _passphrase(options: Namespace) -> bytes | None:

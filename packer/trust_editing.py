@@ -82,6 +82,8 @@ def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
     """Change the lists of a store in its own form, under a lock and in one step; its mode stays."""
     # a store that is a link stays one: what it points to is replaced
     path = Path(os.path.realpath(store))
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{store}: no regular file, a trust store must be one; name another with --trust-store")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):

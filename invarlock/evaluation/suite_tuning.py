@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -52,8 +53,8 @@ def tune_suite_model(
         HubError: when it is one of the hub, and not in the client's cache.
         MissingFileError, DocumentError: when the folder or the output file is malformed.
     """
-    model, text = _find(suites, name, model_id)
     document = _entries(output)
+    model, text = _find(suites, name, model_id)
     plan = WindowPlan(text.seq_len, text.preview_windows, text.final_windows, 0, BATCH_SIZE)
     missed = 0
     with tempfile.TemporaryDirectory(prefix="invarlock-tune-") as folder:
@@ -79,7 +80,8 @@ def tune_suite_model(
             document["models"].setdefault(model.id, {})[edit] = entry
             document["_meta"]["generated_at"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             check_schema(document, "tuned_edit_params", where=str(output))
-            write_json(output, document)
+            # a link stays one
+            write_json(output.resolve(), document)
     return 1 if missed else 0
 
 
@@ -108,7 +110,9 @@ def _hub_folder(model: Model) -> Path:
 
 
 def _entries(output: Path) -> dict[str, Any]:
-    if output.exists():
+    if os.path.lexists(output):
+        if not output.is_file():
+            raise UsageError(f"--output: {output} is no file that entries can be added to; name another")
         document: dict[str, Any] = dict(read_tuned_params(output).document)
         return document
     return {"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}}

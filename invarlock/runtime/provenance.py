@@ -20,7 +20,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from invarlock.boundary import run_command
 from invarlock.errors import MissingFileError, UsageError
-from invarlock.jsonio import check_schema, read_json, write_json
+from invarlock.jsonio import check_schema, dump_json, read_json
+from invarlock.named_files import write_result
 from invarlock.runtime.handover import code_digest, read_handover
 
 MARKER_NAME = "source_repo.json"
@@ -180,7 +181,7 @@ def _write_marker(arguments: list[str]) -> int:
     found = source_repository(Path.cwd())
     if found is None:
         raise MissingFileError(f"{Path.cwd()}: no git repository, or git is not installed")
-    write_json(Path(arguments[0]), found)
+    write_result(Path(arguments[0]), dump_json(found), MARKER_NAME)
     return 0
 
 

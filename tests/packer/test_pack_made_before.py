@@ -18,7 +18,7 @@ from invarlock.packer.verify import VerifyOptions, verify_pack
 from packs import messages
 
 ARCHIVE = Path(__file__).parents[1] / "data/pack_made_before.tar.xz"
-SIGNER = "sha256:d62d4049523c5365660f40598ee121c6004c357c8799b78fc48634065fd63452"
+SIGNER = "sha256:e59a6d2dfa25a7ab5ea647c403287f90fe4b1f021af5528d0f199131712f653e"
 
 
 @pytest.fixture

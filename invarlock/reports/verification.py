@@ -36,7 +36,7 @@ def verify_report(report: dict[str, Any]) -> list[str]:
         check_schema(report, "evaluation_report", where="report")
     except DocumentError as error:
         return [str(error)]
-    problems = list(_raw_problems(report))
+    problems = list(_raw_problems(report)) or list(consistency_problems(report))
     if problems:
         return problems[:MAX_PROBLEMS]
     try:
@@ -244,7 +244,6 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{guard}.raw.{side}: was not measured by the measurement contract"
     if all("raw" in report[guard] for guard in ("invariants", "spectral")):
         yield from _change_problems(report["invariants"]["raw"], report["spectral"]["raw"])
-    yield from consistency_problems(report)
 
 
 def _change_problems(facts: Mapping[str, Any], spectra: Mapping[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from invarlock.reports.presets import NullRun
 CONTRACTS: dict[str, Any] = {"rmt": {"guard": "rmt"}, "spectral": {"guard": "spectral"}, "variance": {"guard": "v"}}
 LOSSES = [2.0, 2.0, 2.0, 2.0]
 WINDOWS = len(LOSSES)
+VERSIONS = dict.fromkeys(("invarlock", "python", "torch", "transformers"), "1.0")
 
 
 def null_run(
@@ -27,7 +28,7 @@ def null_run(
         "schema": SCHEMA,
         "run": run,
         "seeds": {"windows": NULL_SEED + run, "changes": NULL_SEED + run},
-        "meta": {"model_id": "a/model", "revision": None, "device": "cpu", "dtype": "float32", "versions": {}},
+        "meta": {"model_id": "a/model", "revision": None, "device": "cpu", "dtype": "float32", "versions": VERSIONS},
         "baseline": {"digest": f"sha256:{'1' * 64}", "tokenizer_sha256": f"sha256:{'2' * 64}"},
         "dataset": {
             "provider": "embedded", "source_sha256": f"sha256:{'3' * 64}", "tokenizer_sha256": f"sha256:{'2' * 64}",

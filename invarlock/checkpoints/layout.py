@@ -33,6 +33,10 @@ TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
     "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "tiktoken.model",
     "tokenizer.model",
 )
 CHAT_TEMPLATES = "chat_template*"

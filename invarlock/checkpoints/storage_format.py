@@ -21,6 +21,8 @@ from invarlock.checkpoints.safetensors_files import MAX_CONFIG_BYTES, Checkpoint
 from invarlock.errors import CheckpointError, DocumentError
 from invarlock.jsonio import read_json
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 DEQUANTISE = "save it dequantised (bfloat16 safetensors) and evaluate that"
@@ -75,6 +77,7 @@ def check_dense(folder: Path) -> CheckpointFiles:
     """
     _refuse_adapters(folder)
     _refuse_gguf(folder)
+    _refuse_other_files(folder)
     _refuse_quantised(folder)
     files = read_checkpoint(folder)
     _refuse_packed_tensors(folder, files.entries)
@@ -104,6 +107,26 @@ def _refuse_gguf(folder: Path) -> None:
     found = next(iter(sorted(folder.glob("*.gguf"))), None)
     if found is not None:
         raise CheckpointError(f"{found}: stored as GGUF, usually by llama.cpp, which cannot be read yet; {DEQUANTISE}")
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Refuse configs that make the loading library read other files than those that are digested and guarded."""
+    config = _document(folder / CONFIG_FILE)
+    weights = config.get("transformers_weights")
+    if weights not in (None, SINGLE_FILE if (folder / SINGLE_FILE).is_file() else INDEX_FILE):
+        raise _reads_another(folder / CONFIG_FILE, "transformers_weights", weights)
+    if config.get("configuration_files"):
+        raise _reads_another(folder / CONFIG_FILE, "configuration_files", config["configuration_files"])
+    tokenizer = _document(folder / TOKENIZER_CONFIG)
+    if tokenizer.get("fast_tokenizer_files") not in (None, [], [TOKENIZER_FILE]):
+        raise _reads_another(folder / TOKENIZER_CONFIG, "fast_tokenizer_files", tokenizer["fast_tokenizer_files"])
+
+
+def _reads_another(path: Path, key: str, value: object) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {key} is {str(value)[:80]!r}, so transformers reads other files than the checkpoint's own, which "
+        "nothing would have checked; remove it, or save the model again"
+    )
 
 
 def _refuse_quantised(folder: Path) -> None:

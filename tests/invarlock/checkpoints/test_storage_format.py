@@ -125,6 +125,29 @@ def test_an_adapter_next_to_a_model_is_refused(folder: Path, name: str) -> None:
         check_dense(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("config.json", {"transformers_weights": "other.safetensors"}),
+        ("config.json", {"configuration_files": ["config.4.0.0.json"]}),
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["tokenizer.json", "tokenizer.4.0.0.json"]}),
+    ],
+)
+def test_a_config_that_names_other_files_is_refused(folder: Path, name: str, changes: dict[str, object]) -> None:
+    path = folder / name
+    document = json.loads(path.read_bytes()) if path.is_file() else {}
+    path.write_text(json.dumps({**document, **changes}))
+
+    with pytest.raises(CheckpointError, match=f"{next(iter(changes))} is "):
+        check_dense(folder)
+
+
+def test_a_config_that_names_the_checkpoints_own_files_is_not_refused(folder: Path) -> None:
+    edit_config(folder, transformers_weights="model.safetensors", configuration_files=[])
+
+    assert check_dense(folder).entries
+
+
 def test_an_adapter_alone_and_a_gguf_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/adapter_config.json").write_text("{}")

@@ -99,3 +99,8 @@ def printable(text: str) -> str:
     It is the one way out for names and values, which may be an attacker's.
     """
     return _NOT_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_lines(text: str) -> str:
+    """Return text of several lines, such as a list of problems, with each line as ``printable`` gives it."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from invarlock.errors import InvarLockError, printable
+from invarlock.errors import InvarLockError, printable_lines
 from invarlock.harness.container_mounts import absolute, job_mounts, job_variables, mount_problems, written
 from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.given_names import warn_before_launch
@@ -38,7 +38,7 @@ def run_in_container(config: pytest.Config, folder: Path, settings: Settings, ca
     try:
         return start(launch)
     except InvarLockError as error:
-        raise pytest.UsageError(printable(str(error))) from None
+        raise pytest.UsageError(printable_lines(str(error))) from None
 
 
 def _plan(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from invarlock.errors import InvarLockError, printable
+from invarlock.errors import InvarLockError, printable, printable_lines
 from invarlock.harness.mark_expressions import MarkExpression
 from invarlock.harness.selection import BYOE_SUITE, Catalog, check_mark_names
 from invarlock.output import say_error
@@ -35,7 +35,7 @@ class GivenNames:
         try:
             check_mark_names(MarkExpression.parse(self.config.option.markexpr), registered)
         except InvarLockError as error:
-            raise pytest.UsageError(printable(str(error))) from None
+            raise pytest.UsageError(printable_lines(str(error))) from None
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is None:
             return

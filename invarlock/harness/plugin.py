@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from invarlock.errors import InvarLockError, printable
+from invarlock.errors import InvarLockError, printable, printable_lines
 from invarlock.settings import SETTINGS
 
 # the hook that runs the command line in a container
@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
         else:
             session = Controller(folder, settings, config)
     except InvarLockError as error:
-        raise pytest.UsageError(printable(str(error))) from None
+        raise pytest.UsageError(printable_lines(str(error))) from None
     config.pluginmanager.register(session, "invarlock-session")
     config.pluginmanager.register(fixtures, "invarlock-fixtures")
     if isinstance(session, Controller):

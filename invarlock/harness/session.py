@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from invarlock.catalog.cases import Case
-from invarlock.errors import InvarLockError, disk_refuses, printable
+from invarlock.errors import InvarLockError, disk_refuses, printable, printable_lines
 from invarlock.harness.case_clock import hang_of, overdue
 from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.disk_pressure import DiskPressure
@@ -324,7 +324,7 @@ class Controller(SuiteSession):
         except BaseException as error:  # Ctrl-C too: a session that does not begin holds nothing
             self._lock.give_up()
             if isinstance(error, InvarLockError):
-                raise pytest.UsageError(printable(str(error))) from None
+                raise pytest.UsageError(printable_lines(str(error))) from None
             if isinstance(error, OSError):
                 raise pytest.UsageError(printable(disk_refuses(error))) from None
             raise

@@ -33,6 +33,8 @@ FREE = {
     ("metadata/scenarios.json", "scenarios.*.generation.edit_spec"): "replaced by the spec of the model",
     ("metadata/scenarios.json", "scenarios.*.generation.edit_spec_by_model.*"): "of a model that is not in the pack",
     ("metadata/scenarios.json", "scenarios.*.generation.version"): "a version that its author counts",
+    ("metadata/scenarios.json", "scenarios.*.run_directory_contains_edit_artifacts"): "about a folder outside the pack",
+    ("reports/*/edit_metadata.json", "run_directory_contains_edit_artifacts"): "about a folder outside the pack",
     ("metadata/scenarios.json", "selection.expression.*"): "the words of the command; the cases say what it selected",
     ("metadata/tuned_edit_params.json", "*"): "entries that no case uses, notes, what the tuner saw",
     ("metadata/model_revisions.json", "models.*.files.*.size_bytes"): "raw: the digest beside it says which bytes",

@@ -20,7 +20,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from importlib import resources
@@ -234,9 +234,27 @@ def _validator(schema_name: str) -> jsonschema_rs.Draft202012Validator:
 @cache
 def _explainer(schema_name: str) -> Validator:
     # imported here: it takes 80 ms, and only a document that does not hold needs it
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, ValidationError
+    from jsonschema.validators import extend
 
-    return Draft202012Validator(_schema(schema_name))
+    # the library's own messages hold the whole text, several times over: hostile documents have texts of megabytes
+    def max_length(validator: Any, limit: int, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if isinstance(instance, str) and len(instance) > limit:
+            yield ValidationError(f"{_cut(instance)!r} is too long")
+
+    def pattern(validator: Any, expression: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if isinstance(instance, str) and re.search(expression, instance) is None:
+            yield ValidationError(f"{_cut(instance)!r} does not match {expression!r}")
+
+    untyped: Any = extend
+    validator: Validator = untyped(Draft202012Validator, {"maxLength": max_length, "pattern": pattern})(
+        _schema(schema_name)
+    )
+    return validator
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_PROBLEM_CHARACTERS else f"{text[:MAX_PROBLEM_CHARACTERS]}..."
 
 
 def _problem(path: Iterable[str | int], message: str) -> str:

@@ -6,7 +6,6 @@ beside its place and appears whole or not at all.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,8 @@ from invarlock.packer.run_directory import RunDirectory
 from invarlock.packer.run_ending import pack_run, read_reports, verdict_lines, write_pages, write_results
 from invarlock.packer.shards import PINNED, Shard, check_belonging, read_shard, shared_files
 
-from invarlock.errors import ReportError, UsageError
-from invarlock.jsonio import check_schema, read_json, sync_folder, write_json
+from invarlock.errors import MissingFileError, ReportError, UsageError
+from invarlock.jsonio import check_schema, read_file, read_json, sync_folder, write_bytes, write_json
 from invarlock.settings import SETTINGS
 from invarlock.staging import check_can_be_made, staging_folder
 from invarlock.verdict.compiling import planned_cases, read_outcomes
@@ -45,7 +44,7 @@ def merge_runs(runs: Sequence[Path], target: Path, key: SigningKey | None, finis
         finished: time of the verdict and the pack, UTC.
 
     Raises:
-        MissingFileError: when a shard is missing or not finished.
+        MissingFileError: when a shard is missing or not finished, or lacks the report of a case that passed.
         UsageError: when the shards are not of one run, two are the same, or the target exists.
         IntegrityError: when a shard's files contradict each other.
         ReportError: when a report does not verify.
@@ -93,6 +92,13 @@ def _check_reports(shards: Sequence[Shard]) -> None:
         found = read_reports(shard.directory, planned_cases(shard.state["scenarios.json"]))
         if found.problems:
             raise ReportError(f"{shard.name}: {found.problems[0]}; delete it and make it anew with --resume")
+        passed = {row["case"] for row in read_outcomes(shard.state["pytest_report.json"]) if row["outcome"] == "passed"}
+        for place, planned in planned_cases(shard.state["scenarios.json"]).items():
+            if planned.case_id in passed and place not in found.files:
+                raise MissingFileError(
+                    f"{shard.directory.source_of(place)}: missing, and the case passed; put it back, or make it anew "
+                    "with --resume"
+                )
 
 
 def _write_state(directory: RunDirectory, shards: Sequence[Shard]) -> None:
@@ -119,8 +125,7 @@ def _copy_files(directory: RunDirectory, shards: Sequence[Shard], shared: Mappin
 
 
 def _copy(source: Path, goal: Path) -> None:
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, goal)
+    write_bytes(goal, read_file(source))
 
 
 def merged_settings(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

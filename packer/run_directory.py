@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from invarlock.packer import layout
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
+
+# Checkpoints may be links, into the hub's cache or to a user's own; people read logs, and a pack is checked by itself.
+MAY_HOLD_LINKS = frozenset({"models", "logs", "evidence_pack", "sentinels"})
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,16 @@ class RunDirectory:
     def worker_lock(self, worker: int) -> Path:
         """Return what a worker has locked for as long as it lives."""
         return self.lock(f"worker_{worker}")
+
+    def links(self) -> Iterator[Path]:
+        """Yield each link among the folders and files that reports, presets and state are read from.
+
+        What a run measured lies in its folder; behind a link there may be anything, and something else a moment
+        later. The run directory itself may be named by a link.
+        """
+        for folder, folders, files in os.walk(self.path):
+            folders[:] = sorted(name for name in folders if name not in MAY_HOLD_LINKS)
+            yield from (path for name in (*folders, *sorted(files)) if (path := Path(folder) / name).is_symlink())
 
     def source_of(self, pack_path: str) -> Path:
         """Return where a file of a pack's ``reports/`` or ``baselines/`` lies in the run: below its model."""

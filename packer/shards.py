@@ -63,6 +63,7 @@ def read_shard(path: Path) -> Shard:
     directory = RunDirectory(path)
     if not directory.shard.is_file():
         raise MissingFileError(f"{path}: no shard's run directory, it has no state/shard.json; make one with --shard")
+    check_no_links(directory)
     document = read_json(directory.shard)
     check_schema(document, "shard", where=str(directory.shard))
     check_schema(document["whole"], "scenarios", where=f"{directory.shard}: whole")
@@ -78,6 +79,17 @@ def read_shard(path: Path) -> Shard:
     shard = Shard(directory, document["index"], document["of"], document["whole"], state)
     _check_cases(shard)
     return shard
+
+
+def check_no_links(directory: RunDirectory) -> None:
+    """Check that all that is read of a run lies in its own directory.
+
+    Raises:
+        IntegrityError: naming the first link.
+    """
+    link = next(directory.links(), None)
+    if link is not None:
+        raise IntegrityError(f"{link}: a link; links in a run directory are not followed, put what it leads to there")
 
 
 def check_belonging(shards: Sequence[Shard]) -> None:

@@ -32,6 +32,9 @@ def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     if run.settings["resume"]:
         if not (run.directory.state / "settings.json").is_file():
             yield f"--resume: {directory} holds no run; leave --resume out, or name a run's folder with --output-dir"
+        link = next(run.directory.links(), None)
+        if link is not None:
+            yield f"--resume: {link} is a link, which is not followed; put what it leads to there"
     elif directory.exists() and not directory.is_dir():
         yield f"--output-dir: {directory} is no folder; name another"
     elif directory.exists() and _holds_something(run.directory):

@@ -64,6 +64,9 @@ def find_kept_run(run: Run) -> KeptRun:
     manifest_path = path / "state" / "scenarios.json"
     if not manifest_path.is_file():
         raise MissingFileError(f"--run-dir: {path} holds no run; name the folder that a run's --output-dir was")
+    link = next(RunDirectory(path).links(), None)
+    if link is not None:
+        raise UsageError(f"--run-dir: {link} is a link, which is not followed; put what it leads to there")
     manifest: dict[str, Any] = read_json(manifest_path)
     check_schema(manifest, "scenarios", where=str(manifest_path))
     models = sorted(row["model_id"] for row in manifest["selection"]["models"])

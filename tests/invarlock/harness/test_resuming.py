@@ -179,6 +179,20 @@ def test_other_limits_or_another_baseline_make_everything_anew(
     assert json.loads((directory / REPORT).read_bytes())["context"]["tier"] == "conservative"
 
 
+def test_a_run_with_a_link_for_a_folder_of_reports_is_not_resumed(
+    undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
+) -> None:
+    directory = copied(undisturbed, tmp_path)
+    reports = (directory / REPORT).parent
+    reports.rename(tmp_path / "elsewhere")
+    reports.symlink_to(tmp_path / "elsewhere")
+
+    ran = resume(run_pytest, directory)
+
+    assert (ran.status, f"{reports} is a link" in ran.output) == (4, True), ran.output
+    assert not list((tmp_path / "elsewhere").glob("*.stale"))
+
+
 def test_what_cannot_be_resumed_is_refused_on_one_line(
     undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
 ) -> None:

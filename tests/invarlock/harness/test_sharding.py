@@ -201,6 +201,51 @@ def lose_a_baseline(shards: list[Path]) -> list[Path]:
     return shards
 
 
+def report_folder(shard: Path) -> Path:
+    return next(shard.rglob("reports/**/evaluation.report.json")).parent
+
+
+def put_a_link_for_a_report_folder(shards: list[Path]) -> list[Path]:
+    folder = report_folder(shards[1])
+    folder.rename(shards[1] / "elsewhere")
+    folder.symlink_to(shards[1] / "elsewhere")
+    return shards
+
+
+def put_a_link_for_a_report(shards: list[Path]) -> list[Path]:
+    report = report_folder(shards[1]) / "evaluation.report.json"
+    report.rename(shards[1] / "elsewhere.json")
+    report.symlink_to(shards[1] / "elsewhere.json")
+    return shards
+
+
+def put_a_link_for_the_state(shards: list[Path]) -> list[Path]:
+    (shards[1] / "state").rename(shards[1] / "elsewhere")
+    (shards[1] / "state").symlink_to("elsewhere")
+    return shards
+
+
+def put_a_link_for_a_preset(shards: list[Path]) -> list[Path]:
+    preset = next(shards[1].glob("presets/*.json"))
+    preset.rename(shards[1] / "elsewhere.json")
+    preset.symlink_to(shards[1] / "elsewhere.json")
+    return shards
+
+
+def grow(name: str) -> Callable[[list[Path]], list[Path]]:
+    def harm(shards: list[Path]) -> list[Path]:
+        # sparse: it takes no room on the disk
+        os.truncate(report_folder(shards[1]) / name, 60 * 10**9)
+        return shards
+
+    return harm
+
+
+def lose_a_report(shards: list[Path]) -> list[Path]:
+    (report_folder(shards[1]) / "evaluation.report.json").unlink()
+    return shards
+
+
 @pytest.mark.parametrize(
     ("harm", "code", "message"),
     [
@@ -222,6 +267,13 @@ def lose_a_baseline(shards: list[Path]) -> list[Path]:
             "noop_control/run_1/runtime.manifest.json: report.sha256 is not that",
         ),
         (lose_a_baseline, 7, "baseline"),
+        (put_a_link_for_a_report_folder, 6, "run_1: a link; links in a run directory are not followed"),
+        (put_a_link_for_a_report, 6, "evaluation.report.json: a link"),
+        (put_a_link_for_the_state, 6, "state: a link"),
+        (put_a_link_for_a_preset, 6, ".json: a link"),
+        (grow("evaluation.report.json"), 7, "60000000000 bytes, more than the limit of"),
+        (grow("runtime.manifest.json"), 2, "60000000000 bytes, more than the limit of"),
+        (lose_a_report, 3, "missing, and the case passed"),
     ],
 )
 def test_what_is_not_one_run_is_refused_by_name_and_leaves_nothing(

@@ -17,9 +17,8 @@ from invarlock.jsonio import read_json
 from invarlock.verdict.compiling import planned_cases
 
 ROOT = Path(__file__).parents[3]
-# A machine with nothing else to do needs less than 4.
-END_SECONDS = 8.0
 START_SECONDS = 240.0
+END_SECONDS = 300.0
 VARIABLES = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "DRIFT_CALIBRATION_RUNS": "0"}
 
 
@@ -36,28 +35,32 @@ def test_an_interrupt_ends_a_run_with_workers_and_loses_no_finished_case(tmp_pat
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     ) as process:
         deadline = time.monotonic() + START_SECONDS
-        while len(list(directory.glob("**/runtime.manifest.json"))) < 3 and time.monotonic() < deadline:
+        while counted(directory) < 3 and time.monotonic() < deadline:
             time.sleep(0.05)
-        began = time.monotonic()
         if to_all:
             os.killpg(process.pid, signal.SIGINT)
         else:
             process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=120)[0].decode()
-        seconds = time.monotonic() - began
+        output = process.communicate(timeout=END_SECONDS)[0].decode()
 
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
-    assert seconds < END_SECONDS
     assert "it has a report, but pytest did not run it" not in output
     assert "the run was interrupted" in output
     tests = read_json(directory / "state/pytest_report.json")["tests"]
-    found = read_reports(RunDirectory(directory), planned_cases(read_json(directory / "state/scenarios.json")))
-    assert len(tests) >= 3
+    planned = planned_cases(read_json(directory / "state/scenarios.json"))
+    found = read_reports(RunDirectory(directory), planned)
+    assert 3 <= len(tests) < len(planned)
     assert {test["outcome"] for test in tests} == {"passed"}
     assert len(tests) <= len(found.records) <= len(tests) + 2
     # every process of the run has ended
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def counted(directory: Path) -> int:
+    """Return how many cases the run says it has finished."""
+    progress = directory / "state/progress.json"
+    return int(read_json(progress)["cases"]["done"]) if progress.exists() else 0
 
 
 def test_a_case_that_was_finished_and_not_counted_says_so(run: Path) -> None:

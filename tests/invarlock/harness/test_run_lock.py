@@ -81,7 +81,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in directory.rglob("*")
-        if path.is_file() and path.name not in watched and path.parent.name != "logs"
+        if path.parent.name != "logs" and not path.name.removeprefix(".").startswith(watched) and path.is_file()
     }
 
 

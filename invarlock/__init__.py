@@ -1,11 +1,32 @@
 """InvarLock: validate edited language-model checkpoints and seal the evidence."""
 
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 __version__ = "0.1.0"
 
-# A checkout keeps `packer` and `contracts` beside this folder, an installed package inside it. Python looks in the
-# folder it was started in first: in a checkout it finds this one, whether or not a wheel is installed.
+# A checkout keeps these packages beside this folder, an installed package inside it. Python looks in the folder it was
+# started in first: in a checkout it finds this one, whether or not a wheel is installed.
+_BESIDE = {"invarlock.packer": "packer", "invarlock.contracts": "contracts", "invarlock.suite": "suites"}
 _checkout = Path(__file__).resolve().parent.parent
+
+
+class _CheckoutFinder:
+    """Finds the packages that a checkout keeps beside this one, and nothing else of it."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name not in _BESIDE:
+            return None
+        folder = _checkout / _BESIDE[name]
+        if (folder / "__init__.py").is_file():
+            return spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+        return spec
+
+
 if (_checkout / "packer" / "__main__.py").is_file() and (_checkout / "contracts" / "tiers.json").is_file():
-    __path__.append(str(_checkout))
+    sys.meta_path.insert(0, _CheckoutFinder)

@@ -1,4 +1,4 @@
-"""What changed between two packs: scenario by scenario, ratio by ratio. Both are verified first."""
+"""What changed between two packs: what was asked of each case, and what was measured. Both are verified first."""
 
 from __future__ import annotations
 
@@ -6,8 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 Case = tuple[str, str, int]
-# What a record of the verdict says that a person would ask about, in the order of the output.
-COMPARED = ("passed", "ratio_vs_baseline", "guard_flags", "invariants_status", "spectral_caps_applied", "reasons")
+# What a case was asked: a plan that asks for less, another policy or another preset may change a verdict.
+ASKED = (
+    "category",
+    "strictness",
+    "intent",
+    "edit_spec",
+    "primary_guard",
+    "primary_guard_required",
+    "detectors_all_of",
+    "detectors",
+    "policy_digest",
+    "preset_sha256",
+)
+# What was measured that a person would ask about, in the order of the output.
+MEASURED = ("passed", "ratio_vs_baseline", "guard_flags", "invariants_status", "spectral_caps_applied", "reasons")
 # What stands over the cases.
 HEADLINES = ("verdict", "counts")
 
@@ -15,15 +28,14 @@ HEADLINES = ("verdict", "counts")
 def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Return what differs between two derived verdicts.
 
-    ``cases`` has a row for each case whose record differs, ``only_in_first`` and ``only_in_second`` the cases that the
-    other does not have. Values stand as ``[first, second]``.
+    ``cases`` has a row for each case that was asked something else, or whose measurements differ; ``only_in_first`` and
+    ``only_in_second`` name the cases that the other pack does not have. Values stand as ``[first, second]``.
     """
     ours, theirs = _records(first), _records(second)
     rows = []
     for case in sorted(ours.keys() & theirs.keys()):
-        changed = {
-            key: [ours[case][key], theirs[case][key]] for key in COMPARED if ours[case][key] != theirs[case][key]
-        }
+        pairs = {key: [_compared(record[case], key) for record in (ours, theirs)] for key in (*ASKED, *MEASURED)}
+        changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
         if changed:
             rows.append({"model": case[0], "scenario": case[1], "run": case[2], "changed": changed})
     return {
@@ -48,11 +60,21 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
         changes = [f"{key} {_value(old)} -> {_value(new)}" for key, (old, new) in row["changed"].items()]
         lines.append(f"{_name((row['model'], row['scenario'], row['run']))}: {'; '.join(changes)}")
     compared, changed = diff["cases_compared"], len(diff["cases"])
-    return [*lines, f"{compared} cases compared, {changed} differ"]
+    other = sum(any(key in ASKED for key in row["changed"]) for row in diff["cases"])
+    asked = f", {other} were asked something else" if other else ""
+    return [*lines, f"{compared} cases compared, {changed} differ{asked}"]
 
 
 def _records(verdict: Mapping[str, Any]) -> dict[Case, Mapping[str, Any]]:
     return {(record["model"], record["name"], record["run_num"]): record for record in verdict["records"]}
+
+
+def _compared(record: Mapping[str, Any], key: str) -> Any:
+    """Return a value of a record; of detectors what they look for, and not what they saw."""
+    if key in ("detectors_all_of", "detectors"):
+        wanted = [{name: value for name, value in row.items() if name not in ("seen", "hit")} for row in record[key]]
+        return [", ".join(f"{name} {value}" for name, value in row.items()) for row in wanted]
+    return record[key]
 
 
 def _name(case: Case) -> str:

@@ -35,7 +35,33 @@ def edit_record_problems(
         yield f"{path}: metadata/scenarios.json has no such scenario"
         return
     edit, coverage = report["edit"], metadata["coverage"]
-    expected = edit_metadata(
+    try:
+        expected = _expected(metadata, report, scenario)
+    except DocumentError as error:
+        yield f"{path}: {error}"
+        return
+    yield from (f"{path}: {line}" for line in differences(metadata, expected))
+    for key in ("deployable_as_hf_checkpoint", "optimized_deployment_backend"):
+        if scenario.get(key, metadata[key]) != metadata[key]:
+            yield f"{path}: {key}: {metadata[key]}, metadata/scenarios.json says {scenario[key]}"
+    changed = report["invariants"].get("metrics", {}).get("changed_tensors", 0)
+    if edit["label"] != "custom" and changed > coverage["edited_tensors"]:
+        yield f"{path}: coverage.edited_tensors: {coverage['edited_tensors']}, but {changed} tensors differ"
+    stored = len(report["invariants"].get("raw", {}).get("subject", {}).get("tensors", {}))
+    if stored and edit["label"] != "custom" and coverage["edited_tensors"] > max(stored, changed):
+        yield f"{path}: coverage.edited_tensors: {coverage['edited_tensors']}, and the subject has {stored}"
+    if coverage["edited_params"] > coverage["total_params"]:
+        yield f"{path}: coverage.edited_params: more than there are"
+
+
+def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that a report and its scenario give, with what only the metadata can say.
+
+    Raises:
+        DocumentError: when the report's edit is unknown.
+    """
+    edit, coverage = report["edit"], metadata["coverage"]
+    return edit_metadata(
         scenario=scenario,
         edit_type=edit["name"],
         label=edit["label"],
@@ -50,18 +76,6 @@ def edit_record_problems(
         # about a machine that no pack holds
         kept=metadata["run_directory_contains_edit_artifacts"],
     )
-    yield from (f"{path}: {line}" for line in differences(metadata, expected))
-    for key in ("deployable_as_hf_checkpoint", "optimized_deployment_backend"):
-        if scenario.get(key, metadata[key]) != metadata[key]:
-            yield f"{path}: {key}: {metadata[key]}, metadata/scenarios.json says {scenario[key]}"
-    changed = report["invariants"].get("metrics", {}).get("changed_tensors", 0)
-    if edit["label"] != "custom" and changed > coverage["edited_tensors"]:
-        yield f"{path}: coverage.edited_tensors: {coverage['edited_tensors']}, but {changed} tensors differ"
-    stored = len(report["invariants"].get("raw", {}).get("subject", {}).get("tensors", {}))
-    if stored and edit["label"] != "custom" and coverage["edited_tensors"] > max(stored, changed):
-        yield f"{path}: coverage.edited_tensors: {coverage['edited_tensors']}, and the subject has {stored}"
-    if coverage["edited_params"] > coverage["total_params"]:
-        yield f"{path}: coverage.edited_params: more than there are"
 
 
 def _scope(edit: Mapping[str, Any], claimed: Any) -> str | None:

@@ -133,8 +133,11 @@ def missing_in_pack(
         absent_parts: from ``absent``.
     """
     outside = len(set(clean) - scope.contained)
+    caught = {"must_fail", "must_detect"}
     conditions = {
         "a clean report": bool(clean),
+        "a clean edit that must pass": any(scope.strictness.get(path) == "must_pass" for path in clean),
+        "a fault or a destructive edit that the gates must catch": not caught.isdisjoint(scope.strictness.values()),
         f"container provenance of {outside} of {len(clean)} clean reports": not outside,
         "verdict PASS": verdict is not None and verdict["verdict"] == "PASS",
     }

@@ -15,6 +15,7 @@ from typing import Any
 from invarlock.packer import layout
 from invarlock.packer.attestation import AttestedReport, make_statement, statement_problems
 from invarlock.packer.authenticity import check_signature_of, check_trust, read_attestation
+from invarlock.packer.catalogue import catalogue_warnings
 from invarlock.packer.checksums import (
     ATTESTATION_NAME,
     CHECKSUMS_NAME,
@@ -177,6 +178,8 @@ def _check_claims(sealed: _Sealed, found: Findings, files: SealedFiles, result: 
         wrong += problems
     else:
         result.warnings.append("the pack holds no report and no verdict: only its bytes and its signature were checked")
+    if found.scenarios is not None:
+        result.warnings += catalogue_warnings(sealed.manifest, found.scenarios)
     verdict = result.verdict_document
     result.verdict = None if verdict is None else verdict["verdict"]
     wrong += [*manifest_problems(sealed.manifest, found, files, verdict), *metadata_problems(found, files)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema
 
 EDIT_METADATA_SCHEMA = "invarlock/evidence-pack-edit-metadata-v1"
@@ -85,10 +86,11 @@ def edit_metadata(
         kept: whether the subject's checkpoint stays in the run directory.
 
     Raises:
-        DocumentError: when the document would not hold to its schema.
+        DocumentError: when the document would not hold to its schema, or the edit is one that nothing here describes.
     """
-    storage = STORAGE_FORMATS.get(edit_type, FAULT_STORAGE) if packed is None else packed.storage_format
-    semantics = SEMANTICS.get(edit_type, FAULT_SEMANTICS) if packed is None else PACKED_SEMANTICS
+    storage, semantics = (
+        _described(edit_type, scenario) if packed is None else (packed.storage_format, PACKED_SEMANTICS)
+    )
     document = {
         "schema": EDIT_METADATA_SCHEMA,
         "artifact_class": scenario["artifact_class"],
@@ -117,6 +119,15 @@ def edit_metadata(
     }
     check_schema(document, "edit_metadata", where="edit_metadata.json")
     return document
+
+
+def _described(edit_type: str, scenario: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how a subject is stored and what was done to it; only a fault may be called a deliberate defect."""
+    if edit_type in SEMANTICS:
+        return STORAGE_FORMATS[edit_type], SEMANTICS[edit_type]
+    if scenario["generation"]["kind"] == "error":
+        return FAULT_STORAGE, FAULT_SEMANTICS
+    raise DocumentError(f"edit {edit_type!r}: InvarLock does not know it and cannot describe it")
 
 
 def runtime_manifest(

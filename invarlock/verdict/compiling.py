@@ -2,7 +2,8 @@
 
 PASS needs all of: every planned case has a report; every must_pass report passes its gates; every must_fail report
 fails and its catastrophic detectors hit; every must_detect report's detectors hit; every required primary guard hit;
-of the informational stress reports at least half signal; and pytest, where its outcomes are known, agrees.
+and pytest, where its outcomes are known, agrees. Informational cases decide nothing, unless the suite wants a share of
+them to signal. An edit counts as clean or destructive by its gates, a fault as detected by detectors that were there.
 """
 
 from __future__ import annotations
@@ -197,7 +198,12 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
     requirements = scenario["requirements"]
     all_of = [detect(detector, report) for detector in requirements["detectors_all_of"]]
     any_of = [detect(detector, report) for detector in requirements["detectors_any_of"]]
-    detectors_hit = all(row["hit"] for row in all_of) and (not any_of or any(row["hit"] for row in any_of))
+    # a scenario without detectors detects nothing
+    detectors_hit = (
+        bool(all_of or any_of)
+        and all(row["hit"] for row in all_of)
+        and (not any_of or any(row["hit"] for row in any_of))
+    )
     flags = guard_flags(report)
     record: dict[str, Any] = {
         "model": case["model"],
@@ -216,11 +222,14 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
         "detectors_hit": detectors_hit,
         "guard_flags": flags,
         "any_core_guard_flag": any(flags.values()),
+        "gates_hold": not report["assurance"]["blocking_reasons"],
         "invariants_status": report["invariants"]["status"],
         "spectral_caps_applied": report["spectral"].get("metrics", {}).get("caps_applied"),
         "ratio_vs_baseline": report["primary_metric"]["ratio_vs_baseline"],
         # what was really applied, which the scenario's name need not say
         "edit_spec": report["edit"]["spec"],
+        "policy_digest": report["policy_provenance"]["policy_digest"],
+        "preset_sha256": report["policy_provenance"].get("preset_sha256"),
         "report_sha256": digest,
     }
     reasons = [*_mismatches(case, scenario, report), *_unmet(record, scenario, report)]
@@ -263,6 +272,8 @@ def _unmet(record: Mapping[str, Any], scenario: Mapping[str, Any], report: Mappi
         if scenario["generation"].get("edit_spec") == "noop" and record["any_core_guard_flag"]:
             raised = [guard for guard, flag in record["guard_flags"].items() if flag]
             reasons.append(f"nothing was edited, but these guards signal: {', '.join(raised)}")
+    if strictness == "must_detect" and not (record["detectors_all_of"] or record["detectors"]):
+        reasons.append("must be detected, but its scenario has no detector")
     if strictness == "must_fail" and not blocking:
         reasons.append(f"must fail, but passes every gate ({_ratio(record)})")
     if scenario["category"] == CATEGORY:
@@ -324,15 +335,16 @@ def _counts(
     return {
         "models_total": len({case["model"] for case in cases}),
         "cases_total": len(cases),
+        "informational_total": planned(strictness="informational"),
         "records_total": len(records),
         "records_passed": seen(passed=True),
         "clean_total": planned(category="clean"),
-        "clean_pass": seen(category="clean", passed=True),
+        "clean_pass": seen(category="clean", passed=True, gates_hold=True),
         "stress_total": planned(category="stress"),
         "stress_fail": sum(r["category"] == "stress" and r["any_core_guard_flag"] for r in records),
         "catastrophic_required_total": sum(case["scenario"] in catastrophic for case in cases),
         "catastrophic_required_present": len(required),
-        "catastrophic_required_fail": sum(record["passed"] for record in required),
+        "catastrophic_required_fail": sum(record["passed"] and not record["gates_hold"] for record in required),
         "informational_stress_total": len(informational),
         "informational_stress_signaled": sum(signals(record) for record in informational),
         "error_injection_total": planned(category="error_injection"),

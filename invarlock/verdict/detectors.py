@@ -98,6 +98,5 @@ def expects_a_signal(record: Mapping[str, Any]) -> bool:
 
 
 def signals(record: Mapping[str, Any]) -> bool:
-    """Tell whether a guard signalled or a detector of the scenario hit; without detectors nothing is detected."""
-    detects = bool(record["detectors"] or record["detectors_all_of"]) and record["detectors_hit"]
-    return bool(record["any_core_guard_flag"] or detects)
+    """Tell whether a guard signalled or the detectors of the scenario hit."""
+    return bool(record["any_core_guard_flag"] or record["detectors_hit"])

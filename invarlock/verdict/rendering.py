@@ -20,6 +20,9 @@ def render_verdict_text(verdict: Mapping[str, Any]) -> str:
         f"{counts['catastrophic_required_fail']} of {counts['catastrophic_required_total']} destructive edits fail, "
         f"{counts['error_injection_detected']} of {counts['error_injection_total']} faults are detected.",
     ]
+    silent = counts["informational_total"]
+    if silent:
+        lines.append(f"{silent} of {counts['cases_total']} cases are informational: they decide nothing.")
     total = counts["informational_stress_total"]
     if total:
         lines.append(f"{counts['informational_stress_signaled']} of {total} informational stress edits signal.")

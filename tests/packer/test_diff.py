@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.packer.build import build_pack
-from packs import REPORT, STRESS, TIME, content, edit_json, packer, page, page_of, sha256
+from packs import REPORT, SCENARIOS, STRESS, TIME, content, edit_json, packer, page, page_of, sha256
 
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import compose, strip
@@ -63,3 +63,22 @@ def test_a_pack_that_does_not_verify_is_not_compared(real_run: Any, pack: Path) 
 
     assert (done.returncode, done.stdout) == (6, "")
     assert "NOT VERIFIED (exit code 6)" in done.stderr
+
+
+def test_a_weakened_plan_differs_though_every_measurement_is_the_same(run: Path, real_run: Any, tmp_path: Path) -> None:
+    whole = content(run)
+    plan = json.loads(whole.files[SCENARIOS])
+    for row in plan["scenarios"]:
+        row["strictness"] = "informational"
+        row["requirements"].update(detectors_all_of=[], primary_guard_required=False, catastrophic_required=False)
+    weak = replace(whole, files={**whole.files, SCENARIOS: dump_json(plan)}, claimed_verdict=None)
+    other = build_pack(tmp_path / "weak", weak, real_run.key, TIME).path
+
+    document = json.loads(packer("diff", real_run.pack, other, "--json").stdout)
+    text = packer("diff", real_run.pack, other).stdout.splitlines()
+
+    changed = {row["scenario"]: row["changed"] for row in document["cases"]}
+    assert changed["noop_control"] == {"strictness": ["must_pass", "informational"]}
+    assert changed["nan_injection"]["strictness"] == ["must_detect", "informational"]
+    assert changed["nan_injection"]["detectors_all_of"][1] == []
+    assert "3 cases compared, 3 differ, 3 were asked something else" in text

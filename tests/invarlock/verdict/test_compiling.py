@@ -46,6 +46,7 @@ def report(name: str, *, ratio: float | None = 1.0, invariants: str = "pass", ca
         "rmt": {"status": "not_evaluated"},
         "variance": {"status": "not_evaluated"},
         "assurance": {"blocking_reasons": [f"{gate}: bad" for gate, holds in gates.items() if not holds]},
+        "policy_provenance": {"policy_digest": f"sha256:{'0' * 64}"},
     }
 
 
@@ -95,6 +96,41 @@ def test_one_run_of_three_that_fails_fails_the_scenario(bad: int) -> None:
     assert document["failed_requirements"][0] == f"mistral-tiny-noop_control-run{bad}: must pass, but ratio: bad"
     assert [record["passed"] for record in document["records"]] == [run != bad for run in (1, 2, 3)]
     assert (document["counts"]["clean_total"], document["counts"]["clean_pass"]) == (3, 2)
+
+
+def test_clean_edits_and_faults_count_by_gates_and_by_detectors_that_are_there() -> None:
+    plan = manifest(*HONEST)
+    for row in plan["scenarios"]:
+        row["strictness"] = "informational"
+        row["requirements"].update(detectors_all_of=[], detectors_any_of=[], primary_guard_required=False)
+    broken = {
+        **HONEST,
+        "noop_control": report("noop_control", ratio=1.649),
+        "prune_50pct_stress": report("prune_50pct_stress"),
+    }
+    given = {PATHS[name]: (document, f"sha256:{'0' * 64}") for name, document in broken.items()}
+
+    document = compile_verdict(plan, given)
+
+    counts = document["counts"]
+    assert document["verdict"] == "PASS"
+    assert (counts["records_passed"], counts["informational_total"]) == (3, 3)
+    assert (counts["clean_pass"], counts["clean_total"]) == (0, 1)
+    assert (counts["catastrophic_required_fail"], counts["catastrophic_required_total"]) == (0, 1)
+    assert (counts["error_injection_detected"], counts["error_injection_total"]) == (0, 1)
+    assert not document["criteria"]["error_injection_detected"]
+    assert "3 of 3 cases are informational: they decide nothing." in render_verdict_text(document)
+
+
+def test_a_fault_that_must_be_detected_and_has_no_detector_fails_the_run() -> None:
+    plan = manifest("nan_injection")
+    plan["scenarios"][0]["requirements"]["detectors_all_of"] = []
+    given = {PATHS["nan_injection"]: (HONEST["nan_injection"], f"sha256:{'0' * 64}")}
+
+    document = compile_verdict(plan, given)
+
+    assert document["verdict"] == "FAIL"
+    assert any("its scenario has no detector" in line for line in document["failed_requirements"])
 
 
 def test_what_must_be_seen_is_what_the_strictness_says_whatever_the_category() -> None:

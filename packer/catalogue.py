@@ -1,0 +1,71 @@
+"""Whether the scenarios of a pack are those that its version of InvarLock ships, or ask for less."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from invarlock import __version__
+from invarlock.catalog.sweeps import steps
+
+# What a row of the catalogue asks for; the rest of it describes.
+ASKED = ("category", "strictness", "intent", "failure_class", "primary_guard", "requirements", "generation")
+MAX_LINES = 10
+
+
+def catalogue_warnings(manifest: Mapping[str, Any], scenarios: Mapping[str, Any]) -> list[str]:
+    """Return where the scenarios of a pack are not those of the catalogue, at most ``MAX_LINES`` and a count.
+
+    A pack of another version is not compared: its catalogue is not here.
+
+    Args:
+        manifest: of the pack.
+        scenarios: its effective manifest.
+    """
+    if manifest.get("invarlock_version") != __version__:
+        return []
+    lines = list(_differences(scenarios["scenarios"]))
+    more = [f"and {len(lines) - MAX_LINES} more scenarios that differ"] if len(lines) > MAX_LINES else []
+    return lines[:MAX_LINES] + more
+
+
+def _differences(rows: list[dict[str, Any]]) -> Iterator[str]:
+    shipped = _catalogue()
+    unknown = []
+    for row in rows:
+        name, generation = row["id"], row["generation"]
+        known = shipped.get(name)
+        if known is None:
+            # a checkpoint that its maker brought is of no catalogue
+            unknown += [] if generation["kind"] == "brought" else [name]
+            continue
+        changed = [
+            f"{key} is {_short(row.get(key))}, not {_short(known.get(key))}"
+            for key in ASKED
+            if _differs(row, known, key)
+        ]
+        if changed:
+            yield f"scenario {name} differs from the catalogue of InvarLock {__version__}: {'; '.join(changed)}"
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        yield f"scenarios that the catalogue of InvarLock {__version__} does not have: {shown}"
+
+
+@cache
+def _catalogue() -> Mapping[str, Mapping[str, Any]]:
+    """Return the rows of the catalogue that this version ships, by id; a sweep has a row for each of its values."""
+    document = json.loads((Path(next(iter(import_module("invarlock.suite").__path__))) / "scenarios.json").read_bytes())
+    return {row["id"]: row for catalogued in document["scenarios"] for row in steps(catalogued)}
+
+
+def _differs(row: Mapping[str, Any], known: Mapping[str, Any], key: str) -> bool:
+    return json.dumps(row.get(key), sort_keys=True) != json.dumps(known.get(key), sort_keys=True)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:117]}..."

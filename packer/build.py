@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from invarlock.errors import ReportError, UsageError
 from invarlock.jsonio import check_schema, dump_json, sync_folder
 from invarlock.reports.verification import differences
 from invarlock.staging import staging_folder
-from invarlock.verdict.rendering import render_verdict_text
+from invarlock.verdict.rendering import headline, render_verdict_text
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class BuiltPack:
 
     path: Path
     verdict: str
+    headline: str
     evidence_level: str
     fingerprint: str | None
     evidence: tuple[str, ...]
@@ -102,7 +103,8 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
     signer = None if signing_key is None else fingerprint(signing_key.public)
-    return BuiltPack(target, verdict["verdict"], manifest["evidence_level"], signer, tuple(evidence))
+    told = headline(verdict) if "not_bundled" in verdict else f"verdict {verdict['verdict']}"
+    return BuiltPack(target, verdict["verdict"], told, manifest["evidence_level"], signer, tuple(evidence))
 
 
 def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOptions:
@@ -129,14 +131,39 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
     if problems:
         raise ReportError(f"{problems[0]}; what does not verify is not packed")
     claimed = content.claimed_verdict
-    verdict = derive_verdict(found, generated_at if claimed is None else str(claimed.get("timestamp", generated_at)))
-    wrong = [] if claimed is None else list(differences(claimed, verdict))
+    timestamp = generated_at if claimed is None else str(claimed.get("timestamp", generated_at))
+    left_out = [] if claimed is None else _left_out(claimed, found)
+    verdict = derive_verdict(found, timestamp, left_out)
+    wrong = [] if claimed is None else list(_not_derived(claimed, verdict))
     if wrong:
         raise ReportError(f"final_verdict.json: {wrong[0]}; the verdict does not follow from the reports given")
     files[layout.VERDICT_JSON] = dump_json(verdict)
     files[layout.VERDICT_TEXT] = render_verdict_text(verdict).encode("utf-8")
     files |= {path: dump_json(document) for path, document in derive_results(found, verdict).items()}
     return files, found, verdict
+
+
+def _left_out(claimed: Mapping[str, Any], found: Findings) -> list[str]:
+    """Return the planned cases that a run's verdict was compiled from, and whose reports are not given."""
+    records = claimed.get("records")
+    paths = {row.get("path") for row in records if isinstance(row, dict)} if isinstance(records, list) else set()
+    paths -= found.facts.keys()
+    before = claimed.get("not_bundled")
+    earlier = set(before) if isinstance(before, list) else set()
+    return [case.case_id for path, case in found.plan.cases.items() if path in paths or case.case_id in earlier]
+
+
+def _not_derived(claimed: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where the verdict given is not the one derived; of a part of its run, where a record is not."""
+    if "not_bundled" not in verdict:
+        yield from differences(claimed, verdict)
+        return
+    told = {row.get("path"): row for row in claimed["records"] if isinstance(row, dict)}
+    for record in verdict["records"]:
+        if record["path"] not in told:
+            yield f"it has no record of {record['path']}"
+        else:
+            yield from differences(told[record["path"]], record, record["path"])
 
 
 def _manifest(

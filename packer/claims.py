@@ -109,8 +109,8 @@ def examine_reports(files: PackFiles) -> Findings:
     return found
 
 
-def derive_verdict(found: Findings, timestamp: str) -> dict[str, Any]:
-    """Return the verdict that follows from reports.
+def derive_verdict(found: Findings, timestamp: str, not_bundled: Collection[str] = ()) -> dict[str, Any]:
+    """Return the verdict that follows from reports; ``not_bundled`` are the ids of cases that were left out.
 
     Raises:
         DocumentError: when the pack has no effective manifest.
@@ -118,7 +118,9 @@ def derive_verdict(found: Findings, timestamp: str) -> dict[str, Any]:
     if found.scenarios is None:
         raise DocumentError(f"{layout.SCENARIOS}: missing or malformed, the verdict follows from it")
     records = {path: facts.record for path, facts in found.facts.items()}
-    return compile_records(found.scenarios, found.plan.cases, records, found.outcomes, timestamp=timestamp)
+    return compile_records(
+        found.scenarios, found.plan.cases, records, found.outcomes, timestamp=timestamp, not_bundled=not_bundled
+    )
 
 
 def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +151,8 @@ def check_results(files: PackFiles, found: Findings) -> tuple[dict[str, Any] | N
     try:
         claimed = files.data(layout.VERDICT_JSON, MAX_JSON_BYTES)
         match = _TIMESTAMP.search(claimed)
-        verdict = derive_verdict(found, "" if match is None else match[1].decode("ascii"))
+        timestamp = "" if match is None else match[1].decode("ascii")
+        verdict = derive_verdict(found, timestamp, _left_out(claimed))
     except InvarLockError as error:
         return None, [str(error)]
     problems = _differences(layout.VERDICT_JSON, claimed, verdict)
@@ -162,6 +165,19 @@ def check_results(files: PackFiles, found: Findings) -> tuple[dict[str, Any] | N
     asked |= {beside(path, layout.REPEATS) for path, facts in found.facts.items() if facts.repeats is not None}
     problems += _strays(files.digests, expected, asked)
     return verdict, problems
+
+
+def _left_out(claimed: bytes) -> frozenset[str]:
+    """Return the cases that a verdict says are not bundled; which of them were planned is derived.
+
+    Raises:
+        DocumentError: when the verdict is no strict JSON.
+    """
+    if b'"not_bundled"' not in claimed:
+        return frozenset()
+    document = parse_json(claimed, where=layout.VERDICT_JSON, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
+    names = document.get("not_bundled") if isinstance(document, dict) else None
+    return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
 def evidence_level(

@@ -35,24 +35,27 @@ def build(options: Namespace) -> int:
 
     from invarlock.packer.assembly import gather_files
     from invarlock.packer.build import build_pack
+    from invarlock.packer.run_inputs import check_inputs, find_inputs
 
     key = None if options.signing_key is None else _signing_key(options)
-    # a run directory has its verdict in reports/ and its manifest in state/
-    run = _real(options.final_verdict).parent.parent
     content = gather_files(
         reports=options.report,
-        baselines=options.baseline,
-        presets=options.presets,
-        scenarios=options.scenarios or run / "state" / "scenarios.json",
         final_verdict=options.final_verdict,
-        pytest_report=options.pytest_report,
-        source_repo=options.source_repo,
-        environment=options.environment,
         materials=options.material,
         readme_notes=options.readme,
+        **find_inputs(
+            [*options.report, options.final_verdict],
+            baselines=options.baseline,
+            presets=options.presets,
+            scenarios=options.scenarios,
+            pytest_report=options.pytest_report,
+            source_repo=options.source_repo,
+            environment=options.environment,
+        ),
     )
+    check_inputs(content)
     built = build_pack(options.out, content, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    say(f"built {built.path}: verdict {built.verdict}", *built.evidence)
+    say(f"built {built.path}: {built.headline}", *built.evidence)
     say(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
     return 0
 
@@ -237,12 +240,20 @@ def _verify_lines(result: VerifyResult) -> list[str]:
     signer = f"{result.signer} ({result.authenticity})" if result.signed else "none: anybody could have made this pack"
     return [
         f"{headline}: {result.pack}",
-        f"verdict: {result.verdict or 'none'}",
+        _verdict_line(result),
         *result.evidence,
         f"signer: {signer}{', attested' if result.attested else ''}",
         derived if result.reports_verified else "reports: not verified",
         *(f"warning: {warning}" for warning in result.warnings),
     ]
+
+
+def _verdict_line(result: VerifyResult) -> str:
+    from invarlock.verdict.rendering import headline
+
+    if result.verdict_document is not None and "not_bundled" in result.verdict_document:
+        return headline(result.verdict_document)
+    return f"verdict: {result.verdict or 'none'}"
 
 
 def _real(path: Path) -> Path:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from invarlock.reports.markdown import code_span, inline
+from invarlock.verdict.rendering import headline
 
 TEXT = """# Evidence pack
 
 This folder holds the evidence of one validation run of InvarLock: the reports of every case, the verdict compiled from
 them, where they come from, and checksums of all of it{signed}. It holds no weights.
 
-- Verdict: **{verdict}** ({passed} of {cases} cases as expected, suite {suite}, {models} models)
+- {verdict} ({passed} of {cases} cases as expected, suite {suite}, {models} models)
 {evidence}
 - Made: {generated_at} by InvarLock {version}
 - Signer: {signer}
@@ -57,7 +58,7 @@ def render_readme(
     signer = manifest.get("signing_key_fingerprint")
     text = TEXT.format(
         signed=", signed" if signer else "",
-        verdict=inline(verdict["verdict"]),
+        verdict=_verdict(verdict),
         passed=counts["records_passed"],
         cases=counts["cases_total"],
         suite=code_span(manifest.get("suite", "not stated")),
@@ -68,6 +69,13 @@ def render_readme(
         signer=code_span(signer) if signer else "named in `manifest.signature.json`, if that file is there",
     )
     return (text + (NOTES_HEADING + notes if notes else "")).encode("utf-8")
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    if "not_bundled" in verdict:
+        said = headline(verdict)
+        return f"**{said[0].upper()}{said[1:]}**"
+    return f"Verdict: **{inline(verdict['verdict'])}**"
 
 
 def readme_follows(

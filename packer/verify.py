@@ -52,6 +52,7 @@ from invarlock.errors import (
     ReportError,
     printable,
 )
+from invarlock.verdict.compiling import NOT_DERIVED
 
 __all__ = ["ReportAssurance", "StartProgress", "VerifyOptions", "VerifyResult", "verify_pack"]
 
@@ -242,7 +243,7 @@ def _claimed_verdict(files: SealedFiles) -> str | None:
     except (MissingFileError, IntegrityError, DocumentError):
         return None
     verdict = document.get("verdict") if isinstance(document, dict) else None
-    return verdict if verdict in ("PASS", "FAIL") else None
+    return verdict if verdict in ("PASS", "FAIL", NOT_DERIVED) else None
 
 
 def _fail(result: VerifyResult, code: int, where: str, messages: Sequence[str]) -> None:

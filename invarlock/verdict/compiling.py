@@ -8,7 +8,7 @@ them to signal. An edit counts as clean or destructive by its gates, a fault as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from invarlock.verdict.detectors import (
 )
 
 REPORT_NAME = "evaluation.report.json"
+# The verdict of a pack that holds a part of a run: what is there is as expected, of the rest nothing follows.
+NOT_DERIVED = "NOT_DERIVED"
 
 Outcome = Mapping[str, str]
 
@@ -106,8 +108,11 @@ def compile_records(
     outcomes: Sequence[Outcome] | None = None,
     *,
     timestamp: str = "",
+    not_bundled: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the ``final_verdict.json`` document from records already judged.
+
+    Where cases are not bundled it is FAIL if one that is there fails, and ``NOT_DERIVED`` else.
 
     Args:
         manifest: the effective manifest.
@@ -115,6 +120,7 @@ def compile_records(
         found: ``judge_report``'s record of each report by path; None for a report of no planned case.
         outcomes: what pytest said of each case; None when it is not known.
         timestamp: of the compilation, UTC.
+        not_bundled: the ids of cases that were judged elsewhere and left out of a pack on purpose.
     """
     said: dict[str, Outcome] = {}
     for outcome in sorted(outcomes or (), key=_gravity):
@@ -124,9 +130,15 @@ def compile_records(
     records: list[dict[str, Any]] = []
     missing: dict[str, list[str]] = {}
     failed: list[str] = []
+    left_out: list[str] = []
     for path, planned in plan.items():
         about = said.get(planned.case_id)
         record = found.get(path)
+        if record is None and planned.case_id in not_bundled:
+            left_out.append(planned.case_id)
+            if about and _gravity(about) == 2:
+                failed.append(f"{planned.case_id}: not bundled; pytest: {_said(about)}")
+            continue
         if record is None:
             missing.setdefault(planned.case["model"], []).append(planned.case_id)
             failed.append(f"{planned.case_id}: no report" + (f"; pytest: {_said(about)}" if about else ""))
@@ -147,7 +159,7 @@ def compile_records(
                 f"wants a share of {fraction:g}"
             )
     return {
-        "verdict": "FAIL" if failed else "PASS",
+        "verdict": "FAIL" if failed else NOT_DERIVED if left_out else "PASS",
         "timestamp": timestamp,
         "manifest": {
             "path": "metadata/scenarios.json",
@@ -165,6 +177,7 @@ def compile_records(
         "failed_requirements": failed,
         "counts": counts,
         "missing": {"by_model": missing},
+        **({"not_bundled": left_out} if left_out else {}),
         "core_guard_order": list(CORE_GUARDS),
         "records": records,
     }

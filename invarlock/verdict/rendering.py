@@ -9,11 +9,20 @@ from invarlock.errors import printable
 from invarlock.verdict.detectors import signals
 
 
+def headline(verdict: Mapping[str, Any]) -> str:
+    """Return the verdict in a few words; of a part of a run first that it is one."""
+    total, left_out = verdict["counts"]["cases_total"], len(verdict.get("not_bundled", ()))
+    if not left_out:
+        return str(verdict["verdict"])
+    here = f"{total - left_out} of {total} cases {'is' if total - left_out == 1 else 'are'} here"
+    return f"verdict not derived: {here}" + (", and not as expected" if verdict["verdict"] == "FAIL" else "")
+
+
 def render_verdict_text(verdict: Mapping[str, Any]) -> str:
     """Return ``final_verdict.txt``: the verdict, why, the counts, and a line a scenario."""
     counts = verdict["counts"]
     lines = [
-        f"Verdict: {verdict['verdict']}",
+        f"Verdict: {headline(verdict).removeprefix('verdict ')}",
         "",
         f"{counts['records_passed']} of {counts['cases_total']} cases as expected on {counts['models_total']} models: "
         f"{counts['clean_pass']} of {counts['clean_total']} clean edits pass, "
@@ -26,6 +35,8 @@ def render_verdict_text(verdict: Mapping[str, Any]) -> str:
     total = counts["informational_stress_total"]
     if total:
         lines.append(f"{counts['informational_stress_signaled']} of {total} informational stress edits signal.")
+    if "not_bundled" in verdict:
+        lines += ["", "Not bundled:", *(f"  - {case}" for case in verdict["not_bundled"])]
     if verdict["failed_requirements"]:
         lines += ["", "Failed requirements:", *(f"  - {reason}" for reason in verdict["failed_requirements"])]
     lines += ["", *scenario_table(verdict)]

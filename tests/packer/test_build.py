@@ -81,5 +81,5 @@ def test_a_verdict_that_is_in_no_run_directory_needs_its_manifest_named(run: Pat
 
     done = packer("build", tmp_path / "out", "--final-verdict", alone, "--report", tmp_path / "none.json")
 
-    assert (done.returncode, done.stderr.count("\n"), "scenarios.json: no such file" in done.stderr) == (3, 1, True)
+    assert (done.returncode, done.stderr.count("\n"), "--scenarios" in done.stderr) == (2, 1, True)
     assert not (tmp_path / "out").exists()

@@ -216,7 +216,7 @@ REFUSE_TORCH = (
 )
 
 
-def packer(*arguments: object) -> subprocess.CompletedProcess[str]:
+def packer(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the packer in a process where importing PyTorch or pytest is an error."""
     command = [sys.executable, "-c", REFUSE_TORCH, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from invarlock.errors import DocumentError, UsageError
-from invarlock.verdict.compiling import compile_verdict, read_outcomes
+from invarlock.verdict.compiling import (
+    compile_records,
+    compile_verdict,
+    judge_report,
+    planned_cases,
+    read_outcomes,
+)
 from invarlock.verdict.rendering import render_verdict_text
 from invarlock.verdict.summaries import ARTIFACT_KEYS, summarise, summarise_artifacts
 
@@ -250,6 +256,30 @@ def test_informational_stress_decides_a_verdict_only_where_the_suite_asks_for_si
     ]
     # the signal of a control stands for no other
     assert run(1, 0, 0, fraction=0.5)["verdict"] == "FAIL"
+
+
+def test_a_part_of_a_run_is_not_derived_and_fails_where_a_case_of_it_fails() -> None:
+    plan = manifest(*HONEST)
+    cases = planned_cases(plan)
+    records = {PATHS["noop_control"]: judge_report(cases[PATHS["noop_control"]], HONEST["noop_control"], "sha256:0")}
+    bad = report("noop_control", ratio=1.2)
+    failing = {PATHS["noop_control"]: judge_report(cases[PATHS["noop_control"]], bad, "sha256:0")}
+    others = ["mistral-tiny-nan_injection-run1", "mistral-tiny-prune_50pct_stress-run1"]
+    said = [{"case": others[0], "outcome": "failed", "message": "AssertionError"}]
+    passed = {"case": "mistral-tiny-noop_control-run1", "outcome": "passed", "message": ""}
+
+    part = compile_records(plan, cases, records, not_bundled=others)
+    partly = compile_records(plan, cases, records, not_bundled=others[:1])
+    failed = compile_records(plan, cases, failing, not_bundled=others)
+    told = compile_records(plan, cases, records, [*said, passed], not_bundled=others)
+
+    assert (part["verdict"], sorted(part["not_bundled"])) == ("NOT_DERIVED", others)
+    assert render_verdict_text(part).splitlines()[0] == "Verdict: not derived: 1 of 3 cases is here"
+    assert (partly["verdict"], partly["failed_requirements"]) == ("FAIL", [f"{others[1]}: no report"])
+    assert failed["verdict"] == "FAIL"
+    assert render_verdict_text(failed).splitlines()[0].endswith("1 of 3 cases is here, and not as expected")
+    assert (told["verdict"], len(told["failed_requirements"])) == ("FAIL", 1)
+    assert "not_bundled" not in compile_records(plan, cases, records)
 
 
 def test_an_empty_selection_is_an_error_and_no_pass() -> None:

@@ -7,7 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from invarlock.packer.attestation import open_envelope
-from invarlock.packer.checksums import ATTESTATION_NAME, MANIFEST_NAME, SIGNATURE_NAME
+from invarlock.packer.checksums import (
+    ATTESTATION_NAME,
+    LINE_ENDS,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    with_line_ends_restored,
+)
 from invarlock.packer.keys import fingerprint
 from invarlock.packer.limits import MAX_ATTESTATION_BYTES, MAX_SIGNATURE_BYTES
 from invarlock.packer.pack_folder import PackFolder
@@ -40,12 +46,26 @@ def check_signature_of(
         return None
     except IntegrityError as error:
         raise SignatureError(str(error)) from None
-    public = verify_manifest(data, signature)
+    try:
+        public = verify_manifest(data, signature)
+    except SignatureError:
+        restored = with_line_ends_restored(data)
+        if restored is not None and _holds(restored, signature):
+            raise SignatureError(f"{MANIFEST_NAME}: {LINE_ENDS}") from None
+        raise
     if claimed is not None and claimed != fingerprint(public):
         raise SignatureError(
             f"{MANIFEST_NAME}: signing_key_fingerprint is {claimed}, the signer is {fingerprint(public)}"
         )
     return public
+
+
+def _holds(data: bytes, signature: bytes) -> bool:
+    try:
+        verify_manifest(data, signature)
+    except SignatureError:
+        return False
+    return True
 
 
 def check_trust(

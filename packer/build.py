@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.packer import layout
-from invarlock.packer.checksums import CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, check_path, write_checksums
+from invarlock.packer.checksums import (
+    ATTRIBUTES,
+    ATTRIBUTES_NAME,
+    CHECKSUMS_NAME,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    check_path,
+    write_checksums,
+)
 from invarlock.packer.claims import Findings, derive_results, derive_verdict, evidence_level, examine_reports
 from invarlock.packer.contents import MemoryFiles
 from invarlock.packer.keys import SigningKey, fingerprint
@@ -85,7 +93,7 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     manifest["checksums_sha256_digest"] = hashlib.sha256(checksums).hexdigest()
     check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)
     sealed = dump_json(manifest)
-    files |= {CHECKSUMS_NAME: checksums, MANIFEST_NAME: sealed}
+    files |= {CHECKSUMS_NAME: checksums, MANIFEST_NAME: sealed, ATTRIBUTES_NAME: ATTRIBUTES}
     if signing_key is not None:
         files[SIGNATURE_NAME] = dump_json(sign_manifest(sealed, signing_key))
     try:

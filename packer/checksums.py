@@ -20,7 +20,15 @@ CHECKSUMS_NAME = "checksums.sha256"
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.signature.json"
 ATTESTATION_NAME = "manifest.attestation.json"
-CONTROL_FILES = frozenset({CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, ATTESTATION_NAME})
+# Keeps git from changing line ends. It is not sealed, since tools that copy packs may leave out hidden files; where it
+# is there it says this and nothing else.
+ATTRIBUTES_NAME = ".gitattributes"
+ATTRIBUTES = b"* -text\n"
+CONTROL_FILES = frozenset({CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, ATTESTATION_NAME, ATTRIBUTES_NAME})
+LINE_ENDS = (
+    "its line ends were changed, perhaps by git (core.autocrlf); get the pack again as an archive, or clone it with "
+    "git -c core.autocrlf=false"
+)
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
 # The paths that we write, which have none of the problems that there are.
@@ -68,6 +76,11 @@ def read_checksums(data: bytes) -> dict[str, str]:
         digests[path] = match[1].lower()
     _refuse_twins(digests)
     return digests
+
+
+def with_line_ends_restored(data: bytes) -> bytes | None:
+    """Return what a file was before its line ends became CRLF, None where it has none of those."""
+    return data.replace(b"\r\n", b"\n") if b"\r\n" in data else None
 
 
 def check_path(path: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
+from invarlock.packer.checksums import LINE_ENDS, with_line_ends_restored
 from invarlock.packer.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_TEXT_BYTES
 from invarlock.packer.pack_folder import PackFolder, Progress
 
@@ -95,7 +96,10 @@ class SealedFiles:
             raise self._noted(path, error) from None
         self._progress(len(data))
         if hashlib.sha256(data).hexdigest() != self._digests[path]:
-            raise self._noted(path, IntegrityError(f"{path}: its bytes are not those of its checksum"))
+            restored = with_line_ends_restored(data)
+            changed = restored is not None and hashlib.sha256(restored).hexdigest() == self._digests[path]
+            wrong = LINE_ENDS if changed else "its bytes are not those of its checksum"
+            raise self._noted(path, IntegrityError(f"{path}: {wrong}"))
         return data
 
     def document(self, path: str) -> Any:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import stat
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,11 +23,12 @@ from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 
-from invarlock.packer.checksums import check_path
+from invarlock.packer.checksums import MANIFEST_NAME, check_path
 from invarlock.packer.limits import MAX_FILES, MAX_FOLDERS, MAX_PACK_BYTES, MAX_PROBLEMS, PIECE_BYTES
 
 from invarlock.errors import IntegrityError, MissingFileError
 
+TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -239,18 +241,43 @@ def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[
     """Open a pack's folder; ``added`` are files that are read as if they were in it.
 
     Raises:
-        MissingFileError: when there is no such folder, or the name is a link.
+        MissingFileError: when there is no such folder, the name is a link, or what is there is something else.
     """
     try:
         descriptor = os.open(path, _OPEN_FOLDER)
     except OSError as error:
-        raise MissingFileError(f"{path}: no evidence pack there ({error.strerror})") from None
+        reason = _something_else(path) or f"no evidence pack there ({error.strerror})"
+        raise MissingFileError(f"{path}: {reason}") from None
     folder = PackFolder(path, descriptor, added or {})
     try:
+        _check_is_pack(path, descriptor)
         yield folder
     finally:
         folder.close()
         os.close(descriptor)
+
+
+def _something_else(path: Path) -> str | None:
+    """Return what is at a name that is no folder, and what to do; None where that is not known."""
+    if path.is_symlink():
+        return f"a link; name the folder that it leads to, {os.path.realpath(path)}"
+    if not path.is_file():
+        return None
+    if zipfile.is_zipfile(path):
+        return "an archive; unpack it (unzip), and name the folder"
+    if path.name.endswith(TAR_SUFFIXES):
+        return "an archive; unpack it (tar -xf), and name the folder"
+    return "a file; an evidence pack is a folder"
+
+
+def _check_is_pack(path: Path, descriptor: int) -> None:
+    """Refuse a folder that has no manifest, where a folder in it is the pack."""
+    try:
+        names = [MANIFEST_NAME] if MANIFEST_NAME in os.listdir(descriptor) else sorted(path.glob(f"*/{MANIFEST_NAME}"))
+    except OSError:
+        return
+    if len(names) == 1 and names != [MANIFEST_NAME]:
+        raise MissingFileError(f"{path}: not an evidence pack, but {Path(names[0]).parent} is one; name that")
 
 
 def _cut_off(listing: Listing) -> None:

@@ -18,10 +18,14 @@ from invarlock.packer.authenticity import check_signature_of, check_trust, read_
 from invarlock.packer.catalogue import catalogue_warnings
 from invarlock.packer.checksums import (
     ATTESTATION_NAME,
+    ATTRIBUTES,
+    ATTRIBUTES_NAME,
     CHECKSUMS_NAME,
     CONTROL_FILES,
+    LINE_ENDS,
     MANIFEST_NAME,
     read_checksums,
+    with_line_ends_restored,
 )
 from invarlock.packer.claims import Findings, check_results, evidence_level, examine_reports
 from invarlock.packer.contents import SealedFiles
@@ -112,12 +116,19 @@ def _verify(
         result.signer = fingerprint(public)
         check_trust(result.signer, manifest, options, store, result)
     sealed = _Sealed(manifest, data, read_attestation(folder, public))
-    if hashlib.sha256(checksums).hexdigest() != manifest["checksums_sha256_digest"].lower():
-        raise IntegrityError(f"{CHECKSUMS_NAME}: not the file that checksums_sha256_digest promises")
+    promised = manifest["checksums_sha256_digest"].lower()
+    if hashlib.sha256(checksums).hexdigest() != promised:
+        restored = with_line_ends_restored(checksums)
+        changed = restored is not None and hashlib.sha256(restored).hexdigest() == promised
+        raise IntegrityError(
+            f"{CHECKSUMS_NAME}: {LINE_ENDS if changed else 'not the file that checksums_sha256_digest promises'}"
+        )
     digests = read_checksums(checksums)
     del checksums
     listing = folder.listing()
     integrity = [*listing.problems, *_uncovered(listing, digests, options, result)]
+    if ATTRIBUTES_NAME in listing.files and folder.read(ATTRIBUTES_NAME, MAX_MANIFEST_BYTES) != ATTRIBUTES:
+        integrity.append(f"{ATTRIBUTES_NAME}: not {ATTRIBUTES.decode().strip()!r}, which is all that it may say")
     integrity += reference_problems(manifest, digests)
     files = SealedFiles(folder, digests, start_progress(listing.total_bytes) if start_progress else None)
     try:

@@ -270,6 +270,18 @@ for case, path, edit, reason in (
         requirements={**s["scenarios"][2]["requirements"], "primary_guard_required": False}), "primary_guard_required"),
     ("smaller_selection", SCENARIOS, lambda s: s["selection"]["cases"].pop(), "counts.cases_total"),
     ("scenario_more", SCENARIOS, lambda s: s["scenarios"].append({**s["scenarios"][0], "id": "another"}), "another"),
+    ("gate_that_holds", VERDICT, lambda v: v["records"][1].update(gates_hold=False), "records[1].gates_hold"),
+    ("policy", VERDICT, lambda v: v["records"][0].update(policy_digest=f"sha256:{ZEROS}"), "records[0].policy_digest"),
+    ("preset", VERDICT, lambda v: v["records"][0].update(preset_sha256=None), "records[0].preset_sha256"),
+    ("count_of_what_decides_nothing", VERDICT, lambda v: v["counts"].update(informational_total=3),
+     "counts.informational_total"),
+    ("number_type", VERDICT, lambda v: v["counts"].update(clean_total=True), "counts.clean_total"),
+    ("part", VERDICT, lambda v: v.update(not_bundled=[v["records"][0]["name"]], verdict="NOT_DERIVED"), "verdict"),
+    ("part_that_is_there", VERDICT, lambda v: v.update(not_bundled=["mistral-tiny-noop_control-run1"]), "not_bundled"),
+    ("part_of_no_names", VERDICT, lambda v: v.update(not_bundled=[{"case": 1}, None, 7]), "not_bundled"),
+    ("part_that_is_no_list", VERDICT, lambda v: v.update(not_bundled="all"), "not_bundled"),
+    ("fault_without_a_detector", SCENARIOS, lambda s: s["scenarios"][2]["requirements"].update(detectors_all_of=[]),
+     "detectors_all_of"),
     ("tuned_edit", SCENARIOS, lambda s: s["scenarios"][0]["generation"].update(edit_spec="quant_rtn:8:32:all"),
      "edit.spec"),
 ):  # fmt: skip
@@ -284,6 +296,17 @@ def another_verdict_text(pack: Path) -> None:
 @attack(7, "README.md: not what the manifest and the verdict give", sealed="all")
 def another_readme(pack: Path) -> None:
     (pack / "README.md").write_text((pack / "README.md").read_text().replace("3 of 3", "4 of 4"))
+
+
+@attack(7, "counts.error_injection_detected: 1, derived 0", sealed="all")
+def a_pass_claimed_of_a_part(pack: Path) -> None:
+    shutil.rmtree((pack / FAULT).parent)
+    edit_json(pack / VERDICT, lambda v: v.update(not_bundled=["mistral-tiny-nan_injection-run1"]))
+
+
+@attack(6, ".gitattributes: not '* -text'")
+def a_filter_that_git_would_run(pack: Path) -> None:
+    (pack / ".gitattributes").write_text("* -text\n*.json filter=other\n")
 
 
 @attack(7, "results/approval.json: does not follow from the reports", sealed="all")

@@ -107,7 +107,7 @@ def a_hidden_file_added(pack: Path) -> None:
     (pack / ".hidden/x").write_text("")
 
 
-@attack(6, f"{REPORT}: its bytes are not those of its checksum")
+@attack(6, f"{REPORT}: its line ends were changed")
 def line_ends_changed_to_crlf(pack: Path) -> None:
     (pack / REPORT).write_bytes((pack / REPORT).read_bytes().replace(b"\n", b"\r\n"))
 
@@ -176,7 +176,7 @@ def a_file_made_a_folder(pack: Path) -> None:
     (pack / REPORT).mkdir()
 
 
-@attack(3, "no evidence pack there")
+@attack(3, "a link; name the folder that it leads to")
 def the_pack_made_a_link(pack: Path) -> None:
     pack.rename(pack.with_name("elsewhere"))
     pack.symlink_to(pack.with_name("elsewhere"))

@@ -1,0 +1,97 @@
+"""What happens to a pack on its way: git that changes line ends, archives, links, the wrong folder."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packs import REPORT, messages, sign, strict
+
+LINE_ENDS = "its line ends were changed, perhaps by git"
+
+
+def cloned(pack: Path, tmp_path: Path) -> Path:
+    """Commit a pack, and clone it with a git that writes CRLF."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    for command in (["init", "-q", str(pack)], ["-C", str(pack), "add", "-A"], ["-C", str(pack), "commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    there = tmp_path / "clone"
+    config = ["-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
+    subprocess.run([*git, *config, "clone", "-q", str(pack), str(there)], check=True, capture_output=True)
+    shutil.rmtree(there / ".git")
+    return there
+
+
+def test_git_leaves_a_pack_as_it_is(pack: Path, tmp_path: Path) -> None:
+    assert (pack / ".gitattributes").read_bytes() == b"* -text\n"
+
+    assert strict(cloned(pack, tmp_path)).code == 0
+
+
+def test_changed_line_ends_are_told_as_that(pack: Path, tmp_path: Path) -> None:
+    (pack / ".gitattributes").unlink()
+    assert strict(pack).code == 0
+
+    result = strict(cloned(pack, tmp_path))
+
+    assert (result.code, LINE_ENDS in messages(result)) == (5, True)
+
+
+def test_changed_line_ends_of_one_file_are_told_as_that(pack: Path, real_run: Any) -> None:
+    report = pack / REPORT
+    report.write_bytes(report.read_bytes().replace(b"\n", b"\r\n"))
+    assert LINE_ENDS in messages(strict(pack))
+    assert strict(pack).code == 6
+
+    checksums = pack / "checksums.sha256"
+    was = checksums.read_bytes()
+    checksums.write_bytes(was.replace(b"\n", b"\r\n"))
+    assert (strict(pack).code, LINE_ENDS in messages(strict(pack))) == (6, True)
+    manifest = json.loads((pack / "manifest.json").read_bytes())
+    assert manifest["checksums_sha256_digest"] == hashlib.sha256(was).hexdigest()
+    sign(pack, manifest, real_run.key)
+    assert LINE_ENDS not in messages(strict(pack))
+
+
+def test_attributes_may_say_nothing_else(pack: Path) -> None:
+    (pack / ".gitattributes").write_text("* -text\n*.json filter=evil\n")
+
+    assert (strict(pack).code, messages(strict(pack))) == (
+        6,
+        ".gitattributes: not '* -text', which is all that it may say",
+    )
+
+
+@pytest.mark.parametrize(("kind", "command"), [("zip", "unzip"), ("gztar", "tar -xf"), ("xztar", "tar -xf")])
+def test_an_archive_is_to_be_unpacked(pack: Path, tmp_path: Path, kind: str, command: str) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), kind, pack))
+
+    assert strict(archive).code == 3
+    assert f"an archive; unpack it ({command})" in messages(strict(archive))
+
+
+def test_a_link_names_what_it_leads_to(pack: Path, tmp_path: Path) -> None:
+    link = tmp_path / "latest"
+    link.symlink_to(pack)
+
+    assert strict(link).code == 3
+    assert f"name the folder that it leads to, {pack.resolve()}" in messages(strict(link))
+
+
+def test_a_run_directory_names_its_pack(pack: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "state").mkdir(parents=True)
+    pack.rename(run / "evidence_pack")
+
+    assert strict(run).code == 3
+    assert f"{run / 'evidence_pack'} is one; name that" in messages(strict(run))
+
+
+def test_a_folder_without_a_manifest_and_another_file_are_no_packs(pack: Path, tmp_path: Path) -> None:
+    (pack / "manifest.json").unlink()
+    assert (strict(pack).code, "manifest.json: no such file in the pack" in messages(strict(pack))) == (3, True)
+    (tmp_path / "file").write_text("text")
+    assert "an evidence pack is a folder" in messages(strict(tmp_path / "file"))

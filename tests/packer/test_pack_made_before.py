@@ -18,7 +18,7 @@ from invarlock.packer.verify import VerifyOptions, verify_pack
 from packs import messages
 
 ARCHIVE = Path(__file__).parents[1] / "data/pack_made_before.tar.xz"
-SIGNER = "sha256:e59a6d2dfa25a7ab5ea647c403287f90fe4b1f021af5528d0f199131712f653e"
+SIGNER = "sha256:92387fce25db718788d26eb3f38a7db85275a36a12fd235c808a12927712e5e9"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from invarlock.packer.keys import fingerprint, make_signing_key, write_key_pair
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -218,3 +220,28 @@ def test_only_the_merging_job_has_the_key_and_only_in_one_step() -> None:
 
     assert with_key == [("merge", "merge and sign")]
     assert jobs("evidence.yml")["merge"]["environment"] == "evidence"
+
+
+def test_where_the_key_is_nothing_is_installed_that_is_not_named_by_its_hash() -> None:
+    steps = jobs("evidence.yml")["merge"]["steps"]
+    installs = [line.strip() for step in steps for line in step.get("run", "").splitlines() if "pip install" in line]
+    with_the_key = [step["name"] for step in steps if "secrets." in str(step.get("env", {}))]
+
+    assert with_the_key == ["merge and sign"]
+    assert len(installs) == 2
+    assert all("--require-hashes" in line or "--no-index" in line for line in installs)
+    pinned = (ROOT / ".github/signing-requirements.txt").read_text()
+    with (ROOT / "pyproject.toml").open("rb") as stream:
+        project = tomllib.load(stream)
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    versions = dict(re.findall(r"^([a-z0-9-]+)==([0-9.]+) \\$", pinned, re.MULTILINE))
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(versions[requirement.name]), requirement
+    blocks = re.split(r"^(?=[a-z0-9-]+==)", pinned, flags=re.MULTILINE)[1:]
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+def test_every_secret_is_one_of_a_protected_environment() -> None:
+    for workflow in WORKFLOWS:
+        for name, job in jobs(workflow.name).items():
+            assert "secrets." not in str(job) or "environment" in job, f"{workflow.name}: {name}"

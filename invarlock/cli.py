@@ -179,6 +179,11 @@ def _add_tune(subparsers: Subparsers) -> None:
 
 def _tune(options: argparse.Namespace) -> int:
     check_can_be_made(options.output, "--output")
+    if Path(options.model).is_dir():
+        from invarlock.checkpoints.storage_format import check_dense
+
+        # said before PyTorch is imported
+        check_dense(Path(options.model))
     from invarlock.evaluation.suite_tuning import tune_suite_model
 
     return tune_suite_model(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.checkpoints.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
-from invarlock.checkpoints.safetensors_files import MAX_CONFIG_BYTES, CheckpointFiles, read_checkpoint
+from invarlock.checkpoints.safetensors_files import MAX_CONFIG_BYTES, CheckpointFiles, TensorEntry, read_checkpoint
 from invarlock.errors import CheckpointError, DocumentError
 from invarlock.jsonio import read_json
 
@@ -31,8 +31,15 @@ PACKED_ENDINGS: Mapping[str, str] = {
     "qweight": "gptq", "qzeros": "gptq", "g_idx": "gptq", "weight_packed": "compressed-tensors",
     "weight_scale_inv": "fp8", "weight_scale_2": "modelopt", "weight_scale": "compressed-tensors",
     "weight_zero_point": "compressed-tensors", "SCB": "bitsandbytes", "quant_map": "bitsandbytes",
-    "absmax": "bitsandbytes", "weight_blocks": "mxfp4", "W_q": "hqq",
+    "absmax": "bitsandbytes", "weight_blocks": "mxfp4", "W_q": "hqq", "_data": "quanto", "_scale": "quanto",
 }  # fmt: skip
+# What stands next to a float8 weight under names that mean something else in models that are not packed.
+SCALES = ("scale", "scales", "weight_scales", "scale_inv")
+SIZES = ("vocab_size", "hidden_size", "n_embd", "intermediate_size", "head_dim")
+HEADS = ("num_attention_heads", "num_key_value_heads", "n_head")
+TABLES = ("rope_parameters", "rope_scaling")
+# What a model with a head puts before the names of the model without one, by family.
+BASE_PREFIXES = ("model.", "transformer.", "gpt_neox.", "model.language_model.", "language_model.")
 
 WRAPPERS: Mapping[str, str] = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
 
@@ -84,6 +91,33 @@ def check_dense(folder: Path) -> CheckpointFiles:
     _refuse_wrappers(folder, files.entries)
     _check_sizes(folder, files)
     return files
+
+
+def check_same_names(baseline: CheckpointFiles, subject: CheckpointFiles) -> None:
+    """Refuse two checkpoints whose tensors are the same under names with another prefix.
+
+    Loading libraries find them under either name; what compares checkpoints by name would miss all of them.
+
+    Raises:
+        CheckpointError: which says which of the two to save again.
+    """
+    ours, theirs = baseline.shapes, subject.shapes
+    missing, more = set(ours) - set(theirs), set(theirs) - set(ours)
+    if not missing or not more:
+        return
+    for prefix in BASE_PREFIXES:
+        without = {name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
+        with_it = {name for name in missing if f"{prefix}{name}" in more}
+        if without and without <= more:
+            plain, other = subject, "baseline"
+        elif with_it:
+            plain, other = baseline, "subject"
+        else:
+            continue
+        raise CheckpointError(
+            f"{plain.folder}: its tensors are named without {prefix!r}, which begins the names of the {other}; load it "
+            "with AutoModelForCausalLM and save it again (save_pretrained)"
+        )
 
 
 def _refuse_adapters(folder: Path) -> None:
@@ -150,8 +184,11 @@ def _refuse_quantised(folder: Path) -> None:
             raise _refused(folder, str(method or default), f"{name} is there")
 
 
-def _refuse_packed_tensors(folder: Path, names: Iterable[str]) -> None:
-    for name in names:
+def _refuse_packed_tensors(folder: Path, entries: Mapping[str, TensorEntry]) -> None:
+    for name, entry in entries.items():
+        beside = (f"{name.rpartition('.')[0]}.{scale}" for scale in SCALES)
+        if entry.dtype.startswith("F8") and len(entry.shape) > 1 and not entries.keys().isdisjoint(beside):
+            raise _refused(folder, "fp8", f"it has scales next to the float8 tensor {name[:120]}")
         method = PACKED_ENDINGS.get(name.rpartition(".")[2])
         if method is not None:
             raise _refused(folder, method, f"it has a tensor {name[:120]}")
@@ -192,10 +229,18 @@ def _check_sizes(folder: Path, files: CheckpointFiles) -> None:
                 f"{folder / CONFIG_FILE}: {key} is {str(value)[:40]}, and the files hold {len(files.entries)} tensors; "
                 "correct it"
             )
-    for key in ("vocab_size", "hidden_size", "n_embd", "intermediate_size"):
+    for key in (*SIZES, *HEADS):
         value = config.get(key)
-        if value is not None and not isinstance(value, list) and not (type(value) is int and 0 < value <= 1 << 28):
-            raise CheckpointError(f"{folder / CONFIG_FILE}: {key} is {str(value)[:40]}, which is no size; correct it")
+        values = value if isinstance(value, list) else [value]
+        # no tensor of the files has room for more
+        if value is not None and not all(type(one) is int and 0 < one <= elements for one in values):
+            raise CheckpointError(
+                f"{folder / CONFIG_FILE}: {key} is {str(value)[:40]}, and the largest tensor has {elements} elements; "
+                "correct it"
+            )
+    for key in TABLES:
+        if not isinstance(config.get(key, {}), dict | None):
+            raise CheckpointError(f"{folder / CONFIG_FILE}: {key} is {str(config[key])[:40]!r}, no table; correct it")
 
 
 def _document(path: Path) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invarlock.checkpoints.scorable import check_scorable
-from invarlock.checkpoints.storage_format import check_dense
+from invarlock.checkpoints.storage_format import check_dense, check_same_names
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.staging import check_can_be_made
@@ -54,6 +54,8 @@ def check_request(request: PairRequest, target: Path) -> None:
             raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
     if not request.text.exists():
         raise MissingFileError(f"{request.text}: no such file")
+    stored = []
     for folder in (request.baseline, request.subject):
-        check_dense(folder)
+        stored.append(check_dense(folder))
         check_scorable(folder, request.seq_len)
+    check_same_names(*stored)

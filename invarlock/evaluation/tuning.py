@@ -21,7 +21,7 @@ from typing import Any
 from invarlock.catalog.edit_specs import EditName, EditSpec, Scope, make_edit_spec
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.families import tensors_in_scope
-from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.checkpoints.storage_format import check_dense
 from invarlock.edits.application import apply_edits
 from invarlock.errors import EditError
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
@@ -211,7 +211,7 @@ def ladder(folder: Path, edit: EditName, scope: Scope) -> list[EditSpec]:
     Raises:
         EditError: when the scope takes nothing.
     """
-    files = read_checkpoint(folder)
+    files = check_dense(folder)
     taken = tensors_in_scope(files.model_type, files.shapes, scope, where=folder.name)
     values: Sequence[Mapping[str, Any]]
     if edit == "quant_rtn":

@@ -19,7 +19,7 @@ from invarlock.catalog.models import Model, Models, Suite
 from invarlock.catalog.scenarios import BroughtGeneration, Scenario
 from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
-from invarlock.checkpoints.storage_format import check_dense
+from invarlock.checkpoints.storage_format import check_dense, check_same_names
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import read_gpus
 from invarlock.harness.selection import BYOE_SUITE as SUITE
@@ -59,7 +59,12 @@ def bring(
         problems.append(f"--baseline: {baseline}: no tokenizer files; the text is cut into tokens by the baseline's")
     folders = [here / subject for subject in settings["subjects"]]
     for folder in folders:
-        _read(folder, "--subject", problems)
+        subject = _read(folder, "--subject", problems)
+        try:
+            if found is not None and subject is not None:
+                check_same_names(found, subject)
+        except InvarLockError as error:
+            problems.append(f"--subject: {error}")
     if found is None or problems:
         raise UsageError("\n".join(problems))
     model = _model(baseline, found)

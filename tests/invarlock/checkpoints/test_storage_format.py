@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from invarlock.checkpoints.storage_format import FORMATS, check_dense
+from invarlock.checkpoints.storage_format import FORMATS, check_dense, check_same_names
 from invarlock.errors import CheckpointError
 
 TinyModels = Callable[..., Path]
@@ -108,6 +108,8 @@ def test_a_quantisers_own_file_counts(folder: Path, name: str, document: object,
         ("weight_scale_inv", "block FP8"),
         ("weight_scale", "compressed-tensors"),
         ("SCB", "bitsandbytes"),
+        ("weight._data", "quanto"),
+        ("weight._scale", "quanto"),
     ],
 )
 def test_packed_tensors_without_a_config_are_seen(folder: Path, suffix: str, named: str) -> None:
@@ -179,6 +181,12 @@ def test_names_of_a_wrapper_are_refused(folder: Path, prefix: str, wrapper: str)
         {"vocab_size": 10**12},
         {"hidden_size": 0},
         {"intermediate_size": -4},
+        {"vocab_size": 1 << 28},
+        {"num_attention_heads": 0},
+        {"num_key_value_heads": "all"},
+        {"head_dim": 10**12},
+        {"rope_parameters": "x"},
+        {"rope_scaling": [1]},
     ],
 )
 def test_a_config_that_claims_more_than_the_files_hold_is_refused_at_once(
@@ -201,3 +209,48 @@ def test_a_format_is_named_without_pytorch(folder: Path, tmp_path: Path) -> None
 
     assert (done.returncode, "AWQ" in done.stderr) == (2, True), done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("scale", ["scale", "scales", "weight_scales"])
+def test_float8_next_to_scales_of_any_name_is_packed(folder: Path, scale: str) -> None:
+    add_tensor(folder, f"model.layers.0.mlp.up_proj.{scale}", torch.ones(4))
+    check_dense(folder)
+
+    name = "model.layers.0.mlp.up_proj.weight"
+    add_tensor(folder, name, load_file(folder / "model.safetensors")[name].to(torch.float8_e4m3fn))
+    with pytest.raises(CheckpointError, match="block FP8"):
+        check_dense(folder)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "transformer."])
+def test_the_same_tensors_under_another_prefix_are_refused_with_a_remedy(
+    folder: Path, tmp_path: Path, prefix: str
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    weights = load_file(folder / "model.safetensors")
+    plain = {name.removeprefix("model."): weight for name, weight in weights.items()}
+    save_file(plain, other / "model.safetensors", metadata={"format": "pt"})
+    named = {f"{prefix}{name}" if name != "lm_head.weight" else name: weight for name, weight in plain.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    with_prefix, without = check_dense(folder), check_dense(other)
+
+    for baseline, subject, told in ((with_prefix, without, "baseline"), (without, with_prefix, "subject")):
+        with pytest.raises(
+            CheckpointError, match=f"without {prefix!r}, which begins the names of the {told}"
+        ) as raised:
+            check_same_names(baseline, subject)
+        assert str(raised.value).startswith(str(other))
+
+
+def test_a_tensor_that_is_missing_is_no_matter_of_names(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    weights = load_file(folder / "model.safetensors")
+    first = next(iter(weights))
+    save_file(
+        {f"x{name}" if name == first else name: weight for name, weight in weights.items()}, other / "model.safetensors"
+    )
+
+    check_same_names(check_dense(folder), check_dense(folder))
+    check_same_names(check_dense(folder), check_dense(other))

@@ -40,7 +40,11 @@ def check_signature_of(
             missing = f"missing, the pack is not signed, the manifest names the signer {claimed}"
             raise SignatureError(f"{SIGNATURE_NAME}: {missing}; get the whole pack again") from None
         if not options.allow_unsigned:
-            remedy = "ask its maker to sign it (python -m invarlock.packer sign), or look at it with --allow-unsigned"
+            remedy = (
+                "its maker signs it with a key (python -m invarlock.packer keygen KEY.pem, then python -m "
+                "invarlock.packer sign PACK --signing-key KEY.pem); --allow-unsigned looks at it as it is, "
+                "and then nothing says who made it"
+            )
             raise SignatureError(f"{SIGNATURE_NAME}: missing, the pack is not signed; {remedy}") from None
         result.warnings.append("the pack is not signed: anybody could have made it")
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.catalog.edit_specs import CleanSpec, EditSpec, make_edit_spec, parse_scope
-from invarlock.errors import UsageError
+from invarlock.errors import MissingFileError, UsageError
 from invarlock.jsonio import check_schema, read_json
 
 MAX_TUNED_PARAMS_BYTES = 16 * 1024 * 1024
@@ -64,6 +64,12 @@ def read_tuned_params(path: Path) -> TunedParams:
         MissingFileError: when there is no such file.
         DocumentError: when it is malformed.
     """
-    document = read_json(path, limit_bytes=MAX_TUNED_PARAMS_BYTES)
+    try:
+        document = read_json(path, limit_bytes=MAX_TUNED_PARAMS_BYTES)
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"{error}; clean edits take their parameters from it: put the file there, name another with "
+            "PACK_TUNED_EDIT_PARAMS_FILE, or make one: invarlock tune MODEL --output FILE"
+        ) from None
     check_schema(document, "tuned_edit_params", where=str(path))
     return TunedParams(path.name, document["models"], document)

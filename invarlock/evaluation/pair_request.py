@@ -53,7 +53,7 @@ def check_request(request: PairRequest, target: Path) -> None:
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
     if not request.text.exists():
-        raise MissingFileError(f"{request.text}: no such file")
+        raise MissingFileError(f"{request.text}: no such file; name a text to score on with --text")
     stored = []
     for folder in (request.baseline, request.subject):
         stored.append(check_dense(folder))

@@ -180,9 +180,10 @@ def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     spare = run.settings["min_free_disk_gb"]
     if (free := shutil.disk_usage(folder).free) < (asked := need.on_run_disk(shares_cache=shares_cache)) + spare * 1e9:
         what = "the run and its downloads need" if shares_cache else "the run needs"
+        another = "name another disk with --output-dir" + (" or HF_HUB_CACHE" if shares_cache else "")
         yield (
             f"{folder}: {free / 1e9:.1f} GB free, {what} {asked / 1e9:.1f} GB and {spare:g} GB must stay free; "
-            "free some space, name another disk with --output-dir, lower MIN_FREE_DISK_GB, or start all the same: "
+            f"free some space, {another}, lower MIN_FREE_DISK_GB, or start all the same: "
             "PACK_SKIP_DISK_PREFLIGHT=1"
         )
     if cache is not None and not shares_cache and (free := shutil.disk_usage(cache).free) < need.cache_bytes:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from invarlock.catalog.models import Model
 from invarlock.catalog.pins import Pin, Pins, read_pins
-from invarlock.errors import CheckpointError, HubError, InvarLockError, UsageError
+from invarlock.errors import CheckpointError, HubError, InvarLockError, MissingFileError, UsageError
 from invarlock.harness.texts import TextSource, find_text
 
 if TYPE_CHECKING:
@@ -188,7 +188,13 @@ def _earlier_pins(run: Run) -> Pins:
 def _given_pins(run: Run) -> Pins:
     named = run.settings["model_revisions_file"]
     if named is not None:
-        return read_pins(Path(named))
+        try:
+            return read_pins(Path(named))
+        except MissingFileError as error:
+            raise MissingFileError(
+                f"{error}; name the state/model_revisions.json of a run with --net 1 in PACK_MODEL_REVISIONS_FILE, or "
+                "leave the variable out"
+            ) from None
     shipped = run.suites_folder / PINS_NAME
     return read_pins(shipped) if shipped.is_file() else Pins()
 

@@ -45,8 +45,10 @@ def find_engine(wanted: EngineName | None, image: str) -> Engine:
         program = shutil.which(name)
         if program is not None:
             return Engine(name, program)
+    others = [name for name in get_args(EngineName) if name not in names]
+    choice = "".join(f", or choose another with INVARLOCK_CONTAINER_ENGINE={name}" for name in others)
     raise UsageError(
-        f"no container engine: install {' or '.join(names)}, and build the runtime image in a checkout: "
+        f"no container engine: install {' or '.join(names)}{choice}, and build the runtime image in a checkout: "
         f"{names[0]} build -t {image} ., {ON_THE_HOST}"
     )
 

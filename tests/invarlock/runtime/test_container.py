@@ -139,6 +139,18 @@ def test_podman_comes_before_docker_unless_one_is_named(tmp_path: Path, monkeypa
     assert find_engine("docker", "image") == only
 
 
+def test_an_engine_that_is_named_and_missing_is_told_with_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lay_down(tmp_path, "docker")
+
+    with pytest.raises(UsageError) as missing:
+        find_engine("podman", "invarlock-runtime:local")
+
+    assert "install podman, or choose another with INVARLOCK_CONTAINER_ENGINE=docker, and" in str(missing.value)
+
+
 def test_an_engine_or_image_that_is_missing_is_told_with_what_to_install_or_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

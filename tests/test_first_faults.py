@@ -1,149 +1,134 @@
 """The faults that operators meet first: each command ends with one line that says what is wrong and what to do."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from invarlock.packer.build import build_pack
+from invarlock.packer.cli import main as packer
 from packs import TIME, content
+from several_pytests import run_several
+
+from invarlock.cli import main
 
 ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A command that fails.
+    """A run that is refused before its first case.
 
     Attributes:
-        arguments: what follows ``python -m``.
+        arguments: of pytest.
         variables: of the environment.
-        exit_code: of the command.
-        says: how its one line names the fault.
-        remedies: what the line says to do, as one types it.
+        says: how one line of the output names the fault.
+        remedies: what that line says to do, as one types it.
     """
 
     arguments: tuple[str, ...]
     variables: dict[str, str]
-    exit_code: int
     says: str
     remedies: tuple[str, ...]
 
 
-def suite(*arguments: str) -> tuple[str, ...]:
-    """Return the arguments of a run that plans, and stops before its first case."""
-    quick = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--output-dir", "made")
-    return ("pytest", str(ROOT / "suites"), *quick, *arguments)
-
-
 FAULTS = {
     "no file of tuned parameters": Fault(
-        suite("-m", "smoke and clean"),
+        ("-m", "smoke and clean"),
         {"PACK_TUNED_EDIT_PARAMS_FILE": "absent.json"},
-        4,
         "absent.json: no such file",
         ("put the file there", "PACK_TUNED_EDIT_PARAMS_FILE", "invarlock tune MODEL --output FILE"),
     ),
     "no tuned parameters of this model": Fault(
-        suite("-m", "smoke and clean and mistral-tiny"),
+        ("-m", "smoke and clean and mistral-tiny"),
         {"PACK_TUNED_EDIT_PARAMS_FILE": "empty.json"},
-        4,
         "empty.json: no parameters of ",
         ("PACK_TUNED_EDIT_PARAMS_FILE", "invarlock tune embedded/mistral-tiny --output FILE"),
     ),
     "no container engine": Fault(
-        suite("-k", "noop", "--execution-mode", "container"),
+        ("-k", "noop", "--execution-mode", "container"),
         {"PATH": "."},
-        4,
         "no container engine",
         ("install podman or docker", "podman build -t invarlock-runtime:local .", "INVARLOCK_ALLOW_HOST_EXECUTION=1"),
     ),
+    "not the container engine that is named": Fault(
+        ("-k", "noop", "--execution-mode", "container"),
+        {"PATH": ".", "INVARLOCK_CONTAINER_ENGINE": "podman"},
+        "no container engine",
+        ("install podman", "INVARLOCK_CONTAINER_ENGINE=docker", "podman build -t invarlock-runtime:local ."),
+    ),
     "too little disk": Fault(
-        suite("-k", "noop"),
+        ("-k", "noop"),
         {"MIN_FREE_DISK_GB": "900000"},
-        4,
         "900000 GB must stay free",
         ("free some space", "--output-dir", "lower MIN_FREE_DISK_GB", "PACK_SKIP_DISK_PREFLIGHT=1"),
     ),
     "no opt-in to remote code": Fault(
-        suite("-m", "subset", "--execution-mode", "host"),
+        ("-m", "subset", "--execution-mode", "host"),
         {},
-        4,
         "suite subset: GPU suites need the opt-in",
         ("INVARLOCK_ALLOW_REMOTE_CODE=1; set it",),
     ),
-    "an unsigned pack": Fault(
-        ("invarlock.packer", "verify", "unsigned"),
-        {},
-        5,
-        "the pack is not signed",
-        (
-            "python -m invarlock.packer keygen KEY.pem",
-            "python -m invarlock.packer sign PACK --signing-key KEY.pem",
-            "--allow-unsigned",
-        ),
-    ),
     "no file of pins": Fault(
-        suite("-k", "noop"),
+        ("-k", "noop"),
         {"PACK_MODEL_REVISIONS_FILE": "absent.json"},
-        4,
         "absent.json: no such file",
         ("state/model_revisions.json of a run with --net 1", "leave the variable out"),
-    ),
-    "no text of two checkpoints": Fault(
-        ("invarlock", "evaluate", "--baseline", ".", "--subject", ".", "--text", "absent.txt", "--output-dir", "out"),
-        {},
-        3,
-        "absent.txt: no such file",
-        ("name a text to score on with --text",),
     ),
 }
 
 
-@pytest.fixture
-def fail(tmp_path: Path) -> Callable[[Fault], subprocess.CompletedProcess[str]]:
-    """Return a function that runs the command of a fault in a folder with a file without parameters."""
-    (tmp_path / "empty.json").write_text('{"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}}')
-
-    def run(fault: Fault) -> subprocess.CompletedProcess[str]:
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_", "OUTPUT_DIR", "MIN_FREE", "GITHUB_STEP"))
-        }
-        return subprocess.run(
-            [sys.executable, "-m", *fault.arguments],
-            cwd=tmp_path,
-            env={**clean, "OMP_NUM_THREADS": "1", **fault.variables},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """Return exit status and output of each run, started in a folder with a file without parameters."""
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "empty.json").write_text('{"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}}')
+    runs = [((str(ROOT / "suites"), "--output-dir", "run", *f.arguments), f.variables) for f in FAULTS.values()]
+    found = dict(zip(FAULTS, run_several(runs, folder), strict=True))
+    assert [path.name for path in folder.iterdir()] == ["empty.json"]
+    return found
 
 
-def line_of(fault: Fault, output: str) -> str:
-    lines = [line for line in output.splitlines() if fault.says in line]
+def line_with(text: str, output: str) -> str:
+    """Return the only line of the output that has the text."""
+    lines = [line for line in output.splitlines() if text in line]
     assert len(lines) == 1, output
     return lines[0]
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_the_line_of_a_fault_says_what_to_do(
-    fault: Fault, fail: Callable[[Fault], Any], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if "unsigned" in fault.arguments:
-        build_pack(tmp_path / "unsigned", content(request.getfixturevalue("run")), None, TIME)
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_line_of_a_refused_run_says_what_to_do(name: str, refused: dict[str, tuple[int, str]]) -> None:
+    fault, (status, output) = FAULTS[name], refused[name]
 
-    done = fail(fault)
-
-    line = line_of(fault, done.stdout + done.stderr)
+    line = line_with(fault.says, output)
     assert [remedy for remedy in fault.remedies if remedy not in line] == []
-    assert done.returncode == fault.exit_code, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert not (tmp_path / "made").exists()
+    assert status == 4, output
+    assert "Traceback" not in output
+
+
+def test_what_the_refusal_of_an_unsigned_pack_says_to_do_makes_it_verify(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack, key = tmp_path / "unsigned", tmp_path / "key.pem"
+    build_pack(pack, content(run), None, TIME)
+
+    assert packer(["verify", str(pack)]) == 5
+
+    line = line_with("the pack is not signed", "".join(capsys.readouterr()))
+    assert "--allow-unsigned" in line
+    assert "python -m invarlock.packer keygen KEY.pem" in line
+    assert "python -m invarlock.packer sign PACK --signing-key KEY.pem" in line
+    assert packer(["verify", str(pack), "--allow-unsigned"]) == 0
+    assert packer(["keygen", str(key)]) == 0
+    assert packer(["sign", str(pack), "--signing-key", str(key)]) == 0
+    assert packer(["verify", str(pack)]) == 0
+
+
+def test_the_refusal_of_a_text_that_is_missing_names_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--baseline", str(tmp_path), "--subject", str(tmp_path), "--output-dir", str(tmp_path / "out")]
+
+    assert main(["evaluate", *folders, "--text", "absent.txt"]) == 3
+
+    line = line_with("absent.txt: no such file", capsys.readouterr().err)
+    assert "name a text to score on with --text" in line

@@ -15,9 +15,10 @@ def text(given: str) -> str:
 
 
 def flag(given: str) -> bool:
-    if given not in ("0", "1"):
+    # shell scripts write true and false
+    if given not in ("0", "1", "false", "true"):
         raise ValueError("0 or 1")
-    return given == "1"
+    return given in ("1", "true")
 
 
 def opposite(given: str) -> bool:

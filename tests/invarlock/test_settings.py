@@ -41,6 +41,17 @@ def test_a_variable_that_says_the_opposite_of_its_option_is_turned_round(variabl
     assert resolve_settings({name: True}, {variable: "1"})[name] is True
 
 
+@pytest.mark.parametrize(("given", "read"), [("1", True), ("true", True), ("0", False), ("false", False)])
+def test_a_flags_variable_takes_what_shell_scripts_write(given: str, read: bool) -> None:
+    assert resolve_settings({}, {"SKIP_FLASH_ATTN": given})["skip_flash_attention"] is read
+
+
+@pytest.mark.parametrize("given", ["yes", "TRUE", "2", " 1"])
+def test_a_flags_variable_takes_nothing_else(given: str) -> None:
+    with pytest.raises(UsageError, match=r"SKIP_FLASH_ATTN: .* is not allowed, it takes 0 or 1"):
+        resolve_settings({}, {"SKIP_FLASH_ATTN": given})
+
+
 def test_all_wrong_values_are_told_at_once_with_what_is_allowed() -> None:
     with pytest.raises(UsageError) as caught:
         resolve_settings({"tier": "strict"}, {"INVARLOCK_SEQ_LEN": "one", "PACK_SIGN_MANIFEST": "yes"})

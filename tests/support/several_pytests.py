@@ -1,0 +1,63 @@
+"""Run several pytest command lines one after another in one process: starting costs more than what they do.
+
+Reads a JSON list of arguments and variables from standard input, and writes one of exit status and output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+
+CommandLine = tuple[Sequence[str], Mapping[str, str]]
+
+
+def run_several(command_lines: Sequence[CommandLine], folder: Path) -> list[tuple[int, str]]:
+    """Return exit status and output of pytest, run in a folder with each of some arguments and variables.
+
+    No other settings are in the environment. The command lines must end before a case runs.
+    """
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_", "OUTPUT_DIR", "MIN_FREE", "GITHUB_STEP"))
+    }
+    done = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps(command_lines),
+        cwd=folder,
+        env={**clean, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [(status, output) for status, output in json.loads(done.stdout)]
+
+
+def run_one(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
+    output = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        status = pytest.main([*arguments, *QUICK])
+    return int(status), output.getvalue()
+
+
+if __name__ == "__main__":
+    given: list[Any] = json.load(sys.stdin)
+    json.dump([run_one(arguments, variables) for arguments, variables in given], sys.stdout)

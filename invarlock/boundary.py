@@ -26,6 +26,7 @@ EXTRAS = {
     "torchao": "deployable",
     "bitsandbytes": "deployable",
     "pyarrow": "parquet",
+    "yaml": "yaml",
     "cryptography": "encrypted-keys",
 }
 

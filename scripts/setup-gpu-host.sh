@@ -13,7 +13,7 @@ usage="usage: scripts/setup-gpu-host.sh [--check] [--execution container|host] [
 run_gb=75
 install_gb=20
 image=${INVARLOCK_RUNTIME_IMAGE:-invarlock-runtime:local}
-extras=suite,parquet
+extras=suite,parquet,yaml
 sees_gpu='import sys, torch; cuda = torch.version.cuda; torch.cuda.is_available() or sys.exit("PyTorch sees no GPU; it is built " + (f"for CUDA {cuda}: update the driver" if cuda else "without CUDA: install a build with it"))'
 
 stop() {

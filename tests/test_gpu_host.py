@@ -101,7 +101,7 @@ def test_a_look_says_what_would_be_run_and_changes_nothing(gpu_host: Host) -> No
     assert (done.returncode, done.stderr) == (0, "")
     assert [line for line in done.stdout.splitlines() if line.startswith("+")][:3] == [
         f"+ 'python3' '-m' 'venv' '{venv}'",
-        f"+ '{venv}/bin/pip' 'install' '--quiet' '-c' 'constraints.txt' '-e' '.[suite,parquet]'",
+        f"+ '{venv}/bin/pip' 'install' '--quiet' '-c' 'constraints.txt' '-e' '.[suite,parquet,yaml]'",
         f"+ '{gpu_host.folder}/docker' 'build' '-t' 'invarlock-runtime:local' '--build-arg' 'REVISION={COMMIT}' '.'",
     ]
     assert f"GPU: {GPU}" in done.stdout
@@ -130,7 +130,9 @@ def test_what_is_there_is_kept_and_a_pytorch_without_a_gpu_is_told(gpu_host: Hos
 
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
     assert done.stderr.startswith("PyTorch sees no GPU; it is built ")
-    assert (gpu_host.folder / "installed").read_text() == "install --quiet -c constraints.txt -e .[suite,parquet]\n"
+    assert (
+        gpu_host.folder / "installed"
+    ).read_text() == "install --quiet -c constraints.txt -e .[suite,parquet,yaml]\n"
     assert (gpu_host.folder / "asked").read_text() == (
         f"info\nbuild -t invarlock-runtime:local --build-arg REVISION={COMMIT} .\n"
     )

@@ -45,10 +45,27 @@ class TunedParams:
             )
         return selected
 
+    def with_edits(self, edits: Mapping[str, Mapping[str, Mapping[str, Any]]], source: str) -> TunedParams:
+        """Return the selections with others in the place of those for the same model and edit.
+
+        Args:
+            edits: entries by model id and edit, which hold to the format of the file.
+            source: the file that they came from, which each says as ``given_by``.
+        """
+        models = {model_id: dict(entries) for model_id, entries in self.models.items()}
+        for model_id, entries in edits.items():
+            rows = {edit: {**row, "given_by": source} for edit, row in entries.items()}
+            models[model_id] = {**models.get(model_id, {}), **rows}
+        both = f"{self.source} and {source}" if self.models else source
+        return TunedParams(both, models, {**self.document, "models": models})
+
     def document_of(self, model_ids: Collection[str]) -> dict[str, Any]:
         """Return the document with the entries of some models alone: a run seals what it could use."""
         kept = {model_id: edits for model_id, edits in self.models.items() if model_id in model_ids}
         return {**self.document, "models": kept}
+
+
+NO_TUNED_PARAMS = TunedParams("tuned_edit_params.json", {}, {"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}})
 
 
 def _held(evidence: Any) -> list[str]:

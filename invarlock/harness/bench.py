@@ -21,7 +21,6 @@ import torch
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
 from invarlock.catalog.scenarios import DeployableGeneration
-from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.deployables.artifacts import examine_artifact, write_weights
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.comparison import Measured, compare
@@ -72,7 +71,7 @@ class Bench:
         self.leases = Leases(run.directory.locks / "devices", pool, run.worker, longest)
         self.baselines = Baselines(run, Placement("cuda" if pool.kind == "gpu" else "cpu"), self._locks)
         self.calibration = Calibration(run, self.baselines, self._locks)
-        self.tuned = read_tuned_params(run.tuned_params_path)
+        self.tuned = run.tuned_params()
         plan = read_json(run.directory.state / "plan.json")
         self._needs: dict[str, int] = {row["model"]: row["memory_bytes"] for row in plan["models"]}
         self.edits = EditBatches(run, self.tuned, self._locks, plan["cases"], plan["disk_bytes"])

@@ -14,7 +14,6 @@ import pytest
 from invarlock.errors import UsageError
 from invarlock.runtime.container import Mount, caller
 from invarlock.runtime.engines import ON_THE_HOST
-from invarlock.runtime.includes import Include, includes, yaml_files
 from invarlock.runtime.lending import writable_by
 from invarlock.runtime.starting import Written
 from invarlock.settings import SETTINGS, Settings
@@ -34,7 +33,6 @@ PYTEST_FILES = ("xmlpath", "log_file")
 OUTPUTS = ("output_dir", "run_dir", "pack_dir")
 # Inputs that belong to files beside them: a preset to its null runs.
 WITH_NEIGHBOURS = ("calibration_preset_file",)
-YAML_INPUTS = ("calibration_preset_dir", "calibration_preset_file", "config_root")
 
 
 def written(config: pytest.Config, settings: Settings) -> Written:
@@ -62,7 +60,8 @@ def job_mounts(config: pytest.Config, folder: Path, settings: Settings, writes: 
         # a pack is made beside its place and renamed into it
         yield Mount(absolute(settings["pack_dir"]).parent, writable=True)
     yield from (Mount(path) for path in _inputs(settings) if path.exists())
-    yield from (Mount(include.file) for include in _includes(settings) if include.is_outside and include.file.exists())
+    if settings.config is not None:
+        yield from (Mount(path) for path in settings.config.files)
     if settings["net"]:
         paths = (absolute(os.environ[name]) for name in HUB_FILES if os.environ.get(name))
         yield from (Mount(path) for path in paths if path.exists())
@@ -85,12 +84,6 @@ def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
 def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writes: Written) -> Iterator[str]:
     """Yield what cannot be mounted, or must not be, a line each."""
     yield from _pack_problems(settings, _checkout(config, folder), writes)
-    for include in _includes(settings):
-        if include.is_outside and not settings["allow_config_include_outside"]:
-            yield (
-                f"{include.by}: !include {include.file} is outside of {include.folder}; move it there, or allow it: "
-                "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE=1"
-            )
     for mount in job_mounts(config, folder, settings, writes):
         if "," in str(mount.path) or '"' in str(mount.path):
             yield f"{mount.path}: a path with a comma or a quote cannot be mounted; rename it"
@@ -141,12 +134,6 @@ def _inputs(settings: Settings) -> Iterator[Path]:
             for one in value if setting.many else (value,):
                 path = absolute(one)
                 yield path.parent if setting.name in WITH_NEIGHBOURS else path
-
-
-def _includes(settings: Settings) -> list[Include]:
-    given = [absolute(settings[name]) for name in YAML_INPUTS if settings[name]]
-    root = None if settings["config_root"] is None else absolute(settings["config_root"])
-    return list(includes(yaml_files(given), root))
 
 
 def _ambient(settings: Settings) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from invarlock.harness.selection import BYOE_SUITE, Catalog, check_mark_names
 from invarlock.output import say_error
 from invarlock.packer.file_access import key_warnings
 from invarlock.settings import Mode, Settings, unknown_variables, unread_settings
+from invarlock.settings.nearest import did_you_mean
 
 
 class GivenNames:
@@ -42,13 +43,24 @@ class GivenNames:
         key = self.settings["signing_key"]
         access = [] if key is None else key_warnings(Path(key))
         unread = unread_settings(self.settings, self._mode(), os.environ)
-        for line in (*unknown_variables(os.environ), *unread, *access):
+        strange = unknown_models(self.settings, self.catalog.models.models)
+        for line in (*unknown_variables(os.environ), *unread, *strange, *access):
             terminal.write_line(printable(f"invarlock: warning: {line}"), yellow=True)
 
     def _mode(self) -> Mode:
         suite = self.catalog.models.suites[self.catalog.suite]
         dataset = self.settings["dataset"] or ("" if suite.text is None else suite.text.dataset)
         return Mode(self.catalog.sentinels, suite.name == BYOE_SUITE, suite.requires, dataset)
+
+
+def unknown_models(settings: Settings, known: Collection[str]) -> Iterator[str]:
+    """Yield each model that the config gives edit parameters for and that the suites folder does not know."""
+    if settings.config is None:
+        return
+    for model_id in settings.config.edits:
+        if model_id not in known:
+            near = did_you_mean(model_id, known)
+            yield f"{settings.config.path}: edits: {model_id}: no model has this id{near}; it has no effect"
 
 
 def warn_before_launch(environment: Mapping[str, str]) -> None:

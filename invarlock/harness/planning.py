@@ -11,7 +11,6 @@ from typing import Any
 
 from invarlock.catalog.cases import Case, effective_manifest
 from invarlock.catalog.models import Model
-from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import UsageError
 from invarlock.harness.inventory import Pool
 from invarlock.harness.leftovers import remove_leftovers
@@ -67,9 +66,7 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
         _check_same_run(run, manifest)
     documents = {
         "scenarios.json": manifest,
-        "tuned_edit_params.json": read_tuned_params(run.tuned_params_path).document_of(
-            {one.model.id for one in selected}
-        ),
+        "tuned_edit_params.json": run.tuned_params().document_of({one.model.id for one in selected}),
         PINS_NAME: pins.document(),
         "plan.json": plan_document(run, cases, repeated),
     }

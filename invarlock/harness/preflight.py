@@ -13,7 +13,6 @@ from pathlib import Path
 from invarlock.catalog.cases import Case
 from invarlock.catalog.deployables import missing_packages
 from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration
-from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import Pool, make_pool
 from invarlock.harness.memory_plan import memory_problems
@@ -116,7 +115,7 @@ def check_text(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     try:
-        tuned = read_tuned_params(run.tuned_params_path)
+        tuned = run.tuned_params()
     except InvarLockError as error:
         yield str(error)
         return

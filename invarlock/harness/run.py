@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from invarlock.catalog.models import Model
+from invarlock.catalog.tuned_params import NO_TUNED_PARAMS, TunedParams, read_tuned_params
 from invarlock.harness.selection import Catalog
 from invarlock.harness.sources import Sources
 from invarlock.packer.run_directory import RunDirectory
@@ -41,6 +42,23 @@ class Run:
     def tuned_params_path(self) -> Path:
         given = self.settings["tuned_params_file"]
         return Path(given) if given else self.suites_folder / "tuned_edit_params.json"
+
+    def tuned_params(self) -> TunedParams:
+        """Return the parameters of clean edits: the file's, with those of the config in their place.
+
+        A file that an option or a variable names wins over the config.
+
+        Raises:
+            MissingFileError: when there is no such file, and the config has no edits either.
+            DocumentError: when it is malformed.
+        """
+        config, path = self.settings.config, self.tuned_params_path
+        source = self.settings.sources["tuned_params_file"]
+        if config is None or not config.edits or source not in ("config", "default"):
+            return read_tuned_params(path)
+        # a suites folder of one's own may have no such file
+        with_file = source == "config" or path.is_file()
+        return (read_tuned_params(path) if with_file else NO_TUNED_PARAMS).with_edits(config.edits, config.path.name)
 
     @property
     def executed(self) -> str:

@@ -49,6 +49,11 @@ def _calibrates(settings: Settings, mode: Mode) -> bool:
 _UNREAD = (
     _Unread(("run_dir", "sentinel_model"), lambda _, mode: not mode.sentinels, "only -m sentinel reads it"),
     _Unread(("repeat_scenarios",), lambda settings, _: not settings["repeats"], "only --repeats N reads it"),
+    _Unread(
+        ("config_root", "allow_config_include_outside"),
+        lambda settings, _: settings["edit_config"] is None,
+        "only --edit-config reads it",
+    ),
     _Unread(("edit_label",), lambda _, mode: not mode.brought, "only -m byoe reads it"),
     _Unread(("tuned_params_file",), lambda _, mode: mode.brought, "-m byoe makes no edit"),
     _Unread(
@@ -67,7 +72,7 @@ _UNREAD = (
         "this suite is measured on the CPU",
     ),
     _Unread(
-        ("container_engine", "runtime_image", "config_root", "allow_config_include_outside"),
+        ("container_engine", "runtime_image"),
         lambda settings, _: settings["execution_mode"] == "host",
         "only a run in a container reads it (--execution-mode container)",
     ),
@@ -131,10 +136,19 @@ def unread_settings(settings: Settings, mode: Mode, environment: Mapping[str, st
         reasons = [row.why for row in _UNREAD if setting.name in row.names and row.when(settings, mode)]
         if reasons:
             yield f"{_given_name(setting, settings, environment)}: it has no effect: {reasons[0]}"
+    if settings.config is None or not settings.config.edits:
+        return
+    reasons = [row.why for row in _UNREAD if "tuned_params_file" in row.names and row.when(settings, mode)]
+    if settings.sources["tuned_params_file"] in ("option", "variable"):
+        reasons.append("PACK_TUNED_EDIT_PARAMS_FILE gives all parameters")
+    if reasons:
+        yield f"{settings.config.path}: edits: it has no effect: {reasons[0]}"
 
 
 def _given_name(setting: Setting, settings: Settings, environment: Mapping[str, str]) -> str:
-    """Return the option or the variable that gave a value."""
+    """Return the option, the variable or the place in the config that gave a value."""
+    if settings.sources[setting.name] == "config" and settings.config is not None:
+        return f"{settings.config.path}: settings: {setting.name}"
     if settings.sources[setting.name] == "option" and setting.option is not None:
         return setting.option
     return next((name for name in setting.variables if environment.get(name)), setting.name)

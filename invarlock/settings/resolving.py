@@ -1,18 +1,19 @@
-"""From options and environment to the settings of a run, each with where it came from."""
+"""From options, environment and config to the settings of a run, each with where it came from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from invarlock.errors import UsageError
+from invarlock.errors import UsageError, printable
 from invarlock.settings.combinations import RELEASE_REVIEW_DEFAULTS, combination_problems
+from invarlock.settings.edit_config import LOCATING, EditConfig, read_edit_config, read_from_config
 from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
 
-Source = Literal["option", "variable", "default"]
+Source = Literal["option", "variable", "config", "default"]
 
 # What begins like this is a path, and a manifest names no folder of the machine.
 _PATH_STARTS = ("/", "~", "./", "../")
@@ -20,16 +21,17 @@ _PATH_STARTS = ("/", "~", "./", "../")
 
 @dataclass(frozen=True)
 class Settings:
-    """The resolved settings, and where each value came from."""
+    """The resolved settings, where each value came from, and the config that was read."""
 
     values: Mapping[str, Any]
     sources: Mapping[str, Source]
+    config: EditConfig | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
     def given(self, name: str) -> bool:
-        """Tell whether an option or a variable gave the value."""
+        """Tell whether an option, a variable or the config gave the value."""
         return self.sources[name] != "default"
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Settings:
@@ -66,40 +68,75 @@ def resolve_settings(options: Mapping[str, Any], environment: Mapping[str, str])
         environment: the environment variables. A variable that is empty counts as not set, unless its row says so.
 
     Raises:
-        UsageError: naming each value that does not parse, where it came from and what is allowed, and each
-            combination that cannot work.
+        UsageError: naming each value that does not parse, where it came from and what is allowed, each combination
+            that cannot work, and what is wrong with the config.
     """
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     problems: list[str] = []
+    config = None
+    try:
+        config = _read_config(options, environment)
+    except UsageError as error:
+        problems.append(str(error))
     for setting in SETTINGS:
         name = setting.name
-        values[name], sources[name], where = setting.default, "default", ""
-        given = options.get(name)
-        variable = next((one for one in setting.variables if _is_set(setting, environment.get(one))), None)
+        values[name], sources[name] = setting.default, "default"
         try:
-            if given not in (None, False, [], ()):
-                where, sources[name] = str(setting.option), "option"
-                values[name] = _of_option(setting, given)
-            elif variable is not None:
-                where, sources[name] = variable, "variable"
-                values[name] = setting.read_variable(environment[variable])
-                if values[name] is None:
-                    # such as INVARLOCK_ALLOW_HOST_EXECUTION=0, which asks for nothing
-                    sources[name] = "default"
-        except ValueError as error:
-            shown = environment[str(variable)] if sources[name] == "variable" else given
-            problems.append(f"{where}: {shown!r} is not allowed, it takes {error}")
-            continue
-        if setting.not_yet is not None and values[name] != setting.default:
-            problems.append(f"{where}: this version has no {setting.not_yet} yet; leave it out")
-    settings = Settings(values, sources)
+            values[name], sources[name] = _resolve(setting, options.get(name), environment, config)
+        except UsageError as error:
+            problems.append(str(error))
+    settings = Settings(values, sources, config)
     if settings["release_review"]:
         settings = settings.with_defaults(RELEASE_REVIEW_DEFAULTS)
     problems += combination_problems(settings)
     if problems:
-        raise UsageError("; ".join(problems))
+        raise UsageError("; ".join(dict.fromkeys(problems)))
     return settings
+
+
+def _read_config(options: Mapping[str, Any], environment: Mapping[str, str]) -> EditConfig | None:
+    """Return the config that options and environment name, None where they name none."""
+    rows = {setting.name: setting for setting in SETTINGS}
+    path, root, include_outside = (_resolve(rows[name], options.get(name), environment, None)[0] for name in LOCATING)
+    if path is None:
+        return None
+    return read_edit_config(Path(path), root=None if root is None else Path(root), include_outside=include_outside)
+
+
+def _resolve(
+    setting: Setting, given: Any, environment: Mapping[str, str], config: EditConfig | None
+) -> tuple[Any, Source]:
+    """Return the value of a setting, and what gave it.
+
+    Raises:
+        UsageError: when what gave it is not allowed.
+    """
+    variable = next((one for one in setting.variables if _is_set(setting, environment.get(one))), None)
+    written = None if config is None else config.settings.get(setting.name)
+    where, shown = "", None
+    try:
+        if given not in (None, False, [], ()):
+            where, shown = str(setting.option), given
+            return _checked(setting, _of_option(setting, given), where), "option"
+        if variable is not None:
+            where, shown = variable, environment[variable]
+            value = setting.read_variable(environment[variable])
+            # None: such as INVARLOCK_ALLOW_HOST_EXECUTION=0, which asks for nothing
+            if value is not None:
+                return _checked(setting, value, where), "variable"
+        if config is not None and written is not None and (written != "" or setting.empty_counts):
+            where, shown = f"{printable(str(config.path))}: settings: {setting.name}", written
+            return _checked(setting, read_from_config(setting, written), where), "config"
+    except ValueError as error:
+        raise UsageError(f"{where}: {shown!r} is not allowed, it takes {error}") from None
+    return setting.default, "default"
+
+
+def _checked(setting: Setting, value: Any, where: str) -> Any:
+    if setting.not_yet is not None and value != setting.default:
+        raise UsageError(f"{where}: this version has no {setting.not_yet} yet; leave it out")
+    return value
 
 
 def _of_option(setting: Setting, given: Any) -> Any:

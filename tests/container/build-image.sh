@@ -29,7 +29,7 @@ fi
 
 (cd "$root" && tar -c --exclude=__pycache__ --exclude=.tox \
     invarlock packer contracts pyproject.toml constraints.txt README.md LICENSE Containerfile .containerignore) | tar -xC "$context"
-python -m pip download -q -d "$context/wheels" -c "$root/constraints.txt" "${root}[suite,parquet]" 'setuptools>=77'
+python -m pip download -q -d "$context/wheels" -c "$root/constraints.txt" "${root}[suite,parquet,yaml]" 'setuptools>=77'
 podman build --quiet --layers=false --network=none --tag "$image" \
     --build-arg BASE="$base" --build-arg VARIANT=cpu \
     --build-arg PIP_OPTIONS='--no-index --find-links=/build/wheels' \

@@ -257,6 +257,8 @@ PROMISED: dict[str, Any] = {
     "INVARLOCK_CONTAINER_ENGINE": None,
     "INVARLOCK_RUNTIME_IMAGE": "invarlock-runtime:local",
     "INVARLOCK_CONFIG_ROOT": None,
+    "--edit-config": None,
+    "INVARLOCK_EDIT_CONFIG": None,
     "SKIP_FLASH_ATTN": True,
     "--baseline": None,
     "--subject": (),

@@ -144,9 +144,6 @@ def test_what_a_container_cannot_be_given_is_told_before_it_starts(
     run_pytest: RunPytest, path: Path, tmp_path: Path
 ) -> None:
     log = lay_down(path, "podman", known="another:image")
-    presets = tmp_path / "presets"
-    presets.mkdir()
-    (presets / "one.yaml").write_text("base: !include ../base.yaml\n")
 
     ran = run_pytest(
         *("-m", "subset", "--pack-dir", str(ROOT / "new-pack")),
@@ -154,14 +151,9 @@ def test_what_a_container_cannot_be_given_is_told_before_it_starts(
         HF_HOME=str(tmp_path / "a,b"),
         PACK_NET="1",
         HF_ENDPOINT="http://127.0.0.1:1",
-        PACK_CALIBRATION_PRESET_DIR=str(presets),
     )
 
     lines = problems(ran.output)
-    assert (
-        f"{presets}/one.yaml: !include {tmp_path}/base.yaml is outside of {presets}; move it there, or allow it: "
-        "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE=1"
-    ) in lines, ran.output
     assert any(line.startswith(f"--pack-dir: a container may write {ROOT}, and") for line in lines), ran.output
     assert f"{tmp_path}/a,b: a path with a comma or a quote cannot be mounted; rename it" in lines
     assert any(line.startswith("podman has no image invarlock-runtime:local; build it") for line in lines)
@@ -170,23 +162,34 @@ def test_what_a_container_cannot_be_given_is_told_before_it_starts(
     assert [json.loads(line)["arguments"][0] for line in log.read_text().splitlines()] == ["image"]
 
 
-def test_an_include_outside_that_is_allowed_is_mounted(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:
+def test_a_container_is_given_the_files_of_a_config_and_starts_only_if_they_may_be_read(
+    run_pytest: RunPytest, path: Path, tmp_path: Path
+) -> None:
     log = lay_down(path, "docker")
-    presets, base = tmp_path / "presets", tmp_path / "base.yaml"
-    presets.mkdir()
-    base.write_text("x: 1\n")
-    (presets / "one.yaml").write_text("base: !include ../base.yaml\n")
+    (tmp_path / "site/parts").mkdir(parents=True)
+    files = [tmp_path / "site/site.yaml", tmp_path / "site/parts/b.yaml", tmp_path / "base.yaml"]
+    files[0].write_text("settings: !include parts/b.yaml\n")
+    files[1].write_text("profile: !include ../../base.yaml\n")
+    files[2].write_text("ci\n")
+    asked = ("-m", "subset", "--edit-config", str(files[0]))
 
-    run_pytest(
-        *("-m", "subset"),
-        PATH=str(path),
-        INVARLOCK_CONFIG_ROOT=str(presets),
-        INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE="1",
-    )
+    refused = run_pytest(*asked, PATH=str(path))
+
+    assert refused.status == 4, refused.output
+    assert (
+        f"ERROR: {files[1]}: line 1: !include {files[2]} is outside of {tmp_path}/site; move it there, or allow it: "
+        "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE=1"
+    ) in refused.output
+    assert not log.exists()
+
+    run_pytest(*asked, PATH=str(path), INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE="1")
 
     arguments = json.loads(log.read_text().splitlines()[1])["arguments"]
-    for mounted in (presets, base):
-        assert f"--mount=type=bind,source={mounted},target={mounted},readonly" in arguments
+    mounts = [one.removeprefix("--mount=type=bind,") for one in arguments if one.startswith("--mount")]
+    assert sorted(one for one in mounts if ".yaml," in one) == sorted(
+        f"source={file},target={file},readonly" for file in files
+    )
+    assert "--env=INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE" in arguments
 
 
 def test_an_evaluation_that_cannot_be_contained_is_told_why(path: Path, tmp_path: Path) -> None:

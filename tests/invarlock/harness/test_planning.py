@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from invarlock.packer.run_directory import RunDirectory
 
 from invarlock.catalog.cases import Case
+from invarlock.catalog.edit_specs import parse_edit_spec
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
-from invarlock.errors import UsageError
+from invarlock.errors import MissingFileError, UsageError
 from invarlock.harness.mark_expressions import MarkExpression
 from invarlock.harness.plan import repeated_scenarios
 from invarlock.harness.run import Run
@@ -149,6 +151,70 @@ def test_a_folder_in_a_slot_is_planned_by_its_files(run_pytest: Callable[..., An
     for one in (unknown, broken):
         assert (one.status, "of a size that is not known yet" in one.output) == (0, True), one.output
         assert "without models whose size is not known yet" in one.output
+
+
+def test_a_run_by_a_config_seals_what_it_gave(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+    config = tmp_path / "site.yaml"
+    config.write_text(
+        "settings: {scenario_ids: [prune_clean], window_seed: 7, final_windows: 20, tier: conservative}\n"
+        "edits:\n  embedded/mistral-tiny: !include mistral.yaml\n  embedded/mistral-tny: !include mistral.yaml\n"
+    )
+    (tmp_path / "mistral.yaml").write_text(
+        "magnitude_prune: {sparsity: 0.05, scope: ffn, status: selected, edit_dir_name: prune, reason: agreed}\n"
+    )
+
+    ran = run_pytest("-k", "mistral", "-n", "1", "--edit-config", str(config), "--tier", "balanced")
+
+    assert ran.status == 0, ran.output
+    assert "edits: embedded/mistral-tny: no model has this id (did you mean embedded/mistral-tiny?)" in ran.output
+    settings = load(ran.pack / "manifest.json")["invocation"]["parameters"]
+    assert settings["edit_config"] == {"value": "site.yaml", "source": "option"}
+    assert settings["scenario_ids"] == {"value": ["prune_clean"], "source": "config"}
+    assert settings["window_seed"] == {"value": 7, "source": "config"}
+    assert settings["final_windows"]["source"] == "variable"
+    assert settings["tier"] == {"value": "balanced", "source": "option"}
+    (entries,) = load(ran.pack / "metadata/tuned_edit_params.json")["models"].values()
+    assert (entries["magnitude_prune"]["sparsity"], entries["magnitude_prune"]["given_by"]) == (0.05, "site.yaml")
+    assert "given_by" not in entries["quant_rtn"]
+    report = load(next(ran.pack.glob("reports/embedded__mistral-tiny/prune_clean/*/evaluation.report.json")))
+    assert "magnitude_prune:0.05:ffn" in json.dumps(report["edit"])
+    done = subprocess.run([sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"], check=False)
+    assert done.returncode == 0
+
+
+PRUNE = {"sparsity": 0.05, "scope": "ffn", "status": "selected", "edit_dir_name": "prune", "reason": "agreed"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "folder", "sparsity"),
+    [
+        ({}, {}, "suites", 0.05),
+        ({}, {}, "empty", 0.05),
+        ({"tuned_params_file": "{given}"}, {}, "suites", 0.05),
+        ({"tuned_params_file": "{absent}"}, {}, "suites", None),
+        ({}, {"PACK_TUNED_EDIT_PARAMS_FILE": "{given}"}, "suites", 0.24),
+        ({}, {"PACK_TUNED_EDIT_PARAMS_FILE": "{absent}"}, "suites", None),
+        (None, {}, "suites", 0.24),
+        (None, {}, "empty", None),
+    ],
+)
+def test_edits_of_a_config_win_over_the_file_unless_an_option_or_a_variable_names_it(
+    tmp_path: Path, settings: dict[str, str] | None, variables: dict[str, str], folder: str, sparsity: float | None
+) -> None:
+    places = {"given": ROOT / "suites/tuned_edit_params.json", "absent": tmp_path / "absent.json"}
+    config = tmp_path / "site.yaml"
+    given = {name: value.format(**places) for name, value in (settings or {}).items()}
+    config.write_text(json.dumps({"settings": given, "edits": {"embedded/mistral-tiny": {"magnitude_prune": PRUNE}}}))
+    environment = {name: value.format(**places) for name, value in variables.items()}
+    resolved = resolve_settings({} if settings is None else {"edit_config": str(config)}, environment)
+    run = replace(run_of()[0], settings=resolved, suites_folder={"suites": ROOT / "suites", "empty": tmp_path}[folder])
+
+    if sparsity is None:
+        with pytest.raises(MissingFileError):
+            run.tuned_params()
+    else:
+        edit = run.tuned_params().resolve(parse_edit_spec("magnitude_prune:clean:ffn"), "embedded/mistral-tiny")
+        assert edit.parameters == {"sparsity": sparsity}
 
 
 def run_of(*scenarios: str, **options: Any) -> tuple[Run, list[Case]]:

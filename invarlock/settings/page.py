@@ -8,9 +8,9 @@ from invarlock.settings.table import SECTIONS
 HEAD = """# Settings
 
 An option beats its variable, a variable beats the config, the config beats the default; a variable that is empty
-counts as not set. A flag's variable takes `0` or `1`. A run writes what it used, and where each value came from
-(`option`, `variable`, `config`, `default`), to `state/settings.json` and into its pack's manifest, where a path is
-reduced to its last part.
+counts as not set. A flag's variable takes `0` or `1`, and also `false` or `true`. A run writes what it used, and where
+each value came from (`option`, `variable`, `config`, `default`), to `state/settings.json` and into its pack's
+manifest, where a path is reduced to its last part.
 
 A run warns at its start of a variable that begins with `PACK_` or `INVARLOCK_` and that no setting has, and of a
 setting that its mode does not read, such as `--run-dir` without `-m sentinel`.

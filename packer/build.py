@@ -145,6 +145,8 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
     wrong = [] if claimed is None else list(_not_derived(claimed, verdict))
     if wrong:
         raise ReportError(f"final_verdict.json: {wrong[0]}; the verdict does not follow from the reports given")
+    if content.parameters:
+        files[layout.SETTINGS] = dump_json(dict(content.parameters))
     files[layout.VERDICT_JSON] = dump_json(verdict)
     files[layout.VERDICT_TEXT] = render_verdict_text(verdict).encode("utf-8")
     files |= {path: dump_json(document) for path, document in derive_results(found, verdict).items()}
@@ -193,7 +195,8 @@ def _manifest(
         "builder": {"id": "invarlock.packer", "name": "InvarLock", "version": __version__},
         "invocation": {"parameters": dict(content.parameters)},
         "materials": [
-            {"name": name, **reference(memory.digests, path)} for name, path in sorted(content.materials.items())
+            {"name": name, **reference(memory.digests, path)}
+            for name, path in sorted({**_own_materials(files), **content.materials}.items())
         ],
         **derived,
         "verification": {**derived["verification"], "report_assurance": content.report_assurance},
@@ -205,6 +208,18 @@ def _manifest(
         manifest["signing_key_fingerprint"] = fingerprint(signing_key.public)
     manifest["evidence_level"] = evidence_level(manifest, len(found.of_kind("clean")), verdict)
     return manifest
+
+
+def _own_materials(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return what a run was made from, by name: the files of ``metadata/``, presets with the name of their model."""
+    names = {}
+    for path in files:
+        folder, _, name = path.rpartition("/")
+        if folder == "metadata" and path not in (layout.SOURCE_REPO, layout.ENVIRONMENT):
+            names[name.removesuffix(".json")] = path
+        elif f"{folder}/" == layout.PRESETS and name.endswith(".json"):
+            names[f"preset_{name.removesuffix('.json')}"] = path
+    return names
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

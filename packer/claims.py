@@ -134,7 +134,9 @@ def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any
         },
         sum(facts.artifact is None for facts in found.facts.values()),
     )
-    results[layout.SECONDS_SUMMARY] = summarise_seconds(facts.telemetry for facts in found.facts.values())
+    results[layout.SECONDS_SUMMARY] = summarise_seconds(
+        (facts.model_id, facts.kind, facts.telemetry) for facts in found.facts.values() if facts.is_timed
+    )
     repeated = {path: facts.repeats for path, facts in found.facts.items() if facts.repeats is not None}
     if repeated:
         results[layout.REPEATS_SUMMARY] = summarise_repeats(repeated)

@@ -11,6 +11,8 @@ ARTIFACT_SUMMARY = "results/edit_artifact_summary.json"
 SECONDS_SUMMARY = "results/analysis/evaluation_optimization_summary.json"
 SCENARIOS = "metadata/scenarios.json"
 PYTEST_REPORT = "metadata/pytest_report.json"
+# The settings of the run, as the manifest has them under invocation.parameters.
+SETTINGS = "metadata/settings.json"
 MODEL_REVISIONS = "metadata/model_revisions.json"
 TUNED_PARAMS = "metadata/tuned_edit_params.json"
 SOURCE_REPO = "metadata/source_repo.json"
@@ -47,7 +49,9 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 # Folders that hold nothing but reports, what stands beside them, and what follows from them.
 DERIVED_FOLDERS = ("results/", "reports/", "baselines/")
 
-_READ_METADATA = frozenset({SCENARIOS, PYTEST_REPORT, MODEL_REVISIONS, TUNED_PARAMS, SOURCE_REPO, ENVIRONMENT})
+_READ_METADATA = frozenset(
+    {SCENARIOS, SETTINGS, PYTEST_REPORT, MODEL_REVISIONS, TUNED_PARAMS, SOURCE_REPO, ENVIRONMENT}
+)
 
 _REPORT = re.compile(rf"reports/[^/]+/[^/]+/[^/]+/{re.escape(REPORT_NAME)}")
 _BASELINE = re.compile(rf"baselines/([^/]+)/{re.escape(REPORT_NAME)}")

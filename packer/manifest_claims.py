@@ -119,7 +119,24 @@ def manifest_problems(
         yield "manifest.json: invarlock_version is not that of builder.version"
     yield from _level_problems(manifest, found, verdict)
     yield from _setting_problems(manifest, found)
+    yield from _sealed_settings(manifest, files)
     yield from _review_problems(manifest, found, verdict)
+
+
+def _sealed_settings(manifest: Mapping[str, Any], files: PackFiles) -> Iterator[str]:
+    """Yield where the sealed settings are not those of the manifest."""
+    if layout.SETTINGS not in files.digests:
+        return
+    try:
+        settings = files.document(layout.SETTINGS)
+    except DocumentError as error:
+        yield str(error)
+        return
+    except IntegrityError:
+        return
+    parameters = manifest.get("invocation", {}).get("parameters")
+    if parameters is not None:
+        yield from (f"{layout.SETTINGS}: {line}" for line in differences(settings, parameters))
 
 
 def _baseless_claims(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -59,6 +59,7 @@ class ReportFacts:
     sweep: Mapping[str, Any] | None
     overrides: tuple[str, ...]
     in_container: bool
+    is_timed: bool
     allows_network: bool
 
 
@@ -129,6 +130,7 @@ def examine_report(
         record=record,
         artifact=None if metadata is None else {key: metadata[key] for key in ARTIFACT_KEYS},
         telemetry=report["telemetry"],
+        is_timed=beside(path, layout.TIMING) in files.digests,
         context=report["context"],
         settings=_settings(report),
         subject_digest=report["subject"]["digest"],

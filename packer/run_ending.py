@@ -41,7 +41,7 @@ class FoundReports:
 
     files: dict[str, Path] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
-    telemetry: list[Mapping[str, Any]] = field(default_factory=list)
+    telemetry: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
     repeats: dict[str, dict[str, Any]] = field(default_factory=dict)
     sweep: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -74,7 +74,9 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
         point = sweep_point(planned, {**report, **beside}, digest)
         if point is not None:
             found.sweep[place] = point
-        found.telemetry.append(report["telemetry"])
+        if path.with_name(layout.TIMING).is_file():
+            category = str(planned.scenario["category"])
+            found.telemetry.append((planned.case["model"], category, report["telemetry"]))
         if repeated is not None:
             found.repeats[place] = repeated
     return found

@@ -23,7 +23,7 @@ from invarlock.jsonio import check_schema
 from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
 from invarlock.reports.presets import Preset
 from invarlock.reports.probes import PROBE_GUARDS, compose_probe, file_name
-from invarlock.reports.sidecars import RuntimeImage
+from invarlock.reports.sidecars import BASELINE_REUSED, RENDER_DEFERRED, RuntimeImage
 
 VERSIONED = ("invarlock", "numpy", "safetensors", "torch", "transformers")
 
@@ -45,6 +45,8 @@ class Setup:
     image: RuntimeImage | None = None
     allow_network: bool = False
     allow_remote_code: bool = False
+    reuses_baseline: bool = False
+    defers_rendering: bool = False
 
     def seeds(self, run: int) -> dict[str, int]:
         """Return the seeds of a run: of its windows, and of its bootstrap."""
@@ -56,6 +58,7 @@ class Setup:
             "revision": self.revision,
             "device": self.placement.device,
             "dtype": self.placement.dtype_name,
+            "attention": self.placement.attention,
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
         }
 
@@ -188,7 +191,11 @@ def report_document(
         **{guard: guards[guard] for guard in setup.guards},
         "guards": list(setup.guards),
         "policy_provenance": setup.provenance(),
-        "telemetry": telemetry(seconds),
+        "telemetry": {
+            **telemetry(seconds),
+            BASELINE_REUSED: int(setup.reuses_baseline),
+            RENDER_DEFERRED: int(setup.defers_rendering),
+        },
     }
     report = compose(raw)
     check_schema(report, "evaluation_report", where="report")

@@ -24,7 +24,7 @@ from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_me
 _LOGGING: Any = logging
 _AUTO_MODEL: Any = AutoModelForCausalLM
 
-FLASH_ATTENTION = "flash_attention_2"
+EAGER, FLASH_ATTENTION = "eager", "flash_attention_2"
 
 _LOGGING.set_verbosity_error()
 _LOGGING.disable_progress_bar()
@@ -39,18 +39,14 @@ class Placement:
         rooms: what a lease gives: CUDA's number of each device and the bytes of it that may be taken; a single one on a
             CPU. Empty where nothing bounds it, on the current device.
         remote_code: whether code that the model brings may be run.
-        flash_attention: whether attention on a GPU is computed by flash-attention; else transformers chooses.
+        attention: transformers' name of how attention is computed. Eager is plain matrix products, the same on every
+            device; the others are faster, take less memory and round in another way.
     """
 
     device: str
     rooms: tuple[tuple[int, int], ...] = ()
     remote_code: bool = False
-    flash_attention: bool = False
-
-    @property
-    def attention(self) -> str | None:
-        """Return transformers' name of how attention is computed, None for its own choice."""
-        return FLASH_ATTENTION if self.flash_attention and self.device == "cuda" else None
+    attention: str = EAGER
 
     @property
     def dtype(self) -> torch.dtype | str:
@@ -140,6 +136,7 @@ def load_stored_model(folder: Path, placement: Placement, *, quantization_config
                 dtype="auto",
                 device_map={"": placement.target},
                 local_files_only=True,
+                attn_implementation=placement.attention,
                 output_loading_info=True,
                 **packing,
             )

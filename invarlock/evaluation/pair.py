@@ -114,7 +114,14 @@ def _setup(request: PairRequest, preset: Preset | None) -> Setup:
         baseline = {"digest": digest, "tokenizer_sha256": tokenizer_digest(request.baseline)}
         check_fit(preset.document, baseline, request.tier, where=str(request.preset))
     return Setup(
-        name, digest, context, Placement(device), plan, read_local_text(request.text, request.text_field), preset=preset
+        name,
+        digest,
+        context,
+        Placement(device, attention=request.attention),
+        plan,
+        read_local_text(request.text, request.text_field),
+        preset=preset,
+        reuses_baseline=request.baseline_report is not None,
     )
 
 
@@ -133,6 +140,7 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:
         ("baseline.digest", document["baseline"]["digest"], setup.revision),
         ("meta.model_id", document["meta"]["model_id"], setup.model_id),
         ("meta.device", document["meta"]["device"], setup.placement.device),
+        ("meta.attention", document["meta"]["attention"], setup.placement.attention),
         ("dataset", document["dataset"], setup.dataset(tokenizer, draw.prefix)),
         ("context", document["context"], setup.context),
         ("seeds", draws[0]["seeds"] if draws else None, setup.seeds(RUN)),

@@ -35,6 +35,7 @@ class PairRequest:
     seed: int = 0
     batch_size: int = 16
     device: str | None = None
+    attention: str = "eager"
     image: RuntimeImage | None = None
 
 

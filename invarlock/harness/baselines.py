@@ -114,6 +114,9 @@ class Baselines:
             image=self.run.image,
             allow_network=settings["net"],
             allow_remote_code=self.run.runs_code_of(model),
+            # a model's baseline is measured once, for all of its cases
+            reuses_baseline=True,
+            defers_rendering=settings["defer_rendering"],
         )
 
     def _shared(self, model: Model, placement: Placement) -> Baseline:

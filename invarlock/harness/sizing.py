@@ -9,7 +9,7 @@ from typing import Any
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model, Suite
 from invarlock.errors import UsageError
-from invarlock.harness.memory_plan import USUAL_TOKENS, needed_bytes
+from invarlock.harness.memory_plan import USUAL_SEQ_LEN, USUAL_TOKENS, needed_bytes
 from invarlock.harness.run import Run
 from invarlock.harness.texts import window_counts
 
@@ -58,7 +58,7 @@ class DiskNeed:
 def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
     """Return the need of each model, in the order of the plan."""
     suite = run.catalog.models.suites[run.catalog.suite]
-    tokens = tokens_at_once(run)
+    windows, seq_len = forward_pass(run)
     needs = []
     for model in {case.model.id: case.model for case in cases}.values():
         own = [case for case in cases if case.model == model]
@@ -69,7 +69,7 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
             ModelNeed(
                 sized,
                 len(own),
-                needed_bytes(sized, suite.requires, tokens),
+                needed_bytes(sized, suite.requires, windows * seq_len, seq_len),
                 sized.weight_bytes,
                 alive * sized.weight_bytes,
             )
@@ -77,12 +77,12 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
     return needs
 
 
-def tokens_at_once(run: Run) -> int:
-    """Return how many tokens a forward pass has to begin with; the usual number where the suite names no text."""
+def forward_pass(run: Run) -> tuple[int, int]:
+    """Return how many windows a forward pass has to begin with, and their length; the usual where no text is named."""
     try:
-        return int(run.settings["eval_batch"]) * window_counts(run).seq_len
+        return int(run.settings["eval_batch"]), window_counts(run).seq_len
     except UsageError:
-        return USUAL_TOKENS
+        return USUAL_TOKENS // USUAL_SEQ_LEN, USUAL_SEQ_LEN
 
 
 def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:

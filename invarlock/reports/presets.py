@@ -112,7 +112,7 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> dict[str, Any]:
         "model_id": first["meta"]["model_id"],
         "tier": tier,
         "baseline": dict(first["baseline"]),
-        "measured": {key: first["meta"][key] for key in ("device", "dtype")},
+        "measured": {key: first["meta"][key] for key in ("device", "dtype", "attention")},
         "dataset": dict(first["dataset"]),
         "changes": list(CHANGES),
         "null_runs": learned,

@@ -335,7 +335,8 @@ def _limits(policy: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _provenance(report: Mapping[str, Any]) -> Markup:
     meta, context, data = report["meta"], report["context"], report["dataset"]
     windows, seeds = data["windows"], meta["seeds"]
-    seconds = [(name.removesuffix("_seconds"), value) for name, value in sorted(report["telemetry"].items())]
+    stages = sorted(report["telemetry"].items())
+    seconds = [(name.removesuffix("_seconds"), value) for name, value in stages if name.endswith("_seconds")]
     return join(
         (
             element("h2", "Text and provenance"),
@@ -347,8 +348,8 @@ def _provenance(report: Mapping[str, Any]) -> Markup:
                     "run": code(report["run_id"]),
                     "suite": context["suite"],
                     "determinism": context["determinism"],
-                    "ran": context["execution_mode"],
-                    "device": f"{meta['device']}, {meta['dtype']}",
+                    "ran": "in a container" if context["execution_mode"] == "container" else "on the host",
+                    "device": f"{meta['device']}, {meta['dtype']}, attention {meta['attention']}",
                     "made with": listed(f"{name} {version}" for name, version in sorted(meta["versions"].items())),
                     "seconds": listed(f"{name} {number_text(value)}" for name, value in seconds),
                 }

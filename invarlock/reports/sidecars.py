@@ -15,6 +15,8 @@ EDIT_METADATA_SCHEMA = "invarlock/evidence-pack-edit-metadata-v1"
 RUNTIME_MANIFEST = "runtime-manifest-v1"
 REPORT_NAME = "evaluation.report.json"
 PAGE_NAME = "evaluation.html"
+# What telemetry says beside seconds, 1 or 0: was the baseline measured before, is the page rendered later.
+BASELINE_REUSED, RENDER_DEFERRED = "baseline_report_reused", "render_deferred"
 
 STORAGE_FORMATS: Mapping[str, str] = {
     "custom": "dense_float",
@@ -125,7 +127,7 @@ def _described(edit_type: str, scenario: Mapping[str, Any]) -> tuple[str, str]:
     """Return how a subject is stored and what was done to it; only a fault may be called a deliberate defect."""
     if edit_type in SEMANTICS:
         return STORAGE_FORMATS[edit_type], SEMANTICS[edit_type]
-    if scenario["generation"]["kind"] == "error":
+    if scenario.get("generation", {}).get("kind") == "error":
         return FAULT_STORAGE, FAULT_SEMANTICS
     raise DocumentError(f"edit {edit_type!r}: InvarLock does not know it and cannot describe it")
 

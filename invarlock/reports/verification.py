@@ -19,7 +19,7 @@ from invarlock.reports.derivation import GUARDS, baseline_run_id, compose, contr
 RELATIVE_TOLERANCE = 2e-12
 # What a subject and its baseline must have been measured with alike; libraries are the environment's business.
 MEASURED_ALIKE = {
-    "meta": ("model_id", "revision", "device", "dtype"),
+    "meta": ("model_id", "revision", "device", "dtype", "attention"),
     "context": ("suite", "profile", "tier", "determinism", "execution_mode"),
 }
 # A report that is wrong everywhere need not say so ten thousand times.

@@ -42,6 +42,11 @@ def choice(*choices: str) -> Callable[[str], str]:
     return read
 
 
+def execution_mode(given: str) -> str:
+    """Read where a run is executed; reports call the host ``host-bypass``, which is accepted too."""
+    return choice("container", "host")("host" if given == "host-bypass" else given)
+
+
 def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
     """Read names separated by commas, each one of the choices and none twice."""
 

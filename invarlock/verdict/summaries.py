@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from invarlock.reports.sidecars import BASELINE_REUSED, RENDER_DEFERRED
+
 Record = Mapping[str, Any]
 # The class of a report beside which nothing describes a subject.
 EVIDENCE_ONLY = "evidence_only_pack"
@@ -50,14 +52,35 @@ def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]], without: int 
     return {"artifacts": rows, "by_class": {name: classes.count(name) for name in sorted(set(classes))}}
 
 
-def summarise_seconds(telemetry: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return ``evaluation_optimization_summary.json``: seconds a stage over the telemetry of all reports."""
+def summarise_seconds(telemetry: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return ``evaluation_optimization_summary.json``: where the time of all reports went, and what was saved.
+
+    Args:
+        telemetry: model, category and telemetry of each report that has an ``evaluate_timing.json``.
+    """
     rows = list(telemetry)
-    stages = sorted({stage for row in rows for stage in row if stage.endswith("_seconds")})
+    everything = [row for *_, row in rows]
     return {
-        "reports": len(rows),
-        "stages": {stage: round(math.fsum(row.get(stage) or 0.0 for row in rows), 6) for stage in stages},
+        "timing_files": len(rows),
+        "baseline_reports_reused": sum(int(row.get(BASELINE_REUSED) or 0) for row in everything),
+        "renders_deferred": sum(int(row.get(RENDER_DEFERRED) or 0) for row in everything),
+        "stages": _seconds(everything),
+        "by_category": {
+            name: _seconds([row for _, category, row in rows if category == name])
+            for name in sorted({category for _, category, _ in rows})
+        },
+        "by_model": {
+            name: _seconds([row for model, _, row in rows if model == name])
+            for name in sorted({model for model, *_ in rows})
+        },
     }
+
+
+def _seconds(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the seconds of each stage over all rows, and of all stages."""
+    stages = sorted({stage for row in rows for stage in row if stage.endswith("_seconds")})
+    totals = {stage: round(math.fsum(row.get(stage) or 0.0 for row in rows), 6) for stage in stages}
+    return {**totals, "total_seconds": round(math.fsum(row.get(stage) or 0.0 for row in rows for stage in stages), 6)}
 
 
 def _category(records: Sequence[Record]) -> dict[str, Any]:

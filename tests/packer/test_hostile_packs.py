@@ -122,7 +122,9 @@ def test_a_hostile_pack_costs_little(name: str, pack: Path, real_run: Any) -> No
         digests = {path: sha256(data) for path, data in pack_files(pack).items() if path not in CONTROL_FILES}
         (pack / "checksums.sha256").write_bytes(write_checksums(digests))
     if code in (6, 7):
-        sign(pack, json.loads((pack / "manifest.json").read_bytes()), real_run.key)
+        manifest = json.loads((pack / "manifest.json").read_bytes())
+        manifest["materials"] = []
+        sign(pack, manifest, real_run.key)
 
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, "verify", pack, "--strict"],

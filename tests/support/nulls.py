@@ -28,7 +28,8 @@ def null_run(
         "schema": SCHEMA,
         "run": run,
         "seeds": {"windows": NULL_SEED + run, "changes": NULL_SEED + run},
-        "meta": {"model_id": "a/model", "revision": None, "device": "cpu", "dtype": "float32", "versions": VERSIONS},
+        "meta": {"model_id": "a/model", "revision": None, "device": "cpu", "dtype": "float32", "attention": "eager",
+                 "versions": VERSIONS},
         "baseline": {"digest": f"sha256:{'1' * 64}", "tokenizer_sha256": f"sha256:{'2' * 64}"},
         "dataset": {
             "provider": "embedded", "source_sha256": f"sha256:{'3' * 64}", "tokenizer_sha256": f"sha256:{'2' * 64}",

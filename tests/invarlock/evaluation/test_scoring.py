@@ -10,7 +10,7 @@ import transformers
 
 from invarlock.errors import EvaluationError
 from invarlock.evaluation import scoring
-from invarlock.evaluation.models import Placement, load_model
+from invarlock.evaluation.models import Placement, load_model, load_stored_model
 from invarlock.evaluation.scoring import score_windows
 
 CPU = Placement("cpu")
@@ -174,13 +174,21 @@ def test_a_checkpoint_that_lacks_tensors_is_not_measured_with_random_ones(
         load_model(tmp_path, CPU)
 
 
-def test_flash_attention_is_for_gpus_and_a_model_that_cannot_have_it_is_refused(
+def test_a_model_that_cannot_have_flash_attention_is_refused(
     tiny_model: Callable[..., Path],
 ) -> None:
     folder = tiny_model("llama")
 
-    on_cpu = load_model(folder, Placement("cpu", flash_attention=True))
-
-    assert on_cpu.config._attn_implementation == "sdpa"
     with pytest.raises(EvaluationError, match=r"the model cannot be loaded .*FlashAttention2"):
-        load_model(folder, Placement("cuda", flash_attention=True))
+        load_model(folder, Placement("cuda", attention="flash_attention_2"))
+
+
+@pytest.mark.parametrize("name", ["eager", "sdpa"])
+def test_attention_is_computed_as_it_was_asked_for(tiny_model: Callable[..., Path], name: str) -> None:
+    folder = tiny_model("llama")
+
+    asked = Placement("cpu", attention=name)
+
+    assert Placement("cpu").attention == "eager"
+    assert load_model(folder, asked).config._attn_implementation == name
+    assert load_stored_model(folder, asked).config._attn_implementation == name

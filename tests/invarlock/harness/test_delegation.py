@@ -1,7 +1,7 @@
 """Suites that run in the runtime image: what the engine is told, and what is told when there is none."""
 
 import json
-import resource
+import re
 import shutil
 import subprocess
 import sys
@@ -34,11 +34,8 @@ def problems(output: str) -> list[str]:
 def test_a_machine_with_nothing_is_told_all_that_is_missing_in_one_list(
     run_pytest: RunPytest, path: Path, tmp_path: Path
 ) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-
     ran = run_pytest("-m", "subset", PATH=str(path), HF_HOME=str(tmp_path / "empty"), SKIP_FLASH_ATTN="0")
 
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = problems(ran.output)
     assert ran.status == 4, ran.output
     for wanted in (
@@ -51,9 +48,16 @@ def test_a_machine_with_nothing_is_told_all_that_is_missing_in_one_list(
     ):
         assert sum(wanted in line for line in lines) == 1, (wanted, ran.output)
     assert not ran.directory.exists()
-    # of the CPU: another process may have it meanwhile
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert used < 2.0
+
+
+def test_what_is_missing_is_told_before_pytorch_is_imported(
+    run_pytest: RunPytest, path: Path, tmp_path: Path
+) -> None:
+    ran = run_pytest("-m", "subset", PATH=str(path), HF_HOME=str(tmp_path / "empty"), PYTHONPROFILEIMPORTTIME="1")
+
+    imported = re.findall(r"^import time: .*\| +([\w.]+)$", ran.output, re.MULTILINE)
+    assert "pytest" in imported
+    assert not {"torch", "transformers", "accelerate"} & set(imported)
 
 
 def test_on_the_host_no_engine_is_asked_for(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:

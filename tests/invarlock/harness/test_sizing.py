@@ -13,7 +13,7 @@ from invarlock.harness.sizing import suite_defaults
 
 ROOT = Path(__file__).parents[3]
 # windows of the CPU suites times their tokens
-TOKENS = 16 * 128
+SEQ_LEN = 128
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_the_operators_page_says_what_each_suite_needs(models: Models) -> None:
         own = [models.models[name] for name in suite.models]
         count = sum(suite.name in case.suites and case.scenario.category not in OPT_IN_CATEGORIES for case in cases)
         sizes = (
-            max(needed_bytes(model, suite.requires, TOKENS) for model in own),
+            max(needed_bytes(model, suite.requires, 16 * SEQ_LEN, SEQ_LEN) for model in own),
             sum(model.weight_bytes for model in own),
             max(model.weight_bytes for model in own),
         )

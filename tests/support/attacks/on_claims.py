@@ -252,7 +252,8 @@ for case, path, edit, reason in (
     ("record_left_out", VERDICT, lambda v: v["records"].pop(), "records"),
     ("summary", "results/category_summary.json", lambda s: s["clean"].update(passed=9), "clean.passed"),
     ("guard_summary", "results/guard_signal_summary.json", lambda s: s.clear(), "guard_signal_summary.json"),
-    ("time_summary", "results/analysis/evaluation_optimization_summary.json", lambda s: s.update(reports=9), "reports"),
+    ("time_summary", "results/analysis/evaluation_optimization_summary.json", lambda s: s.update(timing_files=9),
+     "timing_files"),
     ("verification", REPORT.replace("evaluation.report", "verify"), lambda v: v["results"][0].update(ok=False),
      "verify.json"),
     ("pytest_summary", "metadata/pytest_report.json", lambda r: r["summary"].update(passed=4), "summary.passed"),
@@ -302,6 +303,11 @@ def another_readme(pack: Path) -> None:
 def a_pass_claimed_of_a_part(pack: Path) -> None:
     shutil.rmtree((pack / FAULT).parent)
     edit_json(pack / VERDICT, lambda v: v.update(not_bundled=["mistral-tiny-nan_injection-run1"]))
+
+
+@attack(7, "metadata/settings.json: tier.value: 'aggressive'", sealed="all")
+def other_settings_than_the_manifest_has(pack: Path) -> None:
+    edit_json(pack / "metadata/settings.json", lambda settings: settings["tier"].update(value="aggressive"))
 
 
 @attack(6, ".gitattributes: not '* -text'")

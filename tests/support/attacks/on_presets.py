@@ -99,6 +99,12 @@ def a_report_with_other_limits_than_its_presets(pack: Path) -> None:
 @attack(7, f"policy_provenance.preset_sha256: {PRESET} is not there", sealed="all")
 def all_presets_removed(pack: Path) -> None:
     shutil.rmtree(pack / PRESETS)
+    edit_json(pack / "manifest.json", lambda manifest: manifest.update(materials=[]))
+
+
+@attack(6, f"names '{PRESET}', which the pack does not have", sealed="all")
+def all_presets_removed_that_the_manifest_names(pack: Path) -> None:
+    shutil.rmtree(pack / PRESETS)
 
 
 @attack(7, "does not say what the JSON says, byte for byte", sealed="all")

@@ -99,7 +99,7 @@ def gather_files(
         run_name=run_name or Path(os.path.realpath(scenarios)).parent.name,
         parameters=parameters or {},
         materials={name: f"metadata/materials/{name}" for name in named},
-        claimed_verdict=None if final_verdict is None else parse_json(_read(final_verdict), where=str(final_verdict)),
+        claimed_verdict=None if final_verdict is None else _verdict(final_verdict),
         report_assurance=report_assurance,
         readme_notes="" if readme_notes is None else _text(readme_notes),
     )
@@ -110,6 +110,14 @@ def _read(path: Path, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
         return read_file(path, limit_bytes=limit_bytes)
     except DocumentError as error:
         raise UsageError(str(error)) from None
+
+
+def _verdict(path: Path) -> dict[str, Any]:
+    document = parse_json(_read(path), where=str(path))
+    records = document.get("records") if isinstance(document, dict) else None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UsageError(f"{path}: not a final_verdict.json, it has no list of records; name that of a run")
+    return dict(document)
 
 
 def _text(path: Path) -> str:

@@ -155,12 +155,13 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
 
 def _left_out(claimed: Mapping[str, Any], found: Findings) -> list[str]:
     """Return the planned cases that a run's verdict was compiled from, and whose reports are not given."""
-    records = claimed.get("records")
-    paths = {row.get("path") for row in records if isinstance(row, dict)} if isinstance(records, list) else set()
-    paths -= found.facts.keys()
+    paths = {str(row.get("path")) for row in claimed.get("records", ())}
     before = claimed.get("not_bundled")
-    earlier = set(before) if isinstance(before, list) else set()
-    return [case.case_id for path, case in found.plan.cases.items() if path in paths or case.case_id in earlier]
+    earlier = set(map(str, before)) if isinstance(before, list) else set()
+    cases = found.plan.cases.items()
+    return [
+        case.case_id for path, case in cases if path not in found.facts and (path in paths or case.case_id in earlier)
+    ]
 
 
 def _not_derived(claimed: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator[str]:
@@ -168,7 +169,7 @@ def _not_derived(claimed: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iter
     if "not_bundled" not in verdict:
         yield from differences(claimed, verdict)
         return
-    told = {row.get("path"): row for row in claimed["records"] if isinstance(row, dict)}
+    told = {str(row.get("path")): row for row in claimed["records"]}
     for record in verdict["records"]:
         if record["path"] not in told:
             yield f"it has no record of {record['path']}"

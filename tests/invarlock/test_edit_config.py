@@ -107,7 +107,21 @@ def test_a_value_that_is_empty_counts_as_not_given(tmp_path: Path, written: str)
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_every_setting_is_read_from_a_config_or_refused_there(tmp_path: Path, setting: Setting) -> None:
-    values = ("true", "host", "full", "1", "1/2", "embedded", "strict", "wikitext2", "rmt", "info", "ci", "balanced")
+    values = (
+        "true",
+        "host",
+        "full",
+        "eager",
+        "1",
+        "1/2",
+        "embedded",
+        "strict",
+        "wikitext2",
+        "rmt",
+        "info",
+        "ci",
+        "balanced",
+    )
     # a release review needs a key too
     values += ("podman", "snapshot_copy", "custom", "64", "true, signing_key: k.pem")
     sources = set()

@@ -125,6 +125,19 @@ def test_a_verdict_that_says_otherwise_of_the_report_given_is_refused(run: Path,
     assert not (tmp_path / "partial").exists()
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"records": {}}', '{"records": [1]}', "null"])
+def test_a_verdict_that_is_none_is_refused(run: Path, tmp_path: Path, content: str) -> None:
+    (run / "reports/final_verdict.json").write_text(content)
+
+    done = packer(
+        "build", tmp_path / "partial", "--final-verdict", run / "reports/final_verdict.json",
+        "--report", report_of(run, REPORT),
+    )  # fmt: skip
+
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "not a final_verdict.json" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("lost", "option"),
     [

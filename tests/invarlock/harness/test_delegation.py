@@ -50,9 +50,7 @@ def test_a_machine_with_nothing_is_told_all_that_is_missing_in_one_list(
     assert not ran.directory.exists()
 
 
-def test_what_is_missing_is_told_before_pytorch_is_imported(
-    run_pytest: RunPytest, path: Path, tmp_path: Path
-) -> None:
+def test_what_is_missing_is_told_before_pytorch_is_imported(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:
     ran = run_pytest("-m", "subset", PATH=str(path), HF_HOME=str(tmp_path / "empty"), PYTHONPROFILEIMPORTTIME="1")
 
     imported = re.findall(r"^import time: .*\| +([\w.]+)$", ran.output, re.MULTILINE)

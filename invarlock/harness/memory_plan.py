@@ -13,7 +13,7 @@ GPU_OVERHEAD_SHARE = 0.1
 GPU_OVERHEAD_BYTES = 2 * GB
 # On a CPU, as benchmarks/memory.py measured it, with a margin: Python with PyTorch and a chunk of logits; then, times
 # the weights as float32, the loaded model, the mapped files of subject and baseline, and matrices being measured.
-CPU_PROCESS_BYTES = 780_000_000
+CPU_PROCESS_BYTES = 800_000_000
 CPU_WEIGHTS = 3
 # Large embeddings of small models, and what the allocator keeps; it does not grow with larger models.
 CPU_MATRICES = 2
@@ -22,7 +22,7 @@ CPU_MATRICES_BYTES = 1_500_000_000
 CPU_TOKEN_BYTES = 5
 # Eager attention: tables of every token of a window against every other, for each head, as float32; a model of this
 # many parameters has one head for each unit of their square root, and few have more heads than the largest number.
-CPU_ATTENTION_TABLES = 8
+CPU_ATTENTION_TABLES = 5
 ROOT_OF_PARAMETERS_A_HEAD = 900
 MOST_HEADS = 64
 # A forward pass where a run does not say: 16 windows of 512 tokens.

@@ -13,7 +13,7 @@ TEXT = """# Evidence pack
 This folder holds the evidence of one validation run of InvarLock: the reports of every case, the verdict compiled from
 them, where they come from, and checksums of all of it{signed}. It holds no weights.
 
-- {verdict} ({passed} of {cases} cases as expected, suite {suite}, {models} models)
+- {verdict} ({passed} of {cases} cases as expected, suite {suite}, {models})
 {evidence}
 - Made: {generated_at} by InvarLock {version}
 - Signer: {signer}
@@ -62,7 +62,7 @@ def render_readme(
         passed=counts["records_passed"],
         cases=counts["cases_total"],
         suite=code_span(manifest.get("suite", "not stated")),
-        models=counts["models_total"],
+        models=f"{counts['models_total']} model" + ("s" if counts["models_total"] != 1 else ""),
         evidence="\n".join(f"- {line[0].upper()}{line[1:]}" for line in evidence),
         generated_at=inline(manifest.get("generated_at", "at a time not stated")),
         version=inline(manifest.get("invarlock_version", "of a version not stated")),

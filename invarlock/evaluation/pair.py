@@ -170,6 +170,8 @@ def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, 
             edited = Edited(spec.edit, spec.edit, str(spec), spec.parameters)
     elif request.edit_label not in (None, "custom"):
         raise UsageError("--edit-label: 'custom' is the only label for a subject without edit_metadata.json")
+    elif request.edit_label is None and not changed and before.entries.keys() == after.entries.keys():
+        edited = Edited("noop", "noop", "noop", {})
     return edited, {
         "edit_type": edited.name,
         "label": edited.label,

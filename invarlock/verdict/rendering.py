@@ -21,10 +21,11 @@ def headline(verdict: Mapping[str, Any]) -> str:
 def render_verdict_text(verdict: Mapping[str, Any]) -> str:
     """Return ``final_verdict.txt``: the verdict, why, the counts, and a line a scenario."""
     counts = verdict["counts"]
+    models = f"{counts['models_total']} model" + ("s" if counts["models_total"] != 1 else "")
     lines = [
         f"Verdict: {headline(verdict).removeprefix('verdict ')}",
         "",
-        f"{counts['records_passed']} of {counts['cases_total']} cases as expected on {counts['models_total']} models: "
+        f"{counts['records_passed']} of {counts['cases_total']} cases as expected on {models}: "
         f"{counts['clean_pass']} of {counts['clean_total']} clean edits pass, "
         f"{counts['catastrophic_required_fail']} of {counts['catastrophic_required_total']} destructive edits fail, "
         f"{counts['error_injection_detected']} of {counts['error_injection_total']} faults are detected.",

@@ -149,6 +149,16 @@ def test_what_the_edit_was_is_read_from_the_subjects_metadata(baseline: Path, qu
     }  # fmt: skip
 
 
+def test_a_subject_whose_tensors_are_the_baselines_is_no_edit(baseline: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(baseline, tmp_path / "copied")
+
+    for name, options, label in (("told", (), "noop"), ("overridden", ("--edit-label", "custom"), "custom")):
+        done = evaluate(baseline, Path(copied), tmp_path / name, *options)
+        assert done.returncode == 0, done.stderr
+        assert load(tmp_path / name / "evaluation.report.json")["edit"]["label"] == label
+        assert load(tmp_path / name / "edit_metadata.json")["edit_label"] == label
+
+
 def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised: Path, tmp_path: Path) -> None:
     import lzma
 

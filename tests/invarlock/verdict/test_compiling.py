@@ -329,7 +329,7 @@ def test_reports_without_a_described_subject_are_counted_as_evidence_alone() -> 
 def test_the_text_says_the_verdict_first_and_names_what_failed() -> None:
     text = render_verdict_text(verdict(HONEST | {"nan_injection": report("nan_injection")}))
 
-    assert text.startswith("Verdict: FAIL\n\n2 of 3 cases as expected on 1 models")
+    assert text.startswith("Verdict: FAIL\n\n2 of 3 cases as expected on 1 model")
     assert "  - mistral-tiny-nan_injection-run1: its primary guard invariants saw nothing" in text
     assert "NOT AS EXPECTED" in text
 

@@ -305,6 +305,19 @@ def a_pass_claimed_of_a_part(pack: Path) -> None:
     edit_json(pack / VERDICT, lambda v: v.update(not_bundled=["mistral-tiny-nan_injection-run1"]))
 
 
+@attack(6, "artifact_class", sealed="all")
+def another_class_of_artifact(pack: Path) -> None:
+    edit_json(
+        pack / REPORT.replace("evaluation.report", "edit_metadata"),
+        lambda m: m.update(artifact_class="evidence_only_pack"),
+    )
+
+
+@attack(7, "metadata/scenarios.json", sealed="all")
+def a_class_of_artifact_that_there_is_not(pack: Path) -> None:
+    edit_json(pack / SCENARIOS, lambda s: s["scenarios"][0].update(artifact_class="approved"))
+
+
 @attack(7, "metadata/settings.json: tier.value: 'aggressive'", sealed="all")
 def other_settings_than_the_manifest_has(pack: Path) -> None:
     edit_json(pack / "metadata/settings.json", lambda settings: settings["tier"].update(value="aggressive"))

@@ -112,7 +112,7 @@ def test_the_text_of_a_verdict_has_one_line_a_case_whatever_its_names_are() -> N
         (
             "records_passed", "cases_total", "models_total", "clean_pass", "clean_total", "catastrophic_required_fail",
             "catastrophic_required_total", "error_injection_detected", "error_injection_total",
-            "informational_stress_total", "informational_stress_signaled",
+            "informational_stress_total", "informational_stress_signaled", "informational_total",
         ),
         1,
     )  # fmt: skip

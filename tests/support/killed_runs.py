@@ -48,7 +48,11 @@ def in_group(entry: Path, leader: int) -> bool:
 
 def leftovers(directory: Path) -> list[Path]:
     """Return the subjects, staging folders, half-written files, tickets and locks that are held in a run."""
-    found = [path for path in directory.rglob("*") if (path.name.startswith(".") and path.name != ".gitattributes") or path.suffix == ".ticket"]
+    found = [
+        path
+        for path in directory.rglob("*")
+        if (path.name.startswith(".") and path.name != ".gitattributes") or path.suffix == ".ticket"
+    ]
     found += directory.glob("*/models/*")
     for path in directory.rglob("*.lock"):
         lock = filelock.FileLock(path)

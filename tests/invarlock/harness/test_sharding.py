@@ -21,7 +21,7 @@ SMALL = {
     "OMP_NUM_THREADS": "1",
     "DRIFT_CALIBRATION_RUNS": "2",
 }
-TIMES = {"telemetry", "timestamp", "generated_at", "generated_at_utc", "seconds", "stages"}
+TIMES = {"telemetry", "timestamp", "generated_at", "generated_at_utc", "seconds", "stages", "by_category", "by_model"}
 DIGESTS = {"report_sha256", "sha256", "digest", "checksums_sha256_digest", "signing_key_fingerprint"}
 
 
@@ -86,6 +86,8 @@ def contents(pack: Path) -> dict[str, Any]:
         for path in pack.rglob("*.json")
         if path.name not in ("evaluate_timing.json", "manifest.signature.json")
     }
+    # a run and its shards are started by other options, as the manifest's invocation says too
+    del documents["metadata/settings.json"]
     manifest = documents["manifest.json"]
     for key in ("run_dir", "invocation"):
         del manifest[key]

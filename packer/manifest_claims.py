@@ -134,9 +134,9 @@ def _sealed_settings(manifest: Mapping[str, Any], files: PackFiles) -> Iterator[
         return
     except IntegrityError:
         return
-    parameters = manifest.get("invocation", {}).get("parameters")
-    if parameters is not None:
-        yield from (f"{layout.SETTINGS}: {line}" for line in differences(settings, parameters))
+    # a setting that the manifest leaves out claims nothing there
+    parameters, sealed = _in_common(manifest.get("invocation", {}).get("parameters", {}), settings)
+    yield from (f"{layout.SETTINGS}: {line}" for line in differences(sealed, parameters))
 
 
 def _baseless_claims(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -55,10 +55,15 @@ def _differences(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield f"scenarios that the catalogue of InvarLock {__version__} does not have: {shown}"
 
 
+def catalogue_path() -> Path:
+    """Return where this version's catalogue of scenarios is: in the package, or in the suites folder of a checkout."""
+    return Path(next(iter(import_module("invarlock.suite").__path__))) / "scenarios.json"
+
+
 @cache
 def _catalogue() -> Mapping[str, Mapping[str, Any]]:
     """Return the rows of the catalogue that this version ships, by id; a sweep has a row for each of its values."""
-    document = json.loads((Path(next(iter(import_module("invarlock.suite").__path__))) / "scenarios.json").read_bytes())
+    document = json.loads(catalogue_path().read_bytes())
     return {row["id"]: row for catalogued in document["scenarios"] for row in steps(catalogued)}
 
 

@@ -17,8 +17,10 @@ from typing import Any
 from invarlock import contracts, packer
 from invarlock.errors import UsageError
 from invarlock.jsonio import check_schema, read_json, write_json
+from invarlock.packer.catalogue import catalogue_path
 from invarlock.reports.sidecars import RuntimeImage
 
+SUITE = "suite"
 PLACE = Path("/run/invarlock/handover.json")
 SCHEMA = "invarlock/handover-v1"
 
@@ -98,6 +100,8 @@ def _code() -> Iterator[tuple[str, Path]]:
     for name, folder in {"": own, **folders}.items():
         for path in folder.rglob("*"):
             place = path.relative_to(folder)
-            nested = not name and place.parts[0] in folders
+            nested = not name and place.parts[0] in (*folders, SUITE)
             if path.suffix in (".py", ".json") and not nested:
                 yield str(Path(name) / place), path
+    # of the suites folder nothing else decides what a report or a pack says of itself
+    yield f"{SUITE}/{catalogue_path().name}", catalogue_path()

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,12 @@ def test_an_image_with_other_code_is_refused() -> None:
 def test_installed_code_has_the_digest_of_the_checkout_it_was_installed_from(tmp_path: Path) -> None:
     installed = tmp_path / "installed" / "invarlock"
     shutil.copytree(ROOT / "invarlock", installed, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("packer", "contracts"):
-        shutil.copytree(ROOT / name, installed / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (ROOT / "pyproject.toml").open("rb") as stream:
+        folders = tomllib.load(stream)["tool"]["setuptools"]["package-dir"]
+    for name, folder in folders.items():
+        if name != "invarlock":
+            place = installed / name.removeprefix("invarlock.")
+            shutil.copytree(ROOT / folder, place, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
     code = "from invarlock.runtime.handover import code_digest; print(code_digest())"
 
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(installed.parent)!r}); {code}"]

@@ -100,6 +100,14 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
         problem = step_problem(row)
         if problem is not None:
             raise DocumentError(f"{path}: {problem}")
+        requirements = row["requirements"]
+        if row["strictness"] == "must_detect" and not (
+            requirements["detectors_all_of"] or requirements["detectors_any_of"]
+        ):
+            raise DocumentError(
+                f"{path}: scenario {row['id']!r}: it must be detected, and it has no detector; add one to "
+                "detectors_all_of, or make it informational"
+            )
         if row["artifact_class"] not in ARTIFACT_CLASSES[row["generation"]["kind"]]:
             allowed = " or ".join(ARTIFACT_CLASSES[row["generation"]["kind"]])
             raise DocumentError(

@@ -213,6 +213,18 @@ def test_a_scenario_that_appears_twice_is_refused(tmp_path: Path) -> None:
         read_scenarios(write(tmp_path / "scenarios.json", document))
 
 
+def test_a_scenario_that_must_be_detected_and_has_no_detector_is_refused(tmp_path: Path) -> None:
+    document = scenarios_document()
+    (row,) = (row for row in document["scenarios"] if row["id"] == "nan_injection")
+    detectors = row["requirements"]["detectors_all_of"]
+
+    row["requirements"].update(detectors_all_of=[], detectors_any_of=detectors)
+    assert read_scenarios(write(tmp_path / "any.json", document))
+    row["requirements"]["detectors_any_of"] = []
+    with pytest.raises(DocumentError, match="'nan_injection': it must be detected, and it has no detector; add one"):
+        read_scenarios(write(tmp_path / "none.json", document))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "where"),
     [

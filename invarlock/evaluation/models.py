@@ -24,7 +24,7 @@ from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_me
 _LOGGING: Any = logging
 _AUTO_MODEL: Any = AutoModelForCausalLM
 
-EAGER, FLASH_ATTENTION = "eager", "flash_attention_2"
+EAGER = "eager"
 
 _LOGGING.set_verbosity_error()
 _LOGGING.disable_progress_bar()

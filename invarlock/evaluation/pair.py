@@ -79,6 +79,10 @@ def _evaluate(request: PairRequest, subject: Path, target: Path) -> dict[str, An
         setup.placement,
         policy["variance"],
     )
+    if edited.name == "custom" and request.edit_label is None and measured.digest == document["baseline"]["digest"]:
+        # the same bytes; equal tensors next to another config are another model
+        edited = Edited("noop", "noop", "noop", {})
+        metadata |= {"edit_type": edited.name, "label": edited.label}
     data = dump_json(document)
     report = report_document(
         setup, document, f"sha256:{hashlib.sha256(data).hexdigest()}", SCENARIO, RUN, edited, draw, measured
@@ -112,7 +116,7 @@ def _setup(request: PairRequest, preset: Preset | None) -> Setup:
             raise UsageError(f"--model-id: {request.model_id!r}, and the preset is of {of!r}; leave --model-id out")
         name = of
         baseline = {"digest": digest, "tokenizer_sha256": tokenizer_digest(request.baseline)}
-        check_fit(preset.document, baseline, request.tier, where=str(request.preset))
+        check_fit(preset.document, baseline, request.tier, attention=request.attention, where=str(request.preset))
     return Setup(
         name,
         digest,
@@ -170,8 +174,6 @@ def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, 
             edited = Edited(spec.edit, spec.edit, str(spec), spec.parameters)
     elif request.edit_label not in (None, "custom"):
         raise UsageError("--edit-label: 'custom' is the only label for a subject without edit_metadata.json")
-    elif request.edit_label is None and not changed and before.entries.keys() == after.entries.keys():
-        edited = Edited("noop", "noop", "noop", {})
     return edited, {
         "edit_type": edited.name,
         "label": edited.label,

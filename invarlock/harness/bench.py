@@ -25,7 +25,7 @@ from invarlock.deployables.artifacts import examine_artifact, write_weights
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.comparison import Measured, compare
 from invarlock.evaluation.documents import reference
-from invarlock.evaluation.models import FLASH_ATTENTION, Placement
+from invarlock.evaluation.models import Placement
 from invarlock.harness.baselines import Baselines
 from invarlock.harness.calibration import Calibration
 from invarlock.harness.case_facts import case_facts
@@ -69,8 +69,7 @@ class Bench:
         apply_determinism(run.settings["determinism"], pool.threads)
         longest = max(WAIT_SECONDS, TIMES_CASE_TIMEOUT * timeout)
         self.leases = Leases(run.directory.locks / "devices", pool, run.worker, longest)
-        gpu = pool.kind == "gpu"
-        placement = Placement("cuda" if gpu else "cpu", attention=self._attention(gpu=gpu))
+        placement = Placement("cuda" if pool.kind == "gpu" else "cpu", attention=run.attention(pool.kind))
         self.baselines = Baselines(run, placement, self._locks)
         self.calibration = Calibration(run, self.baselines, self._locks)
         self.tuned = run.tuned_params()
@@ -195,18 +194,13 @@ class Bench:
         try:
             code = self.run.runs_code_of(model)
             bounded = rooms if gpu or self._is_bounded() else ()
-            yield Placement("cuda" if gpu else "cpu", bounded, code, self._attention(gpu=gpu))
+            yield Placement("cuda" if gpu else "cpu", bounded, code, self.run.attention(pool.kind))
         except BaseException:  # an interrupt and a failed test too: no device stays held
             self._let_go()
             raise
         waiting = self.leases.longest_wait_seconds()
         if not gpu or (waiting is not None and waiting > TURN_SECONDS):
             self._let_go()
-
-    def _attention(self, *, gpu: bool) -> str:
-        settings = self.run.settings
-        # flash-attention has no kernels for CPUs
-        return FLASH_ATTENTION if gpu and not settings["skip_flash_attention"] else str(settings["attention"])
 
     def _is_bounded(self) -> bool:
         return self.leases.pool.bytes_per_device is not None

@@ -84,7 +84,13 @@ class Calibration:
         else:
             preset = read_preset(preset_path(self.run, model))
         where = preset_path(self.run, model).name
-        check_fit(preset.document, baseline.document["baseline"], self.run.settings["tier"], where=where)
+        check_fit(
+            preset.document,
+            baseline.document["baseline"],
+            self.run.settings["tier"],
+            attention=placement.attention,
+            where=where,
+        )
         return preset
 
     def _measure_all(self, model: Model, placement: Placement) -> None:

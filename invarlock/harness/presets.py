@@ -57,7 +57,13 @@ def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
             # the pin of a model that has a path is the digest of its checkpoint; that of another is known later
             known = preset.document["baseline"]
             digest = known["digest"] if model.path is None or model.revision is None else model.revision
-            check_fit(preset.document, {**known, "digest": digest}, run.settings["tier"], where=str(path))
+            check_fit(
+                preset.document,
+                {**known, "digest": digest},
+                run.settings["tier"],
+                attention=run.attention(run.catalog.models.suites[run.catalog.suite].requires),
+                where=str(path),
+            )
         except InvarLockError as error:
             yield str(error)
 

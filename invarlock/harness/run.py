@@ -60,6 +60,12 @@ class Run:
         with_file = source == "config" or path.is_file()
         return (read_tuned_params(path) if with_file else NO_TUNED_PARAMS).with_edits(config.edits, config.path.name)
 
+    def attention(self, kind: str) -> str:
+        """Return transformers' name of how attention is computed on devices of a kind, ``gpu`` or ``cpu``."""
+        # flash-attention has no kernels for CPUs
+        flash = kind == "gpu" and not self.settings["skip_flash_attention"]
+        return "flash_attention_2" if flash else str(self.settings["attention"])
+
     @property
     def executed(self) -> str:
         """How reports call where the run is."""

@@ -109,7 +109,7 @@ def run_sentinel(sentinel: str, run: Run) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     text, seq_len = _text(kept, run)
     if sentinel == PUBLIC:
-        _evaluate_publicly(kept, subject, text, seq_len, target)
+        _evaluate_publicly(kept, subject, text, seq_len, target, run.attention("cpu"))
         return target
     evaluate_pair(
         PairRequest(
@@ -119,6 +119,7 @@ def run_sentinel(sentinel: str, run: Run) -> Path:
             model_id=kept.model_id,
             seq_len=seq_len,
             edit_label=_label(subject),
+            attention=run.attention("cpu"),
             image=run.image,
         ),
         target,
@@ -137,12 +138,12 @@ def missing_files(sentinel: str, target: Path) -> list[str]:
     return [name for name in names if not (target / name).is_file()]
 
 
-def _evaluate_publicly(kept: KeptRun, subject: Path, text: Path, seq_len: int, target: Path) -> None:
+def _evaluate_publicly(kept: KeptRun, subject: Path, text: Path, seq_len: int, target: Path, attention: str) -> None:
     evaluate = ["evaluate", "--baseline", kept.baseline, "--subject", subject, "--text", text, "--output-dir", target]
     evaluate += ["--seq-len", seq_len, "--profile", "dev", "--assurance", "off"]
     label = _label(subject)
     evaluate += [] if label is None else ["--edit-label", label]
-    _command(*evaluate, "--model-id", kept.model_id)
+    _command(*evaluate, "--model-id", kept.model_id, "--attention", attention)
     report = target / REPORT_NAME
     _command(
         "verify", report, "--baseline-report", target / "baseline" / REPORT_NAME, "--json-out", target / VERIFICATION

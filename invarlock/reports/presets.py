@@ -159,13 +159,14 @@ def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[str]:
     return list(differences(preset, expected))
 
 
-def check_fit(preset: Mapping[str, Any], baseline: Mapping[str, Any], tier: str, *, where: str) -> None:
+def check_fit(preset: Mapping[str, Any], baseline: Mapping[str, Any], tier: str, *, attention: str, where: str) -> None:
     """Refuse a preset of something else.
 
     Args:
         preset: the document.
         baseline: ``digest`` and ``tokenizer_sha256`` of the baseline at hand.
         tier: the tier asked for.
+        attention: how attention is computed now.
         where: names the preset in the message.
 
     Raises:
@@ -175,6 +176,7 @@ def check_fit(preset: Mapping[str, Any], baseline: Mapping[str, Any], tier: str,
         "its baseline": (preset["baseline"]["digest"], baseline["digest"]),
         "its tokenizer": (preset["baseline"]["tokenizer_sha256"], baseline["tokenizer_sha256"]),
         "its tier": (preset["tier"], tier),
+        "its attention": (preset["measured"]["attention"], attention),
     }
     for what, (found, wanted) in pairs.items():
         if found != wanted:
@@ -200,7 +202,7 @@ def report_preset_problems(
     if preset.document["model_id"] != report["meta"]["model_id"]:
         yield f"policy_provenance.preset_sha256: {where} is of {shorten(preset.document['model_id'])}"
     try:
-        check_fit(preset.document, baseline, provenance["tier"], where=where)
+        check_fit(preset.document, baseline, provenance["tier"], attention=report["meta"]["attention"], where=where)
     except UsageError as error:
         yield f"policy_provenance.preset_sha256: {error}"
 

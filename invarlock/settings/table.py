@@ -108,7 +108,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "baseline",
-        "-m byoe: folder of the checkpoint that subjects are held against; the text is cut by its tokenizer",
+        "-m byoe: folder of the checkpoint that subjects are compared with; its tokenizer splits the text",
         None,
         readers.text,
         "--baseline",
@@ -414,7 +414,7 @@ THE_PACK = (
     ),
     Setting(
         "report_assurance",
-        "what is asked of the pack's reports: report (each verifies), strict (clean ones from a container too), or off",
+        "how reports are checked: report (each must verify), strict (clean ones must come from a container too), or off",
         "report",
         readers.choice("report", "strict", "off"),
         "--report-assurance",

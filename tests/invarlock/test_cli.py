@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.digests import digest_checkpoint
@@ -157,6 +158,26 @@ def test_a_subject_whose_tensors_are_the_baselines_is_no_edit(baseline: Path, tm
         assert done.returncode == 0, done.stderr
         assert load(tmp_path / name / "evaluation.report.json")["edit"]["label"] == label
         assert load(tmp_path / name / "edit_metadata.json")["edit_label"] == label
+
+
+@pytest.mark.parametrize("change", ["saved again", "another config"])
+def test_equal_tensors_in_other_files_are_an_edit_that_nobody_knows(
+    baseline: Path, tmp_path: Path, change: str
+) -> None:
+    copied = Path(shutil.copytree(baseline, tmp_path / "copied"))
+    if change == "saved again":
+        weights = load_file(copied / "model.safetensors")
+        save_file(weights, copied / "model.safetensors", metadata={"format": "pt", "saved": "again"})
+    else:
+        config = load(copied / "config.json")
+        (copied / "config.json").write_text(json.dumps({**config, "transformers_version": "9.9"}))
+
+    done = evaluate(baseline, copied, tmp_path / "out")
+
+    assert done.returncode == 0, done.stderr
+    report = tmp_path / "out/evaluation.report.json"
+    assert load(report)["edit"]["label"] == "custom"
+    assert invarlock("verify", report).returncode == 0
 
 
 def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ FREE = {
     ("metadata/model_revisions.json", "models.*.files.*.size_bytes"): "raw: the digest beside it says which bytes",
     ("metadata/presets/*/null_run_*.json", "*"): "raw: what a null run measured, where no limit moves by it",
     ("manifest.json", "builder.*"): "who says to have built it",
-    ("manifest.json", "materials.*.name"): "a name; the path and the digest beside it are bound",
+    ("manifest.json", "materials.*.name"): "a name: the path and the digest of the same row are checked",
     ("manifest.json", "run_dir"): "a name",
     ("results/final_verdict.json", "timestamp"): "time",
     ("reports/*/evaluation.report.json", "scoring.batch_size"): "raw: how many windows were scored at a time",

@@ -258,15 +258,19 @@ def test_a_weakened_preset_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("baseline", "tier", "message"),
+    ("baseline", "tier", "attention", "message"),
     [
-        ({"digest": "other"}, "balanced", "its baseline is sha256:1"),
-        ({"tokenizer_sha256": "other"}, "balanced", "its tokenizer is sha256:2"),
-        ({}, "conservative", "its tier is balanced, not conservative"),
+        ({"digest": "other"}, "balanced", "eager", "its baseline is sha256:1"),
+        ({"tokenizer_sha256": "other"}, "balanced", "eager", "its tokenizer is sha256:2"),
+        ({}, "conservative", "eager", "its tier is balanced, not conservative"),
+        ({}, "balanced", "sdpa", "its attention is eager, not sdpa"),
     ],
 )
-def test_a_preset_of_something_else_is_refused(baseline: dict[str, str], tier: str, message: str) -> None:
+def test_a_preset_of_something_else_is_refused(
+    baseline: dict[str, str], tier: str, attention: str, message: str
+) -> None:
     document = preset(null_run(1))
 
+    check_fit(document, document["baseline"], "balanced", attention="eager", where="preset.json")
     with pytest.raises(UsageError, match=message):
-        check_fit(document, {**document["baseline"], **baseline}, tier, where="preset.json")
+        check_fit(document, {**document["baseline"], **baseline}, tier, attention=attention, where="preset.json")

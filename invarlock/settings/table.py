@@ -414,7 +414,7 @@ THE_PACK = (
     ),
     Setting(
         "report_assurance",
-        "how reports are checked: report (each must verify), strict (clean ones must come from a container too), or off",
+        "how reports are checked: report (each must verify), strict (clean ones must be from a container too), or off",
         "report",
         readers.choice("report", "strict", "off"),
         "--report-assurance",

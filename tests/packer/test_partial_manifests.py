@@ -1,0 +1,182 @@
+"""Manifests of which little is there, and packs that hold no report."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock.packer.checksums import CONTROL_FILES, write_checksums
+from invarlock.packer.inspection import inspect_pack
+from invarlock.packer.keys import SigningKey
+from invarlock.packer.signing import attest_pack
+from invarlock.packer.verify import VerifyOptions, verify_pack
+from packs import (
+    edit_json,
+    messages,
+    pack_files,
+    seal,
+    sha256,
+    sign,
+    strict,
+)
+
+
+def test_three_required_fields_and_a_signature_are_a_manifest(pack: Path, real_run: Any) -> None:
+    whole = json.loads((pack / "manifest.json").read_bytes())
+    (pack / "README.md").unlink()
+    digests = {path: sha256(data) for path, data in pack_files(pack).items() if path not in CONTROL_FILES}
+    (pack / "checksums.sha256").write_bytes(write_checksums(digests))
+    sign(pack, {key: whole[key] for key in ("format", "checksums_sha256")}, real_run.key)
+
+    bare = strict(pack)
+
+    assert (bare.code, bare.verdict, bare.evidence_level) == (0, "PASS", "low"), messages(bare)
+
+
+def without(document: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a copy of a document without each of its fields in turn, those of what is in it as well."""
+    items = list(document.items()) if isinstance(document, dict) else list(enumerate(document))
+    for key, value in items:
+        if isinstance(document, dict):
+            yield str(key), {name: row for name, row in items if name != key}
+        if isinstance(value, dict | list):
+            for path, less in without(value):
+                changed = copy(document)
+                changed[key] = less
+                yield f"{key}.{path}", changed
+
+
+@pytest.mark.slow
+def test_every_optional_block_of_a_manifest_and_every_field_of_each_may_be_left_out(pack: Path, real_run: Any) -> None:
+    (pack / "README.md").unlink()
+    # a level may be lower than what the pack supports
+    edit_json(pack / "manifest.json", lambda manifest: manifest.update(evidence_level="low"))
+    seal(pack, real_run.key)
+    whole = json.loads((pack / "manifest.json").read_bytes())
+    settings = whole["invocation"]["parameters"]
+    whole["invocation"]["parameters"] = {name: settings[name] for name in ("tier", "profile", "release_review")}
+    required = {"format", "checksums_sha256", "checksums_sha256_digest"}
+    shorter = {path: document for path, document in without(whole) if path not in required}
+
+    codes = {}
+    for path, document in shorter.items():
+        sign(pack, document, real_run.key)
+        result = verify_pack(pack, VerifyOptions())
+        inspect_pack(pack)
+        if result.code:
+            codes[path] = messages(result)
+
+    assert {"subject", "subject.digest", "verification.clean_reports", "models.0.revision", "builder.id"} <= set(
+        shorter
+    )
+    assert codes == {}
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        (lambda m: m["subject"].pop("path"), ""),
+        (lambda m: m["subject"].update(digest=f"sha256:{'0' * 64}"), "subject: digest is not that of"),
+        (lambda m: m.update(subject={"digest": f"sha256:{'0' * 64}"}), "subject: digest is that of no file"),
+        (lambda m: m.update(subject={"path": "README.md"}), "subject.path: 'README.md', derived"),
+        (lambda m: m.update(subject={}), "evidence_level high is claimed, low"),
+        (lambda m: m.update(environment={}), "evidence_level high is claimed, medium"),
+        (lambda m: m["invocation"].update(config_source={}), "evidence_level high is claimed, medium"),
+        (lambda m: m.update(models=[{"model_id": "another/model"}]), "models[0].model_id: 'another/model'"),
+        (lambda m: m.update(verification={"clean_reports": 2}), "verification.clean_reports: 2, derived 1"),
+        (lambda m: m.update(model_licenses={"another/model": "MIT"}), "model_licenses"),
+        (lambda m: m.update(verification_baselines=[{"name": "x"}]), "verification_baselines[0].name: 'x'"),
+        (lambda m: m["invocation"].update(config_source={"commit": "1" * 40}), "config_source.commit"),
+    ],
+)
+def test_what_a_partial_block_claims_is_checked(
+    pack: Path, real_run: Any, claim: Callable[[Any], object], message: str
+) -> None:
+    manifest = json.loads((pack / "manifest.json").read_bytes())
+    claim(manifest)
+    if not message:
+        manifest["evidence_level"] = "low"
+        (pack / "README.md").unlink()
+        (pack / "checksums.sha256").write_text(
+            "".join(
+                f"{line}\n" for line in (pack / "checksums.sha256").read_text().splitlines() if "README" not in line
+            )
+        )
+    sign(pack, manifest, real_run.key)
+
+    result = strict(pack)
+
+    assert (result.code in (6, 7), result.code == 4) == (bool(message), False), messages(result)
+    assert message in messages(result)
+
+
+def test_a_folder_of_any_files_can_be_sealed_and_checked(tmp_path: Path, real_run: Any) -> None:
+    bare(tmp_path, real_run.key, {"notes.txt": b"no report, no verdict"})
+
+    result = strict(tmp_path)
+
+    assert (result.code, result.verdict, result.evidence_level, result.reports_verified) == (0, None, "low", False)
+    assert result.document()["assurance_status"] == "not_checked"
+    assert "only its bytes and its signature were checked" in "; ".join(result.warnings)
+    assert result.warnings[-1] == "sealed, but nothing is derived from: notes.txt"
+    assert strict(tmp_path, require_pass=True).code == 7
+    assured = strict(tmp_path, report_assurance="strict")
+    assert (assured.code, assured.reports_verified) == (7, False)
+    assert "the pack has no clean report, strict report assurance needs one" in messages(assured)
+
+
+def bare(folder: Path, key: SigningKey, files: dict[str, bytes], **claims: Any) -> None:
+    """Make a signed pack of any files, whose manifest claims what is given."""
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    (folder / "checksums.sha256").write_bytes(write_checksums({path: sha256(data) for path, data in files.items()}))
+    sign(folder, {"format": "evidence-pack-v1", "checksums_sha256": "checksums.sha256", **claims}, key)
+
+
+@pytest.mark.parametrize(
+    ("files", "claims", "message"),
+    [
+        ({"README.md": b"- Verdict: **PASS** (66 of 66)"}, {}, "README.md: not what the manifest and the verdict give"),
+        ({"readme.md": b"PASS"}, {}, "readme.md: differs from the name of a file that is checked only"),
+        ({"Reports/m/s/run_1/evaluation.html": b"PASS"}, {}, "Reports/m/s/run_1/evaluation.html: differs"),
+        ({"RESULTS/final_verdict.txt": b"PASS"}, {}, "RESULTS/final_verdict.txt: differs"),
+        ({"\uff52esults/final_verdict.txt": b"PASS"}, {}, "final_verdict.txt: differs"),
+        ({"Metadata/pytest_report.json": b"{}"}, {}, "Metadata/pytest_report.json: differs"),
+        ({"results/final_verdict.txt": b"PASS"}, {}, "results/final_verdict.json: missing"),
+        ({}, {"evidence_level": "high"}, "evidence_level high is claimed, low"),
+        ({}, {"evidence_level": "medium"}, "evidence_level medium is claimed, low"),
+        ({}, {"verification": {"clean_reports": 20}}, "verification.clean_reports is claimed"),
+        ({}, {"verification": {"report_assurance": "strict"}}, "report_assurance strict is claimed"),
+        ({}, {"suite": "full"}, "suite is claimed"),
+        ({}, {"model_list": ["mistralai/Mistral-7B-v0.1"]}, "model_list is claimed"),
+        ({}, {"models": [{"model_id": "x"}]}, "models is claimed"),
+        ({"v.json": b"{}"}, {"subject": {"path": "v.json"}}, "subject is claimed"),
+        ({}, {"network_mode": "offline"}, "network_mode is claimed"),
+        ({}, {"invocation": {"parameters": {"release_review": {"value": True}}}}, "the verdict is None"),
+        ({"metadata/environment.json": b"{}"}, {}, "metadata/environment.json: does not hold to"),
+    ],
+)
+def test_a_pack_without_reports_can_claim_nothing(
+    tmp_path: Path, real_run: Any, files: dict[str, bytes], claims: dict[str, Any], message: str
+) -> None:
+    bare(tmp_path, real_run.key, {"notes.txt": b"notes", **files}, **claims)
+
+    for options in (VerifyOptions(), VerifyOptions(strict=True)):
+        result = verify_pack(tmp_path, options)
+        assert (result.code, result.ok, result.reports_verified) == (7, False, False), messages(result)
+        assert message in messages(result)
+
+
+def test_an_attestation_of_a_pack_without_a_verdict_is_refused(tmp_path: Path, real_run: Any, pack: Path) -> None:
+    attest_pack(pack, real_run.key)
+    bare(tmp_path / "bare", real_run.key, {"notes.txt": b"notes"})
+    shutil.copy(pack / "manifest.attestation.json", tmp_path / "bare")
+
+    result = strict(tmp_path / "bare")
+
+    assert (result.code, result.attested) == (7, False)
+    assert "attests a verdict, and none follows from the pack" in messages(result)

@@ -180,6 +180,19 @@ def test_equal_tensors_in_other_files_are_an_edit_that_nobody_knows(
     assert invarlock("verify", report).returncode == 0
 
 
+def test_the_same_model_under_other_names_is_refused_and_never_fails(baseline: Path, tmp_path: Path) -> None:
+    renamed = Path(shutil.copytree(baseline, tmp_path / "renamed"))
+    weights = load_file(renamed / "model.safetensors")
+    plain = {name.removeprefix("model."): weight for name, weight in weights.items()}
+    save_file(plain, renamed / "model.safetensors", metadata={"format": "pt"})
+
+    for one, other in ((baseline, renamed), (renamed, baseline)):
+        done = evaluate(one, other, tmp_path / "out")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert f"{renamed}: its tensors are named without 'model.'" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised: Path, tmp_path: Path) -> None:
     import lzma
 

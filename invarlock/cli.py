@@ -19,6 +19,7 @@ from invarlock.errors import InvarLockError, ReportError, UsageError
 from invarlock.output import say, say_error
 from invarlock.reports.policy import profile_names, tier_names
 from invarlock.settings import unknown_variables
+from invarlock.settings.readers import host_word
 from invarlock.staging import check_can_be_made
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[CommandParser]"
@@ -121,7 +122,7 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--edit-label", metavar="LABEL", help="default: that of the subject's edit_metadata.json")
     parser.add_argument(
         "--execution-mode",
-        type=_execution_mode,
+        type=host_word,
         choices=("host", "container"),
         default="host",
         help="where it runs: on this host, or in the runtime image; default: host",
@@ -148,11 +149,6 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the window draw")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     parser.set_defaults(command=_evaluate)
-
-
-def _execution_mode(text: str) -> str:
-    """Return how people call it; reports call the host ``host-bypass``, which is accepted too."""
-    return "host" if text == "host-bypass" else text
 
 
 def _add_verify(subparsers: Subparsers) -> None:

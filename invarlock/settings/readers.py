@@ -42,9 +42,14 @@ def choice(*choices: str) -> Callable[[str], str]:
     return read
 
 
+def host_word(given: str) -> str:
+    """Return what people call an execution mode: reports call the host ``host-bypass``, which is accepted too."""
+    return "host" if given == "host-bypass" else given
+
+
 def execution_mode(given: str) -> str:
-    """Read where a run is executed; reports call the host ``host-bypass``, which is accepted too."""
-    return choice("container", "host")("host" if given == "host-bypass" else given)
+    """Read where a run is executed."""
+    return choice("container", "host")(host_word(given))
 
 
 def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:

@@ -97,9 +97,9 @@ class Baselines:
         settings = self.run.settings
         context = {
             "suite": self.run.catalog.suite,
-            "profile": settings["profile"],
-            "tier": settings["tier"],
-            "determinism": settings["determinism"],
+            "profile": settings.profile,
+            "tier": settings.tier,
+            "determinism": settings.determinism,
             "execution_mode": self.run.executed,
         }
         return Setup(
@@ -109,21 +109,21 @@ class Baselines:
             self.placement,
             self.plan,
             self.text,
-            guards=settings["guards_order"],
-            store_tokens=settings["store_eval_windows"],
+            guards=settings.guards_order,
+            store_tokens=settings.store_eval_windows,
             image=self.run.image,
-            allow_network=settings["net"],
+            allow_network=settings.net,
             allow_remote_code=self.run.runs_code_of(model),
             # a model's baseline is measured once, for all of its cases
             reuses_baseline=True,
-            defers_rendering=settings["defer_rendering"],
+            defers_rendering=settings.defer_rendering,
         )
 
     def _shared(self, model: Model, placement: Placement) -> Baseline:
         directory = self.run.directory
         snapshot, path = directory.baseline_snapshot(model), directory.baseline_report(model)
         with self._locks.held(f"baseline_{model.folder}"):
-            if self.run.settings["resume"]:
+            if self.run.settings.resume:
                 # what an earlier run left is looked at once by each worker
                 self._make_snapshot(model, snapshot)
                 kept_baseline(path, self.setup(model), probe=self._is_probed(model))
@@ -139,7 +139,7 @@ class Baselines:
         pin, suites = self.pins.models[model.id], self.run.suites_folder
         tokenizer = None if model.tokenizer_path is None else suites / model.tokenizer_path
         source = model_folder(pin) if model.path is None else suites / model.path
-        storage = self.run.settings["baseline_storage_mode"]
+        storage = self.run.settings.baseline_storage_mode
         code = pin.code if self.run.runs_code_of(model) else {}
         make_snapshot(source, tokenizer, snapshot, pin.digest, storage, code)
 
@@ -153,7 +153,7 @@ class Baselines:
     def _is_probed(self, model: Model) -> bool:
         """Tell whether a case of this run, or of another shard of it, reads a probe of the model."""
         directory = self.run.directory
-        if self.run.settings["shard"] is None:
+        if self.run.settings.shard is None:
             manifest = read_json(directory.state / "scenarios.json")
         else:
             # all shards must measure the same baseline
@@ -169,6 +169,6 @@ def window_plan(run: Run) -> WindowPlan:
         seq_len=counts.seq_len,
         preview=counts.preview,
         final=counts.final,
-        seed=run.settings["window_seed"],
-        batch_size=run.settings["eval_batch"],
+        seed=run.settings.window_seed,
+        batch_size=run.settings.eval_batch,
     )

@@ -61,12 +61,12 @@ class Bench:
     def __init__(self, run: Run, waiting: Waiting = nullcontext) -> None:
         self.run = run
         self._waiting = waiting
-        timeout = run.settings["case_timeout"]
+        timeout = run.settings.case_timeout
         self._locks = Locks(run.directory, timeout, waiting)
         self._alive = worker_lock(run.directory, run.worker)
         pool = Pool.read(run.directory.devices)
         _show_gpus(pool, run.worker)
-        apply_determinism(run.settings["determinism"], pool.threads)
+        apply_determinism(run.settings.determinism, pool.threads)
         longest = max(WAIT_SECONDS, TIMES_CASE_TIMEOUT * timeout)
         self.leases = Leases(run.directory.locks / "devices", pool, run.worker, longest)
         placement = Placement("cuda" if pool.kind == "gpu" else "cpu", attention=run.attention(pool.kind))
@@ -109,9 +109,9 @@ class Bench:
         preset = self.calibration.preset(case.model, baseline, placement)
         setup = replace(self.baselines.setup(case.model), preset=preset)
         settings = self.run.settings
-        policy = resolve_policy(settings["tier"], settings["profile"], {}, preset.limits if preset else None)
+        policy = resolve_policy(settings.tier, settings.profile, {}, preset.limits if preset else None)
         path = self.run.directory.report(case)
-        repeats = self.run.settings["repeats"] if case.scenario.id in self._repeated else 0
+        repeats = self.run.settings.repeats if case.scenario.id in self._repeated else 0
         if path.is_file():
             spec = subject_spec(case, self.tuned)
             brought = subject_digest(case, baseline.snapshot)
@@ -144,20 +144,20 @@ class Bench:
             if weights is not None:
                 shutil.rmtree(weights, ignore_errors=True)
             # all runs of a scenario have the same subject: one is kept
-            if not self.run.settings["keep_models"] or case.run > 1:
+            if not self.run.settings.keep_models or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)
         _log_measured(measured, placement)
         # that of an earlier report would stand beside another
         path.with_name(PAGE_NAME).unlink(missing_ok=True)
         try:
             # all runs of a scenario have the same subject, of which one is kept
-            stays = bool(settings["keep_models"])
+            stays = bool(settings.keep_models)
             report = write_case(path, case, setup, baseline, draw, made, measured, again, examined, kept=stays)
             if stays and subject.is_dir():
                 # whoever loads the subject later knows what it is
                 name = "edit_metadata.json"
                 write_bytes(subject / name, path.with_name(name).read_bytes())
-            if not (self.run.settings["skip_html"] or self.run.settings["defer_rendering"]):
+            if not (self.run.settings.skip_html or self.run.settings.defer_rendering):
                 write_page(path)
         except BaseException:  # Ctrl-C too
             # without all that belongs beside it, it is none

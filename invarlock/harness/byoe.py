@@ -45,19 +45,19 @@ def bring(
     Raises:
         UsageError: with a line for each folder that is no checkpoint.
     """
-    if settings["baseline"] is None or not settings["subjects"]:
+    if settings.baseline is None or not settings.subjects:
         raise UsageError("-m byoe: needs --baseline FOLDER and at least one --subject FOLDER")
     if other_suites:
         raise UsageError(f"--baseline: -m asks for the suite {other_suites[0]}, which has its own models; use -m byoe")
     slot = next((slot for slot in range(1, MODEL_SLOTS + 1) if settings.given(f"model_{slot}")), None)
     if slot is not None:
         raise UsageError(f"MODEL_{slot}: -m byoe has the model of --baseline and no other; unset it")
-    baseline = here / settings["baseline"]
+    baseline = here / settings.baseline
     problems: list[str] = []
     found = _read(baseline, "--baseline", problems)
     if found is not None and not tokenizer_files(baseline):
         problems.append(f"--baseline: {baseline}: no tokenizer files; the text is cut into tokens by the baseline's")
-    folders = [here / subject for subject in settings["subjects"]]
+    folders = [here / subject for subject in settings.subjects]
     for folder in folders:
         subject = _read(folder, "--subject", problems)
         try:
@@ -71,7 +71,7 @@ def bring(
     text = next((suite.text for suite in models.suites.values() if suite.text is not None), None)
     suite = Suite(SUITE, (model.id,), _device(settings), "brought by the user", clean_runs=1, stress_runs=1, text=text)
     scenarios = tuple(
-        _scenario(name, folder, settings["edit_label"]) for name, folder in zip(_names(folders), folders, strict=True)
+        _scenario(name, folder, settings.edit_label) for name, folder in zip(_names(folders), folders, strict=True)
     )
     return Models({model.id: model}, {SUITE: suite}), scenarios
 
@@ -148,7 +148,7 @@ def _name(folder: Path) -> str:
 
 def _device(settings: Settings) -> Literal["cpu", "gpu"]:
     """Return what the checkpoints are measured on: GPUs, where NVML tells of some and none are hidden."""
-    if settings["cuda_visible_devices"] == "":
+    if settings.cuda_visible_devices == "":
         return "cpu"
     try:
         return "gpu" if read_gpus() else "cpu"

@@ -87,14 +87,14 @@ class Calibration:
         check_fit(
             preset.document,
             baseline.document["baseline"],
-            self.run.settings["tier"],
+            self.run.settings.tier,
             attention=placement.attention,
             where=where,
         )
         return preset
 
     def _measure_all(self, model: Model, placement: Placement) -> None:
-        left = [PlannedNullRun(model, number) for number in range(1, self.run.settings["calibration_runs"] + 1)]
+        left = [PlannedNullRun(model, number) for number in range(1, self.run.settings.calibration_runs + 1)]
         while left:
             claimed = [null_run for null_run in left if self._claim(null_run, placement)]
             left = [null_run for null_run in left if null_run not in claimed]
@@ -114,13 +114,13 @@ class Calibration:
         """Measure a null run, unless its document is there and of this run's inputs. The caller holds its lock."""
         run, model, path = self.run, null_run.model, self._path(null_run)
         setup = self.baselines.setup(model)
-        if run.settings["resume"] and null_run not in self._looked_at:
+        if run.settings.resume and null_run not in self._looked_at:
             kept_null_run(path, setup, null_run.run, self._weigh(model))
             self._looked_at.add(null_run)
         if path.is_file():
             return
         if model.id not in self._draws:
-            numbers = range(1, run.settings["calibration_runs"] + 1)
+            numbers = range(1, run.settings.calibration_runs + 1)
             self._draws[model.id] = null_draws(run.directory.baseline_snapshot(model), setup, numbers)
         document = measure_null_run(
             run.directory.baseline_snapshot(model),
@@ -128,7 +128,7 @@ class Calibration:
             null_run.run,
             self._draws[model.id][null_run.run],
             run.directory.path / model.folder / "models" / f"null_run_{null_run.run}",
-            resolve_policy(run.settings["tier"], run.settings["profile"], {})["variance"],
+            resolve_policy(run.settings.tier, run.settings.profile, {})["variance"],
             self._weigh(model),
         )
         write_json(path, document)

@@ -37,9 +37,9 @@ WITH_NEIGHBOURS = ("calibration_preset_file",)
 
 def written(config: pytest.Config, settings: Settings) -> Written:
     """Return what a run writes. Without ``--net 1`` it reads the caches that there are, and makes none."""
-    folders = [absolute(settings["output_dir"] or RUNS)]
-    if settings["run_dir"] is not None:
-        folders.append(absolute(settings["run_dir"]))
+    folders = [absolute(settings.output_dir or RUNS)]
+    if settings.run_dir is not None:
+        folders.append(absolute(settings.run_dir))
     if config.pluginmanager.hasplugin("cacheprovider"):
         folders.append(Path(os.path.normpath(config.rootpath / config.getini("cache_dir"))))
     files = [absolute(given) for name in PYTEST_FILES if (given := getattr(config.option, name, None))]
@@ -48,7 +48,7 @@ def written(config: pytest.Config, settings: Settings) -> Written:
     if os.environ.get("GITHUB_STEP_SUMMARY"):
         files.append(absolute(os.environ["GITHUB_STEP_SUMMARY"]))
     caches = tuple(dict.fromkeys((*_ambient(settings), _hub_home())))
-    there = tuple(path for path in caches if settings["net"] or path.is_dir())
+    there = tuple(path for path in caches if settings.net or path.is_dir())
     return Written(tuple(folders), tuple(files), there)
 
 
@@ -56,13 +56,13 @@ def job_mounts(config: pytest.Config, folder: Path, settings: Settings, writes: 
     """Yield what a run sees, each at its own path."""
     yield from (Mount(path) for path in _checkout(config, folder))
     yield from (Mount(path, writable=True) for path in (*writes.folders, *writes.files, *writes.caches))
-    if settings["pack_dir"] is not None:
+    if settings.pack_dir is not None:
         # a pack is made beside its place and renamed into it
-        yield Mount(absolute(settings["pack_dir"]).parent, writable=True)
+        yield Mount(absolute(settings.pack_dir).parent, writable=True)
     yield from (Mount(path) for path in _inputs(settings) if path.exists())
     if settings.config is not None:
         yield from (Mount(path) for path in settings.config.files)
-    if settings["net"]:
+    if settings.net:
         paths = (absolute(os.environ[name]) for name in HUB_FILES if os.environ.get(name))
         yield from (Mount(path) for path in paths if path.exists())
 
@@ -71,7 +71,7 @@ def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the variables that a run has as they are, and those that are set for it."""
     known = [variable for setting in SETTINGS for variable in setting.variables]
     known += [*LIBRARY_VARIABLES, *SESSION_VARIABLES]
-    if settings["net"]:
+    if settings.net:
         known += [*HUB_VARIABLES, *HUB_FILES]
     passed = tuple(name for name in dict.fromkeys(known) if name in os.environ)
     # libraries that write below the home of a user
@@ -90,15 +90,15 @@ def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writ
     by, temporary = caller(), _temporary(settings)
     for path in writes.caches:
         # offline a run only reads what the hub's client keeps
-        needed = settings["net"] or path in temporary
+        needed = settings.net or path in temporary
         if needed and path.is_dir() and not writable_by(path, by):
             yield f"{path}: {not_writable(by.user)}"
 
 
 def _pack_problems(settings: Settings, checkout: list[Path], writes: Written) -> Iterator[str]:
-    if settings["pack_dir"] is None:
+    if settings.pack_dir is None:
         return
-    beside = absolute(settings["pack_dir"]).parent
+    beside = absolute(settings.pack_dir).parent
     if any(beside.is_relative_to(path) for path in writes.folders):
         # the run's own folder, which is made
         return
@@ -125,7 +125,7 @@ def _checkout(config: pytest.Config, folder: Path) -> list[Path]:
 
 def _inputs(settings: Settings) -> Iterator[Path]:
     for setting in SETTINGS:
-        value = settings[setting.name]
+        value = settings.value(setting.name)
         if setting.name.startswith("model_") and setting.name.removeprefix("model_").isdigit():
             # an id on the hub, or a folder
             if value and Path(value).is_dir():
@@ -137,11 +137,12 @@ def _inputs(settings: Settings) -> Iterator[Path]:
 
 
 def _ambient(settings: Settings) -> list[Path]:
-    return [absolute(settings[row.name]) for row in SETTINGS if row.ambient and row.path and settings[row.name]]
+    paths = (settings.value(row.name) for row in SETTINGS if row.ambient and row.path)
+    return [absolute(path) for path in paths if path]
 
 
 def _temporary(settings: Settings) -> list[Path]:
-    return [absolute(settings[name]) for name in ("tmpdir", "tmp") if settings[name]]
+    return [absolute(settings.value(name)) for name in ("tmpdir", "tmp") if settings.value(name)]
 
 
 def _hub_home() -> Path:

@@ -51,7 +51,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     except InvarLockError:
         # told when pytest is configured
         return None
-    if settings["execution_mode"] != CONTAINER:
+    if settings.execution_mode != CONTAINER:
         return None
     from invarlock.harness.delegation import run_in_container
 

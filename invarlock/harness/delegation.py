@@ -53,9 +53,9 @@ def _plan(
     with suppress(InvarLockError):
         source = source_of(folder)
     try:
-        engine = find_engine(settings["container_engine"], settings["runtime_image"])
+        engine = find_engine(settings.container_engine, settings.runtime_image)
         problems += gpu_problems(engine) if on_gpus else ()
-        image = find_image(engine, settings["runtime_image"])
+        image = find_image(engine, settings.runtime_image)
     except InvarLockError as error:
         problems.append(str(error))
     if engine is None or image is None:
@@ -68,8 +68,8 @@ def _plan(
         passed,
         variables,
         gpus=on_gpus,
-        network=settings["net"],
+        network=settings.net,
     )
-    key = settings["signing_key"]
+    key = settings.signing_key
     secret = absolute(key) if key is not None and Path(key).is_file() else None
     return Launch(engine, job, writes, Handover(image, code_digest(), source), secret)

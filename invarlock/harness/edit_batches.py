@@ -139,7 +139,7 @@ class EditBatches:
         directory = self._run.directory.path
         size = sum(path.stat().st_size for path in snapshot.iterdir() if path.is_file())
         still_planned = max(0, self._disk_bytes - held_bytes(directory).total_bytes)
-        spare = shutil.disk_usage(directory).free - self._run.settings["min_free_disk_gb"] * 1e9 - still_planned
+        spare = shutil.disk_usage(directory).free - self._run.settings.min_free_disk_gb * 1e9 - still_planned
         return max(0, int(spare // size))
 
     def _spec(self, case: Case) -> EditSpec:

@@ -52,20 +52,20 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     if interrupted:
         outcomes += cut_off(plan, found, outcomes)
     verdict = write_results(directory, manifest, plan, found, outcomes, finished)
-    if not run.settings["skip_html"]:
+    if not run.settings.skip_html:
         write_pages(found)
     lines = verdict_lines(verdict, found)
     passed = verdict["verdict"] == "PASS"
-    if run.settings["shard"] is not None:
+    if run.settings.shard is not None:
         # whether enough of the informational reports signal is for all shards together to say
         passed = verdict["counts"]["records_passed"] == verdict["counts"]["cases_total"]
         if interrupted or not run.settings.given("pack_dir"):
             return _end_shard(run, lines, passed=passed, interrupted=interrupted)
-    if run.settings["no_pack"]:
+    if run.settings.no_pack:
         return Ending(passed, (*lines, f"verdict: {directory.verdict}; no pack was asked for"))
     if interrupted:
         return Ending(False, (*lines, f"the run was interrupted: verdict at {directory.verdict}, no pack was built"))
-    if run.settings["release_review"] and not passed:
+    if run.settings.release_review and not passed:
         reason = f"--release-review asks for PASS, the verdict is {verdict['verdict']}"
         return Ending(False, (*lines, f"verdict at {directory.verdict}; no pack was built: {reason}"))
     try:
@@ -89,7 +89,7 @@ def finish_calibration(run: Run, models: Sequence[Model]) -> Ending:
     lines: list[str] = []
     missing = 0
     for model in models:
-        numbers = range(1, run.settings["calibration_runs"] + 1)
+        numbers = range(1, run.settings.calibration_runs + 1)
         paths = {number: run.directory.presets / null_run_name(model.folder, number) for number in numbers}
         absent = [str(number) for number, path in paths.items() if not path.is_file()]
         try:
@@ -110,13 +110,13 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     key, origin = _signing_key(run)
     write_provenance(run)
     built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
-    assurance = run.settings["report_assurance"]
+    assurance = run.settings.report_assurance
     command = [_python(run), "-m", "invarlock.packer", "verify", _shown(built.path)]
     # strict checks and no assurance exclude each other
     command += ["--allow-unsigned"] if key is None else []
     command += ["--strict"] if key is not None and assurance != "off" else []
     command += ["--report-assurance", assurance] if key is not None or assurance != "report" else []
-    command += ["--require-pass"] if run.settings["release_review"] else []
+    command += ["--require-pass"] if run.settings.release_review else []
     command += ["--expected-fingerprint", str(built.fingerprint)] if key is not None else []
     unverified = "reports:        not verified in the pack, only its bytes were checked (--report-assurance off)"
     return [
@@ -138,9 +138,7 @@ def write_provenance(run: Run) -> None:
     state = run.directory.state
     pool = Pool.read(run.directory.devices)
     gpus = [device.id for device in pool.devices] if pool.kind == "gpu" else []
-    write_json(
-        state / "environment.json", environment(determinism_switches(run.settings["determinism"]), graphics(gpus))
-    )
+    write_json(state / "environment.json", environment(determinism_switches(run.settings.determinism), graphics(gpus)))
     source = source_of(run.suites_folder)
     if source is None:
         raise MissingFileError(f"{run.suites_folder}: {NO_SOURCE}")
@@ -149,7 +147,8 @@ def write_provenance(run: Run) -> None:
 
 def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -> Ending:
     """Leave what merging the shard needs; a shard has no pack of its own."""
-    index, shards = run.settings["shard"]
+    assert run.settings.shard is not None
+    index, shards = run.settings.shard
     name = f"shard {index}/{shards}"
     if interrupted:
         return Ending(
@@ -172,10 +171,10 @@ def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -
 
 def _signing_key(run: Run) -> tuple[SigningKey | None, str]:
     settings = run.settings
-    if settings["unsigned"]:
+    if settings.unsigned:
         return None, ""
-    if settings["signing_key"] is not None:
-        return load_signing_key(Path(settings["signing_key"])), ""
+    if settings.signing_key is not None:
+        return load_signing_key(Path(settings.signing_key)), ""
     return make_signing_key(), " (a key made for this run and not kept; --signing-key signs with yours)"
 
 

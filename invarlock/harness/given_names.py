@@ -40,7 +40,7 @@ class GivenNames:
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is None:
             return
-        key = self.settings["signing_key"]
+        key = self.settings.signing_key
         access = [] if key is None else key_warnings(Path(key))
         unread = unread_settings(self.settings, self._mode(), os.environ)
         strange = unknown_models(self.settings, self.catalog.models.models)
@@ -49,7 +49,7 @@ class GivenNames:
 
     def _mode(self) -> Mode:
         suite = self.catalog.models.suites[self.catalog.suite]
-        dataset = self.settings["dataset"] or ("" if suite.text is None else suite.text.dataset)
+        dataset = self.settings.dataset or ("" if suite.text is None else suite.text.dataset)
         return Mode(self.catalog.sentinels, suite.name == BYOE_SUITE, suite.requires, dataset)
 
 

@@ -81,7 +81,7 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
         UsageError: when a GPU is needed and there is none that may be used, or one that was named is not there.
     """
     cores = len(os.sched_getaffinity(0))
-    planned = settings["gpu_memory_per_device"]
+    planned = settings.gpu_memory_per_device
     per_device = None if planned is None else int(planned * GB)
     if requires != "gpu":
         slots = min(workers, cores)
@@ -89,10 +89,10 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
         devices = tuple(Device(f"cpu{index}", index, share, share) for index in range(slots))
         return Pool("cpu", devices, _threads(cores // slots), bytes_per_device=per_device)
     gpus = _usable(_numbered(_named(_visible(read_gpus(), settings), settings)), settings)
-    if settings["num_gpus"] is not None:
-        if settings["num_gpus"] > len(gpus):
-            raise UsageError(f"NUM_GPUS: {settings['num_gpus']} are asked for, {len(gpus)} can be used")
-        gpus = gpus[: settings["num_gpus"]]
+    if settings.num_gpus is not None:
+        if settings.num_gpus > len(gpus):
+            raise UsageError(f"NUM_GPUS: {settings.num_gpus} are asked for, {len(gpus)} can be used")
+        gpus = gpus[: settings.num_gpus]
     whole = all(not gpu.id.startswith("MIG-") for gpu in gpus)
     threads = _threads(max(1, cores // max(1, min(workers, len(gpus)))))
     return Pool("gpu", tuple(_numbered(gpus)), threads, combinable=whole, bytes_per_device=per_device)
@@ -153,7 +153,7 @@ def _device(nvml: Any, handle: Any, index: int) -> Device:
 
 def _visible(gpus: Sequence[Device], settings: Settings) -> list[Device]:
     """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` shows, in its order; as in CUDA, what is unknown ends the list."""
-    given = settings["cuda_visible_devices"]
+    given = settings.cuda_visible_devices
     if given is None:
         return list(gpus)
     shown: list[Device] = []
@@ -169,11 +169,11 @@ def _visible(gpus: Sequence[Device], settings: Settings) -> list[Device]:
 
 def _named(gpus: Sequence[Device], settings: Settings) -> list[Device]:
     """Return the GPUs of ``GPU_ID_LIST``: numbers count what is visible."""
-    if settings["gpu_ids"] is None:
+    if settings.gpu_ids is None:
         return list(gpus)
     chosen = []
     visible = _numbered(gpus)
-    for name in settings["gpu_ids"]:
+    for name in settings.gpu_ids:
         found = _find(visible, name)
         if found is None or found in chosen:
             problem = "named twice" if found is not None else f"not one of the {len(gpus)} GPUs that are visible"
@@ -187,9 +187,9 @@ def _usable(gpus: Sequence[Device], settings: Settings) -> list[Device]:
     reasons = []
     usable = []
     for gpu in gpus:
-        if settings["gpu_require_idle"] and gpu.used_by_others:
+        if settings.gpu_require_idle and gpu.used_by_others:
             reasons.append(f"GPU {gpu.id} is in use by others (GPU_REQUIRE_IDLE=1)")
-        elif gpu.free_bytes < settings["gpu_min_free_gb"] * GB:
+        elif gpu.free_bytes < settings.gpu_min_free_gb * GB:
             reasons.append(f"GPU {gpu.id} has {gpu.free_bytes / GB:.1f} GB free (GPU_MIN_FREE_GB)")
         else:
             usable.append(gpu)

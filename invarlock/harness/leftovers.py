@@ -67,7 +67,7 @@ def remove_unfinished(run: Run) -> None:
     directory = run.directory
     kept = _finished_subjects(run)
     for subject in directory.path.glob("*/models/*"):
-        keeps = run.settings["keep_models"] or subject in kept
+        keeps = run.settings.keep_models or subject in kept
         if not keeps or _NEVER_KEPT.fullmatch(subject.name):
             shutil.rmtree(subject, ignore_errors=True)
     for folder, _, names in os.walk(directory.path):

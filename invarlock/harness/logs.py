@@ -42,7 +42,7 @@ class Logs:
     def pytest_runtest_logstart(self) -> None:
         # not before the first case: until then there may be no run directory
         if self._own is None:
-            LOGGER.setLevel(self.run.settings["log_level"].upper())
+            LOGGER.setLevel(self.run.settings.log_level.upper())
             self._own = _open(self.run.directory.logs / f"{self.process}.log")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -44,10 +44,10 @@ def repeated_scenarios(run: Run, cases: Sequence[Case]) -> list[str]:
     Raises:
         UsageError: when ``--repeat-scenario`` names one that is not selected.
     """
-    if not run.settings["repeats"] or not cases:
+    if not run.settings.repeats or not cases:
         return []
     selected = list(dict.fromkeys(case.scenario.id for case in cases))
-    given = run.settings["repeat_scenarios"]
+    given = run.settings.repeat_scenarios
     for name in given or ():
         if name not in selected:
             raise UsageError(

@@ -45,7 +45,7 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
     found = problems(run, cases)
     repeated: list[str] = []
     try:
-        repeated = repeated_scenarios(run, whole if run.settings["shard"] else cases)
+        repeated = repeated_scenarios(run, whole if run.settings.shard else cases)
     except UsageError as error:
         found.append(str(error))
     if found:
@@ -54,7 +54,7 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
     short = list(length_problems(run, pins, models))
     if short:
         raise UsageError("\n".join(short))
-    shard = run.settings["shard"]
+    shard = run.settings.shard
     selected = _pinned(whole if shard else cases, run.sources)
     policy = run.catalog.models.suites[run.catalog.suite].informational_stress_min_signal_fraction
     manifest = effective_manifest(run.catalog.suite, selected, run.catalog.scenarios, run.expression, policy)
@@ -62,7 +62,7 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
     if shard is not None:
         manifest = manifest_of_shard(manifest, shard, cases)
     check_schema(manifest, "scenarios", where="state/scenarios.json")
-    if run.settings["resume"]:
+    if run.settings.resume:
         _check_same_run(run, manifest)
     documents = {
         "scenarios.json": manifest,
@@ -77,7 +77,7 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
 
 def _repeat_remarks(run: Run, cases: Sequence[Case], repeated: Sequence[str]) -> Iterator[str]:
     """Yield what ``--repeats`` measures again, and that it measures nothing where this shard has no such case."""
-    times = run.settings["repeats"]
+    times = run.settings.repeats
     for name in repeated:
         count = sum(case.scenario.id == name for case in cases)
         if count:
@@ -142,7 +142,7 @@ def _pinned(cases: Sequence[Case], sources: Sources) -> list[Case]:
 def _remarks(run: Run, pool: Pool) -> Iterator[str]:
     """Yield how workers and devices match, where one waits for the other."""
     devices, workers = len(pool.devices), run.workers
-    if run.settings["shard"] is not None and run.settings["determinism"] != "strict":
+    if run.settings.shard is not None and run.settings.determinism != "strict":
         yield "shards merge only if all measure the same baselines: use machines of one kind, or --determinism strict"
     what = "GPUs" if pool.kind == "gpu" else "CPU slots"
     if workers > devices:

@@ -67,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     process = "controller" if _is_distributing(config) else "worker_0"
     try:
         settings = given_settings(config)
-        _keep_off_the_network(online=settings["net"] and not hasattr(config, "workerinput"))
+        _keep_off_the_network(online=settings.net and not hasattr(config, "workerinput"))
         if hasattr(config, "workerinput"):
             session = Worker(folder, settings, config)
             process = f"worker_{session.run.worker}"
@@ -87,7 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from invarlock.harness.logs import Logs
     from invarlock.harness.progress import Progress
 
-    timeout = session.settings["case_timeout"]
+    timeout = session.settings.case_timeout
     alarms = worker_alarms(timeout) if isinstance(session, Worker) else lone_alarms(timeout)
     config.pluginmanager.register(CaseClock(session.run.directory, alarms, timed_id), "invarlock-clock")
     config.pluginmanager.register(Logs(session.run, process), "invarlock-logs")

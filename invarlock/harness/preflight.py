@@ -28,7 +28,7 @@ Check = Callable[[Run, Sequence[Case]], Iterator[str]]
 
 def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     directory = run.directory.path
-    if run.settings["resume"]:
+    if run.settings.resume:
         if not (run.directory.state / "settings.json").is_file():
             yield f"--resume: {directory} holds no run; leave --resume out, or name a run's folder with --output-dir"
         link = next(run.directory.links(), None)
@@ -47,31 +47,31 @@ def _holds_something(directory: RunDirectory) -> bool:
 
 
 def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    if not run.settings["no_pack"] and run.pack_path.exists():
+    if not run.settings.no_pack and run.pack_path.exists():
         yield f"--pack-dir: {run.pack_path} exists; name another folder"
-    if run.settings["signing_key"] is not None:
+    if run.settings.signing_key is not None:
         try:
-            load_signing_key(Path(run.settings["signing_key"]))
+            load_signing_key(Path(run.settings.signing_key))
         except InvarLockError as error:
             yield f"--signing-key: {error}"
 
 
 def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    if run.settings["report_assurance"] != "strict" or run.settings["no_pack"]:
+    if run.settings.report_assurance != "strict" or run.settings.no_pack:
         return
-    asked = "--release-review" if run.settings["release_review"] else "--report-assurance strict"
-    if run.settings["execution_mode"] != "container":
+    asked = "--release-review" if run.settings.release_review else "--report-assurance strict"
+    if run.settings.execution_mode != "container":
         yield (
             f"{asked}: every clean report must come from a container, and this run is on the host; run it with "
             "--execution-mode container, or without this option"
         )
     # the pack of a shard is that of all shards
-    if run.settings["shard"] is None and not any(case.scenario.category == "clean" for case in cases):
+    if run.settings.shard is None and not any(case.scenario.category == "clean" for case in cases):
         yield f"{asked}: it is about clean cases, and none is selected; select one, or run without this option"
 
 
 def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    if run.settings["no_pack"]:
+    if run.settings.no_pack:
         return
     try:
         found = source_of(run.suites_folder)
@@ -84,18 +84,18 @@ def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 def check_container(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     yield from run.launch_problems
-    if run.settings["execution_mode"] == "container" and run.image is None and not run.launch_problems:
+    if run.settings.execution_mode == "container" and run.image is None and not run.launch_problems:
         yield "--execution-mode container: pytest was not asked to start a run; call it as `pytest SUITES`"
 
 
 def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     suite = run.catalog.models.suites[run.catalog.suite]
-    if suite.requires == "gpu" and not run.settings["allow_remote_code"]:
+    if suite.requires == "gpu" and not run.settings.allow_remote_code:
         yield f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it"
 
 
 def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    if run.settings["allow_remote_code"]:
+    if run.settings.allow_remote_code:
         return
     for model in {case.model.id: case.model for case in cases}.values():
         if model.trust_remote_code:
@@ -138,7 +138,7 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 def check_flash_attention(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     on_gpus = run.catalog.models.suites[run.catalog.suite].requires == "gpu"
-    if on_gpus and not run.settings["skip_flash_attention"] and find_spec("flash_attn") is None:
+    if on_gpus and not run.settings.skip_flash_attention and find_spec("flash_attn") is None:
         yield "SKIP_FLASH_ATTN=0: the package flash-attn is not installed; pip install flash-attn, or leave it out"
 
 
@@ -166,17 +166,17 @@ def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    if run.settings["skip_disk_preflight"] or run.settings["resume"]:
+    if run.settings.skip_disk_preflight or run.settings.resume:
         return
     need = disk_need(
         model_needs(run, cases),
         missing_bytes=run.sources.missing_bytes,
-        storage=run.settings["baseline_storage_mode"],
-        keep_models=run.settings["keep_models"],
+        storage=run.settings.baseline_storage_mode,
+        keep_models=run.settings.keep_models,
     )
     folder, cache = _existing(run.directory.path), _existing(_cache()) if need.cache_bytes else None
     shares_cache = cache is not None and cache.stat().st_dev == folder.stat().st_dev
-    spare = run.settings["min_free_disk_gb"]
+    spare = run.settings.min_free_disk_gb
     if (free := shutil.disk_usage(folder).free) < (asked := need.on_run_disk(shares_cache=shares_cache)) + spare * 1e9:
         what = "the run and its downloads need" if shares_cache else "the run needs"
         another = "name another disk with --output-dir" + (" or HF_HUB_CACHE" if shares_cache else "")

@@ -23,12 +23,12 @@ from invarlock.reports.presets import Preset, check_fit, derive_preset, loosened
 
 def calibrates(run: Run) -> bool:
     """Tell whether a run derives its presets itself."""
-    return bool(run.settings["calibration_runs"]) and not _are_given(run) and run.settings["suite_mode"] != RUN_ONLY
+    return bool(run.settings.calibration_runs) and not _are_given(run) and run.settings.suite_mode != RUN_ONLY
 
 
 def has_presets(run: Run) -> bool:
     """Tell whether the models of a run have presets at all."""
-    return calibrates(run) or _are_given(run) or run.settings["suite_mode"] == RUN_ONLY
+    return calibrates(run) or _are_given(run) or run.settings.suite_mode == RUN_ONLY
 
 
 def preset_path(run: Run, model: Model) -> Path:
@@ -38,9 +38,9 @@ def preset_path(run: Run, model: Model) -> Path:
 
 def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
     """Yield why the presets that a run is given, or goes on with, cannot be used."""
-    if not _are_given(run) and run.settings["suite_mode"] != RUN_ONLY:
+    if not _are_given(run) and run.settings.suite_mode != RUN_ONLY:
         return
-    if not _are_given(run) and not run.settings["resume"]:
+    if not _are_given(run) and not run.settings.resume:
         yield (
             "--suite-mode run-only: there are no presets; name them with PACK_CALIBRATION_PRESET_DIR or "
             "PACK_CALIBRATION_PRESET_FILE, or go on with a run that made them: --resume"
@@ -60,7 +60,7 @@ def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
             check_fit(
                 preset.document,
                 {**known, "digest": digest},
-                run.settings["tier"],
+                run.settings.tier,
                 attention=run.attention(run.catalog.models.suites[run.catalog.suite].requires),
                 where=str(path),
             )
@@ -101,7 +101,7 @@ def begin_presets(run: Run, models: Sequence[Model]) -> None:
         elif calibrates(run):
             for path in folder.glob("null_run_*.json"):
                 number = re.fullmatch(r"null_run_([0-9]{1,4})\.json", path.name)
-                if number is not None and int(number[1]) > run.settings["calibration_runs"]:
+                if number is not None and int(number[1]) > run.settings.calibration_runs:
                     path.replace(path.with_name(f"{path.name}.stale"))
 
 
@@ -111,7 +111,7 @@ def derived_preset(run: Run, model: Model) -> Preset:
     Raises:
         InvarLockError: when nothing follows from them.
     """
-    path, tier = preset_path(run, model), run.settings["tier"]
+    path, tier = preset_path(run, model), run.settings.tier
     if path.is_file():
         try:
             preset = read_preset(path)
@@ -136,13 +136,13 @@ def preset_lines(preset: Preset, where: str) -> Iterator[str]:
 
 
 def _are_given(run: Run) -> bool:
-    return bool(run.settings["calibration_preset_dir"] or run.settings["calibration_preset_file"])
+    return bool(run.settings.calibration_preset_dir or run.settings.calibration_preset_file)
 
 
 def _source(run: Run, model: Model) -> Path:
     """Return where the preset of a model is taken from."""
-    if run.settings["calibration_preset_file"]:
-        return Path(run.settings["calibration_preset_file"])
-    if run.settings["calibration_preset_dir"]:
-        return Path(run.settings["calibration_preset_dir"]) / preset_name(model.folder)
+    if run.settings.calibration_preset_file:
+        return Path(run.settings.calibration_preset_file)
+    if run.settings.calibration_preset_dir:
+        return Path(run.settings.calibration_preset_dir) / preset_name(model.folder)
     return preset_path(run, model)

@@ -40,7 +40,7 @@ class Run:
 
     @property
     def tuned_params_path(self) -> Path:
-        given = self.settings["tuned_params_file"]
+        given = self.settings.tuned_params_file
         return Path(given) if given else self.suites_folder / "tuned_edit_params.json"
 
     def tuned_params(self) -> TunedParams:
@@ -63,8 +63,8 @@ class Run:
     def attention(self, kind: str) -> str:
         """Return transformers' name of how attention is computed on devices of a kind, ``gpu`` or ``cpu``."""
         # flash-attention has no kernels for CPUs
-        flash = kind == "gpu" and not self.settings["skip_flash_attention"]
-        return "flash_attention_2" if flash else str(self.settings["attention"])
+        flash = kind == "gpu" and not self.settings.skip_flash_attention
+        return "flash_attention_2" if flash else str(self.settings.attention)
 
     @property
     def executed(self) -> str:
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def pack_path(self) -> Path:
-        given = self.settings["pack_dir"]
+        given = self.settings.pack_dir
         return Path(given).resolve() if given else self.directory.pack
 
     def named(self, model_id: str) -> str:
@@ -83,4 +83,4 @@ class Run:
 
     def runs_code_of(self, model: Model) -> bool:
         """Tell whether code that a model brings is run: where its row in models.toml and the user both say so."""
-        return model.trust_remote_code and bool(self.settings["allow_remote_code"])
+        return model.trust_remote_code and bool(self.settings.allow_remote_code)

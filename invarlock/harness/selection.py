@@ -89,7 +89,7 @@ def is_byoe(expression: MarkExpression, models: Models, settings: Settings) -> b
         {BYOE_SUITE, "clean", *(name for name, there in zip(others, chosen, strict=True) if there)}
         for chosen in islice(product((True, False), repeat=len(others)), MAX_COMBINATIONS)
     )
-    return expression.asks_for(BYOE_SUITE, rows) or settings["baseline"] is not None or bool(settings["subjects"])
+    return expression.asks_for(BYOE_SUITE, rows) or settings.baseline is not None or bool(settings.subjects)
 
 
 def suites_asked_for(models: Models, cases: Sequence[Case], expression: MarkExpression) -> list[str]:
@@ -127,8 +127,8 @@ def make_catalog(
         UsageError: when ``-m`` asks for several suites or for cases of other suites, node ids name several, a scenario
             id is unknown, or a slot holds no model.
     """
-    scenario_ids = settings["scenario_ids"]
-    cases = tuple(plan_cases(models, scenarios, settings["clean_runs"], settings["stress_runs"]))
+    scenario_ids = settings.scenario_ids
+    cases = tuple(plan_cases(models, scenarios, settings.clean_runs, settings.stress_runs))
     known = {scenario.id: scenario for scenario in scenarios}
     for name in scenario_ids or ():
         if name not in known:
@@ -136,11 +136,11 @@ def make_catalog(
             raise UsageError(f"--scenario-ids: {name!r} is unknown{found}; known: {', '.join(sorted(known))}")
     suite = _suite(models, cases, expression, node_ids)
     texts = [row.text for row in models.suites.values() if row.text is not None and row.text.dataset == "embedded"]
-    slots = [settings[f"model_{slot}"] for slot in range(1, MODEL_SLOTS + 1)]
+    slots = [settings.value(f"model_{slot}") for slot in range(1, MODEL_SLOTS + 1)]
     if any(given is not None for given in slots):
         models = fill_slots(models, suite, slots)
-        cases = tuple(plan_cases(models, scenarios, settings["clean_runs"], settings["stress_runs"]))
-    left_out = set() if settings["error_injection"] else {"error_injection"}
+        cases = tuple(plan_cases(models, scenarios, settings.clean_runs, settings.stress_runs))
+    left_out = set() if settings.error_injection else {"error_injection"}
     rows = [set(_marks(models, case)) for case in cases]
     asked = {name for name in CATEGORY_MARKS if expression.asks_for(name, rows)}
     asked |= {known[name].category for name in scenario_ids or ()}

@@ -57,7 +57,7 @@ def find_kept_run(run: Run) -> KeptRun:
         UsageError: when an option is missing, or the run has no such model.
         MissingFileError: when there is no such run.
     """
-    given, wanted = run.settings["run_dir"], run.settings["sentinel_model"]
+    given, wanted = run.settings.run_dir, run.settings.sentinel_model
     if given is None:
         raise UsageError("-m sentinel: name a run that was made with --keep-models: --run-dir RUN")
     path = Path(given)
@@ -174,7 +174,7 @@ def _text(kept: KeptRun, run: Run) -> tuple[Path, int]:
 
     path = kept.target(run, "text.txt")
     of_suite = replace(run, directory=kept.directory, catalog=replace(run.catalog, suite=kept.suite))
-    baselines = Baselines(of_suite, Placement("cpu"), Locks(of_suite.directory, run.settings["case_timeout"]))
+    baselines = Baselines(of_suite, Placement("cpu"), Locks(of_suite.directory, run.settings.case_timeout))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, baselines.text.text.encode("utf-8"))

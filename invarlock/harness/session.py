@@ -61,7 +61,7 @@ class SuiteSession(ABC):
     def _run(self, directory: Path, workers: int, started: datetime, worker: int = 0) -> Run:
         option = self.config.option
         expression = {"-m": option.markexpr, "-k": option.keyword, "suite": self.catalog.suite}
-        ids = self.settings["scenario_ids"]
+        ids = self.settings.scenario_ids
         return Run(
             suites_folder=self.folder,
             settings=self.settings,
@@ -111,16 +111,16 @@ class SuiteSession(ABC):
         case, null_run = _parameter(item, Case), _parameter(item, PlannedNullRun)
         if null_run is not None:
             return self.catalog.has_model(null_run.model)
-        return case is None or self.catalog.selects(case, self.settings["scenario_ids"])
+        return case is None or self.catalog.selects(case, self.settings.scenario_ids)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         selected = {item: self._selects(item) for item in items}
         self.whole = [case for item in items if selected[item] and (case := _parameter(item, Case)) is not None]
-        if self.settings["shard"] is not None:
-            own = {case.id for case in own_cases(self.whole, self.settings["shard"])}
+        if self.settings.shard is not None:
+            own = {case.id for case in own_cases(self.whole, self.settings.shard)}
             # a test that runs no case belongs to the first shard
-            others = self.settings["shard"][0] == 1
+            others = self.settings.shard[0] == 1
             selected = {
                 item: kept and (others if (case := _parameter(item, Case)) is None else case.id in own)
                 for item, kept in selected.items()
@@ -134,12 +134,12 @@ class SuiteSession(ABC):
     @property
     def calibrates_only(self) -> bool:
         """Whether presets are made and no case is run."""
-        return bool(self.settings["suite_mode"] == CALIBRATE_ONLY)
+        return bool(self.settings.suite_mode == CALIBRATE_ONLY)
 
     def _null_runs(self) -> list[PlannedNullRun]:
         models = {case.model.id: case.model for case in self.catalog.cases}.values()
         # pytest would make a test that is skipped of an empty list
-        numbers = range(1, max(1, self.settings["calibration_runs"]) + 1)
+        numbers = range(1, max(1, self.settings.calibration_runs) + 1)
         return [PlannedNullRun(model, number) for model in models for number in numbers]
 
 
@@ -178,12 +178,12 @@ class Controller(SuiteSession):
             check_code(self.handover)
         option = config.option
         started = datetime.now(UTC)
-        shard = self.settings["shard"]
+        shard = self.settings.shard
         part = "" if shard is None else f"_shard_{shard[0]}_of_{shard[1]}"
         default = f"evidence_pack_runs/{self.catalog.suite}_{started:%Y%m%d_%H%M%S}{part}"
-        if settings["resume"] and not settings["output_dir"]:
+        if settings.resume and not settings.output_dir:
             default = newest_run(config.invocation_params.dir, self.catalog.suite, part) or default
-        directory = config.invocation_params.dir / (settings["output_dir"] or default)
+        directory = config.invocation_params.dir / (settings.output_dir or default)
         distributed = getattr(option, "dist", "no") != "no"
         self._of = self._run(directory.resolve(), max(1, len(option.tx)) if distributed else 1, started)
         self.planned: list[Case] = []
@@ -223,7 +223,7 @@ class Controller(SuiteSession):
         hang = hang_of(self.run.directory, parameter_id(crashitem))
         if hang is not None:
             where = hang.relative_to(self.run.directory.path)
-            timeout = self.settings["case_timeout"]
+            timeout = self.settings.case_timeout
             report.longrepr = f"{overdue(timeout)}; its worker is replaced; where it was: {where}"
             return
         if crashitem in self._lost:

@@ -64,7 +64,7 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
         own = [case for case in cases if case.model == model]
         sized = run.sources.sized(model)
         subjects = len({case.scenario.id for case in own})
-        alive = subjects if run.settings["keep_models"] else min(run.workers, len(own))
+        alive = subjects if run.settings.keep_models else min(run.workers, len(own))
         needs.append(
             ModelNeed(
                 sized,
@@ -80,7 +80,7 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
 def forward_pass(run: Run) -> tuple[int, int]:
     """Return how many windows a forward pass has to begin with, and their length; the usual where no text is named."""
     try:
-        return int(run.settings["eval_batch"]), window_counts(run).seq_len
+        return int(run.settings.eval_batch), window_counts(run).seq_len
     except UsageError:
         return USUAL_TOKENS // USUAL_SEQ_LEN, USUAL_SEQ_LEN
 
@@ -90,8 +90,8 @@ def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:
     return disk_need(
         needs,
         missing_bytes=0,
-        storage=run.settings["baseline_storage_mode"],
-        keep_models=run.settings["keep_models"],
+        storage=run.settings.baseline_storage_mode,
+        keep_models=run.settings.keep_models,
     ).run_bytes
 
 

@@ -182,11 +182,11 @@ def _wanted(run: Run, model: Model) -> Pin | None:
 def _earlier_pins(run: Run) -> Pins:
     """Return the pins of the run that is resumed."""
     path = run.directory.state / PINS_NAME
-    return read_pins(path) if run.settings["resume"] and path.is_file() else Pins()
+    return read_pins(path) if run.settings.resume and path.is_file() else Pins()
 
 
 def _given_pins(run: Run) -> Pins:
-    named = run.settings["model_revisions_file"]
+    named = run.settings.model_revisions_file
     if named is not None:
         try:
             return read_pins(Path(named))
@@ -202,7 +202,7 @@ def _given_pins(run: Run) -> Pins:
 def _find(run: Run, model: Model, wanted: Pin | None) -> Source:
     if model.path is not None:
         return _on_disk(run.suites_folder, model, wanted)
-    if not run.settings["net"]:
+    if not run.settings.net:
         return _in_cache(model, wanted)
     if wanted is not None and wanted.files:
         try:
@@ -210,7 +210,7 @@ def _find(run: Run, model: Model, wanted: Pin | None) -> Source:
         except (HubError, CheckpointError):
             # some of it is to be fetched
             pass
-    return _on_hub(model, wanted, pickles=run.settings["allow_pickled_weights"])
+    return _on_hub(model, wanted, pickles=run.settings.allow_pickled_weights)
 
 
 def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:

@@ -79,7 +79,7 @@ def suite_text(run: Run) -> Text:
     text = suites[run.catalog.suite].text
     if text is None:
         raise UsageError(f"suite {run.catalog.suite!r} names no text; add a [suite.text] table to models.toml")
-    wanted = run.settings["dataset"] or text.dataset
+    wanted = run.settings.dataset or text.dataset
     if wanted == text.dataset:
         return text
     if wanted != "embedded":
@@ -107,12 +107,12 @@ def window_counts(run: Run) -> WindowCounts:
     """
     text, settings = suite_text(run), run.settings
     preview, final = text.preview_windows, text.final_windows
-    if settings.given("profile") or settings["profile"] != "dev":
-        preview, final = profile_windows(settings["profile"])
+    if settings.given("profile") or settings.profile != "dev":
+        preview, final = profile_windows(settings.profile)
     return WindowCounts(
-        seq_len=settings["seq_len"] or text.seq_len,
-        preview=settings["preview_windows"] or preview,
-        final=settings["final_windows"] or final,
+        seq_len=settings.seq_len or text.seq_len,
+        preview=settings.preview_windows or preview,
+        final=settings.final_windows or final,
     )
 
 
@@ -165,7 +165,7 @@ def find_text(run: Run, earlier: Pins, given: Pins) -> TextSource:
         pin = found or given.datasets.get(asked.id)
         if pin is None and asked.revision is not None:
             pin = Pin(asked.id, asked.revision)
-        source = _on_hub(asked, pin) if run.settings["net"] else _in_cache(asked, pin)
+        source = _on_hub(asked, pin) if run.settings.net else _in_cache(asked, pin)
     except InvarLockError as error:
         return TextSource(problems=(str(error),))
     names = [file.name for file in source.pin.files] if source.pin is not None else []
@@ -189,7 +189,7 @@ def read_suite_text(run: Run, pins: Pins) -> SourceText:
         assert text.sha256 is not None
         return read_embedded_text(run.suites_folder / text.source, text.sha256)
     if text.dataset == "local_jsonl":
-        return read_text_files("local_jsonl", [_local_file(run)], run.settings["local_jsonl_field"])
+        return read_text_files("local_jsonl", [_local_file(run)], run.settings.local_jsonl_field)
     asked = data_set(run)
     assert asked is not None
     pin = pins.datasets[asked.id]
@@ -207,14 +207,14 @@ def data_set(run: Run) -> DataSet | None:
         return WIKITEXT2
     if kind != "hf_text":
         return None
-    if settings["hf_dataset"] is None:
+    if settings.hf_dataset is None:
         raise UsageError("INVARLOCK_DATASET=hf_text: which data set is not said; name it with INVARLOCK_HF_DATASET")
     return DataSet(
-        settings["hf_dataset"],
-        settings["hf_config"],
-        settings["hf_split"],
-        settings["hf_field"],
-        settings["hf_revision"],
+        settings.hf_dataset,
+        settings.hf_config,
+        settings.hf_split,
+        settings.hf_field,
+        settings.hf_revision,
     )
 
 
@@ -278,14 +278,14 @@ def _disk_problems(run: Run) -> Iterator[str]:
     """Yield what is wrong with a user's own file, which is read to know it."""
     if suite_text(run).dataset == "local_jsonl":
         try:
-            read_text_files("local_jsonl", [_local_file(run)], run.settings["local_jsonl_field"])
+            read_text_files("local_jsonl", [_local_file(run)], run.settings.local_jsonl_field)
         except InvarLockError as error:
             yield str(error)
 
 
 def _local_file(run: Run) -> Path:
-    if run.settings["local_jsonl_file"] is None:
+    if run.settings.local_jsonl_file is None:
         raise MissingFileError(
             "INVARLOCK_DATASET=local_jsonl: which file is not said; name it with INVARLOCK_LOCAL_JSONL_FILE"
         )
-    return Path(run.settings["local_jsonl_file"])
+    return Path(run.settings.local_jsonl_file)

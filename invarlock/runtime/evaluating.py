@@ -48,9 +48,9 @@ def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
     on_gpus = inputs.device == "cuda" or (inputs.device is None and DRIVER.exists())
     engine = image = None
     try:
-        engine = find_engine(settings["container_engine"], settings["runtime_image"])
+        engine = find_engine(settings.container_engine, settings.runtime_image)
         problems += gpu_problems(engine) if on_gpus else ()
-        image = find_image(engine, settings["runtime_image"])
+        image = find_image(engine, settings.runtime_image)
     except UsageError as error:
         problems.append(str(error).replace(ON_THE_HOST, "or leave --execution-mode out"))
     if problems or engine is None or image is None:

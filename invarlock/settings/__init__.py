@@ -6,9 +6,10 @@ An option beats its variable, a variable beats the default. pytest's options, ``
 
 from invarlock.settings.ignored import Mode, unknown_variables, unread_settings
 from invarlock.settings.page import settings_page
-from invarlock.settings.resolving import Settings, Source, public_settings, resolve_settings
+from invarlock.settings.resolving import public_settings, resolve_settings
 from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
+from invarlock.settings.values import Settings, Source
 
 __all__ = [
     "SETTINGS",

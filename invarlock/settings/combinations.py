@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
-
-class Values(Protocol):
-    """Settings as far as their combinations need them."""
-
-    def __getitem__(self, name: str) -> object: ...
-
-    def given(self, name: str) -> bool: ...
-
+from invarlock.settings.values import Settings
 
 # Two settings of which at most one may be given, as the user writes them.
 EXCLUDING = (
@@ -33,31 +25,31 @@ EXCLUDING = (
 RELEASE_REVIEW_DEFAULTS = {"profile": "ci", "report_assurance": "strict", "defer_rendering": True}
 
 
-def combination_problems(settings: Values) -> Iterator[str]:
+def combination_problems(settings: Settings) -> Iterator[str]:
     """Yield each combination that cannot work, and what to do about it."""
     for one, one_shown, other, other_shown in EXCLUDING:
         # what a release review takes by itself excludes nothing
-        if settings[one] and settings[other] and settings.given(one) and settings.given(other):
+        if settings.value(one) and settings.value(other) and settings.given(one) and settings.given(other):
             yield f"{one_shown} and {other_shown} exclude each other; drop one"
-    if settings["calibration_runs"] == 1:
+    if settings.calibration_runs == 1:
         yield "DRIFT_CALIBRATION_RUNS: 1 is too few, one is learned from and one held out; take 0, or 2 or more"
-    mode = settings["suite_mode"]
-    given = settings["calibration_preset_dir"] or settings["calibration_preset_file"]
+    mode = settings.suite_mode
+    given = settings.calibration_preset_dir or settings.calibration_preset_file
     if mode == "calibrate-only" and given:
         yield "--suite-mode calibrate-only makes presets, and PACK_CALIBRATION_PRESET_DIR|FILE give them; drop one"
-    if mode != "full" and settings["calibration_runs"] == 0 and not given:
+    if mode != "full" and settings.calibration_runs == 0 and not given:
         yield f"--suite-mode {mode} and DRIFT_CALIBRATION_RUNS=0 exclude each other; drop one"
-    if settings["release_review"]:
-        if settings.given("profile") and settings["profile"] == "dev":
+    if settings.release_review:
+        if settings.given("profile") and settings.profile == "dev":
             yield "--release-review needs --profile ci or release, not dev; drop --profile, it takes ci then"
-        if settings.given("report_assurance") and settings["report_assurance"] != "strict":
+        if settings.given("report_assurance") and settings.report_assurance != "strict":
             yield "--release-review needs --report-assurance strict; drop --report-assurance, it is strict then"
-        if not settings["signing_key"] and not settings["unsigned"]:
+        if not settings.signing_key and not settings.unsigned:
             yield (
                 "--release-review needs --signing-key KEY.pem, a key made for the run and not kept says nothing of who "
                 "released it; make one: python -m invarlock.packer keygen NAME"
             )
-        if settings["shard"] is not None:
+        if settings.shard is not None:
             yield (
                 "--release-review asks for the verdict of a whole run, which a shard has not; run the shards with "
                 "--profile ci --report-assurance strict, and merge them with --signing-key KEY.pem --require-pass"

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from invarlock.settings.nearest import did_you_mean
-from invarlock.settings.resolving import Settings
 from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
+from invarlock.settings.values import Settings
 
 # Variables that begin like this are the product's; what they are called is the product's to know.
 PREFIXES = ("PACK_", "INVARLOCK_")
@@ -43,15 +43,15 @@ class _Unread:
 
 
 def _calibrates(settings: Settings, mode: Mode) -> bool:
-    return bool(settings["suite_mode"] == "calibrate-only")
+    return bool(settings.suite_mode == "calibrate-only")
 
 
 _UNREAD = (
     _Unread(("run_dir", "sentinel_model"), lambda _, mode: not mode.sentinels, "only -m sentinel reads it"),
-    _Unread(("repeat_scenarios",), lambda settings, _: not settings["repeats"], "only --repeats N reads it"),
+    _Unread(("repeat_scenarios",), lambda settings, _: not settings.repeats, "only --repeats N reads it"),
     _Unread(
         ("config_root", "allow_config_include_outside"),
-        lambda settings, _: settings["edit_config"] is None,
+        lambda settings, _: settings.edit_config is None,
         "only --edit-config reads it",
     ),
     _Unread(("edit_label",), lambda _, mode: not mode.brought, "only -m byoe reads it"),
@@ -73,19 +73,19 @@ _UNREAD = (
     ),
     _Unread(
         ("container_engine", "runtime_image"),
-        lambda settings, _: settings["execution_mode"] == "host",
+        lambda settings, _: settings.execution_mode == "host",
         "only a run in a container reads it (--execution-mode container)",
     ),
-    _Unread(("allow_pickled_weights",), lambda settings, _: not settings["net"], "nothing is fetched without --net 1"),
+    _Unread(("allow_pickled_weights",), lambda settings, _: not settings.net, "nothing is fetched without --net 1"),
     _Unread(
         ("signing_key", "unsigned", "report_assurance"),
-        lambda settings, _: settings["no_pack"],
+        lambda settings, _: settings.no_pack,
         "--no-pack builds no pack",
     ),
     _Unread(
         ("signing_key", "unsigned", "report_assurance"),
         # a shard that is given a folder for its pack builds one
-        lambda settings, _: settings["shard"] is not None and settings["pack_dir"] is None,
+        lambda settings, _: settings.shard is not None and settings.pack_dir is None,
         "a shard builds no pack; `python -m invarlock.packer merge` does",
     ),
     _Unread(
@@ -99,17 +99,17 @@ _UNREAD = (
     ),
     _Unread(
         ("calibration_runs",),
-        lambda settings, _: bool(settings["calibration_preset_dir"] or settings["calibration_preset_file"]),
+        lambda settings, _: bool(settings.calibration_preset_dir or settings.calibration_preset_file),
         "the presets are given",
     ),
     _Unread(
         ("calibration_runs",),
-        lambda settings, _: settings["suite_mode"] == "run-only",
+        lambda settings, _: settings.suite_mode == "run-only",
         "--suite-mode run-only makes no presets",
     ),
     _Unread(
         ("min_free_disk_gb",),
-        lambda settings, _: settings["skip_disk_preflight"],
+        lambda settings, _: settings.skip_disk_preflight,
         "PACK_SKIP_DISK_PREFLIGHT=1 checks no disk",
     ),
 )  # fmt: skip

@@ -75,8 +75,7 @@ def _row(setting: Setting) -> str:
     # some variables ask for the opposite: PACK_SIGN_MANIFEST=0 leaves a pack unsigned
     means = f"={setting.variable_means}" if setting.variable_means else ""
     variables = ", ".join(f"`{name}{means}`" for name in setting.variables) or "–"
-    missing = "" if setting.not_yet is None else " *(not in this version)*"
-    return f"| `{setting.name}` | {option} | {variables} | {shown_default(setting)} | {setting.help}{missing} |"
+    return f"| `{setting.name}` | {option} | {variables} | {shown_default(setting)} | {setting.help} |"
 
 
 def shown_default(setting: Setting) -> str:

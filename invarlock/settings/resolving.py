@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any
 
 from invarlock.errors import UsageError, printable
 from invarlock.settings.combinations import RELEASE_REVIEW_DEFAULTS, combination_problems
 from invarlock.settings.edit_config import LOCATING, EditConfig, read_edit_config, read_from_config
 from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
-
-Source = Literal["option", "variable", "config", "default"]
+from invarlock.settings.values import Settings, Source
 
 # What begins like this is a path, and a manifest names no folder of the machine.
 _PATH_STARTS = ("/", "~", "./", "../")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The resolved settings, where each value came from, and the config that was read."""
-
-    values: Mapping[str, Any]
-    sources: Mapping[str, Source]
-    config: EditConfig | None = None
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def given(self, name: str) -> bool:
-        """Tell whether an option, a variable or the config gave the value."""
-        return self.sources[name] != "default"
-
-    def with_defaults(self, defaults: Mapping[str, Any]) -> Settings:
-        """Return the settings with other values where none was given."""
-        return replace(self, values={**self.values, **{k: v for k, v in defaults.items() if not self.given(k)}})
-
-    def document(self) -> dict[str, Any]:
-        """Return what goes to ``state/settings.json``: value and source by name."""
-        return {
-            name: {"value": list(value) if isinstance(value, tuple) else value, "source": self.sources[name]}
-            for name, value in self.values.items()
-        }
 
 
 def public_settings(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,8 +57,8 @@ def resolve_settings(options: Mapping[str, Any], environment: Mapping[str, str])
             values[name], sources[name] = _resolve(setting, options.get(name), environment, config)
         except UsageError as error:
             problems.append(str(error))
-    settings = Settings(values, sources, config)
-    if settings["release_review"]:
+    settings = Settings(sources=sources, config=config, **values)
+    if settings.release_review:
         settings = settings.with_defaults(RELEASE_REVIEW_DEFAULTS)
     problems += combination_problems(settings)
     if problems:
@@ -118,25 +89,19 @@ def _resolve(
     try:
         if given not in (None, False, [], ()):
             where, shown = str(setting.option), given
-            return _checked(setting, _of_option(setting, given), where), "option"
+            return _of_option(setting, given), "option"
         if variable is not None:
             where, shown = variable, environment[variable]
             value = setting.read_variable(environment[variable])
             # None: such as INVARLOCK_ALLOW_HOST_EXECUTION=0, which asks for nothing
             if value is not None:
-                return _checked(setting, value, where), "variable"
+                return value, "variable"
         if config is not None and written is not None and (written != "" or setting.empty_counts):
             where, shown = f"{printable(str(config.path))}: settings: {setting.name}", written
-            return _checked(setting, read_from_config(setting, written), where), "config"
+            return read_from_config(setting, written), "config"
     except ValueError as error:
         raise UsageError(f"{where}: {shown!r} is not allowed, it takes {error}") from None
     return setting.default, "default"
-
-
-def _checked(setting: Setting, value: Any, where: str) -> Any:
-    if setting.not_yet is not None and value != setting.default:
-        raise UsageError(f"{where}: this version has no {setting.not_yet} yet; leave it out")
-    return value
 
 
 def _of_option(setting: Setting, given: Any) -> Any:

@@ -27,7 +27,6 @@ class Setting:
         path: a file or folder; a manifest names no folder of the machine.
         ambient: read by libraries from the environment, here only to be told and handed on.
         per_shard: about this machine or this session; the shards of one run may differ in it.
-        not_yet: what is missing before a value can have its effect; until then a value is refused.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Setting:
     path: bool = False
     ambient: bool = False
     per_shard: bool = False
-    not_yet: str | None = None
 
     @property
     def may_differ(self) -> bool:

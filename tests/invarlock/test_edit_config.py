@@ -58,7 +58,7 @@ def test_an_option_and_a_variable_beat_the_config_and_the_config_the_default(tmp
         "execution_mode": {"value": "container", "source": "config"},
     }
     assert settings.given("seq_len")
-    assert settings.with_defaults({"seq_len": 128, "eval_batch": 8})["seq_len"] == 64
+    assert settings.with_defaults({"seq_len": 128, "eval_batch": 8}).seq_len == 64
     assert settings.document()["edit_config"] == {"value": str(path), "source": "option"}
 
 
@@ -67,7 +67,7 @@ def test_the_variable_names_a_config_too_and_none_reads_none(tmp_path: Path) -> 
 
     settings = resolve_settings({}, {"INVARLOCK_EDIT_CONFIG": str(path)})
 
-    assert (settings["tier"], settings.sources["edit_config"]) == ("conservative", "variable")
+    assert (settings.tier, settings.sources["edit_config"]) == ("conservative", "variable")
     assert resolve_settings({}, {}).config is None
 
 
@@ -95,14 +95,14 @@ def test_the_variable_names_a_config_too_and_none_reads_none(tmp_path: Path) -> 
 def test_a_value_means_what_its_option_means(tmp_path: Path, written: str, name: str, value: Any) -> None:
     settings = resolve(lay(tmp_path, f"settings:\n  {written}\n"))
 
-    assert (settings[name], settings.sources[name]) == (value, "config")
+    assert (settings.value(name), settings.sources[name]) == (value, "config")
 
 
 @pytest.mark.parametrize("written", ["tier:", "tier: ~", "tier: ''"])
 def test_a_value_that_is_empty_counts_as_not_given(tmp_path: Path, written: str) -> None:
     settings = resolve(lay(tmp_path, f"settings:\n  {written}\n"))
 
-    assert (settings["tier"], settings.sources["tier"]) == ("balanced", "default")
+    assert (settings.tier, settings.sources["tier"]) == ("balanced", "default")
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -202,7 +202,7 @@ def test_includes_are_bounded_by_the_configs_folder_or_the_root_above_it(tmp_pat
         {"INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE": "1"},
     ):
         settings = resolve(path, **variables)
-        assert (settings["tier"], settings.sources["tier"]) == ("conservative", "config")
+        assert (settings.tier, settings.sources["tier"]) == ("conservative", "config")
         assert settings.config is not None
         assert settings.config.files == (path, tmp_path / "base.yaml")
 
@@ -214,7 +214,7 @@ def test_a_relative_config_and_root_are_of_the_working_folder(tmp_path: Path, mo
 
     settings = resolve(Path("sites/site.yaml"), INVARLOCK_CONFIG_ROOT=".")
 
-    assert settings["tier"] == "conservative"
+    assert settings.tier == "conservative"
 
 
 def test_edits_take_the_place_of_the_files_entries_and_say_so(tmp_path: Path) -> None:

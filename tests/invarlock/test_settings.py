@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,10 @@ import pytest
 from invarlock.errors import UsageError
 from invarlock.settings import (
     SETTINGS,
-    Setting,
+    Settings,
     public_settings,
     readers,
     resolve_settings,
-    resolving,
     settings_page,
 )
 
@@ -19,31 +19,31 @@ from invarlock.settings import (
 def test_an_option_beats_its_variable_and_a_variable_the_default() -> None:
     settings = resolve_settings({"tier": "aggressive"}, {"INVARLOCK_TIER": "conservative", "PACK_VERIFY_PROFILE": "ci"})
 
-    assert (settings["tier"], settings.sources["tier"]) == ("aggressive", "option")
-    assert (settings["profile"], settings.sources["profile"]) == ("ci", "variable")
-    assert (settings["eval_batch"], settings.sources["eval_batch"]) == (16, "default")
+    assert (settings.tier, settings.sources["tier"]) == ("aggressive", "option")
+    assert (settings.profile, settings.sources["profile"]) == ("ci", "variable")
+    assert (settings.eval_batch, settings.sources["eval_batch"]) == (16, "default")
 
 
 def test_a_variable_that_is_empty_counts_as_not_set() -> None:
-    assert resolve_settings({}, {"INVARLOCK_TIER": ""})["tier"] == "balanced"
+    assert resolve_settings({}, {"INVARLOCK_TIER": ""}).tier == "balanced"
 
 
 def test_the_first_of_a_settings_variables_wins() -> None:
-    assert resolve_settings({}, {"OUTPUT_DIR": "b", "PACK_OUTPUT_DIR": "a"})["output_dir"] == "a"
+    assert resolve_settings({}, {"OUTPUT_DIR": "b", "PACK_OUTPUT_DIR": "a"}).output_dir == "a"
 
 
 @pytest.mark.parametrize(
     ("variable", "name"), [("PACK_SIGN_MANIFEST", "unsigned"), ("PACK_CLEANUP_MODELS", "keep_models")]
 )
 def test_a_variable_that_says_the_opposite_of_its_option_is_turned_round(variable: str, name: str) -> None:
-    assert resolve_settings({}, {variable: "0"})[name] is True
-    assert resolve_settings({}, {variable: "1"})[name] is False
-    assert resolve_settings({name: True}, {variable: "1"})[name] is True
+    assert resolve_settings({}, {variable: "0"}).value(name) is True
+    assert resolve_settings({}, {variable: "1"}).value(name) is False
+    assert resolve_settings({name: True}, {variable: "1"}).value(name) is True
 
 
 @pytest.mark.parametrize(("given", "read"), [("1", True), ("true", True), ("0", False), ("false", False)])
 def test_a_flags_variable_takes_what_shell_scripts_write(given: str, read: bool) -> None:
-    assert resolve_settings({}, {"SKIP_FLASH_ATTN": given})["skip_flash_attention"] is read
+    assert resolve_settings({}, {"SKIP_FLASH_ATTN": given}).skip_flash_attention is read
 
 
 @pytest.mark.parametrize("given", ["yes", "TRUE", "2", " 1"])
@@ -81,7 +81,7 @@ def test_a_release_review_takes_what_it_needs_and_refuses_what_it_cannot_do_with
     taken = resolve_settings({"release_review": True, "signing_key": "maker.pem"}, {"PACK_SKIP_HTML": "1"})
 
     asked = ("profile", "report_assurance", "defer_rendering")
-    assert [(taken[name], taken.sources[name]) for name in asked] == [
+    assert [(taken.value(name), taken.sources[name]) for name in asked] == [
         ("ci", "default"),
         ("strict", "default"),
         (True, "default"),
@@ -109,21 +109,17 @@ def test_a_release_review_takes_what_it_needs_and_refuses_what_it_cannot_do_with
     ]
 
 
-def test_what_a_version_lacks_is_refused_and_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Setting("speed", "how fast", "slow", readers.text, "--speed", ("SPEED",), not_yet="speeds")
-    monkeypatch.setattr(resolving, "SETTINGS", (*SETTINGS, row))
+def test_each_row_of_the_table_is_an_attribute() -> None:
+    attributes = {field.name for field in fields(Settings)} - {"sources", "config"}
 
-    assert resolve_settings({"speed": "slow"}, {})["speed"] == "slow"
-    with pytest.raises(UsageError) as caught:
-        resolve_settings({}, {"SPEED": "fast"})
-    assert str(caught.value) == "SPEED: this version has no speeds yet; leave it out"
+    assert attributes == {row.name for row in SETTINGS}
 
 
 def test_a_default_that_follows_from_the_suite_stays_a_default() -> None:
     settings = resolve_settings({}, {"INVARLOCK_SEQ_LEN": "64"}).with_defaults({"clean_runs": 1, "seq_len": 128})
 
-    assert (settings["clean_runs"], settings.sources["clean_runs"]) == (1, "default")
-    assert (settings["seq_len"], settings.sources["seq_len"]) == (64, "variable")
+    assert (settings.clean_runs, settings.sources["clean_runs"]) == (1, "default")
+    assert (settings.seq_len, settings.sources["seq_len"]) == (64, "variable")
 
 
 def test_a_manifest_names_no_folder_of_the_machine() -> None:
@@ -176,7 +172,7 @@ def test_text_of_another_kind_is_refused(reader: Callable[[str], Any], given: st
 def test_scenario_ids_are_names_separated_by_commas() -> None:
     settings = resolve_settings({"scenario_ids": "nan_injection, prune_clean"}, {})
 
-    assert settings["scenario_ids"] == ("nan_injection", "prune_clean")
+    assert settings.scenario_ids == ("nan_injection", "prune_clean")
     assert settings.document()["scenario_ids"] == {"value": ["nan_injection", "prune_clean"], "source": "option"}
 
 

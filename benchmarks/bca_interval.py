@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from scipy.stats import bootstrap
 
-from invarlock.reports.statistics import bca_interval
+from invarlock.statistics.intervals import bca_interval
 
 WINDOWS, REPLICATES, ROUNDS = 400, 3200, 9
 SIZES, GROWTH_REPLICATES = (64, 256, 1024, 4096), 1200

@@ -39,7 +39,7 @@ from invarlock.evaluation.documents import Edited, Setup, baseline_document, ref
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.faults.injection import FAULTS, inject_fault
-from invarlock.guards.spectral import measure_spectra
+from invarlock.measuring.spectral import measure_spectra
 from invarlock.reports.policy import resolve_policy
 
 SUITES = Path(__file__).parents[1] / "suites"

@@ -27,7 +27,7 @@ from invarlock.evaluation.comparison import WindowPlan, draw_runs
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.scoring import score_windows
 from invarlock.evaluation.text import read_embedded_text
-from invarlock.reports.statistics import bca_interval
+from invarlock.statistics.intervals import bca_interval
 
 Floats = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], tuple[Floats, npt.NDArray[np.int64]]]

@@ -61,15 +61,15 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
     "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", f"{REPORTS}/test_verification.py"),
     # statistics
-    "invarlock/reports/primary_metric.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),
-    "invarlock/reports/statistics.py": (f"{REPORTS}/test_statistics.py",),
+    "invarlock/metrics/perplexity.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),
+    "invarlock/statistics/intervals.py": (f"{REPORTS}/test_statistics.py",),
     # the judgement of guards
     "invarlock/reports/gates.py": (f"{REPORTS}/test_gates.py", f"{REPORTS}/test_overhead.py"),
-    "invarlock/reports/invariants.py": (*GUARDS, f"{REPORTS}/test_verification.py"),
-    "invarlock/reports/rmt.py": GUARDS,
-    "invarlock/reports/spectral.py": GUARDS,
-    "invarlock/reports/variance.py": GUARDS,
-    "invarlock/reports/weight_changes.py": GUARDS,
+    "invarlock/guards/invariants.py": (*GUARDS, f"{REPORTS}/test_verification.py"),
+    "invarlock/guards/rmt.py": GUARDS,
+    "invarlock/guards/spectral.py": GUARDS,
+    "invarlock/guards/variance.py": GUARDS,
+    "invarlock/guards/weight_changes.py": GUARDS,
     # the verdict
     "invarlock/verdict/compiling.py": VERDICT,
     "invarlock/verdict/detectors.py": VERDICT,

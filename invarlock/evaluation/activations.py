@@ -28,7 +28,7 @@ from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
 from invarlock.evaluation.models import forward
 from invarlock.evaluation.windows import Tokens
-from invarlock.guards import rmt, variance
+from invarlock.measuring import rmt, variance
 from invarlock.reports.derivation import contract_hash
 
 

@@ -14,7 +14,7 @@ from invarlock.checkpoints.architectures import Role
 from invarlock.checkpoints.families import Module
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.checkpoints.storage_format import check_dense
-from invarlock.guards import invariants, spectral, weight_changes
+from invarlock.measuring import invariants, spectral, weight_changes
 from invarlock.reports.derivation import contract_hash
 
 # How the spectral guard measures: matrices, and what became of them.

@@ -35,9 +35,9 @@ from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
 from invarlock.evaluation.windows import Draw, draw_windows
-from invarlock.guards import rmt
-from invarlock.reports.invariants import derive_invariants
-from invarlock.reports.variance import propose_scales
+from invarlock.guards.invariants import derive_invariants
+from invarlock.guards.variance import propose_scales
+from invarlock.measuring import rmt
 
 # A model that knows nothing has a perplexity of its vocabulary; trained ones have 0.1 % to 10 % of it, and models of
 # single characters up to a quarter.

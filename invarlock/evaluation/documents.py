@@ -18,8 +18,8 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw, Tokens
-from invarlock.guards import invariants, rmt, variance
 from invarlock.jsonio import check_schema
+from invarlock.measuring import invariants, rmt, variance
 from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
 from invarlock.reports.presets import Preset
 from invarlock.reports.probes import PROBE_GUARDS, compose_probe, file_name

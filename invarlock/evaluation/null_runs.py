@@ -40,8 +40,8 @@ from invarlock.evaluation.comparison import (
 from invarlock.evaluation.documents import Setup
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.windows import Draw
-from invarlock.guards import rmt, variance
 from invarlock.jsonio import check_schema
+from invarlock.measuring import rmt, variance
 from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
 
 Change = Callable[[torch.Tensor, Module], torch.Tensor]

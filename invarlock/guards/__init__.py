@@ -1,1 +1,1 @@
-"""Guards' measurements: facts about a checkpoint that the reports judge."""
+"""What follows from the measurements of each guard: one module a guard, without PyTorch."""

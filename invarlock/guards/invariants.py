@@ -1,41 +1,174 @@
-"""The invariants guard's measurement: facts about each tensor."""
+"""The invariants guard's judgement: structure and finiteness of subject against baseline, from their facts."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
+from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
+from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, Scope, parse_edit_spec
 
-CONTRACT: Mapping[str, Any] = {
-    "guard": "invariants",
-    "reads": "checkpoint",
-    "finiteness": "every element of every tensor",
-    "digest": "first 16 hex digits of the sha256 of each tensor's bytes",
-    "tie": "by storage (config, stored head) and by value (equal bytes)",
-    "vocabulary": "sha256 over a line 'id token' for each token, the token as JSON, by id",
-    "prefix": "token ids that the tokenizer begins every text with, found by encoding",
-}
+Facts = Mapping[str, Any]
+Violation = dict[str, str]
 
 
-def tensor_digest(tensor: torch.Tensor) -> str:
-    """Return the first 16 hex digits of the sha256 of a tensor's bytes, as they are stored."""
-    data = tensor.contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(data.data).hexdigest()[:16]
+def derive_invariants(raw: Mapping[str, Facts], edit: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return status, metrics and violations of the guard.
+
+    Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
+    a tokenizer with other tokens, and a changed tie structure fail; so does a tensor that changed though the edit does
+    not take it. A changed dtype warns.
+
+    Args:
+        raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
+            ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``prefix_token_ids``, ``embedding``, ``head``,
+            ``tied_by_storage``, ``tied_by_value``.
+        edit: the report's ``edit``; None, a fault or a custom edit may change anything.
+    """
+    baseline, subject = raw["baseline"], raw["subject"]
+    violations = [
+        *_tensor_violations(baseline, subject),
+        *_embedding_violations(baseline, subject),
+        *_tie_violations(baseline, subject),
+        *_config_violations(baseline, subject),
+        *_tokenizer_violations(baseline, subject),
+        *_scope_violations(baseline, subject, edit),
+    ]
+    severities = {violation["severity"] for violation in violations}
+    status = "fail" if "fail" in severities else "warn" if "warn" in severities else "pass"
+    broken = [facts["nonfinite"] for facts in subject["tensors"].values() if facts["nonfinite"]]
+    kinds = [violation["kind"] for violation in violations]
+    metrics = {
+        "tensors": len(subject["tensors"]),
+        "baseline_tensors": len(baseline["tensors"]),
+        "changed_tensors": len(changed_tensors(baseline, subject)),
+        "nonfinite_tensors": len(broken),
+        "nonfinite_values": sum(broken),
+        **{kind: kinds.count(kind) for kind in ("missing", "unexpected", "reshaped", "dtype", "scope")},
+    }
+    return {"status": status, "passed": status != "fail", "metrics": metrics, "violations": violations}
 
 
-def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
-    """Return the sha256 of a tokenizer's tokens with their ids, 64 hex digits."""
-    lines = sorted((number, json.dumps(token)) for token, number in vocabulary.items())
-    return hashlib.sha256("".join(f"{number} {token}\n" for number, token in lines).encode()).hexdigest()
+def _violation(tensor: str, kind: str, reason: str, severity: str = "fail") -> Violation:
+    return {"tensor": tensor, "kind": kind, "reason": reason, "severity": severity}
 
 
-def count_nonfinite(tensor: torch.Tensor) -> int:
-    """Return how many elements are NaN or infinite; integers have none."""
-    if not tensor.is_floating_point():
-        return 0
-    if tensor.element_size() == 1:
-        tensor = tensor.float()
-    return int(tensor.numel() - int(tensor.isfinite().sum()))
+def _is_tied(side: Facts) -> bool:
+    return bool(side["tied_by_storage"] or side["tied_by_value"])
+
+
+def _tensor_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+    before, after = baseline["tensors"], subject["tensors"]
+    heads = {baseline["head"], subject["head"]} - {None}
+    for name in sorted({*before, *after}):
+        own, base = after.get(name), before.get(name)
+        if own is not None and own["nonfinite"]:
+            yield _violation(name, "nonfinite", f"{own['nonfinite']} values are not finite")
+        if name in heads and (own is None or base is None):
+            continue  # a tie that changed, told by _tie_violations
+        if own is None:
+            kind = "missing norm layer" if base["family"] == "norm" else "missing"
+            yield _violation(name, "missing", f"{kind}: the baseline has it, the subject does not")
+        elif base is None:
+            yield _violation(name, "unexpected", "the subject has it, the baseline does not")
+        elif own["shape"] != base["shape"]:
+            what = "router shape" if base["family"] == "router" else "shape"
+            yield _violation(name, "reshaped", f"{what} {own['shape']} where the baseline has {base['shape']}")
+        elif own["dtype"] != base["dtype"]:
+            reason = f"stored as {own['dtype']} where the baseline has {base['dtype']}"
+            # numbers in another precision are the same weights, whole numbers in their place are not
+            alike = _is_float(own["dtype"]) == _is_float(base["dtype"])
+            yield _violation(name, "dtype", reason, "warn" if alike else "fail")
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype.startswith(("F", "BF"))
+
+
+def _embedding_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+    name = subject["embedding"]
+    if name is None:
+        if baseline["embedding"] is not None:
+            yield _violation(baseline["embedding"], "embedding", "the subject has no input embedding")
+        return
+    rows = _rows(subject)
+    assert rows is not None
+    vocabulary, tokens = subject["config"]["vocab_size"], subject["tokenizer_tokens"]
+    if vocabulary is not None and rows != vocabulary:
+        yield _violation(name, "embedding", f"{rows} rows where config.json says a vocabulary of {vocabulary}")
+    # some baselines have tokens without a row themselves, such as Gemma 3's <image_soft_token>
+    as_baseline = (rows, tokens) == (_rows(baseline), baseline["tokenizer_tokens"])
+    if tokens is not None and rows < tokens and not as_baseline:
+        yield _violation(name, "embedding", f"{rows} rows for a tokenizer of {tokens} tokens")
+    if tokens is not None and rows > tokens and rows != _rows(baseline):
+        yield _violation(
+            name, "embedding", f"{rows} rows for a tokenizer of {tokens}, the baseline has {_rows(baseline)}"
+        )
+
+
+def _rows(side: Facts) -> int | None:
+    if side["embedding"] is None:
+        return None
+    shape = side["tensors"][side["embedding"]]["shape"]
+    return int(shape[0]) if shape else 0
+
+
+def _tie_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+    """Yield a tie that changed; a head stored with the values of the embedding is the same model as one not stored."""
+    head = subject["head"] or baseline["head"] or "output head"
+    if _is_tied(subject) != _is_tied(baseline):
+        words = {True: "tied to the input embedding", False: "not tied"}
+        reason = f"{words[_is_tied(subject)]}, in the baseline {words[_is_tied(baseline)]}"
+        yield _violation(head, "tie", reason)
+    if subject["tied_by_storage"] and subject["head"] is not None and not subject["tied_by_value"]:
+        yield _violation(head, "tie", "config.json ties it, but it is stored with values of its own")
+
+
+def changed_tensors(baseline: Facts, subject: Facts) -> list[str]:
+    """Return the tensors whose bytes differ, or that one side only has."""
+    before, after = baseline["tensors"], subject["tensors"]
+    return [
+        name
+        for name in sorted({*before, *after})
+        if name not in before or name not in after or before[name]["digest"] != after[name]["digest"]
+    ]
+
+
+def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
+    """Yield the tensors that changed though the edit named does not take them."""
+    if edit is None or edit["name"] not in (*EDIT_NAMES, *BACKENDS):
+        return
+    spec = parse_deployable_spec(edit["spec"]) if edit["name"] in BACKENDS else parse_edit_spec(edit["spec"])
+    scope = None if isinstance(spec, CleanSpec) else spec.scope
+    for name in changed_tensors(baseline, subject):
+        if name not in baseline["tensors"] or name not in subject["tensors"]:
+            continue  # told as missing or unexpected
+        if scope is None:
+            yield _violation(name, "scope", "changed, though nothing was edited")
+        elif not _takes(scope, name, baseline["tensors"][name]):
+            yield _violation(name, "scope", f"changed, though an edit of {scope} does not take it")
+
+
+def _takes(scope: Scope, name: str, tensor: Mapping[str, Any]) -> bool:
+    """Tell whether an edit of that scope takes a tensor: a matrix, or a stack of them, of its families and block."""
+    block = next((int(segment) for segment in name.split(".") if segment.isdigit()), None)
+    families = ("attn", "ffn") if scope.family == "all" else (scope.family,)
+    return len(tensor["shape"]) > 1 and tensor["family"] in families and scope.layer in (None, block)
+
+
+def _config_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+    for key in sorted({*baseline["config"], *subject["config"]}):
+        own, base = subject["config"].get(key), baseline["config"].get(key)
+        if key != "tie_word_embeddings" and own != base:
+            yield _violation("config.json", "config", f"{key} is {own}, in the baseline {base}")
+
+
+def _tokenizer_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+    own, base = subject["vocabulary_sha256"], baseline["vocabulary_sha256"]
+    if None not in (own, base) and own != base:
+        # both sides are scored on the baseline's tokens: nothing of what was measured holds for others
+        yield _violation("tokenizer", "tokenizer", "it has other tokens, or gives them other ids, than the baseline's")
+    begins, wanted = subject["prefix_token_ids"], baseline["prefix_token_ids"]
+    if None not in (begins, wanted) and begins != wanted:
+        words = [f"tokens {ids}" if ids else "the text itself" for ids in (begins, wanted)]
+        yield _violation("tokenizer", "tokenizer", f"it begins a text with {words[0]}, the baseline's with {words[1]}")

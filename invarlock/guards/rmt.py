@@ -1,87 +1,128 @@
-"""The rmt guard's measurement: how far the largest singular value of a layer's activations stands out.
+"""The rmt guard's judgement: edge risks of a model's activations against the baseline's on the same windows.
 
-For noise of unit variance, shape (tokens, features), it is close to the Marchenko-Pastur edge, sqrt(tokens) +
-sqrt(features). The edge risk is the ratio of the two, with each feature centred and scaled first.
-Source: Marchenko and Pastur 1967; Bai and Yin 1993 for the largest value.
+The gate is by family: the largest edge risk of a family may grow by at most epsilon, and may not fall by more than
+``max_fall``. The probe is by module, over more windows.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
+from invarlock.statistics.rounding import rounded
 
-from invarlock.guards import spectral
-
-# Windows whose activations are reduced at a time; of a larger model's layer they are some 200 MB.
-CHUNK_WINDOWS = 8
-# An expert that was given fewer tokens than these says nothing.
-MIN_TOKENS = 32
-# A feature that never changes is left as it is: zero after centring.
-SMALLEST_DEVIATION = 1e-12
-# Up to so many features, A^T A is formed: that takes less than iterating on A.
-TALL_FEATURES = 512
-REPORT_WINDOWS = 8
-PROBE_WINDOWS = 64
-
-CONTRACT: Mapping[str, Any] = {
-    "guard": "rmt",
-    "reads": "outputs of linear layers; of experts for the tokens they are given",
-    "standardised": "each feature, over the tokens of a chunk",
-    "edge": "sqrt(tokens) + sqrt(features)",
-    "estimator": "block power iteration on A^T A with Rayleigh-Ritz",
-    "formed": f"A^T A, for up to {TALL_FEATURES} features and as many tokens",
-    "seed": spectral.CONTRACT["seed"],
-    "chunk_windows": CHUNK_WINDOWS,
-    "min_tokens": MIN_TOKENS,
-    "windows": {"report": REPORT_WINDOWS, "probe": PROBE_WINDOWS, "choice": "evenly spaced over the final windows"},
-    "scope": ["attn", "ffn"],
-}
+Modules = Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class EdgeRisk:
-    """The edge risk of some tokens, None where there are too few or one is not finite."""
+def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return status, metrics, families, per-module growth and violations of the guard.
 
-    tokens: int
-    features: int
-    nonfinite: int
-    value: float | None
+    A module that one side could not measure is an error, and the guard fails closed; activations that are not finite
+    fail; an expert that saw too few tokens warns.
 
-
-def edge_risk(activations: torch.Tensor) -> EdgeRisk:
-    """Return the edge risk of activations, shape (tokens, features), any float dtype."""
-    rows = activations.float()
-    tokens, features = rows.shape
-    nonfinite = int(rows.numel() - int(rows.isfinite().sum()))
-    if nonfinite or tokens < MIN_TOKENS:
-        return EdgeRisk(tokens, features, nonfinite, None)
-    centred = rows - rows.mean(dim=0)
-    deviation = centred.square().mean(dim=0).sqrt()
-    scaled = torch.where(deviation > SMALLEST_DEVIATION, centred / deviation, torch.zeros_like(centred))
-    sigma = _sigma(scaled)
-    assert sigma is not None
-    return EdgeRisk(tokens, features, 0, sigma / (math.sqrt(tokens) + math.sqrt(features)))
-
-
-def _sigma(scaled: torch.Tensor) -> float | None:
-    tokens, features = scaled.shape
-    if features <= min(tokens, TALL_FEATURES):
-        return spectral.stored(spectral.tall_sigma(scaled))
-    return spectral.measure_spectra(scaled[None])[0].sigma
-
-
-def join(chunks: list[EdgeRisk]) -> dict[str, Any]:
-    """Return what a report holds of a layer: its chunks' edge risks weighted by their tokens."""
-    measured = [chunk for chunk in chunks if chunk.value is not None]
-    tokens = sum(chunk.tokens for chunk in measured)
-    value = math.fsum(chunk.tokens * (chunk.value or 0.0) for chunk in measured) / tokens if tokens else None
+    Args:
+        raw: ``baseline`` and ``subject``, each with ``modules`` (by name: family, tokens, features, nonfinite,
+            edge_risk; null where not measured).
+        policy: the ``rmt`` limits.
+    """
+    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
+    violations = list(_unmeasured(before, after))
+    families = _families(before, after, policy)
+    for family, row in families.items():
+        if row["growth"] is not None and row["growth"] > row["epsilon"]:
+            reason = f"its largest edge risk grew by {row['growth']:.4g}, limit {row['epsilon']:g}"
+            violations.append(_violation(f"family {family}", "fail", reason))
+        elif row["growth"] is not None and row["growth"] < -policy["max_fall"]:
+            reason = f"its largest edge risk fell by {-row['growth']:.4g}, limit {policy['max_fall']:g}"
+            violations.append(_violation(f"family {family}", "fail", reason))
+    growths = _growths(before, after)
+    known = [growth for growth in growths.values() if growth is not None]
+    severities = {violation["severity"] for violation in violations}
+    status = next((severity for severity in ("error", "fail", "warn") if severity in severities), "pass")
     return {
-        "tokens": sum(chunk.tokens for chunk in chunks),
-        "features": chunks[0].features,
-        "nonfinite": sum(chunk.nonfinite for chunk in chunks),
-        "edge_risk": None if value is None else float(f"{value:.{spectral.DIGITS}g}"),
+        "status": status,
+        "passed": status in ("pass", "warn"),
+        "metrics": {
+            "modules": len(growths),
+            "largest_growth": max(known, default=None),
+            "largest_fall": min(known, default=None),
+            "violating_families": [row["module"] for row in violations if row["module"].startswith("family ")],
+        },
+        "families": families,
+        "modules": growths,
+        "violations": violations,
     }
+
+
+def derive_rmt_probe(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the probe says: which modules grew or fell beyond their own limits, and whether any did.
+
+    Args:
+        raw: as for ``derive_rmt``, over more windows.
+        policy: the ``rmt`` limits.
+    """
+    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
+    violations = list(_unmeasured(before, after))
+    growths = _growths(before, after)
+    own = policy.get("epsilon_by_module", {})
+    for name, growth in growths.items():
+        epsilon = own.get(name, policy["probe_epsilon"])
+        if growth is not None and growth > epsilon:
+            violations.append(_violation(name, "fail", f"its edge risk grew by {growth:.4g}, limit {epsilon:g}"))
+        elif growth is not None and growth < -policy["max_fall"]:
+            reason = f"its edge risk fell by {-growth:.4g}, limit {policy['max_fall']:g}"
+            violations.append(_violation(name, "fail", reason))
+    found = [row["module"] for row in violations if row["severity"] in ("error", "fail")]
+    return {"detected": bool(found), "detected_modules": found, "modules": growths, "violations": violations}
+
+
+def _violation(module: str, severity: str, reason: str) -> dict[str, str]:
+    return {"module": module, "severity": severity, "reason": reason}
+
+
+def _unmeasured(before: Modules, after: Modules) -> Iterator[dict[str, str]]:
+    if not after:
+        yield _violation("*", "error", "the subject's activations could not be measured")
+        return
+    for name in sorted({*before, *after}):
+        if name not in before or name not in after:
+            yield _violation(name, "error", f"only the {'baseline' if name in before else 'subject'} has it")
+        elif before[name]["nonfinite"]:
+            yield _violation(name, "error", f"{before[name]['nonfinite']} activations of the baseline are not finite")
+        elif after[name]["nonfinite"]:
+            yield _violation(name, "fail", f"{after[name]['nonfinite']} activations are not finite")
+        elif after[name]["edge_risk"] is None and before[name]["edge_risk"] is not None:
+            yield _violation(name, "warn", f"saw {after[name]['tokens']} tokens, too few to say anything")
+
+
+def _growths(before: Modules, after: Modules) -> dict[str, float | None]:
+    """Return subject / baseline - 1 of each module that both sides have, None where one was not measured."""
+    return {
+        name: _growth(before[name]["edge_risk"], after[name]["edge_risk"]) for name in sorted(before) if name in after
+    }
+
+
+def _growth(before: float | None, after: float | None) -> float | None:
+    if before is None or after is None:
+        return None
+    # a layer whose every feature is constant has no edge risk; that is a fall, or nothing
+    return rounded(after / before - 1.0) if before > 0 else (0.0 if after == 0 else None)
+
+
+def _families(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    families: dict[str, dict[str, Any]] = {}
+    own = policy.get("epsilon_by_family", {})
+    for family in sorted({row["family"] for row in before.values()}):
+        names = [name for name, row in before.items() if row["family"] == family and name in after]
+        pairs = [(before[name]["edge_risk"], after[name]["edge_risk"]) for name in names]
+        measured = [(first, second) for first, second in pairs if first is not None and second is not None]
+        largest = max((first for first, _ in measured), default=None)
+        grown = max((second for _, second in measured), default=None)
+        families[family] = {
+            "modules": len(names),
+            "baseline": largest,
+            "subject": grown,
+            "growth": _growth(largest, grown),
+            "epsilon": own.get(family, policy["epsilon"]),
+        }
+    return families

@@ -1,126 +1,191 @@
-"""The spectral guard's measurement: largest singular value and Frobenius norm of weight matrices."""
+"""The spectral guard's judgement: singular values of each weight matrix against the baseline's.
+
+Per module r = ln(sigma_subject / sigma_baseline) and z = r / tau; two-sided p-values are corrected over modules. A
+module is capped when it survives the correction and |r| exceeds the deadband, or when its rank or norm collapses. What
+changed of a matrix is looked at too, and warns where it is not as compression changes one (``weight_changes``).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
+from invarlock.guards.weight_changes import change_metrics, judge_changes, reordered
+from invarlock.statistics.rounding import rounded
 
-BLOCK = 8
-# A matrix is looked at after so many iterations, and is done once its residual is small enough.
-CHECKPOINTS = (4, 8, 16, 32, 64, 128)
-# The residual bounds the relative error of sigma squared, so sigma is within half of it.
-TOLERANCE = 1e-4
-SEED = 0x5BEC
-# Stored digits: more than float32 resolves, fewer than would make a report long.
-DIGITS = 9
-
-CONTRACT: Mapping[str, Any] = {
-    "guard": "spectral",
-    "estimator": "block power iteration on W^T W with Rayleigh-Ritz",
-    "block": BLOCK,
-    "iterations": CHECKPOINTS[-1],
-    "tolerance": TOLERANCE,
-    "seed": SEED,
-    "arithmetic": "float32",
-    "scope": ["attn", "embed", "ffn", "router"],
-}
+Module = Mapping[str, Any]
+# A severity, the limit that brings it, and its logarithm.
+_Fall = tuple[str, float, float]
+# Norms of equal matrices differ by less, wherever they were measured.
+SAME_NORM = 1e-6
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """Largest singular value, its residual and the Frobenius norm; None where not finite."""
+def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return status, metrics, per-module numbers and violations of the guard.
 
-    sigma: float | None
-    residual: float | None
-    frobenius: float | None
-
-
-def measure_spectra(matrices: torch.Tensor) -> list[Spectrum]:
-    """Return the spectrum of each matrix of a batch.
-
-    Block power iteration from a fixed start, then Rayleigh-Ritz on the block (Saad 2011, "Numerical Methods for Large
-    Eigenvalue Problems", chapter 5). The residual is |W^T W v - sigma^2 v| / sigma^2.
+    A module that one side could not measure is an error, and the guard fails closed.
 
     Args:
-        matrices: shape (batch, rows, columns), any float dtype.
+        raw: ``baseline`` and ``subject``, each with ``measurement_contract_hash`` and ``modules`` (by name: family,
+            shape, sigma, residual, frobenius; null where not finite); ``changes`` of those that changed, by name.
+        policy: the ``spectral`` limits.
     """
-    weights = matrices.float()
-    finite = weights.isfinite().flatten(1).all(dim=1)
-    safe = torch.where(finite[:, None, None], weights, torch.zeros_like(weights))
-    # float64 accumulates squares without overflow: float32 weights of 1e25 have a norm too
-    frobenius = safe.double().square().sum(dim=(1, 2)).sqrt()
-    scale = safe.abs().amax(dim=(1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
-    sigma, residual = _largest_singular_value(safe / scale[:, None, None])
-    sigma = sigma.double() * scale.double()
+    before, after, changes = raw["baseline"]["modules"], raw["subject"]["modules"], raw["changes"]
+    violations = []
+    if raw["baseline"]["measurement_contract_hash"] != raw["subject"]["measurement_contract_hash"]:
+        violations.append(_violation("*", "error", "subject and baseline were measured in different ways"))
+    modules: dict[str, dict[str, Any]] = {}
+    scores = _family_scores(before)
+    for name in sorted({*before, *after}):
+        problem = _unmeasured(before.get(name), after.get(name), changes.get(name))
+        if problem is not None:
+            violations.append(_violation(name, "error", problem))
+            continue
+        modules[name] = _compare(before[name], after[name], policy, scores[name]) | {"change": changes.get(name)}
+    significant = _survivors({name: row["p_value"] for name, row in modules.items()}, policy)
+    deadband, falls = math.log(policy["deadband_ratio"]), _falls(policy)
+    for name, row in modules.items():
+        for severity, reason in _findings(row, name in significant, deadband, falls):
+            row["capped"] = row["capped"] or severity == "cap"
+            violations.append(_violation(name, severity, reason))
+    same = reordered(changes, after)
+    suspicious = judge_changes(changes, same, policy["change"])
+    violations += [_violation(name, "warn", reason) for name, reasons in suspicious.items() for reason in reasons]
+    capped = [name for name, row in modules.items() if row["capped"]]
+    families = [modules[name]["family"] for name in capped]
+    metrics = {
+        "modules": len(modules),
+        "caps_applied": len(capped),
+        "max_caps": policy["max_caps"],
+        "caps_by_family": {family: families.count(family) for family in sorted(set(families))},
+        "capped_modules": capped,
+        "max_abs_log_ratio": max(
+            (abs(row["log_ratio"]) for row in modules.values() if row["log_ratio"] is not None), default=None
+        ),
+        "deadband": rounded(deadband),
+        **change_metrics(changes, same, suspicious, policy["change"]),
+    }
+    severities = {violation["severity"] for violation in violations}
+    failed = len(capped) > policy["max_caps"]
+    status = "error" if "error" in severities else "fail" if failed else "warn" if severities else "pass"
+    return {
+        "status": status,
+        "passed": status in ("pass", "warn"),
+        "metrics": metrics,
+        "modules": modules,
+        "violations": violations,
+    }
+
+
+def _violation(module: str, severity: str, reason: str) -> dict[str, str]:
+    return {"module": module, "severity": severity, "reason": reason}
+
+
+def _unmeasured(before: Module | None, after: Module | None, change: Module | None) -> str | None:
+    if after is None or before is None:
+        return f"only the {'baseline' if after is None else 'subject'} has it"
+    if after["shape"] != before["shape"]:
+        return f"shape {after['shape']} cannot be compared with the baseline's {before['shape']}"
+    for side, module in (("baseline", before), ("subject", after)):
+        if module["sigma"] is None or module["frobenius"] is None:
+            return f"the {side}'s spectral norm is not finite"
+    moved = not math.isclose(before["frobenius"], after["frobenius"], rel_tol=SAME_NORM)
+    if (change is None and moved) or (change is not None and change["coherent"] is None):
+        return "it changed, and its change was not measured"
+    return None
+
+
+def _compare(before: Module, after: Module, policy: Mapping[str, Any], family_z: float | None) -> dict[str, Any]:
+    log_ratio = _log_ratio(after["sigma"], before["sigma"])
+    scale = policy.get("null_scale_by_family", {}).get(before["family"], policy["null_scale"])
+    z = None if log_ratio is None else rounded(log_ratio / scale)
+    return {
+        "family": before["family"],
+        "log_ratio": log_ratio,
+        "log_stable_rank_ratio": _log_ratio(_stable_rank(after), _stable_rank(before)),
+        "log_norm_ratio": _log_ratio(after["frobenius"], before["frobenius"]),
+        "z": z,
+        "p_value": None if z is None else rounded(math.erfc(abs(z) / math.sqrt(2))),
+        "family_z": family_z,
+        "capped": False,
+    }
+
+
+def _stable_rank(module: Module) -> float:
+    return float(module["frobenius"] ** 2 / module["sigma"] ** 2) if module["sigma"] > 0 else 0.0
+
+
+def _log_ratio(own: float, base: float) -> float | None:
+    """Return ln(own / base); 0 where both are zero, None where one is."""
+    if own > 0 and base > 0:
+        return rounded(math.log(own / base))
+    return 0.0 if own == base else None
+
+
+def _family_scores(modules: Mapping[str, Module]) -> dict[str, float | None]:
+    """Return (sigma - mean) / deviation of each baseline module within its family."""
+    families: dict[str, list[float]] = {}
+    for module in modules.values():
+        if module["sigma"] is not None:
+            families.setdefault(module["family"], []).append(module["sigma"])
+    spreads = {family: _mean_and_deviation(sigmas) for family, sigmas in families.items()}
+    scores: dict[str, float | None] = {}
+    for name, module in modules.items():
+        mean, deviation = spreads.get(module["family"], (0.0, 0.0))
+        measured = deviation and module["sigma"] is not None
+        scores[name] = rounded((module["sigma"] - mean) / deviation) if measured else None
+    return scores
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+
+
+def _survivors(p_values: Mapping[str, float | None], policy: Mapping[str, Any]) -> set[str]:
+    """Return the modules whose p-value survives the correction.
+
+    Benjamini and Hochberg 1995, or Bonferroni, over all modules that have a ratio.
+    """
+    known = {name: p for name, p in p_values.items() if p is not None}
+    if not known:
+        return set()
+    alpha, count = policy["alpha"], len(known)
+    if policy["correction"] == "bonferroni":
+        return {name for name, p in known.items() if p <= alpha / count}
+    ordered: Sequence[float] = sorted(known.values())
+    passing = [p for rank, p in enumerate(ordered, start=1) if p <= alpha * rank / count]
+    return {name for name, p in known.items() if passing and p <= passing[-1]}
+
+
+def _findings(
+    row: Mapping[str, Any], significant: bool, deadband: float, falls: Sequence[tuple[str, str, Sequence[_Fall]]]
+) -> list[tuple[str, str]]:
+    found = []
+    if row["log_ratio"] is None:
+        found.append(("cap", "the spectral norm is zero on one side"))
+    elif significant and abs(row["log_ratio"]) > deadband:
+        found.append(
+            ("cap", f"spectral norm changed by {math.exp(min(row['log_ratio'], 700.0)):.4g} times, z = {row['z']:.4g}")
+        )
+    for what, key, limits in falls:
+        # a norm that is zero on one side has no ratio and is capped above
+        if row[key] is None:
+            continue
+        for severity, limit, log_limit in limits:
+            if row[key] < log_limit:
+                found.append((severity, f"{what} fell to {math.exp(row[key]):.4g} of the baseline's, limit {limit}"))
+                break
+    return found
+
+
+def _falls(policy: Mapping[str, Any]) -> list[tuple[str, str, list[_Fall]]]:
+    """Return what may fall, its number in a module's row, and how far, the gravest first."""
     return [
-        Spectrum(stored(s), stored(r), stored(f)) if ok else Spectrum(None, None, None)
-        for s, r, f, ok in zip(sigma.tolist(), residual.tolist(), frobenius.tolist(), finite.tolist(), strict=True)
+        (what, key, [(kind, policy[limits][kind], math.log(policy[limits][kind])) for kind in ("cap", "warn")])
+        for what, key, limits in (
+            ("stable rank", "log_stable_rank_ratio", "stable_rank_fall"),
+            ("norm", "log_norm_ratio", "norm_fall"),
+        )
     ]
-
-
-def tall_sigma(rows: torch.Tensor) -> float:
-    """Return the largest singular value of one finite matrix, by the same iteration on its W^T W, formed once.
-
-    Many rows and few columns (activations) are iterated on some times faster so. Forming the product in float32 moves
-    sigma by some 1e-7, far below the tolerance.
-
-    Args:
-        rows: shape (rows, columns), float32.
-    """
-    product = rows.mT @ rows
-    columns = len(product)
-    start = torch.randn(columns, min(BLOCK, columns), generator=torch.Generator().manual_seed(SEED))
-    basis = torch.linalg.qr(start).Q.to(rows.device)
-    square = torch.zeros((), device=rows.device)
-    for iteration in range(1, CHECKPOINTS[-1] + 1):
-        basis = torch.linalg.qr(product @ basis).Q
-        if iteration not in CHECKPOINTS:
-            continue
-        values, vectors = torch.linalg.eigh(basis.mT @ (product @ basis))
-        square, vector = values[-1], basis @ vectors[:, -1]
-        error = torch.linalg.vector_norm(product @ vector - square * vector)
-        if not bool(error > TOLERANCE * square):
-            break
-    return math.sqrt(max(0.0, float(square)))
-
-
-def _largest_singular_value(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return sigma and residual, shape (batch,) each, of weights whose largest magnitude is 1 or 0.
-
-    Each matrix keeps what it had when it first converged, so that its neighbours in the batch do not matter.
-    """
-    columns = weights.shape[2]
-    width = min(BLOCK, *weights.shape[1:])
-    start = torch.randn(columns, width, generator=torch.Generator().manual_seed(SEED))
-    basis = torch.linalg.qr(start).Q.to(weights.device).expand(len(weights), -1, -1)  # (batch, columns, width)
-    sigma = torch.zeros(len(weights), device=weights.device)
-    residual = torch.full_like(sigma, math.inf)
-    for iteration in range(1, CHECKPOINTS[-1] + 1):
-        basis = torch.linalg.qr(weights.mT @ (weights @ basis)).Q
-        if iteration not in CHECKPOINTS:
-            continue
-        open_ = residual > TOLERANCE
-        now, error = _rayleigh_ritz(weights, basis)
-        sigma, residual = torch.where(open_, now, sigma), torch.where(open_, error, residual)
-        if not bool((residual > TOLERANCE).any()):
-            break
-    return sigma, residual
-
-
-def _rayleigh_ritz(weights: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the largest singular value within a basis and its residual, 0 where it is zero."""
-    _, values, rights = torch.linalg.svd(weights @ basis, full_matrices=False)
-    sigma = values[:, 0]
-    vector = basis @ rights[:, :1].mT  # (batch, columns, 1)
-    square = sigma.square()[:, None, None]
-    error = torch.linalg.vector_norm(weights.mT @ (weights @ vector) - square * vector, dim=(1, 2))
-    return sigma, torch.where(sigma > 0, error / sigma.square(), torch.zeros_like(error))
-
-
-def stored(value: float) -> float | None:
-    """Return a measured number with as many digits as a report keeps; None where it is not finite."""
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None

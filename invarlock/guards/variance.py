@@ -1,29 +1,119 @@
-"""The variance guard's measurement: the root mean square of what each FFN adds to its block."""
+"""The variance guard's judgement: would undoing a change of scale of an FFN's output help?
+
+An intervention signal, never a gate.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
+from invarlock.statistics.intervals import bca_interval, weighted_mean
+from invarlock.statistics.rounding import rounded
 
-from invarlock.guards import rmt, spectral
-
-CONTRACT: Mapping[str, Any] = {
-    "guard": "variance",
-    "reads": "outputs of FFN output projections; of experts their weighted sum",
-    "measure": "root mean square over tokens and features, in float64",
-    "windows": rmt.CONTRACT["windows"],
-}
+Modules = Mapping[str, Mapping[str, Any]]
 
 
-def sum_of_squares(outputs: torch.Tensor) -> tuple[float, int]:
-    """Return the sum of squares of outputs, NaN where one is not finite, and how many there are."""
-    return float(outputs.double().square().sum()), outputs.numel()
+def propose_scales(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scales that would bring FFN outputs back to the baseline's root mean square.
+
+    Each is the ratio baseline / subject, clamped; those within the deadband are dropped, and of the rest the largest
+    changes are kept.
+
+    Args:
+        before: ``rms`` by module of the baseline.
+        after: of the subject.
+        policy: the ``variance`` limits.
+    """
+    low, high = policy["scale_limits"]
+    scales = {}
+    for name in sorted(before):
+        ratio = _ratio(before[name]["rms"], after.get(name, {}).get("rms"))
+        if ratio is None:
+            continue
+        scale = min(max(ratio, low), high)
+        if abs(scale - 1.0) > policy["deadband"]:
+            scales[name] = float(f"{scale:.9g}")
+    kept = sorted(scales, key=lambda name: (-abs(scales[name] - 1.0), name))[: policy["max_adjusted_modules"]]
+    return {name: scales[name] for name in sorted(kept)}
 
 
-def root_mean_square(total: float, count: int) -> float | None:
-    """Return sqrt(total / count), None where it is not finite."""
-    value = math.sqrt(total / count) if count and math.isfinite(total) else math.nan
-    return float(f"{value:.{spectral.DIGITS}g}") if math.isfinite(value) else None
+def derive_variance(
+    raw: Mapping[str, Any], policy: Mapping[str, Any], windows: Mapping[str, Any], bootstrap: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return status, proposed scales, their gain and the predictive gate.
+
+    A is the subject's loss on the final windows, B that with the scales applied. Scales are worth applying when the
+    mean of B - A and the upper end of its interval are at most -min_effect. One-sided intervals put all of alpha there.
+
+    Args:
+        raw: ``baseline`` and ``subject``, each with ``modules`` (by name: rms); ``subject`` with ``scaled_logloss``.
+        policy: the ``variance`` limits.
+        windows: ``evaluation_windows.final`` of the report.
+        bootstrap: ``replicates``, ``alpha`` and ``seed`` of the interval.
+    """
+    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
+    unmeasured = sorted(name for name in before if after.get(name, {}).get("rms") is None)
+    scales = propose_scales(before, after, policy)
+    gate = _predictive_gate(scales, raw["subject"]["scaled_logloss"], policy, windows, bootstrap)
+    if unmeasured:
+        status = "error"
+        reasons = [f"{name}: its output could not be measured, or is not finite" for name in unmeasured[:3]]
+    else:
+        status = "warn" if gate["passed"] else "pass"
+        reasons = [f"scaling {', '.join(scales)} would lower the loss"] if gate["passed"] else []
+    return {
+        "status": status,
+        "passed": status != "error",
+        "metrics": {"modules": len(before), "proposed": len(scales)},
+        "modules": {name: {"ratio": _ratio(before[name]["rms"], after.get(name, {}).get("rms"))} for name in before},
+        "proposed_scales": scales,
+        "ab_gain": None if gate["mean_delta"] is None else rounded(-gate["mean_delta"]),
+        "predictive_gate": gate,
+        "violations": [
+            {"module": reason.partition(":")[0], "severity": status, "reason": reason.partition(": ")[2] or reason}
+            for reason in reasons
+        ],
+    }
+
+
+def derive_ve_probe(
+    raw: Mapping[str, Any], policy: Mapping[str, Any], windows: Mapping[str, Any], bootstrap: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the probe says: the guard's own numbers over more windows, and whether it would intervene."""
+    block = derive_variance(raw, policy, windows, bootstrap)
+    kept = ("modules", "proposed_scales", "ab_gain", "predictive_gate", "violations")
+    return {"detected": block["predictive_gate"]["passed"], **{key: block[key] for key in kept}}
+
+
+def _ratio(before: float | None, after: float | None) -> float | None:
+    return rounded(before / after) if before is not None and after else None
+
+
+def _predictive_gate(
+    scales: Mapping[str, float],
+    scaled: Sequence[float | None] | None,
+    policy: Mapping[str, Any],
+    windows: Mapping[str, Any],
+    bootstrap: Mapping[str, Any],
+) -> dict[str, Any]:
+    gate: dict[str, Any] = {"evaluated": False, "passed": False, "reason": "", "mean_delta": None, "delta_ci": None}
+    if not scales:
+        return {**gate, "reason": "no scale is proposed"}
+    if scaled is None:
+        return {**gate, "reason": "the scaled model was not scored"}
+    pairs = list(zip(scaled, windows["logloss"], strict=True))
+    deltas = [after - before for after, before in pairs if after is not None and before is not None]
+    if len(deltas) < len(pairs):
+        return {**gate, "reason": "a loss is not finite"}
+    alpha = bootstrap["alpha"] if policy["sides"] == "two" else 2 * bootstrap["alpha"]
+    interval = bca_interval(
+        deltas, windows["token_counts"], replicates=bootstrap["replicates"], alpha=alpha, seed=bootstrap["seed"]
+    )
+    mean = rounded(weighted_mean(deltas, windows["token_counts"]))
+    low, high = rounded(interval.low), rounded(interval.high)
+    assert mean is not None
+    assert high is not None
+    passed = mean < 0 and mean <= -policy["min_effect"] and high <= -policy["min_effect"]
+    reason = "the loss falls" if passed else "the loss does not fall by as much as is asked"
+    return {"evaluated": True, "passed": passed, "reason": reason, "mean_delta": mean, "delta_ci": [low, high]}

@@ -1,150 +1,76 @@
-"""The spectral guard's second measurement: what the change of a weight matrix is made of.
+"""The judgement of what changed in weight matrices: as compression changes them, or as a defect does.
 
-Compression changes weights as noise does: each element a little, in no common direction. A defect changes them as one.
-With B the baseline's matrix, S the subject's and D = S - B, three shares tell the two apart, whatever D's size:
-
-- coherent: how much of |D|^2 is a scale of the matrix's own weights, group by group along the input;
-- flipped: how much of |D|^2 lies in large weights whose sign changed;
-- edge risk: D's largest singular value over the Marchenko-Pastur edge sqrt(rows) + sqrt(columns), once its rows and
-  columns have one RMS. Noise is near 1, a change along one direction far beyond.
-
-Matrices are out x in throughout.
+A change that is a scale, flips signs of large weights or runs along one direction is told, however small it is. An FFN
+whose hidden units stand in another order in all its matrices is the same function, and is told as that.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import torch
+Rows = Mapping[str, Mapping[str, Any]]
 
-from invarlock.guards.spectral import measure_spectra, stored
-
-# Weights that share a scale in most group-wise formats; a longer group is several of these.
-GROUP = 32
-# A weight is large from half the RMS of its matrix: rounding flips none of those.
-LARGE = 0.5
-# Rows are worked on together up to so many elements: 32 MB of float64.
-SLICE_ELEMENTS = 1 << 22
-
-CONTRACT: Mapping[str, Any] = {
-    "of": "matrices of one shape whose bytes differ from the baseline's",
-    "relative": "|D| / |B|",
-    "coherent": "sum over groups of min(<D,B>^2 / <B,B>, <D,S>^2 / <S,S>) where both have one sign, over |D|^2",
-    "group": GROUP,
-    "flipped": "sum of D^2 where the sign changed and both magnitudes reach `large` of B's RMS, over |D|^2",
-    "large": LARGE,
-    "edge_risk": "sigma(D) / (sqrt(rows) + sqrt(columns)), rows of D brought to RMS 1, then columns",
-    "unit_order": "digest of the order of hidden units, where an FFN matrix is the baseline's in another order",
-    "arithmetic": "float64, sigma float32",
-}
+# Raw number, limit of the tier, and what it says of a matrix beyond it.
+_SHARES = (
+    ("coherent", "coherent_share", "{:.1%} of its change is a scale of its own weights, limit {:.1%}"),
+    ("flipped", "flipped_share", "{:.1%} of its change turns the sign of large weights, limit {:.1%}"),
+    ("edge_risk", "edge_risk", "its change runs along one direction, {:.3g} times the edge of noise, limit {:.3g}"),
+)
 
 
-@dataclass(frozen=True)
-class WeightChange:
-    """What a change is made of; None where a side is not finite, and ``relative`` where the baseline is zero."""
-
-    relative: float | None
-    coherent: float | None
-    flipped: float | None
-    edge_risk: float | None
-
-
-def measure_changes(before: torch.Tensor, after: torch.Tensor) -> list[WeightChange]:
-    """Return what the change of each matrix of a batch is made of.
+def judge_changes(changes: Rows, same: set[str], limits: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the findings of each matrix that changed as compression does not.
 
     Args:
-        before: the baseline's, shape (batch, out, in), any float dtype.
-        after: the subject's, same shape.
+        changes: raw, by matrix: ``relative``, ``coherent``, ``flipped``, ``edge_risk``, ``unit_order``.
+        same: the matrices that only stand in another order, as ``reordered`` returns them.
+        limits: ``coherent_share``, ``flipped_share``, ``edge_risk``, and the ``relative_floor`` below which a change
+            is rounding.
     """
-    finite = (before.float().isfinite() & after.float().isfinite()).flatten(1).all(dim=1)
-    before, after = (torch.where(finite[:, None, None], side.float(), 0.0) for side in (before, after))
-    _, rows, columns = before.shape
-    energy = _zeros(before)
-    for base, _ in _slices(before, after):
-        energy += base.square().sum(dim=(1, 2))
-    large = LARGE * (energy / (rows * columns)).sqrt()[:, None, None]
-    changed, coherent, flipped = _zeros(before), _zeros(before), _zeros(before)
-    for base, own in _slices(before, after):
-        change = own - base
-        changed += change.square().sum(dim=(1, 2))
-        coherent += _explained_by_scales(change, base, own).sum(dim=(1, 2))
-        is_flip = (base * own < 0) & (base.abs() >= large) & (own.abs() >= large)
-        flipped += torch.where(is_flip, change.square(), 0.0).sum(dim=(1, 2))
-    edges = [spectrum.sigma for spectrum in measure_spectra(_one_rms(after - before))]
-    edge = math.sqrt(rows) + math.sqrt(columns)
-    found = zip(
-        finite.tolist(), energy.tolist(), changed.tolist(), coherent.tolist(), flipped.tolist(), edges, strict=True
-    )
+    found = {name: _findings(change, limits) for name, change in changes.items() if name not in same}
+    return {name: reasons for name, reasons in found.items() if reasons}
+
+
+def reordered(changes: Rows, modules: Rows) -> set[str]:
+    """Return the matrices of FFNs whose hidden units stand in another order, the same one in all of them."""
+    blocks: dict[str, list[str]] = {}
+    for name, module in modules.items():
+        if module["family"] == "ffn":
+            blocks.setdefault(name.removesuffix(".weight").rpartition(".")[0], []).append(name)
+    same: set[str] = set()
+    for names in blocks.values():
+        orders = {changes[name]["unit_order"] if name in changes else None for name in names}
+        if len(names) > 1 and len(orders) == 1 and None not in orders:
+            same |= set(names)
+    return same
+
+
+def change_metrics(
+    changes: Rows, same: set[str], findings: Mapping[str, Any], limits: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return how many matrices changed, how, and the most extreme of each share."""
+    judged = [row for name, row in changes.items() if name not in same and not _is_rounding(row, limits)]
+    return {
+        "changed_modules": len(changes),
+        "reordered_modules": len(same),
+        "suspicious_changes": sorted(findings),
+        **{
+            f"max_{key}": max((row[key] for row in judged if row[key] is not None), default=None)
+            for key, _, _ in _SHARES
+        },
+    }
+
+
+def _findings(change: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
+    if _is_rounding(change, limits):
+        return []
     return [
-        WeightChange(
-            stored(math.sqrt(total / base)) if base > 0 else None,
-            stored(scaled / total) if total > 0 else 0.0,
-            stored(flips / total) if total > 0 else 0.0,
-            None if sigma is None else stored(sigma / edge),
-        )
-        if ok
-        else WeightChange(None, None, None, None)
-        for ok, base, total, scaled, flips, sigma in found
+        text.format(change[key], limits[limit])
+        for key, limit, text in _SHARES
+        if change[key] is not None and change[key] > limits[limit]
     ]
 
 
-def unit_order(before: torch.Tensor, after: torch.Tensor) -> str | None:
-    """Return the digest of the order in which ``after`` has the rows of ``before``; None where it has others.
-
-    Rows are compared byte by byte, those that are equal keep their order.
-    """
-    was, now = _row_bytes(before), _row_bytes(after)
-    places: dict[bytes, list[int]] = {}
-    for place in range(len(was) - 1, -1, -1):
-        places.setdefault(was[place], []).append(place)
-    order = [places[row].pop() if places.get(row) else -1 for row in now]
-    if -1 in order or len(was) != len(now):
-        return None
-    return hashlib.sha256(torch.tensor(order).numpy().astype("<i8").tobytes()).hexdigest()[:16]
-
-
-def _row_bytes(matrix: torch.Tensor) -> list[bytes]:
-    data = matrix.contiguous().view(torch.uint8).numpy()
-    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in data]
-
-
-def _zeros(batch: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(len(batch), dtype=torch.float64, device=batch.device)
-
-
-def _slices(before: torch.Tensor, after: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield both sides in float64, some rows at a time."""
-    step = max(1, SLICE_ELEMENTS // (before.shape[0] * before.shape[2]))
-    for first in range(0, before.shape[1], step):
-        yield before[:, first : first + step].double(), after[:, first : first + step].double()
-
-
-def _explained_by_scales(change: torch.Tensor, base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return how much of each group's squared change a scale of its own weights explains, (batch, rows, groups).
-
-    A projection (pruning, truncated rank) is orthogonal to the subject and noise to both sides; a scale to neither.
-    """
-    grouped = [torch.nn.functional.pad(side, (0, -side.shape[2] % GROUP)) for side in (change, base, own)]
-    change, base, own = (side.reshape(*side.shape[:2], -1, GROUP) for side in grouped)
-    along_base, along_own = (change * base).sum(dim=3), (change * own).sum(dim=3)
-    tiny = torch.finfo(torch.float64).tiny
-    explained = torch.minimum(
-        along_base.square() / base.square().sum(dim=3).clamp_min(tiny),
-        along_own.square() / own.square().sum(dim=3).clamp_min(tiny),
-    )
-    return torch.where(along_base * along_own > 0, explained, 0.0)
-
-
-def _one_rms(change: torch.Tensor) -> torch.Tensor:
-    """Return a change whose rows were brought to an RMS of 1 (those of zeros aside), and then its columns."""
-    tiny = torch.finfo(torch.float32).tiny
-    for dim in (2, 1):
-        # by the largest first, so that no square of a tiny change is lost
-        change = change / change.abs().amax(dim=dim, keepdim=True).clamp_min(tiny)
-        rms = torch.linalg.vector_norm(change, dim=dim, keepdim=True) / math.sqrt(change.shape[dim])
-        change = change / rms.clamp_min(tiny)
-    return change
+def _is_rounding(change: Mapping[str, Any], limits: Mapping[str, Any]) -> bool:
+    return change["relative"] is not None and change["relative"] < limits["relative_floor"]

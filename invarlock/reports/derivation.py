@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from invarlock.guards.invariants import derive_invariants
+from invarlock.guards.rmt import derive_rmt
+from invarlock.guards.spectral import derive_spectral
+from invarlock.guards.variance import derive_variance
 from invarlock.jsonio import digest_document
+from invarlock.metrics.perplexity import derive_primary_metric, derive_tail, window_statistics
 from invarlock.reports.gates import judge_gates
-from invarlock.reports.invariants import derive_invariants
 from invarlock.reports.policy import policy_digest, resolve_policy
-from invarlock.reports.primary_metric import derive_primary_metric, derive_tail, window_statistics
-from invarlock.reports.rmt import derive_rmt
-from invarlock.reports.spectral import derive_spectral
-from invarlock.reports.variance import derive_variance
 
 SCHEMA_VERSION = "v1"
 GUARDS = ("invariants", "spectral", "rmt", "variance")

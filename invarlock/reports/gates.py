@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from invarlock.metrics.perplexity import drift_is_acceptable, ratio_is_acceptable
 from invarlock.reports.overhead import overhead_ratio
-from invarlock.reports.primary_metric import drift_is_acceptable, ratio_is_acceptable
 
 # The one flag that follows from times; it is in the release profile alone.
 OVERHEAD_FLAG = "guard_overhead_acceptable"

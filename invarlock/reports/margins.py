@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from invarlock.reports.primary_metric import rounded
+from invarlock.statistics.rounding import rounded
 
 Block = Mapping[str, Any]
 

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from invarlock.guards.rmt import derive_rmt, derive_rmt_probe
+from invarlock.guards.spectral import derive_spectral
+from invarlock.guards.variance import derive_variance
+from invarlock.metrics.perplexity import derive_drift
 from invarlock.reports.derivation import contract_hash
-from invarlock.reports.primary_metric import derive_drift, rounded
-from invarlock.reports.rmt import derive_rmt, derive_rmt_probe
-from invarlock.reports.spectral import derive_spectral
-from invarlock.reports.statistics import weighted_mean
-from invarlock.reports.variance import derive_variance
+from invarlock.statistics.intervals import weighted_mean
+from invarlock.statistics.rounding import rounded
 
 SCHEMA = "invarlock/null-run-v1"
 # The windows of null run k are drawn with this much added to its seed, so that they are no case's own.

@@ -22,9 +22,9 @@ from invarlock.errors import DocumentError, EvaluationError, InvarLockError, Usa
 from invarlock.jsonio import check_schema
 from invarlock.reports.null_runs import CHANGES, NullChange, guard_signals, null_changes, null_run_problems
 from invarlock.reports.policy import resolve_policy
-from invarlock.reports.primary_metric import rounded
-from invarlock.reports.statistics import quantile
 from invarlock.reports.verification import differences, shorten
+from invarlock.statistics.intervals import quantile
+from invarlock.statistics.rounding import rounded
 
 SCHEMA = "invarlock/calibrated-preset-v1"
 # Makes the median absolute deviation of normal numbers their standard deviation.

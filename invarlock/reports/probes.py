@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from invarlock.errors import DocumentError, InvarLockError
+from invarlock.guards.rmt import derive_rmt_probe
+from invarlock.guards.variance import derive_ve_probe
 from invarlock.jsonio import check_schema
 from invarlock.reports.derivation import bootstrap, contract_hash
-from invarlock.reports.rmt import derive_rmt_probe
-from invarlock.reports.variance import derive_ve_probe
 from invarlock.reports.verification import activation_problems, differences
 
 # The probes by the kind of detector that reads them, with the guard whose measurement they are.

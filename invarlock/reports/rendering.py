@@ -18,10 +18,9 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from invarlock.reports.figures import interval_figure, window_figure
-from invarlock.reports.gates import Gate, judge_gates
-from invarlock.reports.markup import Markup, element, join, text
-from invarlock.reports.page_parts import (
+from invarlock.pages.figures import interval_figure, window_figure
+from invarlock.pages.markup import Markup, element, join, text
+from invarlock.pages.parts import (
     MAX_ROWS,
     code,
     compact,
@@ -34,7 +33,8 @@ from invarlock.reports.page_parts import (
     pill,
     plain_text,
 )
-from invarlock.reports.stylesheet import CONTENT_POLICY, STYLE
+from invarlock.pages.stylesheet import CONTENT_POLICY, STYLE
+from invarlock.reports.gates import Gate, judge_gates
 
 # The modules of a guard that say most; all of them are in the report.
 TOP_MODULES = 5

@@ -9,7 +9,7 @@ from typing import Any
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, digest_document
 from invarlock.reports.gates import OVERHEAD_FLAG
-from invarlock.reports.primary_metric import rounded
+from invarlock.statistics.rounding import rounded
 
 SCHEMA = "invarlock/determinism-repeats-v1"
 FILE_NAME = "determinism_repeats.json"

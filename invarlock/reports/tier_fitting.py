@@ -21,10 +21,10 @@ from invarlock.reports.null_runs import SCHEMA as NULL_RUN_SCHEMA
 from invarlock.reports.null_runs import null_changes, null_run_problems
 from invarlock.reports.policy import resolve_policy
 from invarlock.reports.presets import MAD_TO_DEVIATION, MARGIN, PROFILE, QUANTILE
-from invarlock.reports.primary_metric import rounded
 from invarlock.reports.sidecars import REPORT_NAME
-from invarlock.reports.statistics import quantile
 from invarlock.reports.verification import verify_report
+from invarlock.statistics.intervals import quantile
+from invarlock.statistics.rounding import rounded
 
 SCHEMA = "invarlock/tier-proposal-v1"
 # Fewer values than these say little of a quantile of 97.5 %.

@@ -12,9 +12,9 @@ from typing import Any
 
 from invarlock.jsonio import check_schema
 from invarlock.reports.margins import limits_used
-from invarlock.reports.primary_metric import rounded
 from invarlock.reports.probes import PROBE_GUARDS, probes_asked
-from invarlock.reports.statistics import weighted_mean
+from invarlock.statistics.intervals import weighted_mean
+from invarlock.statistics.rounding import rounded
 from invarlock.verdict.compiling import Planned
 from invarlock.verdict.detectors import guard_flags, primary_guard_hit
 

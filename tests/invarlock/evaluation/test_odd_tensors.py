@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from invarlock.checkpoints.storage_format import check_dense
 from invarlock.errors import InvarLockError
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
-from invarlock.reports.invariants import derive_invariants
+from invarlock.guards.invariants import derive_invariants
+from invarlock.guards.spectral import derive_spectral
 from invarlock.reports.policy import resolve_policy
-from invarlock.reports.spectral import derive_spectral
 
 TinyModels = Callable[..., Path]
 DTYPES = [

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from invarlock.guards.rmt import derive_rmt, derive_rmt_probe
+from invarlock.guards.variance import derive_variance, derive_ve_probe, propose_scales
 from invarlock.reports.policy import resolve_policy
-from invarlock.reports.rmt import derive_rmt, derive_rmt_probe
-from invarlock.reports.variance import derive_variance, derive_ve_probe, propose_scales
 
 POLICY = resolve_policy("balanced", "dev", {})
 BOOTSTRAP = {"replicates": 200, "alpha": 0.05, "seed": 1}

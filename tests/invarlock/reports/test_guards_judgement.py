@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from invarlock.reports.invariants import derive_invariants
+from invarlock.guards.invariants import derive_invariants
+from invarlock.guards.spectral import derive_spectral
 from invarlock.reports.policy import resolve_policy
-from invarlock.reports.spectral import derive_spectral
 
 LIMITS = resolve_policy("balanced", "dev", {})["spectral"]
 

@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 
-from invarlock.reports.policy import resolve_policy
-from invarlock.reports.primary_metric import (
+from invarlock.metrics.perplexity import (
     derive_primary_metric,
     derive_tail,
     drift_is_acceptable,
     ratio_is_acceptable,
     window_statistics,
 )
+from invarlock.reports.policy import resolve_policy
 
 POLICY = resolve_policy("balanced", "dev", {})
 LIMITS = POLICY["primary_metric"]

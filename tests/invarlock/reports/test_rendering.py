@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from packs import FAULT, REPORT, STRESS
 
+from invarlock.pages.markup import text
 from invarlock.reports.gates import judge_gates
-from invarlock.reports.markup import text
 from invarlock.reports.rendering import render_report
 
 SHA256 = "5" * 64

@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invarlock.reports.statistics import bca_interval, quantile, weighted_mean
+from invarlock.statistics.intervals import bca_interval, quantile, weighted_mean
 
 
 def windows(count: int, seed: int) -> tuple[list[float], list[int]]:

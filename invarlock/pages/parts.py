@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
-from invarlock.reports.markup import Markup, element, join
+from invarlock.pages.markup import Markup, element, join
 
 # Rows and values of a list, unless its reader needs fewer.
 MAX_ROWS = 40

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from invarlock.reports.markup import Markup, element, join
+from invarlock.pages.markup import Markup, element, join
 
 WIDTH = 720
 INTERVAL_HEIGHT = 64

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from invarlock.guards.rmt import MIN_TOKENS, TALL_FEATURES, EdgeRisk, edge_risk, join
-from invarlock.guards.variance import root_mean_square, sum_of_squares
+from invarlock.measuring.rmt import MIN_TOKENS, TALL_FEATURES, EdgeRisk, edge_risk, join
+from invarlock.measuring.variance import root_mean_square, sum_of_squares
 
 
 def noise(tokens: int, features: int, seed: int = 1) -> torch.Tensor:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from invarlock.guards.weight_changes import WeightChange, measure_changes, unit_order
+from invarlock.measuring.weight_changes import WeightChange, measure_changes, unit_order
 
 
 def changed(before: torch.Tensor, after: torch.Tensor) -> WeightChange:
@@ -105,7 +105,7 @@ def test_a_large_matrix_is_worked_on_in_slices(monkeypatch: pytest.MonkeyPatch) 
     after = before + 0.1 * noise(2, 40, 96, seed=1)
     whole = measure_changes(before, after)
 
-    monkeypatch.setattr("invarlock.guards.weight_changes.SLICE_ELEMENTS", 2 * 96 * 7)
+    monkeypatch.setattr("invarlock.measuring.weight_changes.SLICE_ELEMENTS", 2 * 96 * 7)
 
     assert measure_changes(before, after) == whole
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from invarlock.guards.invariants import count_nonfinite
-from invarlock.guards.spectral import measure_spectra
+from invarlock.measuring.invariants import count_nonfinite
+from invarlock.measuring.spectral import measure_spectra
 
 
 def exact(matrix: torch.Tensor) -> tuple[float, float]:

@@ -6,15 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from invarlock.reports.statistics import bca_interval, exponential, quantile, weighted_mean
-
-# exp and log may differ in the last bit between C libraries; twelve digits of a derived number do not.
-_STORED = ".12g"
-
-
-def rounded(value: float | None) -> float | None:
-    """Return a derived number as it is stored: 12 significant digits."""
-    return None if value is None else float(format(value, _STORED))
+from invarlock.statistics.intervals import bca_interval, exponential, quantile, weighted_mean
+from invarlock.statistics.rounding import rounded
 
 
 def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> dict[str, Any]:

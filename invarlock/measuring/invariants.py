@@ -1,0 +1,41 @@
+"""The invariants guard's measurement: facts about each tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+CONTRACT: Mapping[str, Any] = {
+    "guard": "invariants",
+    "reads": "checkpoint",
+    "finiteness": "every element of every tensor",
+    "digest": "first 16 hex digits of the sha256 of each tensor's bytes",
+    "tie": "by storage (config, stored head) and by value (equal bytes)",
+    "vocabulary": "sha256 over a line 'id token' for each token, the token as JSON, by id",
+    "prefix": "token ids that the tokenizer begins every text with, found by encoding",
+}
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Return the first 16 hex digits of the sha256 of a tensor's bytes, as they are stored."""
+    data = tensor.contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(data.data).hexdigest()[:16]
+
+
+def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
+    """Return the sha256 of a tokenizer's tokens with their ids, 64 hex digits."""
+    lines = sorted((number, json.dumps(token)) for token, number in vocabulary.items())
+    return hashlib.sha256("".join(f"{number} {token}\n" for number, token in lines).encode()).hexdigest()
+
+
+def count_nonfinite(tensor: torch.Tensor) -> int:
+    """Return how many elements are NaN or infinite; integers have none."""
+    if not tensor.is_floating_point():
+        return 0
+    if tensor.element_size() == 1:
+        tensor = tensor.float()
+    return int(tensor.numel() - int(tensor.isfinite().sum()))

@@ -1,0 +1,29 @@
+"""The variance guard's measurement: the root mean square of what each FFN adds to its block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from invarlock.measuring import rmt, spectral
+
+CONTRACT: Mapping[str, Any] = {
+    "guard": "variance",
+    "reads": "outputs of FFN output projections; of experts their weighted sum",
+    "measure": "root mean square over tokens and features, in float64",
+    "windows": rmt.CONTRACT["windows"],
+}
+
+
+def sum_of_squares(outputs: torch.Tensor) -> tuple[float, int]:
+    """Return the sum of squares of outputs, NaN where one is not finite, and how many there are."""
+    return float(outputs.double().square().sum()), outputs.numel()
+
+
+def root_mean_square(total: float, count: int) -> float | None:
+    """Return sqrt(total / count), None where it is not finite."""
+    value = math.sqrt(total / count) if count and math.isfinite(total) else math.nan
+    return float(f"{value:.{spectral.DIGITS}g}") if math.isfinite(value) else None

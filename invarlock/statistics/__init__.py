@@ -1,0 +1,1 @@
+"""Statistics that give the same digits on every platform."""

@@ -2,8 +2,9 @@
 
 Example::
 
-    check_dense(Path("mistral-7b"))           # nothing: bfloat16
-    check_dense(Path("mistral-7b-gptq"))      # CheckpointError: … stored as GPTQ, usually by GPTQModel and AutoGPTQ …
+    open_checkpoint(Path("mistral-7b-w4a16"))   # a reader of compressed-tensors
+    check_dense(Path("mistral-7b"))             # CheckpointFiles: bfloat16
+    open_checkpoint(Path("mistral-7b-hqq"))     # CheckpointError: … stored as HQQ, usually by hqq …
 
 Guards and metrics read numbers. The codes of a packed checkpoint are not its numbers, so a format without a reader is
 refused by name; it never becomes a verdict.
@@ -14,18 +15,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from invarlock.checkpoints.formats import FORMATS as READERS
+from invarlock.checkpoints.formats import dense
+from invarlock.checkpoints.formats.folder import CheckpointFolder, find_quantisation, read_document
+from invarlock.checkpoints.formats.interface import DEQUANTISE, Checkpoint
 from invarlock.checkpoints.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
-from invarlock.checkpoints.safetensors_files import MAX_CONFIG_BYTES, CheckpointFiles, TensorEntry, read_checkpoint
-from invarlock.errors import CheckpointError, DocumentError
-from invarlock.jsonio import read_json
+from invarlock.checkpoints.safetensors_files import CheckpointFiles, TensorEntry
+from invarlock.errors import CheckpointError
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-QUANTISATION_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
-DEQUANTISE = "save it dequantised (bfloat16 safetensors) and evaluate that"
 # Kinds of tensors that stand next to packed weights, and the format that has them, by the end of their names.
 PACKED_ENDINGS: Mapping[str, str] = {
     "qweight": "gptq", "qzeros": "gptq", "g_idx": "gptq", "weight_packed": "compressed-tensors",
@@ -53,7 +54,7 @@ class StorageFormat:
 
 
 # By quant_method, as transformers names it in quantization_config.
-FORMATS: Mapping[str, StorageFormat] = {
+KNOWN: Mapping[str, StorageFormat] = {
     "compressed-tensors": StorageFormat("compressed-tensors", "llm-compressor"),
     "fp8": StorageFormat("block FP8", "DeepSeek, Qwen and transformers"),
     "fbgemm_fp8": StorageFormat("FBGEMM FP8", "transformers"),
@@ -75,22 +76,47 @@ FORMATS: Mapping[str, StorageFormat] = {
 }
 
 
+def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
+    """Return the reader of a checkpoint, chosen by its small files and headers; no weight is read.
+
+    Args:
+        folder: the checkpoint.
+        base: the baseline, for what is stored as a change of it.
+
+    Raises:
+        CheckpointError: when no format reads it, or it is no whole checkpoint; the message names the format, who
+            usually writes it, and what to do.
+    """
+    _refuse_adapters_of_models(folder)
+    _refuse_other_files(folder)
+    source = CheckpointFolder(folder, base)
+    found = next(one for one in READERS if one.matches(source))
+    if found is dense.FORMAT:
+        _refuse_adapters(folder)
+        _refuse_gguf(folder)
+        _refuse_quantised(source)
+        _refuse_packed_tensors(folder, source.files.entries)
+    checkpoint = found.open(source)
+    _refuse_wrappers(folder, checkpoint.files.entries)
+    _check_sizes(folder, checkpoint.files)
+    return checkpoint
+
+
 def check_dense(folder: Path) -> CheckpointFiles:
     """Return what a checkpoint holds where its stored weights are its numbers.
 
     Raises:
-        CheckpointError: when it is packed, an adapter, a GGUF file, or no whole checkpoint; the message names the
-            format, who usually writes it, and what to do.
+        CheckpointError: as ``open_checkpoint``, and when it is packed.
     """
-    _refuse_adapters(folder)
-    _refuse_gguf(folder)
-    _refuse_other_files(folder)
-    _refuse_quantised(folder)
-    files = read_checkpoint(folder)
-    _refuse_packed_tensors(folder, files.entries)
-    _refuse_wrappers(folder, files.entries)
-    _check_sizes(folder, files)
-    return files
+    checkpoint = open_checkpoint(folder)
+    storage = checkpoint.storage()
+    if storage.quantisation is not None:
+        form = next(one for one in READERS if one.name == storage.format)
+        raise CheckpointError(
+            f"{folder}: stored as {form.name}, usually by {form.tools}; a packed checkpoint can be a subject, and a "
+            "baseline is a dense one: name the model that was quantised"
+        )
+    return checkpoint.files
 
 
 def check_same_names(baseline: CheckpointFiles, subject: CheckpointFiles) -> None:
@@ -120,19 +146,21 @@ def check_same_names(baseline: CheckpointFiles, subject: CheckpointFiles) -> Non
         )
 
 
-def _refuse_adapters(folder: Path) -> None:
+def _refuse_adapters_of_models(folder: Path) -> None:
     found = next((name for name in ADAPTER_FILES if (folder / name).exists()), None)
-    if found is None:
-        return
-    if any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+    if found is not None and any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
         raise CheckpointError(
             f"{folder}: {found} lies next to the model, and transformers applies it where peft is installed; "
             "merge the adapter, or move its files away"
         )
-    raise CheckpointError(
-        f"{folder}: a PEFT adapter without the weights of a model; merge it into its base (merge_and_unload) and "
-        "save that"
-    )
+
+
+def _refuse_adapters(folder: Path) -> None:
+    if any((folder / name).exists() for name in ADAPTER_FILES):
+        raise CheckpointError(
+            f"{folder}: a PEFT adapter without the weights of a model; merge it into its base (merge_and_unload) and "
+            "save that"
+        )
 
 
 def _refuse_gguf(folder: Path) -> None:
@@ -145,13 +173,13 @@ def _refuse_gguf(folder: Path) -> None:
 
 def _refuse_other_files(folder: Path) -> None:
     """Refuse configs that make the loading library read other files than those that are digested and guarded."""
-    config = _document(folder / CONFIG_FILE)
+    config = read_document(folder / CONFIG_FILE)
     weights = config.get("transformers_weights")
     if weights not in (None, SINGLE_FILE if (folder / SINGLE_FILE).is_file() else INDEX_FILE):
         raise _reads_another(folder / CONFIG_FILE, "transformers_weights", weights)
     if config.get("configuration_files"):
         raise _reads_another(folder / CONFIG_FILE, "configuration_files", config["configuration_files"])
-    tokenizer = _document(folder / TOKENIZER_CONFIG)
+    tokenizer = read_document(folder / TOKENIZER_CONFIG)
     if tokenizer.get("fast_tokenizer_files") not in (None, [], [TOKENIZER_FILE]):
         raise _reads_another(folder / TOKENIZER_CONFIG, "fast_tokenizer_files", tokenizer["fast_tokenizer_files"])
 
@@ -163,25 +191,15 @@ def _reads_another(path: Path, key: str, value: object) -> CheckpointError:
     )
 
 
-def _refuse_quantised(folder: Path) -> None:
+def _refuse_quantised(source: CheckpointFolder) -> None:
     """Refuse a folder whose config, or a file of a quantiser's, says that its weights are packed."""
-    config = _document(folder / CONFIG_FILE)
-    inner = config.get("text_config")
-    stated = config.get("quantization_config") or (
-        inner.get("quantization_config") if isinstance(inner, dict) else None
-    )
-    if stated:
-        method = stated.get("quant_method") if isinstance(stated, dict) else None
-        if method is None and isinstance(stated, dict) and (stated.get("load_in_8bit") or stated.get("load_in_4bit")):
-            method = "bitsandbytes"
-        raise _refused(folder, str(method or "an unnamed method"), f"{CONFIG_FILE} has a quantization_config")
-    for name in QUANTISATION_FILES:
-        document = _document(folder / name)
-        if document:
-            quantisation = document.get("quantization", document)
-            method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-            default = "modelopt" if name == "hf_quant_config.json" else "awq" if name == "quant_config.json" else "gptq"
-            raise _refused(folder, str(method or default), f"{name} is there")
+    method, _, where = find_quantisation(source.path)
+    if method is not None:
+        raise _refused(
+            source.path,
+            method or "an unnamed method",
+            f"{where} has a quantization_config" if where == CONFIG_FILE else f"{where} is there",
+        )
 
 
 def _refuse_packed_tensors(folder: Path, entries: Mapping[str, TensorEntry]) -> None:
@@ -206,7 +224,7 @@ def _refuse_wrappers(folder: Path, names: Iterable[str]) -> None:
 
 
 def _refused(folder: Path, method: str, why: str) -> CheckpointError:
-    known = FORMATS.get(method.lower().replace("_", "-")) or FORMATS.get(method.lower())
+    known = KNOWN.get(method.lower().replace("_", "-")) or KNOWN.get(method.lower())
     stored = f"{known.name}, usually by {known.tools}" if known else f"{method[:40]!r}"
     return CheckpointError(f"{folder}: stored as {stored} ({why}), which cannot be read yet; {DEQUANTISE}")
 
@@ -241,14 +259,3 @@ def _check_sizes(folder: Path, files: CheckpointFiles) -> None:
     for key in TABLES:
         if not isinstance(config.get(key, {}), dict | None):
             raise CheckpointError(f"{folder / CONFIG_FILE}: {key} is {str(config[key])[:40]!r}, no table; correct it")
-
-
-def _document(path: Path) -> Mapping[str, Any]:
-    """Return a JSON object, an empty one where there is no such file; a broken one is reported."""
-    if not path.is_file():
-        return {}
-    try:
-        document = read_json(path, limit_bytes=MAX_CONFIG_BYTES)
-    except DocumentError as error:
-        raise CheckpointError(f"{error}; fetch the file again") from None
-    return document if isinstance(document, dict) else {}

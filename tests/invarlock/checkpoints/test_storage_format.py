@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from invarlock.checkpoints.storage_format import FORMATS, check_dense, check_same_names
+from invarlock.checkpoints.storage_format import KNOWN, check_dense, check_same_names
 from invarlock.errors import CheckpointError
 
 TinyModels = Callable[..., Path]
@@ -49,7 +49,7 @@ def test_float8_without_scales_is_dense(folder: Path) -> None:
     assert {entry.dtype for entry in check_dense(folder).entries.values()} == {"F8_E4M3"}
 
 
-@pytest.mark.parametrize("method", FORMATS)
+@pytest.mark.parametrize("method", KNOWN)
 def test_a_packed_format_is_refused_by_its_name_and_its_tool(folder: Path, method: str) -> None:
     edit_config(folder, quantization_config={"quant_method": method})
 
@@ -57,8 +57,8 @@ def test_a_packed_format_is_refused_by_its_name_and_its_tool(folder: Path, metho
         check_dense(folder)
 
     message = str(raised.value)
-    assert FORMATS[method].name in message
-    assert FORMATS[method].tools in message
+    assert KNOWN[method].name in message
+    assert KNOWN[method].tools in message
     assert "dequantised" in message
     assert "\n" not in message
 

@@ -1,0 +1,19 @@
+"""The ways in which checkpoints store their weights, each with a reader; importing this does not import PyTorch.
+
+Example::
+
+    checkpoint = open_checkpoint(Path("mistral-7b-w4a16"))          # of ``checkpoints.storage_format``
+    checkpoint.files.entries["model.layers.0.mlp.up_proj.weight"]   # TensorEntry(…, dtype="BF16", shape=(14336, 4096))
+    checkpoint.read("model.layers.0.mlp.up_proj.weight")            # a dense torch.Tensor
+    checkpoint.storage().bits_per_weight                            # 4.6
+
+A format is one module here: an object with ``matches`` and ``open`` (see ``interface.Format``), listed in ``FORMATS``.
+The first that matches reads the checkpoint, and ``dense`` matches what is left.
+"""
+
+from __future__ import annotations
+
+from invarlock.checkpoints.formats import compressed_tensors, dense
+from invarlock.checkpoints.formats.interface import Format
+
+FORMATS: tuple[Format, ...] = (compressed_tensors.FORMAT, dense.FORMAT)

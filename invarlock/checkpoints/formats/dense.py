@@ -1,0 +1,52 @@
+"""Checkpoints whose stored tensors are their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from invarlock.checkpoints.formats.folder import CheckpointFolder
+from invarlock.checkpoints.formats.interface import Defect, Storage
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DenseCheckpoint:
+    """A checkpoint that needs no reader."""
+
+    files: CheckpointFiles
+
+    def read(self, name: str) -> torch.Tensor:
+        # imported here: who only asks for the format does not wait for PyTorch
+        from invarlock.checkpoints.formats.unpacking import read_stored
+
+        return read_stored(self.files, name)
+
+    def storage(self) -> Storage:
+        entries = self.files.entries.values()
+        stored = sum(entry.size_bytes for entry in entries)
+        matrices = tuple(sorted(entry.name for entry in entries if len(entry.shape) > 1))
+        return Storage("dense", stored, self.files.total_parameters, 0, matrices, None)
+
+    def check(self) -> tuple[Defect, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class DenseFormat:
+    """No ``quantization_config``: bfloat16, float16, float32, and float8 without scales."""
+
+    name: str = "dense"
+    tools: str = "transformers"
+
+    def matches(self, source: CheckpointFolder) -> bool:
+        return True
+
+    def open(self, source: CheckpointFolder) -> DenseCheckpoint:
+        return DenseCheckpoint(source.files)
+
+
+FORMAT = DenseFormat()

@@ -1,0 +1,106 @@
+"""The small files of a checkpoint's folder, and what they say about quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from invarlock.checkpoints.layout import CONFIG_FILE
+from invarlock.checkpoints.safetensors_files import MAX_CONFIG_BYTES, CheckpointFiles, read_checkpoint
+from invarlock.errors import CheckpointError, DocumentError
+from invarlock.jsonio import read_json
+
+# What quantisers write next to a config that does not say how the weights are packed, and whose it is.
+QUANTISER_FILES: Mapping[str, str] = {
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "hf_quant_config.json": "modelopt",
+}
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A folder, looked at once; ``base`` is the baseline's, for what is stored as a change of it."""
+
+    path: Path
+    base: Path | None = None
+
+    def document(self, name: str) -> Mapping[str, Any]:
+        """Return a JSON object of the folder, an empty one where the file is missing.
+
+        Raises:
+            CheckpointError: when it is broken.
+        """
+        return read_document(self.path / name)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The names of the folder's files."""
+        return frozenset(path.name for path in self.path.iterdir())
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """``config.json``, empty where it is missing."""
+        return self.document(CONFIG_FILE)
+
+    @cached_property
+    def quantisation(self) -> Mapping[str, Any]:
+        """What the config, or a quantiser's own file, says about how the weights are packed; empty where nothing is."""
+        return find_quantisation(self.path)[1]
+
+    @cached_property
+    def method(self) -> str | None:
+        """``quant_method`` in lower case, as transformers names it; None where nothing is packed."""
+        return find_quantisation(self.path)[0]
+
+    @cached_property
+    def files(self) -> CheckpointFiles:
+        """The stored tensors, from the headers.
+
+        Raises:
+            CheckpointError: when it is no whole safetensors checkpoint.
+        """
+        return read_checkpoint(self.path)
+
+
+def find_quantisation(folder: Path) -> tuple[str | None, Mapping[str, Any], str]:
+    """Return the method that a folder says its weights are packed by, what it says, and in which file.
+
+    The method is None where nothing is packed, and empty where it has no name.
+    """
+    config = read_document(folder / CONFIG_FILE)
+    inner = config.get("text_config")
+    stated = config.get("quantization_config") or (
+        inner.get("quantization_config") if isinstance(inner, dict) else None
+    )
+    if stated:
+        table = stated if isinstance(stated, dict) else {}
+        method = table.get("quant_method") or ""
+        if not method and (table.get("load_in_8bit") or table.get("load_in_4bit")):
+            method = "bitsandbytes"
+        return str(method).lower(), table, CONFIG_FILE
+    for name, default in QUANTISER_FILES.items():
+        document = read_document(folder / name)
+        if document:
+            table = document.get("quantization", document)
+            table = table if isinstance(table, dict) else {}
+            return str(table.get("quant_method") or default).lower(), table, name
+    return None, {}, ""
+
+
+def read_document(path: Path) -> Mapping[str, Any]:
+    """Return a JSON object, an empty one where there is no such file.
+
+    Raises:
+        CheckpointError: when it is broken.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        document = read_json(path, limit_bytes=MAX_CONFIG_BYTES)
+    except DocumentError as error:
+        raise CheckpointError(f"{error}; fetch the file again") from None
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,159 @@
+"""Packed tensors in safetensors files: what all formats that store a matrix as codes and scales have in common.
+
+A format says which stored tensors make up each dense one (``PackedTensor``); the rest is read as it is stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from invarlock.checkpoints.formats.interface import SCALE, Defect, Quantisation, Storage
+from invarlock.checkpoints.safetensors_files import ITEM_BYTES, CheckpointFiles, TensorEntry
+from invarlock.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+Unpack = Callable[[Mapping[str, Any]], Any]
+# Scales of keys, values and activations: known to every serving library, and no part of a weight.
+EXTRAS = (
+    "k_scale", "v_scale", "q_scale", "prob_output_scale", "input_scale", "activation_scale", "input_zero_point",
+    "input_global_scale", "output_scale", "output_zero_point", "k_proj.k_scale", "v_proj.v_scale", "pre_quant_scale",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """A dense tensor that is stored in several parts.
+
+    Attributes:
+        name: of the dense tensor.
+        dtype: of the dense tensor, in the words of safetensors ("BF16").
+        shape: of the dense tensor.
+        parts: the names of stored tensors by what they are ("codes", "scale").
+        scales: those of ``parts`` whose values are finite and above zero in a healthy checkpoint.
+        unpack: makes the dense tensor from the parts, which are PyTorch tensors; it may raise ``CheckpointError``.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    parts: Mapping[str, str]
+    scales: tuple[str, ...]
+    unpack: Unpack
+
+
+@dataclass(frozen=True)
+class PackedCheckpoint:
+    """A checkpoint of which some tensors are packed.
+
+    Attributes:
+        stored: the tensors as they are stored.
+        packed: those that can be read, by the names of the dense tensors.
+        unreadable: stored tensors that belong to dense ones that cannot be read; ``defects`` says why.
+        defects: what headers and config show already.
+        format_name: what people call the format.
+        quantisation: how the weights were quantised.
+    """
+
+    stored: CheckpointFiles
+    packed: Mapping[str, PackedTensor]
+    unreadable: frozenset[str]
+    defects: tuple[Defect, ...]
+    format_name: str
+    quantisation: Quantisation
+
+    @cached_property
+    def files(self) -> CheckpointFiles:
+        taken = {part for tensor in self.packed.values() for part in tensor.parts.values()} | self.unreadable
+        entries = {
+            name: entry
+            for name, entry in self.stored.entries.items()
+            if name not in taken and name.rpartition(".")[2] not in EXTRAS
+        }
+        for name, tensor in self.packed.items():
+            codes = self.stored.entries[next(iter(tensor.parts.values()))]
+            size = math.prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
+            entries[name] = TensorEntry(name, codes.shard, tensor.dtype, tensor.shape, size)
+        return replace(self.stored, entries=dict(sorted(entries.items())), config=dense_config(self.stored.config))
+
+    def read(self, name: str) -> torch.Tensor:
+        # imported here: who only asks for the format does not wait for PyTorch
+        from invarlock.checkpoints.formats.unpacking import read_stored
+
+        tensor = self.packed.get(name)
+        if tensor is None:
+            return read_stored(self.stored, name)
+        found = {part: read_stored(self.stored, stored) for part, stored in tensor.parts.items()}
+        try:
+            dense: torch.Tensor = tensor.unpack(found)
+        except (RuntimeError, ValueError, IndexError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{self.stored.folder}: {name} cannot be unpacked ({line}); quantise it again"
+            ) from None
+        if tuple(dense.shape) != tensor.shape:
+            raise CheckpointError(
+                f"{self.stored.folder}: {name} unpacks to {list(dense.shape)}, not {list(tensor.shape)}; "
+                "quantise it again"
+            )
+        return dense
+
+    def storage(self) -> Storage:
+        files = self.files
+        return Storage(
+            format=self.format_name,
+            stored_bytes=sum(entry.size_bytes for entry in self.stored.entries.values()),
+            weights=files.total_parameters,
+            packed_weights=sum(math.prod(tensor.shape) for tensor in self.packed.values()),
+            unpacked_modules=tuple(
+                name for name, entry in files.entries.items() if len(entry.shape) > 1 and name not in self.packed
+            ),
+            quantisation=self.quantisation,
+        )
+
+    def check(self) -> tuple[Defect, ...]:
+        return tuple(sorted({*self.defects, *self._broken_scales()}, key=lambda defect: (defect.tensor, defect.reason)))
+
+    def _broken_scales(self) -> Iterator[Defect]:
+        # imported here: who only asks for the format does not wait for PyTorch
+        from invarlock.checkpoints.formats.unpacking import broken_values, read_stored
+
+        for name, tensor in self.packed.items():
+            for part in tensor.scales:
+                stored = tensor.parts[part]
+                problem = broken_values(read_stored(self.stored, stored))
+                if problem is not None:
+                    yield Defect(name, SCALE, f"{stored.rpartition('.')[2]}: {problem}")
+
+
+def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config without what it says about packed weights."""
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    inner = plain.get("text_config")
+    return {**plain, "text_config": dense_config(inner)} if isinstance(inner, dict) else plain
+
+
+def stored_dtype(config: Mapping[str, Any]) -> str:
+    """Return the type of weights that a config names, in the words of safetensors; BF16 where it names none."""
+    inner = config.get("text_config")
+    named = (
+        config.get("dtype") or config.get("torch_dtype") or (inner.get("dtype") if isinstance(inner, dict) else None)
+    )
+    return {"float32": "F32", "float16": "F16"}.get(str(named).removeprefix("torch."), "BF16")
+
+
+def shape_defects(
+    tensor: str, entries: Mapping[str, TensorEntry], wanted: Iterable[tuple[str, tuple[tuple[int, ...], ...]]]
+) -> Iterator[Defect]:
+    """Yield the parts of a packed tensor that are missing or have none of the shapes that they may have."""
+    for name, shapes in wanted:
+        last = name.rpartition(".")[2]
+        if name not in entries:
+            yield Defect(tensor, SCALE, f"{last} is missing")
+        elif entries[name].shape not in shapes:
+            yield Defect(tensor, SCALE, f"{last} has shape {list(entries[name].shape)}, not {list(shapes[0])}")

@@ -1,0 +1,79 @@
+"""Arithmetic of packed weights in PyTorch: codes out of words, and scales over groups and blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from safetensors import safe_open
+
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+
+# The magnitudes of a 4-bit float with two exponent bits and one of mantissa, by code; bit 3 is the sign (OCP MX v1.0).
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+WORD_BITS = 32
+
+
+def read_stored(files: CheckpointFiles, name: str) -> torch.Tensor:
+    """Return a tensor as it is stored."""
+    with safe_open(files.folder / files.entries[name].shard, framework="pt") as stream:
+        tensor: torch.Tensor = stream.get_tensor(name)
+    return tensor
+
+
+def of_dtype(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Return a tensor as the type that safetensors names so."""
+    return tensor.to({"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[dtype])
+
+
+def broken_values(scale: torch.Tensor) -> str | None:
+    """Return what is wrong with the values of a scale, None where all are finite and above zero."""
+    values = scale.double()
+    infinite, zero = int((~values.isfinite()).sum()), int((values == 0).sum())
+    negative = int((values < 0).sum())
+    for count, what in ((infinite, "not finite"), (zero, "zero"), (negative, "negative")):
+        if count:
+            return f"{count} of {values.numel()} values {'is' if count == 1 else 'are'} {what}"
+    return None
+
+
+def unpack_words(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
+    """Return the unsigned codes in each row of int32 words, from the lowest bit on, as int32 (rows, columns).
+
+    Codes follow each other without gaps where the words are just enough for that, as compressed-tensors writes them
+    since 0.10; else a word holds as many whole codes as fit. For 2, 4 and 8 bits both are the same.
+    """
+    mask = (1 << bits) - 1
+    per_word = WORD_BITS // bits
+    if WORD_BITS % bits == 0 or words.shape[-1] == -(-columns // per_word) != -(-columns * bits // WORD_BITS):
+        shifts = torch.arange(0, per_word * bits, bits, dtype=torch.int32)
+        codes = (words[..., None] >> shifts) & mask
+        return codes.flatten(-2)[..., :columns]
+    starts = torch.arange(columns) * bits
+    word, offset = starts // WORD_BITS, starts % WORD_BITS
+    wide = words.long() & 0xFFFFFFFF
+    low = wide[..., word] >> offset
+    high = wide[..., (word + 1).clamp(max=words.shape[-1] - 1)] << (WORD_BITS - offset)
+    return ((low | high) & mask).int()
+
+
+def unpack_e2m1(packed: torch.Tensor) -> torch.Tensor:
+    """Return the values of 4-bit floats, two a byte and the lower nibble first, as float32 (rows, 2 × bytes)."""
+    codes = torch.stack((packed & 0x0F, packed >> 4), -1).flatten(-2).long()
+    table = torch.tensor([*E2M1, *(-value for value in E2M1)])
+    return table[codes]
+
+
+def spread_groups(scale: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return scales (rows, groups) for every weight of a matrix (rows, columns); (rows,) or one value too."""
+    scale = scale.reshape(-1, 1) if scale.ndim < 2 else scale
+    groups = scale.shape[-1]
+    if groups > 1:
+        scale = scale.repeat_interleave(-(-shape[-1] // groups), -1)[:, : shape[-1]]
+    return scale.expand(*shape)
+
+
+def spread_blocks(scale: torch.Tensor, block: tuple[int, int], shape: Sequence[int]) -> torch.Tensor:
+    """Return scales of blocks for every weight of a matrix; the last blocks may be cut off."""
+    rows = scale.repeat_interleave(block[0], 0)[: shape[0]]
+    return rows.repeat_interleave(block[1], 1)[:, : shape[1]]

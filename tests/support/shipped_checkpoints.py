@@ -1,0 +1,150 @@
+"""Checkpoints that real tools wrote from the embedded models, kept small under ``tests/data/shipped``.
+
+Example::
+
+    restore("bitsandbytes-nf4", tmp_path / "subject")   # the files as bitsandbytes wrote them, byte for byte
+    dense_numbers("bitsandbytes-nf4")                   # digests of what bitsandbytes itself dequantises
+
+A tensor that the tool left as it was (embeddings, norms) is not kept again: it is copied from the embedded model. What
+remains is compressed. ``restore`` compares each file with the digest of the file that the tool wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+ROOT = Path(__file__).parents[2]
+EMBEDDED = ROOT / "suites" / "embedded"
+SHIPPED = ROOT / "tests" / "data" / "shipped"
+CONTENTS, NUMBERS = "contents.json", "dense.json"
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+def names() -> list[str]:
+    """Return the names of the kept checkpoints."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONTENTS}"))
+
+
+def baseline_of(name: str) -> str:
+    """Return the name of the embedded model that a checkpoint was made from."""
+    return str(_contents(name)["baseline"])
+
+
+def write_baseline(model: str, folder: Path) -> Path:
+    """Write an embedded model with its tokenizer and return the folder."""
+    folder.mkdir(parents=True)
+    for source in (*sorted((EMBEDDED / model).iterdir()), *sorted((EMBEDDED / "tokenizer").iterdir())):
+        shutil.copyfile(source, folder / source.name)
+    return folder
+
+
+def restore(name: str, folder: Path) -> Path:
+    """Write the files of a kept checkpoint as its tool wrote them and return the folder."""
+    contents = _contents(name)
+    folder.mkdir(parents=True)
+    for file, kept in contents["files"].items():
+        if "embedded" in kept:
+            data = (EMBEDDED / kept["embedded"]).read_bytes()
+        elif "copied" in kept:
+            data = _insert(lzma.decompress((SHIPPED / name / f"{file}.xz").read_bytes()), kept["copied"], contents)
+        else:
+            data = (SHIPPED / name / file).read_bytes()
+        if hashlib.sha256(data).hexdigest() != kept["sha256"]:
+            raise AssertionError(f"{name}/{file}: not the file that the tool wrote")
+        (folder / file).write_bytes(data)
+    return folder
+
+
+def dense_numbers(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return dtype, shape, digest and first values of each tensor as the tool itself dequantises it."""
+    return dict(json.loads((SHIPPED / name / NUMBERS).read_text()))
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """Return the SHA-256 of the values as float32 in row order."""
+    return hashlib.sha256(tensor.detach().to(torch.float32).contiguous().numpy().tobytes()).hexdigest()
+
+
+def keep(name: str, folder: Path, baseline: str, tool: Mapping[str, str], dense: Mapping[str, torch.Tensor]) -> None:
+    """Keep what a tool wrote into ``folder``, and the numbers that the tool itself gives for it."""
+    target = SHIPPED / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    files: dict[str, Any] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        file, data = str(path.relative_to(folder)), path.read_bytes()
+        files[file] = {"sha256": hashlib.sha256(data).hexdigest()}
+        same = next((one for one in _embedded_files(baseline) if one.read_bytes() == data), None)
+        if same is not None:
+            files[file]["embedded"] = str(same.relative_to(EMBEDDED))
+        elif path.suffix in (".safetensors", ".gguf", ".bin"):
+            rest, files[file]["copied"] = _leave_out(path, baseline)
+            (target / f"{file}.xz").write_bytes(lzma.compress(rest, preset=9 | lzma.PRESET_EXTREME))
+        else:
+            (target / file).write_bytes(data)
+    _write_json(target / CONTENTS, {"baseline": baseline, "tool": dict(tool), "files": files})
+    numbers = {
+        key: {
+            "dtype": str(value.dtype).removeprefix("torch."),
+            "shape": list(value.shape),
+            "sha256": digest(value),
+            "first": [float(one) for one in value.flatten()[:4]],
+        }
+        for key, value in sorted(dense.items())
+    }
+    _write_json(target / NUMBERS, numbers)
+
+
+def _leave_out(path: Path, baseline: str) -> tuple[bytes, list[list[Any]]]:
+    data = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return data, []
+    start = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:start])
+    spans = []
+    with safe_open(EMBEDDED / baseline / "model.safetensors", "pt") as model:
+        known = set(model.keys())
+        for name, entry in entries.items():
+            if name in known and entry["dtype"] in DTYPES:
+                begin, end = (start + offset for offset in entry["data_offsets"])
+                if _raw(model.get_tensor(name), entry["dtype"]) == data[begin:end]:
+                    spans.append([begin, end, name, entry["dtype"]])
+    rest, position = b"", 0
+    for begin, end, _, _ in sorted(spans):
+        rest, position = rest + data[position:begin], end
+    return rest + data[position:], [[begin, name, dtype] for begin, _, name, dtype in sorted(spans)]
+
+
+def _insert(rest: bytes, copied: list[list[Any]], contents: Mapping[str, Any]) -> bytes:
+    data, position = b"", 0
+    with safe_open(EMBEDDED / contents["baseline"] / "model.safetensors", "pt") as model:
+        for begin, name, dtype in copied:
+            step = begin - len(data)
+            data += rest[position : position + step] + _raw(model.get_tensor(name), dtype)
+            position += step
+    return data + rest[position:]
+
+
+def _raw(tensor: torch.Tensor, dtype: str) -> bytes:
+    return bytes(tensor.to(DTYPES[dtype]).contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def _embedded_files(baseline: str) -> list[Path]:
+    return sorted([*(EMBEDDED / baseline).iterdir(), *(EMBEDDED / "tokenizer").iterdir()])
+
+
+def _contents(name: str) -> dict[str, Any]:
+    return dict(json.loads((SHIPPED / name / CONTENTS).read_text()))
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")

@@ -12,7 +12,7 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +39,13 @@ class ActivationFacts:
     rmt: dict[str, Any]
     variance: dict[str, Any]
 
+    def by_guard(self, scaled_logloss: Sequence[float | None] | None) -> dict[str, dict[str, Any]]:
+        """Return the subject's raw part of each guard on activations; the losses are those with scales applied."""
+        return {"rmt": self.rmt, "variance": {**self.variance, "scaled_logloss": scaled_logloss}}
+
+
+# How the guards on activations measure.
+ACTIVATION_CONTRACTS: Mapping[str, Mapping[str, Any]] = {"rmt": rmt.CONTRACT, "variance": variance.CONTRACT}
 
 # What is said of a model that could not be scored: no module, which fails closed.
 NOT_MEASURED = ActivationFacts(

@@ -14,11 +14,21 @@ from invarlock.checkpoints.architectures import Role
 from invarlock.checkpoints.families import Module
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.checkpoints.storage_format import check_dense
+from invarlock.guards import GUARDS
+from invarlock.guards.guard import TensorMeasure
 from invarlock.measuring import invariants, spectral, weight_changes
 from invarlock.reports.derivation import contract_hash
 
 # How the spectral guard measures: matrices, and what became of them.
 SPECTRAL_CONTRACT: Mapping[str, Any] = {**spectral.CONTRACT, "changes": dict(weight_changes.CONTRACT)}
+# What is measured of tensors one by one, by guard.
+ROW_MEASURES: Mapping[str, TensorMeasure] = {guard.name: guard.measure for guard in GUARDS if guard.measure is not None}
+# How the guards on weights measure.
+WEIGHT_CONTRACTS: Mapping[str, Mapping[str, Any]] = {
+    "invariants": invariants.CONTRACT,
+    "spectral": SPECTRAL_CONTRACT,
+    **{guard: measure.contract for guard, measure in ROW_MEASURES.items()},
+}
 # Matrices measured at a time: those of one shape, 256 MB of float32 at most (a single larger one is measured alone).
 BATCH_ELEMENTS = 1 << 26
 # A change takes both sides and some copies of them.
@@ -39,14 +49,33 @@ CONFIG_KEYS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """The raw measurements of the guards ``invariants`` and ``spectral``, as a report holds them.
+    """The raw measurements of the guards on weights, as a report holds them.
 
-    ``changes`` are those of the matrices whose bytes differ from the baseline's, none where it is one itself.
+    ``changes`` are those of the matrices whose bytes differ from the baseline's, none where it is one itself. ``rows``
+    has, by guard, what is measured of tensors one by one.
     """
 
     invariants: dict[str, Any]
     spectral: dict[str, Any]
     changes: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def by_guard(self) -> dict[str, dict[str, Any]]:
+        """Return one side's raw part of each guard on weights."""
+        return {"invariants": self.invariants, "spectral": self.spectral, **self.rows}
+
+    def against(self, baseline: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return the raw part of each guard on weights, given the baseline's side of each."""
+        raw = {guard: {"baseline": baseline[guard], "subject": own} for guard, own in self.by_guard.items()}
+        raw["spectral"]["changes"] = self.changes
+        return raw
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> CheckpointFacts:
+        """Return the facts of a baseline from one side's raw part of each guard on weights."""
+        rows = {guard: raw[guard] for guard in ROW_MEASURES}
+        return cls(raw["invariants"], raw["spectral"], rows=rows)
 
 
 @dataclass(frozen=True)
@@ -88,6 +117,7 @@ def measure_checkpoint(
     changes: dict[str, dict[str, Any]] = {}
     waiting: dict[tuple[int, ...], list[tuple[str, str, torch.Tensor]]] = {}
     changed: dict[tuple[int, ...], list[_Pair]] = {}
+    rows: dict[str, dict[str, Any]] = {guard: {} for guard in ROW_MEASURES}
     ties = _embedding_facts(files)
     for name, tensor in _read_tensors(files):
         module = files.modules[name]
@@ -98,6 +128,10 @@ def measure_checkpoint(
             "nonfinite": invariants.count_nonfinite(tensor),
             "shape": list(tensor.shape),
         }
+        for guard, measure in ROW_MEASURES.items():
+            row = measure.of_tensor(name, module.family, tensor)
+            if row is not None:
+                rows[guard][name] = row
         if name == ties["head"] and ties["tied_by_value"]:
             continue  # the embedding, stored twice
         for label, matrix in _matrices(name, module, tensor):
@@ -128,6 +162,13 @@ def measure_checkpoint(
         },
         {"measurement_contract_hash": contract_hash(SPECTRAL_CONTRACT), "modules": dict(sorted(spectra.items()))},
         dict(sorted(changes.items())),
+        {
+            guard: {
+                "measurement_contract_hash": contract_hash(ROW_MEASURES[guard].contract),
+                "modules": dict(sorted(found.items())),
+            }
+            for guard, found in rows.items()
+        },
     )
 
 

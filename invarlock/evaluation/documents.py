@@ -12,17 +12,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from invarlock.evaluation.checkpoint_facts import SPECTRAL_CONTRACT, CheckpointFacts
+from invarlock.evaluation.activations import ACTIVATION_CONTRACTS
+from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
 from invarlock.evaluation.comparison import Baseline, Measured, Reference, WindowPlan, window_columns
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw, Tokens
+from invarlock.guards import GUARD_NAMES
 from invarlock.jsonio import check_schema
-from invarlock.measuring import invariants, rmt, variance
-from invarlock.reports.derivation import GUARDS, SCHEMA_VERSION, baseline_run_id, compose
+from invarlock.reports.derivation import SCHEMA_VERSION, baseline_run_id, compose
 from invarlock.reports.presets import Preset
-from invarlock.reports.probes import PROBE_GUARDS, compose_probe, file_name
+from invarlock.reports.probes import PROBED, compose_probe, file_name
 from invarlock.reports.sidecars import BASELINE_REUSED, RENDER_DEFERRED, RuntimeImage
 
 VERSIONED = ("invarlock", "numpy", "safetensors", "torch", "transformers")
@@ -40,7 +41,7 @@ class Setup:
     text: SourceText
     overrides: Mapping[str, Any] = field(default_factory=dict)
     preset: Preset | None = None
-    guards: tuple[str, ...] = GUARDS
+    guards: tuple[str, ...] = GUARD_NAMES
     store_tokens: bool = False
     image: RuntimeImage | None = None
     allow_network: bool = False
@@ -115,10 +116,11 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
             }
             for run, scored in baseline.draws.items()
         ],
-        "invariants": {"raw": baseline.facts.invariants, "measurement_contract": dict(invariants.CONTRACT)},
-        "spectral": {"raw": baseline.facts.spectral, "measurement_contract": dict(SPECTRAL_CONTRACT)},
-        "rmt": {"measurement_contract": dict(rmt.CONTRACT)},
-        "variance": {"measurement_contract": dict(variance.CONTRACT)},
+        **{
+            guard: {"raw": raw, "measurement_contract": dict(WEIGHT_CONTRACTS[guard])}
+            for guard, raw in baseline.facts.by_guard.items()
+        },
+        **{guard: {"measurement_contract": dict(contract)} for guard, contract in ACTIVATION_CONTRACTS.items()},
     }
     document["run_id"] = baseline_run_id(document)
     check_schema(document, "baseline_report", where="baseline report")
@@ -128,8 +130,12 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
 def reference(baseline: Mapping[str, Any], folder: Path, run: int, *, probe: bool) -> Reference:
     """Return what a subject is held against, from its baseline's report and its checkpoint."""
     draw = _draw(baseline, run)
-    facts = CheckpointFacts(baseline["invariants"]["raw"], baseline["spectral"]["raw"])
-    return Reference(folder, facts, draw["variance"], draw["probe"]["variance"] if probe else None)
+    return Reference(folder, weight_facts(baseline), draw["variance"], draw["probe"]["variance"] if probe else None)
+
+
+def weight_facts(baseline: Mapping[str, Any]) -> CheckpointFacts:
+    """Return what was measured of a baseline's weights, from its report."""
+    return CheckpointFacts.of({guard: baseline[guard]["raw"] for guard in WEIGHT_CONTRACTS})
 
 
 def report_document(
@@ -166,15 +172,10 @@ def report_document(
             tokens: Tokens = getattr(draw, part).tokens
             own[part]["token_ids"] = [" ".join(map(str, window)) for window in tokens.tolist()]
     seconds = measured.seconds if make_seconds is None else {"make_subject": make_seconds, **measured.seconds}
-    outputs = {**measured.activations.variance, "scaled_logloss": _losses(measured.scaled)}
-    guards = {
-        "invariants": _guard(baseline["invariants"]["raw"], measured.facts.invariants, invariants.CONTRACT),
-        "spectral": _guard(
-            baseline["spectral"]["raw"], measured.facts.spectral, SPECTRAL_CONTRACT, changes=measured.facts.changes
-        ),
-        "rmt": _guard(base["rmt"], measured.activations.rmt, rmt.CONTRACT),
-        "variance": _guard(base["variance"], outputs, variance.CONTRACT),
-    }
+    weights = measured.facts.against({guard: baseline[guard]["raw"] for guard in WEIGHT_CONTRACTS})
+    outputs = measured.activations.by_guard(_losses(measured.scaled))
+    raws = {**weights, **{guard: {"baseline": base[guard], "subject": own} for guard, own in outputs.items()}}
+    contracts = {**WEIGHT_CONTRACTS, **ACTIVATION_CONTRACTS}
     raw = {
         "schema_version": SCHEMA_VERSION,
         "meta": {**setup.meta(), "scenario": scenario, "run": run, "seeds": setup.seeds(run)},
@@ -188,7 +189,7 @@ def report_document(
             "not_scored": measured.not_scored,
             "batch_size": None if measured.final is None else measured.final.batch_size,
         },
-        **{guard: guards[guard] for guard in setup.guards},
+        **{guard: {"raw": raws[guard], "measurement_contract": dict(contracts[guard])} for guard in setup.guards},
         "guards": list(setup.guards),
         "policy_provenance": setup.provenance(),
         "telemetry": {
@@ -210,12 +211,10 @@ def probe_document(
     Raises:
         DocumentError: when it would not hold to its schema.
     """
-    subjects = {
-        "rmt": (measured.probe.rmt, rmt.CONTRACT),
-        "variance": ({**measured.probe.variance, "scaled_logloss": _losses(measured.probe_scaled)}, variance.CONTRACT),
-    }
-    subject, contract = subjects[PROBE_GUARDS[probe]]
-    base = _draw(baseline, report["meta"]["run"])["probe"][PROBE_GUARDS[probe]]
+    guard, _ = PROBED[probe]
+    subject = measured.probe.by_guard(_losses(measured.probe_scaled))[guard.name]
+    contract = ACTIVATION_CONTRACTS[guard.name]
+    base = _draw(baseline, report["meta"]["run"])["probe"][guard.name]
     document = compose_probe(probe, {"baseline": base, "subject": subject}, contract, report)
     check_schema(document, probe, where=file_name(probe))
     return document
@@ -224,12 +223,6 @@ def probe_document(
 def _draw(baseline: Mapping[str, Any], run: int) -> Mapping[str, Any]:
     draw: Mapping[str, Any] = next(row for row in baseline["draws"] if row["run"] == run)
     return draw
-
-
-def _guard(
-    before: Mapping[str, Any], after: Mapping[str, Any], contract: Mapping[str, Any], **raw: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {"raw": {"baseline": before, "subject": after, **raw}, "measurement_contract": dict(contract)}
 
 
 def _losses(scores: Scores | None) -> list[float | None] | None:

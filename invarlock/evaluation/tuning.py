@@ -29,6 +29,7 @@ from invarlock.evaluation.documents import Edited, Setup, baseline_document, ref
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
+from invarlock.guards import BY_NAME
 from invarlock.jsonio import digest_document
 from invarlock.reports.margins import limits_used, tightest
 from invarlock.reports.policy import resolve_policy
@@ -249,7 +250,7 @@ def _against(report: Mapping[str, Any], margin: float) -> list[str]:
     lines += [
         f"draw {run}: {guard} says {report[guard]['status']}"
         for guard in report["guards"]
-        if guard != "variance" and report[guard]["status"] != "pass"
+        if BY_NAME[guard].flags and report[guard]["status"] != "pass"
     ]
     name, share = tightest(limits_used(report))
     if not lines and (share is None or share > margin):

@@ -7,6 +7,12 @@ from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
 from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, Scope, parse_edit_spec
+from invarlock.guards.guard import Guard
+from invarlock.judgement.context import Context
+from invarlock.judgement.detector import DetectorKind
+from invarlock.judgement.gate import Gate, worst_violation
+from invarlock.pages.markup import Markup, element
+from invarlock.pages.parts import listed, plain_text
 
 Facts = Mapping[str, Any]
 Violation = dict[str, str]
@@ -172,3 +178,29 @@ def _tokenizer_violations(baseline: Facts, subject: Facts) -> Iterator[Violation
     if None not in (begins, wanted) and begins != wanted:
         words = [f"tokens {ids}" if ids else "the text itself" for ids in (begins, wanted)]
         yield _violation("tokenizer", "tokenizer", f"it begins a text with {words[0]}, the baseline's with {words[1]}")
+
+
+def _judge(raw: Facts, limits: Facts, context: Context) -> dict[str, Any]:
+    return derive_invariants(raw, context.edit)
+
+
+def _gates(block: Facts, limits: Facts) -> list[Gate]:
+    return [Gate("invariants_pass", worst_violation(block), "no violation", block["passed"])]
+
+
+def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
+    metrics = sorted(block["metrics"].items())
+    yield element("p", listed(f"{key.replace('_', ' ')} {plain_text(value)}" for key, value in metrics))
+
+
+INVARIANTS = Guard(
+    name="invariants",
+    judge=_judge,
+    page_section=_page_section,
+    flags=("invariants_pass",),
+    gates=_gates,
+    detects=lambda block: bool(block["status"] == "fail"),
+    facts=lambda block: {"invariants_status": block["status"]},
+    detectors=(DetectorKind("invariants_status", lambda detector, report: report["invariants"]["status"]),),
+    has_limits=False,
+)

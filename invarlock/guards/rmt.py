@@ -6,12 +6,29 @@ The gate is by family: the largest edge risk of a family may grow by at most eps
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
+from invarlock.guards.guard import Guard, NullPart, Probe
+from invarlock.judgement.context import Context
+from invarlock.judgement.gate import Gate, worst_violation
+from invarlock.judgement.learning import (
+    MARGIN,
+    FittedLimit,
+    LearnedLimit,
+    NullChange,
+    largest_with_margin,
+    upper_quantile,
+)
+from invarlock.judgement.shares import Shares, largest_share, share_of
+from invarlock.pages.markup import Markup, element
+from invarlock.pages.parts import MAX_ROWS, data_table, most_changed, number_cell
 from invarlock.statistics.rounding import rounded
 
-Modules = Mapping[str, Mapping[str, Any]]
+Block = Mapping[str, Any]
+Modules = Mapping[str, Block]
 
 
 def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,3 +143,132 @@ def _families(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dic
             "epsilon": own.get(family, policy["epsilon"]),
         }
     return families
+
+
+def _judge(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
+    return derive_rmt(raw, limits)
+
+
+def _judge_probe(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
+    return derive_rmt_probe(raw, limits)
+
+
+def _gates(block: Block, limits: Block) -> list[Gate]:
+    return [Gate("rmt_stable", worst_violation(block), "no violation", block["passed"])]
+
+
+def _limits_used(block: Block, limits: Block) -> Shares:
+    broken = [row for row in block["violations"] if row["severity"] in ("error", "fail")]
+    if any(not row["module"].startswith("family ") for row in broken):
+        return {"rmt.epsilon": None}
+    families = [row for row in block["families"].values() if row["growth"] is not None]
+    return {
+        "rmt.epsilon": largest_share(share_of(row["growth"], row["epsilon"]) for row in families),
+        "rmt.max_fall": largest_share(share_of(-row["growth"], limits["max_fall"]) for row in families),
+    }
+
+
+def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
+    yield data_table(
+        ("family", "largest edge risk, baseline", "subject", "growth", "limit"),
+        [
+            (family, *map(number_cell, (row[key] for key in ("baseline", "subject", "growth", "epsilon"))))
+            for family, row in islice(sorted(block["families"].items()), MAX_ROWS)
+        ],
+    )
+    yield data_table(
+        ("layer", "growth of its edge risk"),
+        [(element("code", module), number_cell(block["modules"][module])) for module in most_changed(block["modules"])],
+        "no edge risk changed",
+    )
+
+
+def _raw_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterator[str]:
+    """Yield the layers whose activations were not of one shape on both sides; only experts may see other tokens."""
+    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
+    for name in sorted(before.keys() & after.keys()):
+        keys = ("features",) if name.endswith("]") else ("features", "tokens")
+        for key in keys:
+            if before[name][key] != after[name][key]:
+                yield f"{where}.subject.modules.{name}.{key}: not that of the baseline"
+
+
+def _null_families(change: NullChange, policy: Block) -> dict[str, float]:
+    families = derive_rmt(change.pair("rmt"), policy["rmt"])["families"]
+    return {name: row["growth"] for name, row in families.items() if row["growth"] is not None}
+
+
+def _null_modules(change: NullChange, policy: Block) -> dict[str, float]:
+    modules = derive_rmt_probe(change.pair("rmt_probe"), policy["rmt"])["modules"]
+    return {name: growth for name, growth in modules.items() if growth is not None}
+
+
+def _epsilons(
+    least: str, changes: Sequence[Mapping[str, float]], policy: Block, windows: int
+) -> dict[str, dict[str, Any]]:
+    """Return epsilon by name: the larger of the tier's and the 97.5 % quantile of the growths plus 10 % of it."""
+    rows = {}
+    for name in sorted({name for change in changes for name in change}):
+        values = [change[name] for change in changes if name in change]
+        level = upper_quantile(values)
+        rows[name] = {
+            "n": len(values),
+            "quantile": rounded(level),
+            "limit": rounded(max(policy["rmt"][least], MARGIN * level)),
+        }
+    return rows
+
+
+def _narrow(limit: str, least: str, epsilons: Mapping[str, float], tier: Block) -> Iterator[str]:
+    for key, epsilon in epsilons.items():
+        if epsilon < tier[least]:
+            yield f"{limit}.{key} {epsilon:g} is below the tier's {tier[least]:g}"
+
+
+def _wide(limit: str, least: str, epsilons: Mapping[str, float], tier: Block) -> Iterator[str]:
+    for key, epsilon in epsilons.items():
+        if epsilon > tier[least]:
+            yield f"{limit}.{key} {epsilon:g} (tier: {tier[least]:g})"
+
+
+def _learned(block: str, limit: str, least: str, statistics: Any) -> LearnedLimit:
+    return LearnedLimit(
+        block=block,
+        limit=limit,
+        statistics=statistics,
+        derive=partial(_epsilons, least),
+        value=lambda rows: {name: row["limit"] for name, row in rows.items()},
+        refusals=partial(_narrow, limit, least),
+        loosened=partial(_wide, limit, least),
+    )
+
+
+RMT = Guard(
+    name="rmt",
+    judge=_judge,
+    page_section=_page_section,
+    flags=("rmt_stable",),
+    gates=_gates,
+    limits_used=_limits_used,
+    signalled_modules=lambda block: block.get("metrics", {}).get("violating_families"),
+    raw_problems=_raw_problems,
+    probe=Probe("rmt_probe", _judge_probe, in_null_runs=True),
+    null=NullPart(lambda change: change.pair("rmt")),
+    learned=(
+        _learned("rmt", "rmt.epsilon_by_family", "epsilon", _null_families),
+        _learned("rmt_probe", "rmt.epsilon_by_module", "probe_epsilon", _null_modules),
+    ),
+    fitted=(
+        FittedLimit(
+            "rmt.epsilon",
+            largest_with_margin,
+            of_change=lambda change, policy: list(_null_families(change, policy).values()),
+            of_report=lambda block: [row["growth"] for row in block["families"].values()],
+        ),
+        FittedLimit(
+            "rmt.probe_epsilon",
+            largest_with_margin,
+            of_change=lambda change, policy: list(_null_modules(change, policy).values()),
+        ),
+    ),
+)

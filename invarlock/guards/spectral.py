@@ -8,10 +8,25 @@ changed of a matrix is looked at too, and warns where it is not as compression c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from invarlock.guards.guard import Guard, NullPart
 from invarlock.guards.weight_changes import change_metrics, judge_changes, reordered
+from invarlock.judgement.context import Context
+from invarlock.judgement.detector import DetectorKind
+from invarlock.judgement.gate import Gate, worst_violation
+from invarlock.judgement.learning import (
+    MARGIN,
+    FittedLimit,
+    LearnedLimit,
+    NullChange,
+    largest_ratio_with_margin,
+    robust_deviation,
+)
+from invarlock.judgement.shares import Shares, largest_share, magnitude, share_of
+from invarlock.pages.markup import Markup, element
+from invarlock.pages.parts import data_table, most_changed, number_cell, number_text, pill
 from invarlock.statistics.rounding import rounded
 
 Module = Mapping[str, Any]
@@ -19,6 +34,8 @@ Module = Mapping[str, Any]
 _Fall = tuple[str, float, float]
 # Norms of equal matrices differ by less, wherever they were measured.
 SAME_NORM = 1e-6
+# No family is given a smaller null scale by a preset.
+SMALLEST_SCALE = 1e-4
 
 
 def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,3 +206,159 @@ def _falls(policy: Mapping[str, Any]) -> list[tuple[str, str, list[_Fall]]]:
             ("norm", "log_norm_ratio", "norm_fall"),
         )
     ]
+
+
+def _judge(raw: Module, limits: Module, context: Context) -> dict[str, Any]:
+    return derive_spectral(raw, limits)
+
+
+def _gates(block: Module, limits: Module) -> list[Gate]:
+    metrics = block["metrics"]
+    measured = worst_violation(block) if block["status"] == "error" else f"{metrics['caps_applied']} modules capped"
+    return [Gate("spectral_stable", measured, f"{metrics['max_caps']}", block["passed"])]
+
+
+def caps_applied(block: Module) -> int:
+    """Return how many modules are capped, whether or not there are more of them than the tier allows."""
+    return int(block.get("metrics", {}).get("caps_applied", 0))
+
+
+def _limits_used(block: Module, limits: Module) -> Shares:
+    if block["status"] == "error":
+        return {"spectral.max_caps": None}
+    rows, metrics = block["modules"].values(), block["metrics"]
+    used = {
+        "spectral.deadband_ratio": largest_share(
+            share_of(magnitude(row["log_ratio"]), math.log(limits["deadband_ratio"])) for row in rows
+        ),
+        "spectral.max_caps": share_of(metrics["caps_applied"], limits["max_caps"]),
+    }
+    for limit, key in (("stable_rank_fall", "log_stable_rank_ratio"), ("norm_fall", "log_norm_ratio")):
+        warn = math.log(limits[limit]["warn"])
+        used[f"spectral.{limit}"] = largest_share(share_of((row[key] or 0.0) / warn, 1.0) for row in rows)
+    for limit in ("coherent_share", "flipped_share", "edge_risk"):
+        found = metrics[f"max_{'coherent' if limit == 'coherent_share' else limit.removesuffix('_share')}"]
+        # noise alone has an edge risk of about 1
+        base = 1.0 if limit == "edge_risk" else 0.0
+        allowed = limits["change"][limit] - base
+        used[f"spectral.change.{limit}"] = share_of((base if found is None else found) - base, allowed)
+    return used
+
+
+def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
+    metrics, modules = block["metrics"], block["modules"]
+    yield element(
+        "p",
+        f"{metrics['caps_applied']} of {metrics['modules']} matrices capped, {metrics['max_caps']} allowed; largest "
+        f"|ln of the spectral norm's ratio| {number_text(metrics['max_abs_log_ratio'])}",
+    )
+    top = most_changed({module: row["log_ratio"] for module, row in modules.items()})
+    yield data_table(
+        ("matrix", "family", "ln ratio of norms", "ln ratio of stable ranks", "z", ""),
+        [
+            (
+                element("code", module),
+                modules[module]["family"],
+                *map(number_cell, (modules[module][key] for key in ("log_ratio", "log_stable_rank_ratio", "z"))),
+                pill("capped", "fail") if modules[module]["capped"] else "",
+            )
+            for module in top
+        ],
+        "no spectral norm changed",
+    )
+
+
+def _raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iterator[str]:
+    """Yield the matrices whose bytes say that they changed, or did not, where the measured changes say otherwise."""
+    facts = others.get("invariants")
+    if facts is None:
+        return
+    before, after = facts["baseline"]["tensors"], facts["subject"]["tensors"]
+    matrices, edited = raw["baseline"]["modules"], raw["subject"]["modules"]
+    for name in sorted({*matrices, *edited, *raw["changes"]}):
+        measured = name in matrices and name in edited
+        tensor = name.partition("[")[0]  # of a stack of experts, each is a matrix
+        own, base = after.get(tensor), before.get(tensor)
+        comparable = measured and own is not None and base is not None and own["shape"] == base["shape"]
+        changed = comparable and own["digest"] != base["digest"]
+        if changed != (name in raw["changes"]):
+            words = "it changed, and its change is left out" if changed else "a change of a matrix that has none"
+            yield f"{where}.changes.{name}: {words}"
+
+
+def _null_raw(change: NullChange) -> Module:
+    return {**change.pair("spectral"), "changes": change.change["weight_changes"]}
+
+
+def _log_ratios(change: NullChange, policy: Module) -> dict[str, list[float]]:
+    """Return ln(sigma / sigma_baseline) of each matrix, by family."""
+    found: dict[str, list[float]] = {}
+    for row in derive_spectral(_null_raw(change), policy["spectral"])["modules"].values():
+        if row["log_ratio"] is not None:
+            found.setdefault(row["family"], []).append(row["log_ratio"])
+    return found
+
+
+def _null_scales(changes: Sequence[Mapping[str, Sequence[float]]], policy: Module, windows: int) -> dict[str, Any]:
+    """Return tau by family: 1.4826 * MAD of ln(sigma / sigma_baseline), floored, and never above the tier's."""
+    rows = {}
+    for family in sorted({family for change in changes for family in change}):
+        values = [value for change in changes for value in change.get(family, ())]
+        scale = robust_deviation(values)
+        rows[family] = {
+            "n": len(values),
+            "scale": rounded(scale),
+            "largest": rounded(max(abs(value) for value in values)),
+            "limit": rounded(min(policy["spectral"]["null_scale"], max(scale, SMALLEST_SCALE))),
+        }
+    return rows
+
+
+def _wide_scales(scales: Mapping[str, float], tier: Module) -> Iterator[str]:
+    for family, scale in scales.items():
+        if scale > tier["null_scale"]:
+            yield f"spectral.null_scale_by_family.{family} {scale:g} is above the tier's {tier['null_scale']:g}"
+
+
+def _all_log_ratios(change: NullChange, policy: Module) -> list[float]:
+    return [ratio for ratios in _log_ratios(change, policy).values() for ratio in ratios]
+
+
+def _fitted_scale(log_ratios: Sequence[float]) -> tuple[float, Any]:
+    level = robust_deviation(log_ratios)
+    return level, rounded(MARGIN * level)
+
+
+SPECTRAL = Guard(
+    name="spectral",
+    judge=_judge,
+    page_section=_page_section,
+    flags=("spectral_stable",),
+    gates=_gates,
+    detects=lambda block: caps_applied(block) > 0,
+    limits_used=_limits_used,
+    signalled_modules=lambda block: block.get("metrics", {}).get("capped_modules"),
+    facts=lambda block: {"spectral_caps_applied": block.get("metrics", {}).get("caps_applied")},
+    raw_problems=_raw_problems,
+    detectors=(DetectorKind("spectral_caps_applied", lambda detector, report: caps_applied(report["spectral"])),),
+    null=NullPart(_null_raw),
+    learned=(
+        LearnedLimit(
+            block="spectral",
+            limit="spectral.null_scale_by_family",
+            statistics=_log_ratios,
+            derive=_null_scales,
+            value=lambda rows: {family: row["limit"] for family, row in rows.items()},
+            refusals=_wide_scales,
+        ),
+    ),
+    fitted=(
+        FittedLimit("spectral.null_scale", _fitted_scale, of_change=_all_log_ratios),
+        FittedLimit(
+            "spectral.deadband_ratio",
+            largest_ratio_with_margin,
+            of_change=_all_log_ratios,
+            of_report=lambda block: [row["log_ratio"] for row in block["modules"].values()],
+        ),
+    ),
+)

@@ -5,13 +5,21 @@ An intervention signal, never a gate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
-from invarlock.statistics.intervals import bca_interval, weighted_mean
+from invarlock.guards.guard import Guard, NullPart, Probe
+from invarlock.judgement.context import Context
+from invarlock.judgement.learning import LearnedLimit, NullChange
+from invarlock.judgement.shares import Shares, largest_share, magnitude, share_of
+from invarlock.pages.markup import Markup, element
+from invarlock.pages.parts import counted, data_table, most_changed, number_cell, number_text
 from invarlock.statistics.rounding import rounded
 
-Modules = Mapping[str, Mapping[str, Any]]
+Block = Mapping[str, Any]
+Modules = Mapping[str, Block]
 
 
 def propose_scales(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dict[str, float]:
@@ -97,6 +105,9 @@ def _predictive_gate(
     windows: Mapping[str, Any],
     bootstrap: Mapping[str, Any],
 ) -> dict[str, Any]:
+    # imported here: NumPy takes 80 ms, and the names of the guards are read without it
+    from invarlock.statistics.intervals import bca_interval, weighted_mean
+
     gate: dict[str, Any] = {"evaluated": False, "passed": False, "reason": "", "mean_delta": None, "delta_ci": None}
     if not scales:
         return {**gate, "reason": "no scale is proposed"}
@@ -117,3 +128,85 @@ def _predictive_gate(
     passed = mean < 0 and mean <= -policy["min_effect"] and high <= -policy["min_effect"]
     reason = "the loss falls" if passed else "the loss does not fall by as much as is asked"
     return {"evaluated": True, "passed": passed, "reason": reason, "mean_delta": mean, "delta_ci": [low, high]}
+
+
+def _judge(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
+    return derive_variance(raw, limits, context.windows["final"], context.bootstrap)
+
+
+def _judge_probe(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
+    return derive_ve_probe(raw, limits, context.windows["final"], context.bootstrap)
+
+
+def _limits_used(block: Block, limits: Block) -> Shares:
+    """A scale of an FFN's output beyond the deadband is proposed, what it gains is held against the least effect."""
+    if block["status"] == "error":
+        return {"variance.deadband": None}
+    ratios = [row["ratio"] for row in block["modules"].values()]
+    used = {"variance.deadband": largest_share(share_of(magnitude(ratio - 1), limits["deadband"]) for ratio in ratios)}
+    gain, least = block["ab_gain"], limits["min_effect"]
+    if gain is not None and least > 0:
+        used["variance.min_effect"] = share_of(gain, least)
+    return used
+
+
+def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
+    gate, scales = block["predictive_gate"], block["proposed_scales"]
+    yield element(
+        "p",
+        f"{counted(len(scales), 'scale')} proposed"
+        + (f"; {gate['reason']}" if gate["reason"] else "")
+        + (f"; gain {number_text(block['ab_gain'])} nats a token" if block["ab_gain"] is not None else ""),
+    )
+    distance = {module: scale - 1.0 for module, scale in scales.items()}
+    if scales:
+        yield data_table(
+            ("FFN output", "scale"),
+            [(element("code", module), number_cell(scales[module])) for module in most_changed(distance)],
+        )
+
+
+def _min_effect(changes: Sequence[Sequence[float]], policy: Block, windows: int) -> dict[str, Any]:
+    """Return z * sigma / sqrt(n): sigma of the losses' differences within a change, n windows."""
+    spreads = [_spread(deltas) for deltas in changes]
+    sigma = math.sqrt(math.fsum(spreads) / len(spreads))
+    alpha = policy["primary_metric"]["alpha"]
+    z = NormalDist().inv_cdf(1 - (alpha / 2 if policy["variance"]["sides"] == "two" else alpha))
+    return {
+        "n": sum(len(deltas) for deltas in changes),
+        "sigma": rounded(sigma),
+        "z": rounded(z),
+        "windows": windows,
+        "limit": rounded(z * sigma / math.sqrt(windows)),
+    }
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Return the sample variance of values, 0 of fewer than two."""
+    if len(values) < 2:
+        return 0.0
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def _deltas(change: NullChange, policy: Block) -> list[float]:
+    return change.deltas
+
+
+VARIANCE = Guard(
+    name="variance",
+    judge=_judge,
+    page_section=_page_section,
+    limits_used=_limits_used,
+    probe=Probe("ve_probe", _judge_probe),
+    null=NullPart(lambda change: change.pair("variance"), needs_modules=False),
+    learned=(
+        LearnedLimit(
+            block="variance",
+            limit="variance.min_effect",
+            statistics=_deltas,
+            derive=_min_effect,
+            value=lambda block: block["limit"],
+        ),
+    ),
+)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from invarlock.catalog.models import Model
 from invarlock.errors import InvarLockError, OutOfMemoryError
-from invarlock.evaluation.checkpoint_facts import CheckpointFacts
 from invarlock.evaluation.comparison import Weighed, weigh
+from invarlock.evaluation.documents import weight_facts
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.null_runs import measure_null_run, null_draws
 from invarlock.evaluation.windows import Draw
@@ -76,7 +76,7 @@ class Calibration:
             return None
         if calibrates(self.run):
             document = baseline.document
-            facts = CheckpointFacts(document["invariants"]["raw"], document["spectral"]["raw"])
+            facts = weight_facts(document)
             self._weighed[model.id] = Weighed(**document["baseline"], facts=facts)
             self._measure_all(model, placement)
             with self._locks.held(f"preset_{model.folder}"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from invarlock.reports.derivation import GUARDS
+from invarlock.guards import GUARD_NAMES
 
 
 def case_facts(report: Mapping[str, Any]) -> dict[str, str]:
@@ -29,5 +29,5 @@ def ratio_text(ratio: float | None) -> str:
 
 def guards_text(report: Mapping[str, Any]) -> str:
     """Return ``pass``, or the guards that say something else: ``spectral fail, rmt warn``."""
-    states = [(guard, report[guard]["status"]) for guard in GUARDS if guard in report]
+    states = [(guard, report[guard]["status"]) for guard in GUARD_NAMES if guard in report]
     return ", ".join(f"{guard} {status}" for guard, status in states if status != "pass") or "pass"

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from invarlock.statistics.intervals import bca_interval, exponential, quantile, weighted_mean
+from invarlock.errors import EvaluationError
+from invarlock.judgement.context import Context
+from invarlock.judgement.detector import DetectorKind
+from invarlock.judgement.gate import Gate, number_or_words
+from invarlock.judgement.learning import (
+    MARGIN,
+    FittedLimit,
+    LearnedLimit,
+    NullChange,
+    upper_quantile,
+)
+from invarlock.judgement.shares import Shares, share_of
+from invarlock.metrics.metric import Metric
+from invarlock.pages.figures import interval_figure
+from invarlock.pages.markup import Markup, element
+from invarlock.pages.parts import number_text
+from invarlock.statistics.intervals import bca_interval, exponential, weighted_mean
 from invarlock.statistics.rounding import rounded
+
+Block = Mapping[str, Any]
 
 
 def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> dict[str, Any]:
@@ -68,7 +86,7 @@ def derive_primary_metric(
     reason = not_scored or _invalid_reason(preview, final)
     if reason is not None:
         return {**block, "invalid": True, "reason": reason}
-    deltas = _deltas(final)
+    deltas = loss_differences(final)
     ratio = rounded(exponential(weighted_mean(deltas, final["token_counts"])))
     interval = bca_interval(
         deltas,
@@ -91,31 +109,6 @@ def derive_primary_metric(
     return block
 
 
-def derive_tail(windows: Mapping[str, Any], policy: Mapping[str, Any], invalid: bool) -> dict[str, Any]:
-    """Return the ``primary_metric_tail`` block: a high quantile of the loss differences against its limit.
-
-    Fewer windows than the policy asks for leave it not evaluated. In mode ``warn`` it never blocks.
-    """
-    final = windows["final"]
-    count = len(final["window_ids"])
-    block: dict[str, Any] = {
-        "mode": policy["mode"],
-        "quantile": policy["quantile"],
-        "limit": policy["limit"],
-        "windows": count,
-        "value": None,
-        "status": "not_evaluated",
-    }
-    if invalid:
-        return {**block, "status": "fail"}
-    if count < policy["min_windows"]:
-        return block
-    value = rounded(quantile(_deltas(final), policy["quantile"]))
-    assert value is not None
-    acceptable = value <= policy["limit"]
-    return {**block, "value": value, "status": "pass" if acceptable else policy["mode"]}
-
-
 def ratio_is_acceptable(metric: Mapping[str, Any], policy: Mapping[str, Any]) -> bool:
     """Tell whether the ratio and the upper end of its interval are within the limit."""
     if metric["invalid"] or metric["ratio_vs_baseline"] is None or metric["ci"][1] is None:
@@ -130,7 +123,8 @@ def drift_is_acceptable(metric: Mapping[str, Any], policy: Mapping[str, Any]) ->
     return metric["drift"] is not None and bool(low <= metric["drift"] <= high)
 
 
-def _deltas(part: Mapping[str, Any]) -> list[float]:
+def loss_differences(part: Mapping[str, Any]) -> list[float]:
+    """Return the subject's losses minus the baseline's, nats a token, of windows whose losses are all finite."""
     return [own - base for own, base in zip(part["logloss"], part["baseline_logloss"], strict=True)]
 
 
@@ -183,3 +177,155 @@ def _drift(means: Mapping[str, float | None]) -> float | None:
 def _display(value: float | None) -> float | None:
     """Return a number as it is shown: six significant digits."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def _judge(windows: Block, limits: Block, context: Context) -> dict[str, Any]:
+    return derive_primary_metric(windows, limits, context.bootstrap["seed"], context.not_scored)
+
+
+def _gates(block: Block, limits: Block) -> list[Gate]:
+    low, high = limits["drift_band"]
+    return [
+        Gate(
+            "primary_metric_acceptable",
+            _ratio_words(block),
+            f"{limits['ratio_limit']:g}",
+            ratio_is_acceptable(block, limits),
+        ),
+        Gate(
+            "preview_final_drift_acceptable",
+            number_or_words(block["drift"]),
+            f"{low:g} to {high:g}",
+            drift_is_acceptable(block, limits),
+        ),
+    ]
+
+
+def _ratio_words(block: Block) -> str:
+    if block["invalid"] or block["ratio_vs_baseline"] is None:
+        return f"no ratio ({block['reason']})"
+    low, high = (number_or_words(end) for end in block["ci"])
+    return f"ratio {block['ratio_vs_baseline']:.6g} [{low}, {high}]"
+
+
+def _limits_used(metric: Block, limits: Block) -> Shares:
+    upper = None if metric["ci"] is None else metric["ci"][1]
+    low, high = limits["drift_band"]
+    drift = metric["drift"]
+    edge = high if drift is not None and drift > 1 else low
+    return {
+        "primary_metric.ratio_limit": None if upper is None else share_of(upper - 1, limits["ratio_limit"] - 1),
+        "primary_metric.drift_band": None if drift is None else share_of((drift - 1) / (edge - 1), 1.0),
+    }
+
+
+def _page_section(report: Block) -> Iterator[Markup]:
+    metric, limits = report["primary_metric"], report["resolved_policy"]["primary_metric"]
+    ratio, interval, limit = metric["ratio_vs_baseline"], metric["ci"], limits["ratio_limit"]
+    yield element("h2", "Perplexity of the subject, relative to the baseline")
+    if ratio is None or interval is None or None in interval:
+        yield element("p", "no ratio", class_="figure")
+        yield element("p", metric["reason"] or "")
+        return
+    low, high = interval
+    level = f"{100 * (1 - limits['alpha']):g} %"
+    yield element("p", number_text(ratio), class_="figure")
+    yield element(
+        "p",
+        f"{level} interval {number_text(low)} to {number_text(high)}, limit {number_text(limit)}; "
+        f"perplexity {number_text(metric['baseline_final'])} of the baseline, "
+        f"{number_text(metric['final'])} of the subject",
+    )
+    yield element(
+        "figure",
+        interval_figure(ratio, low, high, limit),
+        element(
+            "figcaption",
+            f"paired ratio on the final windows; interval by {metric['interval_method']}, "
+            f"{limits['replicates']} replicates{', all windows alike' if metric['degenerate'] else ''}",
+        ),
+    )
+
+
+def _null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
+    low, high = limits["drift_band"]
+    drift = derive_drift(change.windows["preview"], change.windows["final"])
+    mean = weighted_mean(change.deltas, change.windows["final"]["token_counts"])
+    return {
+        "primary_metric": mean > math.log(limits["ratio_limit"]),
+        "drift": drift is None or not low <= drift <= high,
+    }
+
+
+def _null_drift(change: NullChange, policy: Block) -> float:
+    drift = derive_drift(change.windows["preview"], change.windows["final"])
+    assert drift is not None
+    return drift
+
+
+def _drift_band(drifts: Sequence[float], policy: Block, windows: int) -> dict[str, Any]:
+    """Return the drift band: the larger of the nulls' and the tier's, which must hold the nulls'.
+
+    Raises:
+        EvaluationError: when harmless changes drift by more than the tier allows; on so few windows it means nothing.
+    """
+    level = MARGIN * upper_quantile([abs(math.log(drift)) for drift in drifts])
+    null_band = [rounded(math.exp(-level)), rounded(math.exp(level))]
+    low, high = policy["primary_metric"]["drift_band"]
+    if math.exp(-level) < low or math.exp(level) > high:
+        raise EvaluationError(
+            f"harmless changes drift from preview to final by up to {math.exp(level):.4g} times, the tier allows "
+            f"{low:g} to {high:g}; score more windows"
+        )
+    return {"n": len(drifts), "null_band": null_band, "limit": [low, high]}
+
+
+def _wide_band(band: Sequence[float], tier: Block) -> Iterator[str]:
+    low, high = tier["drift_band"]
+    if band[0] < low or band[1] > high:
+        yield f"primary_metric.drift_band {band} is wider than the tier's {low:g} to {high:g}"
+
+
+def _fitted_ratio(logarithms: Sequence[float]) -> tuple[float, Any]:
+    level = upper_quantile(logarithms)
+    return level, rounded(math.exp(MARGIN * max(0.0, level)))
+
+
+def _fitted_band(logarithms: Sequence[float]) -> tuple[float, Any]:
+    level = upper_quantile([abs(value) for value in logarithms])
+    high = math.exp(MARGIN * level)
+    return level, [rounded(1 / high), rounded(high)]
+
+
+PERPLEXITY = Metric(
+    name="primary_metric",
+    judge=_judge,
+    page_section=_page_section,
+    flags=("primary_metric_acceptable", "preview_final_drift_acceptable"),
+    gates=_gates,
+    detects=lambda validation: validation["primary_metric_acceptable"] is False,
+    limits_used=_limits_used,
+    null_signals=_null_signals,
+    detectors=(
+        DetectorKind("primary_metric", lambda detector, report: report["primary_metric"].get(detector["field"])),
+    ),
+    learned=(
+        LearnedLimit(
+            block="drift",
+            limit="primary_metric.drift_band",
+            statistics=_null_drift,
+            derive=_drift_band,
+            value=lambda block: block["limit"],
+            refusals=_wide_band,
+        ),
+    ),
+    fitted=(
+        FittedLimit("primary_metric.ratio_limit", _fitted_ratio, of_report=lambda block: [math.log(block["ci"][1])]),
+        FittedLimit(
+            "primary_metric.drift_band",
+            _fitted_band,
+            of_change=lambda change, policy: [math.log(_null_drift(change, policy))],
+            of_report=lambda block: [math.log(block["drift"])],
+        ),
+    ),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -10,6 +11,8 @@ from invarlock.pages.markup import Markup, element, join
 
 # Rows and values of a list, unless its reader needs fewer.
 MAX_ROWS = 40
+# The modules of a guard that say most; all of them are in the report.
+TOP_MODULES = 5
 
 
 def data_table(heads: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "") -> Markup:
@@ -82,3 +85,13 @@ def compact(value: object) -> Markup:
 def counted(number: int, noun: str) -> str:
     """Return a number of things."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def most_changed(changes: Mapping[str, float | None]) -> list[str]:
+    """Return the modules that changed most; one that has no number changed beyond any."""
+
+    def order(name: str) -> tuple[float, str]:
+        value = changes[name]
+        return (float("-inf") if value is None else -abs(value), name)
+
+    return heapq.nsmallest(TOP_MODULES, [name for name, value in changes.items() if value != 0], key=order)

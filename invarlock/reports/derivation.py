@@ -14,19 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from invarlock.guards.invariants import derive_invariants
-from invarlock.guards.rmt import derive_rmt
-from invarlock.guards.spectral import derive_spectral
-from invarlock.guards.variance import derive_variance
+from invarlock.guards import BY_NAME, GUARD_NAMES
 from invarlock.jsonio import digest_document
-from invarlock.metrics.perplexity import derive_primary_metric, derive_tail, window_statistics
+from invarlock.judgement.context import Context
+from invarlock.metrics import METRICS
+from invarlock.metrics.perplexity import window_statistics
 from invarlock.reports.gates import judge_gates
 from invarlock.reports.policy import policy_digest, resolve_policy
 
 SCHEMA_VERSION = "v1"
-GUARDS = ("invariants", "spectral", "rmt", "variance")
 # Blocks that are derived as a whole; guards keep their raw part, dataset and policy_provenance lose one key each.
-DERIVED_KEYS = ("run_id", "primary_metric", "primary_metric_tail", "resolved_policy", "validation", "assurance")
+DERIVED_KEYS = ("run_id", *(metric.name for metric in METRICS), "resolved_policy", "validation", "assurance")
 GUARD_RAW_KEYS = ("raw", "measurement_contract")
 
 
@@ -56,13 +54,24 @@ def bootstrap(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def context(report: Mapping[str, Any]) -> Context:
+    """Return what guards and metrics may read of a report besides their own measurements and limits."""
+    return Context(
+        windows=report["evaluation_windows"],
+        bootstrap=bootstrap(report),
+        edit=report["edit"],
+        not_scored=report["scoring"]["not_scored"],
+        blocks={metric.name: report[metric.name] for metric in METRICS if metric.name in report},
+    )
+
+
 def strip(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the raw part of a report; what it keeps is the report's own, not a copy."""
-    raw = {key: value for key, value in report.items() if key not in (*DERIVED_KEYS, *GUARDS)}
+    raw = {key: value for key, value in report.items() if key not in (*DERIVED_KEYS, *GUARD_NAMES)}
     windows = _without(report["dataset"]["windows"], "stats")
     raw["dataset"] = {**report["dataset"], "windows": windows}
     raw["policy_provenance"] = _without(report["policy_provenance"], "policy_digest")
-    for guard in GUARDS:
+    for guard in GUARD_NAMES:
         kept = {key: value for key, value in report.get(guard, {}).items() if key in GUARD_RAW_KEYS}
         if kept:
             raw[guard] = kept
@@ -94,12 +103,9 @@ def compose(raw: Mapping[str, Any]) -> dict[str, Any]:
     report["dataset"] = {**raw["dataset"], "windows": {**raw["dataset"]["windows"], "stats": statistics}}
     report["policy_provenance"] = {**provenance, "policy_digest": policy_digest(policy)}
     report["resolved_policy"] = policy
-    metric = derive_primary_metric(
-        windows, policy["primary_metric"], meta["seeds"]["bootstrap"], raw["scoring"]["not_scored"]
-    )
-    report["primary_metric"] = metric
-    report["primary_metric_tail"] = derive_tail(windows, policy["primary_metric_tail"], metric["invalid"])
-    for guard in GUARDS:
+    for metric in METRICS:
+        report[metric.name] = metric.judge(windows, policy[metric.name], context(report))
+    for guard in GUARD_NAMES:
         report[guard] = _guard_block(guard, report, policy)
     gates = judge_gates(report, policy)
     report["validation"] = {gate.flag: gate.holds for gate in gates}
@@ -112,14 +118,5 @@ def _guard_block(guard: str, report: Mapping[str, Any], policy: Mapping[str, Any
     if guard not in report["guards"]:
         return {"status": "not_evaluated", "passed": None, "reason": "this guard was not run"}
     block = report[guard]
-    if guard == "invariants":
-        derived = derive_invariants(block["raw"], report["edit"])
-    elif guard == "spectral":
-        derived = derive_spectral(block["raw"], policy["spectral"])
-    elif guard == "rmt":
-        derived = derive_rmt(block["raw"], policy["rmt"])
-    else:
-        derived = derive_variance(
-            block["raw"], policy["variance"], report["evaluation_windows"]["final"], bootstrap(report)
-        )
+    derived = BY_NAME[guard].judge(block["raw"], policy.get(guard, {}), context(report))
     return {**block, "measurement_contract_hash": contract_hash(block["measurement_contract"]), **derived}

@@ -7,17 +7,15 @@ and a run that was held out is judged by the preset.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from invarlock.guards.rmt import derive_rmt, derive_rmt_probe
-from invarlock.guards.spectral import derive_spectral
-from invarlock.guards.variance import derive_variance
-from invarlock.metrics.perplexity import derive_drift
+from invarlock.guards import BY_NAME, GUARDS
+from invarlock.guards.guard import Guard
+from invarlock.judgement.context import Context
+from invarlock.judgement.learning import NullChange
+from invarlock.metrics import METRICS
 from invarlock.reports.derivation import contract_hash
-from invarlock.statistics.intervals import weighted_mean
-from invarlock.statistics.rounding import rounded
 
 SCHEMA = "invarlock/null-run-v1"
 # The windows of null run k are drawn with this much added to its seed, so that they are no case's own.
@@ -31,51 +29,10 @@ CHANGES = (FLOAT16, RTN_SPEC, JITTER)
 HARMLESS_DELTA = 0.01
 
 
-@dataclass(frozen=True)
-class NullChange:
-    """One harmless change of one null run, as far as limits follow from it.
-
-    ``log_ratios`` are the spectral norms' by family, ``growths`` the edge risks' by family and ``probe_growths`` by
-    module, ``deltas`` the losses' differences on the final windows.
-    """
-
-    name: str
-    log_ratios: Mapping[str, Sequence[float]]
-    growths: Mapping[str, float]
-    probe_growths: Mapping[str, float]
-    deltas: Sequence[float]
-    drift: float
-
-
-def null_changes(document: Mapping[str, Any], policy: Mapping[str, Any]) -> list[NullChange]:
-    """Return what limits follow from, of each change of a null run that holds to its format.
-
-    Args:
-        document: the null run.
-        policy: of the tier; what is returned does not depend on its limits.
-    """
-    found = []
+def null_changes(document: Mapping[str, Any]) -> Iterator[NullChange]:
+    """Yield the changes of a null run that holds to its format, each next to the baseline."""
     for change in document["changes"]:
-        spectra: dict[str, list[float]] = {}
-        for row in derive_spectral(_pair(document, change, "spectral"), policy["spectral"])["modules"].values():
-            if row["log_ratio"] is not None:
-                spectra.setdefault(row["family"], []).append(row["log_ratio"])
-        families = derive_rmt(_pair(document, change, "rmt"), policy["rmt"])["families"]
-        probed = derive_rmt_probe(_pair(document, change, "rmt_probe"), policy["rmt"])["modules"]
-        parts = _windows(document, change)
-        drift = derive_drift(parts["preview"], parts["final"])
-        assert drift is not None
-        found.append(
-            NullChange(
-                name=change["name"],
-                log_ratios=spectra,
-                growths={name: row["growth"] for name, row in families.items() if row["growth"] is not None},
-                probe_growths={name: growth for name, growth in probed.items() if growth is not None},
-                deltas=_deltas(parts["final"]),
-                drift=drift,
-            )
-        )
-    return found
+        yield NullChange(document, change, _windows(document, change))
 
 
 def guard_signals(document: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -88,27 +45,27 @@ def guard_signals(document: Mapping[str, Any], policy: Mapping[str, Any]) -> dic
         policy: the resolved policy.
     """
     limits = policy["primary_metric"]
-    low, high = limits["drift_band"]
     bootstrap = {"replicates": limits["replicates"], "alpha": limits["alpha"], "seed": document["seeds"]["windows"]}
     signals = {}
-    for change in document["changes"]:
-        parts = _windows(document, change)
-        spectral = derive_spectral(_pair(document, change, "spectral"), policy["spectral"])
-        rmt = derive_rmt(_pair(document, change, "rmt"), policy["rmt"])
-        probe = derive_rmt_probe(_pair(document, change, "rmt_probe"), policy["rmt"])
-        variance = derive_variance(_pair(document, change, "variance"), policy["variance"], parts["final"], bootstrap)
-        drift = derive_drift(parts["preview"], parts["final"])
-        mean = weighted_mean(_deltas(parts["final"]), parts["final"]["token_counts"])
-        raised = {
-            "primary_metric": mean > math.log(limits["ratio_limit"]),
-            "drift": drift is None or not low <= drift <= high,
-            "spectral": spectral["status"] != "pass",
-            "rmt": rmt["status"] != "pass",
-            "rmt_probe": probe["detected"],
-            "variance": variance["status"] != "pass",
-        }
-        signals[change["name"]] = [name for name, is_raised in raised.items() if is_raised]
+    for change in null_changes(document):
+        raised: dict[str, bool] = {}
+        for metric in METRICS:
+            raised |= metric.null_signals(change, policy[metric.name])
+        for guard in GUARDS:
+            if guard.null is None:
+                continue
+            limits, context = policy.get(guard.name, {}), Context(change.windows, bootstrap)
+            raised[guard.name] = bool(guard.signals(guard.judge(guard.null.raw(change), limits, context)))
+            if guard.probe is not None and guard.probe.in_null_runs:
+                probe = guard.probe.judge(change.pair(guard.probe.name), limits, context)
+                raised[guard.probe.name] = bool(probe["detected"])
+        signals[change.change["name"]] = [name for name, is_raised in raised.items() if is_raised]
     return signals
+
+
+def _keys(guard: Guard) -> tuple[str, ...]:
+    """Return the keys under which a null run has a guard's measurements: its name, and its probe's."""
+    return (guard.name, guard.probe.name) if guard.probe is not None and guard.probe.in_null_runs else (guard.name,)
 
 
 def null_run_problems(document: Mapping[str, Any]) -> Iterator[str]:
@@ -123,7 +80,7 @@ def null_run_problems(document: Mapping[str, Any]) -> Iterator[str]:
     for guard, contract in document["measurement_contracts"].items():
         wanted = contract_hash(contract)
         for side, block in sides.items():
-            for key in (guard, "rmt_probe") if guard == "rmt" else (guard,):
+            for key in _keys(BY_NAME[guard]):
                 if block[key]["measurement_contract_hash"] != wanted:
                     yield f"{side}.{key}: was not measured by the measurement contract"
     windows, dataset = document["windows"], document["dataset"]
@@ -156,15 +113,10 @@ def _harm(document: Mapping[str, Any]) -> Iterator[str]:
         mean = math.fsum(deltas) / len(deltas) if deltas else 0.0
         if abs(mean) > HARMLESS_DELTA:
             yield f"{change['name']}: moves the loss by {mean:.4g}, a harmless change by at most {HARMLESS_DELTA:g}"
-        for key in ("spectral", "rmt", "rmt_probe"):
+        for key in (key for guard in GUARDS if guard.null and guard.null.needs_modules for key in _keys(guard)):
             before, after = document[key]["modules"], change[key]["modules"]
             if not before or before.keys() != after.keys():
                 yield f"{change['name']}.{key}: not of the modules of the baseline"
-
-
-def _pair(document: Mapping[str, Any], change: Mapping[str, Any], key: str) -> dict[str, Any]:
-    pair = {"baseline": document[key], "subject": change[key]}
-    return {**pair, "changes": change["weight_changes"]} if key == "spectral" else pair
 
 
 def _windows(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -177,7 +129,3 @@ def _windows(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str
         }
         for part in ("preview", "final")
     }
-
-
-def _deltas(part: Mapping[str, Any]) -> list[float]:
-    return [rounded(own - base) or 0.0 for own, base in zip(part["logloss"], part["baseline_logloss"], strict=True)]

@@ -8,16 +8,19 @@ from importlib import resources
 from typing import Any
 
 from invarlock.errors import UsageError
+from invarlock.guards import GUARDS
+from invarlock.guards.guard import Guard
 from invarlock.jsonio import check_schema, digest_document, parse_json
+from invarlock.judgement.learning import LearnedLimit
+from invarlock.metrics import METRICS
+from invarlock.metrics.metric import Metric
 
+# All that judges, in its order.
+PARTS: tuple[Metric | Guard, ...] = (*METRICS, *GUARDS)
+# The limits that a preset learns, of metrics and guards in their order.
+LEARNED_LIMITS: tuple[LearnedLimit, ...] = tuple(learnt for part in PARTS for learnt in part.learned)
 # What a preset may set, by dotted name.
-PRESET_LIMITS = (
-    "primary_metric.drift_band",
-    "rmt.epsilon_by_family",
-    "rmt.epsilon_by_module",
-    "spectral.null_scale_by_family",
-    "variance.min_effect",
-)
+PRESET_LIMITS = tuple(sorted(learnt.limit for learnt in LEARNED_LIMITS))
 
 
 @cache
@@ -93,19 +96,11 @@ def _check_preset(limits: Mapping[str, Any], tier: Mapping[str, Mapping[str, Any
         UsageError: naming the limit.
     """
     wrong = [
-        f"spectral.null_scale_by_family.{family} {scale:g} is above the tier's {tier['spectral']['null_scale']:g}"
-        for family, scale in limits.get("spectral.null_scale_by_family", {}).items()
-        if scale > tier["spectral"]["null_scale"]
+        line
+        for learnt in LEARNED_LIMITS
+        if learnt.limit in limits
+        for line in learnt.refusals(limits[learnt.limit], tier[learnt.owner])
     ]
-    for name, least in (("epsilon_by_family", "epsilon"), ("epsilon_by_module", "probe_epsilon")):
-        wrong += [
-            f"rmt.{name}.{key} {epsilon:g} is below the tier's {tier['rmt'][least]:g}"
-            for key, epsilon in limits.get(f"rmt.{name}", {}).items()
-            if epsilon < tier["rmt"][least]
-        ]
-    (low, high), band = tier["primary_metric"]["drift_band"], limits.get("primary_metric.drift_band")
-    if band is not None and (band[0] < low or band[1] > high):
-        wrong.append(f"primary_metric.drift_band {band} is wider than the tier's {low:g} to {high:g}")
     if wrong:
         raise UsageError(f"preset: {wrong[0]}; calibrate the model again")
 

@@ -12,27 +12,18 @@ nulls', and the variance guard asks for an effect beyond their noise.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 from invarlock.errors import DocumentError, EvaluationError, InvarLockError, UsageError
 from invarlock.jsonio import check_schema
-from invarlock.reports.null_runs import CHANGES, NullChange, guard_signals, null_changes, null_run_problems
-from invarlock.reports.policy import resolve_policy
+from invarlock.judgement.learning import NullChange
+from invarlock.reports.null_runs import CHANGES, guard_signals, null_changes, null_run_problems
+from invarlock.reports.policy import LEARNED_LIMITS, resolve_policy
 from invarlock.reports.verification import differences, shorten
-from invarlock.statistics.intervals import quantile
-from invarlock.statistics.rounding import rounded
 
 SCHEMA = "invarlock/calibrated-preset-v1"
-# Makes the median absolute deviation of normal numbers their standard deviation.
-MAD_TO_DEVIATION = 1.4826
-SMALLEST_SCALE = 1e-4
-# The share of null changes that a limit lets pass, and what is added to it.
-QUANTILE = 0.975
-MARGIN = 1.1
 # The policy of a profile differs in bootstrap replicates only, and no limit of a preset follows from those.
 PROFILE = "dev"
 OTHER_RUNS = "null_runs: not those that are there, by number and digest"
@@ -78,7 +69,7 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> dict[str, Any]:
         UsageError: when the tier is unknown.
     """
     tier_policy = resolve_policy(tier, PROFILE, {})
-    changes: list[NullChange] = []
+    changes: list[dict[str, Any]] = []
     learned: list[dict[str, Any]] = []
     first: dict[str, Any] | None = None
     held_out: NullRun | None = None
@@ -86,7 +77,7 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> dict[str, Any]:
         _check_run(run, number, first)
         first = first or {**{key: run.document[key] for key in ALIKE}, "seed": run.document["seeds"]["windows"]}
         if held_out is not None:
-            changes += null_changes(held_out.document, tier_policy)
+            changes += [_statistics(change, tier_policy) for change in null_changes(held_out.document)]
             learned.append({"run": held_out.run, "sha256": held_out.sha256})
         held_out = run
     if first is None or held_out is None or not learned:
@@ -94,19 +85,10 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> dict[str, Any]:
         raise EvaluationError(f"null runs: there is {count}, two are needed: one to learn from and one held out")
     windows = len(held_out.document["windows"]["final"]["window_ids"])
     blocks = {
-        "spectral": _null_scales(changes, tier_policy["spectral"]["null_scale"]),
-        "rmt": _growths([change.growths for change in changes], tier_policy["rmt"]["epsilon"]),
-        "rmt_probe": _growths([change.probe_growths for change in changes], tier_policy["rmt"]["probe_epsilon"]),
-        "variance": _min_effect(changes, windows, tier_policy),
-        "drift": _drift_band(changes, tier_policy["primary_metric"]["drift_band"]),
+        learnt.block: learnt.derive([kept[learnt.block] for kept in changes], tier_policy, windows)
+        for learnt in LEARNED_LIMITS
     }
-    limits = {
-        "spectral.null_scale_by_family": {name: row["limit"] for name, row in blocks["spectral"].items()},
-        "rmt.epsilon_by_family": {name: row["limit"] for name, row in blocks["rmt"].items()},
-        "rmt.epsilon_by_module": {name: row["limit"] for name, row in blocks["rmt_probe"].items()},
-        "variance.min_effect": blocks["variance"]["limit"],
-        "primary_metric.drift_band": blocks["drift"]["limit"],
-    }
+    limits = {learnt.limit: learnt.value(blocks[learnt.block]) for learnt in LEARNED_LIMITS}
     return {
         "schema": SCHEMA,
         "model_id": first["meta"]["model_id"],
@@ -209,13 +191,17 @@ def report_preset_problems(
 
 def loosened(preset: Mapping[str, Any]) -> list[str]:
     """Return, one line each, the limits of a preset that allow more than its tier's own."""
-    tier = resolve_policy(preset["tier"], PROFILE, {})["rmt"]
-    rows = []
-    for name, limit in (("epsilon_by_family", tier["epsilon"]), ("epsilon_by_module", tier["probe_epsilon"])):
-        for key, value in preset["limits"][f"rmt.{name}"].items():
-            if value > limit:
-                rows.append(f"rmt.{name}.{key} {value:g} (tier: {limit:g})")
-    return rows
+    tier = resolve_policy(preset["tier"], PROFILE, {})
+    return [
+        line
+        for learnt in LEARNED_LIMITS
+        for line in learnt.loosened(preset["limits"][learnt.limit], tier[learnt.owner])
+    ]
+
+
+def _statistics(change: NullChange, policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a null change: a run has thousands of numbers, of which limits need few."""
+    return {learnt.block: learnt.statistics(change, policy) for learnt in LEARNED_LIMITS}
 
 
 def _check_run(run: NullRun, number: int, first: Mapping[str, Any] | None) -> None:
@@ -233,74 +219,3 @@ def _check_run(run: NullRun, number: int, first: Mapping[str, Any] | None) -> No
         raise EvaluationError(f"null run {number}: seeds: each run has the next seed, and so another draw")
     for problem in null_run_problems(run.document):
         raise EvaluationError(f"null run {number}: {problem}; nothing can be learned from it")
-
-
-def _null_scales(changes: Sequence[NullChange], tier_scale: float) -> dict[str, dict[str, Any]]:
-    """Return tau by family: 1.4826 * MAD of ln(sigma / sigma_baseline), floored, and never above the tier's."""
-    families = sorted({family for change in changes for family in change.log_ratios})
-    rows = {}
-    for family in families:
-        values = [value for change in changes for value in change.log_ratios.get(family, ())]
-        middle = quantile(values, 0.5)
-        scale = MAD_TO_DEVIATION * quantile([abs(value - middle) for value in values], 0.5)
-        rows[family] = {
-            "n": len(values),
-            "scale": rounded(scale),
-            "largest": rounded(max(abs(value) for value in values)),
-            "limit": rounded(min(tier_scale, max(scale, SMALLEST_SCALE))),
-        }
-    return rows
-
-
-def _growths(growths: Sequence[Mapping[str, float]], tier_epsilon: float) -> dict[str, dict[str, Any]]:
-    """Return epsilon by name: the larger of the tier's and the 97.5 % quantile of the growths plus 10 % of it."""
-    rows = {}
-    for name in sorted({name for row in growths for name in row}):
-        values = [row[name] for row in growths if name in row]
-        level = quantile(values, QUANTILE)
-        rows[name] = {
-            "n": len(values),
-            "quantile": rounded(level),
-            "limit": rounded(max(tier_epsilon, MARGIN * level)),
-        }
-    return rows
-
-
-def _min_effect(changes: Sequence[NullChange], windows: int, policy: Mapping[str, Any]) -> dict[str, Any]:
-    """Return z * sigma / sqrt(n): sigma of the losses' differences within a change, n windows."""
-    spreads = [_variance(change.deltas) for change in changes]
-    sigma = math.sqrt(math.fsum(spreads) / len(spreads))
-    alpha = policy["primary_metric"]["alpha"]
-    z = NormalDist().inv_cdf(1 - (alpha / 2 if policy["variance"]["sides"] == "two" else alpha))
-    return {
-        "n": sum(len(change.deltas) for change in changes),
-        "sigma": rounded(sigma),
-        "z": rounded(z),
-        "windows": windows,
-        "limit": rounded(z * sigma / math.sqrt(windows)),
-    }
-
-
-def _variance(values: Sequence[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-
-
-def _drift_band(changes: Sequence[NullChange], tier_band: Sequence[float]) -> dict[str, Any]:
-    """Return the drift band: the larger of the nulls' and the tier's, which must hold the nulls'.
-
-    Raises:
-        EvaluationError: when harmless changes drift by more than the tier allows; on so few windows it means nothing.
-    """
-    drifts = [math.log(change.drift) for change in changes]
-    level = MARGIN * quantile([abs(drift) for drift in drifts], QUANTILE)
-    null_band = [rounded(math.exp(-level)), rounded(math.exp(level))]
-    low, high = tier_band
-    if math.exp(-level) < low or math.exp(level) > high:
-        raise EvaluationError(
-            f"harmless changes drift from preview to final by up to {math.exp(level):.4g} times, the tier allows "
-            f"{low:g} to {high:g}; score more windows"
-        )
-    return {"n": len(drifts), "null_band": null_band, "limit": [low, high]}

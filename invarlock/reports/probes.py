@@ -6,22 +6,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from invarlock.errors import DocumentError, InvarLockError
-from invarlock.guards.rmt import derive_rmt_probe
-from invarlock.guards.variance import derive_ve_probe
+from invarlock.guards import GUARDS
+from invarlock.guards.guard import Guard, Probe
 from invarlock.jsonio import check_schema
-from invarlock.reports.derivation import bootstrap, contract_hash
-from invarlock.reports.verification import activation_problems, differences
+from invarlock.reports.derivation import context, contract_hash
+from invarlock.reports.verification import differences
 
-# The probes by the kind of detector that reads them, with the guard whose measurement they are.
-PROBE_GUARDS: Mapping[str, str] = {"rmt_probe": "rmt", "ve_probe": "variance"}
-SCHEMAS: Mapping[str, str] = {"rmt_probe": "invarlock/rmt-probe-v1", "ve_probe": "invarlock/ve-probe-v1"}
+# The guards that have a probe, by its name, which is also the kind of detector that reads it.
+PROBED: Mapping[str, tuple[Guard, Probe]] = {
+    guard.probe.name: (guard, guard.probe) for guard in GUARDS if guard.probe is not None
+}
 
 
 def probes_asked(scenario: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the probes that a scenario's detectors read."""
     requirements = scenario["requirements"]
     kinds = {detector["kind"] for detector in (*requirements["detectors_all_of"], *requirements["detectors_any_of"])}
-    return tuple(name for name in PROBE_GUARDS if name in kinds)
+    return tuple(name for name in PROBED if name in kinds)
 
 
 def file_name(probe: str) -> str:
@@ -40,13 +41,10 @@ def compose_probe(
         contract: the guard's measurement contract.
         report: the report that it stands beside.
     """
-    policy = report["resolved_policy"]
-    if probe == "rmt_probe":
-        derived = derive_rmt_probe(raw, policy["rmt"])
-    else:
-        derived = derive_ve_probe(raw, policy["variance"], report["evaluation_windows"]["final"], bootstrap(report))
+    guard, measured = PROBED[probe]
+    derived = measured.judge(raw, report["resolved_policy"].get(guard.name, {}), context(report))
     return {
-        "schema": SCHEMAS[probe],
+        "schema": f"invarlock/{probe.replace('_', '-')}-v1",
         "run_id": report["run_id"],
         "measurement_contract": dict(contract),
         "measurement_contract_hash": contract_hash(contract),
@@ -76,14 +74,13 @@ def probe_problems(
     for side in ("baseline", "subject"):
         if raw[side]["measurement_contract_hash"] != contract_hash(contract):
             yield f"{name}: raw.{side}: was not measured by the measurement contract"
-    if probe == "rmt_probe":
-        yield from activation_problems(f"{name}: raw", raw)
-    guard = report[PROBE_GUARDS[probe]]
-    if guard.get("measurement_contract", contract) != contract:
+    guard, _ = PROBED[probe]
+    yield from guard.raw_problems(f"{name}: raw", raw, {})
+    if report[guard.name].get("measurement_contract", contract) != contract:
         yield f"{name}: measurement_contract: not that of the report"
     if baseline is not None:
         draws = [draw for draw in baseline["draws"] if draw["run"] == report["meta"]["run"]]
-        if len(draws) != 1 or draws[0].get("probe", {}).get(PROBE_GUARDS[probe]) != raw["baseline"]:
+        if len(draws) != 1 or draws[0].get("probe", {}).get(guard.name) != raw["baseline"]:
             yield f"{name}: raw.baseline: not what the baseline's report measured"
     try:
         expected = compose_probe(probe, raw, contract, report)

@@ -11,33 +11,31 @@ text is escaped (``markup``), nothing is loaded from anywhere, and the page is b
 
 from __future__ import annotations
 
-import heapq
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from invarlock.pages.figures import interval_figure, window_figure
+from invarlock.guards import BY_NAME
+from invarlock.guards.guard import Guard
+from invarlock.judgement.gate import Gate
+from invarlock.metrics import METRICS
 from invarlock.pages.markup import Markup, element, join, text
 from invarlock.pages.parts import (
-    MAX_ROWS,
     code,
     compact,
     counted,
     data_table,
     definition_list,
     listed,
-    number_cell,
     number_text,
     pill,
     plain_text,
 )
 from invarlock.pages.stylesheet import CONTENT_POLICY, STYLE
-from invarlock.reports.gates import Gate, judge_gates
+from invarlock.reports.gates import judge_gates
 
-# The modules of a guard that say most; all of them are in the report.
-TOP_MODULES = 5
 MAX_VIOLATIONS = 8
 # A tier has some 40 limits.
 MAX_LIMITS = 80
@@ -53,16 +51,17 @@ def render_report(report: Mapping[str, Any], sha256: str) -> bytes:
         sha256: of its bytes, 64 hex.
     """
     gates = judge_gates(report, report["resolved_policy"])
+    primary, *others = METRICS
     meta = report["meta"]
     title = f"{meta['scenario']} on {meta['model_id']}"
     body = join(
         (
             _header(report, title),
-            _metric(report),
+            *primary.page_section(report),
             _gates(gates),
-            _windows(report),
+            *(part for metric in others for part in metric.page_section(report)),
             _compared(report),
-            *(_guard(report, name) for name in report["guards"]),
+            *(_guard(report[name], BY_NAME[name]) for name in report["guards"]),
             _policy(report),
             _provenance(report),
             _digests(report, sha256),
@@ -97,38 +96,6 @@ def _header(report: Mapping[str, Any], title: str) -> Markup:
     )
 
 
-def _metric(report: Mapping[str, Any]) -> Markup:
-    metric, limits = report["primary_metric"], report["resolved_policy"]["primary_metric"]
-    ratio, interval, limit = metric["ratio_vs_baseline"], metric["ci"], limits["ratio_limit"]
-    heading = element("h2", "Perplexity of the subject, relative to the baseline")
-    if ratio is None or interval is None or None in interval:
-        return join((heading, element("p", "no ratio", class_="figure"), element("p", metric["reason"] or "")))
-    low, high = interval
-    level = f"{100 * (1 - limits['alpha']):g} %"
-    drawing = interval_figure(ratio, low, high, limit)
-    return join(
-        (
-            heading,
-            element("p", number_text(ratio), class_="figure"),
-            element(
-                "p",
-                f"{level} interval {number_text(low)} to {number_text(high)}, limit {number_text(limit)}; "
-                f"perplexity {number_text(metric['baseline_final'])} of the baseline, "
-                f"{number_text(metric['final'])} of the subject",
-            ),
-            element(
-                "figure",
-                drawing,
-                element(
-                    "figcaption",
-                    f"paired ratio on the final windows; interval by {metric['interval_method']}, "
-                    f"{limits['replicates']} replicates{', all windows alike' if metric['degenerate'] else ''}",
-                ),
-            ),
-        )
-    )
-
-
 def _gates(gates: Sequence[Gate]) -> Markup:
     rows = [
         (
@@ -149,35 +116,6 @@ def _held(gate: Gate) -> Markup:
     if gate.holds:
         return pill("holds", "pass")
     return pill("does not hold", "fail") if gate.blocks else pill("warns", "warn")
-
-
-def _windows(report: Mapping[str, Any]) -> Markup:
-    final, tail = report["evaluation_windows"]["final"], report["primary_metric_tail"]
-    pairs = zip(final["logloss"], final["baseline_logloss"], strict=True)
-    differences = [None if own is None or base is None else float(own) - float(base) for own, base in pairs]
-    known = [value for value in differences if value is not None]
-    heading = element("h2", "Loss differences by window")
-    count = len(differences)
-    if not known:
-        return join((heading, element("p", f"none of the {count} final windows has a finite difference")))
-    drawing, each = window_figure(differences, None if tail["status"] == "not_evaluated" else tail["limit"])
-    missing = count - len(known)
-    caption = (
-        f"subject minus baseline, in nats a token, of {count} final windows in the order drawn; from "
-        f"{number_text(min(known))} to {number_text(max(known))}"
-        + (f"; a bar spans {each} windows" if each > 1 else "")
-        + (f"; {missing} not finite" if missing else "")
-        + _tail(tail)
-    )
-    return join((heading, element("figure", drawing, element("figcaption", caption))))
-
-
-def _tail(tail: Mapping[str, Any]) -> str:
-    if tail["value"] is None:
-        return ""
-    return (
-        f"; their quantile {tail['quantile']:g} is {number_text(tail['value'])}, its limit {tail['limit']:g} (dashed)"
-    )
 
 
 def _compared(report: Mapping[str, Any]) -> Markup:
@@ -202,70 +140,9 @@ def _compared(report: Mapping[str, Any]) -> Markup:
     )
 
 
-def _guard(report: Mapping[str, Any], name: str) -> Markup:
-    block = report[name]
-    heading = element("h2", f"Guard {name} ", pill(block["status"], block["status"]))
-    details = {"spectral": _spectral, "rmt": _rmt, "variance": _variance}.get(name, _invariants)
-    return join((heading, *details(block), *_violations(block["violations"])))
-
-
-def _invariants(block: Mapping[str, Any]) -> Iterator[Markup]:
-    metrics = sorted(block["metrics"].items())
-    yield element("p", listed(f"{key.replace('_', ' ')} {plain_text(value)}" for key, value in metrics))
-
-
-def _spectral(block: Mapping[str, Any]) -> Iterator[Markup]:
-    metrics, modules = block["metrics"], block["modules"]
-    yield element(
-        "p",
-        f"{metrics['caps_applied']} of {metrics['modules']} matrices capped, {metrics['max_caps']} allowed; largest "
-        f"|ln of the spectral norm's ratio| {number_text(metrics['max_abs_log_ratio'])}",
-    )
-    top = _top({module: row["log_ratio"] for module, row in modules.items()})
-    yield data_table(
-        ("matrix", "family", "ln ratio of norms", "ln ratio of stable ranks", "z", ""),
-        [
-            (
-                element("code", module),
-                modules[module]["family"],
-                *map(number_cell, (modules[module][key] for key in ("log_ratio", "log_stable_rank_ratio", "z"))),
-                pill("capped", "fail") if modules[module]["capped"] else "",
-            )
-            for module in top
-        ],
-        "no spectral norm changed",
-    )
-
-
-def _rmt(block: Mapping[str, Any]) -> Iterator[Markup]:
-    yield data_table(
-        ("family", "largest edge risk, baseline", "subject", "growth", "limit"),
-        [
-            (family, *map(number_cell, (row[key] for key in ("baseline", "subject", "growth", "epsilon"))))
-            for family, row in islice(sorted(block["families"].items()), MAX_ROWS)
-        ],
-    )
-    yield data_table(
-        ("layer", "growth of its edge risk"),
-        [(element("code", module), number_cell(block["modules"][module])) for module in _top(block["modules"])],
-        "no edge risk changed",
-    )
-
-
-def _variance(block: Mapping[str, Any]) -> Iterator[Markup]:
-    gate, scales = block["predictive_gate"], block["proposed_scales"]
-    yield element(
-        "p",
-        f"{counted(len(scales), 'scale')} proposed"
-        + (f"; {gate['reason']}" if gate["reason"] else "")
-        + (f"; gain {number_text(block['ab_gain'])} nats a token" if block["ab_gain"] is not None else ""),
-    )
-    distance = {module: scale - 1.0 for module, scale in scales.items()}
-    if scales:
-        yield data_table(
-            ("FFN output", "scale"),
-            [(element("code", module), number_cell(scales[module])) for module in _top(distance)],
-        )
+def _guard(block: Mapping[str, Any], guard: Guard) -> Markup:
+    heading = element("h2", f"Guard {guard.name} ", pill(block["status"], block["status"]))
+    return join((heading, *guard.page_section(block), *_violations(block["violations"])))
 
 
 def _violations(violations: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
@@ -388,13 +265,3 @@ def _footer(sha256: str) -> Markup:
             " derives that report from its measurements, renders the page again and compares.",
         ),
     )
-
-
-def _top(changes: Mapping[str, float | None]) -> list[str]:
-    """Return the modules that changed most; one that has no number changed beyond any."""
-
-    def order(name: str) -> tuple[float, str]:
-        value = changes[name]
-        return (float("-inf") if value is None else -abs(value), name)
-
-    return heapq.nsmallest(TOP_MODULES, [name for name, value in changes.items() if value != 0], key=order)

@@ -8,7 +8,6 @@ come down, one that is looser that it stands in the way of what passes.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +15,20 @@ from typing import Any
 
 from invarlock.catalog.edit_specs import EDIT_NAMES
 from invarlock.errors import InvarLockError, MissingFileError
+from invarlock.guards import GUARD_NAMES
 from invarlock.jsonio import check_schema, parse_json, read_file
+from invarlock.judgement.learning import FittedLimit
 from invarlock.reports.null_runs import SCHEMA as NULL_RUN_SCHEMA
 from invarlock.reports.null_runs import null_changes, null_run_problems
-from invarlock.reports.policy import resolve_policy
-from invarlock.reports.presets import MAD_TO_DEVIATION, MARGIN, PROFILE, QUANTILE
+from invarlock.reports.policy import PARTS, resolve_policy
+from invarlock.reports.presets import PROFILE
 from invarlock.reports.sidecars import REPORT_NAME
 from invarlock.reports.verification import verify_report
-from invarlock.statistics.intervals import quantile
 from invarlock.statistics.rounding import rounded
 
 SCHEMA = "invarlock/tier-proposal-v1"
+# The limits that may be fitted, with the guard or metric that they are of, in the order of the proposal.
+_FITTED = tuple((part.name, fitted) for part in PARTS for fitted in part.fitted)
 # Fewer values than these say little of a quantile of 97.5 %.
 FEW = 40
 
@@ -52,16 +54,10 @@ def fit_tier(folder: Path, tier: str) -> dict[str, Any]:
     """
     policy = resolve_policy(tier, PROFILE, {})
     measured = measure_folder(folder, policy)
-    present = {
-        "primary_metric.ratio_limit": policy["primary_metric"]["ratio_limit"],
-        "primary_metric.drift_band": policy["primary_metric"]["drift_band"],
-        "primary_metric_tail.limit": policy["primary_metric_tail"]["limit"],
-        "spectral.null_scale": policy["spectral"]["null_scale"],
-        "spectral.deadband_ratio": policy["spectral"]["deadband_ratio"],
-        "rmt.epsilon": policy["rmt"]["epsilon"],
-        "rmt.probe_epsilon": policy["rmt"]["probe_epsilon"],
-    }
-    rows = [_row(name, measured.values.get(name, []), value) for name, value in present.items()]
+    rows = [
+        _row(fitted, measured.values.get(fitted.limit, []), policy[name][fitted.limit.partition(".")[2]])
+        for name, fitted in _FITTED
+    ]
     return {
         "schema": SCHEMA,
         "tier": tier,
@@ -134,13 +130,9 @@ def _learn(document: Any, policy: Mapping[str, Any], measured: Measured) -> str 
         wrong = next(null_run_problems(document), None)
         if wrong is not None:
             return wrong
-        for change in null_changes(document, policy):
-            ratios = [ratio for values in change.log_ratios.values() for ratio in values]
-            measured.add("spectral.null_scale", ratios)
-            measured.add("spectral.deadband_ratio", ratios)
-            measured.add("rmt.epsilon", list(change.growths.values()))
-            measured.add("rmt.probe_epsilon", list(change.probe_growths.values()))
-            measured.add("primary_metric.drift_band", [math.log(change.drift)])
+        for change in null_changes(document):
+            for _, fitted in _FITTED:
+                measured.add(fitted.limit, fitted.of_change(change, policy))
         return None
     if "draws" in document:
         # a baseline's own report
@@ -152,37 +144,18 @@ def _learn(document: Any, policy: Mapping[str, Any], measured: Measured) -> str 
         return f"a fault ({document['edit']['name']})"
     if document["assurance"]["verdict"] != "PASS":
         return "does not pass"
-    metric, tail = document["primary_metric"], document["primary_metric_tail"]
-    measured.add("primary_metric.ratio_limit", [math.log(metric["ci"][1])])
-    measured.add("primary_metric.drift_band", [math.log(metric["drift"])])
-    measured.add("primary_metric_tail.limit", [tail["value"]])
-    if "modules" in document["spectral"]:
-        ratios = [row["log_ratio"] for row in document["spectral"]["modules"].values()]
-        measured.add("spectral.deadband_ratio", ratios)
-    if "families" in document["rmt"]:
-        measured.add("rmt.epsilon", [row["growth"] for row in document["rmt"]["families"].values()])
+    for name, fitted in _FITTED:
+        if name not in GUARD_NAMES or name in document["guards"]:
+            measured.add(fitted.limit, fitted.of_report(document[name]))
     return None
 
 
-def _row(name: str, values: Sequence[float], present: Any) -> dict[str, Any]:
-    """Return a row of the proposal: the quantile of the values with a tenth more, as the limit is written."""
-    row: dict[str, Any] = {"limit": name, "present": present, "n": len(values)}
+def _row(fitted: FittedLimit, values: Sequence[float], present: Any) -> dict[str, Any]:
+    """Return a row of the proposal, as the limit is written."""
+    row: dict[str, Any] = {"limit": fitted.limit, "present": present, "n": len(values)}
     if not values:
         return {**row, "observed": None, "proposed": None, "change": "nothing measured"}
-    if name == "spectral.null_scale":
-        middle = quantile(values, 0.5)
-        level = MAD_TO_DEVIATION * quantile([abs(value - middle) for value in values], 0.5)
-        proposed: Any = rounded(MARGIN * level)
-    elif name in ("primary_metric.drift_band", "spectral.deadband_ratio"):
-        level = quantile([abs(value) for value in values], QUANTILE)
-        high = math.exp(MARGIN * level)
-        proposed = [rounded(1 / high), rounded(high)] if name.endswith("band") else rounded(high)
-    elif name == "primary_metric.ratio_limit":
-        level = quantile(values, QUANTILE)
-        proposed = rounded(math.exp(MARGIN * max(0.0, level)))
-    else:
-        level = quantile(values, QUANTILE)
-        proposed = rounded(MARGIN * max(0.0, level))
+    level, proposed = fitted.propose(values)
     before, after = (value[1] if isinstance(value, list) else value for value in (present, proposed))
     change = "looser" if after > before else "tighter"
     few = f"{change}, few values" if len(values) < FEW else change

@@ -11,9 +11,10 @@ from typing import Any
 from invarlock.catalog.deployables import BACKENDS, DeployableSpec, parse_deployable_spec
 from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, parse_edit_spec
 from invarlock.errors import DocumentError, InvarLockError
+from invarlock.guards import GUARD_NAMES, GUARDS
 from invarlock.jsonio import check_schema
 from invarlock.reports.consistency import consistency_problems
-from invarlock.reports.derivation import GUARDS, baseline_run_id, compose, contract_hash, strip
+from invarlock.reports.derivation import baseline_run_id, compose, contract_hash, strip
 
 # Derived numbers are stored with 12 significant digits; a C library may move the last of them by one.
 RELATIVE_TOLERANCE = 2e-12
@@ -56,7 +57,7 @@ def verify_baseline(baseline: Mapping[str, Any]) -> list[str]:
     begins = baseline["invariants"]["raw"]["prefix_token_ids"]
     if begins is not None and begins != baseline["dataset"]["prefix_token_ids"]:
         problems.append("dataset.prefix_token_ids: not what the tokenizer begins a text with")
-    for guard in GUARDS:
+    for guard in GUARD_NAMES:
         if guard not in baseline:
             continue
         wanted = contract_hash(baseline[guard]["measurement_contract"])
@@ -228,37 +229,20 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
         yield "dataset.windows.final: not the number of windows scored"
     if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
         yield "dataset.windows.preview: not the number of windows scored"
+    raws = {guard: report[guard]["raw"] for guard in GUARD_NAMES if "raw" in report[guard]}
     for guard in GUARDS:
-        block = report[guard]
-        if guard not in report["guards"]:
+        name, block = guard.name, report[guard.name]
+        if name not in report["guards"]:
             continue
-        if guard == "rmt" and "raw" in block:
-            yield from activation_problems("rmt.raw", block["raw"])
-        if "raw" not in block or "measurement_contract" not in block:
-            yield f"{guard}: named in guards, but without raw measurements"
+        if name not in raws or "measurement_contract" not in block:
+            yield f"{name}: named in guards, but without raw measurements"
             continue
-        yield from _family_problems(guard, block["raw"])
+        yield from guard.raw_problems(f"{name}.raw", block["raw"], raws)
+        yield from _family_problems(name, block["raw"])
         wanted = contract_hash(block["measurement_contract"])
         for side in ("baseline", "subject"):
             if block["raw"][side].get("measurement_contract_hash") != wanted:
-                yield f"{guard}.raw.{side}: was not measured by the measurement contract"
-    if all("raw" in report[guard] for guard in ("invariants", "spectral")):
-        yield from _change_problems(report["invariants"]["raw"], report["spectral"]["raw"])
-
-
-def _change_problems(facts: Mapping[str, Any], spectra: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the matrices whose bytes say that they changed, or did not, where the measured changes say otherwise."""
-    before, after = facts["baseline"]["tensors"], facts["subject"]["tensors"]
-    matrices, edited = spectra["baseline"]["modules"], spectra["subject"]["modules"]
-    for name in sorted({*matrices, *edited, *spectra["changes"]}):
-        measured = name in matrices and name in edited
-        tensor = name.partition("[")[0]  # of a stack of experts, each is a matrix
-        own, base = after.get(tensor), before.get(tensor)
-        comparable = measured and own is not None and base is not None and own["shape"] == base["shape"]
-        changed = comparable and own["digest"] != base["digest"]
-        if changed != (name in spectra["changes"]):
-            words = "it changed, and its change is left out" if changed else "a change of a matrix that has none"
-            yield f"spectral.raw.changes.{name}: {words}"
+                yield f"{name}.raw.{side}: was not measured by the measurement contract"
 
 
 def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, Any]) -> Iterator[str]:
@@ -272,16 +256,6 @@ def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, 
             yield f"{where}.token_ids[{index}]: not the tokens of window {window}"
         elif ids[: len(prefix)] != prefix:
             yield f"{where}.token_ids[{index}]: the window does not begin with {prefix}"
-
-
-def activation_problems(where: str, raw: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the layers whose activations were not of one shape on both sides; only experts may see other tokens."""
-    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
-    for name in sorted(before.keys() & after.keys()):
-        keys = ("features",) if name.endswith("]") else ("features", "tokens")
-        for key in keys:
-            if before[name][key] != after[name][key]:
-                yield f"{where}.subject.modules.{name}.{key}: not that of the baseline"
 
 
 def _family_problems(guard: str, raw: Mapping[str, Any]) -> Iterator[str]:

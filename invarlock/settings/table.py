@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from invarlock.guards import GUARD_NAMES
 from invarlock.settings import readers
 from invarlock.settings.rows import Section, Setting
 
 MODEL_SLOTS = 8
-GUARDS = ("invariants", "spectral", "rmt", "variance")
 LARGEST_COUNT = 1 << 20
 
 WHAT_IS_RUN = (
@@ -221,8 +221,8 @@ HOW_IT_IS_MEASURED = (
     Setting(
         "guards_order",
         "guards to run, in this order, separated by commas; one that is left out judges nothing",
-        GUARDS,
-        readers.some_of(*GUARDS),
+        GUARD_NAMES,
+        readers.some_of(*GUARD_NAMES),
         variables=("PACK_GUARDS_ORDER",),
     ),
     Setting(

@@ -14,6 +14,7 @@ from typing import Any
 
 from invarlock.catalog.cases import SIGNAL_POLICY, case_id, report_folder
 from invarlock.errors import DocumentError, UsageError
+from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
 from invarlock.reports.deployables import CATEGORY, VALIDATION, failed_checks
 from invarlock.reports.verification import shorten
@@ -236,8 +237,7 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
         "guard_flags": flags,
         "any_core_guard_flag": any(flags.values()),
         "gates_hold": not report["assurance"]["blocking_reasons"],
-        "invariants_status": report["invariants"]["status"],
-        "spectral_caps_applied": report["spectral"].get("metrics", {}).get("caps_applied"),
+        **{key: fact for guard in GUARDS for key, fact in guard.facts(report[guard.name]).items()},
         "ratio_vs_baseline": report["primary_metric"]["ratio_vs_baseline"],
         # what was really applied, which the scenario's name need not say
         "edit_spec": report["edit"]["spec"],

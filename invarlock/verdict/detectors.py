@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from invarlock.errors import DocumentError
+from invarlock.guards import BY_NAME, GUARD_NAMES, GUARDS
+from invarlock.judgement.detector import DetectorKind
+from invarlock.metrics import METRICS
+from invarlock.reports.policy import PARTS
 
 Detector = Mapping[str, Any]
 Report = Mapping[str, Any]
 
-_PROBES: Mapping[str, str] = {"rmt": "rmt_probe", "variance": "ve_probe"}
-CORE_GUARDS = ("primary_metric", "invariants", "spectral", "rmt", "variance")
+_METRICS = {metric.name: metric for metric in METRICS if metric.is_guarded}
+# Whose signals a verdict counts, in this order.
+CORE_GUARDS = (*_METRICS, *GUARD_NAMES)
 
 
 def detect(detector: Detector, report: Report) -> dict[str, Any]:
@@ -29,34 +34,23 @@ def detect(detector: Detector, report: Report) -> dict[str, Any]:
 
 def guard_flags(report: Report) -> dict[str, bool | None]:
     """Return for each core guard whether it raised a signal; None where it was not evaluated."""
+    validation = report["validation"]
     flags: dict[str, bool | None] = {
-        "primary_metric": not all(
-            report["validation"][flag] for flag in ("primary_metric_acceptable", "preview_final_drift_acceptable")
-        )
+        name: not all(validation.get(flag, True) for flag in metric.flags) for name, metric in _METRICS.items()
     }
-    for guard in CORE_GUARDS[1:]:
-        status = report[guard]["status"]
-        flags[guard] = None if status == "not_evaluated" else status != "pass"
-    return flags
+    return flags | {guard.name: guard.signals(report[guard.name]) for guard in GUARDS}
 
 
 def primary_guard_hit(guard: str, report: Report) -> bool:
     """Tell whether the guard that a scenario is meant for saw its defect.
 
-    A probe beside the report counts as its guard. A signal of spectral is a capped module, whether or not there are
-    more of them than the tier allows.
+    A probe of the guard counts as the guard.
     """
-    if guard == "primary_metric":
-        return report["validation"]["primary_metric_acceptable"] is False
-    if guard == "invariants":
-        return bool(report["invariants"]["status"] == "fail")
-    if guard == "spectral":
-        return _caps(report) > 0
-    return report[guard]["status"] in ("warn", "fail") or bool(report.get(_PROBES[guard], {}).get("detected"))
-
-
-def _caps(report: Report) -> int:
-    return int(report["spectral"].get("metrics", {}).get("caps_applied", 0))
+    if guard in _METRICS:
+        return _METRICS[guard].detects(report["validation"])
+    found = BY_NAME[guard]
+    probed = found.probe is not None and bool(report.get(found.probe.name, {}).get("detected"))
+    return found.detects(report[guard]) or probed
 
 
 def _hits(detector: Detector, seen: Any) -> bool:
@@ -71,20 +65,17 @@ def _hits(detector: Detector, seen: Any) -> bool:
 
 def _new_modules(detector: Detector, report: Report) -> int | None:
     """Return how many modules the guard signals that the baseline does not: the baseline signals none of its own."""
-    metrics = report[detector["guard"]].get("metrics", {})
-    found = metrics.get("capped_modules", metrics.get("violating_families"))
+    found = BY_NAME[detector["guard"]].signalled_modules(report[detector["guard"]])
     return None if found is None else len(found)
 
 
-_SEEN: dict[str, Callable[[Detector, Report], Any]] = {
-    "validation_flag": lambda detector, report: report["validation"].get(detector["flag"]),
-    "primary_metric": lambda detector, report: report["primary_metric"].get(detector["field"]),
-    "invariants_status": lambda detector, report: report["invariants"]["status"],
-    "spectral_caps_applied": lambda detector, report: _caps(report),
-    "guard_signal_baseline_relative": _new_modules,
-    "rmt_probe": lambda detector, report: report.get("rmt_probe", {}).get(detector["field"]),
-    "ve_probe": lambda detector, report: report.get("ve_probe", {}).get(detector["field"]),
-}
+_KINDS = (
+    DetectorKind("validation_flag", lambda detector, report: report["validation"].get(detector["flag"])),
+    DetectorKind("guard_signal_baseline_relative", _new_modules),
+    *(kind for part in PARTS for kind in part.detectors),
+    *(guard.probe.detector for guard in GUARDS if guard.probe is not None),
+)
+_SEEN: dict[str, Callable[[Detector, Report], Any]] = {kind.kind: kind.seen for kind in _KINDS}
 
 
 def is_informational_stress(record: Mapping[str, Any]) -> bool:

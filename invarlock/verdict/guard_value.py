@@ -10,9 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from invarlock.guards import GUARD_NAMES, GUARDS
 from invarlock.jsonio import check_schema
 from invarlock.reports.margins import limits_used
-from invarlock.reports.probes import PROBE_GUARDS, probes_asked
+from invarlock.reports.probes import PROBED, probes_asked
 from invarlock.statistics.intervals import weighted_mean
 from invarlock.statistics.rounding import rounded
 from invarlock.verdict.compiling import Planned
@@ -20,7 +21,9 @@ from invarlock.verdict.detectors import guard_flags, primary_guard_hit
 
 FILE_NAME = "guard_value_all_guard_probe_sweep.json"
 SCHEMA = "invarlock/guard-value-sweep-v1"
-GUARDS = ("spectral", "rmt", "variance")
+# A sweep goes around the limits of a guard, so that a guard without limits has none.
+SWEPT = tuple(guard.name for guard in GUARDS if guard.has_limits)
+_GUARD_FLAGS = tuple(flag for guard in GUARDS for flag in guard.flags)
 # A fault changes the function measurably when the paired t of its loss differences is beyond.
 MEASURABLE_T = 3.0
 
@@ -39,10 +42,10 @@ def sweep_point(planned: Planned, report: Mapping[str, Any], digest: str) -> dic
     if step is None:
         return None
     flags = guard_flags(report)
-    signals = [guard for guard, flag in flags.items() if flag and guard != "primary_metric"]
+    signals = [guard for guard, flag in flags.items() if flag and guard in GUARD_NAMES]
     probes = {name: bool(report[name]["detected"]) for name in probes_asked(planned.scenario) if name in report}
     validation, metric = report["validation"], report["primary_metric"]
-    refused = [flag for flag in ("invariants_pass", "spectral_stable", "rmt_stable") if validation.get(flag) is False]
+    refused = [flag for flag in _GUARD_FLAGS if validation.get(flag) is False]
     t = _paired_t(report["evaluation_windows"]["final"])
     return {
         **{key: planned.case[key] for key in ("model", "scenario", "run")},
@@ -76,7 +79,7 @@ def sweep_document(points: Mapping[str, Point]) -> dict[str, Any]:
         "schema": SCHEMA,
         "measurable_t": MEASURABLE_T,
         "faults": _counts(faults),
-        "guards": {guard: _guard(guard, faults, controls) for guard in GUARDS},
+        "guards": {guard: _guard(guard, faults, controls) for guard in SWEPT},
         "controls": {
             "points": len(controls),
             "refused": sum(not row["perplexity_accepts"] or bool(row["gates_that_refuse"]) for row in controls),
@@ -140,7 +143,7 @@ def _guard(guard: str, faults: Sequence[Point], controls: Sequence[Point]) -> di
 
 def _signalling(row: Point) -> set[str]:
     """Return the guards that signal a point, in its report or in a probe."""
-    probed = {PROBE_GUARDS[name] for name, detected in row["probes"].items() if detected}
+    probed = {PROBED[name][0].name for name, detected in row["probes"].items() if detected}
     return {*row["guards_that_signal"], *probed}
 
 

@@ -27,6 +27,7 @@ def blocks(**changed: Any) -> dict[str, Any]:
         "invariants": {"status": "pass", "passed": True, "violations": []},
         "spectral": spectral,
         "rmt": {"status": "not_evaluated", "passed": None},
+        "variance": {"status": "not_evaluated", "passed": None},
         "telemetry": {},
     } | changed
 

@@ -5,11 +5,11 @@ import pytest
 
 from invarlock.metrics.perplexity import (
     derive_primary_metric,
-    derive_tail,
     drift_is_acceptable,
     ratio_is_acceptable,
     window_statistics,
 )
+from invarlock.metrics.tail import derive_tail
 from invarlock.reports.policy import resolve_policy
 
 POLICY = resolve_policy("balanced", "dev", {})

@@ -1,0 +1,38 @@
+"""One gate of a report, and the gate that most guards have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate; ``flag`` is its key under ``validation``, and a gate that does not block only warns."""
+
+    flag: str
+    measured: str
+    limit: str
+    holds: bool
+    blocks: bool = True
+
+    @property
+    def line(self) -> str:
+        return f"{self.flag}: {self.measured}, limit {self.limit}"
+
+
+def number_or_words(value: float | None) -> str:
+    """Return a number with six significant digits, and words for None."""
+    return "not a number" if value is None else f"{value:.6g}"
+
+
+def worst_violation(block: Mapping[str, Any]) -> str:
+    """Return the first violation of a guard that fails it, and how many more there are; its status without one."""
+    worst = [violation for violation in block["violations"] if violation["severity"] in ("error", "fail")]
+    if not worst:
+        return str(block["status"])
+    first = worst[0]
+    where = first.get("tensor", first.get("module"))
+    more = f" and {len(worst) - 1} more" if len(worst) > 1 else ""
+    return f"{block['status']}: {where}: {first['reason']}{more}"

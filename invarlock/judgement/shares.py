@@ -1,0 +1,34 @@
+"""Shares of a limit: 0 where nothing of it is used, 1 at the limit, None where the value was not measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from invarlock.statistics.rounding import rounded
+
+Shares = dict[str, float | None]
+
+
+def share_of(value: float | None, allowed: float) -> float | None:
+    """Return value / allowed, 0 for a negative value; None for one that is not finite, or where nothing is allowed."""
+    if value is None or not math.isfinite(value):
+        return None
+    if value <= 0:
+        return 0.0
+    return rounded(value / allowed) if allowed > 0 else None
+
+
+def largest_share(shares: Iterable[float | None]) -> float | None:
+    """Return the largest share, 0 of none; None where one was not measured."""
+    known: list[float] = []
+    for share in shares:
+        if share is None:
+            return None
+        known.append(share)
+    return max(known, default=0.0)
+
+
+def magnitude(value: float | None) -> float | None:
+    """Return the absolute value, None of None."""
+    return None if value is None else abs(value)

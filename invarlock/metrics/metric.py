@@ -1,0 +1,62 @@
+"""What a metric is: one object that judges how the outputs of a subject differ from its baseline's.
+
+A metric is a module of this folder and a line of ``METRICS``. Nothing outside its module asks which metric it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from invarlock.judgement.context import Context
+from invarlock.judgement.detector import DetectorKind
+from invarlock.judgement.gate import Gate
+from invarlock.judgement.learning import FittedLimit, LearnedLimit, NullChange
+from invarlock.judgement.shares import Shares
+from invarlock.pages.markup import Markup
+
+Block = Mapping[str, Any]
+
+
+def no_limits_used(block: Block, limits: Block) -> Shares:
+    """Return no share of a limit."""
+    return {}
+
+
+def no_null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
+    """Return no signal."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How the outputs of subject and baseline differ, with its gates.
+
+    Attributes:
+        name: its key in reports, policies and scenarios.
+        judge: returns its block, given ``evaluation_windows`` of the report, its limits and the rest of the report.
+        page_section: yields the parts of its section of a report's page, given the report.
+        flags: the flags of its gates under ``validation``.
+        gates: returns its gates, given its block and its limits; none where it was not evaluated.
+        detects: returns whether the flags under ``validation`` show the defect of a scenario that is meant for it.
+        limits_used: returns how much of each of its limits is used, by dotted name.
+        null_signals: returns what it says of a null change, by name: true is a false alarm.
+        detectors: the kinds of detector that read it.
+        learned: its limits that presets learn.
+        fitted: its limits that tiers may be fitted in.
+        is_guarded: whether a verdict lists it among the guards, whose signals it counts.
+    """
+
+    name: str
+    judge: Callable[[Block, Block, Context], dict[str, Any]]
+    page_section: Callable[[Block], Iterator[Markup]]
+    flags: tuple[str, ...]
+    gates: Callable[[Block, Block], list[Gate]]
+    detects: Callable[[Block], bool]
+    limits_used: Callable[[Block, Block], Shares] = no_limits_used
+    null_signals: Callable[[NullChange, Block], dict[str, bool]] = no_null_signals
+    detectors: tuple[DetectorKind, ...] = ()
+    learned: tuple[LearnedLimit, ...] = ()
+    fitted: tuple[FittedLimit, ...] = ()
+    is_guarded: bool = True

@@ -16,9 +16,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,7 +30,7 @@ from safetensors import safe_open
 from invarlock.checkpoints.layout import CONFIG_FILE, CONFIG_FILES, INDEX_FILE, code_files, tokenizer_files
 from invarlock.checkpoints.safetensors_files import ITEM_BYTES, LENGTH_BYTES, CheckpointFiles, TensorEntry
 from invarlock.checkpoints.staging import link_or_copy, staged
-from invarlock.errors import CheckpointError
+from invarlock.errors import CheckpointError, EditError
 from invarlock.jsonio import write_json
 
 # The format pads its header so that the data starts at a multiple of this.
@@ -60,29 +61,74 @@ class Rewrite:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class _Target:
+    """A target being written: the seconds spent on it alone, and the error that stopped it."""
+
+    folder: Path
+    rewrite: Rewrite
+    seconds: float = 0.0
+    error: EditError | None = None
+
+
 @dataclass(frozen=True)
 class _Shard:
     """A shard being written: the place of each tensor in the file, and what each tensor of the source gives."""
 
+    target: _Target
     stream: BinaryIO
     places: Mapping[str, tuple[int, TensorEntry]]
     outputs: Mapping[str, Sequence[tuple[str, Make]]]
 
 
-def rewrite_checkpoint(source: CheckpointFiles, targets: Mapping[Path, Rewrite]) -> None:
+def rewrite_checkpoint(source: CheckpointFiles, targets: Mapping[Path, Rewrite]) -> dict[Path, float]:
     """Make every target from the source in one pass; all of them appear, or none.
+
+    Returns the seconds spent on each target alone, without those of reading the source.
 
     Raises:
         CheckpointError: when a target is there already, names a tensor that the source does not have, or a tensor of
             the source is not finite.
+        EditError: when a replacement raises it.
     """
+    with staged(list(targets)) as folders:
+        writing = _write_targets(source, targets, folders)
+        for target in writing:
+            if target.error is not None:
+                raise target.error
+    return {path: target.seconds for path, target in zip(targets, writing, strict=True)}
+
+
+def rewrite_each(source: CheckpointFiles, targets: Mapping[Path, Rewrite]) -> dict[Path, float | EditError]:
+    """Make the targets from the source in one pass; a target whose replacement raises ``EditError`` is left out.
+
+    Returns for each target the seconds that ``rewrite_checkpoint`` returns, or its error. Any other error leaves no
+    target.
+
+    Raises:
+        CheckpointError: as ``rewrite_checkpoint``.
+    """
+    outcomes: dict[Path, float | EditError] = {}
+    with staged(list(targets)) as folders:
+        for path, target in zip(targets, _write_targets(source, targets, folders), strict=True):
+            outcomes[path] = target.seconds if target.error is None else target.error
+            if target.error is not None:
+                del folders[path]
+    return outcomes
+
+
+def _write_targets(
+    source: CheckpointFiles, targets: Mapping[Path, Rewrite], folders: Mapping[Path, Path]
+) -> list[_Target]:
     for rewrite in targets.values():
         _check_names(source, rewrite)
-    with staged(list(targets)) as folders:
-        for shard in source.shards:
-            _rewrite_shard(source, shard, {folders[target]: rewrite for target, rewrite in targets.items()})
-        for target, rewrite in targets.items():
-            _write_documents(source, folders[target], rewrite)
+    writing = [_Target(folders[path], rewrite) for path, rewrite in targets.items()]
+    for shard in source.shards:
+        _rewrite_shard(source, shard, [target for target in writing if target.error is None])
+    for target in writing:
+        if target.error is None:
+            _write_documents(source, target.folder, target.rewrite)
+    return writing
 
 
 def count_nonfinite(tensor: torch.Tensor) -> int:
@@ -116,22 +162,34 @@ def _target_entries(source: CheckpointFiles, rewrite: Rewrite) -> dict[str, Tens
     return entries
 
 
-def _rewrite_shard(source: CheckpointFiles, shard: str, rewrites: Mapping[Path, Rewrite]) -> None:
+def _rewrite_shard(source: CheckpointFiles, shard: str, targets: Sequence[_Target]) -> None:
+    if not targets:
+        return
     with ExitStack() as stack:
         writing: list[_Shard] = []
-        for folder, rewrite in rewrites.items():
+        for target in targets:
+            rewrite, path = target.rewrite, target.folder / shard
             before = [entry for entry in source.entries.values() if entry.shard == shard]
             after = [entry for entry in _target_entries(source, rewrite).values() if entry.shard == shard]
             if after == before and not any(entry.name in rewrite.tensors for entry in after):
-                link_or_copy(source.folder / shard, folder / shard)
+                link_or_copy(source.folder / shard, path)
             elif after:
-                stream = stack.enter_context((folder / shard).open("xb"))
+                stream = stack.enter_context(path.open("xb"))
                 places = _write_header(stream, after, source.metadata[shard])
-                writing.append(_Shard(stream, places, _outputs(after, rewrite)))
+                writing.append(_Shard(target, stream, places, _outputs(after, rewrite)))
         _stream_tensors(source, shard, writing)
-        for target in writing:
-            target.stream.flush()
-            os.fsync(target.stream.fileno())
+        for made in writing:
+            if made.target.error is None:
+                with _timed(made.target):
+                    made.stream.flush()
+                    os.fsync(made.stream.fileno())
+
+
+@contextmanager
+def _timed(target: _Target) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    target.seconds += time.perf_counter() - started
 
 
 def _outputs(entries: Sequence[TensorEntry], rewrite: Rewrite) -> dict[str, list[tuple[str, Make]]]:
@@ -175,9 +233,24 @@ def _stream_tensors(source: CheckpointFiles, shard: str, writing: list[_Shard]) 
                     f"{source.folder / shard}: {count} of {tensor.numel()} elements of tensor {name!r} are not finite; "
                     "edits and faults start from a finite baseline, fetch the model again"
                 )
-            for target in writing:
-                for made, make in target.outputs.get(name, ()):
-                    _write_tensor(target, made, make(tensor))
+            for made in writing:
+                _write_outputs(made, name, tensor)
+            if writing and all(made.target.error is not None for made in writing):
+                return
+
+
+def _write_outputs(shard: _Shard, name: str, tensor: torch.Tensor) -> None:
+    """Write what a tensor of the source gives, and release it: one edited copy is in memory at a time."""
+    if shard.target.error is not None:
+        return
+    with _timed(shard.target):
+        for made, make in shard.outputs.get(name, ()):
+            try:
+                replacement = make(tensor)
+            except EditError as error:
+                shard.target.error = error
+                return
+            _write_tensor(shard, made, replacement)
 
 
 def _write_tensor(shard: _Shard, name: str, tensor: torch.Tensor) -> None:

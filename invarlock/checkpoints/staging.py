@@ -34,6 +34,8 @@ FICLONE = 0x40049409
 def staged(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
     """Yield a staging folder for each target; rename all into place when the block ends without an error.
 
+    A target that the block takes out of the dictionary is left out.
+
     Raises:
         CheckpointError: when a target is there already, or the disk refuses.
     """

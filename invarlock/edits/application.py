@@ -9,16 +9,16 @@ Example::
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from invarlock.catalog.edit_specs import EditName, EditSpec
 from invarlock.checkpoints.families import Module, tensors_in_scope
-from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
+from invarlock.checkpoints.rewriting import Replacement, Rewrite, count_nonfinite, rewrite_checkpoint, rewrite_each
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.edits.fp8_quant import quantize_fp8
 from invarlock.edits.lowrank_svd import approximate_lowrank
@@ -45,24 +45,12 @@ ARITHMETIC: Mapping[EditName, Callable[[torch.Tensor, Parameters], torch.Tensor]
 
 @dataclass(frozen=True)
 class EditSummary:
-    """What an edit did: ``sparsity`` is zeros over elements of the edited tensors, changes are of single weights."""
+    """What an edit did, and its share of the seconds of its pass."""
 
     edited_tensors: int
     edited_params: int
     total_params: int
-    sparsity: float
-    max_change: float
-    rms_change: float
-
-
-@dataclass(frozen=True)
-class TensorChange:
-    """What an edit did to one tensor."""
-
-    elements: int
-    zeros: int
-    max_change: float
-    squared_change: float
+    seconds: float = field(compare=False)
 
 
 def apply_edits(baseline: Path, subjects: Mapping[Path, EditSpec]) -> dict[Path, EditSummary]:
@@ -80,11 +68,36 @@ def apply_edits(baseline: Path, subjects: Mapping[Path, EditSpec]) -> dict[Path,
             make a weight non-finite.
         CheckpointError: when the baseline is malformed or not finite, or a folder is there already.
     """
+    started = time.perf_counter()
     files = read_checkpoint(baseline)
-    changes: dict[Path, list[TensorChange]] = {subject: [] for subject in subjects}
-    rewrites = {subject: _rewrite(files, spec, changes[subject]) for subject, spec in subjects.items()}
-    rewrite_checkpoint(files, rewrites)
-    return {subject: _summarise(files.total_parameters, made) for subject, made in changes.items()}
+    rewrites = {subject: _rewrite(files, spec) for subject, spec in subjects.items()}
+    return _summarise(files, rewrites, rewrite_checkpoint(files, rewrites), started)
+
+
+def apply_each_edit(baseline: Path, subjects: Mapping[Path, EditSpec]) -> dict[Path, EditSummary | EditError]:
+    """Make subjects in one pass; an edit that cannot be applied returns its error and does not stop the others.
+
+    A subject appears whole or not at all, with the bytes that a separate pass would give it.
+
+    Raises:
+        CheckpointError: when the baseline is malformed or not finite, or a folder is there already; no subject appears.
+    """
+    started = time.perf_counter()
+    files = read_checkpoint(baseline)
+    rewrites: dict[Path, Rewrite] = {}
+    refused: dict[Path, EditError] = {}
+    for subject, spec in subjects.items():
+        try:
+            rewrites[subject] = _rewrite(files, spec)
+        except EditError as error:
+            refused[subject] = error
+    seconds: dict[Path, float] = {}
+    for subject, outcome in rewrite_each(files, rewrites).items():
+        if isinstance(outcome, EditError):
+            refused[subject] = outcome
+        else:
+            seconds[subject] = outcome
+    return {**_summarise(files, rewrites, seconds, started), **refused}
 
 
 def edit_tensor(weight: torch.Tensor, module: Module, spec: EditSpec) -> torch.Tensor:
@@ -100,26 +113,12 @@ def edit_tensor(weight: torch.Tensor, module: Module, spec: EditSpec) -> torch.T
     return arithmetic(weight, spec.parameters)
 
 
-def measure_change(before: torch.Tensor, after: torch.Tensor) -> TensorChange:
-    """Return the exact zeros of ``after`` and its largest and summed squared difference from ``before``.
+def _rewrite(files: CheckpointFiles, spec: EditSpec) -> Rewrite:
+    """Return what an edit replaces.
 
-    Where ``after`` is not finite, neither is the sum of squares.
+    Raises:
+        EditError: when its scope takes nothing, or a tensor that cannot be edited.
     """
-    largest = squared = 0.0
-    zeros = 0
-    pieces = zip(
-        torch.split(before.flatten(), PIECE_ELEMENTS), torch.split(after.flatten(), PIECE_ELEMENTS), strict=True
-    )
-    for old, new in pieces:
-        difference = (new.double() - old.double()).abs_()
-        largest = max(largest, float(difference.max()))
-        squared += float(difference.square_().sum())
-        zeros += int((new == 0).sum())
-    return TensorChange(after.numel(), zeros, largest, squared)
-
-
-def _rewrite(files: CheckpointFiles, spec: EditSpec, changes: list[TensorChange]) -> Rewrite:
-    """Return what an edit replaces; each replacement adds what it did to ``changes``."""
     if spec.scope is None:
         return Rewrite()
     taken = tensors_in_scope(files.model_type, files.shapes, spec.scope, where=str(files.folder))
@@ -133,11 +132,12 @@ def _rewrite(files: CheckpointFiles, spec: EditSpec, changes: list[TensorChange]
 
     def replacement(name: str, module: Module) -> Replacement:
         def make(weight: torch.Tensor) -> torch.Tensor:
-            edited = edit_tensor(weight, module, spec)
-            change = measure_change(weight, edited)
-            if not math.isfinite(change.squared_change):
+            try:
+                edited = edit_tensor(weight, module, spec)
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+                raise EditError(f"{files.folder}: {spec} cannot edit {name!r} ({error}); use another edit") from None
+            if count_nonfinite(edited):
                 raise EditError(f"{files.folder}: {spec} makes {name!r} non-finite; use another edit or a wider dtype")
-            changes.append(change)
             return edited
 
         return Replacement(name, make)
@@ -145,16 +145,20 @@ def _rewrite(files: CheckpointFiles, spec: EditSpec, changes: list[TensorChange]
     return Rewrite({name: replacement(name, module) for name, module in taken.items()})
 
 
-def _summarise(total_params: int, changes: list[TensorChange]) -> EditSummary:
-    elements = sum(change.elements for change in changes)
-    return EditSummary(
-        edited_tensors=len(changes),
-        edited_params=elements,
-        total_params=total_params,
-        sparsity=sum(change.zeros for change in changes) / elements if elements else 0.0,
-        max_change=max((change.max_change for change in changes), default=0.0),
-        rms_change=math.sqrt(math.fsum(change.squared_change for change in changes) / elements) if elements else 0.0,
-    )
+def _summarise(
+    files: CheckpointFiles, rewrites: Mapping[Path, Rewrite], seconds: Mapping[Path, float], started: float
+) -> dict[Path, EditSummary]:
+    """Return what each edit did: its own seconds and an equal part of those that are no edit's own."""
+    common = time.perf_counter() - started - sum(seconds.values())
+    return {
+        subject: EditSummary(
+            edited_tensors=len(rewrites[subject].tensors),
+            edited_params=sum(files.entries[name].elements for name in rewrites[subject].tensors),
+            total_params=files.total_parameters,
+            seconds=own + common / len(seconds),
+        )
+        for subject, own in seconds.items()
+    }
 
 
 def _by_rows(weight: torch.Tensor, edit: Callable[..., torch.Tensor], *values: int | str) -> torch.Tensor:

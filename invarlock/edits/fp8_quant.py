@@ -26,9 +26,9 @@ def quantize_fp8(weight: torch.Tensor, fp8_format: str) -> torch.Tensor:
         raise ValueError(f"a matrix is needed, not shape {tuple(weight.shape)}")
     dtype = FORMATS[fp8_format]
     maximum = torch.finfo(dtype).max
-    values = weight.float()
+    values = weight.to(torch.float32, copy=True)
     scale = values.abs().amax(dim=1, keepdim=True) / maximum  # (out, 1)
     divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
     # The quotient may pass the maximum by one rounding step, which some casts turn into infinity.
-    narrow = (values / divisor).clamp_(-maximum, maximum).to(dtype)
-    return (narrow.float() * scale).to(weight.dtype)
+    narrow = values.div_(divisor).clamp_(-maximum, maximum).to(dtype)
+    return values.copy_(narrow).mul_(scale).to(weight.dtype)

@@ -6,6 +6,11 @@ import math
 
 import torch
 
+# The integers of a float's size in bytes.
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Ties are counted in pieces that stay in a core's cache.
+PIECE_ELEMENTS = 256 * 1024
+
 
 def prune_magnitude(weight: torch.Tensor, fraction: float) -> torch.Tensor:
     """Return ``weight`` with exactly ``floor(fraction * numel)`` of its smallest magnitudes set to zero.
@@ -29,11 +34,26 @@ def prune_magnitude(weight: torch.Tensor, fraction: float) -> torch.Tensor:
     flat = weight.contiguous().flatten()
     order = _magnitude_order(flat)
     threshold, below = _order_statistic(order, count)
+    end = _end_of_ties(order, threshold, count - below)
     pruned = flat.clone()
-    pruned[order < threshold] = 0
-    ties = (order == threshold).nonzero().squeeze(1)  # ascending indices
-    pruned[ties[: count - below]] = 0
+    # integer products with a mask take a third of the time of an assignment under it
+    bits = pruned.view(_BITS[pruned.element_size()])
+    bits[:end].mul_(order[:end] > threshold)
+    bits[end:].mul_(order[end:] >= threshold)
     return pruned.view_as(weight)
+
+
+def _end_of_ties(order: torch.Tensor, threshold: int, ties: int) -> int:
+    """Return the index after the first ``ties`` elements that equal ``threshold``; there are as many."""
+    start = 0
+    for piece in torch.split(order, PIECE_ELEMENTS):
+        equal = piece == threshold
+        found = int(equal.count_nonzero())
+        if found >= ties:
+            return start + int(equal.nonzero()[ties - 1]) + 1
+        ties -= found
+        start += len(piece)
+    raise AssertionError("fewer ties than counted")
 
 
 def _magnitude_order(flat: torch.Tensor) -> torch.Tensor:

@@ -29,12 +29,12 @@ def quantize_rtn(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tens
         raise ValueError(f"a matrix is needed, not shape {tuple(weight.shape)}")
     rows, inputs = weight.shape
     padding = -inputs % group_size
-    padded = torch.nn.functional.pad(weight.float(), (0, padding))
+    values = weight.to(torch.float32, copy=True)
+    padded = torch.nn.functional.pad(values, (0, padding)) if padding else values
     grouped = padded.view(rows, -1, group_size)  # (out, groups, group)
     largest = 2 ** (bits - 1) - 1
     scale = grouped.abs().amax(dim=2, keepdim=True) / largest  # (out, groups, 1)
     # A group of zeros has scale 0, and one of subnormal numbers may round to it: dividing by 1 keeps both zero.
     divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-    levels = torch.round(grouped / divisor).clamp_(-largest - 1, largest)
-    rounded: torch.Tensor = (levels * scale).view(rows, -1)[:, :inputs]
-    return rounded.to(weight.dtype)
+    grouped.div_(divisor).round_().clamp_(-largest - 1, largest).mul_(scale)
+    return padded[:, :inputs].to(weight.dtype)

@@ -10,18 +10,17 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.edit_specs import EditSpec
 from invarlock.catalog.scenarios import EditGeneration
 from invarlock.catalog.tuned_params import TunedParams
-from invarlock.edits.application import apply_edits
-from invarlock.errors import InvarLockError
+from invarlock.edits.application import EditSummary, apply_each_edit
+from invarlock.errors import CheckpointError, EditError
 from invarlock.harness.disk_pressure import held_bytes
 from invarlock.harness.locks import Locks
 from invarlock.harness.run import Run
@@ -32,16 +31,6 @@ MAX_AT_ONCE = 8
 RECORD = "prepared.json"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Edited:
-    """What an edit changed, and its share of the seconds of its pass."""
-
-    edited_tensors: int
-    edited_params: int
-    total_params: int
-    seconds: float
 
 
 class EditBatches:
@@ -65,8 +54,10 @@ class EditBatches:
         self._edits = [
             case for case in run.catalog.planned(case_ids) if isinstance(case.scenario.generation, EditGeneration)
         ]
+        # edits that cannot be applied: their own cases say so, and no further pass begins them
+        self._refused: set[str] = set()
 
-    def make(self, case: Case, snapshot: Path, subject: Path) -> Edited:
+    def make(self, case: Case, snapshot: Path, subject: Path) -> EditSummary:
         """Make the subject of a case's edit in a new folder, whole or not at all.
 
         Raises:
@@ -85,31 +76,30 @@ class EditBatches:
                 ]
                 return self._make(case, others, snapshot, subject)
 
-    def _make(self, case: Case, others: Sequence[Case], snapshot: Path, subject: Path) -> Edited:
+    def _make(self, case: Case, others: Sequence[Case], snapshot: Path, subject: Path) -> EditSummary:
         targets = {subject: self._spec(case)} | {self._prepared(other): self._spec(other) for other in others}
         for folder in targets:
             shutil.rmtree(folder, ignore_errors=True)
-        started = time.perf_counter()
         try:
-            made = apply_edits(snapshot, targets)
-        except InvarLockError:
+            made = apply_each_edit(snapshot, targets)
+        except CheckpointError:
             if not others:
                 raise
-            # one of the others may be what cannot be applied; its own case says so
+            # the disk may hold one subject where it did not hold all
             return self._make(case, [], snapshot, subject)
-        share = (time.perf_counter() - started) / len(targets)
-        edited = {
-            folder: Edited(row.edited_tensors, row.edited_params, row.total_params, share)
-            for folder, row in made.items()
-        }
-        for folder, row in edited.items():
-            if folder != subject:
-                write_json(folder / RECORD, asdict(row))
+        for folder, outcome in made.items():
+            if isinstance(outcome, EditError):
+                self._refused.add(str(targets[folder]))
+            elif folder != subject:
+                write_json(folder / RECORD, asdict(outcome))
         if others:
             _log.info("%d edits in one pass: %s", len(targets), ", ".join(map(str, targets.values())))
-        return edited[subject]
+        own = made[subject]
+        if isinstance(own, EditError):
+            raise own
+        return own
 
-    def _take(self, case: Case, subject: Path) -> Edited | None:
+    def _take(self, case: Case, subject: Path) -> EditSummary | None:
         """Return what was prepared for a case, which then stands in its place; None when nothing was."""
         place = self._prepared(case)
         if not (place / RECORD).is_file():
@@ -117,14 +107,17 @@ class EditBatches:
         row = read_json(place / RECORD)
         (place / RECORD).unlink()
         place.rename(subject)
-        return Edited(**row)
+        return EditSummary(**row)
 
     def _due(self, case: Case, snapshot: Path) -> list[Case]:
         """Return the next cases of the model whose edits fall to this pass: other edits, one case for each."""
         chosen: dict[str, Case] = {str(self._spec(case)): case}
         for other in self._edits:
-            if other.model == case.model and self._is_due(other) and self._spec(other).scope is not None:
-                chosen.setdefault(str(self._spec(other)), other)
+            if other.model != case.model or not self._is_due(other):
+                continue
+            spec = self._spec(other)
+            if spec.scope is not None and str(spec) not in self._refused:
+                chosen.setdefault(str(spec), other)
         others = [other for other in chosen.values() if other.id != case.id]
         fair = math.ceil(len(chosen) / self._run.workers)
         return others[: max(0, min(MAX_AT_ONCE, fair, 1 + self._spare_subjects(snapshot)) - 1)]

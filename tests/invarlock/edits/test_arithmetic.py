@@ -117,6 +117,23 @@ def test_prune_breaks_ties_by_index() -> None:
     assert prune_magnitude(weight, 0.5).tolist() == [[2.0, 0.0], [0.0, 1.0]]
 
 
+@given(SHAPES, st.floats(0, 0.999), st.integers(0, 999), DTYPES, st.integers(1, 9))
+@settings(max_examples=80, deadline=None)
+def test_ties_across_pieces_go_by_index(
+    shape: tuple[int, int], fraction: float, seed: int, dtype: torch.dtype, piece_elements: int
+) -> None:
+    weight = (random_weight(shape, seed, torch.float32) * 2).round().to(dtype)
+    order = sorted(range(weight.numel()), key=lambda index: (abs(weight.flatten()[index].item()), index))
+    expected = weight.clone().flatten()
+    expected[order[: math.floor(fraction * weight.numel())]] = 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("invarlock.edits.magnitude_prune.PIECE_ELEMENTS", piece_elements)
+        edited = prune_magnitude(weight, fraction)
+
+    assert torch.equal(edited.flatten(), expected)
+
+
 @given(st.tuples(st.integers(2, 40), st.integers(2, 40)), st.integers(1, 12), st.integers(0, 999))
 @settings(max_examples=40, deadline=None)
 def test_lowrank_reaches_the_optimal_error(shape: tuple[int, int], rank: int, seed: int) -> None:

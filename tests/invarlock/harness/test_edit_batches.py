@@ -1,5 +1,6 @@
 """Edits of one model that are due are made in one pass, as many as disk and workers allow."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,8 +18,9 @@ from invarlock.catalog.scenarios import read_scenarios
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.edits.application import apply_edits
-from invarlock.errors import EditError
+from invarlock.edits import application
+from invarlock.edits.application import EditSummary, apply_each_edit, apply_edits
+from invarlock.errors import CheckpointError, EditError
 from invarlock.harness import edit_batches
 from invarlock.harness.edit_batches import EditBatches
 from invarlock.harness.leftovers import remove_unfinished
@@ -49,12 +51,14 @@ class Setting:
         assert model.tokenizer_path is not None
         make_snapshot(SUITES / model.path, SUITES / model.tokenizer_path, self.snapshot, model.revision)
         self.passes: list[list[str]] = []
+        self.summaries: list[Mapping[Path, EditSummary | EditError]] = []
 
         def counted(baseline: Path, subjects: Mapping[Path, EditSpec]) -> Any:
             self.passes.append(sorted(map(str, subjects.values())))
-            return apply_edits(baseline, subjects)
+            self.summaries.append(apply_each_edit(baseline, subjects))
+            return self.summaries[-1]
 
-        monkeypatch.setattr(edit_batches, "apply_edits", counted)
+        monkeypatch.setattr(edit_batches, "apply_each_edit", counted)
         self.edits = self.worker()
 
     def worker(self) -> EditBatches:
@@ -87,8 +91,10 @@ def test_the_edits_of_a_model_are_made_in_one_pass_and_are_those_of_separate_one
             path.name for path in (tmp_path / case.scenario.id).iterdir()
         )
         assert (edited.edited_tensors, edited.edited_params) == (alone.edited_tensors, alone.edited_params)
-    # the time of the pass is shared
-    assert len({edited.seconds for _, edited in made.values()}) == 1
+    # each case has its edit's share of the time of the pass
+    shares = [one.seconds for one in setting.summaries[0].values() if isinstance(one, EditSummary)]
+    assert sorted(edited.seconds for _, edited in made.values()) == sorted(shares)
+    assert len(set(shares)) == len(EDITS)
 
 
 def test_what_is_done_or_being_made_is_not_made_again(setting: Setting) -> None:
@@ -141,19 +147,50 @@ def test_workers_share_the_edits_of_a_model(tmp_path: Path, monkeypatch: pytest.
 def test_an_edit_that_cannot_be_applied_keeps_no_other_from_being_made(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, *others = reversed(setting.cases)
-
-    def refusing(baseline: Path, subjects: Mapping[Path, EditSpec]) -> Any:
-        if str(setting.edits._spec(broken)) in map(str, subjects.values()):
-            raise EditError("its scope takes nothing")
-        return apply_edits(baseline, subjects)
-
-    monkeypatch.setattr(edit_batches, "apply_edits", refusing)
+    monkeypatch.setattr(application, "prune_magnitude", lambda weight, _: weight * math.inf)
+    broken = next(case for case in setting.cases if case.scenario.id == "prune_clean")
+    others = [case for case in setting.cases if case != broken]
 
     for case in others:
         assert setting.make(case)[1].edited_tensors > 0
-    with pytest.raises(EditError):
+    with pytest.raises(EditError, match="non-finite"):
         setting.make(broken)
+
+    # once among the others, and once for its own case, which says why
+    assert [len(one) for one in setting.passes] == [len(EDITS), 1]
+    assert not list(setting.run.directory.subject(broken).parent.glob(f"*{broken.scenario.id}*"))
+
+
+def test_an_edit_that_cannot_be_applied_makes_the_others_in_the_pass_of_its_own_case(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "prune_magnitude", lambda weight, _: weight * math.inf)
+    broken = next(case for case in setting.cases if case.scenario.id == "prune_clean")
+
+    with pytest.raises(EditError, match="non-finite"):
+        setting.make(broken)
+    for case in setting.cases:
+        if case != broken:
+            setting.make(case)
+
+    assert [len(one) for one in setting.passes] == [len(EDITS)]
+
+
+def test_a_disk_that_does_not_hold_all_holds_the_one_that_is_needed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(baseline: Path, subjects: Mapping[Path, EditSpec]) -> Any:
+        setting.passes.append(sorted(map(str, subjects.values())))
+        if len(subjects) > 1:
+            raise CheckpointError("no space left on device")
+        return apply_each_edit(baseline, subjects)
+
+    monkeypatch.setattr(edit_batches, "apply_each_edit", full)
+
+    subject, _ = setting.make(setting.cases[0])
+
+    assert [len(one) for one in setting.passes] == [len(EDITS), 1]
+    assert [path.name for path in subject.parent.iterdir()] == [subject.name]
 
 
 def test_what_nobody_took_is_removed_at_the_end(setting: Setting) -> None:

@@ -128,6 +128,12 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         help="where it runs: on this host, or in the runtime image; default: host",
     )
     parser.add_argument(
+        "--scoring",
+        choices=("dequantised", "native"),
+        default="dequantised",
+        help="how a packed subject is scored: by its dequantised weights, or as it is stored; default: dequantised",
+    )
+    parser.add_argument(
         "--attention",
         choices=("eager", "sdpa", "flash_attention_2"),
         default="eager",
@@ -236,6 +242,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         device=options.device,
         attention=options.attention,
+        scoring=options.scoring,
         image=None if handover is None else handover.image,
     )
     check_request(request, options.output_dir)

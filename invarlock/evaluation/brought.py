@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from invarlock.catalog.pins import combine_digests
 from invarlock.checkpoints.digests import digest_file
+from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.layout import checkpoint_files, tokenizer_files
-from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.errors import CheckpointError
 
 
@@ -46,16 +45,14 @@ def link_brought(folder: Path, baseline: Path, target: Path) -> None:
         raise CheckpointError(f"{target}: no link to {folder} can be made there ({error.strerror})") from None
 
 
-def changed_tensors(before: CheckpointFiles, after: CheckpointFiles) -> list[str]:
-    """Return the subject's tensors that the baseline has not, or has with other bytes."""
+def changed_tensors(before: Checkpoint, after: Checkpoint) -> list[str]:
+    """Return the subject's tensors that the baseline has not, or has with other bytes; packed ones as dense tensors."""
     changed = []
-    for name in after.entries:
-        if name not in before.entries or not torch.equal(_bytes(before, name), _bytes(after, name)):
+    for name in after.files.entries:
+        if name not in before.files.entries or not torch.equal(_bytes(before, name), _bytes(after, name)):
             changed.append(name)
     return changed
 
 
-def _bytes(files: CheckpointFiles, name: str) -> torch.Tensor:
-    with safe_open(files.folder / files.entries[name].shard, framework="pt") as stream:
-        tensor: torch.Tensor = stream.get_tensor(name).contiguous()
-    return tensor.flatten().view(torch.uint8)
+def _bytes(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    return checkpoint.read(name).contiguous().flatten().view(torch.uint8)

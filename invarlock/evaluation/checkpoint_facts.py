@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from invarlock.checkpoints.architectures import Role
 from invarlock.checkpoints.families import Module
-from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
-from invarlock.checkpoints.storage_format import check_dense
+from invarlock.checkpoints.formats.interface import Checkpoint
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.guards import GUARDS
 from invarlock.guards.guard import TensorMeasure
 from invarlock.measuring import invariants, spectral, weight_changes
@@ -99,8 +99,8 @@ def measure_checkpoint(
 ) -> CheckpointFacts:
     """Return the facts of a checkpoint, read from its files without loading the model.
 
-    Each tensor is read once, and that of the baseline where its digest is another. Peak memory is one shard's largest
-    batch of matrices of one shape.
+    Each tensor is read once, and that of the baseline where its digest is another; packed ones are read as the dense
+    tensors that they stand for. Peak memory is one shard's largest batch of matrices of one shape.
 
     Args:
         folder: the checkpoint.
@@ -108,18 +108,19 @@ def measure_checkpoint(
         against: its baseline, None when it is one itself.
 
     Raises:
-        CheckpointError: when a folder is no whole safetensors checkpoint.
+        CheckpointError: when a folder is no whole checkpoint of a format that can be read.
     """
-    files = check_dense(folder)
-    base = None if against is None else read_checkpoint(against.folder)
+    base = None if against is None else open_checkpoint(against.folder)
+    checkpoint = open_checkpoint(folder, None if against is None else against.folder)
+    files = checkpoint.files
     tensors: dict[str, dict[str, Any]] = {}
     spectra: dict[str, dict[str, Any]] = {}
     changes: dict[str, dict[str, Any]] = {}
     waiting: dict[tuple[int, ...], list[tuple[str, str, torch.Tensor]]] = {}
     changed: dict[tuple[int, ...], list[_Pair]] = {}
     rows: dict[str, dict[str, Any]] = {guard: {} for guard in ROW_MEASURES}
-    ties = _embedding_facts(files)
-    for name, tensor in _read_tensors(files):
+    ties = _embedding_facts(checkpoint)
+    for name, tensor in _read_tensors(checkpoint):
         module = files.modules[name]
         tensors[name] = {
             "digest": invariants.tensor_digest(tensor),
@@ -159,6 +160,8 @@ def measure_checkpoint(
             "vocabulary_sha256": None if tokenizer is None else invariants.vocabulary_digest(tokenizer.vocabulary),
             "prefix_token_ids": None if tokenizer is None else list(tokenizer.prefix),
             **ties,
+            "storage": checkpoint.storage().document(),
+            "defects": [asdict(defect) for defect in checkpoint.check()],
         },
         {"measurement_contract_hash": contract_hash(SPECTRAL_CONTRACT), "modules": dict(sorted(spectra.items()))},
         dict(sorted(changes.items())),
@@ -172,17 +175,10 @@ def measure_checkpoint(
     )
 
 
-def _read_tensors(files: CheckpointFiles) -> Iterator[tuple[str, torch.Tensor]]:
-    for shard in files.shards:
-        with safe_open(files.folder / shard, framework="pt") as stream:
-            for name in sorted(name for name, entry in files.entries.items() if entry.shard == shard):
-                yield name, stream.get_tensor(name)
-
-
-def _read_tensor(files: CheckpointFiles, name: str) -> torch.Tensor:
-    with safe_open(files.folder / files.entries[name].shard, framework="pt") as stream:
-        tensor: torch.Tensor = stream.get_tensor(name)
-    return tensor
+def _read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    entries = checkpoint.files.entries
+    for name in sorted(entries, key=lambda name: (entries[name].shard, name)):
+        yield name, checkpoint.read(name)
 
 
 def _matrices(name: str, module: Module, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -206,11 +202,11 @@ class _Pair:
     units: int | None
 
 
-def _pairs(name: str, files: CheckpointFiles, tensor: torch.Tensor, base: CheckpointFiles) -> Iterator[_Pair]:
+def _pairs(name: str, files: CheckpointFiles, tensor: torch.Tensor, base: Checkpoint) -> Iterator[_Pair]:
     """Yield each matrix of a changed tensor beside the baseline's, if that has one of its shape."""
-    if name not in base.entries or base.shapes[name] != tuple(tensor.shape):
+    if name not in base.files.entries or base.files.shapes[name] != tuple(tensor.shape):
         return
-    module, before = files.modules[name], _read_tensor(base, name)
+    module, before = files.modules[name], base.read(name)
     if not (before.is_floating_point() and tensor.is_floating_point()):
         return
     # a bias is in the order of its units too, and is not looked at
@@ -267,11 +263,12 @@ def _config_facts(files: CheckpointFiles) -> dict[str, Any]:
     }
 
 
-def _embedding_facts(files: CheckpointFiles) -> dict[str, Any]:
+def _embedding_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    files = checkpoint.files
     embedding, head = _weight(files, "tokens"), _weight(files, "head")
     same = False
     if embedding is not None and head is not None and files.shapes[embedding] == files.shapes[head]:
-        one, other = _read_tensor(files, embedding), _read_tensor(files, head)
+        one, other = checkpoint.read(embedding), checkpoint.read(head)
         same = torch.equal(one, other) if one.dtype == other.dtype else torch.equal(one.float(), other.float())
     return {"embedding": embedding, "head": head, "tied_by_storage": files.tied, "tied_by_value": same}
 

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.checkpoints.scorable import check_scorable
-from invarlock.errors import EvaluationError, OutOfMemoryError
+from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.errors import EvaluationError, OutOfMemoryError, UsageError
 from invarlock.evaluation.activations import (
     NOT_MEASURED,
     ActivationFacts,
@@ -30,7 +31,7 @@ from invarlock.evaluation.activations import (
     scaled_outputs,
 )
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, TokenizerFacts, measure_checkpoint
-from invarlock.evaluation.models import Placement, load_model, load_stored_model
+from invarlock.evaluation.models import NATIVE, Placement, load_dequantised, load_model, load_stored_model
 from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
@@ -128,6 +129,7 @@ class Measured:
     scaled: Scores | None = None
     probe: ActivationFacts = NOT_MEASURED
     probe_scaled: Scores | None = None
+    scored_as: str = NATIVE
 
 
 def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[int]) -> dict[int, Draw]:
@@ -253,8 +255,9 @@ def compare(
 ) -> Measured:
     """Return the measurements of a subject on the windows of its baseline.
 
-    A subject whose weights are packed is scored as it is stored; ``weights`` is the checkpoint that holds what they
-    stand for, on which the guards of weights measure.
+    The guards of weights measure the dense tensors that packed ones stand for; the model is scored with these too, or
+    as it is stored, as the placement says. ``weights`` is a checkpoint that holds them, for a subject that is packed in
+    a format without a reader.
 
     Where scales of FFN outputs are proposed, the subject is scored once more with them. With ``probe_outputs`` both are
     measured over the probe's windows too.
@@ -262,8 +265,9 @@ def compare(
     A subject whose tensors are not the baseline's is not loaded: what is missing would be measured at random.
 
     Raises:
-        CheckpointError: when it is no whole checkpoint.
+        CheckpointError: when it is no whole checkpoint of a format that can be read.
         OutOfMemoryError: when the model or one window does not fit in memory.
+        UsageError: when it cannot be scored as it is stored for want of a library or a device.
     """
     started = time.perf_counter()
     digests = {name: tensor["digest"] for name, tensor in baseline.facts.invariants["tensors"].items()}
@@ -272,21 +276,28 @@ def compare(
     digest = digest_checkpoint(subject)
     weighed = time.perf_counter()
     seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}
+    way = scored_as(facts, placement)
+
+    def unscored(reason: str) -> Measured:
+        return Measured(digest, facts, None, None, reason, seconds, scored_as=way)
+
     reason = _incomplete(baseline.facts, facts)
     if reason is not None:
-        return Measured(digest, facts, None, None, reason, seconds)
+        return unscored(reason)
     try:
-        model = load_model(subject, placement) if weights is None else load_stored_model(subject, placement)
+        if weights is not None:
+            model = load_stored_model(subject, placement)
+        else:
+            model = _load_subject(subject, baseline.folder, placement, facts)
     except OutOfMemoryError:
         # says nothing of the subject
         raise
     except EvaluationError as error:
-        return Measured(digest, facts, None, None, str(error), seconds)
+        return unscored(str(error))
     loaded = time.perf_counter()
     rows, largest = _embedding_rows(model), _largest_token(draw)
     if largest >= rows:
-        reason = f"token {largest} of the text is beyond the {rows} rows of its embedding"
-        return Measured(digest, facts, None, None, reason, seconds)
+        return unscored(f"token {largest} of the text is beyond the {rows} rows of its embedding")
     room = placement.room_bytes
     try:
         preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
@@ -294,7 +305,7 @@ def compare(
     except OutOfMemoryError:
         raise
     except EvaluationError as error:
-        return Measured(digest, facts, None, None, str(error), seconds)
+        return unscored(str(error))
     scored = time.perf_counter()
 
     def measure(outputs: Mapping[str, Any], windows: int) -> tuple[ActivationFacts, Scores | None]:
@@ -308,12 +319,35 @@ def compare(
     activations, scaled = measure(baseline.outputs, rmt.REPORT_WINDOWS)
     measured = time.perf_counter()
     seconds |= {"load": loaded - weighed, "score": scored - loaded, "measure_activations": measured - scored}
-    result = Measured(digest, facts, preview, final, None, seconds, activations, scaled)
+    result = Measured(digest, facts, preview, final, None, seconds, activations, scaled, scored_as=way)
     if baseline.probe_outputs is None:
         return result
     probe, probe_scaled = measure(baseline.probe_outputs, rmt.PROBE_WINDOWS)
     seconds["probe"] = time.perf_counter() - measured
     return replace(result, probe=probe, probe_scaled=probe_scaled)
+
+
+def scored_as(facts: CheckpointFacts, placement: Placement) -> str:
+    """Return how a checkpoint is scored: ``native``, as it is stored, or ``dequantised``."""
+    return NATIVE if facts.invariants["storage"]["quantisation"] is None else placement.scoring
+
+
+def _load_subject(subject: Path, baseline: Path, placement: Placement, facts: CheckpointFacts) -> PreTrainedModel:
+    if facts.invariants["storage"]["quantisation"] is None:
+        return load_model(subject, placement)
+    if placement.scoring != NATIVE:
+        return load_dequantised(open_checkpoint(subject, baseline), placement)
+    try:
+        return load_stored_model(subject, placement)
+    except OutOfMemoryError:
+        raise
+    except EvaluationError as error:
+        if facts.invariants["defects"]:
+            raise
+        # nothing is wrong with the checkpoint: a library, a kernel or a device is missing
+        raise UsageError(
+            f"--scoring native: {subject.name}: {error}; install what it needs, or use --scoring dequantised"
+        ) from None
 
 
 def _activations(model: PreTrainedModel, draw: Draw, windows: int, room_bytes: int | None) -> ActivationFacts:
@@ -344,6 +378,10 @@ def _embedding_rows(model: PreTrainedModel) -> int:
 
 
 def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts) -> str | None:
+    tensors = subject.invariants["tensors"]
+    for defect in subject.invariants["defects"]:
+        if defect["tensor"] not in tensors:
+            return f"{defect['tensor']} cannot be read: {defect['reason']}"
     judged = derive_invariants({"baseline": baseline.invariants, "subject": subject.invariants}, None)
     missing = [violation["tensor"] for violation in judged["violations"] if violation["kind"] == "missing"]
     if not missing:

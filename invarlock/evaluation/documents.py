@@ -15,7 +15,7 @@ from typing import Any
 from invarlock.evaluation.activations import ACTIVATION_CONTRACTS
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
 from invarlock.evaluation.comparison import Baseline, Measured, Reference, WindowPlan, window_columns
-from invarlock.evaluation.models import Placement
+from invarlock.evaluation.models import NATIVE, Placement
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw, Tokens
@@ -188,6 +188,7 @@ def report_document(
         "scoring": {
             "not_scored": measured.not_scored,
             "batch_size": None if measured.final is None else measured.final.batch_size,
+            "scored_as": {"baseline": NATIVE, "subject": measured.scored_as},
         },
         **{guard: {"raw": raws[guard], "measurement_contract": dict(contracts[guard])} for guard in setup.guards},
         "guards": list(setup.guards),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging
 
-from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.checkpoints.formats.interface import Checkpoint
+from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.errors import EvaluationError, OutOfMemoryError
 from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_memory
 
@@ -25,6 +28,7 @@ _LOGGING: Any = logging
 _AUTO_MODEL: Any = AutoModelForCausalLM
 
 EAGER = "eager"
+DEQUANTISED, NATIVE = "dequantised", "native"
 
 _LOGGING.set_verbosity_error()
 _LOGGING.disable_progress_bar()
@@ -41,12 +45,15 @@ class Placement:
         remote_code: whether code that the model brings may be run.
         attention: transformers' name of how attention is computed. Eager is plain matrix products, the same on every
             device; the others are faster, take less memory and round in another way.
+        scoring: how a packed checkpoint is scored: ``dequantised``, its weights in a dense model, or ``native``, as
+            it is stored, by the library and kernels that serve it.
     """
 
     device: str
     rooms: tuple[tuple[int, int], ...] = ()
     remote_code: bool = False
     attention: str = EAGER
+    scoring: str = DEQUANTISED
 
     @property
     def dtype(self) -> torch.dtype | str:
@@ -68,25 +75,68 @@ class Placement:
 
 
 def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
-    """Return the causal language model of a checkpoint, in evaluation mode.
+    """Return the causal language model of a dense checkpoint, in evaluation mode.
 
     Raises:
         EvaluationError: when it cannot be loaded, or a tensor is missing, unexpected or of another shape; such a
             model would be measured with random weights.
         OutOfMemoryError: when it does not fit.
     """
+    return _load(
+        folder,
+        read_checkpoint(folder).total_parameters,
+        placement,
+        lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=placement.remote_code),
+        lambda options: _AUTO_MODEL.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=placement.remote_code, **options
+        ),
+    )
+
+
+def load_dequantised(checkpoint: Checkpoint, placement: Placement) -> PreTrainedModel:
+    """Return the dense model of a packed checkpoint, in evaluation mode; its tensors are read one at a time.
+
+    No code of the checkpoint is run, and nothing is written.
+
+    Raises:
+        EvaluationError, OutOfMemoryError: as ``load_model``.
+    """
+    files = checkpoint.files
+    config = functools.cache(lambda: _dense_config(files))
+
+    def load(options: Mapping[str, Any]) -> Any:
+        with torch.device("meta"):
+            model_class = type(_AUTO_MODEL.from_config(config()))
+        weights = {name: _LazyTensor(checkpoint, name) for name in files.entries}
+        return model_class.from_pretrained(None, config=config(), state_dict=weights, local_files_only=True, **options)
+
+    return _load(files.folder, files.total_parameters, placement, config, load)
+
+
+def _dense_config(files: CheckpointFiles) -> PreTrainedConfig:
+    made: PreTrainedConfig = type(AutoConfig.for_model(files.model_type)).from_dict(dict(files.config))
+    return made
+
+
+def _load(
+    folder: Path,
+    parameters: int,
+    placement: Placement,
+    config: Callable[[], PreTrainedConfig],
+    load: Callable[[Mapping[str, Any]], Any],
+) -> PreTrainedModel:
     spread = placement.device == "cuda" and len(placement.rooms) > 1
     try:
         with one_out_of_memory():
-            check_room(_loaded_bytes(folder), placement.room_bytes)
-            model, info = _AUTO_MODEL.from_pretrained(
-                folder,
-                dtype=placement.dtype,
-                local_files_only=True,
-                trust_remote_code=placement.remote_code,
-                attn_implementation=placement.attention,
-                output_loading_info=True,
-                **({"device_map": spread_over(folder, placement.rooms, placement.remote_code)} if spread else {}),
+            check_room(parameters * FLOAT32_BYTES, placement.room_bytes)
+            device_map = {"device_map": spread_over(config(), placement.rooms, placement.remote_code)} if spread else {}
+            model, info = load(
+                {
+                    "dtype": placement.dtype,
+                    "attn_implementation": placement.attention,
+                    "output_loading_info": True,
+                    **device_map,
+                }
             )
             placed: PreTrainedModel = model.eval() if spread else model.to(placement.target).eval()
     except torch.OutOfMemoryError:
@@ -95,6 +145,17 @@ def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
         raise _not_loaded(folder, error) from None
     _check_loading(info)
     return placed
+
+
+@dataclass(frozen=True)
+class _LazyTensor:
+    """A tensor that is read when the loading library takes it, as it does with slices of safetensors files."""
+
+    checkpoint: Checkpoint
+    name: str
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self.checkpoint.read(self.name)[index]
 
 
 def _not_loaded(folder: Path, error: Exception) -> EvaluationError:
@@ -149,11 +210,11 @@ def load_stored_model(folder: Path, placement: Placement, *, quantization_config
     return loaded
 
 
-def spread_over(folder: Path, rooms: Sequence[tuple[int, int]], trust_remote_code: bool) -> dict[str, int]:
+def spread_over(config: PreTrainedConfig, rooms: Sequence[tuple[int, int]], trust_remote_code: bool) -> dict[str, int]:
     """Return which device holds which part of a model: the leased ones and no other, no part on CPU or disk.
 
     Args:
-        folder: the checkpoint.
+        config: the model's.
         rooms: CUDA's number of each device, and the bytes of it that may be taken.
         trust_remote_code: whether the model may bring code of its own.
 
@@ -162,7 +223,6 @@ def spread_over(folder: Path, rooms: Sequence[tuple[int, int]], trust_remote_cod
     """
     # imported here: it takes a second, and few models are spread; it has no types
     accelerate: Any = importlib.import_module("accelerate")
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     with accelerate.init_empty_weights():
         model = _AUTO_MODEL.from_config(config, trust_remote_code=trust_remote_code)
     model.tie_weights()
@@ -175,11 +235,6 @@ def spread_over(folder: Path, rooms: Sequence[tuple[int, int]], trust_remote_cod
     if outside:
         raise torch.OutOfMemoryError(f"{outside[0]} does not fit")
     return {name: int(place) for name, place in places.items()}
-
-
-def _loaded_bytes(folder: Path) -> int:
-    """Return the bytes of a checkpoint's weights as float32."""
-    return read_checkpoint(folder).total_parameters * FLOAT32_BYTES
 
 
 def forward(model: PreTrainedModel, batch: torch.Tensor) -> Any:

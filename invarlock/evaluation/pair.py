@@ -21,7 +21,7 @@ import torch
 from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, make_edit_spec, parse_scope
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.checkpoints.layout import tokenizer_files
-from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.errors import DocumentError, EvaluationError, InvarLockError, UsageError
 from invarlock.evaluation.brought import changed_tensors, link_brought
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
@@ -121,7 +121,7 @@ def _setup(request: PairRequest, preset: Preset | None) -> Setup:
         name,
         digest,
         context,
-        Placement(device, attention=request.attention),
+        Placement(device, attention=request.attention, scoring=request.scoring),
         plan,
         read_local_text(request.text, request.text_field),
         preset=preset,
@@ -159,7 +159,7 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:
 def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, dict[str, Any]]:
     """Return what the subject is, and the arguments of its ``edit_metadata.json``."""
     custom = Edited("custom", request.edit_label or "custom", "custom", {})
-    before, after = read_checkpoint(request.baseline), read_checkpoint(request.subject)
+    before, after = open_checkpoint(request.baseline), open_checkpoint(request.subject, request.baseline)
     changed = changed_tensors(before, after)
     scope, edited = None, custom
     path = request.subject / "edit_metadata.json"
@@ -180,8 +180,8 @@ def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, 
         "scope": scope,
         "parameters": edited.parameters,
         "edited_tensors": len(changed),
-        "edited_params": sum(after.entries[name].elements for name in changed),
-        "total_params": before.total_parameters,
+        "edited_params": sum(after.files.entries[name].elements for name in changed),
+        "total_params": before.files.total_parameters,
         "baseline_digest": baseline["baseline"]["digest"],
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invarlock.checkpoints.scorable import check_scorable
-from invarlock.checkpoints.storage_format import check_dense, check_same_names
+from invarlock.checkpoints.storage_format import check_dense, check_same_names, open_checkpoint
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.staging import check_can_be_made
@@ -36,6 +36,7 @@ class PairRequest:
     batch_size: int = 16
     device: str | None = None
     attention: str = "eager"
+    scoring: str = "dequantised"
     image: RuntimeImage | None = None
 
 
@@ -55,8 +56,8 @@ def check_request(request: PairRequest, target: Path) -> None:
             raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
     if not request.text.exists():
         raise MissingFileError(f"{request.text}: no such file; name a text to score on with --text")
-    stored = []
+    baseline = check_dense(request.baseline)
+    subject = open_checkpoint(request.subject, request.baseline).files
     for folder in (request.baseline, request.subject):
-        stored.append(check_dense(folder))
         check_scorable(folder, request.seq_len)
-    check_same_names(*stored)
+    check_same_names(baseline, subject)

@@ -17,22 +17,28 @@ from invarlock.pages.parts import listed, plain_text
 Facts = Mapping[str, Any]
 Violation = dict[str, str]
 
+# Scales and zero points of the smallest groups in use (16) add three quarters to the bits of a code.
+SPACIOUS = 1.75
+# Even where embeddings stay as they were and are most of a model, as in Gemma 3 270M, 4 bits save more than this.
+BARELY_SMALLER = 0.9
+
 
 def derive_invariants(raw: Mapping[str, Facts], edit: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return status, metrics and violations of the guard.
 
     Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
     a tokenizer with other tokens, and a changed tie structure fail; so does a tensor that changed though the edit does
-    not take it. A changed dtype warns.
+    not take it, and so do defects of packed weights. A changed dtype warns, as does packing that saves little.
 
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
             ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``prefix_token_ids``, ``embedding``, ``head``,
-            ``tied_by_storage``, ``tied_by_value``.
+            ``tied_by_storage``, ``tied_by_value``, ``storage``, ``defects``.
         edit: the report's ``edit``; None, a fault or a custom edit may change anything.
     """
     baseline, subject = raw["baseline"], raw["subject"]
     violations = [
+        *_storage_violations(baseline, subject),
         *_tensor_violations(baseline, subject),
         *_embedding_violations(baseline, subject),
         *_tie_violations(baseline, subject),
@@ -63,15 +69,35 @@ def _is_tied(side: Facts) -> bool:
     return bool(side["tied_by_storage"] or side["tied_by_value"])
 
 
+def _storage_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+    """Yield what is wrong with how packed weights are stored, and a warning where packing saves little."""
+    for defect in subject["defects"]:
+        yield _violation(defect["tensor"], defect["kind"], defect["reason"])
+    own, base = subject["storage"], baseline["storage"]
+    if own["quantisation"] is None:
+        return
+    bits, weights = own["quantisation"]["bits"], own["packed_weights"]
+    taken = 8 * own["packed_bytes"] / weights if weights else 0.0
+    if bits is not None and taken > SPACIOUS * bits:
+        reason = f"config.json says {bits:g} bits a weight, and the packed weights take {taken:.1f}"
+        yield _violation("config.json", "size", reason, "warn")
+    elif own["stored_bytes"] > BARELY_SMALLER * base["stored_bytes"]:
+        reason = f"packed, and {own['stored_bytes']} bytes large, where the baseline has {base['stored_bytes']}"
+        yield _violation("config.json", "size", reason, "warn")
+
+
 def _tensor_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
     before, after = baseline["tensors"], subject["tensors"]
     heads = {baseline["head"], subject["head"]} - {None}
+    unreadable = {defect["tensor"] for defect in subject["defects"]}
     for name in sorted({*before, *after}):
         own, base = after.get(name), before.get(name)
         if own is not None and own["nonfinite"]:
             yield _violation(name, "nonfinite", f"{own['nonfinite']} values are not finite")
         if name in heads and (own is None or base is None):
             continue  # a tie that changed, told by _tie_violations
+        if own is None and name in unreadable:
+            continue  # told by _storage_violations
         if own is None:
             kind = "missing norm layer" if base["family"] == "norm" else "missing"
             yield _violation(name, "missing", f"{kind}: the baseline has it, the subject does not")

@@ -69,7 +69,9 @@ class Bench:
         apply_determinism(run.settings.determinism, pool.threads)
         longest = max(WAIT_SECONDS, TIMES_CASE_TIMEOUT * timeout)
         self.leases = Leases(run.directory.locks / "devices", pool, run.worker, longest)
-        placement = Placement("cuda" if pool.kind == "gpu" else "cpu", attention=run.attention(pool.kind))
+        placement = Placement(
+            "cuda" if pool.kind == "gpu" else "cpu", attention=run.attention(pool.kind), scoring=run.settings.scoring
+        )
         self.baselines = Baselines(run, placement, self._locks)
         self.calibration = Calibration(run, self.baselines, self._locks)
         self.tuned = run.tuned_params()
@@ -192,9 +194,9 @@ class Bench:
         if gpu:
             torch.cuda.set_device(numbers[0])
         try:
-            code = self.run.runs_code_of(model)
+            code, settings = self.run.runs_code_of(model), self.run.settings
             bounded = rooms if gpu or self._is_bounded() else ()
-            yield Placement("cuda" if gpu else "cpu", bounded, code, self.run.attention(pool.kind))
+            yield Placement("cuda" if gpu else "cpu", bounded, code, self.run.attention(pool.kind), settings.scoring)
         except BaseException:  # an interrupt and a failed test too: no device stays held
             self._let_go()
             raise

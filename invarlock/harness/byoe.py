@@ -19,7 +19,7 @@ from invarlock.catalog.models import Model, Models, Suite
 from invarlock.catalog.scenarios import BroughtGeneration, Scenario
 from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
-from invarlock.checkpoints.storage_format import check_dense, check_same_names
+from invarlock.checkpoints.storage_format import check_dense, check_same_names, open_checkpoint
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import read_gpus
 from invarlock.harness.selection import BYOE_SUITE as SUITE
@@ -59,7 +59,7 @@ def bring(
         problems.append(f"--baseline: {baseline}: no tokenizer files; the text is cut into tokens by the baseline's")
     folders = [here / subject for subject in settings.subjects]
     for folder in folders:
-        subject = _read(folder, "--subject", problems)
+        subject = _read(folder, "--subject", problems, base=baseline)
         try:
             if found is not None and subject is not None:
                 check_same_names(found, subject)
@@ -76,13 +76,16 @@ def bring(
     return Models({model.id: model}, {SUITE: suite}), scenarios
 
 
-def _read(folder: Path, option: str, problems: list[str]) -> CheckpointFiles | None:
-    """Return what a folder holds, by its headers; None, and a problem more, when it is no whole checkpoint."""
+def _read(folder: Path, option: str, problems: list[str], base: Path | None = None) -> CheckpointFiles | None:
+    """Return what a folder holds, by its headers; None, and a problem more, when it is no whole checkpoint.
+
+    A folder with a ``base`` may be packed; a baseline is dense.
+    """
     if not folder.is_dir():
         problems.append(f"{option}: {folder}: no such folder; name a checkpoint with config.json and safetensors")
         return None
     try:
-        return check_dense(folder)
+        return check_dense(folder) if base is None else open_checkpoint(folder, base).files
     except InvarLockError as error:
         problems.append(f"{option}: {error}")
         return None

@@ -12,6 +12,7 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.scenarios import BroughtGeneration, DeployableGeneration, EditGeneration
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.deployables.artifacts import make_artifact
 from invarlock.evaluation.brought import brought_digest, changed_tensors, link_brought
 from invarlock.evaluation.models import Placement
@@ -122,7 +123,7 @@ def make_subject(
 
 def _bring(generation: BroughtGeneration, snapshot: Path, subject: Path, started: float) -> Made:
     link_brought(generation.folder, snapshot, subject)
-    before, after = read_checkpoint(snapshot), read_checkpoint(subject)
+    before, after = open_checkpoint(snapshot), open_checkpoint(subject, snapshot)
     changed = changed_tensors(before, after)
     return Made(
         name=generation.label,
@@ -131,7 +132,7 @@ def _bring(generation: BroughtGeneration, snapshot: Path, subject: Path, started
         scope=None,
         parameters={},
         edited_tensors=len(changed),
-        edited_params=sum(after.entries[name].elements for name in changed),
-        total_params=before.total_parameters,
+        edited_params=sum(after.files.entries[name].elements for name in changed),
+        total_params=before.files.total_parameters,
         seconds=time.perf_counter() - started,
     )

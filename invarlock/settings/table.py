@@ -520,6 +520,14 @@ MODELS_AND_DISK = (
         ("INVARLOCK_ATTENTION",),
     ),
     Setting(
+        "scoring",
+        "how a packed subject is scored: by its dequantised weights, or native, as it is stored; reports say which",
+        "dequantised",
+        readers.choice("dequantised", "native"),
+        "--scoring",
+        ("INVARLOCK_SCORING",),
+    ),
+    Setting(
         "skip_flash_attention",
         "0 computes attention on GPUs by the package flash-attn, whatever --attention says",
         True,

@@ -86,6 +86,7 @@ class Settings:
     allow_remote_code: bool
     allow_pickled_weights: bool
     attention: str
+    scoring: str
     skip_flash_attention: bool
 
     container_engine: Literal["podman", "docker"] | None

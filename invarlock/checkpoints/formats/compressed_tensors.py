@@ -16,7 +16,14 @@ from safetensors import safe_open
 
 from invarlock.checkpoints.formats.folder import CheckpointFolder
 from invarlock.checkpoints.formats.interface import PACKING, Defect, Quantisation, unreadable
-from invarlock.checkpoints.formats.packed import PackedCheckpoint, PackedTensor, Unpack, shape_defects, stored_dtype
+from invarlock.checkpoints.formats.packed import (
+    PackedCheckpoint,
+    PackedTensor,
+    Unpack,
+    shape_defects,
+    stored_dtype,
+    texts,
+)
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ NVFP4_GROUP = 16
 # A pattern of another shape could take for ever on a long name; modules are named by simpler ones.
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_.\\^$|()?:\[\]-]|\.\*)*")
 MAX_STARS, MAX_PATTERN = 3, 500
+MAX_BITS = 64
 _NO_MODULES = ("embed", "wte", "wpe", "norm", "ln_")
 
 
@@ -73,7 +81,7 @@ class CompressedTensorsFormat:
         sparsity = stated.get("sparsity_config") or {}
         if isinstance(sparsity, dict) and sparsity.get("format", "dense") != "dense":
             raise unreadable(source.path, self, f"sparse, {str(sparsity.get('format'))[:40]!r}")
-        ignore = _texts(stated.get("ignore"))
+        ignore = texts(stated.get("ignore"))
         packed: dict[str, PackedTensor] = {}
         defects: list[Defect] = []
         unread: set[str] = set()
@@ -96,7 +104,7 @@ class CompressedTensorsFormat:
         return PackedCheckpoint(
             files, packed, frozenset(unread), tuple(defects), self.name,
             Quantisation(
-                tool=f"compressed-tensors {version}" if isinstance(version, str) else self.tools,
+                tool=f"compressed-tensors {version[:40]}" if isinstance(version, str) else self.tools,
                 method=f"{self.name} ({', '.join(dict.fromkeys(scheme.format for scheme in schemes))})",
                 bits=_only(scheme.bits for scheme in schemes),
                 activation_bits=_only(scheme.activation_bits for scheme in schemes),
@@ -138,9 +146,9 @@ def _schemes(source: CheckpointFolder, form: CompressedTensorsFormat) -> tuple[S
         schemes.append(
             Scheme(
                 format=stored,
-                targets=_texts(group.get("targets")),
+                targets=texts(group.get("targets")),
                 bits=bits,
-                activation_bits=inputs.get("num_bits") if isinstance(inputs, dict) else None,
+                activation_bits=_bits(inputs.get("num_bits")) if isinstance(inputs, dict) else None,
                 symmetric=weights.get("symmetric") is not False,
                 strategy=strategy,
                 group_size=max(size or 0, 0) if strategy in ("group", "tensor_group") else 0,
@@ -192,6 +200,7 @@ def _packed_tensor(files: CheckpointFiles, module: str, scheme: Scheme) -> tuple
                 )
             ]
         columns = shape[1]
+        parts["shape"] = f"{module}.weight_shape"
     elif scheme.format == NVFP4:
         columns *= 2
         parts["global_scale"] = f"{module}.weight_global_scale"
@@ -298,8 +307,8 @@ def _matches(module: str, pattern: str) -> bool:
         return False
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+def _bits(value: object) -> int | None:
+    return value if type(value) is int and 0 < value <= MAX_BITS else None
 
 
 def _only(values: Iterator[Any]) -> Any:

@@ -28,8 +28,7 @@ class DenseCheckpoint:
     def storage(self) -> Storage:
         entries = self.files.entries.values()
         stored = sum(entry.size_bytes for entry in entries)
-        matrices = tuple(sorted(entry.name for entry in entries if len(entry.shape) > 1))
-        return Storage("dense", stored, self.files.total_parameters, 0, matrices, None)
+        return Storage("dense", stored, self.files.total_parameters, 0, 0, (), None)
 
     def check(self) -> tuple[Defect, ...]:
         return ()

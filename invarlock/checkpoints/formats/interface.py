@@ -65,7 +65,8 @@ class Storage:
         stored_bytes: of the data of all tensors.
         weights: elements of the dense tensors.
         packed_weights: those of them that are stored packed.
-        unpacked_modules: the matrices that are not packed, by name.
+        packed_bytes: of the stored data of these, scales included.
+        unpacked_modules: the matrices that are not packed, by name; none of a checkpoint that packs nothing.
         quantisation: None where nothing is packed.
     """
 
@@ -73,12 +74,23 @@ class Storage:
     stored_bytes: int
     weights: int
     packed_weights: int
+    packed_bytes: int
     unpacked_modules: tuple[str, ...]
     quantisation: Quantisation | None
 
     @property
     def bits_per_weight(self) -> float:
         return 8 * self.stored_bytes / max(self.weights, 1)
+
+    def document(self) -> dict[str, Any]:
+        """Return it as a report has it."""
+        quantisation = None if self.quantisation is None else self.quantisation.document()
+        return {
+            **asdict(self),
+            "unpacked_modules": list(self.unpacked_modules),
+            "bits_per_weight": self.bits_per_weight,
+            "quantisation": quantisation,
+        }
 
 
 class Checkpoint(Protocol):

@@ -18,6 +18,7 @@ from invarlock.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+MAX_TEXT = 500
 Unpack = Callable[[Mapping[str, Any]], Any]
 # Scales of keys, values and activations: known to every serving library, and no part of a weight.
 EXTRAS = (
@@ -110,6 +111,11 @@ class PackedCheckpoint:
             stored_bytes=sum(entry.size_bytes for entry in self.stored.entries.values()),
             weights=files.total_parameters,
             packed_weights=sum(math.prod(tensor.shape) for tensor in self.packed.values()),
+            packed_bytes=sum(
+                self.stored.entries[part].size_bytes
+                for tensor in self.packed.values()
+                for part in tensor.parts.values()
+            ),
             unpacked_modules=tuple(
                 name for name, entry in files.entries.items() if len(entry.shape) > 1 and name not in self.packed
             ),
@@ -145,6 +151,11 @@ def stored_dtype(config: Mapping[str, Any]) -> str:
         config.get("dtype") or config.get("torch_dtype") or (inner.get("dtype") if isinstance(inner, dict) else None)
     )
     return {"float32": "F32", "float16": "F16"}.get(str(named).removeprefix("torch."), "BF16")
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """Return the texts in a list of a config, each cut to what a report has room for; nothing where it is no list."""
+    return tuple(one[:MAX_TEXT] for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
 def shape_defects(

@@ -13,7 +13,7 @@ The first that matches reads the checkpoint, and ``dense`` matches what is left.
 
 from __future__ import annotations
 
-from invarlock.checkpoints.formats import compressed_tensors, dense
+from invarlock.checkpoints.formats import block_fp8, compressed_tensors, dense, modelopt
 from invarlock.checkpoints.formats.interface import Format
 
-FORMATS: tuple[Format, ...] = (compressed_tensors.FORMAT, dense.FORMAT)
+FORMATS: tuple[Format, ...] = (compressed_tensors.FORMAT, block_fp8.FORMAT, modelopt.FORMAT, dense.FORMAT)

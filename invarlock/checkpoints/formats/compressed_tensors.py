@@ -17,9 +17,11 @@ from safetensors import safe_open
 from invarlock.checkpoints.formats.folder import CheckpointFolder
 from invarlock.checkpoints.formats.interface import PACKING, Defect, Quantisation, unreadable
 from invarlock.checkpoints.formats.packed import (
+    DENSE_TYPES,
     PackedCheckpoint,
     PackedTensor,
     Unpack,
+    bits_or_none,
     shape_defects,
     stored_dtype,
     texts,
@@ -31,11 +33,9 @@ if TYPE_CHECKING:
 
 INT, FLOAT, PACK, NVFP4 = "int-quantized", "float-quantized", "pack-quantized", "nvfp4-pack-quantized"
 READ = (INT, FLOAT, "naive-quantized", PACK, NVFP4)
-NVFP4_GROUP = 16
 # A pattern of another shape could take for ever on a long name; modules are named by simpler ones.
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_.\\^$|()?:\[\]-]|\.\*)*")
 MAX_STARS, MAX_PATTERN = 3, 500
-MAX_BITS = 64
 _NO_MODULES = ("embed", "wte", "wpe", "norm", "ln_")
 
 
@@ -148,7 +148,7 @@ def _schemes(source: CheckpointFolder, form: CompressedTensorsFormat) -> tuple[S
                 format=stored,
                 targets=texts(group.get("targets")),
                 bits=bits,
-                activation_bits=_bits(inputs.get("num_bits")) if isinstance(inputs, dict) else None,
+                activation_bits=bits_or_none(inputs.get("num_bits")) if isinstance(inputs, dict) else None,
                 symmetric=weights.get("symmetric") is not False,
                 strategy=strategy,
                 group_size=max(size or 0, 0) if strategy in ("group", "tensor_group") else 0,
@@ -279,12 +279,7 @@ def _left_dense(
     targets = tuple(target for scheme in schemes for target in scheme.targets)
     for name, entry in files.entries.items():
         module, _, last = name.rpartition(".")
-        if (
-            last != "weight"
-            or len(entry.shape) != 2
-            or module in packed
-            or not entry.dtype.startswith(("BF", "F16", "F32"))
-        ):
+        if last != "weight" or len(entry.shape) != 2 or module in packed or not entry.dtype.startswith(DENSE_TYPES):
             continue
         linear = "Linear" in targets and not any(word in module for word in _NO_MODULES)
         if (linear or _matches_any(module, targets)) and not _matches_any(module, ignore):
@@ -305,10 +300,6 @@ def _matches(module: str, pattern: str) -> bool:
         return re.match(pattern, module) is not None
     except re.error:
         return False
-
-
-def _bits(value: object) -> int | None:
-    return value if type(value) is int and 0 < value <= MAX_BITS else None
 
 
 def _only(values: Iterator[Any]) -> Any:

@@ -8,22 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from invarlock.checkpoints.formats.interface import SCALE, Defect, Quantisation, Storage
+from invarlock.checkpoints.architectures import ARCHITECTURES
+from invarlock.checkpoints.families import ROLES
+from invarlock.checkpoints.formats.interface import PACKING, SCALE, Defect, Quantisation, Storage
 from invarlock.checkpoints.safetensors_files import ITEM_BYTES, CheckpointFiles, TensorEntry
 from invarlock.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
-MAX_TEXT = 500
+MAX_TEXT, MAX_BITS = 500, 64
+DENSE_TYPES = ("BF16", "F16", "F32")
 Unpack = Callable[[Mapping[str, Any]], Any]
 # Scales of keys, values and activations: known to every serving library, and no part of a weight.
 EXTRAS = (
     "k_scale", "v_scale", "q_scale", "prob_output_scale", "input_scale", "activation_scale", "input_zero_point",
-    "input_global_scale", "output_scale", "output_zero_point", "k_proj.k_scale", "v_proj.v_scale", "pre_quant_scale",
+    "input_global_scale", "output_scale", "output_zero_point",
 )  # fmt: skip
 
 
@@ -151,6 +155,38 @@ def stored_dtype(config: Mapping[str, Any]) -> str:
         config.get("dtype") or config.get("torch_dtype") or (inner.get("dtype") if isinstance(inner, dict) else None)
     )
     return {"float32": "F32", "float16": "F16"}.get(str(named).removeprefix("torch."), "BF16")
+
+
+def left_dense(files: CheckpointFiles, modules: Iterable[str], ignore: tuple[str, ...]) -> Iterator[Defect]:
+    """Yield the matrices of attention and FFN that are not packed, and that the config does not leave as they were.
+
+    ``modules`` are those with codes or scales, which are looked at by themselves.
+    """
+    looked_at = frozenset(modules)
+    for name, entry in files.entries.items():
+        module = name.removesuffix(".weight")
+        if module == name or len(entry.shape) != 2 or module in looked_at or not entry.dtype.startswith(DENSE_TYPES):
+            continue
+        if any(matches_glob(module, pattern) for pattern in ignore):
+            continue
+        if files.model_type in ARCHITECTURES and files.modules[name].role in ROLES:
+            yield Defect(name, PACKING, f"stored as {entry.dtype}, and the config says it is packed")
+
+
+def matches_glob(module: str, pattern: str) -> bool:
+    """Return whether a module, or one that it is part of, is named by a pattern with ``*``, as quantisers write it."""
+    return any(fnmatchcase(part, pattern) for part in (module, module.rpartition(".")[2], *_parents(module)))
+
+
+def _parents(module: str) -> Iterator[str]:
+    while "." in module:
+        module = module.rpartition(".")[0]
+        yield module
+
+
+def bits_or_none(value: object) -> int | None:
+    """Return a number of bits, None where a config has something else in its place."""
+    return value if type(value) is int and 0 < value <= MAX_BITS else None
 
 
 def texts(value: object) -> tuple[str, ...]:

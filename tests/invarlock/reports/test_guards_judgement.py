@@ -10,6 +10,27 @@ from invarlock.reports.policy import resolve_policy
 
 LIMITS = resolve_policy("balanced", "dev", {})["spectral"]
 
+DENSE = {
+    "format": "dense",
+    "stored_bytes": 1000,
+    "weights": 500,
+    "packed_weights": 0,
+    "packed_bytes": 0,
+    "bits_per_weight": 16.0,
+    "unpacked_modules": [],
+    "quantisation": None,
+}
+
+
+def packed(stored: int, weights: int, taken: int, bits: float | None = 4) -> dict[str, Any]:
+    return {
+        **DENSE,
+        "stored_bytes": stored,
+        "packed_weights": weights,
+        "packed_bytes": taken,
+        "quantisation": {"bits": bits},
+    }
+
 
 def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
     rows = {
@@ -32,6 +53,8 @@ def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
         "head": "head.weight",
         "tied_by_storage": False,
         "tied_by_value": False,
+        "storage": DENSE,
+        "defects": [],
     }
 
 
@@ -67,6 +90,36 @@ def test_a_changed_dtype_warns() -> None:
 
     assert (block["status"], block["passed"]) == ("warn", True)
     assert [row["kind"] for row in block["violations"]] == ["dtype"]
+
+
+def test_defects_of_packed_weights_fail_with_one_line_each() -> None:
+    subject = facts() | {"storage": packed(400, 400, 220)}
+    subject["defects"] = [
+        {"tensor": "up.weight", "kind": "scale", "reason": "weight_scale is missing"},
+        {"tensor": "gate.weight", "kind": "packing", "reason": "weight_packed is missing"},
+    ]
+    del subject["tensors"]["up.weight"]
+
+    assert judged(subject) == ("fail", [("up.weight", "scale"), ("gate.weight", "packing")])
+
+
+@pytest.mark.parametrize(
+    ("storage", "status"),
+    [
+        (packed(420, 400, 220), "pass"),
+        (packed(899, 400, 220), "pass"),
+        (packed(950, 400, 220), "warn"),
+        (packed(600, 400, 420), "warn"),
+        (packed(600, 400, 420, bits=8), "pass"),
+        (packed(600, 400, 420, bits=None), "pass"),
+        (packed(300, 0, 0), "pass"),
+    ],
+)
+def test_packed_weights_that_save_little_warn(storage: dict[str, Any], status: str) -> None:
+    block = derive_invariants({"baseline": facts(), "subject": facts() | {"storage": storage}}, None)
+
+    assert block["status"] == status
+    assert [row["kind"] for row in block["violations"]] == (["size"] if status == "warn" else [])
 
 
 def edit(spec: str) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""Float8 weights with a scale a block, as DeepSeek-V3, Qwen3-FP8 and transformers' FineGrainedFP8 store them.
+
+A weight is ``codes × weight_scale_inv`` of its block; despite the name the scale multiplies. Source: DeepSeek-V3,
+``inference/kernel.py`` (``weight_dequant``), and transformers' ``integrations/finegrained_fp8.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from invarlock.checkpoints.formats.folder import CheckpointFolder
+from invarlock.checkpoints.formats.interface import PACKING, Defect, Quantisation, unreadable
+from invarlock.checkpoints.formats.packed import (
+    PackedCheckpoint,
+    PackedTensor,
+    left_dense,
+    shape_defects,
+    stored_dtype,
+    texts,
+)
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+
+if TYPE_CHECKING:
+    import torch
+
+SCALE_NAMES = ("weight_scale_inv", "weight_scale")
+DEFAULT_BLOCK = (128, 128)
+
+
+@dataclass(frozen=True)
+class BlockFp8Format:
+    """``quant_method: fp8``: ``weight`` as F8_E4M3 and ``weight_scale_inv`` per block."""
+
+    name: str = "block FP8"
+    tools: str = "DeepSeek, Qwen and transformers"
+
+    def matches(self, source: CheckpointFolder) -> bool:
+        return source.method == "fp8"
+
+    def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        stated, files = source.quantisation, source.files
+        block = _block(source, self)
+        ignore = texts(stated.get("modules_to_not_convert") or stated.get("ignored_layers"))
+        packed: dict[str, PackedTensor] = {}
+        defects: list[Defect] = []
+        unread: set[str] = set()
+        modules = _modules(files)
+        for module in modules:
+            scale = next((name for name in SCALE_NAMES if f"{module}.{name}" in files.entries), SCALE_NAMES[0])
+            found, problems = _packed_tensor(files, module, f"{module}.{scale}", block)
+            defects += problems
+            if found is None:
+                unread |= {f"{module}.weight", *(f"{module}.{name}" for name in SCALE_NAMES)}
+            else:
+                packed[found.name] = found
+            if any(part in ignore for part in (module, module.rpartition(".")[2])):
+                defects.append(Defect(f"{module}.weight", PACKING, "packed, and config.json says it is left as it was"))
+        defects += left_dense(files, modules, ignore)
+        dynamic = stated.get("activation_scheme") in ("dynamic", "static")
+        quantisation = Quantisation(
+            tool=None,
+            method=f"{self.name} ({'a tensor' if block is None else f'{block[0]} × {block[1]}'} a scale)",
+            bits=8,
+            activation_bits=8 if dynamic else None,
+            group_size=0 if block is None else block[1],
+            symmetric=True,
+            ignored_modules=ignore,
+        )
+        return PackedCheckpoint(files, packed, frozenset(unread), tuple(defects), self.name, quantisation)
+
+
+FORMAT = BlockFp8Format()
+
+
+def _block(source: CheckpointFolder, form: BlockFp8Format) -> tuple[int, int] | None:
+    """Return the rows and columns of a block, None where a tensor has one scale.
+
+    Raises:
+        CheckpointError: when the config has no block's size there.
+    """
+    size = source.quantisation.get("weight_block_size", list(DEFAULT_BLOCK))
+    if size is None:
+        return None
+    if isinstance(size, list) and len(size) == 2 and all(type(one) is int and one > 0 for one in size):
+        return size[0], size[1]
+    raise unreadable(source.path, form, f"weight_block_size is {str(size)[:40]}")
+
+
+def _modules(files: CheckpointFiles) -> list[str]:
+    """Return the modules that have float8 codes of a matrix, or a scale without them."""
+    scaled = {name.rpartition(".")[0] for name in files.entries if name.rpartition(".")[2] in SCALE_NAMES}
+    codes = {
+        name.removesuffix(".weight")
+        for name, entry in files.entries.items()
+        if name.endswith(".weight") and entry.dtype == "F8_E4M3" and len(entry.shape) == 2
+    }
+    return sorted(scaled | codes)
+
+
+def _packed_tensor(
+    files: CheckpointFiles, module: str, scale: str, block: tuple[int, int] | None
+) -> tuple[PackedTensor | None, list[Defect]]:
+    name, dtype = f"{module}.weight", stored_dtype(files.config)
+    codes = files.entries.get(name)
+    if codes is None:
+        return None, [Defect(name, PACKING, "weight is missing")]
+    if codes.dtype != "F8_E4M3" or len(codes.shape) != 2:
+        what = f"weight is stored as {codes.dtype} of shape {list(codes.shape)}, next to scales of float8 codes"
+        return None, [Defect(name, PACKING, what)]
+    rows, columns = codes.shape
+    blocks = ((1,), (), (1, 1)) if block is None else ((-(-rows // block[0]), -(-columns // block[1])),)
+    defects = list(shape_defects(name, files.entries, [(scale, blocks)]))
+    if defects:
+        return None, defects
+    unpack = partial(_unpack, block=block, dtype=dtype)
+    return PackedTensor(name, dtype, (rows, columns), {"codes": name, "scale": scale}, ("scale",), unpack), []
+
+
+def _unpack(parts: Mapping[str, Any], *, block: tuple[int, int] | None, dtype: str) -> torch.Tensor:
+    # imported here: who only asks for the format does not wait for PyTorch
+    from invarlock.checkpoints.formats import unpacking
+
+    codes, scale = parts["codes"].float(), parts["scale"].float()
+    spread = scale if block is None else unpacking.spread_blocks(scale, block, codes.shape)
+    return unpacking.of_dtype(codes * spread, dtype)

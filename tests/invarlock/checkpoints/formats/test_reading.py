@@ -1,0 +1,384 @@
+"""Packed checkpoints read as the dense ones that they stand for: files of the real tools, and the tools' own numbers.
+
+Formats whose tool needs a GPU are written by hand here, by the formula that the format documents.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from shipped_checkpoints import baseline_of, dense_numbers, digest, restore, write_baseline
+
+from invarlock.checkpoints.formats.interface import Checkpoint, Defect
+from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
+from invarlock.errors import CheckpointError
+
+SHIPPED = {
+    "compressed-tensors-w8a8": (8, 8, 0, True),
+    "compressed-tensors-w4a16": (4, None, 32, True),
+    "compressed-tensors-w4a16-asym": (4, None, 32, False),
+    "compressed-tensors-fp8": (8, 8, 0, True),
+}
+LAYER = "model.layers.0.mlp.up_proj"
+WEIGHT = f"{LAYER}.weight"
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+Edit = Callable[[dict[str, torch.Tensor]], object]
+
+
+def edit_tensors(folder: Path, edit: Edit) -> Path:
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    edit(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    return folder
+
+
+def edit_config(folder: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    path = folder / "config.json"
+    config = json.loads(path.read_bytes())
+    edit(config["quantization_config"])
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def matrices(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    return [name for name in tensors if name.endswith("_proj.weight")]
+
+
+def write_block_fp8(folder: Path) -> dict[str, torch.Tensor]:
+    """Write a model in blocks of 32 × 64, the last of a row cut off, and return its dense numbers."""
+    dense: dict[str, torch.Tensor] = {}
+
+    def pack(tensors: dict[str, torch.Tensor]) -> None:
+        for name in matrices(tensors):
+            weight = tensors[name].float()
+            rows, columns = weight.shape
+            tall, wide = -(-rows // 48), -(-columns // 80)
+            scale = torch.rand(tall, wide) / 100 + 0.001
+            spread = torch.empty(rows, columns)
+            for row in range(tall):
+                for column in range(wide):
+                    spread[row * 48 : row * 48 + 48, column * 80 : column * 80 + 80] = scale[row, column]
+            codes = (weight / spread).clamp(-448, 448).to(torch.float8_e4m3fn)
+            tensors[name], tensors[f"{name}_scale_inv"] = codes, scale
+            dense[name] = (codes.float() * spread).bfloat16()
+
+    torch.manual_seed(0)
+    write_baseline("qwen2-tiny", folder)
+    add_quantisation(folder, {"quant_method": "fp8", "weight_block_size": [48, 80], "activation_scheme": "dynamic"})
+    edit_tensors(folder, pack)
+    return dense
+
+
+def write_modelopt(folder: Path, algorithm: str) -> dict[str, torch.Tensor]:
+    dense: dict[str, torch.Tensor] = {}
+
+    def pack(tensors: dict[str, torch.Tensor]) -> None:
+        for name in matrices(tensors):
+            weight = tensors[name].float()
+            if algorithm == "FP8":
+                scale = weight.abs().max() / 448
+                codes = (weight / scale).to(torch.float8_e4m3fn)
+                tensors[name], tensors[f"{name}_scale"] = codes, scale
+                tensors[name.replace("weight", "input_scale")] = torch.tensor(0.1)
+                dense[name] = (codes.float() * scale).bfloat16()
+                continue
+            whole = weight.abs().max() / (6 * 448)
+            groups = weight.unflatten(1, (-1, 16))
+            small = (groups.abs().amax(-1) / 6 / whole).to(torch.float8_e4m3fn)
+            spread = (small.float() * whole)[..., None]
+            nearest = ((groups / spread).abs()[..., None] - E2M1).abs().argmin(-1)
+            sign = (groups < 0).long()
+            dense[name] = (E2M1[nearest] * (1 - 2 * sign) * spread).flatten(1).bfloat16()
+            nibbles = (nearest + 8 * sign).flatten(1).to(torch.uint8)
+            tensors[name] = nibbles[:, ::2] | (nibbles[:, 1::2] << 4)
+            tensors[f"{name}_scale"], tensors[f"{name}_scale_2"] = small, whole
+
+    write_baseline("qwen2-tiny", folder)
+    document = {"producer": {"name": "modelopt", "version": "0.33.0"}, "quantization": {"quant_algo": algorithm}}
+    document["quantization"]["exclude_modules"] = ["lm_head"]  # type: ignore[index]
+    (folder / "hf_quant_config.json").write_text(json.dumps(document))
+    edit_tensors(folder, pack)
+    return dense
+
+
+def add_quantisation(folder: Path, quantisation: Mapping[str, Any]) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "quantization_config": quantisation}))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that gives a packed checkpoint by its name, made once."""
+    folders: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in folders:
+            folder = tmp_path_factory.mktemp("packed") / name
+            if name in SHIPPED:
+                restore(name, folder)
+            elif name == "block-fp8":
+                write_block_fp8(folder)
+            else:
+                write_modelopt(folder, name.rpartition("-")[2].upper())
+            folders[name] = folder
+        return folders[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_reader_gives_the_numbers_that_the_tool_itself_dequantises(made: Callable[[str], Path], name: str) -> None:
+    checkpoint, wanted = open_checkpoint(made(name)), dense_numbers(name)
+
+    for tensor in checkpoint.files.entries:
+        read, numbers = checkpoint.read(tensor), wanted[tensor]
+        assert (list(read.shape), digest(read)) == (numbers["shape"], numbers["sha256"]), tensor
+    assert checkpoint.check() == ()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_storage_says_how_a_checkpoint_is_packed(made: Callable[[str], Path], name: str) -> None:
+    checkpoint, bits = open_checkpoint(made(name)), SHIPPED[name][0]
+    storage = checkpoint.storage()
+    found = storage.quantisation
+
+    assert found is not None
+    assert (found.bits, found.activation_bits, found.group_size, found.symmetric) == SHIPPED[name]
+    assert found.tool is not None
+    assert found.tool.startswith("compressed-tensors 0.")
+    assert "lm_head" in found.ignored_modules
+    assert bits <= 8 * storage.packed_bytes / storage.packed_weights < 1.4 * bits
+    assert "model.embed_tokens.weight" in storage.unpacked_modules
+    assert WEIGHT not in storage.unpacked_modules
+    assert storage.stored_bytes < (made(name) / "model.safetensors").stat().st_size
+
+
+def test_the_logical_tensors_are_those_of_the_baseline(made: Callable[[str], Path], tmp_path: Path) -> None:
+    baseline = check_dense(write_baseline("qwen2-tiny", tmp_path / "baseline"))
+
+    for name in (*SHIPPED, "block-fp8", "modelopt-fp8", "modelopt-nvfp4"):
+        files = open_checkpoint(made(name)).files
+        assert files.shapes == baseline.shapes, name
+        assert {entry.dtype for entry in files.entries.values()} == {"BF16"}, name
+        assert "quantization_config" not in files.config
+        assert baseline_of(name) == "qwen2-tiny" if name in SHIPPED else True
+
+
+@pytest.mark.parametrize("name", ["block-fp8", "modelopt-fp8", "modelopt-nvfp4"])
+def test_formats_written_by_hand_are_read_by_their_formula(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    dense = write_block_fp8(folder) if name == "block-fp8" else write_modelopt(folder, name.rpartition("-")[2].upper())
+    checkpoint = open_checkpoint(folder)
+
+    assert len(dense) == 28
+    for tensor, numbers in dense.items():
+        assert torch.equal(checkpoint.read(tensor), numbers), tensor
+    assert checkpoint.check() == ()
+
+
+@pytest.mark.parametrize("name", ["compressed-tensors-w4a16", "block-fp8", "modelopt-nvfp4"])
+def test_a_packed_checkpoint_is_no_baseline(made: Callable[[str], Path], name: str) -> None:
+    with pytest.raises(CheckpointError, match="a baseline is a dense one") as raised:
+        check_dense(made(name))
+
+    assert "\n" not in str(raised.value)
+
+
+def put(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Edit:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name] = change(tensors[name])
+
+    return edit
+
+
+def drop(name: str) -> Edit:
+    return lambda tensors: tensors.pop(name)
+
+
+def first(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        changed = tensor.float()
+        changed.view(-1)[0] = value
+        return changed.to(tensor.dtype)
+
+    return change
+
+
+def unpacked(weight: str, *parts: str) -> Edit:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        shape = tensors[f"{LAYER}.weight_scale"].shape[0]
+        for part in parts:
+            tensors.pop(f"{LAYER}.{part}", None)
+        tensors[weight] = torch.ones(shape, 128, dtype=torch.bfloat16)
+
+    return edit
+
+
+SCALE = f"{LAYER}.weight_scale"
+PACKED = f"{LAYER}.weight_packed"
+INVERSE = f"{LAYER}.weight_scale_inv"
+# Of each format: what was done to the layer's tensors, the kind of the one line, and a word of it.
+DEFECTS: dict[str, list[tuple[Edit, str, str]]] = {
+    "compressed-tensors-w8a8": [
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (drop(WEIGHT), "packing", "weight is missing"),
+        (put(SCALE, first(0.0)), "scale", "1 of 384 values is zero"),
+        (put(SCALE, first(float("nan"))), "scale", "1 of 384 values is not finite"),
+        (put(SCALE, first(-1.0)), "scale", "negative"),
+        (put(SCALE, lambda scale: scale[:-1]), "scale", "has shape"),
+        (unpacked(WEIGHT, "weight_scale"), "packing", "stored as BF16, and config.json says it is packed"),
+    ],
+    "compressed-tensors-w4a16": [
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (drop(PACKED), "packing", "weight_packed is missing"),
+        (drop(f"{LAYER}.weight_shape"), "packing", "weight_shape says nothing"),
+        (put(f"{LAYER}.weight_shape", lambda shape: shape + 8), "packing", "weight_shape says"),
+        (put(SCALE, first(0.0)), "scale", "zero"),
+        (put(SCALE, first(float("inf"))), "scale", "not finite"),
+        (put(SCALE, lambda scale: scale[:, :2]), "scale", "has shape"),
+        (put(PACKED, lambda words: words.long()), "packing", "stored as I64"),
+    ],
+    "compressed-tensors-w4a16-asym": [
+        (drop(f"{LAYER}.weight_zero_point"), "scale", "weight_zero_point is missing"),
+        (put(f"{LAYER}.weight_zero_point", lambda zero: zero[:-1]), "scale", "weight_zero_point has shape"),
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (put(SCALE, first(0.0)), "scale", "zero"),
+        (put(SCALE, first(float("nan"))), "scale", "not finite"),
+        (drop(PACKED), "packing", "weight_packed is missing"),
+    ],
+    "compressed-tensors-fp8": [
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (put(SCALE, first(0.0)), "scale", "zero"),
+        (put(SCALE, first(float("nan"))), "scale", "not finite"),
+        (put(SCALE, lambda scale: scale[:-1]), "scale", "has shape"),
+        (drop(WEIGHT), "packing", "weight is missing"),
+        (unpacked(WEIGHT, "weight_scale"), "packing", "stored as BF16, and config.json says it is packed"),
+    ],
+    "block-fp8": [
+        (drop(INVERSE), "scale", "weight_scale_inv is missing"),
+        (drop(WEIGHT), "packing", "weight is missing"),
+        (put(INVERSE, first(0.0)), "scale", "zero"),
+        (put(INVERSE, first(float("inf"))), "scale", "not finite"),
+        (put(INVERSE, lambda scale: scale[:, :1]), "scale", "has shape"),
+        (put(WEIGHT, lambda codes: codes.bfloat16()), "packing", "next to scales of float8 codes"),
+    ],
+    "modelopt-fp8": [
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (drop(WEIGHT), "packing", "weight is missing"),
+        (put(SCALE, lambda scale: scale * 0), "scale", "zero"),
+        (put(SCALE, lambda scale: scale * float("nan")), "scale", "not finite"),
+        (put(SCALE, lambda scale: torch.ones(7)), "scale", "has shape"),
+        (put(WEIGHT, lambda codes: codes.bfloat16()), "packing", "stored as BF16"),
+    ],
+    "modelopt-nvfp4": [
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (drop(f"{SCALE}_2"), "scale", "weight_scale_2 is missing"),
+        (drop(WEIGHT), "packing", "weight is missing"),
+        (put(SCALE, first(0.0)), "scale", "zero"),
+        (put(f"{SCALE}_2", lambda scale: scale * float("inf")), "scale", "not finite"),
+        (put(SCALE, lambda scale: scale[:, :1]), "scale", "has shape"),
+        (put(WEIGHT, lambda codes: codes.bfloat16()), "packing", "stored as BF16"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "kind", "words"),
+    [pytest.param(name, *row, id=f"{name}-{row[2]}") for name, rows in DEFECTS.items() for row in rows],
+)
+def test_a_defect_is_one_line_that_names_the_layer(
+    made: Callable[[str], Path], tmp_path: Path, name: str, edit: Edit, kind: str, words: str
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(made(name), folder)
+
+    checkpoint = open_checkpoint(edit_tensors(folder, edit))
+
+    (defect,) = checkpoint.check()
+    assert (defect.tensor, defect.kind) == (WEIGHT, kind)
+    assert words in defect.reason
+    assert "\n" not in defect.reason
+    assert readable(checkpoint) >= 49
+
+
+def readable(checkpoint: Checkpoint) -> int:
+    """Return how many tensors can be read; reading raises nothing."""
+    return sum(checkpoint.read(name).numel() > 0 for name in checkpoint.files.entries)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("compressed-tensors-w8a8", "ignore"),
+        ("compressed-tensors-w4a16", "ignore"),
+        ("block-fp8", "modules_to_not_convert"),
+    ],
+)
+def test_a_packed_layer_that_the_config_leaves_as_it_was_is_named(
+    made: Callable[[str], Path], tmp_path: Path, name: str, key: str
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(made(name), folder)
+
+    checkpoint = open_checkpoint(edit_config(folder, lambda stated: stated.__setitem__(key, ["lm_head", LAYER])))
+
+    assert checkpoint.check() == (Defect(WEIGHT, "packing", "packed, and config.json says it is left as it was"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "words"),
+    [
+        ("compressed-tensors-w4a16", {"format": "marlin-24", "config_groups": {"a": {"weights": {}}}}, "marlin-24"),
+        ("compressed-tensors-w4a16", {"config_groups": {}}, "config_groups"),
+        ("compressed-tensors-w4a16", {"transform_config": {"config_groups": {"u": {}}}}, "transforms"),
+        ("compressed-tensors-w4a16", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse"),
+        ("block-fp8", {"weight_block_size": [0, "x"]}, "weight_block_size"),
+    ],
+)
+def test_a_variant_without_a_reader_is_refused_by_its_name(
+    made: Callable[[str], Path], tmp_path: Path, name: str, edit: dict[str, Any], words: str
+) -> None:
+    folder = tmp_path / "variant"
+    shutil.copytree(made(name), folder)
+
+    with pytest.raises(CheckpointError, match="save it dequantised") as raised:
+        open_checkpoint(edit_config(folder, lambda stated: stated.update(edit)))
+
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "read"), [("FP8", True), ("NVFP4", True), ("W4A8_AWQ", False), ("MXFP8", False), (None, False)]
+)
+def test_modelopt_is_read_where_its_algorithm_is(tmp_path: Path, algorithm: str | None, read: bool) -> None:
+    folder = tmp_path / "model"
+    write_modelopt(folder, algorithm if algorithm in ("FP8", "NVFP4") else "FP8")
+    path = folder / "hf_quant_config.json"
+    path.write_text(json.dumps({"quantization": {"quant_algo": algorithm, "exclude_modules": ["lm_head"]}}))
+
+    if read:
+        assert open_checkpoint(folder).check() == ()
+    else:
+        with pytest.raises(CheckpointError, match="quant_algo"):
+            open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("target", ["re:(a+)+$", "re:[", "re:" + "a" * 600, "re:.*.*.*.*x", 7, None])
+def test_odd_patterns_of_a_config_take_no_time_and_match_nothing(
+    made: Callable[[str], Path], tmp_path: Path, target: object
+) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(made("compressed-tensors-w8a8"), folder)
+
+    checkpoint = open_checkpoint(edit_config(folder, lambda stated: stated.__setitem__("ignore", ["lm_head", target])))
+
+    assert checkpoint.check() == ()

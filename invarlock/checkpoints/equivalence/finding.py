@@ -1,0 +1,139 @@
+"""Finding what maps a subject onto its baseline, and reading both in the form that is left to compare."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from invarlock.checkpoints.equivalence import norms, orders, rotation, scales
+from invarlock.checkpoints.equivalence.anatomy import Anatomy, describe
+from invarlock.checkpoints.equivalence.sides import Removed, Sides
+from invarlock.checkpoints.formats.interface import Checkpoint, Defect, Storage
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+
+# Tensors that are read again soon stay in memory: the last two, and more up to so many bytes.
+RECENT_BYTES = 1 << 28
+# A head is the embedding in another form where so much is left of their relative difference at most.
+UNTIED_LEFT = 0.3
+
+CONTRACT: Mapping[str, Any] = {
+    "form": "each matrix after the steps that bring the subject nearest to its baseline and leave its function",
+    "norms": "folded into the matrices that read them, on both sides",
+    "rotation": "Procrustes of the embeddings; W Q where the residual stream is read, Q^T W where it is written",
+    "scales": "<w_baseline, w_subject> / <w_baseline, w_baseline>, row by row of up and value projections",
+    "orders": "nearest rows by cosine: gates, heads, rows of routers",
+    "limits": {
+        "norms_left": [norms.MOST_LEFT, norms.LEAST_HELPED],
+        "rotation_from": rotation.SAME,
+        "rotation_left": [rotation.MOST_LEFT, rotation.MOST_LEFT_OF_CHANGE],
+        "scales_left": scales.MOST_LEFT,
+        "value_rotation_left": scales.MOST_LEFT_BY_ROTATION,
+        "in_place": orders.IN_PLACE,
+        "found": orders.FOUND,
+        "untied_left": UNTIED_LEFT,
+    },
+    "arithmetic": "float32, Procrustes float64",
+}
+
+
+@dataclass
+class RecentTensors:
+    """A checkpoint that keeps the tensors read last."""
+
+    stored: Checkpoint
+    _kept: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict)
+
+    @property
+    def files(self) -> CheckpointFiles:
+        return self.stored.files
+
+    def read(self, name: str) -> torch.Tensor:
+        if name not in self._kept:
+            self._kept[name] = self.stored.read(name)
+        self._kept.move_to_end(name)
+        while len(self._kept) > 2 and sum(tensor.nbytes for tensor in self._kept.values()) > RECENT_BYTES:
+            self._kept.popitem(last=False)
+        return self._kept[name]
+
+    def storage(self) -> Storage:
+        return self.stored.storage()
+
+    def check(self) -> tuple[Defect, ...]:
+        return self.stored.check()
+
+
+def find_equivalence(base: Checkpoint, own: Checkpoint) -> Sides:
+    """Return both sides in the form in which they are compared, with what was removed of the subject.
+
+    Every step leaves the function of the subject as it is, so no defect of it can be explained away: what is left is
+    the whole of its difference from the baseline. A step is used only where it makes that smaller.
+
+    Args:
+        base: the baseline.
+        own: the subject, under the baseline's names.
+
+    Raises:
+        CheckpointError: when there is no table for the model type.
+    """
+    head = next(iter(own.files.with_role("head")), None)
+    anatomy = describe(base.files, head)
+    sides = Sides(RecentTensors(base), RecentTensors(own))
+    if anatomy is None:
+        return sides.skip("all", f"its norms follow what they would be folded into, model_type {base.files.model_type}")
+    sides = _with_heads(sides, anatomy)
+    sides = _residual_stream(sides, anatomy)
+    for attention in anatomy.attentions:
+        sides = orders.order_heads(sides, attention)
+        sides = scales.undo_value_rotations(sides, attention)
+        sides = scales.undo_value_scales(sides, attention)
+    for experts in anatomy.experts:
+        sides = orders.order_experts(sides, experts)
+    for ffn in anatomy.feedforwards:
+        sides = orders.order_units(sides, ffn)
+        sides = scales.undo_unit_scales(sides, ffn)
+    return replace(sides, removed=_by_kind(sides.removed), skipped=tuple(dict.fromkeys(sides.skipped)))
+
+
+def _with_heads(sides: Sides, anatomy: Anatomy) -> Sides:
+    """Return both sides with the embedding as the head where a side stores none."""
+    head = anatomy.head
+    if head is None:
+        return sides
+    if head.tensor not in sides.base.files.shapes:
+        return replace(sides, base_sources={head: anatomy.tokens})
+    if head.tensor not in sides.own.files.shapes:
+        return replace(sides, own_sources={head: anatomy.tokens})
+    return sides
+
+
+def _residual_stream(sides: Sides, anatomy: Anatomy) -> Sides:
+    """Return both sides with norms folded and the residual stream rotated back, where the subject needs it."""
+    folded = norms.fold(sides, anatomy)
+    turned = rotation.undo_rotation(folded, anatomy)
+    names, largest = norms.largest_change(sides, anatomy)
+    if not turned.removed and not (names and norms.are_folded(sides, anatomy)):
+        return replace(sides, skipped=turned.skipped)
+    if names:
+        turned = turned.remove("norms", names, largest)
+    head = anatomy.head
+    if head is not None and head in turned.base_sources and turned.has(head):
+        base, own = turned.pair(head)
+        left = float(torch.linalg.vector_norm(own - base) / torch.linalg.vector_norm(base))
+        if left < UNTIED_LEFT:
+            return turned.remove("untied head", [head.label], left)
+    return turned
+
+
+def _by_kind(removed: tuple[Removed, ...]) -> tuple[Removed, ...]:
+    """Return what was removed, the modules of one kind together."""
+    kinds: dict[str, Removed] = {}
+    for one in removed:
+        before = kinds.get(one.kind)
+        sizes = [part.largest for part in (before, one) if part is not None and part.largest is not None]
+        modules = (*(before.modules if before else ()), *one.modules)
+        kinds[one.kind] = Removed(one.kind, modules, max(sizes, default=None))
+    return tuple(kinds.values())

@@ -1,0 +1,76 @@
+"""The second symmetry: an orthogonal rotation of the residual stream (QuaRot, SpinQuant).
+
+x becomes x Q: the embeddings become E Q, a matrix that reads the stream W Q, and one that writes to it Qᵀ W. With all
+norms folded, RMSNorm commutes with Q; LayerNorm where Q keeps the mean. Q is found by Procrustes on the embeddings
+(Schönemann 1966).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from invarlock.checkpoints.equivalence.anatomy import Anatomy, Site
+from invarlock.checkpoints.equivalence.sides import Sides, energy
+from invarlock.checkpoints.equivalence.steps import Step, Turn
+
+# Embeddings nearer than this are not rotated: rounding to 4 bits moves them by 0.15 at most.
+SAME = 0.3
+# What is left after the rotation, relative to the embeddings, and relative to what it was.
+MOST_LEFT = 0.4
+MOST_LEFT_OF_CHANGE = 0.5
+# A rotation keeps the mean where it takes the vector of ones to itself.
+KEEPS_MEAN = 0.01
+# Rows of the embeddings that are worked on together.
+SLICE_ROWS = 8192
+
+
+def undo_rotation(sides: Sides, anatomy: Anatomy) -> Sides:
+    """Return both sides with the subject's residual stream rotated back, unchanged where it is not rotated.
+
+    Args:
+        sides: with all norms folded.
+        anatomy: of the baseline.
+    """
+    if not sides.has(*anatomy.embeddings):
+        return sides
+    base, own = sides.pair(anatomy.tokens)
+    scale = math.sqrt(energy(base))
+    change = math.sqrt(energy(own - base)) / scale if scale > 0 else 0.0
+    if change < SAME:
+        return sides
+    rotation = find_rotation(base, own)
+    left = math.sqrt(_left(base, own, rotation)) / scale
+    if left > MOST_LEFT or left > MOST_LEFT_OF_CHANGE * change:
+        return sides
+    if anatomy.fixed is not None:
+        return sides.skip("rotation", anatomy.fixed)
+    ones = torch.ones(len(rotation))
+    if anatomy.subtracts_mean and float((rotation.mT @ ones - ones).abs().max()) > KEEPS_MEAN:
+        return sides.skip("rotation", "the norms subtract the mean, which the rotation does not keep")
+    reads, writes = Turn("inputs", rotation), Turn("outputs", rotation)
+    steps: dict[Site, tuple[Step, ...]] = dict.fromkeys((*anatomy.embeddings, *anatomy.readers), (reads,))
+    if anatomy.head is not None:
+        steps[anatomy.head] = (reads,)
+    steps |= dict.fromkeys(anatomy.writers, (writes,))
+    return sides.with_steps(steps).remove("rotation", [site.label for site in steps], change)
+
+
+def find_rotation(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Return the orthogonal Q for which own Q is nearest to base, float32, shape (features, features)."""
+    product = torch.zeros(own.shape[1], base.shape[1], dtype=torch.float64)
+    for first in range(0, len(base), SLICE_ROWS):
+        part = slice(first, first + SLICE_ROWS)
+        product += own[part].double().mT @ base[part].double()
+    left, _, right = torch.linalg.svd(product)
+    rotation: torch.Tensor = left @ right
+    return rotation.float()
+
+
+def _left(base: torch.Tensor, own: torch.Tensor, rotation: torch.Tensor) -> float:
+    """Return the squared difference that a rotation leaves."""
+    return sum(
+        energy(own[first : first + SLICE_ROWS] @ rotation - base[first : first + SLICE_ROWS])
+        for first in range(0, len(base), SLICE_ROWS)
+    )

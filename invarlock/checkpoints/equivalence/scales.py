@@ -1,0 +1,122 @@
+"""The fourth symmetry: what an output of one matrix is multiplied by, the next may divide its input by.
+
+Rows of an up projection and columns of its down projection; rows of a value projection (or a rotation of a head's) and
+columns of the output projection. A scale s is estimated by least squares against the baseline's row,
+s = <w_baseline, w_subject> / <w_baseline, w_baseline>: lengths of rows are biased by the noise of rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from invarlock.checkpoints.equivalence.anatomy import Attention, FeedForward, Rows, Site
+from invarlock.checkpoints.equivalence.rotation import find_rotation
+from invarlock.checkpoints.equivalence.sides import Sides, energy
+from invarlock.checkpoints.equivalence.steps import Scale, Step, TurnHeads, apply
+
+# A row whose cosine with the baseline's is less has no scale.
+ALIKE = 0.5
+# A step is used where it leaves at most so much of the squared difference of each of both matrices: what does not meet
+# its inverse in the other makes that one worse.
+MOST_LEFT = 0.9
+# Heads are rotated back where scales leave more of the values than rounding does, and a rotation much less than they.
+LEAST_LEFT_BY_SCALES = 0.01
+MOST_LEFT_BY_ROTATION = 0.25
+
+
+def undo_unit_scales(sides: Sides, ffn: FeedForward) -> Sides:
+    """Return both sides with the scales between the subject's up and down projections undone."""
+    if not sides.has(ffn.up.site, ffn.down):
+        return sides
+    scales = _scales(*sides.pair_of_rows(ffn.up))
+    if ffn.freedom == "positive":
+        scales = torch.where(scales > 0, scales, 1.0)
+    steps = _undo(sides, ffn.up, ffn.down, scales, scales)
+    if not _helps(sides, steps, ffn.up, ffn.down):
+        return sides
+    if ffn.freedom == "none":
+        return sides.skip("unit scales", "the activation does not pass a scale on")
+    return sides.with_steps(steps).remove("unit scales", [ffn.up.site.label, ffn.down.label], _largest(scales))
+
+
+def undo_value_rotations(sides: Sides, attention: Attention) -> Sides:
+    """Return both sides with the rotations between the subject's value and output projections undone, head by head."""
+    value, output = attention.value, attention.output
+    if not sides.has(value.site, output):
+        return sides
+    base, own = sides.pair_of_rows(value)  # (groups, head size, inputs)
+    left = [_left_by_scales(*heads) for heads in zip(base, own, strict=True)]
+    if not left or max(left) < LEAST_LEFT_BY_SCALES:
+        return sides
+    # rows are features here: Q maps the subject's columns, taken as points, to the baseline's
+    rotations = torch.stack([find_rotation(before.mT, after.mT) for before, after in zip(base, own, strict=True)])
+    turned = rotations.mT @ own
+    share = energy(turned - base) / max(energy(base), 1e-300)
+    if share > MOST_LEFT_BY_ROTATION * energy(own - base) / max(energy(base), 1e-300):
+        return sides
+    inputs = torch.arange(attention.query.index.numel()).view(attention.query.index.shape)
+    repeats = len(inputs) // len(rotations)
+    steps: dict[Site, tuple[Step, ...]] = {
+        value.site: (TurnHeads("outputs", value.index, rotations),),
+        output: (TurnHeads("inputs", inputs, rotations.repeat_interleave(repeats, 0)),),
+    }
+    if not _helps(sides, steps, value, output):
+        return sides
+    change = (energy(own - base) / max(energy(base), 1e-300)) ** 0.5
+    return sides.with_steps(steps).remove("value rotations", [value.site.label, output.label], change)
+
+
+def undo_value_scales(sides: Sides, attention: Attention) -> Sides:
+    """Return both sides with the scales between the subject's value and output projections undone."""
+    value, output = attention.value, attention.output
+    if not sides.has(value.site, output):
+        return sides
+    base, own = sides.pair_of_rows(value)
+    scales = _scales(base.flatten(0, 1), own.flatten(0, 1))
+    groups, size = value.index.shape
+    repeats = len(attention.query.index) // groups
+    inputs = scales.view(groups, size).repeat_interleave(repeats, 0).flatten()
+    steps = _undo(sides, value, output, scales, inputs)
+    if not _helps(sides, steps, value, output):
+        return sides
+    return sides.with_steps(steps).remove("value scales", [value.site.label, output.label], _largest(scales))
+
+
+def _scales(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Return the scale of each row, 1 where the rows are not alike; shape (rows,)."""
+    base, own = base.double(), own.double()
+    along, length = (base * own).sum(dim=1), base.square().sum(dim=1)
+    alike = along.abs() > ALIKE * (length * own.square().sum(dim=1)).sqrt()
+    return torch.where(alike & (length > 0), along / length, 1.0).float()
+
+
+def _left_by_scales(base: torch.Tensor, own: torch.Tensor) -> float:
+    """Return the share of the squared rows that their scales do not explain."""
+    total = energy(own)
+    return energy(own - _scales(base, own)[:, None] * base) / total if total > 0 else 0.0
+
+
+def _undo(
+    sides: Sides, rows: Rows, reader: Site, outputs: torch.Tensor, inputs: torch.Tensor
+) -> dict[Site, tuple[Step, ...]]:
+    factors = torch.ones(sides.outputs(rows.site))
+    factors[rows.index.flatten()] = 1 / outputs
+    return {rows.site: (Scale("outputs", factors),), reader: (Scale("inputs", inputs),)}
+
+
+def _helps(sides: Sides, steps: dict[Site, tuple[Step, ...]], rows: Rows, reader: Site) -> bool:
+    """Return whether the steps leave less of the difference of each of both matrices."""
+    for site in (rows.site, reader):
+        base, own = sides.pair(site)
+        undone = apply(steps[site], own)
+        if site == rows.site:
+            index = rows.index.flatten()
+            base, own, undone = base[index], own[index], undone[index]
+        if not energy(undone - base) < MOST_LEFT * energy(own - base):
+            return False
+    return True
+
+
+def _largest(scales: torch.Tensor) -> float:
+    sizes = scales.abs()
+    return max(float(sizes.max()), float(1 / sizes.min()))

@@ -1,0 +1,127 @@
+"""Both checkpoints while their equivalence is found: matrices as they are after the steps found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from invarlock.checkpoints.equivalence.anatomy import Rows, Site
+from invarlock.checkpoints.equivalence.steps import Step, apply
+from invarlock.checkpoints.formats.interface import Checkpoint
+
+Steps = Mapping[Site, tuple[Step, ...]]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """One kind of difference that was removed: of which modules, and the largest of them.
+
+    ``largest`` is a factor for scales, a relative change for rotations, and a number of features for orders.
+    """
+
+    kind: str
+    modules: tuple[str, ...]
+    largest: float | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One kind of difference that was seen and cannot be removed, and why."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A baseline and a subject whose tensors have the same names, and the steps that bring both into one form.
+
+    Attributes:
+        base: the baseline.
+        own: the subject.
+        base_steps: steps on matrices of the baseline.
+        own_steps: steps on matrices of the subject, by the baseline's site.
+        base_sources: where a matrix of the baseline is stored, if it is another tensor.
+        own_sources: likewise of the subject: an expert with another number.
+    """
+
+    base: Checkpoint
+    own: Checkpoint
+    base_steps: Steps = field(default_factory=dict)
+    own_steps: Steps = field(default_factory=dict)
+    base_sources: Mapping[Site, Site] = field(default_factory=dict)
+    own_sources: Mapping[Site, Site] = field(default_factory=dict)
+    removed: tuple[Removed, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    def has(self, *sites: Site) -> bool:
+        """Return whether both sides have all of these matrices, in one shape."""
+        stored = [(self.base_sources.get(site, site), self.own_sources.get(site, site)) for site in sites]
+        return all(
+            base.tensor in self.base.files.shapes
+            and self.base.files.shapes[base.tensor] == self.own.files.shapes.get(own.tensor)
+            for base, own in stored
+        )
+
+    def outputs(self, site: Site) -> int:
+        """Return how many outputs a matrix of the baseline has."""
+        name = self.base_sources.get(site, site).tensor
+        shape = self.base.files.shapes[name]
+        return shape[-1] if self.base.files.modules[name].transposed else shape[-2]
+
+    def base_matrix(self, site: Site) -> torch.Tensor:
+        """Return a matrix of the baseline in its form, out x in, float32."""
+        return apply(self.base_steps.get(site, ()), _stored(self.base, self.base_sources.get(site, site)))
+
+    def own_matrix(self, site: Site) -> torch.Tensor:
+        """Return the subject's matrix for a site of the baseline, out x in, float32."""
+        return apply(self.own_steps.get(site, ()), _stored(self.own, self.own_sources.get(site, site)))
+
+    def pair(self, site: Site) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a matrix of both sides, what is not finite as zero, so that one number does not hide the others."""
+        base, own = self.base_matrix(site), self.own_matrix(site)
+        return torch.nan_to_num(base, 0.0, 0.0, 0.0), torch.nan_to_num(own, 0.0, 0.0, 0.0)
+
+    def pair_of_rows(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return some rows of both sides, of shape ``rows.index`` and the inputs."""
+        base, own = self.pair(rows.site)
+        return base[rows.index.to(base.device)], own[rows.index.to(own.device)]
+
+    def vector(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a tensor of one dimension of both sides, float32."""
+        return self.base.read(name).float(), self.own.read(name).float()
+
+    def with_steps(
+        self, own: Mapping[Site, Sequence[Step]], base: Mapping[Site, Sequence[Step]] | None = None
+    ) -> Sides:
+        """Return both sides after more steps."""
+        return replace(self, own_steps=_joined(self.own_steps, own), base_steps=_joined(self.base_steps, base or {}))
+
+    def with_own_sources(self, sources: Mapping[Site, Site]) -> Sides:
+        """Return both sides with other tensors of the subject for sites of the baseline."""
+        return replace(self, own_sources={**self.own_sources, **sources})
+
+    def remove(self, kind: str, modules: Sequence[str], largest: float | None) -> Sides:
+        return replace(self, removed=(*self.removed, Removed(kind, tuple(modules), largest)))
+
+    def skip(self, kind: str, reason: str) -> Sides:
+        return replace(self, skipped=(*self.skipped, Skipped(kind, reason)))
+
+
+def _joined(one: Steps, other: Mapping[Site, Sequence[Step]]) -> Steps:
+    return {**one, **{site: (*one.get(site, ()), *steps) for site, steps in other.items()}}
+
+
+def _stored(checkpoint: Checkpoint, site: Site) -> torch.Tensor:
+    tensor = checkpoint.read(site.tensor)
+    if site.expert is not None:
+        tensor = tensor[site.expert]
+    module = checkpoint.files.modules[site.tensor]
+    return (tensor.mT if module.transposed else tensor).float()
+
+
+def energy(matrix: torch.Tensor) -> float:
+    """Return the sum of squares."""
+    return float(matrix.double().square().sum())

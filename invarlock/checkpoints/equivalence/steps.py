@@ -1,0 +1,89 @@
+"""What brings a matrix of one checkpoint into the form of another: scales, orders and rotations of its features.
+
+Example::
+
+    down = apply((Order("inputs", order), Scale("inputs", scales)), down)   # hidden units back in their places
+
+A matrix is out x in. A step acts on its outputs (rows) or on its inputs (columns), whatever the layout of its tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Side = Literal["inputs", "outputs"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply each feature by its own number, shape (features,)."""
+
+    side: Side
+    factors: torch.Tensor
+
+    def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows * self.factors.to(rows)[:, None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Take the features in another order: the new feature ``i`` is the old feature ``order[i]``."""
+
+    side: Side
+    order: torch.Tensor
+
+    def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows[self.order.to(rows.device)]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Rotate the features: x becomes x Q; ``rotation`` is Q, shape (features, features)."""
+
+    side: Side
+    rotation: torch.Tensor
+
+    def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.rotation.to(rows).mT @ rows
+
+
+@dataclass(frozen=True)
+class TurnHeads:
+    """Rotate the features of each head by its own Q; the others stay.
+
+    Attributes:
+        features: of each head, shape (heads, head size).
+        rotations: shape (heads, head size, head size).
+    """
+
+    side: Side
+    features: torch.Tensor
+    rotations: torch.Tensor
+
+    def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        turned = rows.clone()
+        features = self.features.to(rows.device)
+        turned[features.flatten()] = (self.rotations.to(rows).mT @ rows[features]).flatten(0, 1)
+        return turned
+
+
+Step = Scale | Order | Turn | TurnHeads
+
+
+def apply(steps: Iterable[Step], matrix: torch.Tensor) -> torch.Tensor:
+    """Return a matrix, out x in, after some steps."""
+    for step in steps:
+        matrix = step.on_rows(matrix.mT).mT if step.side == "inputs" else step.on_rows(matrix)
+    return matrix
+
+
+def apply_to_outputs(steps: Iterable[Step], outputs: torch.Tensor) -> torch.Tensor:
+    """Return what a layer gives, shape (tokens, features), as it would give it after some steps on its matrix."""
+    for step in steps:
+        if step.side == "outputs":
+            outputs = step.on_rows(outputs.mT).mT
+    return outputs

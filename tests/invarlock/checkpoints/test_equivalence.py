@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equivalent_models as made
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import CONFIGS
+
+from invarlock.checkpoints.equivalence.anatomy import Site
+from invarlock.checkpoints.equivalence.finding import find_equivalence
+from invarlock.checkpoints.equivalence.orders import find_order
+from invarlock.checkpoints.equivalence.rotation import find_rotation
+from invarlock.checkpoints.equivalence.sides import Sides
+from invarlock.checkpoints.storage_format import open_checkpoint
+
+EMBEDDED = Path(__file__).parents[3] / "suites" / "embedded"
+Make = Callable[[Any], None]
+TRAINED = ("mistral-tiny", "mixtral-tiny", "qwen2-tiny")
+# transformers leaves it untyped
+AUTO_MODEL: Any = transformers.AutoModelForCausalLM
+RANDOM = ("gpt2", "gemma", "phi")
+
+
+def load(name: str) -> Any:
+    if name in TRAINED:
+        return AUTO_MODEL.from_pretrained(EMBEDDED / name, dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    model = AUTO_MODEL.from_config(CONFIGS[name]()).eval()
+    made.make_uneven(model)
+    return model
+
+
+def folded_and_rotated(model: Any) -> None:
+    made.fold_norms(model)
+    made.rotate(model)
+
+
+SYMMETRIES: dict[str, tuple[Make, set[str]]] = {
+    "folded": (made.fold_norms, {"norms"}),
+    "smoothed": (made.smooth, {"norms", "value scales", "unit scales"}),
+    "rotated": (folded_and_rotated, {"norms", "rotation"}),
+    "values rotated": (made.rotate_values, {"value rotations"}),
+    "units": (made.shuffle_units, {"units"}),
+    "heads": (made.shuffle_heads, {"heads"}),
+    "experts": (made.shuffle_experts, {"experts"}),
+}
+CASES = [
+    (name, symmetry)
+    for name in (*TRAINED, *RANDOM)
+    for symmetry in SYMMETRIES
+    # GPT-2's head is its embedding, and only Mixtral has experts
+    if not (symmetry == "rotated" and name == "gpt2") and (symmetry != "experts" or name == "mixtral-tiny")
+]
+
+
+@pytest.fixture(scope="module")
+def baselines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name)
+            load(name).save_pretrained(folders[name])
+        return folders[name]
+
+    return folder
+
+
+def compared(base: Path, model: Any, folder: Path) -> Sides:
+    model.save_pretrained(folder)
+    return find_equivalence(open_checkpoint(base), open_checkpoint(folder))
+
+
+def differences(sides: Sides) -> dict[str, float]:
+    """Return |S - B| / |B| of every matrix in the form in which both are compared."""
+    found = {}
+    for name, shape in sides.base.files.shapes.items():
+        sites = [Site(name, expert) for expert in range(shape[0])] if len(shape) == 3 else [Site(name)]
+        for site in sites if len(shape) > 1 else []:
+            base, own = sides.base_matrix(site), sides.own_matrix(site)
+            found[site.label] = float(torch.linalg.vector_norm(own - base) / torch.linalg.vector_norm(base))
+    return found
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(torch.arange(24)[None] * 7 % model.config.vocab_size).logits
+        return found
+
+
+@pytest.mark.parametrize(("name", "symmetry"), CASES)
+def test_the_same_function_has_the_same_form(
+    name: str, symmetry: str, baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = baselines(name)
+    model = load(name)
+    before = logits(model)
+
+    SYMMETRIES[symmetry][0](model)
+    sides = compared(base, model, tmp_path)
+
+    torch.testing.assert_close(logits(model), before, rtol=2e-3, atol=2e-3)
+    assert max(differences(sides).values()) < 1e-4
+    kinds = {one.kind for one in sides.removed}
+    ungated = {"unit scales"} if name in ("gpt2", "phi") else set()
+    assert kinds - {"untied head"} == SYMMETRIES[symmetry][1] - ungated
+    assert not sides.skipped
+
+
+@pytest.mark.parametrize(("name", "symmetry"), CASES)
+def test_rounding_after_it_is_what_is_left(
+    name: str, symmetry: str, baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load(name)
+
+    SYMMETRIES[symmetry][0](model)
+    made.round_weights(model)
+    sides = compared(baselines(name), model, tmp_path)
+
+    assert max(differences(sides).values()) < 0.3
+    assert SYMMETRIES[symmetry][1] - {"unit scales"} <= {one.kind for one in sides.removed}
+
+
+def prune(model: Any) -> None:
+    with torch.no_grad():
+        for block in made.blocks(model):
+            for part in (block.v, block.o, *(one for ffn in block.feedforwards for one in (ffn.up, ffn.down))):
+                part.weight.mul_(part.weight.abs() > part.weight.abs().median())
+
+
+def zero_units(model: Any) -> None:
+    with torch.no_grad():
+        for block in made.blocks(model):
+            block.feedforwards[0].up.weight[:8] = 0
+            block.feedforwards[0].down.weight[:, :8] = 0
+
+
+def scale_up(model: Any) -> None:
+    up = next(made.blocks(model)).feedforwards[0].up
+    up.scale_outputs(torch.full((len(up.weight),), 1.05))
+
+
+def scale_norm(model: Any) -> None:
+    with torch.no_grad():
+        next(made.blocks(model)).norms[0][0].weight.mul_(1.5)
+
+
+def break_tie(model: Any) -> None:
+    made.untie(model)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.1)
+
+
+def break_values(model: Any) -> None:
+    block = next(made.blocks(model))
+    block.v.turn_outputs(made.orthogonal(len(block.v.weight), 1))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda model: None, made.round_weights, prune, zero_units, scale_up, scale_norm, break_tie, break_values]
+)
+@pytest.mark.parametrize("name", ["qwen2-tiny", "phi"])
+def test_what_is_no_symmetry_stays_as_it_is(
+    change: Make, name: str, baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load(name)
+
+    change(model)
+    sides = compared(baselines(name), model, tmp_path)
+
+    assert (sides.removed, sides.skipped) == ((), ())
+    assert (dict(sides.own_steps), dict(sides.base_steps), dict(sides.own_sources)) == ({}, {}, {})
+
+
+def test_all_symmetries_at_once_are_undone(baselines: Callable[[str], Path], tmp_path: Path) -> None:
+    model = load("mixtral-tiny")
+    before = logits(model)
+
+    for change in (made.shuffle_units, made.shuffle_heads, made.shuffle_experts, made.rotate_values, made.fold_norms):
+        change(model)
+    made.rotate(model)
+    for block in made.blocks(model):
+        for ffn in block.feedforwards:
+            made.scale_units(ffn, torch.linspace(0.5, 2.0, len(ffn.up.weight)))
+    sides = compared(baselines("mixtral-tiny"), model, tmp_path)
+
+    torch.testing.assert_close(logits(model), before, rtol=2e-3, atol=2e-3)
+    assert max(differences(sides).values()) < 1e-4
+    assert {one.kind for one in sides.removed} == {
+        "norms", "rotation", "units", "heads", "experts", "value rotations", "unit scales"
+    }  # fmt: skip
+
+
+def test_a_rotation_that_layer_norm_does_not_pass_is_said(baselines: Callable[[str], Path], tmp_path: Path) -> None:
+    model = load("phi")
+
+    made.fold_norms(model)
+    with torch.no_grad():
+        embedding = model.get_input_embeddings().weight
+        embedding.copy_(embedding @ made.orthogonal(embedding.shape[1], 5))
+    sides = compared(baselines("phi"), model, tmp_path)
+
+    assert [one.kind for one in sides.skipped] == ["rotation"]
+    assert "rotation" not in {one.kind for one in sides.removed}
+
+
+def test_scales_that_an_activation_does_not_pass_are_said(baselines: Callable[[str], Path], tmp_path: Path) -> None:
+    model = load("gpt2")
+
+    for block in made.blocks(model):
+        made.scale_units(block.feedforwards[0], torch.linspace(0.5, 2.0, len(block.feedforwards[0].up.weight)))
+    sides = compared(baselines("gpt2"), model, tmp_path)
+
+    assert [one.kind for one in sides.skipped] == ["unit scales"]
+    assert sides.removed == ()
+
+
+def mistaken_norm(model: Any) -> None:
+    made.fold_norms(model, skip=1)
+
+
+def mistaken_scale(model: Any) -> None:
+    made.smooth(model)
+    scale_up(model)
+
+
+def mistaken_rotation(model: Any) -> None:
+    folded_and_rotated(model)
+    with torch.no_grad():
+        block = next(made.blocks(model))
+        block.q.weight.copy_(block.q.weight @ made.orthogonal(block.q.weight.shape[1], 9))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "modules", "least"),
+    [
+        (mistaken_norm, {f"self_attn.{part}_proj" for part in "qkv"}, 0.05),
+        (mistaken_scale, {"mlp.down_proj"}, 0.04),
+        (mistaken_rotation, {"self_attn.q_proj"}, 0.5),
+    ],
+)
+def test_a_mistake_is_all_that_is_left(
+    mistake: Make, modules: set[str], least: float, baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load("mistral-tiny")
+
+    mistake(model)
+    left = differences(compared(baselines("mistral-tiny"), model, tmp_path))
+
+    wrong = {f"model.layers.0.{module}.weight" for module in modules}
+    assert {name for name, change in left.items() if change > 1e-4} == wrong
+    assert min(left[name] for name in wrong) > least
+
+
+@given(st.integers(0, 2**32), st.integers(2, 40), st.floats(0, 0.1))
+def test_an_order_is_found_under_noise(seed: int, rows: int, noise: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(rows, 64, generator=generator)
+    order = torch.randperm(rows, generator=generator)
+    own = torch.empty_like(base)
+    own[order] = base * (0.5 + torch.rand(rows, 1, generator=generator))
+    own += noise * torch.randn(rows, 64, generator=generator) * 0.5
+
+    found = find_order(base, own)
+
+    assert (torch.arange(rows) if found is None else found).tolist() == order.tolist()
+
+
+@given(st.integers(0, 2**32), st.integers(2, 20))
+def test_a_rotation_is_found_from_more_points_than_features(seed: int, features: int) -> None:
+    base = torch.randn(3 * features, features, generator=torch.Generator().manual_seed(seed))
+    rotation = made.orthogonal(features, seed % 2**31)
+
+    found = find_rotation(base, base @ rotation)
+
+    torch.testing.assert_close(found, rotation.mT, rtol=1e-3, atol=1e-4)

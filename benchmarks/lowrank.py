@@ -23,8 +23,7 @@ def matrix(rows: int, columns: int) -> torch.Tensor:
     left = torch.randn(rows, LEADING, generator=generator)
     right = torch.randn(LEADING, columns, generator=generator)
     strength = 8 / torch.arange(1, LEADING + 1).sqrt()
-    made: torch.Tensor = torch.randn(rows, columns, generator=generator) + (left * strength) @ right / LEADING**0.5
-    return made
+    return torch.randn(rows, columns, generator=generator) + (left * strength) @ right / LEADING**0.5
 
 
 def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
@@ -35,8 +34,7 @@ def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
 
 def full(weight: torch.Tensor, rank: int) -> torch.Tensor:
     left, singular, right = torch.linalg.svd(weight, full_matrices=False)
-    nearest: torch.Tensor = (left[:, :rank] * singular[:rank]) @ right[:rank]
-    return nearest
+    return (left[:, :rank] * singular[:rank]) @ right[:rank]
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from invarlock.errors import InvarLockError, UsageError, disk_refuses, printable
+from invarlock.errors import InvarLockError, disk_refuses, printable
 from invarlock.output import abandon_full_streams, flush_output, prepare_output, say_error
+from invarlock.problems import ExitCode
 
 # With 1 the traceback of an error is shown too; for people who work on InvarLock.
 TRACEBACK_VARIABLE = "INVARLOCK_TRACEBACK"
@@ -55,7 +56,7 @@ def run_command(work: Callable[[], int]) -> int:
     except InvarLockError as error:
         if not isinstance(error.__cause__, BrokenPipeError):
             _complain(error, str(error))
-        return error.exit_code if error.exit_code > 1 else UsageError.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
         say_error("interrupted")
         return INTERRUPTED
@@ -63,7 +64,7 @@ def run_command(work: Callable[[], int]) -> int:
         raise
     except BaseException as error:  # noqa: BLE001 - nothing passes here, not even the panic of a Rust extension
         _complain(error, explain(error))
-        return UsageError.exit_code
+        return ExitCode.USAGE
     finally:
         abandon_full_streams()
 

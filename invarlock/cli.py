@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 
 from invarlock.boundary import CommandParser, run_command
 from invarlock.catalog.edit_specs import EditName
-from invarlock.errors import InvarLockError, ReportError, UsageError
+from invarlock.errors import InvarLockError, UsageError
 from invarlock.output import say, say_error
+from invarlock.problems import Code, ExitCode
+from invarlock.problems.page import exit_codes_line
 from invarlock.reports.policy import profile_names, tier_names
 from invarlock.settings import unknown_variables
 from invarlock.settings.readers import host_word
@@ -25,9 +27,7 @@ from invarlock.staging import check_can_be_made
 Subparsers: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
 TUNED: tuple[EditName, ...] = ("quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd")
-EXIT_CODES = (
-    "exit codes: 0 done and, of evaluate, every gate holds; 1 a gate does not hold; 2 usage; 3 missing; 7 report"
-)
+EXIT_CODES = exit_codes_line(ExitCode.OK, ExitCode.GATE, ExitCode.USAGE, ExitCode.MISSING, ExitCode.REPORT)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -254,7 +254,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for gate in judge_gates(report, report["resolved_policy"]):
         say(f"{'holds ' if gate.holds else 'BROKEN'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
     say(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
-    return 0 if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else 1
+    return ExitCode.OK if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else ExitCode.GATE
 
 
 def _evaluate_in_container(options: argparse.Namespace) -> int:
@@ -273,6 +273,7 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from invarlock.jsonio import check_schema, dump_json, read_json
     from invarlock.named_files import check_result_file, write_result
+    from invarlock.packer.in_pack import in_pack
     from invarlock.packer.report_claims import join_envelopes, verify_envelope
     from invarlock.reports.page_files import page_problems
     from invarlock.reports.preset_files import read_preset
@@ -292,7 +293,7 @@ def _verify(options: argparse.Namespace) -> int:
     if options.baseline_report is not None:
         baseline = read_json(options.baseline_report)
         check_schema(baseline, "baseline_report", where=str(options.baseline_report))
-    worst = 0
+    worst = ExitCode.OK
     envelopes = {}
     for path in options.reports:
         report: dict[str, Any] = {}
@@ -300,7 +301,7 @@ def _verify(options: argparse.Namespace) -> int:
             report = read_json(path)
             problems = verify_report(report)
         except InvarLockError as error:
-            problems = [str(error)]
+            problems = in_pack(error, Code.REPORT_MALFORMED)
         if baseline is not None and not problems:
             problems = [*verify_baseline(baseline), *verify_against_baseline(report, baseline)]
         if preset is not None and not problems:
@@ -310,9 +311,9 @@ def _verify(options: argparse.Namespace) -> int:
         say(f"{path}: {'verified' if not problems else 'NOT VERIFIED'}")
         if preset is None and not problems and report["policy_provenance"]["preset_sha256"] is not None:
             say("  its limits are those of a preset, as the report says them; --preset FILE derives them again")
-        for line in problems:
-            say(f"  {line}")
-        worst = max(worst, ReportError.exit_code if problems else 0)
+        for problem in problems:
+            say(f"  {problem} [{problem.code}]")
+        worst = max(worst, ExitCode.REPORT if problems else ExitCode.OK)
         envelopes[str(path)] = verify_envelope(path.name, report, "evaluate", problems)
     if options.json_out is not None:
         write_result(options.json_out, dump_json(join_envelopes(envelopes)), "--json-out")

@@ -1,12 +1,16 @@
 """The one hierarchy of errors: everything that can go wrong and that a user can act on.
 
-A message says what was wrong, where (file and field) and what to do next, on one line. Each class carries
-the exit code that a command ends with when the error reaches it.
+A message says what was wrong, where (file and field) and what to do next, on one line. Each error holds the problems
+that it is about; its code gives the exit code of the command.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from invarlock.problems import Code, ExitCode, Problem
 
 # Controls, spaces that do not look like one, marks that turn the direction of writing or show nothing, halves of
 # surrogate pairs. They stand here one by one: what Python calls printable differs from version to version, and the
@@ -19,73 +23,128 @@ _NOT_SHOWN = re.compile(
 
 
 class InvarLockError(Exception):
-    """Base of every error that a user can act on."""
+    """Base of every error that a user can act on.
 
-    exit_code = 1
+    Args:
+        message: what was wrong and what to do; all of the text when ``problems`` are given.
+        where: the file, which the text of the error begins with.
+        field: the place in that file.
+        code: of the problem, by default that of the first problem given, else that of the class.
+        problems: what a check found, when the error is about that; at least one.
+    """
+
+    default_code: ClassVar[Code] = Code.USAGE_INVALID
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str = "",
+        field: str = "",
+        code: Code | None = None,
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        self.problems = tuple(problems) or (Problem(code or self.default_code, where, field, message),)
+        self.code = code or self.problems[0].code
+        super().__init__(message if problems else str(self.problems[0]))
+
+    def __reduce__(self) -> tuple[Callable[..., InvarLockError], tuple[object, ...]]:
+        return _rebuilt, (type(self), str(self), self.code, self.problems)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit code of a command that ends with this error."""
+        return self.code.exit_code
+
+    def document(self) -> dict[str, Any]:
+        """Return what a command prints with ``--json`` when it ends with this error."""
+        return {
+            "ok": False,
+            "exit_code": self.exit_code.value,
+            "code": self.code.value,
+            "message": str(self),
+            "errors": [problem.document() for problem in self.problems],
+        }
+
+
+def _rebuilt(kind: type[InvarLockError], message: str, code: Code, problems: tuple[Problem, ...]) -> InvarLockError:
+    return kind(message, code=code, problems=problems)
 
 
 class UsageError(InvarLockError):
     """An option, a variable or a combination of them cannot work."""
 
-    exit_code = 2
-
 
 class OutputError(UsageError):
-    """What a command has to say cannot be written."""
+    """The output of a command cannot be written."""
+
+    default_code = Code.OUTPUT_UNWRITABLE
 
 
 class MissingFileError(InvarLockError):
     """A pack or a file that the work needs is not there."""
 
-    exit_code = 3
+    default_code = Code.FILE_MISSING
 
 
 class ManifestError(InvarLockError):
-    """A pack's manifest does not hold to its format."""
+    """A pack's manifest does not match its format."""
 
-    exit_code = 4
+    default_code = Code.MANIFEST_MALFORMED
 
 
 class SignatureError(InvarLockError):
     """A signature is missing, wrong, or made by a signer who is not trusted."""
 
-    exit_code = 5
+    default_code = Code.SIGNATURE_MALFORMED
 
 
 class IntegrityError(InvarLockError):
     """Bytes are not those that a digest promised, or a path is unsafe."""
 
-    exit_code = 6
+    default_code = Code.CHECKSUM_DIFFERS
 
 
 class ReportError(InvarLockError):
     """A report does not follow from its raw measurements, or does not verify."""
 
-    exit_code = 7
+    default_code = Code.REPORT_MALFORMED
 
 
 class DocumentError(InvarLockError):
-    """A JSON, YAML or TOML document is malformed or does not hold to its schema."""
+    """A JSON, YAML or TOML document is malformed or does not match its schema."""
+
+    default_code = Code.DOCUMENT_MALFORMED
 
 
 class CheckpointError(InvarLockError):
     """A checkpoint is incomplete, malformed, or not the one that was pinned."""
 
+    default_code = Code.CHECKPOINT_UNUSABLE
+
 
 class HubError(InvarLockError):
-    """A model or a data set cannot be had from the hub, or is not the one that was pinned."""
+    """A model or a data set cannot be downloaded from the hub, or is not the one that was pinned."""
+
+    default_code = Code.HUB_UNAVAILABLE
 
 
 class EditError(InvarLockError):
     """An edit or a fault cannot be applied to this checkpoint."""
 
+    default_code = Code.EDIT_NOT_APPLICABLE
+
 
 class EvaluationError(InvarLockError):
     """A measurement could not be made on this text or model."""
 
+    default_code = Code.MEASUREMENT_IMPOSSIBLE
+
 
 class OutOfMemoryError(EvaluationError):
     """A model, or one window of text, does not fit in the memory of its devices."""
+
+    default_code = Code.MEMORY_EXHAUSTED
 
 
 def disk_refuses(error: OSError) -> str:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import jsonschema_rs
 
 from invarlock.errors import DocumentError, MissingFileError
+from invarlock.problems import Code, Problem
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -72,14 +73,14 @@ def parse_json(
         DocumentError: when the bytes are not exactly one strict, bounded JSON document.
     """
     if len(data) > limit_bytes:
-        raise DocumentError(f"{where}: {len(data)} bytes, more than the limit of {limit_bytes}")
+        raise DocumentError(f"{len(data)} bytes, more than the limit of {limit_bytes}", where=where)
     if data.startswith(b"\xef\xbb\xbf"):
-        raise DocumentError(f"{where}: starts with a byte order mark; write it as plain UTF-8")
+        raise DocumentError("starts with a byte order mark; write it as plain UTF-8", where=where)
     # commas within strings count too: it is a bound, not a count
     structure = data.translate(_ONE_KIND, _NO_STRUCTURE)
     values = 1 + data.count(b",") + structure.count(b"[")
     if values > limit_values:
-        raise DocumentError(f"{where}: {values} values, more than the limit of {limit_values}")
+        raise DocumentError(f"{values} values, more than the limit of {limit_values}", where=where)
     _check_depth(data, structure, where)
     del structure
     try:
@@ -87,13 +88,13 @@ def parse_json(
         if b"\\u" in data and _LONE_SURROGATE.search(data):
             json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
-        raise DocumentError(f"{where}: not UTF-8 at byte {error.start}") from None
+        raise DocumentError(f"not UTF-8 at byte {error.start}", where=where) from None
     except UnicodeEncodeError:
-        raise DocumentError(f"{where}: a string has half of a surrogate pair, which is no character") from None
+        raise DocumentError("a string has half of a surrogate pair, which is no character", where=where) from None
     except json.JSONDecodeError as error:
-        raise DocumentError(f"{where}: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise DocumentError(f"{error.msg} at line {error.lineno}, column {error.colno}", where=where) from None
     except ValueError as error:
-        raise DocumentError(f"{where}: {error}") from None
+        raise DocumentError(str(error), where=where) from None
     return document
 
 
@@ -120,13 +121,13 @@ def read_file(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
             # a pipe has no size, and a device no end
             data = b"" if size > limit_bytes else stream.read(limit_bytes + 1)
     except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such file") from None
+        raise MissingFileError("no such file", where=str(path)) from None
     except IsADirectoryError:
-        raise DocumentError(f"{path}: a folder; name a file") from None
+        raise DocumentError("a folder; name a file", where=str(path)) from None
     except OSError as error:
-        raise DocumentError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DocumentError(f"cannot be read ({error.strerror})", where=str(path)) from None
     if max(size, len(data)) > limit_bytes:
-        raise DocumentError(f"{path}: {max(size, len(data))} bytes, more than the limit of {limit_bytes}")
+        raise DocumentError(f"{max(size, len(data))} bytes, more than the limit of {limit_bytes}", where=str(path))
     return data
 
 
@@ -139,13 +140,24 @@ def check_schema(document: Any, schema_name: str, *, where: str) -> None:
     validator = _validator(schema_name)
     if validator.is_valid(document):
         return
-    shown = []
-    for error in islice(_explainer(schema_name).iter_errors(document), MAX_SCHEMA_PROBLEMS):
-        shown.append(_problem(error.absolute_path, error.message))
-    if not shown:
+    found: list[tuple[list[str | int], str]] = [
+        (list(error.absolute_path), _short(error.message))
+        for error in islice(_explainer(schema_name).iter_errors(document), MAX_SCHEMA_PROBLEMS)
+    ]
+    if not found:
         # the two differ in what '$' of a pattern means before a line's end; the stricter one decides
-        shown = [_problem(error.instance_path, error.message) for error in islice(validator.iter_errors(document), 1)]
-    raise DocumentError(f"{where}: does not hold to the {schema_name} format: {'; '.join(sorted(shown))}")
+        found = [
+            (list(error.instance_path), _short(error.message)) for error in islice(validator.iter_errors(document), 1)
+        ]
+    rows = [(f"at /{'/'.join(str(step)[:80] for step in path)}: {text}", path, text) for path, text in found]
+    shown = sorted(rows, key=lambda row: row[0])
+    raise DocumentError(
+        f"{where}: does not hold to the {schema_name} format: {'; '.join(line for line, _, _ in shown)}",
+        problems=[
+            Problem(Code.DOCUMENT_MALFORMED, where, _field(path), f"{text} (format: {schema_name})")
+            for _, path, text in shown
+        ],
+    )
 
 
 def dump_json(document: Any) -> bytes:
@@ -257,13 +269,16 @@ def _cut(text: str) -> str:
     return text if len(text) <= MAX_PROBLEM_CHARACTERS else f"{text[:MAX_PROBLEM_CHARACTERS]}..."
 
 
-def _problem(path: Iterable[str | int], message: str) -> str:
+def _short(message: str) -> str:
     message = " ".join(message.split())
-    if len(message) > MAX_PROBLEM_CHARACTERS:
-        # the start shows the value, the end what is wrong with it
-        message = f"{message[:60]} ... {message[-90:]}"
-    pointer = "/".join(str(part)[:80] for part in path)
-    return f"at /{pointer}: {message}"
+    # the start shows the value, the end what is wrong with it
+    return message if len(message) <= MAX_PROBLEM_CHARACTERS else f"{message[:60]} ... {message[-90:]}"
+
+
+def _field(path: Iterable[str | int]) -> str:
+    """Return the name of a place in a document: ``models[0].revision``."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step[:80]}" for step in path)
+    return "".join(steps).removeprefix(".")
 
 
 def _may_be_out_of_range(data: bytes) -> bool:
@@ -287,7 +302,7 @@ def _check_depth(data: bytes, structure: bytes, where: str) -> None:
         if token in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
-                raise DocumentError(f"{where}: nested deeper than {MAX_DEPTH} levels")
+                raise DocumentError(f"nested deeper than {MAX_DEPTH} levels", where=where)
         elif token in b"]}":
             depth -= 1
 

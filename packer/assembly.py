@@ -9,6 +9,7 @@ from typing import Any
 
 from invarlock.packer import layout
 from invarlock.packer.build import PackContent
+from invarlock.packer.in_pack import in_pack
 from invarlock.packer.limits import MAX_TEXT_BYTES
 from invarlock.packer.verify import ReportAssurance
 
@@ -16,6 +17,7 @@ from invarlock.catalog.cases import report_folder
 from invarlock.catalog.models import folder_name
 from invarlock.errors import DocumentError, ReportError, UsageError
 from invarlock.jsonio import MAX_DOCUMENT_BYTES, check_schema, parse_json, read_file
+from invarlock.problems import Code
 from invarlock.reports.preset_files import null_run_name, preset_name, read_preset
 
 # A pack is put together in memory.
@@ -149,10 +151,11 @@ def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> str:
         document = parse_json(data, where=str(path))
         check_schema(document, "evaluation_report", where=str(path))
     except DocumentError as error:
-        raise ReportError(str(error)) from None
+        raise ReportError(str(error), problems=in_pack(error, Code.REPORT_MALFORMED)) from None
     meta = document["meta"]
     if meta["scenario"] not in categories:
-        raise ReportError(f"{path}: its scenario {meta['scenario']!r} is none of the manifest's")
+        words = f"{meta['scenario']!r} is no scenario of the manifest"
+        raise ReportError(words, where=str(path), field="meta.scenario")
     folder = report_folder(meta["model_id"], meta["scenario"], categories[meta["scenario"]], meta["run"])
     return f"reports/{folder}/{layout.REPORT_NAME}"
 
@@ -162,7 +165,7 @@ def _model_folder(data: bytes, path: Path) -> str:
         document = parse_json(data, where=str(path))
         check_schema(document, "baseline_report", where=str(path))
     except DocumentError as error:
-        raise ReportError(str(error)) from None
+        raise ReportError(str(error), problems=in_pack(error, Code.REPORT_MALFORMED)) from None
     return folder_name(document["meta"]["model_id"])
 
 

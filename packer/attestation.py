@@ -26,6 +26,7 @@ from invarlock.packer.signature import check_signature
 
 from invarlock.errors import DocumentError, SignatureError
 from invarlock.jsonio import canonical_json, check_schema, parse_json
+from invarlock.problems import Code, Problem
 from invarlock.reports.verification import differences
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -115,26 +116,32 @@ def open_envelope(data: bytes, public: bytes) -> dict[str, Any]:
         (row,) = envelope["signatures"]
         signature = decode_base64(row["sig"])
     except DocumentError as error:
-        raise SignatureError(str(error)) from None
+        raise _malformed(error) from None
     except ValueError as error:
-        raise SignatureError(f"{ATTESTATION_NAME}: {error}") from None
+        raise SignatureError(str(error), where=ATTESTATION_NAME, code=Code.ATTESTATION_MALFORMED) from None
     if row["keyid"] != fingerprint(public):
-        raise SignatureError(
-            f"{ATTESTATION_NAME}: signed by {row['keyid']}, the pack's signer is {fingerprint(public)}"
-        )
+        words = f"signed by {row['keyid']}, the pack's signer is {fingerprint(public)}"
+        raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
     if not check_signature(public, pre_authentication_encoding(PAYLOAD_TYPE, payload), signature):
-        raise SignatureError(f"{ATTESTATION_NAME}: its signature does not hold for its payload")
+        words = "its signature does not hold for its payload"
+        raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
     try:
         statement: dict[str, Any] = parse_json(payload, where=ATTESTATION_NAME, limit_values=MAX_JSON_VALUES)
         check_schema(statement, "attestation_statement", where=ATTESTATION_NAME)
     except DocumentError as error:
-        raise SignatureError(str(error)) from None
+        raise _malformed(error) from None
     return statement
 
 
-def statement_problems(statement: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
+def _malformed(error: DocumentError) -> SignatureError:
+    problems = [problem.coded(Code.ATTESTATION_MALFORMED) for problem in error.problems]
+    return SignatureError(str(error), problems=problems)
+
+
+def statement_problems(statement: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield where a statement is not the one that a pack supports."""
-    yield from differences(dict(statement), dict(expected))
+    code = Code.ATTESTATION_DIFFERS
+    yield from differences(dict(statement), dict(expected), where=ATTESTATION_NAME, code=code)
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,21 @@ from invarlock.packer.checksums import (
     check_path,
     write_checksums,
 )
-from invarlock.packer.claims import Findings, derive_results, derive_verdict, evidence_level, examine_reports
+from invarlock.packer.claims import Findings, examine_reports
 from invarlock.packer.contents import MemoryFiles
+from invarlock.packer.evidence import evidence_level
 from invarlock.packer.keys import SigningKey, fingerprint
 from invarlock.packer.manifest_claims import derive_manifest, derive_source, metadata_problems
 from invarlock.packer.readme import render_readme
 from invarlock.packer.references import reference
+from invarlock.packer.results import derive_results, derive_verdict
 from invarlock.packer.signature import sign_manifest
 from invarlock.packer.verify import ReportAssurance, VerifyOptions, verify_pack
 
 from invarlock import __version__
 from invarlock.errors import ReportError, UsageError
 from invarlock.jsonio import check_schema, dump_json, sync_folder
+from invarlock.problems import Code, Problem
 from invarlock.reports.verification import differences
 from invarlock.staging import staging_folder
 from invarlock.verdict.rendering import headline, render_verdict_text
@@ -65,6 +68,16 @@ class BuiltPack:
     evidence_level: str
     fingerprint: str | None
     evidence: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``build --json`` and ``merge --json`` print of the pack."""
+        return {
+            "pack": str(self.path),
+            "verdict": self.verdict,
+            "evidence_level": self.evidence_level,
+            "signer_fingerprint": self.fingerprint,
+            "evidence": list(self.evidence),
+        }
 
 
 def build_pack(target: Path, content: PackContent, signing_key: SigningKey | None, generated_at: str) -> BuiltPack:
@@ -101,8 +114,7 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
             _write(staging, files)
             result = verify_pack(staging, _options(content, signing_key))
             if not result.holds:
-                error = result.errors[0]
-                raise ReportError(f"the pack would not verify: {error['where']}: {error['message']}")
+                raise _refused(f"the pack would not verify: {result.problems[0]}", result.problems)
             # an empty folder may be replaced by rename, so the target is checked again as late as can be
             if target.exists():
                 raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
@@ -113,6 +125,10 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     signer = None if signing_key is None else fingerprint(signing_key.public)
     told = headline(verdict) if "not_bundled" in verdict else f"verdict {verdict['verdict']}"
     return BuiltPack(target, verdict["verdict"], told, manifest["evidence_level"], signer, tuple(evidence))
+
+
+def _refused(message: str, problems: Sequence[Problem]) -> ReportError:
+    return ReportError(message, code=Code.NOT_PACKED, problems=problems)
 
 
 def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOptions:
@@ -135,16 +151,16 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
         raise UsageError(f"{layout.SCENARIOS}: a pack needs the effective manifest of its run")
     memory = MemoryFiles(files)
     found = examine_reports(memory)
-    problems = [*found.claims, *found.integrity, *metadata_problems(found, memory)]
+    problems = [*found.problems, *metadata_problems(found, memory)]
     if problems:
-        raise ReportError(f"{problems[0]}; what does not verify is not packed")
+        raise _refused(f"{problems[0]}; what does not verify is not packed", problems)
     claimed = content.claimed_verdict
     timestamp = generated_at if claimed is None else str(claimed.get("timestamp", generated_at))
     left_out = [] if claimed is None else _left_out(claimed, found)
     verdict = derive_verdict(found, timestamp, left_out)
     wrong = [] if claimed is None else list(_not_derived(claimed, verdict))
     if wrong:
-        raise ReportError(f"final_verdict.json: {wrong[0]}; the verdict does not follow from the reports given")
+        raise _refused(f"{wrong[0]}; the verdict does not follow from the reports given", wrong)
     if content.parameters:
         files[layout.SETTINGS] = dump_json(dict(content.parameters))
     files[layout.VERDICT_JSON] = dump_json(verdict)
@@ -158,23 +174,24 @@ def _left_out(claimed: Mapping[str, Any], found: Findings) -> list[str]:
     paths = {str(row.get("path")) for row in claimed.get("records", ())}
     before = claimed.get("not_bundled")
     earlier = set(map(str, before)) if isinstance(before, list) else set()
-    cases = found.plan.cases.items()
+    cases = found.planned.plan.cases.items()
     return [
         case.case_id for path, case in cases if path not in found.facts and (path in paths or case.case_id in earlier)
     ]
 
 
-def _not_derived(claimed: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator[str]:
+def _not_derived(claimed: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield where the verdict given is not the one derived; of a part of its run, where a record is not."""
+    where, code = "final_verdict.json", Code.RESULT_DOES_NOT_FOLLOW
     if "not_bundled" not in verdict:
-        yield from differences(claimed, verdict)
+        yield from differences(claimed, verdict, where=where, code=code)
         return
     told = {str(row.get("path")): row for row in claimed["records"]}
     for record in verdict["records"]:
         if record["path"] not in told:
-            yield f"it has no record of {record['path']}"
+            yield Problem(code, where, "records", f"it has no record of {record['path']}")
         else:
-            yield from differences(told[record["path"]], record, record["path"])
+            yield from differences(told[record["path"]], record, record["path"], where=where, code=code)
 
 
 def _manifest(

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from invarlock.packer.limits import MAX_FILES, MAX_PATH_BYTES, MAX_PATH_SEGMENTS
 
 from invarlock.errors import IntegrityError
+from invarlock.problems import Code
 
 CHECKSUMS_NAME = "checksums.sha256"
 MANIFEST_NAME = "manifest.json"
@@ -57,22 +58,22 @@ def read_checksums(data: bytes) -> dict[str, str]:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        raise IntegrityError(f"{CHECKSUMS_NAME}: not UTF-8") from None
+        raise _malformed("not UTF-8") from None
     if not text.endswith("\n"):
-        raise IntegrityError(f"{CHECKSUMS_NAME}: its last line does not end; the file is cut off")
+        raise _malformed("its last line does not end; the file is cut off")
     if text.count("\n") > MAX_FILES:
-        raise IntegrityError(f"{CHECKSUMS_NAME}: more than {MAX_FILES} lines")
+        raise _malformed(f"more than {MAX_FILES} lines")
     digests: dict[str, str] = {}
     for number, line in enumerate(text[:-1].split("\n"), start=1):
         match = _LINE.fullmatch(line)
         if match is None:
-            raise IntegrityError(f"{CHECKSUMS_NAME}: line {number} is not a digest, two spaces and a path")
+            raise _malformed("not a digest, two spaces and a path", f"line {number}")
         path = match[2]
         check_path(path)
         if path in CONTROL_FILES:
-            raise IntegrityError(f"{CHECKSUMS_NAME}: line {number} names the control file {path}")
+            raise _malformed(f"it names the control file {path}", f"line {number}")
         if path in digests:
-            raise IntegrityError(f"{CHECKSUMS_NAME}: {path} appears twice")
+            raise _malformed(f"{path} appears twice", f"line {number}")
         digests[path] = match[1].lower()
     _refuse_twins(digests)
     return digests
@@ -93,7 +94,7 @@ def check_path(path: str) -> None:
         return
     problem = next(_path_problems(path), None)
     if problem is not None:
-        raise IntegrityError(f"unsafe path {path[:120]!r}: {problem}")
+        raise IntegrityError(f"unsafe path: {problem}", where=path[:120], code=Code.PATH_UNSAFE)
 
 
 def _path_problems(path: str) -> Iterator[str]:
@@ -124,4 +125,9 @@ def _refuse_twins(paths: Mapping[str, str]) -> None:
         folded = unicodedata.normalize("NFD", path).casefold()
         other = seen.setdefault(unicodedata.normalize("NFD", folded), path)
         if other != path:
-            raise IntegrityError(f"{CHECKSUMS_NAME}: {other!r} and {path!r} differ only by case or normalisation")
+            words = f"{other!r} and {path!r} differ only by case or normalisation"
+            raise IntegrityError(words, where=CHECKSUMS_NAME, code=Code.PATHS_COLLIDE)
+
+
+def _malformed(message: str, field: str = "") -> IntegrityError:
+    return IntegrityError(message, where=CHECKSUMS_NAME, field=field, code=Code.CHECKSUMS_MALFORMED)

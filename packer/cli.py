@@ -11,14 +11,15 @@ from typing import TypeAlias
 from invarlock.packer import commands
 
 from invarlock.boundary import CommandParser, run_command
-from invarlock.output import say_error
+from invarlock.errors import InvarLockError
+from invarlock.output import say_error, say_json
+from invarlock.problems import ExitCode
+from invarlock.problems.page import exit_codes_line
 from invarlock.settings import unknown_variables
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
-EXIT_CODES = """exit codes: 0 verified (or built, inspected, generated), 2 invalid usage or output that cannot be
-written, 3 missing pack or file, 4 malformed manifest, 5 signature, 6 integrity, 7 a report or a claim that does not
-follow from the reports"""
+EXIT_CODES = exit_codes_line(*(code for code in ExitCode if code is not ExitCode.GATE))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +31,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     for line in unknown_variables(os.environ, own={getattr(options, "passphrase_env", None) or ""}):
         say_error(f"warning: {line}")
-    return int(options.command(options))
+    try:
+        return int(options.command(options))
+    except InvarLockError as error:
+        if getattr(options, "json", False):
+            say_json(error.document())
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +107,7 @@ def _build(subparsers: Subparsers) -> None:
         help="private key that signs the manifest; without one the pack is left for 'sign', perhaps elsewhere",
     )
     _add_passphrase(parser)
+    _add_json(parser, "what was built, or what is wrong with it")
     parser.set_defaults(command=commands.build)
 
 
@@ -128,6 +135,7 @@ def _merge(subparsers: Subparsers) -> None:
     key.add_argument("--unsigned", action="store_true", help="leave the pack for 'sign', perhaps elsewhere")
     parser.add_argument("--require-pass", action="store_true", help="a verdict other than PASS is exit code 7")
     _add_passphrase(parser)
+    _add_json(parser, "what was merged, or what is wrong with it")
     parser.set_defaults(command=commands.merge)
 
 
@@ -155,6 +163,10 @@ def _add_passphrase(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--passphrase-env", metavar="VAR", help="the variable that holds the passphrase of an encrypted key"
     )
+
+
+def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what}, as JSON")
 
 
 def _trust(subparsers: Subparsers) -> None:

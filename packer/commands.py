@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from invarlock.errors import ReportError, UsageError, printable
 from invarlock.output import say, say_error, say_json
+from invarlock.problems import Code
 
 if TYPE_CHECKING:
     from invarlock.packer.keys import SigningKey
+    from invarlock.packer.merging import MergedRun
     from invarlock.packer.verify import VerifyResult
 
 
@@ -55,6 +57,9 @@ def build(options: Namespace) -> int:
     )
     check_inputs(content)
     built = build_pack(options.out, content, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    if options.json:
+        say_json({"ok": True, "exit_code": 0, **built.document()})
+        return 0
     say(f"built {built.path}: {built.headline}", *built.evidence)
     say(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
     return 0
@@ -70,13 +75,27 @@ def merge(options: Namespace) -> int:
     key = None if options.unsigned else make_signing_key() if made else _signing_key(options)
     merged = merge_runs(options.runs, options.output, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     origin = " (a key made for this run and not kept; --signing-key signs with yours)" if made else ""
+    if options.json:
+        _require_pass(merged, options)
+        say_json({"ok": True, "exit_code": 0, "run": str(merged.path), **merged.pack.document()})
+        return 0
     say(*merged.lines)
     say(f"merged {len(options.runs)} shards: {merged.path}", f"verdict:        {merged.verdict}")
     say(f"evidence pack:  {merged.pack.path}", *merged.pack.evidence)
     say(f"signer:         {merged.pack.fingerprint or 'none, the pack is not signed'}{origin}")
-    if options.require_pass and merged.verdict != "PASS":
-        raise ReportError(f"{merged.path}: the verdict is {merged.verdict}, --require-pass asks for PASS")
+    _require_pass(merged, options)
     return 0
+
+
+def _require_pass(merged: MergedRun, options: Namespace) -> None:
+    """Check that the verdict of a merged run is what its user requires.
+
+    Raises:
+        ReportError: when it is not.
+    """
+    if options.require_pass and merged.verdict != "PASS":
+        words = f"the verdict is {merged.verdict}, --require-pass asks for PASS"
+        raise ReportError(words, where=str(merged.path), code=Code.PASS_REQUIRED)
 
 
 def sign(options: Namespace) -> int:
@@ -122,9 +141,11 @@ def trust_list(options: Namespace) -> int:
         return 0
     signers = read_trust_store(store)
     now = datetime.now(UTC)
-    rows = [
-        {"fingerprint": signer.fingerprint, "name": signer.name, "refused": signer.refuses(now)} for signer in signers
-    ]
+    rows = []
+    for signer in signers:
+        refusal = signer.refuses(now)
+        refused = None if refusal is None else refusal.reason
+        rows.append({"fingerprint": signer.fingerprint, "name": signer.name, "refused": refused})
     if options.json:
         say_json(rows)
         return 0
@@ -215,6 +236,8 @@ def diff(options: Namespace) -> int:
     for pack in (options.first, options.second):
         result = verify_pack(pack, VerifyOptions(allow_unsigned=options.allow_unsigned))
         if not result.holds:
+            if options.json:
+                say_json(result.document())
             say_error(*_verify_lines(result))
             return result.code
         if result.verdict_document is None:
@@ -232,8 +255,11 @@ def diff(options: Namespace) -> int:
 def _verify_lines(result: VerifyResult) -> list[str]:
     """Return what a person is told: first whether it holds, then what it says, then what to mind."""
     if not result.holds:
-        shown = [f"  {error['where']}: {error['message']}" for error in result.errors]
-        return [f"NOT VERIFIED (exit code {result.code}): {result.pack}", *shown]
+        shown = [f"  {problem} [{problem.code}]" for problem in result.problems]
+        more = [f"  and {result.left_out} more problems of this class"] if result.left_out else []
+        codes = dict.fromkeys(problem.code for problem in result.problems)
+        remedies = [f"what to do ({code}): {code.remedy}" for code in codes]
+        return [f"NOT VERIFIED (exit code {result.code}): {result.pack}", *shown, *more, *remedies]
     reports = len(result.envelope["results"]) if result.envelope else 0
     derived = f"reports: {reports} verified, every derived number follows from the measurements"
     headline = "VERIFIED" if result.signed else "NOT SIGNED, though what was checked holds"

@@ -18,6 +18,7 @@ from invarlock.packer.pack_folder import PackFolder, Progress
 
 from invarlock.errors import IntegrityError, MissingFileError
 from invarlock.jsonio import parse_json
+from invarlock.problems import Code, Problem
 
 
 class PackFiles(Protocol):
@@ -57,7 +58,7 @@ class MemoryFiles:
 
     def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
         if path not in self._files:
-            raise MissingFileError(f"{path}: missing")
+            raise MissingFileError("missing", where=path, code=Code.FILE_ABSENT)
         return self._files[path]
 
     def document(self, path: str) -> Any:
@@ -80,7 +81,7 @@ class SealedFiles:
         self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_HASHING_THREADS))
         self._running: list[Future[None]] = []
         self._progress = progress or (lambda _: None)
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -88,7 +89,7 @@ class SealedFiles:
 
     def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
         if path not in self._digests:
-            raise MissingFileError(f"{path}: missing")
+            raise MissingFileError("missing", where=path, code=Code.FILE_ABSENT)
         self._left.pop(path, None)
         try:
             data = self._folder.read(path, limit_bytes)
@@ -98,8 +99,8 @@ class SealedFiles:
         if hashlib.sha256(data).hexdigest() != self._digests[path]:
             restored = with_line_ends_restored(data)
             changed = restored is not None and hashlib.sha256(restored).hexdigest() == self._digests[path]
-            wrong = LINE_ENDS if changed else "its bytes are not those of its checksum"
-            raise self._noted(path, IntegrityError(f"{path}: {wrong}"))
+            line_ends = IntegrityError(LINE_ENDS, where=path, code=Code.LINE_ENDS_CHANGED)
+            raise self._noted(path, line_ends if changed else _differs(path))
         return data
 
     def document(self, path: str) -> Any:
@@ -114,7 +115,7 @@ class SealedFiles:
         for _ in range(min(len(self._queue), MAX_HASHING_THREADS)):
             self._running.append(self._threads.submit(self._hash_queue))
 
-    def finish(self) -> list[str]:
+    def finish(self) -> tuple[Problem, ...]:
         """Hash what was never asked for, wait for all of it, and return the problems of all files in order."""
         for path in self._left:
             self._hash(path)
@@ -122,7 +123,7 @@ class SealedFiles:
         for future in self._running:
             future.result()
         self.close()
-        return sorted(self.problems)
+        return tuple(sorted(self.problems, key=str))
 
     def _hash_queue(self) -> None:
         while self._queue:
@@ -135,7 +136,7 @@ class SealedFiles:
     def _hash(self, path: str) -> None:
         try:
             if self._folder.digest(path, self._progress) != self._digests[path]:
-                self._noted(path, IntegrityError(f"{path}: its bytes are not those of its checksum"))
+                self._noted(path, _differs(path))
         except (MissingFileError, IntegrityError) as error:
             self._noted(path, error)
 
@@ -144,7 +145,12 @@ class SealedFiles:
         self._threads.shutdown(cancel_futures=True)
 
     def _noted(self, path: str, error: MissingFileError | IntegrityError) -> IntegrityError:
-        missing = isinstance(error, MissingFileError)
-        message = f"{path}: missing, checksums.sha256 has it" if missing else str(error)
-        self.problems.append(message)
-        return IntegrityError(message)
+        problem = error.problems[0]
+        if isinstance(error, MissingFileError):
+            problem = Problem(Code.SEALED_FILE_MISSING, path, "", "missing, checksums.sha256 has it")
+        self.problems.append(problem)
+        return IntegrityError(str(problem), problems=[problem])
+
+
+def _differs(path: str) -> IntegrityError:
+    return IntegrityError("its bytes are not those of its checksum", where=path, code=Code.CHECKSUM_DIFFERS)

@@ -10,6 +10,7 @@ from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import check_schema
+from invarlock.problems import Code, Problem
 from invarlock.reports.deployables import CATEGORY
 from invarlock.reports.sidecars import Packed, edit_metadata
 from invarlock.reports.verification import differences
@@ -17,7 +18,7 @@ from invarlock.reports.verification import differences
 
 def edit_record_problems(
     path: str, metadata: Any, report: Mapping[str, Any], scenario: Mapping[str, Any] | None
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Yield what is wrong with a report's edit metadata; how many tensors it changed is what it measured itself.
 
     Args:
@@ -29,29 +30,35 @@ def edit_record_problems(
     try:
         check_schema(metadata, "edit_metadata", where=path)
     except DocumentError as error:
-        yield str(error)
+        yield from (problem.coded(Code.EDIT_METADATA_MALFORMED) for problem in error.problems)
         return
     if scenario is None:
-        yield f"{path}: metadata/scenarios.json has no such scenario"
+        yield _differs(path, "", "metadata/scenarios.json has no such scenario")
         return
     edit, coverage = report["edit"], metadata["coverage"]
     try:
         expected = _expected(metadata, report, scenario)
     except DocumentError as error:
-        yield f"{path}: {error}"
+        yield _differs(path, "", str(error))
         return
-    yield from (f"{path}: {line}" for line in differences(metadata, expected))
+    yield from differences(metadata, expected, where=path, code=Code.EDIT_METADATA_DIFFERS)
     for key in ("deployable_as_hf_checkpoint", "optimized_deployment_backend"):
         if scenario.get(key, metadata[key]) != metadata[key]:
-            yield f"{path}: {key}: {metadata[key]}, metadata/scenarios.json says {scenario[key]}"
+            yield _differs(path, key, f"{metadata[key]}, metadata/scenarios.json says {scenario[key]}")
     changed = report["invariants"].get("metrics", {}).get("changed_tensors", 0)
     if edit["label"] != "custom" and changed > coverage["edited_tensors"]:
-        yield f"{path}: coverage.edited_tensors: {coverage['edited_tensors']}, but {changed} tensors differ"
+        words = f"{coverage['edited_tensors']}, but {changed} tensors differ"
+        yield _differs(path, "coverage.edited_tensors", words)
     stored = len(report["invariants"].get("raw", {}).get("subject", {}).get("tensors", {}))
     if stored and edit["label"] != "custom" and coverage["edited_tensors"] > max(stored, changed):
-        yield f"{path}: coverage.edited_tensors: {coverage['edited_tensors']}, and the subject has {stored}"
+        words = f"{coverage['edited_tensors']}, and the subject has {stored}"
+        yield _differs(path, "coverage.edited_tensors", words)
     if coverage["edited_params"] > coverage["total_params"]:
-        yield f"{path}: coverage.edited_params: more than there are"
+        yield _differs(path, "coverage.edited_params", "more than there are")
+
+
+def _differs(path: str, field: str, message: str) -> Problem:
+    return Problem(Code.EDIT_METADATA_DIFFERS, path, field, message)
 
 
 def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from invarlock.packer import layout
 
@@ -160,6 +160,32 @@ def pack_statement(
     missing = missing_in_pack(scope, clean, verdict, absent_parts)
     strong = "yes, for a receiver who pins the signer and verifies with --strict --report-assurance strict"
     return statement(asked(scope), not_asked(scope), missing, strong)
+
+
+def evidence_level(
+    manifest: Mapping[str, Any], clean_reports: int, verdict: Mapping[str, Any] | None
+) -> Literal["high", "medium", "low"]:
+    """Return the level that a pack's manifest and reports support.
+
+    ``high``: subject, at least one clean report, source repository and environment, and a verdict of PASS for which no
+    planned case is missing. ``medium``: subject and at least one clean report, whatever else is missing or failed. Else
+    ``low``.
+
+    Args:
+        manifest: the manifest; blocks of it may be missing or partial.
+        clean_reports: how many reports of clean edits verify.
+        verdict: what was derived, None when nothing can be.
+    """
+    if not _refers(manifest.get("subject")) or clean_reports == 0:
+        return "low"
+    sourced = _refers(manifest.get("environment")) and _refers(manifest.get("invocation", {}).get("config_source"))
+    complete = verdict is not None and verdict["verdict"] == "PASS" and not verdict["missing"]["by_model"]
+    return "high" if sourced and complete else "medium"
+
+
+def _refers(block: Mapping[str, Any] | None) -> bool:
+    """Tell whether a block of a manifest names a file and its digest."""
+    return block is not None and bool(block.get("path")) and bool(block.get("digest"))
 
 
 def _is_tuned(planned: Planned) -> bool:

@@ -33,6 +33,7 @@ from invarlock.packer.signature import verify_manifest
 
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError, SignatureError
 from invarlock.jsonio import check_schema, parse_json
+from invarlock.problems import Problem
 from invarlock.verdict.compiling import Planned, planned_cases
 
 
@@ -48,7 +49,7 @@ def inspect_pack(path: Path) -> dict[str, Any]:
         sealed = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
         checksums = folder.read(CHECKSUMS_NAME, MAX_CHECKSUMS_BYTES)
         manifest = read_manifest(sealed)
-        signature, signer = _signature(folder, sealed)
+        signature, signer, unsound = _signature(folder, sealed)
         listing = folder.listing()
         promised = read_checksums(checksums)
         reports = sorted(name for name in listing.files if is_report(name))
@@ -71,12 +72,13 @@ def inspect_pack(path: Path) -> dict[str, Any]:
         "evidence_level_claimed": manifest.get("evidence_level"),
         "evidence_claimed": evidence,
         "signature": signature,
+        "signature_problems": [problem.document() for problem in unsound],
         "signer_fingerprint": signer,
         "attestation": "present" if ATTESTATION_NAME in listing.files else "missing",
         "verdict_claimed": None if claimed is None else claimed["verdict"],
         "verified": False,
         "checksums": {"digest_ok": digest_ok, "files": len(promised), "missing": missing, "uncovered": uncovered},
-        "unsafe": listing.problems,
+        "unsafe": [problem.document() for problem in listing.problems],
         "reports": {
             "total": len(reports),
             "errors": sum("/errors/" in name for name in reports),
@@ -87,7 +89,7 @@ def inspect_pack(path: Path) -> dict[str, Any]:
         "provenance": {
             "source_repo": layout.SOURCE_REPO in listing.files,
             "environment": layout.ENVIRONMENT in listing.files,
-            "references_broken": broken,
+            "references_broken": [problem.document() for problem in broken],
         },
         "strict_readiness": _not_ready(
             {
@@ -111,13 +113,15 @@ def _not_ready(conditions: dict[str, bool]) -> dict[str, Any]:
     return {"ready": not against, "against": against}
 
 
-def _signature(folder: PackFolder, sealed: bytes) -> tuple[str, str | None]:
+def _signature(folder: PackFolder, sealed: bytes) -> tuple[str, str | None, tuple[Problem, ...]]:
+    """Return ``valid``, ``missing`` or ``invalid`` with why, the signer, and what is wrong with the signature."""
     try:
-        return "valid", fingerprint(verify_manifest(sealed, folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES)))
+        public = verify_manifest(sealed, folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES))
     except MissingFileError:
-        return "missing", None
+        return "missing", None, ()
     except (SignatureError, IntegrityError) as error:
-        return f"invalid: {error}", None
+        return f"invalid: {error}", None, error.problems
+    return "valid", fingerprint(public), ()
 
 
 def _read(folder: PackFolder, path: str) -> Any:

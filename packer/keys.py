@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from invarlock.packer.checksums import SIGNATURE_NAME
 from invarlock.packer.file_access import check_nobody_else_writes
 from invarlock.packer.pem import (
     LABEL_KEYS,
@@ -169,9 +170,9 @@ def read_public_pem(text: str) -> bytes:
     try:
         der = read_canonical_pem(text, "PUBLIC KEY")
     except ValueError as error:
-        raise SignatureError(f"public_key: {error}") from None
+        raise SignatureError(str(error), where=SIGNATURE_NAME, field="public_key") from None
     if len(der) != len(PUBLIC_PREFIX) + PUBLIC_BYTES or not der.startswith(PUBLIC_PREFIX):
-        raise SignatureError("public_key: not an Ed25519 public key")
+        raise SignatureError("not an Ed25519 public key", where=SIGNATURE_NAME, field="public_key")
     return der[len(PUBLIC_PREFIX) :]
 
 

@@ -6,16 +6,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from invarlock.packer import layout
-from invarlock.packer.claims import Findings, evidence_level
+from invarlock.packer.checksums import MANIFEST_NAME
+from invarlock.packer.claims import Findings
 from invarlock.packer.contents import PackFiles
+from invarlock.packer.evidence import evidence_level
+from invarlock.packer.in_pack import in_pack
 from invarlock.packer.references import reference
 
 from invarlock.catalog.pins import parse_pins
 from invarlock.catalog.sweeps import step_problem
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError
 from invarlock.jsonio import check_schema
+from invarlock.problems import Code, Problem
 from invarlock.reports.verification import differences, shorten
 
+CLAIM = Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW
 SOURCE_KEYS = ("uri", "commit", "branch", "describe", "dirty")
 # Texts that are data sets of a hub.
 HUB_TEXTS = frozenset({"wikitext2", "hf_text"})
@@ -34,9 +39,10 @@ def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, An
     Raises:
         DocumentError: when the pack has no effective manifest.
     """
-    if found.scenarios is None:
-        raise DocumentError(f"{layout.SCENARIOS}: missing or malformed, the manifest follows from it")
-    selection = found.scenarios["selection"]
+    if found.planned.scenarios is None:
+        words = "missing or malformed, the manifest follows from it"
+        raise DocumentError(words, where=layout.SCENARIOS, code=Code.PLAN_MISSING)
+    selection = found.planned.scenarios["selection"]
     fields: dict[str, Any] = {
         "suite": selection["suite"],
         "network_mode": "online" if any(facts.allows_network for facts in found.facts.values()) else "offline",
@@ -80,13 +86,13 @@ def derive_source(files: PackFiles) -> dict[str, Any] | None:
         return None
     source = files.document(layout.SOURCE_REPO)
     if not isinstance(source, dict):
-        raise DocumentError(f"{layout.SOURCE_REPO}: not an object")
+        raise DocumentError("not an object", where=layout.SOURCE_REPO, code=Code.FILE_MALFORMED)
     return {**{key: source.get(key) for key in SOURCE_KEYS}, **reference(files.digests, layout.SOURCE_REPO)}
 
 
 def manifest_problems(
     manifest: Mapping[str, Any], found: Findings, files: PackFiles, verdict: Mapping[str, Any] | None
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Yield where the manifest claims what does not follow; a field that is not there claims nothing.
 
     Args:
@@ -96,12 +102,12 @@ def manifest_problems(
         verdict: the verdict derived, None when nothing can be.
     """
     try:
-        derived = {} if found.scenarios is None else derive_manifest(found, files.digests)
+        derived = {} if found.planned.scenarios is None else derive_manifest(found, files.digests)
         source = derive_source(files)
     except InvarLockError as error:
-        yield str(error)
+        yield from in_pack(error)
         return
-    if found.scenarios is None:
+    if found.planned.scenarios is None:
         yield from _baseless_claims(manifest)
     for key, value in derived.items():
         if key in manifest:
@@ -109,42 +115,43 @@ def manifest_problems(
             own, other = (manifest[key], value) if key == "model_licenses" else _in_common(manifest[key], value)
             if key == "model_licenses":
                 other = {name: value[name] for name in own if name in value}
-            yield from (f"manifest.json: {line}" for line in differences(own, other, key))
+            yield from differences(own, other, key, where=MANIFEST_NAME, code=CLAIM)
     claimed_source = manifest.get("invocation", {}).get("config_source")
     if claimed_source:
         own, other = _in_common(claimed_source, source)
-        yield from (f"manifest.json: {line}" for line in differences(own, other, "invocation.config_source"))
+        yield from differences(own, other, "invocation.config_source", where=MANIFEST_NAME, code=CLAIM)
     builder = manifest.get("builder", {}).get("version")
     if builder is not None and manifest.get("invarlock_version", builder) != builder:
-        yield "manifest.json: invarlock_version is not that of builder.version"
+        yield Problem(CLAIM, MANIFEST_NAME, "invarlock_version", "not that of builder.version")
     yield from _level_problems(manifest, found, verdict)
     yield from _setting_problems(manifest, found)
     yield from _sealed_settings(manifest, files)
     yield from _review_problems(manifest, found, verdict)
 
 
-def _sealed_settings(manifest: Mapping[str, Any], files: PackFiles) -> Iterator[str]:
+def _sealed_settings(manifest: Mapping[str, Any], files: PackFiles) -> Iterator[Problem]:
     """Yield where the sealed settings are not those of the manifest."""
     if layout.SETTINGS not in files.digests:
         return
     try:
         settings = files.document(layout.SETTINGS)
     except DocumentError as error:
-        yield str(error)
+        yield from in_pack(error)
         return
     except IntegrityError:
         return
     # a setting that the manifest leaves out claims nothing there
     parameters, sealed = _in_common(manifest.get("invocation", {}).get("parameters", {}), settings)
-    yield from (f"{layout.SETTINGS}: {line}" for line in differences(sealed, parameters))
+    yield from differences(sealed, parameters, where=layout.SETTINGS, code=Code.SETTINGS_DIFFER)
 
 
-def _baseless_claims(manifest: Mapping[str, Any]) -> Iterator[str]:
+def _baseless_claims(manifest: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the fields of a manifest that nothing in a pack without an effective manifest could support."""
     claimed = [key for key in ("subject", *SELECTED, "network_mode", "determinism", "repeats") if manifest.get(key)]
     counts = manifest.get("verification", {})
     claimed += [f"verification.{key}" for key in sorted(counts) if key.endswith("_reports") and counts[key]]
-    yield from (f"manifest.json: {key} is claimed, the pack has no {layout.SCENARIOS} to derive it" for key in claimed)
+    words = f"is claimed, the pack has no {layout.SCENARIOS} to derive it"
+    yield from (Problem(CLAIM, MANIFEST_NAME, key, words) for key in claimed)
 
 
 def _in_common(claimed: Any, derived: Any) -> tuple[Any, Any]:
@@ -158,17 +165,17 @@ def _in_common(claimed: Any, derived: Any) -> tuple[Any, Any]:
     return claimed, derived
 
 
-def metadata_problems(found: Findings, files: PackFiles) -> Iterator[str]:
+def metadata_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
     """Yield where the files under ``metadata/`` contradict the effective manifest or themselves."""
     try:
         yield from _provenance_problems(found, files)
         yield from _version_problems(found, files)
-        if found.scenarios is not None:
+        if found.planned.scenarios is not None:
             yield from _selection_problems(found)
-            yield from _weight_problems(found.scenarios, files)
+            yield from _weight_problems(found.planned.scenarios, files)
             yield from _pin_problems(found, files)
     except DocumentError as error:
-        yield str(error)
+        yield from in_pack(error)
     except IntegrityError:
         return
 
@@ -178,43 +185,55 @@ def _common(found: Findings, key: str) -> str:
     return values[0] if len(values) == 1 else "mixed"
 
 
-def _level_problems(manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None) -> Iterator[str]:
+def _level_problems(
+    manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None
+) -> Iterator[Problem]:
     clean = found.of_kind("clean")
     level, claimed = evidence_level(manifest, len(clean), verdict), manifest.get("evidence_level", "low")
     if LEVELS.index(claimed) > LEVELS.index(level):
-        yield f"manifest.json: evidence_level {claimed} is claimed, {level} is what the pack supports"
+        words = f"{claimed} is claimed, {level} is what the pack supports"
+        yield Problem(Code.EVIDENCE_LEVEL_TOO_HIGH, MANIFEST_NAME, "evidence_level", words)
     assurance = manifest.get("verification", {}).get("report_assurance")
     if assurance == "strict" and not (clean and all(facts.in_container for facts in clean)):
-        yield "manifest.json: verification.report_assurance strict is claimed, a clean report is from no container"
+        words = "strict is claimed, a clean report is from no container"
+        yield Problem(Code.EVIDENCE_LEVEL_TOO_HIGH, MANIFEST_NAME, "verification.report_assurance", words)
 
 
-def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[str]:
+def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[Problem]:
     """Yield where a setting of the run is not the one that its reports show."""
     assurance = manifest.get("verification", {}).get("report_assurance")
     if _asked(manifest, "report_assurance") not in (None, assurance):
-        yield "manifest.json: verification.report_assurance is not that of invocation.parameters"
+        words = "not that of invocation.parameters"
+        yield Problem(Code.SETTINGS_DIFFER, MANIFEST_NAME, "verification.report_assurance", words)
     for name in SHOWN_SETTINGS:
         value = _asked(manifest, name)
         shown = sorted({facts.settings[name] for facts in found.facts.values()})
         if value is not None and shown and shown != [value]:
-            yield f"manifest.json: invocation.parameters.{name} is {shorten(value)}, the reports show {shown}"
+            words = f"{shorten(value)}, the reports show {shown}"
+            yield Problem(Code.SETTINGS_DIFFER, MANIFEST_NAME, f"invocation.parameters.{name}", words)
 
 
-def _review_problems(manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None) -> Iterator[str]:
+def _review_problems(
+    manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None
+) -> Iterator[Problem]:
     """Yield what a manifest lacks that says that its run was a release review."""
-    if _asked(manifest, "release_review") is not True:
-        return
-    claimed = "manifest.json: invocation.parameters.release_review is claimed,"
+    if _asked(manifest, "release_review") is True:
+        for words in _review_lacks(manifest, found, verdict):
+            field = "invocation.parameters.release_review"
+            yield Problem(Code.REVIEW_NOT_SUPPORTED, MANIFEST_NAME, field, f"is claimed, {words}")
+
+
+def _review_lacks(manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None) -> Iterator[str]:
     said = None if verdict is None else verdict["verdict"]
     if said != "PASS":
-        yield f"{claimed} the verdict is {said}"
+        yield f"the verdict is {said}"
     if manifest.get("verification", {}).get("report_assurance") != "strict":
-        yield f"{claimed} verification.report_assurance is not strict"
+        yield "verification.report_assurance is not strict"
     if "signing_key_fingerprint" not in manifest:
-        yield f"{claimed} and no signer"
+        yield "and no signer"
     profiles = sorted({facts.context["profile"] for facts in found.facts.values()} - REVIEW_PROFILES)
     if profiles:
-        yield f"{claimed} the profile of reports is {profiles[0]}"
+        yield f"the profile of reports is {profiles[0]}"
 
 
 def _asked(manifest: Mapping[str, Any], setting: str) -> Any:
@@ -223,9 +242,9 @@ def _asked(manifest: Mapping[str, Any], setting: str) -> Any:
     return row.get("value") if isinstance(row, dict) else None
 
 
-def _selection_problems(found: Findings) -> Iterator[str]:
-    assert found.scenarios is not None
-    selection = found.scenarios["selection"]
+def _selection_problems(found: Findings) -> Iterator[Problem]:
+    assert found.planned.scenarios is not None
+    selection = found.planned.scenarios["selection"]
     revisions = {row["model_id"]: row["revision"] for row in selection["models"]}
     pairs = {
         "scenario_ids": sorted({case["scenario"] for case in selection["cases"]}),
@@ -235,32 +254,36 @@ def _selection_problems(found: Findings) -> Iterator[str]:
         "scenario_ids": selection["scenario_ids"],
         "models": [row["model_id"] for row in selection["models"]],
     }
-    yield from (f"{layout.SCENARIOS}: {line}" for line in differences(claimed, pairs, "selection"))
-    unused = sorted({row["id"] for row in found.scenarios["scenarios"]} - set(pairs["scenario_ids"]))
-    yield from (f"{layout.SCENARIOS}: scenario {name} is not among the cases" for name in unused)
-    steps = map(step_problem, found.scenarios["scenarios"])
-    yield from (f"{layout.SCENARIOS}: {problem}" for problem in steps if problem is not None)
-    for path, model in found.baselines.items():
-        if model not in pairs["models"]:
-            yield f"{path}: the baseline of no model that was selected"
+    contradiction = Code.PLAN_CONTRADICTS_ITSELF
+    yield from differences(claimed, pairs, "selection", where=layout.SCENARIOS, code=contradiction)
+    unused = sorted({row["id"] for row in found.planned.scenarios["scenarios"]} - set(pairs["scenario_ids"]))
+    lines = [f"scenario {name} is not among the cases" for name in unused]
+    steps = map(step_problem, found.planned.scenarios["scenarios"])
+    lines += [line for line in steps if line is not None]
+    yield from (Problem(contradiction, layout.SCENARIOS, "scenarios", line) for line in lines)
+    for path, baseline in found.baselines.items():
+        if baseline.model_id not in pairs["models"]:
+            yield Problem(Code.PLAN_DIFFERS, path, "meta.model_id", "the baseline of no model that was selected")
     for facts in found.facts.values():
         if facts.context["suite"] != selection["suite"]:
-            yield f"{facts.path}: context.suite is not that of {layout.SCENARIOS}"
+            yield Problem(Code.PLAN_DIFFERS, facts.path, "context.suite", f"not that of {layout.SCENARIOS}")
         if facts.revision != revisions.get(facts.model_id, facts.revision):
-            yield f"{facts.path}: meta.revision is not that of {layout.SCENARIOS}"
+            yield Problem(Code.PLAN_DIFFERS, facts.path, "meta.revision", f"not that of {layout.SCENARIOS}")
 
 
-def _weight_problems(scenarios: Mapping[str, Any], files: PackFiles) -> Iterator[str]:
+def _weight_problems(scenarios: Mapping[str, Any], files: PackFiles) -> Iterator[Problem]:
     """Yield where a pack holds weights that no scenario owns up to, or lacks those that one does."""
     weights = [path for path in files.digests if path.endswith(layout.WEIGHT_SUFFIXES)]
     claimed = [row["id"] for row in scenarios["scenarios"] if row.get("contains_model_weights_in_pack")]
     if weights and not claimed:
-        yield f"{weights[0]}: weights, though no scenario has contains_model_weights_in_pack"
+        words = "weights, though no scenario has contains_model_weights_in_pack"
+        yield Problem(Code.WEIGHTS_NOT_DECLARED, weights[0], "", words)
     if claimed and not weights:
-        yield f"{layout.SCENARIOS}: {claimed[0]} has contains_model_weights_in_pack, the pack has none"
+        words = f"{claimed[0]} has contains_model_weights_in_pack, the pack has none"
+        yield Problem(Code.WEIGHTS_NOT_DECLARED, layout.SCENARIOS, "scenarios", words)
 
 
-def _provenance_problems(found: Findings, files: PackFiles) -> Iterator[str]:
+def _provenance_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
     """Yield where the provenance says another mode of determinism than the reports.
 
     Raises:
@@ -274,44 +297,54 @@ def _provenance_problems(found: Findings, files: PackFiles) -> Iterator[str]:
     check_schema(document, "environment", where=layout.ENVIRONMENT)
     said, mode = document["determinism"]["mode"], _common(found, "determinism")
     if found.facts and said != mode:
-        yield f"{layout.ENVIRONMENT}: determinism.mode is {said}, the reports show {mode}"
+        words = f"{said}, the reports show {mode}"
+        yield Problem(Code.ENVIRONMENT_DIFFERS, layout.ENVIRONMENT, "determinism.mode", words)
 
 
-def _version_problems(found: Findings, files: PackFiles) -> Iterator[str]:
+def _version_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
     """Yield where a report was measured with other libraries than ``metadata/environment.json`` says."""
     if layout.ENVIRONMENT not in files.digests:
         return
     document = files.document(layout.ENVIRONMENT)
     said = {**document["libraries"], "python": document["python"]["version"]}
-    for path, versions in found.versions.items():
+    measured = {path: baseline.versions for path, baseline in found.baselines.items()}
+    measured |= {path: facts.versions for path, facts in found.facts.items()}
+    for path, versions in measured.items():
         for name, version in versions.items():
             if said.get(name, version) not in (None, version):
                 other = f"{layout.ENVIRONMENT} says {shorten(said[name])}"
-                yield f"{path}: meta.versions.{name}: {shorten(version)}, {other}"
+                words = f"{shorten(version)}, {other}"
+                yield Problem(Code.ENVIRONMENT_DIFFERS, path, f"meta.versions.{name}", words)
 
 
-def _pin_problems(found: Findings, files: PackFiles) -> Iterator[str]:
+def _pin_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
     """Yield where the pins are not those of the models selected, or a baseline is not the checkpoint pinned."""
     if layout.MODEL_REVISIONS not in files.digests:
         return
-    assert found.scenarios is not None
+    assert found.planned.scenarios is not None
     where = layout.MODEL_REVISIONS
     pins = parse_pins(files.document(where), where=where)
     rows = [{"model_id": pin.id, "revision": pin.revision, "licence": pin.licence} for pin in pins.models.values()]
-    planned = found.scenarios["selection"]["models"]
-    yield from (f"{where}: {line}" for line in differences(rows, planned, "models"))
+    planned = found.planned.scenarios["selection"]["models"]
+    yield from differences(rows, planned, "models", where=where, code=Code.PINS_DIFFER)
     for pin in pins.models.values():
         if pin.revision.startswith("sha256:") and pin.digest not in (None, pin.revision):
-            yield f"{where}: {shorten(pin.id)}: its revision is not the digest of its files"
-    for path, model_id in found.baselines.items():
+            words = f"of {shorten(pin.id)} the revision is not the digest of its files"
+            yield Problem(Code.PINS_DIFFER, where, "models", words)
+    for path, baseline in found.baselines.items():
+        model_id = baseline.model_id
         pinned = pins.models.get(model_id)
         digest = None if pinned is None else pinned.digest
         if digest is None:
-            yield f"{where}: pins no files of {shorten(model_id)}, which {path} measured"
-        elif digest != found.baseline_digests[path]:
-            yield f"{path}: baseline.digest is not that of the files pinned in {where}"
-    scored_on = sorted(found.text_providers & HUB_TEXTS)
+            words = f"pins no files of {shorten(model_id)}, which {path} measured"
+            yield Problem(Code.PINS_DIFFER, where, "models", words)
+        elif digest != baseline.digest:
+            words = f"not that of the files pinned in {where}"
+            yield Problem(Code.PINS_DIFFER, path, "baseline.digest", words)
+    scored_on = sorted({baseline.text_provider for baseline in found.baselines.values()} & HUB_TEXTS)
     if scored_on and not any(pin.files for pin in pins.datasets.values()):
-        yield f"{where}: pins no data set, the baselines were scored on {scored_on[0]}"
+        words = f"pins no data set, the baselines were scored on {scored_on[0]}"
+        yield Problem(Code.PINS_DIFFER, where, "datasets", words)
     if found.baselines and pins.datasets and not scored_on:
-        yield f"{where}: pins a data set, the baselines were scored on none"
+        words = "pins a data set, the baselines were scored on none"
+        yield Problem(Code.PINS_DIFFER, where, "datasets", words)

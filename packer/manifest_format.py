@@ -10,6 +10,7 @@ from invarlock.packer.limits import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES
 
 from invarlock.errors import DocumentError, ManifestError
 from invarlock.jsonio import check_schema, parse_json
+from invarlock.problems import Code
 
 
 def read_manifest(sealed: bytes) -> dict[str, Any]:
@@ -26,7 +27,9 @@ def read_manifest(sealed: bytes) -> dict[str, Any]:
         if "generated_at" in manifest:
             datetime.fromisoformat(manifest["generated_at"])
     except DocumentError as error:
-        raise ManifestError(str(error)) from None
+        problems = [problem.coded(Code.MANIFEST_MALFORMED) for problem in error.problems]
+        raise ManifestError(str(error), problems=problems) from None
     except ValueError:
-        raise ManifestError(f"{MANIFEST_NAME}: generated_at {manifest['generated_at']} is no time") from None
+        words = f"{manifest['generated_at']} is no time"
+        raise ManifestError(words, where=MANIFEST_NAME, field="generated_at") from None
     return manifest

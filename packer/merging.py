@@ -14,11 +14,19 @@ from typing import Any
 from invarlock.packer.build import BuiltPack
 from invarlock.packer.keys import SigningKey
 from invarlock.packer.run_directory import RunDirectory
-from invarlock.packer.run_ending import pack_run, read_reports, verdict_lines, write_pages, write_results
+from invarlock.packer.run_ending import (
+    pack_run,
+    read_reports,
+    unverified_line,
+    verdict_lines,
+    write_pages,
+    write_results,
+)
 from invarlock.packer.shards import PINNED, Shard, check_belonging, read_shard, shared_files
 
 from invarlock.errors import MissingFileError, ReportError, UsageError
 from invarlock.jsonio import check_schema, read_file, read_json, sync_folder, write_bytes, write_json
+from invarlock.problems import Code
 from invarlock.settings import SETTINGS
 from invarlock.staging import check_can_be_made, staging_folder
 from invarlock.verdict.compiling import planned_cases, read_outcomes
@@ -90,8 +98,13 @@ def _check_reports(shards: Sequence[Shard]) -> None:
     """Check every report where it lies, so that a message can name its shard."""
     for shard in shards:
         found = read_reports(shard.directory, planned_cases(shard.state["scenarios.json"]))
-        if found.problems:
-            raise ReportError(f"{shard.name}: {found.problems[0]}; delete it and make it anew with --resume")
+        if found.unverified:
+            case, problems = next(iter(found.unverified.items()))
+            raise ReportError(
+                f"{shard.name}: {unverified_line(case, problems)}; delete it and make it anew with --resume",
+                code=Code.NOT_PACKED,
+                problems=problems,
+            )
         passed = {row["case"] for row in read_outcomes(shard.state["pytest_report.json"]) if row["outcome"] == "passed"}
         for place, planned in planned_cases(shard.state["scenarios.json"]).items():
             if planned.case_id in passed and place not in found.files:

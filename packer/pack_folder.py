@@ -27,8 +27,10 @@ from invarlock.packer.checksums import MANIFEST_NAME, check_path
 from invarlock.packer.limits import MAX_FILES, MAX_FOLDERS, MAX_PACK_BYTES, MAX_PROBLEMS, PIECE_BYTES
 
 from invarlock.errors import IntegrityError, MissingFileError
+from invarlock.problems import Code, Problem
 
 TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+NOT_REGULAR = "a link, device or pipe; a pack holds regular files only"
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -47,7 +49,7 @@ class Listing:
     files: dict[str, FileState] = field(default_factory=dict)
     folders: int = 0
     entries: int = 0
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     cut_off: bool = False
 
     @property
@@ -73,16 +75,16 @@ class PackFolder:
         listing = Listing()
         self._list(self.descriptor, "", listing)
         if listing.total_bytes > MAX_PACK_BYTES:
-            listing.problems.append(f"the pack has more than {MAX_PACK_BYTES} bytes")
+            listing.problems.append(_oversized(f"more than {MAX_PACK_BYTES} bytes"))
         return listing
 
-    def changes(self, before: Listing) -> Iterator[str]:
-        """Yield a line for each file that is not as it was listed, or as it was when it was read."""
+    def changes(self, before: Listing) -> Iterator[Problem]:
+        """Yield a problem for each file that is not as it was listed, or as it was when it was read."""
         after = self.listing()
         for path in sorted(before.files.keys() | after.files.keys()):
             state = after.files.get(path)
             if state is None or before.files.get(path) != state or self.read_states.get(path, state) != state:
-                yield f"{path}: it changed while the pack was verified"
+                yield _changed(path)
 
     def read(self, path: str, limit_bytes: int) -> bytes:
         """Return a file's bytes, read once.
@@ -142,7 +144,7 @@ class PackFolder:
         try:
             return os.open(name, _OPEN_FILE, dir_fd=self._open_folder(folder))
         except FileNotFoundError:
-            raise MissingFileError(f"{path}: no such file in the pack") from None
+            raise MissingFileError("no such file in the pack", where=path, code=Code.CONTROL_FILE_MISSING) from None
         except OSError as error:
             raise _unreadable(path, error) from None
 
@@ -174,16 +176,17 @@ class PackFolder:
     def _state(self, path: str, descriptor: int) -> FileState:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
-            raise IntegrityError(f"{path}: a folder where a file should be")
+            words = "a folder where a file should be"
+            raise IntegrityError(words, where=path, code=Code.NOT_A_REGULAR_FILE)
         if not stat.S_ISREG(status.st_mode):
-            raise IntegrityError(f"{path}: a link, device or pipe; a pack holds regular files only")
+            raise IntegrityError(NOT_REGULAR, where=path, code=Code.NOT_A_REGULAR_FILE)
         self.read_states[path] = _file_state(status)
         return self.read_states[path]
 
     def _check_unchanged(self, path: str, descriptor: int, count: int) -> None:
         before = self.read_states[path]
         if count != before[0] or _file_state(os.fstat(descriptor)) != before:
-            raise IntegrityError(f"{path}: it changed while it was read")
+            raise IntegrityError("it changed while it was read", where=path, code=Code.FILE_CHANGED)
 
     def _list(self, descriptor: int, prefix: str, listing: Listing) -> None:
         # counted before any of them is looked into, so that all folders together never hold more than this
@@ -208,13 +211,14 @@ class PackFolder:
                 check_path(path)
                 status = entry.stat(follow_symlinks=False)
             except IntegrityError as error:
-                listing.problems.append(str(error))
+                listing.problems += error.problems
                 continue
             except FileNotFoundError:
-                listing.problems.append(f"{path}: it changed while the pack was verified")
+                listing.problems.append(_changed(path))
                 continue
             except OSError as error:
-                listing.problems.append(f"{path}: cannot be read ({error.strerror})")
+                words = f"cannot be read ({error.strerror})"
+                listing.problems.append(Problem(Code.FILE_UNREADABLE, path, "", words))
                 continue
             if stat.S_ISREG(status.st_mode):
                 listing.files[path] = _file_state(status)
@@ -222,13 +226,13 @@ class PackFolder:
                 listing.folders += 1
                 self._list_inner(descriptor, entry.name, path, listing)
             else:
-                listing.problems.append(f"{path}: a link, device or pipe; a pack holds regular files only")
+                listing.problems.append(Problem(Code.NOT_A_REGULAR_FILE, path, "", NOT_REGULAR))
 
     def _list_inner(self, descriptor: int, name: str, path: str, listing: Listing) -> None:
         try:
             inner = os.open(name, _OPEN_FOLDER, dir_fd=descriptor)
         except OSError as error:
-            listing.problems.append(f"{path}: cannot be read safely ({error.strerror}); links are not followed")
+            listing.problems += _unreadable(path, error).problems
             return
         try:
             self._list(inner, f"{path}/", listing)
@@ -247,7 +251,7 @@ def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[
         descriptor = os.open(path, _OPEN_FOLDER)
     except OSError as error:
         reason = _something_else(path) or f"no evidence pack there ({error.strerror})"
-        raise MissingFileError(f"{path}: {reason}") from None
+        raise MissingFileError(reason, where=str(path), code=Code.PACK_MISSING) from None
     folder = PackFolder(path, descriptor, added or {})
     try:
         _check_is_pack(path, descriptor)
@@ -277,13 +281,14 @@ def _check_is_pack(path: Path, descriptor: int) -> None:
     except OSError:
         return
     if len(names) == 1 and names != [MANIFEST_NAME]:
-        raise MissingFileError(f"{path}: not an evidence pack, but {Path(names[0]).parent} is one; name that")
+        words = f"not an evidence pack, but {Path(names[0]).parent} is one; name that"
+        raise MissingFileError(words, where=str(path), code=Code.PACK_MISSING)
 
 
 def _cut_off(listing: Listing) -> None:
     """Note that there is more than is listed."""
     limits = f"{MAX_FILES} files, {MAX_FOLDERS} folders or {MAX_PROBLEMS} problems"
-    listing.problems.append(f"the pack has more than {limits}; not all of it was looked at")
+    listing.problems.append(_oversized(f"more than {limits}; not all of it was looked at"))
     listing.cut_off = True
 
 
@@ -294,11 +299,21 @@ def _bounded(path: str, data: bytes, limit_bytes: int) -> bytes:
 
 
 def _too_large(path: str, size: int, limit_bytes: int) -> IntegrityError:
-    return IntegrityError(f"{path}: {size} bytes, more than the limit of {limit_bytes}")
+    words = f"{size} bytes, more than the limit of {limit_bytes}"
+    return IntegrityError(words, where=path, code=Code.FILE_TOO_LARGE)
 
 
 def _unreadable(path: str, error: OSError) -> IntegrityError:
-    return IntegrityError(f"{path}: cannot be read safely ({error.strerror}); links are not followed")
+    words = f"cannot be read safely ({error.strerror}); links are not followed"
+    return IntegrityError(words, where=path, code=Code.FILE_UNREADABLE)
+
+
+def _oversized(message: str) -> Problem:
+    return Problem(Code.PACK_TOO_LARGE, "", "", f"the pack has {message}")
+
+
+def _changed(path: str) -> Problem:
+    return Problem(Code.FILE_CHANGED, path, "", "it changed while the pack was verified")
 
 
 def _file_state(status: os.stat_result) -> FileState:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from invarlock.errors import IntegrityError
+from invarlock.problems import Code, Problem
 
 
 def reference(digests: Mapping[str, str], path: str) -> dict[str, str]:
@@ -15,11 +16,12 @@ def reference(digests: Mapping[str, str], path: str) -> dict[str, str]:
         IntegrityError: when the pack has no such file.
     """
     if path not in digests:
-        raise IntegrityError(f"{path}: named by the manifest, but not among the pack's files")
+        words = "named by the manifest, but not among the pack's files"
+        raise IntegrityError(words, where=path, code=Code.REFERENCE_DANGLES)
     return {"path": path, "digest": f"sha256:{digests[path]}"}
 
 
-def reference_problems(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[str]:
+def reference_problems(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[Problem]:
     """Yield references of the manifest that name a file or a digest that the pack does not have, or two that differ."""
     references: list[tuple[str, Any]] = [(key, manifest[key]) for key in ("subject", "environment") if key in manifest]
     source = manifest.get("invocation", {}).get("config_source")
@@ -31,8 +33,9 @@ def reference_problems(manifest: Mapping[str, Any], digests: Mapping[str, str]) 
     for name, row in references:
         path, digest = row.get("path"), row.get("digest")
         if path is not None and path not in digests:
-            yield f"manifest.json: {name} names {path[:100]!r}, which the pack does not have"
+            words = f"names {path[:100]!r}, which the pack does not have"
+            yield Problem(Code.REFERENCE_DANGLES, "manifest.json", name, words)
         elif path is not None and digest is not None and digest != f"sha256:{digests[path]}":
-            yield f"manifest.json: {name}: digest is not that of {path}"
+            yield Problem(Code.REFERENCE_DIFFERS, "manifest.json", name, f"digest is not that of {path}")
         elif digest is not None and digest not in known:
-            yield f"manifest.json: {name}: digest is that of no file of the pack"
+            yield Problem(Code.REFERENCE_DANGLES, "manifest.json", name, "digest is that of no file of the pack")

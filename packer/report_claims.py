@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from invarlock.packer import layout
 from invarlock.packer.contents import PackFiles
 from invarlock.packer.edit_records import edit_record_problems
+from invarlock.packer.in_pack import in_pack
 from invarlock.packer.layout import beside
+from invarlock.packer.plan import Plan
 from invarlock.packer.preset_claims import preset_use_problems
 
 from invarlock.catalog.edit_specs import parse_edit_spec
@@ -18,6 +20,7 @@ from invarlock.catalog.models import folder_name
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema
+from invarlock.problems import Code, Problem
 from invarlock.reports.companions import companion_problems, companions_asked
 from invarlock.reports.presets import Preset
 from invarlock.reports.probes import file_name
@@ -65,21 +68,11 @@ class ReportFacts:
 
 @dataclass(frozen=True)
 class Examined:
-    """One report: its facts when it verifies, its ``verify-v1`` envelope, and what is wrong, by class."""
+    """One report: its facts when it verifies, its ``verify-v1`` envelope, and what is wrong."""
 
     facts: ReportFacts | None
     envelope: dict[str, Any]
-    claims: tuple[str, ...] = ()
-    integrity: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a pack says was planned: cases by the path of their report, scenarios by id, tuned parameters."""
-
-    cases: Mapping[str, Planned]
-    scenarios: Mapping[str, Mapping[str, Any]]
-    tuned: TunedParams | None
+    problems: tuple[Problem, ...] = ()
 
 
 def examine_report(
@@ -87,33 +80,35 @@ def examine_report(
 ) -> Examined:
     """Return what a report and the files beside it hold, and what in them does not follow.
 
-    A file that cannot be read as its digest promises is the business of ``files``, and not told twice.
+    A file that cannot be read as its digest promises is a problem of ``files``, and not repeated here.
     """
     planned = plan.cases.get(path)
     kind = "unknown" if planned is None else str(planned.scenario["category"])
     try:
         report = files.document(path)
     except IntegrityError as error:
-        return Examined(None, verify_envelope(path, {}, kind, [str(error)]))
+        return Examined(None, verify_envelope(path, {}, kind, error.problems))
     except DocumentError as error:
-        return Examined(None, verify_envelope(path, {}, kind, [str(error)]), claims=(str(error),))
-    problems = verify_report(report)
+        malformed = in_pack(error, Code.REPORT_MALFORMED)
+        return Examined(None, verify_envelope(path, {}, kind, malformed), tuple(malformed))
+    problems = [problem.of(path) for problem in verify_report(report)]
     envelope = verify_envelope(path, report, kind, problems)
     if problems:
-        return Examined(None, envelope, claims=tuple(f"{path}: {line}" for line in problems))
+        return Examined(None, envelope, tuple(problems))
     digest = files.digests[path]
-    claims = list(_place_problems(path, report, baseline))
-    claims += _tuned_problems(path, report, planned, plan.tuned)
-    claims += preset_use_problems(path, report, preset, None if baseline is None else baseline.document)
+    problems += _place_problems(path, report, baseline)
+    problems += _tuned_problems(path, report, planned, plan.tuned)
+    problems += preset_use_problems(path, report, preset, None if baseline is None else baseline.document)
     runtime, wrong = _runtime_manifest(files, path, report, digest)
-    claims += wrong
-    claims += _timing_problems(files, path, report)
-    claims += _page_problems(files, path, report)
-    metadata, integrity = _edit_metadata(files, path, report, plan)
+    problems += wrong
+    problems += _timing_problems(files, path, report)
+    problems += _page_problems(files, path, report)
+    metadata, wrong = _edit_metadata(files, path, report, plan)
+    problems += wrong
     companions, wrong = _companions(files, path, report, planned, baseline, metadata)
-    claims += wrong
+    problems += wrong
     repeats, wrong = _repeats(files, path, report)
-    claims += wrong
+    problems += wrong
     record, point = None, None
     try:
         if planned is not None:
@@ -121,7 +116,7 @@ def examine_report(
             record = judge_report(planned, seen, f"sha256:{digest}")
             point = sweep_point(planned, seen, f"sha256:{digest}")
     except InvarLockError as error:
-        claims.append(f"{path}: {error}")
+        problems += [problem.of(path) for problem in in_pack(error, Code.REPORT_MALFORMED)]
     facts = ReportFacts(
         path=path,
         model_id=report["meta"]["model_id"],
@@ -143,10 +138,10 @@ def examine_report(
         in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),
         allows_network=bool(runtime and runtime["allow_network"]),
     )
-    return Examined(facts, envelope, tuple(claims), tuple(integrity))
+    return Examined(facts, envelope, tuple(problems))
 
 
-def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: list[str]) -> dict[str, Any]:
+def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: Sequence[Problem]) -> dict[str, Any]:
     """Return the ``verify-v1`` envelope of one report, given what ``verify_report`` found."""
     metric: Mapping[str, Any] = {}
     reason = "malformed"
@@ -170,8 +165,10 @@ def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: l
                     "family": metric.get("kind", "unknown"),
                     "performed": True,
                     "ok": not problems,
-                    "reason": problems[0] if problems else None,
+                    "reason": str(problems[0]) if problems else None,
                 },
+                # a report that verifies has none, and no place for them
+                **({"problems": [problem.document() for problem in problems]} if problems else {}),
             }
         ],
     }
@@ -189,22 +186,25 @@ def join_envelopes(envelopes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _place_problems(path: str, report: Mapping[str, Any], baseline: Baseline | None) -> Iterator[str]:
+def _place_problems(path: str, report: Mapping[str, Any], baseline: Baseline | None) -> Iterator[Problem]:
     """Yield where a report is not one of its model's folder, or not measured against that model's baseline."""
     folder = layout.model_folder(path)
     if folder_name(report["meta"]["model_id"]) != folder:
-        yield f"{path}: meta.model_id is {report['meta']['model_id'][:100]!r}, its folder is another model's"
+        words = f"{report['meta']['model_id'][:100]!r}, its folder is another model's"
+        yield Problem(Code.MODEL_DIFFERS, path, "meta.model_id", words)
     if baseline is None:
-        yield f"{layout.baseline_path(folder)}: missing, {path} was measured against it"
+        words = f"missing, {path} was measured against it"
+        yield Problem(Code.BASELINE_MISSING, layout.baseline_path(folder), "", words)
         return
     if report["baseline_ref"]["report_sha256"] != f"sha256:{baseline.digest}":
-        yield f"{path}: baseline_ref.report_sha256: not the digest of {baseline.path}"
-    yield from (f"{path}: {line}" for line in verify_against_baseline(report, baseline.document))
+        words = f"not the digest of {baseline.path}"
+        yield Problem(Code.BASELINE_DIFFERS, path, "baseline_ref.report_sha256", words)
+    yield from (problem.of(path) for problem in verify_against_baseline(report, baseline.document))
 
 
 def _runtime_manifest(
     files: PackFiles, path: str, report: Mapping[str, Any], digest: str
-) -> tuple[Mapping[str, Any] | None, list[str]]:
+) -> tuple[Mapping[str, Any] | None, list[Problem]]:
     """Return the ``runtime`` block of the report's runtime manifest, and what is wrong with that file."""
     where = beside(path, layout.RUNTIME_MANIFEST)
     document, unread = _document(files, where)
@@ -213,7 +213,7 @@ def _runtime_manifest(
     try:
         check_schema(document, "runtime_manifest", where=where)
     except DocumentError as error:
-        return None, [str(error)]
+        return None, in_pack(error)
     runtime: Mapping[str, Any] = document["runtime"]
     expected = [
         ("report.sha256", document["report"]["sha256"], digest),
@@ -225,54 +225,54 @@ def _runtime_manifest(
     context = document.get("context", {})
     for key in ("profile", "tier", "execution_mode"):
         expected.append((f"context.{key}", context.get(key, report["context"][key]), report["context"][key]))
-    wrong = []
+    wrong: list[tuple[str, str]] = []
     config = document["config"]
     if (config["source"] == "file") != (config["path"] is not None) or (config["path"] is None) != (
         config["sha256"] is None
     ):
-        wrong.append(f"{where}: config: a file has path and sha256, anything else has neither")
+        wrong.append(("config", "a file has path and sha256, anything else has neither"))
     if not runtime["container_execution"] and (runtime["image_ref"] or runtime["image_digest"]):
-        wrong.append(f"{where}: runtime: names an image, though nothing ran in a container")
-    return runtime, wrong + [
-        f"{where}: {key} is not that of the report" for key, found, own in expected if found != own
-    ]
+        wrong.append(("runtime", "names an image, though nothing ran in a container"))
+    wrong += [(key, "not that of the report") for key, found, own in expected if found != own]
+    return runtime, [Problem(Code.RUNTIME_MANIFEST_DIFFERS, where, key, words) for key, words in wrong]
 
 
-def _document(files: PackFiles, where: str) -> tuple[Any, list[str]]:
-    """Return a document beside a report, None when there is none that can be read, and what is wrong with it.
+def _document(files: PackFiles, where: str) -> tuple[Any, list[Problem]]:
+    """Return a document in a report's folder, None when there is none that can be read, and what is wrong with it.
 
-    Bytes that are not those of their digest are the business of ``files``, and not told twice.
+    Bytes that are not those of their digest are a problem of ``files``, and not repeated here.
     """
     try:
         document = files.document(where)
-        return document, [f"{where}: null is no document"] if document is None else []
+        null = Problem(Code.FILE_MALFORMED, where, "", "null is no document")
+        return document, [null] if document is None else []
     except (MissingFileError, DocumentError) as error:
-        return None, [str(error)]
+        return None, in_pack(error)
     except IntegrityError:
         return None, []
 
 
-def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> list[str]:
+def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> list[Problem]:
     where = beside(path, layout.TIMING)
     document, wrong = _document(files, where)
     if document is None or document == report["telemetry"]:
         return wrong
-    return [f"{where}: not the telemetry of the report"]
+    return [Problem(Code.TIMING_DIFFERS, where, "", "not the telemetry of the report")]
 
 
-def _page_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> Iterator[str]:
+def _page_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield where the page beside a report, if there is one, is not the one that the report gives."""
     where = beside(path, layout.PAGE)
     if where not in files.digests:
         return
     page = render_report(report, files.digests[path])
     if hashlib.sha256(page).hexdigest() != files.digests[where]:
-        yield f"{where}: not the page that the report beside it gives"
+        yield Problem(Code.PAGE_DIFFERS, where, "", "not the page that the report gives")
 
 
 def _tuned_problems(
     path: str, report: Mapping[str, Any], planned: Planned | None, tuned: TunedParams | None
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Yield where a clean edit was not made with the parameters that the pack says were selected for its model."""
     if planned is None or tuned is None or planned.scenario["generation"]["kind"] != "edit":
         return
@@ -281,20 +281,23 @@ def _tuned_problems(
     try:
         spec = str(tuned.resolve(parse_edit_spec(text), model))
     except InvarLockError as error:
-        yield f"{path}: {error}"
+        yield Problem(Code.TUNED_PARAMETERS_DIFFER, path, "edit.spec", str(error))
         return
     if report["edit"]["spec"] != spec:
-        yield f"{path}: edit.spec: {shorten(report['edit']['spec'])}, derived {shorten(spec)}"
+        words = f"{shorten(report['edit']['spec'])}, derived {shorten(spec)}"
+        yield Problem(Code.TUNED_PARAMETERS_DIFFER, path, "edit.spec", words)
 
 
 def _edit_metadata(
     files: PackFiles, path: str, report: Mapping[str, Any], plan: Plan
-) -> tuple[Mapping[str, Any] | None, list[str]]:
+) -> tuple[Mapping[str, Any] | None, list[Problem]]:
     where = beside(path, layout.EDIT_METADATA)
     document, unread = _document(files, where)
-    # what it says is held against its scenario, and a pack without scenarios claims nothing that follows from it
+    # what it says is compared with its scenario, and a pack without scenarios claims nothing that follows from it
     if document is None or not plan.scenarios:
-        return None, unread
+        absent = where not in files.digests
+        code = Code.EDIT_METADATA_MISSING if absent else Code.EDIT_METADATA_MALFORMED
+        return None, [problem.coded(code) for problem in unread]
     problems = list(edit_record_problems(where, document, report, plan.scenarios.get(report["meta"]["scenario"])))
     return (None, problems) if problems else (document, [])
 
@@ -306,12 +309,12 @@ def _companions(
     planned: Planned | None,
     baseline: Baseline | None,
     metadata: Mapping[str, Any] | None,
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[Problem]]:
     """Return the documents beside a report that its scenario asks for, none where one is wrong, and what is wrong."""
     if planned is None:
         return {}, []
     found: dict[str, Any] = {}
-    wrong: list[str] = []
+    wrong: list[Problem] = []
     for name in companions_asked(planned.scenario):
         document, unread = _document(files, beside(path, file_name(name)))
         wrong += unread
@@ -321,11 +324,11 @@ def _companions(
         return {}, wrong
     base = None if baseline is None else baseline.document
     folder = path.removesuffix(layout.REPORT_NAME)
-    wrong += [f"{folder}{line}" for line in companion_problems(planned.scenario, found, report, base, metadata)]
+    wrong += [problem.below(folder) for problem in companion_problems(planned.scenario, found, report, base, metadata)]
     return ({} if wrong else found), wrong
 
 
-def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[str]]:
+def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[Problem]]:
     """Return the repeats of a report, None when it has none, and what is wrong with them."""
     where = beside(path, layout.REPEATS)
     if where not in files.digests:
@@ -333,7 +336,8 @@ def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Ma
     document, unread = _document(files, where)
     if document is None:
         return None, unread
-    problems = [f"{path.removesuffix(layout.REPORT_NAME)}{line}" for line in repeats_problems(document, report)]
+    folder = path.removesuffix(layout.REPORT_NAME)
+    problems = [problem.below(folder) for problem in repeats_problems(document, report)]
     return (None, problems) if problems else (document, [])
 
 

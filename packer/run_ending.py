@@ -14,11 +14,13 @@ from typing import Any
 from invarlock.packer import layout
 from invarlock.packer.assembly import gather_files
 from invarlock.packer.build import BuiltPack, build_pack
+from invarlock.packer.in_pack import in_pack
 from invarlock.packer.keys import SigningKey
 from invarlock.packer.run_directory import RunDirectory
 
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import parse_json, read_file, read_json, write_bytes, write_json
+from invarlock.problems import Problem
 from invarlock.reports.companions import companion_problems, companions_asked
 from invarlock.reports.page_files import write_page
 from invarlock.reports.probes import file_name
@@ -34,7 +36,9 @@ from invarlock.verdict.summaries import summarise, summarise_seconds
 
 @dataclass
 class FoundReports:
-    """The reports of a run that are on disk and verify, by their path in the pack, and what is wrong with the others.
+    """The reports of a run that are on disk and verify, by their path in the pack.
+
+    ``unverified`` has what is wrong with the others, by the id of their case.
 
     Of each report only what a verdict takes from it is kept.
     """
@@ -44,7 +48,7 @@ class FoundReports:
     telemetry: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
     repeats: dict[str, dict[str, Any]] = field(default_factory=dict)
     sweep: dict[str, dict[str, Any]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    unverified: dict[str, list[Problem]] = field(default_factory=dict)
 
 
 def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundReports:
@@ -64,9 +68,9 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
             repeats = path.with_name(layout.REPEATS)
             repeated = read_json(repeats) if repeats.is_file() and not wrong else None
         except InvarLockError as error:
-            wrong = [str(error)]
+            wrong = in_pack(error)
         if wrong:
-            found.problems.append(f"{planned.case_id}: its report does not verify: {wrong[0]}")
+            found.unverified[planned.case_id] = wrong
             continue
         found.files[place] = path
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -117,7 +121,12 @@ def verdict_lines(verdict: Mapping[str, Any], found: FoundReports) -> list[str]:
     for path, row in summarise_repeats(found.repeats)["cases"].items():
         if not row["identical"]:
             lines.append(f"not the same each time: {path} (drift up to {row['largest_drift']:.2g})")
-    return [*lines, *sweep_lines(found.sweep), "", *found.problems]
+    return [*lines, *sweep_lines(found.sweep), "", *(unverified_line(*row) for row in found.unverified.items())]
+
+
+def unverified_line(case: str, problems: Sequence[Problem]) -> str:
+    """Return what a person reads of a report that does not verify."""
+    return f"{case}: its report does not verify: {problems[0]}"
 
 
 def pack_run(

@@ -17,6 +17,7 @@ from invarlock.packer.run_directory import RunDirectory
 from invarlock.catalog.shards import shard_manifest
 from invarlock.errors import DocumentError, IntegrityError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json
+from invarlock.problems import Code
 from invarlock.reports.verification import shorten
 from invarlock.settings import SETTINGS
 from invarlock.verdict.compiling import planned_cases, read_outcomes
@@ -89,7 +90,8 @@ def check_no_links(directory: RunDirectory) -> None:
     """
     link = next(directory.links(), None)
     if link is not None:
-        raise IntegrityError(f"{link}: a link; links in a run directory are not followed, put what it leads to there")
+        words = "a link; links in a run directory are not followed, put what it leads to there"
+        raise IntegrityError(words, where=str(link), code=Code.NOT_A_REGULAR_FILE)
 
 
 def check_belonging(shards: Sequence[Shard]) -> None:
@@ -163,7 +165,7 @@ def _check_cases(shard: Shard) -> None:
     derived = shard_manifest(shard.whole, shard.index, shard.of)
     wrong = _difference(shard.state["scenarios.json"], derived)
     if wrong is not None:
-        raise IntegrityError(f"{shard.directory.state / 'scenarios.json'}: not that of its shard.json: {wrong}")
+        raise _contradiction(shard, "scenarios.json", f"not that of its shard.json: {wrong}")
     said = {outcome["case"] for outcome in read_outcomes(shard.state["pytest_report.json"])}
     planned = [case.case_id for case in planned_cases(derived).values()]
     waiting = [case for case in planned if case not in said]
@@ -174,7 +176,11 @@ def _check_cases(shard: Shard) -> None:
         )
     strange = sorted(said & {case.case_id for case in planned_cases(shard.whole).values()} - set(planned))
     if strange:
-        raise IntegrityError(f"{shard.directory.state / 'pytest_report.json'}: {strange[0]} is no case of this shard")
+        raise _contradiction(shard, "pytest_report.json", f"{strange[0]} is no case of this shard")
+
+
+def _contradiction(shard: Shard, name: str, message: str) -> IntegrityError:
+    return IntegrityError(message, where=str(shard.directory.state / name), code=Code.SHARD_CONTRADICTS_ITSELF)
 
 
 def _resuming(shard: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from nacl.signing import VerifyKey
 
 from invarlock.errors import DocumentError, SignatureError
 from invarlock.jsonio import check_schema, parse_json
+from invarlock.problems import Code
 
 FORMAT = "evidence-pack-signature-v1"
 ED25519_SIGNATURE_BYTES = 64
@@ -44,21 +45,27 @@ def verify_manifest(manifest: bytes, signature_file: bytes) -> bytes:
         document = parse_json(signature_file, where=SIGNATURE_NAME, limit_bytes=MAX_SIGNATURE_BYTES)
         check_schema(document, "manifest_signature", where=SIGNATURE_NAME)
     except DocumentError as error:
-        raise SignatureError(str(error)) from None
+        problems = [problem.coded(Code.SIGNATURE_MALFORMED) for problem in error.problems]
+        raise SignatureError(str(error), problems=problems) from None
     public = read_public_pem(document["public_key"]["value"])
     if document["signing_key_fingerprint"] != fingerprint(public):
-        raise SignatureError(f"{SIGNATURE_NAME}: signing_key_fingerprint is not that of its public key")
+        raise _malformed("signing_key_fingerprint", "not that of its public key")
     try:
         signature = decode_base64(document["signature"]["value"])
     except ValueError as error:
-        raise SignatureError(f"{SIGNATURE_NAME}: signature: {error}") from None
+        raise _malformed("signature", str(error)) from None
     if len(signature) != ED25519_SIGNATURE_BYTES:
-        raise SignatureError(f"{SIGNATURE_NAME}: signature: {len(signature)} bytes, an Ed25519 signature has 64")
+        raise _malformed("signature", f"{len(signature)} bytes, an Ed25519 signature has 64")
     if not _is_fit(public):
-        raise SignatureError(f"{SIGNATURE_NAME}: public_key: a small-order or non-canonical key, which proves nothing")
+        raise _malformed("public_key", "a small-order or non-canonical key, which proves nothing")
     if not check_signature(public, manifest, signature):
-        raise SignatureError("the signature does not hold for manifest.json: one of the two was changed")
+        words = "the signature does not hold for manifest.json: one of the two was changed"
+        raise SignatureError(words, where=SIGNATURE_NAME, code=Code.SIGNATURE_DOES_NOT_HOLD)
     return public
+
+
+def _malformed(field: str, message: str) -> SignatureError:
+    return SignatureError(message, where=SIGNATURE_NAME, field=field, code=Code.SIGNATURE_MALFORMED)
 
 
 def check_signature(public: bytes, data: bytes, signature: bytes) -> bool:

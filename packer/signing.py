@@ -17,6 +17,7 @@ from invarlock.packer.verify import VerifyOptions, VerifyResult, verify_pack
 
 from invarlock.errors import InvarLockError, SignatureError, UsageError
 from invarlock.jsonio import dump_json, sync_folder, write_bytes
+from invarlock.problems import Code
 from invarlock.staging import staging_folder
 
 
@@ -26,14 +27,15 @@ def sign_pack(pack: Path, key: SigningKey) -> str:
     Raises:
         UsageError: when the pack is signed already.
         SignatureError: when its manifest names another signer.
-        InvarLockError: of the class that fails, when the pack does not verify.
+        InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     if os.path.lexists(pack / SIGNATURE_NAME):
         raise UsageError(f"{pack}: is signed already; a signature is never replaced")
     sealed = _read_manifest(pack)
     signer, claimed = fingerprint(key.public), read_manifest(sealed).get("signing_key_fingerprint")
     if claimed not in (None, signer):
-        raise SignatureError(f"{MANIFEST_NAME}: names the signer {claimed}, this key is {signer}")
+        words = f"names the signer {claimed}, this key is {signer}"
+        raise SignatureError(words, where=MANIFEST_NAME, code=Code.SIGNER_DIFFERS)
     signature = dump_json(sign_manifest(sealed, key))
     # nobody ever sees a signature of a pack that does not verify: it is verified in memory, and written last
     _verified(pack, {SIGNATURE_NAME: signature})
@@ -47,7 +49,7 @@ def attest_pack(pack: Path, key: SigningKey) -> str:
     Raises:
         UsageError: when it has an attestation.
         SignatureError: when the key is not that of the pack's signer.
-        InvarLockError: of the class that fails, when the pack does not verify.
+        InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     if os.path.lexists(pack / ATTESTATION_NAME):
         raise UsageError(f"{pack}: has an attestation already; it is never replaced")
@@ -55,7 +57,8 @@ def attest_pack(pack: Path, key: SigningKey) -> str:
     result = _verified(pack, {})
     signer = fingerprint(key.public)
     if result.signer != signer:
-        raise SignatureError(f"{pack}: its signer is {result.signer or 'nobody'}, this key is {signer}")
+        words = f"its signer is {result.signer or 'nobody'}, this key is {signer}"
+        raise SignatureError(words, where=str(pack), code=Code.SIGNER_DIFFERS)
     if result.verdict_document is None:
         raise UsageError(f"{pack}: it claims no verdict, there is nothing to attest")
     statement = make_statement(sealed, read_manifest(sealed), result.verdict_document, result.attested_reports)
@@ -74,12 +77,8 @@ def _verified(pack: Path, added: Mapping[str, bytes]) -> VerifyResult:
     """Return what verifying a pack finds, as if the files added were in it."""
     result = verify_pack(pack, VerifyOptions(), added=added)
     if not result.ok:
-        error = result.errors[0]
-        raise _ERRORS.get(result.code, InvarLockError)(f"{pack}: does not verify: {error['where']}: {error['message']}")
+        raise InvarLockError(f"{pack}: does not verify: {result.problems[0]}", problems=result.problems)
     return result
-
-
-_ERRORS = {kind.exit_code: kind for kind in InvarLockError.__subclasses__() if kind.exit_code > 1}
 
 
 def _add(pack: Path, name: str, data: bytes) -> None:

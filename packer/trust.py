@@ -17,6 +17,7 @@ from invarlock.packer.file_access import check_nobody_else_writes
 
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import read_json
+from invarlock.problems import Code
 
 Authenticity = Literal["unpinned", "pinned", "mismatch"]
 
@@ -25,6 +26,14 @@ MAX_STORE_BYTES = 4 * 1024 * 1024
 LISTS = ("trusted_signers", "fingerprints")
 
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a signer is not trusted."""
+
+    code: Code
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -37,23 +46,23 @@ class TrustedSigner:
     not_after: datetime | None = None
     revoked: bool = False
 
-    def refuses(self, moment: datetime) -> str | None:
+    def refuses(self, moment: datetime) -> Refusal | None:
         """Return why the signer is not trusted at a moment, None when they are."""
         if self.revoked:
-            return "it is revoked"
+            return Refusal(Code.SIGNER_REVOKED, "it is revoked")
         if self.not_before is not None and moment < self.not_before:
-            return f"it is trusted from {write_moment(self.not_before)} on"
+            return Refusal(Code.SIGNER_OUT_OF_DATE, f"it is trusted from {write_moment(self.not_before)} on")
         if self.not_after is not None and moment > self.not_after:
-            return f"it was trusted until {write_moment(self.not_after)}"
+            return Refusal(Code.SIGNER_OUT_OF_DATE, f"it was trusted until {write_moment(self.not_after)}")
         return None
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What a signer was held against, and what came of it; ``reason`` says why a signer is refused."""
+    """Whether a signer is pinned, and why they are refused, if they are."""
 
     authenticity: Authenticity
-    reason: str | None = None
+    refusal: Refusal | None = None
 
 
 def default_store() -> Path | None:
@@ -178,16 +187,19 @@ def judge_signer(
     as trusted at another time.
     """
     if expected is not None and signer != expected:
-        return Trust("mismatch", f"signed by {signer}, expected {expected}")
+        words = f"signed by {signer}, expected {expected}"
+        return Trust("mismatch", Refusal(Code.SIGNER_NOT_EXPECTED, words))
     if store is None:
         return Trust("unpinned" if expected is None else "pinned")
     known = [entry for entry in store if entry.fingerprint == signer]
     if not known and not (store_is_default and expected is not None):
-        return Trust("mismatch", f"the signer {signer} is not in the trust store")
-    refusals = [reason for entry in known if (reason := entry.refuses(moment)) is not None]
+        words = f"the signer {signer} is not in the trust store"
+        return Trust("mismatch", Refusal(Code.SIGNER_UNKNOWN, words))
+    refusals = [refusal for entry in known if (refusal := entry.refuses(moment)) is not None]
     # an entry that revokes wins over one that does not
     if refusals:
-        return Trust("mismatch", f"the signer {signer} is not trusted: {refusals[0]}")
+        words = f"the signer {signer} is not trusted: {refusals[0].reason}"
+        return Trust("mismatch", Refusal(refusals[0].code, words))
     return Trust("pinned")
 
 

@@ -1,61 +1,46 @@
 """Verifying a pack offline: is it whole, who signed it, and does what it claims follow from what was measured.
 
-Classes of checks run in the order of their exit codes, 3 to 7. The first class that fails decides the code, and all
-errors of that class are listed. Nothing but the manifest is parsed before the signature holds.
+Seven steps in this order, each with a frozen result and the problems that it found:
+
+1. control files: ``manifest.json`` and ``checksums.sha256`` are there,
+2. manifest: it matches its schema,
+3. signature and trust: somebody signed it whom the receiver trusts,
+4. integrity: every byte is as it was sealed,
+5. reports: each follows from its raw measurements, its baseline and the files in its folder,
+6. results: verdict and summaries follow from the reports,
+7. claims: manifest, metadata, README and attestation follow from the rest.
+
+A step that fails ends the verification, but that bytes are hashed while steps 5 to 7 read them. Problems of the first
+class that failed, by exit code, are listed. Nothing but the manifest is parsed before the signature holds.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from invarlock.packer import layout
-from invarlock.packer.attestation import AttestedReport, make_statement, statement_problems
-from invarlock.packer.authenticity import check_signature_of, check_trust, read_attestation
-from invarlock.packer.catalogue import catalogue_warnings
-from invarlock.packer.checksums import (
-    ATTESTATION_NAME,
-    ATTRIBUTES,
-    ATTRIBUTES_NAME,
-    CHECKSUMS_NAME,
-    CONTROL_FILES,
-    LINE_ENDS,
-    MANIFEST_NAME,
-    read_checksums,
-    with_line_ends_restored,
-)
-from invarlock.packer.claims import Findings, check_results, evidence_level, examine_reports
+from invarlock.packer.authenticity import Signature, check_signature
+from invarlock.packer.claims import Findings, examine_reports
 from invarlock.packer.contents import SealedFiles
-from invarlock.packer.evidence import absent, asked, missing_in_pack, not_asked
+from invarlock.packer.control_files import ManifestFound, check_manifest, read_control_files
+from invarlock.packer.evidence import absent, asked, evidence_level, missing_in_pack, not_asked
 from invarlock.packer.file_access import store_warnings
-from invarlock.packer.keys import fingerprint
-from invarlock.packer.limits import (
-    MAX_CHECKSUMS_BYTES,
-    MAX_MANIFEST_BYTES,
-    MAX_PROBLEMS,
-    THREADED_BYTES,
-)
-from invarlock.packer.manifest_claims import manifest_problems, metadata_problems
-from invarlock.packer.manifest_format import read_manifest
-from invarlock.packer.pack_folder import Listing, PackFolder, open_pack
-from invarlock.packer.readme import readme_follows
-from invarlock.packer.references import reference_problems
-from invarlock.packer.report_claims import ReportFacts, join_envelopes
+from invarlock.packer.in_pack import in_pack
+from invarlock.packer.integrity import close_sealed, open_sealed
+from invarlock.packer.limits import MAX_PROBLEMS
+from invarlock.packer.pack_claims import Claims, check_claims, version_problems
+from invarlock.packer.pack_folder import PackFolder, open_pack
+from invarlock.packer.report_claims import join_envelopes
+from invarlock.packer.results import Results, check_results
 from invarlock.packer.trust import TrustedSigner, read_trust_store
-from invarlock.packer.verify_result import ReportAssurance, StartProgress, VerifyOptions, VerifyResult
+from invarlock.packer.verify_options import ReportAssurance, StartProgress, VerifyOptions
+from invarlock.packer.verify_result import VerifyResult
 
-from invarlock import __version__
-from invarlock.errors import (
-    DocumentError,
-    IntegrityError,
-    InvarLockError,
-    MissingFileError,
-    ReportError,
-    printable,
-)
+from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError, printable
+from invarlock.problems import Code, ExitCode, Problem, first_class
 from invarlock.verdict.compiling import NOT_DERIVED
 
 __all__ = ["ReportAssurance", "StartProgress", "VerifyOptions", "VerifyResult", "verify_pack"]
@@ -76,176 +61,169 @@ def verify_pack(
         MissingFileError: when there is no such trust store.
     """
     options.check()
-    result = VerifyResult(path, options)
     store_path = options.trust_store or options.default_store
     store = None if store_path is None else read_trust_store(store_path)
-    if store_path is not None:
-        result.trust_store = str(store_path)
-        result.warnings += store_warnings(store_path)
     try:
         with open_pack(path, added) as folder:
-            _verify(folder, options, store, result, start_progress)
+            steps = _take_steps(folder, options, store, start_progress)
     except InvarLockError as error:
-        # whatever class an error is of, a receiver gets one of the codes of this page
-        code = error.exit_code if error.exit_code > 1 else ReportError.exit_code
-        _fail(result, code, path.name, [str(error)])
-    return result
+        steps = _Steps(problems=tuple(in_pack(error)))
+    return _conclude(path, options, store_path, steps)
 
 
 @dataclass(frozen=True)
-class _Sealed:
-    """What the control files say: the manifest, its bytes, and the attestation's statement."""
+class _Steps:
+    """What the steps found; those after one that failed are empty. ``verdict`` is what the pack itself claims."""
 
-    manifest: Mapping[str, Any]
-    data: bytes
-    statement: Mapping[str, Any] | None
+    manifest: ManifestFound = field(default_factory=ManifestFound)
+    signature: Signature = field(default_factory=Signature)
+    found: Findings = field(default_factory=Findings)
+    results: Results = field(default_factory=Results)
+    claims: Claims = field(default_factory=Claims)
+    verdict: str | None = None
+    paths: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    finished: bool = False
 
 
-def _verify(
+def _take_steps(
     folder: PackFolder,
     options: VerifyOptions,
     store: Sequence[TrustedSigner] | None,
-    result: VerifyResult,
     start_progress: StartProgress | None,
-) -> None:
-    data = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
-    checksums = folder.read(CHECKSUMS_NAME, MAX_CHECKSUMS_BYTES)
-    manifest = read_manifest(data)
-    public = check_signature_of(folder, data, manifest, options, result)
-    if public is not None:
-        result.signer = fingerprint(public)
-        check_trust(result.signer, manifest, options, store, result)
-    sealed = _Sealed(manifest, data, read_attestation(folder, public))
-    promised = manifest["checksums_sha256_digest"].lower()
-    if hashlib.sha256(checksums).hexdigest() != promised:
-        restored = with_line_ends_restored(checksums)
-        changed = restored is not None and hashlib.sha256(restored).hexdigest() == promised
-        raise IntegrityError(
-            f"{CHECKSUMS_NAME}: {LINE_ENDS if changed else 'not the file that checksums_sha256_digest promises'}"
-        )
-    digests = read_checksums(checksums)
-    del checksums
-    listing = folder.listing()
-    integrity = [*listing.problems, *_uncovered(listing, digests, options, result)]
-    if ATTRIBUTES_NAME in listing.files and folder.read(ATTRIBUTES_NAME, MAX_MANIFEST_BYTES) != ATTRIBUTES:
-        integrity.append(f"{ATTRIBUTES_NAME}: not {ATTRIBUTES.decode().strip()!r}, which is all that it may say")
-    integrity += reference_problems(manifest, digests)
-    files = SealedFiles(folder, digests, start_progress(listing.total_bytes) if start_progress else None)
+) -> _Steps:
+    control = read_control_files(folder)
+    if control.problems:
+        return _Steps(problems=control.problems)
+    manifest = check_manifest(control)
+    if manifest.problems:
+        return _Steps(problems=manifest.problems)
+    signature = check_signature(folder, control, manifest, options, store)
+    if signature.problems:
+        return _Steps(manifest, signature, warnings=signature.warnings, problems=signature.problems)
     try:
-        files.hash_ahead(_large(listing, digests))
-        found = examine_reports(files)
-        wrong = _check_claims(sealed, found, files, result)
-        integrity += [*files.finish(), *found.integrity, *folder.changes(listing)]
+        sealed = open_sealed(folder, control, manifest, strict=options.strict, start=start_progress)
+    except IntegrityError as error:
+        return _Steps(manifest, signature, warnings=signature.warnings, problems=error.problems)
+    try:
+        found = examine_reports(sealed.files)
+        results, claims, verdict = Results(), Claims(), None
+        if options.report_assurance == "off":
+            verdict = _claimed_verdict(sealed.files)
+        else:
+            results = check_results(sealed.files, found)
+            claims = check_claims(control, manifest, signature, found, results, sealed.files)
+            verdict = None if results.verdict is None else results.verdict["verdict"]
+        integrity = close_sealed(folder, sealed)
     finally:
-        files.close()
-    if integrity:
-        result.verdict, result.evidence_level, result.envelope = None, None, None
-        _fail(result, IntegrityError.exit_code, "pack", integrity)
-        return
-    result.integrity_ok = True
-    _judge(sealed, found, files, wrong, result)
-
-
-def _judge(sealed: _Sealed, found: Findings, files: SealedFiles, wrong: list[str], result: VerifyResult) -> None:
-    """Say what the claims of a whole pack are worth."""
-    options = result.options
+        sealed.files.close()
+    problems = [*found.problems, *results.problems, *claims.problems]
     if options.report_assurance == "off":
-        result.warnings.append("reports were not verified: --report-assurance off")
+        # what was sealed must hold together all the same
+        problems = [problem for problem in problems if problem.code.exit_code < ExitCode.REPORT]
+    elif problems:
+        problems += version_problems(manifest.document)
+    return _Steps(
+        manifest,
+        signature,
+        found,
+        results,
+        claims,
+        verdict,
+        frozenset(sealed.files.digests),
+        (*signature.warnings, *sealed.warnings, *results.warnings, *claims.warnings),
+        (*integrity, *problems),
+        finished=True,
+    )
+
+
+def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _Steps) -> VerifyResult:
+    """Return what a receiver learns from the steps, with what they require of a pack that is whole."""
+    result = VerifyResult(
+        path,
+        options,
+        warnings=(*([] if store is None else store_warnings(store)), *steps.warnings),
+        signer=steps.signature.signer,
+        authenticity=steps.signature.authenticity,
+        trust_store=None if store is None else str(store),
+    )
+    if not steps.finished or any(problem.code.exit_code < ExitCode.REPORT for problem in steps.problems):
+        return _failed(result, steps.problems)
+    manifest, found, verdict = steps.manifest.document, steps.found, steps.results.verdict
+    is_off = options.report_assurance == "off"
+    result = replace(
+        result,
+        warnings=(*result.warnings, *_assurance_warnings(manifest, found, is_off=is_off)),
+        integrity_ok=True,
+        attested=steps.claims.attested,
+        attested_reports=steps.claims.attested_reports,
+        verdict=steps.verdict,
+        verdict_document=verdict,
+        envelope=None if is_off else join_envelopes(found.envelopes),
+        evidence_level=None if is_off else evidence_level(manifest, len(found.clean), verdict),
+    )
+    problems = [*steps.problems, *_unmet(options, found, steps.verdict)]
+    if problems:
+        return _failed(result, problems)
+    return replace(
+        result,
+        reports_verified=not is_off and bool(found.facts),
+        asked="" if is_off else asked(found.scope),
+        not_asked=() if is_off else tuple(not_asked(found.scope, signed=result.signed)),
+        missing_for_strong=tuple(_missing_for_strong(result, steps)),
+    )
+
+
+def _failed(result: VerifyResult, problems: Sequence[Problem]) -> VerifyResult:
+    found = first_class(problems)
+    shown = tuple(map(_printable, found[:MAX_PROBLEMS]))
+    return replace(result, problems=shown, left_out=len(found) - len(shown))
+
+
+def _printable(problem: Problem) -> Problem:
+    """Return a problem whose texts, which may be an attacker's, have nothing in them that a terminal obeys."""
+    return Problem(problem.code, printable(problem.where), printable(problem.field), printable(problem.message))
+
+
+def _unmet(options: VerifyOptions, found: Findings, verdict: str | None) -> Iterator[Problem]:
+    """Yield what a receiver requires beyond a pack that holds."""
+    if options.report_assurance == "strict":
+        words = "strict report assurance needs execution of a clean case in a container with an image digest"
+        for path in found.clean:
+            if not found.facts[path].in_container:
+                yield Problem(Code.CONTAINER_REQUIRED, layout.beside(path, layout.RUNTIME_MANIFEST), "", words)
+        if not found.clean:
+            words = "the pack has no clean report, strict report assurance needs one"
+            yield Problem(Code.CLEAN_REPORT_REQUIRED, "", "", words)
+    if options.require_pass and verdict != "PASS":
+        words = f"the verdict is {verdict}, PASS is required"
+        yield Problem(Code.PASS_REQUIRED, layout.VERDICT_JSON, "", words)
+
+
+def _assurance_warnings(manifest: Mapping[str, Any], found: Findings, *, is_off: bool) -> Iterator[str]:
+    if is_off:
+        yield "reports were not verified: --report-assurance off"
     else:
-        outside = [path for path in found.clean if not found.facts[path].in_container]
-        if options.report_assurance == "strict":
-            wrong += [
-                f"{layout.beside(path, layout.RUNTIME_MANIFEST)}: strict report assurance needs execution of a clean "
-                "case in a container with an image digest"
-                for path in outside
-            ]
-            if not found.clean:
-                wrong.append("the pack has no clean report, strict report assurance needs one")
-        result.envelope = join_envelopes(found.envelopes)
-        result.evidence_level = evidence_level(sealed.manifest, len(found.clean), result.verdict_document)
         overridden = sorted({name for facts in found.facts.values() for name in facts.overrides})
         if overridden:
-            result.warnings.append(f"the policy of reports was overridden: {', '.join(overridden)}")
-    if sealed.manifest.get("verification", {}).get("report_assurance") == "off":
-        result.warnings.append("its maker did not verify the reports in this pack: report_assurance off")
-    if options.require_pass and result.verdict != "PASS":
-        wrong.append(f"{layout.VERDICT_JSON}: the verdict is {result.verdict}, PASS is required")
-    if wrong:
-        _fail(result, ReportError.exit_code, "reports", wrong)
-        return
-    result.reports_verified = options.report_assurance != "off" and bool(found.facts)
-    if options.report_assurance != "off":
-        result.asked, result.not_asked = asked(found.scope), not_asked(found.scope, signed=result.signed)
-    result.missing_for_strong = _missing_for_strong(sealed, found, files, result)
+            yield f"the policy of reports was overridden: {', '.join(overridden)}"
+    if manifest.get("verification", {}).get("report_assurance") == "off":
+        yield "its maker did not verify the reports in this pack: report_assurance off"
 
 
-def _check_claims(sealed: _Sealed, found: Findings, files: SealedFiles, result: VerifyResult) -> list[str]:
-    """Derive all that the pack claims; return what does not follow, nothing where reports are not to be verified."""
-    if result.options.report_assurance == "off":
-        result.verdict = _claimed_verdict(files)
-        return []
-    wrong = list(found.claims)
-    if any(path.startswith(layout.DERIVED_FOLDERS) or path == layout.SCENARIOS for path in files.digests):
-        result.verdict_document, problems = check_results(files, found)
-        wrong += problems
-    else:
-        result.warnings.append("the pack holds no report and no verdict: only its bytes and its signature were checked")
-    if found.scenarios is not None:
-        result.warnings += catalogue_warnings(sealed.manifest, found.scenarios)
-    verdict = result.verdict_document
-    result.verdict = None if verdict is None else verdict["verdict"]
-    wrong += [*manifest_problems(sealed.manifest, found, files, verdict), *metadata_problems(found, files)]
-    wrong += [
-        f"{path}: differs from the name of a file that is checked only in the way it is written"
-        for path in sorted(filter(layout.looks_checked, files.digests))
-    ]
-    result.attested_reports = [
-        _attested(facts, facts.record) for facts in found.facts.values() if facts.record is not None
-    ]
-    wrong += _texts(sealed, found, files, result)
-    made_by = sealed.manifest.get("invarlock_version", __version__)
-    if wrong and made_by != __version__:
-        own = f"this is {__version__}, which may render texts and pages in another way"
-        wrong.append(f"{MANIFEST_NAME}: made by InvarLock {made_by}, {own}")
-    opaque = _opaque(sealed.manifest, files.digests, derived=verdict is not None)
-    if opaque:
-        shown = ", ".join(opaque[:3]) + (f" and {len(opaque) - 3} more" if len(opaque) > 3 else "")
-        result.warnings.append(f"sealed, but nothing is derived from: {shown}")
-    return wrong
-
-
-def _texts(sealed: _Sealed, found: Findings, files: SealedFiles, result: VerifyResult) -> Iterator[str]:
-    """Yield where the README and the attestation do not say what the manifest and the verdict do."""
-    verdict = result.verdict_document
-    if layout.README in files.digests:
-        try:
-            readme = files.data(layout.README)
-            evidence = found.pack_statement(sealed.manifest, files.digests, verdict)
-            if verdict is None or not readme_follows(readme, sealed.manifest, verdict, evidence):
-                yield f"{layout.README}: not what the manifest and the verdict give"
-        except IntegrityError:
-            pass  # told by files
-    if sealed.statement is None:
-        return
-    if verdict is None:
-        yield f"{ATTESTATION_NAME}: attests a verdict, and none follows from the pack"
-        return
-    expected = make_statement(sealed.data, sealed.manifest, verdict, result.attested_reports)
-    yield from (f"{ATTESTATION_NAME}: {line}" for line in statement_problems(sealed.statement, expected))
-    result.attested = True
-
-
-def _attested(facts: ReportFacts, record: Mapping[str, Any]) -> AttestedReport:
-    return AttestedReport(
-        model=facts.model_id,
-        scenario=record["name"],
-        run=record["run_num"],
-        subject_digest=facts.subject_digest,
-        validation=facts.validation,
-        ratio_vs_baseline=record["ratio_vs_baseline"],
-        passed=record["passed"],
-        report_sha256=record["report_sha256"],
-    )
+def _missing_for_strong(result: VerifyResult, steps: _Steps) -> list[str]:
+    """Return why a pack that holds is not strong evidence for this receiver."""
+    conditions = {
+        "a signature": result.signed,
+        "a pinned signer (--expected-fingerprint or a trust store)": result.authenticity == "pinned",
+        "strict checks (--strict)": result.options.strict,
+        "strict report assurance (--report-assurance strict)": result.options.report_assurance == "strict",
+    }
+    found = steps.found
+    parts = list(absent(steps.manifest.document, steps.paths, found.planned.plan.cases))
+    in_pack_missing = missing_in_pack(found.scope, found.clean, steps.results.verdict, parts)
+    return [name for name, holds in conditions.items() if not holds] + in_pack_missing
 
 
 def _claimed_verdict(files: SealedFiles) -> str | None:
@@ -255,51 +233,3 @@ def _claimed_verdict(files: SealedFiles) -> str | None:
         return None
     verdict = document.get("verdict") if isinstance(document, dict) else None
     return verdict if verdict in ("PASS", "FAIL", NOT_DERIVED) else None
-
-
-def _fail(result: VerifyResult, code: int, where: str, messages: Sequence[str]) -> None:
-    result.code = code
-    for message in map(printable, messages[:MAX_PROBLEMS]):
-        place, separator, rest = message.partition(": ")
-        known = separator and " " not in place
-        result.errors.append({"code": code, "where": place if known else where, "message": rest if known else message})
-    if len(messages) > MAX_PROBLEMS:
-        more = f"{len(messages) - MAX_PROBLEMS} more errors of this class"
-        result.errors.append({"code": code, "where": where, "message": more})
-
-
-def _large(listing: Listing, digests: Mapping[str, str]) -> list[str]:
-    """Return the large files of which nothing but the digest is needed."""
-    return [
-        path
-        for path, (size, *_) in listing.files.items()
-        if size >= THREADED_BYTES and path in digests and not layout.is_read(path)
-    ]
-
-
-def _uncovered(listing: Listing, digests: Mapping[str, str], options: VerifyOptions, result: VerifyResult) -> list[str]:
-    messages = [
-        f"{path}: not in {CHECKSUMS_NAME}" for path in sorted(set(listing.files) - set(digests) - CONTROL_FILES)
-    ]
-    # a page is what people look at first, and one that nobody sealed could say anything
-    failing = [line for line in messages if options.strict or f"/{layout.PAGE}: " in f"/{line}"]
-    result.warnings += [line for line in messages if line not in failing][:MAX_PROBLEMS]
-    return failing
-
-
-def _opaque(manifest: Mapping[str, Any], paths: Mapping[str, str], *, derived: bool) -> list[str]:
-    """Return the files that nothing is derived from; without a verdict those are all."""
-    named = {row.get("path") for row in manifest.get("materials", [])}
-    return sorted(path for path in paths if not (derived and layout.is_checked(path)) and path not in named)
-
-
-def _missing_for_strong(sealed: _Sealed, found: Findings, files: SealedFiles, result: VerifyResult) -> list[str]:
-    conditions = {
-        "a signature": result.signed,
-        "a pinned signer (--expected-fingerprint or a trust store)": result.authenticity == "pinned",
-        "strict checks (--strict)": result.options.strict,
-        "strict report assurance (--report-assurance strict)": result.options.report_assurance == "strict",
-    }
-    parts = list(absent(sealed.manifest, files.digests, found.plan.cases))
-    in_pack = missing_in_pack(found.scope, found.clean, result.verdict_document, parts)
-    return [name for name, holds in conditions.items() if not holds] + in_pack

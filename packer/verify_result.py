@@ -1,88 +1,61 @@
-"""What a receiver asks of a pack, and what verifying it found."""
+"""What verifying a pack found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from invarlock.packer.attestation import AttestedReport
 from invarlock.packer.evidence import statement
-from invarlock.packer.pack_folder import Progress
 from invarlock.packer.trust import Authenticity
+from invarlock.packer.verify_options import VerifyOptions
 
-from invarlock.errors import UsageError
-
-ReportAssurance = Literal["report", "strict", "off"]
-# Told the bytes of the pack, returns what is told the bytes that are done.
-StartProgress = Callable[[int], Progress]
+from invarlock.problems import ExitCode, Problem
 
 
 @dataclass(frozen=True)
-class VerifyOptions:
-    """What a receiver asks for; ``at`` is the moment that trust is judged at.
-
-    ``default_store`` is a trust store that nobody named: beside an expected fingerprint it can only revoke, while a
-    ``trust_store`` must hold as well.
-    """
-
-    strict: bool = False
-    report_assurance: ReportAssurance = "report"
-    expected_fingerprint: str | None = None
-    trust_store: Path | None = None
-    default_store: Path | None = None
-    allow_unsigned: bool = False
-    require_pass: bool = False
-    at: datetime | None = None
-
-    def check(self) -> None:
-        """Refuse options that exclude each other.
-
-        Raises:
-            UsageError: naming two of them.
-        """
-        if self.strict and self.report_assurance == "off":
-            raise UsageError("--strict and --report-assurance off exclude each other; drop one")
-        needs_signature = {
-            "--strict": self.strict,
-            "--expected-fingerprint": self.expected_fingerprint is not None,
-            "--trust-store": self.trust_store is not None,
-        }
-        if self.allow_unsigned:
-            for option in (name for name, given in needs_signature.items() if given):
-                raise UsageError(f"--allow-unsigned and {option} exclude each other; drop one")
-
-
-@dataclass
 class VerifyResult:
-    """What verifying found; ``code`` is the exit code, 0 when all holds."""
+    """What verifying found.
+
+    Attributes:
+        problems: all of the first class that failed, at most ``MAX_PROBLEMS``; empty when everything holds.
+        left_out: how many more problems of that class there are.
+        verdict: PASS, FAIL or NOT_DERIVED, None where the pack claims none or its bytes are not as sealed.
+        verdict_document: the verdict as derived, None where nothing is.
+        envelope: the ``verify-v1`` document of all reports.
+    """
 
     pack: Path
     options: VerifyOptions
-    code: int = 0
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    problems: tuple[Problem, ...] = ()
+    left_out: int = 0
+    warnings: tuple[str, ...] = ()
     signer: str | None = None
     authenticity: Authenticity = "unpinned"
     trust_store: str | None = None
     attested: bool = False
     verdict: str | None = None
     evidence_level: str | None = None
-    missing_for_strong: list[str] = field(default_factory=list)
+    missing_for_strong: tuple[str, ...] = ()
     asked: str = ""
-    not_asked: list[str] = field(default_factory=list)
+    not_asked: tuple[str, ...] = ()
     integrity_ok: bool = False
     reports_verified: bool = False
-    envelope: dict[str, Any] | None = None
-    verdict_document: dict[str, Any] | None = None
-    attested_reports: list[AttestedReport] = field(default_factory=list)
+    envelope: Mapping[str, Any] | None = None
+    verdict_document: Mapping[str, Any] | None = None
+    attested_reports: tuple[AttestedReport, ...] = ()
+
+    @property
+    def code(self) -> ExitCode:
+        """The exit code: that of the problems, 0 when everything holds."""
+        return self.problems[0].code.exit_code if self.problems else ExitCode.OK
 
     @property
     def holds(self) -> bool:
         """Whether everything that was checked holds, signed or not."""
-        return self.code == 0
+        return not self.problems
 
     @property
     def signed(self) -> bool:
@@ -115,7 +88,7 @@ class VerifyResult:
         return {
             "pack": str(self.pack),
             "ok": self.ok,
-            "exit_code": self.code,
+            "exit_code": self.code.value,
             "signed": self.signed,
             "integrity_ok": self.integrity_ok,
             "reports_verified": self.reports_verified,
@@ -123,14 +96,15 @@ class VerifyResult:
             "assurance_status": self._assurance_status(),
             "strict": self.options.strict,
             "report_assurance": assurance,
-            "warnings": self.warnings,
-            "errors": self.errors,
+            "warnings": list(self.warnings),
+            "errors": [problem.document() for problem in self.problems],
+            "errors_left_out": self.left_out,
             "evidence_level": self.evidence_level,
             "strong_evidence": {
                 "ok": self.strong,
-                "missing": self.missing_for_strong,
+                "missing": list(self.missing_for_strong),
                 "asked": self.asked,
-                "not_asked": self.not_asked,
+                "not_asked": list(self.not_asked),
             },
             "authenticity": self.authenticity if self.signed or not self.holds else "unsigned",
             "signer_fingerprint": self.signer,

@@ -19,6 +19,7 @@ from invarlock.judgement.gate import Gate
 from invarlock.judgement.learning import FittedLimit, LearnedLimit, NullChange
 from invarlock.judgement.shares import Shares
 from invarlock.pages.markup import Markup
+from invarlock.problems import Problem
 
 Block = Mapping[str, Any]
 Judge = Callable[[Block, Block, Context], dict[str, Any]]
@@ -87,7 +88,7 @@ def no_facts(block: Block) -> dict[str, Any]:
     return {}
 
 
-def no_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterator[str]:
+def no_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterator[Problem]:
     """Yield nothing."""
     yield from ()
 
@@ -143,7 +144,7 @@ class Guard:
     limits_used: Callable[[Block, Block], Shares] = no_limits_used
     signalled_modules: Callable[[Block], list[str] | None] = no_modules
     facts: Callable[[Block], dict[str, Any]] = no_facts
-    raw_problems: Callable[[str, Block, Mapping[str, Block]], Iterator[str]] = no_problems
+    raw_problems: Callable[[str, Block, Mapping[str, Block]], Iterator[Problem]] = no_problems
     detectors: tuple[DetectorKind, ...] = ()
     measure: TensorMeasure | None = None
     probe: Probe | None = None

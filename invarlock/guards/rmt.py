@@ -25,6 +25,7 @@ from invarlock.judgement.learning import (
 from invarlock.judgement.shares import Shares, largest_share, share_of
 from invarlock.pages.markup import Markup, element
 from invarlock.pages.parts import MAX_ROWS, data_table, most_changed, number_cell
+from invarlock.problems import Code, Problem
 from invarlock.statistics.rounding import rounded
 
 Block = Mapping[str, Any]
@@ -183,14 +184,15 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
     )
 
 
-def _raw_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterator[str]:
+def _raw_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterator[Problem]:
     """Yield the layers whose activations were not of one shape on both sides; only experts may see other tokens."""
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     for name in sorted(before.keys() & after.keys()):
         keys = ("features",) if name.endswith("]") else ("features", "tokens")
         for key in keys:
             if before[name][key] != after[name][key]:
-                yield f"{where}.subject.modules.{name}.{key}: not that of the baseline"
+                field = f"{where}.subject.modules.{name}.{key}"
+                yield Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", field, "not that of the baseline")
 
 
 def _null_families(change: NullChange, policy: Block) -> dict[str, float]:

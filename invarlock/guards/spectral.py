@@ -27,6 +27,7 @@ from invarlock.judgement.learning import (
 from invarlock.judgement.shares import Shares, largest_share, magnitude, share_of
 from invarlock.pages.markup import Markup, element
 from invarlock.pages.parts import data_table, most_changed, number_cell, number_text, pill
+from invarlock.problems import Code, Problem
 from invarlock.statistics.rounding import rounded
 
 Module = Mapping[str, Any]
@@ -268,7 +269,7 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
     )
 
 
-def _raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iterator[str]:
+def _raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iterator[Problem]:
     """Yield the matrices whose bytes say that they changed, or did not, where the measured changes say otherwise."""
     facts = others.get("invariants")
     if facts is None:
@@ -283,7 +284,7 @@ def _raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iter
         changed = comparable and own["digest"] != base["digest"]
         if changed != (name in raw["changes"]):
             words = "it changed, and its change is left out" if changed else "a change of a matrix that has none"
-            yield f"{where}.changes.{name}: {words}"
+            yield Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", f"{where}.changes.{name}", words)
 
 
 def _null_raw(change: NullChange) -> Module:

@@ -31,7 +31,7 @@ def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | 
     try:
         document: dict[str, Any] = read_json(path)
         check_schema(document, "baseline_report", where=path.name)
-        wrong = verify_baseline(document)
+        wrong: list[object] = [*verify_baseline(document)]
         asked = {"meta": setup.meta(), "context": dict(setup.context)}
         prefix = document["invariants"]["raw"]["prefix_token_ids"]
         asked["dataset"] = setup.dataset(document["baseline"]["tokenizer_sha256"], prefix)
@@ -56,7 +56,7 @@ def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> dict
     try:
         document: dict[str, Any] = read_json(path)
         check_schema(document, "null_run", where=path.name)
-        wrong = list(null_run_problems(document))
+        wrong: list[object] = [*null_run_problems(document)]
         seed = setup.plan.window_seed(NULL_SEED + run)
         asked = {
             "run": run,
@@ -104,8 +104,8 @@ def kept_report(
         report = parse_json(data, where=path.name)
         runtime = read_json(path.with_name("runtime.manifest.json"))
         check_schema(runtime, "runtime_manifest", where="runtime.manifest.json")
-        wrong = verify_report(report)
-        wrong = wrong or list(_mismatches(case, report, setup, baseline_sha256, spec))
+        wrong: list[object] = [*verify_report(report)]
+        wrong = wrong or [*_mismatches(case, report, setup, baseline_sha256, spec)]
         wrong += verify_against_baseline(report, baseline) if not wrong else []
         if subject_sha256 not in (None, report["subject"]["digest"]):
             wrong.append("of another subject")
@@ -136,7 +136,7 @@ def set_aside(path: Path) -> None:
     path.replace(path.with_name(f"{path.name}.stale"))
 
 
-def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sha256: str, spec: str) -> list[str]:
+def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sha256: str, spec: str) -> list[object]:
     """Return where a report was made from other inputs than this run's."""
     asked = {
         "meta": {**setup.meta(), "scenario": case.scenario.id, "run": case.run, "seeds": setup.seeds(case.run)},

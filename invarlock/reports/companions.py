@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from invarlock.problems import Problem
 from invarlock.reports.deployables import deployable_problems, documents_asked
 from invarlock.reports.probes import probe_problems, probes_asked
 
@@ -20,7 +21,7 @@ def companion_problems(
     report: Mapping[str, Any],
     baseline: Mapping[str, Any] | None,
     metadata: Mapping[str, Any] | None,
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Yield what is wrong with the documents beside a report.
 
     Args:

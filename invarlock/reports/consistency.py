@@ -11,6 +11,7 @@ from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS
 from invarlock.catalog.edit_specs import EDIT_NAMES
+from invarlock.problems import Code, Problem
 
 NOOP = "noop"
 CUSTOM = "custom"
@@ -20,7 +21,7 @@ SAME_MODEL_NATS = 0.05
 MEASURABLE_CHANGE = 1e-5
 
 
-def consistency_problems(report: Mapping[str, Any]) -> Iterator[str]:
+def consistency_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield where the raw measurements of a report contradict each other.
 
     Args:
@@ -32,23 +33,25 @@ def consistency_problems(report: Mapping[str, Any]) -> Iterator[str]:
         for side in ("baseline", "subject"):
             yield from _tie_problems(f"invariants.raw.{side}", report["invariants"]["raw"][side])
     if not any(value for name, value in report["telemetry"].items() if name.endswith("_seconds")):
-        yield "telemetry: no stage took any time"
+        yield _contradiction("telemetry", "no stage took any time")
 
 
-def _digest_problems(report: Mapping[str, Any]) -> Iterator[str]:
+def _digest_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield where the digests of the checkpoints contradict the edit, or the digests of the tensors."""
     name, same = report["edit"]["name"], _same_checkpoint(report)
     if name == NOOP and not same:
-        yield "subject.digest: not the baseline's, though nothing was edited"
+        yield _contradiction("subject.digest", "not the baseline's, though nothing was edited")
     if same and name not in (*EDIT_NAMES, *BACKENDS, CUSTOM):
-        yield f"subject.digest: the baseline's, though the fault {name} changes a checkpoint"
+        yield _contradiction("subject.digest", f"the baseline's, though the fault {name} changes a checkpoint")
     if same and "raw" in report["invariants"]:
         before, after = (report["invariants"]["raw"][side]["tensors"] for side in ("baseline", "subject"))
         if before != after:
-            yield "invariants.raw.subject.tensors: not the baseline's, though the checkpoints have one digest"
+            yield _contradiction(
+                "invariants.raw.subject.tensors", "not the baseline's, though the checkpoints have one digest"
+            )
 
 
-def _loss_problems(report: Mapping[str, Any]) -> Iterator[str]:
+def _loss_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield where losses contradict the digests: the same model scores alike, and a changed one does not."""
     pairs = [
         (own, base)
@@ -62,11 +65,15 @@ def _loss_problems(report: Mapping[str, Any]) -> Iterator[str]:
     if _same_checkpoint(report):
         tolerance = 0.0 if report["context"]["determinism"] == "strict" else SAME_MODEL_NATS
         if any(own is None or abs(own - base) > tolerance for own, base in pairs):
-            yield "evaluation_windows: other losses than the baseline's, though the checkpoints have one digest"
+            yield _contradiction(
+                "evaluation_windows", "other losses than the baseline's, though the checkpoints have one digest"
+            )
     elif (
         report["edit"]["name"] in EDIT_NAMES and _measurably_changed(report) and all(own == base for own, base in pairs)
     ):
-        yield "evaluation_windows: exactly the baseline's losses, though matrices of the model changed"
+        yield _contradiction(
+            "evaluation_windows", "exactly the baseline's losses, though matrices of the model changed"
+        )
 
 
 def _measurably_changed(report: Mapping[str, Any]) -> bool:
@@ -78,11 +85,17 @@ def _same_checkpoint(report: Mapping[str, Any]) -> bool:
     return bool(report["subject"]["digest"] == report["baseline_ref"]["digest"])
 
 
-def _tie_problems(where: str, facts: Mapping[str, Any]) -> Iterator[str]:
+def _tie_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield a tie by value that the digests of embedding and head contradict."""
     embedding, head = (facts["tensors"].get(facts[role]) for role in ("embedding", "head"))
     if embedding is None or head is None or embedding["dtype"] != head["dtype"]:
         return
     same = embedding["digest"] == head["digest"] and embedding["shape"] == head["shape"]
     if facts["tied_by_value"] != same:
-        yield f"{where}.tied_by_value: {facts['tied_by_value']}, and the digests of embedding and head say otherwise"
+        yield _contradiction(
+            f"{where}.tied_by_value", f"{facts['tied_by_value']}, and the digests of embedding and head say otherwise"
+        )
+
+
+def _contradiction(field: str, message: str) -> Problem:
+    return Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", field, message)

@@ -11,6 +11,7 @@ from typing import Any
 
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema
+from invarlock.problems import Code, Problem
 from invarlock.reports.verification import differences
 
 INVENTORY = "backend_inventory"
@@ -85,7 +86,7 @@ def failed_checks(validation: Mapping[str, Any]) -> list[str]:
 
 def deployable_problems(
     documents: Documents, report: Mapping[str, Any], metadata: Mapping[str, Any] | None
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Yield what is wrong with the documents beside the report of a deployable subject.
 
     Args:
@@ -97,17 +98,17 @@ def deployable_problems(
         try:
             check_schema(documents[name], name, where=f"{name}.json")
         except DocumentError as error:
-            yield str(error)
+            yield from (problem.coded(Code.COMPANION_DIFFERS) for problem in error.problems)
             return
     subject = report["subject"]["digest"]
     for name in DOCUMENTS:
         for key, wanted in (("run_id", report["run_id"]), ("subject_digest", subject)):
             if documents[name][key] != wanted:
-                yield f"{name}.json: {key}: not that of the report"
+                yield _differs(name, key, "not that of the report")
     inventory, memory = documents[INVENTORY], documents[MEMORY]
     yield from _inventory_problems(inventory, report)
     derived = memory_ratios(memory["baseline"], memory["subject"])
-    yield from (f"{MEMORY}.json: {line}" for line in differences(memory["ratio"], derived, "ratio"))
+    yield from differences(memory["ratio"], derived, "ratio", where=f"{MEMORY}.json")
     if metadata is not None:
         totals = inventory["totals"]
         pairs = {
@@ -122,34 +123,37 @@ def deployable_problems(
         }
         for key, (found, wanted) in pairs.items():
             if found != wanted:
-                yield f"edit_metadata.json: {key}: {found!r}, derived {wanted!r}"
+                yield _differs("edit_metadata", key, f"{found!r}, derived {wanted!r}")
     expected = validate_artifact(documents, report)
-    yield from (f"{VALIDATION}.json: {line}" for line in differences(documents[VALIDATION], expected))
+    yield from differences(documents[VALIDATION], expected, where=f"{VALIDATION}.json")
 
 
-def _inventory_problems(inventory: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[str]:
-    where = f"{INVENTORY}.json"
-    yield from (
-        f"{where}: {line}"
-        for line in differences(inventory["totals"], inventory_totals(inventory["matrices"]), "totals")
-    )
+def _inventory_problems(inventory: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[Problem]:
+    totals = inventory_totals(inventory["matrices"])
+    yield from differences(inventory["totals"], totals, "totals", where=f"{INVENTORY}.json")
     if inventory["spec"] != report["edit"]["spec"]:
-        yield f"{where}: spec: {inventory['spec']!r}, that of the report is {report['edit']['spec']!r}"
+        words = f"{inventory['spec']!r}, that of the report is {report['edit']['spec']!r}"
+        yield _differs(INVENTORY, "spec", words)
     if inventory["backend"] != report["edit"]["name"]:
-        yield f"{where}: backend: not that of the report"
+        yield _differs(INVENTORY, "backend", "not that of the report")
     for name in ("torch", "transformers"):
         if inventory["versions"].get(name) != report["meta"]["versions"].get(name):
-            yield f"{where}: versions.{name}: not that of the report"
+            yield _differs(INVENTORY, f"versions.{name}", "not that of the report")
     raw = report["invariants"].get("raw")
     if raw is None:
         return
     tensors = raw["baseline"]["tensors"]
     names = [row["name"] for row in inventory["matrices"]]
     if sorted(set(names)) != names:
-        yield f"{where}: matrices: not sorted by name, each once"
+        yield _differs(INVENTORY, "matrices", "not sorted by name, each once")
     for row in inventory["matrices"]:
         if row["name"] not in tensors or tensors[row["name"]]["shape"] != row["shape"]:
-            yield f"{where}: matrices: {row['name'][:100]!r} is no matrix of the baseline of that shape"
+            words = f"{row['name'][:100]!r} is no matrix of the baseline of that shape"
+            yield _differs(INVENTORY, "matrices", words)
+
+
+def _differs(document: str, field: str, message: str) -> Problem:
+    return Problem(Code.COMPANION_DIFFERS, f"{document}.json", field, message)
 
 
 def _check(name: str, seen: Any, holds: bool) -> dict[str, Any]:

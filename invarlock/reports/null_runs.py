@@ -15,6 +15,7 @@ from invarlock.guards.guard import Guard
 from invarlock.judgement.context import Context
 from invarlock.judgement.learning import NullChange
 from invarlock.metrics import METRICS
+from invarlock.problems import Code, Problem
 from invarlock.reports.derivation import contract_hash
 
 SCHEMA = "invarlock/null-run-v1"
@@ -68,13 +69,13 @@ def _keys(guard: Guard) -> tuple[str, ...]:
     return (guard.name, guard.probe.name) if guard.probe is not None and guard.probe.in_null_runs else (guard.name,)
 
 
-def null_run_problems(document: Mapping[str, Any]) -> Iterator[str]:
+def null_run_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong with a null run that holds to its schema: how it was measured, and whether it is harmless."""
     if document["seeds"]["windows"] != document["seeds"]["changes"]:
-        yield "seeds: windows and changes have one seed"
+        yield _unusable("seeds", "windows and changes have one seed")
     names = [change["name"] for change in document["changes"]]
     if names != list(CHANGES):
-        yield f"changes: {names}, a null run has {list(CHANGES)}"
+        yield _unusable("changes", f"{names}, a null run has {list(CHANGES)}")
         return
     sides = {"baseline": document, **{change["name"]: change for change in document["changes"]}}
     for guard, contract in document["measurement_contracts"].items():
@@ -82,41 +83,45 @@ def null_run_problems(document: Mapping[str, Any]) -> Iterator[str]:
         for side, block in sides.items():
             for key in _keys(BY_NAME[guard]):
                 if block[key]["measurement_contract_hash"] != wanted:
-                    yield f"{side}.{key}: was not measured by the measurement contract"
+                    yield _unusable(f"{side}.{key}", "was not measured by the measurement contract")
     windows, dataset = document["windows"], document["dataset"]
     ids = [*windows["preview"]["window_ids"], *windows["final"]["window_ids"]]
     if len(set(ids)) != len(ids):
-        yield "windows: one was scored twice"
+        yield _unusable("windows", "one was scored twice")
     for part in ("preview", "final"):
         counts = windows[part]["token_counts"]
         lengths = {len(values) for values in windows[part].values()}
         lengths |= {len(change["logloss"][part]) for change in document["changes"]}
         if lengths != {dataset["windows"][part]}:
-            yield f"windows.{part}: not the number of windows that the dataset says"
+            yield _unusable(f"windows.{part}", "not the number of windows that the dataset says")
         elif any(count != dataset["seq_len"] - 1 for count in counts):
-            yield f"windows.{part}.token_counts: every window has {dataset['seq_len'] - 1} predicted tokens"
+            yield _unusable(
+                f"windows.{part}.token_counts", f"every window has {dataset['seq_len'] - 1} predicted tokens"
+            )
     if any(len(values) == 0 for values in (windows["preview"]["window_ids"], windows["final"]["window_ids"])):
-        yield "windows: none was scored"
+        yield _unusable("windows", "none was scored")
     yield from _harm(document)
 
 
-def _harm(document: Mapping[str, Any]) -> Iterator[str]:
+def _harm(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield why a change is not one to learn from: something could not be measured, or it did harm."""
     for change in document["changes"]:
         losses = [loss for part in ("preview", "final") for loss in change["logloss"][part]]
         losses += [loss for part in ("preview", "final") for loss in document["windows"][part]["logloss"]]
         if any(loss is None for loss in losses):
-            yield f"{change['name']}: a loss is not finite"
+            yield _unusable(change["name"], "a loss is not finite")
             continue
         pairs = zip(change["logloss"]["final"], document["windows"]["final"]["logloss"], strict=False)
         deltas = [own - base for own, base in pairs]
         mean = math.fsum(deltas) / len(deltas) if deltas else 0.0
         if abs(mean) > HARMLESS_DELTA:
-            yield f"{change['name']}: moves the loss by {mean:.4g}, a harmless change by at most {HARMLESS_DELTA:g}"
+            yield _unusable(
+                change["name"], f"moves the loss by {mean:.4g}, a harmless change by at most {HARMLESS_DELTA:g}"
+            )
         for key in (key for guard in GUARDS if guard.null and guard.null.needs_modules for key in _keys(guard)):
             before, after = document[key]["modules"], change[key]["modules"]
             if not before or before.keys() != after.keys():
-                yield f"{change['name']}.{key}: not of the modules of the baseline"
+                yield _unusable(f"{change['name']}.{key}", "not of the modules of the baseline")
 
 
 def _windows(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -129,3 +134,7 @@ def _windows(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str
         }
         for part in ("preview", "final")
     }
+
+
+def _unusable(field: str, message: str) -> Problem:
+    return Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", field, message)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from invarlock.jsonio import parse_json, read_file, write_bytes
+from invarlock.problems import Code, Problem
 from invarlock.reports.rendering import render_report
 from invarlock.reports.sidecars import PAGE_NAME
 
@@ -22,7 +23,7 @@ def write_page(report: Path) -> None:
         write_bytes(path, page)
 
 
-def page_problems(report: Path) -> Iterator[str]:
+def page_problems(report: Path) -> Iterator[Problem]:
     """Yield where the page beside a report that verifies, if there is one, is not the one that it gives.
 
     Raises:
@@ -30,7 +31,7 @@ def page_problems(report: Path) -> Iterator[str]:
     """
     path = report.with_name(PAGE_NAME)
     if path.is_file() and read_file(path) != _rendered(report):
-        yield f"{PAGE_NAME}: not the page that the report beside it gives"
+        yield Problem(Code.PAGE_DIFFERS, str(path), "", "not the page that the report gives")
 
 
 def _rendered(report: Path) -> bytes:

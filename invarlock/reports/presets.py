@@ -19,6 +19,7 @@ from typing import Any
 from invarlock.errors import DocumentError, EvaluationError, InvarLockError, UsageError
 from invarlock.jsonio import check_schema
 from invarlock.judgement.learning import NullChange
+from invarlock.problems import Code, Problem
 from invarlock.reports.null_runs import CHANGES, guard_signals, null_changes, null_run_problems
 from invarlock.reports.policy import LEARNED_LIMITS, resolve_policy
 from invarlock.reports.verification import differences, shorten
@@ -26,7 +27,7 @@ from invarlock.reports.verification import differences, shorten
 SCHEMA = "invarlock/calibrated-preset-v1"
 # The policy of a profile differs in bootstrap replicates only, and no limit of a preset follows from those.
 PROFILE = "dev"
-OTHER_RUNS = "null_runs: not those that are there, by number and digest"
+OTHER_RUNS = "not those that are there, by number and digest"
 # What all null runs of a model have alike.
 ALIKE = ("meta", "baseline", "dataset", "measurement_contracts")
 
@@ -108,17 +109,18 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> dict[str, Any]:
     }
 
 
-def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[str]:
-    """Return what in a preset does not follow from its null runs, one line each; empty when all does.
+def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[Problem]:
+    """Return what in a preset does not follow from its null runs; empty when all does.
 
     Args:
         preset: the document.
         runs: the null runs that are there, which hold to their schema.
     """
+    own = Code.PRESET_DOES_NOT_FOLLOW
     try:
         check_schema(preset, "calibrated_preset", where="preset")
     except DocumentError as error:
-        return [str(error)]
+        return [problem.coded(own).of("") for problem in error.problems]
     named = [(row["run"], row["sha256"]) for row in (*preset["null_runs"], preset["held_out"])]
     seen: list[tuple[int, str]] = []
 
@@ -127,18 +129,20 @@ def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[str]:
             seen.append((run.run, run.sha256))
             if seen != named[: len(seen)]:
                 # what follows from another run says nothing of this preset
-                raise EvaluationError(OTHER_RUNS)
+                raise EvaluationError(OTHER_RUNS, field="null_runs")
             yield run
         if len(seen) < len(named):
-            raise EvaluationError(OTHER_RUNS)
+            raise EvaluationError(OTHER_RUNS, field="null_runs")
 
     try:
         expected = derive_preset(noted(), preset["tier"])
     except InvarLockError as error:
-        return [str(error)]
+        return [problem.coded(own) for problem in error.problems]
     except (KeyError, TypeError, ValueError, AssertionError, ArithmeticError, IndexError) as error:
-        return [f"its null runs do not hold together: {type(error).__name__}: {str(error)[:200]}"]
-    return list(differences(preset, expected))
+        return [
+            Problem(own, "", "null_runs", f"they contradict each other: {type(error).__name__}: {str(error)[:200]}")
+        ]
+    return list(differences(preset, expected, code=own))
 
 
 def check_fit(preset: Mapping[str, Any], baseline: Mapping[str, Any], tier: str, *, attention: str, where: str) -> None:
@@ -167,7 +171,7 @@ def check_fit(preset: Mapping[str, Any], baseline: Mapping[str, Any], tier: str,
 
 def report_preset_problems(
     report: Mapping[str, Any], preset: Preset, baseline: Mapping[str, Any], where: str
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Yield where a report was not judged by a preset that is its model's.
 
     Args:
@@ -176,17 +180,22 @@ def report_preset_problems(
         baseline: ``digest`` and ``tokenizer_sha256`` of the baseline that the report was measured against.
         where: names the preset in the messages.
     """
-    provenance = report["policy_provenance"]
+    provenance, named = report["policy_provenance"], "policy_provenance.preset_sha256"
     if provenance["preset_sha256"] != preset.sha256:
-        yield f"policy_provenance.preset_sha256: not the digest of {where}"
+        yield Problem(Code.PRESET_DIFFERS, "", named, f"not the digest of {where}")
         return
-    yield from differences(provenance["preset_limits"], dict(preset.limits), "policy_provenance.preset_limits")
+    yield from differences(
+        provenance["preset_limits"],
+        dict(preset.limits),
+        "policy_provenance.preset_limits",
+        code=Code.PRESET_DIFFERS,
+    )
     if preset.document["model_id"] != report["meta"]["model_id"]:
-        yield f"policy_provenance.preset_sha256: {where} is of {shorten(preset.document['model_id'])}"
+        yield Problem(Code.PRESET_DIFFERS, "", named, f"{where} is of {shorten(preset.document['model_id'])}")
     try:
         check_fit(preset.document, baseline, provenance["tier"], attention=report["meta"]["attention"], where=where)
     except UsageError as error:
-        yield f"policy_provenance.preset_sha256: {error}"
+        yield Problem(Code.PRESET_DIFFERS, "", named, str(error))
 
 
 def loosened(preset: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from invarlock.errors import DocumentError, InvarLockError
 from invarlock.guards import GUARDS
 from invarlock.guards.guard import Guard, Probe
 from invarlock.jsonio import check_schema
+from invarlock.problems import Code, Problem
 from invarlock.reports.derivation import context, contract_hash
 from invarlock.reports.verification import differences
 
@@ -55,7 +56,7 @@ def compose_probe(
 
 def probe_problems(
     probe: str, document: Any, report: Mapping[str, Any], baseline: Mapping[str, Any] | None
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Yield what is wrong with a probe's document.
 
     Args:
@@ -68,23 +69,24 @@ def probe_problems(
     try:
         check_schema(document, probe, where=name)
     except DocumentError as error:
-        yield str(error)
+        yield from (problem.coded(Code.COMPANION_DIFFERS) for problem in error.problems)
         return
     contract, raw = document["measurement_contract"], document["raw"]
     for side in ("baseline", "subject"):
         if raw[side]["measurement_contract_hash"] != contract_hash(contract):
-            yield f"{name}: raw.{side}: was not measured by the measurement contract"
+            yield Problem(Code.CONTRACT_NOT_KEPT, name, f"raw.{side}", "was not measured by the measurement contract")
     guard, _ = PROBED[probe]
-    yield from guard.raw_problems(f"{name}: raw", raw, {})
+    yield from (problem.of(name) for problem in guard.raw_problems("raw", raw, {}))
     if report[guard.name].get("measurement_contract", contract) != contract:
-        yield f"{name}: measurement_contract: not that of the report"
+        yield Problem(Code.COMPANION_DIFFERS, name, "measurement_contract", "not that of the report")
     if baseline is not None:
         draws = [draw for draw in baseline["draws"] if draw["run"] == report["meta"]["run"]]
         if len(draws) != 1 or draws[0].get("probe", {}).get(guard.name) != raw["baseline"]:
-            yield f"{name}: raw.baseline: not what the baseline's report measured"
+            yield Problem(Code.BASELINE_DIFFERS, name, "raw.baseline", "not what the baseline's report measured")
     try:
         expected = compose_probe(probe, raw, contract, report)
     except (InvarLockError, ValueError, KeyError, TypeError, ArithmeticError) as error:
-        yield f"{name}: the raw measurements do not hold together: {str(error)[:200]}"
+        words = f"the raw measurements contradict each other: {str(error)[:200]}"
+        yield Problem(Code.RAW_MEASUREMENTS_CONTRADICT, name, "raw", words)
         return
-    yield from (f"{name}: {line}" for line in differences(document, expected))
+    yield from differences(document, expected, where=name)

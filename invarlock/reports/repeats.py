@@ -8,6 +8,7 @@ from typing import Any
 
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, digest_document
+from invarlock.problems import Code, Problem
 from invarlock.reports.gates import OVERHEAD_FLAG
 from invarlock.statistics.rounding import rounded
 
@@ -45,12 +46,12 @@ def repeats_document(report: Mapping[str, Any], repeats: Sequence[Mapping[str, A
     }
 
 
-def repeats_problems(document: Any, report: Mapping[str, Any]) -> Iterator[str]:
+def repeats_problems(document: Any, report: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what in a repeats document does not follow from its report and from its own runs."""
     try:
         check_schema(document, "determinism_repeats", where=FILE_NAME)
     except DocumentError as error:
-        yield str(error)
+        yield from (problem.coded(Code.REPEATS_DIFFER) for problem in error.problems)
         return
     digest = content_digest(report)
     expected = {
@@ -58,10 +59,16 @@ def repeats_problems(document: Any, report: Mapping[str, Any]) -> Iterator[str]:
         "digest": digest,
         "identical": all(run["digest"] == digest for run in document["runs"]),
     }
-    yield from (f"{FILE_NAME}: {key} is not that of the report" for key in expected if document[key] != expected[key])
+    yield from (
+        Problem(Code.REPEATS_DIFFER, FILE_NAME, key, "not that of the report")
+        for key in expected
+        if document[key] != expected[key]
+    )
     for index, run in enumerate(document["runs"]):
         if (run["digest"] == digest) != (not run["drift"]):
-            yield f"{FILE_NAME}: runs[{index}]: a drift and another digest go together"
+            yield Problem(
+                Code.REPEATS_DIFFER, FILE_NAME, f"runs[{index}]", "it has a drift and the same digest, or neither"
+            )
 
 
 def summarise_repeats(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _learn(document: Any, policy: Mapping[str, Any], measured: Measured) -> str 
         return "no object"
     if document.get("schema") == NULL_RUN_SCHEMA:
         check_schema(document, "null_run", where="null run")
-        wrong = next(null_run_problems(document), None)
+        wrong = next(map(str, null_run_problems(document)), None)
         if wrong is not None:
             return wrong
         for change in null_changes(document):

@@ -13,6 +13,7 @@ from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, parse_edit_spec
 from invarlock.errors import DocumentError, InvarLockError
 from invarlock.guards import GUARD_NAMES, GUARDS
 from invarlock.jsonio import check_schema
+from invarlock.problems import Code, Problem
 from invarlock.reports.consistency import consistency_problems
 from invarlock.reports.derivation import baseline_run_id, compose, contract_hash, strip
 
@@ -28,42 +29,45 @@ MAX_PROBLEMS = 20
 _LEAVES = frozenset({str, float, int, bool})
 
 
-def verify_report(report: dict[str, Any]) -> list[str]:
-    """Return what is wrong with a report, one line each; empty when it verifies.
+def verify_report(report: dict[str, Any]) -> list[Problem]:
+    """Return what is wrong with a report; empty when it verifies. Which file it is in is for the caller to add.
 
     Every derived field is computed again from the raw ones with the functions that wrote it, and compared.
     """
     try:
         check_schema(report, "evaluation_report", where="report")
     except DocumentError as error:
-        return [str(error)]
+        return [problem.coded(Code.REPORT_MALFORMED).of("") for problem in error.problems]
     problems = list(_raw_problems(report)) or list(consistency_problems(report))
     if problems:
         return problems[:MAX_PROBLEMS]
     try:
         expected = compose(strip(report))
-    except InvarLockError as error:
-        return [str(error)]
-    except (KeyError, TypeError, ValueError, AssertionError, ArithmeticError, IndexError) as error:
-        return [f"the raw measurements do not hold together: {type(error).__name__}: {str(error)[:200]}"]
+    except (InvarLockError, KeyError, TypeError, ValueError, AssertionError, ArithmeticError, IndexError) as error:
+        return [
+            _contradiction(
+                "", f"the raw measurements contradict each other: {type(error).__name__}: {str(error)[:200]}"
+            )
+        ]
     return list(differences(report, expected))[:MAX_PROBLEMS]
 
 
-def verify_baseline(baseline: Mapping[str, Any]) -> list[str]:
+def verify_baseline(baseline: Mapping[str, Any]) -> list[Problem]:
     """Return what in a baseline's own report does not follow from it; empty when all does."""
     problems = []
+    own = Code.BASELINE_CONTRADICTS_ITSELF
     if baseline["run_id"] != baseline_run_id(baseline):
-        problems.append("run_id: does not follow from the measurements")
+        problems.append(Problem(own, "", "run_id", "does not follow from the measurements"))
     begins = baseline["invariants"]["raw"]["prefix_token_ids"]
     if begins is not None and begins != baseline["dataset"]["prefix_token_ids"]:
-        problems.append("dataset.prefix_token_ids: not what the tokenizer begins a text with")
+        problems.append(Problem(own, "", "dataset.prefix_token_ids", "not what the tokenizer begins a text with"))
     for guard in GUARD_NAMES:
         if guard not in baseline:
             continue
         wanted = contract_hash(baseline[guard]["measurement_contract"])
         problems += [
-            f"{where}: was not measured by the measurement contract"
-            for where, raw in _baseline_measurements(baseline, guard)
+            Problem(Code.CONTRACT_NOT_KEPT, "", field, "was not measured by the measurement contract")
+            for field, raw in _baseline_measurements(baseline, guard)
             if raw["measurement_contract_hash"] != wanted
         ]
     return problems
@@ -80,24 +84,28 @@ def _baseline_measurements(baseline: Mapping[str, Any], guard: str) -> Iterator[
                 yield f"{where}.{guard}", block[guard]
 
 
-def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Problem]:
     """Return where a report's baseline side is not what the baseline's own report measured."""
-    problems = []
+    return [
+        Problem(Code.BASELINE_DIFFERS, "", field, words) for field, words in _baseline_differences(report, baseline)
+    ]
+
+
+def _baseline_differences(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each field that is not that of the baseline's report, and what is wrong with it."""
     pairs = [(f"baseline_ref.{key}", report["baseline_ref"][key], value) for key, value in baseline["baseline"].items()]
     for block, keys in MEASURED_ALIKE.items():
         pairs += [(f"{block}.{key}", report[block][key], baseline[block][key]) for key in keys]
     dataset = report["dataset"]
     asked = {key: value for key, value in dataset["windows"].items() if key != "stats"}
     pairs.append(("dataset", {**dataset, "windows": asked}, baseline["dataset"]))
-    problems += [f"{name}: not that of the baseline's report" for name, own, theirs in pairs if not alike(own, theirs)]
+    yield from ((name, "not that of the baseline's report") for name, own, theirs in pairs if not alike(own, theirs))
     draws = [draw for draw in baseline["draws"] if draw["run"] == report["meta"]["run"]]
     if len(draws) != 1:
-        return [
-            *problems,
-            f"the baseline's report has {len(draws)} draws of run {report['meta']['run']}, one is needed",
-        ]
+        yield "meta.run", f"the baseline's report has {len(draws)} draws of run {report['meta']['run']}, one is needed"
+        return
     if report["meta"]["seeds"] != draws[0]["seeds"]:
-        problems.append("meta.seeds: not those of the baseline's draw")
+        yield "meta.seeds", "not those of the baseline's draw"
     for part in ("preview", "final"):
         own, base = report["evaluation_windows"][part], draws[0][part]
         for key, theirs in (
@@ -106,36 +114,48 @@ def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, An
             ("baseline_logloss", "logloss"),
         ):
             if not alike(own[key], base[theirs]):
-                problems.append(f"evaluation_windows.{part}.{key}: not what the baseline's report measured")
+                yield f"evaluation_windows.{part}.{key}", "not what the baseline's report measured"
     for guard in report["guards"]:
         theirs = baseline[guard]["raw"] if "raw" in baseline.get(guard, {}) else draws[0].get(guard)
         if not alike(report[guard]["raw"]["baseline"], theirs):
-            problems.append(f"{guard}.raw.baseline: not what the baseline's report measured")
-    return problems
+            yield f"{guard}.raw.baseline", "not what the baseline's report measured"
 
 
-def differences(found: Any, derived: Any, where: str = "") -> Iterator[str]:
-    """Yield a line for every value that differs from the derived one, naming its field."""
+def differences(
+    found: Any, derived: Any, field: str = "", *, where: str = "", code: Code = Code.NUMBER_DOES_NOT_FOLLOW
+) -> Iterator[Problem]:
+    """Yield a problem for every value that differs from the derived one.
+
+    Args:
+        found: the value that is stored.
+        derived: the value that follows.
+        field: the place of both in their document.
+        where: the file that the document is in.
+        code: what it means that they differ.
+    """
+    return (Problem(code, where, name, words) for name, words in _differing(found, derived, field))
+
+
+def _differing(found: Any, derived: Any, field: str) -> Iterator[tuple[str, str]]:
     if alike(found, derived):
         return
-    name = where or "document"
     if isinstance(found, dict) and isinstance(derived, dict):
         for key in sorted({*found, *derived}):
-            inner = f"{where}.{key}" if where else str(key)
+            inner = f"{field}.{key}" if field else str(key)
             if key not in found:
-                yield f"{inner}: missing, derived {shorten(derived[key])}"
+                yield inner, f"missing, derived {shorten(derived[key])}"
             elif key not in derived:
-                yield f"{inner}: {shorten(found[key])} does not follow from the measurements"
+                yield inner, f"{shorten(found[key])} does not follow from the measurements"
             else:
-                yield from differences(found[key], derived[key], inner)
+                yield from _differing(found[key], derived[key], inner)
     elif isinstance(found, list) and isinstance(derived, list):
         if len(found) != len(derived):
-            yield f"{name}: {len(found)} entries, derived {len(derived)}"
+            yield field, f"{len(found)} entries, derived {len(derived)}"
         else:
             for index, (own, other) in enumerate(zip(found, derived, strict=True)):
-                yield from differences(own, other, f"{where}[{index}]")
+                yield from _differing(own, other, f"{field}[{index}]")
     elif not _same(found, derived):
-        yield f"{name}: {shorten(found)}, derived {shorten(derived)}"
+        yield field, f"{shorten(found)}, derived {shorten(derived)}"
 
 
 def alike(found: Any, derived: Any) -> bool:
@@ -176,7 +196,7 @@ def shorten(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _edit_problems(edit: Mapping[str, Any]) -> Iterator[str]:
+def _edit_problems(edit: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield where an edit's name, label and parameters do not follow from its spec.
 
     A custom edit has no spec, and so no edit of ours goes by that label.
@@ -184,32 +204,32 @@ def _edit_problems(edit: Mapping[str, Any]) -> Iterator[str]:
     if edit["label"] == "custom":
         for key in ("name", "spec"):
             if edit[key] != "custom":
-                yield f"edit.{key}: {shorten(edit[key])}, derived 'custom'"
+                yield _edit(f"edit.{key}", f"{shorten(edit[key])}, derived 'custom'")
         return
     if edit["label"] != edit["name"]:
-        yield f"edit.label: {shorten(edit['label'])}, derived {shorten(edit['name'])}"
+        yield _edit("edit.label", f"{shorten(edit['label'])}, derived {shorten(edit['name'])}")
     if edit["name"] not in (*EDIT_NAMES, *BACKENDS):
         if edit["spec"] != edit["name"]:
-            yield f"edit.spec: {shorten(edit['spec'])}, derived {shorten(edit['name'])}"
+            yield _edit("edit.spec", f"{shorten(edit['spec'])}, derived {shorten(edit['name'])}")
         return
     try:
         spec = parse_deployable_spec(edit["spec"]) if edit["name"] in BACKENDS else parse_edit_spec(edit["spec"])
     except InvarLockError as error:
-        yield f"edit.spec: {error}"
+        yield _edit("edit.spec", str(error))
         return
     if isinstance(spec, CleanSpec):
-        yield "edit.spec: a report needs the parameters that were used, not 'clean'"
+        yield _edit("edit.spec", "a report needs the parameters that were used, not 'clean'")
         return
     name = spec.backend if isinstance(spec, DeployableSpec) else spec.edit
     for key, derived in (("name", name), ("parameters", dict(spec.parameters))):
-        yield from differences(edit[key], derived, f"edit.{key}")
+        yield from differences(edit[key], derived, f"edit.{key}", code=Code.EDIT_CONTRADICTS_ITSELF)
 
 
-def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
+def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _edit_problems(report["edit"])
     provenance = report["policy_provenance"]
     if (provenance["preset_sha256"] is None) != (not provenance["preset_limits"]):
-        yield "policy_provenance.preset_limits: a preset has limits and a digest, or there is neither"
+        yield _contradiction("policy_provenance.preset_limits", "a preset has limits and a digest, or there is neither")
     windows = report["evaluation_windows"]
     expected_tokens = report["dataset"]["seq_len"] - 1
     seen: set[str] = set()
@@ -217,48 +237,52 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[str]:
         block = windows[part]
         lengths = {len(values) for values in block.values()}
         if len(lengths) > 1:
-            yield f"evaluation_windows.{part}: its lists differ in length"
+            yield _contradiction(f"evaluation_windows.{part}", "its lists differ in length")
         for index, window in enumerate(block["window_ids"]):
             if window in seen:
-                yield f"evaluation_windows.{part}.window_ids[{index}]: {window} was scored twice"
+                yield _contradiction(f"evaluation_windows.{part}.window_ids[{index}]", f"{window} was scored twice")
             seen.add(window)
         if any(count != expected_tokens for count in block["token_counts"]):
-            yield f"evaluation_windows.{part}.token_counts: every window has {expected_tokens} predicted tokens"
+            yield _contradiction(
+                f"evaluation_windows.{part}.token_counts", f"every window has {expected_tokens} predicted tokens"
+            )
         yield from _token_problems(f"evaluation_windows.{part}", block, report["dataset"])
     if report["dataset"]["windows"]["final"] != len(windows["final"]["window_ids"]):
-        yield "dataset.windows.final: not the number of windows scored"
+        yield _contradiction("dataset.windows.final", "not the number of windows scored")
     if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
-        yield "dataset.windows.preview: not the number of windows scored"
+        yield _contradiction("dataset.windows.preview", "not the number of windows scored")
     raws = {guard: report[guard]["raw"] for guard in GUARD_NAMES if "raw" in report[guard]}
     for guard in GUARDS:
         name, block = guard.name, report[guard.name]
         if name not in report["guards"]:
             continue
         if name not in raws or "measurement_contract" not in block:
-            yield f"{name}: named in guards, but without raw measurements"
+            yield _contradiction(name, "named in guards, but without raw measurements")
             continue
         yield from guard.raw_problems(f"{name}.raw", block["raw"], raws)
         yield from _family_problems(name, block["raw"])
         wanted = contract_hash(block["measurement_contract"])
         for side in ("baseline", "subject"):
             if block["raw"][side].get("measurement_contract_hash") != wanted:
-                yield f"{name}.raw.{side}: was not measured by the measurement contract"
+                yield Problem(
+                    Code.CONTRACT_NOT_KEPT, "", f"{name}.raw.{side}", "was not measured by the measurement contract"
+                )
 
 
-def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, Any]) -> Iterator[str]:
+def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the windows whose token ids, where the report holds them, are not those that their id is a digest of."""
     seq_len, prefix = dataset["seq_len"], dataset["prefix_token_ids"]
     for index, (window, text) in enumerate(zip(block["window_ids"], block.get("token_ids", ()), strict=False)):
         ids = [int(token) for token in text.split(" ")]
         if len(ids) != seq_len or max(ids) >= 1 << 31:
-            yield f"{where}.token_ids[{index}]: not {seq_len} token ids"
+            yield _contradiction(f"{where}.token_ids[{index}]", f"not {seq_len} token ids")
         elif hashlib.sha256(struct.pack(f"<{seq_len}i", *ids)).hexdigest()[:16] != window:
-            yield f"{where}.token_ids[{index}]: not the tokens of window {window}"
+            yield _contradiction(f"{where}.token_ids[{index}]", f"not the tokens of window {window}")
         elif ids[: len(prefix)] != prefix:
-            yield f"{where}.token_ids[{index}]: the window does not begin with {prefix}"
+            yield _contradiction(f"{where}.token_ids[{index}]", f"the window does not begin with {prefix}")
 
 
-def _family_problems(guard: str, raw: Mapping[str, Any]) -> Iterator[str]:
+def _family_problems(guard: str, raw: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the tensors that the subject counts to another family than the baseline; their names decide it."""
     for kind in ("tensors", "modules"):
         before, after = raw["baseline"].get(kind, {}), raw["subject"].get(kind, {})
@@ -266,4 +290,12 @@ def _family_problems(guard: str, raw: Mapping[str, Any]) -> Iterator[str]:
             name for name, row in before.items() if name in after and row.get("family") != after[name].get("family")
         ]
         for name in sorted(moved):
-            yield f"{guard}.raw.subject.{kind}.{name}.family: not that of the baseline"
+            yield _contradiction(f"{guard}.raw.subject.{kind}.{name}.family", "not that of the baseline")
+
+
+def _edit(field: str, message: str) -> Problem:
+    return Problem(Code.EDIT_CONTRADICTS_ITSELF, "", field, message)
+
+
+def _contradiction(field: str, message: str) -> Problem:
+    return Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", field, message)

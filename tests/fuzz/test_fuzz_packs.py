@@ -70,10 +70,10 @@ def check(pack: Path) -> VerifyResult:
     """Verify and inspect a pack; both end as the contract says."""
     result = verify_pack(pack, VerifyOptions(strict=True))
     assert result.code in (0, 3, 4, 5, 6, 7)
-    assert result.holds == (not result.errors)
-    for error in result.errors:
-        assert "\n" not in error["message"]
-        assert "Traceback" not in error["message"]
+    assert result.holds == (not result.problems)
+    for problem in result.problems:
+        assert "\n" not in str(problem)
+        assert "Traceback" not in str(problem)
     json.loads(json.dumps(result.document(), allow_nan=False))
     with suppress(MissingFileError, ManifestError, IntegrityError):
         inspect_pack(pack)

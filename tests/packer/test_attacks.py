@@ -1,4 +1,4 @@
-"""Every attack of the catalogue in ``tests/support/attacks``: which exit code a receiver gets, and which message."""
+"""Every attack of the catalogue in ``tests/support/attacks``: which exit code a receiver gets, and which problem."""
 
 import json
 import shutil
@@ -18,26 +18,26 @@ ATTACKS: dict[str, Attack] = {name: attack for attacks in CATALOGUES for name, a
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_is_refused_with_its_code_and_message(name: str, pack: Path, real_run: Any) -> None:
+def test_an_attack_is_refused_with_its_code_and_place(name: str, pack: Path, real_run: Any) -> None:
     ATTACKS[name].carry_out(pack, real_run.key)
 
     found = strict(pack, expected_fingerprint=fingerprint(real_run.key.public))
 
-    assert found.code == ATTACKS[name].code, messages(found)
-    assert ATTACKS[name].message in messages(found)
+    assert ATTACKS[name].is_seen_in(found.problems), messages(found)
+    assert found.code == ATTACKS[name].code.exit_code
     assert not found.reports_verified
 
 
 @pytest.mark.parametrize("name", on_the_sweep.ATTACKS)
-def test_an_attack_on_a_sweep_is_refused_with_its_code_and_message(name: str, swept_run: Any, tmp_path: Path) -> None:
+def test_an_attack_on_a_sweep_is_refused_with_its_code_and_place(name: str, swept_run: Any, tmp_path: Path) -> None:
     attack, pack = on_the_sweep.ATTACKS[name], tmp_path / "pack"
     shutil.copytree(swept_run.pack, pack)
     attack.carry_out(pack, swept_run.key)
 
     found = strict(pack)
 
-    assert (found.code, found.reports_verified) == (attack.code, False), messages(found)
-    assert attack.message in messages(found)
+    assert attack.is_seen_in(found.problems), messages(found)
+    assert (found.code, found.reports_verified) == (attack.code.exit_code, False)
 
 
 @pytest.mark.parametrize("change", [lambda v: v, lambda v: {**v, "verdict": "FAIL"}])
@@ -50,9 +50,9 @@ def test_a_verdict_with_every_digest_that_follows_made_to_fit(pack: Path, real_r
     assert strict(pack).code == (0 if data == files[VERDICT] else 7)
 
 
-def test_no_two_attacks_share_a_name_and_each_has_its_message() -> None:
+def test_no_two_attacks_share_a_name_and_each_names_a_place() -> None:
     catalogues = (*CATALOGUES, on_the_sweep.ATTACKS)
 
     everything = {name: attack for attacks in catalogues for name, attack in attacks.items()}
     assert len(everything) == sum(map(len, catalogues))
-    assert [name for name, attack in everything.items() if len(attack.message) < 3] == []
+    assert [name for name, attack in everything.items() if attack.where is None] == ["the_pack_made_a_link"]

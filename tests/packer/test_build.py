@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from invarlock.packer.build import build_pack
+from invarlock.packer.cli import main
 from invarlock.packer.verify import VerifyOptions, verify_pack
 from packs import TIME, content, pack_files, packer
 
 from invarlock.errors import MissingFileError, ReportError, UsageError
+from invarlock.problems import Code, Problem
 from invarlock.staging import staging_folder
 
 
@@ -42,8 +44,11 @@ def test_a_report_that_does_not_verify_stops_the_build_and_leaves_nothing(run: P
     path.write_text(json.dumps(report))
     before = set(tmp_path.iterdir())
 
-    with pytest.raises(ReportError, match=r"primary_metric\.ratio_vs_baseline: 0\.5, derived 1\.0"):
+    with pytest.raises(ReportError) as caught:
         build_pack(tmp_path / "out", content(run), None, TIME)
+    first = caught.value.problems[0]
+    assert (caught.value.code, caught.value.exit_code) == (Code.NOT_PACKED, 7)
+    assert (first.code, first.field) == (Code.NUMBER_DOES_NOT_FOLLOW, "primary_metric.ratio_vs_baseline")
     assert set(tmp_path.iterdir()) == before
 
 
@@ -51,8 +56,11 @@ def test_a_verdict_that_does_not_follow_stops_the_build(run: Path, tmp_path: Pat
     path = run / "reports" / "final_verdict.json"
     path.write_text(path.read_text().replace('"clean_total": 1', '"clean_total": 2'))
 
-    with pytest.raises(ReportError, match=r"counts\.clean_total: 2, derived 1; the verdict does not follow"):
+    with pytest.raises(ReportError) as caught:
         build_pack(tmp_path / "out", content(run), None, TIME)
+    assert caught.value.problems == (
+        Problem(Code.RESULT_DOES_NOT_FOLLOW, "final_verdict.json", "counts.clean_total", "2, derived 1"),
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -83,3 +91,33 @@ def test_a_verdict_that_is_in_no_run_directory_needs_its_manifest_named(run: Pat
 
     assert (done.returncode, done.stderr.count("\n"), "--scenarios" in done.stderr) == (2, 1, True)
     assert not (tmp_path / "out").exists()
+
+
+def build_as_json(run: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    """Build a pack of a run from its command line; return the exit code and what was printed as JSON."""
+    reports = sorted(map(str, run.glob("embedded__*/reports/**/evaluation.report.json")))
+    verdict = str(run / "reports" / "final_verdict.json")
+    code = main(["build", str(out), "--final-verdict", verdict, "--report", *reports, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_what_was_built_and_why_something_was_not_are_there_as_json(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, built = build_as_json(run, tmp_path / "out", capsys)
+
+    assert (code, built["ok"], built["pack"], built["verdict"]) == (0, True, str(tmp_path / "out"), "PASS")
+
+    path = next(run.glob("embedded__*/reports/noop_control/run_1/evaluation.report.json"))
+    report = json.loads(path.read_bytes())
+    report["primary_metric"]["ratio_vs_baseline"] = 0.5
+    path.write_text(json.dumps(report))
+    code, refused = build_as_json(run, tmp_path / "other", capsys)
+
+    assert (code, refused["ok"], refused["exit_code"], refused["code"]) == (7, False, 7, "not_packed")
+    assert {
+        "code": "number_does_not_follow",
+        "where": "reports/embedded__mistral-tiny/noop_control/run_1/evaluation.report.json",
+        "field": "primary_metric.ratio_vs_baseline",
+        "message": "0.5, derived 1.0",
+    } in refused["errors"]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packs import MODEL, edit_json, messages, seal, strict
+from packs import MODEL, edit_json, messages, places, seal, strict
 
+from invarlock.problems import Code
 from invarlock.reports.deployables import DOCUMENTS
 
 FOLDER = f"reports/{MODEL}/quant_8bit_deployable/run_1"
@@ -24,7 +25,7 @@ def test_a_pack_with_a_deployable_subject_verifies_and_holds_no_weights(deployed
     result = strict(deployed)
 
     metadata = json.loads((deployed / FOLDER / "edit_metadata.json").read_text())
-    assert (result.code, result.errors, result.verdict) == (0, [], "PASS")
+    assert (result.code, result.problems, result.verdict) == (0, (), "PASS")
     assert {f"{name}.json" for name in DOCUMENTS} <= {path.name for path in (deployed / FOLDER).iterdir()}
     assert not list(deployed.rglob("*.safetensors"))
     assert metadata["artifact_class"] == "deployable_optimized_subject"
@@ -32,36 +33,61 @@ def test_a_pack_with_a_deployable_subject_verifies_and_holds_no_weights(deployed
     assert metadata["runtime_memory_reduction"] is True
 
 
+VALIDATION = "deployable_artifact_validation"
+NUMBER, COMPANION = Code.NUMBER_DOES_NOT_FOLLOW, Code.COMPANION_DIFFERS
+
+
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("name", "change", "code", "file", "field"),
     [
-        ("backend_inventory", lambda d: d["totals"].update(matrices=29), "totals.matrices: 29, derived 28"),
-        ("backend_inventory", lambda d: d["matrices"].pop(), "totals.matrices: 28, derived 27"),
-        ("backend_inventory", lambda d: d["matrices"][0].update(name="model.x"), "is no matrix of the baseline"),
-        ("backend_inventory", lambda d: d.update(spec="torchao_int8:8:64:all"), "spec: 'torchao_int8:8:64:all', that"),
-        ("backend_inventory", lambda d: d["versions"].update(torch="1.0"), "versions.torch: not that of the report"),
-        ("memory_report", lambda d: d["ratio"].update(loaded_bytes=0.1), "ratio.loaded_bytes: 0.1, derived"),
-        ("memory_report", lambda d: d["subject"].update(loaded_bytes=1), "memory_report.json: ratio.loaded_bytes"),
-        ("load_smoke", lambda d: d.update(packed_modules=0), "checks[3]"),
-        ("inference_smoke", lambda d: d.update(repeated=False), "deployable_artifact_validation.json: checks"),
         (
-            "inference_smoke",
-            lambda d: d.update(run_id="0" * 16),
-            "inference_smoke.json: run_id: not that of the report",
+            "backend_inventory",
+            lambda d: d["totals"].update(matrices=29),
+            NUMBER,
+            "backend_inventory",
+            "totals.matrices",
         ),
-        ("deployable_artifact_validation", lambda d: d["checks"][0].update(seen=99), "checks[0].seen: 99, derived 28"),
-        ("deployable_artifact_validation", lambda d: d.clear(), "does not hold to the deployable_artifact_validation"),
+        ("backend_inventory", lambda d: d["matrices"].pop(), NUMBER, "backend_inventory", "totals.matrices"),
+        (
+            "backend_inventory",
+            lambda d: d["matrices"][0].update(name="model.x"),
+            COMPANION,
+            "backend_inventory",
+            "matrices",
+        ),
+        (
+            "backend_inventory",
+            lambda d: d.update(spec="torchao_int8:8:64:all"),
+            COMPANION,
+            "backend_inventory",
+            "spec",
+        ),
+        (
+            "backend_inventory",
+            lambda d: d["versions"].update(torch="1.0"),
+            COMPANION,
+            "backend_inventory",
+            "versions.torch",
+        ),
+        ("memory_report", lambda d: d["ratio"].update(loaded_bytes=0.1), NUMBER, "memory_report", "ratio.loaded_bytes"),
+        ("memory_report", lambda d: d["subject"].update(loaded_bytes=1), NUMBER, "memory_report", "ratio.loaded_bytes"),
+        ("load_smoke", lambda d: d.update(packed_modules=0), NUMBER, VALIDATION, "checks[3].ok"),
+        ("inference_smoke", lambda d: d.update(repeated=False), NUMBER, VALIDATION, "checks[6].ok"),
+        ("inference_smoke", lambda d: d.update(run_id="0" * 16), COMPANION, "inference_smoke", "run_id"),
+        (VALIDATION, lambda d: d["checks"][0].update(seen=99), NUMBER, VALIDATION, "checks[0].seen"),
+        (VALIDATION, lambda d: d.clear(), COMPANION, VALIDATION, ""),
     ],
 )
 def test_what_does_not_follow_is_refused(
-    deployed: Path, deployed_run: Any, name: str, change: Callable[[Any], object], message: str
+    deployed: Path, deployed_run: Any, name: str, change: Callable[[Any], object], code: Code, file: str, field: str
 ) -> None:
     edit_json(deployed / FOLDER / f"{name}.json", change)
     seal(deployed, deployed_run.key)
 
     result = strict(deployed)
 
-    assert (result.code, message in messages(result)) == (7, True), messages(result)
+    assert (code, f"{FOLDER}/{file}.json", field) in places(result), messages(result)
+    assert result.code == 7
 
 
 def test_a_document_that_is_missing_is_refused(deployed: Path, deployed_run: Any) -> None:
@@ -70,7 +96,8 @@ def test_a_document_that_is_missing_is_refused(deployed: Path, deployed_run: Any
 
     result = strict(deployed)
 
-    assert (result.code, f"{FOLDER}/load_smoke.json: missing" in messages(result)) == (7, True), messages(result)
+    assert (Code.FILE_ABSENT, f"{FOLDER}/load_smoke.json", "") in places(result), messages(result)
+    assert result.code == 7
 
 
 def test_an_artifact_that_cannot_be_served_fails_its_case(deployed_run: Any) -> None:

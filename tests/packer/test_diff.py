@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from invarlock.packer.build import build_pack
+from invarlock.packer.cli import main
+from invarlock.packer.inspection import inspect_pack
 from packs import REPORT, SCENARIOS, STRESS, TIME, content, edit_json, packer, page, page_of, sha256
 
 from invarlock.jsonio import dump_json
@@ -82,3 +85,30 @@ def test_a_weakened_plan_differs_though_every_measurement_is_the_same(run: Path,
     assert changed["nan_injection"]["strictness"] == ["must_detect", "informational"]
     assert changed["nan_injection"]["detectors_all_of"][1] == []
     assert "3 cases compared, 3 differ, 3 were asked something else" in text
+
+
+def test_of_a_pack_that_does_not_verify_the_problems_are_there_as_json(
+    pack: Path, real_run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pack / REPORT).write_text("{}")
+
+    code = main(["diff", str(real_run.pack), str(pack), "--json"])
+
+    document = json.loads(capsys.readouterr().out)
+    assert (code, document["ok"], document["pack"]) == (6, False, str(pack))
+    assert [(row["code"], row["where"], row["field"]) for row in document["errors"]] == [
+        ("checksum_differs", REPORT, "")
+    ]
+
+
+def test_inspecting_names_what_is_wrong_by_code(pack: Path) -> None:
+    edit_json(pack / "manifest.json", lambda manifest: manifest["subject"].update(path="results/none.json"))
+    (pack / "link").symlink_to("README.md")
+
+    summary = inspect_pack(pack)
+
+    assert [row["code"] for row in summary["unsafe"]] == ["not_a_regular_file"]
+    assert [row["code"] for row in summary["signature_problems"]] == ["signature_does_not_hold"]
+    assert [(row["code"], row["field"]) for row in summary["provenance"]["references_broken"]] == [
+        ("reference_dangles", "subject")
+    ]

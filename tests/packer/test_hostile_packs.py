@@ -12,7 +12,9 @@ import pytest
 from invarlock.packer.checksums import CONTROL_FILES, write_checksums
 from invarlock.packer.limits import MAX_CHECKSUMS_BYTES, MAX_FILES, MAX_FOLDERS, MAX_JSON_BYTES, MAX_JSON_VALUES
 from invarlock.packer.verify import VerifyOptions, verify_pack
-from packs import REPORT, edit_json, messages, pack_files, sha256, sign, strict
+from packs import REPORT, codes, edit_json, pack_files, sha256, sign, strict
+
+from invarlock.problems import Code
 
 MEMORY_BYTES = 256 * 1024 * 1024
 SECONDS = 60
@@ -149,7 +151,7 @@ def test_a_listing_that_was_cut_off_is_a_problem_with_and_without_strict_checks(
 
     for options in (VerifyOptions(), VerifyOptions(strict=True), VerifyOptions(report_assurance="off")):
         result = verify_pack(pack, options)
-        assert (result.code, "not all of it was looked at" in messages(result)) == (code, code == 6)
+        assert (result.code, Code.PACK_TOO_LARGE in codes(result)) == (code, code == 6)
 
 
 def test_inspecting_keeps_no_document(pack: Path) -> None:
@@ -207,17 +209,17 @@ def test_a_file_that_is_replaced_by_its_own_bytes_while_the_pack_is_verified_is_
     # the swap is made at the latest moment that there is: when the reports have been derived, before the last look
     from invarlock.packer import verify
 
-    derive = verify._check_claims
+    check = verify.check_claims
 
-    def swap(*arguments: Any) -> list[str]:
-        problems = derive(*arguments)
+    def swap(*arguments: Any) -> verify.Claims:
+        claims = check(*arguments)
         (pack / "copy").write_bytes((pack / name).read_bytes())
         (pack / "copy").replace(pack / name)
-        return problems
+        return claims
 
-    monkeypatch.setattr(verify, "_check_claims", swap)
+    monkeypatch.setattr(verify, "check_claims", swap)
 
     result = strict(pack)
 
     assert result.code == 6
-    assert {"where": name, "message": "it changed while the pack was verified", "code": 6} in result.errors
+    assert (Code.FILE_CHANGED, name) in {(problem.code, problem.where) for problem in result.problems}

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from invarlock.packer.build import build_pack
 from invarlock.packer.verify import VerifyOptions, verify_pack
-from packs import FAULT, REPORT, STRESS, TIME, contain, content, edit_json, messages, page_of, sign, strict
+from packs import FAULT, REPORT, STRESS, TIME, contain, content, edit_json, messages, page_of, places, sign, strict
 
 from invarlock.errors import ReportError
 from invarlock.jsonio import read_json
+from invarlock.problems import Code
 from invarlock.settings import resolve_settings
 
 
@@ -28,7 +29,7 @@ def test_a_pack_without_pages_or_with_some_verifies(pack: Path, reseal: Any) -> 
         page.unlink()
     reseal(pack)
 
-    assert (strict(pack).code, strict(pack).warnings[:-1]) == (0, [])
+    assert (strict(pack).code, strict(pack).warnings[:-1]) == (0, ())
 
 
 def test_of_a_pack_made_by_another_version_that_is_said(pack: Path, reseal: Any) -> None:
@@ -41,7 +42,7 @@ def test_of_a_pack_made_by_another_version_that_is_said(pack: Path, reseal: Any)
     found = strict(pack)
 
     assert found.code == 7
-    assert "made by InvarLock 0.0.9, this is " in found.errors[-1]["message"]
+    assert found.problems[-1].code is Code.OTHER_VERSION
 
 
 def test_a_page_that_nobody_sealed_is_refused_even_where_other_files_only_warn(pack: Path, reseal: Any) -> None:
@@ -64,8 +65,10 @@ def test_build_takes_the_pages_that_are_there_and_refuses_one_of_another_report(
     built = build_pack(tmp_path / "out", content(run), None, TIME)
     first.write_bytes(first.read_bytes().replace(b"holds", b"HOLDS"))
 
-    with pytest.raises(ReportError, match=r"evaluation\.html: not the page that the report beside it gives"):
+    with pytest.raises(ReportError) as caught:
         build_pack(tmp_path / "other", content(run), None, TIME)
+    assert caught.value.code is Code.NOT_PACKED
+    assert [problem.code for problem in caught.value.problems] == [Code.PAGE_DIFFERS]
     assert len(list(built.path.rglob("*.html"))) == len(others)
     assert not (tmp_path / "other").exists()
 
@@ -73,8 +76,10 @@ def test_build_takes_the_pages_that_are_there_and_refuses_one_of_another_report(
 def test_strict_assurance_of_a_run_on_the_host_leaves_no_pack(run: Path, real_run: Any, tmp_path: Path) -> None:
     whole = replace(content(run), report_assurance="strict")
 
-    with pytest.raises(ReportError, match="the pack would not verify"):
+    with pytest.raises(ReportError) as caught:
         build_pack(tmp_path / "out", whole, real_run.key, TIME)
+    assert caught.value.code is Code.NOT_PACKED
+    assert Code.CONTAINER_REQUIRED in {problem.code for problem in caught.value.problems}
     assert not (tmp_path / "out").exists()
 
 
@@ -97,12 +102,9 @@ def test_a_manifest_claims_no_review_that_its_reports_do_not_bear(run: Path, rea
     found = strict(pack)
 
     assert found.code == 7
-    claimed = "manifest.json: invocation.parameters.release_review is claimed, "
-    assert messages(found).splitlines() == [
-        "manifest.json: verification.report_assurance is not that of invocation.parameters",
-        f"{claimed}verification.report_assurance is not strict",
-        f"{claimed}the profile of reports is dev",
-    ]
+    claimed = (Code.REVIEW_NOT_SUPPORTED, "manifest.json", "invocation.parameters.release_review")
+    assurance = (Code.SETTINGS_DIFFER, "manifest.json", "verification.report_assurance")
+    assert places(found) == [assurance, claimed, claimed]
 
 
 def test_a_release_review_bears_itself_out(run: Path, real_run: Any, tmp_path: Path) -> None:
@@ -121,5 +123,5 @@ def test_a_release_review_bears_itself_out(run: Path, real_run: Any, tmp_path: P
     del manifest["signing_key_fingerprint"]
     sign(pack, manifest, real_run.key)
     unnamed = strict(pack, report_assurance="strict", require_pass=True)
-    claimed = "manifest.json: invocation.parameters.release_review is claimed, and no signer"
-    assert (unnamed.code, messages(unnamed).splitlines()[0]) == (7, claimed)
+    claimed = (Code.REVIEW_NOT_SUPPORTED, "manifest.json", "invocation.parameters.release_review")
+    assert places(unnamed)[0] == claimed

@@ -14,14 +14,18 @@ from invarlock.packer.keys import SigningKey
 from invarlock.packer.signing import attest_pack
 from invarlock.packer.verify import VerifyOptions, verify_pack
 from packs import (
+    codes,
     edit_json,
     messages,
     pack_files,
+    places,
     seal,
     sha256,
     sign,
     strict,
 )
+
+from invarlock.problems import Code
 
 
 def test_three_required_fields_and_a_signature_are_a_manifest(pack: Path, real_run: Any) -> None:
@@ -76,28 +80,48 @@ def test_every_optional_block_of_a_manifest_and_every_field_of_each_may_be_left_
 
 
 @pytest.mark.parametrize(
-    ("claim", "message"),
+    ("claim", "code", "field"),
     [
-        (lambda m: m["subject"].pop("path"), ""),
-        (lambda m: m["subject"].update(digest=f"sha256:{'0' * 64}"), "subject: digest is not that of"),
-        (lambda m: m.update(subject={"digest": f"sha256:{'0' * 64}"}), "subject: digest is that of no file"),
-        (lambda m: m.update(subject={"path": "README.md"}), "subject.path: 'README.md', derived"),
-        (lambda m: m.update(subject={}), "evidence_level high is claimed, low"),
-        (lambda m: m.update(environment={}), "evidence_level high is claimed, medium"),
-        (lambda m: m["invocation"].update(config_source={}), "evidence_level high is claimed, medium"),
-        (lambda m: m.update(models=[{"model_id": "another/model"}]), "models[0].model_id: 'another/model'"),
-        (lambda m: m.update(verification={"clean_reports": 2}), "verification.clean_reports: 2, derived 1"),
-        (lambda m: m.update(model_licenses={"another/model": "MIT"}), "model_licenses"),
-        (lambda m: m.update(verification_baselines=[{"name": "x"}]), "verification_baselines[0].name: 'x'"),
-        (lambda m: m["invocation"].update(config_source={"commit": "1" * 40}), "config_source.commit"),
+        (lambda m: m["subject"].pop("path"), None, ""),
+        (lambda m: m["subject"].update(digest=f"sha256:{'0' * 64}"), Code.REFERENCE_DIFFERS, "subject"),
+        (lambda m: m.update(subject={"digest": f"sha256:{'0' * 64}"}), Code.REFERENCE_DANGLES, "subject"),
+        (lambda m: m.update(subject={"path": "README.md"}), Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW, "subject.path"),
+        (lambda m: m.update(subject={}), Code.EVIDENCE_LEVEL_TOO_HIGH, "evidence_level"),
+        (lambda m: m.update(environment={}), Code.EVIDENCE_LEVEL_TOO_HIGH, "evidence_level"),
+        (lambda m: m["invocation"].update(config_source={}), Code.EVIDENCE_LEVEL_TOO_HIGH, "evidence_level"),
+        (
+            lambda m: m.update(models=[{"model_id": "another/model"}]),
+            Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW,
+            "models[0].model_id",
+        ),
+        (
+            lambda m: m.update(verification={"clean_reports": 2}),
+            Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW,
+            "verification.clean_reports",
+        ),
+        (
+            lambda m: m.update(model_licenses={"another/model": "MIT"}),
+            Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW,
+            "model_licenses.another/model",
+        ),
+        (
+            lambda m: m.update(verification_baselines=[{"name": "x"}]),
+            Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW,
+            "verification_baselines[0].name",
+        ),
+        (
+            lambda m: m["invocation"].update(config_source={"commit": "1" * 40}),
+            Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW,
+            "invocation.config_source.commit",
+        ),
     ],
 )
 def test_what_a_partial_block_claims_is_checked(
-    pack: Path, real_run: Any, claim: Callable[[Any], object], message: str
+    pack: Path, real_run: Any, claim: Callable[[Any], object], code: Code | None, field: str
 ) -> None:
     manifest = json.loads((pack / "manifest.json").read_bytes())
     claim(manifest)
-    if not message:
+    if code is None:
         manifest["evidence_level"] = "low"
         (pack / "README.md").unlink()
         (pack / "checksums.sha256").write_text(
@@ -109,8 +133,10 @@ def test_what_a_partial_block_claims_is_checked(
 
     result = strict(pack)
 
-    assert (result.code in (6, 7), result.code == 4) == (bool(message), False), messages(result)
-    assert message in messages(result)
+    if code is None:
+        assert result.holds, messages(result)
+    else:
+        assert (code, "manifest.json", field) in places(result), messages(result)
 
 
 def test_a_folder_of_any_files_can_be_sealed_and_checked(tmp_path: Path, real_run: Any) -> None:
@@ -125,7 +151,7 @@ def test_a_folder_of_any_files_can_be_sealed_and_checked(tmp_path: Path, real_ru
     assert strict(tmp_path, require_pass=True).code == 7
     assured = strict(tmp_path, report_assurance="strict")
     assert (assured.code, assured.reports_verified) == (7, False)
-    assert "the pack has no clean report, strict report assurance needs one" in messages(assured)
+    assert codes(assured) == {Code.CLEAN_REPORT_REQUIRED}
 
 
 def bare(folder: Path, key: SigningKey, files: dict[str, bytes], **claims: Any) -> None:
@@ -137,38 +163,54 @@ def bare(folder: Path, key: SigningKey, files: dict[str, bytes], **claims: Any) 
     sign(folder, {"format": "evidence-pack-v1", "checksums_sha256": "checksums.sha256", **claims}, key)
 
 
+MISLEADS, CLAIM = Code.FILE_NAME_MISLEADS, Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW
+TOO_HIGH, REVIEW = Code.EVIDENCE_LEVEL_TOO_HIGH, "invocation.parameters.release_review"
+
+
 @pytest.mark.parametrize(
-    ("files", "claims", "message"),
+    ("files", "claims", "code", "where", "field"),
     [
-        ({"README.md": b"- Verdict: **PASS** (66 of 66)"}, {}, "README.md: not what the manifest and the verdict give"),
-        ({"readme.md": b"PASS"}, {}, "readme.md: differs from the name of a file that is checked only"),
-        ({"Reports/m/s/run_1/evaluation.html": b"PASS"}, {}, "Reports/m/s/run_1/evaluation.html: differs"),
-        ({"RESULTS/final_verdict.txt": b"PASS"}, {}, "RESULTS/final_verdict.txt: differs"),
-        ({"\uff52esults/final_verdict.txt": b"PASS"}, {}, "final_verdict.txt: differs"),
-        ({"Metadata/pytest_report.json": b"{}"}, {}, "Metadata/pytest_report.json: differs"),
-        ({"results/final_verdict.txt": b"PASS"}, {}, "results/final_verdict.json: missing"),
-        ({}, {"evidence_level": "high"}, "evidence_level high is claimed, low"),
-        ({}, {"evidence_level": "medium"}, "evidence_level medium is claimed, low"),
-        ({}, {"verification": {"clean_reports": 20}}, "verification.clean_reports is claimed"),
-        ({}, {"verification": {"report_assurance": "strict"}}, "report_assurance strict is claimed"),
-        ({}, {"suite": "full"}, "suite is claimed"),
-        ({}, {"model_list": ["mistralai/Mistral-7B-v0.1"]}, "model_list is claimed"),
-        ({}, {"models": [{"model_id": "x"}]}, "models is claimed"),
-        ({"v.json": b"{}"}, {"subject": {"path": "v.json"}}, "subject is claimed"),
-        ({}, {"network_mode": "offline"}, "network_mode is claimed"),
-        ({}, {"invocation": {"parameters": {"release_review": {"value": True}}}}, "the verdict is None"),
-        ({"metadata/environment.json": b"{}"}, {}, "metadata/environment.json: does not hold to"),
+        ({"README.md": b"- Verdict: **PASS** (66 of 66)"}, {}, Code.README_DIFFERS, "README.md", ""),
+        ({"readme.md": b"PASS"}, {}, MISLEADS, "readme.md", ""),
+        ({"Reports/m/s/run_1/evaluation.html": b"PASS"}, {}, MISLEADS, "Reports/m/s/run_1/evaluation.html", ""),
+        ({"RESULTS/final_verdict.txt": b"PASS"}, {}, MISLEADS, "RESULTS/final_verdict.txt", ""),
+        ({"\uff52esults/final_verdict.txt": b"PASS"}, {}, MISLEADS, "\uff52esults/final_verdict.txt", ""),
+        ({"Metadata/pytest_report.json": b"{}"}, {}, MISLEADS, "Metadata/pytest_report.json", ""),
+        ({"results/final_verdict.txt": b"PASS"}, {}, Code.FILE_ABSENT, "results/final_verdict.json", ""),
+        ({}, {"evidence_level": "high"}, TOO_HIGH, "manifest.json", "evidence_level"),
+        ({}, {"evidence_level": "medium"}, TOO_HIGH, "manifest.json", "evidence_level"),
+        ({}, {"verification": {"clean_reports": 20}}, CLAIM, "manifest.json", "verification.clean_reports"),
+        (
+            {},
+            {"verification": {"report_assurance": "strict"}},
+            TOO_HIGH,
+            "manifest.json",
+            "verification.report_assurance",
+        ),
+        ({}, {"suite": "full"}, CLAIM, "manifest.json", "suite"),
+        ({}, {"model_list": ["mistralai/Mistral-7B-v0.1"]}, CLAIM, "manifest.json", "model_list"),
+        ({}, {"models": [{"model_id": "x"}]}, CLAIM, "manifest.json", "models"),
+        ({"v.json": b"{}"}, {"subject": {"path": "v.json"}}, CLAIM, "manifest.json", "subject"),
+        ({}, {"network_mode": "offline"}, CLAIM, "manifest.json", "network_mode"),
+        (
+            {},
+            {"invocation": {"parameters": {"release_review": {"value": True}}}},
+            Code.REVIEW_NOT_SUPPORTED,
+            "manifest.json",
+            REVIEW,
+        ),
+        ({"metadata/environment.json": b"{}"}, {}, Code.FILE_MALFORMED, "metadata/environment.json", ""),
     ],
 )
 def test_a_pack_without_reports_can_claim_nothing(
-    tmp_path: Path, real_run: Any, files: dict[str, bytes], claims: dict[str, Any], message: str
+    tmp_path: Path, real_run: Any, files: dict[str, bytes], claims: dict[str, Any], code: Code, where: str, field: str
 ) -> None:
     bare(tmp_path, real_run.key, {"notes.txt": b"notes", **files}, **claims)
 
     for options in (VerifyOptions(), VerifyOptions(strict=True)):
         result = verify_pack(tmp_path, options)
         assert (result.code, result.ok, result.reports_verified) == (7, False, False), messages(result)
-        assert message in messages(result)
+        assert (code, where, field) in places(result), messages(result)
 
 
 def test_an_attestation_of_a_pack_without_a_verdict_is_refused(tmp_path: Path, real_run: Any, pack: Path) -> None:
@@ -178,5 +220,4 @@ def test_an_attestation_of_a_pack_without_a_verdict_is_refused(tmp_path: Path, r
 
     result = strict(tmp_path / "bare")
 
-    assert (result.code, result.attested) == (7, False)
-    assert "attests a verdict, and none follows from the pack" in messages(result)
+    assert (places(result), result.attested) == ([(Code.ATTESTATION_DIFFERS, "manifest.attestation.json", "")], False)

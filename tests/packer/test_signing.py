@@ -17,13 +17,14 @@ from invarlock.packer.attestation import (
 from invarlock.packer.build import build_pack
 from invarlock.packer.keys import SigningKey, fingerprint, make_signing_key
 from invarlock.packer.signing import attest_pack, sign_pack
-from packs import REPORT, TIME, content, edit_json, messages, pack_files, seal, sha256, strict
+from packs import REPORT, TIME, content, edit_json, messages, pack_files, places, seal, sha256, strict
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
 
-from invarlock.errors import IntegrityError, ReportError, SignatureError, UsageError
+from invarlock.errors import InvarLockError, SignatureError, UsageError
 from invarlock.jsonio import dump_json
+from invarlock.problems import Code
 
 ATTESTATION = "manifest.attestation.json"
 
@@ -58,16 +59,18 @@ def test_what_does_not_verify_is_not_signed(unsigned: Path, real_run: Any) -> No
     edit_json(unsigned / REPORT, lambda report: report["primary_metric"].update(ratio_vs_baseline=0.5))
     before = pack_files(unsigned)
 
-    with pytest.raises(IntegrityError, match=r"does not verify: .*its bytes are not those of its checksum"):
+    with pytest.raises(InvarLockError) as caught:
         sign_pack(unsigned, real_run.key)
+    assert (caught.value.code, caught.value.exit_code) == (Code.CHECKSUM_DIFFERS, 6)
     assert pack_files(unsigned) == before
 
 
 def test_a_pack_that_names_its_signer_is_signed_by_no_other(pack: Path) -> None:
     (pack / "manifest.signature.json").unlink()
 
-    with pytest.raises(SignatureError, match="names the signer"):
+    with pytest.raises(SignatureError) as caught:
         sign_pack(pack, make_signing_key())
+    assert caught.value.code is Code.SIGNER_DIFFERS
     assert not (pack / "manifest.signature.json").exists()
 
 
@@ -100,12 +103,14 @@ def test_nobody_who_watches_the_folder_gets_a_signature_of_a_pack_that_does_not_
     watcher.start()
 
     try:
-        with pytest.raises(ReportError, match=r"does not verify: .*clean_pass"):
+        with pytest.raises(InvarLockError) as caught:
             sign_pack(built, real_run.key)
     finally:
         watcher.over.set()
         watcher.join()
 
+    first = caught.value.problems[0]
+    assert (first.code, first.field) == (Code.RESULT_DOES_NOT_FOLLOW, "counts.clean_pass")
     assert watcher.looks > 10
     assert watcher.seen == set()
     assert not (built / "manifest.signature.json").exists()
@@ -120,7 +125,7 @@ def test_an_attestation_that_would_not_verify_is_never_written(
     watcher.start()
 
     try:
-        with pytest.raises(SignatureError, match="more than the limit"):
+        with pytest.raises(InvarLockError, match="more than the limit"):
             attest_pack(pack, real_run.key)
     finally:
         watcher.over.set()
@@ -173,10 +178,12 @@ def test_what_is_signed_is_encoded_as_dsse_says() -> None:
 
 
 def test_only_the_signer_of_a_pack_attests_it(pack: Path, unsigned: Path, real_run: Any) -> None:
-    with pytest.raises(SignatureError, match="its signer is sha256:"):
+    with pytest.raises(InvarLockError) as other:
         attest_pack(pack, make_signing_key())
-    with pytest.raises(SignatureError, match="the pack is not signed"):
+    with pytest.raises(InvarLockError) as nobody:
         attest_pack(unsigned, real_run.key)
+
+    assert (other.value.code, nobody.value.code) == (Code.SIGNER_DIFFERS, Code.SIGNATURE_MISSING)
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -236,9 +243,9 @@ def test_an_attestation_by_somebody_else_or_of_another_pack_is_refused(
     attest_pack(pack, real_run.key)
     sign_pack(unsigned, real_run.key)
     (unsigned / ATTESTATION).write_bytes((pack / ATTESTATION).read_bytes())
-    assert (strict(unsigned).code, "subject[0].digest" in messages(strict(unsigned))) == (7, True)
+    assert (Code.ATTESTATION_DIFFERS, ATTESTATION, "subject[0].digest.sha256") in places(strict(unsigned))
 
     statement = json.loads(base64.b64decode(json.loads((pack / ATTESTATION).read_bytes())["payload"]))
     (pack / ATTESTATION).write_bytes(dump_json(sign_statement(statement, make_signing_key())))
-    assert (strict(pack).code, "the pack's signer is" in messages(strict(pack))) == (5, True)
+    assert places(strict(pack)) == [(Code.ATTESTATION_DOES_NOT_HOLD, ATTESTATION, "")]
     assert json.loads((pack / ATTESTATION).read_bytes())["payloadType"] == PAYLOAD_TYPE

@@ -22,12 +22,14 @@ from packs import (
     edit_json,
     messages,
     packer,
+    places,
     seal,
     sign,
     strict,
 )
 
 from invarlock.jsonio import dump_json
+from invarlock.problems import Code
 from invarlock.verdict.compiling import Planned
 
 Reseal = Callable[[Path], None]
@@ -64,7 +66,7 @@ def test_strict_report_assurance_asks_it_of_every_clean_report_and_inspect_says_
         assert inspect_pack(pack)["strict_readiness"] == {"ready": not against, "against": against}
         assert (result.code, strict(pack).code) == (7 if against else 0, 0), name
         sidecar = REPORT.replace("evaluation.report", "runtime.manifest")
-        assert [error["where"] for error in result.errors] == [sidecar] * len(against)
+        assert [problem.where for problem in result.problems] == [sidecar] * len(against)
 
 
 def run_without_an_image(files: dict[str, bytes], report: str) -> None:
@@ -79,7 +81,7 @@ def test_strict_assurance_is_claimed_for_every_clean_report_and_of_at_least_one(
     contained: Path, run: Path, real_run: Any, tmp_path: Path, reseal: Reseal
 ) -> None:
     whole = content(run)
-    claimed = "verification.report_assurance strict is claimed"
+    claimed = (Code.EVIDENCE_LEVEL_TOO_HIGH, "manifest.json", "verification.report_assurance")
     assert strict(contained).code == 0
 
     for number, (path, code) in enumerate(((REPORT, 7), (FAULT, 0), (STRESS, 0))):
@@ -89,7 +91,7 @@ def test_strict_assurance_is_claimed_for_every_clean_report_and_of_at_least_one(
         pack = build_pack(folder, replace(whole, files=files, claimed_verdict=None), real_run.key, TIME).path
         edit_json(pack / "manifest.json", lambda manifest: manifest["verification"].update(report_assurance="strict"))
         reseal(pack)
-        assert (strict(pack).code, claimed in messages(strict(pack))) == (code, code == 7)
+        assert (strict(pack).code, claimed in places(strict(pack))) == (code, code == 7)
 
     faults = {name: data for name, data in contain(dict(whole.files)).items() if "noop_control" not in name}
     faults.pop("metadata/pytest_report.json")
@@ -97,7 +99,7 @@ def test_strict_assurance_is_claimed_for_every_clean_report_and_of_at_least_one(
     assert strict(pack).code == 0
     edit_json(pack / "manifest.json", lambda manifest: manifest["verification"].update(report_assurance="strict"))
     reseal(pack)
-    assert (strict(pack).code, claimed in messages(strict(pack))) == (7, True)
+    assert (strict(pack).code, claimed in places(strict(pack))) == (7, True)
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_strong_evidence_lacks_nothing(complete: PackContent, real_run: Any, tmp
 
     strong = strongly(pack, real_run.key)
 
-    assert (strong.code, strong.missing_for_strong, strong.strong) == (0, [], True), messages(strong)
+    assert (strong.code, strong.missing_for_strong, strong.strong) == (0, (), True), messages(strong)
     assert strong.evidence == [
         "asked: 1 edit that must pass, 1 that must fail, 1 fault that must be detected, on 1 model",
         "not asked: a second model",
@@ -159,7 +161,7 @@ def test_strong_evidence_names_each_file_that_is_not_there(
 
     result = strongly(built.path, real_run.key)
 
-    assert (result.code, result.strong, result.missing_for_strong) == (0, False, missing)
+    assert (result.code, result.strong, list(result.missing_for_strong)) == (0, False, missing)
     assert built.evidence[2] == f"strong evidence: no, missing: {'; '.join(missing)}"
 
 
@@ -189,7 +191,7 @@ def test_strong_evidence_names_each_block_of_the_manifest_that_is_not_there(
 
     result = strongly(pack, real_run.key)
 
-    assert (result.code, result.strong, result.missing_for_strong) == (0, False, [missing]), messages(result)
+    assert (result.code, result.strong, result.missing_for_strong) == (0, False, (missing,)), messages(result)
 
 
 def test_tuned_parameters_are_missed_where_a_clean_edit_used_them() -> None:
@@ -249,5 +251,4 @@ def test_a_high_level_is_that_of_a_complete_plan_whose_verdict_is_pass(
     assert (built.verdict, built.evidence_level, strict(built.path).code) == ("FAIL", "medium", 0)
     edit_json(built.path / "manifest.json", lambda manifest: manifest.update(evidence_level="high"))
     reseal(built.path)
-    assert strict(built.path).code == 7
-    assert "evidence_level high is claimed, medium is what the pack supports" in messages(strict(built.path))
+    assert places(strict(built.path)) == [(Code.EVIDENCE_LEVEL_TOO_HIGH, "manifest.json", "evidence_level")]

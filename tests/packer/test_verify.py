@@ -18,13 +18,14 @@ from packs import (
     TIME,
     content,
     edit_json,
-    messages,
     packer,
+    places,
     sign,
     strict,
 )
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 CONTROL = {"manifest.json": {4, 5}, "manifest.signature.json": {5}}
 Reseal = Callable[[Path], None]
@@ -33,7 +34,7 @@ Reseal = Callable[[Path], None]
 def test_an_honest_pack_verifies_strictly(pack: Path, real_run: Any) -> None:
     result = strict(pack)
 
-    assert (result.code, result.errors) == (0, [])
+    assert (result.code, result.problems) == (0, ())
     assert (result.verdict, result.evidence_level, result.signer) == ("PASS", "high", fingerprint(real_run.key.public))
     assert result.authenticity == "unpinned"
     assert result.envelope is not None
@@ -84,7 +85,7 @@ def test_another_signer_than_expected_is_a_mismatch(pack: Path, real_run: Any) -
 def test_a_file_that_was_not_sealed_fails_strictly_and_warns_otherwise(pack: Path) -> None:
     (pack / "notes.txt").write_text("added")
 
-    assert (strict(pack).code, messages(strict(pack))) == (6, "notes.txt: not in checksums.sha256")
+    assert places(strict(pack)) == [(Code.FILE_NOT_SEALED, "notes.txt", "")]
     loose = verify_pack(pack, VerifyOptions())
     assert (loose.code, loose.warnings[-1]) == (0, "notes.txt: not in checksums.sha256")
 
@@ -176,7 +177,8 @@ def test_the_result_as_json_has_the_fields_of_its_format(pack: Path, tmp_path: P
     assert document == json.loads((tmp_path / "result.json").read_bytes())
     assert set(document) == {
         "pack", "ok", "integrity_ok", "reports_verified", "verification_scope", "assurance_status", "strict",
-        "report_assurance", "warnings", "errors", "evidence_level", "authenticity", "signer_fingerprint", "trust_store",
+        "report_assurance", "warnings", "errors", "errors_left_out", "evidence_level",
+        "authenticity", "signer_fingerprint", "trust_store",
         "verdict", "verify", "attested", "strong_evidence", "signed", "exit_code",
     }  # fmt: skip
     inside = packer("verify", pack, "--json-out", pack / "result.json")
@@ -226,10 +228,7 @@ def test_an_honest_pack_with_a_verdict_of_fail_verifies_unless_a_pass_is_require
 
     required = strict(failed, require_pass=True)
 
-    assert (required.code, messages(required)) == (
-        7,
-        "results/final_verdict.json: the verdict is FAIL, PASS is required",
-    )
+    assert (required.code, places(required)) == (7, [(Code.PASS_REQUIRED, "results/final_verdict.json", "")])
 
 
 def test_a_progress_bar_is_for_terminals_and_for_packs_that_take_their_time() -> None:

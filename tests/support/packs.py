@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from invarlock.packer.signature import sign_manifest
 from invarlock.packer.verify import VerifyOptions, VerifyResult, verify_pack
 
 from invarlock.jsonio import dump_json
+from invarlock.problems import Code
 from invarlock.reports.derivation import compose, strip
 from invarlock.reports.rendering import render_report
 
@@ -40,9 +40,19 @@ def strict(pack: Path, **options: Any) -> VerifyResult:
     return verify_pack(pack, VerifyOptions(strict=True, **options))
 
 
+def codes(result: VerifyResult) -> set[Code]:
+    """Return the codes of what a verification found."""
+    return {problem.code for problem in result.problems}
+
+
+def places(result: VerifyResult) -> list[tuple[Code, str, str]]:
+    """Return the code, the file and the field of each problem that a verification found."""
+    return [(problem.code, problem.where, problem.field) for problem in result.problems]
+
+
 def messages(result: VerifyResult) -> str:
     """Return the errors of a verification as text."""
-    return "\n".join(f"{error['where']}: {error['message']}" for error in result.errors)
+    return "\n".join(map(str, result.problems))
 
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:
@@ -126,7 +136,7 @@ def seal(pack: Path, key: SigningKey) -> None:
             beside.write_bytes(page(report.read_bytes()))
         sidecar = report.with_name("runtime.manifest.json")
         if sidecar.is_file():
-            edit_json(sidecar, partial(_name_report, digest=digest))
+            edit_json(sidecar, lambda document, digest=digest: document["report"].update(sha256=digest))
     digests = {path: sha256(data) for path, data in pack_files(pack).items() if path not in CONTROL_FILES}
     (pack / "checksums.sha256").write_bytes(write_checksums(digests))
     manifest = json.loads((pack / "manifest.json").read_bytes())
@@ -221,7 +231,3 @@ def packer(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
     """Run the packer in a process where importing PyTorch or pytest is an error."""
     command = [sys.executable, "-c", REFUSE_TORCH, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-
-
-def _name_report(document: dict[str, Any], digest: str) -> None:
-    document["report"].update(sha256=digest)

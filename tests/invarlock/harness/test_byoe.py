@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
+from invarlock.catalog.edit_specs import parse_edit_spec
 from invarlock.edits.application import apply_edits
 
 ROOT = Path(__file__).parents[3]
@@ -16,12 +16,6 @@ ROOT = Path(__file__).parents[3]
 
 def load(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
-
-
-def edit(text: str) -> EditSpec:
-    spec = parse_edit_spec(text)
-    assert isinstance(spec, EditSpec)
-    return spec
 
 
 @pytest.fixture
@@ -37,8 +31,8 @@ def brought(tmp_path: Path) -> Path:
     apply_edits(
         base,
         {
-            folder / "good" / "mine": edit("quant_rtn:8:128:all"),
-            folder / "bad" / "mine": edit("magnitude_prune:0.9:all"),
+            folder / "good" / "mine": parse_edit_spec("quant_rtn:8:128:all"),
+            folder / "bad" / "mine": parse_edit_spec("magnitude_prune:0.9:all"),
         },
     )
     strange = Path(shutil.copytree(base, folder / "strange" / "mine"))

@@ -14,6 +14,7 @@ from nulls import null_run
 
 from invarlock.errors import DocumentError, EvaluationError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json
+from invarlock.problems import Code
 from invarlock.reports.policy import PRESET_LIMITS, resolve_policy
 from invarlock.reports.preset_files import (
     null_run_name,
@@ -145,28 +146,35 @@ def test_runs_that_are_missing_are_told(runs: list[NullRun], message: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("edit", "field"),
     [
-        (lambda p: p["limits"]["rmt.epsilon_by_family"].update(ffn=0.5), "limits.rmt.epsilon_by_family.ffn: 0.5"),
-        (lambda p: p["limits"]["spectral.null_scale_by_family"].update(attn=0.009), "null_scale_by_family.attn: 0.009"),
-        (lambda p: p["limits"].update({"variance.min_effect": 1.0}), "limits.variance.min_effect: 1.0"),
-        (lambda p: p["limits"].update({"primary_metric.drift_band": [0.5, 2.0]}), "limits.primary_metric.drift_band"),
-        (lambda p: p.update(tier="conservative"), "limits.variance|derivation"),
-        (lambda p: p.update(model_id="another"), "model_id: 'another'"),
+        (lambda p: p["limits"]["rmt.epsilon_by_family"].update(ffn=0.5), "limits.rmt.epsilon_by_family.ffn"),
+        (
+            lambda p: p["limits"]["spectral.null_scale_by_family"].update(attn=0.009),
+            "limits.spectral.null_scale_by_family.attn",
+        ),
+        (lambda p: p["limits"].update({"variance.min_effect": 1.0}), "limits.variance.min_effect"),
+        (
+            lambda p: p["limits"].update({"primary_metric.drift_band": [0.5, 2.0]}),
+            "limits.primary_metric.drift_band[0]",
+        ),
+        (lambda p: p.update(tier="conservative"), "limits.variance.min_effect"),
+        (lambda p: p.update(model_id="another"), "model_id"),
         (lambda p: p["held_out"].update(signals={}), "held_out.signals"),
-        (lambda p: p["null_runs"].pop(), "not those that are there"),
-        (lambda p: p["null_runs"][0].update(sha256=f"sha256:{'0' * 64}"), "not those that are there"),
-        (lambda p: p.pop("limits"), "does not hold to the calibrated_preset format"),
+        (lambda p: p["null_runs"].pop(), "null_runs"),
+        (lambda p: p["null_runs"][0].update(sha256=f"sha256:{'0' * 64}"), "null_runs"),
+        (lambda p: p.pop("limits"), ""),
     ],
 )
-def test_a_preset_that_does_not_follow_is_told(edit: Callable[[Any], object], message: str) -> None:
+def test_a_preset_that_does_not_follow_is_refused(edit: Callable[[Any], object], field: str) -> None:
     runs = [null_run(1, (0.0, 0.001, 0.002), deltas=(0.001, 0.0, 0.0, 0.0)), null_run(2), HELD_OUT]
     document = derive_preset(runs, "balanced")
     edit(document)
 
-    assert any(
-        part in line for line in preset_problems(document, runs) for part in message.split("|")
-    ), preset_problems(document, runs)  # fmt: skip
+    found = preset_problems(document, runs)
+
+    assert {problem.code for problem in found} == {Code.PRESET_DOES_NOT_FOLLOW}
+    assert any(problem.field.startswith(field) for problem in found), found
 
 
 def test_every_limit_reaches_the_policy_and_no_tier_changes() -> None:

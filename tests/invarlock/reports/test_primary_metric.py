@@ -1,5 +1,4 @@
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ POLICY = resolve_policy("balanced", "dev", {})
 LIMITS = POLICY["primary_metric"]
 
 
-def windows(own: Sequence[float | None], base: Sequence[float | None], preview: float = 3.0) -> dict[str, Any]:
+def windows(own: list[float | None], base: list[float | None], preview: float = 3.0) -> dict[str, Any]:
     count = len(own)
     return {
         "preview": {

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+from invarlock.problems import Code
 from invarlock.reports.repeats import content_digest, drift, repeats_document, repeats_problems, summarise_repeats
 
 REPORT: dict[str, Any] = {
@@ -51,10 +52,11 @@ def test_a_repeats_document_follows_from_its_report() -> None:
 def test_a_repeats_document_that_does_not_is_refused() -> None:
     document = repeats_document(REPORT, [changed(losses=[1.0, 2.5, None])])
 
-    for wrong, message in (
-        ({**document, "identical": True}, "identical is not that of the report"),
-        ({**document, "digest": f"sha256:{'0' * 64}"}, "digest is not that of the report"),
-        ({**document, "runs": [{**document["runs"][0], "drift": {}}]}, "go together"),
-        ({**document, "runs": []}, "does not hold to the determinism_repeats format"),
+    for wrong, field in (
+        ({**document, "identical": True}, "identical"),
+        ({**document, "digest": f"sha256:{'0' * 64}"}, "digest"),
+        ({**document, "runs": [{**document["runs"][0], "drift": {}}]}, "runs[0]"),
+        ({**document, "runs": []}, "runs"),
     ):
-        assert any(message in line for line in repeats_problems(wrong, REPORT)), message
+        found = [(problem.code, problem.where, problem.field) for problem in repeats_problems(wrong, REPORT)]
+        assert (Code.REPEATS_DIFFER, "determinism_repeats.json", field) in found

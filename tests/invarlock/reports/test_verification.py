@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from packs import BASELINE, FAULT, REPORT, STRESS
 
+from invarlock.problems import Code, Problem
 from invarlock.reports.verification import (
     MAX_PROBLEMS,
     RELATIVE_TOLERANCE,
@@ -23,6 +25,7 @@ from invarlock.reports.verification import (
     verify_report,
 )
 
+EDIT, RAW = Code.EDIT_CONTRADICTS_ITSELF, Code.RAW_MEASUREMENTS_CONTRADICT
 OTHER = f"sha256:{'0' * 64}"
 LEAVES = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(
@@ -55,25 +58,31 @@ def _without_numbers(value: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("found", "derived", "lines"),
+    ("found", "derived", "places"),
     [
-        ({"a": 1}, {}, ["a: 1 does not follow from the measurements"]),
-        ({}, {"a": 1}, ["a: missing, derived 1"]),
-        ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, ["a.b[1]: 2, derived 3"]),
-        ({"a": [1]}, {"a": [1, 2]}, ["a: 1 entries, derived 2"]),
-        ({"a": [1], "b": 2}, {"a": {}, "b": 3}, ["a: [1], derived {}", "b: 2, derived 3"]),
-        ({"a": True}, {"a": 1}, ["a: True, derived 1"]),
-        ({"a": 1}, {"a": True}, ["a: 1, derived True"]),
-        ({"a": 0.0}, {"a": False}, ["a: 0.0, derived False"]),
-        ({"a": None}, {"a": 0}, ["a: None, derived 0"]),
-        ({"a": "1"}, {"a": 1}, ["a: '1', derived 1"]),
-        ({"a": 10**17}, {"a": 10**17 + 1}, [f"a: {10**17}, derived {10**17 + 1}"]),
-        ([1, 2], [1, 3], ["[1]: 2, derived 3"]),
-        (1, 2, ["document: 1, derived 2"]),
+        ({"a": 1}, {}, [("a", "1 does not follow from the measurements")]),
+        ({}, {"a": 1}, [("a", "missing, derived 1")]),
+        ({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}, [("a.b[1]", "2, derived 3")]),
+        ({"a": [1]}, {"a": [1, 2]}, [("a", "1 entries, derived 2")]),
+        ({"a": [1], "b": 2}, {"a": {}, "b": 3}, [("a", "[1], derived {}"), ("b", "2, derived 3")]),
+        ({"a": True}, {"a": 1}, [("a", "True, derived 1")]),
+        ({"a": 1}, {"a": True}, [("a", "1, derived True")]),
+        ({"a": 0.0}, {"a": False}, [("a", "0.0, derived False")]),
+        ({"a": None}, {"a": 0}, [("a", "None, derived 0")]),
+        ({"a": "1"}, {"a": 1}, [("a", "'1', derived 1")]),
+        ({"a": 10**17}, {"a": 10**17 + 1}, [("a", f"{10**17}, derived {10**17 + 1}")]),
+        ([1, 2], [1, 3], [("[1]", "2, derived 3")]),
+        (1, 2, [("", "1, derived 2")]),
     ],
 )
-def test_a_difference_names_its_field_and_both_values(found: Any, derived: Any, lines: list[str]) -> None:
-    assert list(differences(found, derived)) == lines
+def test_a_difference_names_its_field_and_both_values(found: Any, derived: Any, places: list[tuple[str, str]]) -> None:
+    assert list(differences(found, derived)) == [Problem(Code.NUMBER_DOES_NOT_FOLLOW, "", *place) for place in places]
+
+
+def test_a_difference_is_of_the_file_and_the_code_that_are_given() -> None:
+    found = list(differences({"b": 1}, {"b": 2}, "a", where="a.json", code=Code.PINS_DIFFER))
+
+    assert found == [Problem(Code.PINS_DIFFER, "a.json", "a.b", "1, derived 2")]
 
 
 @given(st.floats(1e-300, 1e300), st.sampled_from([-1, 1]))
@@ -130,7 +139,7 @@ def test_the_reports_of_a_run_verify_and_follow_from_their_baseline(
         (lambda r: r["baseline_ref"].update(tokenizer_sha256=OTHER), "baseline_ref.tokenizer_sha256"),
         (lambda r: r["dataset"].update(seq_len=9), "dataset"),
         (lambda r: r["dataset"]["windows"].update(final=9), "dataset"),
-        (lambda r: r["meta"].update(run=9), "the baseline's report has 0 draws of run 9"),
+        (lambda r: r["meta"].update(run=9), "meta.run"),
         *[
             (
                 lambda r, part=part, key=key: r["evaluation_windows"][part][key].reverse(),
@@ -153,13 +162,13 @@ def test_a_report_that_is_not_of_its_baseline_names_where(
 
     found = verify_against_baseline(report, baseline)
 
-    assert [line.partition(":")[0].partition(",")[0] for line in found] == [named]
+    assert [(problem.code, problem.field) for problem in found] == [(Code.BASELINE_DIFFERS, named)]
 
 
 def test_a_draw_that_the_baseline_has_twice_is_none(report: dict[str, Any], baseline: dict[str, Any]) -> None:
     baseline["draws"].append(baseline["draws"][0])
 
-    assert verify_against_baseline(report, baseline) == ["the baseline's report has 2 draws of run 1, one is needed"]
+    assert [problem.field for problem in verify_against_baseline(report, baseline)] == ["meta.run"]
 
 
 def test_what_of_a_report_is_raw_and_what_is_said_of_its_statistics_may_differ_from_the_baselines(
@@ -175,67 +184,79 @@ def test_what_of_a_report_is_raw_and_what_is_said_of_its_statistics_may_differ_f
 def test_a_baseline_measured_by_another_contract_is_named(guard: str, baseline: dict[str, Any]) -> None:
     baseline[guard]["raw"]["measurement_contract_hash"] = "0" * 16
 
-    assert verify_baseline(baseline) == [f"{guard}.raw: was not measured by the measurement contract"]
+    assert places(verify_baseline(baseline)) == [(Code.CONTRACT_NOT_KEPT, f"{guard}.raw")]
 
 
 @pytest.mark.parametrize("guard", ["rmt", "variance"])
 def test_a_draw_measured_by_another_contract_is_named(guard: str, baseline: dict[str, Any]) -> None:
     baseline["draws"][0][guard]["measurement_contract_hash"] = "0" * 16
 
-    assert verify_baseline(baseline) == [f"draws[0].{guard}: was not measured by the measurement contract"]
+    assert places(verify_baseline(baseline)) == [(Code.CONTRACT_NOT_KEPT, f"draws[0].{guard}")]
     baseline["run_id"] = "0" * 16
+    assert places(verify_baseline(baseline))[0] == (Code.BASELINE_CONTRADICTS_ITSELF, "run_id")
     assert len(verify_baseline(baseline)) == 2
 
 
+def places(problems: list[Problem]) -> list[tuple[Code, str]]:
+    """Return the code and the field of each problem."""
+    return [(problem.code, problem.field) for problem in problems]
+
+
 @pytest.mark.parametrize(
-    ("change", "line"),
+    ("change", "code", "field"),
     [
-        (lambda r: r["edit"].update(label="noop"), "edit.label: 'noop', derived 'magnitude_prune'"),
-        (lambda r: r["edit"]["parameters"].update(sparsity=0.25), "edit.parameters.sparsity: 0.25, derived 0.8"),
-        (lambda r: r["edit"].update(spec="noop"), "edit.name: 'magnitude_prune', derived 'noop'"),
-        (lambda r: r["edit"].update(spec="magnitude_prune:clean:ffn"), "a report needs the parameters that were used"),
-        (lambda r: r["edit"].update(spec="unknown:1"), "edit.spec: "),
-        (lambda r: r["policy_provenance"].update(preset_sha256=None), "policy_provenance.preset_limits: "),
-        (lambda r: r["evaluation_windows"]["final"]["logloss"].pop(), "its lists differ in length"),
+        (lambda r: r["edit"].update(label="noop"), EDIT, "edit.label"),
+        (lambda r: r["edit"]["parameters"].update(sparsity=0.25), EDIT, "edit.parameters.sparsity"),
+        (lambda r: r["edit"].update(spec="noop"), EDIT, "edit.name"),
+        (lambda r: r["edit"].update(spec="magnitude_prune:clean:ffn"), EDIT, "edit.spec"),
+        (lambda r: r["edit"].update(spec="unknown:1"), EDIT, "edit.spec"),
+        (lambda r: r["policy_provenance"].update(preset_sha256=None), RAW, "policy_provenance.preset_limits"),
+        (lambda r: r["evaluation_windows"]["final"]["logloss"].pop(), RAW, "evaluation_windows.final"),
         (
             lambda r: r["evaluation_windows"]["final"]["window_ids"].__setitem__(
                 0, r["evaluation_windows"]["preview"]["window_ids"][0]
             ),
-            "was scored twice",
+            RAW,
+            "evaluation_windows.final.window_ids[0]",
         ),
-        (lambda r: r["dataset"]["windows"].update(final=99), "dataset.windows.final: not the number of windows scored"),
-        (lambda r: r["dataset"]["windows"].update(preview=99), "dataset.windows.preview: not the number of windows"),
+        (lambda r: r["dataset"]["windows"].update(final=99), RAW, "dataset.windows.final"),
+        (lambda r: r["dataset"]["windows"].update(preview=99), RAW, "dataset.windows.preview"),
         (
             lambda r: r["rmt"]["raw"]["subject"].update(measurement_contract_hash="0" * 16),
-            "rmt.raw.subject: was not measured by the measurement contract",
+            Code.CONTRACT_NOT_KEPT,
+            "rmt.raw.subject",
         ),
         (
             lambda r: r["variance"]["raw"]["baseline"].update(measurement_contract_hash="0" * 16),
-            "variance.raw.baseline: was not measured by the measurement contract",
+            Code.CONTRACT_NOT_KEPT,
+            "variance.raw.baseline",
         ),
         (
             lambda r: next(iter(r["rmt"]["raw"]["subject"]["modules"].values())).update(tokens=1),
-            ".tokens: not that of the baseline",
+            RAW,
+            "rmt.raw.subject.modules.*.tokens",
         ),
         (
             lambda r: next(iter(r["spectral"]["raw"]["subject"]["modules"].values())).update(family="other"),
-            ".family: not that of the baseline",
+            RAW,
+            "spectral.raw.subject.modules.*.family",
         ),
         (
             lambda r: next(iter(r["invariants"]["raw"]["subject"]["tensors"].values())).update(family="other"),
-            ".family: not that of the baseline",
+            RAW,
+            "invariants.raw.subject.tensors.*.family",
         ),
-        (lambda r: r["spectral"]["raw"]["changes"].popitem(), "it changed, and its change is left out"),
+        (lambda r: r["spectral"]["raw"]["changes"].popitem(), RAW, "spectral.raw.changes.*"),
     ],
 )
-def test_raw_measurements_that_do_not_hold_together_are_named(
-    change: Callable[[Any], object], line: str, report: dict[str, Any]
+def test_raw_measurements_that_contradict_each_other_are_named(
+    change: Callable[[Any], object], code: Code, field: str, report: dict[str, Any]
 ) -> None:
     change(report)
 
     found = verify_report(report)
 
-    assert any(line in problem for problem in found), found
+    assert any(problem.code is code and fnmatch(problem.field, field.replace("[", "[[]")) for problem in found), found
 
 
 def test_no_more_problems_are_told_than_anybody_reads(report: dict[str, Any]) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from packs import BASELINE, FAULT, REPORT, STRESS, page, page_of
 
 from attacks.catalogue import Act, Attack, catalogue
+from invarlock.problems import Code
 
 ATTACKS: dict[str, Attack] = {}
 attack = catalogue(ATTACKS)
 
 PAGE = page_of(REPORT)
-FOLLOWS_NOT = f"{PAGE}: not the page that the report beside it gives"
 
 
 def edited(path: str, change: Callable[[bytes], bytes]) -> Act:
@@ -38,46 +38,46 @@ for case, change in (
     ("its_end_cut_off", lambda data: data[:-1000]),
     ("nothing_in_it", lambda data: b""),
 ):
-    ATTACKS[f"a_page_with_{case}"] = Attack(edited(PAGE, change), 7, FOLLOWS_NOT, "all")
+    ATTACKS[f"a_page_with_{case}"] = Attack(edited(PAGE, change), Code.PAGE_DIFFERS, PAGE, sealed="all")
 
 ATTACKS["a_page_of_a_destructive_edit_that_says_pass"] = Attack(
     edited(
         page_of(STRESS),
         lambda data: data.replace(b'class="fail">FAIL', b'class="pass">PASS').replace(b"does not hold", b"holds"),
     ),
-    7,
-    f"{page_of(STRESS)}: not the page that the report beside it gives",
-    "all",
+    Code.PAGE_DIFFERS,
+    page_of(STRESS),
+    sealed="all",
 )
 
 
-@attack(7, FOLLOWS_NOT, sealed="all")
+@attack(Code.PAGE_DIFFERS, PAGE, sealed="all")
 def the_page_of_another_report(pack: Path) -> None:
     shutil.copy(pack / page_of(STRESS), pack / PAGE)
 
 
-@attack(7, f"{page_of(FAULT)}: not the page that the report beside it gives", sealed="all")
+@attack(Code.PAGE_DIFFERS, page_of(FAULT), sealed="all")
 def the_page_of_a_report_whose_bytes_were_others(pack: Path) -> None:
     # the same document, written in another way
     (pack / page_of(FAULT)).write_bytes(page((pack / FAULT).read_bytes() + b"\n"))
 
 
-@attack(7, f"{page_of(BASELINE)}: does not follow from the reports", sealed="all")
+@attack(Code.FILE_DOES_NOT_FOLLOW, page_of(BASELINE), sealed="all")
 def a_page_beside_a_baseline(pack: Path) -> None:
     shutil.copy(pack / PAGE, pack / page_of(BASELINE))
 
 
-@attack(7, "results/evaluation.html: does not follow from the reports", sealed="all")
+@attack(Code.FILE_DOES_NOT_FOLLOW, "results/evaluation.html", sealed="all")
 def a_page_of_the_whole_run(pack: Path) -> None:
     shutil.copy(pack / PAGE, pack / "results/evaluation.html")
 
 
-@attack(6, f"{PAGE}: its bytes are not those of its checksum")
+@attack(Code.CHECKSUM_DIFFERS, PAGE)
 def a_page_changed_without_the_key(pack: Path) -> None:
     edited(PAGE, lambda data: data.replace(b"holds", b"HOLDS"))(pack)
 
 
-@attack(6, f"{PAGE}: a link, device or pipe")
+@attack(Code.NOT_A_REGULAR_FILE, PAGE)
 def a_page_made_a_link(pack: Path) -> None:
     (pack / PAGE).rename(pack.parent / "elsewhere.html")
     (pack / PAGE).symlink_to(pack.parent / "elsewhere.html")

@@ -30,9 +30,9 @@ from transformers import MistralConfig
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.catalog.models import Model, Text, read_models
+from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.edits.application import apply_edits
 from invarlock.errors import EditError
 from invarlock.evaluation.comparison import Baseline, WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.catalog.models import read_models
+from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.edits.application import apply_edits
 from invarlock.evaluation.comparison import WindowPlan, draw_runs
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.scoring import score_windows

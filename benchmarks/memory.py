@@ -75,7 +75,7 @@ def measure(folder: Path, seq_len: int, batch: int, windows: int) -> dict[str, A
 
     from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
     from invarlock.checkpoints.digests import digest_checkpoint
-    from invarlock.edits.application import apply_edits
+    from invarlock.checkpoints.editing import apply_edits
     from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
     from invarlock.evaluation.documents import Setup, baseline_document, reference
     from invarlock.evaluation.models import Placement

@@ -76,7 +76,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/verdict/guard_value.py": VERDICT,
     "invarlock/verdict/summaries.py": (*VERDICT, f"{PACKER}/test_verify.py"),
     # edits
-    "invarlock/edits/application.py": EDITS,
+    "invarlock/checkpoints/editing.py": EDITS,
     "invarlock/edits/fp8_quant.py": EDITS,
     "invarlock/edits/lowrank_svd.py": EDITS,
     "invarlock/edits/magnitude_prune.py": EDITS,

@@ -28,11 +28,11 @@ import torch
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.catalog.models import Models, read_models
+from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.families import Module, matrices
 from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.edits.application import apply_edits
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
 from invarlock.evaluation.models import Placement

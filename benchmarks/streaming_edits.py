@@ -54,7 +54,7 @@ def make_checkpoint(folder: Path, gigabytes: float) -> int:
 def edit(baseline: Path, folder: Path, specs: Sequence[str]) -> None:
     """Apply edits in one pass and print the seconds and the peak memory of this process in bytes."""
     from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
-    from invarlock.edits.application import apply_edits
+    from invarlock.checkpoints.editing import apply_edits
 
     before = peak_resident_bytes()
     subjects = {}

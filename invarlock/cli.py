@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from invarlock.boundary import CommandParser, run_command
-from invarlock.catalog.edit_specs import EditName
+from invarlock.edits import EDITS
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.output import say, say_error
 from invarlock.problems import Code, ExitCode
@@ -26,7 +26,7 @@ from invarlock.staging import check_can_be_made
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
-TUNED: tuple[EditName, ...] = ("quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd")
+TUNED = tuple(edit.name for edit in EDITS if edit.ladder is not None)
 EXIT_CODES = exit_codes_line(ExitCode.OK, ExitCode.GATE, ExitCode.USAGE, ExitCode.MISSING, ExitCode.REPORT)
 
 

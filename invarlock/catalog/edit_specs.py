@@ -14,32 +14,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, get_args
 
+from invarlock.edits import BY_NAME
+from invarlock.edits.edit import SCOPE_FAMILIES, Edit
 from invarlock.errors import UsageError
 
-EditName = Literal["noop", "quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd"]
-ScopeFamily = Literal["ffn", "attn", "all"]
+EDIT_NAMES: tuple[str, ...] = tuple(BY_NAME)
 
-EDIT_NAMES: tuple[EditName, ...] = get_args(EditName)
-SCOPE_FAMILIES: tuple[ScopeFamily, ...] = get_args(ScopeFamily)
-FP8_FORMATS = ("e4m3", "e5m2")
-SYNTAX: dict[EditName, str] = {
-    "noop": "noop",
-    "quant_rtn": "quant_rtn:<bits 2..8>:<group size>:<scope>",
-    "fp8_quant": "fp8_quant:<e4m3|e5m2>:<scope>",
-    "magnitude_prune": "magnitude_prune:<fraction>:<scope>",
-    "lowrank_svd": "lowrank_svd:<rank>:<scope>",
-}
-
-_SCOPE = re.compile(r"(ffn|attn|all)(?:@layer=(0|[1-9][0-9]{0,5}))?")
+_SCOPE = re.compile(rf"({'|'.join(SCOPE_FAMILIES)})(?:@layer=(0|[1-9][0-9]{{0,5}}))?")
 
 
 @dataclass(frozen=True)
 class Scope:
     """The weights that an edit takes: a family of modules, in one block or in all."""
 
-    family: ScopeFamily
+    family: str
     layer: int | None = None
 
     def __str__(self) -> str:
@@ -50,7 +39,7 @@ class Scope:
 class EditSpec:
     """An edit with all its parameters; ``scope`` is None for ``noop`` only."""
 
-    edit: EditName
+    edit: str
     parameters: Mapping[str, int | float | str] = field(default_factory=dict)
     scope: Scope | None = None
 
@@ -63,7 +52,7 @@ class EditSpec:
 class CleanSpec:
     """An edit whose parameters are the ones selected for a model."""
 
-    edit: EditName
+    edit: str
     scope: Scope
 
 
@@ -75,43 +64,44 @@ def parse_edit_spec(text: str) -> EditSpec | CleanSpec:
         UsageError: when the text is no edit spec, or a parameter is out of range.
     """
     name, *fields = text.split(":")
-    edit = next((known for known in EDIT_NAMES if known == name), None)
+    edit = BY_NAME.get(name)
     if edit is None:
         raise UsageError(f"edit spec {text!r}: unknown edit {name!r}; known: {', '.join(EDIT_NAMES)}")
-    if edit == "noop":
+    if not edit.takes_weights:
         if fields:
-            raise UsageError(f"edit spec {text!r}: noop takes nothing; write {SYNTAX[edit]}")
-        return EditSpec("noop")
+            raise UsageError(f"edit spec {text!r}: {name} takes nothing; write {edit.syntax}")
+        return EditSpec(name)
     if len(fields) == 2 and fields[0] == "clean":
-        return CleanSpec(edit, parse_scope(fields[1], where=text))
-    wanted = SYNTAX[edit].count(":")
-    if len(fields) != wanted:
-        raise UsageError(f"edit spec {text!r}: {len(fields)} fields after the edit; write {SYNTAX[edit]}")
+        return CleanSpec(name, _in_scope_of(edit, parse_scope(fields[1], where=text), text))
+    if len(fields) != len(edit.parameters) + 1:
+        raise UsageError(f"edit spec {text!r}: {len(fields)} fields after the edit; write {edit.syntax}")
     *values, scope = fields
-    return make_edit_spec(edit, dict(zip(PARAMETERS[edit], values, strict=True)), parse_scope(scope, where=text), text)
+    given = {parameter.name: value for parameter, value in zip(edit.parameters, values, strict=True)}
+    return make_edit_spec(name, given, parse_scope(scope, where=text), text)
 
 
-PARAMETERS: dict[EditName, tuple[str, ...]] = {
-    "noop": (),
-    "quant_rtn": ("bits", "group_size"),
-    "fp8_quant": ("format",),
-    "magnitude_prune": ("sparsity",),
-    "lowrank_svd": ("rank",),
-}
-
-
-def make_edit_spec(edit: EditName, values: Mapping[str, object], scope: Scope, where: str) -> EditSpec:
+def make_edit_spec(edit: str, values: Mapping[str, object], scope: Scope, where: str) -> EditSpec:
     """Return an edit spec from parameter values, numbers or their text; ``where`` names their source.
 
     Raises:
-        UsageError: when a value is missing or out of range.
+        UsageError: when the edit is unknown, a value is missing or out of range, or the edit cannot take the scope.
     """
+    known = BY_NAME.get(edit)
+    if known is None:
+        raise UsageError(f"{where}: unknown edit {edit!r}; known: {', '.join(EDIT_NAMES)}")
     parameters: dict[str, int | float | str] = {}
-    for name in PARAMETERS[edit]:
-        if name not in values:
-            raise UsageError(f"{where}: {edit} needs {name!r}; write {SYNTAX[edit]}")
-        parameters[name] = _parameter(name, str(values[name]), where)
-    return EditSpec(edit, parameters, scope)
+    for parameter in known.parameters:
+        if parameter.name not in values:
+            raise UsageError(f"{where}: {edit} needs {parameter.name!r}; write {known.syntax}")
+        parameters[parameter.name] = parameter.read(str(values[parameter.name]), where)
+    return EditSpec(edit, parameters, _in_scope_of(known, scope, where))
+
+
+def _in_scope_of(edit: Edit, scope: Scope, where: str) -> Scope:
+    if scope.family not in edit.family_scope:
+        allowed = ", ".join(edit.family_scope) or "no weights"
+        raise UsageError(f"{where}: {edit.name} cannot edit {scope.family!r}; it takes {allowed}")
+    return scope
 
 
 def parse_scope(text: str, *, where: str) -> Scope:
@@ -123,24 +113,4 @@ def parse_scope(text: str, *, where: str) -> Scope:
     match = _SCOPE.fullmatch(text)
     if match is None:
         raise UsageError(f"{where}: scope {text!r} is none of {', '.join(SCOPE_FAMILIES)}, optionally with @layer=N")
-    family = next(known for known in SCOPE_FAMILIES if known == match[1])
-    return Scope(family, None if match[2] is None else int(match[2]))
-
-
-def _parameter(name: str, text: str, where: str) -> int | float | str:
-    if name == "format":
-        if text in FP8_FORMATS:
-            return text
-        raise UsageError(f"{where}: format {text!r} is none of {', '.join(FP8_FORMATS)}")
-    if name == "sparsity":
-        try:
-            sparsity = float(text)
-        except ValueError:
-            sparsity = -1.0
-        if 0 < sparsity < 1:
-            return sparsity
-        raise UsageError(f"{where}: the fraction to prune must be between 0 and 1, not {text!r}")
-    low, high = {"bits": (2, 8), "group_size": (1, 1 << 20), "rank": (1, 1 << 20)}[name]
-    if re.fullmatch(r"[0-9]{1,7}", text) and low <= int(text) <= high:
-        return int(text)
-    raise UsageError(f"{where}: {name} must be a whole number from {low} to {high}, not {text!r}")
+    return Scope(match[1], None if match[2] is None else int(match[2]))

@@ -1,1 +1,20 @@
-"""Weight edits: tensor arithmetic, one module an edit, on matrices of shape (out, in)."""
+"""The edits: one module an edit, with its parameters, its arithmetic on a matrix (out, in) and what it is called."""
+
+from __future__ import annotations
+
+from invarlock.edits.edit import Edit
+from invarlock.edits.fp8_quant import FP8_QUANT
+from invarlock.edits.lowrank_svd import LOWRANK_SVD
+from invarlock.edits.magnitude_prune import MAGNITUDE_PRUNE
+from invarlock.edits.noop import NOOP
+from invarlock.edits.quant_rtn import QUANT_RTN
+
+# A new edit is a module and a line here.
+EDITS: tuple[Edit, ...] = (
+    NOOP,
+    QUANT_RTN,
+    FP8_QUANT,
+    MAGNITUDE_PRUNE,
+    LOWRANK_SVD,
+)
+BY_NAME = {edit.name: edit for edit in EDITS}

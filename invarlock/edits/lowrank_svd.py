@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+from invarlock.edits.edit import Edit, Parameter, Parameters, at_least, whole_number
+
+if TYPE_CHECKING:
+    import torch
 
 # Up to this smaller side a full SVD takes about a second; beyond, the randomised method is far cheaper.
 FULL_SVD_MAX_SIDE = 1024
 OVERSAMPLING = 32
 POWER_ITERATIONS = 6
 SEED = 0x5EED
+# How many ranks the tuner tries.
+LADDER_STEPS = 32
 
 
 def approximate_lowrank(weight: torch.Tensor, rank: int) -> torch.Tensor:
@@ -25,6 +32,9 @@ def approximate_lowrank(weight: torch.Tensor, rank: int) -> torch.Tensor:
     Raises:
         ValueError: when ``rank`` is below 1 or ``weight`` is no matrix.
     """
+    # imported here: specs are read where PyTorch is not installed
+    import torch
+
     if rank < 1:
         raise ValueError(f"rank must be at least 1, not {rank}")
     if weight.ndim != 2:
@@ -41,6 +51,8 @@ def approximate_lowrank(weight: torch.Tensor, rank: int) -> torch.Tensor:
 
 
 def _randomised(values: torch.Tensor, rank: int) -> torch.Tensor:
+    import torch  # here, as above
+
     width = min(rank + OVERSAMPLING, *values.shape)
     generator = torch.Generator().manual_seed(SEED)
     probe = torch.randn(values.shape[1], width, generator=generator).to(values.device)
@@ -51,3 +63,29 @@ def _randomised(values: torch.Tensor, rank: int) -> torch.Tensor:
     left, singular, right = torch.linalg.svd(small, full_matrices=False)
     approximation: torch.Tensor = (basis @ (left[:, :rank] * singular[:rank])) @ right[:rank]
     return approximation
+
+
+def _apply(weight: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+    import torch  # here, as above
+
+    rank = int(parameters["rank"])
+    if not torch.cuda.is_available():
+        return approximate_lowrank(weight, rank)
+    return approximate_lowrank(weight.cuda(), rank).cpu()
+
+
+def _ladder(smallest_side: int) -> list[Parameters]:
+    ranks = {max(1, smallest_side - round(smallest_side * step / LADDER_STEPS)) for step in range(1, LADDER_STEPS + 1)}
+    return [{"rank": rank} for rank in sorted(ranks, reverse=True)]
+
+
+LOWRANK_SVD = Edit(
+    name="lowrank_svd",
+    parameters=(Parameter("rank", whole_number("rank", 1, 1 << 20), at_least(1)),),
+    syntax="lowrank_svd:<rank>:<scope>",
+    apply=_apply,
+    storage_format="dense_float_lowrank_approximated",
+    semantics="matrices replaced by their best approximation of lower rank, stored densely",
+    ladder=_ladder,
+    tunes_one_block=True,
+)

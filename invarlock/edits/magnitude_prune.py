@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
+from invarlock.edits.edit import Edit, Parameter, Parameters
+from invarlock.errors import UsageError
 
-# The integers of a float's size in bytes.
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+if TYPE_CHECKING:
+    import torch
+
 # Ties are counted in pieces that stay in a core's cache.
 PIECE_ELEMENTS = 256 * 1024
+# What the tuner tries.
+LADDER_STEP, LADDER_STEPS = 0.02, 40
 
 
 def prune_magnitude(weight: torch.Tensor, fraction: float) -> torch.Tensor:
@@ -24,6 +29,9 @@ def prune_magnitude(weight: torch.Tensor, fraction: float) -> torch.Tensor:
     Raises:
         ValueError: when ``fraction`` is out of range or ``weight`` is no matrix.
     """
+    # imported here: specs are read where PyTorch is not installed
+    import torch
+
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction must be at least 0 and below 1, not {fraction}")
     if weight.ndim != 2:
@@ -37,7 +45,7 @@ def prune_magnitude(weight: torch.Tensor, fraction: float) -> torch.Tensor:
     end = _end_of_ties(order, threshold, count - below)
     pruned = flat.clone()
     # integer products with a mask take a third of the time of an assignment under it
-    bits = pruned.view(_BITS[pruned.element_size()])
+    bits = pruned.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[pruned.element_size()])
     bits[:end].mul_(order[:end] > threshold)
     bits[end:].mul_(order[end:] >= threshold)
     return pruned.view_as(weight)
@@ -45,6 +53,8 @@ def prune_magnitude(weight: torch.Tensor, fraction: float) -> torch.Tensor:
 
 def _end_of_ties(order: torch.Tensor, threshold: int, ties: int) -> int:
     """Return the index after the first ``ties`` elements that equal ``threshold``; there are as many."""
+    import torch  # here, as above
+
     start = 0
     for piece in torch.split(order, PIECE_ELEMENTS):
         equal = piece == threshold
@@ -61,6 +71,8 @@ def _magnitude_order(flat: torch.Tensor) -> torch.Tensor:
 
     float16 and bfloat16 give int16, every other dtype is taken as float32 and gives int32.
     """
+    import torch  # here, as above
+
     if flat.dtype in (torch.float16, torch.bfloat16):
         return flat.view(torch.int16) & 0x7FFF
     return flat.float().view(torch.int32) & 0x7FFFFFFF
@@ -71,6 +83,8 @@ def _order_statistic(order: torch.Tensor, count: int) -> tuple[int, int]:
 
     By counting, 16 bits at a time from the top: one or two passes over the data, where a selection needs many.
     """
+    import torch  # here, as above
+
     if order.dtype == torch.int16:
         return _counted(order, count)
     bucket, before = _counted(order >> 16, count)
@@ -79,6 +93,39 @@ def _order_statistic(order: torch.Tensor, count: int) -> tuple[int, int]:
 
 
 def _counted(values: torch.Tensor, count: int) -> tuple[int, int]:
+    import torch  # here, as above
+
     totals = torch.bincount(values).cumsum(0)
     found = int(torch.searchsorted(totals, count))
     return found, int(totals[found - 1]) if found else 0
+
+
+def _read_fraction(text: str, where: str) -> float:
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = -1.0
+    if 0 < fraction < 1:
+        return fraction
+    raise UsageError(f"{where}: the fraction to prune must be between 0 and 1, not {text!r}")
+
+
+def _apply(weight: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+    return prune_magnitude(weight, float(parameters["sparsity"]))
+
+
+def _ladder(smallest_side: int) -> list[Parameters]:
+    return [{"sparsity": round(LADDER_STEP * step, 2)} for step in range(1, LADDER_STEPS + 1)]
+
+
+MAGNITUDE_PRUNE = Edit(
+    name="magnitude_prune",
+    parameters=(
+        Parameter("sparsity", _read_fraction, {"exclusiveMaximum": 1, "exclusiveMinimum": 0, "type": "number"}),
+    ),
+    syntax="magnitude_prune:<fraction>:<scope>",
+    apply=_apply,
+    storage_format="dense_float_with_zeros",
+    semantics="the smallest weights set to zero, stored densely",
+    ladder=_ladder,
+)

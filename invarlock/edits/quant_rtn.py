@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+from invarlock.edits.edit import Edit, Parameter, Parameters, at_least, whole_number
+from invarlock.edits.rows import by_rows
+
+if TYPE_CHECKING:
+    import torch
 
 MIN_BITS, MAX_BITS = 2, 8
+# What the tuner tries: bits and group size, from mild to strong.
+LADDER: tuple[tuple[int, int], ...] = (
+    (8, 128), (7, 128), (6, 128), (5, 128), (4, 32), (4, 64), (4, 128), (3, 32), (3, 64), (3, 128), (2, 32), (2, 128),
+)  # fmt: skip
 
 
 def quantize_rtn(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
@@ -21,6 +31,9 @@ def quantize_rtn(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tens
     Raises:
         ValueError: when ``bits`` or ``group_size`` is out of range, or ``weight`` is no matrix.
     """
+    # imported here: specs are read where PyTorch is not installed
+    import torch
+
     if not MIN_BITS <= bits <= MAX_BITS:
         raise ValueError(f"bits must be {MIN_BITS} to {MAX_BITS}, not {bits}")
     if group_size < 1:
@@ -38,3 +51,26 @@ def quantize_rtn(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tens
     divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
     grouped.div_(divisor).round_().clamp_(-largest - 1, largest).mul_(scale)
     return padded[:, :inputs].to(weight.dtype)
+
+
+def _apply(weight: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+    bits, group_size = int(parameters["bits"]), int(parameters["group_size"])
+    return by_rows(weight, lambda rows: quantize_rtn(rows, bits, group_size))
+
+
+def _ladder(smallest_side: int) -> list[Parameters]:
+    return [{"bits": bits, "group_size": group_size} for bits, group_size in LADDER]
+
+
+QUANT_RTN = Edit(
+    name="quant_rtn",
+    parameters=(
+        Parameter("bits", whole_number("bits", MIN_BITS, MAX_BITS), at_least(MIN_BITS)),
+        Parameter("group_size", whole_number("group_size", 1, 1 << 20), at_least(1)),
+    ),
+    syntax="quant_rtn:<bits 2..8>:<group size>:<scope>",
+    apply=_apply,
+    storage_format="float_dequantized",
+    semantics="weights rounded to a grid and stored as floats again",
+    ladder=_ladder,
+)

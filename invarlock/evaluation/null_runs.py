@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
+from invarlock.checkpoints.editing import edit_tensor
 from invarlock.checkpoints.families import Module, matrices
 from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
-from invarlock.edits.application import edit_tensor
 from invarlock.errors import EvaluationError
 from invarlock.evaluation.checkpoint_facts import SPECTRAL_CONTRACT
 from invarlock.evaluation.comparison import (

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from invarlock.catalog.edit_specs import EditName, parse_scope
+from invarlock.catalog.edit_specs import parse_scope
 from invarlock.catalog.models import Model, Text, read_models
 from invarlock.catalog.pins import Pin
 from invarlock.catalog.slots import local_model
@@ -18,6 +18,7 @@ from invarlock.checkpoints.families import count_blocks
 from invarlock.checkpoints.revisions import find_model, model_folder
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
+from invarlock.edits import BY_NAME
 from invarlock.errors import EditError, UsageError
 from invarlock.evaluation.comparison import WindowPlan
 from invarlock.evaluation.models import Placement
@@ -35,7 +36,7 @@ def tune_suite_model(
     name: str,
     output: Path,
     *,
-    edits: Sequence[EditName],
+    edits: Sequence[str],
     scope: str,
     lowrank_scope: str | None,
     margin: float,
@@ -68,7 +69,7 @@ def tune_suite_model(
         tuned = TunedModel(model.id, snapshot, source, plan, Placement("cpu"), tier, "dev")
         middle = (count_blocks(read_checkpoint(snapshot).modules.values()) - 1) // 2
         for edit in edits:
-            wanted = (lowrank_scope or f"ffn@layer={middle}") if edit == "lowrank_svd" else scope
+            wanted = (lowrank_scope or f"ffn@layer={middle}") if BY_NAME[edit].tunes_one_block else scope
             found = tune(tuned, edit, parse_scope(wanted, where="--scope"), margin=margin, draws=draws, tell=_tell)
             try:
                 entry = found.entry()

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from invarlock.catalog.edit_specs import EditName, EditSpec, Scope, make_edit_spec
+from invarlock.catalog.edit_specs import EditSpec, Scope, make_edit_spec
 from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.families import tensors_in_scope
 from invarlock.checkpoints.storage_format import check_dense
-from invarlock.edits.application import apply_edits
+from invarlock.edits import BY_NAME as EDITS_BY_NAME
 from invarlock.errors import EditError
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
@@ -36,11 +37,6 @@ from invarlock.reports.policy import resolve_policy
 from invarlock.reports.repeats import content_digest
 
 SCENARIO = "tune"
-QUANT_RTN: tuple[tuple[int, int], ...] = (
-    (8, 128), (7, 128), (6, 128), (5, 128), (4, 32), (4, 64), (4, 128), (3, 32), (3, 64), (3, 128), (2, 32), (2, 128),
-)  # fmt: skip
-PRUNE_STEP, PRUNE_STEPS = 0.02, 40
-RANK_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class Trial:
 class Selection:
     """What was found for an edit: the strongest trial that holds, None where none does, and all trials."""
 
-    edit: EditName
+    edit: str
     scope: Scope
     chosen: Trial | None
     trials: tuple[Trial, ...]
@@ -154,7 +150,7 @@ class _Judge:
 
 def tune(
     model: TunedModel,
-    edit: EditName,
+    edit: str,
     scope: Scope,
     *,
     margin: float,
@@ -206,7 +202,7 @@ def strongest(count: int, holds: Callable[[int], bool]) -> int | None:
     return low
 
 
-def ladder(folder: Path, edit: EditName, scope: Scope) -> list[EditSpec]:
+def ladder(folder: Path, edit: str, scope: Scope) -> list[EditSpec]:
     """Return the candidates of an edit, from mild to strong.
 
     Raises:
@@ -214,18 +210,11 @@ def ladder(folder: Path, edit: EditName, scope: Scope) -> list[EditSpec]:
     """
     files = check_dense(folder)
     taken = tensors_in_scope(files.model_type, files.shapes, scope, where=folder.name)
-    values: Sequence[Mapping[str, Any]]
-    if edit == "quant_rtn":
-        values = [{"bits": bits, "group_size": group} for bits, group in QUANT_RTN]
-    elif edit == "fp8_quant":
-        values = [{"format": name} for name in ("e4m3", "e5m2")]
-    elif edit == "magnitude_prune":
-        values = [{"sparsity": round(PRUNE_STEP * step, 2)} for step in range(1, PRUNE_STEPS + 1)]
-    else:
-        full = min(min(files.shapes[name][-2:]) for name in taken)
-        ranks = {max(1, full - round(full * step / RANK_STEPS)) for step in range(1, RANK_STEPS + 1)}
-        values = [{"rank": rank} for rank in sorted(ranks, reverse=True)]
-    return [make_edit_spec(edit, row, scope, "tuner") for row in values]
+    rungs = EDITS_BY_NAME[edit].ladder
+    if rungs is None:
+        raise EditError(f"{edit}: it has no parameters to tune")
+    smallest_side = min(min(files.shapes[name][-2:]) for name in taken)
+    return [make_edit_spec(edit, row, scope, "tuner") for row in rungs(smallest_side)]
 
 
 def _begin(model: TunedModel, margin: float, draws: int) -> _Judge:

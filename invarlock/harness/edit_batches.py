@@ -19,7 +19,7 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.edit_specs import EditSpec
 from invarlock.catalog.scenarios import EditGeneration
 from invarlock.catalog.tuned_params import TunedParams
-from invarlock.edits.application import EditSummary, apply_each_edit
+from invarlock.checkpoints.editing import EditSummary, apply_each_edit
 from invarlock.errors import CheckpointError, EditError
 from invarlock.harness.disk_pressure import held_bytes
 from invarlock.harness.locks import Locks

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from invarlock.edits import BY_NAME
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema
 
@@ -18,22 +19,9 @@ PAGE_NAME = "evaluation.html"
 # What telemetry says beside seconds, 1 or 0: was the baseline measured before, is the page rendered later.
 BASELINE_REUSED, RENDER_DEFERRED = "baseline_report_reused", "render_deferred"
 
-STORAGE_FORMATS: Mapping[str, str] = {
-    "custom": "dense_float",
-    "noop": "dense_float",
-    "quant_rtn": "float_dequantized",
-    "fp8_quant": "float_dequantized",
-    "magnitude_prune": "dense_float_with_zeros",
-    "lowrank_svd": "dense_float_lowrank_approximated",
-}
-SEMANTICS: Mapping[str, str] = {
-    "custom": "made by whoever brought it, in a way that is not known here",
-    "noop": "byte-identical copy",
-    "quant_rtn": "weights rounded to a grid and stored as floats again",
-    "fp8_quant": "weights cast to an 8-bit float and stored as floats again",
-    "magnitude_prune": "the smallest weights set to zero, stored densely",
-    "lowrank_svd": "matrices replaced by their best approximation of lower rank, stored densely",
-}
+CUSTOM = "custom"
+CUSTOM_STORAGE = "dense_float"
+CUSTOM_SEMANTICS = "made by whoever brought it, in a way that is not known here"
 PACKED_SEMANTICS = "weights packed by a backend, as they are served"
 FAULT_STORAGE = "dense_float"
 FAULT_SEMANTICS = "a deliberate defect, made to see whether it is caught"
@@ -125,8 +113,10 @@ def edit_metadata(
 
 def _described(edit_type: str, scenario: Mapping[str, Any]) -> tuple[str, str]:
     """Return how a subject is stored and what was done to it; only a fault may be called a deliberate defect."""
-    if edit_type in SEMANTICS:
-        return STORAGE_FORMATS[edit_type], SEMANTICS[edit_type]
+    if edit_type == CUSTOM:
+        return CUSTOM_STORAGE, CUSTOM_SEMANTICS
+    if edit_type in BY_NAME:
+        return BY_NAME[edit_type].storage_format, BY_NAME[edit_type].semantics
     if scenario.get("generation", {}).get("kind") == "error":
         return FAULT_STORAGE, FAULT_SEMANTICS
     raise DocumentError(f"edit {edit_type!r}: InvarLock does not know it and cannot describe it")

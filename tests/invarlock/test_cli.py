@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.cli import main
-from invarlock.edits.application import apply_edits
 from invarlock.faults.injection import inject_fault
 from invarlock.reports.sidecars import edit_metadata
 

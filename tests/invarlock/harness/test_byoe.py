@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from invarlock.catalog.edit_specs import parse_edit_spec
-from invarlock.edits.application import apply_edits
+from invarlock.checkpoints.editing import apply_edits
 
 ROOT = Path(__file__).parents[3]
 

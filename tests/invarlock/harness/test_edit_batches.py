@@ -17,9 +17,9 @@ from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.checkpoints.editing import EditSummary, apply_each_edit, apply_edits
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.edits import application
-from invarlock.edits.application import EditSummary, apply_each_edit, apply_edits
+from invarlock.edits import magnitude_prune
 from invarlock.errors import CheckpointError, EditError
 from invarlock.harness import edit_batches
 from invarlock.harness.edit_batches import EditBatches
@@ -147,7 +147,7 @@ def test_workers_share_the_edits_of_a_model(tmp_path: Path, monkeypatch: pytest.
 def test_an_edit_that_cannot_be_applied_keeps_no_other_from_being_made(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(application, "prune_magnitude", lambda weight, _: weight * math.inf)
+    monkeypatch.setattr(magnitude_prune, "prune_magnitude", lambda weight, _: weight * math.inf)
     broken = next(case for case in setting.cases if case.scenario.id == "prune_clean")
     others = [case for case in setting.cases if case != broken]
 
@@ -164,7 +164,7 @@ def test_an_edit_that_cannot_be_applied_keeps_no_other_from_being_made(
 def test_an_edit_that_cannot_be_applied_makes_the_others_in_the_pass_of_its_own_case(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(application, "prune_magnitude", lambda weight, _: weight * math.inf)
+    monkeypatch.setattr(magnitude_prune, "prune_magnitude", lambda weight, _: weight * math.inf)
     broken = next(case for case in setting.cases if case.scenario.id == "prune_clean")
 
     with pytest.raises(EditError, match="non-finite"):

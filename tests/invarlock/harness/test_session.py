@@ -240,7 +240,7 @@ def test_a_fault_that_does_nothing_fails_the_run(run_pytest: Callable[..., Any],
             "\n\n@pytest.fixture(autouse=True)\n"
             "def faults_that_do_nothing(bench, monkeypatch):\n"
             "    from invarlock.catalog.edit_specs import EditSpec\n"
-            "    from invarlock.edits.application import apply_edits\n"
+            "    from invarlock.checkpoints.editing import apply_edits\n"
             "    from invarlock.harness import subjects as module\n"
             "    real = module.inject_fault\n"
             "    def nothing(name, baseline, subject, params):\n"

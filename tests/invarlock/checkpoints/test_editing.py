@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.checkpoints.editing import EditSummary, apply_each_edit, apply_edits
 from invarlock.checkpoints.safetensors_files import read_checkpoint
-from invarlock.edits.application import EditSummary, apply_each_edit, apply_edits
 from invarlock.edits.fp8_quant import quantize_fp8
 from invarlock.edits.lowrank_svd import approximate_lowrank
 from invarlock.edits.magnitude_prune import prune_magnitude
@@ -76,7 +76,7 @@ def test_pieces_do_not_show_in_the_result(
 ) -> None:
     apply_edits(tiny_model("llama"), {tmp_path / "whole": spec(f"{edit}:ffn")})
 
-    monkeypatch.setattr("invarlock.edits.application.PIECE_ELEMENTS", piece_elements)
+    monkeypatch.setattr("invarlock.edits.rows.PIECE_ELEMENTS", piece_elements)
     apply_edits(tiny_model("llama"), {tmp_path / "pieces": spec(f"{edit}:ffn")})
 
     assert digest_checkpoint(tmp_path / "pieces") == digest_checkpoint(tmp_path / "whole")
@@ -221,7 +221,7 @@ def test_an_edit_that_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path) ->
 def test_an_edit_that_leaves_the_dtype_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     baseline = broken(tmp_path / "baseline", "llama", {name: torch.full((4, 4), 60_000.0).half()})
-    monkeypatch.setattr("invarlock.edits.application.approximate_lowrank", lambda weight, rank: weight * 2)
+    monkeypatch.setattr("invarlock.edits.lowrank_svd.approximate_lowrank", lambda weight, rank: weight * 2)
 
     with pytest.raises(EditError, match=f"lowrank_svd:1:ffn makes '{name}' non-finite; use another edit"):
         apply_edits(baseline, {tmp_path / "subject": spec("lowrank_svd:1:ffn")})
@@ -233,7 +233,7 @@ def test_an_edit_that_cannot_be_applied_is_left_out_of_its_pass(
     tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     baseline = tiny_model("llama", 20_000, "float16")
-    monkeypatch.setattr("invarlock.edits.application.approximate_lowrank", lambda weight, rank: weight * math.inf)
+    monkeypatch.setattr("invarlock.edits.lowrank_svd.approximate_lowrank", lambda weight, rank: weight * math.inf)
     good = {tmp_path / "first": spec("quant_rtn:4:32:ffn"), tmp_path / "last": spec("fp8_quant:e5m2:all")}
     bad = {tmp_path / "infinite": spec("lowrank_svd:1:ffn"), tmp_path / "empty": spec("lowrank_svd:1:ffn@layer=9")}
 
@@ -260,7 +260,7 @@ def test_a_pass_of_which_every_edit_fails_ends_at_once(
         tried.append(rank)
         raise torch.linalg.LinAlgError("the algorithm failed to converge")
 
-    monkeypatch.setattr("invarlock.edits.application.approximate_lowrank", fail)
+    monkeypatch.setattr("invarlock.edits.lowrank_svd.approximate_lowrank", fail)
     edits = {tmp_path / str(rank): spec(f"lowrank_svd:{rank}:ffn") for rank in (1, 2)}
 
     made = apply_each_edit(tiny_model("llama", 20_000), edits)
@@ -285,10 +285,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from invarlock.catalog.edit_specs import parse_edit_spec
-from invarlock.edits import application
-application.approximate_lowrank = lambda weight, rank: os.kill(os.getpid(), signal.SIGKILL)
+from invarlock.checkpoints import editing
+from invarlock.edits import lowrank_svd
+lowrank_svd.approximate_lowrank = lambda weight, rank: os.kill(os.getpid(), signal.SIGKILL)
 specs = ("quant_rtn:4:32:all", "noop", "lowrank_svd:1:ffn@layer=1")
-application.apply_each_edit(Path(sys.argv[1]), {Path(sys.argv[2], text): parse_edit_spec(text) for text in specs})
+editing.apply_each_edit(Path(sys.argv[1]), {Path(sys.argv[2], text): parse_edit_spec(text) for text in specs})
 """
 
 

@@ -38,7 +38,8 @@ from invarlock.evaluation.comparison import Baseline, WindowPlan, compare, draw_
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.text import SourceText, read_embedded_text
-from invarlock.faults.injection import FAULTS, inject_fault
+from invarlock.faults import BY_NAME as FAULTS
+from invarlock.faults.injection import inject_fault
 from invarlock.measuring.spectral import measure_spectra
 from invarlock.reports.policy import resolve_policy
 

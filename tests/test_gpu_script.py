@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from invarlock.faults.injection import FAULTS
+from invarlock.faults import BY_NAME as FAULTS
 
 ROOT = Path(__file__).parents[1]
 

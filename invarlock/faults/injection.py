@@ -1,4 +1,4 @@
-"""The faults by name, and putting one into a copy of a checkpoint.
+"""Putting a fault into a copy of a checkpoint.
 
 Example::
 
@@ -18,33 +18,7 @@ import torch
 from invarlock.checkpoints.rewriting import Make, Rewrite, rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.errors import EditError
-from invarlock.faults.numeric import (
-    collapse_norm,
-    collapse_rank,
-    explode_scale,
-    inject_inf,
-    inject_nan,
-    quantize_extremely,
-)
-from invarlock.faults.structural import break_tying, drop_last_block, grow_vocabulary
-from invarlock.faults.subtle import Fault, blend_rows, scale_moderately, skew_ffn_output
-
-FAULTS: Mapping[str, Fault] = {
-    "nan_injection": inject_nan,
-    "inf_injection": inject_inf,
-    "shape_mismatch": grow_vocabulary,
-    "missing_tensors": drop_last_block,
-    "extreme_quant": quantize_extremely,
-    "scale_explosion": explode_scale,
-    "rank_collapse": collapse_rank,
-    "norm_collapse": collapse_norm,
-    "weight_tying_break": break_tying,
-    "rmt_norm_noise": blend_rows("rmt_norm_noise", 0.5),
-    "rmt_norm_noise_strong": blend_rows("rmt_norm_noise_strong", 0.8),
-    "spectral_moderate_scale": scale_moderately("spectral_moderate_scale", "o", 1.5),
-    "spectral_moderate_scale_mlp": scale_moderately("spectral_moderate_scale_mlp", "up", 1.4),
-    "ve_mlp_scale_skew": skew_ffn_output,
-}
+from invarlock.faults import BY_NAME
 
 
 @dataclass(frozen=True)
@@ -61,7 +35,7 @@ def inject_fault(error_type: str, baseline: Path, subject: Path, params: Mapping
     """Make a subject checkpoint with a fault, whole or not at all.
 
     Args:
-        error_type: a name of ``FAULTS``.
+        error_type: the name of one of ``FAULTS``.
         baseline: folder of the checkpoint, with finite weights.
         subject: folder to make.
         params: of the fault; its function says which it takes.
@@ -70,10 +44,10 @@ def inject_fault(error_type: str, baseline: Path, subject: Path, params: Mapping
         EditError: when the fault or a parameter is unknown, a value is out of range, or there is nothing to break.
         CheckpointError: when the baseline is malformed or not finite, or the subject is there already.
     """
-    if error_type not in FAULTS:
-        raise EditError(f"fault {error_type!r} is unknown; known: {', '.join(FAULTS)}")
+    if error_type not in BY_NAME:
+        raise EditError(f"fault {error_type!r} is unknown; known: {', '.join(BY_NAME)}")
     files = read_checkpoint(baseline)
-    plan = FAULTS[error_type](files, params)
+    plan = BY_NAME[error_type].plan(files, params)
     unchanged: set[str] = set()
     rewrite_checkpoint(files, {subject: _watched(error_type, baseline, plan.rewrite, unchanged)})
     changed = (plan.rewrite.tensors.keys() - unchanged) | plan.rewrite.drop

@@ -13,6 +13,7 @@ from invarlock.checkpoints.rewriting import Make
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.edits.quant_rtn import quantize_rtn
 from invarlock.errors import EditError
+from invarlock.faults.fault import Fault
 from invarlock.faults.parameters import Parameters
 from invarlock.faults.selection import (
     BREAKABLE_DTYPES,
@@ -151,3 +152,11 @@ def _in_first_block(files: CheckpointFiles, error_type: str, order: tuple[Family
             if module.family == family and module.layer == first:
                 return name
     raise nothing_to_break(files, error_type, "attention or FFN matrix")
+
+
+NAN_INJECTION = Fault("nan_injection", inject_nan)
+INF_INJECTION = Fault("inf_injection", inject_inf)
+EXTREME_QUANT = Fault("extreme_quant", quantize_extremely)
+SCALE_EXPLOSION = Fault("scale_explosion", explode_scale)
+RANK_COLLAPSE = Fault("rank_collapse", collapse_rank)
+NORM_COLLAPSE = Fault("norm_collapse", collapse_norm)

@@ -11,6 +11,7 @@ from invarlock.checkpoints.families import count_blocks
 from invarlock.checkpoints.rewriting import Replacement, Rewrite
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.errors import EditError
+from invarlock.faults.fault import Fault
 from invarlock.faults.parameters import Parameters
 from invarlock.faults.selection import BREAKABLE_DTYPES, FaultPlan, named_tensors, nothing_to_break
 
@@ -93,3 +94,8 @@ def _embedding(files: CheckpointFiles, error_type: str) -> str:
         if files.entries[name].dtype in BREAKABLE_DTYPES and len(files.entries[name].shape) == 2:
             return name
     raise nothing_to_break(files, error_type, "input embedding")
+
+
+SHAPE_MISMATCH = Fault("shape_mismatch", grow_vocabulary)
+MISSING_TENSORS = Fault("missing_tensors", drop_last_block)
+WEIGHT_TYING_BREAK = Fault("weight_tying_break", break_tying)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from invarlock.checkpoints.architectures import Role
 from invarlock.checkpoints.rewriting import Replacement, Rewrite
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.errors import EditError
+from invarlock.faults.fault import Fault
 from invarlock.faults.numeric import scaling
 from invarlock.faults.parameters import Parameters
 from invarlock.faults.selection import (
@@ -24,21 +25,9 @@ from invarlock.faults.selection import (
     with_matrix_role,
 )
 
-Fault = Callable[[CheckpointFiles, Mapping[str, Any]], FaultPlan]
-
 DIRECTION_FAMILIES = ("ffn", "attn")
 # Fewer rows or a weaker blend than this is rounding, not a fault.
 SMALLEST_SHARE = 0.001
-
-
-def blend_rows(error_type: str, default_blend: float) -> Fault:
-    """Return the fault that blends rows of matrices toward one direction and keeps their norms."""
-    return partial(_blend_rows, error_type, default_blend)
-
-
-def scale_moderately(error_type: str, role: Role, default_factor: float) -> Fault:
-    """Return the fault that multiplies the first matrices of a role, or named ones, by a factor."""
-    return partial(_scale_moderately, error_type, role, default_factor)
 
 
 def skew_ffn_output(files: CheckpointFiles, params: Mapping[str, Any]) -> FaultPlan:
@@ -63,7 +52,9 @@ def skew_ffn_output(files: CheckpointFiles, params: Mapping[str, Any]) -> FaultP
 
 
 def _blend_rows(error_type: str, default_blend: float, files: CheckpointFiles, params: Mapping[str, Any]) -> FaultPlan:
-    """With unit rows u, a seeded unit direction d and blend b, a chosen row becomes |w| (b d + (1 - b) u) / |…|.
+    """Blend rows of matrices toward one direction, and keep their norms.
+
+    With unit rows u, a seeded unit direction d and blend b, a chosen row becomes |w| (b d + (1 - b) u) / |…|.
 
     Params: ``modules`` (exact tensor names) or ``family`` (ffn: all its matrices), ``fraction`` of the rows (0.2),
     ``blend``, ``seed``. Rows and direction are drawn anew from the seed for each matrix (out, in).
@@ -108,7 +99,10 @@ def _blend_rows(error_type: str, default_blend: float, files: CheckpointFiles, p
 def _scale_moderately(
     error_type: str, role: Role, default_factor: float, files: CheckpointFiles, params: Mapping[str, Any]
 ) -> FaultPlan:
-    """Params: ``factor``, ``max_modules`` (8), ``modules`` (exact tensor names)."""
+    """Multiply the first matrices of a role, or named ones, by a factor.
+
+    Params: ``factor``, ``max_modules`` (8), ``modules`` (exact tensor names).
+    """
     reader = Parameters(error_type, params)
     factor = reader.number("factor", default_factor)
     limit = reader.count("max_modules", 8)
@@ -120,3 +114,14 @@ def _scale_moderately(
     names = found[:limit]
     detail = f"{len(names)} matrices multiplied by {factor:g}"
     return FaultPlan(replacing(names, scaling(error_type, factor)), used, detail)
+
+
+RMT_NORM_NOISE = Fault("rmt_norm_noise", partial(_blend_rows, "rmt_norm_noise", 0.5))
+RMT_NORM_NOISE_STRONG = Fault("rmt_norm_noise_strong", partial(_blend_rows, "rmt_norm_noise_strong", 0.8))
+SPECTRAL_MODERATE_SCALE = Fault(
+    "spectral_moderate_scale", partial(_scale_moderately, "spectral_moderate_scale", "o", 1.5)
+)
+SPECTRAL_MODERATE_SCALE_MLP = Fault(
+    "spectral_moderate_scale_mlp", partial(_scale_moderately, "spectral_moderate_scale_mlp", "up", 1.4)
+)
+VE_MLP_SCALE_SKEW = Fault("ve_mlp_scale_skew", skew_ffn_output)

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.errors import CheckpointError, EditError, InvarLockError
-from invarlock.faults.injection import FAULTS, FaultSummary, inject_fault
+from invarlock.faults import BY_NAME as FAULTS
+from invarlock.faults.injection import FaultSummary, inject_fault
 
 TinyModels = Callable[..., Path]
 Tensors = dict[str, torch.Tensor]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from invarlock.checkpoints.families import Module, matrices
 from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.errors import EvaluationError
-from invarlock.evaluation.checkpoint_facts import SPECTRAL_CONTRACT
+from invarlock.evaluation.activations import ACTIVATION_CONTRACTS, ActivationFacts
+from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
 from invarlock.evaluation.comparison import (
     Measured,
     Reference,
@@ -40,9 +42,12 @@ from invarlock.evaluation.comparison import (
 from invarlock.evaluation.documents import Setup
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.windows import Draw
+from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
-from invarlock.measuring import rmt, variance
 from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
+
+# The guards whose measurements a null run has.
+_IN_NULL_RUNS = tuple(guard for guard in GUARDS if guard.null is not None)
 
 Change = Callable[[torch.Tensor, Module], torch.Tensor]
 
@@ -96,7 +101,7 @@ def measure_null_run(
         "baseline": {"digest": baseline.digest, "tokenizer_sha256": baseline.tokenizer_sha256},
         "dataset": setup.dataset(baseline.tokenizer_sha256, baseline.prefix_token_ids),
         "measurement_contracts": null_contracts(),
-        **_baseline_block(own, baseline.facts.spectral),
+        **_baseline_block(own, baseline.facts),
         "changes": changes,
     }
     check_schema(document, "null_run", where=f"null run {run} of {setup.model_id}")
@@ -105,8 +110,8 @@ def measure_null_run(
 
 def null_contracts() -> dict[str, dict[str, Any]]:
     """Return how the guards' numbers in a null run are measured."""
-    contracts = {"rmt": rmt.CONTRACT, "spectral": SPECTRAL_CONTRACT, "variance": variance.CONTRACT}
-    return {guard: dict(contract) for guard, contract in contracts.items()}
+    contracts = {**WEIGHT_CONTRACTS, **ACTIVATION_CONTRACTS}
+    return {guard.name: dict(contracts[guard.name]) for guard in _IN_NULL_RUNS}
 
 
 def null_draws(snapshot: Path, setup: Setup, runs: Sequence[int]) -> dict[int, Draw]:
@@ -159,29 +164,35 @@ _CHANGES: Mapping[str, Callable[[torch.Tensor, Module, int], torch.Tensor]] = {
 }
 
 
-def _baseline_block(own: ScoredDraw, spectra: Mapping[str, Any]) -> dict[str, Any]:
+def _baseline_block(own: ScoredDraw, facts: CheckpointFacts) -> dict[str, Any]:
     assert own.probe is not None
+    sides = {**facts.by_guard, **asdict(own.activations)}
     return {
         "windows": window_columns(own.draw, own.preview, own.final, "logloss"),
-        "spectral": dict(spectra),
-        "rmt": own.activations.rmt,
-        "variance": own.activations.variance,
-        "rmt_probe": own.probe.rmt,
+        **_guard_blocks(sides, own.probe),
     }
+
+
+def _guard_blocks(sides: Mapping[str, Any], probe: ActivationFacts) -> dict[str, Any]:
+    """Return one side's measurements of the guards that null runs have, and those of their probes."""
+    probed = asdict(probe)
+    blocks = {guard.name: sides[guard.name] for guard in _IN_NULL_RUNS}
+    for guard in _IN_NULL_RUNS:
+        if guard.probe is not None and guard.probe.in_null_runs:
+            blocks[guard.probe.name] = probed[guard.name]
+    return blocks
 
 
 def _change_block(name: str, measured: Measured) -> dict[str, Any]:
     if measured.preview is None or measured.final is None:
         raise EvaluationError(f"null run: {name} of the baseline could not be scored ({measured.not_scored})")
+    sides = {**measured.facts.by_guard, **measured.activations.by_guard(_losses(measured.scaled))}
     return {
         "name": name,
         "digest": measured.digest,
         "logloss": {"preview": list(measured.preview.losses), "final": list(measured.final.losses)},
-        "spectral": measured.facts.spectral,
         "weight_changes": measured.facts.changes,
-        "rmt": measured.activations.rmt,
-        "variance": {**measured.activations.variance, "scaled_logloss": _losses(measured.scaled)},
-        "rmt_probe": measured.probe.rmt,
+        **_guard_blocks(sides, measured.probe),
     }
 
 

@@ -132,6 +132,7 @@ class Guard:
         learned: its limits that presets learn.
         fitted: its limits that tiers may be fitted in.
         has_limits: whether tiers have limits for it.
+        schema: its part of the schemas, as ``reports.schemas`` takes it; None where ``contracts/parts`` has it.
     """
 
     name: str
@@ -152,3 +153,4 @@ class Guard:
     learned: tuple[LearnedLimit, ...] = ()
     fitted: tuple[FittedLimit, ...] = ()
     has_limits: bool = True
+    schema: Mapping[str, Any] | None = None

@@ -46,6 +46,7 @@ class Metric:
         learned: its limits that presets learn.
         fitted: its limits that tiers may be fitted in.
         is_guarded: whether a verdict lists it among the guards, whose signals it counts.
+        schema: its part of the schemas, as ``reports.schemas`` takes it; None where ``contracts/parts`` has it.
     """
 
     name: str
@@ -60,3 +61,4 @@ class Metric:
     learned: tuple[LearnedLimit, ...] = ()
     fitted: tuple[FittedLimit, ...] = ()
     is_guarded: bool = True
+    schema: Mapping[str, Any] | None = None

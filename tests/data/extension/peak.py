@@ -29,11 +29,11 @@ def _peak(name: str, family: str, tensor: Any) -> dict[str, Any] | None:
 def _judge(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     growths = {
-        name: rounded(after[name]["peak"] / before[name]["peak"] - 1.0)
+        name: rounded(after[name]["peak"] / before[name]["peak"] - 1.0) or 0.0
         for name in sorted(before.keys() & after.keys())
         if before[name]["peak"] and after[name]["peak"] is not None
     }
-    grown = {name: growth for name, growth in growths.items() if growth is not None and growth > limits["growth"]}
+    grown = {name: growth for name, growth in growths.items() if growth > limits["growth"]}
     violations = [
         {"module": name, "severity": "fail", "reason": f"its peak grew by {growth:.4g}, limit {limits['growth']:g}"}
         for name, growth in grown.items()

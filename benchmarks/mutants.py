@@ -61,6 +61,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
     "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", f"{REPORTS}/test_verification.py"),
     # statistics
+    "invarlock/metrics/tail.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_gates.py"),
     "invarlock/metrics/perplexity.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),
     "invarlock/statistics/intervals.py": (f"{REPORTS}/test_statistics.py",),
     # the judgement of guards
@@ -76,7 +77,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/verdict/guard_value.py": VERDICT,
     "invarlock/verdict/summaries.py": (*VERDICT, f"{PACKER}/test_verify.py"),
     # edits
-    "invarlock/checkpoints/editing.py": EDITS,
+    "invarlock/checkpoints/editing.py": ("tests/invarlock/checkpoints/test_editing.py", *EDITS),
     "invarlock/edits/fp8_quant.py": EDITS,
     "invarlock/edits/lowrank_svd.py": EDITS,
     "invarlock/edits/magnitude_prune.py": EDITS,

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from invarlock.faults import BY_NAME as FAULTS
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu_with_a_tiny_shape(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--shape", "tiny", "--device", "cpu", "--models", "1"]
     command += ["--folder", str(tmp_path), "--json", str(tmp_path / "out.json")]

@@ -114,6 +114,7 @@ def workspace(shards: Path, runner: Runner) -> Path:
     return workspace
 
 
+@pytest.mark.slow
 def test_two_shards_become_one_signed_pack_and_a_summary(runner: Runner, workspace: Path) -> None:
     key = make_signing_key()
     private, _ = write_key_pair(runner.folder / "maker", key)
@@ -144,6 +145,7 @@ def test_two_shards_become_one_signed_pack_and_a_summary(runner: Runner, workspa
     assert runner.run("merge", "the verdict is PASS", workspace, WITNESSED=str(witnessed)) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_receiver_holds_the_pack_against_what_its_run_printed(runner: Runner, real_run: Any) -> None:
     (runner.folder / "smoke.log").write_text((real_run.directory.parent / "output.txt").read_text())
     shutil.copytree(real_run.pack, runner.folder / "evidence_pack")

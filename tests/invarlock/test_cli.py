@@ -107,6 +107,7 @@ def test_a_broken_subject_fails_its_gates(baseline: Path, tmp_path: Path) -> Non
     assert load(tmp_path / "out/evaluation.report.json")["assurance"]["verdict"] == "FAIL"
 
 
+@pytest.mark.slow
 def test_a_baselines_report_is_reused_and_one_of_another_setup_is_refused(
     baseline: Path, quantised: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def test_what_the_edit_was_is_read_from_the_subjects_metadata(baseline: Path, qu
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_subject_whose_tensors_are_the_baselines_is_no_edit(baseline: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(baseline, tmp_path / "copied")
 
@@ -160,6 +162,7 @@ def test_a_subject_whose_tensors_are_the_baselines_is_no_edit(baseline: Path, tm
         assert load(tmp_path / name / "edit_metadata.json")["edit_label"] == label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["saved again", "another config"])
 def test_equal_tensors_in_other_files_are_an_edit_that_nobody_knows(
     baseline: Path, tmp_path: Path, change: str
@@ -193,6 +196,7 @@ def test_the_same_model_under_other_names_is_refused_and_never_fails(baseline: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised: Path, tmp_path: Path) -> None:
     import lzma
 
@@ -263,6 +267,7 @@ def test_the_packers_commands_are_there_too() -> None:
     assert (done.returncode, "NOT VERIFIED" in done.stdout) == (3, True)
 
 
+@pytest.mark.slow
 def test_a_preset_judges_a_pair_and_is_held_against_the_report(
     baseline: Path, quantised: Path, real_run: Any, tmp_path: Path
 ) -> None:

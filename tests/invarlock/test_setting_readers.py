@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invarlock.errors import UsageError, printable
@@ -106,6 +106,8 @@ def test_a_flag_is_zero_or_one(text: str) -> None:
 
 @pytest.mark.parametrize("setting", ROWS)
 def test_any_text_of_an_option_or_a_variable_is_a_value_or_one_usage_error(setting: Setting) -> None:
+    # of every setting: few of each
+    @settings(max_examples=25)
     @given(TEXT)
     def check(text: str) -> None:
         for options, environment in (

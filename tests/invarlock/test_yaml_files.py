@@ -265,6 +265,7 @@ def test_values_may_be_so_deep_and_no_deeper(tmp_path: Path, opening: str) -> No
     assert "nested deeper than 32 levels" in refused(path, tmp_path)
 
 
+@pytest.mark.slow
 def test_aliases_count_as_what_they_stand_for(tmp_path: Path) -> None:
     ten = ", ".join(["x"] * 9)
     lines = [f"l0: &l0 [{ten}]"]

@@ -21,6 +21,7 @@ def deployed(deployed_run: Any, tmp_path: Path) -> Path:
     return tmp_path / "pack"
 
 
+@pytest.mark.slow
 def test_a_pack_with_a_deployable_subject_verifies_and_holds_no_weights(deployed: Path) -> None:
     result = strict(deployed)
 

@@ -116,6 +116,7 @@ def sparse(path: Path, size: int) -> None:
         stream.truncate(size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_pack_costs_little(name: str, pack: Path, real_run: Any) -> None:
     act, code = HOSTILE[name]
@@ -141,6 +142,7 @@ def test_a_hostile_pack_costs_little(name: str, pack: Path, real_run: Any) -> No
     assert int(done.stdout.rsplit("peak ", 1)[1]) < MEMORY_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folders", "code"), [(MAX_FOLDERS - 100, 0), (MAX_FOLDERS, 6), (100_001, 6)])
 def test_a_listing_that_was_cut_off_is_a_problem_with_and_without_strict_checks(
     pack: Path, folders: int, code: int
@@ -165,6 +167,7 @@ def test_inspecting_keeps_no_document(pack: Path) -> None:
     assert int(done.stdout.rsplit("peak ", 1)[1]) < MEMORY_BYTES // 2
 
 
+@pytest.mark.slow
 def test_as_many_lines_as_checksums_may_have_cost_little(pack: Path, real_run: Any) -> None:
     zeros = "0" * 64
     (pack / "checksums.sha256").write_text("".join(f"{zeros}  x/{number}\n" for number in range(MAX_FILES)))

@@ -22,6 +22,7 @@ def probed(probed_run: Any, tmp_path: Path) -> Path:
     return tmp_path / "pack"
 
 
+@pytest.mark.slow
 def test_a_pack_with_probes_verifies(probed: Path) -> None:
     result = strict(probed)
 

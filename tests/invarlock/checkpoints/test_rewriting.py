@@ -305,6 +305,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_a_shard_and_a_tensor_for_any_number_of_targets(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

@@ -58,6 +58,7 @@ def test_an_edit_that_never_holds_is_an_error_that_says_why() -> None:
         Selection("quant_rtn", FFN, None, (trial,), 0.5, 1).entry()
 
 
+@pytest.mark.slow
 def test_the_model_of_a_folder_is_tuned_and_other_entries_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +87,7 @@ def test_the_model_of_a_folder_is_tuned_and_other_entries_are_kept(
     assert tuned.models["embedded/mistral-tiny"] == before["embedded/mistral-tiny"]
 
 
+@pytest.mark.slow
 def test_a_guards_limit_used_beyond_the_margin_speaks_against_a_candidate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

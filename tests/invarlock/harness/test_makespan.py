@@ -6,6 +6,7 @@ import pytest
 from suite_simulation import Costs, simulate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gpus", [4, 8])
 @pytest.mark.parametrize("costs", [Costs(), Costs(disk=5e8), Costs(compute=5e13)], ids=["assumed", "disk", "compute"])
 def test_the_full_suite_takes_at_most_a_quarter_longer_than_its_work_allows(

@@ -94,6 +94,7 @@ def shown(output: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_failed_case_is_told_of_in_every_form_and_run_again_by_each(run: Pytest, project: Path) -> None:
     (project / "failing.txt").write_text("fp8_e5m2_clean")
     forms = ("--junitxml=junit.xml", "--json-report-file=report.json", "--durations=2", "--durations-min=0", "-n", "0")
@@ -131,6 +132,7 @@ def test_a_failed_case_is_told_of_in_every_form_and_run_again_by_each(run: Pytes
     assert "3 passed" in gone_on.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "ran"), [("-x", 1), ("--maxfail=2", 3)])
 def test_a_run_that_stops_early_says_which_cases_are_missing(run: Pytest, project: Path, stop: str, ran: int) -> None:
     (project / "failing.txt").write_text("noop_control fp8_e5m2_clean")
@@ -144,6 +146,7 @@ def test_a_run_that_stops_early_says_which_cases_are_missing(run: Pytest, projec
     assert len(verdict["missing"]["by_model"]["embedded/mistral-tiny"]) == 5
 
 
+@pytest.mark.slow
 def test_a_run_of_workers_stops_after_as_many_failures_as_asked(run: Pytest, project: Path) -> None:
     (project / "failing.txt").write_text(" ".join(CLEAN))
 
@@ -159,6 +162,7 @@ def test_a_run_of_workers_stops_after_as_many_failures_as_asked(run: Pytest, pro
     assert load(project / "stopped/state/progress.json")["state"] == "ended"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "variables"), [(("--dist", "load"), {}), ((), {"PYTEST_ADDOPTS": "--dist=load"})]
 )
@@ -171,6 +175,7 @@ def test_workers_share_cases_as_they_are_told_to(
     assert "5 passed" in ran.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_tests_of_another_folder_run_beside_the_cases_and_a_suites_folder_runs_when_it_is_named(
     run: Pytest, project: Path
 ) -> None:
@@ -184,6 +189,7 @@ def test_tests_of_another_folder_run_beside_the_cases_and_a_suites_folder_runs_w
     assert not (project / "evidence_pack_runs").exists()
 
 
+@pytest.mark.slow
 def test_a_suites_folder_runs_from_another_folder_and_with_another_rootdir(run: Pytest, project: Path) -> None:
     elsewhere = project.parent / "elsewhere"
     elsewhere.mkdir()
@@ -264,6 +270,7 @@ def test_pytest_in_a_project_of_somebody_else_is_as_if_invarlock_were_not_instal
     assert "invarlock.harness" not in ran.stdout
 
 
+@pytest.mark.slow
 def test_our_own_tests_are_collected_without_a_session_of_the_suites(run: Pytest) -> None:
     ran = run("tests/test_gpu_script.py", "--collect-only", "--trace-config", "-p", "no:cacheprovider", cwd=ROOT)
 

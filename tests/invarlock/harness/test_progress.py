@@ -114,6 +114,7 @@ def test_a_run_leaves_logs_and_progress_and_says_why_a_case_failed(
         assert str(tmp_path) not in text
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_bar_stands_below_the_lines_of_the_cases(tmp_path: Path) -> None:
     (tmp_path / "suites").mkdir()
     for path in (ROOT / "suites").iterdir():

@@ -368,6 +368,7 @@ def test_a_release_review_is_refused_before_it_starts_where_it_cannot_end_well(
     ]
 
 
+@pytest.mark.slow
 def test_a_project_without_a_suites_folder_does_not_notice_the_plugin(tmp_path: Path) -> None:
     shutil.copy(ROOT / "conftest.py", tmp_path)
     (tmp_path / "test_mine.py").write_text("def test_mine(): assert 1 + 1 == 2\n")

@@ -105,6 +105,7 @@ def test_the_build_of_pytorch_is_read_without_importing_it() -> None:
     assert document["torch"] == {"cuda": torch.version.cuda, "commit": torch.version.git_version}
 
 
+@pytest.mark.slow
 def test_the_switches_recorded_are_those_that_a_process_has() -> None:
     code = """
 import json, torch

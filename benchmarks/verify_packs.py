@@ -33,6 +33,7 @@ from invarlock.packer.manifest_claims import manifest_problems, metadata_problem
 from invarlock.packer.signature import sign_manifest
 from invarlock.packer.verify import VerifyOptions, verify_pack
 
+from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import baseline_run_id, compose, strip
 from invarlock.reports.rendering import render_report
@@ -134,7 +135,7 @@ def repeated(smoke: Path, count: int) -> PackContent:
         baseline["draws"] = [{**first, "run": run, "seeds": seeds(run)} for run in range(1, runs + 1)]
         baseline["run_id"] = baseline_run_id(baseline)
         kept[name] = dump_json(baseline)
-        digests[layout.model_folder(name)] = f"sha256:{hashlib.sha256(kept[name]).hexdigest()}"
+        digests[layout.model_folder(name)] = digest_bytes(kept[name])
     cases = []
     for name in reports:
         report = json.loads(files[name])
@@ -147,7 +148,7 @@ def repeated(smoke: Path, count: int) -> PackContent:
             place = name.replace("/run_1/", f"/run_{run}/")
             kept[place] = dump_json(compose(raw))
             runtime = json.loads(sidecars[layout.RUNTIME_MANIFEST])
-            runtime["report"].update(path=place, sha256=hashlib.sha256(kept[place]).hexdigest())
+            runtime["report"].update(path=place, sha256=sha256_hex(kept[place]))
             kept |= {layout.beside(place, side): data for side, data in sidecars.items()}
             kept[layout.beside(place, layout.RUNTIME_MANIFEST)] = dump_json(runtime)
             cases.append({"model": raw["meta"]["model_id"], "scenario": raw["meta"]["scenario"], "run": run})
@@ -160,7 +161,7 @@ def repeated(smoke: Path, count: int) -> PackContent:
 def with_pages(content: PackContent) -> PackContent:
     """Return a pack's content with the page of each report."""
     pages = {
-        layout.beside(name, layout.PAGE): render_report(json.loads(data), hashlib.sha256(data).hexdigest())
+        layout.beside(name, layout.PAGE): render_report(json.loads(data), sha256_hex(data))
         for name, data in content.files.items()
         if layout.is_report(name)
     }
@@ -182,7 +183,7 @@ def seal(pack: Path) -> None:
         {
             "format": "evidence-pack-v1",
             "checksums_sha256": "checksums.sha256",
-            "checksums_sha256_digest": hashlib.sha256(checksums).hexdigest(),
+            "checksums_sha256_digest": sha256_hex(checksums),
         }
     )
     (pack / "checksums.sha256").write_bytes(checksums)

@@ -13,7 +13,6 @@ reads back as the same number) and refuses non-finite numbers.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import jsonschema_rs
 
+from invarlock.digests import digest_bytes
 from invarlock.errors import DocumentError, MissingFileError
 from invarlock.problems import Code, Problem
 
@@ -184,7 +184,7 @@ def canonical_json(document: Any) -> bytes:
 
 def digest_document(document: Any) -> str:
     """Return ``sha256:<hex>`` of the canonical form of a document."""
-    return f"sha256:{hashlib.sha256(canonical_json(document)).hexdigest()}"
+    return digest_bytes(canonical_json(document))
 
 
 def write_json(path: Path, document: Any) -> None:

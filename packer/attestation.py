@@ -13,7 +13,6 @@ Sources: in-toto Attestation Framework, Statement v1 (https://github.com/in-toto
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from invarlock.packer.limits import MAX_ATTESTATION_BYTES, MAX_JSON_VALUES
 from invarlock.packer.pem import decode_base64
 from invarlock.packer.signature import check_signature
 
+from invarlock.digests import sha256_hex
 from invarlock.errors import DocumentError, SignatureError
 from invarlock.jsonio import canonical_json, check_schema, parse_json
 from invarlock.problems import Code, Problem
@@ -66,7 +66,7 @@ def make_statement(
         reports: what to say of each report.
     """
     ordered = sorted(reports, key=lambda report: (report.model, report.scenario, report.run))
-    manifest_subject = {"name": MANIFEST_NAME, "digest": {"sha256": hashlib.sha256(sealed).hexdigest()}}
+    manifest_subject = {"name": MANIFEST_NAME, "digest": {"sha256": sha256_hex(sealed)}}
     return {
         "_type": STATEMENT_TYPE,
         "subject": [manifest_subject, *_checkpoints(ordered)],

@@ -24,6 +24,7 @@ from invarlock.packer.trust import Authenticity, TrustedSigner, judge_signer
 from invarlock.packer.verify_options import VerifyOptions
 
 from invarlock.errors import IntegrityError, MissingFileError, SignatureError
+from invarlock.moments import format_moment
 from invarlock.problems import Code, Problem
 
 REMEDY = (
@@ -138,7 +139,7 @@ def _judge(
             "the signer is not pinned: compare the fingerprint, or pass --expected-fingerprint or --trust-store"
         )
     if made is not None and made > moment:
-        warnings.append(f"the pack says that it was made at {made:%Y-%m-%dT%H:%M:%SZ}, which is still to come")
+        warnings.append(f"the pack says that it was made at {format_moment(made)}, which is still to come")
     return Signature(signer, authenticity, warnings=tuple(warnings))
 
 

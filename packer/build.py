@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from invarlock.packer.signature import sign_manifest
 from invarlock.packer.verify import ReportAssurance, VerifyOptions, verify_pack
 
 from invarlock import __version__
+from invarlock.digests import sha256_hex
 from invarlock.errors import ReportError, UsageError
 from invarlock.jsonio import check_schema, dump_json, sync_folder
 from invarlock.problems import Code, Problem
@@ -102,8 +102,8 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     manifest = _manifest(content, files, found, verdict, signing_key, generated_at)
     evidence = found.pack_statement(manifest, files, verdict)
     files[layout.README] = render_readme(manifest, verdict, evidence, content.readme_notes)
-    checksums = write_checksums({path: hashlib.sha256(data).hexdigest() for path, data in files.items()})
-    manifest["checksums_sha256_digest"] = hashlib.sha256(checksums).hexdigest()
+    checksums = write_checksums({path: sha256_hex(data) for path, data in files.items()})
+    manifest["checksums_sha256_digest"] = sha256_hex(checksums)
     check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)
     sealed = dump_json(manifest)
     files |= {CHECKSUMS_NAME: checksums, MANIFEST_NAME: sealed, ATTRIBUTES_NAME: ATTRIBUTES}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invarlock.errors import ReportError, UsageError, printable
+from invarlock.moments import utc_now
 from invarlock.output import say, say_error, say_json
 from invarlock.problems import Code
 
@@ -33,7 +34,6 @@ def keygen(options: Namespace) -> int:
 
 
 def build(options: Namespace) -> int:
-    from datetime import UTC, datetime
 
     from invarlock.packer.assembly import gather_files
     from invarlock.packer.build import build_pack
@@ -56,7 +56,7 @@ def build(options: Namespace) -> int:
         ),
     )
     check_inputs(content)
-    built = build_pack(options.out, content, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    built = build_pack(options.out, content, key, utc_now())
     if options.json:
         say_json({"ok": True, "exit_code": 0, **built.document()})
         return 0
@@ -66,14 +66,13 @@ def build(options: Namespace) -> int:
 
 
 def merge(options: Namespace) -> int:
-    from datetime import UTC, datetime
 
     from invarlock.packer.keys import make_signing_key
     from invarlock.packer.merging import merge_runs
 
     made = options.signing_key is None and not options.unsigned
     key = None if options.unsigned else make_signing_key() if made else _signing_key(options)
-    merged = merge_runs(options.runs, options.output, key, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    merged = merge_runs(options.runs, options.output, key, utc_now())
     origin = " (a key made for this run and not kept; --signing-key signs with yours)" if made else ""
     if options.json:
         _require_pass(merged, options)

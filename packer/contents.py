@@ -5,7 +5,6 @@ The builder has them in memory, the verifier in a folder that it does not trust;
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from invarlock.packer.checksums import LINE_ENDS, with_line_ends_restored
 from invarlock.packer.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_TEXT_BYTES
 from invarlock.packer.pack_folder import PackFolder, Progress
 
+from invarlock.digests import sha256_hex
 from invarlock.errors import IntegrityError, MissingFileError
 from invarlock.jsonio import parse_json
 from invarlock.problems import Code, Problem
@@ -50,7 +50,7 @@ class MemoryFiles:
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._files = files
-        self._digests = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+        self._digests = {path: sha256_hex(data) for path, data in files.items()}
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -96,9 +96,9 @@ class SealedFiles:
         except (MissingFileError, IntegrityError) as error:
             raise self._noted(path, error) from None
         self._progress(len(data))
-        if hashlib.sha256(data).hexdigest() != self._digests[path]:
+        if sha256_hex(data) != self._digests[path]:
             restored = with_line_ends_restored(data)
-            changed = restored is not None and hashlib.sha256(restored).hexdigest() == self._digests[path]
+            changed = restored is not None and sha256_hex(restored) == self._digests[path]
             line_ends = IntegrityError(LINE_ENDS, where=path, code=Code.LINE_ENDS_CHANGED)
             raise self._noted(path, line_ends if changed else _differs(path))
         return data

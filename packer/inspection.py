@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from invarlock.packer.pack_folder import PackFolder, open_pack
 from invarlock.packer.references import reference_problems
 from invarlock.packer.signature import verify_manifest
 
+from invarlock.digests import sha256_hex
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError, SignatureError
 from invarlock.jsonio import check_schema, parse_json
 from invarlock.problems import Problem
@@ -58,7 +58,7 @@ def inspect_pack(path: Path) -> dict[str, Any]:
         verdict = _read(folder, layout.VERDICT_JSON)
     uncovered = sorted(set(listing.files) - set(promised) - CONTROL_FILES)
     missing = sorted(set(promised) - set(listing.files))
-    digest_ok = hashlib.sha256(checksums).hexdigest() == manifest["checksums_sha256_digest"].lower()
+    digest_ok = sha256_hex(checksums) == manifest["checksums_sha256_digest"].lower()
     broken = list(reference_problems(manifest, promised))
     clean = {name for name in reports if name in plan and plan[name].scenario["category"] == "clean"}
     outside = clean - set(contained)

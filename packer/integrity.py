@@ -6,7 +6,6 @@ read once. ``open_sealed`` checks what can be known before, ``close_sealed`` has
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ from invarlock.packer.pack_folder import Listing, PackFolder
 from invarlock.packer.references import reference_problems
 from invarlock.packer.verify_options import StartProgress
 
+from invarlock.digests import sha256_hex
 from invarlock.errors import IntegrityError
 from invarlock.problems import Code, Problem
 
@@ -77,10 +77,10 @@ def close_sealed(folder: PackFolder, sealed: SealedPack) -> tuple[Problem, ...]:
 
 
 def _check_digest(checksums: bytes, promised: str) -> None:
-    if hashlib.sha256(checksums).hexdigest() == promised:
+    if sha256_hex(checksums) == promised:
         return
     restored = with_line_ends_restored(checksums)
-    if restored is not None and hashlib.sha256(restored).hexdigest() == promised:
+    if restored is not None and sha256_hex(restored) == promised:
         raise IntegrityError(LINE_ENDS, where=CHECKSUMS_NAME, code=Code.LINE_ENDS_CHANGED)
     words = "not the file that checksums_sha256_digest promises"
     raise IntegrityError(words, where=CHECKSUMS_NAME, code=Code.CHECKSUMS_DIGEST_DIFFERS)

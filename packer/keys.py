@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from invarlock.packer.pem import (
 )
 from nacl.signing import SigningKey as NaclSigningKey
 
+from invarlock.digests import digest_bytes
 from invarlock.errors import MissingFileError, SignatureError, UsageError
 
 ENCRYPTED = "ENCRYPTED PRIVATE KEY"
@@ -56,7 +56,7 @@ def make_signing_key() -> SigningKey:
 
 def fingerprint(public: bytes) -> str:
     """Return ``sha256:<hex>`` over the raw 32-byte public key."""
-    return f"sha256:{hashlib.sha256(public).hexdigest()}"
+    return digest_bytes(public)
 
 
 def passphrase_from(variable: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from invarlock.packer.preset_claims import preset_use_problems
 from invarlock.catalog.edit_specs import parse_edit_spec
 from invarlock.catalog.models import folder_name
 from invarlock.catalog.tuned_params import TunedParams
+from invarlock.digests import sha256_hex
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
@@ -266,7 +266,7 @@ def _page_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> It
     if where not in files.digests:
         return
     page = render_report(report, files.digests[path])
-    if hashlib.sha256(page).hexdigest() != files.digests[where]:
+    if sha256_hex(page) != files.digests[where]:
         yield Problem(Code.PAGE_DIFFERS, where, "", "not the page that the report gives")
 
 

@@ -5,7 +5,6 @@ Building and verifying use the same functions: what a builder writes is what a v
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from invarlock.packer.in_pack import in_pack
 from invarlock.packer.layout import beside, is_baseline, is_report
 from invarlock.packer.limits import MAX_JSON_BYTES, MAX_JSON_VALUES
 
+from invarlock.digests import sha256_hex
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError
 from invarlock.jsonio import parse_json
 from invarlock.problems import Code, Problem
@@ -104,7 +104,7 @@ def check_results(files: PackFiles, found: Findings) -> Results:
     expected = derive_results(found, verdict)
     for path, document in expected.items():
         problems += _compare(files, path, document)
-    if files.digests.get(layout.VERDICT_TEXT) != _sha256(render_verdict_text(verdict).encode("utf-8")):
+    if files.digests.get(layout.VERDICT_TEXT) != sha256_hex(render_verdict_text(verdict).encode("utf-8")):
         words = "not the text of the verdict derived"
         problems.append(Problem(Code.RESULT_DOES_NOT_FOLLOW, layout.VERDICT_TEXT, "", words))
     needed = {path for facts in found.facts.values() for path in facts.companions}
@@ -160,7 +160,3 @@ def _strays(paths: Iterable[str], derived: Iterable[str], needed: Iterable[str])
         for path in sorted(found)
         if path not in known and not is_baseline(path)
     ]
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

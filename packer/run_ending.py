@@ -5,7 +5,6 @@ A session ends its own run so, ``merge`` that of many shards.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from invarlock.packer.in_pack import in_pack
 from invarlock.packer.keys import SigningKey
 from invarlock.packer.run_directory import RunDirectory
 
+from invarlock.digests import digest_bytes
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import parse_json, read_file, read_json, write_bytes, write_json
 from invarlock.problems import Problem
@@ -73,7 +73,7 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
             found.unverified[planned.case_id] = wrong
             continue
         found.files[place] = path
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        digest = digest_bytes(data)
         found.records[place] = judge_report(planned, {**report, **beside}, digest)
         point = sweep_point(planned, {**report, **beside}, digest)
         if point is not None:

@@ -11,12 +11,12 @@ found and added by the run that uses it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from invarlock.digests import digest_bytes
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, read_json
 
@@ -108,7 +108,7 @@ def parse_pins(document: Any, *, where: str) -> Pins:
 def combine_digests(digests: Mapping[str, str]) -> str:
     """Return ``sha256:<hex>`` over the sorted lines of file digests, given as name to 64 hex digits."""
     lines = sorted(f"{digest}  {name}\n".encode() for name, digest in digests.items())
-    return f"sha256:{hashlib.sha256(b''.join(lines)).hexdigest()}"
+    return digest_bytes(b"".join(lines))
 
 
 def _row(key: str, pin: Pin) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from invarlock.catalog.pins import CODE_SUFFIX, Pin, PinnedFile
@@ -42,6 +41,7 @@ from invarlock.checkpoints.layout import (
 )
 from invarlock.checkpoints.pickled_weights import PICKLED_FILE, PICKLED_INDEX, convert_weights, pickled_shards
 from invarlock.errors import CheckpointError, HubError
+from invarlock.moments import utc_now
 
 # Files fetched at a time. The client splits a large one further where the hub's storage allows it.
 DOWNLOADS_AT_ONCE = 4
@@ -140,7 +140,7 @@ def fetch(resolved: Resolved, tell: Tell, patience: Patience = PATIENCE) -> Pin:
                 tell(f"{listing.repo_id}: {file.name} ({_gigabytes(done)} of {_gigabytes(resolved.size_bytes)} GB)")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = utc_now()
     pin = Pin(listing.repo_id, listing.commit, listing.licence, _sorted(files), now)
     return _converted(pin, resolved.pickled, tell) if resolved.pickled else pin
 

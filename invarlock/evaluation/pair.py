@@ -8,10 +8,8 @@ Example::
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +20,7 @@ from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, make_edit_spec, p
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.errors import DocumentError, EvaluationError, InvarLockError, UsageError
 from invarlock.evaluation.brought import changed_tensors, link_brought
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
@@ -31,6 +30,7 @@ from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes
+from invarlock.moments import utc_now
 from invarlock.reports.policy import profile_windows, resolve_policy
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
@@ -84,9 +84,7 @@ def _evaluate(request: PairRequest, subject: Path, target: Path) -> dict[str, An
         edited = Edited("noop", "noop", "noop", {})
         metadata |= {"edit_type": edited.name, "label": edited.label}
     data = dump_json(document)
-    report = report_document(
-        setup, document, f"sha256:{hashlib.sha256(data).hexdigest()}", SCENARIO, RUN, edited, draw, measured
-    )
+    report = report_document(setup, document, digest_bytes(data), SCENARIO, RUN, edited, draw, measured)
     _write(target, report, data, request.image, {**metadata, "subject_digest": measured.digest})
     return report
 
@@ -201,12 +199,12 @@ def _write(
     target: Path, report: Mapping[str, Any], baseline: bytes, image: RuntimeImage | None, metadata: dict[str, Any]
 ) -> None:
     data = dump_json(report)
-    written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    written = utc_now()
     runtime = runtime_manifest(data, PurePosixPath(REPORT_NAME), report["context"], written, image=image)
     runtime["context"]["command"] = "evaluate"
     files = {
         REPORT_NAME: data,
-        PAGE_NAME: render_report(report, hashlib.sha256(data).hexdigest()),
+        PAGE_NAME: render_report(report, sha256_hex(data)),
         BASELINE_REPORT: baseline,
         "runtime.manifest.json": dump_json(runtime),
         "evaluate_timing.json": dump_json(report["telemetry"]),

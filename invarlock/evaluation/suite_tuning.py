@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.evaluation.tuning import Trial, TunedModel, tune
 from invarlock.jsonio import check_schema, write_json
+from invarlock.moments import utc_now
 from invarlock.output import flush_output, say
 from invarlock.reports.margins import tightest
 
@@ -79,7 +79,7 @@ def tune_suite_model(
                 continue
             say(f"selected: {found.chosen.spec if found.chosen else None}")
             document["models"].setdefault(model.id, {})[edit] = entry
-            document["_meta"]["generated_at"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            document["_meta"]["generated_at"] = utc_now()
             check_schema(document, "tuned_edit_params", where=str(output))
             # a link stays one
             write_json(output.resolve(), document)

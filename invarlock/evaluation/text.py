@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.errors import EvaluationError, MissingFileError
 from invarlock.evaluation.compressed_text import decode, decompress
 
@@ -36,8 +36,8 @@ def read_embedded_text(path: Path, expected_sha256: str) -> SourceText:
         raise MissingFileError(f"{path}: no such file; the suite's text is named in models.toml") from None
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read ({error.strerror}); restore the file") from None
-    found = hashlib.sha256(packed).hexdigest()
+    found = sha256_hex(packed)
     if found != expected_sha256:
         raise EvaluationError(f"{path}: sha256 is {found}, models.toml expects {expected_sha256}; restore the file")
     text = decode(decompress(packed, ".xz", str(path)), str(path))
-    return SourceText("embedded", text, f"sha256:{hashlib.sha256(text.encode('utf-8')).hexdigest()}")
+    return SourceText("embedded", text, digest_bytes(text.encode("utf-8")))

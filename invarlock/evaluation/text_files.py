@@ -9,13 +9,13 @@ Example::
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from invarlock.digests import digest_bytes
 from invarlock.errors import DocumentError, EvaluationError, MissingFileError
 from invarlock.evaluation.compressed_text import (
     COMPRESSIONS,
@@ -56,7 +56,7 @@ def read_text_files(provider: str, paths: Sequence[Path], field: str) -> SourceT
         raise EvaluationError(f"{paths[0] if paths else provider}: there is no text in it; use another")
     if len(data) > MAX_TEXT_BYTES:
         raise too_long(str(paths[0]))
-    return SourceText(provider, text, f"sha256:{hashlib.sha256(data).hexdigest()}")
+    return SourceText(provider, text, digest_bytes(data))
 
 
 def read_local_text(path: Path, field: str = "text") -> SourceText:

@@ -6,13 +6,13 @@ tokens then has ``seq_len - len(prefix)`` tokens of text, the first of which is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from invarlock.digests import short_digest
 from invarlock.errors import EvaluationError
 
 Tokens = npt.NDArray[np.int32]
@@ -38,7 +38,7 @@ class Draw:
 
 def window_id(tokens: Tokens) -> str:
     """Return the first 16 hex digits of sha256 over the window's little-endian int32 token ids."""
-    return hashlib.sha256(np.ascontiguousarray(tokens, dtype="<i4").tobytes()).hexdigest()[:16]
+    return short_digest(np.ascontiguousarray(tokens, dtype="<i4").tobytes())
 
 
 def added_before(whole: Sequence[int], plain: Sequence[int]) -> tuple[int, ...] | None:

@@ -6,7 +6,6 @@ others read it. What a worker has read, it keeps: the text, the draws, the parse
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from invarlock.catalog.models import Model
 from invarlock.checkpoints.revisions import model_folder
 from invarlock.checkpoints.snapshots import make_snapshot
+from invarlock.digests import digest_bytes
 from invarlock.evaluation.comparison import WindowPlan, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Setup, baseline_document, telemetry
 from invarlock.evaluation.models import Placement
@@ -133,7 +133,7 @@ class Baselines:
         data = read_file(path)
         document: dict[str, Any] = parse_json(data, where=str(path))
         check_schema(document, "baseline_report", where=str(path))
-        return Baseline(snapshot, document, f"sha256:{hashlib.sha256(data).hexdigest()}")
+        return Baseline(snapshot, document, digest_bytes(data))
 
     def _make_snapshot(self, model: Model, snapshot: Path) -> None:
         pin, suites = self.pins.models[model.id], self.run.suites_folder

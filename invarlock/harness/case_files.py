@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +13,7 @@ from invarlock.evaluation.windows import Draw
 from invarlock.harness.baselines import Baseline
 from invarlock.harness.subjects import Made
 from invarlock.jsonio import dump_json, write_bytes, write_json
+from invarlock.moments import utc_now
 from invarlock.reports.deployables import MEMORY, SCHEMAS, VALIDATION, validate_artifact
 from invarlock.reports.probes import file_name, probes_asked
 from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
@@ -96,7 +96,7 @@ def write_case(
     )
     write_json(path.with_name("evaluate_timing.json"), report["telemetry"])
     write_bytes(path, data)
-    written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    written = utc_now()
     place = PurePosixPath("reports") / case.report_folder / REPORT_NAME
     runtime = runtime_manifest(
         data,

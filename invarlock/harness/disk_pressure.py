@@ -16,12 +16,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import check_schema, write_json
+from invarlock.moments import utc_now
 from invarlock.packer.run_directory import RunDirectory
 
 SCHEMA = "disk_pressure_v1"
@@ -83,7 +83,7 @@ class DiskPressure:
         self._highest_held_bytes = max(self._highest_held_bytes, held.total_bytes)
         document = {
             "schema": SCHEMA,
-            "measured_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "measured_at": utc_now(),
             "total_bytes": usage.total,
             "free_bytes": usage.free,
             "lowest_free_bytes": self._lowest_free_bytes,

@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from invarlock.harness.presets import derived_preset, preset_lines, preset_path
 from invarlock.harness.pytest_report import reduce_pytest_report
 from invarlock.harness.run import Run
 from invarlock.jsonio import read_json, write_json
+from invarlock.moments import utc_now
 from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key
 from invarlock.packer.run_ending import FoundReports, pack_run, read_reports, verdict_lines, write_pages, write_results
 from invarlock.reports.preset_files import null_run_name
@@ -47,7 +47,7 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     manifest = read_json(state / "scenarios.json")
     plan = planned_cases(manifest)
     found = read_reports(directory, plan)
-    finished = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    finished = utc_now()
     outcomes = read_outcomes(reduced)
     if interrupted:
         outcomes += cut_off(plan, found, outcomes)

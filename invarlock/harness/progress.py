@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from invarlock.errors import printable
 from invarlock.harness.pytest_report import RERUN
 from invarlock.harness.session import Controller
 from invarlock.jsonio import check_schema, write_json
+from invarlock.moments import format_moment, utc_now
 
 FORMAT = "progress-v1"
 BAR_CELLS = 20
@@ -60,7 +60,7 @@ class Progress:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         if case_id_of(nodeid) in self._cases:
-            self._running[nodeid] = _now()
+            self._running[nodeid] = utc_now()
             self._write()
 
     @pytest.hookimpl(tryfirst=True)
@@ -183,8 +183,8 @@ class Progress:
             },
             "failed": [case_id_of(node) for node in self._failed],
             "running": [{"case": case_id_of(node), "since": since} for node, since in self._running.items()],
-            "started_at": f"{self.controller.run.started:%Y-%m-%dT%H:%M:%SZ}",
-            "updated_at": _now(),
+            "started_at": format_moment(self.controller.run.started),
+            "updated_at": utc_now(),
             "elapsed_seconds": round(time.monotonic() - self._began, 3),
             "estimated_seconds_left": None if left is None else round(left, 1),
             "verdict": None if ending is None else "PASS" if ending.passed else "FAIL",
@@ -223,7 +223,3 @@ def duration_text(seconds: float) -> str:
 
 def case_id_of(node_id: str) -> str:
     return node_id.partition("[")[2].removesuffix("]")
-
-
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -5,12 +5,12 @@ A file that does not fit is kept beside its successor as ``*.stale``.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from invarlock.catalog.cases import Case
+from invarlock.digests import sha256_hex
 from invarlock.errors import InvarLockError
 from invarlock.evaluation.comparison import Weighed
 from invarlock.evaluation.documents import Setup
@@ -109,7 +109,7 @@ def kept_report(
         wrong += verify_against_baseline(report, baseline) if not wrong else []
         if subject_sha256 not in (None, report["subject"]["digest"]):
             wrong.append("of another subject")
-        if runtime["report"]["sha256"] != hashlib.sha256(data).hexdigest():
+        if runtime["report"]["sha256"] != sha256_hex(data):
             wrong.append("not the report that its runtime manifest binds")
         metadata = read_json(path.with_name("edit_metadata.json"))
         check_schema(metadata, "edit_metadata", where="edit_metadata.json")

@@ -17,11 +17,11 @@ import os
 import shutil
 import socket
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invarlock.errors import UsageError, disk_refuses
+from invarlock.moments import utc_now
 from invarlock.packer.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class RunLock:
             self._make_folders()
             lock = filelock.FileLock(self._directory.session_lock)
             lock.acquire(blocking=False)
-            since = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+            since = utc_now()
             self._directory.session_holder.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
         except filelock.Timeout:
             # whoever made the folders, they are the other session's now

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+
+from invarlock.digests import sha256_hex, short_digest
 
 CONTRACT: Mapping[str, Any] = {
     "guard": "invariants",
@@ -23,13 +24,13 @@ CONTRACT: Mapping[str, Any] = {
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Return the first 16 hex digits of the sha256 of a tensor's bytes, as they are stored."""
     data = tensor.contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(data.data).hexdigest()[:16]
+    return short_digest(data.data)
 
 
 def vocabulary_digest(vocabulary: Mapping[str, int]) -> str:
     """Return the sha256 of a tokenizer's tokens with their ids, 64 hex digits."""
     lines = sorted((number, json.dumps(token)) for token, number in vocabulary.items())
-    return hashlib.sha256("".join(f"{number} {token}\n" for number, token in lines).encode()).hexdigest()
+    return sha256_hex("".join(f"{number} {token}\n" for number, token in lines).encode())
 
 
 def count_nonfinite(tensor: torch.Tensor) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from invarlock.digests import short_digest
 from invarlock.measuring.spectral import measure_spectra, stored
 
 # Weights that share a scale in most group-wise formats; a longer group is several of these.
@@ -104,7 +105,7 @@ def unit_order(before: torch.Tensor, after: torch.Tensor) -> str | None:
     order = [places[row].pop() if places.get(row) else -1 for row in now]
     if -1 in order or len(was) != len(now):
         return None
-    return hashlib.sha256(torch.tensor(order).numpy().astype("<i8").tobytes()).hexdigest()[:16]
+    return short_digest(torch.tensor(order).numpy().astype("<i8").tobytes())
 
 
 def _row_bytes(matrix: torch.Tensor) -> list[bytes]:

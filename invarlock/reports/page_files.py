@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from invarlock.digests import sha256_hex
 from invarlock.jsonio import parse_json, read_file, write_bytes
 from invarlock.problems import Code, Problem
 from invarlock.reports.rendering import render_report
@@ -36,4 +36,4 @@ def page_problems(report: Path) -> Iterator[Problem]:
 
 def _rendered(report: Path) -> bytes:
     data = read_file(report)
-    return render_report(parse_json(data, where=str(report)), hashlib.sha256(data).hexdigest())
+    return render_report(parse_json(data, where=str(report)), sha256_hex(data))

@@ -6,7 +6,6 @@ model's own name the null runs that it was derived from.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.catalog.models import folder_name
+from invarlock.digests import digest_bytes
 from invarlock.errors import DocumentError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json, parse_json, read_file, write_bytes
 from invarlock.reports.presets import NullRun, Preset, preset_problems
@@ -39,7 +39,7 @@ def parse_null_run(data: bytes, *, where: str) -> NullRun:
     """
     document = parse_json(data, where=where)
     check_schema(document, "null_run", where=where)
-    return NullRun(document, f"sha256:{hashlib.sha256(data).hexdigest()}")
+    return NullRun(document, digest_bytes(data))
 
 
 def read_null_runs(folder: Path, model_folder: str) -> list[NullRun]:
@@ -77,7 +77,7 @@ def read_preset(path: Path) -> Preset:
     wrong = preset_problems(document, runs)
     if wrong:
         raise DocumentError(f"{path}: {wrong[0]}; calibrate the model again")
-    return Preset(document, f"sha256:{hashlib.sha256(data).hexdigest()}")
+    return Preset(document, digest_bytes(data))
 
 
 def write_preset(folder: Path, document: Mapping[str, Any]) -> Preset:
@@ -92,7 +92,7 @@ def write_preset(folder: Path, document: Mapping[str, Any]) -> Preset:
     data = dump_json(document)
     write_bytes(folder / preset_name(model_folder, "yaml"), render_yaml(document))
     write_bytes(path, data)
-    return Preset(document, f"sha256:{hashlib.sha256(data).hexdigest()}")
+    return Preset(document, digest_bytes(data))
 
 
 def render_yaml(document: Mapping[str, Any]) -> bytes:

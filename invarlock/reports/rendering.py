@@ -2,7 +2,7 @@
 
 Example::
 
-    data = render_report(report, hashlib.sha256(report_bytes).hexdigest())
+    data = render_report(report, sha256_hex(report_bytes))
 
 The page is a function of the report's bytes alone: whoever verifies a pack renders it again and compares. Numbers are
 formatted and subtracted, nothing more, so that they come out the same everywhere; what is a mapping is sorted. Every

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from invarlock.digests import sha256_hex
 from invarlock.edits import BY_NAME
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema
@@ -150,7 +150,7 @@ def runtime_manifest(
         "manifest_version": 1,
         "verifier_contract_version": RUNTIME_MANIFEST,
         "generated_at_utc": generated_at,
-        "report": {"path": str(path), "filename": path.name, "sha256": hashlib.sha256(report).hexdigest()},
+        "report": {"path": str(path), "filename": path.name, "sha256": sha256_hex(report)},
         "config": {"path": None, "sha256": None, "source": "inline"},
         "execution_mode": context["execution_mode"],
         "runtime": {

@@ -7,13 +7,13 @@ come down, one that is looser that it stands in the way of what passes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from invarlock.catalog.edit_specs import EDIT_NAMES
+from invarlock.digests import digest_bytes
 from invarlock.errors import InvarLockError, MissingFileError
 from invarlock.guards import GUARD_NAMES
 from invarlock.jsonio import check_schema, parse_json, read_file
@@ -84,7 +84,7 @@ def measure_folder(folder: Path, policy: Mapping[str, Any]) -> Measured:
         except InvarLockError as error:
             measured.left_out.append({"path": place, "reason": str(error)})
             continue
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        digest = digest_bytes(data)
         if digest in seen:
             # a run directory and its pack hold the same report
             continue

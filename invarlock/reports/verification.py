@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, DeployableSpec, parse_deployable_spec
 from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, parse_edit_spec
+from invarlock.digests import short_digest
 from invarlock.errors import DocumentError, InvarLockError
 from invarlock.guards import GUARD_NAMES, GUARDS
 from invarlock.jsonio import check_schema
@@ -276,7 +276,7 @@ def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, 
         ids = [int(token) for token in text.split(" ")]
         if len(ids) != seq_len or max(ids) >= 1 << 31:
             yield _contradiction(f"{where}.token_ids[{index}]", f"not {seq_len} token ids")
-        elif hashlib.sha256(struct.pack(f"<{seq_len}i", *ids)).hexdigest()[:16] != window:
+        elif short_digest(struct.pack(f"<{seq_len}i", *ids)) != window:
             yield _contradiction(f"{where}.token_ids[{index}]", f"not the tokens of window {window}")
         elif ids[: len(prefix)] != prefix:
             yield _contradiction(f"{where}.token_ids[{index}]", f"the window does not begin with {prefix}")

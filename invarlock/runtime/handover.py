@@ -7,7 +7,6 @@ accident.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock import contracts, packer
+from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.errors import UsageError
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.packer.catalogue import catalogue_path
@@ -89,8 +89,8 @@ def check_code(handover: Handover) -> None:
 
 def code_digest() -> str:
     """Return ``sha256:<hex>`` over the code and the contracts of this installation."""
-    lines = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}\n" for name, path in sorted(_code()))
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+    lines = "".join(f"{sha256_hex(path.read_bytes())}  {name}\n" for name, path in sorted(_code()))
+    return digest_bytes(lines.encode())
 
 
 def _code() -> Iterator[tuple[str, Path]]:

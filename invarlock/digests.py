@@ -1,0 +1,30 @@
+"""SHA-256 of bytes, in the forms that documents hold.
+
+Example::
+
+    sha256_hex(b"")      # "e3b0c44298fc1c149afb…", 64 hex digits, as sha256sum prints it
+    digest_bytes(b"")    # "sha256:e3b0c44298fc1c149afb…"
+    short_digest(b"")    # "e3b0c44298fc1c14"
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+# What names a window or a tensor within one report: 64 bits tell its few thousand apart.
+SHORT_HEX_DIGITS = 16
+
+
+def sha256_hex(data: bytes | memoryview) -> str:
+    """Return the SHA-256 of some bytes, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_bytes(data: bytes | memoryview) -> str:
+    """Return ``sha256:`` and the 64 hex digits of the SHA-256 of some bytes."""
+    return f"sha256:{sha256_hex(data)}"
+
+
+def short_digest(data: bytes | memoryview) -> str:
+    """Return the first 16 hex digits of the SHA-256 of some bytes."""
+    return sha256_hex(data)[:SHORT_HEX_DIGITS]

@@ -40,6 +40,7 @@ from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.faults import BY_NAME as FAULTS
 from invarlock.faults.injection import inject_fault
+from invarlock.guards import GUARD_NAMES
 from invarlock.measuring.spectral import measure_spectra
 from invarlock.reports.policy import resolve_policy
 
@@ -58,7 +59,6 @@ SHAPES: dict[str, dict[str, int]] = {
 EDITS = ("noop", "quant_rtn:4:32:ffn", "fp8_quant:e4m3:all", "magnitude_prune:0.1:ffn", "lowrank_svd:32:ffn@layer=1")
 # A GPU computes in the stored bfloat16, of 8 bits, the CPU in float32; sigma is float32 on both.
 LOSS_TOLERANCE, EDGE_TOLERANCE, RMS_TOLERANCE, SIGMA_TOLERANCE = 0.01, 0.05, 0.01, 1e-4
-GUARDS = ("invariants", "spectral", "rmt", "variance")
 
 
 @dataclass
@@ -228,7 +228,7 @@ def every_case(
         parameters = spec.parameters if isinstance(spec, EditSpec) else {}
         edited = Edited(name.partition(":")[0], name.partition(":")[0], name, parameters)
         report = report_document(setup, document, f"sha256:{'0' * 64}", "gpu", 1, edited, draws[1], found, made)
-        statuses = {guard: report[guard]["status"] for guard in GUARDS}
+        statuses = {guard: report[guard]["status"] for guard in GUARD_NAMES}
         loaded = report["primary_metric"]["ratio_vs_baseline"] is not None
         print(f"{name}: made in {made:.1f} s, measured in {sum(found.seconds.values()):.1f} s", file=sys.stderr)
         results.cases.append({"case": name, "made": made, **found.seconds, **statuses, "scored": loaded})
@@ -281,10 +281,11 @@ def show(results: Results) -> None:
     for row in results.agreement:
         print(f"| {row['model']} | {' | '.join(f'{row[column]:.1e}' for column in columns)} |")
     stages = ("made", "measure_weights", "load", "score", "measure_activations")
-    print(f"\n| case | {' | '.join(stages)} | {' | '.join(GUARDS)} |\n| --- |{' --- |' * (len(stages) + len(GUARDS))}")
+    heads = ("case", *stages, *GUARD_NAMES)
+    print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for row in results.cases:
         times = " | ".join(f"{row[stage]:.2f}" if stage in row else "-" for stage in stages)
-        print(f"| {row['case']} | {times} | {' | '.join(row[guard] for guard in GUARDS)} |")
+        print(f"| {row['case']} | {times} | {' | '.join(row[guard] for guard in GUARD_NAMES)} |")
     print("\n| stage | seconds | floor | ratio | |\n| --- | --- | --- | --- | --- |")
     for row in results.stages:
         ratio = row["seconds"] / row["floor_seconds"]

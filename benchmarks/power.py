@@ -37,12 +37,13 @@ from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, meas
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import read_embedded_text
+from invarlock.guards import GUARD_NAMES
 from invarlock.reports.policy import resolve_policy
 from invarlock.reports.presets import Preset
 
 SUITES = Path(__file__).parents[1] / "suites"
 MODELS = ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny")
-GUARDS = ("primary_metric", "spectral", "rmt", "variance", "invariants")
+GUARDS = ("primary_metric", *GUARD_NAMES)
 MEASURABLE_T = 3.0
 LOCAL_EDITS = ("quant_rtn:8:128", "fp8_quant:e4m3", "magnitude_prune:0.05", "magnitude_prune:0.12")
 HEAD_ROWS = 32

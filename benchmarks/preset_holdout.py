@@ -30,7 +30,6 @@ from invarlock.reports.presets import PROFILE, NullRun, derive_preset
 
 TIER = "balanced"
 TARGET = 0.05
-SIGNALS = ("primary_metric", "drift", "spectral", "rmt", "rmt_probe", "variance", "invariants")
 TOLD_EVERY = 5
 # What each null edit raised, by who judged it and of what kind the edit is.
 Found = dict[tuple[str, str], list[list[str]]]
@@ -63,7 +62,7 @@ def tell(found: Found) -> None:
         totals[f"all models, {judge.partition(', ')[2]}", kind] += edits
     for (judge, kind), edits in (*found.items(), *totals.items()):
         raised = Counter(signal for signals in edits for signal in signals)
-        which = ", ".join(f"{signal} {raised[signal]}" for signal in SIGNALS if raised[signal]) or "–"
+        which = ", ".join(f"{signal} {raised[signal]}" for signal in sorted(raised)) or "–"
         print(f"| {judge} | {kind} | {power.interval(sum(map(bool, edits)), len(edits))} | {which} |", flush=True)
 
 

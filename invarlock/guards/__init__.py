@@ -16,4 +16,6 @@ GUARDS: tuple[Guard, ...] = (
     VARIANCE,
 )
 GUARD_NAMES: tuple[str, ...] = tuple(guard.name for guard in GUARDS)
+# The guards whose limits a sweep may go around.
+LIMITED: tuple[str, ...] = tuple(guard.name for guard in GUARDS if guard.has_limits)
 BY_NAME = {guard.name: guard for guard in GUARDS}

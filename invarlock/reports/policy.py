@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from invarlock.errors import UsageError
-from invarlock.guards import GUARDS
+from invarlock.guards import GUARD_NAMES, GUARDS
 from invarlock.guards.guard import Guard
 from invarlock.jsonio import check_schema, digest_document, parse_json
 from invarlock.judgement.learning import LearnedLimit
@@ -17,6 +17,8 @@ from invarlock.metrics.metric import Metric
 
 # All that judges, in its order.
 PARTS: tuple[Metric | Guard, ...] = (*METRICS, *GUARDS)
+# Whose signals a verdict counts, and whom a scenario may be meant for.
+CORE_GUARDS: tuple[str, ...] = (*(metric.name for metric in METRICS if metric.is_guarded), *GUARD_NAMES)
 # The limits that a preset learns, of metrics and guards in their order.
 LEARNED_LIMITS: tuple[LearnedLimit, ...] = tuple(learnt for part in PARTS for learnt in part.learned)
 # What a preset may set, by dotted name.

@@ -16,19 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.edits import EDITS
-from invarlock.guards import GUARD_NAMES, GUARDS
+from invarlock.guards import GUARD_NAMES, GUARDS, LIMITED
 from invarlock.guards.guard import Guard, no_modules
 from invarlock.jsonio import dump_json, parse_json, read_json
 from invarlock.metrics import METRICS
 from invarlock.metrics.metric import Metric
-from invarlock.reports.policy import PARTS
+from invarlock.reports.policy import CORE_GUARDS, PARTS
 from invarlock.reports.probes import PROBED
 
 Schema = dict[str, Any]
 
-# Those who may be meant by a scenario, and those whose limits a sweep may go around.
-MEANT = (*(metric.name for metric in METRICS if metric.is_guarded), *GUARD_NAMES)
-SWEPT = tuple(guard.name for guard in GUARDS if guard.has_limits)
+COMMENT = "Parts come from contracts/parts: change them there, then run python -m invarlock.reports.schemas"
 
 
 def part_of(part: Guard | Metric) -> Mapping[str, Any]:
@@ -52,6 +50,7 @@ def assembled(folder: Path) -> Iterator[tuple[Path, Any]]:
         path = folder / f"{name}.schema.json"
         document = read_json(path)
         known = read_json(folder / "evaluation_report.schema.json")["properties"]["guards"]["items"]["enum"]
+        document["$comment"] = COMMENT
         yield path, assemble(copy.deepcopy(document), [guard for guard in known if guard not in GUARD_NAMES])
     for name, (guard, _) in PROBED.items():
         path = folder / f"{name}.schema.json"
@@ -176,9 +175,9 @@ def _probe(guard: Guard, document: Schema) -> Schema:
 
 def _scenarios(document: Schema, gone: list[str]) -> Schema:
     row = document["properties"]["scenarios"]["items"]["properties"]
-    row["primary_guard"]["enum"] = list(MEANT)
+    row["primary_guard"]["enum"] = list(CORE_GUARDS)
     for place in ("guard_value", "sweep"):
-        row[place]["properties"]["guard"]["enum"] = list(SWEPT)
+        row[place]["properties"]["guard"]["enum"] = list(LIMITED)
     for place in ("detectors_all_of", "detectors_any_of"):
         items = row["requirements"]["properties"][place]["items"]
         general = {_kind(kind): kind for kind in items["oneOf"]}
@@ -196,9 +195,9 @@ def _scenarios(document: Schema, gone: list[str]) -> Schema:
 def _guard_value_sweep(document: Schema, gone: list[str]) -> Schema:
     guards = document["properties"]["guards"]
     counts = next(iter(guards["properties"].values()))
-    document["properties"]["guards"] = _closed({name: copy.deepcopy(counts) for name in SWEPT})
+    document["properties"]["guards"] = _closed({name: copy.deepcopy(counts) for name in LIMITED})
     point = document["properties"]["points"]["items"]["properties"]
-    point["guard"]["enum"] = [*SWEPT, None]
+    point["guard"]["enum"] = [*LIMITED, None]
     point["guards_that_signal"]["items"]["enum"] = list(GUARD_NAMES)
     point["gates_that_refuse"]["items"]["enum"] = [flag for guard in GUARDS for flag in guard.flags]
     point["probes"]["properties"] = {name: {"type": "boolean"} for name in PROBED}

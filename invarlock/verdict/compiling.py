@@ -17,9 +17,9 @@ from invarlock.errors import DocumentError, UsageError
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
 from invarlock.reports.deployables import CATEGORY, VALIDATION, failed_checks
+from invarlock.reports.policy import CORE_GUARDS
 from invarlock.reports.verification import shorten
 from invarlock.verdict.detectors import (
-    CORE_GUARDS,
     detect,
     expects_a_signal,
     guard_flags,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from invarlock.errors import DocumentError
-from invarlock.guards import BY_NAME, GUARD_NAMES, GUARDS
+from invarlock.guards import BY_NAME, GUARDS
 from invarlock.judgement.detector import DetectorKind
 from invarlock.metrics import METRICS
 from invarlock.reports.policy import PARTS
@@ -15,8 +15,6 @@ Detector = Mapping[str, Any]
 Report = Mapping[str, Any]
 
 _METRICS = {metric.name: metric for metric in METRICS if metric.is_guarded}
-# Whose signals a verdict counts, in this order.
-CORE_GUARDS = (*_METRICS, *GUARD_NAMES)
 
 
 def detect(detector: Detector, report: Report) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from invarlock.guards import GUARD_NAMES, GUARDS
+from invarlock.guards import GUARD_NAMES, GUARDS, LIMITED
 from invarlock.jsonio import check_schema
 from invarlock.reports.margins import limits_used
 from invarlock.reports.probes import PROBED, probes_asked
@@ -21,8 +21,6 @@ from invarlock.verdict.detectors import guard_flags, primary_guard_hit
 
 FILE_NAME = "guard_value_all_guard_probe_sweep.json"
 SCHEMA = "invarlock/guard-value-sweep-v1"
-# A sweep goes around the limits of a guard, so that a guard without limits has none.
-SWEPT = tuple(guard.name for guard in GUARDS if guard.has_limits)
 _GUARD_FLAGS = tuple(flag for guard in GUARDS for flag in guard.flags)
 # A fault changes the function measurably when the paired t of its loss differences is beyond.
 MEASURABLE_T = 3.0
@@ -79,7 +77,7 @@ def sweep_document(points: Mapping[str, Point]) -> dict[str, Any]:
         "schema": SCHEMA,
         "measurable_t": MEASURABLE_T,
         "faults": _counts(faults),
-        "guards": {guard: _guard(guard, faults, controls) for guard in SWEPT},
+        "guards": {guard: _guard(guard, faults, controls) for guard in LIMITED},
         "controls": {
             "points": len(controls),
             "refused": sum(not row["perplexity_accepts"] or bool(row["gates_that_refuse"]) for row in controls),

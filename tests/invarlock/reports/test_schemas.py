@@ -13,8 +13,8 @@ import pytest
 from invarlock.catalog.edit_specs import EDIT_NAMES
 from invarlock.guards import GUARD_NAMES
 from invarlock.jsonio import dump_json
+from invarlock.reports.policy import CORE_GUARDS
 from invarlock.reports.schemas import assembled
-from invarlock.verdict.detectors import CORE_GUARDS
 
 ROOT = Path(__file__).parents[3]
 # Where a guard is measured and judged, and where the measurements of one pass over the tensors are kept apart.

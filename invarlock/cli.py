@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:2] == ["advanced", "evidence-pack"]:
+        # imported here: --help must not wait for it
         from invarlock.packer.cli import main as packer
 
         return packer(given[2:])
@@ -79,6 +80,7 @@ def _add_calibrate(subparsers: Subparsers) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.jsonio import check_schema, dump_json
     from invarlock.named_files import check_result_file, is_taken, write_result
     from invarlock.reports.tier_fitting import fit_tier, proposal_lines
@@ -194,10 +196,12 @@ def _add_tune(subparsers: Subparsers) -> None:
 def _tune(options: argparse.Namespace) -> int:
     check_can_be_made(options.output, "--output")
     if Path(options.model).is_dir():
+        # imported here: --help must not wait for it
         from invarlock.checkpoints.storage_format import check_dense
 
         # said before PyTorch is imported
         check_dense(Path(options.model))
+    # imported here: --help must not wait for it
     from invarlock.evaluation.suite_tuning import tune_suite_model
 
     return tune_suite_model(
@@ -215,6 +219,7 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.runtime.handover import check_code, read_handover
 
     handover = read_handover()
@@ -222,6 +227,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _evaluate_in_container(options)
     if handover is not None:
         check_code(handover)
+    # imported here: --help must not wait for it
     from invarlock.evaluation.pair_request import PairRequest, check_request
 
     request = PairRequest(
@@ -258,6 +264,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluate_in_container(options: argparse.Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.runtime.evaluating import Inputs, evaluate_in_container
 
     preset = None if options.preset is None else options.preset.parent
@@ -271,6 +278,7 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.jsonio import check_schema, dump_json, read_json
     from invarlock.named_files import check_result_file, write_result
     from invarlock.packer.in_pack import in_pack

@@ -9,6 +9,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def keygen(options: Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.packer.keys import fingerprint, make_signing_key, write_key_pair
 
     key = make_signing_key()
@@ -35,6 +37,7 @@ def keygen(options: Namespace) -> int:
 
 def build(options: Namespace) -> int:
 
+    # imported here: --help must not wait for it
     from invarlock.packer.assembly import gather_files
     from invarlock.packer.build import build_pack
     from invarlock.packer.run_inputs import check_inputs, find_inputs
@@ -67,6 +70,7 @@ def build(options: Namespace) -> int:
 
 def merge(options: Namespace) -> int:
 
+    # imported here: --help must not wait for it
     from invarlock.packer.keys import make_signing_key
     from invarlock.packer.merging import merge_runs
 
@@ -98,6 +102,7 @@ def _require_pass(merged: MergedRun, options: Namespace) -> None:
 
 
 def sign(options: Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.packer.signing import sign_pack
 
     signer = sign_pack(options.pack, _signing_key(options))
@@ -106,6 +111,7 @@ def sign(options: Namespace) -> int:
 
 
 def attest(options: Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.packer.signing import attest_pack
 
     signer = attest_pack(options.pack, _signing_key(options))
@@ -114,6 +120,7 @@ def attest(options: Namespace) -> int:
 
 
 def trust_add(options: Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.packer.trust import TrustedSigner, parse_moment
     from invarlock.packer.trust_editing import add_signer, fingerprint_of
 
@@ -130,8 +137,7 @@ def trust_add(options: Namespace) -> int:
 
 
 def trust_list(options: Namespace) -> int:
-    from datetime import UTC, datetime
-
+    # imported here: --help must not wait for it
     from invarlock.packer.trust import read_trust_store
 
     store = _store(options)
@@ -155,6 +161,7 @@ def trust_list(options: Namespace) -> int:
 
 
 def trust_revoke(options: Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.packer.trust_editing import fingerprint_of, revoke_signer
 
     signer = fingerprint_of(options.signer)
@@ -164,6 +171,7 @@ def trust_revoke(options: Namespace) -> int:
 
 
 def inspect(options: Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.packer.inspection import inspect_pack
 
     summary = inspect_pack(options.pack)
@@ -187,6 +195,7 @@ def inspect(options: Namespace) -> int:
 
 
 def verify(options: Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.packer.progress import ProgressLine
     from invarlock.packer.trust import default_store, parse_fingerprint, parse_moment
     from invarlock.packer.verify import VerifyOptions, verify_pack
@@ -228,6 +237,7 @@ def verify(options: Namespace) -> int:
 
 
 def diff(options: Namespace) -> int:
+    # imported here: --help must not wait for it
     from invarlock.packer.diffing import diff_verdicts, render_diff
     from invarlock.packer.verify import VerifyOptions, verify_pack
 
@@ -274,6 +284,7 @@ def _verify_lines(result: VerifyResult) -> list[str]:
 
 
 def _verdict_line(result: VerifyResult) -> str:
+    # imported here: --help must not wait for it
     from invarlock.verdict.rendering import headline
 
     if result.verdict_document is not None and "not_bundled" in result.verdict_document:
@@ -292,12 +303,14 @@ def _separated(blocks: Sequence[list[str]]) -> list[str]:
 
 
 def _passphrase(options: Namespace) -> bytes | None:
+    # imported here: --help must not wait for it
     from invarlock.packer.keys import passphrase_from
 
     return None if options.passphrase_env is None else passphrase_from(options.passphrase_env)
 
 
 def _signing_key(options: Namespace) -> SigningKey:
+    # imported here: --help must not wait for it
     from invarlock.packer.file_access import key_warnings
     from invarlock.packer.keys import load_signing_key
 
@@ -307,6 +320,7 @@ def _signing_key(options: Namespace) -> SigningKey:
 
 
 def _store(options: Namespace) -> Path:
+    # imported here: --help must not wait for it
     from invarlock.packer.file_access import store_warnings
     from invarlock.packer.trust import own_store
 

@@ -223,6 +223,7 @@ def _decrypt(path: Path, block: PemBlock, passphrase: bytes) -> SigningKey:
 
 def _cryptography() -> tuple[Any, Any]:
     try:
+        # an optional extra
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:

@@ -93,6 +93,7 @@ def _renamed(shard: str) -> str:
 
 def _convert(source: Path, target: Path, wanted: Sequence[str] | None) -> None:
     """Write the tensors of a pickle that are wanted, or all of them."""
+    # imported here: it takes seconds, and few checkpoints are pickles
     import safetensors.torch
 
     found = _read(source)
@@ -114,6 +115,7 @@ def _convert(source: Path, target: Path, wanted: Sequence[str] | None) -> None:
 
 
 def _read(source: Path) -> Mapping[str, Any]:
+    # imported here: it takes seconds, and few checkpoints are pickles
     import torch
 
     try:

@@ -26,6 +26,8 @@ from invarlock.packer.run_directory import RunDirectory
 # For a case that was interrupted to end by itself, and then for the process to say why it ends.
 GRACE_SECONDS = 60.0
 LAST_WORD_SECONDS = 5.0
+# Where the clock of a process is.
+CLOCK = pytest.StashKey["CaseClock"]()
 
 
 class Alarm(Protocol):

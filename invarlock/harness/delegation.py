@@ -11,40 +11,34 @@ from pathlib import Path
 
 import pytest
 
-from invarlock.errors import InvarLockError, printable_lines
+from invarlock.errors import InvarLockError
 from invarlock.harness.container_mounts import absolute, job_mounts, job_variables, mount_problems, written
-from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.given_names import warn_before_launch
-from invarlock.harness.selection import Catalog
+from invarlock.harness.opening import OpenSuite
 from invarlock.runtime.container import Job
 from invarlock.runtime.engines import find_engine, find_image, gpu_problems
 from invarlock.runtime.handover import Handover, code_digest
 from invarlock.runtime.provenance import source_of
 from invarlock.runtime.starting import Launch, start
-from invarlock.settings import Settings
 
 
-def run_in_container(config: pytest.Config, folder: Path, settings: Settings, catalog: Catalog) -> int | None:
-    """Run pytest's command line in the runtime image and return its exit code.
+def run_in_container(config: pytest.Config, suite: OpenSuite) -> int | tuple[str, ...]:
+    """Run pytest's command line in the runtime image and return its exit code, or what keeps it from starting.
 
-    Returns None, with the problems in the config's stash, when something is missing.
+    Raises:
+        InvarLockError: when the engine does not start it.
     """
     problems: list[str] = []
-    launch = _plan(config, folder, settings, catalog, problems)
+    launch = _plan(config, suite, problems)
     if launch is None or problems:
-        config.stash[PROBLEMS] = tuple(problems)
-        return None
+        return tuple(problems)
     warn_before_launch(os.environ)
-    try:
-        return start(launch)
-    except InvarLockError as error:
-        raise pytest.UsageError(printable_lines(str(error))) from None
+    return start(launch)
 
 
-def _plan(
-    config: pytest.Config, folder: Path, settings: Settings, catalog: Catalog, problems: list[str]
-) -> Launch | None:
+def _plan(config: pytest.Config, suite: OpenSuite, problems: list[str]) -> Launch | None:
     """Return what is to be started; None, and a problem more, when there is no engine or no image."""
+    folder, settings, catalog = suite.folder, suite.settings, suite.catalog
     on_gpus = catalog.models.suites[catalog.suite].requires == "gpu"
     writes = written(config, settings)
     problems += mount_problems(config, folder, settings, writes)

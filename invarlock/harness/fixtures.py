@@ -11,8 +11,10 @@ import pytest
 
 from invarlock.catalog.cases import Case
 from invarlock.errors import InvarLockError, disk_refuses
+from invarlock.harness.case_clock import CLOCK
 from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.sentinels import run_sentinel
+from invarlock.harness.session import SESSION
 
 if TYPE_CHECKING:
     from invarlock.harness.bench import Bench
@@ -24,9 +26,8 @@ def bench(pytestconfig: pytest.Config) -> Bench:
     # imported here: it imports torch, and collecting the cases must not
     from invarlock.harness.bench import Bench
 
-    plugins = pytestconfig.pluginmanager
     with _failing_on_one_line():
-        return Bench(plugins.getplugin("invarlock-session").run, plugins.getplugin("invarlock-clock").waiting)
+        return Bench(pytestconfig.stash[SESSION].run, pytestconfig.stash[CLOCK].waiting)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def measured_null_run(null_run: PlannedNullRun, bench: Bench) -> Mapping[str, An
 def sentinel_folder(sentinel: str, pytestconfig: pytest.Config) -> Path:
     """What a promotion sentinel left: the folder of its report."""
     with _failing_on_one_line():
-        return run_sentinel(sentinel, pytestconfig.pluginmanager.getplugin("invarlock-session").run)
+        return run_sentinel(sentinel, pytestconfig.stash[SESSION].run)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from invarlock.catalog.cases import Case
 
 def judge_case(case: Case, report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the verdict's record of a case's report."""
+    # imported here: it imports NumPy
     from invarlock.verdict.compiling import Planned, judge_report
 
     key = {"model": case.model.id, "scenario": case.scenario.id, "run": case.run}
@@ -21,6 +22,7 @@ def judge_case(case: Case, report: Mapping[str, Any]) -> dict[str, Any]:
 
 def explain(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Return why a case is not as expected: its reasons, then a table of gate, measured and limit."""
+    # imported here: it imports NumPy
     from invarlock.reports.gates import judge_gates
 
     rows = [("gate", "measured", "limit", "")]

@@ -17,8 +17,9 @@ import pytest
 from _pytest._code.code import ExceptionRepr
 
 from invarlock.catalog.cases import Case
+from invarlock.catalog.node_ids import parameter_id
 from invarlock.harness.run import Run
-from invarlock.harness.session import case_of, parameter_id
+from invarlock.harness.session import case_of
 
 LOGGER = logging.getLogger("invarlock")
 LAST_LINES = 8

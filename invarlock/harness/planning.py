@@ -12,6 +12,7 @@ from typing import Any
 from invarlock.catalog.cases import Case, effective_manifest
 from invarlock.catalog.models import Model
 from invarlock.errors import UsageError
+from invarlock.harness.found_sources import Sources, Tell
 from invarlock.harness.inventory import Pool
 from invarlock.harness.leftovers import remove_leftovers
 from invarlock.harness.plan import PlannedNullRun, plan_document, repeated_scenarios
@@ -19,7 +20,7 @@ from invarlock.harness.preflight import CALIBRATION_CHECKS, pool_of, problems
 from invarlock.harness.presets import begin_presets
 from invarlock.harness.run import Run
 from invarlock.harness.sharding import manifest_of_shard, shard_document
-from invarlock.harness.sources import PINS_NAME, Sources, Tell, find_sources, obtain_pins, used_models
+from invarlock.harness.sources import PINS_NAME, find_sources, obtain_pins, used_models
 from invarlock.harness.texts import length_problems
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.reports.verification import differences

@@ -1,22 +1,28 @@
-"""The entry of the pytest plugin: it adds the options, and wakes up only for a suites folder.
+"""The entry of the pytest plugin: options, the choice of a container, and the session over a suites folder.
 
-A suites folder is one that holds ``models.toml`` and ``scenarios.json``. For any other path on pytest's command line
-the plugin does nothing.
+For a path outside of a suites folder the plugin does nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from invarlock.errors import InvarLockError, printable, printable_lines
+from invarlock.errors import InvarLockError, printable_lines
+from invarlock.harness.suites_folder import find_suites_folder, is_suites_folder
 from invarlock.settings import SETTINGS
 
-# the hook that runs the command line in a container
-pytest_plugins = ["invarlock.harness.container_run"]
+CONTAINER = "container"
+# Options of pytest that ask for something else than a run.
+SHOWING = (
+    "collectonly", "help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow", "setuponly",
+    "setupplan",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,45 +42,70 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             group.addoption(setting.option, action=action, default=None, dest=destination, metavar=name, help=text)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
-    """Take ``--dist worksteal`` where workers are asked for and not how they share cases; xdist takes ``load``."""
-    option = config.option
-    if getattr(option, "numprocesses", None) and option.dist == "no" and find_suites_folder(config) is not None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Run the command line in the runtime image, and return its exit code, where the execution mode is container."""
+    if find_suites_folder(config) is None:
+        return None
+    _prefer_worksteal(config)
+    if hasattr(config, "workerinput") or any(getattr(config.option, name, False) for name in SHOWING):
+        return None
+    # imported here: pytest in any other folder does without
+    from invarlock.harness.opening import OPEN_SUITE, open_suite
+
+    with _as_usage_errors():
+        suite = open_suite(config)
+        if suite.handover is not None or suite.settings.execution_mode != CONTAINER:
+            return None
+        # imported here: a run on the host does without
+        from invarlock.harness.delegation import run_in_container
+
+        ended = run_in_container(config, suite)
+    if isinstance(ended, int):
+        return ended
+    config.stash[OPEN_SUITE] = replace(suite, launch_problems=ended)
+    return None
+
+
+def _prefer_worksteal(config: pytest.Config) -> None:
+    """Take ``--dist worksteal`` for workers where the command line names no other way to share cases.
+
+    xdist's own hook, which may run before this one, takes ``load``; what was given stands in the known arguments.
+    """
+    option, given = config.option, getattr(config.known_args_namespace, "dist", None)
+    if getattr(option, "numprocesses", None) and given == "no" and not option.distload:
         option.dist = "worksteal"
-    return (yield)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out a suites folder that pytest comes across while it collects something else: it runs when it is named."""
-    session = config.pluginmanager.getplugin("invarlock-session")
-    asked = None if session is None else session.folder
-    return True if is_suites_folder(collection_path) and collection_path.resolve() != asked else None
+    if not is_suites_folder(collection_path):
+        return None
+    return None if collection_path.resolve() == find_suites_folder(config) else True
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    folder = find_suites_folder(config)
-    if folder is None:
+    if find_suites_folder(config) is None:
         return
     # imported here: pytest in any other folder does without
     from invarlock.harness import fixtures
-    from invarlock.harness.container_run import given_settings
     from invarlock.harness.given_names import GivenNames
-    from invarlock.harness.session import Controller, SuiteSession, Worker, shows_only, timed_id
+    from invarlock.harness.opening import open_suite
+    from invarlock.harness.session import SESSION, Controller, SuiteSession, Worker, shows_only, timed_id
 
     session: SuiteSession
     process = "controller" if _is_distributing(config) else "worker_0"
-    try:
-        settings = given_settings(config)
-        _keep_off_the_network(online=settings.net and not hasattr(config, "workerinput"))
-        if hasattr(config, "workerinput"):
-            session = Worker(folder, settings, config)
+    with _as_usage_errors():
+        suite = open_suite(config)
+        is_worker = hasattr(config, "workerinput")
+        _keep_off_the_network(online=suite.settings.net and not is_worker)
+        if is_worker:
+            session = Worker(suite, config)
             process = f"worker_{session.run.worker}"
         else:
-            session = Controller(folder, settings, config)
-    except InvarLockError as error:
-        raise pytest.UsageError(printable_lines(str(error))) from None
+            session = Controller(suite, config)
+    config.stash[SESSION] = session
     config.pluginmanager.register(session, "invarlock-session")
     config.pluginmanager.register(fixtures, "invarlock-fixtures")
     if isinstance(session, Controller):
@@ -82,14 +113,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(names, "invarlock-given-names")
     if shows_only(config.option):
         return
-    from invarlock.harness.case_clock import CaseClock, lone_alarms, worker_alarms
+    # imported here: what only shows something runs no case
+    from invarlock.harness.case_clock import CLOCK, CaseClock, lone_alarms, worker_alarms
     from invarlock.harness.interrupting import Interruption
     from invarlock.harness.logs import Logs
     from invarlock.harness.progress import Progress
 
     timeout = session.settings.case_timeout
     alarms = worker_alarms(timeout) if isinstance(session, Worker) else lone_alarms(timeout)
-    config.pluginmanager.register(CaseClock(session.run.directory, alarms, timed_id), "invarlock-clock")
+    config.stash[CLOCK] = CaseClock(session.run.directory, alarms, timed_id)
+    config.pluginmanager.register(config.stash[CLOCK], "invarlock-clock")
     config.pluginmanager.register(Logs(session.run, process), "invarlock-logs")
     if isinstance(session, Controller):
         config.pluginmanager.register(Progress(session), "invarlock-progress")
@@ -111,29 +144,10 @@ def _keep_off_the_network(*, online: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def find_suites_folder(config: pytest.Config) -> Path | None:
-    """Return the suites folder that pytest's arguments lie in, or None.
-
-    Raises:
-        pytest.UsageError: when they lie in several.
-    """
-    found: dict[Path, None] = {}
-    for argument in config.args:
-        path = config.invocation_params.dir / argument.partition("::")[0].partition("[")[0]
-        nearest = next((folder for folder in _upwards(path.resolve()) if is_suites_folder(folder)), None)
-        found |= {} if nearest is None else {nearest: None}
-    if len(found) > 1:
-        raise pytest.UsageError(printable(f"{' and '.join(map(str, found))} are suites folders; a run has one"))
-    return next(iter(found), None)
-
-
-def is_suites_folder(path: Path) -> bool:
-    """Tell whether a folder holds models and scenarios; one that may not be looked into holds none."""
+@contextmanager
+def _as_usage_errors() -> Iterator[None]:
+    """Report an error of ours as pytest reports a wrong command line: one line and no traceback."""
     try:
-        return (path / "models.toml").is_file() and (path / "scenarios.json").is_file()
-    except PermissionError:
-        return False
-
-
-def _upwards(path: Path) -> Iterable[Path]:
-    return (path, *path.parents)
+        yield
+    except InvarLockError as error:
+        raise pytest.UsageError(printable_lines(str(error))) from None

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from invarlock.catalog.cases import Case
+from invarlock.catalog.node_ids import parameter_id
 from invarlock.errors import printable
 from invarlock.harness.pytest_report import RERUN
 from invarlock.harness.session import Controller
@@ -59,7 +60,7 @@ class Progress:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        if case_id_of(nodeid) in self._cases:
+        if parameter_id(nodeid) in self._cases:
             self._running[nodeid] = utc_now()
             self._write()
 
@@ -67,7 +68,7 @@ class Progress:
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Leave out pytest's dot where a line of ours says the same."""
         # pytest asks once more for its summary, when the run is over
-        ours = self._state == "running" and self._verbosity == 0 and case_id_of(report.nodeid) in self._cases
+        ours = self._state == "running" and self._verbosity == 0 and parameter_id(report.nodeid) in self._cases
         if not ours or report.outcome == RERUN or (report.when != "call" and report.passed):
             return None
         return "error" if report.failed and report.when in ("setup", "teardown") else report.outcome, "", ""
@@ -75,7 +76,7 @@ class Progress:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         node = report.nodeid
-        case = self._cases.get(case_id_of(node))
+        case = self._cases.get(parameter_id(node))
         if case is None or node not in self._running:
             return
         self._seconds[node] = self._seconds.get(node, 0.0) + report.duration
@@ -116,7 +117,7 @@ class Progress:
         if self._cases or not self.controller.planned:
             return
         self._cases = {case.id: case for case in self.controller.planned}
-        found = [case for case in map(case_id_of, node_ids) if case in self._cases]
+        found = [case for case in map(parameter_id, node_ids) if case in self._cases]
         self._total = len(found)
         self._cost_left = sum(cost(self._cases[case]) for case in found)
         self._began = time.monotonic()
@@ -181,8 +182,8 @@ class Progress:
                 "passed": self._done - len(self._failed),
                 "failed": len(self._failed),
             },
-            "failed": [case_id_of(node) for node in self._failed],
-            "running": [{"case": case_id_of(node), "since": since} for node, since in self._running.items()],
+            "failed": [parameter_id(node) for node in self._failed],
+            "running": [{"case": parameter_id(node), "since": since} for node, since in self._running.items()],
             "started_at": format_moment(self.controller.run.started),
             "updated_at": utc_now(),
             "elapsed_seconds": round(time.monotonic() - self._began, 3),
@@ -219,7 +220,3 @@ def duration_text(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def case_id_of(node_id: str) -> str:
-    return node_id.partition("[")[2].removesuffix("]")

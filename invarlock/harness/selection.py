@@ -8,6 +8,7 @@ from itertools import islice, product
 
 from invarlock.catalog.cases import Case, plan_cases
 from invarlock.catalog.models import Model, Models, Text
+from invarlock.catalog.node_ids import parameter_id
 from invarlock.catalog.scenarios import Scenario
 from invarlock.catalog.slots import fill_slots
 from invarlock.errors import UsageError
@@ -196,7 +197,7 @@ def _all_marks(models: Models, cases: Sequence[Case]) -> Iterator[frozenset[str]
 
 
 def _case_ids(node_ids: Sequence[str]) -> set[str]:
-    return {node.partition("[")[2].removesuffix("]") for node in node_ids if "[" in node}
+    return {parameter_id(node) for node in node_ids if "[" in node}
 
 
 def _default_suite(models: Models) -> str:

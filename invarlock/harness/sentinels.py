@@ -168,6 +168,7 @@ def _command(*arguments: object) -> None:
 
 def _text(kept: KeptRun, run: Run) -> tuple[Path, int]:
     """Return a file with the text that the run was scored on, and its tokens a window."""
+    # imported here: it imports torch, and collecting must not
     from invarlock.evaluation.models import Placement
     from invarlock.harness.baselines import Baselines
     from invarlock.harness.locks import Locks

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from invarlock.catalog.cases import Case
+from invarlock.catalog.node_ids import parameter_id
 from invarlock.errors import InvarLockError, disk_refuses, printable, printable_lines
 from invarlock.harness.case_clock import hang_of, overdue
-from invarlock.harness.container_run import PROBLEMS
 from invarlock.harness.disk_pressure import DiskPressure
+from invarlock.harness.opening import OpenSuite
 from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
 from invarlock.harness.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.run import Run
@@ -28,26 +29,25 @@ from invarlock.harness.run_lock import RunLock
 from invarlock.harness.selection import SENTINEL_MARK
 from invarlock.harness.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.sharding import Collected, own_cases
-from invarlock.harness.suite_reading import read_suite
 from invarlock.packer.run_directory import RunDirectory
 from invarlock.reports.markdown import code_block
-from invarlock.runtime.handover import check_code, read_handover
-from invarlock.settings import Settings
+from invarlock.runtime.handover import check_code
 
 if TYPE_CHECKING:
     from invarlock.harness.finishing import Ending
 
 WORKER_KEY = "invarlock"
+# Where the session of a process is.
+SESSION = pytest.StashKey["SuiteSession"]()
 
 
 class SuiteSession(ABC):
     """What controller and worker share: the catalog, its cases as parameters, and the selection."""
 
-    def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
-        self.folder = folder
+    def __init__(self, suite: OpenSuite, config: pytest.Config) -> None:
+        self.suite = suite
         self.config = config
-        self.catalog, self.settings = read_suite(folder, settings, config)
-        self.handover = read_handover()
+        self.catalog, self.settings = suite.catalog, suite.settings
         # what is selected before a shard is taken of it
         self.whole: list[Case] = []
         for mark in self.catalog.known_marks():
@@ -63,7 +63,7 @@ class SuiteSession(ABC):
         expression = {"-m": option.markexpr, "-k": option.keyword, "suite": self.catalog.suite}
         ids = self.settings.scenario_ids
         return Run(
-            suites_folder=self.folder,
+            suites_folder=self.suite.folder,
             settings=self.settings,
             catalog=self.catalog,
             directory=RunDirectory(directory),
@@ -71,8 +71,8 @@ class SuiteSession(ABC):
             started=started,
             expression={**expression, "--scenario-ids": ",".join(ids or ())},
             worker=worker,
-            image=None if self.handover is None else self.handover.image,
-            launch_problems=self.config.stash.get(PROBLEMS, ()),
+            image=None if self.suite.handover is None else self.suite.handover.image,
+            launch_problems=self.suite.launch_problems,
         )
 
     @pytest.hookimpl(wrapper=True)
@@ -146,14 +146,14 @@ class SuiteSession(ABC):
 class Worker(SuiteSession):
     """An xdist worker: the controller told it where the run directory is."""
 
-    def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
+    def __init__(self, suite: OpenSuite, config: pytest.Config) -> None:
         # imported here: collecting needs none of it
         from invarlock.harness.interrupting import stop_at_first_interrupt
         from invarlock.harness.leftovers import die_with_parent
 
         die_with_parent()
         stop_at_first_interrupt()
-        super().__init__(folder, settings, config)
+        super().__init__(suite, config)
         told: dict[str, Any] = config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
         started = datetime.fromisoformat(told["started"])
         number = int(config.workerinput["workerid"].removeprefix("gw"))  # type: ignore[attr-defined]  # xdist sets it
@@ -172,10 +172,11 @@ class Worker(SuiteSession):
 class Controller(SuiteSession):
     """The process that plans the run, and that compiles the verdict and builds the pack when it is over."""
 
-    def __init__(self, folder: Path, settings: Settings, config: pytest.Config) -> None:
-        super().__init__(folder, settings, config)
-        if self.handover is not None:
-            check_code(self.handover)
+    def __init__(self, suite: OpenSuite, config: pytest.Config) -> None:
+        super().__init__(suite, config)
+        settings = suite.settings
+        if suite.handover is not None:
+            check_code(suite.handover)
         option = config.option
         started = datetime.now(UTC)
         shard = self.settings.shard
@@ -272,6 +273,7 @@ class Controller(SuiteSession):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _finish(self, report: Mapping[str, Any], *, interrupted: bool) -> Ending:
+        # imported here: only the end of a run needs it
         from invarlock.harness.finishing import finish_calibration, finish_run
 
         if self.calibrates_only:
@@ -351,11 +353,6 @@ def newest_run(folder: Path, suite: str, part: str = "") -> str | None:
     time = f"{'[0-9]' * 8}_{'[0-9]' * 6}"
     runs = sorted((folder / "evidence_pack_runs").glob(f"{suite}_{time}{part}"))
     return str(runs[-1].relative_to(folder)) if runs else None
-
-
-def parameter_id(node_id: str) -> str:
-    """Return the bracketed part of a node id."""
-    return node_id.partition("[")[2].removesuffix("]")
 
 
 def case_of(item: pytest.Item) -> Case | None:

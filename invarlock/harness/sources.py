@@ -11,86 +11,27 @@ suites folder, else by ``models.toml``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from invarlock.catalog.models import Model
 from invarlock.catalog.pins import Pin, Pins, read_pins
+from invarlock.checkpoints.hub import fetch_file
+from invarlock.checkpoints.layout import CONFIG_FILE, code_files
+from invarlock.checkpoints.revisions import fetch, find_model, model_folder, pin_folder, resolve_model
+from invarlock.checkpoints.safetensors_files import read_config, stored_item_bytes
+from invarlock.checkpoints.snapshots import snapshot_sources
 from invarlock.errors import CheckpointError, HubError, InvarLockError, MissingFileError, UsageError
-from invarlock.harness.texts import TextSource, find_text
-
-if TYPE_CHECKING:
-    from invarlock.checkpoints.revisions import Resolved
-    from invarlock.harness.run import Run
+from invarlock.harness.found_sources import Source, Sources, Tell, known_architecture, sized_by_files
+from invarlock.harness.run import Run
+from invarlock.harness.texts import find_text
 
 # Repositories asked for at a time; each is one request and, of a model that no catalog knows, a small file.
 ASKED_AT_ONCE = 8
 # The name of a file of pins, in a suites folder and in a run.
 PINS_NAME = "model_revisions.json"
-
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from.
-
-    Attributes:
-        model: with its sizes and architecture as the source has them.
-        pin: what it is, where all of it is on disk.
-        resolved: what the hub has of it, where it is to be fetched.
-        wanted: the pin that was asked for.
-    """
-
-    model: Model
-    pin: Pin | None = None
-    resolved: Resolved | None = None
-    wanted: Pin | None = None
-
-    @property
-    def pinned_model(self) -> Model:
-        """The model with its revision and licence."""
-        if self.resolved is not None:
-            revision, licence = self.resolved.listing.commit, self.resolved.listing.licence
-        else:
-            assert self.pin is not None
-            revision, licence = self.pin.revision, self.pin.licence
-        if self.wanted is not None and self.wanted.files:
-            # a run that is resumed keeps what it said of it
-            licence = self.wanted.licence
-        return replace(self.model, revision=revision, licence=licence or self.model.licence)
-
-    @property
-    def missing_bytes(self) -> int:
-        """How much of it is to be fetched into the client's cache."""
-        return 0 if self.resolved is None else self.resolved.missing_bytes
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The sources of a run's models by id and of its text, why others have none, and how much is to be fetched."""
-
-    models: Mapping[str, Source] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
-    missing_bytes: int = 0
-    text: TextSource = field(default_factory=TextSource)
-
-    def sized(self, model: Model) -> Model:
-        """Return a model with the sizes that its source has, the catalog's where it was not looked for.
-
-        The sizes of a user's folder are those of its files; zero where they cannot be read, which preflight explains.
-        """
-        found = self.models.get(model.id)
-        if found is not None:
-            return found.model
-        if model.path is None or model.weight_bytes:
-            return model
-        try:
-            return _sized(model, Path(model.path))
-        except InvarLockError:
-            return model
 
 
 def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()) -> Sources:
@@ -108,9 +49,6 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
         return Sources(problems=tuple(str(error).splitlines()))
     found: dict[str, Source] = {}
     problems: list[str] = []
-    # imported here, with what it takes along: collecting asks for no source
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
         waiting = {model: pool.submit(_find, run, model, wanted[model.id]) for model in (*models, *others)}
         for model, future in waiting.items():
@@ -214,10 +152,6 @@ def _find(run: Run, model: Model, wanted: Pin | None) -> Source:
 
 
 def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:
-    from invarlock.checkpoints.layout import code_files
-    from invarlock.checkpoints.revisions import pin_folder
-    from invarlock.checkpoints.snapshots import snapshot_sources
-
     assert model.path is not None
     folder = suites_folder / model.path
     tokenizer = None if model.tokenizer_path is None else suites_folder / model.tokenizer_path
@@ -230,27 +164,20 @@ def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:
             f"{model.id}: its digest is {pin.revision}, expected {wanted.revision}; restore its files, or correct the "
             "pin"
         )
-    return Source(_sized(model, folder), pin, wanted=wanted)
+    return Source(sized_by_files(model, folder), pin, wanted=wanted)
 
 
 def _in_cache(model: Model, wanted: Pin | None) -> Source:
-    from invarlock.checkpoints.revisions import find_model, model_folder
-
     if wanted is None:
         raise HubError(
             f"{model.id}: no pin says which revision; find and fetch it: --net 1, or name a file of pins with "
             "PACK_MODEL_REVISIONS_FILE"
         )
     pin = find_model(wanted, code=model.trust_remote_code)
-    return Source(_sized(model, model_folder(pin)), pin, wanted=wanted)
+    return Source(sized_by_files(model, model_folder(pin)), pin, wanted=wanted)
 
 
 def _on_hub(model: Model, wanted: Pin | None, *, pickles: bool) -> Source:
-    from invarlock.checkpoints.hub import fetch_file
-    from invarlock.checkpoints.layout import CONFIG_FILE
-    from invarlock.checkpoints.revisions import resolve_model
-    from invarlock.checkpoints.safetensors_files import read_config, stored_item_bytes
-
     revision = None if wanted is None else wanted.revision
     resolved = resolve_model(model.id, revision, code=model.trust_remote_code, pickles=pickles)
     weights = resolved.weight_bytes
@@ -260,35 +187,12 @@ def _on_hub(model: Model, wanted: Pin | None, *, pickles: bool) -> Source:
         weight_bytes=weights,
         # of a model that no catalog knows: its weights are of one type but for a few
         parameters=model.parameters or weights // stored_item_bytes(config),
-        architecture=_architecture(config["model_type"]),
+        architecture=known_architecture(config["model_type"]),
     )
     return Source(sized, resolved=resolved, wanted=wanted)
 
 
-def _sized(model: Model, folder: Path) -> Model:
-    """Return a model with the sizes of the weights in a folder."""
-    from invarlock.checkpoints.storage_format import check_dense
-
-    files = check_dense(folder)
-    stored = sum(entry.size_bytes for entry in files.entries.values())
-    return replace(
-        model,
-        weight_bytes=stored,
-        parameters=files.total_parameters,
-        architecture=_architecture(files.model_type),
-    )
-
-
-def _architecture(model_type: str) -> str:
-    from invarlock.checkpoints.families import architecture
-
-    architecture(model_type)
-    return model_type
-
-
 def _fetched(source: Source, tell: Tell) -> Pin:
-    from invarlock.checkpoints.revisions import fetch
-
     assert source.resolved is not None
     pin = fetch(source.resolved, tell)
     wanted = () if source.wanted is None else source.wanted.files

@@ -10,19 +10,16 @@ import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invarlock.catalog.models import Model, Text
 from invarlock.catalog.pins import Pin, Pins
 from invarlock.errors import EvaluationError, HubError, InvarLockError, MissingFileError, UsageError
 from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.evaluation.text_files import PARQUET_ADVICE, has_parquet, read_text_files
+from invarlock.harness.found_sources import TextSource
+from invarlock.harness.run import Run
 from invarlock.reports.policy import profile_windows
-
-if TYPE_CHECKING:
-    from invarlock.checkpoints.revisions import Resolved
-    from invarlock.harness.run import Run
-    from invarlock.harness.sources import Tell
 
 TOKENIZER_FILE = "tokenizer.json"
 SUFFIXES = (".parquet", ".jsonl", ".txt")
@@ -43,30 +40,6 @@ class DataSet:
 WIKITEXT2 = DataSet(
     "Salesforce/wikitext", "wikitext-2-raw-v1", "test", "text", "b08601e04326c79dfdd32d625aee71d232d685c3"
 )
-
-
-@dataclass(frozen=True)
-class TextSource:
-    """Where the data set of a run comes from: its pin when it is on disk, else what the hub has of it."""
-
-    pin: Pin | None = None
-    resolved: Resolved | None = None
-    problems: tuple[str, ...] = ()
-
-    @property
-    def missing_bytes(self) -> int:
-        return 0 if self.resolved is None else self.resolved.missing_bytes
-
-    def obtain(self, tell: Tell) -> dict[str, Pin]:
-        """Return the data set's pin by its id, once its files are on disk and verified; nothing where there is none.
-
-        Raises:
-            HubError: when it cannot be fetched.
-        """
-        from invarlock.checkpoints.revisions import fetch
-
-        pin = self.pin if self.resolved is None else fetch(self.resolved, tell)
-        return {} if pin is None else {pin.id: replace(pin, licence=pin.licence or "unknown")}
 
 
 def suite_text(run: Run) -> Text:
@@ -142,6 +115,7 @@ def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[s
 
 
 def _tokenizer(run: Run, pins: Pins, model: Model) -> Path:
+    # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.revisions import model_folder
 
     if model.path is None:
@@ -181,6 +155,7 @@ def read_suite_text(run: Run, pins: Pins) -> SourceText:
     Raises:
         InvarLockError: when it is not there, or not what was pinned.
     """
+    # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.revisions import dataset_files
 
     text = suite_text(run)
@@ -245,6 +220,7 @@ def _is_of(path: PurePosixPath, folders: tuple[str, ...], split: str) -> bool:
 
 
 def _on_hub(asked: DataSet, pin: Pin | None) -> TextSource:
+    # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.hub import list_repository
     from invarlock.checkpoints.revisions import Resolved, find_dataset
 
@@ -259,6 +235,7 @@ def _on_hub(asked: DataSet, pin: Pin | None) -> TextSource:
 
 
 def _in_cache(asked: DataSet, pin: Pin | None) -> TextSource:
+    # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.hub import cached_names
     from invarlock.checkpoints.revisions import find_dataset
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from invarlock.catalog.cases import SIGNAL_POLICY, case_id, report_folder
+from invarlock.catalog.node_ids import parameter_id
 from invarlock.errors import DocumentError, UsageError
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
@@ -193,7 +194,7 @@ def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:
     check_schema(document, "pytest_report", where="metadata/pytest_report.json")
     return [
         {
-            "case": test["nodeid"].partition("[")[2].removesuffix("]"),
+            "case": parameter_id(test["nodeid"]),
             "outcome": test["outcome"],
             "message": test.get("message", ""),
         }

@@ -64,7 +64,8 @@ def test_a_disk_that_is_full_when_the_run_ends_is_told_on_one_line(
         stream.write(
             "\n\n@pytest.hookimpl(tryfirst=True)\n"
             "def pytest_sessionfinish(session):\n"
-            "    run = session.config.pluginmanager.getplugin('invarlock-session').run\n"
+            "    from invarlock.harness.session import SESSION\n"
+            "    run = session.config.stash[SESSION].run\n"
             "    with (run.directory.path / 'fill').open('wb', buffering=0) as stream:\n"
             "        try:\n"
             "            while True:\n"

@@ -265,7 +265,8 @@ def test_a_report_that_is_gone_at_the_end_fails_the_run(run_pytest: Callable[...
         stream.write(
             "\n\n@pytest.hookimpl(tryfirst=True)\n"
             "def pytest_sessionfinish(session):\n"
-            "    run = session.config.pluginmanager.getplugin('invarlock-session').run\n"
+            "    from invarlock.harness.session import SESSION\n"
+            "    run = session.config.stash[SESSION].run\n"
             "    for path in run.directory.path.glob('*/reports/errors/inf_injection/evaluation.report.json'):\n"
             "        path.unlink()\n"
         )

@@ -1,0 +1,13 @@
+"""The parts of a pytest node id, such as ``suites/test_scenarios.py::test_scenario[mistral-noop-run1]``."""
+
+from __future__ import annotations
+
+
+def parameter_id(node_id: str) -> str:
+    """Return the bracketed part of a node id, empty where there is none."""
+    return node_id.partition("[")[2].removesuffix("]")
+
+
+def file_part(node_id: str) -> str:
+    """Return the path that a node id, or an argument of pytest's command line, begins with."""
+    return node_id.partition("::")[0].partition("[")[0]

@@ -1,0 +1,131 @@
+"""Where the models and the text of a run come from, once that was looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from invarlock.catalog.models import Model
+from invarlock.catalog.pins import Pin
+from invarlock.errors import InvarLockError
+
+# imported where it is used otherwise: readers of checkpoints take time to start, and collecting needs none
+if TYPE_CHECKING:
+    from invarlock.checkpoints.revisions import Resolved
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Where the data set of a run comes from: its pin when it is on disk, else what the hub has of it."""
+
+    pin: Pin | None = None
+    resolved: Resolved | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def missing_bytes(self) -> int:
+        return 0 if self.resolved is None else self.resolved.missing_bytes
+
+    def obtain(self, tell: Tell) -> dict[str, Pin]:
+        """Return the data set's pin by its id, once its files are on disk and verified; nothing where there is none.
+
+        Raises:
+            HubError: when it cannot be fetched.
+        """
+        # imported here: collecting reads no checkpoint
+        from invarlock.checkpoints.revisions import fetch
+
+        pin = self.pin if self.resolved is None else fetch(self.resolved, tell)
+        return {} if pin is None else {pin.id: replace(pin, licence=pin.licence or "unknown")}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        model: with its sizes and architecture as the source has them.
+        pin: what it is, where all of it is on disk.
+        resolved: what the hub has of it, where it is to be fetched.
+        wanted: the pin that was asked for.
+    """
+
+    model: Model
+    pin: Pin | None = None
+    resolved: Resolved | None = None
+    wanted: Pin | None = None
+
+    @property
+    def pinned_model(self) -> Model:
+        """The model with its revision and licence."""
+        if self.resolved is not None:
+            revision, licence = self.resolved.listing.commit, self.resolved.listing.licence
+        else:
+            assert self.pin is not None
+            revision, licence = self.pin.revision, self.pin.licence
+        if self.wanted is not None and self.wanted.files:
+            # a run that is resumed keeps what it said of it
+            licence = self.wanted.licence
+        return replace(self.model, revision=revision, licence=licence or self.model.licence)
+
+    @property
+    def missing_bytes(self) -> int:
+        """How much of it is to be fetched into the client's cache."""
+        return 0 if self.resolved is None else self.resolved.missing_bytes
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The sources of a run's models by id and of its text, why others have none, and how much is to be fetched."""
+
+    models: Mapping[str, Source] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    missing_bytes: int = 0
+    text: TextSource = field(default_factory=TextSource)
+
+    def sized(self, model: Model) -> Model:
+        """Return a model with the sizes that its source has, the catalog's where it was not looked for.
+
+        The sizes of a user's folder are those of its files; zero where they cannot be read, which preflight explains.
+        """
+        found = self.models.get(model.id)
+        if found is not None:
+            return found.model
+        if model.path is None or model.weight_bytes:
+            return model
+        try:
+            return sized_by_files(model, Path(model.path))
+        except InvarLockError:
+            return model
+
+
+def sized_by_files(model: Model, folder: Path) -> Model:
+    """Return a model with the sizes of the weights in a folder."""
+    # imported here: collecting reads no checkpoint
+    from invarlock.checkpoints.storage_format import check_dense
+
+    files = check_dense(folder)
+    stored = sum(entry.size_bytes for entry in files.entries.values())
+    return replace(
+        model,
+        weight_bytes=stored,
+        parameters=files.total_parameters,
+        architecture=known_architecture(files.model_type),
+    )
+
+
+def known_architecture(model_type: str) -> str:
+    """Return the name of an architecture.
+
+    Raises:
+        CheckpointError: when it is none that weights are known of.
+    """
+    # imported here: collecting reads no checkpoint
+    from invarlock.checkpoints.families import architecture
+
+    architecture(model_type)
+    return model_type

@@ -1,0 +1,81 @@
+"""A suites folder as one command line sees it: its catalog and the settings, both resolved once a process.
+
+Example::
+
+    suite = open_suite(config)      # reads models.toml, scenarios.json, options and variables
+    open_suite(config) is suite     # every later call returns the same value
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from invarlock.catalog.cases import plan_cases
+from invarlock.catalog.models import read_models
+from invarlock.catalog.scenarios import read_scenarios
+from invarlock.harness.mark_expressions import MarkExpression
+from invarlock.harness.selection import Catalog, is_byoe, make_catalog, marks_of, suites_asked_for
+from invarlock.harness.sizing import suite_defaults
+from invarlock.harness.suites_folder import find_suites_folder
+from invarlock.runtime.handover import Handover, read_handover
+from invarlock.settings import SETTINGS, Settings, resolve_settings
+
+
+@dataclass(frozen=True)
+class OpenSuite:
+    """What one pytest process runs.
+
+    Attributes:
+        folder: the suites folder.
+        catalog: its models, scenarios and cases for this command line.
+        settings: with the defaults of the suite.
+        handover: what the process outside the container passed in, None outside of one.
+        launch_problems: why the run is not in a container although its execution mode says so.
+    """
+
+    folder: Path
+    catalog: Catalog
+    settings: Settings
+    handover: Handover | None
+    launch_problems: tuple[str, ...] = ()
+
+
+OPEN_SUITE = pytest.StashKey[OpenSuite]()
+
+
+def open_suite(config: pytest.Config) -> OpenSuite:
+    """Return the suite that pytest's arguments name, read by the first call.
+
+    Raises:
+        InvarLockError: when the folder's files or the settings are wrong.
+    """
+    if OPEN_SUITE not in config.stash:
+        folder = find_suites_folder(config)
+        assert folder is not None
+        catalog, settings = _read_suite(folder, _given_settings(config), config)
+        config.stash[OPEN_SUITE] = OpenSuite(folder, catalog, settings, read_handover())
+    return config.stash[OPEN_SUITE]
+
+
+def _given_settings(config: pytest.Config) -> Settings:
+    options = {setting.name: config.getoption(f"invarlock_{setting.name}", None) for setting in SETTINGS}
+    return resolve_settings(options, os.environ)
+
+
+def _read_suite(folder: Path, settings: Settings, config: pytest.Config) -> tuple[Catalog, Settings]:
+    models, scenarios = read_models(folder / "models.toml"), read_scenarios(folder / "scenarios.json")
+    folder_marks = marks_of(models)
+    expression = MarkExpression.parse(config.option.markexpr)
+    if is_byoe(expression, models, settings):
+        # imported here: it reads checkpoints, which no other run does before its first case
+        from invarlock.harness.byoe import bring
+
+        others = suites_asked_for(models, plan_cases(models, scenarios), expression)
+        models, scenarios = bring(models, settings, config.invocation_params.dir, others)
+    catalog = make_catalog(models, scenarios, expression, config.args, settings)
+    catalog = replace(catalog, folder_marks=folder_marks)
+    return catalog, settings.with_defaults(suite_defaults(catalog.models.suites[catalog.suite]))

@@ -1,0 +1,37 @@
+"""Which suites folder pytest runs: the one that its arguments lie in.
+
+A suites folder is one that holds ``models.toml`` and ``scenarios.json``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from invarlock.catalog.node_ids import file_part
+from invarlock.errors import printable
+
+
+def find_suites_folder(config: pytest.Config) -> Path | None:
+    """Return the suites folder that pytest's arguments lie in, or None.
+
+    Raises:
+        pytest.UsageError: when they lie in several.
+    """
+    found: dict[Path, None] = {}
+    for argument in config.args:
+        path = (config.invocation_params.dir / file_part(argument)).resolve()
+        nearest = next((folder for folder in (path, *path.parents) if is_suites_folder(folder)), None)
+        found |= {} if nearest is None else {nearest: None}
+    if len(found) > 1:
+        raise pytest.UsageError(printable(f"{' and '.join(map(str, found))} are suites folders; a run has one"))
+    return next(iter(found), None)
+
+
+def is_suites_folder(path: Path) -> bool:
+    """Return whether a folder has models and scenarios; False for one that cannot be read."""
+    try:
+        return (path / "models.toml").is_file() and (path / "scenarios.json").is_file()
+    except PermissionError:
+        return False

@@ -26,7 +26,12 @@ ROOT = Path(__file__).parents[2]
 EMBEDDED = ROOT / "suites" / "embedded"
 SHIPPED = ROOT / "tests" / "data" / "shipped"
 CONTENTS, NUMBERS = "contents.json", "dense.json"
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+LARGE_BYTES = 8192
+# What a tool may have made of a tensor that it left: its type, through another for those that load in half precision.
+CASTS = {
+    "BF16": (torch.bfloat16,), "F16": (torch.float16,), "F32": (torch.float32,),
+    "F16 to F32": (torch.float16, torch.float32), "F16 to BF16": (torch.float16, torch.bfloat16),
+}  # fmt: skip
 
 
 def names() -> list[str]:
@@ -56,6 +61,8 @@ def restore(name: str, folder: Path) -> Path:
             data = (EMBEDDED / kept["embedded"]).read_bytes()
         elif "copied" in kept:
             data = _insert(lzma.decompress((SHIPPED / name / f"{file}.xz").read_bytes()), kept["copied"], contents)
+        elif kept.get("compressed"):
+            data = lzma.decompress((SHIPPED / name / f"{file}.xz").read_bytes())
         else:
             data = (SHIPPED / name / file).read_bytes()
         if hashlib.sha256(data).hexdigest() != kept["sha256"]:
@@ -89,6 +96,9 @@ def keep(name: str, folder: Path, baseline: str, tool: Mapping[str, str], dense:
         elif path.suffix in (".safetensors", ".gguf", ".bin"):
             rest, files[file]["copied"] = _leave_out(path, baseline)
             (target / f"{file}.xz").write_bytes(lzma.compress(rest, preset=9 | lzma.PRESET_EXTREME))
+        elif len(data) > LARGE_BYTES:
+            files[file]["compressed"] = True
+            (target / f"{file}.xz").write_bytes(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
         else:
             (target / file).write_bytes(data)
     _write_json(target / CONTENTS, {"baseline": baseline, "tool": dict(tool), "files": files})
@@ -114,28 +124,31 @@ def _leave_out(path: Path, baseline: str) -> tuple[bytes, list[list[Any]]]:
     with safe_open(EMBEDDED / baseline / "model.safetensors", "pt") as model:
         known = set(model.keys())
         for name, entry in entries.items():
-            if name in known and entry["dtype"] in DTYPES:
-                begin, end = (start + offset for offset in entry["data_offsets"])
-                if _raw(model.get_tensor(name), entry["dtype"]) == data[begin:end]:
-                    spans.append([begin, end, name, entry["dtype"]])
+            begin, end = (start + offset for offset in entry.get("data_offsets", (0, 0)))
+            for cast in (one for one in CASTS if name in known and one.split(" to ")[-1] == entry["dtype"]):
+                if _raw(model.get_tensor(name), cast) == data[begin:end]:
+                    spans.append([begin, end, name, cast])
+                    break
     rest, position = b"", 0
     for begin, end, _, _ in sorted(spans):
         rest, position = rest + data[position:begin], end
-    return rest + data[position:], [[begin, name, dtype] for begin, _, name, dtype in sorted(spans)]
+    return rest + data[position:], [[begin, name, cast] for begin, _, name, cast in sorted(spans)]
 
 
 def _insert(rest: bytes, copied: list[list[Any]], contents: Mapping[str, Any]) -> bytes:
     data, position = b"", 0
     with safe_open(EMBEDDED / contents["baseline"] / "model.safetensors", "pt") as model:
-        for begin, name, dtype in copied:
+        for begin, name, cast in copied:
             step = begin - len(data)
-            data += rest[position : position + step] + _raw(model.get_tensor(name), dtype)
+            data += rest[position : position + step] + _raw(model.get_tensor(name), cast)
             position += step
     return data + rest[position:]
 
 
-def _raw(tensor: torch.Tensor, dtype: str) -> bytes:
-    return bytes(tensor.to(DTYPES[dtype]).contiguous().view(torch.uint8).numpy().tobytes())
+def _raw(tensor: torch.Tensor, cast: str) -> bytes:
+    for dtype in CASTS[cast]:
+        tensor = tensor.to(dtype)
+    return bytes(tensor.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def _embedded_files(baseline: str) -> list[Path]:

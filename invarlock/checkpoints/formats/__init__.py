@@ -13,7 +13,15 @@ The first that matches reads the checkpoint, and ``dense`` matches what is left.
 
 from __future__ import annotations
 
-from invarlock.checkpoints.formats import block_fp8, compressed_tensors, dense, modelopt
+from invarlock.checkpoints.formats import auto_round, awq, block_fp8, compressed_tensors, dense, gptq, modelopt
 from invarlock.checkpoints.formats.interface import Format
 
-FORMATS: tuple[Format, ...] = (compressed_tensors.FORMAT, block_fp8.FORMAT, modelopt.FORMAT, dense.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    compressed_tensors.FORMAT,
+    block_fp8.FORMAT,
+    modelopt.FORMAT,
+    gptq.FORMAT,
+    awq.FORMAT,
+    auto_round.FORMAT,
+    dense.FORMAT,
+)

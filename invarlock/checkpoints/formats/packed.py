@@ -40,8 +40,9 @@ class PackedTensor:
         dtype: of the dense tensor, in the words of safetensors ("BF16").
         shape: of the dense tensor.
         parts: the names of stored tensors by what they are ("codes", "scale").
-        scales: those of ``parts`` whose values are finite and above zero in a healthy checkpoint.
+        scales: those of ``parts`` whose values are finite and not zero in a healthy checkpoint.
         unpack: makes the dense tensor from the parts, which are PyTorch tensors; it may raise ``CheckpointError``.
+        inspect: yields what else is wrong with the values of the parts: the kind of defect, and the reason.
     """
 
     name: str
@@ -50,6 +51,7 @@ class PackedTensor:
     parts: Mapping[str, str]
     scales: tuple[str, ...]
     unpack: Unpack
+    inspect: Callable[[Mapping[str, Any]], Iterator[tuple[str, str]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class PackedCheckpoint:
         )
 
     def check(self) -> tuple[Defect, ...]:
-        return tuple(sorted({*self.defects, *self._broken_scales()}, key=lambda defect: (defect.tensor, defect.reason)))
+        found = {*self.defects, *self._broken_scales(), *self._broken_parts()}
+        return tuple(sorted(found, key=lambda defect: (defect.tensor, defect.reason)))
 
     def _broken_scales(self) -> Iterator[Defect]:
         # imported here: who only asks for the format does not wait for PyTorch
@@ -139,6 +142,16 @@ class PackedCheckpoint:
                 problem = broken_values(read_stored(self.stored, stored))
                 if problem is not None:
                     yield Defect(name, SCALE, f"{stored.rpartition('.')[2]}: {problem}")
+
+    def _broken_parts(self) -> Iterator[Defect]:
+        # imported here: who only asks for the format does not wait for PyTorch
+        from invarlock.checkpoints.formats.unpacking import read_stored
+
+        for name, tensor in self.packed.items():
+            if tensor.inspect is not None:
+                parts = {part: read_stored(self.stored, stored) for part, stored in tensor.parts.items()}
+                for kind, reason in tensor.inspect(parts):
+                    yield Defect(name, kind, reason)
 
 
 def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,11 +27,13 @@ def of_dtype(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
 
 
 def broken_values(scale: torch.Tensor) -> str | None:
-    """Return what is wrong with the values of a scale, None where all are finite and above zero."""
+    """Return what is wrong with the values of a scale, None where all are finite and none is zero.
+
+    A scale may be negative: auto-round uses both ends of a symmetric range.
+    """
     values = scale.double()
     infinite, zero = int((~values.isfinite()).sum()), int((values == 0).sum())
-    negative = int((values < 0).sum())
-    for count, what in ((infinite, "not finite"), (zero, "zero"), (negative, "negative")):
+    for count, what in ((infinite, "not finite"), (zero, "zero")):
         if count:
             return f"{count} of {values.numel()} values {'is' if count == 1 else 'are'} {what}"
     return None

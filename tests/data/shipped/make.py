@@ -130,6 +130,84 @@ def compressed_tensors(name: str) -> None:
     run(name, QWEN, ("llmcompressor", "compressed-tensors", "transformers"), make)
 
 
+def auto_round(name: str) -> None:
+    """GPTQ (symmetric and with zero points), AWQ and auto-round's own layout, tuned by sign descent."""
+    from auto_round import AutoRound
+
+    bits, symmetric, layout = {
+        "gptq": (4, True, "auto_gptq"), "gptq-asym": (4, False, "auto_gptq"), "gptq-8bit": (8, True, "auto_gptq"),
+        "gptq-3bit": (3, False, "auto_gptq"), "gptq-2bit": (2, False, "auto_gptq"),
+        "awq": (4, False, "auto_awq"), "auto-round": (4, True, "auto_round"),
+        "auto-round-awq": (4, False, "auto_round:auto_awq"),
+    }[name]  # fmt: skip
+    # the variants of a layout keep one block, the others stay as they were
+    whole = name in ("gptq", "awq", "auto-round")
+    kept = {} if whole else {f"model.layers.{block}.": {"bits": 16} for block in (1, 2, 3)}
+
+    def make(work: Path) -> tuple[Path, Dense]:
+        model, tokenizer, _ = load_model(QWEN, work, dtype=torch.float16)
+        tokens = [tokenizer(text)["input_ids"][:128] for text in calibration_texts()]
+        rounder = AutoRound(
+            model, tokenizer, bits=bits, sym=symmetric, group_size=32, layer_config=kept, device_map="cpu",
+            dataset=[torch.tensor([one]) for one in tokens], iters=10 if whole else 0, nsamples=16, seqlen=128,
+            batch_size=8, enable_torch_compile=False,
+        )  # fmt: skip
+        rounder.quantize_and_save(str(work / "packed"), format=layout)
+        found = next(path.parent for path in (work / "packed").rglob("config.json"))
+        return found, layers_of_auto_round(found, bits, awq="awq" in name)
+
+    run(name, QWEN, ("auto-round", "transformers"), make)
+
+
+def layers_of_auto_round(folder: Path, bits: int, *, awq: bool) -> Dense:
+    """Return what auto-round's own layers compute with: its AWQ function, or its layers applied to the unit matrix."""
+    from auto_round.export.export_to_awq.utils import dequantize_gemm
+    from auto_round_extension.torch import qlinear_torch_zp
+    from safetensors.torch import load_file
+
+    stored: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        stored |= load_file(path)
+    dense = {key: value for key, value in stored.items() if key.rpartition(".")[2] in ("weight", "bias")}
+    for module in sorted({key.removesuffix(".qweight") for key in stored if key.endswith(".qweight")}):
+        parts = {part: stored[f"{module}.{part}"] for part in ("qweight", "qzeros", "scales")}
+        if awq:
+            dense[f"{module}.weight"] = dequantize_gemm(**parts, bits=bits, group_size=32).T
+            continue
+        rows = parts["qweight"].shape[0] * 32 // bits
+        layer = qlinear_torch_zp.QuantLinear(bits, 32, rows, parts["scales"].shape[1], bias=False)
+        for part, value in parts.items():
+            setattr(layer, part, value)
+        dense[f"{module}.weight"] = layer(torch.eye(rows)).T.to(parts["scales"].dtype)
+    return dense
+
+
+def gptqmodel(name: str) -> None:
+    """GPTQ with the columns in the order of their activations, in the second version of the format."""
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+
+    config = QuantizeConfig(
+        bits=4, group_size=32, desc_act=True, sym=False, format="gptq_v2" if name == "gptq-v2" else "gptq",
+        dynamic={"-:.*layers\\.[123]\\..*": {}}, offload_to_disk=False,
+    )  # fmt: skip
+
+    def make(work: Path) -> tuple[Path, Dense]:
+        folder = write_baseline(QWEN, work / "baseline")
+        model = GPTQModel.load(str(folder), config, device="cpu")
+        model.quantize(calibration_texts(), batch_size=8)
+        model.save(str(work / "packed"))
+        read = GPTQModel.load(str(work / "packed"), device="cpu", backend=BACKEND.TORCH)
+        dense = {key: weight.data for key, weight in read.model.named_parameters()}
+        for key, module in read.model.named_modules():
+            if hasattr(module, "dequantize_weight"):
+                dense[f"{key}.weight"] = module.dequantize_weight().T.contiguous()
+                if module.bias is not None:
+                    dense[f"{key}.bias"] = module.bias
+        return work / "packed", dense
+
+    run(name, QWEN, ("gptqmodel", "transformers"), make)
+
+
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model with its tokenizer."""
     model.save_pretrained(folder)
@@ -151,6 +229,9 @@ MAKERS: Mapping[str, Callable[[str], None]] = {
     "bitsandbytes-int8": bitsandbytes, "bitsandbytes-nf4": bitsandbytes, "bitsandbytes-fp4": bitsandbytes,
     "compressed-tensors-w8a8": compressed_tensors, "compressed-tensors-fp8": compressed_tensors,
     "compressed-tensors-w4a16": compressed_tensors, "compressed-tensors-w4a16-asym": compressed_tensors,
+    "gptq": auto_round, "gptq-asym": auto_round, "gptq-8bit": auto_round, "gptq-3bit": auto_round,
+    "gptq-2bit": auto_round, "awq": auto_round, "auto-round": auto_round, "auto-round-awq": auto_round,
+    "gptq-v2": gptqmodel, "gptq-desc-act": gptqmodel,
     "torchao-int8": torchao, "torchao-int4": torchao,
 }  # fmt: skip
 

@@ -1,0 +1,33 @@
+"""AWQ's format, which AutoAWQ and auto-round write: 4 bits, eight outputs a word in an order of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from invarlock.checkpoints.formats.folder import CheckpointFolder
+from invarlock.checkpoints.formats.interface import unreadable
+from invarlock.checkpoints.formats.packed import PackedCheckpoint
+from invarlock.checkpoints.formats.words import open_words, read_layout
+
+
+@dataclass(frozen=True)
+class AWQFormat:
+    """``quant_method: awq``, or a ``quant_config.json``, in the version ``gemm``."""
+
+    name: str = "AWQ"
+    tools: str = "AutoAWQ"
+
+    def matches(self, source: CheckpointFolder) -> bool:
+        return source.method == "awq"
+
+    def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        version = str(source.quantisation.get("version") or source.quantisation.get("format") or "gemm").lower()
+        if version != "gemm":
+            raise unreadable(source.path, self, f"its version is {version[:40]!r}")
+        layout = read_layout(source, self, along_outputs=True, zero_offset=0)
+        if layout.bits != 4 or layout.other_bits - {4}:
+            raise unreadable(source.path, self, f"with {layout.bits} bits")
+        return open_words(source, self, layout, f"{self.name} ({version})")
+
+
+FORMAT = AWQFormat()

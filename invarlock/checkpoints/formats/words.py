@@ -1,0 +1,201 @@
+"""Weights as GPTQ and AWQ lay them out: ``qweight``, ``qzeros``, ``scales`` and ``g_idx`` of each module.
+
+A module's weight is ``(codes − zero point) × scale`` in the scale's type, transposed: the files hold (inputs, outputs).
+Source: AutoGPTQ 0.7 ``qlinear_cuda_old``, GPTQModel 7 ``convert_gptq_v1_to_v2_format``, AutoAWQ 0.2
+``WQLinear_GEMM`` and ``dequantize_gemm``, auto-round 0.16 ``bit_packing``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from invarlock.checkpoints.formats.folder import CheckpointFolder
+from invarlock.checkpoints.formats.interface import PACKING, Defect, Format, Quantisation, unreadable
+from invarlock.checkpoints.formats.packed import PackedCheckpoint, PackedTensor, shape_defects
+from invarlock.checkpoints.formats.roles import left_dense
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+
+if TYPE_CHECKING:
+    import torch
+
+ENDINGS = ("qweight", "qzeros", "scales", "g_idx")
+# AWQ puts eight columns into a word in this order, the lowest bits first.
+AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the words of all modules are to be read.
+
+    Attributes:
+        bits: of a code, as the config says.
+        other_bits: those that the config gives to some modules.
+        group_size: inputs that share a scale; 0 for all of them.
+        along_outputs: whether a word holds codes of several outputs (AWQ) or of several inputs (GPTQ).
+        zero_offset: what is added to a stored zero point: 1 in the first version of GPTQ.
+    """
+
+    bits: int
+    other_bits: frozenset[int]
+    group_size: int
+    along_outputs: bool
+    zero_offset: int
+
+
+def read_layout(source: CheckpointFolder, form: Format, *, along_outputs: bool, zero_offset: int) -> Layout:
+    """Return the layout that a config describes.
+
+    Raises:
+        CheckpointError: when bits or group size are missing or impossible.
+    """
+    stated = source.quantisation
+    bits = stated.get("bits", stated.get("w_bit"))
+    size = stated.get("group_size", stated.get("q_group_size", -1))
+    if type(bits) is not int or not 2 <= bits <= 8 or type(size) is not int or size < -1:
+        raise unreadable(source.path, form, f"bits is {str(bits)[:40]}, group_size {str(size)[:40]}")
+    overrides = [*_tables(stated.get("dynamic")).values(), *_tables(stated.get("extra_config")).values()]
+    other = (one.get("bits") for one in overrides if isinstance(one, dict))
+    return Layout(
+        bits, frozenset(one for one in other if type(one) is int and one <= 8), max(size, 0), along_outputs, zero_offset
+    )
+
+
+def open_words(source: CheckpointFolder, form: Format, layout: Layout, method: str) -> PackedCheckpoint:
+    """Return the reader of a checkpoint whose modules have ``qweight`` and its like."""
+    stated, files = source.quantisation, source.files
+    packed: dict[str, PackedTensor] = {}
+    defects: list[Defect] = []
+    unread: set[str] = set()
+    modules = sorted(
+        {name.rpartition(".")[0] for name in files.entries if name.rpartition(".")[2] in (*ENDINGS[:2], "g_idx")}
+    )
+    for module in modules:
+        found, problems = _packed_tensor(files, module, layout)
+        defects += problems
+        if found is None:
+            unread |= {f"{module}.{ending}" for ending in ENDINGS} & files.entries.keys()
+        else:
+            packed[found.name] = found
+        if f"{module}.weight" in files.entries:
+            defects.append(Defect(f"{module}.weight", PACKING, "stored packed and dense"))
+            unread.add(f"{module}.weight")
+    exceptions = left_out(stated)
+    defects += left_dense(files, set(modules), exceptions)
+    defects += [
+        Defect(f"{module}.weight", PACKING, "packed, and config.json says it is left as it was")
+        for module in modules
+        if module in exceptions
+    ]
+    if not modules:
+        raise unreadable(source.path, form, "its config says that it is packed, and no tensor is")
+    symmetric = stated.get("sym", not stated["zero_point"] if isinstance(stated.get("zero_point"), bool) else None)
+    return PackedCheckpoint(
+        files, packed, frozenset(unread), tuple(defects), form.name,
+        Quantisation(
+            tool=_tool(stated, form),
+            method=method,
+            bits=None if layout.other_bits - {layout.bits} else layout.bits,
+            group_size=layout.group_size,
+            symmetric=symmetric if isinstance(symmetric, bool) else None,
+            ignored_modules=tuple(sorted(exceptions)),
+            calibration=stated["dataset"] if isinstance(stated.get("dataset"), str) else None,
+        ),
+    )  # fmt: skip
+
+
+def left_out(stated: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names or patterns of the modules that a config leaves as they were."""
+    names = stated.get("modules_to_not_convert")
+    found = {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
+    extra = _tables(stated.get("extra_config")).items()
+    found |= {name for name, one in extra if isinstance(one, dict) and type(one.get("bits")) is int and one["bits"] > 8}
+    return frozenset(found | {name for name in _tables(stated.get("dynamic")) if name.startswith("-:")})
+
+
+def _packed_tensor(files: CheckpointFiles, module: str, layout: Layout) -> tuple[PackedTensor | None, list[Defect]]:
+    """Return how a module's weight is stored, None where it cannot be read, and what is wrong with it."""
+    name, entries = f"{module}.weight", files.entries
+    parts = {part: f"{module}.{part}" for part in ENDINGS if f"{module}.{part}" in entries}
+    missing = [part for part in ENDINGS[:3] if part not in parts]
+    if missing:
+        return None, [Defect(name, PACKING, f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")]
+    words, zeros, scales = (entries[parts[part]] for part in ENDINGS[:3])
+    odd = [one for one in (words, zeros, scales) if len(one.shape) != 2]
+    odd += [one for one in (words, zeros) if one.dtype != "I32"]
+    odd += [scales] if scales.dtype not in ("F16", "BF16", "F32") else []
+    if odd:
+        last = odd[0].name.rpartition(".")[2]
+        return None, [Defect(name, PACKING, f"{last} is stored as {odd[0].dtype} of shape {list(odd[0].shape)}")]
+    outputs = scales.shape[1]
+    bits = 32 * zeros.shape[1] // max(outputs, 1)
+    if bits not in {layout.bits, *layout.other_bits}:
+        reason = f"config.json says {layout.bits} bits, and {zeros.shape[1]} words hold {outputs} zero points"
+        return None, [Defect(name, PACKING, reason)]
+    inputs = words.shape[0] if layout.along_outputs else 32 * words.shape[0] // bits
+    wanted = (inputs, outputs * bits // 32) if layout.along_outputs else (inputs * bits // 32, outputs)
+    group = layout.group_size or max(inputs, 1)
+    groups = -(-inputs // group)
+    defects = list(
+        shape_defects(
+            name, entries,
+            [
+                (parts["qweight"], (wanted,)), (parts["qzeros"], ((groups, outputs * bits // 32),)),
+                (parts["scales"], ((groups, outputs),)),
+            ] + ([(parts["g_idx"], ((inputs,),))] if "g_idx" in parts else []),
+        )
+    )  # fmt: skip
+    if defects:
+        return None, defects
+    unpack = partial(_unpack, bits=bits, along_outputs=layout.along_outputs, offset=layout.zero_offset, group=group)
+    inspect = partial(_out_of_range, groups=groups) if "g_idx" in parts else None
+    return PackedTensor(name, scales.dtype, (outputs, inputs), parts, ("scales",), unpack, inspect), []
+
+
+def _out_of_range(parts: Mapping[str, Any], *, groups: int) -> Iterator[tuple[str, str]]:
+    index = parts["g_idx"]
+    outside = int(((index < 0) | (index >= groups)).sum())
+    if outside:
+        yield PACKING, f"g_idx: {outside} of {index.numel()} values name none of the {groups} groups"
+
+
+def _unpack(parts: Mapping[str, Any], *, bits: int, along_outputs: bool, offset: int, group: int) -> torch.Tensor:
+    # imported here: who only asks for the format does not wait for PyTorch
+    import torch
+
+    from invarlock.checkpoints.formats import unpacking
+
+    scales = parts["scales"]
+    groups, outputs = scales.shape
+    zeros = parts["qzeros"]
+    if offset and 32 % bits == 0:
+        # added to whole words, as GPTQModel takes it away: a zero point of 0 borrows from its neighbour
+        ones = sum(1 << place for place in range(0, 32, bits))
+        zeros = unpacking.unpack_words(zeros + torch.tensor(ones - (ones >> 31 << 32)).int(), bits, outputs)
+    else:
+        zeros = (unpacking.unpack_words(zeros, bits, outputs) + offset) & ((1 << bits) - 1)
+    if along_outputs:
+        order = torch.tensor([8 * word + place for word in range(outputs // 8) for place in AWQ_ORDER])
+        codes = unpacking.unpack_words(parts["qweight"], bits, outputs)[:, order]
+        zeros = zeros[:, order]
+    else:
+        codes = unpacking.unpack_words(parts["qweight"].mT, bits, 32 * parts["qweight"].shape[0] // bits).mT
+    inputs = codes.shape[0]
+    index = parts["g_idx"].long().clamp(0, groups - 1) if "g_idx" in parts else torch.arange(inputs) // group
+    return (scales[index] * (codes - zeros[index]).to(scales.dtype)).mT.contiguous()
+
+
+def _tables(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _tool(stated: Mapping[str, Any], form: Format) -> str:
+    """Return who wrote the checkpoint, as far as the config says."""
+    quantizer = _tables(stated.get("meta")).get("quantizer")
+    if isinstance(quantizer, list) and quantizer and isinstance(quantizer[0], str):
+        return quantizer[0].replace(":", " ", 1)
+    if stated.get("autoround_version") or stated.get("provider") == "auto-round":
+        return f"auto-round {stated.get('autoround_version') or ''}".strip()
+    return form.tools

@@ -1,0 +1,254 @@
+"""Readers give the numbers of the real tools, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from shipped_checkpoints import baseline_of, dense_numbers, digest, names, restore, write_baseline
+
+from invarlock.checkpoints.formats.interface import PACKING, SCALE
+from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.errors import CheckpointError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+UP = "model.layers.0.mlp.up_proj"
+Tensors = dict[str, torch.Tensor]
+READ = [name for name in names() if not name.startswith(("bitsandbytes", "torchao"))]
+
+
+def edit_tensors(folder: Path, edit: Callable[[Tensors], None]) -> None:
+    from safetensors import safe_open
+
+    path = folder / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    edit(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+
+
+def edit_quantisation(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_bytes())
+    config["quantization_config"] |= changes
+    path.write_text(json.dumps(config))
+
+
+def is_same(tensor: torch.Tensor, numbers: Mapping[str, Any]) -> bool:
+    """Return whether a tensor has the values of the tool, which may write 0 where the product is −0."""
+    rounded = tensor.to(DTYPES[numbers["dtype"]])
+    return list(tensor.shape) == numbers["shape"] and numbers["sha256"] in (digest(rounded), digest(rounded + 0.0))
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_packed_checkpoint_is_read_as_its_tool_dequantises_it(name: str, tmp_path: Path) -> None:
+    base = write_baseline(baseline_of(name), tmp_path / "baseline")
+    dense = dense_numbers(name)
+
+    checkpoint = open_checkpoint(restore(name, tmp_path / "subject"), base)
+
+    assert checkpoint.check() == ()
+    assert checkpoint.files.shapes == open_checkpoint(base).files.shapes
+    differing = [key for key in checkpoint.files.entries if not is_same(checkpoint.read(key), dense[key])]
+    assert differing == []
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_packed_checkpoint_says_how_it_is_stored(name: str, tmp_path: Path) -> None:
+    base = write_baseline(baseline_of(name), tmp_path / "baseline")
+
+    storage = open_checkpoint(restore(name, tmp_path / "subject"), base).storage()
+
+    assert storage.quantisation is not None
+    assert storage.quantisation.method
+    assert 0 < storage.packed_weights < storage.weights
+
+
+def scale_is(value: float) -> Callable[[Tensors], None]:
+    def edit(tensors: Tensors) -> None:
+        tensors[f"{UP}.scales"][0, 0] = value
+
+    return edit
+
+
+def without(part: str) -> Callable[[Tensors], None]:
+    def edit(tensors: Tensors) -> None:
+        del tensors[f"{UP}.{part}"]
+
+    return edit
+
+
+def cut(part: str) -> Callable[[Tensors], None]:
+    def edit(tensors: Tensors) -> None:
+        tensors[f"{UP}.{part}"] = tensors[f"{UP}.{part}"][:-1]
+
+    return edit
+
+
+def retyped(part: str, dtype: torch.dtype) -> Callable[[Tensors], None]:
+    def edit(tensors: Tensors) -> None:
+        tensors[f"{UP}.{part}"] = tensors[f"{UP}.{part}"].to(dtype)
+
+    return edit
+
+
+def order_is(value: int) -> Callable[[Tensors], None]:
+    def edit(tensors: Tensors) -> None:
+        tensors[f"{UP}.g_idx"][5] = value
+
+    return edit
+
+
+def left_dense(tensors: Tensors) -> None:
+    for part in ("qweight", "qzeros", "scales", "g_idx"):
+        tensors.pop(f"{UP}.{part}", None)
+    tensors[f"{UP}.weight"] = torch.zeros(384, 128, dtype=torch.bfloat16)
+
+
+def dense_too(tensors: Tensors) -> None:
+    tensors[f"{UP}.weight"] = torch.zeros(384, 128, dtype=torch.bfloat16)
+
+
+OF_WORDS = [
+    (scale_is(0.0), SCALE, "scales: 1 of 1536 values is zero"),
+    (scale_is(float("nan")), SCALE, "scales: 1 of 1536 values is not finite"),
+    (without("scales"), PACKING, "scales is missing"),
+    (without("qzeros"), PACKING, "qzeros is missing"),
+    (without("qweight"), PACKING, "qweight is missing"),
+    (cut("scales"), SCALE, "scales has shape"),
+    (cut("qzeros"), SCALE, "qzeros has shape"),
+    (retyped("qweight", torch.float32), PACKING, "qweight is stored as F32"),
+    (retyped("scales", torch.int32), PACKING, "scales is stored as I32"),
+    (left_dense, PACKING, "stored as BF16, and config.json says it is packed"),
+    (dense_too, PACKING, "stored packed and dense"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq", "auto-round"])
+@pytest.mark.parametrize(("edit", "kind", "reason"), OF_WORDS)
+def test_a_defect_of_gptq_and_awq_is_one_line(
+    name: str, edit: Callable[[Tensors], None], kind: str, reason: str, tmp_path: Path
+) -> None:
+    folder = restore(name, tmp_path / "subject")
+    edit_tensors(folder, edit)
+
+    (defect,) = open_checkpoint(folder).check()
+
+    assert (defect.tensor, defect.kind) == (f"{UP}.weight", kind)
+    assert reason in defect.reason
+    assert "\n" not in defect.reason
+
+
+@pytest.mark.parametrize("value", [-1, 4, 2**31 - 1])
+def test_a_group_that_is_out_of_range_is_a_defect_and_no_traceback(value: int, tmp_path: Path) -> None:
+    folder = restore("gptq", tmp_path / "subject")
+    edit_tensors(folder, order_is(value))
+
+    checkpoint = open_checkpoint(folder)
+
+    assert [defect.reason for defect in checkpoint.check()] == ["g_idx: 1 of 128 values name none of the 4 groups"]
+    assert checkpoint.read(f"{UP}.weight").shape == (384, 128)
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq", "auto-round"])
+def test_a_cut_tensor_is_a_defect_or_has_another_shape(name: str, tmp_path: Path) -> None:
+    folder = restore(name, tmp_path / "subject")
+    edit_tensors(folder, cut("qweight"))
+
+    checkpoint = open_checkpoint(folder)
+
+    assert f"{UP}.weight" not in checkpoint.files.entries or checkpoint.files.shapes[f"{UP}.weight"] != (384, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("gptq", {"bits": 8}), ("gptq", {"bits": 2}), ("gptq", {"group_size": 64}), ("auto-round", {"bits": 8})],
+)
+def test_bits_that_contradict_the_shapes_are_a_defect_of_every_module(
+    name: str, changes: dict[str, int], tmp_path: Path
+) -> None:
+    folder = restore(name, tmp_path / "subject")
+    edit_quantisation(folder, **changes)
+
+    assert len({defect.tensor for defect in open_checkpoint(folder).check()}) == 28
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("awq", {"bits": 8}, "8 bits"),
+        ("awq", {"version": "gemv"}, "gemv"),
+        ("gptq", {"bits": "four"}, "four"),
+        ("gptq", {"bits": 4, "checkpoint_format": "marlin"}, "marlin"),
+        ("auto-round", {"packing_format": "auto_round:mlx"}, "mlx"),
+    ],
+)
+def test_a_variant_without_a_reader_is_refused_by_name(
+    name: str, changes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    folder = restore(name, tmp_path / "subject")
+    edit_quantisation(folder, **changes)
+
+    with pytest.raises(CheckpointError, match=named) as raised:
+        open_checkpoint(folder)
+
+    assert "\n" not in str(raised.value)
+
+
+def test_a_config_that_says_packed_over_dense_weights_is_refused(tmp_path: Path) -> None:
+    folder = write_baseline("qwen2-tiny", tmp_path / "subject")
+    config = json.loads((folder / "config.json").read_bytes())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(CheckpointError, match="no tensor is"):
+        open_checkpoint(folder)
+
+
+def test_packed_tensors_without_a_word_in_the_config_are_refused(tmp_path: Path) -> None:
+    folder = restore("gptq", tmp_path / "subject")
+    config = json.loads((folder / "config.json").read_bytes())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "quantization_config.json").unlink(missing_ok=True)
+
+    with pytest.raises(CheckpointError, match="GPTQ"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
+def test_words_hold_codes_as_the_published_packing_puts_them(bits: int, version: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    codes = torch.randint(0, 2**bits, (128, 384), generator=generator)
+    zeros = torch.randint(1, 2**bits, (4, 384), generator=generator)
+    scales = torch.rand(4, 384, generator=generator).half() + 0.01
+    order = torch.randperm(128, generator=generator) % 4
+    stored = zeros - 1 if version == "gptq" else zeros
+    folder = restore("gptq", tmp_path / "subject")
+    edit_quantisation(folder, checkpoint_format=version, bits=bits, desc_act=True, dynamic={"x": {"bits": 4}})
+    edit_tensors(
+        folder,
+        lambda tensors: tensors.update({
+            f"{UP}.qweight": pack(codes.T, bits).T, f"{UP}.qzeros": pack(stored, bits), f"{UP}.scales": scales,
+            f"{UP}.g_idx": order.int(),
+        }),
+    )  # fmt: skip
+
+    read = open_checkpoint(folder).read(f"{UP}.weight")
+
+    assert torch.equal(read, (scales[order] * (codes - zeros[order]).half()).T)
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return codes as one stream of bits in each row, as auto-round and AutoGPTQ pack blocks of 32."""
+    stream = (codes[..., None] >> torch.arange(bits)) & 1
+    words = stream.flatten(-2).unflatten(-1, (-1, 32)) << torch.arange(32)
+    total = words.sum(-1)
+    return torch.where(total >= 2**31, total - 2**32, total).int()

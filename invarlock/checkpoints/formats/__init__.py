@@ -13,7 +13,16 @@ The first that matches reads the checkpoint, and ``dense`` matches what is left.
 
 from __future__ import annotations
 
-from invarlock.checkpoints.formats import auto_round, awq, block_fp8, compressed_tensors, dense, gptq, modelopt
+from invarlock.checkpoints.formats import (
+    auto_round,
+    awq,
+    bitsandbytes,
+    block_fp8,
+    compressed_tensors,
+    dense,
+    gptq,
+    modelopt,
+)
 from invarlock.checkpoints.formats.interface import Format
 
 FORMATS: tuple[Format, ...] = (
@@ -23,5 +32,6 @@ FORMATS: tuple[Format, ...] = (
     gptq.FORMAT,
     awq.FORMAT,
     auto_round.FORMAT,
+    bitsandbytes.FORMAT,
     dense.FORMAT,
 )

@@ -184,7 +184,8 @@ def _unpack(parts: Mapping[str, Any], *, bits: int, along_outputs: bool, offset:
         codes = unpacking.unpack_words(parts["qweight"].mT, bits, 32 * parts["qweight"].shape[0] // bits).mT
     inputs = codes.shape[0]
     index = parts["g_idx"].long().clamp(0, groups - 1) if "g_idx" in parts else torch.arange(inputs) // group
-    return (scales[index] * (codes - zeros[index]).to(scales.dtype)).mT.contiguous()
+    dense: torch.Tensor = scales[index] * (codes - zeros[index]).to(scales.dtype)
+    return dense.mT.contiguous()
 
 
 def _tables(value: object) -> Mapping[str, Any]:

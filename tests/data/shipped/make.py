@@ -61,7 +61,7 @@ def bitsandbytes(name: str) -> None:
             if getattr(weight, "quant_state", None) is not None:
                 dense[key] = dequantize_4bit(weight.data, weight.quant_state)
             elif getattr(weight, "SCB", None) is not None:
-                dense[key] = int8_vectorwise_dequant(weight.data, weight.SCB)
+                dense[key] = int8_vectorwise_dequant(weight.data, weight.SCB).to(torch.bfloat16)
             else:
                 dense[key] = weight.data
         return work / "packed", dense
@@ -193,6 +193,9 @@ def gptqmodel(name: str) -> None:
 
     def make(work: Path) -> tuple[Path, Dense]:
         folder = write_baseline(QWEN, work / "baseline")
+        # without a token for padding the tool makes one, and the embeddings have no row for it
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "!"}))
         model = GPTQModel.load(str(folder), config, device="cpu")
         model.quantize(calibration_texts(), batch_size=8)
         model.save(str(work / "packed"))

@@ -19,7 +19,7 @@ from invarlock.errors import CheckpointError
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 UP = "model.layers.0.mlp.up_proj"
 Tensors = dict[str, torch.Tensor]
-READ = [name for name in names() if not name.startswith(("bitsandbytes", "torchao"))]
+READ = [name for name in names() if not name.startswith("torchao")]
 
 
 def edit_tensors(folder: Path, edit: Callable[[Tensors], None]) -> None:
@@ -252,3 +252,105 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     words = stream.flatten(-2).unflatten(-1, (-1, 32)) << torch.arange(32)
     total = words.sum(-1)
     return torch.where(total >= 2**31, total - 2**32, total).int()
+
+
+def part_is(part: str, value: float) -> Callable[[Tensors], None]:
+    def edit(tensors: Tensors) -> None:
+        tensors[f"{UP}.{part}"].view(-1)[0] = value
+
+    return edit
+
+
+def state_says(**changes: Any) -> Callable[[Tensors], None]:
+    def edit(tensors: Tensors) -> None:
+        name = f"{UP}.weight.quant_state.bitsandbytes__nf4"
+        state = json.loads(bytes(tensors[name].numpy())) | changes
+        tensors[name] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+
+    return edit
+
+
+def dense_weight(tensors: Tensors) -> None:
+    for name in [one for one in tensors if one.startswith(f"{UP}.")]:
+        del tensors[name]
+    tensors[f"{UP}.weight"] = torch.zeros(384, 128, dtype=torch.bfloat16)
+
+
+NF4_STATE = "weight.quant_state.bitsandbytes__nf4"
+OF_BITSANDBYTES = [
+    ("int8", part_is("SCB", 0.0), SCALE, "SCB: 1 of 384 values is zero"),
+    ("int8", part_is("SCB", float("inf")), SCALE, "SCB: 1 of 384 values is not finite"),
+    ("int8", part_is("SCB", -1.0), SCALE, "SCB: 1 of 384 values is negative"),
+    ("int8", without("SCB"), SCALE, "SCB is missing"),
+    ("int8", cut("SCB"), SCALE, "SCB has shape [383], not [384]"),
+    ("int8", without("weight"), PACKING, "weight is missing"),
+    ("int8", retyped("weight", torch.float16), PACKING, "weight is stored as F16"),
+    ("int8", part_is("weight_format", 2), PACKING, "weight_format is 2"),
+    ("int8", dense_weight, PACKING, "stored as BF16, and config.json says it is packed"),
+    ("nf4", part_is("weight.nested_absmax", 0.0), SCALE, "nested_absmax: 1 of 3 values is zero"),
+    ("nf4", part_is("weight.nested_absmax", float("nan")), SCALE, "nested_absmax: not finite"),
+    ("nf4", part_is("weight.quant_map", float("nan")), SCALE, "quant_map: not finite"),
+    ("nf4", without("weight.absmax"), SCALE, "absmax is missing"),
+    ("nf4", cut("weight.absmax"), SCALE, "absmax has shape [767], not [768]"),
+    ("nf4", cut("weight.nested_absmax"), SCALE, "nested_absmax has shape [2], not [3]"),
+    ("nf4", cut("weight"), PACKING, "quant_state says [384, 128], and 24575 bytes of codes"),
+    ("nf4", without(NF4_STATE), SCALE, "quant_state is missing"),
+    ("nf4", cut(NF4_STATE), SCALE, "quant_state is missing, or says what cannot be"),
+    ("nf4", state_says(blocksize=128, nested_blocksize=128), SCALE, "absmax has shape [768], not [384]"),
+    ("nf4", state_says(shape=[384, 256]), PACKING, "quant_state says [384, 256]"),
+    ("nf4", state_says(quant_type="fp4"), SCALE, "quant_state is missing, or says what cannot be"),
+    ("nf4", retyped("weight.absmax", torch.float32), SCALE, "absmax is stored as F32, not U8"),
+    ("nf4", dense_weight, PACKING, "stored as BF16, and config.json says it is packed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind_of", "edit", "kind", "reason"), OF_BITSANDBYTES)
+def test_a_defect_of_bitsandbytes_is_one_line(
+    kind_of: str, edit: Callable[[Tensors], None], kind: str, reason: str, tmp_path: Path
+) -> None:
+    folder = restore(f"bitsandbytes-{kind_of}", tmp_path / "subject")
+    edit_tensors(folder, edit)
+
+    (defect,) = open_checkpoint(folder).check()
+
+    assert (defect.tensor, defect.kind) == (f"{UP}.weight", kind)
+    assert reason in defect.reason
+    assert "\n" not in defect.reason
+
+
+def test_a_row_of_zeros_may_have_a_scale_of_zero(tmp_path: Path) -> None:
+    folder = restore("bitsandbytes-int8", tmp_path / "subject")
+
+    def prune(tensors: Tensors) -> None:
+        tensors[f"{UP}.weight"][0] = 0
+        tensors[f"{UP}.SCB"][0] = 0
+
+    edit_tensors(folder, prune)
+    checkpoint = open_checkpoint(folder)
+
+    assert checkpoint.check() == ()
+    assert torch.equal(checkpoint.read(f"{UP}.weight")[0], torch.zeros(128, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_four_bits_are_read_as_bitsandbytes_reads_them(
+    kind: str, nested: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    functional = pytest.importorskip("bitsandbytes.functional")
+    weight = torch.randn(384, 128, generator=torch.Generator().manual_seed(1)).to(dtype)
+    codes, state = functional.quantize_4bit(weight, quant_type=kind, compress_statistics=nested)
+    folder = restore("bitsandbytes-nf4", tmp_path / "subject")
+
+    def put(tensors: Tensors) -> None:
+        for name in [one for one in tensors if one.startswith(f"{UP}.weight.")]:
+            del tensors[name]
+        tensors[f"{UP}.weight"] = codes
+        tensors.update({f"{UP}.weight.{name}": part for name, part in state.as_dict(packed=True).items()})
+
+    edit_tensors(folder, put)
+    checkpoint = open_checkpoint(folder)
+
+    assert checkpoint.check() == ()
+    assert torch.equal(checkpoint.read(f"{UP}.weight"), functional.dequantize_4bit(codes, state))

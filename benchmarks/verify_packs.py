@@ -193,7 +193,7 @@ def seal(pack: Path) -> None:
 
 def verified(pack: Path) -> None:
     result = verify_pack(pack, VerifyOptions(strict=True))
-    assert result.ok, result.errors
+    assert result.ok, result.problems
 
 
 def sha256sum(pack: Path) -> None:

@@ -2,7 +2,7 @@
 
     tox -e mutants                                   # every mutant: many hours
     tox -e mutants -- --sample 15 --seed 1           # fifteen of each module
-    tox -e mutants -- packer/verify.py --jobs 2      # all of one
+    tox -e mutants -- packer/verify/verifying.py --jobs 2      # all of one
 
 Each mutant is written into a copy of the checkout, where the module's tests run until one fails. A mutant is killed
 when a test fails or the time runs out, which is three times what the tests take without it. Runs that tests share are
@@ -46,18 +46,23 @@ EDITS = ("tests/invarlock/edits",)
 # The modules that decide something, and the tests closest to each, the quickest first.
 MODULES: dict[str, tuple[str, ...]] = {
     # the verifier
-    "packer/checksums.py": (f"{PACKER}/test_checksums.py", f"{PACKER}/test_attacks.py"),
-    "packer/contents.py": (*VERIFYING, f"{PACKER}/test_hostile_packs.py"),
-    "packer/pack_folder.py": (f"{PACKER}/test_hostile_packs.py", *VERIFYING),
-    "packer/references.py": VERIFYING,
-    "packer/signature.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py", *VERIFYING),
-    "packer/trust.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_verify.py"),
-    "packer/verify.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_signing.py"),
+    "packer/format/checksums.py": (f"{PACKER}/test_checksums.py", f"{PACKER}/test_attacks.py"),
+    "packer/format/contents.py": (*VERIFYING, f"{PACKER}/test_hostile_packs.py"),
+    "packer/format/pack_folder.py": (f"{PACKER}/test_hostile_packs.py", *VERIFYING),
+    "packer/format/references.py": VERIFYING,
+    "packer/trust/signature.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py", *VERIFYING),
+    "packer/trust/signers.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_verify.py"),
+    "packer/verify/verifying.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_signing.py"),
+    "packer/verify/integrity.py": VERIFYING,
+    "packer/verify/authenticity.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py", *VERIFYING),
     # claims
-    "packer/claims.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
-    "packer/manifest_claims.py": (f"{PACKER}/test_pages.py", *VERIFYING, f"{PACKER}/test_build.py"),
-    "packer/preset_claims.py": (f"{PACKER}/test_attacks.py",),
-    "packer/report_claims.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/claims.py": (*VERIFYING, f"{PACKER}/test_signing.py"),
+    "packer/verify/results.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/plan.py": VERIFYING,
+    "packer/verify/reports.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/manifest_claims.py": (f"{PACKER}/test_pages.py", *VERIFYING, f"{PACKER}/test_build.py"),
+    "packer/verify/presets.py": (f"{PACKER}/test_attacks.py",),
+    "packer/verify/report.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
     "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
     "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", f"{REPORTS}/test_verification.py"),
     # statistics

@@ -23,15 +23,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer import layout
-from invarlock.packer.build import PackContent, build_pack
-from invarlock.packer.checksums import CONTROL_FILES, read_checksums, write_checksums
-from invarlock.packer.claims import check_results, examine_reports
-from invarlock.packer.contents import MemoryFiles
-from invarlock.packer.keys import make_signing_key
-from invarlock.packer.manifest_claims import manifest_problems, metadata_problems
-from invarlock.packer.signature import sign_manifest
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.build.building import PackContent, build_pack
+from invarlock.packer.format import layout
+from invarlock.packer.format.checksums import CONTROL_FILES, read_checksums, write_checksums
+from invarlock.packer.format.contents import MemoryFiles
+from invarlock.packer.trust.keys import make_signing_key
+from invarlock.packer.trust.signature import sign_manifest
+from invarlock.packer.verify.manifest_claims import manifest_problems, metadata_problems
+from invarlock.packer.verify.reports import check_results, examine_reports
+from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 
 from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.jsonio import dump_json

@@ -281,8 +281,8 @@ def _verify(options: argparse.Namespace) -> int:
     # imported here: --help must not wait for it
     from invarlock.jsonio import check_schema, dump_json, read_json
     from invarlock.named_files import check_result_file, write_result
-    from invarlock.packer.in_pack import in_pack
-    from invarlock.packer.report_claims import join_envelopes, verify_envelope
+    from invarlock.packer.format.in_pack import in_pack
+    from invarlock.packer.verify.report import join_envelopes, verify_envelope
     from invarlock.reports.page_files import page_problems
     from invarlock.reports.preset_files import read_preset
     from invarlock.reports.presets import report_preset_problems

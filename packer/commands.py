@@ -19,14 +19,14 @@ from invarlock.output import say, say_error, say_json
 from invarlock.problems import Code
 
 if TYPE_CHECKING:
-    from invarlock.packer.keys import SigningKey
-    from invarlock.packer.merging import MergedRun
-    from invarlock.packer.verify import VerifyResult
+    from invarlock.packer.runs.merging import MergedRun
+    from invarlock.packer.trust.keys import SigningKey
+    from invarlock.packer.verify.verifying import VerifyResult
 
 
 def keygen(options: Namespace) -> int:
     # imported here: --help must not wait for it
-    from invarlock.packer.keys import fingerprint, make_signing_key, write_key_pair
+    from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
 
     key = make_signing_key()
     private, public = write_key_pair(options.name, key, _passphrase(options))
@@ -38,9 +38,9 @@ def keygen(options: Namespace) -> int:
 def build(options: Namespace) -> int:
 
     # imported here: --help must not wait for it
-    from invarlock.packer.assembly import gather_files
-    from invarlock.packer.build import build_pack
-    from invarlock.packer.run_inputs import check_inputs, find_inputs
+    from invarlock.packer.build.assembly import gather_files
+    from invarlock.packer.build.building import build_pack
+    from invarlock.packer.runs.run_inputs import check_inputs, find_inputs
 
     key = None if options.signing_key is None else _signing_key(options)
     content = gather_files(
@@ -71,8 +71,8 @@ def build(options: Namespace) -> int:
 def merge(options: Namespace) -> int:
 
     # imported here: --help must not wait for it
-    from invarlock.packer.keys import make_signing_key
-    from invarlock.packer.merging import merge_runs
+    from invarlock.packer.runs.merging import merge_runs
+    from invarlock.packer.trust.keys import make_signing_key
 
     made = options.signing_key is None and not options.unsigned
     key = None if options.unsigned else make_signing_key() if made else _signing_key(options)
@@ -103,7 +103,7 @@ def _require_pass(merged: MergedRun, options: Namespace) -> None:
 
 def sign(options: Namespace) -> int:
     # imported here: --help must not wait for it
-    from invarlock.packer.signing import sign_pack
+    from invarlock.packer.build.signing import sign_pack
 
     signer = sign_pack(options.pack, _signing_key(options))
     say(f"signed {options.pack}", f"signer: {signer}")
@@ -112,7 +112,7 @@ def sign(options: Namespace) -> int:
 
 def attest(options: Namespace) -> int:
     # imported here: --help must not wait for it
-    from invarlock.packer.signing import attest_pack
+    from invarlock.packer.build.signing import attest_pack
 
     signer = attest_pack(options.pack, _signing_key(options))
     say(f"attested {options.pack}", f"signer: {signer}")
@@ -121,8 +121,8 @@ def attest(options: Namespace) -> int:
 
 def trust_add(options: Namespace) -> int:
     # imported here: --help must not wait for it
-    from invarlock.packer.trust import TrustedSigner, parse_moment
-    from invarlock.packer.trust_editing import add_signer, fingerprint_of
+    from invarlock.packer.trust.editing import add_signer, fingerprint_of
+    from invarlock.packer.trust.signers import TrustedSigner, parse_moment
 
     signer = TrustedSigner(
         fingerprint_of(options.signer),
@@ -138,7 +138,7 @@ def trust_add(options: Namespace) -> int:
 
 def trust_list(options: Namespace) -> int:
     # imported here: --help must not wait for it
-    from invarlock.packer.trust import read_trust_store
+    from invarlock.packer.trust.signers import read_trust_store
 
     store = _store(options)
     if not store.exists() and options.trust_store is None:
@@ -162,7 +162,7 @@ def trust_list(options: Namespace) -> int:
 
 def trust_revoke(options: Namespace) -> int:
     # imported here: --help must not wait for it
-    from invarlock.packer.trust_editing import fingerprint_of, revoke_signer
+    from invarlock.packer.trust.editing import fingerprint_of, revoke_signer
 
     signer = fingerprint_of(options.signer)
     known = revoke_signer(_store(options), signer)
@@ -197,8 +197,8 @@ def inspect(options: Namespace) -> int:
 def verify(options: Namespace) -> int:
     # imported here: --help must not wait for it
     from invarlock.packer.progress import ProgressLine
-    from invarlock.packer.trust import default_store, parse_fingerprint, parse_moment
-    from invarlock.packer.verify import VerifyOptions, verify_pack
+    from invarlock.packer.trust.signers import default_store, parse_fingerprint, parse_moment
+    from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 
     from invarlock.jsonio import dump_json
     from invarlock.named_files import check_result_file, write_result
@@ -239,7 +239,7 @@ def verify(options: Namespace) -> int:
 def diff(options: Namespace) -> int:
     # imported here: --help must not wait for it
     from invarlock.packer.diffing import diff_verdicts, render_diff
-    from invarlock.packer.verify import VerifyOptions, verify_pack
+    from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 
     verdicts, signed = [], []
     for pack in (options.first, options.second):
@@ -266,9 +266,11 @@ def _verify_lines(result: VerifyResult) -> list[str]:
     if not result.holds:
         shown = [f"  {problem} [{problem.code}]" for problem in result.problems]
         more = [f"  and {result.left_out} more problems of this class"] if result.left_out else []
-        codes = dict.fromkeys(problem.code for problem in result.problems)
-        remedies = [f"what to do ({code}): {code.remedy}" for code in codes]
-        return [f"NOT VERIFIED (exit code {result.code}): {result.pack}", *shown, *more, *remedies]
+        remedies: dict[str, list[str]] = {}
+        for code in dict.fromkeys(problem.code for problem in result.problems):
+            remedies.setdefault(code.remedy, []).append(code.value)
+        advice = [f"what to do about {', '.join(codes)}: {remedy}" for remedy, codes in remedies.items()]
+        return [f"NOT VERIFIED (exit code {result.code}): {result.pack}", *shown, *more, *advice]
     reports = len(result.envelope["results"]) if result.envelope else 0
     derived = f"reports: {reports} verified, every derived number follows from the measurements"
     headline = "VERIFIED" if result.signed else "NOT SIGNED, though what was checked holds"
@@ -304,15 +306,15 @@ def _separated(blocks: Sequence[list[str]]) -> list[str]:
 
 def _passphrase(options: Namespace) -> bytes | None:
     # imported here: --help must not wait for it
-    from invarlock.packer.keys import passphrase_from
+    from invarlock.packer.trust.keys import passphrase_from
 
     return None if options.passphrase_env is None else passphrase_from(options.passphrase_env)
 
 
 def _signing_key(options: Namespace) -> SigningKey:
     # imported here: --help must not wait for it
-    from invarlock.packer.file_access import key_warnings
-    from invarlock.packer.keys import load_signing_key
+    from invarlock.packer.trust.file_access import key_warnings
+    from invarlock.packer.trust.keys import load_signing_key
 
     key = load_signing_key(options.signing_key, _passphrase(options))
     _warn(key_warnings(options.signing_key))
@@ -321,8 +323,8 @@ def _signing_key(options: Namespace) -> SigningKey:
 
 def _store(options: Namespace) -> Path:
     # imported here: --help must not wait for it
-    from invarlock.packer.file_access import store_warnings
-    from invarlock.packer.trust import own_store
+    from invarlock.packer.trust.file_access import store_warnings
+    from invarlock.packer.trust.signers import own_store
 
     store: Path = options.trust_store or own_store()
     _warn(store_warnings(store))

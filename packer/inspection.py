@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer import layout
-from invarlock.packer.checksums import (
+from invarlock.packer.format import layout
+from invarlock.packer.format.checksums import (
     ATTESTATION_NAME,
     CHECKSUMS_NAME,
     CONTROL_FILES,
@@ -15,20 +15,20 @@ from invarlock.packer.checksums import (
     SIGNATURE_NAME,
     read_checksums,
 )
-from invarlock.packer.evidence import absent, pack_statement, scope_of
-from invarlock.packer.keys import fingerprint
-from invarlock.packer.layout import beside, is_report
-from invarlock.packer.limits import (
+from invarlock.packer.format.layout import beside, is_report
+from invarlock.packer.format.limits import (
     MAX_CHECKSUMS_BYTES,
     MAX_JSON_BYTES,
     MAX_JSON_VALUES,
     MAX_MANIFEST_BYTES,
     MAX_SIGNATURE_BYTES,
 )
-from invarlock.packer.manifest_format import read_manifest
-from invarlock.packer.pack_folder import PackFolder, open_pack
-from invarlock.packer.references import reference_problems
-from invarlock.packer.signature import verify_manifest
+from invarlock.packer.format.manifest import read_manifest
+from invarlock.packer.format.pack_folder import PackFolder, open_pack
+from invarlock.packer.format.references import reference_problems
+from invarlock.packer.trust.keys import fingerprint
+from invarlock.packer.trust.signature import verify_manifest
+from invarlock.packer.verify.evidence import absent, pack_statement, scope_of
 
 from invarlock.digests import sha256_hex
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError, SignatureError

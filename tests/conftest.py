@@ -13,7 +13,7 @@ from pathlib import Path
 
 import filelock
 import pytest
-from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key, write_key_pair
+from invarlock.packer.trust.keys import SigningKey, load_signing_key, make_signing_key, write_key_pair
 from packs import seal
 
 ROOT = Path(__file__).parents[1]

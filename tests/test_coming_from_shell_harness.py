@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from invarlock.packer.cli import main as packer
-from invarlock.packer.trust import DEFAULT_STORE
+from invarlock.packer.trust.signers import DEFAULT_STORE
 from several_pytests import run_several
 
 from invarlock.cli import main

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from invarlock.packer.build import build_pack
+from invarlock.packer.build.building import build_pack
 from invarlock.packer.cli import main as packer
 from packs import TIME, content
 from several_pytests import run_several

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from invarlock.packer.keys import fingerprint, make_signing_key, write_key_pair
+from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]

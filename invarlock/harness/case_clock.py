@@ -21,7 +21,7 @@ from typing import Protocol, TextIO
 
 import pytest
 
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 
 # For a case that was interrupted to end by itself, and then for the process to say why it ends.
 GRACE_SECONDS = 60.0

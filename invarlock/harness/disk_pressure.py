@@ -22,7 +22,7 @@ from typing import Any
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import check_schema, write_json
 from invarlock.moments import utc_now
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 
 SCHEMA = "disk_pressure_v1"
 # Looking at the few thousand files of a run takes milliseconds; a subject of a large model takes a minute to write.

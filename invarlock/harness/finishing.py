@@ -19,8 +19,15 @@ from invarlock.harness.pytest_report import reduce_pytest_report
 from invarlock.harness.run import Run
 from invarlock.jsonio import read_json, write_json
 from invarlock.moments import utc_now
-from invarlock.packer.keys import SigningKey, load_signing_key, make_signing_key
-from invarlock.packer.run_ending import FoundReports, pack_run, read_reports, verdict_lines, write_pages, write_results
+from invarlock.packer.runs.run_ending import (
+    FoundReports,
+    pack_run,
+    read_reports,
+    verdict_lines,
+    write_pages,
+    write_results,
+)
+from invarlock.packer.trust.keys import SigningKey, load_signing_key, make_signing_key
 from invarlock.reports.preset_files import null_run_name
 from invarlock.runtime.determinism import determinism_switches
 from invarlock.runtime.graphics import graphics

@@ -13,7 +13,7 @@ from invarlock.errors import InvarLockError, printable, printable_lines
 from invarlock.harness.mark_expressions import MarkExpression
 from invarlock.harness.selection import BYOE_SUITE, Catalog, check_mark_names
 from invarlock.output import say_error
-from invarlock.packer.file_access import key_warnings
+from invarlock.packer.trust.file_access import key_warnings
 from invarlock.settings import Mode, Settings, unknown_variables, unread_settings
 from invarlock.settings.nearest import did_you_mean
 

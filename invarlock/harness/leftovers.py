@@ -19,7 +19,7 @@ import filelock
 from invarlock.errors import UsageError
 from invarlock.harness.leases import is_held
 from invarlock.harness.run import Run
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.staging import remove_abandoned
 
 # linux/prctl.h

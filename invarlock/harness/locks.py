@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import filelock
 
 from invarlock.errors import EvaluationError
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 
 Waiting = Callable[[], AbstractContextManager[object]]
 # A holder that hangs is ended when its time is over; who waits longer waits for one that cannot be ended.

@@ -19,8 +19,8 @@ from invarlock.harness.memory_plan import memory_problems
 from invarlock.harness.presets import preset_check
 from invarlock.harness.run import Run
 from invarlock.harness.sizing import disk_need, model_needs
-from invarlock.packer.keys import load_signing_key
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.packer.trust.keys import load_signing_key
 from invarlock.runtime.provenance import NO_SOURCE, source_of
 
 Check = Callable[[Run, Sequence[Case]], Iterator[str]]

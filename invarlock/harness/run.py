@@ -10,7 +10,7 @@ from invarlock.catalog.models import Model
 from invarlock.catalog.tuned_params import NO_TUNED_PARAMS, TunedParams, read_tuned_params
 from invarlock.harness.found_sources import Sources
 from invarlock.harness.selection import Catalog
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.settings import Settings
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from invarlock.errors import UsageError, disk_refuses
 from invarlock.moments import utc_now
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import filelock

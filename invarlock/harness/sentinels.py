@@ -17,7 +17,7 @@ from invarlock.catalog.models import folder_name
 from invarlock.errors import EvaluationError, MissingFileError, UsageError
 from invarlock.harness.run import Run
 from invarlock.jsonio import check_schema, read_json, write_bytes
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.reports.sidecars import REPORT_NAME
 
 # A sentinel, and the kept subject that it loads.

@@ -29,7 +29,7 @@ from invarlock.harness.run_lock import RunLock
 from invarlock.harness.selection import SENTINEL_MARK
 from invarlock.harness.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.sharding import Collected, own_cases
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.reports.markdown import code_block
 from invarlock.runtime.handover import check_code
 

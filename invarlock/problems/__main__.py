@@ -1,5 +1,7 @@
 """``python -m invarlock.problems`` prints the page of problems."""
 
+import sys
+
 from invarlock.problems.page import problems_page
 
-print(problems_page(), end="")
+sys.stdout.write(problems_page())

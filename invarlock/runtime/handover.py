@@ -17,7 +17,7 @@ from invarlock import contracts, packer
 from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.errors import UsageError
 from invarlock.jsonio import check_schema, read_json, write_json
-from invarlock.packer.catalogue import catalogue_path
+from invarlock.packer.verify.catalogue import catalogue_path
 from invarlock.reports.sidecars import RuntimeImage
 
 SUITE = "suite"

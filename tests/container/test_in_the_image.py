@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.keys import fingerprint, make_signing_key, write_key_pair
+from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
 
 from invarlock.runtime.container import Job, Mount, caller, engine_arguments
 from invarlock.runtime.engines import find_engine, find_image

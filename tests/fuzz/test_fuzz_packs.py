@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from invarlock.packer.checksums import CONTROL_FILES, SIGNATURE_NAME
+from invarlock.packer.format.checksums import CONTROL_FILES, SIGNATURE_NAME
 from invarlock.packer.inspection import inspect_pack
-from invarlock.packer.keys import SigningKey
-from invarlock.packer.trust import judge_signer, read_trust_store
-from invarlock.packer.verify import VerifyOptions, VerifyResult, verify_pack
+from invarlock.packer.trust.keys import SigningKey
+from invarlock.packer.trust.signers import judge_signer, read_trust_store
+from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
 from packs import Path_, leaves, pack_files, seal, sign
 
 from invarlock.errors import IntegrityError, InvarLockError, ManifestError, MissingFileError, UsageError

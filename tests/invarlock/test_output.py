@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from invarlock.packer.cli import main as packer
-from invarlock.packer.readme import render_readme
+from invarlock.packer.format.readme import render_readme
 
 from invarlock.errors import printable
 from invarlock.output import say

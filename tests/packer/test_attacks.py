@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from attacks import on_claims, on_pages, on_presets, on_the_seal, on_the_sweep, without_the_key
 from attacks.catalogue import Attack
-from invarlock.packer.keys import fingerprint
+from invarlock.packer.trust.keys import fingerprint
 from packs import VERDICT, forge, messages, pack_files, strict
 
 from invarlock.jsonio import dump_json

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build import build_pack
+from invarlock.packer.build.building import build_pack
 from invarlock.packer.cli import main
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import TIME, content, pack_files, packer
 
 from invarlock.errors import MissingFileError, ReportError, UsageError

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build import build_pack
-from invarlock.packer.catalogue import MAX_LINES, catalogue_warnings
+from invarlock.packer.build.building import build_pack
+from invarlock.packer.verify.catalogue import MAX_LINES, catalogue_warnings
 from packs import SCENARIOS, TIME, VERDICT, content, strict
 
 from invarlock import __version__

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from invarlock.packer import checksums
-from invarlock.packer.checksums import CONTROL_FILES, check_path, read_checksums, write_checksums
-from invarlock.packer.limits import MAX_FILES, MAX_PATH_BYTES, MAX_PATH_SEGMENTS
+from invarlock.packer.format import checksums
+from invarlock.packer.format.checksums import CONTROL_FILES, check_path, read_checksums, write_checksums
+from invarlock.packer.format.limits import MAX_FILES, MAX_PATH_BYTES, MAX_PATH_SEGMENTS
 
 from invarlock.errors import IntegrityError
 

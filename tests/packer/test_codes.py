@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer import claims
+from invarlock.packer.verify import reports as claims
 from packs import REPORT, SCENARIOS, edit_json, places, strict
 
 from invarlock.output import output_error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build import build_pack
+from invarlock.packer.build.building import build_pack
 from invarlock.packer.cli import main
 from invarlock.packer.inspection import inspect_pack
 from packs import REPORT, SCENARIOS, STRESS, TIME, content, edit_json, packer, page, page_of, sha256

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.checksums import CONTROL_FILES, write_checksums
-from invarlock.packer.limits import MAX_CHECKSUMS_BYTES, MAX_FILES, MAX_FOLDERS, MAX_JSON_BYTES, MAX_JSON_VALUES
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
+from invarlock.packer.format.limits import MAX_CHECKSUMS_BYTES, MAX_FILES, MAX_FOLDERS, MAX_JSON_BYTES, MAX_JSON_VALUES
+from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import REPORT, codes, edit_json, pack_files, sha256, sign, strict
 
 from invarlock.problems import Code
@@ -210,7 +210,7 @@ def test_a_file_that_is_replaced_by_its_own_bytes_while_the_pack_is_verified_is_
     pack: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the swap is made at the latest moment that there is: when the reports have been derived, before the last look
-    from invarlock.packer import verify
+    from invarlock.packer.verify import verifying as verify
 
     check = verify.check_claims
 

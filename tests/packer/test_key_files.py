@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from hypothesis import given
 from hypothesis import strategies as st
-from invarlock.packer.keys import (
+from invarlock.packer.trust.editing import fingerprint_of
+from invarlock.packer.trust.keys import (
     SigningKey,
     fingerprint,
     load_public_key,
@@ -21,8 +22,7 @@ from invarlock.packer.keys import (
     read_public_pem,
     write_key_pair,
 )
-from invarlock.packer.pem import PemBlock, find_blocks, private_seed, public_key, write_pem
-from invarlock.packer.trust_editing import fingerprint_of
+from invarlock.packer.trust.pem import PemBlock, find_blocks, private_seed, public_key, write_pem
 from packs import packer
 
 from invarlock.errors import SignatureError, UsageError

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from invarlock.packer.checksums import read_checksums, write_checksums
-from invarlock.packer.keys import (
+from invarlock.packer.format.checksums import read_checksums, write_checksums
+from invarlock.packer.trust.editing import add_signer, revoke_signer
+from invarlock.packer.trust.keys import (
     fingerprint,
     load_signing_key,
     make_signing_key,
@@ -21,10 +22,9 @@ from invarlock.packer.keys import (
     read_public_pem,
     write_key_pair,
 )
-from invarlock.packer.signature import sign_manifest, verify_manifest
-from invarlock.packer.trust import TrustedSigner, judge_signer, parse_moment, read_trust_store
-from invarlock.packer.trust_editing import add_signer, revoke_signer
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.trust.signature import sign_manifest, verify_manifest
+from invarlock.packer.trust.signers import TrustedSigner, judge_signer, parse_moment, read_trust_store
+from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import packer
 
 from invarlock.errors import IntegrityError, MissingFileError, SignatureError, UsageError

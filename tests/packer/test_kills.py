@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build import build_pack
-from invarlock.packer.signing import sign_pack
+from invarlock.packer.build.building import build_pack
+from invarlock.packer.build.signing import sign_pack
 from packs import TIME, content, pack_files, strict
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import messages
 
 ARCHIVE = Path(__file__).parents[1] / "data/pack_made_before.tar.xz"

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build import build_pack
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.build.building import build_pack
+from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import FAULT, REPORT, STRESS, TIME, contain, content, edit_json, messages, page_of, places, sign, strict
 
 from invarlock.errors import ReportError

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.checksums import CONTROL_FILES, write_checksums
+from invarlock.packer.build.signing import attest_pack
+from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
 from invarlock.packer.inspection import inspect_pack
-from invarlock.packer.keys import SigningKey
-from invarlock.packer.signing import attest_pack
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.trust.keys import SigningKey
+from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import (
     codes,
     edit_json,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build import build_pack
+from invarlock.packer.build.building import build_pack
 from packs import FAULT, REPORT, STRESS, TIME, VERDICT, content, edit_json, packer, strict
 
 from invarlock.errors import ReportError

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build import build_pack
-from invarlock.packer.keys import fingerprint
-from invarlock.packer.trust import parse_moment
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.build.building import build_pack
+from invarlock.packer.trust.keys import fingerprint
+from invarlock.packer.trust.signers import parse_moment
+from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import (
     TIME,
     content,

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.attestation import (
+from invarlock.packer.build.building import build_pack
+from invarlock.packer.build.signing import attest_pack, sign_pack
+from invarlock.packer.trust.attestation import (
     PAYLOAD_TYPE,
     pre_authentication_encoding,
     sign_statement,
 )
-from invarlock.packer.build import build_pack
-from invarlock.packer.keys import SigningKey, fingerprint, make_signing_key
-from invarlock.packer.signing import attest_pack, sign_pack
+from invarlock.packer.trust.keys import SigningKey, fingerprint, make_signing_key
 from packs import REPORT, TIME, content, edit_json, messages, pack_files, places, seal, sha256, strict
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
@@ -120,7 +120,7 @@ def test_an_attestation_that_would_not_verify_is_never_written(
     pack: Path, real_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = len(dump_json(sign_statement({}, real_run.key)))
-    monkeypatch.setattr("invarlock.packer.authenticity.MAX_ATTESTATION_BYTES", needed)
+    monkeypatch.setattr("invarlock.packer.verify.authenticity.MAX_ATTESTATION_BYTES", needed)
     watcher = Watcher(pack / ATTESTATION)
     watcher.start()
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build import PackContent, build_pack
-from invarlock.packer.evidence import absent
+from invarlock.packer.build.building import PackContent, build_pack
 from invarlock.packer.inspection import inspect_pack
-from invarlock.packer.keys import SigningKey, fingerprint
-from invarlock.packer.verify import VerifyOptions, VerifyResult, verify_pack
+from invarlock.packer.trust.keys import SigningKey, fingerprint
+from invarlock.packer.verify.evidence import absent
+from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
 from packs import (
     FAULT,
     REPORT,

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from invarlock.packer import trust_editing
 from invarlock.packer.cli import main as packer
+from invarlock.packer.trust import editing as trust_editing
 
 from invarlock.cli import main as invarlock
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer.assembly import gather_files
-from invarlock.packer.build import PackContent
-from invarlock.packer.checksums import CONTROL_FILES, write_checksums
-from invarlock.packer.keys import SigningKey
-from invarlock.packer.signature import sign_manifest
-from invarlock.packer.verify import VerifyOptions, VerifyResult, verify_pack
+from invarlock.packer.build.assembly import gather_files
+from invarlock.packer.build.building import PackContent
+from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
+from invarlock.packer.trust.keys import SigningKey
+from invarlock.packer.trust.signature import sign_manifest
+from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
 
 from invarlock.jsonio import dump_json
 from invarlock.problems import Code

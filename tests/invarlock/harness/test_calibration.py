@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.verify import VerifyOptions, verify_pack
+from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from killed_workers import Stage, kill_workers_in, killed
 
 RunPytest = Callable[..., Any]

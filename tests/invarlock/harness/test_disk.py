@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.catalog.models import read_models
 from invarlock.harness.disk_pressure import DiskPressure, held_bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.edit_specs import EditSpec

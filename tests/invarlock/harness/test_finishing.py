@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios

@@ -17,7 +17,7 @@ import pytest
 import torch
 from hub_client import client_environment
 from hub_server import Answer, Hub, Repository, serve_hub, with_other_file
-from invarlock.packer.layout import MODEL_REVISIONS
+from invarlock.packer.format.layout import MODEL_REVISIONS
 from safetensors.torch import load_file
 
 from invarlock.checkpoints.digests import digest_checkpoint

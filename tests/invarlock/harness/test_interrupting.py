@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.run_directory import RunDirectory
-from invarlock.packer.run_ending import read_reports
+from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.packer.runs.run_ending import read_reports
 
 from invarlock.harness.finishing import cut_off
 from invarlock.jsonio import read_json

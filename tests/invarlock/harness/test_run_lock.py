@@ -13,7 +13,7 @@ from typing import Any
 
 import filelock
 import pytest
-from invarlock.packer.run_directory import RunDirectory
+from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.errors import UsageError
 from invarlock.harness.run_lock import RunLock

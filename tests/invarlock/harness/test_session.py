@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.keys import make_signing_key, write_key_pair
+from invarlock.packer.trust.keys import make_signing_key, write_key_pair
 
 ROOT = Path(__file__).parents[3]
 NOOP = "mistral-tiny-noop_control-run1"

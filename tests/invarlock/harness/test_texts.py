@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hub_client import client_environment
 from hub_server import Hub, Repository, serve_hub
-from invarlock.packer.layout import MODEL_REVISIONS
+from invarlock.packer.format.layout import MODEL_REVISIONS
 
 from invarlock.errors import HubError
 from invarlock.harness.texts import WIKITEXT2, DataSet, files_of

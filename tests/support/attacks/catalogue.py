@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from invarlock.packer.keys import SigningKey
+from invarlock.packer.trust.keys import SigningKey
 from packs import seal, sign
 
 from invarlock.problems import Code, Problem

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer.layout import GUARD_VALUE, beside
+from invarlock.packer.format.layout import GUARD_VALUE, beside
 from packs import (
     BASELINE,
     FAULT,

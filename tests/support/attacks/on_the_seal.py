@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer.checksums import write_checksums
+from invarlock.packer.format.checksums import write_checksums
 from packs import (
     VERDICT,
     edit_json,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer.layout import GUARD_VALUE
+from invarlock.packer.format.layout import GUARD_VALUE
 from packs import SCENARIOS, edit_json
 
 from attacks.catalogue import Act, Attack, catalogue

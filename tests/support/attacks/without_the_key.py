@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer.keys import fingerprint, make_signing_key, public_pem
-from invarlock.packer.limits import MAX_MANIFEST_BYTES
-from invarlock.packer.signature import sign_manifest
+from invarlock.packer.format.limits import MAX_MANIFEST_BYTES
+from invarlock.packer.trust.keys import fingerprint, make_signing_key, public_pem
+from invarlock.packer.trust.signature import sign_manifest
 from packs import (
     BASELINE,
     MODEL,

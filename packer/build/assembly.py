@@ -1,0 +1,176 @@
+"""Gathering what goes into a pack from files that exist: reports with their sidecars, baselines, metadata."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.format import layout
+from invarlock.packer.build.building import PackContent
+from invarlock.packer.format.in_pack import in_pack
+from invarlock.packer.format.limits import MAX_TEXT_BYTES
+from invarlock.packer.verify.verifying import ReportAssurance
+
+from invarlock.catalog.cases import report_folder
+from invarlock.catalog.models import folder_name
+from invarlock.errors import DocumentError, ReportError, UsageError
+from invarlock.jsonio import MAX_DOCUMENT_BYTES, check_schema, parse_json, read_file
+from invarlock.problems import Code
+from invarlock.reports.preset_files import null_run_name, preset_name, read_preset
+
+# A pack is put together in memory.
+MAX_MATERIAL_BYTES = 1024**3
+
+
+def gather_files(
+    *,
+    reports: Sequence[Path],
+    baselines: Sequence[Path],
+    scenarios: Path,
+    final_verdict: Path | None,
+    pytest_report: Path | None = None,
+    source_repo: Path | None = None,
+    environment: Path | None = None,
+    metadata: Mapping[str, Path] | None = None,
+    presets: Path | None = None,
+    materials: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+    run_name: str | None = None,
+    report_assurance: ReportAssurance = "report",
+    readme_notes: Path | None = None,
+) -> PackContent:
+    """Return the content of a pack; each report goes to the place of its case.
+
+    Args:
+        reports: ``evaluation.report.json`` files, each with its sidecars beside it.
+        baselines: the baselines' own reports.
+        scenarios: the effective manifest of the run.
+        final_verdict: the run's verdict, which must be the one that follows from the reports.
+        pytest_report: pytest's account of the cases, when there is one.
+        source_repo: provenance of the source.
+        environment: provenance of the environment.
+        metadata: more files for ``metadata/``, by name.
+        presets: a folder of presets; those of the models that have a report go into the pack, with their null runs.
+        materials: ``NAME=FILE`` texts; each goes to ``metadata/materials/NAME``.
+        parameters: the settings of the run.
+        run_name: name of the run directory; by default that of the folder of ``scenarios``.
+        report_assurance: what the pack's maker asks of its reports.
+        readme_notes: a text of the maker's, for the end of the README.
+
+    Raises:
+        MissingFileError: when a file is not there.
+        UsageError: when two reports are of one case, or a material is malformed.
+        ReportError: when a report is none, or of no scenario of the manifest.
+        DocumentError: when the manifest is malformed.
+    """
+    files: dict[str, bytes] = {layout.SCENARIOS: _read(scenarios)}
+    manifest = parse_json(files[layout.SCENARIOS], where=str(scenarios))
+    check_schema(manifest, "scenarios", where=str(scenarios))
+    categories = {row["id"]: row["category"] for row in manifest["scenarios"]}
+    for path in reports:
+        data = _read(path)
+        place = _place(data, path, categories)
+        if place in files:
+            raise UsageError(f"{path}: a second report of the case at {place}; give each case once")
+        files[place] = data
+        for name in layout.SIDECARS:
+            files[layout.beside(place, name)] = _read(path.with_name(name))
+        for name in (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS, layout.PAGE):
+            if path.with_name(name).is_file():
+                files[layout.beside(place, name)] = _read(path.with_name(name))
+    if presets is not None:
+        models = {layout.model_folder(place) for place in files if layout.is_report(place)}
+        files |= {f"{layout.PRESETS}{name}": _read(presets / name) for name in _preset_files(presets, models)}
+    for path in baselines:
+        data = _read(path)
+        files[layout.baseline_path(_model_folder(data, path))] = data
+    optional = {
+        layout.PYTEST_REPORT: pytest_report,
+        layout.SOURCE_REPO: source_repo,
+        layout.ENVIRONMENT: environment,
+        **{f"metadata/{name}": path for name, path in (metadata or {}).items()},
+    }
+    files |= {place: _read(path) for place, path in optional.items() if path is not None}
+    named = dict(_material(text) for text in materials)
+    for name, path in named.items():
+        files[f"metadata/materials/{name}"] = _read(path, MAX_MATERIAL_BYTES)
+    return PackContent(
+        files=files,
+        run_name=run_name or Path(os.path.realpath(scenarios)).parent.name,
+        parameters=parameters or {},
+        materials={name: f"metadata/materials/{name}" for name in named},
+        claimed_verdict=None if final_verdict is None else _verdict(final_verdict),
+        report_assurance=report_assurance,
+        readme_notes="" if readme_notes is None else _text(readme_notes),
+    )
+
+
+def _read(path: Path, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
+    try:
+        return read_file(path, limit_bytes=limit_bytes)
+    except DocumentError as error:
+        raise UsageError(str(error)) from None
+
+
+def _verdict(path: Path) -> dict[str, Any]:
+    document = parse_json(_read(path), where=str(path))
+    records = document.get("records") if isinstance(document, dict) else None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UsageError(f"{path}: not a final_verdict.json, it has no list of records; name that of a run")
+    return dict(document)
+
+
+def _text(path: Path) -> str:
+    data = _read(path)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8 text") from None
+    if len(data) > MAX_TEXT_BYTES // 2:
+        raise UsageError(f"{path}: {len(data)} bytes, a README may have {MAX_TEXT_BYTES // 2}")
+    return text
+
+
+def _preset_files(folder: Path, models: Iterable[str]) -> Iterator[str]:
+    """Yield the files of the presets of some models, by their path below the folder."""
+    for model in sorted(models):
+        path = folder / preset_name(model)
+        if not path.is_file():
+            continue
+        preset = read_preset(path).document
+        yield from (preset_name(model), preset_name(model, "yaml"))
+        for row in (*preset["null_runs"], preset["held_out"]):
+            yield null_run_name(model, row["run"])
+
+
+def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> str:
+    """Return the pack path of a report."""
+    try:
+        document = parse_json(data, where=str(path))
+        check_schema(document, "evaluation_report", where=str(path))
+    except DocumentError as error:
+        raise ReportError(str(error), problems=in_pack(error, Code.REPORT_MALFORMED)) from None
+    meta = document["meta"]
+    if meta["scenario"] not in categories:
+        words = f"{meta['scenario']!r} is no scenario of the manifest"
+        raise ReportError(words, where=str(path), field="meta.scenario")
+    folder = report_folder(meta["model_id"], meta["scenario"], categories[meta["scenario"]], meta["run"])
+    return f"reports/{folder}/{layout.REPORT_NAME}"
+
+
+def _model_folder(data: bytes, path: Path) -> str:
+    try:
+        document = parse_json(data, where=str(path))
+        check_schema(document, "baseline_report", where=str(path))
+    except DocumentError as error:
+        raise ReportError(str(error), problems=in_pack(error, Code.REPORT_MALFORMED)) from None
+    return folder_name(document["meta"]["model_id"])
+
+
+def _material(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not separator or not path or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise UsageError(f"--material {text!r}: write NAME=FILE, the name of letters, digits, '.', '_' and '-'")
+    return name, Path(path)

@@ -1,0 +1,253 @@
+"""Building a pack: staged in a hidden sibling, sealed, verified, and renamed into place whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.format import layout
+from invarlock.packer.format.checksums import (
+    ATTRIBUTES,
+    ATTRIBUTES_NAME,
+    CHECKSUMS_NAME,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    check_path,
+    write_checksums,
+)
+from invarlock.packer.verify.reports import Findings, examine_reports
+from invarlock.packer.format.contents import MemoryFiles
+from invarlock.packer.verify.evidence import evidence_level
+from invarlock.packer.trust.keys import SigningKey, fingerprint
+from invarlock.packer.verify.manifest_claims import derive_manifest, derive_source, metadata_problems
+from invarlock.packer.format.readme import render_readme
+from invarlock.packer.format.references import reference
+from invarlock.packer.verify.results import derive_results, derive_verdict
+from invarlock.packer.trust.signature import sign_manifest
+from invarlock.packer.verify.verifying import ReportAssurance, VerifyOptions, verify_pack
+
+from invarlock import __version__
+from invarlock.digests import sha256_hex
+from invarlock.errors import ReportError, UsageError
+from invarlock.jsonio import check_schema, dump_json, sync_folder
+from invarlock.problems import Code, Problem
+from invarlock.reports.verification import differences
+from invarlock.staging import staging_folder
+from invarlock.verdict.rendering import headline, render_verdict_text
+
+
+@dataclass(frozen=True)
+class PackContent:
+    """What goes into a pack.
+
+    ``files`` are the bytes of its files by pack path: reports and their sidecars, baselines, metadata. Everything under
+    ``results/``, the ``verify.json`` files, README, checksums and manifest are derived from them.
+    ``claimed_verdict`` must be the verdict that is derived; its time is kept. ``report_assurance`` is what is asked of
+    the reports when the pack is read back: that each verifies, that clean ones come from a container too, or nothing.
+    """
+
+    files: Mapping[str, bytes]
+    run_name: str
+    parameters: Mapping[str, Any]
+    materials: Mapping[str, str] = field(default_factory=dict)
+    claimed_verdict: Mapping[str, Any] | None = None
+    report_assurance: ReportAssurance = "report"
+    readme_notes: str = ""
+
+
+@dataclass(frozen=True)
+class BuiltPack:
+    """A pack that stands, was read back and verified; ``evidence`` is the statement of what it is evidence of."""
+
+    path: Path
+    verdict: str
+    headline: str
+    evidence_level: str
+    fingerprint: str | None
+    evidence: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``build --json`` and ``merge --json`` print of the pack."""
+        return {
+            "pack": str(self.path),
+            "verdict": self.verdict,
+            "evidence_level": self.evidence_level,
+            "signer_fingerprint": self.fingerprint,
+            "evidence": list(self.evidence),
+        }
+
+
+def build_pack(target: Path, content: PackContent, signing_key: SigningKey | None, generated_at: str) -> BuiltPack:
+    """Build, seal and verify a pack; it appears whole, or nothing of it does.
+
+    The same content, key and time give the same bytes.
+
+    Args:
+        target: the pack's folder, which must not exist.
+        content: what goes into it.
+        signing_key: signs the manifest; None leaves the pack unsigned.
+        generated_at: UTC, ``2026-01-31T12:00:00Z``.
+
+    Raises:
+        UsageError: when the target exists or cannot be written to.
+        ReportError: when a report does not verify, or the pack would not.
+        IntegrityError: when a path of the content is unsafe.
+    """
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
+    files, found, verdict = _complete(content, generated_at)
+    manifest = _manifest(content, files, found, verdict, signing_key, generated_at)
+    evidence = found.pack_statement(manifest, files, verdict)
+    files[layout.README] = render_readme(manifest, verdict, evidence, content.readme_notes)
+    checksums = write_checksums({path: sha256_hex(data) for path, data in files.items()})
+    manifest["checksums_sha256_digest"] = sha256_hex(checksums)
+    check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)
+    sealed = dump_json(manifest)
+    files |= {CHECKSUMS_NAME: checksums, MANIFEST_NAME: sealed, ATTRIBUTES_NAME: ATTRIBUTES}
+    if signing_key is not None:
+        files[SIGNATURE_NAME] = dump_json(sign_manifest(sealed, signing_key))
+    try:
+        with staging_folder(target) as staging:
+            _write(staging, files)
+            result = verify_pack(staging, _options(content, signing_key))
+            if not result.holds:
+                raise _refused(f"the pack would not verify: {result.problems[0]}", result.problems)
+            # an empty folder may be replaced by rename, so the target is checked again as late as can be
+            if target.exists():
+                raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
+            staging.rename(target)
+            sync_folder(target.parent)
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
+    signer = None if signing_key is None else fingerprint(signing_key.public)
+    told = headline(verdict) if "not_bundled" in verdict else f"verdict {verdict['verdict']}"
+    return BuiltPack(target, verdict["verdict"], told, manifest["evidence_level"], signer, tuple(evidence))
+
+
+def _refused(message: str, problems: Sequence[Problem]) -> ReportError:
+    return ReportError(message, code=Code.NOT_PACKED, problems=problems)
+
+
+def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOptions:
+    """Return how a pack is verified by its maker, once it is written."""
+    assurance = content.report_assurance
+    # strict checks and no assurance exclude each other
+    return VerifyOptions(
+        strict=signing_key is not None and assurance != "off",
+        report_assurance=assurance,
+        allow_unsigned=signing_key is None,
+    )
+
+
+def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes], Findings, dict[str, Any]]:
+    """Return all files but README and the control files, what the reports hold, and the verdict."""
+    files = dict(content.files)
+    for path in files:
+        check_path(path)
+    if layout.SCENARIOS not in files:
+        raise UsageError(f"{layout.SCENARIOS}: a pack needs the effective manifest of its run")
+    memory = MemoryFiles(files)
+    found = examine_reports(memory)
+    problems = [*found.problems, *metadata_problems(found, memory)]
+    if problems:
+        raise _refused(f"{problems[0]}; what does not verify is not packed", problems)
+    claimed = content.claimed_verdict
+    timestamp = generated_at if claimed is None else str(claimed.get("timestamp", generated_at))
+    left_out = [] if claimed is None else _left_out(claimed, found)
+    verdict = derive_verdict(found, timestamp, left_out)
+    wrong = [] if claimed is None else list(_not_derived(claimed, verdict))
+    if wrong:
+        raise _refused(f"{wrong[0]}; the verdict does not follow from the reports given", wrong)
+    if content.parameters:
+        files[layout.SETTINGS] = dump_json(dict(content.parameters))
+    files[layout.VERDICT_JSON] = dump_json(verdict)
+    files[layout.VERDICT_TEXT] = render_verdict_text(verdict).encode("utf-8")
+    files |= {path: dump_json(document) for path, document in derive_results(found, verdict).items()}
+    return files, found, verdict
+
+
+def _left_out(claimed: Mapping[str, Any], found: Findings) -> list[str]:
+    """Return the planned cases that a run's verdict was compiled from, and whose reports are not given."""
+    paths = {str(row.get("path")) for row in claimed.get("records", ())}
+    before = claimed.get("not_bundled")
+    earlier = set(map(str, before)) if isinstance(before, list) else set()
+    cases = found.planned.plan.cases.items()
+    return [
+        case.case_id for path, case in cases if path not in found.facts and (path in paths or case.case_id in earlier)
+    ]
+
+
+def _not_derived(claimed: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where the verdict given is not the one derived; of a part of its run, where a record is not."""
+    where, code = "final_verdict.json", Code.RESULT_DOES_NOT_FOLLOW
+    if "not_bundled" not in verdict:
+        yield from differences(claimed, verdict, where=where, code=code)
+        return
+    told = {str(row.get("path")): row for row in claimed["records"]}
+    for record in verdict["records"]:
+        if record["path"] not in told:
+            yield Problem(code, where, "records", f"it has no record of {record['path']}")
+        else:
+            yield from differences(told[record["path"]], record, record["path"], where=where, code=code)
+
+
+def _manifest(
+    content: PackContent,
+    files: Mapping[str, bytes],
+    found: Findings,
+    verdict: Mapping[str, Any],
+    signing_key: SigningKey | None,
+    generated_at: str,
+) -> dict[str, Any]:
+    memory = MemoryFiles(files)
+    derived = derive_manifest(found, memory.digests)
+    manifest: dict[str, Any] = {
+        "format": "evidence-pack-v1",
+        "checksums_sha256": CHECKSUMS_NAME,
+        "generated_at": generated_at,
+        "run_dir": content.run_name,
+        "invarlock_version": __version__,
+        "builder": {"id": "invarlock.packer", "name": "InvarLock", "version": __version__},
+        "invocation": {"parameters": dict(content.parameters)},
+        "materials": [
+            {"name": name, **reference(memory.digests, path)}
+            for name, path in sorted({**_own_materials(files), **content.materials}.items())
+        ],
+        **derived,
+        "verification": {**derived["verification"], "report_assurance": content.report_assurance},
+    }
+    source = derive_source(memory)
+    if source is not None:
+        manifest["invocation"]["config_source"] = source
+    if signing_key is not None:
+        manifest["signing_key_fingerprint"] = fingerprint(signing_key.public)
+    manifest["evidence_level"] = evidence_level(manifest, len(found.of_kind("clean")), verdict)
+    return manifest
+
+
+def _own_materials(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return what a run was made from, by name: the files of ``metadata/``, presets with the name of their model."""
+    names = {}
+    for path in files:
+        folder, _, name = path.rpartition("/")
+        if folder == "metadata" and path not in (layout.SOURCE_REPO, layout.ENVIRONMENT):
+            names[name.removesuffix(".json")] = path
+        elif f"{folder}/" == layout.PRESETS and name.endswith(".json"):
+            names[f"preset_{name.removesuffix('.json')}"] = path
+    return names
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a pack durably; each is synced once, and each folder after its files."""
+    for path, data in files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    for inner in {parent for path in files for parent in (folder / path).relative_to(folder).parents}:
+        sync_folder(folder / inner)

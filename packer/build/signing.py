@@ -1,0 +1,102 @@
+"""Signing a pack that was built unsigned, and attesting one: a single file is added, nothing else changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from invarlock.packer.trust.attestation import make_statement, sign_statement
+from invarlock.packer.format.checksums import ATTESTATION_NAME, MANIFEST_NAME, SIGNATURE_NAME
+from invarlock.packer.trust.keys import SigningKey, fingerprint
+from invarlock.packer.format.limits import MAX_MANIFEST_BYTES
+from invarlock.packer.format.manifest import read_manifest
+from invarlock.packer.format.pack_folder import open_pack
+from invarlock.packer.trust.signature import sign_manifest
+from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
+
+from invarlock.errors import InvarLockError, SignatureError, UsageError
+from invarlock.jsonio import dump_json, sync_folder, write_bytes
+from invarlock.problems import Code
+from invarlock.staging import staging_folder
+
+
+def sign_pack(pack: Path, key: SigningKey) -> str:
+    """Verify an unsigned pack, put ``manifest.signature.json`` into it, and return the signer's fingerprint.
+
+    Raises:
+        UsageError: when the pack is signed already.
+        SignatureError: when its manifest names another signer.
+        InvarLockError: with the problems of the pack and their exit code, when it does not verify.
+    """
+    if os.path.lexists(pack / SIGNATURE_NAME):
+        raise UsageError(f"{pack}: is signed already; a signature is never replaced")
+    sealed = _read_manifest(pack)
+    signer, claimed = fingerprint(key.public), read_manifest(sealed).get("signing_key_fingerprint")
+    if claimed not in (None, signer):
+        words = f"names the signer {claimed}, this key is {signer}"
+        raise SignatureError(words, where=MANIFEST_NAME, code=Code.SIGNER_DIFFERS)
+    signature = dump_json(sign_manifest(sealed, key))
+    # nobody ever sees a signature of a pack that does not verify: it is verified in memory, and written last
+    _verified(pack, {SIGNATURE_NAME: signature})
+    _add(pack, SIGNATURE_NAME, signature)
+    return signer
+
+
+def attest_pack(pack: Path, key: SigningKey) -> str:
+    """Verify a signed pack and put ``manifest.attestation.json`` into it; return the signer's fingerprint.
+
+    Raises:
+        UsageError: when it has an attestation.
+        SignatureError: when the key is not that of the pack's signer.
+        InvarLockError: with the problems of the pack and their exit code, when it does not verify.
+    """
+    if os.path.lexists(pack / ATTESTATION_NAME):
+        raise UsageError(f"{pack}: has an attestation already; it is never replaced")
+    sealed = _read_manifest(pack)
+    result = _verified(pack, {})
+    signer = fingerprint(key.public)
+    if result.signer != signer:
+        words = f"its signer is {result.signer or 'nobody'}, this key is {signer}"
+        raise SignatureError(words, where=str(pack), code=Code.SIGNER_DIFFERS)
+    if result.verdict_document is None:
+        raise UsageError(f"{pack}: it claims no verdict, there is nothing to attest")
+    statement = make_statement(sealed, read_manifest(sealed), result.verdict_document, result.attested_reports)
+    attestation = dump_json(sign_statement(statement, key))
+    _verified(pack, {ATTESTATION_NAME: attestation})
+    _add(pack, ATTESTATION_NAME, attestation)
+    return signer
+
+
+def _read_manifest(pack: Path) -> bytes:
+    with open_pack(pack) as folder:
+        return folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+
+
+def _verified(pack: Path, added: Mapping[str, bytes]) -> VerifyResult:
+    """Return what verifying a pack finds, as if the files added were in it."""
+    result = verify_pack(pack, VerifyOptions(), added=added)
+    if not result.ok:
+        raise InvarLockError(f"{pack}: does not verify: {result.problems[0]}", problems=result.problems)
+    return result
+
+
+def _add(pack: Path, name: str, data: bytes) -> None:
+    """Add a file to a pack so that it is there whole or not at all; one that is there stays."""
+    try:
+        with staging_folder(pack) as staging:
+            write_bytes(staging / name, data)
+            try:
+                (pack / name).hardlink_to(staging / name)
+            except FileExistsError:
+                raise
+            except OSError:
+                # a file system without hard links; its rename would replace, so look first
+                if os.path.lexists(pack / name):
+                    raise FileExistsError(name) from None
+                (staging / name).rename(pack / name)
+            sync_folder(pack)
+    except FileExistsError:
+        raise UsageError(f"{pack / name}: exists; it is never replaced") from None
+    except OSError as error:
+        raise UsageError(f"{pack}: cannot be written to ({error.strerror})") from None

@@ -1,0 +1,133 @@
+"""``checksums.sha256``: one line a file, as ``sha256sum -c`` reads it.
+
+Example::
+
+    text = write_checksums({"README.md": "5f70…"})   # b"5f70…  README.md\\n"
+    read_checksums(text)                              # {"README.md": "5f70…"}
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+
+from invarlock.packer.format.limits import MAX_FILES, MAX_PATH_BYTES, MAX_PATH_SEGMENTS
+
+from invarlock.errors import IntegrityError
+from invarlock.problems import Code
+
+CHECKSUMS_NAME = "checksums.sha256"
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.signature.json"
+ATTESTATION_NAME = "manifest.attestation.json"
+# Keeps git from changing line ends. It is not sealed, since tools that copy packs may leave out hidden files; where it
+# is there it says this and nothing else.
+ATTRIBUTES_NAME = ".gitattributes"
+ATTRIBUTES = b"* -text\n"
+CONTROL_FILES = frozenset({CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, ATTESTATION_NAME, ATTRIBUTES_NAME})
+LINE_ENDS = (
+    "its line ends were changed, perhaps by git (core.autocrlf); get the pack again as an archive, or clone it with "
+    "git -c core.autocrlf=false"
+)
+
+_LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
+# The paths that we write, which have none of the problems that there are.
+_PLAIN = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
+
+
+def write_checksums(digests: Mapping[str, str]) -> bytes:
+    """Return the file for paths and their hex digests, sorted bytewise.
+
+    Raises:
+        IntegrityError: when a path is unsafe, or two differ only by case or normalisation.
+    """
+    _refuse_twins(digests)
+    for path in digests:
+        check_path(path)
+    lines = sorted(f"{path}\0{digest}".encode() for path, digest in digests.items())
+    return b"".join(digest + b"  " + path + b"\n" for path, _, digest in (line.partition(b"\0") for line in lines))
+
+
+def read_checksums(data: bytes) -> dict[str, str]:
+    """Return path and lower-case hex digest of each line.
+
+    Raises:
+        IntegrityError: with all lines that are malformed or name an unsafe path.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _malformed("not UTF-8") from None
+    if not text.endswith("\n"):
+        raise _malformed("its last line does not end; the file is cut off")
+    if text.count("\n") > MAX_FILES:
+        raise _malformed(f"more than {MAX_FILES} lines")
+    digests: dict[str, str] = {}
+    for number, line in enumerate(text[:-1].split("\n"), start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise _malformed("not a digest, two spaces and a path", f"line {number}")
+        path = match[2]
+        check_path(path)
+        if path in CONTROL_FILES:
+            raise _malformed(f"it names the control file {path}", f"line {number}")
+        if path in digests:
+            raise _malformed(f"{path} appears twice", f"line {number}")
+        digests[path] = match[1].lower()
+    _refuse_twins(digests)
+    return digests
+
+
+def with_line_ends_restored(data: bytes) -> bytes | None:
+    """Return what a file was before its line ends became CRLF, None where it has none of those."""
+    return data.replace(b"\r\n", b"\n") if b"\r\n" in data else None
+
+
+def check_path(path: str) -> None:
+    """Refuse a path that could leave the pack or mean two things.
+
+    Raises:
+        IntegrityError: naming the path and what is wrong with it.
+    """
+    if len(path) < MAX_PATH_BYTES and path.count("/") < MAX_PATH_SEGMENTS and _PLAIN.fullmatch(path):
+        return
+    problem = next(_path_problems(path), None)
+    if problem is not None:
+        raise IntegrityError(f"unsafe path: {problem}", where=path[:120], code=Code.PATH_UNSAFE)
+
+
+def _path_problems(path: str) -> Iterator[str]:
+    segments = path.split("/")
+    if not path:
+        yield "it is empty"
+    if path.startswith("/"):
+        yield "it is absolute"
+    if "\\" in path:
+        yield "it has a backslash"
+    if any(unicodedata.category(character).startswith("C") for character in path):
+        yield "it has a control character"
+    if any(segment in ("", ".", "..") for segment in segments):
+        yield "it has an empty, '.' or '..' segment"
+    if len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES or len(segments) > MAX_PATH_SEGMENTS:
+        yield f"it is longer than {MAX_PATH_BYTES} bytes or {MAX_PATH_SEGMENTS} segments"
+
+
+def _refuse_twins(paths: Mapping[str, str]) -> None:
+    """Refuse paths that a filesystem without case or with normalised names would take for one.
+
+    Source: the Unicode Standard, section 3.13, definition D145 (canonical caseless matching).
+    """
+    if all(map(str.isascii, paths)) and len(set(map(str.lower, paths))) == len(paths):
+        return
+    seen: dict[str, str] = {}
+    for path in paths:
+        folded = unicodedata.normalize("NFD", path).casefold()
+        other = seen.setdefault(unicodedata.normalize("NFD", folded), path)
+        if other != path:
+            words = f"{other!r} and {path!r} differ only by case or normalisation"
+            raise IntegrityError(words, where=CHECKSUMS_NAME, code=Code.PATHS_COLLIDE)
+
+
+def _malformed(message: str, field: str = "") -> IntegrityError:
+    return IntegrityError(message, where=CHECKSUMS_NAME, field=field, code=Code.CHECKSUMS_MALFORMED)

@@ -1,0 +1,156 @@
+"""The files of a pack as whoever derives its claims sees them: digests, and documents read on demand.
+
+The builder has them in memory, the verifier in a folder that it does not trust; both derive with the same functions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from invarlock.packer.format.checksums import LINE_ENDS, with_line_ends_restored
+from invarlock.packer.format.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_TEXT_BYTES
+from invarlock.packer.format.pack_folder import PackFolder, Progress
+
+from invarlock.digests import sha256_hex
+from invarlock.errors import IntegrityError, MissingFileError
+from invarlock.jsonio import parse_json
+from invarlock.problems import Code, Problem
+
+
+class PackFiles(Protocol):
+    """Files by their path in the pack."""
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """The sha256 (64 hex) of each file but the control files."""
+
+    def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            MissingFileError: when there is no such file.
+            IntegrityError: when its bytes are not those of its digest.
+        """
+
+    def document(self, path: str) -> Any:
+        """Return a file's JSON document; the bytes parsed are the bytes hashed.
+
+        Raises:
+            MissingFileError, IntegrityError: as ``data``.
+            DocumentError: when it is no strict JSON within the limits.
+        """
+
+
+class MemoryFiles:
+    """The files of a pack that is being built."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+        self._digests = {path: sha256_hex(data) for path, data in files.items()}
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        return self._digests
+
+    def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
+        if path not in self._files:
+            raise MissingFileError("missing", where=path, code=Code.FILE_ABSENT)
+        return self._files[path]
+
+    def document(self, path: str) -> Any:
+        data = self.data(path, MAX_JSON_BYTES)
+        return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
+
+
+class SealedFiles:
+    """The files of a pack in a folder, each read once and held against the digest that its checksums promise.
+
+    Large files that no claim needs are hashed by threads meanwhile: ``hash_ahead`` starts them, ``finish`` hashes what
+    is left and waits. Whatever is not as promised is in ``problems``, whoever asked for it.
+    """
+
+    def __init__(self, folder: PackFolder, digests: Mapping[str, str], progress: Progress | None = None) -> None:
+        self._folder = folder
+        self._digests = digests
+        self._left = dict.fromkeys(digests)
+        self._queue: deque[str] = deque()
+        self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_HASHING_THREADS))
+        self._running: list[Future[None]] = []
+        self._progress = progress or (lambda _: None)
+        self.problems: list[Problem] = []
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        return self._digests
+
+    def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
+        if path not in self._digests:
+            raise MissingFileError("missing", where=path, code=Code.FILE_ABSENT)
+        self._left.pop(path, None)
+        try:
+            data = self._folder.read(path, limit_bytes)
+        except (MissingFileError, IntegrityError) as error:
+            raise self._noted(path, error) from None
+        self._progress(len(data))
+        if sha256_hex(data) != self._digests[path]:
+            restored = with_line_ends_restored(data)
+            changed = restored is not None and sha256_hex(restored) == self._digests[path]
+            line_ends = IntegrityError(LINE_ENDS, where=path, code=Code.LINE_ENDS_CHANGED)
+            raise self._noted(path, line_ends if changed else _differs(path))
+        return data
+
+    def document(self, path: str) -> Any:
+        data = self.data(path, MAX_JSON_BYTES)
+        return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
+
+    def hash_ahead(self, paths: Iterable[str]) -> None:
+        """Start hashing files that no one will ask for as documents or data."""
+        for path in paths:
+            del self._left[path]
+            self._queue.append(path)
+        for _ in range(min(len(self._queue), MAX_HASHING_THREADS)):
+            self._running.append(self._threads.submit(self._hash_queue))
+
+    def finish(self) -> tuple[Problem, ...]:
+        """Hash what was never asked for, wait for all of it, and return the problems of all files in order."""
+        for path in self._left:
+            self._hash(path)
+        self._left.clear()
+        for future in self._running:
+            future.result()
+        self.close()
+        return tuple(sorted(self.problems, key=str))
+
+    def _hash_queue(self) -> None:
+        while self._queue:
+            try:
+                path = self._queue.popleft()
+            except IndexError:
+                return
+            self._hash(path)
+
+    def _hash(self, path: str) -> None:
+        try:
+            if self._folder.digest(path, self._progress) != self._digests[path]:
+                self._noted(path, _differs(path))
+        except (MissingFileError, IntegrityError) as error:
+            self._noted(path, error)
+
+    def close(self) -> None:
+        """End the threads; hashing that has not begun is dropped."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _noted(self, path: str, error: MissingFileError | IntegrityError) -> IntegrityError:
+        problem = error.problems[0]
+        if isinstance(error, MissingFileError):
+            problem = Problem(Code.SEALED_FILE_MISSING, path, "", "missing, checksums.sha256 has it")
+        self.problems.append(problem)
+        return IntegrityError(str(problem), problems=[problem])
+
+
+def _differs(path: str) -> IntegrityError:
+    return IntegrityError("its bytes are not those of its checksum", where=path, code=Code.CHECKSUM_DIFFERS)

@@ -1,0 +1,320 @@
+"""A pack's folder, read without trusting it: through directory descriptors, no link followed, each file once.
+
+Example::
+
+    with open_pack(path) as folder:
+        manifest = folder.read("manifest.json", MAX_MANIFEST_BYTES)
+        listing = folder.listing()   # every regular file below, and what is unsafe
+        ...
+        list(folder.changes(listing))   # what is not as it was
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+
+from invarlock.packer.format.checksums import MANIFEST_NAME, check_path
+from invarlock.packer.format.limits import MAX_FILES, MAX_FOLDERS, MAX_PACK_BYTES, MAX_PROBLEMS, PIECE_BYTES
+
+from invarlock.errors import IntegrityError, MissingFileError
+from invarlock.problems import Code, Problem
+
+TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+NOT_REGULAR = "a link, device or pipe; a pack holds regular files only"
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
+
+# Size, times of the last change of content and of the entry, and inode: what changes when a file does.
+FileState = tuple[int, int, int, int]
+Progress = Callable[[int], object]
+
+
+@dataclass
+class Listing:
+    """The regular files of a pack by path with their state, and entries that a pack may not have.
+
+    ``cut_off`` is set where there was more than is listed, which is one of the problems.
+    """
+
+    files: dict[str, FileState] = field(default_factory=dict)
+    folders: int = 0
+    entries: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    cut_off: bool = False
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(state[0] for state in self.files.values())
+
+
+@dataclass
+class PackFolder:
+    """An open pack; ``descriptor`` is its folder's, ``read_states`` holds the state of each file when it was read.
+
+    ``added`` are files that are read as if they were there.
+    """
+
+    path: Path
+    descriptor: int
+    added: Mapping[str, bytes] = field(default_factory=dict)
+    read_states: dict[str, FileState] = field(default_factory=dict)
+    _last_folders: dict[int, tuple[str, int]] = field(default_factory=dict, repr=False)
+
+    def listing(self) -> Listing:
+        """Return all files below; links, devices and unsafe names are problems."""
+        listing = Listing()
+        self._list(self.descriptor, "", listing)
+        if listing.total_bytes > MAX_PACK_BYTES:
+            listing.problems.append(_oversized(f"more than {MAX_PACK_BYTES} bytes"))
+        return listing
+
+    def changes(self, before: Listing) -> Iterator[Problem]:
+        """Yield a problem for each file that is not as it was listed, or as it was when it was read."""
+        after = self.listing()
+        for path in sorted(before.files.keys() | after.files.keys()):
+            state = after.files.get(path)
+            if state is None or before.files.get(path) != state or self.read_states.get(path, state) != state:
+                yield _changed(path)
+
+    def read(self, path: str, limit_bytes: int) -> bytes:
+        """Return a file's bytes, read once.
+
+        Raises:
+            MissingFileError: when there is none.
+            IntegrityError: when it is no regular file, too large, behind a link, or changes while it is read.
+        """
+        if path in self.added:
+            return _bounded(path, self.added[path], limit_bytes)
+        descriptor = self._open(path)
+        try:
+            size = self._state(path, descriptor)[0]
+            if size > limit_bytes:
+                raise _too_large(path, size, limit_bytes)
+            data = os.read(descriptor, size + 1)
+            # a read may return less than is there; what comes after is seen in the file's state
+            while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
+                data += more
+            self._check_unchanged(path, descriptor, len(data))
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        finally:
+            os.close(descriptor)
+        return data
+
+    def digest(self, path: str, progress: Progress) -> str:
+        """Return the sha256 (64 hex) of a file, read once and in pieces; safe to call from several threads.
+
+        ``progress`` is told the bytes of each piece.
+
+        Raises:
+            MissingFileError, IntegrityError: as ``read``.
+        """
+        digest, total = hashlib.sha256(), 0
+        descriptor = self._open(path)
+        try:
+            size = self._state(path, descriptor)[0]
+            piece = memoryview(bytearray(min(size + 1, PIECE_BYTES)))
+            while count := os.readv(descriptor, [piece]):
+                digest.update(piece[:count])
+                total += count
+                progress(count)
+                if total > size:
+                    break
+            self._check_unchanged(path, descriptor, total)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        finally:
+            os.close(descriptor)
+        return digest.hexdigest()
+
+    def _open(self, path: str) -> int:
+        """Return the descriptor of a file, which the caller closes."""
+        check_path(path)
+        folder, _, name = path.rpartition("/")
+        try:
+            return os.open(name, _OPEN_FILE, dir_fd=self._open_folder(folder))
+        except FileNotFoundError:
+            raise MissingFileError("no such file in the pack", where=path, code=Code.CONTROL_FILE_MISSING) from None
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+    def _open_folder(self, path: str) -> int:
+        """Return the descriptor of a folder, opened step by step; each thread keeps that of its last one."""
+        if not path:
+            return self.descriptor
+        thread = threading.get_ident()
+        kept, descriptor = self._last_folders.get(thread, ("", -1))
+        if kept == path:
+            return descriptor
+        inner = os.dup(self.descriptor)
+        for step in path.split("/"):
+            try:
+                following = os.open(step, _OPEN_FOLDER, dir_fd=inner)
+            finally:
+                os.close(inner)
+            inner = following
+        if kept:
+            os.close(descriptor)
+        self._last_folders[thread] = (path, inner)
+        return inner
+
+    def close(self) -> None:
+        """Close the folders that threads have kept open."""
+        while self._last_folders:
+            os.close(self._last_folders.popitem()[1][1])
+
+    def _state(self, path: str, descriptor: int) -> FileState:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            words = "a folder where a file should be"
+            raise IntegrityError(words, where=path, code=Code.NOT_A_REGULAR_FILE)
+        if not stat.S_ISREG(status.st_mode):
+            raise IntegrityError(NOT_REGULAR, where=path, code=Code.NOT_A_REGULAR_FILE)
+        self.read_states[path] = _file_state(status)
+        return self.read_states[path]
+
+    def _check_unchanged(self, path: str, descriptor: int, count: int) -> None:
+        before = self.read_states[path]
+        if count != before[0] or _file_state(os.fstat(descriptor)) != before:
+            raise IntegrityError("it changed while it was read", where=path, code=Code.FILE_CHANGED)
+
+    def _list(self, descriptor: int, prefix: str, listing: Listing) -> None:
+        # counted before any of them is looked into, so that all folders together never hold more than this
+        left = MAX_FILES + MAX_FOLDERS - listing.entries
+        with os.scandir(descriptor) as found:
+            entries = sorted(islice(found, left + 1), key=attrgetter("name"))
+        listing.entries += len(entries)
+        if len(entries) > left:
+            _cut_off(listing)
+        for entry in entries:
+            path = f"{prefix}{entry.name}"
+            if listing.cut_off:
+                return
+            if (
+                len(listing.files) >= MAX_FILES
+                or listing.folders >= MAX_FOLDERS
+                or len(listing.problems) >= MAX_PROBLEMS
+            ):
+                _cut_off(listing)
+                return
+            try:
+                check_path(path)
+                status = entry.stat(follow_symlinks=False)
+            except IntegrityError as error:
+                listing.problems += error.problems
+                continue
+            except FileNotFoundError:
+                listing.problems.append(_changed(path))
+                continue
+            except OSError as error:
+                words = f"cannot be read ({error.strerror})"
+                listing.problems.append(Problem(Code.FILE_UNREADABLE, path, "", words))
+                continue
+            if stat.S_ISREG(status.st_mode):
+                listing.files[path] = _file_state(status)
+            elif stat.S_ISDIR(status.st_mode):
+                listing.folders += 1
+                self._list_inner(descriptor, entry.name, path, listing)
+            else:
+                listing.problems.append(Problem(Code.NOT_A_REGULAR_FILE, path, "", NOT_REGULAR))
+
+    def _list_inner(self, descriptor: int, name: str, path: str, listing: Listing) -> None:
+        try:
+            inner = os.open(name, _OPEN_FOLDER, dir_fd=descriptor)
+        except OSError as error:
+            listing.problems += _unreadable(path, error).problems
+            return
+        try:
+            self._list(inner, f"{path}/", listing)
+        finally:
+            os.close(inner)
+
+
+@contextmanager
+def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[PackFolder]:
+    """Open a pack's folder; ``added`` are files that are read as if they were in it.
+
+    Raises:
+        MissingFileError: when there is no such folder, the name is a link, or what is there is something else.
+    """
+    try:
+        descriptor = os.open(path, _OPEN_FOLDER)
+    except OSError as error:
+        reason = _something_else(path) or f"no evidence pack there ({error.strerror})"
+        raise MissingFileError(reason, where=str(path), code=Code.PACK_MISSING) from None
+    folder = PackFolder(path, descriptor, added or {})
+    try:
+        _check_is_pack(path, descriptor)
+        yield folder
+    finally:
+        folder.close()
+        os.close(descriptor)
+
+
+def _something_else(path: Path) -> str | None:
+    """Return what is at a name that is no folder, and what to do; None where that is not known."""
+    if path.is_symlink():
+        return f"a link; name the folder that it leads to, {os.path.realpath(path)}"
+    if not path.is_file():
+        return None
+    if zipfile.is_zipfile(path):
+        return "an archive; unpack it (unzip), and name the folder"
+    if path.name.endswith(TAR_SUFFIXES):
+        return "an archive; unpack it (tar -xf), and name the folder"
+    return "a file; an evidence pack is a folder"
+
+
+def _check_is_pack(path: Path, descriptor: int) -> None:
+    """Refuse a folder that has no manifest, where a folder in it is the pack."""
+    try:
+        names = [MANIFEST_NAME] if MANIFEST_NAME in os.listdir(descriptor) else sorted(path.glob(f"*/{MANIFEST_NAME}"))
+    except OSError:
+        return
+    if len(names) == 1 and names != [MANIFEST_NAME]:
+        words = f"not an evidence pack, but {Path(names[0]).parent} is one; name that"
+        raise MissingFileError(words, where=str(path), code=Code.PACK_MISSING)
+
+
+def _cut_off(listing: Listing) -> None:
+    """Note that there is more than is listed."""
+    limits = f"{MAX_FILES} files, {MAX_FOLDERS} folders or {MAX_PROBLEMS} problems"
+    listing.problems.append(_oversized(f"more than {limits}; not all of it was looked at"))
+    listing.cut_off = True
+
+
+def _bounded(path: str, data: bytes, limit_bytes: int) -> bytes:
+    if len(data) > limit_bytes:
+        raise _too_large(path, len(data), limit_bytes)
+    return data
+
+
+def _too_large(path: str, size: int, limit_bytes: int) -> IntegrityError:
+    words = f"{size} bytes, more than the limit of {limit_bytes}"
+    return IntegrityError(words, where=path, code=Code.FILE_TOO_LARGE)
+
+
+def _unreadable(path: str, error: OSError) -> IntegrityError:
+    words = f"cannot be read safely ({error.strerror}); links are not followed"
+    return IntegrityError(words, where=path, code=Code.FILE_UNREADABLE)
+
+
+def _oversized(message: str) -> Problem:
+    return Problem(Code.PACK_TOO_LARGE, "", "", f"the pack has {message}")
+
+
+def _changed(path: str) -> Problem:
+    return Problem(Code.FILE_CHANGED, path, "", "it changed while the pack was verified")
+
+
+def _file_state(status: os.stat_result) -> FileState:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

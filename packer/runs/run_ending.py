@@ -1,0 +1,168 @@
+"""The end of a run: the verdict from the reports on disk, its summaries, and the evidence pack.
+
+A session ends its own run so, ``merge`` that of many shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.build.assembly import gather_files
+from invarlock.packer.build.building import BuiltPack, build_pack
+from invarlock.packer.format import layout
+from invarlock.packer.format.in_pack import in_pack
+from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.packer.trust.keys import SigningKey
+
+from invarlock.digests import digest_bytes
+from invarlock.errors import InvarLockError
+from invarlock.jsonio import parse_json, read_file, read_json, write_bytes, write_json
+from invarlock.problems import Problem
+from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.page_files import write_page
+from invarlock.reports.probes import file_name
+from invarlock.reports.repeats import summarise_repeats
+from invarlock.reports.verification import verify_report
+from invarlock.settings import public_settings
+from invarlock.verdict.compiling import Outcome, Planned, compile_records, judge_report
+from invarlock.verdict.guard_value import FILE_NAME as GUARD_VALUE_NAME
+from invarlock.verdict.guard_value import sweep_document, sweep_lines, sweep_point
+from invarlock.verdict.rendering import render_verdict_text
+from invarlock.verdict.summaries import summarise, summarise_seconds
+
+
+@dataclass
+class FoundReports:
+    """The reports of a run that are on disk and verify, by their path in the pack.
+
+    ``unverified`` has what is wrong with the others, by the id of their case.
+
+    Of each report only what a verdict takes from it is kept.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    telemetry: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
+    repeats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sweep: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unverified: dict[str, list[Problem]] = field(default_factory=dict)
+
+
+def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundReports:
+    """Return what the reports of some planned cases hold, as far as they are there."""
+    found = FoundReports()
+    for place, planned in plan.items():
+        path = directory.source_of(place)
+        if not path.is_file():
+            continue
+        try:
+            data = read_file(path)
+            report = parse_json(data, where=str(path))
+            wrong = verify_report(report)
+            beside = {} if wrong else _read_companions(planned, path)
+            if not wrong:
+                wrong += companion_problems(planned.scenario, beside, report, None, None)
+            repeats = path.with_name(layout.REPEATS)
+            repeated = read_json(repeats) if repeats.is_file() and not wrong else None
+        except InvarLockError as error:
+            wrong = in_pack(error)
+        if wrong:
+            found.unverified[planned.case_id] = wrong
+            continue
+        found.files[place] = path
+        digest = digest_bytes(data)
+        found.records[place] = judge_report(planned, {**report, **beside}, digest)
+        point = sweep_point(planned, {**report, **beside}, digest)
+        if point is not None:
+            found.sweep[place] = point
+        if path.with_name(layout.TIMING).is_file():
+            category = str(planned.scenario["category"])
+            found.telemetry.append((planned.case["model"], category, report["telemetry"]))
+        if repeated is not None:
+            found.repeats[place] = repeated
+    return found
+
+
+def write_results(
+    directory: RunDirectory,
+    manifest: Mapping[str, Any],
+    plan: Mapping[str, Planned],
+    found: FoundReports,
+    outcomes: Sequence[Outcome],
+    finished: str,
+) -> dict[str, Any]:
+    """Compile the verdict of a run, write it with its summaries below ``reports/`` and ``analysis/``, and return it."""
+    verdict = compile_records(manifest, plan, found.records, outcomes, timestamp=finished)
+    folder = directory.verdict.parent
+    write_json(directory.verdict, verdict)
+    write_bytes(folder / "final_verdict.txt", render_verdict_text(verdict).encode("utf-8"))
+    for name, document in summarise(verdict).items():
+        write_json(folder / name, document)
+    write_json(directory.analysis / Path(layout.SECONDS_SUMMARY).name, summarise_seconds(found.telemetry))
+    if found.repeats:
+        write_json(directory.analysis / layout.REPEATS, summarise_repeats(found.repeats))
+    if found.sweep:
+        write_json(folder / GUARD_VALUE_NAME, sweep_document(found.sweep))
+    return verdict
+
+
+def write_pages(found: FoundReports) -> None:
+    """Render each report into the page beside it, where that is not there yet."""
+    for path in found.files.values():
+        write_page(path)
+
+
+def verdict_lines(verdict: Mapping[str, Any], found: FoundReports) -> list[str]:
+    """Return what people are told of a run: the verdict, what did not give the same each time, what does not verify."""
+    lines = render_verdict_text(verdict).rstrip("\n").split("\n")
+    for path, row in summarise_repeats(found.repeats)["cases"].items():
+        if not row["identical"]:
+            lines.append(f"not the same each time: {path} (drift up to {row['largest_drift']:.2g})")
+    return [*lines, *sweep_lines(found.sweep), "", *(unverified_line(*row) for row in found.unverified.items())]
+
+
+def unverified_line(case: str, problems: Sequence[Problem]) -> str:
+    """Return what a person reads of a report that does not verify."""
+    return f"{case}: its report does not verify: {problems[0]}"
+
+
+def pack_run(
+    directory: RunDirectory,
+    target: Path,
+    found: FoundReports,
+    key: SigningKey | None,
+    parameters: Mapping[str, Any],
+    finished: str,
+    run_name: str | None = None,
+) -> BuiltPack:
+    """Build, sign and verify the pack of a run whose verdict is written.
+
+    Raises:
+        InvarLockError: when it cannot be built; nothing of it is left then.
+    """
+    state = directory.state
+    models = sorted({layout.model_folder(place) for place in found.files})
+    baselines = [directory.source_of(layout.baseline_path(model)) for model in models]
+    source = state / "source_repo.json"
+    content = gather_files(
+        reports=list(found.files.values()),
+        baselines=[path for path in baselines if path.is_file()],
+        scenarios=state / "scenarios.json",
+        final_verdict=directory.verdict,
+        pytest_report=state / "pytest_report.json",
+        source_repo=source if source.is_file() else None,
+        environment=state / "environment.json",
+        metadata={name: state / name for name in ("tuned_edit_params.json", "model_revisions.json")},
+        presets=directory.presets,
+        parameters=public_settings(parameters),
+        run_name=run_name or directory.path.name,
+        report_assurance=parameters.get("report_assurance", {}).get("value", "report"),
+    )
+    return build_pack(target, content, key, finished)
+
+
+def _read_companions(planned: Planned, report: Path) -> dict[str, dict[str, Any]]:
+    return {name: read_json(report.with_name(file_name(name))) for name in companions_asked(planned.scenario)}

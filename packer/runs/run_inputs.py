@@ -1,0 +1,95 @@
+"""What ``build`` needs beside the reports it is given: found in the run directory that they lie in, unless named."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.build.building import PackContent
+from invarlock.packer.format import layout
+from invarlock.packer.runs.run_directory import RunDirectory
+
+from invarlock.errors import UsageError
+from invarlock.reports.preset_files import preset_name
+
+# How deep below its run directory a report lies, at most.
+MAX_DEPTH = 6
+METADATA = (Path(layout.TUNED_PARAMS).name, Path(layout.MODEL_REVISIONS).name)
+
+
+def find_inputs(
+    given: Sequence[Path],
+    *,
+    baselines: Sequence[Path],
+    presets: Path | None,
+    scenarios: Path | None,
+    pytest_report: Path | None,
+    source_repo: Path | None,
+    environment: Path | None,
+) -> dict[str, Any]:
+    """Return the arguments of ``gather_files`` that are not named, from the run directory of the first file given.
+
+    Raises:
+        UsageError: when there is no effective manifest.
+    """
+    runs = [found for path in given if (found := _run_of(path)) is not None]
+    run = runs[0] if runs else None
+    scenarios = scenarios or _in_state(run, "scenarios.json")
+    if scenarios is None:
+        raise UsageError(
+            f"{given[0]}: it lies in no run directory (a folder with state/scenarios.json); name the effective "
+            "manifest of its run with --scenarios"
+        )
+    folder = run.presets if run is not None and run.presets.is_dir() else None
+    metadata = {name: path for name in METADATA if (path := _in_state(run, name)) is not None}
+    return {
+        "baselines": baselines or list(_baselines(given)),
+        "presets": presets or folder,
+        "scenarios": scenarios,
+        "pytest_report": pytest_report or _in_state(run, "pytest_report.json"),
+        "source_repo": source_repo or _in_state(run, "source_repo.json"),
+        "environment": environment or _in_state(run, "environment.json"),
+        "metadata": metadata,
+    }
+
+
+def check_inputs(content: PackContent) -> None:
+    """Check that all that reports refer to is there.
+
+    Raises:
+        UsageError: which names the option.
+    """
+    for path in sorted(filter(layout.is_report, content.files)):
+        model = layout.model_folder(path)
+        if layout.baseline_path(model) not in content.files:
+            raise UsageError(f"{path}: the report of its baseline was not found; name it with --baseline")
+        provenance: Mapping[str, Any] = json.loads(content.files[path])["policy_provenance"]
+        if provenance.get("preset_sha256") and f"{layout.PRESETS}{preset_name(model)}" not in content.files:
+            raise UsageError(f"{path}: the preset it was judged by was not found; name its folder with --presets")
+
+
+def _run_of(path: Path) -> RunDirectory | None:
+    """Return the run directory that a file lies in, None where it lies in none."""
+    parents = Path(os.path.realpath(path)).parents[:MAX_DEPTH]
+    return next((RunDirectory(folder) for folder in parents if (folder / "state/scenarios.json").is_file()), None)
+
+
+def _in_state(run: RunDirectory | None, name: str) -> Path | None:
+    return None if run is None or not (run.state / name).is_file() else run.state / name
+
+
+def _baselines(reports: Iterable[Path]) -> Iterable[Path]:
+    """Yield the baseline's report of each model whose reports these are, where a run directory has it."""
+    found: dict[Path, None] = {}
+    for path in reports:
+        run = _run_of(path)
+        if run is None:
+            continue
+        model = Path(os.path.realpath(path)).relative_to(os.path.realpath(run.path)).parts[0]
+        baseline = run.source_of(layout.baseline_path(model)) if model != "reports" else None
+        if baseline is not None and baseline.is_file():
+            found[baseline] = None
+    return found

@@ -1,0 +1,253 @@
+"""Run directories of shards, and whether they are the parts of one run.
+
+They are when together they cover its plan once, each is finished, and what decides about a measurement (settings,
+pins, tuned parameters, presets, baselines, libraries) is the same in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.format import layout
+from invarlock.packer.runs.run_directory import RunDirectory
+
+from invarlock.catalog.shards import shard_manifest
+from invarlock.errors import DocumentError, IntegrityError, MissingFileError, UsageError
+from invarlock.jsonio import check_schema, parse_json, read_file, read_json
+from invarlock.problems import Code
+from invarlock.reports.verification import shorten
+from invarlock.settings import SETTINGS
+from invarlock.verdict.compiling import planned_cases, read_outcomes
+
+# What a shard's folder must hold when it is finished.
+STATE_FILES = (
+    "scenarios.json",
+    "settings.json",
+    "tuned_edit_params.json",
+    "model_revisions.json",
+    "pytest_report.json",
+    "environment.json",
+    "source_repo.json",
+)
+# What of the environment may differ between the machines of the shards; what was computed with must not.
+OF_A_MACHINE = ("platform", "graphics")
+PINNED = {"models": "model_id", "datasets": "dataset_id"}
+MAY_DIFFER = frozenset(setting.name for setting in SETTINGS if setting.may_differ)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's run directory, and the documents of its ``state/`` by name."""
+
+    directory: RunDirectory
+    index: int
+    of: int
+    whole: Mapping[str, Any]
+    state: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.directory.path} (shard {self.index}/{self.of})"
+
+
+def read_shard(path: Path) -> Shard:
+    """Return the shard in a run directory.
+
+    Raises:
+        MissingFileError: when there is no shard, or it is not finished.
+        DocumentError: when a document of it is malformed.
+        IntegrityError: when its cases are not those of its part of the run.
+    """
+    directory = RunDirectory(path)
+    if not directory.shard.is_file():
+        raise MissingFileError(f"{path}: no shard's run directory, it has no state/shard.json; make one with --shard")
+    check_no_links(directory)
+    document = read_json(directory.shard)
+    check_schema(document, "shard", where=str(directory.shard))
+    check_schema(document["whole"], "scenarios", where=f"{directory.shard}: whole")
+    state: dict[str, Any] = {}
+    for name in STATE_FILES:
+        file = directory.state / name
+        if not file.is_file():
+            raise MissingFileError(f"{file}: missing; this shard is not finished, go on with it: {_resuming(document)}")
+        state[name] = read_json(file)
+    for name in ("environment", "source_repo"):
+        check_schema(state[f"{name}.json"], name, where=str(directory.state / f"{name}.json"))
+    _check_shapes(directory.state, state)
+    shard = Shard(directory, document["index"], document["of"], document["whole"], state)
+    _check_cases(shard)
+    return shard
+
+
+def check_no_links(directory: RunDirectory) -> None:
+    """Check that all that is read of a run lies in its own directory.
+
+    Raises:
+        IntegrityError: naming the first link.
+    """
+    link = next(directory.links(), None)
+    if link is not None:
+        words = "a link; links in a run directory are not followed, put what it leads to there"
+        raise IntegrityError(words, where=str(link), code=Code.NOT_A_REGULAR_FILE)
+
+
+def check_belonging(shards: Sequence[Shard]) -> None:
+    """Check that shards are all the parts of one run.
+
+    Raises:
+        MissingFileError: naming the shards that are missing.
+        UsageError: when two overlap, or differ in what must be the same; the first difference is named.
+    """
+    first = shards[0]
+    seen: dict[int, Shard] = {}
+    for shard in shards:
+        if shard.of != first.of:
+            raise UsageError(f"{shard.name} and {first.name} are parts of different divisions; merge those of one run")
+        other = seen.setdefault(shard.index, shard)
+        if other is not shard:
+            raise UsageError(f"{shard.directory.path} and {other.name} are the same shard; name one of them")
+    for shard in shards[1:]:
+        wrong = next(_disagreements(shard, first), None)
+        if wrong is not None:
+            raise UsageError(f"{shard.name} and {first.name} are of different runs: {wrong}; make one of them anew")
+    missing = [f"{index}/{first.of}" for index in range(1, first.of + 1) if index not in seen]
+    if missing:
+        raise MissingFileError(f"shards {', '.join(missing)} are missing; name the run directories of all {first.of}")
+
+
+def shared_files(shards: Sequence[Shard]) -> dict[str, Path]:
+    """Return what several shards made alike, by path in a run directory: baselines' own reports and presets.
+
+    Raises:
+        UsageError: when two shards have other bytes there.
+        MissingFileError: when a shard lacks the baseline of one of its models.
+    """
+    found: dict[str, tuple[Shard, Path]] = {}
+    for shard in shards:
+        for path, where in _made_alike(shard):
+            data = read_file(path)
+            other, known = found.setdefault(where, (shard, path))
+            if read_file(known) != data:
+                what = _difference(_parsed(data), _parsed(read_file(known))) or "other bytes"
+                raise UsageError(
+                    f"{shard.name} and {other.name} measured {where} differently: {what}; reports build on it, "
+                    "make all shards on machines of one kind, or with --determinism strict"
+                )
+    return {where: path for where, (_, path) in found.items()}
+
+
+def _made_alike(shard: Shard) -> Iterator[tuple[Path, str]]:
+    directory = shard.directory
+    for model in sorted({layout.model_folder(place) for place in planned_cases(shard.state["scenarios.json"])}):
+        report = directory.source_of(layout.baseline_path(model))
+        if not report.is_file():
+            continue
+        for path in sorted(report.parent.rglob("*")):
+            # seconds differ each time, and nothing is bound to them
+            if _is_kept(path) and path.name != layout.TIMING:
+                yield path, str(path.relative_to(directory.path))
+        if directory.presets.is_dir():
+            null_runs = (directory.presets / model).glob("*.json")
+            for path in sorted([*directory.presets.glob(f"calibrated_preset_{model}.*"), *null_runs]):
+                if _is_kept(path):
+                    yield path, str(path.relative_to(directory.path))
+
+
+def _is_kept(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.suffix != ".stale" and not path.name.startswith(".")
+
+
+def _check_cases(shard: Shard) -> None:
+    """Check that a shard's cases are its part of the run, and that pytest came to the end of them."""
+    derived = shard_manifest(shard.whole, shard.index, shard.of)
+    wrong = _difference(shard.state["scenarios.json"], derived)
+    if wrong is not None:
+        raise _contradiction(shard, "scenarios.json", f"not that of its shard.json: {wrong}")
+    said = {outcome["case"] for outcome in read_outcomes(shard.state["pytest_report.json"])}
+    planned = [case.case_id for case in planned_cases(derived).values()]
+    waiting = [case for case in planned if case not in said]
+    if waiting:
+        raise MissingFileError(
+            f"{shard.name}: {len(waiting)} of {len(planned)} cases were not run, such as {waiting[0]}; it is "
+            f"not finished, go on with it: {_resuming({'index': shard.index, 'of': shard.of})}"
+        )
+    strange = sorted(said & {case.case_id for case in planned_cases(shard.whole).values()} - set(planned))
+    if strange:
+        raise _contradiction(shard, "pytest_report.json", f"{strange[0]} is no case of this shard")
+
+
+def _contradiction(shard: Shard, name: str, message: str) -> IntegrityError:
+    return IntegrityError(message, where=str(shard.directory.state / name), code=Code.SHARD_CONTRADICTS_ITSELF)
+
+
+def _resuming(shard: Mapping[str, Any]) -> str:
+    return f"pytest suites --shard {shard['index']}/{shard['of']} --resume"
+
+
+def _disagreements(shard: Shard, first: Shard) -> Iterator[str]:
+    """Yield where two shards are not of the same run."""
+    pins, known = ({key: _pins(one.state["model_revisions.json"], key) for key in PINNED} for one in (shard, first))
+    both = {key: pins[key].keys() & known[key].keys() for key in PINNED}
+    compared = {
+        "plan": (shard.whole, first.whole),
+        "settings": (_binding(shard), _binding(first)),
+        "tuned parameters": tuple(one.state["tuned_edit_params.json"] for one in (shard, first)),
+        "pins": tuple({key: {name: rows[key][name] for name in both[key]} for key in PINNED} for rows in (pins, known)),
+        "environment": tuple(
+            {key: value for key, value in one.state["environment.json"].items() if key not in OF_A_MACHINE}
+            for one in (shard, first)
+        ),
+        "source repository": tuple(one.state["source_repo.json"] for one in (shard, first)),
+    }
+    for name, (one, other) in compared.items():
+        found = _difference(one, other)
+        if found is not None:
+            yield f"{name}: {found}"
+
+
+def _binding(shard: Shard) -> dict[str, Any]:
+    return {name: row["value"] for name, row in shard.state["settings.json"].items() if name not in MAY_DIFFER}
+
+
+def _pins(revisions: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the pins of models or data sets by id, without when the hub was asked for them."""
+    return {row[PINNED[key]]: {**row, "resolved_at": None} for row in revisions.get(key, [])}
+
+
+def _difference(one: Any, other: Any, where: str = "") -> str | None:
+    """Return the first place in which two documents differ, and both values; None when they are the same."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        pairs = [(str(key), one.get(key), other.get(key)) for key in sorted({*one, *other})]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(str(place), *pair) for place, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        return None if one == other else f"{where or 'content'} {shorten(one)}, not {shorten(other)}"
+    inner = (_difference(a, b, f"{where}.{key}" if where else key) for key, a, b in pairs)
+    return next((found for found in inner if found is not None), None)
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return parse_json(data, where="")
+    except DocumentError:
+        return None
+
+
+def _check_shapes(where: Path, state: Mapping[str, Any]) -> None:
+    """Check what is read of the documents that have no schema of their own.
+
+    Raises:
+        DocumentError: naming the file.
+    """
+    for name in ("settings.json", "model_revisions.json"):
+        if not isinstance(state[name], dict):
+            raise DocumentError(f"{where / name}: not an object")
+    if not all(isinstance(row, dict) and "value" in row for row in state["settings.json"].values()):
+        raise DocumentError(f"{where / 'settings.json'}: a setting without a value")
+    for key, name in PINNED.items():
+        rows = state["model_revisions.json"].get(key, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and name in row for row in rows):
+            raise DocumentError(f"{where / 'model_revisions.json'}: {key}: not a list of pins")

@@ -1,0 +1,178 @@
+"""An in-toto attestation of a pack: what it says, in the form that other tools read, signed by the pack's signer.
+
+Example::
+
+    statement = make_statement(sealed, manifest, verdict, reports)
+    envelope = sign_statement(statement, key)          # manifest.attestation.json
+    statement = open_envelope(data, public_key)
+
+Sources: in-toto Attestation Framework, Statement v1 (https://github.com/in-toto/attestation/blob/main/spec/v1); DSSE v1
+(https://github.com/secure-systems-lab/dsse/blob/master/protocol.md).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from invarlock.packer.format.checksums import ATTESTATION_NAME, MANIFEST_NAME
+from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES, MAX_JSON_VALUES
+from invarlock.packer.trust.keys import SigningKey, fingerprint
+from invarlock.packer.trust.pem import decode_base64
+from invarlock.packer.trust.signature import check_signature
+
+from invarlock.digests import sha256_hex
+from invarlock.errors import DocumentError, SignatureError
+from invarlock.jsonio import canonical_json, check_schema, parse_json
+from invarlock.problems import Code, Problem
+from invarlock.reports.verification import differences
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:invarlock:evidence-pack-verdict:v1"
+CHECKPOINT_DIGEST = (
+    "sha256 over the sorted lines '<sha256 of file>  <name>' of the checkpoint's weight, config and tokenizer files"
+)
+
+
+@dataclass(frozen=True)
+class AttestedReport:
+    """What a statement says of one report; digests are ``sha256:<hex>``."""
+
+    model: str
+    scenario: str
+    run: int
+    subject_digest: str
+    validation: Mapping[str, Any]
+    ratio_vs_baseline: float | None
+    passed: bool
+    report_sha256: str
+
+
+def make_statement(
+    sealed: bytes, manifest: Mapping[str, Any], verdict: Mapping[str, Any], reports: Iterable[AttestedReport]
+) -> dict[str, Any]:
+    """Return the statement about a pack.
+
+    Its subjects are the manifest, by the digest of its exact bytes, and each subject checkpoint, by its own; its
+    predicate is the verdict, the gates of each case, and where they come from.
+
+    Args:
+        sealed: the bytes of ``manifest.json``.
+        manifest: its document.
+        verdict: the verdict that follows from the pack's reports.
+        reports: what to say of each report.
+    """
+    ordered = sorted(reports, key=lambda report: (report.model, report.scenario, report.run))
+    manifest_subject = {"name": MANIFEST_NAME, "digest": {"sha256": sha256_hex(sealed)}}
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [manifest_subject, *_checkpoints(ordered)],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "verdict": verdict["verdict"],
+            "evidence_level": manifest.get("evidence_level"),
+            "counts": dict(verdict["counts"]),
+            "cases": [
+                {
+                    "model": report.model,
+                    "scenario": report.scenario,
+                    "run": report.run,
+                    "passed": report.passed,
+                    "ratio_vs_baseline": report.ratio_vs_baseline,
+                    "gates": dict(report.validation),
+                    "report_sha256": report.report_sha256,
+                }
+                for report in ordered
+            ],
+            "provenance": _provenance(manifest),
+        },
+    }
+
+
+def sign_statement(statement: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
+    """Return the DSSE envelope of a statement; the payload is its canonical JSON."""
+    payload = canonical_json(statement)
+    signature = base64.b64encode(key.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload)))
+    return {
+        "payloadType": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode("ascii"),
+        "signatures": [{"keyid": fingerprint(key.public), "sig": signature.decode("ascii")}],
+    }
+
+
+def open_envelope(data: bytes, public: bytes) -> dict[str, Any]:
+    """Return the statement of an envelope whose one signature holds for a raw public key.
+
+    Raises:
+        SignatureError: when the envelope or its statement is malformed, or the signature is another's or does not hold.
+    """
+    try:
+        envelope = parse_json(data, where=ATTESTATION_NAME, limit_bytes=MAX_ATTESTATION_BYTES)
+        check_schema(envelope, "attestation", where=ATTESTATION_NAME)
+        payload = decode_base64(envelope["payload"])
+        (row,) = envelope["signatures"]
+        signature = decode_base64(row["sig"])
+    except DocumentError as error:
+        raise _malformed(error) from None
+    except ValueError as error:
+        raise SignatureError(str(error), where=ATTESTATION_NAME, code=Code.ATTESTATION_MALFORMED) from None
+    if row["keyid"] != fingerprint(public):
+        words = f"signed by {row['keyid']}, the pack's signer is {fingerprint(public)}"
+        raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
+    if not check_signature(public, pre_authentication_encoding(PAYLOAD_TYPE, payload), signature):
+        words = "its signature does not hold for its payload"
+        raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
+    try:
+        statement: dict[str, Any] = parse_json(payload, where=ATTESTATION_NAME, limit_values=MAX_JSON_VALUES)
+        check_schema(statement, "attestation_statement", where=ATTESTATION_NAME)
+    except DocumentError as error:
+        raise _malformed(error) from None
+    return statement
+
+
+def _malformed(error: DocumentError) -> SignatureError:
+    problems = [problem.coded(Code.ATTESTATION_MALFORMED) for problem in error.problems]
+    return SignatureError(str(error), problems=problems)
+
+
+def statement_problems(statement: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where a statement is not the one that a pack supports."""
+    code = Code.ATTESTATION_DIFFERS
+    yield from differences(dict(statement), dict(expected), where=ATTESTATION_NAME, code=code)
+
+
+def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
+    """Return what DSSE signs: ``DSSEv1 <length> <type> <length> <payload>`` (protocol.md, PAE)."""
+    kind = payload_type.encode("utf-8")
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def _checkpoints(reports: Sequence[AttestedReport]) -> list[dict[str, Any]]:
+    """Return each distinct checkpoint once, under the name of its first case."""
+    names: dict[str, str] = {}
+    for report in reports:
+        names.setdefault(report.subject_digest, f"{report.model}/{report.scenario}/run_{report.run}")
+    return [
+        {
+            "name": name,
+            "digest": {"sha256": digest.removeprefix("sha256:")},
+            "annotations": {"digest_method": CHECKPOINT_DIGEST},
+        }
+        for digest, name in names.items()
+    ]
+
+
+def _provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    source = manifest.get("invocation", {}).get("config_source") or {}
+    found = {
+        "suite": manifest.get("suite"),
+        "generated_at": manifest.get("generated_at"),
+        "invarlock_version": manifest.get("invarlock_version"),
+        "models": manifest.get("models"),
+        "source": {key: source[key] for key in ("uri", "commit", "dirty") if key in source} or None,
+        "environment": manifest.get("environment", {}).get("digest"),
+    }
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,0 +1,131 @@
+"""Changes to a trust store, one at a time: add a signer, revoke one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from invarlock.packer.trust.keys import fingerprint, load_public_key
+from invarlock.packer.trust.signers import (
+    MAX_STORE_BYTES,
+    TrustedSigner,
+    parse_fingerprint,
+    parse_trust_store,
+    read_trust_store,
+    signer_lists,
+    write_moment,
+)
+
+from invarlock.errors import DocumentError, UsageError
+from invarlock.jsonio import dump_json, parse_json, read_json, write_bytes
+
+# an edit takes milliseconds
+LOCK_SECONDS = 10
+
+
+def fingerprint_of(text: str) -> str:
+    """Return the fingerprint that ``sha256:HEX`` or the path of a public key's PEM file stands for.
+
+    Raises:
+        UsageError: when it is neither.
+    """
+    if text.lower().startswith("sha256:"):
+        return parse_fingerprint(text)
+    return fingerprint(load_public_key(Path(text)))
+
+
+def add_signer(store: Path, signer: TrustedSigner) -> None:
+    """Add a signer to a store, which is made when there is none.
+
+    Raises:
+        UsageError: when the store is none or cannot be written, already has the signer, or has them as revoked.
+    """
+
+    def add(lists: list[list[Any]]) -> None:
+        known = _entries_of(lists, signer.fingerprint)
+        if any(isinstance(entry, dict) and entry.get("revoked") for entry in known):
+            raise UsageError(f"{store}: {signer.fingerprint} is revoked there; revoking is for good")
+        if known:
+            raise UsageError(f"{store}: {signer.fingerprint} is there already; edit the file to change its dates")
+        lists[0].append(_entry(signer))
+
+    _edit(store, add)
+
+
+def revoke_signer(store: Path, signer: str) -> bool:
+    """Mark a signer as revoked, and return whether the store knew them.
+
+    Raises:
+        UsageError: when the store is none or cannot be written.
+    """
+    known = False
+
+    def revoke(lists: list[list[Any]]) -> None:
+        nonlocal known
+        for entries in lists:
+            for number, entry in enumerate(entries):
+                text = entry if isinstance(entry, str) else entry["fingerprint"]
+                if text.lower() == signer:
+                    known = True
+                    entries[number] = {**({"fingerprint": text} if isinstance(entry, str) else entry), "revoked": True}
+        if not known:
+            lists[0].append(_entry(TrustedSigner(signer, revoked=True)))
+
+    _edit(store, revoke)
+    return known
+
+
+def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
+    """Change the lists of a store in its own form, under a lock and in one step; its mode stays."""
+    # a store that is a link stays one: what it points to is replaced
+    path = Path(os.path.realpath(store))
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{store}: no regular file, a trust store must be one; name another with --trust-store")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
+            document: Any = {"trusted_signers": []}
+            if path.exists():
+                read_trust_store(path)
+                document = read_json(path, limit_bytes=MAX_STORE_BYTES)
+            change(signer_lists(document, where=str(store)))
+            data = _readable(document, store)
+            write_bytes(path, data)
+    except Timeout:
+        raise UsageError(f"{store}: cannot be locked; another command has it, or {path.parent} takes no lock") from None
+    except OSError as error:
+        raise UsageError(f"{store}: cannot be written ({error.strerror})") from None
+
+
+def _readable(document: Any, store: Path) -> bytes:
+    """Return the bytes of a store that can be read again.
+
+    Raises:
+        UsageError: when they could not, so that a store is never made unreadable.
+    """
+    try:
+        data = dump_json(document)
+        parse_trust_store(parse_json(data, where=str(store), limit_bytes=MAX_STORE_BYTES), where=str(store))
+    except (ValueError, DocumentError) as error:
+        raise UsageError(f"{store}: the changed store could not be read again ({error}); it stays as it was") from None
+    return data
+
+
+def _entries_of(lists: list[list[Any]], signer: str) -> list[Any]:
+    entries = [entry for entries in lists for entry in entries]
+    return [entry for entry in entries if (entry if isinstance(entry, str) else entry["fingerprint"]).lower() == signer]
+
+
+def _entry(signer: TrustedSigner) -> dict[str, Any]:
+    row: dict[str, Any] = {"fingerprint": signer.fingerprint}
+    if signer.name is not None:
+        row["name"] = signer.name
+    for name, moment in (("not_before", signer.not_before), ("not_after", signer.not_after)):
+        if moment is not None:
+            row[name] = write_moment(moment)
+    if signer.revoked:
+        row["revoked"] = True
+    return row

@@ -1,0 +1,238 @@
+"""Whom a receiver trusts: a pinned fingerprint or a trust store.
+
+A store is a JSON list of fingerprints, or an object with ``trusted_signers`` or ``fingerprints``, or both; items are
+strings, or objects with ``fingerprint`` and optionally ``name``, ``not_before``, ``not_after`` and ``revoked``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from invarlock.packer.trust.file_access import check_nobody_else_writes
+
+from invarlock.errors import DocumentError, UsageError
+from invarlock.jsonio import read_json
+from invarlock.problems import Code
+
+Authenticity = Literal["unpinned", "pinned", "mismatch"]
+
+DEFAULT_STORE = Path("~/.config/invarlock/trusted-signers.json")
+MAX_STORE_BYTES = 4 * 1024 * 1024
+LISTS = ("trusted_signers", "fingerprints")
+
+_FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a signer is not trusted."""
+
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrustedSigner:
+    """A signer, and when signatures of theirs are trusted."""
+
+    fingerprint: str
+    name: str | None = None
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    revoked: bool = False
+
+    def refuses(self, moment: datetime) -> Refusal | None:
+        """Return why the signer is not trusted at a moment, None when they are."""
+        if self.revoked:
+            return Refusal(Code.SIGNER_REVOKED, "it is revoked")
+        if self.not_before is not None and moment < self.not_before:
+            return Refusal(Code.SIGNER_OUT_OF_DATE, f"it is trusted from {write_moment(self.not_before)} on")
+        if self.not_after is not None and moment > self.not_after:
+            return Refusal(Code.SIGNER_OUT_OF_DATE, f"it was trusted until {write_moment(self.not_after)}")
+        return None
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whether a signer is pinned, and why they are refused, if they are."""
+
+    authenticity: Authenticity
+    refusal: Refusal | None = None
+
+
+def default_store() -> Path | None:
+    """Return the trust store that is used when none is named, None when there is nothing of its name.
+
+    A link that leads nowhere is returned too: a store that cannot be read must not trust everybody.
+
+    Raises:
+        UsageError: when nobody can tell whether there is one.
+    """
+    try:
+        path = DEFAULT_STORE.expanduser()
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, RuntimeError):
+        # pathlib raises RuntimeError for a user without a home folder, who has no store there
+        return None
+    except OSError as error:
+        # a store that may be there and name the signer as revoked is not passed over
+        raise UsageError(
+            f"{DEFAULT_STORE}: cannot be read ({error.strerror}); name a store with --trust-store FILE, or set HOME"
+        ) from None
+    return path
+
+
+def own_store() -> Path:
+    """Return where the trust store of this user is, or would be.
+
+    Raises:
+        UsageError: when the user has no home folder.
+    """
+    try:
+        return DEFAULT_STORE.expanduser()
+    except RuntimeError:
+        raise UsageError("this user has no home folder; name a store with --trust-store FILE, or set HOME") from None
+
+
+def parse_fingerprint(text: str) -> str:
+    """Return a fingerprint as it is written in packs.
+
+    Raises:
+        UsageError: when it is none.
+    """
+    if _FINGERPRINT.fullmatch(text.lower()) is None:
+        raise UsageError(f"{text[:80]!r} is no fingerprint; it is sha256: and 64 hex digits")
+    return text.lower()
+
+
+def parse_moment(text: Any) -> datetime:
+    """Return a time such as ``2026-01-31T12:00:00Z`` in UTC; without a zone it is UTC, without an hour midnight.
+
+    Raises:
+        UsageError: when it is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
+        raise UsageError(f"{text!r} is no time such as 2026-01-31T12:00:00Z") from None
+
+
+def write_moment(moment: datetime) -> str:
+    """Return the text of a time, which `parse_moment` reads back exactly."""
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat()}Z"
+
+
+def read_trust_store(path: Path) -> list[TrustedSigner]:
+    """Return the signers of a store.
+
+    Raises:
+        MissingFileError: when there is no such file.
+        UsageError: when it is no trust store, or everybody on the machine may write it.
+    """
+    check_nobody_else_writes(path)
+    try:
+        document = read_json(path, limit_bytes=MAX_STORE_BYTES)
+    except DocumentError as error:
+        raise UsageError(str(error)) from None
+    return parse_trust_store(document, where=str(path))
+
+
+def parse_trust_store(document: Any, *, where: str) -> list[TrustedSigner]:
+    """Return the signers of a store's document, of all its lists.
+
+    Raises:
+        UsageError: when it is no trust store, or has a list that is read by nobody, perhaps of revoked signers.
+    """
+    signers = [
+        _signer(item, f"{where}: entry {number}")
+        for entries in signer_lists(document, where=where)
+        for number, item in enumerate(entries, start=1)
+    ]
+    if isinstance(document, dict):
+        for name, value in document.items():
+            if name not in LISTS and isinstance(value, list | dict):
+                raise UsageError(f"{where}: nothing reads {name!r}; signers stand in 'trusted_signers'")
+    return signers
+
+
+def signer_lists(document: Any, *, where: str) -> list[list[Any]]:
+    """Return the lists of a store's document, the very ones that it holds.
+
+    Raises:
+        UsageError: when it has none, or something else in their place.
+    """
+    lists = [document[name] for name in LISTS if name in document] if isinstance(document, dict) else [document]
+    if not lists or not all(isinstance(entries, list) for entries in lists):
+        raise UsageError(f"{where}: a list of fingerprints is needed, or an object with 'trusted_signers'")
+    return lists
+
+
+def judge_signer(
+    signer: str,
+    expected: str | None,
+    store: Sequence[TrustedSigner] | None,
+    moment: datetime,
+    *,
+    store_is_default: bool = False,
+) -> Trust:
+    """Return whether a signer is the one expected, and one of the store at a moment.
+
+    A store that nobody named need not have the signer that is expected: it only refuses one that it has as revoked, or
+    as trusted at another time.
+    """
+    if expected is not None and signer != expected:
+        words = f"signed by {signer}, expected {expected}"
+        return Trust("mismatch", Refusal(Code.SIGNER_NOT_EXPECTED, words))
+    if store is None:
+        return Trust("unpinned" if expected is None else "pinned")
+    known = [entry for entry in store if entry.fingerprint == signer]
+    if not known and not (store_is_default and expected is not None):
+        words = f"the signer {signer} is not in the trust store"
+        return Trust("mismatch", Refusal(Code.SIGNER_UNKNOWN, words))
+    refusals = [refusal for entry in known if (refusal := entry.refuses(moment)) is not None]
+    # an entry that revokes wins over one that does not
+    if refusals:
+        words = f"the signer {signer} is not trusted: {refusals[0].reason}"
+        return Trust("mismatch", Refusal(refusals[0].code, words))
+    return Trust("pinned")
+
+
+def _signer(item: Any, where: str) -> TrustedSigner:
+    if isinstance(item, str):
+        return TrustedSigner(_checked_fingerprint(item, where))
+    if not isinstance(item, dict) or not isinstance(item.get("fingerprint"), str):
+        raise UsageError(f"{where}: neither a fingerprint nor an object with one")
+    unknown = set(item) - {"fingerprint", "name", "not_before", "not_after", "revoked"}
+    if unknown:
+        raise UsageError(f"{where}: unknown field {sorted(unknown)[0]!r}")
+    if not isinstance(item.get("revoked", False), bool):
+        raise UsageError(f"{where}: revoked must be true or false")
+    return TrustedSigner(
+        _checked_fingerprint(item["fingerprint"], where),
+        None if item.get("name") is None else str(item["name"]),
+        _moment(item.get("not_before"), where),
+        _moment(item.get("not_after"), where),
+        item.get("revoked", False),
+    )
+
+
+def _checked_fingerprint(text: str, where: str) -> str:
+    try:
+        return parse_fingerprint(text)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _moment(text: Any, where: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return parse_moment(text)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None

@@ -1,0 +1,161 @@
+"""The step of verifying a pack that asks who signed it, and whether its receiver trusts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from invarlock.packer.format.checksums import (
+    ATTESTATION_NAME,
+    LINE_ENDS,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    with_line_ends_restored,
+)
+from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES, MAX_SIGNATURE_BYTES
+from invarlock.packer.format.pack_folder import PackFolder
+from invarlock.packer.trust.attestation import open_envelope
+from invarlock.packer.trust.keys import fingerprint
+from invarlock.packer.trust.signature import verify_manifest
+from invarlock.packer.trust.signers import Authenticity, TrustedSigner, judge_signer
+from invarlock.packer.verify.control_files import ControlFiles, ManifestFound
+from invarlock.packer.verify.options import VerifyOptions
+
+from invarlock.errors import IntegrityError, MissingFileError, SignatureError
+from invarlock.moments import format_moment
+from invarlock.problems import Code, Problem
+
+REMEDY = (
+    "its maker signs it with a key (python -m invarlock.packer keygen KEY.pem, then python -m "
+    "invarlock.packer sign PACK --signing-key KEY.pem); --allow-unsigned looks at it as it is, "
+    "and then nothing says who made it"
+)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who signed a pack: their fingerprint, None for nobody, and what its receiver knows of them.
+
+    ``statement`` is that of the pack's attestation, None when it has none.
+    """
+
+    signer: str | None = None
+    authenticity: Authenticity = "unpinned"
+    statement: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def check_signature(
+    folder: PackFolder,
+    control: ControlFiles,
+    manifest: ManifestFound,
+    options: VerifyOptions,
+    store: Sequence[TrustedSigner] | None,
+) -> Signature:
+    """Return who signed a pack, and whether they are expected, trusted now, and were when the pack was made."""
+    try:
+        public = _public_key(folder, control.manifest, manifest.document, options)
+    except SignatureError as error:
+        return Signature(problems=error.problems)
+    if public is None:
+        found = Signature(warnings=("the pack is not signed: anybody could have made it",))
+    else:
+        found = _judge(fingerprint(public), manifest.document, options, store)
+        if found.problems:
+            return found
+    try:
+        return replace(found, statement=_read_attestation(folder, public))
+    except SignatureError as error:
+        return replace(found, problems=error.problems)
+
+
+def _public_key(folder: PackFolder, data: bytes, manifest: Mapping[str, Any], options: VerifyOptions) -> bytes | None:
+    """Return the public key of the signer of a manifest, None for a pack that is not signed where that is allowed.
+
+    Raises:
+        SignatureError: when there is no signature, or it does not hold, or the manifest names another signer.
+    """
+    claimed = manifest.get("signing_key_fingerprint")
+    try:
+        signature = folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES)
+    except MissingFileError:
+        if claimed is not None:
+            missing = (
+                f"missing, the pack is not signed, the manifest names the signer {claimed}; get the whole pack again"
+            )
+            raise SignatureError(missing, where=SIGNATURE_NAME, code=Code.SIGNATURE_MISSING) from None
+        if not options.allow_unsigned:
+            missing = f"missing, the pack is not signed; {REMEDY}"
+            raise SignatureError(missing, where=SIGNATURE_NAME, code=Code.SIGNATURE_MISSING) from None
+        return None
+    except IntegrityError as error:
+        raise _unreadable(error, Code.SIGNATURE_MALFORMED) from None
+    try:
+        public = verify_manifest(data, signature)
+    except SignatureError:
+        restored = with_line_ends_restored(data)
+        if restored is not None and _holds(restored, signature):
+            raise SignatureError(LINE_ENDS, where=MANIFEST_NAME, code=Code.MANIFEST_LINE_ENDS_CHANGED) from None
+        raise
+    if claimed is not None and claimed != fingerprint(public):
+        words = f"{claimed}, the signer is {fingerprint(public)}"
+        raise SignatureError(words, where=MANIFEST_NAME, field="signing_key_fingerprint", code=Code.SIGNER_DIFFERS)
+    return public
+
+
+def _holds(data: bytes, signature: bytes) -> bool:
+    try:
+        verify_manifest(data, signature)
+    except SignatureError:
+        return False
+    return True
+
+
+def _unreadable(error: IntegrityError, code: Code) -> SignatureError:
+    return SignatureError(str(error), problems=[problem.coded(code) for problem in error.problems])
+
+
+def _judge(
+    signer: str, manifest: Mapping[str, Any], options: VerifyOptions, store: Sequence[TrustedSigner] | None
+) -> Signature:
+    """Return whether a signer is the one expected, or trusted, now and when the pack was made."""
+    moment = options.at or datetime.now(UTC)
+    made = datetime.fromisoformat(manifest["generated_at"]) if "generated_at" in manifest else None
+    authenticity: Authenticity = "unpinned"
+    for when in (moment,) if made is None else (moment, made):
+        trust = judge_signer(
+            signer, options.expected_fingerprint, store, when, store_is_default=options.trust_store is None
+        )
+        authenticity = trust.authenticity
+        if trust.refusal is not None:
+            problem = Problem(trust.refusal.code, SIGNATURE_NAME, "", trust.refusal.reason)
+            return Signature(signer, authenticity, problems=(problem,))
+    warnings = []
+    if authenticity == "unpinned":
+        warnings.append(
+            "the signer is not pinned: compare the fingerprint, or pass --expected-fingerprint or --trust-store"
+        )
+    if made is not None and made > moment:
+        warnings.append(f"the pack says that it was made at {format_moment(made)}, which is still to come")
+    return Signature(signer, authenticity, warnings=tuple(warnings))
+
+
+def _read_attestation(folder: PackFolder, public: bytes | None) -> Mapping[str, Any] | None:
+    """Return the statement of a pack's attestation, None when it has none.
+
+    Raises:
+        SignatureError: when the attestation is not the pack's signer's, or malformed.
+    """
+    try:
+        data = folder.read(ATTESTATION_NAME, MAX_ATTESTATION_BYTES)
+    except MissingFileError:
+        return None
+    except IntegrityError as error:
+        raise _unreadable(error, Code.ATTESTATION_MALFORMED) from None
+    if public is None:
+        words = "an attestation of a pack that is not signed; sign the pack first"
+        raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
+    return open_envelope(data, public)

@@ -1,0 +1,132 @@
+"""The last step of verifying a pack: whether its manifest, metadata, README and attestation follow from the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from invarlock.packer.format import layout
+from invarlock.packer.format.checksums import ATTESTATION_NAME, MANIFEST_NAME
+from invarlock.packer.format.contents import SealedFiles
+from invarlock.packer.format.readme import readme_follows
+from invarlock.packer.trust.attestation import AttestedReport, make_statement, statement_problems
+from invarlock.packer.verify.authenticity import Signature
+from invarlock.packer.verify.catalogue import catalogue_warnings
+from invarlock.packer.verify.control_files import ControlFiles, ManifestFound
+from invarlock.packer.verify.manifest_claims import manifest_problems, metadata_problems
+from invarlock.packer.verify.report import ReportFacts
+from invarlock.packer.verify.reports import Findings
+from invarlock.packer.verify.results import Results
+
+from invarlock import __version__
+from invarlock.errors import IntegrityError
+from invarlock.problems import Code, Problem
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What an attestation of the pack would say of each report, and whether the pack has one that is compared."""
+
+    attested_reports: tuple[AttestedReport, ...] = ()
+    attested: bool = False
+    warnings: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def check_claims(
+    control: ControlFiles,
+    manifest: ManifestFound,
+    signature: Signature,
+    found: Findings,
+    results: Results,
+    files: SealedFiles,
+) -> Claims:
+    """Return where a pack says of itself what does not follow from its reports and its plan."""
+    document, verdict = manifest.document, results.verdict
+    reports = tuple(_attested(facts, facts.record) for facts in found.facts.values() if facts.record is not None)
+    problems = [*manifest_problems(document, found, files, verdict), *metadata_problems(found, files)]
+    problems += _misleading_names(files)
+    problems += _readme_problems(document, found, verdict, files)
+    if signature.statement is not None:
+        problems += _attestation_problems(control, document, signature.statement, verdict, reports)
+    return Claims(
+        reports,
+        attested=signature.statement is not None and verdict is not None,
+        warnings=(*_plan_warnings(document, found), *_opaque_warnings(document, files, derived=verdict is not None)),
+        problems=tuple(problems),
+    )
+
+
+def version_problems(manifest: Mapping[str, Any]) -> list[Problem]:
+    """Return that another version made a pack, which is worth saying where something else is wrong with it."""
+    made_by = manifest.get("invarlock_version", __version__)
+    if made_by == __version__:
+        return []
+    own = f"this is {__version__}, which may render texts and pages in another way"
+    return [Problem(Code.OTHER_VERSION, MANIFEST_NAME, "invarlock_version", f"made by InvarLock {made_by}, {own}")]
+
+
+def _misleading_names(files: SealedFiles) -> list[Problem]:
+    words = "differs from the name of a file that is checked only in the way it is written"
+    return [
+        Problem(Code.FILE_NAME_MISLEADS, path, "", words)
+        for path in sorted(filter(layout.looks_checked, files.digests))
+    ]
+
+
+def _readme_problems(
+    manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None, files: SealedFiles
+) -> Iterator[Problem]:
+    if layout.README not in files.digests:
+        return
+    try:
+        readme = files.data(layout.README)
+    except IntegrityError:
+        # a problem of the files
+        return
+    evidence = found.pack_statement(manifest, files.digests, verdict)
+    if verdict is None or not readme_follows(readme, manifest, verdict, evidence):
+        yield Problem(Code.README_DIFFERS, layout.README, "", "not what the manifest and the verdict give")
+
+
+def _attestation_problems(
+    control: ControlFiles,
+    manifest: Mapping[str, Any],
+    statement: Mapping[str, Any],
+    verdict: Mapping[str, Any] | None,
+    reports: tuple[AttestedReport, ...],
+) -> Iterator[Problem]:
+    if verdict is None:
+        words = "attests a verdict, and none follows from the pack"
+        yield Problem(Code.ATTESTATION_DIFFERS, ATTESTATION_NAME, "", words)
+        return
+    yield from statement_problems(statement, make_statement(control.manifest, manifest, verdict, reports))
+
+
+def _plan_warnings(manifest: Mapping[str, Any], found: Findings) -> list[str]:
+    scenarios = found.planned.scenarios
+    return [] if scenarios is None else catalogue_warnings(manifest, scenarios)
+
+
+def _opaque_warnings(manifest: Mapping[str, Any], files: SealedFiles, *, derived: bool) -> list[str]:
+    """Return one line that names files of which nothing is derived; without a verdict those are all."""
+    named = {row.get("path") for row in manifest.get("materials", [])}
+    opaque = sorted(path for path in files.digests if not (derived and layout.is_checked(path)) and path not in named)
+    if not opaque:
+        return []
+    shown = ", ".join(opaque[:3]) + (f" and {len(opaque) - 3} more" if len(opaque) > 3 else "")
+    return [f"sealed, but nothing is derived from: {shown}"]
+
+
+def _attested(facts: ReportFacts, record: Mapping[str, Any]) -> AttestedReport:
+    return AttestedReport(
+        model=facts.model_id,
+        scenario=record["name"],
+        run=record["run_num"],
+        subject_digest=facts.subject_digest,
+        validation=facts.validation,
+        ratio_vs_baseline=record["ratio_vs_baseline"],
+        passed=record["passed"],
+        report_sha256=record["report_sha256"],
+    )

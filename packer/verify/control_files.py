@@ -1,0 +1,50 @@
+"""The first two steps of verifying a pack: its control files are there, and its manifest holds to its format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from invarlock.packer.format.checksums import CHECKSUMS_NAME, MANIFEST_NAME
+from invarlock.packer.format.limits import MAX_CHECKSUMS_BYTES, MAX_MANIFEST_BYTES
+from invarlock.packer.format.manifest import read_manifest
+from invarlock.packer.format.pack_folder import PackFolder
+
+from invarlock.errors import IntegrityError, ManifestError, MissingFileError
+from invarlock.problems import Problem
+
+
+@dataclass(frozen=True)
+class ControlFiles:
+    """The bytes of ``manifest.json`` and ``checksums.sha256``."""
+
+    manifest: bytes = b""
+    checksums: bytes = b""
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class ManifestFound:
+    """The document of ``manifest.json``, which matches its schema."""
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+def read_control_files(folder: PackFolder) -> ControlFiles:
+    """Return the control files that every pack has; nothing is parsed."""
+    try:
+        return ControlFiles(
+            folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES), folder.read(CHECKSUMS_NAME, MAX_CHECKSUMS_BYTES)
+        )
+    except (MissingFileError, IntegrityError) as error:
+        return ControlFiles(problems=error.problems)
+
+
+def check_manifest(control: ControlFiles) -> ManifestFound:
+    """Return the manifest of a pack, read strictly and before anything else of the pack is parsed."""
+    try:
+        return ManifestFound(read_manifest(control.manifest))
+    except ManifestError as error:
+        return ManifestFound(problems=error.problems)

@@ -1,0 +1,201 @@
+"""What a pack is evidence of, in one statement for people: what was asked, what was not, and whether that is strong.
+
+Example::
+
+    asked: 4 edits that must pass, 1 that must fail, 4 faults that must be detected, on 1 model
+    not asked: a second model; a container (9 of 9 reports were made on the host)
+    strong evidence: no, missing: strict checks (--strict); container provenance of 4 of 4 clean reports
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from invarlock.packer.format import layout
+
+from invarlock.catalog.edit_specs import CleanSpec, parse_edit_spec
+from invarlock.errors import UsageError
+from invarlock.verdict.compiling import Planned
+
+# How many of a kind were asked, by the strictness of their scenario: one, several, and what nobody learns without them.
+KINDS = {
+    "must_pass": ("1 edit that must pass", "{} edits that must pass", "whether a harmless edit passes"),
+    "must_fail": ("1 that must fail", "{} that must fail", "whether a destructive edit fails"),
+    "must_detect": (
+        "1 fault that must be detected",
+        "{} faults that must be detected",
+        "whether a fault is detected",
+    ),
+    "informational": ("1 case that decides nothing", "{} cases that decide nothing", ""),
+}
+# The files that say where evidence comes from.
+ORIGINS = {
+    layout.MODEL_REVISIONS: "pins of the models",
+    layout.ENVIRONMENT: "the environment",
+    layout.SOURCE_REPO: "the source",
+    layout.PYTEST_REPORT: "pytest's account of the cases",
+}
+# What a manifest must state, and which fields of it.
+STATED: Mapping[str, tuple[str, ...]] = {
+    "generated_at": (),
+    "invarlock_version": (),
+    "suite": (),
+    "models": (),
+    "subject": ("path", "digest"),
+    "environment": ("path", "digest"),
+    "invocation.config_source": ("path", "digest", "commit"),
+    "verification": ("clean_reports", "error_injection_reports", "failed_reports", "report_assurance"),
+    "verification_baselines": (),
+}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What was planned, and of which of it there is a report.
+
+    Attributes:
+        strictness: of each planned case, by the path of its report.
+        models: how many models the cases are of.
+        reports: the reports that are there.
+        contained: those of them that were made in a container.
+    """
+
+    strictness: Mapping[str, str]
+    models: int
+    reports: frozenset[str]
+    contained: frozenset[str]
+
+
+def scope_of(plan: Mapping[str, Planned], reports: Collection[str], contained: Collection[str]) -> Scope:
+    """Return what was asked of a run, given its planned cases and the paths of its reports."""
+    return Scope(
+        {path: str(planned.scenario["strictness"]) for path, planned in plan.items()},
+        len({planned.case["model"] for planned in plan.values()}),
+        frozenset(reports),
+        frozenset(contained),
+    )
+
+
+def asked(scope: Scope) -> str:
+    """Return what was asked, of how many models."""
+    counts = {kind: list(scope.strictness.values()).count(kind) for kind in KINDS}
+    parts = [KINDS[kind][0] if count == 1 else KINDS[kind][1].format(count) for kind, count in counts.items() if count]
+    models = "1 model" if scope.models == 1 else f"{scope.models} models"
+    return f"{', '.join(parts)}, on {models}" if parts else "nothing"
+
+
+def not_asked(scope: Scope, *, signed: bool = True) -> list[str]:
+    """Return what nobody learns from the pack, though a run could have shown it."""
+    kinds = set(scope.strictness.values())
+    lacking = [missing for kind, (_, _, missing) in KINDS.items() if missing and kind not in kinds]
+    if scope.models == 1:
+        lacking.append("a second model")
+    without = [path for path in scope.strictness if path not in scope.reports]
+    if without:
+        lacking.append(f"{len(without)} of {len(scope.strictness)} planned cases, which have no report")
+    outside = scope.reports - scope.contained
+    if outside:
+        lacking.append(f"a container ({len(outside)} of {len(scope.reports)} reports were made on the host)")
+    if not signed:
+        lacking.append("who made it: the pack is not signed")
+    return lacking
+
+
+def absent(manifest: Mapping[str, Any], digests: Collection[str], plan: Mapping[str, Planned]) -> Iterator[str]:
+    """Yield what a pack lacks of what says where it comes from: files, and fields of its manifest."""
+    yield from (f"{name} ({path})" for path, name in ORIGINS.items() if path not in digests)
+    if layout.TUNED_PARAMS not in digests and any(map(_is_tuned, plan.values())):
+        yield f"the tuned parameters that clean edits used ({layout.TUNED_PARAMS})"
+    unstated = []
+    for name, fields in STATED.items():
+        block: Any = manifest
+        for step in name.split("."):
+            block = block.get(step) if isinstance(block, dict) else None
+        if not block:
+            unstated.append(name)
+        else:
+            unstated += [f"{name}.{field}" for field in fields if block.get(field) is None]
+    if unstated:
+        yield f"in the manifest: {', '.join(unstated)}"
+
+
+def missing_in_pack(
+    scope: Scope, clean: Collection[str], verdict: Mapping[str, Any] | None, absent_parts: Sequence[str]
+) -> list[str]:
+    """Return why a pack is not strong evidence, whatever its receiver asks for.
+
+    Args:
+        scope: what was asked.
+        clean: the paths of the reports of clean edits.
+        verdict: what was derived, None when nothing can be.
+        absent_parts: from ``absent``.
+    """
+    outside = len(set(clean) - scope.contained)
+    caught = {"must_fail", "must_detect"}
+    conditions = {
+        "a clean report": bool(clean),
+        "a clean edit that must pass": any(scope.strictness.get(path) == "must_pass" for path in clean),
+        "a fault or a destructive edit that the gates must catch": not caught.isdisjoint(scope.strictness.values()),
+        f"container provenance of {outside} of {len(clean)} clean reports": not outside,
+        "verdict PASS": verdict is not None and verdict["verdict"] == "PASS",
+    }
+    return [name for name, holds in conditions.items() if not holds] + list(absent_parts)
+
+
+def statement(asked_for: str, not_asked_for: Sequence[str], missing: Sequence[str], strong: str = "yes") -> list[str]:
+    """Return the three lines of the statement; ``strong`` is what is said where nothing is missing."""
+    return [
+        f"asked: {asked_for}",
+        f"not asked: {'; '.join(not_asked_for) or 'nothing'}",
+        f"strong evidence: {'no, missing: ' + '; '.join(missing) if missing else strong}",
+    ]
+
+
+def pack_statement(
+    scope: Scope, clean: Collection[str], verdict: Mapping[str, Any] | None, absent_parts: Sequence[str]
+) -> list[str]:
+    """Return the statement of a pack that no receiver has verified yet, as its README and its maker have it."""
+    missing = missing_in_pack(scope, clean, verdict, absent_parts)
+    strong = "yes, for a receiver who pins the signer and verifies with --strict --report-assurance strict"
+    return statement(asked(scope), not_asked(scope), missing, strong)
+
+
+def evidence_level(
+    manifest: Mapping[str, Any], clean_reports: int, verdict: Mapping[str, Any] | None
+) -> Literal["high", "medium", "low"]:
+    """Return the level that a pack's manifest and reports support.
+
+    ``high``: subject, at least one clean report, source repository and environment, and a verdict of PASS for which no
+    planned case is missing. ``medium``: subject and at least one clean report, whatever else is missing or failed. Else
+    ``low``.
+
+    Args:
+        manifest: the manifest; blocks of it may be missing or partial.
+        clean_reports: how many reports of clean edits verify.
+        verdict: what was derived, None when nothing can be.
+    """
+    if not _refers(manifest.get("subject")) or clean_reports == 0:
+        return "low"
+    sourced = _refers(manifest.get("environment")) and _refers(manifest.get("invocation", {}).get("config_source"))
+    complete = verdict is not None and verdict["verdict"] == "PASS" and not verdict["missing"]["by_model"]
+    return "high" if sourced and complete else "medium"
+
+
+def _refers(block: Mapping[str, Any] | None) -> bool:
+    """Tell whether a block of a manifest names a file and its digest."""
+    return block is not None and bool(block.get("path")) and bool(block.get("digest"))
+
+
+def _is_tuned(planned: Planned) -> bool:
+    """Tell whether a case's edit takes the parameters that were selected for its model."""
+    generation = planned.scenario["generation"]
+    if generation["kind"] != "edit":
+        return False
+    text = generation.get("edit_spec_by_model", {}).get(planned.case["model"], generation["edit_spec"])
+    try:
+        return isinstance(parse_edit_spec(text), CleanSpec)
+    except UsageError:
+        # a spec that is none was reported where the case is derived
+        return False

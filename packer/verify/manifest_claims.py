@@ -1,0 +1,350 @@
+"""What a pack's manifest and metadata claim, derived from its reports and its effective manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from invarlock.packer.format import layout
+from invarlock.packer.format.checksums import MANIFEST_NAME
+from invarlock.packer.format.contents import PackFiles
+from invarlock.packer.format.in_pack import in_pack
+from invarlock.packer.format.references import reference
+from invarlock.packer.verify.evidence import evidence_level
+from invarlock.packer.verify.reports import Findings
+
+from invarlock.catalog.pins import parse_pins
+from invarlock.catalog.sweeps import step_problem
+from invarlock.errors import DocumentError, IntegrityError, InvarLockError
+from invarlock.jsonio import check_schema
+from invarlock.problems import Code, Problem
+from invarlock.reports.verification import differences, shorten
+
+CLAIM = Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW
+SOURCE_KEYS = ("uri", "commit", "branch", "describe", "dirty")
+# Texts that are data sets of a hub.
+HUB_TEXTS = frozenset({"wikitext2", "hf_text"})
+LEVELS = ("low", "medium", "high")
+# Profiles that a release is reviewed by.
+REVIEW_PROFILES = frozenset({"ci", "release"})
+# What the manifest says of the selection.
+SELECTED = ("suite", "model_list", "models", "model_licenses", "verification_baselines")
+# Settings of the run that every report shows as well; a setting of null asked for the profile's own value.
+SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows")
+
+
+def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a manifest that follow from the pack's files, each as the builder writes it.
+
+    Raises:
+        DocumentError: when the pack has no effective manifest.
+    """
+    if found.planned.scenarios is None:
+        words = "missing or malformed, the manifest follows from it"
+        raise DocumentError(words, where=layout.SCENARIOS, code=Code.PLAN_MISSING)
+    selection = found.planned.scenarios["selection"]
+    fields: dict[str, Any] = {
+        "suite": selection["suite"],
+        "network_mode": "online" if any(facts.allows_network for facts in found.facts.values()) else "offline",
+        "determinism": _common(found, "determinism"),
+        "repeats": max((len(facts.repeats["runs"]) for facts in found.facts.values() if facts.repeats), default=0),
+        "model_list": [row["model_id"] for row in selection["models"]],
+        "models": [{key: row[key] for key in ("model_id", "revision")} for row in selection["models"]],
+        "model_licenses": {row["model_id"]: row["licence"] for row in selection["models"]},
+        "verification_baselines": [
+            {
+                "name": layout.model_folder(path),
+                **reference(digests, path),
+                "report_paths": [
+                    name for name in found.facts if layout.model_folder(name) == layout.model_folder(path)
+                ],
+            }
+            for path in found.baselines
+        ],
+        "verification": {
+            "clean_reports": len(found.of_kind("clean")),
+            "stress_reports": len(found.of_kind("stress")),
+            "error_injection_reports": len(found.of_kind("error_injection")),
+            "failed_reports": 0,
+            "policy_profile": ", ".join(sorted({facts.context["profile"] for facts in found.facts.values()})),
+        },
+    }
+    if layout.VERDICT_JSON in digests:
+        fields["subject"] = {"name": "final_verdict", **reference(digests, layout.VERDICT_JSON)}
+    if layout.ENVIRONMENT in digests:
+        fields["environment"] = reference(digests, layout.ENVIRONMENT)
+    return fields
+
+
+def derive_source(files: PackFiles) -> dict[str, Any] | None:
+    """Return ``invocation.config_source``: what ``metadata/source_repo.json`` says, None when the pack has none.
+
+    Raises:
+        DocumentError, IntegrityError: when the file cannot be read.
+    """
+    if layout.SOURCE_REPO not in files.digests:
+        return None
+    source = files.document(layout.SOURCE_REPO)
+    if not isinstance(source, dict):
+        raise DocumentError("not an object", where=layout.SOURCE_REPO, code=Code.FILE_MALFORMED)
+    return {**{key: source.get(key) for key in SOURCE_KEYS}, **reference(files.digests, layout.SOURCE_REPO)}
+
+
+def manifest_problems(
+    manifest: Mapping[str, Any], found: Findings, files: PackFiles, verdict: Mapping[str, Any] | None
+) -> Iterator[Problem]:
+    """Yield where the manifest claims what does not follow; a field that is not there claims nothing.
+
+    Args:
+        manifest: the manifest, whose blocks may be partial.
+        found: what the reports hold.
+        files: the files of the pack.
+        verdict: the verdict derived, None when nothing can be.
+    """
+    try:
+        derived = {} if found.planned.scenarios is None else derive_manifest(found, files.digests)
+        source = derive_source(files)
+    except InvarLockError as error:
+        yield from in_pack(error)
+        return
+    if found.planned.scenarios is None:
+        yield from _baseless_claims(manifest)
+    for key, value in derived.items():
+        if key in manifest:
+            # models by name are no fields: each one claimed must be there
+            own, other = (manifest[key], value) if key == "model_licenses" else _in_common(manifest[key], value)
+            if key == "model_licenses":
+                other = {name: value[name] for name in own if name in value}
+            yield from differences(own, other, key, where=MANIFEST_NAME, code=CLAIM)
+    claimed_source = manifest.get("invocation", {}).get("config_source")
+    if claimed_source:
+        own, other = _in_common(claimed_source, source)
+        yield from differences(own, other, "invocation.config_source", where=MANIFEST_NAME, code=CLAIM)
+    builder = manifest.get("builder", {}).get("version")
+    if builder is not None and manifest.get("invarlock_version", builder) != builder:
+        yield Problem(CLAIM, MANIFEST_NAME, "invarlock_version", "not that of builder.version")
+    yield from _level_problems(manifest, found, verdict)
+    yield from _setting_problems(manifest, found)
+    yield from _sealed_settings(manifest, files)
+    yield from _review_problems(manifest, found, verdict)
+
+
+def _sealed_settings(manifest: Mapping[str, Any], files: PackFiles) -> Iterator[Problem]:
+    """Yield where the sealed settings are not those of the manifest."""
+    if layout.SETTINGS not in files.digests:
+        return
+    try:
+        settings = files.document(layout.SETTINGS)
+    except DocumentError as error:
+        yield from in_pack(error)
+        return
+    except IntegrityError:
+        return
+    # a setting that the manifest leaves out claims nothing there
+    parameters, sealed = _in_common(manifest.get("invocation", {}).get("parameters", {}), settings)
+    yield from differences(sealed, parameters, where=layout.SETTINGS, code=Code.SETTINGS_DIFFER)
+
+
+def _baseless_claims(manifest: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the fields of a manifest that nothing in a pack without an effective manifest could support."""
+    claimed = [key for key in ("subject", *SELECTED, "network_mode", "determinism", "repeats") if manifest.get(key)]
+    counts = manifest.get("verification", {})
+    claimed += [f"verification.{key}" for key in sorted(counts) if key.endswith("_reports") and counts[key]]
+    words = f"is claimed, the pack has no {layout.SCENARIOS} to derive it"
+    yield from (Problem(CLAIM, MANIFEST_NAME, key, words) for key in claimed)
+
+
+def _in_common(claimed: Any, derived: Any) -> tuple[Any, Any]:
+    """Return two values without the fields that only one has; rows of a list are taken pair by pair."""
+    if isinstance(claimed, dict) and isinstance(derived, dict):
+        pairs = {key: _in_common(claimed[key], derived[key]) for key in derived if key in claimed}
+        return {key: own for key, (own, _) in pairs.items()}, {key: other for key, (_, other) in pairs.items()}
+    if isinstance(claimed, list) and isinstance(derived, list) and len(claimed) == len(derived):
+        rows = [_in_common(own, other) for own, other in zip(claimed, derived, strict=True)]
+        return [own for own, _ in rows], [other for _, other in rows]
+    return claimed, derived
+
+
+def metadata_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
+    """Yield where the files under ``metadata/`` contradict the effective manifest or themselves."""
+    try:
+        yield from _provenance_problems(found, files)
+        yield from _version_problems(found, files)
+        if found.planned.scenarios is not None:
+            yield from _selection_problems(found)
+            yield from _weight_problems(found.planned.scenarios, files)
+            yield from _pin_problems(found, files)
+    except DocumentError as error:
+        yield from in_pack(error)
+    except IntegrityError:
+        return
+
+
+def _common(found: Findings, key: str) -> str:
+    values = sorted({str(facts.context[key]) for facts in found.facts.values()})
+    return values[0] if len(values) == 1 else "mixed"
+
+
+def _level_problems(
+    manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None
+) -> Iterator[Problem]:
+    clean = found.of_kind("clean")
+    level, claimed = evidence_level(manifest, len(clean), verdict), manifest.get("evidence_level", "low")
+    if LEVELS.index(claimed) > LEVELS.index(level):
+        words = f"{claimed} is claimed, {level} is what the pack supports"
+        yield Problem(Code.EVIDENCE_LEVEL_TOO_HIGH, MANIFEST_NAME, "evidence_level", words)
+    assurance = manifest.get("verification", {}).get("report_assurance")
+    if assurance == "strict" and not (clean and all(facts.in_container for facts in clean)):
+        words = "strict is claimed, a clean report is from no container"
+        yield Problem(Code.EVIDENCE_LEVEL_TOO_HIGH, MANIFEST_NAME, "verification.report_assurance", words)
+
+
+def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[Problem]:
+    """Yield where a setting of the run is not the one that its reports show."""
+    assurance = manifest.get("verification", {}).get("report_assurance")
+    if _asked(manifest, "report_assurance") not in (None, assurance):
+        words = "not that of invocation.parameters"
+        yield Problem(Code.SETTINGS_DIFFER, MANIFEST_NAME, "verification.report_assurance", words)
+    for name in SHOWN_SETTINGS:
+        value = _asked(manifest, name)
+        shown = sorted({facts.settings[name] for facts in found.facts.values()})
+        if value is not None and shown and shown != [value]:
+            words = f"{shorten(value)}, the reports show {shown}"
+            yield Problem(Code.SETTINGS_DIFFER, MANIFEST_NAME, f"invocation.parameters.{name}", words)
+
+
+def _review_problems(
+    manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None
+) -> Iterator[Problem]:
+    """Yield what a manifest lacks that says that its run was a release review."""
+    if _asked(manifest, "release_review") is True:
+        for words in _review_lacks(manifest, found, verdict):
+            field = "invocation.parameters.release_review"
+            yield Problem(Code.REVIEW_NOT_SUPPORTED, MANIFEST_NAME, field, f"is claimed, {words}")
+
+
+def _review_lacks(manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None) -> Iterator[str]:
+    said = None if verdict is None else verdict["verdict"]
+    if said != "PASS":
+        yield f"the verdict is {said}"
+    if manifest.get("verification", {}).get("report_assurance") != "strict":
+        yield "verification.report_assurance is not strict"
+    if "signing_key_fingerprint" not in manifest:
+        yield "and no signer"
+    profiles = sorted({facts.context["profile"] for facts in found.facts.values()} - REVIEW_PROFILES)
+    if profiles:
+        yield f"the profile of reports is {profiles[0]}"
+
+
+def _asked(manifest: Mapping[str, Any], setting: str) -> Any:
+    """Return the value of a setting of the run, None where the manifest has none."""
+    row = manifest.get("invocation", {}).get("parameters", {}).get(setting)
+    return row.get("value") if isinstance(row, dict) else None
+
+
+def _selection_problems(found: Findings) -> Iterator[Problem]:
+    assert found.planned.scenarios is not None
+    selection = found.planned.scenarios["selection"]
+    revisions = {row["model_id"]: row["revision"] for row in selection["models"]}
+    pairs = {
+        "scenario_ids": sorted({case["scenario"] for case in selection["cases"]}),
+        "models": sorted({case["model"] for case in selection["cases"]}),
+    }
+    claimed = {
+        "scenario_ids": selection["scenario_ids"],
+        "models": [row["model_id"] for row in selection["models"]],
+    }
+    contradiction = Code.PLAN_CONTRADICTS_ITSELF
+    yield from differences(claimed, pairs, "selection", where=layout.SCENARIOS, code=contradiction)
+    unused = sorted({row["id"] for row in found.planned.scenarios["scenarios"]} - set(pairs["scenario_ids"]))
+    lines = [f"scenario {name} is not among the cases" for name in unused]
+    steps = map(step_problem, found.planned.scenarios["scenarios"])
+    lines += [line for line in steps if line is not None]
+    yield from (Problem(contradiction, layout.SCENARIOS, "scenarios", line) for line in lines)
+    for path, baseline in found.baselines.items():
+        if baseline.model_id not in pairs["models"]:
+            yield Problem(Code.PLAN_DIFFERS, path, "meta.model_id", "the baseline of no model that was selected")
+    for facts in found.facts.values():
+        if facts.context["suite"] != selection["suite"]:
+            yield Problem(Code.PLAN_DIFFERS, facts.path, "context.suite", f"not that of {layout.SCENARIOS}")
+        if facts.revision != revisions.get(facts.model_id, facts.revision):
+            yield Problem(Code.PLAN_DIFFERS, facts.path, "meta.revision", f"not that of {layout.SCENARIOS}")
+
+
+def _weight_problems(scenarios: Mapping[str, Any], files: PackFiles) -> Iterator[Problem]:
+    """Yield where a pack holds weights that no scenario owns up to, or lacks those that one does."""
+    weights = [path for path in files.digests if path.endswith(layout.WEIGHT_SUFFIXES)]
+    claimed = [row["id"] for row in scenarios["scenarios"] if row.get("contains_model_weights_in_pack")]
+    if weights and not claimed:
+        words = "weights, though no scenario has contains_model_weights_in_pack"
+        yield Problem(Code.WEIGHTS_NOT_DECLARED, weights[0], "", words)
+    if claimed and not weights:
+        words = f"{claimed[0]} has contains_model_weights_in_pack, the pack has none"
+        yield Problem(Code.WEIGHTS_NOT_DECLARED, layout.SCENARIOS, "scenarios", words)
+
+
+def _provenance_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
+    """Yield where the provenance says another mode of determinism than the reports.
+
+    Raises:
+        DocumentError: when a file of it does not hold to its format.
+    """
+    if layout.SOURCE_REPO in files.digests:
+        check_schema(files.document(layout.SOURCE_REPO), "source_repo", where=layout.SOURCE_REPO)
+    if layout.ENVIRONMENT not in files.digests:
+        return
+    document = files.document(layout.ENVIRONMENT)
+    check_schema(document, "environment", where=layout.ENVIRONMENT)
+    said, mode = document["determinism"]["mode"], _common(found, "determinism")
+    if found.facts and said != mode:
+        words = f"{said}, the reports show {mode}"
+        yield Problem(Code.ENVIRONMENT_DIFFERS, layout.ENVIRONMENT, "determinism.mode", words)
+
+
+def _version_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
+    """Yield where a report was measured with other libraries than ``metadata/environment.json`` says."""
+    if layout.ENVIRONMENT not in files.digests:
+        return
+    document = files.document(layout.ENVIRONMENT)
+    said = {**document["libraries"], "python": document["python"]["version"]}
+    measured = {path: baseline.versions for path, baseline in found.baselines.items()}
+    measured |= {path: facts.versions for path, facts in found.facts.items()}
+    for path, versions in measured.items():
+        for name, version in versions.items():
+            if said.get(name, version) not in (None, version):
+                other = f"{layout.ENVIRONMENT} says {shorten(said[name])}"
+                words = f"{shorten(version)}, {other}"
+                yield Problem(Code.ENVIRONMENT_DIFFERS, path, f"meta.versions.{name}", words)
+
+
+def _pin_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
+    """Yield where the pins are not those of the models selected, or a baseline is not the checkpoint pinned."""
+    if layout.MODEL_REVISIONS not in files.digests:
+        return
+    assert found.planned.scenarios is not None
+    where = layout.MODEL_REVISIONS
+    pins = parse_pins(files.document(where), where=where)
+    rows = [{"model_id": pin.id, "revision": pin.revision, "licence": pin.licence} for pin in pins.models.values()]
+    planned = found.planned.scenarios["selection"]["models"]
+    yield from differences(rows, planned, "models", where=where, code=Code.PINS_DIFFER)
+    for pin in pins.models.values():
+        if pin.revision.startswith("sha256:") and pin.digest not in (None, pin.revision):
+            words = f"of {shorten(pin.id)} the revision is not the digest of its files"
+            yield Problem(Code.PINS_DIFFER, where, "models", words)
+    for path, baseline in found.baselines.items():
+        model_id = baseline.model_id
+        pinned = pins.models.get(model_id)
+        digest = None if pinned is None else pinned.digest
+        if digest is None:
+            words = f"pins no files of {shorten(model_id)}, which {path} measured"
+            yield Problem(Code.PINS_DIFFER, where, "models", words)
+        elif digest != baseline.digest:
+            words = f"not that of the files pinned in {where}"
+            yield Problem(Code.PINS_DIFFER, path, "baseline.digest", words)
+    scored_on = sorted({baseline.text_provider for baseline in found.baselines.values()} & HUB_TEXTS)
+    if scored_on and not any(pin.files for pin in pins.datasets.values()):
+        words = f"pins no data set, the baselines were scored on {scored_on[0]}"
+        yield Problem(Code.PINS_DIFFER, where, "datasets", words)
+    if found.baselines and pins.datasets and not scored_on:
+        words = "pins a data set, the baselines were scored on none"
+        yield Problem(Code.PINS_DIFFER, where, "datasets", words)

@@ -1,0 +1,353 @@
+"""Whether one report of a pack follows from its raw measurements, its baseline and the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from invarlock.packer.format import layout
+from invarlock.packer.format.contents import PackFiles
+from invarlock.packer.format.in_pack import in_pack
+from invarlock.packer.format.layout import beside
+from invarlock.packer.verify.edit_records import edit_record_problems
+from invarlock.packer.verify.plan import Plan
+from invarlock.packer.verify.presets import preset_use_problems
+
+from invarlock.catalog.edit_specs import parse_edit_spec
+from invarlock.catalog.models import folder_name
+from invarlock.catalog.tuned_params import TunedParams
+from invarlock.digests import sha256_hex
+from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
+from invarlock.jsonio import check_schema
+from invarlock.problems import Code, Problem
+from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.presets import Preset
+from invarlock.reports.probes import file_name
+from invarlock.reports.rendering import render_report
+from invarlock.reports.repeats import repeats_problems
+from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
+from invarlock.verdict.compiling import Planned, judge_report
+from invarlock.verdict.guard_value import sweep_point
+from invarlock.verdict.summaries import ARTIFACT_KEYS
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline's own report, which held to its schema, and the sha256 (64 hex) of its bytes."""
+
+    path: str
+    document: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """What is kept of a report once it is examined: all that a verdict, a summary or a manifest takes from it."""
+
+    path: str
+    model_id: str
+    revision: str | None
+    kind: str
+    record: dict[str, Any] | None
+    artifact: Mapping[str, Any] | None
+    telemetry: Mapping[str, Any]
+    context: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    subject_digest: str
+    validation: Mapping[str, Any]
+    versions: Mapping[str, str]
+    companions: tuple[str, ...]
+    repeats: Mapping[str, Any] | None
+    sweep: Mapping[str, Any] | None
+    overrides: tuple[str, ...]
+    in_container: bool
+    is_timed: bool
+    allows_network: bool
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One report: its facts when it verifies, its ``verify-v1`` envelope, and what is wrong."""
+
+    facts: ReportFacts | None
+    envelope: dict[str, Any]
+    problems: tuple[Problem, ...] = ()
+
+
+def examine_report(
+    files: PackFiles, path: str, baseline: Baseline | None, plan: Plan, preset: Preset | None
+) -> Examined:
+    """Return what a report and the files beside it hold, and what in them does not follow.
+
+    A file that cannot be read as its digest promises is a problem of ``files``, and not repeated here.
+    """
+    planned = plan.cases.get(path)
+    kind = "unknown" if planned is None else str(planned.scenario["category"])
+    try:
+        report = files.document(path)
+    except IntegrityError as error:
+        return Examined(None, verify_envelope(path, {}, kind, error.problems))
+    except DocumentError as error:
+        malformed = in_pack(error, Code.REPORT_MALFORMED)
+        return Examined(None, verify_envelope(path, {}, kind, malformed), tuple(malformed))
+    problems = [problem.of(path) for problem in verify_report(report)]
+    envelope = verify_envelope(path, report, kind, problems)
+    if problems:
+        return Examined(None, envelope, tuple(problems))
+    digest = files.digests[path]
+    problems += _place_problems(path, report, baseline)
+    problems += _tuned_problems(path, report, planned, plan.tuned)
+    problems += preset_use_problems(path, report, preset, None if baseline is None else baseline.document)
+    runtime, wrong = _runtime_manifest(files, path, report, digest)
+    problems += wrong
+    problems += _timing_problems(files, path, report)
+    problems += _page_problems(files, path, report)
+    metadata, wrong = _edit_metadata(files, path, report, plan)
+    problems += wrong
+    companions, wrong = _companions(files, path, report, planned, baseline, metadata)
+    problems += wrong
+    repeats, wrong = _repeats(files, path, report)
+    problems += wrong
+    record, point = None, None
+    try:
+        if planned is not None:
+            seen = {**report, **companions}
+            record = judge_report(planned, seen, f"sha256:{digest}")
+            point = sweep_point(planned, seen, f"sha256:{digest}")
+    except InvarLockError as error:
+        problems += [problem.of(path) for problem in in_pack(error, Code.REPORT_MALFORMED)]
+    facts = ReportFacts(
+        path=path,
+        model_id=report["meta"]["model_id"],
+        revision=report["meta"]["revision"],
+        kind=kind,
+        record=record,
+        artifact=None if metadata is None else {key: metadata[key] for key in ARTIFACT_KEYS},
+        telemetry=report["telemetry"],
+        is_timed=beside(path, layout.TIMING) in files.digests,
+        context=report["context"],
+        settings=_settings(report),
+        subject_digest=report["subject"]["digest"],
+        validation=report["validation"],
+        versions=report["meta"]["versions"],
+        repeats=repeats,
+        sweep=point,
+        companions=tuple(beside(path, file_name(name)) for name in companions),
+        overrides=tuple(sorted(report["policy_provenance"]["overrides"])),
+        in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),
+        allows_network=bool(runtime and runtime["allow_network"]),
+    )
+    return Examined(facts, envelope, tuple(problems))
+
+
+def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: Sequence[Problem]) -> dict[str, Any]:
+    """Return the ``verify-v1`` envelope of one report, given what ``verify_report`` found."""
+    metric: Mapping[str, Any] = {}
+    reason = "malformed"
+    if not problems:
+        metric = report["primary_metric"]
+        reason = "ok" if report["assurance"]["verdict"] == "PASS" else "policy_fail"
+    return {
+        "format_version": "verify-v1",
+        "summary": {"ok": not problems, "reason": reason},
+        "evaluation_report": {"count": 1},
+        "results": [
+            {
+                "id": path,
+                "schema_version": "v1",
+                "kind": kind,
+                "ok": not problems,
+                "reason": reason,
+                "ratio_vs_baseline": metric.get("ratio_vs_baseline"),
+                "ci": metric.get("ci"),
+                "recompute": {
+                    "family": metric.get("kind", "unknown"),
+                    "performed": True,
+                    "ok": not problems,
+                    "reason": str(problems[0]) if problems else None,
+                },
+                # a report that verifies has none, and no place for them
+                **({"problems": [problem.document() for problem in problems]} if problems else {}),
+            }
+        ],
+    }
+
+
+def join_envelopes(envelopes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return one envelope of all reports."""
+    results = [envelope["results"][0] for _, envelope in sorted(envelopes.items())]
+    bad = [result for result in results if not result["ok"]]
+    return {
+        "format_version": "verify-v1",
+        "summary": {"ok": not bad, "reason": "malformed" if bad else "ok"},
+        "evaluation_report": {"count": len(results)},
+        "results": results,
+    }
+
+
+def _place_problems(path: str, report: Mapping[str, Any], baseline: Baseline | None) -> Iterator[Problem]:
+    """Yield where a report is not one of its model's folder, or not measured against that model's baseline."""
+    folder = layout.model_folder(path)
+    if folder_name(report["meta"]["model_id"]) != folder:
+        words = f"{report['meta']['model_id'][:100]!r}, its folder is another model's"
+        yield Problem(Code.MODEL_DIFFERS, path, "meta.model_id", words)
+    if baseline is None:
+        words = f"missing, {path} was measured against it"
+        yield Problem(Code.BASELINE_MISSING, layout.baseline_path(folder), "", words)
+        return
+    if report["baseline_ref"]["report_sha256"] != f"sha256:{baseline.digest}":
+        words = f"not the digest of {baseline.path}"
+        yield Problem(Code.BASELINE_DIFFERS, path, "baseline_ref.report_sha256", words)
+    yield from (problem.of(path) for problem in verify_against_baseline(report, baseline.document))
+
+
+def _runtime_manifest(
+    files: PackFiles, path: str, report: Mapping[str, Any], digest: str
+) -> tuple[Mapping[str, Any] | None, list[Problem]]:
+    """Return the ``runtime`` block of the report's runtime manifest, and what is wrong with that file."""
+    where = beside(path, layout.RUNTIME_MANIFEST)
+    document, unread = _document(files, where)
+    if document is None:
+        return None, unread
+    try:
+        check_schema(document, "runtime_manifest", where=where)
+    except DocumentError as error:
+        return None, in_pack(error)
+    runtime: Mapping[str, Any] = document["runtime"]
+    expected = [
+        ("report.sha256", document["report"]["sha256"], digest),
+        ("report.path", document["report"]["path"], path),
+        ("report.filename", document["report"]["filename"], layout.REPORT_NAME),
+        ("execution_mode", document["execution_mode"], report["context"]["execution_mode"]),
+        ("runtime.container_execution", runtime["container_execution"], document["execution_mode"] == "container"),
+    ]
+    context = document.get("context", {})
+    for key in ("profile", "tier", "execution_mode"):
+        expected.append((f"context.{key}", context.get(key, report["context"][key]), report["context"][key]))
+    wrong: list[tuple[str, str]] = []
+    config = document["config"]
+    if (config["source"] == "file") != (config["path"] is not None) or (config["path"] is None) != (
+        config["sha256"] is None
+    ):
+        wrong.append(("config", "a file has path and sha256, anything else has neither"))
+    if not runtime["container_execution"] and (runtime["image_ref"] or runtime["image_digest"]):
+        wrong.append(("runtime", "names an image, though nothing ran in a container"))
+    wrong += [(key, "not that of the report") for key, found, own in expected if found != own]
+    return runtime, [Problem(Code.RUNTIME_MANIFEST_DIFFERS, where, key, words) for key, words in wrong]
+
+
+def _document(files: PackFiles, where: str) -> tuple[Any, list[Problem]]:
+    """Return a document in a report's folder, None when there is none that can be read, and what is wrong with it.
+
+    Bytes that are not those of their digest are a problem of ``files``, and not repeated here.
+    """
+    try:
+        document = files.document(where)
+        null = Problem(Code.FILE_MALFORMED, where, "", "null is no document")
+        return document, [null] if document is None else []
+    except (MissingFileError, DocumentError) as error:
+        return None, in_pack(error)
+    except IntegrityError:
+        return None, []
+
+
+def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> list[Problem]:
+    where = beside(path, layout.TIMING)
+    document, wrong = _document(files, where)
+    if document is None or document == report["telemetry"]:
+        return wrong
+    return [Problem(Code.TIMING_DIFFERS, where, "", "not the telemetry of the report")]
+
+
+def _page_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where the page beside a report, if there is one, is not the one that the report gives."""
+    where = beside(path, layout.PAGE)
+    if where not in files.digests:
+        return
+    page = render_report(report, files.digests[path])
+    if sha256_hex(page) != files.digests[where]:
+        yield Problem(Code.PAGE_DIFFERS, where, "", "not the page that the report gives")
+
+
+def _tuned_problems(
+    path: str, report: Mapping[str, Any], planned: Planned | None, tuned: TunedParams | None
+) -> Iterator[Problem]:
+    """Yield where a clean edit was not made with the parameters that the pack says were selected for its model."""
+    if planned is None or tuned is None or planned.scenario["generation"]["kind"] != "edit":
+        return
+    generation, model = planned.scenario["generation"], planned.case["model"]
+    text = generation.get("edit_spec_by_model", {}).get(model, generation["edit_spec"])
+    try:
+        spec = str(tuned.resolve(parse_edit_spec(text), model))
+    except InvarLockError as error:
+        yield Problem(Code.TUNED_PARAMETERS_DIFFER, path, "edit.spec", str(error))
+        return
+    if report["edit"]["spec"] != spec:
+        words = f"{shorten(report['edit']['spec'])}, derived {shorten(spec)}"
+        yield Problem(Code.TUNED_PARAMETERS_DIFFER, path, "edit.spec", words)
+
+
+def _edit_metadata(
+    files: PackFiles, path: str, report: Mapping[str, Any], plan: Plan
+) -> tuple[Mapping[str, Any] | None, list[Problem]]:
+    where = beside(path, layout.EDIT_METADATA)
+    document, unread = _document(files, where)
+    # what it says is compared with its scenario, and a pack without scenarios claims nothing that follows from it
+    if document is None or not plan.scenarios:
+        absent = where not in files.digests
+        code = Code.EDIT_METADATA_MISSING if absent else Code.EDIT_METADATA_MALFORMED
+        return None, [problem.coded(code) for problem in unread]
+    problems = list(edit_record_problems(where, document, report, plan.scenarios.get(report["meta"]["scenario"])))
+    return (None, problems) if problems else (document, [])
+
+
+def _companions(
+    files: PackFiles,
+    path: str,
+    report: Mapping[str, Any],
+    planned: Planned | None,
+    baseline: Baseline | None,
+    metadata: Mapping[str, Any] | None,
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the documents beside a report that its scenario asks for, none where one is wrong, and what is wrong."""
+    if planned is None:
+        return {}, []
+    found: dict[str, Any] = {}
+    wrong: list[Problem] = []
+    for name in companions_asked(planned.scenario):
+        document, unread = _document(files, beside(path, file_name(name)))
+        wrong += unread
+        if document is not None:
+            found[name] = document
+    if len(found) < len(companions_asked(planned.scenario)):
+        return {}, wrong
+    base = None if baseline is None else baseline.document
+    folder = path.removesuffix(layout.REPORT_NAME)
+    wrong += [problem.below(folder) for problem in companion_problems(planned.scenario, found, report, base, metadata)]
+    return ({} if wrong else found), wrong
+
+
+def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[Problem]]:
+    """Return the repeats of a report, None when it has none, and what is wrong with them."""
+    where = beside(path, layout.REPEATS)
+    if where not in files.digests:
+        return None, []
+    document, unread = _document(files, where)
+    if document is None:
+        return None, unread
+    folder = path.removesuffix(layout.REPORT_NAME)
+    problems = [problem.below(folder) for problem in repeats_problems(document, report)]
+    return (None, problems) if problems else (document, [])
+
+
+def _settings(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the run that a report shows, by their name."""
+    windows = report["dataset"]["windows"]
+    return {
+        "profile": report["context"]["profile"],
+        "tier": report["context"]["tier"],
+        "seq_len": report["dataset"]["seq_len"],
+        "preview_windows": windows["preview"],
+        "final_windows": windows["final"],
+    }

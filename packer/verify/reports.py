@@ -1,0 +1,134 @@
+"""The reports of a pack, examined one after the other; of each only the facts that a verdict needs are kept.
+
+Building and verifying use the same functions: what a builder writes is what a verifier expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from invarlock.packer.format import layout
+from invarlock.packer.format.contents import PackFiles
+from invarlock.packer.format.in_pack import in_pack
+from invarlock.packer.format.layout import is_baseline, is_report
+from invarlock.packer.format.limits import MAX_REPORTS
+from invarlock.packer.verify.evidence import Scope, absent, pack_statement, scope_of
+from invarlock.packer.verify.plan import PlanFound, read_plan
+from invarlock.packer.verify.presets import read_presets
+from invarlock.packer.verify.report import Baseline, ReportFacts, examine_report
+
+from invarlock.errors import DocumentError, IntegrityError
+from invarlock.jsonio import check_schema
+from invarlock.problems import Code, Problem
+from invarlock.reports.preset_files import preset_name
+from invarlock.reports.verification import verify_baseline
+
+
+@dataclass(frozen=True)
+class BaselineFacts:
+    """What is kept of a baseline's own report."""
+
+    model_id: str
+    digest: str
+    text_provider: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the reports of a pack hold, by path, with the plan that they were made by, and what is wrong with them."""
+
+    planned: PlanFound = field(default_factory=PlanFound)
+    facts: Mapping[str, ReportFacts] = field(default_factory=dict)
+    envelopes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    baselines: Mapping[str, BaselineFacts] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+    def of_kind(self, kind: str) -> list[ReportFacts]:
+        return [facts for facts in self.facts.values() if facts.kind == kind]
+
+    @property
+    def clean(self) -> list[str]:
+        """The reports of clean edits, by path."""
+        return [facts.path for facts in self.of_kind("clean")]
+
+    @property
+    def scope(self) -> Scope:
+        contained = [path for path, facts in self.facts.items() if facts.in_container]
+        return scope_of(self.planned.plan.cases, self.facts, contained)
+
+    def pack_statement(
+        self, manifest: Mapping[str, Any], digests: Collection[str], verdict: Mapping[str, Any] | None
+    ) -> list[str]:
+        """Return what a pack of these reports is evidence of, before a receiver has verified it."""
+        parts = list(absent(manifest, digests, self.planned.plan.cases))
+        return pack_statement(self.scope, self.clean, verdict, parts)
+
+
+def examine_reports(files: PackFiles) -> Findings:
+    """Return what all reports of a pack hold, with the plan that they were made by."""
+    planned = read_plan(files)
+    presets, wrong = read_presets(files)
+    problems = [*planned.problems, *wrong]
+    paths = [path for path in files.digests if is_report(path) or is_baseline(path)]
+    if len(paths) > MAX_REPORTS:
+        words = f"the pack has {len(paths)} reports, more than the limit of {MAX_REPORTS}"
+        return Findings(planned, problems=(*problems, Problem(Code.TOO_MANY_REPORTS, "", "", words)))
+    facts: dict[str, ReportFacts] = {}
+    envelopes: dict[str, dict[str, Any]] = {}
+    baselines: dict[str, BaselineFacts] = {}
+    for _, group in groupby(sorted(paths, key=_by_model), key=layout.model_folder):
+        baseline = None
+        for path in group:
+            if is_baseline(path):
+                baseline, wrong = _read_baseline(files, path)
+                problems += wrong
+                if baseline is not None:
+                    baselines[path] = _facts_of(baseline)
+                continue
+            examined = examine_report(files, path, baseline, planned.plan, presets.get(layout.model_folder(path)))
+            envelopes[path] = examined.envelope
+            if examined.facts is not None:
+                facts[path] = examined.facts
+            problems += examined.problems
+    models = {layout.model_folder(path) for path in paths if is_report(path)}
+    unused = sorted(presets.keys() - models)
+    problems += [
+        Problem(
+            Code.FILE_DOES_NOT_FOLLOW,
+            f"{layout.PRESETS}{preset_name(name)}",
+            "",
+            "the preset of no model with a report",
+        )
+        for name in unused
+    ]
+    return Findings(planned, dict(sorted(facts.items())), envelopes, baselines, tuple(problems))
+
+
+def _read_baseline(files: PackFiles, path: str) -> tuple[Baseline | None, list[Problem]]:
+    try:
+        document = files.document(path)
+        check_schema(document, "baseline_report", where=path)
+    except IntegrityError:
+        return None, []
+    except DocumentError as error:
+        return None, in_pack(error, Code.REPORT_MALFORMED)
+    return Baseline(path, document, files.digests[path]), [problem.of(path) for problem in verify_baseline(document)]
+
+
+def _facts_of(baseline: Baseline) -> BaselineFacts:
+    document = baseline.document
+    return BaselineFacts(
+        model_id=document["meta"]["model_id"],
+        digest=document["baseline"]["digest"],
+        text_provider=document["dataset"]["provider"],
+        versions=document["meta"]["versions"],
+    )
+
+
+def _by_model(path: str) -> tuple[str, bool, str]:
+    """Sort a model's baseline before its reports."""
+    return layout.model_folder(path), not is_baseline(path), path

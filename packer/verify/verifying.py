@@ -1,0 +1,235 @@
+"""Verifying a pack offline: is it whole, who signed it, and does what it claims follow from what was measured.
+
+Seven steps in this order, each with a frozen result and the problems that it found:
+
+1. control files: ``manifest.json`` and ``checksums.sha256`` are there,
+2. manifest: it matches its schema,
+3. signature and trust: somebody signed it whom the receiver trusts,
+4. integrity: every byte is as it was sealed,
+5. reports: each follows from its raw measurements, its baseline and the files in its folder,
+6. results: verdict and summaries follow from the reports,
+7. claims: manifest, metadata, README and attestation follow from the rest.
+
+A step that fails ends the verification, but that bytes are hashed while steps 5 to 7 read them. Problems of the first
+class that failed, by exit code, are listed. Nothing but the manifest is parsed before the signature holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.format import layout
+from invarlock.packer.format.contents import SealedFiles
+from invarlock.packer.format.in_pack import in_pack
+from invarlock.packer.format.limits import MAX_PROBLEMS
+from invarlock.packer.format.pack_folder import PackFolder, open_pack
+from invarlock.packer.trust.file_access import store_warnings
+from invarlock.packer.trust.signers import TrustedSigner, read_trust_store
+from invarlock.packer.verify.authenticity import Signature, check_signature
+from invarlock.packer.verify.claims import Claims, check_claims, version_problems
+from invarlock.packer.verify.control_files import ManifestFound, check_manifest, read_control_files
+from invarlock.packer.verify.evidence import absent, asked, evidence_level, missing_in_pack, not_asked
+from invarlock.packer.verify.integrity import close_sealed, open_sealed
+from invarlock.packer.verify.options import ReportAssurance, StartProgress, VerifyOptions
+from invarlock.packer.verify.report import join_envelopes
+from invarlock.packer.verify.reports import Findings, examine_reports
+from invarlock.packer.verify.result import VerifyResult
+from invarlock.packer.verify.results import Results, check_results
+
+from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError, printable
+from invarlock.problems import Code, ExitCode, Problem, first_class
+from invarlock.verdict.compiling import NOT_DERIVED
+
+__all__ = ["ReportAssurance", "StartProgress", "VerifyOptions", "VerifyResult", "verify_pack"]
+
+
+def verify_pack(
+    path: Path,
+    options: VerifyOptions,
+    start_progress: StartProgress | None = None,
+    added: Mapping[str, bytes] | None = None,
+) -> VerifyResult:
+    """Verify a pack; what is wrong with it is in the result, never raised.
+
+    ``added`` are control files, by name, that the pack is verified with though they are not in its folder yet.
+
+    Raises:
+        UsageError: when the options exclude each other or the trust store is malformed.
+        MissingFileError: when there is no such trust store.
+    """
+    options.check()
+    store_path = options.trust_store or options.default_store
+    store = None if store_path is None else read_trust_store(store_path)
+    try:
+        with open_pack(path, added) as folder:
+            steps = _take_steps(folder, options, store, start_progress)
+    except InvarLockError as error:
+        steps = _Steps(problems=tuple(in_pack(error)))
+    return _conclude(path, options, store_path, steps)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What the steps found; those after one that failed are empty. ``verdict`` is what the pack itself claims."""
+
+    manifest: ManifestFound = field(default_factory=ManifestFound)
+    signature: Signature = field(default_factory=Signature)
+    found: Findings = field(default_factory=Findings)
+    results: Results = field(default_factory=Results)
+    claims: Claims = field(default_factory=Claims)
+    verdict: str | None = None
+    paths: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    finished: bool = False
+
+
+def _take_steps(
+    folder: PackFolder,
+    options: VerifyOptions,
+    store: Sequence[TrustedSigner] | None,
+    start_progress: StartProgress | None,
+) -> _Steps:
+    control = read_control_files(folder)
+    if control.problems:
+        return _Steps(problems=control.problems)
+    manifest = check_manifest(control)
+    if manifest.problems:
+        return _Steps(problems=manifest.problems)
+    signature = check_signature(folder, control, manifest, options, store)
+    if signature.problems:
+        return _Steps(manifest, signature, warnings=signature.warnings, problems=signature.problems)
+    try:
+        sealed = open_sealed(folder, control, manifest, strict=options.strict, start=start_progress)
+    except IntegrityError as error:
+        return _Steps(manifest, signature, warnings=signature.warnings, problems=error.problems)
+    try:
+        found = examine_reports(sealed.files)
+        results, claims, verdict = Results(), Claims(), None
+        if options.report_assurance == "off":
+            verdict = _claimed_verdict(sealed.files)
+        else:
+            results = check_results(sealed.files, found)
+            claims = check_claims(control, manifest, signature, found, results, sealed.files)
+            verdict = None if results.verdict is None else results.verdict["verdict"]
+        integrity = close_sealed(folder, sealed)
+    finally:
+        sealed.files.close()
+    problems = [*found.problems, *results.problems, *claims.problems]
+    if options.report_assurance == "off":
+        # what was sealed must hold together all the same
+        problems = [problem for problem in problems if problem.code.exit_code < ExitCode.REPORT]
+    elif problems:
+        problems += version_problems(manifest.document)
+    return _Steps(
+        manifest,
+        signature,
+        found,
+        results,
+        claims,
+        verdict,
+        frozenset(sealed.files.digests),
+        (*signature.warnings, *sealed.warnings, *results.warnings, *claims.warnings),
+        (*integrity, *problems),
+        finished=True,
+    )
+
+
+def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _Steps) -> VerifyResult:
+    """Return what a receiver learns from the steps, with what they require of a pack that is whole."""
+    result = VerifyResult(
+        path,
+        options,
+        warnings=(*([] if store is None else store_warnings(store)), *steps.warnings),
+        signer=steps.signature.signer,
+        authenticity=steps.signature.authenticity,
+        trust_store=None if store is None else str(store),
+    )
+    if not steps.finished or any(problem.code.exit_code < ExitCode.REPORT for problem in steps.problems):
+        return _failed(result, steps.problems)
+    manifest, found, verdict = steps.manifest.document, steps.found, steps.results.verdict
+    is_off = options.report_assurance == "off"
+    result = replace(
+        result,
+        warnings=(*result.warnings, *_assurance_warnings(manifest, found, is_off=is_off)),
+        integrity_ok=True,
+        attested=steps.claims.attested,
+        attested_reports=steps.claims.attested_reports,
+        verdict=steps.verdict,
+        verdict_document=verdict,
+        envelope=None if is_off else join_envelopes(found.envelopes),
+        evidence_level=None if is_off else evidence_level(manifest, len(found.clean), verdict),
+    )
+    problems = [*steps.problems, *_unmet(options, found, steps.verdict)]
+    if problems:
+        return _failed(result, problems)
+    return replace(
+        result,
+        reports_verified=not is_off and bool(found.facts),
+        asked="" if is_off else asked(found.scope),
+        not_asked=() if is_off else tuple(not_asked(found.scope, signed=result.signed)),
+        missing_for_strong=tuple(_missing_for_strong(result, steps)),
+    )
+
+
+def _failed(result: VerifyResult, problems: Sequence[Problem]) -> VerifyResult:
+    found = first_class(problems)
+    shown = tuple(map(_printable, found[:MAX_PROBLEMS]))
+    return replace(result, problems=shown, left_out=len(found) - len(shown))
+
+
+def _printable(problem: Problem) -> Problem:
+    """Return a problem whose texts, which may be an attacker's, have nothing in them that a terminal obeys."""
+    return Problem(problem.code, printable(problem.where), printable(problem.field), printable(problem.message))
+
+
+def _unmet(options: VerifyOptions, found: Findings, verdict: str | None) -> Iterator[Problem]:
+    """Yield what a receiver requires beyond a pack that holds."""
+    if options.report_assurance == "strict":
+        words = "strict report assurance needs execution of a clean case in a container with an image digest"
+        for path in found.clean:
+            if not found.facts[path].in_container:
+                yield Problem(Code.CONTAINER_REQUIRED, layout.beside(path, layout.RUNTIME_MANIFEST), "", words)
+        if not found.clean:
+            words = "the pack has no clean report, strict report assurance needs one"
+            yield Problem(Code.CLEAN_REPORT_REQUIRED, "", "", words)
+    if options.require_pass and verdict != "PASS":
+        words = f"the verdict is {verdict}, PASS is required"
+        yield Problem(Code.PASS_REQUIRED, layout.VERDICT_JSON, "", words)
+
+
+def _assurance_warnings(manifest: Mapping[str, Any], found: Findings, *, is_off: bool) -> Iterator[str]:
+    if is_off:
+        yield "reports were not verified: --report-assurance off"
+    else:
+        overridden = sorted({name for facts in found.facts.values() for name in facts.overrides})
+        if overridden:
+            yield f"the policy of reports was overridden: {', '.join(overridden)}"
+    if manifest.get("verification", {}).get("report_assurance") == "off":
+        yield "its maker did not verify the reports in this pack: report_assurance off"
+
+
+def _missing_for_strong(result: VerifyResult, steps: _Steps) -> list[str]:
+    """Return why a pack that holds is not strong evidence for this receiver."""
+    conditions = {
+        "a signature": result.signed,
+        "a pinned signer (--expected-fingerprint or a trust store)": result.authenticity == "pinned",
+        "strict checks (--strict)": result.options.strict,
+        "strict report assurance (--report-assurance strict)": result.options.report_assurance == "strict",
+    }
+    found = steps.found
+    parts = list(absent(steps.manifest.document, steps.paths, found.planned.plan.cases))
+    in_pack_missing = missing_in_pack(found.scope, found.clean, steps.results.verdict, parts)
+    return [name for name, holds in conditions.items() if not holds] + in_pack_missing
+
+
+def _claimed_verdict(files: SealedFiles) -> str | None:
+    try:
+        document = files.document(layout.VERDICT_JSON)
+    except (MissingFileError, IntegrityError, DocumentError):
+        return None
+    verdict = document.get("verdict") if isinstance(document, dict) else None
+    return verdict if verdict in ("PASS", "FAIL", NOT_DERIVED) else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from invarlock.catalog.cases import SIGNAL_POLICY, case_id, report_folder
 from invarlock.catalog.node_ids import parameter_id
@@ -28,10 +28,11 @@ from invarlock.verdict.detectors import (
     primary_guard_hit,
     signals,
 )
+from invarlock.verdict.documents import Verdict
 
 REPORT_NAME = "evaluation.report.json"
 # The verdict of a pack that holds a part of a run: what is there is as expected, of the rest nothing follows.
-NOT_DERIVED = "NOT_DERIVED"
+NOT_DERIVED: Final = "NOT_DERIVED"
 
 Outcome = Mapping[str, str]
 
@@ -56,7 +57,7 @@ def compile_verdict(
     outcomes: Sequence[Outcome] | None = None,
     *,
     timestamp: str = "",
-) -> dict[str, Any]:
+) -> Verdict:
     """Return the ``final_verdict.json`` document.
 
     Args:
@@ -111,7 +112,7 @@ def compile_records(
     *,
     timestamp: str = "",
     not_bundled: Collection[str] = (),
-) -> dict[str, Any]:
+) -> Verdict:
     """Return the ``final_verdict.json`` document from records already judged.
 
     Where cases are not bundled it is FAIL if one that is there fails, and ``NOT_DERIVED`` else.
@@ -160,7 +161,7 @@ def compile_records(
                 f"informational stress: {signalled} of the {len(expecting)} reports that should signal do, the suite "
                 f"wants a share of {fraction:g}"
             )
-    return {
+    verdict: Verdict = {
         "verdict": "FAIL" if failed else NOT_DERIVED if left_out else "PASS",
         "timestamp": timestamp,
         "manifest": {
@@ -179,10 +180,12 @@ def compile_records(
         "failed_requirements": failed,
         "counts": counts,
         "missing": {"by_model": missing},
-        **({"not_bundled": left_out} if left_out else {}),
         "core_guard_order": list(CORE_GUARDS),
         "records": records,
     }
+    if left_out:
+        verdict["not_bundled"] = left_out
+    return verdict
 
 
 def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -36,6 +36,7 @@ from invarlock.jsonio import check_schema, dump_json, sync_folder
 from invarlock.problems import Code, Problem
 from invarlock.reports.verification import differences
 from invarlock.staging import staging_folder
+from invarlock.verdict.documents import Verdict
 from invarlock.verdict.rendering import headline, render_verdict_text
 
 
@@ -142,7 +143,7 @@ def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOpti
     )
 
 
-def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes], Findings, dict[str, Any]]:
+def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes], Findings, Verdict]:
     """Return all files but README and the control files, what the reports hold, and the verdict."""
     files = dict(content.files)
     for path in files:

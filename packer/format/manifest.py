@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from invarlock.packer.format.checksums import MANIFEST_NAME
+from invarlock.packer.format.documents import Manifest
 from invarlock.packer.format.limits import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES
 
 from invarlock.errors import DocumentError, ManifestError
@@ -13,14 +13,14 @@ from invarlock.jsonio import check_schema, parse_json
 from invarlock.problems import Code
 
 
-def read_manifest(sealed: bytes) -> dict[str, Any]:
+def read_manifest(sealed: bytes) -> Manifest:
     """Return the document of ``manifest.json``, held against its schema.
 
     Raises:
         ManifestError: when it is malformed.
     """
     try:
-        manifest: dict[str, Any] = parse_json(
+        manifest: Manifest = parse_json(
             sealed, where=MANIFEST_NAME, limit_bytes=MAX_MANIFEST_BYTES, limit_values=MAX_MANIFEST_VALUES
         )
         check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)

@@ -28,6 +28,7 @@ from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import verify_report
 from invarlock.settings import public_settings
 from invarlock.verdict.compiling import Outcome, Planned, compile_records, judge_report
+from invarlock.verdict.documents import Verdict
 from invarlock.verdict.guard_value import FILE_NAME as GUARD_VALUE_NAME
 from invarlock.verdict.guard_value import sweep_document, sweep_lines, sweep_point
 from invarlock.verdict.rendering import render_verdict_text
@@ -93,7 +94,7 @@ def write_results(
     found: FoundReports,
     outcomes: Sequence[Outcome],
     finished: str,
-) -> dict[str, Any]:
+) -> Verdict:
     """Compile the verdict of a run, write it with its summaries below ``reports/`` and ``analysis/``, and return it."""
     verdict = compile_records(manifest, plan, found.records, outcomes, timestamp=finished)
     folder = directory.verdict.parent

@@ -14,6 +14,7 @@ from invarlock.packer.format.checksums import (
     SIGNATURE_NAME,
     with_line_ends_restored,
 )
+from invarlock.packer.format.documents import Manifest
 from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES, MAX_SIGNATURE_BYTES
 from invarlock.packer.format.pack_folder import PackFolder
 from invarlock.packer.trust.attestation import open_envelope
@@ -72,7 +73,7 @@ def check_signature(
         return replace(found, problems=error.problems)
 
 
-def _public_key(folder: PackFolder, data: bytes, manifest: Mapping[str, Any], options: VerifyOptions) -> bytes | None:
+def _public_key(folder: PackFolder, data: bytes, manifest: Manifest, options: VerifyOptions) -> bytes | None:
     """Return the public key of the signer of a manifest, None for a pack that is not signed where that is allowed.
 
     Raises:
@@ -118,9 +119,7 @@ def _unreadable(error: IntegrityError, code: Code) -> SignatureError:
     return SignatureError(str(error), problems=[problem.coded(code) for problem in error.problems])
 
 
-def _judge(
-    signer: str, manifest: Mapping[str, Any], options: VerifyOptions, store: Sequence[TrustedSigner] | None
-) -> Signature:
+def _judge(signer: str, manifest: Manifest, options: VerifyOptions, store: Sequence[TrustedSigner] | None) -> Signature:
     """Return whether a signer is the one expected, or trusted, now and when the pack was made."""
     moment = options.at or datetime.now(UTC)
     made = datetime.fromisoformat(manifest["generated_at"]) if "generated_at" in manifest else None

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from invarlock.packer.format.documents import Manifest
+
 from invarlock import __version__
 from invarlock.catalog.sweeps import steps
 
@@ -17,7 +19,7 @@ ASKED = ("category", "strictness", "intent", "failure_class", "primary_guard", "
 MAX_LINES = 10
 
 
-def catalogue_warnings(manifest: Mapping[str, Any], scenarios: Mapping[str, Any]) -> list[str]:
+def catalogue_warnings(manifest: Manifest, scenarios: Mapping[str, Any]) -> list[str]:
     """Return where the scenarios of a pack are not those of the catalogue, at most ``MAX_LINES`` and a count.
 
     A pack of another version is not compared: its catalogue is not here.

@@ -9,6 +9,7 @@ from typing import Any
 from invarlock.packer.format import layout
 from invarlock.packer.format.checksums import ATTESTATION_NAME, MANIFEST_NAME
 from invarlock.packer.format.contents import SealedFiles
+from invarlock.packer.format.documents import Manifest
 from invarlock.packer.format.readme import readme_follows
 from invarlock.packer.trust.attestation import AttestedReport, make_statement, statement_problems
 from invarlock.packer.verify.authenticity import Signature
@@ -58,7 +59,7 @@ def check_claims(
     )
 
 
-def version_problems(manifest: Mapping[str, Any]) -> list[Problem]:
+def version_problems(manifest: Manifest) -> list[Problem]:
     """Return that another version made a pack, which is worth saying where something else is wrong with it."""
     made_by = manifest.get("invarlock_version", __version__)
     if made_by == __version__:
@@ -76,7 +77,7 @@ def _misleading_names(files: SealedFiles) -> list[Problem]:
 
 
 def _readme_problems(
-    manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None, files: SealedFiles
+    manifest: Manifest, found: Findings, verdict: Mapping[str, Any] | None, files: SealedFiles
 ) -> Iterator[Problem]:
     if layout.README not in files.digests:
         return
@@ -92,7 +93,7 @@ def _readme_problems(
 
 def _attestation_problems(
     control: ControlFiles,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     statement: Mapping[str, Any],
     verdict: Mapping[str, Any] | None,
     reports: tuple[AttestedReport, ...],
@@ -104,12 +105,12 @@ def _attestation_problems(
     yield from statement_problems(statement, make_statement(control.manifest, manifest, verdict, reports))
 
 
-def _plan_warnings(manifest: Mapping[str, Any], found: Findings) -> list[str]:
+def _plan_warnings(manifest: Manifest, found: Findings) -> list[str]:
     scenarios = found.planned.scenarios
     return [] if scenarios is None else catalogue_warnings(manifest, scenarios)
 
 
-def _opaque_warnings(manifest: Mapping[str, Any], files: SealedFiles, *, derived: bool) -> list[str]:
+def _opaque_warnings(manifest: Manifest, files: SealedFiles, *, derived: bool) -> list[str]:
     """Return one line that names files of which nothing is derived; without a verdict those are all."""
     named = {row.get("path") for row in manifest.get("materials", [])}
     opaque = sorted(path for path in files.digests if not (derived and layout.is_checked(path)) and path not in named)

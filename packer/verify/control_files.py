@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from invarlock.packer.format.checksums import CHECKSUMS_NAME, MANIFEST_NAME
+from invarlock.packer.format.documents import Manifest
 from invarlock.packer.format.limits import MAX_CHECKSUMS_BYTES, MAX_MANIFEST_BYTES
 from invarlock.packer.format.manifest import read_manifest
 from invarlock.packer.format.pack_folder import PackFolder
 
 from invarlock.errors import IntegrityError, ManifestError, MissingFileError
 from invarlock.problems import Problem
+
+# Stands for a manifest that could not be read.
+NO_MANIFEST: Manifest = {
+    "format": "evidence-pack-v1",
+    "checksums_sha256": "checksums.sha256",
+    "checksums_sha256_digest": "",
+}
 
 
 @dataclass(frozen=True)
@@ -26,9 +32,9 @@ class ControlFiles:
 
 @dataclass(frozen=True)
 class ManifestFound:
-    """The document of ``manifest.json``, which matches its schema."""
+    """The document of ``manifest.json``, which matches its schema; ``NO_MANIFEST`` where there are problems."""
 
-    document: Mapping[str, Any] = field(default_factory=dict)
+    document: Manifest = field(default_factory=lambda: NO_MANIFEST)
     problems: tuple[Problem, ...] = ()
 
 

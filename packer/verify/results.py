@@ -25,6 +25,7 @@ from invarlock.problems import Code, Problem
 from invarlock.reports.repeats import summarise_repeats
 from invarlock.reports.verification import differences
 from invarlock.verdict.compiling import compile_records
+from invarlock.verdict.documents import Verdict
 from invarlock.verdict.guard_value import sweep_document
 from invarlock.verdict.rendering import render_verdict_text
 from invarlock.verdict.summaries import summarise, summarise_artifacts, summarise_seconds
@@ -37,12 +38,12 @@ _TIMESTAMP = re.compile(rb'\n  "timestamp": "([0-9TZ:-]{1,32})"')
 class Results:
     """The verdict that follows from a pack's reports, None when none does, and where its results are others."""
 
-    verdict: dict[str, Any] | None = None
+    verdict: Verdict | None = None
     warnings: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
 
-def derive_verdict(found: Findings, timestamp: str, not_bundled: Collection[str] = ()) -> dict[str, Any]:
+def derive_verdict(found: Findings, timestamp: str, not_bundled: Collection[str] = ()) -> Verdict:
     """Return the verdict that follows from reports; ``not_bundled`` are the ids of cases that were left out.
 
     Raises:

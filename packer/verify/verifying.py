@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from invarlock.packer.format import layout
 from invarlock.packer.format.contents import SealedFiles
+from invarlock.packer.format.documents import Manifest
 from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.format.limits import MAX_PROBLEMS
 from invarlock.packer.format.pack_folder import PackFolder, open_pack
@@ -201,7 +201,7 @@ def _unmet(options: VerifyOptions, found: Findings, verdict: str | None) -> Iter
         yield Problem(Code.PASS_REQUIRED, layout.VERDICT_JSON, "", words)
 
 
-def _assurance_warnings(manifest: Mapping[str, Any], found: Findings, *, is_off: bool) -> Iterator[str]:
+def _assurance_warnings(manifest: Manifest, found: Findings, *, is_off: bool) -> Iterator[str]:
     if is_off:
         yield "reports were not verified: --report-assurance off"
     else:

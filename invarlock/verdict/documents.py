@@ -1,0 +1,37 @@
+"""The shape of ``final_verdict.json``, for readers of code and for the type checker; at run time it is a dictionary."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class VerdictManifest(TypedDict):
+    """The effective manifest that a verdict was compiled by."""
+
+    path: str
+    schema: str
+    schema_version: int
+
+
+class Missing(TypedDict):
+    """The cases without a report, by model."""
+
+    by_model: dict[str, list[str]]
+
+
+class Verdict(TypedDict):
+    """``final_verdict.json``: what follows from the reports of a run.
+
+    ``not_bundled`` names cases that were left out of a pack; ``records`` has what was judged of each report.
+    """
+
+    verdict: Literal["PASS", "FAIL", "NOT_DERIVED"]
+    timestamp: str
+    manifest: VerdictManifest
+    criteria: dict[str, Any]
+    failed_requirements: list[str]
+    counts: dict[str, int]
+    missing: Missing
+    not_bundled: NotRequired[list[str]]
+    core_guard_order: list[str]
+    records: list[dict[str, Any]]

@@ -68,9 +68,11 @@ def tune_suite_model(
         source = read_embedded_text(suites / text.source, text.sha256)
         tuned = TunedModel(model.id, snapshot, source, plan, Placement("cpu"), tier, "dev")
         middle = (count_blocks(read_checkpoint(snapshot).modules.values()) - 1) // 2
-        for edit in edits:
-            wanted = (lowrank_scope or f"ffn@layer={middle}") if BY_NAME[edit].tunes_one_block else scope
-            found = tune(tuned, edit, parse_scope(wanted, where="--scope"), margin=margin, draws=draws, tell=_tell)
+        scopes = {
+            edit: (lowrank_scope or f"ffn@layer={middle}") if BY_NAME[edit].tunes_one_block else scope for edit in edits
+        }
+        wanted = {edit: parse_scope(text, where="--scope") for edit, text in scopes.items()}
+        for found in tune(tuned, wanted, margin=margin, draws=draws, tell=_tell):
             try:
                 entry = found.entry()
             except EditError as error:
@@ -78,7 +80,7 @@ def tune_suite_model(
                 say(f"nothing selected: {error}")
                 continue
             say(f"selected: {found.chosen.spec if found.chosen else None}")
-            document["models"].setdefault(model.id, {})[edit] = entry
+            document["models"].setdefault(model.id, {})[found.edit] = entry
             document["_meta"]["generated_at"] = utc_now()
             check_schema(document, "tuned_edit_params", where=str(output))
             # a link stays one
@@ -121,7 +123,7 @@ def _entries(output: Path) -> dict[str, Any]:
 
 def _tell(trial: Trial) -> None:
     ratio = "no ratio" if trial.ratio is None else f"ratio {trial.ratio:.4g}, upper end {trial.upper or 0.0:.4g}"
-    name, share = tightest(trial.used)
+    name, share = tightest(trial.used) if trial.used else ("", None)
     most = "" if share is None else f", {share:.0%} of {name}"
     say(f"  {trial.spec}: {ratio}{most}: {trial.against[0] if trial.against else 'holds'}")
     flush_output()

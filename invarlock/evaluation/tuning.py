@@ -1,32 +1,31 @@
-"""Finding the strongest parameters of an edit that still pass every gate with margin.
+"""Finding the strongest parameters of edits that still pass every gate with margin.
 
 Example::
 
     subject = TunedModel("my/model", folder, text, plan, Placement("cpu"), "balanced", "dev")
-    found = tune(subject, "quant_rtn", parse_scope("ffn", where="--scope"), margin=0.5, draws=3)
-    found.entry()       # an entry of tuned_edit_params.json, with its evidence
+    for found in tune(subject, {"quant_rtn": parse_scope("ffn", where="--scope")}, margin=0.5, draws=3):
+        found.entry()       # an entry of tuned_edit_params.json, with its evidence
 
-Candidates stand on a ladder from mild to strong, which is climbed to the first that holds and then by bisection: a
-rung that holds is taken to be weaker than any that does not.
+Each edit has a ladder of candidates and a search of its own. All searches share the baseline's measurements, and the
+candidates that they judge next are made in one pass over its weights, as many as the disk holds.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from invarlock.catalog.edit_specs import EditSpec, Scope, make_edit_spec
+from invarlock.catalog.edit_specs import EditSpec, Scope
 from invarlock.checkpoints.digests import digest_checkpoint
-from invarlock.checkpoints.editing import apply_edits
-from invarlock.checkpoints.families import tensors_in_scope
-from invarlock.checkpoints.storage_format import check_dense
-from invarlock.edits import BY_NAME as EDITS_BY_NAME
+from invarlock.checkpoints.editing import apply_each_edit
 from invarlock.errors import EditError
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
+from invarlock.evaluation.ladders import climb, ladder
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
@@ -37,6 +36,8 @@ from invarlock.reports.policy import resolve_policy
 from invarlock.reports.repeats import content_digest
 
 SCENARIO = "tune"
+# Candidates of a pass: more of them save little reading for their room on the disk.
+MAX_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -99,41 +100,56 @@ class Selection:
 
 
 @dataclass
+class _Search:
+    """The search along one edit's ladder; ``wanted`` are the rungs to make, of which the first is judged."""
+
+    edit: str
+    scope: Scope
+    rungs: Sequence[EditSpec]
+    steps: Generator[tuple[int, ...], bool, int | None]
+    wanted: tuple[EditSpec, ...] = ()
+    trials: list[Trial] = field(default_factory=list)
+    best: int | None = None
+
+    def advance(self, holds: bool | None = None) -> None:
+        """Find the next rungs from whether the last one holds; none are left when the search is over."""
+        try:
+            rungs = next(self.steps) if holds is None else self.steps.send(holds)
+            self.wanted = tuple(self.rungs[rung] for rung in rungs)
+        except StopIteration as stop:
+            self.wanted, self.best = (), stop.value
+
+    def chosen(self) -> Trial | None:
+        if self.best is None:
+            return None
+        return next(trial for trial in self.trials if trial.spec == self.rungs[self.best])
+
+
+@dataclass(frozen=True)
 class _Judge:
-    """Measures candidates, each once, against a baseline that is measured once."""
+    """Measures candidates against a baseline that is measured once."""
 
     model: TunedModel
     margin: float
     draws: Mapping[int, Draw]
     setup: Setup
     baseline: Mapping[str, Any]
-    trials: dict[str, Trial] = field(default_factory=dict)
 
-    def judge(self, spec: EditSpec) -> Trial:
-        if str(spec) not in self.trials:
-            self.trials[str(spec)] = self._measure(spec)
-        return self.trials[str(spec)]
-
-    def _measure(self, spec: EditSpec) -> Trial:
+    def judge(self, spec: EditSpec, subject: Path) -> Trial:
         policy = resolve_policy(self.model.tier, self.model.profile, {})
         reports = []
-        with tempfile.TemporaryDirectory(dir=self.model.folder.parent, prefix=".tune-") as folder:
-            subject = Path(folder) / "subject"
-            apply_edits(self.model.folder, {subject: spec})
-            for run, draw in self.draws.items():
-                measured = compare(
-                    subject,
-                    reference(self.baseline, self.model.folder, run, probe=False),
-                    draw,
-                    self.model.plan,
-                    self.model.placement,
-                    policy["variance"],
-                )
-                edited = Edited(spec.edit, spec.edit, str(spec), spec.parameters)
-                digest = digest_document(self.baseline)
-                reports.append(
-                    report_document(self.setup, self.baseline, digest, SCENARIO, run, edited, draw, measured)
-                )
+        for run, draw in self.draws.items():
+            measured = compare(
+                subject,
+                reference(self.baseline, self.model.folder, run, probe=False),
+                draw,
+                self.model.plan,
+                self.model.placement,
+                policy["variance"],
+            )
+            edited = Edited(spec.edit, spec.edit, str(spec), spec.parameters)
+            digest = digest_document(self.baseline)
+            reports.append(report_document(self.setup, self.baseline, digest, SCENARIO, run, edited, draw, measured))
         against = [line for report in reports for line in _against(report, self.margin)]
         used = [limits_used(report) for report in reports]
         ratios = [report["primary_metric"]["ratio_vs_baseline"] for report in reports]
@@ -148,73 +164,94 @@ class _Judge:
         )
 
 
+class _Candidates:
+    """The subjects of candidates by their spec, made in passes over the baseline."""
+
+    def __init__(self, baseline: Path, folder: Path) -> None:
+        self._baseline = baseline
+        self._folder = folder
+        self._made: dict[str, Path | EditError] = {}
+
+    def make(self, judged: Sequence[EditSpec], likely: Sequence[EditSpec]) -> Mapping[str, Path | EditError]:
+        """Return the subjects that are made, or the errors of those that cannot be; at least one of ``judged``.
+
+        Subjects of other candidates are removed. When a candidate of ``judged`` must be made, the pass makes all that
+        the disk holds, and those of ``likely`` last.
+        """
+        wanted = {str(spec): spec for spec in (*judged, *likely)}
+        for name in self._made.keys() - wanted.keys():
+            self.drop(name)
+        if not any(str(spec) in self._made for spec in judged):
+            missing = [name for name in wanted if name not in self._made]
+            targets = {self._folder / name.replace(":", "_"): name for name in missing[: self._room()]}
+            made = apply_each_edit(self._baseline, {target: wanted[name] for target, name in targets.items()})
+            for target, outcome in made.items():
+                self._made[targets[target]] = outcome if isinstance(outcome, EditError) else target
+        return self._made
+
+    def drop(self, name: str) -> None:
+        """Remove a candidate's subject."""
+        made = self._made.pop(name)
+        if isinstance(made, Path):
+            shutil.rmtree(made)
+
+    def _room(self) -> int:
+        """Return how many subjects a pass makes: as many as the disk holds and one stays free, at least one."""
+        size = sum(path.stat().st_size for path in self._baseline.iterdir() if path.is_file())
+        return max(1, min(MAX_AT_ONCE, shutil.disk_usage(self._folder).free // size - 1))
+
+
 def tune(
     model: TunedModel,
-    edit: str,
-    scope: Scope,
+    edits: Mapping[str, Scope],
     *,
     margin: float,
     draws: int,
     tell: Callable[[Trial], object] | None = None,
-) -> Selection:
-    """Return the strongest parameters of an edit that hold on every draw.
+) -> Iterator[Selection]:
+    """Yield for each edit the strongest parameters that hold on every draw, as soon as they are found.
 
     Args:
         model: the model.
-        edit: which edit.
-        scope: the weights that it takes.
+        edits: the edits to tune, and the weights that each takes.
         margin: share of what each limit of a gate allows that may be used, 0 to 1.
         draws: how many draws of windows each candidate is measured on.
         tell: called with each trial as it is done.
 
     Raises:
-        EditError: when the scope takes nothing.
+        EditError: when a scope takes nothing.
         CheckpointError, EvaluationError: when the model cannot be read or scored.
     """
-    rungs = ladder(model.folder, edit, scope)
+    ladders = {edit: ladder(model.folder, edit, scope) for edit, scope in edits.items()}
+    searches = [_Search(edit, edits[edit], rungs, climb(len(rungs))) for edit, rungs in ladders.items()]
     judge = _begin(model, margin, draws)
-
-    def holds(index: int) -> bool:
-        known = str(rungs[index]) in judge.trials
-        trial = judge.judge(rungs[index])
-        if tell is not None and not known:
-            tell(trial)
-        return not trial.against
-
-    best = strongest(len(rungs), holds)
-    chosen = None if best is None else judge.judge(rungs[best])
-    return Selection(edit, scope, chosen, tuple(judge.trials.values()), margin, draws)
-
-
-def strongest(count: int, holds: Callable[[int], bool]) -> int | None:
-    """Return the last rung of a ladder that holds, None when none does.
-
-    The ladder is climbed to the first rung that holds, from there on by bisection. It need not be the lowest: what a
-    mild low-rank edit takes away lies along few directions, as a defect does.
-    """
-    low = next((rung for rung in range(count) if holds(rung)), None)
-    if low is None:
-        return None
-    high = count
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+    with tempfile.TemporaryDirectory(dir=model.folder.parent, prefix=".tune-") as folder:
+        candidates = _Candidates(model.folder, Path(folder))
+        for search in searches:
+            search.advance()
+        while searches:
+            made = candidates.make(
+                [search.wanted[0] for search in searches],
+                [spec for search in searches for spec in search.wanted[1:]],
+            )
+            for search in [search for search in searches if str(search.wanted[0]) in made]:
+                spec = search.wanted[0]
+                trial = _judged(judge, spec, made[str(spec)])
+                candidates.drop(str(spec))
+                search.trials.append(trial)
+                if tell is not None:
+                    tell(trial)
+                search.advance(not trial.against)
+                if not search.wanted:
+                    searches.remove(search)
+                    yield Selection(search.edit, search.scope, search.chosen(), tuple(search.trials), margin, draws)
 
 
-def ladder(folder: Path, edit: str, scope: Scope) -> list[EditSpec]:
-    """Return the candidates of an edit, from mild to strong.
-
-    Raises:
-        EditError: when the scope takes nothing.
-    """
-    files = check_dense(folder)
-    taken = tensors_in_scope(files.model_type, files.shapes, scope, where=folder.name)
-    rungs = EDITS_BY_NAME[edit].ladder
-    if rungs is None:
-        raise EditError(f"{edit}: it has no parameters to tune")
-    smallest_side = min(min(files.shapes[name][-2:]) for name in taken)
-    return [make_edit_spec(edit, row, scope, "tuner") for row in rungs(smallest_side)]
+def _judged(judge: _Judge, spec: EditSpec, subject: Path | EditError) -> Trial:
+    """Return the trial of a candidate; one that cannot be made does not hold."""
+    if isinstance(subject, EditError):
+        return Trial(spec, None, None, (), (str(subject),))
+    return judge.judge(spec, subject)
 
 
 def _begin(model: TunedModel, margin: float, draws: int) -> _Judge:

@@ -1,18 +1,28 @@
 """The tuner: ladders from mild to strong, bisection, and entries with their evidence."""
 
 import json
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from invarlock.edits.application import apply_each_edit, apply_edits
 
-from invarlock.catalog.edit_specs import parse_edit_spec, parse_scope
+from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec, parse_scope
 from invarlock.catalog.tuned_params import read_tuned_params
+from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.cli import main
+from invarlock.edits import application
 from invarlock.errors import EditError
-from invarlock.evaluation.tuning import Selection, Trial, ladder, strongest
+from invarlock.evaluation import tuning
+from invarlock.evaluation.comparison import WindowPlan
+from invarlock.evaluation.ladders import climb, ladder
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text import SourceText
+from invarlock.evaluation.tuning import Selection, Trial, TunedModel, tune
 
 SUITES = Path(__file__).parents[3] / "suites"
 FFN = parse_scope("ffn", where="test")
@@ -20,14 +30,20 @@ FFN = parse_scope("ffn", where="test")
 
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(-1, 60))
 def test_the_last_rung_that_holds_is_found_by_bisection_from_the_first(count: int, first: int, last: int) -> None:
-    asked: list[int] = []
+    judged: list[int] = []
+    search, found = climb(count), None
+    rungs = next(search)
+    try:
+        while True:
+            judged.append(rungs[0])
+            holds = first <= rungs[0] <= last
+            likely, rungs = rungs[1:], search.send(holds)
+            assert not holds or not likely or likely == rungs
+    except StopIteration as stop:
+        found = stop.value
 
-    def holds(index: int) -> bool:
-        asked.append(index)
-        return first <= index <= last
-
-    assert strongest(count, holds) == (None if first > min(last, count - 1) else min(last, count - 1))
-    assert len(asked) <= max(count, first + 2 + count.bit_length())
+    assert found == (None if first > min(last, count - 1) else min(last, count - 1))
+    assert len(judged) == len(set(judged)) <= max(count, first + 2 + count.bit_length())
 
 
 def test_ladders_go_from_mild_to_strong_and_stay_within_the_matrices(tmp_path: Path) -> None:
@@ -46,6 +62,109 @@ def test_ladders_go_from_mild_to_strong_and_stay_within_the_matrices(tmp_path: P
     assert bits == sorted(bits, reverse=True)
     with pytest.raises(EditError, match="takes none"):
         ladder(model, "quant_rtn", parse_scope("ffn@layer=9", where="test"))
+
+
+class Passes:
+    """A tuner whose judge knows which candidates hold; the passes that made them and the digests of what was judged."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holds: dict[str, set[str]]) -> None:
+        self.folder = tmp_path / "models" / "baseline"
+        shutil.copytree(SUITES / "embedded/mistral-tiny", self.folder)
+        self.holds = holds
+        self.passes: list[list[str]] = []
+        self.judged: dict[str, str] = {}
+
+        def counted(baseline: Path, subjects: Mapping[Path, EditSpec]) -> Mapping[Path, object]:
+            self.passes.append(sorted(map(str, subjects.values())))
+            return apply_each_edit(baseline, subjects)
+
+        monkeypatch.setattr(tuning, "apply_each_edit", counted)
+        monkeypatch.setattr(tuning, "_begin", lambda *_: self)
+
+    def judge(self, spec: EditSpec, subject: Path) -> Trial:
+        self.judged[str(spec)] = digest_checkpoint(subject)
+        held = str(spec) in self.holds[spec.edit]
+        return Trial(spec, 1.0, 1.0, ("sha256",), () if held else ("draw 1: too much",))
+
+    def tune(self) -> dict[str, Selection]:
+        text = SourceText("embedded", "", "")
+        model = TunedModel("a/b", self.folder, text, WindowPlan(16, 1, 1, 0, 1), Placement("cpu"), "balanced", "dev")
+        return {found.edit: found for found in tune(model, dict.fromkeys(self.holds, FFN), margin=0.5, draws=1)}
+
+
+HOLD = {
+    "quant_rtn": {f"quant_rtn:{bits}:{group}:ffn" for bits, group in ((8, 128), (7, 128), (6, 128), (5, 128), (4, 32))},
+    "fp8_quant": {"fp8_quant:e4m3:ffn", "fp8_quant:e5m2:ffn"},
+    "magnitude_prune": {f"magnitude_prune:{0.02 * step:.2g}:ffn" for step in range(1, 12)},
+}
+
+
+def test_the_candidates_of_all_edits_are_made_in_the_same_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Passes(tmp_path, monkeypatch, HOLD)
+
+    found = setting.tune()
+
+    chosen = {edit: str(selection.chosen.spec) for edit, selection in found.items() if selection.chosen}
+    assert chosen == {
+        "quant_rtn": "quant_rtn:4:32:ffn",
+        "fp8_quant": "fp8_quant:e5m2:ffn",
+        "magnitude_prune": "magnitude_prune:0.22:ffn",
+    }
+    # the mildest of each edit, and what is judged next when that holds
+    mildest = ("quant_rtn:8:128:ffn", "fp8_quant:e4m3:ffn", "magnitude_prune:0.02:ffn")
+    likely = ("quant_rtn:4:128:ffn", "fp8_quant:e5m2:ffn", "magnitude_prune:0.42:ffn")
+    assert setting.passes[0] == sorted([*mildest, *likely])
+    assert [len(one) for one in setting.passes[1:3]] == [2, 2]
+    trials = [str(trial.spec) for selection in found.values() for trial in selection.trials]
+    assert sorted(trials) == sorted(spec for one in setting.passes for spec in one)
+    assert len(setting.passes) == max(len(selection.trials) for selection in found.values()) - 1
+    for text, digest in setting.judged.items():
+        spec = parse_edit_spec(text)
+        assert isinstance(spec, EditSpec)
+        apply_edits(setting.folder, {tmp_path / "alone" / text: spec})
+        assert digest == digest_checkpoint(tmp_path / "alone" / text)
+    assert [path.name for path in setting.folder.parent.iterdir()] == ["baseline"]
+
+
+@pytest.mark.parametrize(("spare_subjects", "largest"), [(0, 1), (2, 2), (50, 6)])
+def test_a_disk_that_holds_few_subjects_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare_subjects: int, largest: int
+) -> None:
+    setting = Passes(tmp_path, monkeypatch, HOLD)
+    size = sum(path.stat().st_size for path in setting.folder.iterdir())
+    usage, kept = shutil.disk_usage(tmp_path), setting.folder.parent
+
+    def free(_: Path) -> object:
+        held = sum(path.stat().st_size for path in kept.rglob(".tune-*/*/*"))
+        return usage._replace(free=int((spare_subjects + 1.5) * size) - held)
+
+    monkeypatch.setattr(tuning.shutil, "disk_usage", free)
+
+    found = setting.tune()
+
+    assert str(found["magnitude_prune"].chosen.spec) == "magnitude_prune:0.22:ffn"  # type: ignore[union-attr]
+    assert max(map(len, setting.passes)) == largest
+
+
+def test_a_candidate_that_cannot_be_made_does_not_hold_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune = application.prune_magnitude
+    monkeypatch.setattr(
+        application, "prune_magnitude", lambda weight, share: prune(weight, share) * (math.inf if share > 0.1 else 1)
+    )
+    setting = Passes(tmp_path, monkeypatch, HOLD)
+
+    found = setting.tune()
+
+    assert str(found["magnitude_prune"].chosen.spec) == "magnitude_prune:0.1:ffn"  # type: ignore[union-attr]
+    failed = next(trial for trial in found["magnitude_prune"].trials if trial.against)
+    assert "non-finite" in failed.against[0]
+    assert (failed.ratio, failed.reports, failed.used) == (None, (), {})
+    assert found["fp8_quant"].chosen is not None
+    assert found["quant_rtn"].chosen is not None
 
 
 def test_an_edit_that_never_holds_is_an_error_that_says_why() -> None:

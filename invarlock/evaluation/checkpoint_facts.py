@@ -80,10 +80,10 @@ class CheckpointFacts:
 
 @dataclass(frozen=True)
 class Against:
-    """The baseline that a checkpoint is measured against: its folder, and the digests of its tensors by name."""
+    """The baseline that a checkpoint is measured against: its folder, and the facts of its weights."""
 
     folder: Path
-    digests: Mapping[str, str]
+    facts: CheckpointFacts
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def measure_checkpoint(
     """Return the facts of a checkpoint, read from its files without loading the model.
 
     Each tensor is read once, and that of the baseline where its digest is another; packed ones are read as the dense
-    tensors that they stand for. Peak memory is one shard's largest batch of matrices of one shape.
+    tensors that they stand for. What was measured of a tensor of the baseline is taken for the same tensor here. Peak
+    memory is one shard's largest batch of matrices of one shape.
 
     Args:
         folder: the checkpoint.
@@ -129,18 +130,26 @@ def measure_checkpoint(
             "nonfinite": invariants.count_nonfinite(tensor),
             "shape": list(tensor.shape),
         }
+        known = _known(against, name, tensors[name])
         for guard, measure in ROW_MEASURES.items():
-            row = measure.of_tensor(name, module.family, tensor)
+            contract = contract_hash(measure.contract)
+            if known is not None and known.rows[guard]["measurement_contract_hash"] == contract:
+                row = known.rows[guard]["modules"].get(name)
+            else:
+                row = measure.of_tensor(name, module.family, tensor)
             if row is not None:
                 rows[guard][name] = row
         if name == ties["head"] and ties["tied_by_value"]:
             continue  # the embedding, stored twice
         for label, matrix in _matrices(name, module, tensor):
+            if known is not None and label in known.spectral["modules"]:
+                spectra[label] = known.spectral["modules"][label]
+                continue
             batch = waiting.setdefault(tuple(matrix.shape), [])
             batch.append((label, module.family, matrix))
             if (len(batch) + 1) * matrix.numel() > BATCH_ELEMENTS:
                 spectra |= _measure(waiting.pop(tuple(matrix.shape)))
-        if against is None or base is None or against.digests.get(name) == tensors[name]["digest"]:
+        if against is None or base is None or _digest(against.facts, name) == tensors[name]["digest"]:
             continue
         for pair in _pairs(name, files, tensor, base):
             pairs = changed.setdefault(tuple(pair.own.shape), [])
@@ -173,6 +182,19 @@ def measure_checkpoint(
             for guard, found in rows.items()
         },
     )
+
+
+def _known(against: Against | None, name: str, tensor: Mapping[str, Any]) -> CheckpointFacts | None:
+    """Return the facts of a baseline that has the same tensor, measured in the same way; None where it does not."""
+    if against is None or against.facts.invariants["tensors"].get(name) != tensor:
+        return None
+    same_way = against.facts.spectral["measurement_contract_hash"] == contract_hash(SPECTRAL_CONTRACT)
+    return against.facts if same_way else None
+
+
+def _digest(facts: CheckpointFacts, name: str) -> str | None:
+    tensor = facts.invariants["tensors"].get(name)
+    return None if tensor is None else tensor["digest"]
 
 
 def _read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:

@@ -77,12 +77,16 @@ class ScoredDraw:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a subject is held against: a baseline's checkpoint, the facts of its weights, its outputs on a draw."""
+    """What a subject is compared with: a baseline's checkpoint, the facts of its weights, its outputs on a draw.
+
+    ``digest`` is that of the checkpoint's files, None when it is not known.
+    """
 
     folder: Path
     facts: CheckpointFacts
     outputs: Mapping[str, Any]
     probe_outputs: Mapping[str, Any] | None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -270,10 +274,13 @@ def compare(
         UsageError: when it cannot be scored as it is stored for want of a library or a device.
     """
     started = time.perf_counter()
-    digests = {name: tensor["digest"] for name, tensor in baseline.facts.invariants["tensors"].items()}
-    read = subject if weights is None else weights
-    facts = measure_checkpoint(read, tokenizer_facts(subject), Against(baseline.folder, digests))
     digest = digest_checkpoint(subject)
+    if digest == baseline.digest:
+        # the same files, and so the same facts
+        facts = baseline.facts
+    else:
+        read = subject if weights is None else weights
+        facts = measure_checkpoint(read, tokenizer_facts(subject), Against(baseline.folder, baseline.facts))
     weighed = time.perf_counter()
     seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}
     way = scored_as(facts, placement)

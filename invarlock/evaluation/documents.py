@@ -130,7 +130,8 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
 def reference(baseline: Mapping[str, Any], folder: Path, run: int, *, probe: bool) -> Reference:
     """Return what a subject is held against, from its baseline's report and its checkpoint."""
     draw = _draw(baseline, run)
-    return Reference(folder, weight_facts(baseline), draw["variance"], draw["probe"]["variance"] if probe else None)
+    probe_outputs = draw["probe"]["variance"] if probe else None
+    return Reference(folder, weight_facts(baseline), draw["variance"], probe_outputs, baseline["baseline"]["digest"])
 
 
 def weight_facts(baseline: Mapping[str, Any]) -> CheckpointFacts:

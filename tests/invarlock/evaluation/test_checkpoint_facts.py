@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
+from invarlock.measuring.spectral import measure_spectra
 
 TinyModels = Callable[..., Path]
 
@@ -17,8 +19,7 @@ def measured(base: Path, folder: Path, **tensors: Replacement) -> CheckpointFact
     """Return the facts of a subject that differs from the baseline in some tensors."""
     rewrite_checkpoint(read_checkpoint(base), {folder: Rewrite(tensors)})
     facts = measure_checkpoint(base, None)
-    digests = {name: tensor["digest"] for name, tensor in facts.invariants["tensors"].items()}
-    return measure_checkpoint(folder, None, Against(base, digests))
+    return measure_checkpoint(folder, None, Against(base, facts))
 
 
 def reordered(order: torch.Tensor, dim: int) -> Any:
@@ -30,6 +31,50 @@ def test_a_baseline_and_an_untouched_copy_have_no_changes(tiny_model: TinyModels
 
     assert measure_checkpoint(base, None).changes == {}
     assert measured(base, tmp_path / "subject").changes == {}
+
+
+def test_tensors_of_the_baseline_are_not_measured_again(
+    tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, name = tiny_model("llama"), "model.layers.1.mlp.up_proj.weight"
+    before = measure_checkpoint(base, None)
+    rewrite_checkpoint(
+        read_checkpoint(base), {tmp_path / "subject": Rewrite({name: Replacement(name, lambda tensor: tensor * 2)})}
+    )
+    whole = measure_checkpoint(tmp_path / "subject", None)
+    sizes: list[int] = []
+
+    def measure(stack: torch.Tensor) -> list[Any]:
+        sizes.append(len(stack))
+        return measure_spectra(stack)
+
+    monkeypatch.setattr("invarlock.measuring.spectral.measure_spectra", measure)
+    facts = measure_checkpoint(tmp_path / "subject", None, Against(base, before))
+
+    assert sizes == [1]
+    assert facts.invariants == whole.invariants
+    assert facts.rows == whole.rows
+    unchanged = {**before.spectral["modules"], name: facts.spectral["modules"][name]}
+    assert facts.spectral["modules"] == unchanged
+    assert list(facts.spectral["modules"]) == sorted(unchanged)
+    for figure in ("sigma", "frobenius"):
+        expected = whole.spectral["modules"][name][figure]
+        assert facts.spectral["modules"][name][figure] == pytest.approx(expected, rel=1e-5)
+
+    other = replace(before, spectral={**before.spectral, "measurement_contract_hash": "0" * 16})
+    assert measure_checkpoint(tmp_path / "subject", None, Against(base, other)).spectral == whole.spectral
+
+
+def test_the_same_bytes_in_another_shape_are_measured(tiny_model: TinyModels, tmp_path: Path) -> None:
+    base, name = tiny_model("llama"), "model.layers.1.mlp.up_proj.weight"
+    rows, columns = read_checkpoint(base).shapes[name]
+    turned = Replacement(name, lambda tensor: tensor.reshape(columns, rows), (columns, rows))
+
+    facts = measured(base, tmp_path / "subject", **{name: turned})
+
+    whole = measure_checkpoint(tmp_path / "subject", None)
+    assert facts.spectral["modules"][name]["shape"] == [columns, rows]
+    assert facts.spectral["modules"][name]["sigma"] == pytest.approx(whole.spectral["modules"][name]["sigma"], rel=1e-5)
 
 
 def test_the_change_of_each_matrix_that_changed_is_measured(tiny_model: TinyModels, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.errors import EvaluationError
+from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, TokenizerFacts, measure_checkpoint
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Setup, baseline_document, reference
 from invarlock.evaluation.models import Placement
@@ -64,3 +66,31 @@ def test_a_subject_that_cannot_run_is_not_scored_and_says_why(tmp_path: Path) ->
     assert measured.final is None
     assert measured.not_scored is not None
     assert "\n" not in measured.not_scored
+
+
+def test_a_subject_with_the_baselines_files_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, same = checkpoint(tmp_path / "base"), checkpoint(tmp_path / "same")
+    other = checkpoint(tmp_path / "other")
+    config = json.loads((other / "config.json").read_bytes())
+    (other / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
+    draw = draw_runs(base, TEXT, PLAN, [1])
+    document = baseline_document(
+        Setup("m", None, CONTEXT, CPU, PLAN, TEXT), measure_baseline(base, draw, PLAN, CPU, probe=False)
+    )
+    against, policy = reference(document, base, 1, probe=False), resolve_policy("balanced", "dev", {})["variance"]
+    read: list[str] = []
+
+    def measure(folder: Path, tokenizer: TokenizerFacts | None, baseline: Against | None = None) -> CheckpointFacts:
+        read.append(folder.name)
+        return measure_checkpoint(folder, tokenizer, baseline)
+
+    monkeypatch.setattr("invarlock.evaluation.comparison.measure_checkpoint", measure)
+    measured = [compare(folder, against, draw[1], PLAN, CPU, policy) for folder in (same, other)]
+
+    assert read == ["other"]
+    assert measured[0].facts == measured[1].facts == against.facts
+    assert measured[0].digest == digest_checkpoint(base) != measured[1].digest
+    assert measured[0].final is not None
+    assert document["draws"][0]["final"]["logloss"] == list(measured[0].final.losses)

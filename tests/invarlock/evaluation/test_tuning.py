@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from invarlock.edits.application import apply_each_edit, apply_edits
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec, parse_scope
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.checkpoints.digests import digest_checkpoint
+from invarlock.checkpoints.editing import apply_each_edit, apply_edits
 from invarlock.cli import main
-from invarlock.edits import application
+from invarlock.edits import magnitude_prune
+from invarlock.edits.magnitude_prune import prune_magnitude
 from invarlock.errors import EditError
 from invarlock.evaluation import tuning
 from invarlock.evaluation.comparison import WindowPlan
@@ -92,7 +93,7 @@ class Passes:
         return {found.edit: found for found in tune(model, dict.fromkeys(self.holds, FFN), margin=0.5, draws=1)}
 
 
-HOLD = {
+HOLD: dict[str, set[str]] = {
     "quant_rtn": {f"quant_rtn:{bits}:{group}:ffn" for bits, group in ((8, 128), (7, 128), (6, 128), (5, 128), (4, 32))},
     "fp8_quant": {"fp8_quant:e4m3:ffn", "fp8_quant:e5m2:ffn"},
     "magnitude_prune": {f"magnitude_prune:{0.02 * step:.2g}:ffn" for step in range(1, 12)},
@@ -140,7 +141,7 @@ def test_a_disk_that_holds_few_subjects_finds_the_same(
         held = sum(path.stat().st_size for path in kept.rglob(".tune-*/*/*"))
         return usage._replace(free=int((spare_subjects + 1.5) * size) - held)
 
-    monkeypatch.setattr(tuning.shutil, "disk_usage", free)
+    monkeypatch.setattr(shutil, "disk_usage", free)
 
     found = setting.tune()
 
@@ -151,9 +152,10 @@ def test_a_disk_that_holds_few_subjects_finds_the_same(
 def test_a_candidate_that_cannot_be_made_does_not_hold_and_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prune = application.prune_magnitude
     monkeypatch.setattr(
-        application, "prune_magnitude", lambda weight, share: prune(weight, share) * (math.inf if share > 0.1 else 1)
+        magnitude_prune,
+        "prune_magnitude",
+        lambda weight, share: prune_magnitude(weight, share) * (math.inf if share > 0.1 else 1),
     )
     setting = Passes(tmp_path, monkeypatch, HOLD)
 

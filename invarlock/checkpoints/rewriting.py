@@ -8,7 +8,8 @@ Example::
 Each tensor of the source is read once (through a memory map that lasts for one shard), tested for finiteness, and
 written to the shards of the targets that take it: peak memory is one shard, which the system may drop, and a tensor
 with what its replacement needs. Every size is known beforehand, so a shard's header is written first and each tensor
-goes to its place. Shards and files that a target does not change are hard links.
+goes to its place. Shards and files that a target does not change are hard links. A shard in which only values change
+keeps its header; where the filesystem shares blocks (Btrfs, XFS), only the changed tensors are written.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from safetensors import safe_open
 
 from invarlock.checkpoints.layout import CONFIG_FILE, CONFIG_FILES, INDEX_FILE, code_files, tokenizer_files
 from invarlock.checkpoints.safetensors_files import ITEM_BYTES, LENGTH_BYTES, CheckpointFiles, TensorEntry
-from invarlock.checkpoints.staging import link_or_copy, staged
+from invarlock.checkpoints.staging import clone_into, link_or_copy, staged
 from invarlock.errors import CheckpointError, EditError
 from invarlock.jsonio import write_json
 
@@ -175,8 +176,16 @@ def _rewrite_shard(source: CheckpointFiles, shard: str, targets: Sequence[_Targe
                 link_or_copy(source.folder / shard, path)
             elif after:
                 stream = stack.enter_context(path.open("xb"))
-                places = _write_header(stream, after, source.metadata[shard])
-                writing.append(_Shard(target, stream, places, _outputs(after, rewrite)))
+                start = _kept_header_bytes(source.folder / shard, after) if after == before else None
+                if start is None:
+                    places, written = _write_header(stream, after, source.metadata[shard]), after
+                else:
+                    places = _places(after, start)
+                    cloned = clone_into(source.folder / shard, stream)
+                    written = [entry for entry in after if entry.name in rewrite.tensors] if cloned else after
+                    if not cloned:
+                        _copy_header(source.folder / shard, start, stream)
+                writing.append(_Shard(target, stream, places, _outputs(written, rewrite)))
         _stream_tensors(source, shard, writing)
         for made in writing:
             if made.target.error is None:
@@ -202,6 +211,27 @@ def _outputs(entries: Sequence[TensorEntry], rewrite: Rewrite) -> dict[str, list
 
 def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
+
+
+def _kept_header_bytes(path: Path, entries: Sequence[TensorEntry]) -> int | None:
+    """Return where the data of a shard begins; None when the file has more than the entries, such as old buffers."""
+    with path.open("rb") as stream:
+        start = LENGTH_BYTES + int.from_bytes(stream.read(LENGTH_BYTES), "little")
+    return start if start + sum(entry.size_bytes for entry in entries) == path.stat().st_size else None
+
+
+def _places(entries: Sequence[TensorEntry], start: int) -> dict[str, tuple[int, TensorEntry]]:
+    """Return the offset in the file of each tensor, for tensors in the order of their data."""
+    places = {}
+    for entry in entries:
+        places[entry.name] = (start, entry)
+        start += entry.size_bytes
+    return places
+
+
+def _copy_header(path: Path, size_bytes: int, stream: BinaryIO) -> None:
+    with path.open("rb") as source:
+        stream.write(source.read(size_bytes))
 
 
 def _write_header(

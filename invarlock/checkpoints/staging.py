@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from invarlock.checkpoints.digests import digest_file
 from invarlock.errors import CheckpointError
@@ -79,19 +80,25 @@ def clone_and_digest(source: Path, target: Path) -> str:
 
     Returns the sha256 of the new file's bytes, 64 hex digits.
     """
-    with source.open("rb") as reader, target.open("xb") as writer:
-        try:
-            fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
-        except OSError:
-            # another filesystem, or one that does not clone
-            cloned = False
-        else:
-            cloned = True
+    with target.open("xb") as writer:
+        cloned = clone_into(source, writer)
+        if cloned:
             os.fsync(writer.fileno())
     if cloned:
         return digest_file(target)
     target.unlink()
     return copy_and_digest(source, target)
+
+
+def clone_into(source: Path, writer: BinaryIO) -> bool:
+    """Make an empty file share the blocks of ``source``; return False where the filesystem does not share blocks."""
+    with source.open("rb") as reader:
+        try:
+            fcntl.ioctl(writer.fileno(), FICLONE, reader.fileno())
+        except OSError:
+            # another filesystem, or one that does not clone
+            return False
+    return True
 
 
 def copy_and_digest(source: Path, target: Path) -> str:

@@ -324,3 +324,38 @@ def test_memory_is_a_shard_and_a_tensor_for_any_number_of_targets(tmp_path: Path
 
     # Three targets of three shards: 288 MB are written. The warm-up mapped one shard and held one tensor already.
     assert int(ran.stdout) * 1024 < 2 * tensor_bytes
+
+
+def test_a_shard_with_other_values_keeps_its_header(tiny_model: TinyModels, tmp_path: Path) -> None:
+    source = tiny_model("llama")
+
+    rewrite_checkpoint(
+        read_checkpoint(source),
+        {tmp_path / "same": Rewrite({UP: Replacement(UP, torch.clone)}), tmp_path / "other": doubled(UP)},
+    )
+
+    before = (source / "model.safetensors").read_bytes()
+    header_bytes = 8 + int.from_bytes(before[:8], "little")
+    after = (tmp_path / "other" / "model.safetensors").read_bytes()
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == before
+    assert after[:header_bytes] == before[:header_bytes]
+    assert after != before
+
+
+def test_where_blocks_are_shared_only_changed_tensors_are_written(cloning_folder: Path, tmp_path: Path) -> None:
+    source = cloning_folder / "source"
+    source.mkdir()
+    (source / "config.json").write_text('{"model_type": "llama"}')
+    # a second copy of the large tensor has no room
+    large = torch.randint(0, 255, (7_000_000,), dtype=torch.uint8)
+    weights = {"a": torch.ones(1000), "large": large, "z": torch.ones(7)}
+    save_file(weights, source / "model.safetensors")
+    before = (source / "model.safetensors").read_bytes()
+
+    for folder in (cloning_folder, tmp_path):
+        rewrite_checkpoint(read_checkpoint(source), {folder / name: doubled("a", "z") for name in ("one", "two")})
+
+    assert same(tensors(cloning_folder / "one"), {**weights, "a": weights["a"] * 2, "z": weights["z"] * 2})
+    assert digest_checkpoint(cloning_folder / "one") == digest_checkpoint(tmp_path / "one")
+    assert digest_checkpoint(cloning_folder / "two") == digest_checkpoint(tmp_path / "two")
+    assert (source / "model.safetensors").read_bytes() == before

@@ -1,38 +1,17 @@
-"""Copies that share their blocks, on a real filesystem that clones: a Btrfs of 16 MB in a file, mounted by the test.
-
-The file is what ``truncate -s 16M`` and ``mkfs.btrfs --mixed`` make.
-"""
+"""Copies that share their blocks, on a real filesystem that clones: a Btrfs of 16 MB in a file, mounted by the test."""
 
 from __future__ import annotations
 
 import hashlib
-import lzma
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from invarlock.checkpoints.staging import clone_and_digest
 
-IMAGE = Path(__file__).parents[2] / "data" / "btrfs_16mb.img.xz"
 # Of the 16 MB some 11 are free: a second copy has no room.
 LARGE_BYTES = 7_000_000
-
-
-@pytest.fixture
-def cloning_folder(tmp_path: Path) -> Iterator[Path]:
-    image, folder = tmp_path / "btrfs.img", tmp_path / "btrfs"
-    image.write_bytes(lzma.decompress(IMAGE.read_bytes()))
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a Btrfs cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_a_clone_takes_no_room_and_shares_no_change(cloning_folder: Path, tmp_path: Path) -> None:

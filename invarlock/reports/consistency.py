@@ -6,6 +6,7 @@ differ in an honest run (a fault in an expert that no window uses, a custom subj
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,6 +33,8 @@ def consistency_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     if "raw" in report["invariants"]:
         for side in ("baseline", "subject"):
             yield from _tie_problems(f"invariants.raw.{side}", report["invariants"]["raw"][side])
+            yield from _storage_problems(f"invariants.raw.{side}", report["invariants"]["raw"][side])
+        yield from _scoring_problems(report)
     if not any(value for name, value in report["telemetry"].items() if name.endswith("_seconds")):
         yield _contradiction("telemetry", "no stage took any time")
 
@@ -99,3 +102,28 @@ def _tie_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _contradiction(field: str, message: str) -> Problem:
     return Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", field, message)
+
+
+def _storage_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where the sizes of a checkpoint contradict each other, or its tensors."""
+    where = f"{where}.storage"
+    storage, tensors = facts["storage"], facts["tensors"].values()
+    # as the measurement counts them: the types of numbers, not of codes
+    weights = sum(math.prod(row["shape"]) for row in tensors if row["dtype"].startswith(("F", "BF")))
+    if storage["weights"] != weights:
+        yield _contradiction(f"{where}.weights", f"{storage['weights']}, and its tensors have {weights}")
+    if storage["bits_per_weight"] != 8 * storage["stored_bytes"] / max(storage["weights"], 1):
+        yield _contradiction(f"{where}.bits_per_weight", f"{storage['bits_per_weight']}, not bytes over weights")
+    if storage["packed_weights"] > storage["weights"] or storage["packed_bytes"] > storage["stored_bytes"]:
+        yield _contradiction(where, "more is packed than there is")
+    if storage["quantisation"] is None and (storage["packed_weights"] or facts["defects"]):
+        yield _contradiction(f"{where}.quantisation", "none, though weights are packed")
+
+
+def _scoring_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where a side is said to be scored in a way that its storage rules out."""
+    raw, scored_as = report["invariants"]["raw"], report["scoring"]["scored_as"]
+    if raw["baseline"]["storage"]["quantisation"] is not None:
+        yield _contradiction("invariants.raw.baseline.storage", "packed, and a baseline is dense")
+    if scored_as["subject"] != "native" and raw["subject"]["storage"]["quantisation"] is None:
+        yield _contradiction("scoring.scored_as.subject", f"{scored_as['subject']}, and nothing of it is packed")

@@ -134,6 +134,7 @@ def _compared(report: Mapping[str, Any]) -> Markup:
                     "parameters": compact(edit["parameters"]),
                     "scenario": f"{meta['scenario']}, run {meta['run']}",
                     "not scored": report["scoring"]["not_scored"],
+                    **_storage(report),
                 }
             ),
         )
@@ -160,6 +161,33 @@ def _violations(violations: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
     yield data_table(("", "where", "what"), rows)
     if len(violations) > MAX_VIOLATIONS:
         yield element("p", f"and {len(violations) - MAX_VIOLATIONS} more in the report", class_="soft")
+
+
+def _storage(report: Mapping[str, Any]) -> dict[str, object]:
+    """Return how a packed subject is stored and was scored, nothing of a dense one."""
+    raw = report["invariants"].get("raw")
+    quantised = None if raw is None else raw["subject"]["storage"]["quantisation"]
+    if quantised is None:
+        return {}
+    own, base = (raw[side]["storage"] for side in ("subject", "baseline"))
+    share = own["stored_bytes"] / max(base["stored_bytes"], 1)
+    return {
+        "scored as": report["scoring"]["scored_as"]["subject"],
+        "quantised by": quantised["tool"],
+        "method": quantised["method"],
+        "bits": None if quantised["bits"] is None else plain_text(quantised["bits"]),
+        "bits of activations": None
+        if quantised["activation_bits"] is None
+        else plain_text(quantised["activation_bits"]),
+        "group size": quantised["group_size"] or "a whole row or tensor"
+        if quantised["group_size"] is not None
+        else None,
+        "zero points": {True: "none", False: "yes"}.get(quantised["symmetric"]),
+        "left as they were": listed(quantised["ignored_modules"][:MAX_VIOLATIONS]) or None,
+        "calibrated on": quantised["calibration"],
+        "size": f"{number_text(own['bits_per_weight'])} bits a weight, {own['stored_bytes']} bytes, "
+        f"{100 * share:.0f} % of the baseline",
+    }
 
 
 def _where(violation: Mapping[str, Any]) -> object:

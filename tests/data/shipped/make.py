@@ -211,6 +211,59 @@ def gptqmodel(name: str) -> None:
     run(name, QWEN, ("gptqmodel", "transformers"), make)
 
 
+def compressed_tensors_alone(name: str) -> None:
+    """The schemes NVFP4A16 and FP8_BLOCK by compressed-tensors without llm-compressor; scales from the extremes."""
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import (
+        QuantizationConfig,
+        QuantizationStatus,
+        apply_quantization_config,
+        preset_name_to_scheme,
+    )  # fmt: skip
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+
+    preset, stored = {
+        "compressed-tensors-nvfp4": ("NVFP4A16", "nvfp4-pack-quantized"),
+        "compressed-tensors-fp8-block": ("FP8_BLOCK", "float-quantized"),
+    }[name]
+
+    def extremes(weight: torch.Tensor, args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        if args.strategy == "block":
+            high, wide = args.block_structure
+            blocks = weight.unflatten(1, (-1, wide)).unflatten(0, (-1, high))
+            return blocks.amin((1, 3)), blocks.amax((1, 3))
+        groups = weight.unflatten(-1, (-1, args.group_size))
+        return groups.amin(-1), groups.amax(-1)
+
+    def make(work: Path) -> tuple[Path, Dense]:
+        model, tokenizer, _ = load_model(QWEN, work, dtype=torch.bfloat16)
+        scheme = preset_name_to_scheme(preset, ["Linear"])
+        if scheme.weights.strategy == "block":
+            scheme.weights.block_structure = [32, 64]
+        ignore = ["lm_head", "re:.*layers.[123].*"]
+        config = QuantizationConfig(config_groups={"group_0": scheme}, ignore=ignore, format=stored)
+        apply_quantization_config(model, config)
+        for module in model.modules():
+            if not hasattr(module, "weight_scale"):
+                continue
+            low, high = extremes(module.weight.data, scheme.weights)
+            whole = None
+            if hasattr(module, "weight_global_scale"):
+                whole = generate_gparam(low.amin().reshape(1), high.amax().reshape(1))
+                module.weight_global_scale.data.copy_(whole)
+            more = {} if whole is None else {"global_scale": whole}
+            module.weight_scale.data.copy_(calculate_qparams(low, high, scheme.weights, **more)[0])
+            module.quantization_status = QuantizationStatus.FROZEN
+        compressor = ModelCompressor.from_pretrained_model(model, stored)
+        compressor.compress_model(model)
+        save(model, tokenizer, work / "packed")
+        compressor.update_config(work / "packed")
+        compressor.decompress_model(model)
+        return work / "packed", {key: weight.data for key, weight in model.named_parameters() if "_scale" not in key}
+
+    run(name, QWEN, ("compressed-tensors", "transformers"), make)
+
+
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model with its tokenizer."""
     model.save_pretrained(folder)
@@ -235,6 +288,9 @@ MAKERS: Mapping[str, Callable[[str], None]] = {
     "gptq": auto_round, "gptq-asym": auto_round, "gptq-8bit": auto_round, "gptq-3bit": auto_round,
     "gptq-2bit": auto_round, "awq": auto_round, "auto-round": auto_round, "auto-round-awq": auto_round,
     "gptq-v2": gptqmodel, "gptq-desc-act": gptqmodel,
+
+
+    "compressed-tensors-nvfp4": compressed_tensors_alone, "compressed-tensors-fp8-block": compressed_tensors_alone,
     "torchao-int8": torchao, "torchao-int4": torchao,
 }  # fmt: skip
 

@@ -25,6 +25,8 @@ SHIPPED = {
     "compressed-tensors-w4a16": (4, None, 32, True),
     "compressed-tensors-w4a16-asym": (4, None, 32, False),
     "compressed-tensors-fp8": (8, 8, 0, True),
+    "compressed-tensors-fp8-block": (8, 8, 0, True),
+    "compressed-tensors-nvfp4": (4, None, 16, True),
 }
 LAYER = "model.layers.0.mlp.up_proj"
 WEIGHT = f"{LAYER}.weight"
@@ -261,6 +263,23 @@ DEFECTS: dict[str, list[tuple[Edit, str, str]]] = {
         (put(SCALE, lambda scale: scale[:-1]), "scale", "has shape"),
         (drop(WEIGHT), "packing", "weight is missing"),
         (unpacked(WEIGHT, "weight_scale"), "packing", "stored as BF16, and config.json says it is packed"),
+    ],
+    "compressed-tensors-fp8-block": [
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (drop(WEIGHT), "packing", "weight is missing"),
+        (put(SCALE, first(0.0)), "scale", "zero"),
+        (put(SCALE, first(float("nan"))), "scale", "not finite"),
+        (put(SCALE, lambda scale: scale[:, :1]), "scale", "has shape"),
+        (put(WEIGHT, lambda codes: codes[0]), "packing", "of shape [128]"),
+    ],
+    "compressed-tensors-nvfp4": [
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (drop(f"{LAYER}.weight_global_scale"), "scale", "weight_global_scale is missing"),
+        (drop(PACKED), "packing", "weight_packed is missing"),
+        (put(SCALE, first(0.0)), "scale", "zero"),
+        (put(f"{LAYER}.weight_global_scale", first(float("inf"))), "scale", "not finite"),
+        (put(SCALE, lambda scale: scale[:, :1]), "scale", "has shape"),
+        (put(PACKED, lambda codes: codes.int()), "packing", "stored as I32"),
     ],
     "block-fp8": [
         (drop(INVERSE), "scale", "weight_scale_inv is missing"),

@@ -1,0 +1,274 @@
+"""Packed subjects through the whole product: measured as the dense checkpoints of the same numbers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import lzma
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from shipped_checkpoints import EMBEDDED, restore, write_baseline
+
+from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.cli import main
+from invarlock.evaluation.comparison import Measured, WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text_files import read_local_text
+from invarlock.reports.policy import resolve_policy
+from invarlock.reports.rendering import render_report
+from invarlock.reports.verification import verify_report
+
+TEXT = Path(__file__).parents[3] / "suites/embedded/text/austen_heldout.txt.xz"
+SOURCE = read_local_text(TEXT)
+PLAN, CPU = WindowPlan(seq_len=64, preview=4, final=8, seed=0, batch_size=4), Placement("cpu")
+CONTEXT = {"suite": "t", "profile": "dev", "tier": "balanced", "determinism": "strict", "execution_mode": "host-bypass"}
+LAYER = "model.layers.0.mlp.up_proj"
+# Each is evaluated as it is stored, against the dense checkpoint of the tool's own numbers.
+PACKED = (
+    "compressed-tensors-w8a8",
+    "compressed-tensors-w4a16",
+    "compressed-tensors-w4a16-asym",
+    "compressed-tensors-fp8",
+    "compressed-tensors-fp8-block",
+    "compressed-tensors-nvfp4",
+)
+
+
+def packed_subject(name: str, folder: Path) -> Path:
+    """Write what a tool wrote, with the baseline's tokenizer.
+
+    Qwen2's tokenizer class adds an end token of its own, which the embedded tokenizer has not.
+    """
+    restore(name, folder)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    for path in (EMBEDDED / "tokenizer").iterdir():
+        shutil.copy(path, folder)
+    return folder
+
+
+class Bank:
+    """A baseline measured once, and the comparison of subjects with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.base = write_baseline("qwen2-tiny", folder)
+        self.draw = draw_runs(self.base, SOURCE, PLAN, [1])
+        self.setup = Setup("qwen2-tiny", None, CONTEXT, CPU, PLAN, SOURCE)
+        self.known: dict[str, Measured] = {}
+        self.document = baseline_document(self.setup, measure_baseline(self.base, self.draw, PLAN, CPU, probe=False))
+
+    def compare(self, subject: Path, placement: Placement = CPU) -> Measured:
+        against = reference(self.document, self.base, 1, probe=False)
+        policy = resolve_policy("balanced", "dev", {})["variance"]
+        return compare(subject, against, self.draw[1], PLAN, placement, policy)
+
+    def healthy(self, name: str) -> Measured:
+        """Return the measurements of a kept checkpoint, made once."""
+        if name not in self.known:
+            self.known[name] = self.compare(packed_subject(name, self.base.parent / name))
+        return self.known[name]
+
+    def report(self, measured: Measured) -> dict[str, Any]:
+        edited = Edited("custom", "custom", "custom", {})
+        return report_document(
+            self.setup, self.document, f"sha256:{'0' * 64}", "packed", 1, edited, self.draw[1], measured
+        )
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    return Bank(tmp_path_factory.mktemp("bank") / "base")
+
+
+def write_dense(packed: Path, folder: Path) -> Path:
+    """Write the dense checkpoint of a packed one; ``test_reading`` holds its numbers to those of the tool."""
+    checkpoint = open_checkpoint(packed)
+    folder.mkdir()
+    for path in packed.iterdir():
+        if "token" in path.name:
+            shutil.copy(path, folder)
+    (folder / "config.json").write_text(json.dumps(checkpoint.files.config))
+    tensors = {name: checkpoint.read(name).contiguous() for name in checkpoint.files.entries}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def break_scale(folder: Path, factor: float | None) -> Path:
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    name = f"{LAYER}.weight_scale"
+    if factor is None:
+        del tensors[name]
+    else:
+        tensors[name] = tensors[name] * factor
+    save_file(tensors, path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PACKED)
+def test_a_packed_subject_is_measured_as_the_dense_one_of_the_same_numbers(
+    bank: Bank, tmp_path: Path, name: str
+) -> None:
+    packed = packed_subject(name, tmp_path / "packed")
+
+    measured = bank.healthy(name)
+    dense = bank.compare(write_dense(packed, tmp_path / "dense"))
+
+    assert (measured.scored_as, dense.scored_as) == ("dequantised", "native")
+    assert measured.final is not None
+    assert dense.final is not None
+    assert measured.final.losses == pytest.approx(dense.final.losses, rel=1e-5)
+    before, after = dense.facts.spectral["modules"], measured.facts.spectral["modules"]
+    assert before.keys() == after.keys()
+    for module, row in before.items():
+        assert after[module]["sigma"] == pytest.approx(row["sigma"], rel=1e-6)
+    assert measured.facts.invariants["tensors"] == dense.facts.invariants["tensors"]
+
+
+def test_a_healthy_packed_subject_passes_and_its_report_and_page_say_how_it_is_stored(
+    bank: Bank, tmp_path: Path
+) -> None:
+    report = bank.report(bank.healthy("compressed-tensors-w4a16"))
+
+    assert report["assurance"]["verdict"] == "PASS"
+    assert report["invariants"]["violations"] == []
+    assert report["scoring"]["scored_as"] == {"baseline": "native", "subject": "dequantised"}
+    storage = report["invariants"]["raw"]["subject"]["storage"]
+    assert storage["quantisation"]["bits"] == 4
+    assert storage["bits_per_weight"] < 7
+    assert verify_report(report) == []
+    page = render_report(report, "0" * 64).decode()
+    for words in ("dequantised", "compressed-tensors 0.19.0", "group size", "bits a weight"):
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        (("scoring", "scored_as", "subject"), "native", None),
+        (("invariants", "raw", "subject", "storage", "bits_per_weight"), 4.0, "bits_per_weight"),
+        (("invariants", "raw", "subject", "storage", "weights"), 1, "weights"),
+        (("invariants", "raw", "subject", "storage", "packed_bytes"), 1 << 40, "more is packed"),
+        (("invariants", "raw", "subject", "storage", "quantisation"), None, "though weights are packed"),
+        (("invariants", "raw", "baseline", "storage"), "subject's", "a baseline is dense"),
+    ],
+)
+def test_a_report_whose_storage_contradicts_itself_does_not_verify(
+    bank: Bank, where: tuple[str, ...], value: object, words: str | None
+) -> None:
+    report = copy.deepcopy(bank.report(bank.healthy("compressed-tensors-w8a8")))
+    block = report
+    for key in where[:-1]:
+        block = block[key]
+    block[where[-1]] = report["invariants"]["raw"]["subject"]["storage"] if value == "subject's" else value
+
+    problems = verify_report(report)
+
+    # a native run is possible, so a report alone cannot show that it was not one
+    assert (problems == []) if words is None else any(words in str(problem) for problem in problems)
+
+
+@pytest.mark.slow
+def test_a_broken_packed_subject_fails_and_names_the_layer_in_one_line(bank: Bank, tmp_path: Path) -> None:
+    missing = break_scale(packed_subject("compressed-tensors-w8a8", tmp_path / "missing"), None)
+    zero = break_scale(packed_subject("compressed-tensors-w8a8", tmp_path / "zero"), 0.0)
+
+    reports = [bank.report(bank.compare(folder)) for folder in (missing, zero)]
+
+    for report in reports:
+        assert report["assurance"]["verdict"] == "FAIL"
+        (row,) = report["invariants"]["violations"]
+        assert (row["tensor"], row["kind"]) == (f"{LAYER}.weight", "scale")
+        assert verify_report(report) == []
+    assert f"{LAYER}.weight cannot be read: weight_scale is missing" in reports[0]["scoring"]["not_scored"]
+    assert reports[1]["scoring"]["not_scored"] is None
+
+
+@pytest.mark.slow
+def test_a_stale_scale_changes_the_spectrum_of_the_layer_alone(bank: Bank, tmp_path: Path) -> None:
+    healthy = bank.healthy("compressed-tensors-w8a8")
+    stale = bank.compare(break_scale(packed_subject("compressed-tensors-w8a8", tmp_path / "stale"), 2.0))
+
+    changed = [
+        module
+        for module, row in stale.facts.spectral["modules"].items()
+        if row["sigma"] != healthy.facts.spectral["modules"][module]["sigma"]
+    ]
+
+    assert changed == [f"{LAYER}.weight"]
+    violations = bank.report(stale)["spectral"]["violations"]
+    assert any(row.get("module") == f"{LAYER}.weight" for row in violations)
+
+
+def evaluate(tmp_path: Path, base: Path, subject: Path, *options: str) -> int:
+    text = tmp_path / "text.txt"
+    text.write_bytes(lzma.decompress(TEXT.read_bytes()))
+    arguments = ["evaluate", "--execution-mode", "host", "--baseline", str(base), "--subject", str(subject)]
+    arguments += ["--text", str(text), "--output-dir", str(tmp_path / "out"), "--seq-len", "64"]
+    return main([*arguments, "--preview-windows", "4", "--final-windows", "8", *options])
+
+
+@pytest.mark.slow
+def test_the_command_evaluates_a_packed_subject(bank: Bank, tmp_path: Path) -> None:
+    subject = packed_subject("compressed-tensors-w4a16", tmp_path / "packed")
+
+    assert evaluate(tmp_path, bank.base, subject) == 0
+
+    metadata = json.loads((tmp_path / "out/edit_metadata.json").read_bytes())
+    assert metadata["edit_type"] == "custom"
+    assert not list(tmp_path.glob("packed/*dense*"))
+
+
+@pytest.mark.slow
+def test_a_native_run_without_its_library_is_a_usage_error_and_no_verdict(
+    bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject = packed_subject("compressed-tensors-w4a16", tmp_path / "packed")
+
+    assert evaluate(tmp_path, bank.base, subject, "--scoring", "native") == 2
+
+    line = capsys.readouterr().err.strip()
+    assert "--scoring native" in line
+    assert "--scoring dequantised" in line
+    assert "compressed" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_packed_baseline_is_refused_in_one_line(
+    bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = packed_subject("compressed-tensors-w4a16", tmp_path / "packed")
+
+    assert evaluate(tmp_path, packed, bank.base) == 2
+
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "a baseline is a dense one" in line
+
+
+def test_tensors_are_read_one_at_a_time(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import invarlock.evaluation.models as models
+
+    alive: list[int] = []
+    read = models._LazyTensor.__getitem__
+
+    def counted(lazy: Any, index: Any) -> torch.Tensor:
+        tensor = read(lazy, index)
+        alive.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    monkeypatch.setattr(models._LazyTensor, "__getitem__", counted)
+    checkpoint = open_checkpoint(packed_subject("compressed-tensors-w4a16", tmp_path / "packed"))
+
+    model = models.load_dequantised(checkpoint, replace(CPU, scoring="dequantised"))
+
+    assert len(alive) == len(checkpoint.files.entries)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packed"]
+    assert not model.training

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer.format import layout
 from invarlock.packer.build.building import PackContent
+from invarlock.packer.format import layout
 from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.format.limits import MAX_TEXT_BYTES
 from invarlock.packer.verify.verifying import ReportAssurance

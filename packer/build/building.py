@@ -18,15 +18,15 @@ from invarlock.packer.format.checksums import (
     check_path,
     write_checksums,
 )
-from invarlock.packer.verify.reports import Findings, examine_reports
 from invarlock.packer.format.contents import MemoryFiles
-from invarlock.packer.verify.evidence import evidence_level
-from invarlock.packer.trust.keys import SigningKey, fingerprint
-from invarlock.packer.verify.manifest_claims import derive_manifest, derive_source, metadata_problems
 from invarlock.packer.format.readme import render_readme
 from invarlock.packer.format.references import reference
-from invarlock.packer.verify.results import derive_results, derive_verdict
+from invarlock.packer.trust.keys import SigningKey, fingerprint
 from invarlock.packer.trust.signature import sign_manifest
+from invarlock.packer.verify.evidence import evidence_level
+from invarlock.packer.verify.manifest_claims import derive_manifest, derive_source, metadata_problems
+from invarlock.packer.verify.reports import Findings, examine_reports
+from invarlock.packer.verify.results import derive_results, derive_verdict
 from invarlock.packer.verify.verifying import ReportAssurance, VerifyOptions, verify_pack
 
 from invarlock import __version__

@@ -22,6 +22,7 @@ from invarlock.checkpoints.formats import (
     dense,
     gptq,
     modelopt,
+    torchao,
 )
 from invarlock.checkpoints.formats.interface import Format
 
@@ -33,5 +34,6 @@ FORMATS: tuple[Format, ...] = (
     awq.FORMAT,
     auto_round.FORMAT,
     bitsandbytes.FORMAT,
+    torchao.FORMAT,
     dense.FORMAT,
 )

@@ -273,7 +273,8 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 def run(name: str, baseline: str, tools: tuple[str, ...], make: Callable[[Path], tuple[Path, Dense]]) -> None:
     """Make one checkpoint in a temporary folder and keep it."""
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    if tools[0] != "gptqmodel":  # it wants two
+        torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         folder, dense = make(Path(work))
         versions = {tool: version(tool) for tool in (*tools, "torch")}

@@ -19,7 +19,6 @@ from invarlock.errors import CheckpointError
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 UP = "model.layers.0.mlp.up_proj"
 Tensors = dict[str, torch.Tensor]
-READ = [name for name in names() if not name.startswith("torchao")]
 
 
 def edit_tensors(folder: Path, edit: Callable[[Tensors], None]) -> None:
@@ -46,7 +45,7 @@ def is_same(tensor: torch.Tensor, numbers: Mapping[str, Any]) -> bool:
     return list(tensor.shape) == numbers["shape"] and numbers["sha256"] in (digest(rounded), digest(rounded + 0.0))
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", names())
 def test_a_packed_checkpoint_is_read_as_its_tool_dequantises_it(name: str, tmp_path: Path) -> None:
     base = write_baseline(baseline_of(name), tmp_path / "baseline")
     dense = dense_numbers(name)
@@ -59,7 +58,7 @@ def test_a_packed_checkpoint_is_read_as_its_tool_dequantises_it(name: str, tmp_p
     assert differing == []
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", names())
 def test_a_packed_checkpoint_says_how_it_is_stored(name: str, tmp_path: Path) -> None:
     base = write_baseline(baseline_of(name), tmp_path / "baseline")
 
@@ -354,3 +353,57 @@ def test_four_bits_are_read_as_bitsandbytes_reads_them(
 
     assert checkpoint.check() == ()
     assert torch.equal(checkpoint.read(f"{UP}.weight"), functional.dequantize_4bit(codes, state))
+
+
+def dense_beside(tensors: Tensors) -> None:
+    tensors[f"{UP}.weight"] = torch.zeros(384, 128, dtype=torch.bfloat16)
+
+
+def packed_without_codes(tensors: Tensors) -> None:
+    del tensors[f"{UP}._weight_qdata"], tensors[f"{UP}._weight_scale"], tensors[f"{UP}._weight_zero_point"]
+
+
+OF_TORCHAO = [
+    (part_is("_weight_scale", 0.0), SCALE, "_weight_scale: 1 of 384 values is zero"),
+    (part_is("_weight_scale", float("nan")), SCALE, "_weight_scale: 1 of 384 values is not finite"),
+    (without("_weight_scale"), SCALE, "_weight_scale is missing"),
+    (cut("_weight_scale"), SCALE, "_weight_scale has shape [383, 1], not [384, 1]"),
+    (cut("_weight_zero_point"), SCALE, "_weight_zero_point has shape [383, 1], not [384, 1]"),
+    (retyped("_weight_scale", torch.int32), SCALE, "_weight_scale is stored as I32"),
+    (without("_weight_qdata"), PACKING, "_weight_qdata is missing"),
+    (retyped("_weight_qdata", torch.float16), PACKING, "_weight_qdata is stored as F16"),
+    (packed_without_codes, PACKING, "_weight_qdata is missing"),
+    (dense_beside, PACKING, "stored dense, and the metadata or its parts say it is packed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("edit", "kind", "reason"), OF_TORCHAO)
+def test_a_defect_of_torchao_is_one_line(
+    edit: Callable[[Tensors], None], kind: str, reason: str, tmp_path: Path
+) -> None:
+    folder = restore("torchao-int8", tmp_path / "subject")
+    edit_tensors(folder, edit)
+
+    (defect,) = open_checkpoint(folder).check()
+
+    assert (defect.tensor, defect.kind) == (f"{UP}.weight", kind)
+    assert reason in defect.reason
+    assert "\n" not in defect.reason
+
+
+def test_metadata_that_says_nothing_of_a_packed_tensor_is_a_defect(tmp_path: Path) -> None:
+    folder = restore("torchao-int8", tmp_path / "subject")
+    path = folder / "model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt"})
+
+    assert len({defect.tensor for defect in open_checkpoint(folder).check()}) == 28
+
+
+def test_another_class_of_torchao_is_refused_by_its_name(tmp_path: Path) -> None:
+    folder = restore("torchao-int8", tmp_path / "subject")
+    path = folder / "model.safetensors"
+    metadata = {"format": "pt", f"{UP}.weight": json.dumps({"_type": "Float8Tensor", "_data": {}})}
+    save_file(load_file(path), path, metadata=metadata)
+
+    with pytest.raises(CheckpointError, match="Float8Tensor"):
+        open_checkpoint(folder)

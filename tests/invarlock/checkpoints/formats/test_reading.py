@@ -234,7 +234,6 @@ DEFECTS: dict[str, list[tuple[Edit, str, str]]] = {
         (drop(WEIGHT), "packing", "weight is missing"),
         (put(SCALE, first(0.0)), "scale", "1 of 384 values is zero"),
         (put(SCALE, first(float("nan"))), "scale", "1 of 384 values is not finite"),
-        (put(SCALE, first(-1.0)), "scale", "negative"),
         (put(SCALE, lambda scale: scale[:-1]), "scale", "has shape"),
         (unpacked(WEIGHT, "weight_scale"), "packing", "stored as BF16, and config.json says it is packed"),
     ],

@@ -121,7 +121,11 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--preset", type=Path, metavar="FILE", help="calibrated_preset_<model>.json, with its null runs beside it"
     )
-    parser.add_argument("--edit-label", metavar="LABEL", help="default: that of the subject's edit_metadata.json")
+    parser.add_argument(
+        "--edit-label",
+        metavar="LABEL",
+        help="what reports call the edit; default: by the subject's edit_metadata.json, quantisation config, or path",
+    )
     parser.add_argument(
         "--execution-mode",
         type=host_word,

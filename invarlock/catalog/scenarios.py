@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from invarlock.catalog.deployables import DeployableSpec, parse_deployable_spec
+from invarlock.catalog.edit_labels import CUSTOM, SubjectEdit
 from invarlock.catalog.edit_specs import CleanSpec, EditSpec, parse_edit_spec
 from invarlock.catalog.models import Suite
 from invarlock.catalog.sweeps import step_problem, steps
@@ -61,10 +62,15 @@ class DeployableGeneration:
 
 @dataclass(frozen=True)
 class BroughtGeneration:
-    """A subject that the user brings: its folder, which no document names, and what its report calls the edit."""
+    """A subject that the user brings: its folder, which no document names, and what is known of its edit."""
 
     folder: Path
-    label: str
+    edit: SubjectEdit
+
+    @property
+    def spec(self) -> str:
+        """Return the spec of the subject's report."""
+        return CUSTOM if self.edit.spec is None else str(self.edit.spec)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checkpoints that somebody brings as subjects: what they are made of, and where they differ from their baseline."""
+"""Subjects of the user's own: their files, the edit that made them, and where they differ from their baseline."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pathlib import Path
 
 import torch
 
+from invarlock.catalog.edit_labels import CUSTOM, NOOP, SubjectEdit
 from invarlock.catalog.pins import combine_digests
-from invarlock.checkpoints.digests import digest_file
+from invarlock.checkpoints.digests import digest_checkpoint, digest_file
 from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.layout import checkpoint_files, tokenizer_files
-from invarlock.errors import CheckpointError
+from invarlock.checkpoints.subject_edits import METADATA_NAME
+from invarlock.errors import CheckpointError, DocumentError, UsageError
+from invarlock.evaluation.documents import Edited
 
 
 def brought_files(folder: Path, baseline: Path) -> dict[str, Path]:
@@ -43,6 +46,48 @@ def link_brought(folder: Path, baseline: Path, target: Path) -> None:
             (target / name).symlink_to(path.resolve())
     except OSError as error:
         raise CheckpointError(f"{target}: no link to {folder} can be made there ({error.strerror})") from None
+
+
+def brought_edit(folder: Path, baseline: Path, edit: SubjectEdit) -> tuple[Edited, str | None]:
+    """Return what a subject's report says of its edit, and the edit's scope.
+
+    Raises:
+        DocumentError: when its ``edit_metadata.json`` is about another baseline or other files than the subject's.
+        UsageError: when it is called ``noop`` and is not its baseline.
+    """
+    if edit.source == "edit_metadata" or edit.label == NOOP:
+        _check_digests(folder, baseline, edit)
+    if edit.label == NOOP:
+        return Edited(NOOP, NOOP, NOOP, {}), None
+    if edit.spec is None:
+        return Edited(CUSTOM, edit.label, CUSTOM, {}, edit.source), None
+    scope = None if edit.spec.scope is None else str(edit.spec.scope)
+    return Edited(edit.spec.edit, edit.spec.edit, str(edit.spec), edit.spec.parameters), scope
+
+
+def _check_digests(folder: Path, baseline: Path, edit: SubjectEdit) -> None:
+    where, before, after = folder / METADATA_NAME, digest_checkpoint(baseline), brought_digest(folder, baseline)
+    if edit.baseline_digest not in (None, before):
+        raise DocumentError(
+            f"{where}: its baseline_digest is not that of {baseline}; name that baseline, or the edit with --edit-label"
+        )
+    if edit.subject_digest not in (None, after):
+        raise DocumentError(
+            f"{where}: its subject_digest is not that of {folder}, which was changed since; remove the file, or name "
+            "the edit with --edit-label"
+        )
+    if edit.label == NOOP and before != after:
+        raise UsageError(f"{folder}: called noop, and differs from its baseline; name its edit with --edit-label")
+
+
+def unchanged(edited: Edited, subject_digest: str, baseline_digest: str) -> Edited:
+    """Return ``noop`` for a subject that is its baseline byte for byte, unless the user calls it something else.
+
+    Equal tensors next to another config are another model.
+    """
+    if subject_digest != baseline_digest or edited.name != CUSTOM or edited.label_source == "given":
+        return edited
+    return Edited(NOOP, NOOP, NOOP, {})
 
 
 def changed_tensors(before: Checkpoint, after: Checkpoint) -> list[str]:

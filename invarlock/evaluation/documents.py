@@ -86,12 +86,21 @@ class Setup:
 
 @dataclass(frozen=True)
 class Edited:
-    """What a subject is: for its report and its ``edit_metadata.json``."""
+    """What a subject is: for its report and its ``edit_metadata.json``.
+
+    ``label_source`` says what the label comes from where it does not follow from the spec.
+    """
 
     name: str
     label: str
     spec: str
     parameters: Mapping[str, Any]
+    label_source: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the ``edit`` of a report."""
+        named = {"name": self.name, "label": self.label, "spec": self.spec, "parameters": dict(self.parameters)}
+        return named if self.label_source is None else {**named, "label_source": self.label_source}
 
 
 def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
@@ -181,7 +190,7 @@ def report_document(
         "schema_version": SCHEMA_VERSION,
         "meta": {**setup.meta(), "scenario": scenario, "run": run, "seeds": setup.seeds(run)},
         "context": dict(setup.context),
-        "edit": {**asdict(edited), "parameters": dict(edited.parameters)},
+        "edit": edited.document(),
         "subject": {"digest": measured.digest},
         "baseline_ref": {**baseline["baseline"], "report_sha256": baseline_sha256},
         "dataset": setup.dataset(baseline["baseline"]["tokenizer_sha256"], baseline["dataset"]["prefix_token_ids"]),

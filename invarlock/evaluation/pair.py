@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, make_edit_spec, parse_scope
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.digests import digest_bytes, sha256_hex
-from invarlock.errors import DocumentError, EvaluationError, InvarLockError, UsageError
-from invarlock.evaluation.brought import changed_tensors, link_brought
+from invarlock.errors import EvaluationError, UsageError
+from invarlock.evaluation.brought import brought_edit, changed_tensors, link_brought, unchanged
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
 from invarlock.evaluation.models import Placement
@@ -79,10 +79,8 @@ def _evaluate(request: PairRequest, subject: Path, target: Path) -> dict[str, An
         setup.placement,
         policy["variance"],
     )
-    if edited.name == "custom" and request.edit_label is None and measured.digest == document["baseline"]["digest"]:
-        # the same bytes; equal tensors next to another config are another model
-        edited = Edited("noop", "noop", "noop", {})
-        metadata |= {"edit_type": edited.name, "label": edited.label}
+    edited = unchanged(edited, measured.digest, document["baseline"]["digest"])
+    metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
     data = dump_json(document)
     report = report_document(setup, document, digest_bytes(data), SCENARIO, RUN, edited, draw, measured)
     _write(target, report, data, request.image, {**metadata, "subject_digest": measured.digest})
@@ -156,25 +154,12 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:
 
 def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, dict[str, Any]]:
     """Return what the subject is, and the arguments of its ``edit_metadata.json``."""
-    custom = Edited("custom", request.edit_label or "custom", "custom", {})
+    edited, scope = brought_edit(
+        request.subject, request.baseline, read_subject_edit(request.subject, request.edit_label)
+    )
     before, after = open_checkpoint(request.baseline), open_checkpoint(request.subject, request.baseline)
     changed = changed_tensors(before, after)
-    scope, edited = None, custom
-    path = request.subject / "edit_metadata.json"
-    if path.is_file() and request.edit_label is None:
-        document = read_json(path)
-        check_schema(document, "edit_metadata", where=str(path))
-        if document["baseline_digest"] != baseline["baseline"]["digest"]:
-            raise DocumentError(f"{path}: its baseline_digest is not that of {request.baseline}; is it another's?")
-        spec = _spec(document)
-        if spec is not None:
-            scope = None if spec.scope is None else str(spec.scope)
-            edited = Edited(spec.edit, spec.edit, str(spec), spec.parameters)
-    elif request.edit_label not in (None, "custom"):
-        raise UsageError("--edit-label: 'custom' is the only label for a subject without edit_metadata.json")
     return edited, {
-        "edit_type": edited.name,
-        "label": edited.label,
         "scope": scope,
         "parameters": edited.parameters,
         "edited_tensors": len(changed),
@@ -182,17 +167,6 @@ def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, 
         "total_params": before.files.total_parameters,
         "baseline_digest": baseline["baseline"]["digest"],
     }
-
-
-def _spec(document: Mapping[str, Any]) -> EditSpec | None:
-    """Return the edit that a document describes, None where it describes none of ours."""
-    if document["edit_type"] not in EDIT_NAMES:
-        return None
-    try:
-        scope = parse_scope(str(document["scope"]), where="edit_metadata.json")
-        return make_edit_spec(document["edit_type"], document["parameters"], scope, "edit_metadata.json")
-    except InvarLockError:
-        return None
 
 
 def _write(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from invarlock.catalog.edit_labels import is_label
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense, check_same_names, open_checkpoint
+from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.staging import check_can_be_made
@@ -44,13 +46,18 @@ def check_request(request: PairRequest, target: Path) -> None:
     """Look whether what a request names is there, and its target is not.
 
     Raises:
-        UsageError: when the target exists, or windows are longer than a model's positions.
+        UsageError: when the target exists, windows are longer than a model's positions, or the edit's label is no name.
         CheckpointError: when a checkpoint is no folder, or no causal language model.
+        DocumentError: when the subject's ``edit_metadata.json`` is malformed.
         MissingFileError: when there is no text.
     """
     if target.exists() or target.is_symlink():
         raise UsageError(f"{target}: exists; name another folder with --output-dir")
     check_can_be_made(target, "--output-dir")
+    if request.edit_label is not None and not is_label(request.edit_label):
+        raise UsageError(
+            f"--edit-label: {request.edit_label[:40]!r} is no label; use letters, digits, dots, dashes, underscores"
+        )
     for folder in (request.baseline, request.subject):
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
@@ -61,3 +68,4 @@ def check_request(request: PairRequest, target: Path) -> None:
     for folder in (request.baseline, request.subject):
         check_scorable(folder, request.seq_len)
     check_same_names(baseline, subject)
+    read_subject_edit(request.subject, request.edit_label)

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from invarlock.catalog.edit_labels import SubjectEdit
 from invarlock.catalog.models import Model, Models, Suite
 from invarlock.catalog.scenarios import BroughtGeneration, Scenario
 from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.storage_format import check_dense, check_same_names, open_checkpoint
+from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import read_gpus
 from invarlock.harness.selection import BYOE_SUITE as SUITE
@@ -58,11 +60,16 @@ def bring(
     if found is not None and not tokenizer_files(baseline):
         problems.append(f"--baseline: {baseline}: no tokenizer files; the text is cut into tokens by the baseline's")
     folders = [here / subject for subject in settings.subjects]
+    edits: list[SubjectEdit] = []
     for folder in folders:
         subject = _read(folder, "--subject", problems, base=baseline)
         try:
             if found is not None and subject is not None:
                 check_same_names(found, subject)
+        except InvarLockError as error:
+            problems.append(f"--subject: {error}")
+        try:
+            edits.append(read_subject_edit(folder, settings.edit_label))
         except InvarLockError as error:
             problems.append(f"--subject: {error}")
     if found is None or problems:
@@ -71,7 +78,7 @@ def bring(
     text = next((suite.text for suite in models.suites.values() if suite.text is not None), None)
     suite = Suite(SUITE, (model.id,), _device(settings), "brought by the user", clean_runs=1, stress_runs=1, text=text)
     scenarios = tuple(
-        _scenario(name, folder, settings.edit_label) for name, folder in zip(_names(folders), folders, strict=True)
+        _scenario(name, folder, edit) for name, folder, edit in zip(_names(folders), folders, edits, strict=True)
     )
     return Models({model.id: model}, {SUITE: suite}), scenarios
 
@@ -104,7 +111,8 @@ def _model(folder: Path, files: CheckpointFiles) -> Model:
     )
 
 
-def _scenario(name: str, folder: Path, label: str) -> Scenario:
+def _scenario(name: str, folder: Path, edit: SubjectEdit) -> Scenario:
+    generation = {"kind": "brought", "edit_label": edit.label}
     document: dict[str, Any] = {
         "id": name,
         "suites": [SUITE],
@@ -113,7 +121,7 @@ def _scenario(name: str, folder: Path, label: str) -> Scenario:
         "intent": "clean_control",
         "failure_class": "none",
         "primary_guard": "primary_metric",
-        "generation": {"kind": "brought", "edit_label": label},
+        "generation": generation if edit.source is None else {**generation, "edit_label_source": edit.source},
         "requirements": {
             "primary_guard_required": False,
             "catastrophic_required": False,
@@ -126,8 +134,8 @@ def _scenario(name: str, folder: Path, label: str) -> Scenario:
         "contains_model_weights_in_pack": False,
         "run_directory_contains_edit_artifacts": False,
     }
-    generation = BroughtGeneration(folder.resolve(), label)
-    return Scenario(name, "clean", "must_pass", "primary_metric", generation, (SUITE,), document)
+    brought = BroughtGeneration(folder.resolve(), edit)
+    return Scenario(name, "clean", "must_pass", "primary_metric", brought, (SUITE,), document)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from invarlock.catalog.edit_labels import edit_text
 from invarlock.guards import GUARD_NAMES
 
 
 def case_facts(report: Mapping[str, Any]) -> dict[str, str]:
     """Return the properties of a case, which are also in ``--junitxml`` and ``--json-report-file``."""
     return {
-        "spec": report["edit"]["spec"],
+        "spec": edit_text(report["edit"]),
         "ratio": ratio_text(report["primary_metric"]["ratio_vs_baseline"]),
         "guards": guards_text(report),
     }

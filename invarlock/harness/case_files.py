@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from invarlock.catalog.cases import Case
+from invarlock.evaluation.brought import unchanged
 from invarlock.evaluation.comparison import Measured
 from invarlock.evaluation.documents import Edited, Setup, probe_document, report_document
 from invarlock.evaluation.windows import Draw
@@ -51,6 +52,8 @@ def write_case(
     Raises:
         DocumentError: when a document would not hold to its schema.
     """
+    edited = Edited(made.name, made.label, made.spec, made.parameters, made.label_source)
+    edited = unchanged(edited, measured.digest, baseline.document["baseline"]["digest"])
     report, *repeats = (
         report_document(
             setup,
@@ -58,7 +61,7 @@ def write_case(
             baseline.report_sha256,
             case.scenario.id,
             case.run,
-            Edited(made.name, made.label, made.spec, made.parameters),
+            edited,
             draw,
             one,
             made.seconds,
@@ -81,10 +84,11 @@ def write_case(
         path.with_name("edit_metadata.json"),
         edit_metadata(
             scenario=case.scenario.document,
-            edit_type=made.name,
-            label=made.label,
+            edit_type=edited.name,
+            label=edited.label,
+            label_source=edited.label_source,
             scope=made.scope,
-            parameters=made.parameters,
+            parameters=edited.parameters,
             edited_tensors=made.edited_tensors,
             edited_params=made.edited_params,
             total_params=made.total_params,

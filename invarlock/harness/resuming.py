@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.catalog.cases import Case
+from invarlock.catalog.edit_labels import NOOP, is_planned
+from invarlock.catalog.scenarios import BroughtGeneration
 from invarlock.digests import sha256_hex
 from invarlock.errors import InvarLockError
 from invarlock.evaluation.comparison import Weighed
@@ -161,6 +163,13 @@ def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sh
         "guards": report["guards"],
         "evaluation_windows.token_ids": "token_ids" in report["evaluation_windows"]["final"],
     }
+    generation = case.scenario.generation
+    if isinstance(generation, BroughtGeneration):
+        edit = generation.edit
+        asked["edit.label"] = True
+        found["edit.label"] = is_planned(report["edit"], edit.label, edit.source)
+        if report["edit"]["name"] == NOOP:
+            del asked["edit.spec"], found["edit.spec"]
     return [
         *differences(found, asked),
         *differences({**report["dataset"], "windows": windows}, dataset, "dataset"),

@@ -14,7 +14,7 @@ from invarlock.catalog.tuned_params import TunedParams
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.deployables.artifacts import make_artifact
-from invarlock.evaluation.brought import brought_digest, changed_tensors, link_brought
+from invarlock.evaluation.brought import brought_digest, brought_edit, changed_tensors, link_brought
 from invarlock.evaluation.models import Placement
 from invarlock.faults.injection import inject_fault
 from invarlock.harness.edit_batches import EditBatches
@@ -25,6 +25,7 @@ class Made:
     """What a subject was made by: for its report and its ``edit_metadata.json``.
 
     ``packed_as`` is how a backend stores its weights, None where they are stored as the baseline's are.
+    ``label_source`` says what the label of a user's subject comes from.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Made:
     total_params: int
     seconds: float
     packed_as: str | None = None
+    label_source: str | None = None
 
 
 def subject_spec(case: Case, tuned: TunedParams) -> str:
@@ -45,7 +47,7 @@ def subject_spec(case: Case, tuned: TunedParams) -> str:
     if isinstance(generation, EditGeneration):
         return str(tuned.resolve(generation.for_model(case.model.id), case.model.id))
     if isinstance(generation, BroughtGeneration):
-        return generation.label
+        return generation.spec
     return str(generation.spec) if isinstance(generation, DeployableGeneration) else generation.error_type
 
 
@@ -122,17 +124,19 @@ def make_subject(
 
 
 def _bring(generation: BroughtGeneration, snapshot: Path, subject: Path, started: float) -> Made:
+    edited, scope = brought_edit(generation.folder, snapshot, generation.edit)
     link_brought(generation.folder, snapshot, subject)
     before, after = open_checkpoint(snapshot), open_checkpoint(subject, snapshot)
     changed = changed_tensors(before, after)
     return Made(
-        name=generation.label,
-        label=generation.label,
-        spec=generation.label,
-        scope=None,
-        parameters={},
+        name=edited.name,
+        label=edited.label,
+        spec=edited.spec,
+        scope=scope,
+        parameters=edited.parameters,
         edited_tensors=len(changed),
         edited_params=sum(after.files.entries[name].elements for name in changed),
         total_params=before.files.total_parameters,
         seconds=time.perf_counter() - started,
+        label_source=edited.label_source,
     )

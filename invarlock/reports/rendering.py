@@ -17,6 +17,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from invarlock.catalog.edit_labels import edit_text
 from invarlock.guards import BY_NAME
 from invarlock.guards.guard import Guard
 from invarlock.judgement.gate import Gate
@@ -129,7 +130,7 @@ def _compared(report: Mapping[str, Any]) -> Markup:
                     "revision": code(meta["revision"]),
                     "baseline": code(report["baseline_ref"]["digest"]),
                     "subject": code(report["subject"]["digest"]),
-                    "edit": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']} ({edit['label']})",
+                    "edit": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']}, {edit_text(edit)}",
                     "spec": code(edit["spec"]),
                     "parameters": compact(edit["parameters"]),
                     "scenario": f"{meta['scenario']}, run {meta['run']}",

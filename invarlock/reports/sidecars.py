@@ -58,13 +58,14 @@ def edit_metadata(
     baseline_digest: str,
     packed: Packed | None = None,
     kept: bool = False,
+    label_source: str | None = None,
 ) -> dict[str, Any]:
     """Return the ``edit_metadata.json`` of a subject: what the edit did, and what it is not.
 
     Args:
         scenario: the row of ``scenarios.json``.
         edit_type: the edit's or the fault's name.
-        label: the edit's name, ``noop``, or ``custom`` for a subject that a user brought.
+        label: the edit's name, ``noop``, ``custom`` for a subject of the user's, or what that is called.
         scope: the edit's scope, None where it has none.
         parameters: of the edit or fault, as used.
         edited_tensors: how many tensors changed.
@@ -74,6 +75,7 @@ def edit_metadata(
         baseline_digest: of the baseline's.
         packed: how a deployable subject is stored; None for a validation subject.
         kept: whether the subject's checkpoint stays in the run directory.
+        label_source: what the label comes from, None where it is the edit's name.
 
     Raises:
         DocumentError: when the document would not hold to its schema, or the edit is one that nothing here describes.
@@ -86,6 +88,7 @@ def edit_metadata(
         "artifact_class": scenario["artifact_class"],
         "edit_type": edit_type,
         "edit_label": label,
+        **({} if label_source is None else {"edit_label_source": label_source}),
         "edit_semantics": semantics,
         "storage_format": storage,
         "actual_storage_format": storage,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, DeployableSpec, parse_deployable_spec
+from invarlock.catalog.edit_labels import CUSTOM, NOOP, PATH_LABELS
 from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, parse_edit_spec
 from invarlock.digests import short_digest
 from invarlock.errors import DocumentError, InvarLockError
@@ -199,12 +200,17 @@ def shorten(value: Any) -> str:
 def _edit_problems(edit: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield where an edit's name, label and parameters do not follow from its spec.
 
-    A custom edit has no spec, and so no edit of ours goes by that label.
+    A custom edit has no spec, so its label is the word of what ``label_source`` names; no other edit has such a source.
     """
-    if edit["label"] == "custom":
-        for key in ("name", "spec"):
-            if edit[key] != "custom":
-                yield _edit(f"edit.{key}", f"{shorten(edit[key])}, derived 'custom'")
+    source = edit.get("label_source")
+    if CUSTOM in (edit["name"], edit["label"]) or source is not None:
+        yield from differences(
+            {key: edit[key] for key in ("name", "spec", "parameters")},
+            {"name": CUSTOM, "spec": CUSTOM, "parameters": {}},
+            "edit",
+            code=Code.EDIT_CONTRADICTS_ITSELF,
+        )
+        yield from _label_problems(edit["label"], source)
         return
     if edit["label"] != edit["name"]:
         yield _edit("edit.label", f"{shorten(edit['label'])}, derived {shorten(edit['name'])}")
@@ -223,6 +229,19 @@ def _edit_problems(edit: Mapping[str, Any]) -> Iterator[Problem]:
     name = spec.backend if isinstance(spec, DeployableSpec) else spec.edit
     for key, derived in (("name", name), ("parameters", dict(spec.parameters))):
         yield from differences(edit[key], derived, f"edit.{key}", code=Code.EDIT_CONTRADICTS_ITSELF)
+
+
+def _label_problems(label: str, source: str | None) -> Iterator[Problem]:
+    """Yield why a custom edit cannot be called so."""
+    if label == CUSTOM:
+        if source not in (None, "given"):
+            yield _edit("edit.label_source", f"{source!r}, and {CUSTOM!r} is what an edit without a label is called")
+    elif source is None:
+        yield _edit("edit.label", f"{shorten(label)}, derived {CUSTOM!r}; there is no label_source")
+    elif label == NOOP:
+        yield _edit("edit.label", f"{NOOP!r}, and the edit's name is {CUSTOM!r}")
+    elif source == "inferred" and label not in PATH_LABELS:
+        yield _edit("edit.label", f"{shorten(label)}, which is inferred from no path")
 
 
 def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:

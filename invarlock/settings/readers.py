@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h)?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
 
@@ -40,6 +41,13 @@ def choice(*choices: str) -> Callable[[str], str]:
         return given
 
     return read
+
+
+def edit_label(given: str) -> str:
+    """Read what reports call an edit."""
+    if not _LABEL.fullmatch(given):
+        raise ValueError("a name of letters, digits, dots, dashes and underscores, such as gptq or custom")
+    return given
 
 
 def host_word(given: str) -> str:

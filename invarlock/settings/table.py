@@ -126,10 +126,11 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "edit_label",
-        "-m byoe: what reports call the edit of a subject that is brought",
-        "custom",
-        readers.choice("custom"),
+        "-m byoe: what reports call the edit of the subjects",
+        None,
+        readers.edit_label,
         "--edit-label",
+        shown="by `edit_metadata.json`, quantisation config or path",
     ),
     Setting(
         "clean_runs",

@@ -42,7 +42,7 @@ class Settings:
     sentinel_model: str | None
     baseline: str | None
     subjects: tuple[str, ...]
-    edit_label: str
+    edit_label: str | None
     error_injection: bool
     model_1: str | None
     model_2: str | None

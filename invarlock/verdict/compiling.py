@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from invarlock.catalog.cases import SIGNAL_POLICY, case_id, report_folder
+from invarlock.catalog.edit_labels import edit_text, is_planned
 from invarlock.catalog.node_ids import parameter_id
 from invarlock.errors import DocumentError, UsageError
 from invarlock.guards import GUARDS
@@ -244,7 +245,7 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
         **{key: fact for guard in GUARDS for key, fact in guard.facts(report[guard.name]).items()},
         "ratio_vs_baseline": report["primary_metric"]["ratio_vs_baseline"],
         # what was really applied, which the scenario's name need not say
-        "edit_spec": report["edit"]["spec"],
+        "edit_spec": edit_text(report["edit"]),
         "policy_digest": report["policy_provenance"]["policy_digest"],
         "preset_sha256": report["policy_provenance"].get("preset_sha256"),
         "report_sha256": digest,
@@ -266,7 +267,10 @@ def _mismatches(case: Mapping[str, Any], scenario: Mapping[str, Any], report: Ma
         wanted += [("edit.name", edit["name"], generation["error_type"])]
         wanted += [(f"edit.parameters.{key}", edit["parameters"].get(key), value) for key, value in params.items()]
     elif generation["kind"] == "brought":
-        wanted.append(("edit.label", edit["label"], generation["edit_label"]))
+        label = generation["edit_label"]
+        if not is_planned(edit, label, generation.get("edit_label_source")):
+            source = edit.get("label_source")
+            wanted.append(("edit.label", edit["label"] if source is None else f"{edit['label']} ({source})", label))
     else:
         spec = generation.get("edit_spec_by_model", {}).get(case["model"], generation["edit_spec"])
         wanted.append(("edit.name", edit["name"], spec.partition(":")[0]))

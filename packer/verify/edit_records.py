@@ -46,11 +46,11 @@ def edit_record_problems(
         if scenario.get(key, metadata[key]) != metadata[key]:
             yield _differs(path, key, f"{metadata[key]}, metadata/scenarios.json says {scenario[key]}")
     changed = report["invariants"].get("metrics", {}).get("changed_tensors", 0)
-    if edit["label"] != "custom" and changed > coverage["edited_tensors"]:
+    if edit["name"] != "custom" and changed > coverage["edited_tensors"]:
         words = f"{coverage['edited_tensors']}, but {changed} tensors differ"
         yield _differs(path, "coverage.edited_tensors", words)
     stored = len(report["invariants"].get("raw", {}).get("subject", {}).get("tensors", {}))
-    if stored and edit["label"] != "custom" and coverage["edited_tensors"] > max(stored, changed):
+    if stored and edit["name"] != "custom" and coverage["edited_tensors"] > max(stored, changed):
         words = f"{coverage['edited_tensors']}, and the subject has {stored}"
         yield _differs(path, "coverage.edited_tensors", words)
     if coverage["edited_params"] > coverage["total_params"]:
@@ -72,6 +72,7 @@ def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: 
         scenario=scenario,
         edit_type=edit["name"],
         label=edit["label"],
+        label_source=edit.get("label_source"),
         scope=_scope(edit, metadata["scope"]),
         parameters=edit["parameters"],
         edited_tensors=coverage["edited_tensors"],
@@ -87,7 +88,7 @@ def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: 
 
 def _scope(edit: Mapping[str, Any], claimed: Any) -> str | None:
     """Return the scope that an edit's spec names; a custom edit's is its maker's word, and a fault has none."""
-    if edit["label"] == "custom":
+    if edit["name"] == "custom":
         return None if claimed is None else str(claimed)
     try:
         if edit["name"] in BACKENDS:

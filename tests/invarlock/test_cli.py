@@ -152,6 +152,54 @@ def test_what_the_edit_was_is_read_from_the_subjects_metadata(baseline: Path, qu
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("key", ["baseline_digest", "subject_digest"])
+def test_metadata_of_other_files_is_refused_unless_the_user_names_the_edit(
+    baseline: Path, quantised: Path, tmp_path: Path, key: str
+) -> None:
+    subject = Path(shutil.copytree(quantised, tmp_path / "subject"))
+    digests = {"baseline_digest": digest_checkpoint(baseline), "subject_digest": digest_checkpoint(quantised)}
+    document = edit_metadata(
+        scenario={"artifact_class": "validation_subject_checkpoint"},
+        edit_type="quant_rtn",
+        label="quant_rtn",
+        scope="ffn",
+        parameters={"bits": 8, "group_size": 32},
+        edited_tensors=12,
+        edited_params=1,
+        total_params=2,
+        **(digests | {key: f"sha256:{'0' * 64}"}),
+    )
+    (subject / "edit_metadata.json").write_text(json.dumps(document))
+
+    refused = evaluate(baseline, subject, tmp_path / "refused")
+    named = evaluate(baseline, subject, tmp_path / "named", "--edit-label", "merge")
+
+    assert (refused.returncode, f"its {key} is not that of" in refused.stderr) == (2, True), refused.stderr
+    assert not (tmp_path / "refused").exists()
+    assert named.returncode == 0, named.stderr
+    assert load(tmp_path / "named/evaluation.report.json")["edit"] == {
+        "label": "merge", "label_source": "given", "name": "custom", "parameters": {}, "spec": "custom",
+    }  # fmt: skip
+    assert invarlock("verify", tmp_path / "named/evaluation.report.json").returncode == 0
+
+
+@pytest.mark.slow
+def test_an_edit_is_inferred_from_the_path_and_said_to_be(baseline: Path, quantised: Path, tmp_path: Path) -> None:
+    subject = Path(shutil.copytree(quantised, tmp_path / "mistral-gptq"))
+
+    done = evaluate(baseline, subject, tmp_path / "out")
+
+    assert done.returncode == 0, done.stderr
+    assert load(tmp_path / "out/evaluation.report.json")["edit"] == {
+        "label": "gptq", "label_source": "inferred", "name": "custom", "parameters": {}, "spec": "custom",
+    }  # fmt: skip
+    metadata = load(tmp_path / "out/edit_metadata.json")
+    assert [metadata[key] for key in ("edit_type", "edit_label", "edit_label_source")] == ["custom", "gptq", "inferred"]
+    assert "gptq (inferred)" in (tmp_path / "out/evaluation.html").read_text()
+    assert invarlock("verify", tmp_path / "out/evaluation.report.json").returncode == 0
+
+
+@pytest.mark.slow
 def test_a_subject_whose_tensors_are_the_baselines_is_no_edit(baseline: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(baseline, tmp_path / "copied")
 
@@ -220,7 +268,8 @@ def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised:
         (("--text", "nowhere.txt"), 3, "nowhere.txt: no such file"),
         (("--final-windows", "0"), 2, "no positive whole number"),
         (("--final-windows", "100000"), 2, "distinct windows of 64 tokens"),
-        (("--edit-label", "quant_rtn"), 2, "'custom' is the only label"),
+        (("--edit-label", "two words"), 2, "'two words' is no label"),
+        (("--edit-label", "noop"), 2, "called noop, and differs from its baseline"),
         (("--output-dir", "."), 2, "exists; name another folder"),
     ],
 )

@@ -258,7 +258,7 @@ PROMISED: dict[str, Any] = {
     "SKIP_FLASH_ATTN": True,
     "--baseline": None,
     "--subject": (),
-    "--edit-label": "custom",
+    "--edit-label": None,
     "--shard": None,
     "--case-timeout": 21600,
     **{f"MODEL_{slot}": None for slot in range(1, 9)},

@@ -32,7 +32,7 @@ def brought(tmp_path: Path) -> Path:
         base,
         {
             folder / "good" / "mine": parse_edit_spec("quant_rtn:8:128:all"),
-            folder / "bad" / "mine": parse_edit_spec("magnitude_prune:0.9:all"),
+            folder / "magnitude_prune" / "mine": parse_edit_spec("magnitude_prune:0.9:all"),
         },
     )
     strange = Path(shutil.copytree(base, folder / "strange" / "mine"))
@@ -50,8 +50,8 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
     (brought / "good/mine/tokenizer.json").unlink()
     (brought / "good/mine/tokenizer_config.json").unlink()
     before = {path: path.read_bytes() for path in brought.rglob("*") if path.is_file()}
-    asked = ("-m", "byoe", "--baseline", str(brought / "base"), "--edit-label", "custom")
-    subjects = [f"--subject={brought / name / 'mine'}" for name in ("good", "bad", "strange")]
+    asked = ("-m", "byoe", "--baseline", str(brought / "base"))
+    subjects = [f"--subject={brought / name / 'mine'}" for name in ("good", "magnitude_prune", "strange")]
 
     ran = run_pytest(*asked, *subjects, "-n", "1")
 
@@ -71,7 +71,9 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
         {"model": "byoe/base", "run": 1, "scenario": "mine-2"},
         {"model": "byoe/base", "run": 1, "scenario": "mine-3"},
     ]
-    assert [row["generation"] for row in manifest["scenarios"]] == [{"kind": "brought", "edit_label": "custom"}] * 3
+    custom = {"kind": "brought", "edit_label": "custom"}
+    inferred = {"kind": "brought", "edit_label": "magnitude_prune", "edit_label_source": "inferred"}
+    assert [row["generation"] for row in manifest["scenarios"]] == [custom, inferred, custom]
     folder = ran.pack / "reports/byoe__base/mine/run_1"
     assert load(folder / "evaluation.report.json")["edit"] == {
         "name": "custom",
@@ -79,6 +81,8 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
         "spec": "custom",
         "parameters": {},
     }
+    pruned = load(ran.pack / "reports/byoe__base/mine-2/run_1/evaluation.report.json")
+    assert (pruned["edit"]["label"], pruned["edit"]["label_source"]) == ("magnitude_prune", "inferred")
     strange = load(ran.pack / "reports/byoe__base/mine-3/run_1/evaluation.report.json")
     assert [row["kind"] for row in strange["invariants"]["violations"]] == ["tokenizer"]
     metadata = load(folder / "edit_metadata.json")
@@ -91,8 +95,8 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
 
     # what did not change is kept; a subject that did is measured again
     shutil.rmtree(ran.pack)
-    shutil.rmtree(brought / "bad/mine")
-    shutil.copytree(brought / "good/mine", brought / "bad/mine")
+    shutil.rmtree(brought / "magnitude_prune/mine")
+    shutil.copytree(brought / "good/mine", brought / "magnitude_prune/mine")
     (brought / "strange/mine/tokenizer.json").unlink()
     (brought / "strange/mine/tokenizer_config.json").unlink()
     resumed = run_pytest(*asked, *subjects, "--resume")
@@ -101,6 +105,11 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
     assert "kept" in (ran.directory / "logs/base-mine-run1.log").read_text()
     stale = {path.parent.parent.name for path in (ran.directory / "byoe__base/reports").rglob("*.json.stale")}
     assert stale == {"mine-2", "mine-3"}
+    # with the baseline's tokenizer it is the baseline
+    same = load(ran.directory / "byoe__base/reports/mine-3/run_1/evaluation.report.json")
+    assert same["edit"] == {"name": "noop", "label": "noop", "spec": "noop", "parameters": {}}
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
@@ -110,7 +119,7 @@ def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
     (brought / "base/tokenizer_config.json").unlink()
     with (brought / "bad/mine/model.safetensors").open("r+b") as stream:
         stream.truncate(1000)
-    given = [f"--subject={brought / name}" for name in ("absent", "bad/mine", "good/mine")]
+    given = [f"--subject={brought / name}" for name in ("absent", "magnitude_prune/mine", "good/mine")]
 
     ran = run_pytest(f"--baseline={brought / 'base'}", *given)
 
@@ -128,7 +137,7 @@ def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
 def test_a_model_of_a_slot_does_not_replace_the_baseline(run_pytest: Callable[..., Any], brought: Path) -> None:
     checkpoints = ("--baseline", str(brought / "base"), "--subject", str(brought / "good/mine"))
 
-    ran = run_pytest("-m", "byoe", *checkpoints, "--collect-only", MODEL_1=str(brought / "bad/mine"))
+    ran = run_pytest("-m", "byoe", *checkpoints, "--collect-only", MODEL_1=str(brought / "magnitude_prune/mine"))
 
     assert ran.status == 4
     assert "MODEL_1: -m byoe has the model of --baseline and no other" in ran.output
@@ -143,7 +152,7 @@ def test_a_model_of_a_slot_does_not_replace_the_baseline(run_pytest: Callable[..
             ("-m", "smoke", "--baseline", "base", "--subject", "mine"),
             "--baseline: -m asks for the suite smoke, which has its own models; use -m byoe",
         ),
-        (("-m", "byoe", "--edit-label", "mine"), "--edit-label: 'mine' is not allowed, it takes one of custom"),
+        (("-m", "byoe", "--edit-label", "my edit"), "--edit-label: 'my edit' is not allowed, it takes a name of"),
     ],
 )
 def test_what_a_run_of_own_checkpoints_needs_is_said(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from packs import BASELINE, FAULT, REPORT, STRESS
 
 from invarlock.problems import Code, Problem
+from invarlock.reports.derivation import compose, strip
 from invarlock.reports.verification import (
     MAX_PROBLEMS,
     RELATIVE_TOLERANCE,
@@ -202,10 +203,31 @@ def places(problems: list[Problem]) -> list[tuple[Code, str]]:
     return [(problem.code, problem.field) for problem in problems]
 
 
+def called(report: dict[str, Any], label: str, source: str | None) -> None:
+    """Make the edit of a report one that has a label and no spec."""
+    edit: dict[str, Any] = {"name": "custom", "label": label, "spec": "custom", "parameters": {}}
+    report["edit"] = edit if source is None else {**edit, "label_source": source}
+
+
+@pytest.mark.parametrize(
+    ("label", "source"),
+    [("custom", None), ("custom", "given"), ("merge", "given"), ("gptq", "inferred"), ("hqq", "quantization_config")],
+)
+def test_an_edit_without_a_spec_may_have_a_label(report: dict[str, Any], label: str, source: str | None) -> None:
+    called(report, label, source)
+
+    assert verify_report(compose(strip(report))) == []
+
+
 @pytest.mark.parametrize(
     ("change", "code", "field"),
     [
         (lambda r: r["edit"].update(label="noop"), EDIT, "edit.label"),
+        (lambda r: r["edit"].update(name="custom", spec="custom", parameters={}), EDIT, "edit.label"),
+        (lambda r: called(r, "custom", "inferred"), EDIT, "edit.label_source"),
+        (lambda r: called(r, "noop", "given"), EDIT, "edit.label"),
+        (lambda r: called(r, "mine", "inferred"), EDIT, "edit.label"),
+        (lambda r: r["edit"].update(label_source="given"), EDIT, "edit.name"),
         (lambda r: r["edit"]["parameters"].update(sparsity=0.25), EDIT, "edit.parameters.sparsity"),
         (lambda r: r["edit"].update(spec="noop"), EDIT, "edit.name"),
         (lambda r: r["edit"].update(spec="magnitude_prune:clean:ffn"), EDIT, "edit.spec"),

@@ -44,6 +44,19 @@ def case_id(model_id: str, scenario: str, run: int) -> str:
     return f"{model_id.rsplit('/', 1)[-1].lower()}-{scenario}-run{run}"
 
 
+def planned_edit(scenario: Mapping[str, Any], model_id: str) -> str:
+    """Return what makes the subject of a case, as its scenario's row says it: an edit's spec, or a fault's name.
+
+    The parameters of a ``clean`` spec are those selected for the model.
+    """
+    generation = scenario["generation"]
+    if generation["kind"] == "error":
+        return str(generation["error_type"])
+    if generation["kind"] == "brought":
+        return str(generation["edit_label"])
+    return str(generation.get("edit_spec_by_model", {}).get(model_id, generation["edit_spec"]))
+
+
 def report_folder(model_id: str, scenario: str, category: str, run: int) -> str:
     """Return the folder of a case's report: faults under ``errors``, edits by run."""
     if category == "error_injection":

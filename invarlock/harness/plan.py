@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from invarlock.catalog.cases import Case
+from invarlock.catalog.cases import Case, planned_edit
 from invarlock.catalog.models import Model
-from invarlock.errors import UsageError
+from invarlock.catalog.scenarios import EditGeneration
+from invarlock.catalog.tuned_params import NO_TUNED_PARAMS, TunedParams
+from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.run import Run
 from invarlock.harness.sizing import disk_bytes, model_needs
 from invarlock.settings.nearest import did_you_mean
@@ -88,6 +90,37 @@ def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
     known = [need for need in needs if need.model.weight_bytes]
     total = f"invarlock: {_size(disk_bytes(run, known))} of disk for checkpoints at once"
     return [*lines, total if len(known) == len(needs) else f"{total}, without models whose size is not known yet"]
+
+
+def scenario_lines(run: Run, cases: Sequence[Case]) -> list[str]:
+    """Return a line for each scenario: what makes its subject, for each model where models differ.
+
+    A ``clean`` edit has the parameters selected for the model, and stays ``clean`` where none are.
+    """
+    try:
+        tuned = run.tuned_params()
+    except InvarLockError:
+        # planning reports it
+        tuned = NO_TUNED_PARAMS
+    lines = []
+    for name in dict.fromkeys(case.scenario.id for case in cases):
+        models: dict[str, list[str]] = {}
+        for case in cases:
+            if case.scenario.id == name and case.run == 1:
+                models.setdefault(_made_by(case, tuned), []).append(case.model.short_name)
+        edits = [edit if len(models) == 1 else f"{edit} ({', '.join(names)})" for edit, names in models.items()]
+        lines.append(f"invarlock:   {name}: {', '.join(edits)}")
+    return lines
+
+
+def _made_by(case: Case, tuned: TunedParams) -> str:
+    generation = case.scenario.generation
+    if isinstance(generation, EditGeneration):
+        try:
+            return str(tuned.resolve(generation.for_model(case.model.id), case.model.id))
+        except UsageError:
+            pass
+    return planned_edit(case.scenario.document, case.model.id)
 
 
 def calibration_lines(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[str]:

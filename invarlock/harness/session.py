@@ -22,7 +22,7 @@ from invarlock.errors import InvarLockError, disk_refuses, printable, printable_
 from invarlock.harness.case_clock import hang_of, overdue
 from invarlock.harness.disk_pressure import DiskPressure
 from invarlock.harness.opening import OpenSuite
-from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines
+from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines, scenario_lines
 from invarlock.harness.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.run import Run
 from invarlock.harness.run_lock import RunLock
@@ -238,12 +238,14 @@ class Controller(SuiteSession):
         if session.items and not shows_only(session.config.option):
             self._plan([item.nodeid for item in session.items])
 
-    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
+    def pytest_report_collectionfinish(self, config: pytest.Config, items: list[pytest.Item]) -> list[str]:
         ids = [item.nodeid for item in items]
         if self.calibrates_only:
             return calibration_lines(self.run, self._planned_null_runs(ids))
         cases = self._cases(ids)
-        return plan_lines(self.run, cases) if cases else []
+        if not cases:
+            return []
+        return plan_lines(self.run, cases) + (scenario_lines(self.run, cases) if shows_only(config.option) else [])
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from invarlock.catalog.cases import SIGNAL_POLICY, case_id, report_folder
+from invarlock.catalog.cases import SIGNAL_POLICY, case_id, planned_edit, report_folder
 from invarlock.catalog.edit_labels import edit_text, is_planned
 from invarlock.catalog.node_ids import parameter_id
 from invarlock.errors import DocumentError, UsageError
@@ -29,7 +29,7 @@ from invarlock.verdict.detectors import (
     primary_guard_hit,
     signals,
 )
-from invarlock.verdict.documents import Verdict
+from invarlock.verdict.documents import Missing, Verdict
 
 REPORT_NAME = "evaluation.report.json"
 # The verdict of a pack that holds a part of a run: what is there is as expected, of the rest nothing follows.
@@ -132,7 +132,7 @@ def compile_records(
         said[outcome["case"]] = outcome
     scenarios = {row["id"]: row for row in manifest["scenarios"]}
     records: list[dict[str, Any]] = []
-    missing: dict[str, list[str]] = {}
+    missing: list[Planned] = []
     failed: list[str] = []
     left_out: list[str] = []
     for path, planned in plan.items():
@@ -144,7 +144,7 @@ def compile_records(
                 failed.append(f"{planned.case_id}: not bundled; pytest: {_said(about)}")
             continue
         if record is None:
-            missing.setdefault(planned.case["model"], []).append(planned.case_id)
+            missing.append(planned)
             failed.append(f"{planned.case_id}: no report" + (f"; pytest: {_said(about)}" if about else ""))
             continue
         records.append(record)
@@ -180,13 +180,33 @@ def compile_records(
         },
         "failed_requirements": failed,
         "counts": counts,
-        "missing": {"by_model": missing},
+        "missing": _missing(missing),
         "core_guard_order": list(CORE_GUARDS),
         "records": records,
     }
     if left_out:
         verdict["not_bundled"] = left_out
     return verdict
+
+
+def _missing(cases: Sequence[Planned]) -> Missing:
+    """Return the cases without a report: their ids by model and, where there are any, what was planned."""
+    by_model: dict[str, list[str]] = {}
+    for planned in cases:
+        by_model.setdefault(planned.case["model"], []).append(planned.case_id)
+    rows = [
+        {
+            "case": planned.case_id,
+            "model": planned.case["model"],
+            "name": planned.scenario["id"],
+            "run_num": planned.case["run"],
+            "category": planned.scenario["category"],
+            "strictness": planned.scenario["strictness"],
+            "edit_spec": planned_edit(planned.scenario, planned.case["model"]),
+        }
+        for planned in cases
+    ]
+    return {"by_model": by_model, "cases": rows} if rows else {"by_model": by_model}
 
 
 def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -14,9 +14,10 @@ class VerdictManifest(TypedDict):
 
 
 class Missing(TypedDict):
-    """The cases without a report, by model."""
+    """The cases without a report: their ids by model and, where there are any, what was planned of each."""
 
     by_model: dict[str, list[str]]
+    cases: NotRequired[list[dict[str, Any]]]
 
 
 class Verdict(TypedDict):

@@ -52,22 +52,23 @@ def _seen(record: Mapping[str, Any]) -> str:
     return "signals" if signals(record) else "no signal"
 
 
+def _planned(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    run = f" run {row['run_num']}" if row["run_num"] > 1 else ""
+    model = row["model"].rsplit("/", 1)[-1]
+    return f"{row['name']}{run}", row["edit_spec"], row["strictness"].replace("_", " "), model
+
+
 def scenario_table(verdict: Mapping[str, Any]) -> list[str]:
-    """Return a table of scenarios against models: what was applied, the ratio, and what was seen."""
+    """Return a table of scenarios against models: what was applied, the ratio, and what was seen.
+
+    Cases without a report come last, with what was planned.
+    """
     rows = [("scenario", "edit or fault", "expected", "model", "ratio", "guards that signal", "")]
     for record in verdict["records"]:
         ratio = record["ratio_vs_baseline"]
         raised = [guard for guard, flag in record["guard_flags"].items() if flag]
-        rows.append(
-            (
-                record["name"] + (f" run {record['run_num']}" if record["run_num"] > 1 else ""),
-                record["edit_spec"],
-                record["strictness"].replace("_", " "),
-                record["model"].rsplit("/", 1)[-1],
-                "-" if ratio is None else f"{ratio:.4g}",
-                ", ".join(raised) or "-",
-                _seen(record),
-            )
-        )
+        shown = "-" if ratio is None else f"{ratio:.4g}"
+        rows.append((*_planned(record), shown, ", ".join(raised) or "-", _seen(record)))
+    rows += [(*_planned(case), "-", "-", "NO REPORT") for case in verdict.get("missing", {}).get("cases", ())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -23,19 +23,26 @@ ARTIFACT_KEYS = (
 
 
 def summarise(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the four summaries of a verdict by file name."""
+    """Return the four summaries of a verdict by file name; cases without a report are named in three of them."""
     records: Sequence[Record] = verdict["records"]
     guards: Sequence[str] = verdict["core_guard_order"]
+    missing: Sequence[Record] = verdict.get("missing", {}).get("cases", ())
     return {
         "category_summary.json": {
-            category: _category([record for record in records if record["category"] == category])
-            for category in sorted({record["category"] for record in records})
+            category: _category(
+                [record for record in records if record["category"] == category],
+                [case for case in missing if case["category"] == category],
+            )
+            for category in sorted({row["category"] for row in (*records, *missing)})
         },
         "guard_signal_summary.json": {guard: _signals(guard, records) for guard in guards},
-        "guard_intervention_summary.json": {guard: _interventions(guard, records) for guard in guards},
+        "guard_intervention_summary.json": {guard: _interventions(guard, records, missing) for guard in guards},
         "scenario_signal_summary.json": [
-            _scenario(name, [record for record in records if record["name"] == name])
-            for name in dict.fromkeys(record["name"] for record in records)
+            _scenario(
+                [record for record in records if record["name"] == name],
+                [case for case in missing if case["name"] == name],
+            )
+            for name in dict.fromkeys(row["name"] for row in (*records, *missing))
         ],
     }
 
@@ -83,13 +90,19 @@ def _seconds(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {**totals, "total_seconds": round(math.fsum(row.get(stage) or 0.0 for row in rows for stage in stages), 6)}
 
 
-def _category(records: Sequence[Record]) -> dict[str, Any]:
+def _category(records: Sequence[Record], missing: Sequence[Record]) -> dict[str, Any]:
     return {
         "records": len(records),
         "passed": sum(record["passed"] for record in records),
         "with_guard_flag": sum(record["any_core_guard_flag"] for record in records),
         "failed": [record["path"] for record in records if not record["passed"]],
+        **_without_report(missing),
     }
+
+
+def _without_report(missing: Sequence[Record]) -> dict[str, Any]:
+    """Return the ids of cases without a report, nothing where every case has one."""
+    return {"without_report": [case["case"] for case in missing]} if missing else {}
 
 
 def _signals(guard: str, records: Sequence[Record]) -> dict[str, Any]:
@@ -109,24 +122,26 @@ def _signals(guard: str, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _interventions(guard: str, records: Sequence[Record]) -> dict[str, Any]:
+def _interventions(guard: str, records: Sequence[Record], missing: Sequence[Record]) -> dict[str, Any]:
     """Return the signals of a guard that fail nothing, in clean and informational reports: worth a look."""
     found = [
         r
         for r in records
         if r["guard_flags"][guard] and r["passed"] and r["strictness"] in ("must_pass", "informational")
     ]
-    return {"records": [record["path"] for record in found], "total": len(found)}
+    return {"records": [record["path"] for record in found], "total": len(found), **_without_report(missing)}
 
 
-def _scenario(name: str, records: Sequence[Record]) -> dict[str, Any]:
+def _scenario(records: Sequence[Record], missing: Sequence[Record]) -> dict[str, Any]:
+    planned = [*records, *missing]
     return {
-        "name": name,
-        "category": records[0]["category"],
-        "strictness": records[0]["strictness"],
-        "edit_specs": sorted({record["edit_spec"] for record in records}),
+        "name": planned[0]["name"],
+        "category": planned[0]["category"],
+        "strictness": planned[0]["strictness"],
+        "edit_specs": sorted({row["edit_spec"] for row in planned}),
         "records": len(records),
         "passed": sum(record["passed"] for record in records),
         "detectors_hit": sum(record["detectors_hit"] for record in records),
         "with_guard_flag": sum(record["any_core_guard_flag"] for record in records),
+        **_without_report(missing),
     }

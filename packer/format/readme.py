@@ -17,7 +17,7 @@ them, where they come from, and checksums of all of it{signed}. It holds no weig
 {evidence}
 - Made: {generated_at} by InvarLock {version}
 - Signer: {signer}
-
+{scenarios}
 ## Check it
 
 Install the core of InvarLock {version}, from a source that you trust, and in this folder:
@@ -37,6 +37,15 @@ not, and that every deliberate fault was detected, on the models and the text na
 about other models, other edits or other text.
 """
 
+
+SCENARIOS_HEADING = """
+## What was tried
+
+| scenario | edit or fault | expected | as expected |
+| --- | --- | --- | --- |
+"""
+# A pack may hold ten thousand cases; their reports say the rest.
+MAX_ROWS = 200
 
 # What a maker adds stands below this line; it is theirs, and no check of ours is about it.
 NOTES_HEADING = """
@@ -66,9 +75,33 @@ def render_readme(
         evidence="\n".join(f"- {line[0].upper()}{line[1:]}" for line in evidence),
         generated_at=inline(manifest.get("generated_at", "at a time not stated")),
         version=inline(manifest.get("invarlock_version", "of a version not stated")),
+        scenarios=_scenarios(verdict),
         signer=code_span(signer) if signer else "named in `manifest.signature.json`, if that file is there",
     )
     return (text + (NOTES_HEADING + notes if notes else "")).encode("utf-8")
+
+
+def _scenarios(verdict: Mapping[str, Any]) -> str:
+    """Return a table: each scenario with each edit that was applied, and how many of its cases were as expected."""
+    missing = verdict.get("missing", {}).get("cases", [])
+    counts: dict[tuple[str, str, str], list[int]] = {}
+    for row in (*verdict.get("records", ()), *missing):
+        count = counts.setdefault((row["name"], row["edit_spec"], row["strictness"]), [0, 0])
+        count[0] += bool(row.get("passed"))
+        count[1] += 1
+    lines = [
+        f"| {_cell(name)} | {_cell(edit)} | {_cell(strictness.replace('_', ' '))} | {passed} of {total} |"
+        for (name, edit, strictness), (passed, total) in counts.items()
+    ]
+    if not lines:
+        return ""
+    more = [f"\nand {len(lines) - MAX_ROWS} more rows, as `results/final_verdict.txt` has them."]
+    return SCENARIOS_HEADING + "\n".join(lines[:MAX_ROWS] + (more if len(lines) > MAX_ROWS else [])) + "\n"
+
+
+def _cell(value: str) -> str:
+    """Return a value for a cell of a table, which a bar would end."""
+    return code_span(value.replace("|", "/"))
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:

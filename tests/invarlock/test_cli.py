@@ -157,7 +157,6 @@ def test_metadata_of_other_files_is_refused_unless_the_user_names_the_edit(
     baseline: Path, quantised: Path, tmp_path: Path, key: str
 ) -> None:
     subject = Path(shutil.copytree(quantised, tmp_path / "subject"))
-    digests = {"baseline_digest": digest_checkpoint(baseline), "subject_digest": digest_checkpoint(quantised)}
     document = edit_metadata(
         scenario={"artifact_class": "validation_subject_checkpoint"},
         edit_type="quant_rtn",
@@ -167,8 +166,10 @@ def test_metadata_of_other_files_is_refused_unless_the_user_names_the_edit(
         edited_tensors=12,
         edited_params=1,
         total_params=2,
-        **(digests | {key: f"sha256:{'0' * 64}"}),
+        subject_digest=digest_checkpoint(quantised),
+        baseline_digest=digest_checkpoint(baseline),
     )
+    document[key] = f"sha256:{'0' * 64}"
     (subject / "edit_metadata.json").write_text(json.dumps(document))
 
     refused = evaluate(baseline, subject, tmp_path / "refused")

@@ -97,14 +97,39 @@ def test_a_readme_holds_no_heading_and_no_markup_of_a_version_string() -> None:
     hostile = "0.1\n# VERIFIED\n<script>alert(1)</script> `x` [a](http://b)"
     manifest = dict.fromkeys(("invarlock_version", "suite", "generated_at", "evidence_level"), hostile)
 
-    honest = render_readme({"invarlock_version": "0.1.0", "suite": "smoke"}, {"verdict": "PASS", "counts": counts}, [])
-    forged = render_readme(manifest, {"verdict": "PASS", "counts": counts}, []).decode()
+    row = {"name": "noop_clean", "edit_spec": "noop", "strictness": "must_pass", "passed": True}
+    verdict = {"verdict": "PASS", "counts": counts, "records": [row]}
+    forgery = {**verdict, "records": [dict.fromkeys(("name", "edit_spec", "strictness"), hostile + " | b |")]}
+
+    honest = render_readme({"invarlock_version": "0.1.0", "suite": "smoke"}, verdict, [])
+    forged = render_readme(manifest, forgery, []).decode()
 
     headings = [line for line in honest.decode().split("\n") if line.startswith("#")]
     assert [line for line in forged.split("\n") if line.startswith("#")] == headings
     # outside of code spans nothing of it is left
     assert all("<script>" not in part for line in forged.split("\n") for part in line.split("`")[::2])
     assert b"by InvarLock 0.1.0\n" in honest
+    assert {line.count("|") for line in forged.split("\n") if line.startswith("|")} == {5}
+
+
+def test_a_readme_says_what_was_applied_in_each_scenario() -> None:
+    counts = {"records_passed": 2, "cases_total": 3, "models_total": 2}
+    row = {"name": "quant_8bit_stress", "strictness": "informational", "passed": True}
+    records = [{**row, "edit_spec": f"quant_rtn:{bits}:64:ffn"} for bits in (3, 3, 8)]
+    missing = [{**row, "name": "nan_injection", "strictness": "must_detect", "edit_spec": "nan_injection"}]
+    del missing[0]["passed"]
+    records[0]["passed"] = False
+    verdict = {"verdict": "FAIL", "counts": counts, "records": records, "missing": {"cases": missing}}
+
+    rows = [line for line in render_readme({}, verdict, []).decode().split("\n") if line.startswith("| `")]
+
+    assert rows == [
+        "| `quant_8bit_stress` | `quant_rtn:3:64:ffn` | `informational` | 1 of 2 |",
+        "| `quant_8bit_stress` | `quant_rtn:8:64:ffn` | `informational` | 1 of 1 |",
+        "| `nan_injection` | `nan_injection` | `must detect` | 0 of 1 |",
+    ]
+    many = {**verdict, "records": [{**records[0], "name": f"s{number}"} for number in range(300)], "missing": {}}
+    assert "and 100 more rows" in render_readme({}, many, []).decode()
 
 
 def test_the_text_of_a_verdict_has_one_line_a_case_whatever_its_names_are() -> None:

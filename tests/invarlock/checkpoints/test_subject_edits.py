@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from invarlock.catalog.edit_labels import SubjectEdit
-from invarlock.catalog.edit_specs import parse_edit_spec
+from invarlock.catalog.edit_specs import Scope, make_edit_spec
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.errors import DocumentError
 from invarlock.reports.sidecars import edit_metadata
@@ -45,15 +45,9 @@ def described(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_first_source_that_names_the_edit_is_taken(folder: Path) -> None:
-    spec = parse_edit_spec("magnitude_prune:0.5:ffn")
+    spec = make_edit_spec("magnitude_prune", {"sparsity": 0.5}, Scope("ffn"), "test")
     assert read_subject_edit(folder, "merged") == SubjectEdit("merged", "given")
-    assert read_subject_edit(folder, None) == SubjectEdit(
-        "magnitude_prune",
-        "edit_metadata",
-        spec,
-        BASELINE,
-        SUBJECT,  # type: ignore[arg-type]
-    )
+    assert read_subject_edit(folder, None) == SubjectEdit("magnitude_prune", "edit_metadata", spec, BASELINE, SUBJECT)
 
     (folder / "edit_metadata.json").unlink()
     assert read_subject_edit(folder, None) == SubjectEdit("hqq", "quantization_config")

@@ -53,6 +53,15 @@ def test_collecting_imports_pytest_alone_and_shows_every_smoke_case_and_the_plan
     assert not ran.directory.exists()
 
 
+def test_collecting_shows_what_is_applied_with_the_parameters_of_each_model(run_pytest: Callable[..., Any]) -> None:
+    ran = run_pytest("--collect-only", "-q")
+
+    assert "invarlock:   fp8_e5m2_clean: fp8_quant:e5m2:ffn\n" in ran.output
+    shown = next(line for line in ran.output.splitlines() if line.startswith("invarlock:   quant_4bit_clean: "))
+    assert "quant_rtn:4:32:ffn (mistral-tiny)" in shown
+    assert "clean:ffn" not in shown
+
+
 def test_deployable_subjects_are_made_only_when_they_are_asked_for(run_pytest: Callable[..., Any]) -> None:
     ran = run_pytest("--collect-only")
 

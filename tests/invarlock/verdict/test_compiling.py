@@ -187,7 +187,8 @@ def test_a_missing_report_fails_the_run_with_what_pytest_said() -> None:
     document = verdict(reports, [*outcomes, crash])
 
     assert document["verdict"] == "FAIL"
-    assert document["missing"] == {"by_model": {MODEL: ["mistral-tiny-nan_injection-run1"]}}
+    assert document["missing"]["by_model"] == {MODEL: ["mistral-tiny-nan_injection-run1"]}
+    assert [case["case"] for case in document["missing"]["cases"]] == ["mistral-tiny-nan_injection-run1"]
     assert document["failed_requirements"] == [
         "mistral-tiny-nan_injection-run1: no report; pytest: failed, worker 'gw0' crashed"
     ]
@@ -316,6 +317,27 @@ def test_the_summaries_add_up() -> None:
     assert summaries["guard_signal_summary.json"]["spectral"]["signals"] == 1
     assert summaries["guard_signal_summary.json"]["rmt"]["evaluated"] == 0
     assert [row["name"] for row in summaries["scenario_signal_summary.json"]] == list(HONEST)
+
+
+def test_cases_without_a_report_are_named_by_summaries_and_text() -> None:
+    reports = {name: report for name, report in HONEST.items() if name != "nan_injection"}
+    case = "mistral-tiny-nan_injection-run1"
+
+    document = verdict(reports)
+    summaries, text = summarise(document), render_verdict_text(document)
+
+    assert document["missing"]["by_model"] == {MODEL: [case]}
+    assert summaries["category_summary.json"]["error_injection"] == {
+        "records": 0, "passed": 0, "with_guard_flag": 0, "failed": [], "without_report": [case],
+    }  # fmt: skip
+    assert "without_report" not in summaries["category_summary.json"]["clean"]
+    assert summaries["guard_intervention_summary.json"]["spectral"]["without_report"] == [case]
+    rows = {row["name"]: row for row in summaries["scenario_signal_summary.json"]}
+    assert (rows["nan_injection"]["edit_specs"], rows["nan_injection"]["records"]) == (["nan_injection"], 0)
+    assert rows["nan_injection"]["without_report"] == [case]
+    assert text.splitlines()[-1].split() == [
+        "nan_injection", "nan_injection", "must", "detect", "mistral-tiny", "-", "-", "NO", "REPORT",
+    ]  # fmt: skip
 
 
 def test_reports_without_a_described_subject_are_counted_as_evidence_alone() -> None:

@@ -9,8 +9,6 @@ Example::
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from invarlock.evaluation.compressed_text import (
     one_line_end,
     too_long,
 )
+from invarlock.evaluation.parquet_text import parquet_rows
 from invarlock.evaluation.text import SourceText
 from invarlock.jsonio import parse_json
 
@@ -34,7 +33,6 @@ ROW_SUFFIXES = (*LINE_SUFFIXES, ".json", ".parquet")
 UNREADABLE = (
     ".csv", ".tsv", ".arrow", ".feather", ".pdf", ".docx", ".epub", ".zip", ".tar", ".tgz", ".7z", ".zst", ".lz4",
 )  # fmt: skip
-PARQUET_ADVICE = "a .parquet file is read with pyarrow; pip install 'invarlock[parquet]'"
 
 
 def read_text_files(provider: str, paths: Sequence[Path], field: str) -> SourceText:
@@ -73,11 +71,6 @@ def read_local_text(path: Path, field: str = "text") -> SourceText:
     return read_text_files(provider, [path], field)
 
 
-def has_parquet() -> bool:
-    """Tell whether parquet files can be read here."""
-    return importlib.util.find_spec("pyarrow") is not None
-
-
 def _kind(path: Path) -> tuple[str, str]:
     """Return what a file holds and how it is compressed, by its last suffixes; empty for plain."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -92,7 +85,7 @@ def _parts(path: Path, field: str) -> list[str]:
     if kind == ".parquet":
         if compression:
             raise EvaluationError(f"{path}: a compressed .parquet file; decompress it first")
-        return _parquet_rows(path, field)
+        return parquet_rows(path, field)
     text = _text(path, compression)
     if kind == ".json":
         return _json_rows(path, text, field)
@@ -128,40 +121,6 @@ def _fields(path: Path, rows: Sequence[tuple[str, Any]], field: str) -> list[str
                 f"{path}: {where}: each must be an object with a text {field!r}; --text-field names another"
             )
     return [one_line_end(row[field]) for _, row in rows]
-
-
-def _parquet_rows(path: Path, field: str) -> list[str]:
-    if not path.is_file():
-        raise MissingFileError(f"{path}: no such file; name a text to score on")
-    if not has_parquet():
-        raise MissingFileError(f"{path.name}: {PARQUET_ADVICE}")
-    arrow: Any = importlib.import_module("pyarrow")
-    parquet: Any = importlib.import_module("pyarrow.parquet")
-    try:
-        file = parquet.ParquetFile(path)
-        schema = file.schema_arrow
-        if field not in schema.names:
-            raise EvaluationError(f"{path}: no column {field!r}; it has {', '.join(schema.names)}")
-        kind = schema.field(field).type
-        inner = kind.value_type if arrow.types.is_dictionary(kind) else kind
-        if not any(is_text(inner) for is_text in _text_types(arrow.types)):
-            raise EvaluationError(
-                f"{path}: column {field!r} is of type {kind}, not text; it has {', '.join(schema.names)}"
-            )
-        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-        if sum(group.total_byte_size for group in groups) > MAX_TEXT_BYTES:
-            raise EvaluationError(f"{path}: more than {MAX_TEXT_BYTES} bytes of rows; use a shorter text")
-        rows: list[Any] = file.read(columns=[field]).column(field).to_pylist()
-    except (arrow.ArrowException, OSError) as error:
-        line = " ".join(str(error).split())[:160]
-        raise EvaluationError(f"{path}: not a whole parquet file ({line}); fetch it again") from None
-    texts = [row.encode("utf-8") if isinstance(row, str) else row for row in rows if row is not None]
-    return [decode(data, f"{path}: row {number}") for number, data in enumerate(texts, start=1)]
-
-
-def _text_types(types: Any) -> list[Any]:
-    names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "fixed_size_binary")
-    return [getattr(types, f"is_{name}") for name in names if hasattr(types, f"is_{name}")]
 
 
 def _text(path: Path, compression: str) -> str:

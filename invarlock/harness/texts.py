@@ -15,8 +15,9 @@ from typing import Any
 from invarlock.catalog.models import Model, Text
 from invarlock.catalog.pins import Pin, Pins
 from invarlock.errors import EvaluationError, HubError, InvarLockError, MissingFileError, UsageError
+from invarlock.evaluation.parquet_text import PARQUET_ADVICE, has_parquet
 from invarlock.evaluation.text import SourceText, read_embedded_text
-from invarlock.evaluation.text_files import PARQUET_ADVICE, has_parquet, read_text_files
+from invarlock.evaluation.text_files import read_text_files
 from invarlock.harness.found_sources import TextSource
 from invarlock.harness.run import Run
 from invarlock.reports.policy import profile_windows

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from invarlock.errors import EvaluationError, InvarLockError, MissingFileError
+from invarlock.evaluation import parquet_text
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.text_files import read_local_text, read_text_files
 
@@ -41,7 +42,7 @@ def test_rows_and_plain_files_are_one_text_without_the_blank_ones(tmp_path: Path
 
 
 def test_a_column_of_parquet_is_read(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "rows.parquet", {"text": ["one", None, "", "two"], "n": [1, 2, 3, 4]})
+    path = write_parquet(tmp_path / "rows.parquet", {"text": ["one", " ", "", "two"], "n": [1, 2, 3, 4]})
 
     assert read_local_text(path) == source("local_parquet", "one\n\ntwo")
     with pytest.raises(EvaluationError, match="column 'n' is of type int64, not text; it has text, n"):
@@ -49,6 +50,41 @@ def test_a_column_of_parquet_is_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(EvaluationError, match="not a whole parquet file"):
         read_local_text(path)
+
+
+def test_a_row_without_a_text_is_refused_as_in_every_format(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "rows.parquet", {"text": ["one", None, "two"]})
+
+    with pytest.raises(EvaluationError, match="row 2: no text in column 'text'"):
+        read_local_text(path)
+
+
+def test_only_the_column_that_is_read_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_text, "MAX_TEXT_BYTES", 1000)
+    rows: dict[str, list[object]] = {"text": ["one", "two"], "vector": [bytes(range(256)) * 99, b"x"]}
+    path = write_parquet(tmp_path / "rows.parquet", rows)
+
+    assert read_local_text(path).text == "one\n\ntwo"
+    with pytest.raises(EvaluationError, match="bytes of text; use a shorter one"):
+        read_local_text(path, "vector")
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_a_dictionary_is_counted_by_its_rows_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    # 64 MB of text in a file of a few kB; what is allowed is less than one batch, or less than three
+    rows = parquet_text.ROWS_A_BATCH * batches
+    monkeypatch.setattr(parquet_text, "MAX_TEXT_BYTES", 4000 * rows - 1)
+    path = write_parquet(tmp_path / "rows.parquet", {"text": ["word " * 800] * rows})
+    assert path.stat().st_size < 100_000
+    made: list[int] = []
+    monkeypatch.setattr(parquet_text, "decode", lambda data, where: made.append(len(data)) or "")
+
+    with pytest.raises(EvaluationError, match="bytes of text; use a shorter one"):
+        read_local_text(path)
+
+    assert len(made) == parquet_text.ROWS_A_BATCH * (batches - 1)
 
 
 ROWS = ["It is a truth", "universally acknowledged,\nthat", "\u00e4\u4e2d"]

@@ -91,16 +91,21 @@ def parse_index(path: Path, suffix: str) -> ShardIndex:
         raise CheckpointError(f"{path}: 'weight_map' is not a table of tensors; fetch the file again")
     if not isinstance(document.get("metadata"), dict | None):
         raise CheckpointError(f"{path}: 'metadata' is no table; fetch the file again")
-    weight_map = {
-        name: shard.removeprefix("./") if isinstance(shard, str) else shard for name, shard in weight_map.items()
-    }
+    weight_map = {name: _plain_name(shard) for name, shard in weight_map.items()}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or _SHARD_NAME.fullmatch(shard) is None or not shard.endswith(suffix):
             raise CheckpointError(
                 f"{path}: 'weight_map' puts {name!r} in {str(shard)[:80]!r}, which is no {suffix[1:]} file of the "
-                "folder; fetch the file again"
+                "folder; put all shards next to the index and name them in it, or save the model again"
             )
     return ShardIndex(weight_map, document)
+
+
+def _plain_name(shard: Any) -> Any:
+    """Return the name of a shard without the parts of its path that stay in the folder: ``././a`` is ``a``."""
+    if not isinstance(shard, str) or shard.startswith("/") or shard.endswith("/"):
+        return shard
+    return "/".join(part for part in shard.split("/") if part not in ("", "."))
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:

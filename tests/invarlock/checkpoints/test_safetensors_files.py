@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from invarlock.checkpoints.layout import weight_files
 from invarlock.checkpoints.safetensors_files import MAX_HEADER_BYTES, read_checkpoint, read_header
@@ -148,6 +149,8 @@ def test_a_silent_config_ties_as_its_architecture_does(
         lambda i: i["weight_map"].pop("model.norm.weight"),
         lambda i: i["weight_map"].update(more=i["weight_map"]["lm_head.weight"]),
         lambda i: i.update(weight_map={name: f"./{shard}" for name, shard in i["weight_map"].items()}),
+        lambda i: i.update(weight_map={name: f"././/{shard}" for name, shard in i["weight_map"].items()}),
+        lambda i: i["weight_map"].update({"lm_head.weight": "./" + i["weight_map"]["lm_head.weight"]}),
         lambda i: i.pop("metadata"),
         lambda i: i.update(metadata=None),
     ],
@@ -179,6 +182,11 @@ def edit_index(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
             lambda i: i["weight_map"].update(more="../other.safetensors"),
             "'more' in '../other.safetensors', which is no",
         ),
+        (lambda i: i["weight_map"].update(more="x/../a.safetensors"), "save the model again"),
+        (lambda i: i["weight_map"].update(more="sub/a.safetensors"), "put all shards next to the index"),
+        (lambda i: i["weight_map"].update(more="/a.safetensors"), "which is no safetensors file"),
+        (lambda i: i["weight_map"].update(more="a.safetensors/"), "which is no safetensors file"),
+        (lambda i: i["weight_map"].update(more="./"), "which is no safetensors file"),
         (lambda i: i["weight_map"].update(more=3), "which is no safetensors file"),
         (lambda i: i["weight_map"].update(more="absent.safetensors"), "absent.safetensors: no such file, but model"),
         (lambda i: i.update(weight_map=[]), "'weight_map' is not a table"),
@@ -193,6 +201,20 @@ def test_an_index_that_names_no_files_of_the_folder_is_refused(
 
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("prefix", ["./", "././", ".//", "./././"])
+def test_the_loading_library_reads_the_files_that_an_index_names_by_a_longer_path(
+    tiny_model: TinyModels, tmp_path: Path, prefix: str
+) -> None:
+    folder = copy_model(tiny_model("llama", 20_000), tmp_path / "model")
+    before = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    edit_index(folder, lambda i: i.update(weight_map={n: prefix + shard for n, shard in i["weight_map"].items()}))
+
+    loaded = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+    assert all(torch.equal(loaded[name], weight) for name, weight in before.items())
+    assert set(read_checkpoint(folder).entries) <= {*before, "lm_head.weight"}
 
 
 def test_a_tensor_in_two_shards_is_refused(tiny_model: TinyModels, tmp_path: Path) -> None:

@@ -232,6 +232,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if handover is not None:
         check_code(handover)
     # imported here: --help must not wait for it
+    from invarlock.evaluation.pair_documents import check_documents
     from invarlock.evaluation.pair_request import PairRequest, check_request
 
     request = PairRequest(
@@ -256,6 +257,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         image=None if handover is None else handover.image,
     )
     check_request(request, options.output_dir)
+    check_documents(request)
     # imported here: they import torch, which is not needed outside of the container, nor to say what is missing
     from invarlock.evaluation.pair import evaluate_pair
     from invarlock.reports.gates import judge_gates

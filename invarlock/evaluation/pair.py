@@ -21,22 +21,22 @@ from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.digests import digest_bytes, sha256_hex
-from invarlock.errors import EvaluationError, UsageError
+from invarlock.errors import UsageError
 from invarlock.evaluation.brought import brought_edit, changed_tensors, link_brought, unchanged
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.pair_documents import another_setup, check_documents, model_name, read_baseline_report
 from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import Draw
-from invarlock.jsonio import check_schema, dump_json, read_json, write_bytes
+from invarlock.jsonio import dump_json, write_bytes
 from invarlock.moments import utc_now
 from invarlock.reports.policy import profile_windows, resolve_policy
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
 from invarlock.reports.rendering import render_report
 from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, RuntimeImage, edit_metadata, runtime_manifest
-from invarlock.reports.verification import verify_baseline
 from invarlock.staging import staging_folder
 
 SCENARIO = "evaluate"
@@ -55,6 +55,7 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
         EvaluationError: when one cannot be loaded or scored, or the baseline's report is of another setup.
     """
     check_request(request, target)
+    check_documents(request)
     with TemporaryDirectory(prefix="invarlock-") as scratch:
         # as in a suite, a subject without a tokenizer has its baseline's
         subject = request.subject
@@ -105,12 +106,8 @@ def _setup(request: PairRequest, preset: Preset | None) -> Setup:
     }
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     digest = digest_checkpoint(request.baseline)
-    name = request.model_id or request.baseline.resolve().name
+    name = model_name(request, None if preset is None else preset.document)
     if preset is not None:
-        of = preset.document["model_id"]
-        if request.model_id not in (None, of):
-            raise UsageError(f"--model-id: {request.model_id!r}, and the preset is of {of!r}; leave --model-id out")
-        name = of
         baseline = {"digest": digest, "tokenizer_sha256": tokenizer_digest(request.baseline)}
         check_fit(preset.document, baseline, request.tier, attention=request.attention, where=str(request.preset))
     return Setup(
@@ -132,8 +129,7 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:
             setup, measure_baseline(request.baseline, {RUN: draw}, setup.plan, setup.placement, probe=False)
         )
     path = request.baseline_report
-    document: dict[str, Any] = read_json(path)
-    check_schema(document, "baseline_report", where=str(path))
+    document = read_baseline_report(path)
     tokenizer = tokenizer_digest(request.baseline)
     draws = [row for row in document["draws"] if row["run"] == RUN]
     pairs = [
@@ -146,9 +142,9 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:
         ("seeds", draws[0]["seeds"] if draws else None, setup.seeds(RUN)),
         ("windows", draws[0]["final"]["window_ids"] if draws else None, list(draw.final.ids)),
     ]
-    wrong = [name for name, found, wanted in pairs if found != wanted] + verify_baseline(document)
+    wrong = [name for name, found, wanted in pairs if found != wanted]
     if wrong:
-        raise EvaluationError(f"{path}: of another setup, {wrong[0]} differs; leave --baseline-report out")
+        raise another_setup(path, wrong[0])
     return document
 
 

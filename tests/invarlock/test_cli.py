@@ -283,19 +283,59 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("missing", ["--baseline", "--subject", "--text"])
-def test_what_is_missing_is_told_before_torch_is_imported(baseline: Path, tmp_path: Path, missing: str) -> None:
-    named = {"--baseline": baseline, "--subject": baseline, "--text": TEXT} | {missing: tmp_path / "nowhere"}
-    given = [str(part) for pair in named.items() for part in pair]
+def without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, which ends with 99 where PyTorch was imported."""
     script = """
 import sys
 from invarlock.cli import main
 code = main(sys.argv[1:])
 sys.exit(99 if "torch" in sys.modules else code)
 """
-    command = [sys.executable, "-c", script, "evaluate", *given, "--output-dir", str(tmp_path / "out")]
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+@pytest.mark.parametrize("option", ["--preset", "--baseline-report"])
+@pytest.mark.parametrize(("content", "code"), [(None, 3), ("{}", 2), ("{", 2)])
+def test_a_document_that_is_none_is_refused_before_torch_is_imported(
+    baseline: Path, tmp_path: Path, option: str, content: str | None, code: int
+) -> None:
+    path = tmp_path / "given.json"
+    if content is not None:
+        path.write_text(content)
+
+    done = evaluate(baseline, baseline, tmp_path / "out", option, path, run=without_torch)
+
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+    assert str(path) in done.stderr
+
+
+@pytest.mark.slow
+def test_a_baselines_report_of_another_setup_is_refused_before_torch_is_imported(
+    baseline: Path, tmp_path: Path
+) -> None:
+    evaluate(baseline, baseline, tmp_path / "first")
+    given = tmp_path / "first/baseline/evaluation.report.json"
+    forged = tmp_path / "forged.json"
+    forged.write_text(json.dumps({**load(given), "run_id": "0" * 16}))
+
+    for path, more, words in (
+        (given, ("--tier", "conservative"), "context.tier differs"),
+        (given, ("--attention", "sdpa"), "meta.attention differs"),
+        (given, ("--model-id", "other"), "meta.model_id differs"),
+        (given, ("--seq-len", "32"), "dataset.seq_len differs"),
+        (forged, (), "run_id"),
+    ):
+        done = evaluate(baseline, baseline, tmp_path / "out", "--baseline-report", path, *more, run=without_torch)
+        assert (done.returncode, words in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
+
+
+@pytest.mark.parametrize("missing", ["--baseline", "--subject", "--text"])
+def test_what_is_missing_is_told_before_torch_is_imported(baseline: Path, tmp_path: Path, missing: str) -> None:
+    named = {"--baseline": baseline, "--subject": baseline, "--text": TEXT} | {missing: tmp_path / "nowhere"}
+    given = [part for pair in named.items() for part in pair]
+
+    done = without_torch("evaluate", *given, "--output-dir", tmp_path / "out")
 
     assert (done.returncode, "nowhere: no such" in done.stderr) == (3 if missing == "--text" else 2, True), done.stderr
 

@@ -1,0 +1,88 @@
+"""The preset and the baseline's report that ``invarlock evaluate`` is given, checked before PyTorch is imported.
+
+What they say of the checkpoint's weights is compared later: a digest of all of them takes minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from invarlock.checkpoints.digests import tokenizer_digest
+from invarlock.errors import EvaluationError, UsageError
+from invarlock.evaluation.pair_request import PairRequest
+from invarlock.jsonio import check_schema, read_json
+from invarlock.reports.preset_files import read_preset
+from invarlock.reports.presets import check_fit
+from invarlock.reports.verification import verify_baseline
+
+
+def check_documents(request: PairRequest) -> None:
+    """Refuse a preset or a baseline's report that is malformed, or of another model, tier, tokenizer or setup.
+
+    Raises:
+        MissingFileError: when one is not there.
+        DocumentError: when one is malformed.
+        UsageError: when the preset is of something else.
+        EvaluationError: when the baseline's report is.
+    """
+    preset = None if request.preset is None else read_preset(request.preset).document
+    name = model_name(request, preset)
+    if preset is not None:
+        # the digest of the weights is the one thing that is not compared yet
+        baseline = {**preset["baseline"], "tokenizer_sha256": tokenizer_digest(request.baseline)}
+        check_fit(preset, baseline, request.tier, attention=request.attention, where=str(request.preset))
+    if request.baseline_report is not None:
+        _check_report(request, request.baseline_report, name)
+
+
+def model_name(request: PairRequest, preset: Mapping[str, Any] | None) -> str:
+    """Return what the model is called: by the preset, the user, or the folder of the baseline.
+
+    Raises:
+        UsageError: when preset and user differ.
+    """
+    if preset is None:
+        return request.model_id or request.baseline.resolve().name
+    if request.model_id not in (None, preset["model_id"]):
+        raise UsageError(
+            f"--model-id: {request.model_id!r}, and the preset is of {preset['model_id']!r}; leave --model-id out"
+        )
+    return str(preset["model_id"])
+
+
+def read_baseline_report(path: Path) -> dict[str, Any]:
+    """Return a baseline's own report, which holds to its schema.
+
+    Raises:
+        MissingFileError: when there is none.
+        DocumentError: when it is malformed.
+    """
+    document: dict[str, Any] = read_json(path)
+    check_schema(document, "baseline_report", where=str(path))
+    return document
+
+
+def another_setup(path: Path, what: str) -> EvaluationError:
+    """Return the error for a baseline's report that cannot be used here."""
+    return EvaluationError(f"{path}: of another setup, {what} differs; leave --baseline-report out")
+
+
+def _check_report(request: PairRequest, path: Path, name: str) -> None:
+    document = read_baseline_report(path)
+    problem = next(iter(verify_baseline(document)), None)
+    if problem is not None:
+        raise EvaluationError(f"{path}: {problem}; leave --baseline-report out")
+    meta, dataset, context = document["meta"], document["dataset"], document["context"]
+    pairs = {
+        "meta.model_id": (meta["model_id"], name),
+        "meta.attention": (meta["attention"], request.attention),
+        "context.tier": (context["tier"], request.tier),
+        "context.profile": (context["profile"], request.profile),
+        "dataset.seq_len": (dataset["seq_len"], request.seq_len),
+        "dataset.tokenizer_sha256": (dataset["tokenizer_sha256"], tokenizer_digest(request.baseline)),
+    }
+    wrong = [what for what, (found, wanted) in pairs.items() if found != wanted]
+    if wrong:
+        raise another_setup(path, wrong[0])

@@ -55,7 +55,12 @@ def test_a_pack_with_probes_verifies(probed: Path) -> None:
             "raw.subject",
         ),
         (RMT, lambda p: p.clear(), Code.COMPANION_DIFFERS, ""),
-        (VE, lambda p: p["raw"]["subject"].update(scaled_logloss=None), Code.RAW_MEASUREMENTS_CONTRADICT, "raw"),
+        (
+            VE,
+            lambda p: p["raw"]["subject"].update(scaled_logloss=None),
+            Code.NUMBER_DOES_NOT_FOLLOW,
+            "predictive_gate.passed",
+        ),
         (
             VE,
             lambda p: p["proposed_scales"].update({"model.layers.0.mlp.down_proj": 1.0}),

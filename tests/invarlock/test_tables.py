@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -99,3 +101,19 @@ def test_an_edit_reads_its_own_ladder_and_its_own_scopes(edit: Edit) -> None:
         assert dict(spec.parameters) == dict(rung)
     assert edit.takes_weights == bool(edit.family_scope)
     assert {parse_scope(family, where="test").family for family in edit.family_scope} == set(edit.family_scope)
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("invarlock.settings", ("numpy", "torch", "jsonschema_rs")),
+        ("invarlock.catalog.edit_specs", ("numpy", "torch")),
+        ("invarlock.reports.derivation", ("torch", "pytest")),
+    ],
+)
+def test_a_table_is_read_without_the_libraries_that_compute(module: str, heavy: tuple[str, ...]) -> None:
+    command = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+
+    assert done.stdout.strip() == "[]", done.stderr

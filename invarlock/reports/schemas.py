@@ -9,7 +9,6 @@ nobody needs this module to read them; a test holds them to be what this module 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -269,7 +268,7 @@ def _kind(detector: Schema) -> str:
 def main() -> None:
     """Write the schemas of the checkout that this module is in, where a part changed."""
     for path, document in list(assembled(Path(str(resources.files("invarlock.contracts"))))):
-        if json.loads(path.read_bytes()) != document:
+        if path.read_bytes() != dump_json(document):
             path.write_bytes(dump_json(document))
 
 

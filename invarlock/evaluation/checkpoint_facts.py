@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,22 @@ class Against:
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """What a tokenizer does: the id of each token, and the ids that it begins every text with."""
+    """A tokenizer's tokens with their ids, the token ids that begin every text, and its special tokens.
+
+    ``added_special`` counts a subject's special tokens that its baseline does not have, where all other tokens and ids
+    are the same; None where the two differ in another way, and for a baseline.
+    """
 
     vocabulary: Mapping[str, int]
     prefix: tuple[int, ...]
+    special: frozenset[str] = frozenset()
+    added_special: int | None = None
+
+    def compared_with(self, baseline: TokenizerFacts) -> TokenizerFacts:
+        """Return the facts with the number of special tokens that the baseline does not have."""
+        more = self.vocabulary.keys() - baseline.vocabulary.keys()
+        kept = all(self.vocabulary.get(token) == number for token, number in baseline.vocabulary.items())
+        return replace(self, added_special=len(more) if kept and more <= self.special else None)
 
 
 def measure_checkpoint(
@@ -168,6 +180,7 @@ def measure_checkpoint(
             "tokenizer_tokens": None if tokenizer is None else len(tokenizer.vocabulary),
             "vocabulary_sha256": None if tokenizer is None else invariants.vocabulary_digest(tokenizer.vocabulary),
             "prefix_token_ids": None if tokenizer is None else list(tokenizer.prefix),
+            "added_special_tokens": None if tokenizer is None else tokenizer.added_special,
             **ties,
             "storage": checkpoint.storage().document(),
             "defects": [asdict(defect) for defect in checkpoint.check()],

@@ -39,6 +39,7 @@ from invarlock.evaluation.windows import Draw, draw_windows
 from invarlock.guards.invariants import derive_invariants
 from invarlock.guards.variance import propose_scales
 from invarlock.measuring import rmt
+from invarlock.measuring.invariants import vocabulary_digest
 
 # A model that knows nothing has a perplexity of its vocabulary; trained ones have 0.1 % to 10 % of it, and models of
 # single characters up to a quarter.
@@ -234,7 +235,16 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
         EvaluationError: when it cannot be loaded.
     """
     tokenizer = load_tokenizer(folder)
-    return TokenizerFacts(tokenizer.get_vocab(), prefix_token_ids(tokenizer))
+    special = frozenset(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return TokenizerFacts(tokenizer.get_vocab(), prefix_token_ids(tokenizer), special)
+
+
+def _subject_tokenizer(subject: Path, baseline: Reference) -> TokenizerFacts:
+    """Return the facts of a subject's tokenizer; the baseline's is loaded only where the two differ."""
+    own = tokenizer_facts(subject)
+    if vocabulary_digest(own.vocabulary) == baseline.facts.invariants["vocabulary_sha256"]:
+        return own
+    return own.compared_with(tokenizer_facts(baseline.folder))
 
 
 def weigh(folder: Path) -> Weighed:
@@ -280,7 +290,9 @@ def compare(
         facts = baseline.facts
     else:
         read = subject if weights is None else weights
-        facts = measure_checkpoint(read, tokenizer_facts(subject), Against(baseline.folder, baseline.facts))
+        facts = measure_checkpoint(
+            read, _subject_tokenizer(subject, baseline), Against(baseline.folder, baseline.facts)
+        )
     weighed = time.perf_counter()
     seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}
     way = scored_as(facts, placement)

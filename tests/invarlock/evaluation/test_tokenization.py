@@ -6,7 +6,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from invarlock.errors import EvaluationError
-from invarlock.evaluation.comparison import WindowPlan, draw_runs
+from invarlock.evaluation.checkpoint_facts import TokenizerFacts
+from invarlock.evaluation.comparison import WindowPlan, draw_runs, tokenizer_facts
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
 
@@ -97,3 +98,20 @@ def test_a_pattern_that_backtracks_without_end_is_an_error_and_no_panic(tmp_path
 
     with pytest.raises(EvaluationError, match=r"^the tokenizer fails on the text \(Onig"):
         text_token_ids(loaded, "x" * 60)
+
+
+def test_special_tokens_beyond_the_baselines_are_counted_and_others_are_not(tmp_path: Path) -> None:
+    embedded = EMBEDDED / "tokenizer"
+    baseline = tokenizer_facts(embedded)
+
+    def saved_with(tokens: list[str], *, special: bool) -> TokenizerFacts:
+        tokenizer = load_tokenizer(embedded)
+        tokenizer.add_tokens(tokens, special_tokens=special)
+        folder = tmp_path / "-".join([*tokens, str(special)])
+        tokenizer.save_pretrained(folder)
+        return tokenizer_facts(folder).compared_with(baseline)
+
+    assert saved_with(["<pad>", "<extra>"], special=True).added_special == 2
+    assert saved_with(["zebra"], special=False).added_special is None
+    moved = {**baseline.vocabulary, "a": baseline.vocabulary["e"], "e": baseline.vocabulary["a"]}
+    assert TokenizerFacts(moved, (), frozenset()).compared_with(baseline).added_special is None

@@ -49,6 +49,7 @@ def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
         "tokenizer_tokens": 8,
         "vocabulary_sha256": "a" * 64,
         "prefix_token_ids": [],
+        "added_special_tokens": None,
         "embedding": "embed.weight",
         "head": "head.weight",
         "tied_by_storage": False,
@@ -176,6 +177,18 @@ def test_a_tokenizer_with_other_tokens_of_the_same_number_fails() -> None:
 
     assert judged(other) == ("fail", [("tokenizer", "tokenizer")])
     assert judged(unknown) == ("pass", [])
+
+
+def test_special_tokens_that_a_tool_added_to_the_tokenizer_warn() -> None:
+    padded, renumbered = facts(), facts()
+    for side in (padded, renumbered):
+        side["vocabulary_sha256"], side["tokenizer_tokens"] = "b" * 64, 9
+    padded["added_special_tokens"] = 1
+    short = {**padded, "tokenizer_tokens": 10}
+
+    assert judged(padded) == ("warn", [("embed.weight", "embedding"), ("tokenizer", "tokenizer")])
+    assert judged(renumbered) == ("fail", [("embed.weight", "embedding"), ("tokenizer", "tokenizer")])
+    assert judged(short) == ("fail", [("embed.weight", "embedding"), ("tokenizer", "tokenizer")])
 
 
 def test_a_baseline_with_more_tokens_than_rows_is_no_fault_of_its_subject() -> None:

@@ -23,8 +23,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from invarlock.checkpoints.equivalence.steps import apply_to_outputs
 from invarlock.checkpoints.families import Module, classify
 from invarlock.errors import OutOfMemoryError
+from invarlock.evaluation.canonical_form import UNTURNED, TurnedOutputs
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
 from invarlock.evaluation.models import forward
 from invarlock.evaluation.windows import Tokens
@@ -81,7 +83,9 @@ def evenly_spaced(tokens: Tokens, count: int) -> Tokens:
 
 
 @torch.inference_mode()
-def measure_activations(model: PreTrainedModel, tokens: Tokens, room_bytes: int | None = None) -> ActivationFacts:
+def measure_activations(
+    model: PreTrainedModel, tokens: Tokens, room_bytes: int | None = None, turned: TurnedOutputs | None = None
+) -> ActivationFacts:
     """Return the edge risk of every linear layer of attention and FFN, and the output of every FFN.
 
     Windows have no padding. A chunk of windows is one forward pass, halved while it does not fit in memory.
@@ -90,6 +94,7 @@ def measure_activations(model: PreTrainedModel, tokens: Tokens, room_bytes: int 
         model: a causal language model, in evaluation mode.
         tokens: token ids, shape (windows, seq_len).
         room_bytes: what the model and a forward pass may take; None where the device's allocator bounds it.
+        turned: how outputs are brought into the baseline's form, None where they are measured as they are.
 
     Raises:
         EvaluationError: when the model's forward pass fails.
@@ -100,7 +105,7 @@ def measure_activations(model: PreTrainedModel, tokens: Tokens, room_bytes: int 
         try:
             with one_out_of_memory():
                 check_room(forward_bytes(model, min(chunk, len(tokens)), tokens.shape[1]), room_bytes)
-                return _measure(model, tokens, chunk)
+                return _measure(model, tokens, chunk, turned or UNTURNED)
         except torch.OutOfMemoryError:
             if chunk == 1:
                 raise OutOfMemoryError(
@@ -125,10 +130,10 @@ def scaled_outputs(model: PreTrainedModel, scales: Mapping[str, float]) -> Itera
         yield
 
 
-def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int) -> ActivationFacts:
+def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int, turned: TurnedOutputs) -> ActivationFacts:
     reduced = _Reduced()
     with ExitStack() as stack:
-        for handle in _hooks(model, reduced):
+        for handle in _hooks(model, reduced, turned):
             stack.callback(handle.remove)
         for start in range(0, len(tokens), chunk):
             batch = torch.from_numpy(tokens[start : start + chunk]).long().to(model.device)
@@ -144,16 +149,17 @@ def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int) -> ActivationFa
     )
 
 
-def _hooks(model: PreTrainedModel, reduced: _Reduced) -> Iterator[Any]:
+def _hooks(model: PreTrainedModel, reduced: _Reduced, turned: TurnedOutputs) -> Iterator[Any]:
     """Put a hook on each linear layer in scope and on each stack of experts, and yield its handle."""
     model_type = model.config.get_text_config().model_type
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
             found = classify(model_type, f"{name}.weight", tuple(module.weight.shape))
             if found.family in rmt.CONTRACT["scope"]:
-                yield module.register_forward_hook(_linear_hook(name, found, reduced))
+                yield module.register_forward_hook(_linear_hook(name, found, reduced, turned))
         elif _is_expert_stack(module):
-            yield module.register_forward_hook(_experts_hook(name, reduced))
+            block = classify(model_type, f"{name}.down_proj", tuple(module.down_proj.shape)).layer
+            yield module.register_forward_hook(_experts_hook(name, block, reduced, turned))
 
 
 def _is_expert_stack(module: nn.Module) -> bool:
@@ -161,9 +167,11 @@ def _is_expert_stack(module: nn.Module) -> bool:
     return all(isinstance(weight, nn.Parameter) and weight.ndim == 3 for weight in weights)
 
 
-def _linear_hook(name: str, found: Module, reduced: _Reduced) -> Any:
+def _linear_hook(name: str, found: Module, reduced: _Reduced, turned: TurnedOutputs) -> Any:
+    steps = turned.of_linear(name, found.role)
+
     def hook(module: nn.Module, given: Any, output: torch.Tensor) -> None:
-        reduced.add_risk(name, found.family, output.flatten(0, -2))
+        reduced.add_risk(name, found.family, apply_to_outputs(steps, output.flatten(0, -2)))
         # an expert that is a module of its own adds to its block by its weight, which it does not know
         if found.role == "down" and found.expert is None:
             reduced.add_output(name, output)
@@ -171,7 +179,9 @@ def _linear_hook(name: str, found: Module, reduced: _Reduced) -> Any:
     return hook
 
 
-def _experts_hook(name: str, reduced: _Reduced) -> Any:
+def _experts_hook(name: str, block: int | None, reduced: _Reduced, turned: TurnedOutputs) -> Any:
+    numbers, steps = turned.experts.get(block if block is not None else -1), turned.of_linear(name, "down")
+
     def hook(module: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         """Run each expert once more on the tokens it was given; what they give together is ``output``."""
         hidden, chosen = given[0].flatten(0, -2), given[1].flatten(0, -2)  # (tokens, hidden), (tokens, experts a token)
@@ -180,8 +190,9 @@ def _experts_hook(name: str, reduced: _Reduced) -> Any:
             inner = nn.functional.linear(rows, module.gate_up_proj[expert])
             gate, up = inner.chunk(2, dim=-1)
             outer = nn.functional.linear(module.act_fn(gate) * up, module.down_proj[expert])
-            reduced.add_risk(f"{name}.gate_up_proj[{expert}]", "ffn", inner)
-            reduced.add_risk(f"{name}.down_proj[{expert}]", "ffn", outer)
+            number = expert if numbers is None else numbers[expert]
+            reduced.add_risk(f"{name}.gate_up_proj[{number}]", "ffn", inner)
+            reduced.add_risk(f"{name}.down_proj[{number}]", "ffn", apply_to_outputs(steps, outer))
         reduced.add_output(name, output)
 
     return hook

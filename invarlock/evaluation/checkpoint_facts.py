@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from invarlock.checkpoints.architectures import Role
+from invarlock.checkpoints.equivalence import finding
 from invarlock.checkpoints.families import Module
 from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
@@ -20,7 +21,11 @@ from invarlock.measuring import invariants, spectral, weight_changes
 from invarlock.reports.derivation import contract_hash
 
 # How the spectral guard measures: matrices, and what became of them.
-SPECTRAL_CONTRACT: Mapping[str, Any] = {**spectral.CONTRACT, "changes": dict(weight_changes.CONTRACT)}
+SPECTRAL_CONTRACT: Mapping[str, Any] = {
+    **spectral.CONTRACT,
+    "changes": dict(weight_changes.CONTRACT),
+    "equivalence": dict(finding.CONTRACT),
+}
 # What is measured of tensors one by one, by guard.
 ROW_MEASURES: Mapping[str, TensorMeasure] = {guard.name: guard.measure for guard in GUARDS if guard.measure is not None}
 # How the guards on weights measure.
@@ -52,13 +57,15 @@ class CheckpointFacts:
     """The raw measurements of the guards on weights, as a report holds them.
 
     ``changes`` are those of the matrices whose bytes differ from the baseline's, none where it is one itself. ``rows``
-    has, by guard, what is measured of tensors one by one.
+    has, by guard, what is measured of tensors one by one. ``canonical`` has spectra and changes of the matrices that
+    are compared in another form than the stored one; None where all are compared as they are stored.
     """
 
     invariants: dict[str, Any]
     spectral: dict[str, Any]
     changes: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    canonical: dict[str, Any] | None = None
 
     @property
     def by_guard(self) -> dict[str, dict[str, Any]]:
@@ -69,6 +76,8 @@ class CheckpointFacts:
         """Return the raw part of each guard on weights, given the baseline's side of each."""
         raw = {guard: {"baseline": baseline[guard], "subject": own} for guard, own in self.by_guard.items()}
         raw["spectral"]["changes"] = self.changes
+        if self.canonical is not None:
+            raw["spectral"]["canonical"] = self.canonical
         return raw
 
     @classmethod

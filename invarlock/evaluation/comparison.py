@@ -30,6 +30,12 @@ from invarlock.evaluation.activations import (
     measure_activations,
     scaled_outputs,
 )
+from invarlock.evaluation.canonical_form import (
+    CanonicalForm,
+    TurnedOutputs,
+    measure_canonical_form,
+    needs_canonical_form,
+)
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, TokenizerFacts, measure_checkpoint
 from invarlock.evaluation.models import NATIVE, Placement, load_dequantised, load_model, load_stored_model
 from invarlock.evaluation.scoring import Scores, score_windows
@@ -122,7 +128,10 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a subject; ``not_scored`` says why there are no scores."""
+    """What was measured of a subject; ``not_scored`` says why there are no scores.
+
+    ``form`` says what was removed before weights were compared, None where they were compared as they are stored.
+    """
 
     digest: str
     facts: CheckpointFacts
@@ -135,6 +144,7 @@ class Measured:
     probe: ActivationFacts = NOT_MEASURED
     probe_scaled: Scores | None = None
     scored_as: str = NATIVE
+    form: CanonicalForm | None = None
 
 
 def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[int]) -> dict[int, Draw]:
@@ -276,6 +286,8 @@ def compare(
     Where scales of FFN outputs are proposed, the subject is scored once more with them. With ``probe_outputs`` both are
     measured over the probe's windows too.
 
+    Weights that differ by more than rounding are compared in the form that both share, where one is found.
+
     A subject whose tensors are not the baseline's is not loaded: what is missing would be measured at random.
 
     Raises:
@@ -285,6 +297,7 @@ def compare(
     """
     started = time.perf_counter()
     digest = digest_checkpoint(subject)
+    form = None
     if digest == baseline.digest:
         # the same files, and so the same facts
         facts = baseline.facts
@@ -293,12 +306,16 @@ def compare(
         facts = measure_checkpoint(
             read, _subject_tokenizer(subject, baseline), Against(baseline.folder, baseline.facts)
         )
+        if needs_canonical_form(baseline.facts, facts):
+            form = measure_canonical_form(baseline.folder, read, baseline.facts)
+        if form is not None and form.changes:
+            facts = replace(facts, canonical={**form.spectra, "changes": form.changes})
     weighed = time.perf_counter()
     seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}
     way = scored_as(facts, placement)
 
     def unscored(reason: str) -> Measured:
-        return Measured(digest, facts, None, None, reason, seconds, scored_as=way)
+        return Measured(digest, facts, None, None, reason, seconds, scored_as=way, form=form)
 
     reason = _incomplete(baseline.facts, facts)
     if reason is not None:
@@ -328,7 +345,7 @@ def compare(
     scored = time.perf_counter()
 
     def measure(outputs: Mapping[str, Any], windows: int) -> tuple[ActivationFacts, Scores | None]:
-        found = _activations(model, draw, windows, room)
+        found = _activations(model, draw, windows, room, None if form is None else form.outputs)
         scales = propose_scales(outputs["modules"], found.variance["modules"], variance_policy)
         if not scales:
             return found, None
@@ -338,7 +355,7 @@ def compare(
     activations, scaled = measure(baseline.outputs, rmt.REPORT_WINDOWS)
     measured = time.perf_counter()
     seconds |= {"load": loaded - weighed, "score": scored - loaded, "measure_activations": measured - scored}
-    result = Measured(digest, facts, preview, final, None, seconds, activations, scaled, scored_as=way)
+    result = Measured(digest, facts, preview, final, None, seconds, activations, scaled, scored_as=way, form=form)
     if baseline.probe_outputs is None:
         return result
     probe, probe_scaled = measure(baseline.probe_outputs, rmt.PROBE_WINDOWS)
@@ -369,8 +386,10 @@ def _load_subject(subject: Path, baseline: Path, placement: Placement, facts: Ch
         ) from None
 
 
-def _activations(model: PreTrainedModel, draw: Draw, windows: int, room_bytes: int | None) -> ActivationFacts:
-    return measure_activations(model, evenly_spaced(draw.final.tokens, windows), room_bytes)
+def _activations(
+    model: PreTrainedModel, draw: Draw, windows: int, room_bytes: int | None, turned: TurnedOutputs | None = None
+) -> ActivationFacts:
+    return measure_activations(model, evenly_spaced(draw.final.tokens, windows), room_bytes, turned)
 
 
 def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key: str) -> dict[str, dict[str, Any]]:

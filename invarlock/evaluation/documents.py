@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.evaluation.activations import ACTIVATION_CONTRACTS
+from invarlock.evaluation.canonical_form import CanonicalForm
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
 from invarlock.evaluation.comparison import Baseline, Measured, Reference, WindowPlan, window_columns
 from invarlock.evaluation.models import NATIVE, Placement
@@ -201,6 +202,7 @@ def report_document(
             "scored_as": {"baseline": NATIVE, "subject": measured.scored_as},
         },
         **{guard: {"raw": raws[guard], "measurement_contract": dict(contracts[guard])} for guard in setup.guards},
+        **equivalence(measured.form),
         "guards": list(setup.guards),
         "policy_provenance": setup.provenance(),
         "telemetry": {
@@ -229,6 +231,12 @@ def probe_document(
     document = compose_probe(probe, {"baseline": base, "subject": subject}, contract, report)
     check_schema(document, probe, where=file_name(probe))
     return document
+
+
+def equivalence(form: CanonicalForm | None) -> dict[str, Any]:
+    """Return what a report says of differences that leave the function as it is; nothing where there are none."""
+    found = {} if form is None else {"equivalence": form.removed, "equivalence_not_used": form.skipped}
+    return {key: rows for key, rows in found.items() if rows}
 
 
 def _draw(baseline: Mapping[str, Any], run: int) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
@@ -23,7 +23,9 @@ SPACIOUS = 1.75
 BARELY_SMALLER = 0.9
 
 
-def derive_invariants(raw: Mapping[str, Facts], edit: Mapping[str, Any] | None) -> dict[str, Any]:
+def derive_invariants(
+    raw: Mapping[str, Facts], edit: Mapping[str, Any] | None, equivalence: Collection[str] = ()
+) -> dict[str, Any]:
     """Return status, metrics and violations of the guard.
 
     Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
@@ -35,13 +37,14 @@ def derive_invariants(raw: Mapping[str, Facts], edit: Mapping[str, Any] | None) 
             ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``prefix_token_ids``, ``embedding``, ``head``,
             ``added_special_tokens``, ``tied_by_storage``, ``tied_by_value``, ``storage``, ``defects``.
         edit: the report's ``edit``; None, a fault or a custom edit may change anything.
+        equivalence: kinds of differences that were removed; with ``untied_head``, the head is the embedding after them.
     """
     baseline, subject = raw["baseline"], raw["subject"]
     violations = [
         *_storage_violations(baseline, subject),
         *_tensor_violations(baseline, subject),
         *_embedding_violations(baseline, subject),
-        *_tie_violations(baseline, subject),
+        *_tie_violations(baseline, subject, "untied_head" in equivalence),
         *_config_violations(baseline, subject),
         *_tokenizer_violations(baseline, subject),
         *_scope_violations(baseline, subject, edit),
@@ -148,10 +151,10 @@ def _rows(side: Facts) -> int | None:
     return int(shape[0]) if shape else 0
 
 
-def _tie_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+def _tie_violations(baseline: Facts, subject: Facts, same_head: bool) -> Iterator[Violation]:
     """Yield a tie that changed; a head stored with the values of the embedding is the same model as one not stored."""
     head = subject["head"] or baseline["head"] or "output head"
-    if _is_tied(subject) != _is_tied(baseline):
+    if _is_tied(subject) != _is_tied(baseline) and not (same_head and _is_tied(baseline)):
         words = {True: "tied to the input embedding", False: "not tied"}
         reason = f"{words[_is_tied(subject)]}, in the baseline {words[_is_tied(baseline)]}"
         yield _violation(head, "tie", reason)
@@ -216,7 +219,7 @@ def _tokenizer_violations(baseline: Facts, subject: Facts) -> Iterator[Violation
 
 
 def _judge(raw: Facts, limits: Facts, context: Context) -> dict[str, Any]:
-    return derive_invariants(raw, context.edit)
+    return derive_invariants(raw, context.edit, context.equivalence)
 
 
 def _gates(block: Facts, limits: Facts) -> list[Gate]:

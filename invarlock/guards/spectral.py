@@ -37,6 +37,8 @@ _Fall = tuple[str, float, float]
 SAME_NORM = 1e-6
 # No family is given a smaller null scale by a preset.
 SMALLEST_SCALE = 1e-4
+# What no form of a matrix changes.
+_FIXED = ("family", "shape")
 
 
 def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,10 +48,11 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
 
     Args:
         raw: ``baseline`` and ``subject``, each with ``measurement_contract_hash`` and ``modules`` (by name: family,
-            shape, sigma, residual, frobenius; null where not finite); ``changes`` of those that changed, by name.
+            shape, sigma, residual, frobenius; null where not finite); ``changes`` of those that changed, by name;
+            ``canonical`` with the same of the matrices that are compared in another form than the stored one.
         policy: the ``spectral`` limits.
     """
-    before, after, changes = raw["baseline"]["modules"], raw["subject"]["modules"], raw["changes"]
+    before, after, changes = _compared(raw)
     violations = []
     if raw["baseline"]["measurement_contract_hash"] != raw["subject"]["measurement_contract_hash"]:
         violations.append(_violation("*", "error", "subject and baseline were measured in different ways"))
@@ -94,6 +97,16 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
         "modules": modules,
         "violations": violations,
     }
+
+
+def _compared(raw: Mapping[str, Any]) -> tuple[Mapping[str, Module], Mapping[str, Module], Mapping[str, Module]]:
+    """Return what is compared: of baseline and subject by module, and the changes, in the form that both share."""
+    canonical = raw.get("canonical", {"baseline": {}, "subject": {}, "changes": {}})
+    return (
+        {**raw["baseline"]["modules"], **canonical["baseline"]},
+        {**raw["subject"]["modules"], **canonical["subject"]},
+        {**raw["changes"], **canonical["changes"]},
+    )
 
 
 def _violation(module: str, severity: str, reason: str) -> dict[str, str]:
@@ -270,6 +283,11 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iterator[Problem]:
+    yield from _canonical_problems(where, raw)
+    yield from _change_problems(where, raw, others)
+
+
+def _change_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iterator[Problem]:
     """Yield the matrices whose bytes say that they changed, or did not, where the measured changes say otherwise."""
     facts = others.get("invariants")
     if facts is None:
@@ -285,6 +303,24 @@ def _raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iter
         if changed != (name in raw["changes"]):
             words = "it changed, and its change is left out" if changed else "a change of a matrix that has none"
             yield Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", f"{where}.changes.{name}", words)
+
+
+def _canonical_problems(where: str, raw: Module) -> Iterator[Problem]:
+    """Yield where matrices in another form are not the stored ones in another form."""
+    if "canonical" not in raw:
+        return
+    parts = raw["canonical"]
+    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
+    for name in sorted({*parts["baseline"], *parts["subject"], *parts["changes"]}):
+        if not all(name in parts[part] for part in ("baseline", "subject", "changes")):
+            words = "it is not in each of baseline, subject and changes"
+        elif name not in after or (name in before and before[name]["shape"] != after[name]["shape"]):
+            words = "a matrix that the stored checkpoints do not share"
+        elif any(parts[side][name][key] != after[name][key] for side in ("baseline", "subject") for key in _FIXED):
+            words = "another family or shape than it is stored with"
+        else:
+            continue
+        yield Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", f"{where}.canonical.{name}", words)
 
 
 def _null_raw(change: NullChange) -> Module:

@@ -16,6 +16,7 @@ class Context:
         bootstrap: ``replicates``, ``alpha`` and ``seed`` of the intervals.
         edit: the report's ``edit``; None where nothing is known of it.
         not_scored: why the subject could not be scored, None where it was.
+        equivalence: the kinds of differences that were removed before weights were compared.
         blocks: the blocks of the metrics that stand before this one, by name.
     """
 
@@ -23,4 +24,5 @@ class Context:
     bootstrap: Mapping[str, Any]
     edit: Mapping[str, Any] | None = None
     not_scored: str | None = None
+    equivalence: frozenset[str] = frozenset()
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -61,6 +61,7 @@ def context(report: Mapping[str, Any]) -> Context:
         bootstrap=bootstrap(report),
         edit=report["edit"],
         not_scored=report["scoring"]["not_scored"],
+        equivalence=frozenset(row["kind"] for row in report.get("equivalence", ())),
         blocks={metric.name: report[metric.name] for metric in METRICS if metric.name in report},
     )
 

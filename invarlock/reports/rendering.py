@@ -138,8 +138,22 @@ def _compared(report: Mapping[str, Any]) -> Markup:
                     **_storage(report),
                 }
             ),
+            *_equivalence(report),
         )
     )
+
+
+def _equivalence(report: Mapping[str, Any]) -> Iterator[Markup]:
+    """Yield what was removed before weights were compared, one line, and what could not be."""
+    removed = [
+        f"{row['kind'].replace('_', ' ')} ({counted(len(row['modules']), 'tensor')}, largest "
+        f"{number_text(row['largest'])})"
+        for row in report.get("equivalence", ())
+    ]
+    if removed:
+        yield element("p", "Weights were compared without what leaves the function as it is: ", "; ".join(removed), ".")
+    for row in report.get("equivalence_not_used", ()):
+        yield element("p", f"Not removed: {row['kind'].replace('_', ' ')}, as {row['reason']}.", class_="soft")
 
 
 def _guard(block: Mapping[str, Any], guard: Guard) -> Markup:

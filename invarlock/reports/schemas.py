@@ -32,9 +32,9 @@ def part_of(part: Guard | Metric) -> Mapping[str, Any]:
     """Return the schema part of a guard or a metric.
 
     Its keys, all optional: ``definitions`` of measurements by name; ``measured``, checkpoint or activations; ``raw``,
-    what stands in the raw part, by the name of a definition; ``derived`` properties of its block; ``limits`` of a
-    tier; ``tiers``, the limits by tier of a guard that ``tiers.json`` has none of; ``learned`` limits of a preset, each
-    with ``limit`` and ``derivation``; ``detectors`` by kind.
+    what stands in the raw part, by the name of a definition; ``optional``, what may stand there; ``derived`` properties
+    of its block; ``limits`` of a tier; ``tiers``, the limits by tier of a guard that ``tiers.json`` has none of;
+    ``learned`` limits of a preset, each with ``limit`` and ``derivation``; ``detectors`` by kind.
     """
     if part.schema is not None:
         return part.schema
@@ -67,10 +67,11 @@ def _evaluation_report(document: Schema, gone: list[str]) -> Schema:
     for guard in GUARDS:
         part = part_of(guard)
         document["$defs"] |= part["definitions"]
-        raw = {key: {"$ref": f"#/$defs/{name}"} for key, name in part["raw"].items()}
+        raw = _closed({key: {"$ref": f"#/$defs/{name}"} for key, name in part["raw"].items()})
+        raw["properties"] |= {key: {"$ref": f"#/$defs/{name}"} for key, name in part.get("optional", {}).items()}
         properties[guard.name] = {
             "additionalProperties": False,
-            "properties": {**_frame(document), "raw": _closed(raw), **part.get("derived", {})},
+            "properties": {**_frame(document), "raw": raw, **part.get("derived", {})},
             "required": ["status", "passed"],
             "type": "object",
         }
@@ -148,7 +149,8 @@ def _null_run(document: Schema, gone: list[str]) -> Schema:
         if guard.null is None:
             continue
         part = part_of(guard)
-        document["$defs"] |= part["definitions"]
+        used = set(part["raw"].values())
+        document["$defs"] |= {name: schema for name, schema in part["definitions"].items() if name in used}
         sides = {key: {"$ref": f"#/$defs/{name}"} for key, name in part["raw"].items()}
         contracts[guard.name] = example
         for place, side in ((document, "baseline"), (change, "subject")):

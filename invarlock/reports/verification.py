@@ -270,6 +270,7 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
         yield _contradiction("dataset.windows.final", "not the number of windows scored")
     if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
         yield _contradiction("dataset.windows.preview", "not the number of windows scored")
+    yield from _equivalence_problems(report)
     raws = {guard: report[guard]["raw"] for guard in GUARD_NAMES if "raw" in report[guard]}
     for guard in GUARDS:
         name, block = guard.name, report[guard.name]
@@ -286,6 +287,25 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(
                     Code.CONTRACT_NOT_KEPT, "", f"{name}.raw.{side}", "was not measured by the measurement contract"
                 )
+
+
+def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where what was removed before weights were compared, and the matrices in that form, need each other."""
+    kinds = [row["kind"] for row in report.get("equivalence", ())]
+    if len(set(kinds)) < len(kinds):
+        yield _contradiction("equivalence", "a kind stands there twice")
+    raw = report["spectral"].get("raw")
+    if raw is None:
+        return
+    canonical = raw.get("canonical")
+    if (canonical is None) != (not kinds):
+        yield _contradiction("spectral.raw.canonical", "it is there exactly where the report has an equivalence")
+    if canonical is None or "norms" in kinds:
+        return
+    for name, row in canonical["baseline"].items():
+        if name in raw["baseline"]["modules"] and row != raw["baseline"]["modules"][name]:
+            where = f"spectral.raw.canonical.baseline.{name}"
+            yield _contradiction(where, "not the stored matrix, and no norm was folded into it")
 
 
 def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, Any]) -> Iterator[Problem]:

@@ -149,7 +149,7 @@ def untie(model: Any) -> None:
 
 
 @torch.no_grad()
-def smooth(model: Any, seed: int = 1, spread: float = 1.0) -> None:
+def smooth(model: Any, seed: int = 1, spread: float = 0.6) -> None:
     """Move scales as AWQ and SmoothQuant do: from norms to their readers, and between the matrices of a pair."""
     generator = torch.Generator().manual_seed(seed)
 

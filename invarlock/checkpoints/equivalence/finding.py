@@ -124,7 +124,7 @@ def _residual_stream(sides: Sides, anatomy: Anatomy) -> Sides:
         base, own = turned.pair(head)
         left = float(torch.linalg.vector_norm(own - base) / torch.linalg.vector_norm(base))
         if left < UNTIED_LEFT:
-            return turned.remove("untied head", [head.label], left)
+            return turned.remove("untied_head", [head.label], left)
     return turned
 
 

@@ -35,8 +35,8 @@ def undo_unit_scales(sides: Sides, ffn: FeedForward) -> Sides:
     if not _helps(sides, steps, ffn.up, ffn.down):
         return sides
     if ffn.freedom == "none":
-        return sides.skip("unit scales", "the activation does not pass a scale on")
-    return sides.with_steps(steps).remove("unit scales", [ffn.up.site.label, ffn.down.label], _largest(scales))
+        return sides.skip("unit_scales", "the activation does not pass a scale on")
+    return sides.with_steps(steps).remove("unit_scales", [ffn.up.site.label, ffn.down.label], _largest(scales))
 
 
 def undo_value_rotations(sides: Sides, attention: Attention) -> Sides:
@@ -63,7 +63,7 @@ def undo_value_rotations(sides: Sides, attention: Attention) -> Sides:
     if not _helps(sides, steps, value, output):
         return sides
     change = (energy(own - base) / max(energy(base), 1e-300)) ** 0.5
-    return sides.with_steps(steps).remove("value rotations", [value.site.label, output.label], change)
+    return sides.with_steps(steps).remove("value_rotations", [value.site.label, output.label], change)
 
 
 def undo_value_scales(sides: Sides, attention: Attention) -> Sides:
@@ -79,7 +79,7 @@ def undo_value_scales(sides: Sides, attention: Attention) -> Sides:
     steps = _undo(sides, value, output, scales, inputs)
     if not _helps(sides, steps, value, output):
         return sides
-    return sides.with_steps(steps).remove("value scales", [value.site.label, output.label], _largest(scales))
+    return sides.with_steps(steps).remove("value_scales", [value.site.label, output.label], _largest(scales))
 
 
 def _scales(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:

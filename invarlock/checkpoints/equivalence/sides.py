@@ -71,6 +71,10 @@ class Sides:
         shape = self.base.files.shapes[name]
         return shape[-1] if self.base.files.modules[name].transposed else shape[-2]
 
+    def stored_shape(self, site: Site) -> tuple[int, ...]:
+        """Return the shape of a matrix as the baseline stores it."""
+        return tuple(self.base.files.shapes[self.base_sources.get(site, site).tensor][-2:])
+
     def base_matrix(self, site: Site) -> torch.Tensor:
         """Return a matrix of the baseline in its form, out x in, float32."""
         return apply(self.base_steps.get(site, ()), _stored(self.base, self.base_sources.get(site, site)))

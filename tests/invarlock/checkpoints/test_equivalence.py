@@ -43,9 +43,9 @@ def folded_and_rotated(model: Any) -> None:
 
 SYMMETRIES: dict[str, tuple[Make, set[str]]] = {
     "folded": (made.fold_norms, {"norms"}),
-    "smoothed": (made.smooth, {"norms", "value scales", "unit scales"}),
+    "smoothed": (made.smooth, {"norms", "value_scales", "unit_scales"}),
     "rotated": (folded_and_rotated, {"norms", "rotation"}),
-    "values rotated": (made.rotate_values, {"value rotations"}),
+    "values rotated": (made.rotate_values, {"value_rotations"}),
     "units": (made.shuffle_units, {"units"}),
     "heads": (made.shuffle_heads, {"heads"}),
     "experts": (made.shuffle_experts, {"experts"}),
@@ -108,8 +108,8 @@ def test_the_same_function_has_the_same_form(
     torch.testing.assert_close(logits(model), before, rtol=2e-3, atol=2e-3)
     assert max(differences(sides).values()) < 1e-4
     kinds = {one.kind for one in sides.removed}
-    ungated = {"unit scales"} if name in ("gpt2", "phi") else set()
-    assert kinds - {"untied head"} == SYMMETRIES[symmetry][1] - ungated
+    ungated = {"unit_scales"} if name in ("gpt2", "phi") else set()
+    assert kinds - {"untied_head"} == SYMMETRIES[symmetry][1] - ungated
     assert not sides.skipped
 
 
@@ -124,7 +124,7 @@ def test_rounding_after_it_is_what_is_left(
     sides = compared(baselines(name), model, tmp_path)
 
     assert max(differences(sides).values()) < 0.3
-    assert SYMMETRIES[symmetry][1] - {"unit scales"} <= {one.kind for one in sides.removed}
+    assert SYMMETRIES[symmetry][1] - {"unit_scales"} <= {one.kind for one in sides.removed}
 
 
 def prune(model: Any) -> None:
@@ -193,7 +193,7 @@ def test_all_symmetries_at_once_are_undone(baselines: Callable[[str], Path], tmp
     torch.testing.assert_close(logits(model), before, rtol=2e-3, atol=2e-3)
     assert max(differences(sides).values()) < 1e-4
     assert {one.kind for one in sides.removed} == {
-        "norms", "rotation", "units", "heads", "experts", "value rotations", "unit scales"
+        "norms", "rotation", "units", "heads", "experts", "value_rotations", "unit_scales"
     }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def test_scales_that_an_activation_does_not_pass_are_said(baselines: Callable[[s
         made.scale_units(block.feedforwards[0], torch.linspace(0.5, 2.0, len(block.feedforwards[0].up.weight)))
     sides = compared(baselines("gpt2"), model, tmp_path)
 
-    assert [one.kind for one in sides.skipped] == ["unit scales"]
+    assert [one.kind for one in sides.skipped] == ["unit_scales"]
     assert sides.removed == ()
 
 

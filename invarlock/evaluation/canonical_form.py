@@ -1,0 +1,186 @@
+"""Measuring weights in the form that a subject and its baseline share, where their stored forms are too far apart.
+
+A subject that computes what its baseline does can hold other weights (``checkpoints.equivalence``). Where the stored
+matrices differ by more than rounding, what maps one onto the other is looked for, and the matrices that it moves are
+measured once more, one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from invarlock.checkpoints.equivalence.anatomy import Site
+from invarlock.checkpoints.equivalence.finding import find_equivalence
+from invarlock.checkpoints.equivalence.sides import Sides
+from invarlock.checkpoints.equivalence.steps import Step, Turn, TurnHeads
+from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.evaluation.checkpoint_facts import SPECTRAL_FAMILIES, CheckpointFacts
+from invarlock.measuring import spectral, weight_changes
+
+Rows = dict[str, dict[str, Any]]
+
+# Changes that need no other form are below all of these, which are half of the strictest tier's limits or less.
+# Rounding to 4 bits moves a matrix by 0.15 at most.
+LARGE_CHANGE: Mapping[str, float] = {"relative": 0.3, "coherent": 0.1, "flipped": 0.005, "edge_risk": 1.25}
+LARGE_LOG_RATIO = 0.02
+# A number of the report has as many digits as a spectrum.
+DIGITS = spectral.DIGITS
+
+
+@dataclass(frozen=True)
+class TurnedOutputs:
+    """How outputs of the subject's layers are brought into the baseline's form.
+
+    Attributes:
+        residual: of the layers that write to the residual stream.
+        values: of value projections, by the name of the module.
+        experts: by block, the baseline's number of each of the subject's experts.
+    """
+
+    residual: Turn | None
+    values: Mapping[str, TurnHeads]
+    experts: Mapping[int, tuple[int, ...]]
+
+    def of_linear(self, module: str, role: str) -> tuple[Step, ...]:
+        """Return the steps on what a linear layer of that role gives."""
+        if role in ("o", "down"):
+            return () if self.residual is None else (self.residual,)
+        return (self.values[module],) if module in self.values else ()
+
+
+UNTURNED = TurnedOutputs(None, {}, {})
+
+
+@dataclass(frozen=True)
+class CanonicalForm:
+    """What was found of a subject: what was removed, what cannot be, and the matrices in the form that is compared.
+
+    Attributes:
+        removed: ``equivalence`` of the report.
+        skipped: ``equivalence_not_used`` of the report.
+        spectra: of ``baseline`` and ``subject``, rows by module.
+        changes: rows by module.
+        outputs: for the guards on activations.
+    """
+
+    removed: list[dict[str, Any]]
+    skipped: list[dict[str, Any]]
+    spectra: Mapping[str, Rows]
+    changes: Rows
+    outputs: TurnedOutputs
+
+
+def needs_canonical_form(baseline: CheckpointFacts, subject: CheckpointFacts) -> bool:
+    """Return whether a subject's stored matrices differ from the baseline's by more than rounding does."""
+    for row in subject.changes.values():
+        if any(row[key] is not None and row[key] > limit for key, limit in LARGE_CHANGE.items()):
+            return True
+    before, after = baseline.spectral["modules"], subject.spectral["modules"]
+    return any(
+        abs(math.log(own[key] / before[name][key])) > LARGE_LOG_RATIO
+        for name, own in after.items()
+        if name in before
+        for key in ("sigma", "frobenius")
+        if own[key] and before[name][key]
+    )
+
+
+def measure_canonical_form(baseline: Path, subject: Path, stored: CheckpointFacts) -> CanonicalForm | None:
+    """Return the form of a subject that is compared; None where nothing maps it onto its baseline.
+
+    Peak memory is one matrix of both sides with its working copies, and the tensors read last.
+
+    Args:
+        baseline: its folder.
+        subject: its folder.
+        stored: the facts of the baseline, of which the matrices that are compared as they are stored are taken.
+
+    Raises:
+        CheckpointError: when one cannot be read.
+    """
+    sides = find_equivalence(open_checkpoint(baseline), open_checkpoint(subject, baseline))
+    if not sides.removed and not sides.skipped:
+        return None
+    spectra: dict[str, Rows] = {"baseline": {}, "subject": {}}
+    changes: Rows = {}
+    for site in _moved(sides):
+        family = sides.base.files.modules.get(site.tensor, sides.own.files.modules.get(site.tensor))
+        if family is None or family.family not in SPECTRAL_FAMILIES:
+            continue
+        base, own = (_on_device(side) for side in (sides.base_matrix(site), sides.own_matrix(site)))
+        shape = sides.stored_shape(site)
+        as_stored = site not in sides.base_steps and site not in sides.base_sources
+        spectra["baseline"][site.label] = (
+            stored.spectral["modules"][site.label] if as_stored else _spectrum(family.family, shape, base)
+        )
+        spectra["subject"][site.label] = _spectrum(family.family, shape, own)
+        (change,) = weight_changes.measure_changes(base[None], own[None])
+        changes[site.label] = {**asdict(change), "unit_order": None}
+    return CanonicalForm(
+        [{"kind": one.kind, "modules": list(one.modules), "largest": _number(one.largest)} for one in sides.removed],
+        [{"kind": one.kind, "reason": one.reason} for one in sides.skipped],
+        {side: dict(sorted(rows.items())) for side, rows in spectra.items()},
+        dict(sorted(changes.items())),
+        _turned_outputs(sides),
+    )
+
+
+def _moved(sides: Sides) -> Iterator[Site]:
+    """Yield the matrices that have another form than the stored one on a side, those of a block together."""
+    moved = {*sides.base_steps, *sides.own_steps, *sides.own_sources, *sides.base_sources}
+    yield from sorted(moved, key=lambda site: (site.tensor, site.expert or 0))
+
+
+def _spectrum(family: str, shape: Sequence[int], matrix: torch.Tensor) -> dict[str, Any]:
+    (found,) = spectral.measure_spectra(matrix[None])
+    return {
+        "family": family,
+        "shape": list(shape),
+        "sigma": found.sigma,
+        "residual": found.residual,
+        "frobenius": found.frobenius,
+    }
+
+
+def _on_device(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix.cuda() if torch.cuda.is_available() else matrix
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
+
+
+def _turned_outputs(sides: Sides) -> TurnedOutputs:
+    residual: Turn | None = None
+    values: dict[str, TurnHeads] = {}
+    for site, steps in sides.own_steps.items():
+        for step in _of_outputs(steps):
+            if isinstance(step, Turn):
+                residual = step
+            elif isinstance(step, TurnHeads):
+                values[site.tensor.removesuffix(".weight")] = step
+    experts: dict[int, dict[int, int]] = {}
+    modules = sides.base.files.modules
+    for site, source in sides.own_sources.items():
+        module = modules.get(site.tensor)
+        if module is None or module.role != "down" or module.layer is None:
+            continue
+        number = module.expert if site.expert is None else site.expert
+        other = modules[source.tensor].expert if source.expert is None else source.expert
+        if number is not None and other is not None:
+            experts.setdefault(module.layer, {})[other] = number
+    return TurnedOutputs(
+        residual,
+        values,
+        {layer: tuple(order[number] for number in sorted(order)) for layer, order in experts.items()},
+    )
+
+
+def _of_outputs(steps: Sequence[Step]) -> Iterator[Step]:
+    return (step for step in steps if step.side == "outputs")

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import copy
+import json
+import lzma
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import equivalent_models as made
+import pytest
+import torch
+import transformers
+from tiny_models import CONFIGS
+
+from invarlock.evaluation.canonical_form import measure_canonical_form, needs_canonical_form
+from invarlock.evaluation.checkpoint_facts import Against, measure_checkpoint
+from invarlock.evaluation.documents import equivalence
+from invarlock.evaluation.pair import evaluate_pair
+from invarlock.evaluation.pair_request import PairRequest
+from invarlock.guards.invariants import derive_invariants
+from invarlock.guards.spectral import derive_spectral
+from invarlock.reports.policy import resolve_policy
+from invarlock.reports.verification import verify_report
+
+EMBEDDED = Path(__file__).parents[3] / "suites" / "embedded"
+TRAINED = ("mistral-tiny", "mixtral-tiny", "qwen2-tiny")
+MODELS = (*TRAINED, "gpt2", "gemma", "phi")
+# transformers leaves it untyped
+AUTO_MODEL: Any = transformers.AutoModelForCausalLM
+Make = Callable[[Any], None]
+Folders = Callable[[str], Path]
+
+
+def load(name: str) -> Any:
+    if name in TRAINED:
+        return AUTO_MODEL.from_pretrained(EMBEDDED / name, dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    model = AUTO_MODEL.from_config(CONFIGS[name]()).eval()
+    made.make_uneven(model)
+    return model
+
+
+def save(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    for file in (EMBEDDED / "tokenizer").iterdir():
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def baselines(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in folders:
+            folders[name] = save(load(name), tmp_path_factory.mktemp(name))
+        return folders[name]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "austen.txt"
+    path.write_bytes(lzma.decompress((EMBEDDED / "text" / "austen_heldout.txt.xz").read_bytes())[:200_000])
+    return path
+
+
+def judged(base: Path, subject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return what the guards on weights say, and the report's equivalence."""
+    before = measure_checkpoint(base, None)
+    digests = {name: row["digest"] for name, row in before.invariants["tensors"].items()}
+    after = measure_checkpoint(subject, None, Against(base, digests))
+    form = measure_canonical_form(base, subject, before) if needs_canonical_form(before, after) else None
+    if form is not None and form.changes:
+        after = replace(after, canonical={**form.spectra, "changes": form.changes})
+    raw = after.against(before.by_guard)
+    found = equivalence(form)
+    kinds = {row["kind"] for row in found.get("equivalence", ())}
+    policy = resolve_policy("balanced", "ci", {})
+    spectral = derive_spectral(raw["spectral"], policy["spectral"])
+    return spectral, derive_invariants(raw["invariants"], None, kinds), found
+
+
+def rotated(model: Any) -> None:
+    made.fold_norms(model)
+    made.rotate(model)
+
+
+SYMMETRIES: dict[str, Make] = {
+    "folded": made.fold_norms,
+    "smoothed": made.smooth,
+    "rotated": rotated,
+    "values rotated": made.rotate_values,
+    "units": made.shuffle_units,
+    "heads": made.shuffle_heads,
+    "experts": made.shuffle_experts,
+}
+CASES = [
+    (name, symmetry)
+    for name in MODELS
+    for symmetry in SYMMETRIES
+    # GPT-2's head is its embedding, and only Mixtral has experts
+    if not (symmetry == "rotated" and name == "gpt2") and (symmetry != "experts" or name == "mixtral-tiny")
+]
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize(("name", "symmetry"), CASES)
+def test_no_guard_on_weights_says_anything(
+    name: str, symmetry: str, rounded: bool, baselines: Folders, tmp_path: Path
+) -> None:
+    model = load(name)
+
+    SYMMETRIES[symmetry](model)
+    if rounded:
+        made.round_weights(model)
+    spectral, invariants, found = judged(baselines(name), save(model, tmp_path))
+
+    assert spectral["violations"] == []
+    assert invariants["violations"] == []
+    assert spectral["metrics"]["max_abs_log_ratio"] < (0.05 if rounded else 1e-3)
+    assert found["equivalence"]
+
+
+def scale_up(model: Any) -> None:
+    up = next(made.blocks(model)).feedforwards[0].up
+    up.scale_outputs(torch.full((len(up.weight),), 1.05))
+
+
+def smoothed_with_a_scale_left(model: Any) -> None:
+    made.smooth(model)
+    made.round_weights(model)
+    scale_up(model)
+
+
+def folded_but_for_one(model: Any) -> None:
+    made.fold_norms(model, skip=1)
+
+
+def rotated_but_for_one(model: Any) -> None:
+    rotated(model)
+    query = next(made.blocks(model)).q.weight
+    query.copy_(query @ made.orthogonal(query.shape[1], 9))
+
+
+def value_turned_on_one_side(model: Any) -> None:
+    made.rotate_values(model)
+    block = next(made.blocks(model))
+    block.v.turn_outputs(made.orthogonal(len(block.v.weight), 11))
+
+
+def untied_with_another_head(model: Any) -> None:
+    made.fold_norms(model)
+    model.lm_head.weight.data.mul_(1.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake", "module"),
+    [
+        ("mistral-tiny", scale_up, "layers.0.mlp.up_proj"),
+        ("mistral-tiny", smoothed_with_a_scale_left, "layers.0.mlp.down_proj"),
+        ("mistral-tiny", folded_but_for_one, "layers.0.self_attn.q_proj"),
+        ("mistral-tiny", rotated_but_for_one, "layers.0.self_attn.q_proj"),
+        ("qwen2-tiny", rotated_but_for_one, "layers.0.self_attn.q_proj"),
+        ("qwen2-tiny", untied_with_another_head, "lm_head"),
+        ("gemma", rotated_but_for_one, "layers.0.self_attn.q_proj"),
+        ("gpt2", value_turned_on_one_side, "h.0.attn.c_attn"),
+        ("phi", folded_but_for_one, "layers.0.self_attn.q_proj"),
+    ],
+)
+def test_a_mistake_is_named(name: str, mistake: Make, module: str, baselines: Folders, tmp_path: Path) -> None:
+    model = load(name)
+
+    with torch.no_grad():
+        mistake(model)
+    spectral, _, _ = judged(baselines(name), save(model, tmp_path))
+
+    named = {row["module"] for row in spectral["violations"]}
+    assert any(module in one for one in named)
+    assert len(named) <= 8
+
+
+def test_equal_and_rounded_checkpoints_are_compared_as_they_are_stored(baselines: Folders, tmp_path: Path) -> None:
+    model = load("mistral-tiny")
+    same = measure_checkpoint(baselines("mistral-tiny"), None)
+
+    made.round_weights(model)
+    folder = save(model, tmp_path)
+    digests = {name: row["digest"] for name, row in same.invariants["tensors"].items()}
+    other = measure_checkpoint(folder, None, Against(baselines("mistral-tiny"), digests))
+
+    assert not needs_canonical_form(same, same)
+    assert not needs_canonical_form(same, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "change", "kinds"),
+    [
+        ("mistral-tiny", rotated, {"norms", "rotation"}),
+        ("qwen2-tiny", rotated, {"norms", "rotation", "untied_head"}),
+        ("mixtral-tiny", made.shuffle_experts, {"experts"}),
+        ("mixtral-tiny", made.rotate_values, {"value_rotations"}),
+    ],
+)
+def test_a_report_says_what_was_removed(
+    name: str, change: Make, kinds: set[str], baselines: Folders, text: Path, tmp_path: Path
+) -> None:
+    model = load(name)
+    change(model)
+    subject = save(model, tmp_path / "subject")
+
+    request = PairRequest(
+        baseline=baselines(name), subject=subject, text=text, seq_len=64, preview_windows=8, final_windows=8
+    )
+    report = evaluate_pair(request, tmp_path / "out")
+
+    assert report["assurance"]["verdict"] == "PASS"
+    assert {guard: report[guard]["status"] for guard in report["guards"]} == dict.fromkeys(report["guards"], "pass")
+    assert {row["kind"] for row in report["equivalence"]} == kinds
+    assert report["primary_metric"]["ratio_vs_baseline"] == pytest.approx(1, abs=1e-4)
+    assert verify_report(report) == []
+    assert "without what leaves the function as it is" in (tmp_path / "out" / "evaluation.html").read_text()
+    forged = copy.deepcopy(report)
+    del forged["equivalence"]
+    assert verify_report(forged)
+    hidden = json.loads(json.dumps(report))
+    del hidden["spectral"]["raw"]["canonical"]
+    assert verify_report(hidden)

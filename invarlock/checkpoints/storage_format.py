@@ -16,12 +16,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from invarlock.checkpoints.equivalence.names import under_names_of
 from invarlock.checkpoints.formats import FORMATS as READERS
 from invarlock.checkpoints.formats import dense
 from invarlock.checkpoints.formats.folder import CheckpointFolder, find_quantisation, read_document
 from invarlock.checkpoints.formats.interface import DEQUANTISE, Checkpoint
 from invarlock.checkpoints.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
-from invarlock.checkpoints.safetensors_files import CheckpointFiles, TensorEntry
+from invarlock.checkpoints.safetensors_files import CheckpointFiles, TensorEntry, read_checkpoint
 from invarlock.errors import CheckpointError
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -39,8 +40,6 @@ SCALES = ("scale", "scales", "weight_scales", "scale_inv")
 SIZES = ("vocab_size", "hidden_size", "n_embd", "intermediate_size", "head_dim")
 HEADS = ("num_attention_heads", "num_key_value_heads", "n_head")
 TABLES = ("rope_parameters", "rope_scaling")
-# What a model with a head puts before the names of the model without one, by family.
-BASE_PREFIXES = ("model.", "transformer.", "gpt_neox.", "model.language_model.", "language_model.")
 
 WRAPPERS: Mapping[str, str] = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
 
@@ -81,7 +80,8 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
 
     Args:
         folder: the checkpoint.
-        base: the baseline, for what is stored as a change of it.
+        base: the baseline, for what is stored as a change of it; tensors get its names where a prefix is all that
+            differs.
 
     Raises:
         CheckpointError: when no format reads it, or it is no whole checkpoint; the message names the format, who
@@ -99,7 +99,7 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
     checkpoint = found.open(source)
     _refuse_wrappers(folder, checkpoint.files.entries)
     _check_sizes(folder, checkpoint.files)
-    return checkpoint
+    return checkpoint if base is None else under_names_of(read_checkpoint(base).entries, checkpoint)
 
 
 def check_dense(folder: Path) -> CheckpointFiles:
@@ -117,33 +117,6 @@ def check_dense(folder: Path) -> CheckpointFiles:
             "baseline is a dense one: name the model that was quantised"
         )
     return checkpoint.files
-
-
-def check_same_names(baseline: CheckpointFiles, subject: CheckpointFiles) -> None:
-    """Refuse two checkpoints whose tensors are the same under names with another prefix.
-
-    Loading libraries find them under either name; what compares checkpoints by name would miss all of them.
-
-    Raises:
-        CheckpointError: which says which of the two to save again.
-    """
-    ours, theirs = baseline.shapes, subject.shapes
-    missing, more = set(ours) - set(theirs), set(theirs) - set(ours)
-    if not missing or not more:
-        return
-    for prefix in BASE_PREFIXES:
-        without = {name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
-        with_it = {name for name in missing if f"{prefix}{name}" in more}
-        if without and without <= more:
-            plain, other = subject, "baseline"
-        elif with_it:
-            plain, other = baseline, "subject"
-        else:
-            continue
-        raise CheckpointError(
-            f"{plain.folder}: its tensors are named without {prefix!r}, which begins the names of the {other}; load it "
-            "with AutoModelForCausalLM and save it again (save_pretrained)"
-        )
 
 
 def _refuse_adapters_of_models(folder: Path) -> None:

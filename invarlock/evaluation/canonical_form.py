@@ -17,6 +17,7 @@ import torch
 
 from invarlock.checkpoints.equivalence.anatomy import Site
 from invarlock.checkpoints.equivalence.finding import find_equivalence
+from invarlock.checkpoints.equivalence.names import RenamedCheckpoint
 from invarlock.checkpoints.equivalence.sides import Sides
 from invarlock.checkpoints.equivalence.steps import Step, Turn, TurnHeads
 from invarlock.checkpoints.storage_format import open_checkpoint
@@ -91,20 +92,26 @@ def needs_canonical_form(baseline: CheckpointFacts, subject: CheckpointFacts) ->
     )
 
 
-def measure_canonical_form(baseline: Path, subject: Path, stored: CheckpointFacts) -> CanonicalForm | None:
-    """Return the form of a subject that is compared; None where nothing maps it onto its baseline.
+def measure_canonical_form(
+    baseline: Path, subject: Path, stored: CheckpointFacts, own: CheckpointFacts
+) -> CanonicalForm | None:
+    """Return the form of a subject that is compared; None where it is compared as it is stored.
 
     Peak memory is one matrix of both sides with its working copies, and the tensors read last.
 
     Args:
         baseline: its folder.
         subject: its folder.
-        stored: the facts of the baseline, of which the matrices that are compared as they are stored are taken.
+        stored: the facts of the baseline as it is stored.
+        own: those of the subject.
 
     Raises:
         CheckpointError: when one cannot be read.
     """
-    sides = find_equivalence(open_checkpoint(baseline), open_checkpoint(subject, baseline))
+    before, after = open_checkpoint(baseline), open_checkpoint(subject, baseline)
+    sides = find_equivalence(before, after) if needs_canonical_form(stored, own) else Sides(before, after)
+    if isinstance(after, RenamedCheckpoint):
+        sides = sides.remove("names", sorted(after.names), None)
     if not sides.removed and not sides.skipped:
         return None
     spectra: dict[str, Rows] = {"baseline": {}, "subject": {}}
@@ -113,14 +120,14 @@ def measure_canonical_form(baseline: Path, subject: Path, stored: CheckpointFact
         family = sides.base.files.modules.get(site.tensor, sides.own.files.modules.get(site.tensor))
         if family is None or family.family not in SPECTRAL_FAMILIES:
             continue
-        base, own = (_on_device(side) for side in (sides.base_matrix(site), sides.own_matrix(site)))
+        was, now = (_on_device(side) for side in (sides.base_matrix(site), sides.own_matrix(site)))
         shape = sides.stored_shape(site)
         as_stored = site not in sides.base_steps and site not in sides.base_sources
         spectra["baseline"][site.label] = (
-            stored.spectral["modules"][site.label] if as_stored else _spectrum(family.family, shape, base)
+            stored.spectral["modules"][site.label] if as_stored else _spectrum(family.family, shape, was)
         )
-        spectra["subject"][site.label] = _spectrum(family.family, shape, own)
-        (change,) = weight_changes.measure_changes(base[None], own[None])
+        spectra["subject"][site.label] = _spectrum(family.family, shape, now)
+        (change,) = weight_changes.measure_changes(was[None], now[None])
         changes[site.label] = {**asdict(change), "unit_order": None}
     return CanonicalForm(
         [{"kind": one.kind, "modules": list(one.modules), "largest": _number(one.largest)} for one in sides.removed],

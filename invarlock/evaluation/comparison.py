@@ -34,7 +34,6 @@ from invarlock.evaluation.canonical_form import (
     CanonicalForm,
     TurnedOutputs,
     measure_canonical_form,
-    needs_canonical_form,
 )
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, TokenizerFacts, measure_checkpoint
 from invarlock.evaluation.models import NATIVE, Placement, load_dequantised, load_model, load_stored_model
@@ -306,8 +305,7 @@ def compare(
         facts = measure_checkpoint(
             read, _subject_tokenizer(subject, baseline), Against(baseline.folder, baseline.facts)
         )
-        if needs_canonical_form(baseline.facts, facts):
-            form = measure_canonical_form(baseline.folder, read, baseline.facts)
+        form = measure_canonical_form(baseline.folder, read, baseline.facts, facts)
         if form is not None and form.changes:
             facts = replace(facts, canonical={**form.spectra, "changes": form.changes})
     weighed = time.perf_counter()

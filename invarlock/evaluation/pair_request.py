@@ -7,7 +7,7 @@ from pathlib import Path
 
 from invarlock.catalog.edit_labels import is_label
 from invarlock.checkpoints.scorable import check_scorable
-from invarlock.checkpoints.storage_format import check_dense, check_same_names, open_checkpoint
+from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
 from invarlock.reports.sidecars import RuntimeImage
@@ -63,9 +63,8 @@ def check_request(request: PairRequest, target: Path) -> None:
             raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
     if not request.text.exists():
         raise MissingFileError(f"{request.text}: no such file; name a text to score on with --text")
-    baseline = check_dense(request.baseline)
-    subject = open_checkpoint(request.subject, request.baseline).files
+    check_dense(request.baseline)
+    open_checkpoint(request.subject, request.baseline)
     for folder in (request.baseline, request.subject):
         check_scorable(folder, request.seq_len)
-    check_same_names(baseline, subject)
     read_subject_edit(request.subject, request.edit_label)

@@ -20,7 +20,7 @@ from invarlock.catalog.models import Model, Models, Suite
 from invarlock.catalog.scenarios import BroughtGeneration, Scenario
 from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
-from invarlock.checkpoints.storage_format import check_dense, check_same_names, open_checkpoint
+from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.inventory import read_gpus
@@ -62,12 +62,7 @@ def bring(
     folders = [here / subject for subject in settings.subjects]
     edits: list[SubjectEdit] = []
     for folder in folders:
-        subject = _read(folder, "--subject", problems, base=baseline)
-        try:
-            if found is not None and subject is not None:
-                check_same_names(found, subject)
-        except InvarLockError as error:
-            problems.append(f"--subject: {error}")
+        _read(folder, "--subject", problems, base=folder if found is None else baseline)
         try:
             edits.append(read_subject_edit(folder, settings.edit_label))
         except InvarLockError as error:

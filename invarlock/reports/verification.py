@@ -298,7 +298,8 @@ def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     if raw is None:
         return
     canonical = raw.get("canonical")
-    if (canonical is None) != (not kinds):
+    # names are no part of the matrices
+    if (canonical is None) != (not {*kinds} - {"names"}):
         yield _contradiction("spectral.raw.canonical", "it is there exactly where the report has an equivalence")
     if canonical is None or "norms" in kinds:
         return

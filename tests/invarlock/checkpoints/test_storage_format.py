@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from invarlock.checkpoints.storage_format import KNOWN, check_dense, check_same_names
+from invarlock.checkpoints.storage_format import KNOWN, check_dense
 from invarlock.errors import CheckpointError
 
 TinyModels = Callable[..., Path]
@@ -220,37 +220,3 @@ def test_float8_next_to_scales_of_any_name_is_packed(folder: Path, scale: str) -
     add_tensor(folder, name, load_file(folder / "model.safetensors")[name].to(torch.float8_e4m3fn))
     with pytest.raises(CheckpointError, match="block FP8"):
         check_dense(folder)
-
-
-@pytest.mark.parametrize("prefix", ["model.", "transformer."])
-def test_the_same_tensors_under_another_prefix_are_refused_with_a_remedy(
-    folder: Path, tmp_path: Path, prefix: str
-) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-    weights = load_file(folder / "model.safetensors")
-    plain = {name.removeprefix("model."): weight for name, weight in weights.items()}
-    save_file(plain, other / "model.safetensors", metadata={"format": "pt"})
-    named = {f"{prefix}{name}" if name != "lm_head.weight" else name: weight for name, weight in plain.items()}
-    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
-    with_prefix, without = check_dense(folder), check_dense(other)
-
-    for baseline, subject, told in ((with_prefix, without, "baseline"), (without, with_prefix, "subject")):
-        with pytest.raises(
-            CheckpointError, match=f"without {prefix!r}, which begins the names of the {told}"
-        ) as raised:
-            check_same_names(baseline, subject)
-        assert str(raised.value).startswith(str(other))
-
-
-def test_a_tensor_that_is_missing_is_no_matter_of_names(folder: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-    weights = load_file(folder / "model.safetensors")
-    first = next(iter(weights))
-    save_file(
-        {f"x{name}" if name == first else name: weight for name, weight in weights.items()}, other / "model.safetensors"
-    )
-
-    check_same_names(check_dense(folder), check_dense(folder))
-    check_same_names(check_dense(folder), check_dense(other))

@@ -1,0 +1,68 @@
+"""The fifth symmetry: the same tensors under names with another prefix, as models without a head save them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from invarlock.checkpoints.formats.interface import Checkpoint, Defect, Storage
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+
+if TYPE_CHECKING:
+    import torch
+
+# What a model with a head puts before the names of the model without one, by family; loading libraries read both.
+BASE_PREFIXES = ("model.", "transformer.", "gpt_neox.", "model.language_model.", "language_model.")
+
+
+@dataclass(frozen=True)
+class RenamedCheckpoint:
+    """A checkpoint whose tensors have other names; ``names`` has the stored name of each that has another."""
+
+    stored: Checkpoint
+    names: Mapping[str, str]
+
+    @cached_property
+    def files(self) -> CheckpointFiles:
+        new = {old: name for name, old in self.names.items()}
+        files = self.stored.files
+        entries = {
+            new.get(name, name): replace(entry, name=new.get(name, name)) for name, entry in files.entries.items()
+        }
+        return replace(files, entries=entries)
+
+    def read(self, name: str) -> torch.Tensor:
+        return self.stored.read(self.names.get(name, name))
+
+    def storage(self) -> Storage:
+        return self.stored.storage()
+
+    def check(self) -> tuple[Defect, ...]:
+        new = {old: name for name, old in self.names.items()}
+        return tuple(replace(one, tensor=new.get(one.tensor, one.tensor)) for one in self.stored.check())
+
+
+def under_names_of(baseline: Iterable[str], subject: Checkpoint) -> Checkpoint:
+    """Return a subject under its baseline's names, itself where no common prefix is all that differs.
+
+    Args:
+        baseline: names of the baseline's tensors.
+        subject: the checkpoint.
+    """
+    names = renamed(set(baseline), set(subject.files.entries))
+    return RenamedCheckpoint(subject, names) if names else subject
+
+
+def renamed(baseline: set[str], subject: set[str]) -> dict[str, str]:
+    """Return the subject's name of each tensor that the baseline has under another prefix, if one fits."""
+    missing, more = baseline - subject, subject - baseline
+    for prefix in BASE_PREFIXES:
+        shorter = {name: name.removeprefix(prefix) for name in missing if name.startswith(prefix)}
+        longer = {name: f"{prefix}{name}" for name in missing}
+        for names in (shorter, longer):
+            found = {name: old for name, old in names.items() if old in more}
+            if found:
+                return found
+    return {}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import bootstrap
 
 from invarlock.statistics.intervals import bca_interval
@@ -22,7 +23,8 @@ SIZES, GROWTH_REPLICATES = (64, 256, 1024, 4096), 1200
 
 
 def ratio_of_sums(products: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
-    return products.sum(axis=axis) / weights.sum(axis=axis)
+    means: npt.NDArray[np.float64] = products.sum(axis=axis) / weights.sum(axis=axis)
+    return means
 
 
 def pairs(windows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,8 @@ def timed(device: str, work: Callable[[], object]) -> float:
 def embedded_text(model: Model) -> tuple[Text, SourceText]:
     suites = read_models(SUITES / "models.toml").suites.values()
     text = next(suite.text for suite in suites if suite.text is not None and model.id in suite.models)
+    assert text.source is not None
+    assert text.sha256 is not None
     return text, read_embedded_text(SUITES / text.source, text.sha256)
 
 
@@ -118,7 +120,7 @@ def agreement(device: str, folder: Path, models: Sequence[str], results: Results
         weights = load_file(snapshot / "model.safetensors")
         modules = other.facts.spectral["modules"]
         exact = {name: float(torch.linalg.svdvals(weights[name].double())[0]) for name in modules}
-        row = {
+        row: dict[str, Any] = {
             "model": model.short_name,
             "loss": largest(zip(losses(one), losses(other), strict=True)),
             "edge risk": largest(pairs(one, other, "rmt", "edge_risk")),
@@ -126,7 +128,12 @@ def agreement(device: str, folder: Path, models: Sequence[str], results: Results
             "sigma": largest((exact[name], modules[name]["sigma"]) for name in modules),
         }
         results.agreement.append(row)
-        limits = {"loss": LOSS_TOLERANCE, "edge risk": EDGE_TOLERANCE, "rms": RMS_TOLERANCE, "sigma": SIGMA_TOLERANCE}
+        limits: dict[str, float] = {
+            "loss": LOSS_TOLERANCE,
+            "edge risk": EDGE_TOLERANCE,
+            "rms": RMS_TOLERANCE,
+            "sigma": SIGMA_TOLERANCE,
+        }
         results.problems += [
             f"{row['model']}: {what} differs by {row[what]:.2g}, tolerance {limit:g}"
             for what, limit in limits.items()
@@ -148,10 +155,11 @@ def pairs(one: Baseline, other: Baseline, guard: str, key: str) -> Iterator[tupl
 
 def largest(compared: Any) -> float:
     """Return the largest relative difference."""
-    return max(abs(one - other) / max(abs(one), abs(other), 1e-12) for one, other in compared)
+    worst: float = max(abs(one - other) / max(abs(one), abs(other), 1e-12) for one, other in compared)
+    return worst
 
 
-def make_model(folder: Path, shape: dict[str, int]) -> None:
+def make_model(folder: Path, shape: Mapping[str, Any]) -> None:
     """Write a checkpoint of random bfloat16 weights, a shard a block, one block in memory at a time."""
     config = MistralConfig(**shape, sliding_window=None, tie_word_embeddings=False, dtype="bfloat16")
     config.architectures = ["MistralForCausalLM"]

@@ -69,6 +69,8 @@ def real() -> Iterator[tuple[str, Draw, float]]:
     models = read_models(SUITES / "models.toml")
     text = models.suites["smoke"].text
     assert text is not None
+    assert text.source is not None
+    assert text.sha256 is not None
     source = read_embedded_text(SUITES / text.source, text.sha256)
     plan, placement = WindowPlan(text.seq_len, 1, REAL_WINDOWS, 0, 16), Placement("cpu")
     for model in map(models.models.__getitem__, MODELS):

@@ -23,7 +23,8 @@ def matrix(rows: int, columns: int) -> torch.Tensor:
     left = torch.randn(rows, LEADING, generator=generator)
     right = torch.randn(LEADING, columns, generator=generator)
     strength = 8 / torch.arange(1, LEADING + 1).sqrt()
-    return torch.randn(rows, columns, generator=generator) + (left * strength) @ right / LEADING**0.5
+    made: torch.Tensor = torch.randn(rows, columns, generator=generator) + (left * strength) @ right / LEADING**0.5
+    return made
 
 
 def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
@@ -34,7 +35,8 @@ def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
 
 def full(weight: torch.Tensor, rank: int) -> torch.Tensor:
     left, singular, right = torch.linalg.svd(weight, full_matrices=False)
-    return (left[:, :rank] * singular[:rank]) @ right[:rank]
+    nearest: torch.Tensor = (left[:, :rank] * singular[:rank]) @ right[:rank]
+    return nearest
 
 
 def main() -> None:

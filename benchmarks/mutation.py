@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from cosmic_ray.ast import get_ast
 from cosmic_ray.mutating import mutate_code
@@ -78,7 +79,7 @@ def _of_cosmic_ray(source: str) -> Iterator[tuple[Place, Make]]:
                 yield (line, column, kind), partial(mutate_code, source, operator, occurrence)
 
 
-def _places(operator, node) -> Iterator[tuple[int, int]]:
+def _places(operator: Any, node: Any) -> Iterator[tuple[int, int]]:
     """Yield line and column of each occurrence of an operator, in cosmic-ray's own order."""
     for start, _ in operator.mutation_positions(node):
         yield start
@@ -93,7 +94,7 @@ def _own(source: str) -> Iterator[tuple[Place, Make]]:
             yield (place.lineno, place.col_offset, kind), partial(_replaced, source, place, text)
 
 
-def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST, str]]:
+def _changes(node: ast.AST) -> Iterator[tuple[str, Any, str]]:
     """Yield what of a node is replaced by which text."""
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name) and node.func.id in SWAPPED:
@@ -116,7 +117,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST, str]]:
         yield "DropStatement", node, "pass"
 
 
-def _replaced(source: str, node: ast.AST, text: str) -> str:
+def _replaced(source: str, node: Any, text: str) -> str:
     """Return a source with a node's text replaced; where it is left out, the comma behind it goes too."""
     lines = source.encode("utf-8").splitlines(keepends=True)
     start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
@@ -138,7 +139,7 @@ def _annotations(source: str) -> Iterator[Span]:
             # an alias of a type
             target, value = node.targets[0], node.value
             if isinstance(target, ast.Name) and target.id.lstrip("_")[:1].isupper() and not target.id.isupper():
-                yield value.lineno, value.col_offset, value.end_lineno, value.end_col_offset
+                yield value.lineno, value.col_offset, value.end_lineno or 0, value.end_col_offset or 0
 
 
 def _within(line: int, column: int, span: Span) -> bool:

@@ -144,6 +144,8 @@ def bench(model_id: str) -> tuple[Path, CheckpointFiles, Setup, dict[str, Any], 
     folder = Path(tempfile.mkdtemp(prefix="invarlock-power-")) / "baseline"
     make_snapshot(SUITES / model.path, SUITES / model.tokenizer_path, folder, model.revision)
     plan = WindowPlan(text.seq_len, text.preview_windows, text.final_windows, 0, 16)
+    assert text.source is not None
+    assert text.sha256 is not None
     source = read_embedded_text(SUITES / text.source, text.sha256)
     context = {"suite": "power", "profile": "dev", "tier": "balanced"}
     context |= {"determinism": "strict", "execution_mode": "host-bypass"}
@@ -175,8 +177,8 @@ def rewrites(model_id: str) -> dict[Subject, Rewrite | EditSpec]:
         add("block duplicated", f"block {layer}", duplicate(known, layer))
     for seed in range(16):
         for share in (0.002, 0.005, 0.01):
-            change = {name: Replacement(name, float_change(jittered(share, seed))) for name in known}
-            add(f"jitter {share:g}", "all", Rewrite(change), harmless=True, seed=seed)
+            jitter = {name: Replacement(name, float_change(jittered(share, seed))) for name in known}
+            add(f"jitter {share:g}", "all", Rewrite(jitter), harmless=True, seed=seed)
     add("float16 round trip", "all", everywhere(known, lambda w: w.half().float()), harmless=True)
     for seed in range(8):
         add("FFN units permuted", "all", permuted(known, files.shapes, seed), harmless=True, seed=seed)

@@ -115,8 +115,13 @@ def many_reports(content: PackContent, folder: Path) -> None:
 def derived(files: MemoryFiles, manifest: dict[str, Any]) -> None:
     """Derive all that a pack claims from files in memory: reports, verdict, summaries, manifest and metadata."""
     found = examine_reports(files)
-    _, wrong = check_results(files, found)
-    assert not [*found.claims, *wrong, *manifest_problems(manifest, found, files), *metadata_problems(found, files)]
+    verdict, wrong = check_results(files, found)
+    assert not [
+        *found.claims,
+        *wrong,
+        *manifest_problems(manifest, found, files, verdict),
+        *metadata_problems(found, files),
+    ]
 
 
 def repeated(smoke: Path, count: int) -> PackContent:

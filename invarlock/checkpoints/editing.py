@@ -118,7 +118,7 @@ def _rewrite(files: CheckpointFiles, spec: EditSpec) -> Rewrite:
         def make(weight: torch.Tensor) -> torch.Tensor:
             try:
                 edited = edit_tensor(weight, module, spec)
-            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            except torch.linalg.LinAlgError as error:
                 raise EditError(f"{files.folder}: {spec} cannot edit {name!r} ({error}); use another edit") from None
             if count_nonfinite(edited):
                 raise EditError(f"{files.folder}: {spec} makes {name!r} non-finite; use another edit or a wider dtype")

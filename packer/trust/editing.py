@@ -23,7 +23,7 @@ from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import dump_json, parse_json, read_json, write_bytes
 
 # an edit takes milliseconds
-LOCK_SECONDS = 10
+LOCK_SECONDS = 10.0
 
 
 def fingerprint_of(text: str) -> str:

@@ -37,7 +37,7 @@ def resolve(path: Path, options: dict[str, Any] | None = None, **variables: str)
 
 def refused(path: Path, **variables: str) -> str:
     with pytest.raises(UsageError) as caught:
-        resolve(path, **variables)
+        resolve(path, None, **variables)
     said = str(caught.value)
     assert said.isprintable()
     return said
@@ -107,7 +107,7 @@ def test_a_value_that_is_empty_counts_as_not_given(tmp_path: Path, written: str)
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_every_setting_is_read_from_a_config_or_refused_there(tmp_path: Path, setting: Setting) -> None:
-    values = (
+    values: tuple[str, ...] = (
         "true",
         "host",
         "full",
@@ -201,7 +201,7 @@ def test_includes_are_bounded_by_the_configs_folder_or_the_root_above_it(tmp_pat
         {"INVARLOCK_CONFIG_ROOT": str(tmp_path)},
         {"INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE": "1"},
     ):
-        settings = resolve(path, **variables)
+        settings = resolve(path, None, **variables)
         assert (settings.tier, settings.sources["tier"]) == ("conservative", "config")
         assert settings.config is not None
         assert settings.config.files == (path, tmp_path / "base.yaml")
@@ -251,7 +251,7 @@ def test_edits_that_nothing_reads_are_named(
 ) -> None:
     path = lay(tmp_path, f"edits: {json.dumps({'m': {'magnitude_prune': PRUNE}})}\nsettings: {{edit_label: custom}}")
 
-    lines = list(unread_settings(resolve(path, **variables), mode, variables))
+    lines = list(unread_settings(resolve(path, None, **variables), mode, variables))
 
     wanted = [] if why is None else [f"{path}: edits: it has no effect: {why}"]
     assert [line for line in lines if ": edits: " in line] == wanted

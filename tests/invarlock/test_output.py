@@ -188,7 +188,8 @@ def test_names_of_a_trust_store_and_of_an_argument_are_printable(tmp_path: Path)
 def test_a_name_that_is_not_utf8_can_be_written_as_json(pack: Path, tmp_path: Path) -> None:
     odd = Path(os.fsdecode(bytes(tmp_path) + b"/pack-\xff"))
     shutil.move(pack, odd)
-    command = [sys.executable, "-m", "invarlock.packer", "verify", odd, "--json", "--json-out", tmp_path / "out.json"]
+    command = [sys.executable, "-m", "invarlock.packer", "verify", str(odd), "--json"]
+    command += ["--json-out", str(tmp_path / "out.json")]
 
     done = subprocess.run(command, capture_output=True, check=False)
 

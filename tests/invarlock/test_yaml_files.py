@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invarlock.errors import UsageError, printable
-from invarlock.settings import yaml_files
 from invarlock.settings.yaml_files import (
     MAX_DEPTH,
     MAX_FILE_BYTES,
@@ -281,9 +280,7 @@ def test_aliases_count_as_what_they_stand_for(tmp_path: Path) -> None:
 
 def test_without_pyyaml_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        yaml_files.importlib.util, "find_spec", lambda name, *rest: None if name == "yaml" else find(name, *rest)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "yaml" else find(name, *rest))
 
     path = lay(tmp_path, a="x: 1")
 

@@ -5,6 +5,7 @@ import contextlib
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -88,14 +89,14 @@ def test_an_encrypted_key_is_read_with_text_around_it(tmp_path: Path) -> None:
     assert load_signing_key(written(tmp_path, text), b"correct horse") == KEY
 
 
-def pkcs8(key: object) -> bytes:
-    return key.private_bytes(  # type: ignore[attr-defined, no-any-return]
+def pkcs8(key: Any) -> bytes:
+    return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
-def traditional(key: object) -> bytes:
-    return key.private_bytes(  # type: ignore[attr-defined, no-any-return]
+def traditional(key: Any) -> bytes:
+    return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
 

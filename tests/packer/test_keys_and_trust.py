@@ -185,7 +185,8 @@ def test_checksums_read_back_as_they_were_written(digests: dict[str, str]) -> No
         return
 
     assert read_checksums(data) == digests
-    assert data == b"".join(sorted(data.splitlines(keepends=True), key=lambda line: line[66:]))
+    lines = data.splitlines(keepends=True)
+    assert data == b"".join(sorted(lines, key=lambda line: bytes(line)[66:]))
 
 
 @given(st.binary(max_size=65))

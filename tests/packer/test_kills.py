@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_a_killed_build_leaves_a_whole_pack_or_none(run: Path, real_run: Any, tm
     built = staged = 0
     for number in range(KILLS // 2):
         target = out / f"pack{number}"
-        run_in_child(lambda target=target: build_pack(target, whole, real_run.key, TIME), rng.uniform(0, needed * 1.2))
+        run_in_child(partial(build_pack, target, whole, real_run.key, TIME), rng.uniform(0, needed * 1.2))
         staged += bool(hidden(out))
         if target.exists():
             built += 1

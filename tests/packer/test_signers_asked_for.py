@@ -44,7 +44,8 @@ def test_a_pack_without_a_signature_is_refused_in_every_mode(
     store = tmp_path / "store.json"
     store.write_text(json.dumps([fingerprint(real_run.key.public)]))
 
-    for trust in ({}, {"trust_store": store}, {"default_store": store}):
+    choices: tuple[dict[str, Any], ...] = ({}, {"trust_store": store}, {"default_store": store})
+    for trust in choices:
         result = verify_pack(unsigned, VerifyOptions(**options, **trust))
         assert (result.code, result.ok, result.reports_verified) == (5, False, False)
         assert "its maker signs it with a key" in messages(result)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def seal(pack: Path, key: SigningKey) -> None:
             beside.write_bytes(page(report.read_bytes()))
         sidecar = report.with_name("runtime.manifest.json")
         if sidecar.is_file():
-            edit_json(sidecar, lambda document, digest=digest: document["report"].update(sha256=digest))
+            edit_json(sidecar, partial(_name_report, digest=digest))
     digests = {path: sha256(data) for path, data in pack_files(pack).items() if path not in CONTROL_FILES}
     (pack / "checksums.sha256").write_bytes(write_checksums(digests))
     manifest = json.loads((pack / "manifest.json").read_bytes())
@@ -231,3 +232,7 @@ def packer(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
     """Run the packer in a process where importing PyTorch or pytest is an error."""
     command = [sys.executable, "-c", REFUSE_TORCH, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def _name_report(document: dict[str, Any], digest: str) -> None:
+    document["report"].update(sha256=digest)

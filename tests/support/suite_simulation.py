@@ -112,9 +112,9 @@ class Simulation:
     def run(self) -> float:
         ids = [case.id for case in self.cases]
         for node in self.nodes:
-            self.scheduler.add_node(node)  # type: ignore[arg-type]  # as much of a node as the scheduler uses
+            self.scheduler.add_node(node)  # as much of a node as the scheduler uses
         for node in self.nodes:
-            self.scheduler.add_node_collection(node, ids)  # type: ignore[arg-type]  # as above
+            self.scheduler.add_node_collection(node, ids)
         self.scheduler.schedule()
         self._settle()
         while self._events:
@@ -159,7 +159,7 @@ class Node:
         self._queue = deque(index for index in self._queue if index not in stolen)
         self.simulation.steals += bool(stolen)
         answer = self.simulation.scheduler.remove_pending_tests_from_node
-        self.simulation.after(0.0, lambda: answer(self, stolen))  # type: ignore[arg-type]  # as above
+        self.simulation.after(0.0, lambda: answer(self, stolen))
 
     def shutdown(self) -> None:
         if not self.shutting_down:
@@ -246,7 +246,7 @@ class Node:
         self._state = "idle"
         index, self._index = self._index, None
         assert index is not None
-        self.simulation.scheduler.mark_test_complete(self, index, seconds)  # type: ignore[arg-type]  # as above
+        self.simulation.scheduler.mark_test_complete(self, index, seconds)
 
 
 def simulate(

@@ -17,9 +17,9 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 2,
 }
-GROUPED = {**SIZES, "num_key_value_heads": 2}
-HEADED = {**GROUPED, "head_dim": 8}
-MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+GROUPED: dict[str, Any] = {**SIZES, "num_key_value_heads": 2}
+HEADED: dict[str, Any] = {**GROUPED, "head_dim": 8}
+MIXTURE: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 CONFIGS: dict[str, Callable[..., Any]] = {
     "llama": lambda **more: transformers.LlamaConfig(**GROUPED, **more),
     "mistral": lambda **more: transformers.MistralConfig(**GROUPED, **more),

@@ -311,7 +311,7 @@ def test_memory_is_a_shard_and_a_tensor_for_any_number_of_targets(tmp_path: Path
     source.mkdir()
     (source / "config.json").write_text('{"model_type": "llama"}')
     tensor_bytes, tensors_a_shard = 8 << 20, 4
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in ("model-1.safetensors", "model-2.safetensors", "model-3.safetensors"):
         names = [str(len(weight_map) + i) for i in range(tensors_a_shard)]
         save_file({name: torch.ones(tensor_bytes // 4) for name in names}, source / shard)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_measuring_twice_gives_the_same_and_leaves_the_model_as_it_was(tiny_mode
 def test_activations_that_are_not_finite_are_told(tiny_model: TinyModels) -> None:
     model = load_model(tiny_model("llama"), Placement("cpu"))
     with torch.no_grad():
-        model.get_submodule("model.layers.1.mlp.down_proj").weight[0, 0] = torch.nan
+        cast(torch.nn.Linear, model.get_submodule("model.layers.1.mlp.down_proj")).weight[0, 0] = torch.nan
 
     facts = measure_activations(model, WINDOWS)
 
@@ -96,7 +97,7 @@ def test_scales_act_as_scaled_weights_would_and_only_while_they_last(architectur
 
 
 def test_windows_are_evenly_spaced() -> None:
-    tokens = np.arange(64)[:, None]
+    tokens = np.arange(64, dtype=np.int32)[:, None]
 
     assert evenly_spaced(tokens, 8)[:, 0].tolist() == [0, 9, 18, 27, 36, 45, 54, 63]
     assert len(evenly_spaced(tokens, 100)) == 64

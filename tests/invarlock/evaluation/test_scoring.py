@@ -1,7 +1,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_finite_is_none_and_the_others_stay(tiny_model: Calla
     honest = score_windows(model, TOKENS, 7).losses
     absent = next(token for token in range(3, 64) if token not in TOKENS[0])
     with torch.no_grad():
-        model.get_input_embeddings().weight[absent] = math.nan
+        cast(torch.nn.Embedding, model.get_input_embeddings()).weight[absent] = math.nan
 
     losses = score_windows(model, TOKENS, 7).losses
 
@@ -131,9 +131,10 @@ class Starved(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module, room: int) -> None:
         super().__init__()
-        self.model, self.room, self.tried = model, room, []
+        self.model, self.room = model, room
+        self.tried: list[int] = []
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return super().__getattr__(name) if name == "model" else getattr(super().__getattr__("model"), name)
 
     def forward(self, input_ids: torch.Tensor, use_cache: bool) -> object:
@@ -147,7 +148,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_done_again(tiny_model: Callable
     model = load_model(tiny_model("llama"), CPU)
     starved = Starved(model, room=2)
 
-    scores = score_windows(starved, TOKENS, 7)
+    scores = score_windows(cast(transformers.PreTrainedModel, starved), TOKENS, 7)
 
     assert scores.batch_size == 1 or scores.batch_size <= 2
     assert starved.tried[0] == 7
@@ -155,8 +156,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_done_again(tiny_model: Callable
 
 
 def test_a_window_that_does_not_fit_alone_is_an_error(tiny_model: Callable[..., Path]) -> None:
+    starved = Starved(load_model(tiny_model("llama"), CPU), room=0)
+
     with pytest.raises(EvaluationError, match="one window of 16 tokens does not fit"):
-        score_windows(Starved(load_model(tiny_model("llama"), CPU), room=0), TOKENS, 4)
+        score_windows(cast(transformers.PreTrainedModel, starved), TOKENS, 4)
 
 
 def test_a_checkpoint_that_lacks_tensors_is_not_measured_with_random_ones(

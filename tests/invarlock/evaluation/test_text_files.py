@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,10 +120,18 @@ def test_the_same_text_is_the_same_however_it_is_stored(tmp_path: Path, name: st
     assert read_local_text(tmp_path / name).text == "\n\n".join(ROWS)
 
 
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".xz": lambda data: lzma.compress(data),
+    ".gz": lambda data: gzip.compress(data),
+    ".bz2": lambda data: bz2.compress(data),
+}
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=200), st.integers(0, 3), st.sampled_from(["", ".xz", ".gz", ".bz2"]))
+@given(st.binary(max_size=200), st.integers(0, 3), st.sampled_from(sorted(PACKERS)))
 def test_of_any_bytes_all_is_read_or_nothing(tmp_path: Path, data: bytes, cut: int, compression: str) -> None:
-    packed = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress, ".bz2": bz2.compress}[compression](data)
+    packed = PACKERS[compression](data)
     path = tmp_path / f"text.txt{compression}"
     path.write_bytes(packed[: len(packed) - cut] if compression else packed)
 

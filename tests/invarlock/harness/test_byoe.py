@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from invarlock.catalog.edit_specs import parse_edit_spec
+from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.editing import apply_edits
 
 ROOT = Path(__file__).parents[3]
@@ -16,6 +16,12 @@ ROOT = Path(__file__).parents[3]
 
 def load(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
+
+
+def edit(text: str) -> EditSpec:
+    spec = parse_edit_spec(text)
+    assert isinstance(spec, EditSpec)
+    return spec
 
 
 @pytest.fixture
@@ -31,8 +37,8 @@ def brought(tmp_path: Path) -> Path:
     apply_edits(
         base,
         {
-            folder / "good" / "mine": parse_edit_spec("quant_rtn:8:128:all"),
-            folder / "magnitude_prune" / "mine": parse_edit_spec("magnitude_prune:0.9:all"),
+            folder / "good" / "mine": edit("quant_rtn:8:128:all"),
+            folder / "magnitude_prune" / "mine": edit("magnitude_prune:0.9:all"),
         },
     )
     strange = Path(shutil.copytree(base, folder / "strange" / "mine"))

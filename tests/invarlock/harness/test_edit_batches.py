@@ -128,7 +128,7 @@ def test_a_pass_makes_no_more_subjects_than_the_disk_holds(
     size = sum(path.stat().st_size for path in setting.snapshot.iterdir())
     usage = shutil.disk_usage(setting.snapshot)
     free = int(0.001e9) + int((spare_subjects + 0.5) * size)
-    monkeypatch.setattr(edit_batches.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
 
     for case in setting.cases:
         setting.make(case)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gpu_inventory import Inventory, gpu, mig
@@ -45,7 +46,7 @@ def test_all_gpus_are_in_the_pool_in_their_order(count: int, inventory: Inventor
         ({"GPU_REQUIRE_IDLE": "1"}, ["GPU-0a", "GPU-1a", "GPU-3a"]),
     ],
 )
-def test_settings_choose_among_the_gpus(variables: dict[str, str], wanted: list[str], inventory: Inventory) -> None:
+def test_settings_choose_among_the_gpus(variables: dict[str, Any], wanted: list[str], inventory: Inventory) -> None:
     inventory([gpu(0), gpu(1, free=20.0), gpu(2, processes=[4711]), gpu(3)])
 
     assert ids(pool(**variables)) == wanted
@@ -62,7 +63,7 @@ def test_settings_choose_among_the_gpus(variables: dict[str, str], wanted: list[
         ({"GPU_MIN_FREE_GB": "99"}, "GPU GPU-0a has 80.0 GB free (GPU_MIN_FREE_GB); GPU GPU-1a"),
     ],
 )
-def test_what_cannot_be_chosen_is_refused(variables: dict[str, str], message: str, inventory: Inventory) -> None:
+def test_what_cannot_be_chosen_is_refused(variables: dict[str, Any], message: str, inventory: Inventory) -> None:
     inventory([gpu(0), gpu(1)])
 
     with pytest.raises(UsageError) as refused:
@@ -99,7 +100,12 @@ def test_memory_that_is_planned_with_bounds_what_is_free(inventory: Inventory, t
 
 
 def test_the_models_of_the_catalogue_need_what_their_rows_say() -> None:
-    row = {"architecture": "llama", "licence": "x", "parameters": 34_388_917_248, "weight_bytes": 68_777_834_496}
+    row: dict[str, Any] = {
+        "architecture": "llama",
+        "licence": "x",
+        "parameters": 34_388_917_248,
+        "weight_bytes": 68_777_834_496,
+    }
     large = Model("a/large", min_gpu_memory_gb=140, **row)
     small = Model("a/small", min_gpu_memory_gb=0, **row)
 

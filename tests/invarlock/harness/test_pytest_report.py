@@ -1,10 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 from invarlock.harness.pytest_report import reduce_pytest_report
 
 
 def message(longrepr: str) -> str:
-    test = {"nodeid": "n[a-b-run1]", "outcome": "failed", "call": {"duration": 1.0, "outcome": "failed"}}
+    test: dict[str, Any] = {
+        "nodeid": "n[a-b-run1]",
+        "outcome": "failed",
+        "call": {"duration": 1.0, "outcome": "failed"},
+    }
     test["call"] = {**test["call"], "longrepr": longrepr}
     report = reduce_pytest_report({"exitcode": 1, "tests": [test]}, Path("/data/jane/run"))
     text: str = report["tests"][0]["message"]
@@ -24,7 +29,7 @@ def test_a_long_message_is_cut_and_a_ratio_is_no_path() -> None:
 
 def test_seconds_of_all_stages_are_added() -> None:
     stage = {"duration": 0.5, "outcome": "passed"}
-    test = {"nodeid": "n", "outcome": "passed", "setup": stage, "call": stage, "teardown": stage}
+    test: dict[str, Any] = {"nodeid": "n", "outcome": "passed", "setup": stage, "call": stage, "teardown": stage}
 
     report = reduce_pytest_report({"exitcode": 0, "summary": {"passed": 1}, "tests": [test]}, Path("/run"))
 

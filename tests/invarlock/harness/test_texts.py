@@ -51,7 +51,7 @@ def test_wikitext2_is_pinned_fetched_and_sealed(
     name = "wikitext-2-raw-v1/test-00000-of-00001.parquet"
     data = {name: (tmp_path / "rows").read_bytes(), "wikitext-2-raw-v1/train-00000-of-00001.parquet": b"not wanted"}
     made = hub.add(Repository(WIKITEXT2.id, data, kind="dataset", licence="cc-by-sa-3.0"))
-    pins = {"schema": "model_revisions_v1", "models": []}
+    pins: dict[str, Any] = {"schema": "model_revisions_v1", "models": []}
     pins["datasets"] = [{"dataset_id": WIKITEXT2.id, "revision": made.commit}]
     (tmp_path / "pins.json").write_text(json.dumps(pins))
 

@@ -1,5 +1,6 @@
 """What follows from edge risks and outputs: growth and collapse, proposals and their gain."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def test_scales_are_ratios_clamped_and_only_beyond_the_deadband() -> None:
     assert propose_scales(before, after, fewer) == {"c": 0.85}
 
 
-def variance(scaled: list[float | None] | None, loss: float = 3.0, **policy: Any) -> dict[str, Any]:
+def variance(scaled: Sequence[float | None] | None, loss: float = 3.0, **policy: Any) -> dict[str, Any]:
     raw = {
         "baseline": {"modules": outputs(a=1.0)},
         "subject": {"modules": outputs(a=0.9), "scaled_logloss": scaled},

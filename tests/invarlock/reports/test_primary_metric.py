@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ POLICY = resolve_policy("balanced", "dev", {})
 LIMITS = POLICY["primary_metric"]
 
 
-def windows(own: list[float | None], base: list[float | None], preview: float = 3.0) -> dict[str, Any]:
+def windows(own: Sequence[float | None], base: Sequence[float | None], preview: float = 3.0) -> dict[str, Any]:
     count = len(own)
     return {
         "preview": {

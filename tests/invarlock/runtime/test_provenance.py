@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from invarlock.runtime.handover import code_digest
 from invarlock.runtime.provenance import environment, source_of, source_repository
 
 ROOT = Path(__file__).parents[3]
-NO_GPUS = {"driver": None, "driver_cuda": None, "gpus": []}
+NO_GPUS: dict[str, Any] = {"driver": None, "driver_cuda": None, "gpus": []}
 
 
 def git(folder: Path, *arguments: str) -> None:

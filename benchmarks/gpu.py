@@ -35,14 +35,14 @@ from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.errors import EditError
 from invarlock.evaluation.comparison import Baseline, WindowPlan, compare, draw_runs, measure_baseline
-from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
+from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.models import Placement, load_model
+from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.faults import BY_NAME as FAULTS
 from invarlock.faults.injection import inject_fault
 from invarlock.guards import GUARD_NAMES
 from invarlock.measuring.spectral import measure_spectra
-from invarlock.reports.policy import resolve_policy
 
 SUITES = Path(__file__).parents[1] / "suites"
 EMBEDDED = ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny")
@@ -201,7 +201,7 @@ def every_case(
     device: str, baseline: Path, folder: Path, source: SourceText, cases: Sequence[str], results: Results
 ) -> None:
     """Put edits and faults through every guard, and note how long each stage took."""
-    placement, policy = Placement(device), resolve_policy("balanced", "dev", {})
+    placement = Placement(device)
     # its weights are random, so its perplexity is that of chance
     plan = WindowPlan(128, 8, 16, 0, 8, most_of_chance=math.inf)
     draws = draw_runs(baseline, source, plan, [1])
@@ -226,8 +226,10 @@ def every_case(
             else:
                 inject_fault(name, baseline, subject, {})
             made = settled(device) - started
-            against = reference(document, baseline, 1, probe=name in ("rmt_norm_noise", "ve_mlp_scale_skew"))
-            found = compare(subject, against, draws[1], plan, placement, policy["variance"])
+            probe = name in ("rmt_norm_noise", "ve_mlp_scale_skew")
+            stored = StoredBaseline(baseline, document, f"sha256:{'0' * 64}")
+            request = EvaluationRequest(setup, stored, "gpu", 1, draws[1], placement, probe=probe)
+            found = compare(subject, request.comparison())
         except EditError as error:
             results.problems.append(f"{name}: {error}")
             continue
@@ -235,7 +237,7 @@ def every_case(
             shutil.rmtree(subject, ignore_errors=True)
         parameters = spec.parameters if isinstance(spec, EditSpec) else {}
         edited = Edited(name.partition(":")[0], name.partition(":")[0], name, parameters)
-        report = report_document(setup, document, f"sha256:{'0' * 64}", "gpu", 1, edited, draws[1], found, made)
+        report = report_document(request, edited, found, made)
         statuses = {guard: report[guard]["status"] for guard in GUARD_NAMES}
         loaded = report["primary_metric"]["ratio_vs_baseline"] is not None
         print(f"{name}: made in {made:.1f} s, measured in {sum(found.seconds.values()):.1f} s", file=sys.stderr)

@@ -77,10 +77,11 @@ def measure(folder: Path, seq_len: int, batch: int, windows: int) -> dict[str, A
     from invarlock.checkpoints.digests import digest_checkpoint
     from invarlock.checkpoints.editing import apply_edits
     from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
-    from invarlock.evaluation.documents import Setup, baseline_document, reference
+    from invarlock.evaluation.documents import baseline_document
     from invarlock.evaluation.models import Placement
+    from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
     from invarlock.evaluation.text_files import read_local_text
-    from invarlock.reports.policy import resolve_policy
+    from invarlock.jsonio import digest_document
 
     torch.set_num_threads(1)
     peaks = {"imports": resident_bytes("VmRSS")}
@@ -110,9 +111,9 @@ def measure(folder: Path, seq_len: int, batch: int, windows: int) -> dict[str, A
         "baseline",
         lambda: baseline_document(setup, measure_baseline(folder, draws, plan, Placement("cpu"), probe=True)),
     )
-    policy = resolve_policy("balanced", "dev", {}, None)
-    against = reference(document, folder, 1, probe=True)
-    stage("subject", lambda: compare(subject, against, draws[1], plan, Placement("cpu"), policy["variance"]))
+    stored = StoredBaseline(folder, document, digest_document(document))
+    request = EvaluationRequest(setup, stored, "memory", 1, draws[1], Placement("cpu"), probe=True)
+    stage("subject", lambda: compare(subject, request.comparison()))
     return peaks
 
 

@@ -34,11 +34,11 @@ from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkp
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
-from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
+from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.guards import GUARD_NAMES
-from invarlock.reports.policy import resolve_policy
 from invarlock.reports.presets import Preset
 
 SUITES = Path(__file__).parents[1] / "suites"
@@ -245,16 +245,16 @@ def measure(subject: Subject, preset_limits: Mapping[str, Any] = MappingProxyTyp
         apply_edits(folder, {target: change})
     else:
         rewrite_checkpoint(files, {target: change})
-    try:
-        policy = resolve_policy("balanced", "dev", {}, preset_limits)["variance"]
-        against = reference(baseline, folder, 1, probe=False)
-        measured = compare(target, against, draw, setup.plan, setup.placement, policy)
-    finally:
-        shutil.rmtree(target)
     if preset_limits:
         setup = replace(setup, preset=Preset({"limits": preset_limits}, f"sha256:{'0' * 64}"))
+    stored = StoredBaseline(folder, baseline, f"sha256:{'0' * 64}")
+    request = EvaluationRequest(setup, stored, "power", 1, draw, setup.placement)
+    try:
+        measured = compare(target, request.comparison())
+    finally:
+        shutil.rmtree(target)
     edited = Edited("custom", "custom", "custom", {})
-    report = report_document(setup, baseline, f"sha256:{'0' * 64}", "power", 1, edited, draw, measured)
+    report = report_document(request, edited, measured)
     final = report["evaluation_windows"]["final"]
     deltas = [own - base for own, base in zip(final["logloss"], final["baseline_logloss"], strict=True)]
     mean = sum(deltas) / len(deltas)

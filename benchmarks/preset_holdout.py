@@ -39,8 +39,7 @@ def null_run(model_id: str, run: int) -> NullRun:
     """Return a null run of a model, measured as a suite does."""
     snapshot, _, setup, _, _ = power.bench(model_id)
     draw = null_draws(snapshot, setup, [run])[run]
-    policy = resolve_policy(TIER, PROFILE, {})["variance"]
-    document = measure_null_run(snapshot, setup, run, draw, snapshot.parent / f"null_run_{run}", policy)
+    document = measure_null_run(snapshot, setup, run, draw, snapshot.parent / f"null_run_{run}")
     return parse_null_run(dump_json(document), where=f"null run {run}")
 
 

@@ -13,7 +13,7 @@ from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.layout import checkpoint_files, tokenizer_files
 from invarlock.checkpoints.subject_edits import METADATA_NAME
 from invarlock.errors import CheckpointError, DocumentError, UsageError
-from invarlock.evaluation.documents import Edited
+from invarlock.evaluation.request import Edited
 
 
 def brought_files(folder: Path, baseline: Path) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 Example::
 
     baseline = measure_baseline(folder, text, plan, placement)
-    measured = compare(subject, reference, draw, plan, placement, policy["variance"])
+    measured = compare(subject, Comparison(reference, draw, plan, placement, policy["variance"]))
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
 from invarlock.evaluation.windows import Draw, draw_windows
-from invarlock.guards.invariants import derive_invariants
+from invarlock.guards.structure import missing_tensors
 from invarlock.guards.variance import propose_scales
 from invarlock.measuring import rmt
 from invarlock.measuring.invariants import vocabulary_digest
@@ -93,6 +93,20 @@ class Reference:
     outputs: Mapping[str, Any]
     probe_outputs: Mapping[str, Any] | None
     digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What subjects are measured by: their baseline, the windows, where they are placed, and limits of scales.
+
+    ``variance_policy`` has the tier's ``variance`` limits, by which scales of FFN outputs are proposed.
+    """
+
+    baseline: Reference
+    draw: Draw
+    plan: WindowPlan
+    placement: Placement
+    variance_policy: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -267,15 +281,7 @@ def weigh(folder: Path) -> Weighed:
     return Weighed(digest_checkpoint(folder), tokenizer_digest(folder), facts)
 
 
-def compare(
-    subject: Path,
-    baseline: Reference,
-    draw: Draw,
-    plan: WindowPlan,
-    placement: Placement,
-    variance_policy: Mapping[str, Any],
-    weights: Path | None = None,
-) -> Measured:
+def compare(subject: Path, comparison: Comparison, weights: Path | None = None) -> Measured:
     """Return the measurements of a subject on the windows of its baseline.
 
     The guards of weights measure the dense tensors that packed ones stand for; the model is scored with these too, or
@@ -295,6 +301,7 @@ def compare(
         UsageError: when it cannot be scored as it is stored for want of a library or a device.
     """
     started = time.perf_counter()
+    baseline, draw, placement = comparison.baseline, comparison.draw, comparison.placement
     digest = digest_checkpoint(subject)
     form = None
     if digest == baseline.digest:
@@ -334,7 +341,7 @@ def compare(
         return unscored(f"token {largest} of the text is beyond the {rows} rows of its embedding")
     room = placement.room_bytes
     try:
-        preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
+        preview = score_windows(model, draw.preview.tokens, comparison.plan.batch_size, room)
         final = score_windows(model, draw.final.tokens, preview.batch_size, room)
     except OutOfMemoryError:
         raise
@@ -344,7 +351,7 @@ def compare(
 
     def measure(outputs: Mapping[str, Any], windows: int) -> tuple[ActivationFacts, Scores | None]:
         found = _activations(model, draw, windows, room, None if form is None else form.outputs)
-        scales = propose_scales(outputs["modules"], found.variance["modules"], variance_policy)
+        scales = propose_scales(outputs["modules"], found.variance["modules"], comparison.variance_policy)
         if not scales:
             return found, None
         with scaled_outputs(model, scales):
@@ -418,8 +425,7 @@ def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts) -> str | No
     for defect in subject.invariants["defects"]:
         if defect["tensor"] not in tensors:
             return f"{defect['tensor']} cannot be read: {defect['reason']}"
-    judged = derive_invariants({"baseline": baseline.invariants, "subject": subject.invariants}, None)
-    missing = [violation["tensor"] for violation in judged["violations"] if violation["kind"] == "missing"]
+    missing = missing_tensors(baseline.invariants, subject.invariants)
     if not missing:
         return None
     return f"the checkpoint lacks {len(missing)} tensors of its baseline, such as {missing[0]}"

@@ -30,6 +30,7 @@ from invarlock.errors import EvaluationError
 from invarlock.evaluation.activations import ACTIVATION_CONTRACTS, ActivationFacts
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
 from invarlock.evaluation.comparison import (
+    Comparison,
     Measured,
     Reference,
     ScoredDraw,
@@ -39,12 +40,13 @@ from invarlock.evaluation.comparison import (
     measure_baseline,
     window_columns,
 )
-from invarlock.evaluation.documents import Setup
+from invarlock.evaluation.request import Setup
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.windows import Draw
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
 from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
+from invarlock.reports.policy import resolve_policy
 
 # The guards whose measurements a null run has.
 _IN_NULL_RUNS = tuple(guard for guard in GUARDS if guard.null is not None)
@@ -58,7 +60,6 @@ def measure_null_run(
     run: int,
     draw: Draw,
     workspace: Path,
-    variance_policy: Mapping[str, Any],
     weighed: Weighed | None = None,
 ) -> dict[str, Any]:
     """Return the document of a null run; the checkpoints that it needs are made in ``workspace`` and removed.
@@ -69,7 +70,6 @@ def measure_null_run(
         run: its number, from 1; it decides the seed.
         draw: its windows, which ``null_draws`` gives.
         workspace: a folder for the changed checkpoints, removed at the end.
-        variance_policy: the tier's ``variance`` limits, by which scales are proposed.
         weighed: what is known of the baseline's files and weights.
 
     Raises:
@@ -82,13 +82,15 @@ def measure_null_run(
     own = baseline.draws[run]
     assert own.probe is not None
     against = Reference(snapshot, baseline.facts, own.activations.variance, own.probe.variance)
+    limits = resolve_policy(setup.context["tier"], setup.context["profile"], {})["variance"]
+    comparison = Comparison(against, draw, setup.plan, setup.placement, limits)
     changes = []
     try:
         for index, name in enumerate(CHANGES):
             subject = workspace / f"change_{index}"
             shutil.rmtree(subject, ignore_errors=True)
             rewrite_checkpoint(files, {subject: null_rewrite(name, files, seed)})
-            measured = compare(subject, against, draw, setup.plan, setup.placement, variance_policy)
+            measured = compare(subject, comparison)
             shutil.rmtree(subject)
             changes.append(_change_block(name, measured))
     finally:

@@ -24,15 +24,16 @@ from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.errors import UsageError
 from invarlock.evaluation.brought import brought_edit, changed_tensors, link_brought, unchanged
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
-from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
+from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.pair_documents import another_setup, check_documents, model_name, read_baseline_report
 from invarlock.evaluation.pair_request import PairRequest, check_request
+from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
 from invarlock.moments import utc_now
-from invarlock.reports.policy import profile_windows, resolve_policy
+from invarlock.reports.policy import profile_windows
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
 from invarlock.reports.rendering import render_report
@@ -67,23 +68,17 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
 
 def _evaluate(request: PairRequest, subject: Path, target: Path) -> dict[str, Any]:
     preset = None if request.preset is None else read_preset(request.preset)
-    policy = resolve_policy(request.tier, request.profile, {}, None if preset is None else preset.limits)
     setup = _setup(request, preset)
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
     document = _baseline(request, setup, draw)
     edited, metadata = _edited(request, document)
-    measured = compare(
-        subject,
-        reference(document, request.baseline, RUN, probe=False),
-        draw,
-        setup.plan,
-        setup.placement,
-        policy["variance"],
-    )
+    data = dump_json(document)
+    baseline = StoredBaseline(request.baseline, document, digest_bytes(data))
+    evaluation = EvaluationRequest(setup, baseline, SCENARIO, RUN, draw, setup.placement)
+    measured = compare(subject, evaluation.comparison())
     edited = unchanged(edited, measured.digest, document["baseline"]["digest"])
     metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
-    data = dump_json(document)
-    report = report_document(setup, document, digest_bytes(data), SCENARIO, RUN, edited, draw, measured)
+    report = report_document(evaluation, edited, measured)
     _write(target, report, data, request.image, {**metadata, "subject_digest": measured.digest})
     return report
 

@@ -24,15 +24,15 @@ from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.editing import apply_each_edit
 from invarlock.errors import EditError
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
-from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
+from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.ladders import climb, ladder
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
 from invarlock.guards import BY_NAME
 from invarlock.jsonio import digest_document
 from invarlock.reports.margins import limits_used, tightest
-from invarlock.reports.policy import resolve_policy
 from invarlock.reports.repeats import content_digest
 
 SCENARIO = "tune"
@@ -133,23 +133,15 @@ class _Judge:
     margin: float
     draws: Mapping[int, Draw]
     setup: Setup
-    baseline: Mapping[str, Any]
+    baseline: StoredBaseline
 
     def judge(self, spec: EditSpec, subject: Path) -> Trial:
-        policy = resolve_policy(self.model.tier, self.model.profile, {})
         reports = []
         for run, draw in self.draws.items():
-            measured = compare(
-                subject,
-                reference(self.baseline, self.model.folder, run, probe=False),
-                draw,
-                self.model.plan,
-                self.model.placement,
-                policy["variance"],
-            )
+            request = EvaluationRequest(self.setup, self.baseline, SCENARIO, run, draw, self.model.placement)
+            measured = compare(subject, request.comparison())
             edited = Edited(spec.edit, spec.edit, str(spec), spec.parameters)
-            digest = digest_document(self.baseline)
-            reports.append(report_document(self.setup, self.baseline, digest, SCENARIO, run, edited, draw, measured))
+            reports.append(report_document(request, edited, measured))
         against = [line for report in reports for line in _against(report, self.margin)]
         used = [limits_used(report) for report in reports]
         ratios = [report["primary_metric"]["ratio_vs_baseline"] for report in reports]
@@ -266,7 +258,9 @@ def _begin(model: TunedModel, margin: float, draws: int) -> _Judge:
     revision = digest_checkpoint(model.folder)
     setup = Setup(model.model_id, revision, context, model.placement, model.plan, model.text)
     baseline = measure_baseline(model.folder, runs, model.plan, model.placement, probe=False)
-    return _Judge(model, margin, runs, setup, baseline_document(setup, baseline))
+    document = baseline_document(setup, baseline)
+    stored = StoredBaseline(model.folder, document, digest_document(document))
+    return _Judge(model, margin, runs, setup, stored)
 
 
 def _against(report: Mapping[str, Any], margin: float) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
 from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, Scope, parse_edit_spec
 from invarlock.guards.guard import Guard
+from invarlock.guards.structure import missing_tensors
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
 from invarlock.judgement.gate import Gate, worst_violation
@@ -92,14 +93,14 @@ def _storage_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
 def _tensor_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
     before, after = baseline["tensors"], subject["tensors"]
     heads = {baseline["head"], subject["head"]} - {None}
-    unreadable = {defect["tensor"] for defect in subject["defects"]}
+    missing = frozenset(missing_tensors(baseline, subject))
     for name in sorted({*before, *after}):
         own, base = after.get(name), before.get(name)
         if own is not None and own["nonfinite"]:
             yield _violation(name, "nonfinite", f"{own['nonfinite']} values are not finite")
         if name in heads and (own is None or base is None):
             continue  # a tie that changed, told by _tie_violations
-        if own is None and name in unreadable:
+        if own is None and name not in missing:
             continue  # told by _storage_violations
         if own is None:
             kind = "missing norm layer" if base["family"] == "norm" else "missing"

@@ -6,7 +6,6 @@ others read it. What a worker has read, it keeps: the text, the draws, the parse
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from invarlock.checkpoints.revisions import model_folder
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.digests import digest_bytes
 from invarlock.evaluation.comparison import WindowPlan, draw_runs, measure_baseline
-from invarlock.evaluation.documents import Setup, baseline_document, telemetry
+from invarlock.evaluation.documents import baseline_document, telemetry
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.request import Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
 from invarlock.harness.locks import Locks
@@ -26,15 +26,6 @@ from invarlock.harness.sources import run_pins
 from invarlock.harness.texts import read_suite_text, window_counts
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json, write_json
 from invarlock.reports.probes import probes_asked
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A model's snapshot, its own report, and ``sha256:<hex>`` of that report's bytes."""
-
-    snapshot: Path
-    document: dict[str, Any]
-    report_sha256: str
 
 
 class Baselines:
@@ -48,7 +39,7 @@ class Baselines:
         self.pins = run_pins(run)
         self._text: SourceText | None = None
         self._tokens: dict[str, dict[int, Draw]] = {}
-        self._read: dict[str, Baseline] = {}
+        self._read: dict[str, StoredBaseline] = {}
         self._snapshots: set[str] = set()
 
     @property
@@ -57,7 +48,7 @@ class Baselines:
             self._text = read_suite_text(self.run, self.pins)
         return self._text
 
-    def baseline(self, model: Model, placement: Placement) -> Baseline:
+    def baseline(self, model: Model, placement: Placement) -> StoredBaseline:
         """Return the baseline of a model, made by the first worker that needs it.
 
         Args:
@@ -119,7 +110,7 @@ class Baselines:
             defers_rendering=settings.defer_rendering,
         )
 
-    def _shared(self, model: Model, placement: Placement) -> Baseline:
+    def _shared(self, model: Model, placement: Placement) -> StoredBaseline:
         directory = self.run.directory
         snapshot, path = directory.baseline_snapshot(model), directory.baseline_report(model)
         with self._locks.held(f"baseline_{model.folder}"):
@@ -133,7 +124,7 @@ class Baselines:
         data = read_file(path)
         document: dict[str, Any] = parse_json(data, where=str(path))
         check_schema(document, "baseline_report", where=str(path))
-        return Baseline(snapshot, document, digest_bytes(data))
+        return StoredBaseline(snapshot, document, digest_bytes(data))
 
     def _make_snapshot(self, model: Model, snapshot: Path) -> None:
         pin, suites = self.pins.models[model.id], self.run.suites_folder

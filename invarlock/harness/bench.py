@@ -10,7 +10,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,8 @@ from invarlock.catalog.scenarios import DeployableGeneration
 from invarlock.deployables.artifacts import examine_artifact, write_weights
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.comparison import Measured, compare
-from invarlock.evaluation.documents import reference
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.request import EvaluationRequest
 from invarlock.harness.baselines import Baselines
 from invarlock.harness.calibration import Calibration
 from invarlock.harness.case_facts import case_facts
@@ -38,10 +38,9 @@ from invarlock.harness.locks import TIMES_CASE_TIMEOUT, Locks, Waiting
 from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.resuming import kept_report
 from invarlock.harness.run import Run
-from invarlock.harness.subjects import make_subject, subject_digest, subject_spec
+from invarlock.harness.subjects import Made, make_subject, subject_digest, subject_spec
 from invarlock.jsonio import read_json, write_bytes
 from invarlock.reports.page_files import write_page
-from invarlock.reports.policy import resolve_policy
 from invarlock.reports.probes import probes_asked
 from invarlock.reports.sidecars import PAGE_NAME
 from invarlock.runtime.determinism import apply_determinism
@@ -105,61 +104,82 @@ class Bench:
             return self._evaluate_alone(case, placement)
 
     def _evaluate_alone(self, case: Case, placement: Placement) -> dict[str, Any]:
+        request = self._prepare(case, placement)
+        path = self.run.directory.report(case)
+        repeats = self.run.settings.repeats if case.scenario.id in self._repeated else 0
+        if path.is_file():
+            brought = subject_digest(case, request.baseline.snapshot)
+            kept = kept_report(case, path, request, subject_spec(case, self.tuned), repeats, brought)
+            if kept is not None:
+                _log.info("the report is there, verifies, and was made from the same inputs: kept")
+                return kept
+        made, measurements, examined = self._measure(case, request, 1 + repeats)
+        _log_measured(measurements[0], placement)
+        return self._write(case, request, made, measurements, examined)
+
+    def _prepare(self, case: Case, placement: Placement) -> EvaluationRequest:
+        """Return the evaluation of a case, with a baseline that is measured and a preset that is made."""
         started = time.perf_counter()
         baseline = self.baselines.baseline(case.model, placement)
         _log.info("baseline %s is ready after %.2f s", case.model.id, time.perf_counter() - started)
         preset = self.calibration.preset(case.model, baseline, placement)
-        setup = replace(self.baselines.setup(case.model), preset=preset)
-        settings = self.run.settings
-        policy = resolve_policy(settings.tier, settings.profile, {}, preset.limits if preset else None)
-        path = self.run.directory.report(case)
-        repeats = self.run.settings.repeats if case.scenario.id in self._repeated else 0
-        if path.is_file():
-            spec = subject_spec(case, self.tuned)
-            brought = subject_digest(case, baseline.snapshot)
-            kept = kept_report(case, path, setup, baseline.document, baseline.report_sha256, spec, repeats, brought)
-            if kept is not None:
-                _log.info("the report is there, verifies, and was made from the same inputs: kept")
-                return kept
-        subject = self.run.directory.subject(case)
+        return EvaluationRequest(
+            replace(self.baselines.setup(case.model), preset=preset),
+            baseline,
+            case.scenario.id,
+            case.run,
+            self.baselines.draw(case.model, case.run),
+            placement,
+            probe=bool(probes_asked(case.scenario.document)),
+        )
+
+    def _measure(
+        self, case: Case, request: EvaluationRequest, times: int
+    ) -> tuple[Made, list[Measured], Mapping[str, Mapping[str, Any]]]:
+        """Make a case's subject, measure it so many times, and remove it unless subjects are kept."""
+        subject, snapshot, placement = self.run.directory.subject(case), request.baseline.snapshot, request.placement
         weights: Path | None = None
         examined: Mapping[str, Mapping[str, Any]] = {}
+        keeps = bool(self.run.settings.keep_models)
         shutil.rmtree(subject, ignore_errors=True)
         try:
-            made = make_subject(case, self.tuned, self.edits, baseline.snapshot, subject, placement)
+            made = make_subject(case, self.tuned, self.edits, snapshot, subject, placement)
             _log.info("subject made by %s in %.2f s: %d tensors changed", made.spec, made.seconds, made.edited_tensors)
-            draw = self.baselines.draw(case.model, case.run)
             generation = case.scenario.generation
             if isinstance(generation, DeployableGeneration):
                 weights = subject.with_name(f"{subject.name}__weights")
                 shutil.rmtree(weights, ignore_errors=True)
-                write_weights(baseline.snapshot, subject, generation.spec, weights)
-                examined = examine_artifact(baseline.snapshot, subject, generation.spec, placement, draw)
-            against = reference(
-                baseline.document, baseline.snapshot, case.run, probe=bool(probes_asked(case.scenario.document))
-            )
-            measured, *again = (
-                compare(subject, against, draw, setup.plan, placement, policy["variance"], weights)
-                for _ in range(1 + repeats)
-            )
+                write_weights(snapshot, subject, generation.spec, weights)
+                examined = examine_artifact(snapshot, subject, generation.spec, placement, request.draw)
+            comparison = request.comparison()
+            measurements = [compare(subject, comparison, weights) for _ in range(times)]
         finally:
             if weights is not None:
                 shutil.rmtree(weights, ignore_errors=True)
             # all runs of a scenario have the same subject: one is kept
-            if not self.run.settings.keep_models or case.run > 1:
+            if not keeps or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)
-        _log_measured(measured, placement)
+        return replace(made, kept=keeps), measurements, examined
+
+    def _write(
+        self,
+        case: Case,
+        request: EvaluationRequest,
+        made: Made,
+        measurements: Sequence[Measured],
+        examined: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """Write a case's report with its companions, all of them or none."""
+        path, subject, settings = self.run.directory.report(case), self.run.directory.subject(case), self.run.settings
         # that of an earlier report would stand beside another
         path.with_name(PAGE_NAME).unlink(missing_ok=True)
         try:
-            # all runs of a scenario have the same subject, of which one is kept
-            stays = bool(settings.keep_models)
-            report = write_case(path, case, setup, baseline, draw, made, measured, again, examined, kept=stays)
-            if stays and subject.is_dir():
+            report = write_case(path, case, request, made, measurements, examined)
+            if settings.keep_models and subject.is_dir():
                 # whoever loads the subject later knows what it is
                 name = "edit_metadata.json"
                 write_bytes(subject / name, path.with_name(name).read_bytes())
-            if not (self.run.settings.skip_html or self.run.settings.defer_rendering):
+            if not (settings.skip_html or settings.defer_rendering):
                 write_page(path)
         except BaseException:  # Ctrl-C too
             # without all that belongs beside it, it is none

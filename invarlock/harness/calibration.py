@@ -11,18 +11,17 @@ from pathlib import Path
 from invarlock.catalog.models import Model
 from invarlock.errors import InvarLockError, OutOfMemoryError
 from invarlock.evaluation.comparison import Weighed, weigh
-from invarlock.evaluation.documents import weight_facts
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.null_runs import measure_null_run, null_draws
+from invarlock.evaluation.request import StoredBaseline, weight_facts
 from invarlock.evaluation.windows import Draw
-from invarlock.harness.baselines import Baseline, Baselines
+from invarlock.harness.baselines import Baselines
 from invarlock.harness.locks import Locks
 from invarlock.harness.plan import PlannedNullRun
 from invarlock.harness.presets import calibrates, derived_preset, has_presets, preset_path
 from invarlock.harness.resuming import kept_null_run
 from invarlock.harness.run import Run
 from invarlock.jsonio import read_json, write_json
-from invarlock.reports.policy import resolve_policy
 from invarlock.reports.preset_files import null_run_name, read_preset
 from invarlock.reports.presets import Preset, check_fit
 
@@ -40,7 +39,7 @@ class Calibration:
         self._draws: dict[str, dict[int, Draw]] = {}
         self._looked_at: set[PlannedNullRun] = set()
 
-    def preset(self, model: Model, baseline: Baseline, placement: Placement) -> Preset | None:
+    def preset(self, model: Model, baseline: StoredBaseline, placement: Placement) -> Preset | None:
         """Return the preset of a model, made together by the workers that need it; None in a run without presets.
 
         Raises:
@@ -71,7 +70,7 @@ class Calibration:
         document: dict[str, object] = read_json(self._path(null_run))
         return document
 
-    def _shared(self, model: Model, baseline: Baseline, placement: Placement) -> Preset | None:
+    def _shared(self, model: Model, baseline: StoredBaseline, placement: Placement) -> Preset | None:
         if not has_presets(self.run):
             return None
         if calibrates(self.run):
@@ -128,7 +127,6 @@ class Calibration:
             null_run.run,
             self._draws[model.id][null_run.run],
             run.directory.path / model.folder / "models" / f"null_run_{null_run.run}",
-            resolve_policy(run.settings.tier, run.settings.profile, {})["variance"],
             self._weigh(model),
         )
         write_json(path, document)

@@ -9,9 +9,8 @@ from typing import Any
 from invarlock.catalog.cases import Case
 from invarlock.evaluation.brought import unchanged
 from invarlock.evaluation.comparison import Measured
-from invarlock.evaluation.documents import Edited, Setup, probe_document, report_document
-from invarlock.evaluation.windows import Draw
-from invarlock.harness.baselines import Baseline
+from invarlock.evaluation.documents import probe_document, report_document
+from invarlock.evaluation.request import Edited, EvaluationRequest
 from invarlock.harness.subjects import Made
 from invarlock.jsonio import dump_json, write_bytes, write_json
 from invarlock.moments import utc_now
@@ -25,49 +24,28 @@ from invarlock.reports.sidecars import REPORT_NAME, Packed, edit_metadata, runti
 def write_case(
     path: Path,
     case: Case,
-    setup: Setup,
-    baseline: Baseline,
-    draw: Draw,
+    request: EvaluationRequest,
     made: Made,
-    measured: Measured,
-    again: Sequence[Measured],
+    measurements: Sequence[Measured],
     examined: Mapping[str, Mapping[str, Any]],
-    *,
-    kept: bool,
 ) -> dict[str, Any]:
     """Write a case's report and what belongs beside it, and return the report with its probes and other documents.
 
     Args:
         path: the report's place.
         case: the case.
-        setup: of its model.
-        baseline: what the subject was held against.
-        draw: its windows.
+        request: the evaluation.
         made: what the subject was made by.
-        measured: of the subject.
-        again: its repeats.
+        measurements: of the subject, and its repeats.
         examined: what was measured of a deployable subject, by document; empty for any other.
-        kept: whether the subject's checkpoint stays in the run directory.
 
     Raises:
         DocumentError: when a document would not hold to its schema.
     """
+    measured, setup, baseline = measurements[0], request.setup, request.baseline
     edited = Edited(made.name, made.label, made.spec, made.parameters, made.label_source)
     edited = unchanged(edited, measured.digest, baseline.document["baseline"]["digest"])
-    report, *repeats = (
-        report_document(
-            setup,
-            baseline.document,
-            baseline.report_sha256,
-            case.scenario.id,
-            case.run,
-            edited,
-            draw,
-            one,
-            made.seconds,
-        )
-        for one in (measured, *again)
-    )
+    report, *repeats = (report_document(request, edited, one, made.seconds) for one in measurements)
     if repeats:
         write_json(path.with_name(REPEATS_NAME), repeats_document(report, repeats))
     data = dump_json(report)
@@ -95,7 +73,7 @@ def write_case(
             subject_digest=measured.digest,
             baseline_digest=baseline.document["baseline"]["digest"],
             packed=_packed(made, examined),
-            kept=kept,
+            kept=made.kept,
         ),
     )
     write_json(path.with_name("evaluate_timing.json"), report["telemetry"])

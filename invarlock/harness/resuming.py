@@ -15,8 +15,8 @@ from invarlock.catalog.scenarios import BroughtGeneration
 from invarlock.digests import sha256_hex
 from invarlock.errors import InvarLockError
 from invarlock.evaluation.comparison import Weighed
-from invarlock.evaluation.documents import Setup
 from invarlock.evaluation.null_runs import null_contracts
+from invarlock.evaluation.request import EvaluationRequest, Setup
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json
 from invarlock.reports.companions import companion_problems, companions_asked
 from invarlock.reports.null_runs import NULL_SEED, null_run_problems
@@ -80,9 +80,7 @@ def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> dict
 def kept_report(
     case: Case,
     path: Path,
-    setup: Setup,
-    baseline: Mapping[str, Any],
-    baseline_sha256: str,
+    request: EvaluationRequest,
     spec: str,
     repeats: int,
     subject_sha256: str | None = None,
@@ -92,9 +90,7 @@ def kept_report(
     Args:
         case: the case.
         path: where its report would be.
-        setup: of the model, as it is now.
-        baseline: the baseline's own report.
-        baseline_sha256: ``sha256:<hex>`` of that report's bytes.
+        request: the evaluation that would make it now.
         spec: the edit or fault that the case's subject is made by.
         repeats: how many repeats are asked for.
         subject_sha256: of a subject that is brought, as it is now.
@@ -107,8 +103,8 @@ def kept_report(
         runtime = read_json(path.with_name("runtime.manifest.json"))
         check_schema(runtime, "runtime_manifest", where="runtime.manifest.json")
         wrong: list[object] = [*verify_report(report)]
-        wrong = wrong or [*_mismatches(case, report, setup, baseline_sha256, spec)]
-        wrong += verify_against_baseline(report, baseline) if not wrong else []
+        wrong = wrong or [*_mismatches(case, report, request, spec)]
+        wrong += verify_against_baseline(report, request.baseline.document) if not wrong else []
         if subject_sha256 not in (None, report["subject"]["digest"]):
             wrong.append("of another subject")
         if runtime["report"]["sha256"] != sha256_hex(data):
@@ -120,7 +116,7 @@ def kept_report(
         scenario = case.scenario.document
         beside = {name: read_json(path.with_name(file_name(name))) for name in companions_asked(scenario)}
         if not wrong:
-            wrong += companion_problems(scenario, beside, report, baseline, metadata)
+            wrong += companion_problems(scenario, beside, report, request.baseline.document, metadata)
         if repeats:
             document = read_json(path.with_name(REPEATS_NAME))
             wrong += repeats_problems(document, report)
@@ -138,13 +134,14 @@ def set_aside(path: Path) -> None:
     path.replace(path.with_name(f"{path.name}.stale"))
 
 
-def _mismatches(case: Case, report: Mapping[str, Any], setup: Setup, baseline_sha256: str, spec: str) -> list[object]:
+def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationRequest, spec: str) -> list[object]:
     """Return where a report was made from other inputs than this run's."""
+    setup = request.setup
     asked = {
         "meta": {**setup.meta(), "scenario": case.scenario.id, "run": case.run, "seeds": setup.seeds(case.run)},
         "context": dict(setup.context),
         "edit.spec": spec,
-        "baseline_ref.report_sha256": baseline_sha256,
+        "baseline_ref.report_sha256": request.baseline.report_sha256,
         "policy_provenance": setup.provenance(),
         "guards": list(setup.guards),
         "evaluation_windows.token_ids": setup.store_tokens,

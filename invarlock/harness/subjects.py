@@ -25,7 +25,8 @@ class Made:
     """What a subject was made by: for its report and its ``edit_metadata.json``.
 
     ``packed_as`` is how a backend stores its weights, None where they are stored as the baseline's are.
-    ``label_source`` says what the label of a user's subject comes from.
+    ``label_source`` says what the label of a user's subject comes from. ``kept`` says whether its checkpoint stays in
+    the run directory.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Made:
     seconds: float
     packed_as: str | None = None
     label_source: str | None = None
+    kept: bool = False
 
 
 def subject_spec(case: Case, tuned: TunedParams) -> str:

@@ -10,7 +10,7 @@ from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.errors import DocumentError, UsageError
 from invarlock.evaluation.brought import brought_edit, unchanged
-from invarlock.evaluation.documents import Edited
+from invarlock.evaluation.request import Edited
 
 NOOP = Edited("noop", "noop", "noop", {})
 CUSTOM = Edited("custom", "custom", "custom", {})

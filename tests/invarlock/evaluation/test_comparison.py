@@ -10,10 +10,11 @@ from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.errors import EvaluationError
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, TokenizerFacts, measure_checkpoint
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
-from invarlock.evaluation.documents import Setup, baseline_document, reference
+from invarlock.evaluation.documents import baseline_document
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text_files import read_local_text
-from invarlock.reports.policy import resolve_policy
+from invarlock.jsonio import digest_document
 
 EMBEDDED = Path(__file__).parents[3] / "suites/embedded"
 TEXT = read_local_text(EMBEDDED / "text/austen_heldout.txt.xz")
@@ -60,8 +61,10 @@ def test_a_subject_that_cannot_run_is_not_scored_and_says_why(tmp_path: Path) ->
     setup = Setup("m", None, CONTEXT, CPU, PLAN, TEXT)
     document = baseline_document(setup, measure_baseline(base, draw, PLAN, CPU, probe=False))
 
-    against = reference(document, base, 1, probe=False)
-    measured = compare(subject, against, draw[1], PLAN, CPU, resolve_policy("balanced", "dev", {})["variance"])
+    request = EvaluationRequest(
+        setup, StoredBaseline(base, document, digest_document(document)), "case", 1, draw[1], CPU
+    )
+    measured = compare(subject, request.comparison())
 
     assert measured.final is None
     assert measured.not_scored is not None
@@ -76,10 +79,10 @@ def test_a_subject_with_the_baselines_files_is_not_measured_again(
     config = json.loads((other / "config.json").read_bytes())
     (other / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
     draw = draw_runs(base, TEXT, PLAN, [1])
-    document = baseline_document(
-        Setup("m", None, CONTEXT, CPU, PLAN, TEXT), measure_baseline(base, draw, PLAN, CPU, probe=False)
-    )
-    against, policy = reference(document, base, 1, probe=False), resolve_policy("balanced", "dev", {})["variance"]
+    setup = Setup("m", None, CONTEXT, CPU, PLAN, TEXT)
+    document = baseline_document(setup, measure_baseline(base, draw, PLAN, CPU, probe=False))
+    stored = StoredBaseline(base, document, digest_document(document))
+    comparison = EvaluationRequest(setup, stored, "case", 1, draw[1], CPU).comparison()
     read: list[str] = []
 
     def measure(folder: Path, tokenizer: TokenizerFacts | None, baseline: Against | None = None) -> CheckpointFacts:
@@ -87,10 +90,10 @@ def test_a_subject_with_the_baselines_files_is_not_measured_again(
         return measure_checkpoint(folder, tokenizer, baseline)
 
     monkeypatch.setattr("invarlock.evaluation.comparison.measure_checkpoint", measure)
-    measured = [compare(folder, against, draw[1], PLAN, CPU, policy) for folder in (same, other)]
+    measured = [compare(folder, comparison) for folder in (same, other)]
 
     assert read == ["other"]
-    assert measured[0].facts == measured[1].facts == against.facts
+    assert measured[0].facts == measured[1].facts == comparison.baseline.facts
     assert measured[0].digest == digest_checkpoint(base) != measured[1].digest
     assert measured[0].final is not None
     assert document["draws"][0]["final"]["logloss"] == list(measured[0].final.losses)

@@ -18,10 +18,10 @@ from shipped_checkpoints import EMBEDDED, restore, write_baseline
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.cli import main
 from invarlock.evaluation.comparison import Measured, WindowPlan, compare, draw_runs, measure_baseline
-from invarlock.evaluation.documents import Edited, Setup, baseline_document, reference, report_document
+from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text_files import read_local_text
-from invarlock.reports.policy import resolve_policy
 from invarlock.reports.rendering import render_report
 from invarlock.reports.verification import verify_report
 
@@ -65,9 +65,11 @@ class Bank:
         self.document = baseline_document(self.setup, measure_baseline(self.base, self.draw, PLAN, CPU, probe=False))
 
     def compare(self, subject: Path, placement: Placement = CPU) -> Measured:
-        against = reference(self.document, self.base, 1, probe=False)
-        policy = resolve_policy("balanced", "dev", {})["variance"]
-        return compare(subject, against, self.draw[1], PLAN, placement, policy)
+        return compare(subject, self.request(placement).comparison())
+
+    def request(self, placement: Placement = CPU) -> EvaluationRequest:
+        stored = StoredBaseline(self.base, self.document, f"sha256:{'0' * 64}")
+        return EvaluationRequest(self.setup, stored, "packed", 1, self.draw[1], placement)
 
     def healthy(self, name: str) -> Measured:
         """Return the measurements of a kept checkpoint, made once."""
@@ -77,9 +79,7 @@ class Bank:
 
     def report(self, measured: Measured) -> dict[str, Any]:
         edited = Edited("custom", "custom", "custom", {})
-        return report_document(
-            self.setup, self.document, f"sha256:{'0' * 64}", "packed", 1, edited, self.draw[1], measured
-        )
+        return report_document(self.request(), edited, measured)
 
 
 @pytest.fixture(scope="module")

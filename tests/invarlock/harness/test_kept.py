@@ -18,9 +18,10 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.evaluation.comparison import WindowPlan
-from invarlock.evaluation.documents import Setup
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
+from invarlock.evaluation.windows import draw_windows
 from invarlock.harness.resuming import kept_baseline, kept_report
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import compose, strip
@@ -80,13 +81,21 @@ def kept(left: Path, report_path: Path) -> Kept:
     }
 
     def ask(**changed: Any) -> bool:
-        found = kept_report(**{**usual, **changed})
+        found = made_of(**changed)
         # what is not kept is set aside
         assert (found is not None) == report_path.is_file()
         assert (found is None) == report_path.with_name(f"{report_path.name}.stale").is_file()
         return found is not None
 
+    def made_of(**changed: Any) -> dict[str, Any] | None:
+        given = {**usual, **changed}
+        setup, stored = given.pop("setup"), StoredBaseline(left, given.pop("baseline"), given.pop("baseline_sha256"))
+        draw = draw_windows(range(8), 4, 1, 1, 0)
+        request = EvaluationRequest(setup, stored, SPECTRAL_FAULT, report["meta"]["run"], draw, setup.placement)
+        return kept_report(request=request, **given)
+
     ask.usual = usual  # type: ignore[attr-defined]
+    ask.report = made_of  # type: ignore[attr-defined]
     return ask
 
 
@@ -216,7 +225,9 @@ def test_a_report_composed_anew_needs_a_runtime_manifest_that_binds_it(kept: Kep
 
 
 def test_nothing_is_kept_where_nothing_is(tmp_path: Path, kept: Kept) -> None:
-    assert kept_report(**{**usual(kept), "path": tmp_path / "none"}) is None
+    assert kept()
+    usual(kept)["path"].unlink()
+    assert kept.report() is None  # type: ignore[attr-defined]
     assert kept_baseline(tmp_path / "none", usual(kept)["setup"], probe=False) is None
 
 

@@ -1,0 +1,161 @@
+"""One evaluation as a frozen value, which passes from preparing through measuring to writing.
+
+Example::
+
+    request = EvaluationRequest(setup, baseline, "prune_clean", 1, draw, placement)     # prepared
+    measured = compare(subject, request.comparison())                                   # measured
+    report = report_document(request, edited, measured)                                 # ready to be written
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
+from invarlock.evaluation.comparison import Comparison, Reference, WindowPlan
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.text import SourceText
+from invarlock.evaluation.windows import Draw
+from invarlock.guards import GUARD_NAMES
+from invarlock.reports.policy import resolve_policy
+from invarlock.reports.presets import Preset
+from invarlock.reports.sidecars import RuntimeImage
+
+VERSIONED = ("invarlock", "numpy", "safetensors", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every document of a model says: which model, how it was run, on which text, judged by which limits."""
+
+    model_id: str
+    revision: str | None
+    context: Mapping[str, str]
+    placement: Placement
+    plan: WindowPlan
+    text: SourceText
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    preset: Preset | None = None
+    guards: tuple[str, ...] = GUARD_NAMES
+    store_tokens: bool = False
+    image: RuntimeImage | None = None
+    allow_network: bool = False
+    allow_remote_code: bool = False
+    reuses_baseline: bool = False
+    defers_rendering: bool = False
+
+    def seeds(self, run: int) -> dict[str, int]:
+        """Return the seeds of a run: of its windows, and of its bootstrap."""
+        return {"windows": self.plan.window_seed(run), "bootstrap": self.plan.window_seed(run)}
+
+    def meta(self) -> dict[str, Any]:
+        return {
+            "model_id": self.model_id,
+            "revision": self.revision,
+            "device": self.placement.device,
+            "dtype": self.placement.dtype_name,
+            "attention": self.placement.attention,
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what the policy of a report follows from: the tier, the model's preset, overrides."""
+        return {
+            "tier": self.context["tier"],
+            "preset_sha256": None if self.preset is None else self.preset.sha256,
+            "preset_limits": {} if self.preset is None else dict(self.preset.limits),
+            "overrides": dict(self.overrides),
+        }
+
+    def dataset(self, tokenizer_sha256: str, prefix_token_ids: Sequence[int]) -> dict[str, Any]:
+        """Return what was scored: the text, and windows of ``seq_len`` tokens that begin with a prefix."""
+        return {
+            "provider": self.text.provider,
+            "source_sha256": self.text.sha256,
+            "tokenizer_sha256": tokenizer_sha256,
+            "seq_len": self.plan.seq_len,
+            "prefix_token_ids": list(prefix_token_ids),
+            "windows": {"preview": self.plan.preview, "final": self.plan.final},
+        }
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What a subject is: for its report and its ``edit_metadata.json``.
+
+    ``label_source`` says what the label comes from where it does not follow from the spec.
+    """
+
+    name: str
+    label: str
+    spec: str
+    parameters: Mapping[str, Any]
+    label_source: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the ``edit`` of a report."""
+        named = {"name": self.name, "label": self.label, "spec": self.spec, "parameters": dict(self.parameters)}
+        return named if self.label_source is None else {**named, "label_source": self.label_source}
+
+
+@dataclass(frozen=True)
+class StoredBaseline:
+    """A model's snapshot, its own report, and ``sha256:<hex>`` of that report's bytes."""
+
+    snapshot: Path
+    document: dict[str, Any]
+    report_sha256: str
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """One evaluation of one subject.
+
+    Attributes:
+        setup: what every document of the model says.
+        baseline: what the subject is compared with.
+        scenario: the name of the case.
+        run: its number.
+        draw: the windows of that run.
+        placement: where the subject is scored.
+        probe: whether activations are measured over the probe's windows too.
+    """
+
+    setup: Setup
+    baseline: StoredBaseline
+    scenario: str
+    run: int
+    draw: Draw
+    placement: Placement
+    probe: bool = False
+
+    def comparison(self) -> Comparison:
+        """Return what the subject is measured by."""
+        context, preset = self.setup.context, self.setup.preset
+        policy = resolve_policy(
+            context["tier"], context["profile"], self.setup.overrides, None if preset is None else preset.limits
+        )
+        against = reference(self.baseline.document, self.baseline.snapshot, self.run, probe=self.probe)
+        return Comparison(against, self.draw, self.setup.plan, self.placement, policy["variance"])
+
+
+def reference(baseline: Mapping[str, Any], folder: Path, run: int, *, probe: bool) -> Reference:
+    """Return what a subject is held against, from its baseline's report and its checkpoint."""
+    draw = draw_of(baseline, run)
+    probe_outputs = draw["probe"]["variance"] if probe else None
+    return Reference(folder, weight_facts(baseline), draw["variance"], probe_outputs, baseline["baseline"]["digest"])
+
+
+def weight_facts(baseline: Mapping[str, Any]) -> CheckpointFacts:
+    """Return what was measured of a baseline's weights, from its report."""
+    return CheckpointFacts.of({guard: baseline[guard]["raw"] for guard in WEIGHT_CONTRACTS})
+
+
+def draw_of(baseline: Mapping[str, Any], run: int) -> Mapping[str, Any]:
+    draw: Mapping[str, Any] = next(row for row in baseline["draws"] if row["run"] == run)
+    return draw

@@ -23,6 +23,7 @@ from invarlock.jsonio import read_json
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CONFIG_FILES = (CONFIG_FILE, "generation_config.json")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -144,12 +145,20 @@ def code_files(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in folder.glob(f"*{CODE_SUFFIX}") if path.is_file()))
 
 
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter in safetensors and no model."""
+    adapter = all((folder / name).is_file() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+    return adapter and not any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
+
+
 def checkpoint_files(folder: Path) -> tuple[str, ...]:
-    """Return the names of the weight, config and tokenizer files, sorted.
+    """Return the names of the weight, config and tokenizer files, sorted; of an adapter, its own.
 
     Raises:
         CheckpointError: when weights or ``config.json`` are not there.
     """
+    if is_adapter(folder):
+        return tuple(sorted([ADAPTER_CONFIG, ADAPTER_WEIGHTS, *tokenizer_files(folder)]))
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"{folder / CONFIG_FILE}: no such file; point at the folder of a checkpoint")
     index = read_index(folder)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invarlock.catalog.edit_labels import is_label
+from invarlock.checkpoints.layout import is_adapter
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
@@ -66,5 +67,6 @@ def check_request(request: PairRequest, target: Path) -> None:
     check_dense(request.baseline)
     open_checkpoint(request.subject, request.baseline)
     for folder in (request.baseline, request.subject):
-        check_scorable(folder, request.seq_len)
+        if not is_adapter(folder):
+            check_scorable(folder, request.seq_len)
     read_subject_edit(request.subject, request.edit_label)

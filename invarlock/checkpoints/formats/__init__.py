@@ -14,6 +14,7 @@ The first that matches reads the checkpoint, and ``dense`` matches what is left.
 from __future__ import annotations
 
 from invarlock.checkpoints.formats import (
+    adapter,
     auto_round,
     awq,
     bitsandbytes,
@@ -35,5 +36,6 @@ FORMATS: tuple[Format, ...] = (
     auto_round.FORMAT,
     bitsandbytes.FORMAT,
     torchao.FORMAT,
+    adapter.FORMAT,
     dense.FORMAT,
 )

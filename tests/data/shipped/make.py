@@ -182,33 +182,29 @@ def layers_of_auto_round(folder: Path, bits: int, *, awq: bool) -> Dense:
     return dense
 
 
-def gptqmodel(name: str) -> None:
-    """GPTQ with the columns in the order of their activations, in the second version of the format."""
-    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+def peft(name: str) -> None:
+    """A LoRA adapter of rank 8, trained for a few steps, and the model as peft merges it."""
+    from peft import LoraConfig, get_peft_model
 
-    config = QuantizeConfig(
-        bits=4, group_size=32, desc_act=True, sym=False, format="gptq_v2" if name == "gptq-v2" else "gptq",
-        dynamic={"-:.*layers\\.[123]\\..*": {}}, offload_to_disk=False,
+    config = LoraConfig(
+        r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"], task_type="CAUSAL_LM",
+        use_rslora=name == "peft-rslora", alpha_pattern={"up_proj": 4} if name == "peft-lora" else {},
     )  # fmt: skip
 
     def make(work: Path) -> tuple[Path, Dense]:
-        folder = write_baseline(QWEN, work / "baseline")
-        # without a token for padding the tool makes one, and the embeddings have no row for it
-        path = folder / "tokenizer_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "!"}))
-        model = GPTQModel.load(str(folder), config, device="cpu")
-        model.quantize(calibration_texts(), batch_size=8)
-        model.save(str(work / "packed"))
-        read = GPTQModel.load(str(work / "packed"), device="cpu", backend=BACKEND.TORCH)
-        dense = {key: weight.data for key, weight in read.model.named_parameters()}
-        for key, module in read.model.named_modules():
-            if hasattr(module, "dequantize_weight"):
-                dense[f"{key}.weight"] = module.dequantize_weight().T.contiguous()
-                if module.bias is not None:
-                    dense[f"{key}.bias"] = module.bias
-        return work / "packed", dense
+        model, tokenizer, _ = load_model(QWEN, work, dtype=torch.bfloat16)
+        tuned = get_peft_model(model, config)
+        optimiser = torch.optim.AdamW([one for one in tuned.parameters() if one.requires_grad], lr=1e-3)
+        for text in calibration_texts(8):
+            tokens = torch.tensor([tokenizer(text)["input_ids"][:128]])
+            tuned(input_ids=tokens, labels=tokens).loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        tuned.save_pretrained(work / "packed")
+        merged = tuned.merge_and_unload()
+        return work / "packed", {key: weight.data for key, weight in merged.named_parameters()}
 
-    run(name, QWEN, ("gptqmodel", "transformers"), make)
+    run(name, QWEN, ("peft", "transformers"), make)
 
 
 def compressed_tensors_alone(name: str) -> None:
@@ -273,8 +269,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 def run(name: str, baseline: str, tools: tuple[str, ...], make: Callable[[Path], tuple[Path, Dense]]) -> None:
     """Make one checkpoint in a temporary folder and keep it."""
     torch.manual_seed(0)
-    if tools[0] != "gptqmodel":  # it wants two
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         folder, dense = make(Path(work))
         versions = {tool: version(tool) for tool in (*tools, "torch")}
@@ -288,10 +283,8 @@ MAKERS: Mapping[str, Callable[[str], None]] = {
     "compressed-tensors-w4a16": compressed_tensors, "compressed-tensors-w4a16-asym": compressed_tensors,
     "gptq": auto_round, "gptq-asym": auto_round, "gptq-8bit": auto_round, "gptq-3bit": auto_round,
     "gptq-2bit": auto_round, "awq": auto_round, "auto-round": auto_round, "auto-round-awq": auto_round,
-    "gptq-v2": gptqmodel, "gptq-desc-act": gptqmodel,
-
-
     "compressed-tensors-nvfp4": compressed_tensors_alone, "compressed-tensors-fp8-block": compressed_tensors_alone,
+    "peft-lora": peft, "peft-rslora": peft,
     "torchao-int8": torchao, "torchao-int4": torchao,
 }  # fmt: skip
 

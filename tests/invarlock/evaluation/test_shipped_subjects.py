@@ -58,6 +58,16 @@ def test_a_healthy_packed_subject_passes(name: str, bits: int, tmp_path: Path) -
     assert report["invariants"]["raw"]["subject"]["storage"]["quantisation"]["bits"] == bits
 
 
+@pytest.mark.parametrize("name", ["peft-lora", "peft-rslora"])
+def test_an_adapter_is_judged_as_its_merged_model(name: str, tmp_path: Path) -> None:
+    code, report, output = evaluate(restore(name, tmp_path / "subject"), tmp_path)
+
+    assert code == 0, output
+    assert "LoRA" in report["invariants"]["raw"]["subject"]["storage"]["quantisation"]["method"]
+    changed = report["invariants"]["raw"]
+    assert changed["subject"]["tensors"][f"{UP}.weight"] != changed["baseline"]["tensors"][f"{UP}.weight"]
+
+
 def swap_nibbles(tensors: Tensors) -> None:
     for name in [one for one in tensors if one.endswith("up_proj.qweight")]:
         words = tensors[name]

@@ -51,6 +51,7 @@ class ReportFacts:
     kind: str
     record: dict[str, Any] | None
     artifact: Mapping[str, Any] | None
+    subject_is_kept: bool | None
     telemetry: Mapping[str, Any]
     context: Mapping[str, Any]
     settings: Mapping[str, Any]
@@ -124,6 +125,7 @@ def examine_report(
         kind=kind,
         record=record,
         artifact=None if metadata is None else {key: metadata[key] for key in ARTIFACT_KEYS},
+        subject_is_kept=None if metadata is None else metadata["run_directory_contains_edit_artifacts"],
         telemetry=report["telemetry"],
         is_timed=beside(path, layout.TIMING) in files.digests,
         context=report["context"],

@@ -208,8 +208,29 @@ def _assurance_warnings(manifest: Manifest, found: Findings, *, is_off: bool) ->
         overridden = sorted({name for facts in found.facts.values() for name in facts.overrides})
         if overridden:
             yield f"the policy of reports was overridden: {', '.join(overridden)}"
+        kept = [facts.subject_is_kept for facts in found.facts.values() if facts.subject_is_kept is not None]
+        yield from kept_subjects_warnings(manifest, kept)
     if manifest.get("verification", {}).get("report_assurance") == "off":
         yield "its maker did not verify the reports in this pack: report_assurance off"
+
+
+def kept_subjects_warnings(manifest: Manifest, kept: Sequence[bool]) -> Iterator[str]:
+    """Yield a warning where reports and the run's settings differ on whether the subjects stay in the run directory.
+
+    It is no problem: a run may be resumed with another ``keep_models``.
+
+    Args:
+        manifest: of the pack, with the settings of the run.
+        kept: ``run_directory_contains_edit_artifacts`` of each ``edit_metadata.json``.
+    """
+    setting = manifest.get("invocation", {}).get("parameters", {}).get("keep_models")
+    stated = setting.get("value") if isinstance(setting, dict) else None
+    others = sum(one is not stated for one in kept)
+    if isinstance(stated, bool) and others:
+        yield (
+            f"{others} of {len(kept)} edit_metadata.json say run_directory_contains_edit_artifacts: "
+            f"{'false' if stated else 'true'}, and the run's keep_models is {'true' if stated else 'false'}"
+        )
 
 
 def _missing_for_strong(result: VerifyResult, steps: _Steps) -> list[str]:

@@ -107,21 +107,6 @@ def resolve_model(
     return Resolved(listing, tuple(sorted([*weights, *pickled, *configs, *tokenizer, *own])), pickled)
 
 
-def resolve_dataset(
-    dataset_id: str, revision: str | None, names: Sequence[str], patience: Patience = PATIENCE
-) -> Resolved:
-    """Return the commit of a data set, with the files of it that are wanted.
-
-    Raises:
-        HubError: when the repository cannot be read, or does not have one of them.
-    """
-    listing = list_repository(dataset_id, "dataset", revision, patience)
-    for name in names:
-        if name not in listing.files:
-            raise HubError(f"{dataset_id} at {listing.commit}: no file {name!r}; name one that it has")
-    return Resolved(listing, tuple(names))
-
-
 def fetch(resolved: Resolved, tell: Tell, patience: Patience = PATIENCE) -> Pin:
     """Fetch and verify all files of a repository that are wanted, and return its pin.
 

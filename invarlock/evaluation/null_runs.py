@@ -6,7 +6,7 @@ Runs differ in their draw and in the seed of the jitter. Their documents are wha
 Example::
 
     draws = null_draws(snapshot, setup, [1, 2])
-    document = measure_null_run(snapshot, setup, 1, draws[1], Path("nulls"), policy["variance"])
+    document = measure_null_run(snapshot, setup, 1, draws[1], Path("nulls"))
     document["changes"][0]["name"]     # "float16_round_trip"
 """
 

@@ -31,7 +31,7 @@ from invarlock.reports.margins import tightest
 BATCH_SIZE = 16
 
 
-def tune_suite_model(
+def tune_suite_model(  # noqa: PLR0913  # the options of one command
     suites: Path,
     name: str,
     output: Path,

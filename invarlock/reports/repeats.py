@@ -10,6 +10,7 @@ from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, digest_document
 from invarlock.problems import Code, Problem
 from invarlock.reports.gates import OVERHEAD_FLAG
+from invarlock.reports.leaf_differences import Path, leaf_differences
 from invarlock.statistics.rounding import rounded
 
 SCHEMA = "invarlock/determinism-repeats-v1"
@@ -101,24 +102,17 @@ def drift(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, floa
     Indices and names of modules are written ``*``; None stands where values are no numbers.
     """
     found: dict[str, float | None] = {}
-    for field, own, other in _differences(without_times(first), without_times(second), ""):
+    for path, own, other in leaf_differences(without_times(first), without_times(second)):
+        field = _pattern(path)
         size = _relative(own, other)
         before = found.get(field, 0.0)
         found[field] = None if size is None or before is None else max(before, size)
     return {field: rounded(size) for field, size in sorted(found.items())}
 
 
-def _differences(own: Any, other: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(own, dict) and isinstance(other, dict):
-        for key in sorted({*own, *other}):
-            name = "*" if "." in key else key
-            inner = f"{where}.{name}" if where else name
-            yield from _differences(own.get(key), other.get(key), inner)
-    elif isinstance(own, list) and isinstance(other, list) and len(own) == len(other):
-        for first, second in zip(own, other, strict=True):
-            yield from _differences(first, second, f"{where}.*")
-    elif own != other:
-        yield where, own, other
+def _pattern(path: Path) -> str:
+    """Return the name of a place in which indices, and names of modules, are ``*``."""
+    return ".".join("*" if isinstance(part, int) or "." in part else part for part in path)
 
 
 def _relative(own: Any, other: Any) -> float | None:

@@ -52,34 +52,6 @@ class Planned:
         return case_id(self.case["model"], self.case["scenario"], self.case["run"])
 
 
-def compile_verdict(
-    manifest: Mapping[str, Any],
-    reports: Mapping[str, tuple[Mapping[str, Any], str]],
-    outcomes: Sequence[Outcome] | None = None,
-    *,
-    timestamp: str = "",
-) -> Verdict:
-    """Return the ``final_verdict.json`` document.
-
-    Args:
-        manifest: the effective manifest, with its selection.
-        reports: by path relative to the pack (``reports/<model>/…/evaluation.report.json``): the report and the
-            ``sha256:<hex>`` of its bytes. Reports must have been verified.
-        outcomes: what pytest said of each case, from ``read_outcomes``; None when it is not known.
-        timestamp: of the compilation, UTC.
-
-    Raises:
-        UsageError: when the manifest selects nothing.
-        DocumentError: when it has no selection, or a detector that is unknown.
-    """
-    plan = planned_cases(manifest)
-    records = {
-        path: judge_report(plan[path], report, digest) if path in plan else None
-        for path, (report, digest) in reports.items()
-    }
-    return compile_records(manifest, plan, records, outcomes, timestamp=timestamp)
-
-
 def planned_cases(manifest: Mapping[str, Any]) -> dict[str, Planned]:
     """Return the cases of an effective manifest by the path of their report in a pack, in the manifest's order.
 

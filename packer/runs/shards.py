@@ -18,6 +18,7 @@ from invarlock.catalog.shards import shard_manifest
 from invarlock.errors import DocumentError, IntegrityError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json
 from invarlock.problems import Code
+from invarlock.reports.leaf_differences import leaf_differences
 from invarlock.reports.verification import shorten
 from invarlock.settings import SETTINGS
 from invarlock.verdict.compiling import planned_cases, read_outcomes
@@ -217,16 +218,13 @@ def _pins(revisions: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {row[PINNED[key]]: {**row, "resolved_at": None} for row in revisions.get(key, [])}
 
 
-def _difference(one: Any, other: Any, where: str = "") -> str | None:
+def _difference(one: Any, other: Any) -> str | None:
     """Return the first place in which two documents differ, and both values; None when they are the same."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        pairs = [(str(key), one.get(key), other.get(key)) for key in sorted({*one, *other})]
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = [(str(place), *pair) for place, pair in enumerate(zip(one, other, strict=True))]
-    else:
-        return None if one == other else f"{where or 'content'} {shorten(one)}, not {shorten(other)}"
-    inner = (_difference(a, b, f"{where}.{key}" if where else key) for key, a, b in pairs)
-    return next((found for found in inner if found is not None), None)
+    found = next(leaf_differences(one, other), None)
+    if found is None:
+        return None
+    path, ours, theirs = found
+    return f"{'.'.join(map(str, path)) or 'content'} {shorten(ours)}, not {shorten(theirs)}"
 
 
 def _parsed(data: bytes) -> Any:

@@ -13,14 +13,14 @@ from huggingface_hub import constants
 
 from invarlock.catalog.pins import Pin, Pins, read_pins
 from invarlock.checkpoints.digests import digest_checkpoint
-from invarlock.checkpoints.hub import Patience
+from invarlock.checkpoints.hub import Patience, list_repository
 from invarlock.checkpoints.revisions import (
+    Resolved,
     dataset_files,
     fetch,
     find_dataset,
     find_model,
     model_folder,
-    resolve_dataset,
     resolve_model,
 )
 from invarlock.errors import HubError
@@ -314,14 +314,12 @@ def test_a_data_set_is_pinned_like_a_model(hub: Hub, monkeypatch: pytest.MonkeyP
     made = hub.add(Repository("org/text", {"raw/test.parquet": b"rows", "other.txt": b""}, kind="dataset"))
     names = ["raw/test.parquet"]
 
-    pin = fetch(resolve_dataset("org/text", None, names, QUICK), lambda line: None, QUICK)
+    pin = fetch(Resolved(list_repository("org/text", "dataset", None, QUICK), tuple(names)), lambda line: None, QUICK)
 
     assert pin.revision == made.commit
     assert [(file.name, file.sha256) for file in pin.files] == [(names[0], hashlib.sha256(b"rows").hexdigest())]
     assert find_dataset(pin, names) == pin
     assert [path.read_bytes() for path in dataset_files(pin, names)] == [b"rows"]
-    with pytest.raises(HubError, match="no file 'absent'"):
-        resolve_dataset("org/text", None, ["absent"], QUICK)
     dataset_files(pin, names)[0].resolve().write_bytes(b"rots")
     with pytest.raises(HubError, match="is not the file that is pinned"):
         dataset_files(pin, names)

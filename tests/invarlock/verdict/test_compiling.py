@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from verdicts import compile_verdict
 
 from invarlock.errors import DocumentError, UsageError
 from invarlock.verdict.compiling import (
     compile_records,
-    compile_verdict,
     judge_report,
     planned_cases,
     read_outcomes,

@@ -1,0 +1,86 @@
+"""The locks by which workers share what is made once, between two owners and between two processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from invarlock.packer.runs.run_directory import RunDirectory
+
+from invarlock.errors import EvaluationError
+from invarlock.harness.locks import TIMES_CASE_TIMEOUT, Locks
+
+# Takes a lock, says so, and holds it until its input ends.
+HOLDER = (
+    "import sys; from pathlib import Path; from invarlock.harness.locks import Locks\n"
+    "from invarlock.packer.runs.run_directory import RunDirectory\n"
+    "with Locks(RunDirectory(Path(sys.argv[1])), 60).held('piece'):\n"
+    "    print('held', flush=True); sys.stdin.read()\n"
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "run")
+
+
+@contextmanager
+def another_process(directory: RunDirectory) -> Iterator[subprocess.Popen[str]]:
+    """Yield a process that has the lock of ``piece``."""
+    command = [sys.executable, "-c", HOLDER, str(directory.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_claim_is_refused_while_another_process_has_the_lock(directory: RunDirectory) -> None:
+    locks = Locks(directory, 60)
+    with another_process(directory) as process:
+        with locks.claimed("piece") as ours:
+            assert not ours
+        with locks.claimed("another piece") as ours:
+            assert ours
+
+        process.kill()
+        process.wait(10)
+
+        # the kernel gives back the lock of a process that died
+        with locks.claimed("piece") as ours:
+            assert ours
+
+
+def test_a_lock_that_stays_taken_is_an_error_after_twice_the_time_of_a_case(directory: RunDirectory) -> None:
+    waits = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        waits.append("began")
+        try:
+            yield
+        finally:
+            waits.append("ended")
+
+    locks = Locks(directory, 0.1 / TIMES_CASE_TIMEOUT, waiting)
+    with another_process(directory), pytest.raises(EvaluationError, match="piece"), locks.held("piece"):
+        pass
+
+    # the clock of the case stands still meanwhile, and runs again after it
+    assert waits == ["began", "ended"]
+
+
+def test_a_lock_is_given_back_when_its_holder_fails(directory: RunDirectory) -> None:
+    first, second = Locks(directory, 60), Locks(directory, 60)
+
+    for taken in (first.held("piece"), first.claimed("piece")):
+        with pytest.raises(ZeroDivisionError), taken:
+            raise ZeroDivisionError
+        with second.claimed("piece") as ours:
+            assert ours

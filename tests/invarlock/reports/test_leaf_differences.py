@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invarlock.reports.leaf_differences import leaf_differences
+
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.text("ab.", max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab.", max_size=2), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 3]}, [(("b", 1), 2, 3)]),
+        ({"a": 1}, {"b": 2}, [(("a",), 1, None), (("b",), None, 2)]),
+        ([1, 2], [1], [((), [1, 2], [1])]),
+        (1, "1", [((), 1, "1")]),
+    ],
+)
+def test_each_leaf_that_differs_is_yielded_with_its_place(one: Any, other: Any, expected: list[Any]) -> None:
+    assert list(leaf_differences(one, other)) == expected
+
+
+@given(documents)
+def test_a_document_does_not_differ_from_itself(document: Any) -> None:
+    assert list(leaf_differences(document, document)) == []
+
+
+@given(documents, documents)
+def test_places_are_those_of_both_documents(one: Any, other: Any) -> None:
+    for path, ours, theirs in leaf_differences(one, other):
+        assert (at(one, path), at(other, path)) == (ours, theirs)
+        assert ours != theirs
+
+
+def at(document: Any, path: tuple[str | int, ...]) -> Any:
+    for part in path:
+        document = document.get(part) if isinstance(document, dict) else document[part]
+    return document

@@ -70,15 +70,14 @@ def bitsandbytes(name: str) -> None:
 
 
 def torchao(name: str) -> None:
-    """Weights of 8 or 4 bits only, through transformers' safetensors of torchao's tensors."""
-    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+    """Weights of 8 bits, through transformers' safetensors of torchao's tensors."""
+    from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
     def make(work: Path) -> tuple[Path, Dense]:
-        kind = Int8WeightOnlyConfig() if name == "torchao-int8" else Int4WeightOnlyConfig(
-            group_size=32, int4_packing_format="plain")  # fmt: skip
+        quantisation = TorchAoConfig(Int8WeightOnlyConfig())
         model, tokenizer, _ = load_model(
-            QWEN, work, quantization_config=TorchAoConfig(kind), dtype=torch.bfloat16, device_map="cpu"
+            QWEN, work, quantization_config=quantisation, dtype=torch.bfloat16, device_map="cpu"
         )
         save(model, tokenizer, work / "packed")
         weights = {key: weight.data for key, weight in model.named_parameters()}
@@ -285,7 +284,7 @@ MAKERS: Mapping[str, Callable[[str], None]] = {
     "gptq-2bit": auto_round, "awq": auto_round, "auto-round": auto_round, "auto-round-awq": auto_round,
     "compressed-tensors-nvfp4": compressed_tensors_alone, "compressed-tensors-fp8-block": compressed_tensors_alone,
     "peft-lora": peft, "peft-rslora": peft,
-    "torchao-int8": torchao, "torchao-int4": torchao,
+    "torchao-int8": torchao,
 }  # fmt: skip
 
 if __name__ == "__main__":

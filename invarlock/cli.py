@@ -19,7 +19,7 @@ from invarlock.errors import InvarLockError, UsageError
 from invarlock.output import say, say_error
 from invarlock.problems import Code, ExitCode
 from invarlock.problems.page import exit_codes_line
-from invarlock.reports.policy import profile_names, tier_names
+from invarlock.reports.tiers import profile_names, tier_names
 from invarlock.settings import unknown_variables
 from invarlock.settings.readers import host_word
 from invarlock.staging import check_can_be_made

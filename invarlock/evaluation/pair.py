@@ -33,11 +33,11 @@ from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
 from invarlock.moments import utc_now
-from invarlock.reports.policy import profile_windows
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
 from invarlock.reports.rendering import render_report
 from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, RuntimeImage, edit_metadata, runtime_manifest
+from invarlock.reports.tiers import profile_windows
 from invarlock.staging import staging_folder
 
 SCENARIO = "evaluate"

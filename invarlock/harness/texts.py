@@ -20,7 +20,7 @@ from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.evaluation.text_files import read_text_files
 from invarlock.harness.found_sources import TextSource
 from invarlock.harness.run import Run
-from invarlock.reports.policy import profile_windows
+from invarlock.reports.tiers import profile_windows
 
 TOKENIZER_FILE = "tokenizer.json"
 SUFFIXES = (".parquet", ".jsonl", ".txt")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from invarlock.errors import UsageError
 from invarlock.guards import GUARD_NAMES, GUARDS
 from invarlock.guards.guard import Guard
-from invarlock.jsonio import check_schema, digest_document, parse_json
+from invarlock.jsonio import check_schema, digest_document
 from invarlock.judgement.learning import LearnedLimit
 from invarlock.metrics import METRICS
 from invarlock.metrics.metric import Metric
+from invarlock.reports.tiers import read_tiers
 
 # All that judges, in its order.
 PARTS: tuple[Metric | Guard, ...] = (*METRICS, *GUARDS)
@@ -23,28 +22,6 @@ CORE_GUARDS: tuple[str, ...] = (*(metric.name for metric in METRICS if metric.is
 LEARNED_LIMITS: tuple[LearnedLimit, ...] = tuple(learnt for part in PARTS for learnt in part.learned)
 # What a preset may set, by dotted name.
 PRESET_LIMITS = tuple(sorted(learnt.limit for learnt in LEARNED_LIMITS))
-
-
-@cache
-def _tiers() -> Mapping[str, Any]:
-    data = resources.files("invarlock.contracts").joinpath("tiers.json").read_bytes()
-    document: dict[str, Any] = parse_json(data, where="tiers.json")
-    check_schema(document, "tiers", where="tiers.json")
-    return document
-
-
-def tier_names() -> tuple[str, ...]:
-    return tuple(_tiers()["tiers"])
-
-
-def profile_names() -> tuple[str, ...]:
-    return tuple(_tiers()["profiles"])
-
-
-def profile_windows(profile: str) -> tuple[int, int]:
-    """Return how many preview and final windows a profile asks for."""
-    row = _tiers()["profiles"][profile]
-    return row["preview_windows"], row["final_windows"]
 
 
 def resolve_policy(
@@ -62,7 +39,7 @@ def resolve_policy(
         UsageError: when the tier, the profile or the name of a limit is unknown, or a preset allows what it may not.
         DocumentError: when a value is out of range.
     """
-    tiers = _tiers()
+    tiers = read_tiers()
     if tier not in tiers["tiers"]:
         raise UsageError(f"tier {tier!r} is unknown; known: {', '.join(tiers['tiers'])}")
     if profile not in tiers["profiles"]:

@@ -26,7 +26,8 @@ from invarlock.guards import GUARDS
 from invarlock.guards.guard import Guard
 from invarlock.metrics import METRICS
 from invarlock.metrics.metric import Metric
-from invarlock.reports.policy import LEARNED_LIMITS, PARTS, resolve_policy, tier_names
+from invarlock.reports.policy import LEARNED_LIMITS, PARTS, resolve_policy
+from invarlock.reports.tiers import tier_names
 from invarlock.verdict.detectors import detect
 
 TABLES = [

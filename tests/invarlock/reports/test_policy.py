@@ -1,7 +1,8 @@
 import pytest
 
 from invarlock.errors import UsageError
-from invarlock.reports.policy import policy_digest, profile_windows, resolve_policy
+from invarlock.reports.policy import policy_digest, resolve_policy
+from invarlock.reports.tiers import profile_windows
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 Example::
 
     artifact = make_artifact(snapshot, Path("subject"), parse_deployable_spec("torchao_int8:8:128:all"), placement)
-    write_weights(snapshot, Path("subject"), spec, Path("weights"))      # what its integers and scales stand for
     documents = examine_artifact(snapshot, Path("subject"), spec, placement, draw)
 """
 
@@ -18,18 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from invarlock.catalog.deployables import BACKENDS as FACTS
 from invarlock.catalog.deployables import DeployableSpec
 from invarlock.checkpoints.families import tensors_in_scope
 from invarlock.checkpoints.layout import tokenizer_files
-from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.checkpoints.staging import link_or_copy, staged
 from invarlock.deployables.backends import BACKENDS, Backend
-from invarlock.errors import CheckpointError, EditError
+from invarlock.errors import EditError
 from invarlock.evaluation.models import Placement, load_stored_model
 from invarlock.evaluation.windows import Draw
 from invarlock.reports.deployables import INFERENCE, INVENTORY, LOAD, MEMORY, inventory_totals, memory_ratios
@@ -78,42 +75,6 @@ def make_artifact(snapshot: Path, target: Path, spec: DeployableSpec, placement:
         files.total_parameters,
         backend.storage_format,
     )
-
-
-def write_weights(snapshot: Path, subject: Path, spec: DeployableSpec, target: Path) -> None:
-    """Write the weights that a packed subject stands for as a checkpoint of the baseline's names and types.
-
-    Tensors that are not packed are the subject's own.
-
-    Raises:
-        CheckpointError: when the subject has tensors that the baseline does not know, or one of another shape.
-    """
-    backend, files, packed_files = BACKENDS[spec.backend], read_checkpoint(snapshot), read_checkpoint(subject)
-    packed = _packed(backend, files, packed_files)
-    used = {part for parts in packed.values() for part in parts.values()}
-    unknown = sorted(packed_files.entries.keys() - used - files.entries.keys())
-    if unknown:
-        raise CheckpointError(f"{subject.name}: its baseline has no tensor {unknown[0][:200]!r}")
-
-    def unpacked(name: str) -> Replacement:
-        dtype_source = files.entries[name]
-
-        def make(before: torch.Tensor) -> torch.Tensor:
-            if name in packed:
-                parts = {part: _read(packed_files, stored) for part, stored in packed[name].items()}
-                weight = backend.unpack(parts)
-            else:
-                weight = _read(packed_files, name)
-            if tuple(weight.shape) != dtype_source.shape:
-                raise CheckpointError(f"{subject.name}: {name}: shape {tuple(weight.shape)}, not {dtype_source.shape}")
-            return weight.to(before.dtype)
-
-        return Replacement(name, make)
-
-    kept = [name for name in files.entries if name in packed or name in packed_files.entries]
-    config = {key: value for key, value in packed_files.config.items() if key != "quantization_config"}
-    rewrite = Rewrite({name: unpacked(name) for name in kept}, frozenset(files.entries.keys() - set(kept)), {**config})
-    rewrite_checkpoint(files, {target: rewrite})
 
 
 def examine_artifact(
@@ -240,12 +201,6 @@ def _packed(backend: Backend, files: CheckpointFiles, packed: CheckpointFiles) -
         if parts and all(stored in packed.entries for stored in parts.values()):
             found[name] = parts
     return found
-
-
-def _read(files: CheckpointFiles, name: str) -> torch.Tensor:
-    with safe_open(files.folder / files.entries[name].shard, framework="pt") as stream:
-        tensor: torch.Tensor = stream.get_tensor(name)
-    return tensor
 
 
 def _weight_files_bytes(files: CheckpointFiles) -> int:

@@ -281,12 +281,11 @@ def weigh(folder: Path) -> Weighed:
     return Weighed(digest_checkpoint(folder), tokenizer_digest(folder), facts)
 
 
-def compare(subject: Path, comparison: Comparison, weights: Path | None = None) -> Measured:
+def compare(subject: Path, comparison: Comparison) -> Measured:
     """Return the measurements of a subject on the windows of its baseline.
 
     The guards of weights measure the dense tensors that packed ones stand for; the model is scored with these too, or
-    as it is stored, as the placement says. ``weights`` is a checkpoint that holds them, for a subject that is packed in
-    a format without a reader.
+    as it is stored, as the placement says.
 
     Where scales of FFN outputs are proposed, the subject is scored once more with them. With ``probe_outputs`` both are
     measured over the probe's windows too.
@@ -308,11 +307,10 @@ def compare(subject: Path, comparison: Comparison, weights: Path | None = None) 
         # the same files, and so the same facts
         facts = baseline.facts
     else:
-        read = subject if weights is None else weights
         facts = measure_checkpoint(
-            read, _subject_tokenizer(subject, baseline), Against(baseline.folder, baseline.facts)
+            subject, _subject_tokenizer(subject, baseline), Against(baseline.folder, baseline.facts)
         )
-        form = measure_canonical_form(baseline.folder, read, baseline.facts, facts)
+        form = measure_canonical_form(baseline.folder, subject, baseline.facts, facts)
         if form is not None and form.changes:
             facts = replace(facts, canonical={**form.spectra, "changes": form.changes})
     weighed = time.perf_counter()
@@ -326,10 +324,7 @@ def compare(subject: Path, comparison: Comparison, weights: Path | None = None) 
     if reason is not None:
         return unscored(reason)
     try:
-        if weights is not None:
-            model = load_stored_model(subject, placement)
-        else:
-            model = _load_subject(subject, baseline.folder, placement, facts)
+        model = _load_subject(subject, baseline.folder, placement, facts)
     except OutOfMemoryError:
         # says nothing of the subject
         raise

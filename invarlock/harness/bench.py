@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +20,10 @@ import torch
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
 from invarlock.catalog.scenarios import DeployableGeneration
-from invarlock.deployables.artifacts import examine_artifact, write_weights
+from invarlock.deployables.artifacts import examine_artifact
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.comparison import Measured, compare
-from invarlock.evaluation.models import Placement
+from invarlock.evaluation.models import NATIVE, Placement
 from invarlock.evaluation.request import EvaluationRequest
 from invarlock.harness.baselines import Baselines
 from invarlock.harness.calibration import Calibration
@@ -138,7 +137,6 @@ class Bench:
     ) -> tuple[Made, list[Measured], Mapping[str, Mapping[str, Any]]]:
         """Make a case's subject, measure it so many times, and remove it unless subjects are kept."""
         subject, snapshot, placement = self.run.directory.subject(case), request.baseline.snapshot, request.placement
-        weights: Path | None = None
         examined: Mapping[str, Mapping[str, Any]] = {}
         keeps = bool(self.run.settings.keep_models)
         shutil.rmtree(subject, ignore_errors=True)
@@ -147,15 +145,12 @@ class Bench:
             _log.info("subject made by %s in %.2f s: %d tensors changed", made.spec, made.seconds, made.edited_tensors)
             generation = case.scenario.generation
             if isinstance(generation, DeployableGeneration):
-                weights = subject.with_name(f"{subject.name}__weights")
-                shutil.rmtree(weights, ignore_errors=True)
-                write_weights(snapshot, subject, generation.spec, weights)
+                # what is served is scored
+                request = replace(request, placement=replace(placement, scoring=NATIVE))
                 examined = examine_artifact(snapshot, subject, generation.spec, placement, request.draw)
             comparison = request.comparison()
-            measurements = [compare(subject, comparison, weights) for _ in range(times)]
+            measurements = [compare(subject, comparison) for _ in range(times)]
         finally:
-            if weights is not None:
-                shutil.rmtree(weights, ignore_errors=True)
             # all runs of a scenario have the same subject: one is kept
             if not keeps or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)

@@ -30,7 +30,8 @@ from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.trust.keys import make_signing_key
 from invarlock.packer.trust.signature import sign_manifest
 from invarlock.packer.verify.manifest_claims import manifest_problems, metadata_problems
-from invarlock.packer.verify.reports import check_results, examine_reports
+from invarlock.packer.verify.reports import examine_reports
+from invarlock.packer.verify.results import check_results
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 
 from invarlock.digests import digest_bytes, sha256_hex
@@ -115,11 +116,11 @@ def many_reports(content: PackContent, folder: Path) -> None:
 def derived(files: MemoryFiles, manifest: dict[str, Any]) -> None:
     """Derive all that a pack claims from files in memory: reports, verdict, summaries, manifest and metadata."""
     found = examine_reports(files)
-    verdict, wrong = check_results(files, found)
+    results = check_results(files, found)
     assert not [
-        *found.claims,
-        *wrong,
-        *manifest_problems(manifest, found, files, verdict),
+        *found.problems,
+        *results.problems,
+        *manifest_problems(manifest, found, files, results.verdict),
         *metadata_problems(found, files),
     ]
 

@@ -210,17 +210,17 @@ def test_a_file_that_is_replaced_by_its_own_bytes_while_the_pack_is_verified_is_
     pack: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the swap is made at the latest moment that there is: when the reports have been derived, before the last look
-    from invarlock.packer.verify import verifying as verify
+    from invarlock.packer.verify import claims, verifying
 
-    check = verify.check_claims
+    check = claims.check_claims
 
-    def swap(*arguments: Any) -> verify.Claims:
-        claims = check(*arguments)
+    def swap(*arguments: Any) -> claims.Claims:
+        checked = check(*arguments)
         (pack / "copy").write_bytes((pack / name).read_bytes())
         (pack / "copy").replace(pack / name)
-        return claims
+        return checked
 
-    monkeypatch.setattr(verify, "check_claims", swap)
+    monkeypatch.setattr(verifying, "check_claims", swap)
 
     result = strict(pack)
 

@@ -80,7 +80,12 @@ def test_a_dictionary_is_counted_by_its_rows_before_they_are_made(
     path = write_parquet(tmp_path / "rows.parquet", {"text": ["word " * 800] * rows})
     assert path.stat().st_size < 100_000
     made: list[int] = []
-    monkeypatch.setattr(parquet_text, "decode", lambda data, where: made.append(len(data)) or "")
+
+    def count(data: bytes, where: str) -> str:
+        made.append(len(data))
+        return ""
+
+    monkeypatch.setattr(parquet_text, "decode", count)
 
     with pytest.raises(EvaluationError, match="bytes of text; use a shorter one"):
         read_local_text(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invarlock.packer.runs.run_directory import RunDirectory
@@ -66,7 +67,7 @@ def test_the_folder_of_a_run_must_be_new_or_that_of_a_run(tmp_path: Path) -> Non
     (tmp_path / "full" / "notes.txt").write_text("mine")
     (tmp_path / "empty").mkdir()
 
-    def found(name: str, **options: object) -> int:
+    def found(name: str, **options: Any) -> int:
         return len(list(check_run_directory(*planned(tmp_path / name, **options))))
 
     assert (found("file"), found("full"), found("empty"), found("new")) == (1, 1, 0, 0)
@@ -148,7 +149,7 @@ def test_clean_cases_need_tuned_parameters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "count"), [({}, 1), ({"skip_disk_preflight": "1"}, 0), ({"resume": True}, 0)])
-def test_a_disk_that_is_too_small_is_refused(options: dict[str, object], count: int, tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small_is_refused(options: dict[str, Any], count: int, tmp_path: Path) -> None:
     run, cases = planned(tmp_path / "run", min_free_disk_gb="900000", **options)
 
     assert len(list(check_disk(run, cases))) == count

@@ -65,7 +65,7 @@ HONEST = {
 
 def verdict(reports: dict[str, dict[str, Any]], outcomes: list[dict[str, str]] | None = None) -> dict[str, Any]:
     given = {PATHS[name]: (document, f"sha256:{'0' * 64}") for name, document in reports.items()}
-    return compile_verdict(manifest(*HONEST), given, outcomes, timestamp="2026-01-31T12:00:00Z")
+    return dict(compile_verdict(manifest(*HONEST), given, outcomes, timestamp="2026-01-31T12:00:00Z"))
 
 
 def test_an_honest_run_passes() -> None:
@@ -243,7 +243,7 @@ def test_informational_stress_decides_a_verdict_only_where_the_suite_asks_for_si
             spec = generation["edit_spec_by_model"].get("embedded/mistral-tiny", generation["edit_spec"])
             document["edit"]["name"], document["edit"]["spec"] = spec.partition(":")[0], spec
             reports[f"reports/embedded__mistral-tiny/{name}/run_1/evaluation.report.json"] = (document, "")
-        return compile_verdict(plan, reports)
+        return dict(compile_verdict(plan, reports))
 
     silent, half = run(0, 0, 0), run(0, 0, 1)
     assert (silent["verdict"], silent["counts"]["informational_stress_signaled"]) == ("PASS", 0)

@@ -51,7 +51,7 @@ for case, text, reason in (
     ("a_path_of_a_thousand_segments", f"{ZEROS}  {'a/' * 1000}b", (Code.PATH_UNSAFE, "a/" * 60, "")),
     ("a_file_that_is_not_there", f"{ZEROS}  notes.txt", (Code.SEALED_FILE_MISSING, "notes.txt", "")),
 ):
-    ATTACKS[f"checksums_with_{case}"] = Attack(line(text), *reason, "manifest")
+    ATTACKS[f"checksums_with_{case}"] = Attack(line(text), reason[0], reason[1], reason[2], "manifest")
 
 
 @attack(Code.CHECKSUMS_MALFORMED, "checksums.sha256", sealed="manifest")
@@ -194,7 +194,7 @@ for case, edit, reason in (
         (Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW, "manifest.json", "subject.path"),
     ),
 ):
-    ATTACKS[f"a_manifest_{case}"] = Attack(manifest(edit), *reason, "all")
+    ATTACKS[f"a_manifest_{case}"] = Attack(manifest(edit), reason[0], reason[1], reason[2], "all")
 
 
 def added(path: str, data: bytes) -> Act:

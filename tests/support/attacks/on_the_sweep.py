@@ -34,18 +34,18 @@ for case, path, change, reason in (
      (*RESULT, "faults.accepted_and_detected")),
     ("false_alarm_less", GUARD_VALUE, lambda s: s["controls"].update(false_alarms=7),
      (*RESULT, "controls.false_alarms")),
-    ("guard_that_saw_it", GUARD_VALUE, lambda s: fault(s)["guards_that_signal"].clear(), RESULT),
-    ("perplexity_that_saw_nothing", GUARD_VALUE, lambda s: fault(s).update(perplexity_accepts=False), RESULT),
+    ("guard_that_saw_it", GUARD_VALUE, lambda s: fault(s)["guards_that_signal"].clear(), (*RESULT, None)),
+    ("perplexity_that_saw_nothing", GUARD_VALUE, lambda s: fault(s).update(perplexity_accepts=False), (*RESULT, None)),
     ("share_of_a_limit", GUARD_VALUE, lambda s: fault(s)["limits_used"].update({"spectral.deadband_ratio": 0.1}),
-     RESULT),
-    ("report", GUARD_VALUE, lambda s: fault(s).update(report_sha256=f"sha256:{'0' * 64}"), RESULT),
+     (*RESULT, None)),
+    ("report", GUARD_VALUE, lambda s: fault(s).update(report_sha256=f"sha256:{'0' * 64}"), (*RESULT, None)),
     ("point_less", GUARD_VALUE, lambda s: s["points"].pop(), (*RESULT, "points")),
     ("format", GUARD_VALUE, lambda s: s.clear(), (*RESULT, "faults")),
     ("step_of_a_fault", SCENARIOS, lambda s: step(s, "fault").update(value=1.0), PLAN),
     ("guard_of_a_fault", SCENARIOS, lambda s: step(s, "fault").update(guard="rmt"), PLAN),
     ("role", SCENARIOS, lambda s: step(s, "control").update(role="fault", guard="rmt"), PLAN),
 ):  # fmt: skip
-    ATTACKS[f"a_sweep_with_another_{case}"] = Attack(edited(path, change), *reason, sealed="all")
+    ATTACKS[f"a_sweep_with_another_{case}"] = Attack(edited(path, change), reason[0], reason[1], reason[2], "all")
 
 
 @attack(Code.FILE_ABSENT, GUARD_VALUE, sealed="all")

@@ -104,8 +104,11 @@ def write_modelopt(folder: Path, algorithm: str) -> dict[str, torch.Tensor]:
             tensors[f"{name}_scale"], tensors[f"{name}_scale_2"] = small, whole
 
     write_baseline("qwen2-tiny", folder)
-    document = {"producer": {"name": "modelopt", "version": "0.33.0"}, "quantization": {"quant_algo": algorithm}}
-    document["quantization"]["exclude_modules"] = ["lm_head"]  # type: ignore[index]
+    document: dict[str, Any] = {
+        "producer": {"name": "modelopt", "version": "0.33.0"},
+        "quantization": {"quant_algo": algorithm},
+    }
+    document["quantization"]["exclude_modules"] = ["lm_head"]
     (folder / "hf_quant_config.json").write_text(json.dumps(document))
     edit_tensors(folder, pack)
     return dense

@@ -112,6 +112,7 @@ def test_every_setting_is_read_from_a_config_or_refused_there(tmp_path: Path, se
         "host",
         "full",
         "eager",
+        "native",
         "1",
         "1/2",
         "embedded",

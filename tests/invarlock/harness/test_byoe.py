@@ -123,7 +123,7 @@ def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
 ) -> None:
     (brought / "base/tokenizer.json").unlink()
     (brought / "base/tokenizer_config.json").unlink()
-    with (brought / "bad/mine/model.safetensors").open("r+b") as stream:
+    with (brought / "magnitude_prune/mine/model.safetensors").open("r+b") as stream:
         stream.truncate(1000)
     given = [f"--subject={brought / name}" for name in ("absent", "magnitude_prune/mine", "good/mine")]
 

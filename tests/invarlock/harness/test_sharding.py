@@ -266,7 +266,7 @@ def lose_a_report(shards: list[Path]) -> list[Path]:
         (
             swap_a_report_for_another_that_verifies,
             7,
-            "noop_control/run_1/runtime.manifest.json: report.sha256 is not that",
+            "noop_control/run_1/runtime.manifest.json: report.sha256: not that of the report",
         ),
         (lose_a_baseline, 7, "baseline"),
         (put_a_link_for_a_report_folder, 6, "run_1: a link; links in a run directory are not followed"),

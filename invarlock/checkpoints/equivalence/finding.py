@@ -11,7 +11,7 @@ import torch
 
 from invarlock.checkpoints.equivalence import norms, orders, rotation, scales
 from invarlock.checkpoints.equivalence.anatomy import Anatomy, describe
-from invarlock.checkpoints.equivalence.sides import Removed, Sides
+from invarlock.checkpoints.equivalence.sides import BIAS_MOVED, BIAS_WORSE, Removed, Sides
 from invarlock.checkpoints.formats.interface import Checkpoint, Defect, Storage
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
@@ -35,6 +35,8 @@ CONTRACT: Mapping[str, Any] = {
         "in_place": orders.IN_PLACE,
         "found": orders.FOUND,
         "untied_left": UNTIED_LEFT,
+        "bias_moved": BIAS_MOVED,
+        "bias_worse": BIAS_WORSE,
     },
     "arithmetic": "float32, Procrustes float64",
 }
@@ -70,7 +72,8 @@ def find_equivalence(base: Checkpoint, own: Checkpoint) -> Sides:
     """Return both sides in the form in which they are compared, with what was removed of the subject.
 
     Every step leaves the function of the subject as it is, so no defect of it can be explained away: what is left is
-    the whole of its difference from the baseline. A step is used only where it makes that smaller.
+    the whole of its difference from the baseline. A step is used only where it makes that smaller, in the matrices and
+    in their biases.
 
     Args:
         base: the baseline.
@@ -84,6 +87,7 @@ def find_equivalence(base: Checkpoint, own: Checkpoint) -> Sides:
     sides = Sides(RecentTensors(base), RecentTensors(own))
     if anatomy is None:
         return sides.skip("all", f"its norms follow what they would be folded into, model_type {base.files.model_type}")
+    sides = replace(sides, compares_biases=not _norm_biases_differ(sides))
     sides = _with_heads(sides, anatomy)
     sides = _residual_stream(sides, anatomy)
     for attention in anatomy.attentions:
@@ -96,6 +100,17 @@ def find_equivalence(base: Checkpoint, own: Checkpoint) -> Sides:
         sides = orders.order_units(sides, ffn)
         sides = scales.undo_unit_scales(sides, ffn)
     return replace(sides, removed=_by_kind(sides.removed), skipped=tuple(dict.fromkeys(sides.skipped)))
+
+
+def _norm_biases_differ(sides: Sides) -> bool:
+    """Return whether the bias of a norm differs: folding a LayerNorm moves it into the biases of matrices."""
+    names = [
+        name for name, module in sides.base.files.modules.items() if module.family == "norm" and name.endswith(".bias")
+    ]
+    return any(
+        sides.base.files.shapes[name] != sides.own.files.shapes.get(name) or not torch.equal(*sides.vector(name))
+        for name in names
+    )
 
 
 def _with_heads(sides: Sides, anatomy: Anatomy) -> Sides:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from invarlock.checkpoints.equivalence.anatomy import Attention, Experts, FeedForward, Rows, Site
-from invarlock.checkpoints.equivalence.sides import Sides
+from invarlock.checkpoints.equivalence.sides import BIAS, Sides
 from invarlock.checkpoints.equivalence.steps import Order, Step
 
 # A row that is as near to the one in its place needs no other: rounding to 4 bits leaves 0.99.
@@ -82,6 +82,8 @@ def order_units(sides: Sides, ffn: FeedForward) -> Sides:
     for rows in (ffn.gate, ffn.up):
         if rows is not None:
             steps[rows.site] = (*steps.get(rows.site, ()), _of_rows(sides, rows, rows.index[order]))
+    if not sides.biases_follow(steps):
+        return sides.skip("units", BIAS)
     return sides.with_steps(steps).remove("units", [ffn.down.label], _moved(order))
 
 
@@ -110,6 +112,8 @@ def order_heads(sides: Sides, attention: Attention) -> Sides:
         steps[rows.site] = (*steps.get(rows.site, ()), _of_rows(sides, rows, rows.index[chosen]))
     inputs = torch.arange(heads * query.index.shape[1]).view(heads, -1)
     steps[attention.output] = (Order("inputs", inputs[order].flatten()),)
+    if not sides.biases_follow(steps):
+        return sides.skip("heads", BIAS)
     return sides.with_steps(steps).remove("heads", [attention.output.label], moved)
 
 

@@ -12,7 +12,7 @@ import math
 import torch
 
 from invarlock.checkpoints.equivalence.anatomy import Anatomy, Site
-from invarlock.checkpoints.equivalence.sides import Sides, energy
+from invarlock.checkpoints.equivalence.sides import BIAS, Sides, energy
 from invarlock.checkpoints.equivalence.steps import Step, Turn
 
 # Embeddings nearer than this are not rotated: rounding to 4 bits moves them by 0.15 at most.
@@ -54,6 +54,8 @@ def undo_rotation(sides: Sides, anatomy: Anatomy) -> Sides:
     if anatomy.head is not None:
         steps[anatomy.head] = (reads,)
     steps |= dict.fromkeys(anatomy.writers, (writes,))
+    if not sides.biases_follow(dict.fromkeys(anatomy.writers, (writes,))):
+        return sides.skip("rotation", BIAS)
     return sides.with_steps(steps).remove("rotation", [site.label for site in steps], change)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from invarlock.checkpoints.equivalence.anatomy import Attention, FeedForward, Rows, Site
 from invarlock.checkpoints.equivalence.rotation import find_rotation
-from invarlock.checkpoints.equivalence.sides import Sides, energy
+from invarlock.checkpoints.equivalence.sides import BIAS, Sides, energy
 from invarlock.checkpoints.equivalence.steps import Scale, Step, TurnHeads, apply
 
 # A row whose cosine with the baseline's is less has no scale.
@@ -36,6 +36,8 @@ def undo_unit_scales(sides: Sides, ffn: FeedForward) -> Sides:
         return sides
     if ffn.freedom == "none":
         return sides.skip("unit_scales", "the activation does not pass a scale on")
+    if not sides.biases_follow(steps):
+        return sides.skip("unit_scales", BIAS)
     return sides.with_steps(steps).remove("unit_scales", [ffn.up.site.label, ffn.down.label], _largest(scales))
 
 
@@ -62,6 +64,8 @@ def undo_value_rotations(sides: Sides, attention: Attention) -> Sides:
     }
     if not _helps(sides, steps, value, output):
         return sides
+    if not sides.biases_follow(steps):
+        return sides.skip("value_rotations", BIAS)
     change = (energy(own - base) / max(energy(base), 1e-300)) ** 0.5
     return sides.with_steps(steps).remove("value_rotations", [value.site.label, output.label], change)
 
@@ -79,6 +83,8 @@ def undo_value_scales(sides: Sides, attention: Attention) -> Sides:
     steps = _undo(sides, value, output, scales, inputs)
     if not _helps(sides, steps, value, output):
         return sides
+    if not sides.biases_follow(steps):
+        return sides.skip("value_scales", BIAS)
     return sides.with_steps(steps).remove("value_scales", [value.site.label, output.label], _largest(scales))
 
 

@@ -8,10 +8,17 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from invarlock.checkpoints.equivalence.anatomy import Rows, Site
-from invarlock.checkpoints.equivalence.steps import Step, apply
+from invarlock.checkpoints.equivalence.steps import Step, apply, apply_to_outputs
 from invarlock.checkpoints.formats.interface import Checkpoint
 
 Steps = Mapping[Site, tuple[Step, ...]]
+
+# A bias may move by so much of its square: fine-tuning and bias correction move it by less.
+BIAS_MOVED = 0.01
+# A step that leaves more than this of what a bias differed by did not happen to the bias.
+BIAS_WORSE = 1.1
+# Why a step is not used that the weights alone would explain.
+BIAS = "a bias did not change with its weights"
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Sides:
         own_steps: steps on matrices of the subject, by the baseline's site.
         base_sources: where a matrix of the baseline is stored, if it is another tensor.
         own_sources: likewise of the subject: an expert with another number.
+        compares_biases: whether a bias that does not follow its matrix speaks against a step. False where the biases of
+            norms differ, as they do after LayerNorms were folded, since those of matrices then differ too.
     """
 
     base: Checkpoint
@@ -53,6 +62,7 @@ class Sides:
     own_steps: Steps = field(default_factory=dict)
     base_sources: Mapping[Site, Site] = field(default_factory=dict)
     own_sources: Mapping[Site, Site] = field(default_factory=dict)
+    compares_biases: bool = True
     removed: tuple[Removed, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
@@ -96,6 +106,26 @@ class Sides:
     def vector(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a tensor of one dimension of both sides, float32."""
         return self.base.read(name).float(), self.own.read(name).float()
+
+    def biases_follow(self, steps: Steps) -> bool:
+        """Return whether the biases of the matrices fit the baseline's after the steps too, as far as there are any.
+
+        The function is the same only if a bias went through what its matrix did.
+        """
+        if not self.compares_biases:
+            return True
+        return all(self._bias_follows(site, more) for site, more in steps.items() if site not in self.own_sources)
+
+    def _bias_follows(self, site: Site, steps: Sequence[Step]) -> bool:
+        name = f"{site.tensor.removesuffix('.weight')}.bias"
+        shapes = (self.base.files.shapes.get(name), self.own.files.shapes.get(name))
+        if site.expert is not None or shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 1:
+            return True
+        base, own = (torch.nan_to_num(side, 0.0, 0.0, 0.0)[None] for side in self.vector(name))
+        base = apply_to_outputs(self.base_steps.get(site, ()), base)
+        own = apply_to_outputs(self.own_steps.get(site, ()), own)
+        left = energy(apply_to_outputs(steps, own) - base)
+        return left <= BIAS_WORSE * energy(own - base) or left <= BIAS_MOVED * energy(base)
 
     def with_steps(
         self, own: Mapping[Site, Sequence[Step]], base: Mapping[Site, Sequence[Step]] | None = None

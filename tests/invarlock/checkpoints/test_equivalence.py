@@ -221,6 +221,49 @@ def test_scales_that_an_activation_does_not_pass_are_said(baselines: Callable[[s
     assert sides.removed == ()
 
 
+def forget_value_bias(model: Any) -> None:
+    for block in made.blocks(model):
+        bias = block.v.bias.clone()
+        made.scale_values(model, block, torch.linspace(0.4, 2.5, len(block.v.weight)))
+        block.v.bias.copy_(bias)
+
+
+def forget_turned_value_bias(model: Any) -> None:
+    biases = [block.v.bias.clone() for block in made.blocks(model)]
+    made.rotate_values(model)
+    for block, bias in zip(made.blocks(model), biases, strict=True):
+        block.v.bias.copy_(bias)
+
+
+def forget_unit_bias(model: Any) -> None:
+    biases = [block.feedforwards[0].up.bias.clone() for block in made.blocks(model)]
+    made.shuffle_units(model)
+    for block, bias in zip(made.blocks(model), biases, strict=True):
+        block.feedforwards[0].up.bias.copy_(bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake", "kind"),
+    [
+        ("qwen2-tiny", forget_value_bias, "value_scales"),
+        ("qwen2-tiny", forget_turned_value_bias, "value_rotations"),
+        ("phi", forget_unit_bias, "units"),
+        ("gpt2", forget_unit_bias, "units"),
+    ],
+)
+def test_a_step_that_a_bias_did_not_take_is_not_undone(
+    name: str, mistake: Make, kind: str, baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load(name)
+
+    with torch.no_grad():
+        mistake(model)
+    sides = compared(baselines(name), model, tmp_path)
+
+    assert kind in {one.kind for one in sides.skipped}
+    assert kind not in {one.kind for one in sides.removed}
+
+
 def mistaken_norm(model: Any) -> None:
     made.fold_norms(model, skip=1)
 

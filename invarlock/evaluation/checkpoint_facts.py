@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from invarlock.checkpoints.families import Module
 from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.evaluation.tokenizer_facts import TokenizerFacts
 from invarlock.guards import GUARDS
 from invarlock.guards.guard import TensorMeasure
 from invarlock.measuring import invariants, spectral, weight_changes
@@ -93,26 +94,6 @@ class Against:
 
     folder: Path
     facts: CheckpointFacts
-
-
-@dataclass(frozen=True)
-class TokenizerFacts:
-    """A tokenizer's tokens with their ids, the token ids that begin every text, and its special tokens.
-
-    ``added_special`` counts a subject's special tokens that its baseline does not have, where all other tokens and ids
-    are the same; None where the two differ in another way, and for a baseline.
-    """
-
-    vocabulary: Mapping[str, int]
-    prefix: tuple[int, ...]
-    special: frozenset[str] = frozenset()
-    added_special: int | None = None
-
-    def compared_with(self, baseline: TokenizerFacts) -> TokenizerFacts:
-        """Return the facts with the number of special tokens that the baseline does not have."""
-        more = self.vocabulary.keys() - baseline.vocabulary.keys()
-        kept = all(self.vocabulary.get(token) == number for token, number in baseline.vocabulary.items())
-        return replace(self, added_special=len(more) if kept and more <= self.special else None)
 
 
 def measure_checkpoint(

@@ -35,16 +35,16 @@ from invarlock.evaluation.canonical_form import (
     TurnedOutputs,
     measure_canonical_form,
 )
-from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, TokenizerFacts, measure_checkpoint
+from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
 from invarlock.evaluation.models import NATIVE, Placement, load_dequantised, load_model, load_stored_model
 from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
+from invarlock.evaluation.tokenizer_facts import subject_tokenizer_facts, tokenizer_facts
 from invarlock.evaluation.windows import Draw, draw_windows
 from invarlock.guards.structure import missing_tensors
 from invarlock.guards.variance import propose_scales
 from invarlock.measuring import rmt
-from invarlock.measuring.invariants import vocabulary_digest
 
 # A model that knows nothing has a perplexity of its vocabulary; trained ones have 0.1 % to 10 % of it, and models of
 # single characters up to a quarter.
@@ -251,25 +251,6 @@ def _check_plausible(losses: Sequence[float | None], rows: int, most: float) -> 
         )
 
 
-def tokenizer_facts(folder: Path) -> TokenizerFacts:
-    """Return the tokens of a checkpoint's tokenizer, and those that it begins every text with.
-
-    Raises:
-        EvaluationError: when it cannot be loaded.
-    """
-    tokenizer = load_tokenizer(folder)
-    special = frozenset(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return TokenizerFacts(tokenizer.get_vocab(), prefix_token_ids(tokenizer), special)
-
-
-def _subject_tokenizer(subject: Path, baseline: Reference) -> TokenizerFacts:
-    """Return the facts of a subject's tokenizer; the baseline's is loaded only where the two differ."""
-    own = tokenizer_facts(subject)
-    if vocabulary_digest(own.vocabulary) == baseline.facts.invariants["vocabulary_sha256"]:
-        return own
-    return own.compared_with(tokenizer_facts(baseline.folder))
-
-
 def weigh(folder: Path) -> Weighed:
     """Return what a baseline's files hold.
 
@@ -307,9 +288,9 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
         # the same files, and so the same facts
         facts = baseline.facts
     else:
-        facts = measure_checkpoint(
-            subject, _subject_tokenizer(subject, baseline), Against(baseline.folder, baseline.facts)
-        )
+        vocabulary = baseline.facts.invariants["vocabulary_sha256"]
+        tokenizer = subject_tokenizer_facts(subject, baseline.folder, vocabulary, draw)
+        facts = measure_checkpoint(subject, tokenizer, Against(baseline.folder, baseline.facts))
         form = measure_canonical_form(baseline.folder, subject, baseline.facts, facts)
         if form is not None and form.changes:
             facts = replace(facts, canonical={**form.spectra, "changes": form.changes})

@@ -6,10 +6,11 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from invarlock.errors import EvaluationError
-from invarlock.evaluation.checkpoint_facts import TokenizerFacts
-from invarlock.evaluation.comparison import WindowPlan, draw_runs, tokenizer_facts
+from invarlock.evaluation.comparison import WindowPlan, draw_runs
 from invarlock.evaluation.text import SourceText
+from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
+from invarlock.evaluation.tokenizer_facts import TokenizerFacts, subject_tokenizer_facts
 
 EMBEDDED = Path(__file__).parents[3] / "suites/embedded"
 BOS, EOS = 900, 901
@@ -101,17 +102,20 @@ def test_a_pattern_that_backtracks_without_end_is_an_error_and_no_panic(tmp_path
 
 
 def test_special_tokens_beyond_the_baselines_are_counted_and_others_are_not(tmp_path: Path) -> None:
-    embedded = EMBEDDED / "tokenizer"
-    baseline = tokenizer_facts(embedded)
+    embedded = tokenizer_folder(tmp_path / "baseline", None)
+    text = read_local_text(EMBEDDED / "text/austen_heldout.txt.xz")
+    draw = draw_runs(embedded, text, WindowPlan(seq_len=32, preview=2, final=4, seed=0, batch_size=4), [1])[1]
 
-    def saved_with(tokens: list[str], *, special: bool) -> TokenizerFacts:
+    def saved_with(*tokens: str, special: bool = True) -> TokenizerFacts:
         tokenizer = load_tokenizer(embedded)
-        tokenizer.add_tokens(tokens, special_tokens=special)
-        folder = tmp_path / "-".join([*tokens, str(special)])
+        tokenizer.add_tokens(list(tokens), special_tokens=special)
+        folder = tmp_path / f"{'-'.join(tokens)}-{special}"
         tokenizer.save_pretrained(folder)
-        return tokenizer_facts(folder).compared_with(baseline)
+        return subject_tokenizer_facts(folder, embedded, "0" * 64, draw)
 
-    assert saved_with(["<pad>", "<extra>"], special=True).added_special == 2
-    assert saved_with(["zebra"], special=False).added_special is None
-    moved = {**baseline.vocabulary, "a": baseline.vocabulary["e"], "e": baseline.vocabulary["a"]}
-    assert TokenizerFacts(moved, (), frozenset()).compared_with(baseline).added_special is None
+    assert saved_with("<pad>", "<extra>").added_special == 2
+    assert saved_with("zebra", special=False).added_special is None
+    # a token of the text itself: every text has other ids with it
+    assert saved_with(" t").added_special is None
+    moved = {"a": 1, "b": 0}
+    assert not TokenizerFacts(moved, ()).extends(TokenizerFacts({"a": 0, "b": 1}, ()))

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from invarlock.checkpoints.equivalence.names import under_names_of
 from invarlock.checkpoints.formats import FORMATS as READERS
-from invarlock.checkpoints.formats import dense
+from invarlock.checkpoints.formats import adapter, dense
 from invarlock.checkpoints.formats.folder import CheckpointFolder, find_quantisation, read_document
-from invarlock.checkpoints.formats.interface import DEQUANTISE, Checkpoint
+from invarlock.checkpoints.formats.interface import DEQUANTISE, Checkpoint, Format, unreadable
 from invarlock.checkpoints.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, TensorEntry, read_checkpoint
 from invarlock.errors import CheckpointError
@@ -96,6 +96,8 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
         _refuse_gguf(folder)
         _refuse_quantised(source)
         _refuse_packed_tensors(folder, source.files.entries)
+    elif found is not adapter.FORMAT:
+        _refuse_packed_stacks(found, source)
     checkpoint = found.open(source)
     _refuse_wrappers(folder, checkpoint.files.entries)
     _check_sizes(folder, checkpoint.files)
@@ -117,6 +119,13 @@ def check_dense(folder: Path) -> CheckpointFiles:
             "baseline is a dense one: name the model that was quantised"
         )
     return checkpoint.files
+
+
+def _refuse_packed_stacks(form: Format, source: CheckpointFolder) -> None:
+    """Refuse experts that are stored as one packed tensor of three dimensions, which no reader unpacks."""
+    for name, entry in source.files.entries.items():
+        if len(entry.shape) == 3 and not entry.dtype.startswith(("BF16", "F16", "F32", "F64")):
+            raise unreadable(source.path, form, f"its experts are one packed stack, such as {name[:120]}")
 
 
 def _refuse_adapters_of_models(folder: Path) -> None:

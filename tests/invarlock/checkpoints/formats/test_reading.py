@@ -403,3 +403,14 @@ def test_odd_patterns_of_a_config_take_no_time_and_match_nothing(
     checkpoint = open_checkpoint(edit_config(folder, lambda stated: stated.__setitem__("ignore", ["lm_head", target])))
 
     assert checkpoint.check() == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint8, torch.int32])
+def test_a_packed_stack_of_experts_is_refused_and_never_a_defect(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = restore("compressed-tensors-fp8", tmp_path / "subject")
+    stack = torch.zeros(4, 8, 16, dtype=dtype)
+
+    edit_tensors(folder, lambda tensors: tensors.update({"model.layers.0.mlp.experts.gate_up_proj": stack}))
+
+    with pytest.raises(CheckpointError, match=r"its experts are one packed stack, such as model\.layers\.0\.mlp"):
+        open_checkpoint(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def parameter_id(node_id: str) -> str:
-    """Return the bracketed part of a node id, empty where there is none."""
+    """Return the bracketed part of a node id, an empty text if it has no brackets."""
     return node_id.partition("[")[2].removesuffix("]")
 
 

@@ -49,7 +49,7 @@ def read_subject_edit(folder: Path, given: str | None) -> SubjectEdit:
 
 
 def _described(path: Path) -> SubjectEdit | None:
-    """Return what an ``edit_metadata.json`` says, None where there is none or it does not name the edit."""
+    """Return what an ``edit_metadata.json`` says; None if the file does not exist or names no edit."""
     if not path.is_file():
         return None
     document = read_json(path)

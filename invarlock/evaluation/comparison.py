@@ -8,7 +8,6 @@ Example::
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from invarlock.evaluation.canonical_form import (
 )
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
 from invarlock.evaluation.models import NATIVE, Placement, load_dequantised, load_model, load_stored_model
+from invarlock.evaluation.plausibility import MOST_OF_CHANCE, check_plausible
 from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
@@ -45,10 +45,6 @@ from invarlock.evaluation.windows import Draw, draw_windows
 from invarlock.guards.structure import missing_tensors
 from invarlock.guards.variance import propose_scales
 from invarlock.measuring import rmt
-
-# A model that knows nothing has a perplexity of its vocabulary; trained ones have 0.1 % to 10 % of it, and models of
-# single characters up to a quarter.
-MOST_OF_CHANCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -216,7 +212,7 @@ def measure_baseline(
             raise
         except EvaluationError as error:
             raise EvaluationError(f"the baseline cannot be scored: {error}") from None
-        _check_plausible([*preview.losses, *final.losses], rows, plan.most_of_chance)
+        check_plausible([*preview.losses, *final.losses], rows, plan.most_of_chance)
         scored[run] = ScoredDraw(
             run,
             draw,
@@ -231,24 +227,6 @@ def measure_baseline(
         "score": time.perf_counter() - loaded,
     }
     return Baseline(known.digest, known.tokenizer_sha256, known.facts, scored, seconds)
-
-
-def _check_plausible(losses: Sequence[float | None], rows: int, most: float) -> None:
-    """Refuse a baseline whose losses cannot be a basis for a verdict.
-
-    Raises:
-        EvaluationError: when one is not finite, or the perplexity is near that of chance.
-    """
-    finite = [loss for loss in losses if loss is not None]
-    if len(finite) < len(losses):
-        raise EvaluationError("the baseline's own loss is not finite; it cannot be compared with")
-    mean = sum(finite) / len(finite)
-    if mean > math.log(most * rows):
-        perplexity = f"{math.exp(mean):.0f}" if mean < 50 else f"exp({mean:.0f})"
-        raise EvaluationError(
-            f"the baseline's perplexity is {perplexity}, and a guess among the {rows} tokens of its vocabulary has "
-            f"{rows}; is it trained, its tokenizer its own, and the text in a language that it knows?"
-        )
 
 
 def weigh(folder: Path) -> Weighed:

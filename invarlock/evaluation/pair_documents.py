@@ -56,7 +56,7 @@ def read_baseline_report(path: Path) -> dict[str, Any]:
     """Return a baseline's own report, which holds to its schema.
 
     Raises:
-        MissingFileError: when there is none.
+        MissingFileError: when it does not exist.
         DocumentError: when it is malformed.
     """
     document: dict[str, Any] = read_json(path)

@@ -145,7 +145,7 @@ class EvaluationRequest:
 
 
 def reference(baseline: Mapping[str, Any], folder: Path, run: int, *, probe: bool) -> Reference:
-    """Return what a subject is held against, from its baseline's report and its checkpoint."""
+    """Return what a subject is compared with, from its baseline's report and its checkpoint."""
     draw = draw_of(baseline, run)
     probe_outputs = draw["probe"]["variance"] if probe else None
     return Reference(folder, weight_facts(baseline), draw["variance"], probe_outputs, baseline["baseline"]["digest"])

@@ -99,9 +99,9 @@ def _tensor_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
         if own is not None and own["nonfinite"]:
             yield _violation(name, "nonfinite", f"{own['nonfinite']} values are not finite")
         if name in heads and (own is None or base is None):
-            continue  # a tie that changed, told by _tie_violations
+            continue  # a tie that changed: _tie_violations reports it
         if own is None and name not in missing:
-            continue  # told by _storage_violations
+            continue  # _storage_violations reports it
         if own is None:
             kind = "missing norm layer" if base["family"] == "norm" else "missing"
             yield _violation(name, "missing", f"{kind}: the baseline has it, the subject does not")
@@ -181,7 +181,7 @@ def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] |
     scope = None if isinstance(spec, CleanSpec) else spec.scope
     for name in changed_tensors(baseline, subject):
         if name not in baseline["tensors"] or name not in subject["tensors"]:
-            continue  # told as missing or unexpected
+            continue  # reported as missing or unexpected
         if scope is None:
             yield _violation(name, "scope", "changed, though nothing was edited")
         elif not _takes(scope, name, baseline["tensors"][name]):

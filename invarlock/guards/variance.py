@@ -126,7 +126,7 @@ def _predictive_gate(
     assert mean is not None
     assert high is not None
     passed = mean < 0 and mean <= -policy["min_effect"] and high <= -policy["min_effect"]
-    reason = "the loss falls" if passed else "the loss does not fall by as much as is asked"
+    reason = "the loss falls" if passed else "the loss falls by less than the least effect"
     return {"evaluated": True, "passed": passed, "reason": reason, "mean_delta": mean, "delta_ci": [low, high]}
 
 
@@ -139,7 +139,7 @@ def _judge_probe(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
 
 
 def _limits_used(block: Block, limits: Block) -> Shares:
-    """A scale of an FFN's output beyond the deadband is proposed, what it gains is held against the least effect."""
+    """Proposes a scale for each FFN output beyond the deadband, and compares the gain with the least effect."""
     if block["status"] == "error":
         return {"variance.deadband": None}
     ratios = [row["ratio"] for row in block["modules"].values()]

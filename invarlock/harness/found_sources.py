@@ -31,7 +31,7 @@ class TextSource:
         return 0 if self.resolved is None else self.resolved.missing_bytes
 
     def obtain(self, tell: Tell) -> dict[str, Pin]:
-        """Return the data set's pin by its id, once its files are on disk and verified; nothing where there is none.
+        """Return the data set's pin by its id, once its files are on disk and verified; empty without a data set.
 
         Raises:
             HubError: when it cannot be fetched.

@@ -91,7 +91,7 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
     gpus = _usable(_numbered(_named(_visible(read_gpus(), settings), settings)), settings)
     if settings.num_gpus is not None:
         if settings.num_gpus > len(gpus):
-            raise UsageError(f"NUM_GPUS: {settings.num_gpus} are asked for, {len(gpus)} can be used")
+            raise UsageError(f"NUM_GPUS: {settings.num_gpus} GPUs wanted, {len(gpus)} can be used")
         gpus = gpus[: settings.num_gpus]
     whole = all(not gpu.id.startswith("MIG-") for gpu in gpus)
     threads = _threads(max(1, cores // max(1, min(workers, len(gpus)))))

@@ -21,7 +21,7 @@ BASELINE_REUSED, RENDER_DEFERRED = "baseline_report_reused", "render_deferred"
 
 CUSTOM = "custom"
 CUSTOM_STORAGE = "dense_float"
-CUSTOM_SEMANTICS = "made by whoever brought it, in a way that is not known here"
+CUSTOM_SEMANTICS = "made outside of InvarLock, by an edit that is not known"
 PACKED_SEMANTICS = "weights packed by a backend, as they are served"
 FAULT_STORAGE = "dense_float"
 FAULT_SEMANTICS = "a deliberate defect, made to see whether it is caught"

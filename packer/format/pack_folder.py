@@ -90,7 +90,7 @@ class PackFolder:
         """Return a file's bytes, read once.
 
         Raises:
-            MissingFileError: when there is none.
+            MissingFileError: when it does not exist.
             IntegrityError: when it is no regular file, too large, behind a link, or changes while it is read.
         """
         if path in self.added:

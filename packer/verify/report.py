@@ -240,7 +240,7 @@ def _runtime_manifest(
 
 
 def _document(files: PackFiles, where: str) -> tuple[Any, list[Problem]]:
-    """Return a document in a report's folder, None when there is none that can be read, and what is wrong with it.
+    """Return a document in a report's folder, None if it cannot be read, and what is wrong with it.
 
     Bytes that are not those of their digest are a problem of ``files``, and not repeated here.
     """

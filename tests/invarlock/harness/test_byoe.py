@@ -94,7 +94,7 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
     metadata = load(folder / "edit_metadata.json")
     assert metadata["edit_label"] == "custom"
     assert metadata["coverage"]["edited_tensors"] == 28
-    assert metadata["edit_semantics"] == "made by whoever brought it, in a way that is not known here"
+    assert metadata["edit_semantics"] == "made outside of InvarLock, by an edit that is not known"
     for path in ran.pack.rglob("*"):
         if path.is_file():
             assert str(tmp_path).encode() not in path.read_bytes(), path

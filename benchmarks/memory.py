@@ -4,7 +4,7 @@
 
 Each shape is a LLaMA-like model with random weights in bfloat16. A process of its own makes an edit, measures the
 baseline and then the subject with its probes, as a worker does, and reports the largest resident set of each stage (it
-includes pages of mapped files). ``planned`` is what ``invarlock.harness.memory_plan`` plans for the model.
+includes pages of mapped files). ``planned`` is what ``invarlock.harness.devices.memory_plan`` plans for the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from invarlock.catalog.models import Model
 from invarlock.checkpoints.safetensors_files import read_checkpoint
-from invarlock.harness.memory_plan import needed_bytes
+from invarlock.harness.devices.memory_plan import needed_bytes
 
 # hidden size, layers, inner size, heads, key-value heads, vocabulary, head tied to the embedding
 SHAPES = {

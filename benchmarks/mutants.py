@@ -88,10 +88,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/edits/magnitude_prune.py": EDITS,
     "invarlock/edits/quant_rtn.py": EDITS,
     # leases
-    "invarlock/harness/leases.py": (f"{HARNESS}/test_leases.py",),
-    "invarlock/harness/memory_plan.py": (f"{HARNESS}/test_memory_plan.py", f"{HARNESS}/test_leases.py"),
+    "invarlock/harness/devices/leases.py": (f"{HARNESS}/test_leases.py",),
+    "invarlock/harness/devices/memory_plan.py": (f"{HARNESS}/test_memory_plan.py", f"{HARNESS}/test_leases.py"),
     # resuming
-    "invarlock/harness/resuming.py": (f"{HARNESS}/test_kept.py",),
+    "invarlock/harness/baselines/resuming.py": (f"{HARNESS}/test_kept.py",),
 }
 PYTEST = ("-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--tb=no")
 # A mutant's tests take as long as before, unless they wait for something that does not come.

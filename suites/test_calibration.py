@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from invarlock.harness.plan import PlannedNullRun
+from invarlock.harness.planning.plan import PlannedNullRun
 
 
 def test_null_run(null_run: PlannedNullRun, measured_null_run: Mapping[str, Any]) -> None:

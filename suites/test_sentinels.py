@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from invarlock.harness.sentinels import missing_files
+from invarlock.harness.cases.sentinels import missing_files
 
 
 def test_sentinel(sentinel: str, sentinel_folder: Path) -> None:

@@ -11,20 +11,20 @@ import pytest
 
 from invarlock.catalog.cases import Case
 from invarlock.errors import InvarLockError, disk_refuses
-from invarlock.harness.case_clock import CLOCK
-from invarlock.harness.plan import PlannedNullRun
-from invarlock.harness.sentinels import run_sentinel
+from invarlock.harness.cases.sentinels import run_sentinel
+from invarlock.harness.planning.plan import PlannedNullRun
 from invarlock.harness.session import SESSION
+from invarlock.harness.stopping.case_clock import CLOCK
 
 if TYPE_CHECKING:
-    from invarlock.harness.bench import Bench
+    from invarlock.harness.cases.bench import Bench
 
 
 @pytest.fixture(scope="session")
 def bench(pytestconfig: pytest.Config) -> Bench:
     """The worker's bench, which makes baselines once and subjects as they are needed."""
     # imported here: it imports torch, and collecting the cases must not
-    from invarlock.harness.bench import Bench
+    from invarlock.harness.cases.bench import Bench
 
     with _failing_on_one_line():
         return Bench(pytestconfig.stash[SESSION].run, pytestconfig.stash[CLOCK].waiting)
@@ -34,7 +34,7 @@ def bench(pytestconfig: pytest.Config) -> Bench:
 def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[str, Any]:
     """The case's report, made by editing, measuring and comparing; several tests of a case share it."""
     # imported here: it imports NumPy
-    from invarlock.harness.case_facts import case_facts
+    from invarlock.harness.cases.case_facts import case_facts
 
     with _failing_on_one_line():
         found = bench.evaluate(case)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from invarlock.errors import InvarLockError, printable_lines
-from invarlock.harness.suites_folder import find_suites_folder, is_suites_folder
+from invarlock.harness.selection.suites_folder import find_suites_folder, is_suites_folder
 from invarlock.settings import SETTINGS
 
 CONTAINER = "container"
@@ -58,7 +58,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         if suite.handover is not None or suite.settings.execution_mode != CONTAINER:
             return None
         # imported here: a run on the host does without
-        from invarlock.harness.delegation import run_in_container
+        from invarlock.harness.container.delegation import run_in_container
 
         ended = run_in_container(config, suite)
     if isinstance(ended, int):
@@ -90,8 +90,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     # imported here: pytest in any other folder does without
     from invarlock.harness import fixtures
-    from invarlock.harness.given_names import GivenNames
     from invarlock.harness.opening import open_suite
+    from invarlock.harness.selection.given_names import GivenNames
     from invarlock.harness.session import SESSION, Controller, SuiteSession, Worker, shows_only, timed_id
 
     session: SuiteSession
@@ -114,10 +114,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if shows_only(config.option):
         return
     # imported here: what only shows something runs no case
-    from invarlock.harness.case_clock import CLOCK, CaseClock, lone_alarms, worker_alarms
-    from invarlock.harness.interrupting import Interruption
-    from invarlock.harness.logs import Logs
-    from invarlock.harness.progress import Progress
+    from invarlock.harness.stopping.case_clock import CLOCK, CaseClock, lone_alarms, worker_alarms
+    from invarlock.harness.stopping.interrupting import Interruption
+    from invarlock.harness.terminal.logs import Logs
+    from invarlock.harness.terminal.progress import Progress
 
     timeout = session.settings.case_timeout
     alarms = worker_alarms(timeout) if isinstance(session, Worker) else lone_alarms(timeout)

@@ -19,22 +19,28 @@ import pytest
 from invarlock.catalog.cases import Case
 from invarlock.catalog.node_ids import parameter_id
 from invarlock.errors import InvarLockError, disk_refuses, printable, printable_lines
-from invarlock.harness.case_clock import hang_of, overdue
-from invarlock.harness.disk_pressure import DiskPressure
+from invarlock.harness.cases.sentinels import SENTINELS, sentinel_problems
+from invarlock.harness.ending.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.opening import OpenSuite
-from invarlock.harness.plan import CALIBRATE_ONLY, PlannedNullRun, calibration_lines, plan_lines, scenario_lines
-from invarlock.harness.pytest_report import RERUN, ask_for_json_report
-from invarlock.harness.run import Run
-from invarlock.harness.run_lock import RunLock
-from invarlock.harness.selection import SENTINEL_MARK
-from invarlock.harness.sentinels import SENTINELS, sentinel_problems
-from invarlock.harness.sharding import Collected, own_cases
+from invarlock.harness.planning.plan import (
+    CALIBRATE_ONLY,
+    PlannedNullRun,
+    calibration_lines,
+    plan_lines,
+    scenario_lines,
+)
+from invarlock.harness.planning.sharding import Collected, own_cases
+from invarlock.harness.selection.selected_cases import SENTINEL_MARK
+from invarlock.harness.state.disk_pressure import DiskPressure
+from invarlock.harness.state.run import Run
+from invarlock.harness.state.run_lock import RunLock
+from invarlock.harness.stopping.case_clock import hang_of, overdue
 from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.reports.markdown import code_block
 from invarlock.runtime.handover import check_code
 
 if TYPE_CHECKING:
-    from invarlock.harness.finishing import Ending
+    from invarlock.harness.ending.finishing import Ending
 
 WORKER_KEY = "invarlock"
 # Where the session of a process is.
@@ -148,8 +154,8 @@ class Worker(SuiteSession):
 
     def __init__(self, suite: OpenSuite, config: pytest.Config) -> None:
         # imported here: collecting needs none of it
-        from invarlock.harness.interrupting import stop_at_first_interrupt
-        from invarlock.harness.leftovers import die_with_parent
+        from invarlock.harness.state.leftovers import die_with_parent
+        from invarlock.harness.stopping.interrupting import stop_at_first_interrupt
 
         die_with_parent()
         stop_at_first_interrupt()
@@ -253,8 +259,8 @@ class Controller(SuiteSession):
             self.nothing_selected = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
             return
         # imported here: collecting needs none of it, nor does a worker
-        from invarlock.harness.finishing import Ending
-        from invarlock.harness.leftovers import remove_unfinished
+        from invarlock.harness.ending.finishing import Ending
+        from invarlock.harness.state.leftovers import remove_unfinished
 
         report = getattr(getattr(self.config, "_json_report", None), "report", None) or {"tests": []}
         interrupted = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or bool(
@@ -276,7 +282,7 @@ class Controller(SuiteSession):
 
     def _finish(self, report: Mapping[str, Any], *, interrupted: bool) -> Ending:
         # imported here: only the end of a run needs it
-        from invarlock.harness.finishing import finish_calibration, finish_run
+        from invarlock.harness.ending.finishing import finish_calibration, finish_run
 
         if self.calibrates_only:
             models = {null_run.model.id: null_run.model for null_run in self._null_runs_planned}
@@ -313,7 +319,7 @@ class Controller(SuiteSession):
         if not cases and not null_runs:
             return
         # imported here: collecting needs none of it, nor does a worker
-        from invarlock.harness.planning import plan_calibration, plan_run
+        from invarlock.harness.planning.beginning import plan_calibration, plan_run
 
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
 

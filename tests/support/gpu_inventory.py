@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from invarlock.harness.inventory import GB
+from invarlock.harness.devices.inventory import GB
 
 Inventory = Callable[[Sequence[dict[str, Any]]], None]
 

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from invarlock.harness.inventory import GB, Pool
-from invarlock.harness.leases import Leases
+from invarlock.harness.devices.inventory import GB, Pool
+from invarlock.harness.devices.leases import Leases
 
 
 def main(folder: str, pool: str, log: str, worker: str, need: str, hold: str, times: str) -> None:

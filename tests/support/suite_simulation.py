@@ -21,10 +21,10 @@ from xdist.scheduler import WorkStealingScheduling
 from invarlock.catalog.cases import Case, plan_cases
 from invarlock.catalog.models import Model, read_models
 from invarlock.catalog.scenarios import read_scenarios
-from invarlock.harness import leases as leases_module
-from invarlock.harness.inventory import GB, Device, Pool
-from invarlock.harness.leases import TURN_SECONDS, Leases
-from invarlock.harness.memory_plan import devices_needed, needed_bytes
+from invarlock.harness.devices import leases as leases_module
+from invarlock.harness.devices.inventory import GB, Device, Pool
+from invarlock.harness.devices.leases import TURN_SECONDS, Leases
+from invarlock.harness.devices.memory_plan import devices_needed, needed_bytes
 
 SUITES = Path(__file__).parents[2] / "suites"
 SHUTDOWN = -1

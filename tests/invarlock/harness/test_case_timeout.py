@@ -16,7 +16,7 @@ SELECT = ("-k", "mistral and (noop or inf_injection)")
 HANG = """
 
 import ctypes, time
-from invarlock.harness import bench as module
+from invarlock.harness.cases import bench as module
 
 @pytest.fixture(autouse=True)
 def hang(case, monkeypatch):
@@ -86,7 +86,7 @@ def test_without_workers_what_cannot_be_interrupted_ends_the_process(
     # a lock that its holder locks again: unlike most that blocks, no signal ends it
     script = (
         "import ctypes, pathlib, sys\n"
-        "from invarlock.harness.case_clock import lone_alarms\n"
+        "from invarlock.harness.stopping.case_clock import lone_alarms\n"
         "for alarm in lone_alarms(0.3):\n"
         "    alarm.start(pathlib.Path(sys.argv[1]))\n"
         f"c, mutex = ctypes.{library}(None), ctypes.create_string_buffer(64)\n"

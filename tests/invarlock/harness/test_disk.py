@@ -11,9 +11,9 @@ import pytest
 from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.catalog.models import read_models
-from invarlock.harness.disk_pressure import DiskPressure, held_bytes
-from invarlock.harness.memory_plan import needed_bytes
-from invarlock.harness.sizing import ModelNeed, disk_need
+from invarlock.harness.devices.memory_plan import needed_bytes
+from invarlock.harness.planning.sizing import ModelNeed, disk_need
+from invarlock.harness.state.disk_pressure import DiskPressure, held_bytes
 from invarlock.jsonio import check_schema, read_json
 
 SUITES = Path(__file__).parents[3] / "suites"

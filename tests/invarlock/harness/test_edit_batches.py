@@ -21,13 +21,13 @@ from invarlock.checkpoints.editing import EditSummary, apply_each_edit, apply_ed
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.edits import magnitude_prune
 from invarlock.errors import CheckpointError, EditError
-from invarlock.harness import edit_batches
-from invarlock.harness.edit_batches import EditBatches
-from invarlock.harness.leftovers import remove_unfinished
-from invarlock.harness.locks import Locks
-from invarlock.harness.mark_expressions import MarkExpression
-from invarlock.harness.run import Run
-from invarlock.harness.selection import make_catalog
+from invarlock.harness.cases import edit_batches
+from invarlock.harness.cases.edit_batches import EditBatches
+from invarlock.harness.selection.mark_expressions import MarkExpression
+from invarlock.harness.selection.selected_cases import make_catalog
+from invarlock.harness.state.leftovers import remove_unfinished
+from invarlock.harness.state.locks import Locks
+from invarlock.harness.state.run import Run
 from invarlock.settings import resolve_settings
 
 SUITES = Path(__file__).parents[3] / "suites"

@@ -10,10 +10,10 @@ from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
-from invarlock.harness.finishing import Ending, finish_run
-from invarlock.harness.mark_expressions import MarkExpression
-from invarlock.harness.run import Run
-from invarlock.harness.selection import make_catalog
+from invarlock.harness.ending.finishing import Ending, finish_run
+from invarlock.harness.selection.mark_expressions import MarkExpression
+from invarlock.harness.selection.selected_cases import make_catalog
+from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json
 from invarlock.settings import resolve_settings
 

@@ -12,7 +12,7 @@ import pytest
 from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.packer.runs.run_ending import read_reports
 
-from invarlock.harness.finishing import cut_off
+from invarlock.harness.ending.finishing import cut_off
 from invarlock.jsonio import read_json
 from invarlock.verdict.compiling import planned_cases
 

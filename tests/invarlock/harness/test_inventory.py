@@ -9,8 +9,8 @@ from gpu_inventory import Inventory, gpu, mig
 
 from invarlock.catalog.models import Model
 from invarlock.errors import UsageError
-from invarlock.harness.inventory import GB, Pool, make_pool
-from invarlock.harness.memory_plan import devices_needed, needed_bytes
+from invarlock.harness.devices.inventory import GB, Pool, make_pool
+from invarlock.harness.devices.memory_plan import devices_needed, needed_bytes
 from invarlock.settings import resolve_settings
 
 

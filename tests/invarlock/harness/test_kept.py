@@ -22,7 +22,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import draw_windows
-from invarlock.harness.resuming import kept_baseline, kept_report
+from invarlock.harness.baselines.resuming import kept_baseline, kept_report
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import compose, strip
 from invarlock.reports.presets import Preset

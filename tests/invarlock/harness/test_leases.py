@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from gpu_inventory import Inventory, gpu, mig
 
-from invarlock.harness import inventory as inventory_module
-from invarlock.harness.inventory import GB, Device, Pool
-from invarlock.harness.leases import Leases, choose
+from invarlock.harness.devices import inventory as inventory_module
+from invarlock.harness.devices.inventory import GB, Device, Pool
+from invarlock.harness.devices.leases import Leases, choose
 from invarlock.settings import resolve_settings
 
 PROGRAM = Path(__file__).parents[2] / "support" / "lease_worker.py"

@@ -12,11 +12,11 @@ import pytest
 from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.errors import EvaluationError
-from invarlock.harness.locks import TIMES_CASE_TIMEOUT, Locks
+from invarlock.harness.state.locks import TIMES_CASE_TIMEOUT, Locks
 
 # Takes a lock, says so, and holds it until its input ends.
 HOLDER = (
-    "import sys; from pathlib import Path; from invarlock.harness.locks import Locks\n"
+    "import sys; from pathlib import Path; from invarlock.harness.state.locks import Locks\n"
     "from invarlock.packer.runs.run_directory import RunDirectory\n"
     "with Locks(RunDirectory(Path(sys.argv[1])), 60).held('piece'):\n"
     "    print('held', flush=True); sys.stdin.read()\n"

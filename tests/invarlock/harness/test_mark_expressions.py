@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from invarlock.catalog.models import Models, read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import UsageError
-from invarlock.harness.mark_expressions import MarkExpression
-from invarlock.harness.selection import CATEGORY_MARKS, Catalog, check_mark_names, is_byoe, make_catalog
+from invarlock.harness.selection.mark_expressions import MarkExpression
+from invarlock.harness.selection.selected_cases import CATEGORY_MARKS, Catalog, check_mark_names, is_byoe, make_catalog
 from invarlock.settings import resolve_settings
 
 SUITES = Path(__file__).parents[3] / "suites"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from invarlock.catalog.models import Model, read_models
-from invarlock.harness.memory_plan import needed_bytes
+from invarlock.harness.devices.memory_plan import needed_bytes
 
 ROOT = Path(__file__).parents[3]
 # Parameters, tokens of a window, and the peak in MB: benchmarks/memory.py, as docs/performance.md has it.

@@ -18,10 +18,10 @@ from invarlock.catalog.edit_specs import parse_edit_spec
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.errors import MissingFileError, UsageError
-from invarlock.harness.mark_expressions import MarkExpression
-from invarlock.harness.plan import repeated_scenarios
-from invarlock.harness.run import Run
-from invarlock.harness.selection import make_catalog
+from invarlock.harness.planning.plan import repeated_scenarios
+from invarlock.harness.selection.mark_expressions import MarkExpression
+from invarlock.harness.selection.selected_cases import make_catalog
+from invarlock.harness.state.run import Run
 from invarlock.reports.verification import verify_report
 from invarlock.settings import resolve_settings
 

@@ -14,9 +14,7 @@ from invarlock.packer.trust.keys import make_signing_key, write_key_pair
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
-from invarlock.harness.found_sources import Sources, TextSource
-from invarlock.harness.mark_expressions import MarkExpression
-from invarlock.harness.preflight import (
+from invarlock.harness.planning.preflight import (
     CALIBRATION_CHECKS,
     CHECKS,
     check_assurance,
@@ -32,8 +30,10 @@ from invarlock.harness.preflight import (
     check_tuned_params,
     problems,
 )
-from invarlock.harness.run import Run
-from invarlock.harness.selection import make_catalog
+from invarlock.harness.selection.mark_expressions import MarkExpression
+from invarlock.harness.selection.selected_cases import make_catalog
+from invarlock.harness.state.found_sources import Sources, TextSource
+from invarlock.harness.state.run import Run
 from invarlock.settings import resolve_settings
 
 SUITES = Path(__file__).parents[3] / "suites"

@@ -14,8 +14,8 @@ import pytest
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
-from invarlock.harness.logs import LAST_LINES, last_lines
-from invarlock.harness.progress import bar, case_line, duration_text
+from invarlock.harness.terminal.logs import LAST_LINES, last_lines
+from invarlock.harness.terminal.progress import bar, case_line, duration_text
 from invarlock.jsonio import check_schema
 
 ROOT = Path(__file__).parents[3]

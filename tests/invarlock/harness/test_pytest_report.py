@@ -1,7 +1,7 @@
 from pathlib import Path
 from typing import Any
 
-from invarlock.harness.pytest_report import reduce_pytest_report
+from invarlock.harness.ending.pytest_report import reduce_pytest_report
 
 
 def message(longrepr: str) -> str:

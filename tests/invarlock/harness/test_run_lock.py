@@ -16,7 +16,7 @@ import pytest
 from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.errors import UsageError
-from invarlock.harness.run_lock import RunLock
+from invarlock.harness.state.run_lock import RunLock
 
 ROOT = Path(__file__).parents[3]
 RunPytest = Callable[..., Any]

@@ -250,7 +250,7 @@ def test_a_fault_that_does_nothing_fails_the_run(run_pytest: Callable[..., Any],
             "def faults_that_do_nothing(bench, monkeypatch):\n"
             "    from invarlock.catalog.edit_specs import EditSpec\n"
             "    from invarlock.checkpoints.editing import apply_edits\n"
-            "    from invarlock.harness import subjects as module\n"
+            "    from invarlock.harness.cases import subjects as module\n"
             "    real = module.inject_fault\n"
             "    def nothing(name, baseline, subject, params):\n"
             "        import shutil\n"

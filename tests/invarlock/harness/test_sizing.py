@@ -7,9 +7,9 @@ import pytest
 from invarlock.catalog.cases import plan_cases
 from invarlock.catalog.models import Models, Suite, read_models
 from invarlock.catalog.scenarios import read_scenarios
-from invarlock.harness.memory_plan import needed_bytes
-from invarlock.harness.selection import OPT_IN_CATEGORIES
-from invarlock.harness.sizing import suite_defaults
+from invarlock.harness.devices.memory_plan import needed_bytes
+from invarlock.harness.planning.sizing import suite_defaults
+from invarlock.harness.selection.selected_cases import OPT_IN_CATEGORIES
 
 ROOT = Path(__file__).parents[3]
 # windows of the CPU suites times their tokens

@@ -16,7 +16,7 @@ from hub_server import Hub, Repository, serve_hub
 from invarlock.packer.format.layout import MODEL_REVISIONS
 
 from invarlock.errors import HubError
-from invarlock.harness.texts import WIKITEXT2, DataSet, files_of
+from invarlock.harness.sources.texts import WIKITEXT2, DataSet, files_of
 
 SUITES = Path(__file__).parents[3] / "suites"
 ONE_CASE = ("-k", "mistral and noop")

@@ -43,7 +43,9 @@ def test_a_case_that_runs_out_of_memory_is_run_once_more_with_twice_as_much(
 ) -> None:
     with (own_suites / "conftest.py").open("a") as stream:
         # a plan that is too small for this model, which it is not by default
-        stream.write("\n\nfrom invarlock.harness import sizing\n\nsizing.needed_bytes = lambda *_: 5_000_000\n")
+        stream.write(
+            "\n\nfrom invarlock.harness.planning import sizing\n\nsizing.needed_bytes = lambda *_: 5_000_000\n"
+        )
     ran = run_pytest("-k", "mistral and noop", "-n", "2", suites=own_suites, GPU_MEMORY_PER_DEVICE="0.005")
 
     log = (ran.directory / "logs/mistral-tiny-noop_control-run1.log").read_text()

@@ -1,0 +1,144 @@
+"""Calibration in a worker: null runs are shared out, and the preset that follows from them judges every case.
+
+Each null run has its lock. Whoever is free claims one that nobody has begun, and waits only when all that are left are
+being measured by others. The preset is derived by whoever comes first after the last of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from invarlock.catalog.models import Model
+from invarlock.errors import InvarLockError, OutOfMemoryError
+from invarlock.evaluation.comparison import Weighed, weigh
+from invarlock.evaluation.models import Placement
+from invarlock.evaluation.null_runs import measure_null_run, null_draws
+from invarlock.evaluation.request import StoredBaseline, weight_facts
+from invarlock.evaluation.windows import Draw
+from invarlock.harness.baselines.baseline_reports import Baselines
+from invarlock.harness.baselines.resuming import kept_null_run
+from invarlock.harness.planning.plan import PlannedNullRun
+from invarlock.harness.planning.presets import calibrates, derived_preset, has_presets, preset_path
+from invarlock.harness.state.locks import Locks
+from invarlock.harness.state.run import Run
+from invarlock.jsonio import read_json, write_json
+from invarlock.reports.preset_files import null_run_name, read_preset
+from invarlock.reports.presets import Preset, check_fit
+
+
+class Calibration:
+    """What a worker has of the presets of its run."""
+
+    def __init__(self, run: Run, baselines: Baselines, locks: Locks) -> None:
+        self.run = run
+        self.baselines = baselines
+        self._locks = locks
+        self._presets: dict[str, Preset | None] = {}
+        self._failed: dict[str, InvarLockError] = {}
+        self._weighed: dict[str, Weighed] = {}
+        self._draws: dict[str, dict[int, Draw]] = {}
+        self._looked_at: set[PlannedNullRun] = set()
+
+    def preset(self, model: Model, baseline: StoredBaseline, placement: Placement) -> Preset | None:
+        """Return the preset of a model, made together by the workers that need it; None in a run without presets.
+
+        Raises:
+            InvarLockError: when it is another's, or nothing can be learned from the null runs.
+        """
+        if model.id in self._failed:
+            # what cannot be calibrated is not tried again for every case
+            raise self._failed[model.id]
+        if model.id not in self._presets:
+            try:
+                self._presets[model.id] = self._shared(model, baseline, placement)
+            except OutOfMemoryError:
+                raise
+            except InvarLockError as error:
+                self._failed[model.id] = error
+                raise
+        return self._presets[model.id]
+
+    def measure(self, null_run: PlannedNullRun, placement: Placement) -> dict[str, object]:
+        """Return the document of a null run, measured unless it is there, by this worker or by another.
+
+        Raises:
+            InvarLockError: when it cannot be measured.
+        """
+        self.baselines.snapshot(null_run.model)
+        with self._locks.held(_lock_name(null_run)):
+            self._measure(null_run, placement)
+        document: dict[str, object] = read_json(self._path(null_run))
+        return document
+
+    def _shared(self, model: Model, baseline: StoredBaseline, placement: Placement) -> Preset | None:
+        if not has_presets(self.run):
+            return None
+        if calibrates(self.run):
+            document = baseline.document
+            facts = weight_facts(document)
+            self._weighed[model.id] = Weighed(**document["baseline"], facts=facts)
+            self._measure_all(model, placement)
+            with self._locks.held(f"preset_{model.folder}"):
+                preset = derived_preset(self.run, model)
+        else:
+            preset = read_preset(preset_path(self.run, model))
+        where = preset_path(self.run, model).name
+        check_fit(
+            preset.document,
+            baseline.document["baseline"],
+            self.run.settings.tier,
+            attention=placement.attention,
+            where=where,
+        )
+        return preset
+
+    def _measure_all(self, model: Model, placement: Placement) -> None:
+        left = [PlannedNullRun(model, number) for number in range(1, self.run.settings.calibration_runs + 1)]
+        while left:
+            claimed = [null_run for null_run in left if self._claim(null_run, placement)]
+            left = [null_run for null_run in left if null_run not in claimed]
+            if left and not claimed:
+                # others have all that are left; one of them may die, and then its null run is claimed here
+                with self._locks.held(_lock_name(left[0])):
+                    self._measure(left.pop(0), placement)
+
+    def _claim(self, null_run: PlannedNullRun, placement: Placement) -> bool:
+        """Measure a null run unless another worker is at it; tell whether it is there now."""
+        with self._locks.claimed(_lock_name(null_run)) as ours:
+            if ours:
+                self._measure(null_run, placement)
+        return ours
+
+    def _measure(self, null_run: PlannedNullRun, placement: Placement) -> None:
+        """Measure a null run, unless its document is there and of this run's inputs. The caller holds its lock."""
+        run, model, path = self.run, null_run.model, self._path(null_run)
+        setup = self.baselines.setup(model)
+        if run.settings.resume and null_run not in self._looked_at:
+            kept_null_run(path, setup, null_run.run, self._weigh(model))
+            self._looked_at.add(null_run)
+        if path.is_file():
+            return
+        if model.id not in self._draws:
+            numbers = range(1, run.settings.calibration_runs + 1)
+            self._draws[model.id] = null_draws(run.directory.baseline_snapshot(model), setup, numbers)
+        document = measure_null_run(
+            run.directory.baseline_snapshot(model),
+            setup,
+            null_run.run,
+            self._draws[model.id][null_run.run],
+            run.directory.path / model.folder / "models" / f"null_run_{null_run.run}",
+            self._weigh(model),
+        )
+        write_json(path, document)
+
+    def _weigh(self, model: Model) -> Weighed:
+        if model.id not in self._weighed:
+            self._weighed[model.id] = weigh(self.run.directory.baseline_snapshot(model))
+        return self._weighed[model.id]
+
+    def _path(self, null_run: PlannedNullRun) -> Path:
+        return self.run.directory.presets / null_run_name(null_run.model.folder, null_run.run)
+
+
+def _lock_name(null_run: PlannedNullRun) -> str:
+    return f"null_run_{null_run.model.folder}_{null_run.run}"

@@ -1,0 +1,254 @@
+"""The bench on which a worker runs its cases: subjects made, measured against their baseline, and removed.
+
+A case is done when its ``runtime.manifest.json`` is there, which binds the report beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import Model
+from invarlock.catalog.scenarios import DeployableGeneration
+from invarlock.deployables.artifacts import examine_artifact
+from invarlock.errors import OutOfMemoryError
+from invarlock.evaluation.comparison import Measured, compare
+from invarlock.evaluation.models import NATIVE, Placement
+from invarlock.evaluation.request import EvaluationRequest
+from invarlock.harness.baselines.baseline_reports import Baselines
+from invarlock.harness.baselines.calibration import Calibration
+from invarlock.harness.baselines.resuming import kept_report
+from invarlock.harness.cases.case_facts import case_facts
+from invarlock.harness.cases.case_files import write_case
+from invarlock.harness.cases.edit_batches import EditBatches
+from invarlock.harness.cases.subjects import Made, make_subject, subject_digest, subject_spec
+from invarlock.harness.devices.inventory import Pool
+from invarlock.harness.devices.leases import TURN_SECONDS, WAIT_SECONDS, Leases
+from invarlock.harness.planning.plan import PlannedNullRun
+from invarlock.harness.state.leftovers import worker_lock
+from invarlock.harness.state.locks import TIMES_CASE_TIMEOUT, Locks, Waiting
+from invarlock.harness.state.run import Run
+from invarlock.jsonio import read_json, write_bytes
+from invarlock.reports.page_files import write_page
+from invarlock.reports.probes import probes_asked
+from invarlock.reports.sidecars import PAGE_NAME
+from invarlock.runtime.determinism import apply_determinism
+
+# After it ran out of memory, a case is tried once more with so many times the memory.
+RETRY_FACTOR = 2
+
+_log = logging.getLogger(__name__)
+
+
+class Bench:
+    """A worker's bench. It holds devices while it runs a case, a GPU also between cases of one model.
+
+    It tells ``waiting`` while it waits for devices or for another worker.
+    """
+
+    def __init__(self, run: Run, waiting: Waiting = nullcontext) -> None:
+        self.run = run
+        self._waiting = waiting
+        timeout = run.settings.case_timeout
+        self._locks = Locks(run.directory, timeout, waiting)
+        self._alive = worker_lock(run.directory, run.worker)
+        pool = Pool.read(run.directory.devices)
+        _show_gpus(pool, run.worker)
+        apply_determinism(run.settings.determinism, pool.threads)
+        longest = max(WAIT_SECONDS, TIMES_CASE_TIMEOUT * timeout)
+        self.leases = Leases(run.directory.locks / "devices", pool, run.worker, longest)
+        placement = Placement(
+            "cuda" if pool.kind == "gpu" else "cpu", attention=run.attention(pool.kind), scoring=run.settings.scoring
+        )
+        self.baselines = Baselines(run, placement, self._locks)
+        self.calibration = Calibration(run, self.baselines, self._locks)
+        self.tuned = run.tuned_params()
+        plan = read_json(run.directory.state / "plan.json")
+        self._needs: dict[str, int] = {row["model"]: row["memory_bytes"] for row in plan["models"]}
+        self.edits = EditBatches(run, self.tuned, self._locks, plan["cases"], plan["disk_bytes"])
+        self._repeated = frozenset(plan["repeated"])
+        self._at: Model | None = None
+
+    def evaluate(self, case: Case) -> dict[str, Any]:
+        """Run a case and return its report with its probes, which are then on disk with its sidecars.
+
+        A case that runs out of memory is run once more, on a lease of twice the memory.
+
+        Raises:
+            InvarLockError: when the baseline is not the one pinned, the subject cannot be made, or it does not fit.
+        """
+        need = self._needs[case.model.id]
+        try:
+            with self._leased(case.model, need) as placement:
+                return self._evaluate(case, placement)
+        except OutOfMemoryError:
+            # what follows is outside of this clause, so that the error's frames hold no tensor of the first try
+            _log.warning("out of memory with %s; once more with %s", _size(need), _size(RETRY_FACTOR * need))
+        with self._leased(case.model, RETRY_FACTOR * need) as placement:
+            return self._evaluate(case, placement)
+
+    def _evaluate(self, case: Case, placement: Placement) -> dict[str, Any]:
+        # a suites folder may have several tests of a case: the first makes the report, the others read it
+        with self._locks.held(f"case_{case.id}"):
+            return self._evaluate_alone(case, placement)
+
+    def _evaluate_alone(self, case: Case, placement: Placement) -> dict[str, Any]:
+        request = self._prepare(case, placement)
+        path = self.run.directory.report(case)
+        repeats = self.run.settings.repeats if case.scenario.id in self._repeated else 0
+        if path.is_file():
+            brought = subject_digest(case, request.baseline.snapshot)
+            kept = kept_report(case, path, request, subject_spec(case, self.tuned), repeats, brought)
+            if kept is not None:
+                _log.info("the report is there, verifies, and was made from the same inputs: kept")
+                return kept
+        made, measurements, examined = self._measure(case, request, 1 + repeats)
+        _log_measured(measurements[0], placement)
+        return self._write(case, request, made, measurements, examined)
+
+    def _prepare(self, case: Case, placement: Placement) -> EvaluationRequest:
+        """Return the evaluation of a case, with a baseline that is measured and a preset that is made."""
+        started = time.perf_counter()
+        baseline = self.baselines.baseline(case.model, placement)
+        _log.info("baseline %s is ready after %.2f s", case.model.id, time.perf_counter() - started)
+        preset = self.calibration.preset(case.model, baseline, placement)
+        return EvaluationRequest(
+            replace(self.baselines.setup(case.model), preset=preset),
+            baseline,
+            case.scenario.id,
+            case.run,
+            self.baselines.draw(case.model, case.run),
+            placement,
+            probe=bool(probes_asked(case.scenario.document)),
+        )
+
+    def _measure(
+        self, case: Case, request: EvaluationRequest, times: int
+    ) -> tuple[Made, list[Measured], Mapping[str, Mapping[str, Any]]]:
+        """Make a case's subject, measure it so many times, and remove it unless subjects are kept."""
+        subject, snapshot, placement = self.run.directory.subject(case), request.baseline.snapshot, request.placement
+        examined: Mapping[str, Mapping[str, Any]] = {}
+        keeps = bool(self.run.settings.keep_models)
+        shutil.rmtree(subject, ignore_errors=True)
+        try:
+            made = make_subject(case, self.tuned, self.edits, snapshot, subject, placement)
+            _log.info("subject made by %s in %.2f s: %d tensors changed", made.spec, made.seconds, made.edited_tensors)
+            generation = case.scenario.generation
+            if isinstance(generation, DeployableGeneration):
+                # what is served is scored
+                request = replace(request, placement=replace(placement, scoring=NATIVE))
+                examined = examine_artifact(snapshot, subject, generation.spec, placement, request.draw)
+            comparison = request.comparison()
+            measurements = [compare(subject, comparison) for _ in range(times)]
+        finally:
+            # all runs of a scenario have the same subject: one is kept
+            if not keeps or case.run > 1:
+                shutil.rmtree(subject, ignore_errors=True)
+        return replace(made, kept=keeps), measurements, examined
+
+    def _write(
+        self,
+        case: Case,
+        request: EvaluationRequest,
+        made: Made,
+        measurements: Sequence[Measured],
+        examined: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, Any]:
+        """Write a case's report with its companions, all of them or none."""
+        path, subject, settings = self.run.directory.report(case), self.run.directory.subject(case), self.run.settings
+        # that of an earlier report would stand beside another
+        path.with_name(PAGE_NAME).unlink(missing_ok=True)
+        try:
+            report = write_case(path, case, request, made, measurements, examined)
+            if settings.keep_models and subject.is_dir():
+                # whoever loads the subject later knows what it is
+                name = "edit_metadata.json"
+                write_bytes(subject / name, path.with_name(name).read_bytes())
+            if not (settings.skip_html or settings.defer_rendering):
+                write_page(path)
+        except BaseException:  # Ctrl-C too
+            # without all that belongs beside it, it is none
+            path.unlink(missing_ok=True)
+            raise
+        _log.info("report written: %s, ratio %s, guards %s", *case_facts(report).values())
+        return report
+
+    def calibrate(self, null_run: PlannedNullRun) -> dict[str, Any]:
+        """Measure a null run, unless it is there, and return its document, which is then on disk.
+
+        Raises:
+            InvarLockError: when the baseline is not the one pinned, or cannot be measured.
+        """
+        with self._leased(null_run.model, self._needs[null_run.model.id]) as placement:
+            return self.calibration.measure(null_run, placement)
+
+    @contextmanager
+    def _leased(self, model: Model, need_bytes: int) -> Iterator[Placement]:
+        """Yield where a model is placed, on devices that nobody else uses meanwhile."""
+        if self._at != model:
+            self._let_go()
+        with self._waiting():
+            lease = self.leases.lease or self.leases.take(need_bytes)
+        self._at = model
+        pool = self.leases.pool
+        gpu = pool.kind == "gpu"
+        # of MIG instances CUDA shows this process one
+        numbers = [device.index if pool.combinable else 0 for device in lease.devices]
+        _log.info("devices: %s, for %s", ", ".join(device.id for device in lease.devices), _size(need_bytes))
+        rooms = tuple(zip(numbers, lease.rooms, strict=True))
+        if gpu:
+            torch.cuda.set_device(numbers[0])
+        try:
+            code, settings = self.run.runs_code_of(model), self.run.settings
+            bounded = rooms if gpu or self._is_bounded() else ()
+            yield Placement("cuda" if gpu else "cpu", bounded, code, self.run.attention(pool.kind), settings.scoring)
+        except BaseException:  # an interrupt and a failed test too: no device stays held
+            self._let_go()
+            raise
+        waiting = self.leases.longest_wait_seconds()
+        if not gpu or (waiting is not None and waiting > TURN_SECONDS):
+            self._let_go()
+
+    def _is_bounded(self) -> bool:
+        return self.leases.pool.bytes_per_device is not None
+
+    def _let_go(self) -> None:
+        """Give the devices back, with nothing of ours left on them."""
+        self._at = None
+        if self.leases.pool.kind == "gpu" and self.leases.lease is not None:
+            torch.cuda.empty_cache()
+        self.leases.give_back()
+
+
+def _log_measured(measured: Measured, placement: Placement) -> None:
+    stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in measured.seconds.items())
+    _log.info("subject measured: %s", stages)
+    if measured.not_scored is not None:
+        _log.warning("subject not scored: %s", measured.not_scored)
+    if placement.device == "cuda":
+        _log.info("GPU memory at its peak: %s", _size(torch.cuda.max_memory_allocated()))
+    # kilobytes on Linux
+    _log.info("process memory at its peak: %s", _size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**10 else f"{count / 1e6:.0f} MB"
+
+
+def _show_gpus(pool: Pool, worker: int) -> None:
+    """Let CUDA, which has not started yet, number GPUs as the pool does; of MIG instances it shows one to a process."""
+    if pool.kind != "gpu":
+        return
+    seen = pool.devices if pool.combinable else (pool.devices[worker % len(pool.devices)],)
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(device.id for device in seen)

@@ -1,0 +1,99 @@
+"""The files of a case: its report, the sidecars beside it, and the manifest that binds them and is written last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from invarlock.catalog.cases import Case
+from invarlock.evaluation.brought import unchanged
+from invarlock.evaluation.comparison import Measured
+from invarlock.evaluation.documents import probe_document, report_document
+from invarlock.evaluation.request import Edited, EvaluationRequest
+from invarlock.harness.cases.subjects import Made
+from invarlock.jsonio import dump_json, write_bytes, write_json
+from invarlock.moments import utc_now
+from invarlock.reports.deployables import MEMORY, SCHEMAS, VALIDATION, validate_artifact
+from invarlock.reports.probes import file_name, probes_asked
+from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
+from invarlock.reports.repeats import repeats_document
+from invarlock.reports.sidecars import REPORT_NAME, Packed, edit_metadata, runtime_manifest
+
+
+def write_case(
+    path: Path,
+    case: Case,
+    request: EvaluationRequest,
+    made: Made,
+    measurements: Sequence[Measured],
+    examined: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Write a case's report and what belongs beside it, and return the report with its probes and other documents.
+
+    Args:
+        path: the report's place.
+        case: the case.
+        request: the evaluation.
+        made: what the subject was made by.
+        measurements: of the subject, and its repeats.
+        examined: what was measured of a deployable subject, by document; empty for any other.
+
+    Raises:
+        DocumentError: when a document would not hold to its schema.
+    """
+    measured, setup, baseline = measurements[0], request.setup, request.baseline
+    edited = Edited(made.name, made.label, made.spec, made.parameters, made.label_source)
+    edited = unchanged(edited, measured.digest, baseline.document["baseline"]["digest"])
+    report, *repeats = (report_document(request, edited, one, made.seconds) for one in measurements)
+    if repeats:
+        write_json(path.with_name(REPEATS_NAME), repeats_document(report, repeats))
+    data = dump_json(report)
+    probes = {
+        name: probe_document(name, baseline.document, measured, report) for name in probes_asked(case.scenario.document)
+    }
+    if examined:
+        bound = {"run_id": report["run_id"], "subject_digest": measured.digest}
+        probes |= {name: {"schema": SCHEMAS[name], **bound, **document} for name, document in examined.items()}
+        probes[VALIDATION] = validate_artifact(probes, report)
+    for name, document in probes.items():
+        write_json(path.with_name(file_name(name)), document)
+    write_json(
+        path.with_name("edit_metadata.json"),
+        edit_metadata(
+            scenario=case.scenario.document,
+            edit_type=edited.name,
+            label=edited.label,
+            label_source=edited.label_source,
+            scope=made.scope,
+            parameters=edited.parameters,
+            edited_tensors=made.edited_tensors,
+            edited_params=made.edited_params,
+            total_params=made.total_params,
+            subject_digest=measured.digest,
+            baseline_digest=baseline.document["baseline"]["digest"],
+            packed=_packed(made, examined),
+            kept=made.kept,
+        ),
+    )
+    write_json(path.with_name("evaluate_timing.json"), report["telemetry"])
+    write_bytes(path, data)
+    written = utc_now()
+    place = PurePosixPath("reports") / case.report_folder / REPORT_NAME
+    runtime = runtime_manifest(
+        data,
+        place,
+        report["context"],
+        written,
+        image=setup.image,
+        allow_network=setup.allow_network,
+        allow_remote_code=setup.allow_remote_code,
+    )
+    write_json(path.with_name("runtime.manifest.json"), runtime)
+    return {**report, **probes}
+
+
+def _packed(made: Made, examined: Mapping[str, Mapping[str, Any]]) -> Packed | None:
+    if made.packed_as is None:
+        return None
+    return Packed(made.name, made.packed_as, examined[MEMORY]["ratio"]["loaded_bytes"] < 1.0)

@@ -1,0 +1,149 @@
+"""Edits of one model that are due, made in one pass over its baseline.
+
+A worker that needs an edited subject makes those of the next cases of the model in the same pass, as many as the disk
+holds and as fall to one worker, and leaves them prepared. A case that finds its subject prepared renames it. What
+nobody takes is removed when the session ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.edit_specs import EditSpec
+from invarlock.catalog.scenarios import EditGeneration
+from invarlock.catalog.tuned_params import TunedParams
+from invarlock.checkpoints.editing import EditSummary, apply_each_edit
+from invarlock.errors import CheckpointError, EditError
+from invarlock.harness.state.disk_pressure import held_bytes
+from invarlock.harness.state.locks import Locks
+from invarlock.harness.state.run import Run
+from invarlock.jsonio import read_json, write_json
+
+# Subjects of a pass: each reads the same tensors, and more of them gain little.
+MAX_AT_ONCE = 8
+RECORD = "prepared.json"
+
+_log = logging.getLogger(__name__)
+
+
+class EditBatches:
+    """A worker's way to the edited subjects of its run.
+
+    Args:
+        run: the run.
+        tuned: the parameters of clean edits.
+        locks: of the run.
+        case_ids: the cases of the run, in the plan's order.
+        disk_bytes: what the run was planned to hold on its disk.
+    """
+
+    def __init__(
+        self, run: Run, tuned: TunedParams, locks: Locks, case_ids: Sequence[str], disk_bytes: int = 0
+    ) -> None:
+        self._run = run
+        self._tuned = tuned
+        self._locks = locks
+        self._disk_bytes = disk_bytes
+        self._edits = [
+            case for case in run.catalog.planned(case_ids) if isinstance(case.scenario.generation, EditGeneration)
+        ]
+        # edits that cannot be applied: their own cases say so, and no further pass begins them
+        self._refused: set[str] = set()
+
+    def make(self, case: Case, snapshot: Path, subject: Path) -> EditSummary:
+        """Make the subject of a case's edit in a new folder, whole or not at all.
+
+        Raises:
+            EditError: when the edit cannot be applied to the model.
+            CheckpointError: when the baseline is malformed, or the disk refuses.
+        """
+        with self._locks.held(_lock(case)):
+            found = self._take(case, subject)
+            if found is not None:
+                return found
+            with ExitStack() as stack:
+                others = [
+                    other
+                    for other in self._due(case, snapshot)
+                    if stack.enter_context(self._locks.claimed(_lock(other))) and self._is_due(other)
+                ]
+                return self._make(case, others, snapshot, subject)
+
+    def _make(self, case: Case, others: Sequence[Case], snapshot: Path, subject: Path) -> EditSummary:
+        targets = {subject: self._spec(case)} | {self._prepared(other): self._spec(other) for other in others}
+        for folder in targets:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            made = apply_each_edit(snapshot, targets)
+        except CheckpointError:
+            if not others:
+                raise
+            # the disk may hold one subject where it did not hold all
+            return self._make(case, [], snapshot, subject)
+        for folder, outcome in made.items():
+            if isinstance(outcome, EditError):
+                self._refused.add(str(targets[folder]))
+            elif folder != subject:
+                write_json(folder / RECORD, asdict(outcome))
+        if others:
+            _log.info("%d edits in one pass: %s", len(targets), ", ".join(map(str, targets.values())))
+        own = made[subject]
+        if isinstance(own, EditError):
+            raise own
+        return own
+
+    def _take(self, case: Case, subject: Path) -> EditSummary | None:
+        """Return what was prepared for a case, which then stands in its place; None when nothing was."""
+        place = self._prepared(case)
+        if not (place / RECORD).is_file():
+            return None
+        row = read_json(place / RECORD)
+        (place / RECORD).unlink()
+        place.rename(subject)
+        return EditSummary(**row)
+
+    def _due(self, case: Case, snapshot: Path) -> list[Case]:
+        """Return the next cases of the model whose edits fall to this pass: other edits, one case for each."""
+        chosen: dict[str, Case] = {str(self._spec(case)): case}
+        for other in self._edits:
+            if other.model != case.model or not self._is_due(other):
+                continue
+            spec = self._spec(other)
+            if spec.scope is not None and str(spec) not in self._refused:
+                chosen.setdefault(str(spec), other)
+        others = [other for other in chosen.values() if other.id != case.id]
+        fair = math.ceil(len(chosen) / self._run.workers)
+        return others[: max(0, min(MAX_AT_ONCE, fair, 1 + self._spare_subjects(snapshot)) - 1)]
+
+    def _is_due(self, case: Case) -> bool:
+        directory = self._run.directory
+        there = (directory.report(case), directory.subject(case), self._prepared(case) / RECORD)
+        return not any(path.exists() for path in there)
+
+    def _spare_subjects(self, snapshot: Path) -> int:
+        """Return how many subjects more than planned the disk holds."""
+        directory = self._run.directory.path
+        size = sum(path.stat().st_size for path in snapshot.iterdir() if path.is_file())
+        still_planned = max(0, self._disk_bytes - held_bytes(directory).total_bytes)
+        spare = shutil.disk_usage(directory).free - self._run.settings.min_free_disk_gb * 1e9 - still_planned
+        return max(0, int(spare // size))
+
+    def _spec(self, case: Case) -> EditSpec:
+        generation = case.scenario.generation
+        assert isinstance(generation, EditGeneration)
+        return self._tuned.resolve(generation.for_model(case.model.id), case.model.id)
+
+    def _prepared(self, case: Case) -> Path:
+        subject = self._run.directory.subject(case)
+        return subject.with_name(f"{subject.name}__prepared")
+
+
+def _lock(case: Case) -> str:
+    return f"edit_{case.id}"

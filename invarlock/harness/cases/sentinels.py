@@ -1,0 +1,182 @@
+"""Promotion sentinels: subjects that a run kept are loaded again and evaluated, as whoever promotes a model would.
+
+``pytest suites -m sentinel --run-dir RUN --model MODEL`` evaluates two kept subjects directly, and one through the
+public commands ``invarlock evaluate`` and ``invarlock verify``. A sentinel passes when the load path completes and the
+files are there; what the metric says is in the report, and does not matter here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.models import folder_name
+from invarlock.errors import EvaluationError, MissingFileError, UsageError
+from invarlock.harness.state.run import Run
+from invarlock.jsonio import check_schema, read_json, write_bytes
+from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.reports.sidecars import REPORT_NAME
+
+# A sentinel, and the kept subject that it loads.
+SENTINELS = {"quant_4bit_clean": "quant_4bit_clean", "prune_clean": "prune_clean", "public_quant": "quant_4bit_clean"}
+PUBLIC = "public_quant"
+VERIFICATION = "verify.json"
+# Weights of 70 GB on a slow disk take a quarter of an hour to load.
+COMMAND_SECONDS = 2 * 3600
+SHOWN_LINES = 5
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """A run whose subjects were kept: where it is, the model that is looked at, and what it was scored on."""
+
+    directory: RunDirectory
+    model_id: str
+    suite: str
+
+    @property
+    def baseline(self) -> Path:
+        return self.directory.path / "models" / folder_name(self.model_id) / "baseline"
+
+    def subject(self, scenario: str) -> Path:
+        return self.directory.path / folder_name(self.model_id) / "models" / scenario
+
+    def target(self, run: Run, sentinel: str) -> Path:
+        """Return where a sentinel writes: a folder of this session's below the run."""
+        session = f"{run.started:%Y%m%d_%H%M%S}"
+        return self.directory.path / "sentinels" / session / folder_name(self.model_id) / sentinel
+
+
+def find_kept_run(run: Run) -> KeptRun:
+    """Return the run that ``--run-dir`` names, and its model that ``--model`` names.
+
+    Raises:
+        UsageError: when an option is missing, or the run has no such model.
+        MissingFileError: when there is no such run.
+    """
+    given, wanted = run.settings.run_dir, run.settings.sentinel_model
+    if given is None:
+        raise UsageError("-m sentinel: name a run that was made with --keep-models: --run-dir RUN")
+    path = Path(given)
+    manifest_path = path / "state" / "scenarios.json"
+    if not manifest_path.is_file():
+        raise MissingFileError(f"--run-dir: {path} holds no run; name the folder that a run's --output-dir was")
+    link = next(RunDirectory(path).links(), None)
+    if link is not None:
+        raise UsageError(f"--run-dir: {link} is a link, which is not followed; put what it leads to there")
+    manifest: dict[str, Any] = read_json(manifest_path)
+    check_schema(manifest, "scenarios", where=str(manifest_path))
+    models = sorted(row["model_id"] for row in manifest["selection"]["models"])
+    found = [model for model in models if wanted in (None, model, folder_name(model))]
+    if wanted is None and len(models) > 1:
+        raise UsageError(f"-m sentinel: {path} has the models {', '.join(models)}; name one with --model")
+    if not found:
+        raise UsageError(f"--model: {path} has no model {wanted!r}; it has {', '.join(models)}")
+    return KeptRun(RunDirectory(path.resolve()), found[0], manifest["selection"]["suite"])
+
+
+def sentinel_problems(run: Run, sentinels: list[str]) -> list[str]:
+    """Return what keeps sentinels from running, a line each, with its remedy."""
+    try:
+        kept = find_kept_run(run)
+    except (UsageError, MissingFileError) as error:
+        return [str(error)]
+    needed = {SENTINELS[name] for name in sentinels}
+    folders = [kept.baseline, *(kept.subject(scenario) for scenario in sorted(needed))]
+    return [
+        f"{folder}: not there: the run was cleaned up, or did not make it; run it again with --keep-models "
+        "(PACK_CLEANUP_MODELS=0)"
+        for folder in folders
+        if not folder.is_dir()
+    ]
+
+
+def run_sentinel(sentinel: str, run: Run) -> Path:
+    """Evaluate a kept subject, and return the folder of its report.
+
+    Raises:
+        InvarLockError: when the load path does not complete.
+    """
+    # imported here: it imports torch, and telling what cannot work must not
+    from invarlock.evaluation.pair import evaluate_pair
+    from invarlock.evaluation.pair_request import PairRequest
+
+    kept = find_kept_run(run)
+    target, subject = kept.target(run, sentinel), kept.subject(SENTINELS[sentinel])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text, seq_len = _text(kept, run)
+    if sentinel == PUBLIC:
+        _evaluate_publicly(kept, subject, text, seq_len, target, run.attention("cpu"))
+        return target
+    evaluate_pair(
+        PairRequest(
+            baseline=kept.baseline,
+            subject=subject,
+            text=text,
+            model_id=kept.model_id,
+            seq_len=seq_len,
+            edit_label=_label(subject),
+            attention=run.attention("cpu"),
+            image=run.image,
+        ),
+        target,
+    )
+    return target
+
+
+def _label(subject: Path) -> str | None:
+    """Return what a subject's edit is called: None where its own metadata says it, and of older runs ``custom``."""
+    return None if (subject / "edit_metadata.json").is_file() else "custom"
+
+
+def missing_files(sentinel: str, target: Path) -> list[str]:
+    """Return the files that a sentinel should have left and did not."""
+    names = [REPORT_NAME, *([VERIFICATION] if sentinel == PUBLIC else [])]
+    return [name for name in names if not (target / name).is_file()]
+
+
+def _evaluate_publicly(kept: KeptRun, subject: Path, text: Path, seq_len: int, target: Path, attention: str) -> None:
+    evaluate = ["evaluate", "--baseline", kept.baseline, "--subject", subject, "--text", text, "--output-dir", target]
+    evaluate += ["--seq-len", seq_len, "--profile", "dev", "--assurance", "off"]
+    label = _label(subject)
+    evaluate += [] if label is None else ["--edit-label", label]
+    _command(*evaluate, "--model-id", kept.model_id, "--attention", attention)
+    report = target / REPORT_NAME
+    _command(
+        "verify", report, "--baseline-report", target / "baseline" / REPORT_NAME, "--json-out", target / VERIFICATION
+    )
+
+
+def _command(*arguments: object) -> None:
+    """Run a public command.
+
+    Raises:
+        EvaluationError: when it does not end well, with its last lines.
+    """
+    command = [sys.executable, "-m", "invarlock", *map(str, arguments)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise EvaluationError(f"invarlock {arguments[0]}: not done after {COMMAND_SECONDS} s") from None
+    if done.returncode != 0:
+        lines = " | ".join((done.stdout + done.stderr).strip().splitlines()[-SHOWN_LINES:])
+        raise EvaluationError(f"invarlock {arguments[0]} ended with {done.returncode}: {lines}")
+
+
+def _text(kept: KeptRun, run: Run) -> tuple[Path, int]:
+    """Return a file with the text that the run was scored on, and its tokens a window."""
+    # imported here: it imports torch, and collecting must not
+    from invarlock.evaluation.models import Placement
+    from invarlock.harness.baselines.baseline_reports import Baselines
+    from invarlock.harness.state.locks import Locks
+
+    path = kept.target(run, "text.txt")
+    of_suite = replace(run, directory=kept.directory, catalog=replace(run.catalog, suite=kept.suite))
+    baselines = Baselines(of_suite, Placement("cpu"), Locks(of_suite.directory, run.settings.case_timeout))
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, baselines.text.text.encode("utf-8"))
+    return path, baselines.plan.seq_len

@@ -1,0 +1,144 @@
+"""Making the subject of a case from the baseline's snapshot: by an edit, or by a fault."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.scenarios import BroughtGeneration, DeployableGeneration, EditGeneration
+from invarlock.catalog.tuned_params import TunedParams
+from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.deployables.artifacts import make_artifact
+from invarlock.evaluation.brought import brought_digest, brought_edit, changed_tensors, link_brought
+from invarlock.evaluation.models import Placement
+from invarlock.faults.injection import inject_fault
+from invarlock.harness.cases.edit_batches import EditBatches
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a subject was made by: for its report and its ``edit_metadata.json``.
+
+    ``packed_as`` is how a backend stores its weights, None where they are stored as the baseline's are.
+    ``label_source`` says what the label of a user's subject comes from. ``kept`` says whether its checkpoint stays in
+    the run directory.
+    """
+
+    name: str
+    label: str
+    spec: str
+    scope: str | None
+    parameters: Mapping[str, Any]
+    edited_tensors: int
+    edited_params: int
+    total_params: int
+    seconds: float
+    packed_as: str | None = None
+    label_source: str | None = None
+    kept: bool = False
+
+
+def subject_spec(case: Case, tuned: TunedParams) -> str:
+    """Return what a case's subject is made by, as its report says it."""
+    generation = case.scenario.generation
+    if isinstance(generation, EditGeneration):
+        return str(tuned.resolve(generation.for_model(case.model.id), case.model.id))
+    if isinstance(generation, BroughtGeneration):
+        return generation.spec
+    return str(generation.spec) if isinstance(generation, DeployableGeneration) else generation.error_type
+
+
+def subject_digest(case: Case, snapshot: Path) -> str | None:
+    """Return the digest of a subject that is brought, as it is now; None of one that is made."""
+    generation = case.scenario.generation
+    return brought_digest(generation.folder, snapshot) if isinstance(generation, BroughtGeneration) else None
+
+
+def make_subject(
+    case: Case, tuned: TunedParams, edits: EditBatches, snapshot: Path, subject: Path, placement: Placement
+) -> Made:
+    """Make a case's subject in a new folder, whole or not at all.
+
+    Args:
+        case: the case.
+        tuned: the parameters of clean edits.
+        edits: makes edited subjects, several in one pass.
+        snapshot: the baseline's folder.
+        subject: the folder to make.
+        placement: where a backend packs a deployable subject.
+
+    Raises:
+        EditError: when the edit or fault cannot be applied to the model.
+        CheckpointError: when the disk refuses.
+        EvaluationError: when a backend is to pack it, and cannot load it.
+    """
+    started = time.perf_counter()
+    generation = case.scenario.generation
+    if isinstance(generation, EditGeneration):
+        spec = tuned.resolve(generation.for_model(case.model.id), case.model.id)
+        edited = edits.make(case, snapshot, subject)
+        return Made(
+            name=spec.edit,
+            label=spec.edit,
+            spec=str(spec),
+            scope=None if spec.scope is None else str(spec.scope),
+            parameters=spec.parameters,
+            edited_tensors=edited.edited_tensors,
+            edited_params=edited.edited_params,
+            total_params=edited.total_params,
+            seconds=edited.seconds,
+        )
+    if isinstance(generation, DeployableGeneration):
+        packed = make_artifact(snapshot, subject, generation.spec, placement)
+        return Made(
+            name=generation.spec.backend,
+            label=generation.spec.backend,
+            spec=str(generation.spec),
+            scope=str(generation.spec.scope),
+            parameters=generation.spec.parameters,
+            edited_tensors=packed.matrices,
+            edited_params=packed.parameters,
+            total_params=packed.total_parameters,
+            seconds=time.perf_counter() - started,
+            packed_as=packed.storage_format,
+        )
+    if isinstance(generation, BroughtGeneration):
+        return _bring(generation, snapshot, subject, started)
+    fault = inject_fault(generation.error_type, snapshot, subject, generation.for_model(case.model.id))
+    before, after = read_checkpoint(snapshot), read_checkpoint(subject).entries
+    changed = [after.get(name) or before.entries[name] for name in fault.changed_tensors]
+    return Made(
+        name=fault.error_type,
+        label=fault.error_type,
+        spec=fault.error_type,
+        scope=None,
+        parameters=fault.parameters_used,
+        edited_tensors=len(fault.changed_tensors),
+        edited_params=sum(entry.elements for entry in changed),
+        total_params=before.total_parameters,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _bring(generation: BroughtGeneration, snapshot: Path, subject: Path, started: float) -> Made:
+    edited, scope = brought_edit(generation.folder, snapshot, generation.edit)
+    link_brought(generation.folder, snapshot, subject)
+    before, after = open_checkpoint(snapshot), open_checkpoint(subject, snapshot)
+    changed = changed_tensors(before, after)
+    return Made(
+        name=edited.name,
+        label=edited.label,
+        spec=edited.spec,
+        scope=scope,
+        parameters=edited.parameters,
+        edited_tensors=len(changed),
+        edited_params=sum(after.files.entries[name].elements for name in changed),
+        total_params=before.files.total_parameters,
+        seconds=time.perf_counter() - started,
+        label_source=edited.label_source,
+    )

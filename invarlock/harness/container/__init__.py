@@ -1,0 +1,1 @@
+"""The same command line in the runtime image: what is mounted, which variables are passed, and the start."""

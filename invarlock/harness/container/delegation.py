@@ -1,0 +1,69 @@
+"""From pytest's command line to the same command line in the runtime image.
+
+What keeps it from starting is told by the checks before the first case, with everything else that is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from invarlock.errors import InvarLockError
+from invarlock.harness.container.container_mounts import absolute, job_mounts, job_variables, mount_problems, written
+from invarlock.harness.opening import OpenSuite
+from invarlock.harness.selection.given_names import warn_before_launch
+from invarlock.runtime.container import Job
+from invarlock.runtime.engines import find_engine, find_image, gpu_problems
+from invarlock.runtime.handover import Handover, code_digest
+from invarlock.runtime.provenance import source_of
+from invarlock.runtime.starting import Launch, start
+
+
+def run_in_container(config: pytest.Config, suite: OpenSuite) -> int | tuple[str, ...]:
+    """Run pytest's command line in the runtime image and return its exit code, or what keeps it from starting.
+
+    Raises:
+        InvarLockError: when the engine does not start it.
+    """
+    problems: list[str] = []
+    launch = _plan(config, suite, problems)
+    if launch is None or problems:
+        return tuple(problems)
+    warn_before_launch(os.environ)
+    return start(launch)
+
+
+def _plan(config: pytest.Config, suite: OpenSuite, problems: list[str]) -> Launch | None:
+    """Return what is to be started; None, and a problem more, when there is no engine or no image."""
+    folder, settings, catalog = suite.folder, suite.settings, suite.catalog
+    on_gpus = catalog.models.suites[catalog.suite].requires == "gpu"
+    writes = written(config, settings)
+    problems += mount_problems(config, folder, settings, writes)
+    engine = image = source = None
+    # a marker file that is malformed is told by the check of the source
+    with suppress(InvarLockError):
+        source = source_of(folder)
+    try:
+        engine = find_engine(settings.container_engine, settings.runtime_image)
+        problems += gpu_problems(engine) if on_gpus else ()
+        image = find_image(engine, settings.runtime_image)
+    except InvarLockError as error:
+        problems.append(str(error))
+    if engine is None or image is None:
+        return None
+    passed, variables = job_variables(settings)
+    job = Job(
+        ("pytest", *map(str, config.invocation_params.args)),
+        config.invocation_params.dir,
+        tuple(job_mounts(config, folder, settings, writes)),
+        passed,
+        variables,
+        gpus=on_gpus,
+        network=settings.net,
+    )
+    key = settings.signing_key
+    secret = absolute(key) if key is not None and Path(key).is_file() else None
+    return Launch(engine, job, writes, Handover(image, code_digest(), source), secret)

@@ -1,0 +1,181 @@
+"""Leases on the devices of a run: who computes on what, agreed on through files that are locked.
+
+Example::
+
+    leases = Leases(folder, pool, worker=3)
+    lease = leases.take(need_bytes)         # waits for its turn; all devices at once or none
+    …
+    leases.give_back()
+
+A lease is a lock on a file per device, which the kernel lets go of when its process dies. Who waits stands in a queue
+of locked files, first come, first served: a model that needs all devices is not overtaken for ever by small ones.
+Devices are tried under one more lock without waiting for any of them, so nobody holds one while waiting for another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from invarlock.errors import UsageError
+from invarlock.harness.devices.inventory import Device, Pool
+from invarlock.harness.devices.memory_plan import devices_needed, fits
+
+POLL_SECONDS = (0.02, 0.5)
+# Longer than any case may take by default; who waits this long waits for memory that somebody else holds.
+WAIT_SECONDS = 12 * 3600.0
+# A worker that has its model on a GPU goes on with it for so long while others wait.
+TURN_SECONDS = 300.0
+_TICKET = re.compile(r"(\d{20})-\d+\.ticket")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The devices that a worker holds, and the bytes of each that it may take."""
+
+    devices: tuple[Device, ...]
+    rooms: tuple[int, ...]
+
+
+def choose(free: Sequence[Device], need_bytes: int, pool: Pool, worker: int) -> tuple[Device, ...] | None:
+    """Return the devices that a worker takes of those that are free, None when it must wait.
+
+    It takes as many as the need asks of the whole pool, its own first: worker i prefers device i mod G. A need that the
+    whole pool cannot hold takes all of it.
+
+    Args:
+        free: devices that nobody holds, with what they have free now.
+        need_bytes: memory that is needed.
+        pool: all devices, with what they had free when the run began.
+        worker: number of the worker.
+    """
+    places = len(pool.devices)
+    if not pool.combinable:
+        # a process that has seen one MIG instance sees no other
+        own = [device for device in free if device.index == worker % places]
+        return tuple(own) or None
+    count = devices_needed(need_bytes, pool)
+    order = sorted(free, key=lambda device: (device.index - worker) % places)
+    if count is None:
+        return tuple(order) if len(order) == places else None
+    if count == 1:
+        return next(((device,) for device in order if fits(need_bytes, [pool.room(device)])), None)
+    taken = sorted(order, key=pool.room, reverse=True)[:count]
+    if len(taken) < count or not fits(need_bytes, [pool.room(device) for device in taken]):
+        return None
+    return tuple(sorted(taken, key=lambda device: device.index))
+
+
+class Leases:
+    """A worker's view of its run's devices; it holds at most one lease."""
+
+    def __init__(self, folder: Path, pool: Pool, worker: int, wait_seconds: float = WAIT_SECONDS) -> None:
+        self.wait_seconds = wait_seconds
+        self.folder = folder
+        self.pool = pool
+        self.worker = worker
+        self.lease: Lease | None = None
+        self._held: list[filelock.FileLock] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self._counter = filelock.FileLock(folder / "counter.lock")
+
+    def take(self, need_bytes: int) -> Lease:
+        """Wait for a turn and for devices with enough memory, and return the lease on them.
+
+        Raises:
+            UsageError: when that takes longer than any case of the run may.
+        """
+        assert self.lease is None, "a worker holds one lease at a time"
+        deadline = time.monotonic() + self.wait_seconds
+        pause = POLL_SECONDS[0]
+        ticket, own = self._queue_up()
+        try:
+            while not self._try(own, need_bytes):
+                if time.monotonic() > deadline:
+                    raise UsageError(
+                        f"no device had {need_bytes / 1e9:.1f} GB free for {self.wait_seconds / 3600:.0f} hours"
+                    )
+                time.sleep(pause)
+                pause = min(POLL_SECONDS[1], 2 * pause)
+        finally:
+            with self._counter:
+                own.unlink(missing_ok=True)
+            ticket.release()
+        assert self.lease is not None
+        return self.lease
+
+    def give_back(self) -> None:
+        """Let go of the lease, if there is one."""
+        for lock in self._held:
+            lock.release()
+        self._held, self.lease = [], None
+
+    def longest_wait_seconds(self) -> float | None:
+        """Return for how long the first in the queue has been waiting, None when nobody is."""
+        with self._counter:
+            first = next(iter(self._waiting()), None)
+        return None if first is None else (time.monotonic_ns() - _since(first)) / 1e9
+
+    def _queue_up(self) -> tuple[filelock.FileLock, Path]:
+        with self._counter:
+            own = self.folder / f"{time.monotonic_ns():020d}-{os.getpid()}.ticket"
+            ticket = filelock.FileLock(own)
+            ticket.acquire(blocking=False)
+        return ticket, own
+
+    def _waiting(self, own: Path | None = None) -> list[Path]:
+        """Return who waits, first come first; tickets of the dead are removed."""
+        found = []
+        for path in sorted(path for path in self.folder.iterdir() if _TICKET.fullmatch(path.name)):
+            if path == own or is_held(path):
+                found.append(path)
+            else:
+                path.unlink(missing_ok=True)
+        return found
+
+    def _try(self, own: Path, need_bytes: int) -> bool:
+        with self._counter:
+            if self._waiting(own)[0] != own:
+                return False
+            devices = self.pool.refreshed().devices
+            locks = {device: filelock.FileLock(self._lock_path(device)) for device in devices}
+            free = [device for device, lock in locks.items() if _acquired(lock)]
+            chosen = choose(free, need_bytes, self.pool, self.worker) or ()
+            for device in free:
+                if device not in chosen:
+                    locks[device].release()
+        if not chosen:
+            return False
+        self._held = [locks[device] for device in chosen]
+        self.lease = Lease(chosen, tuple(self.pool.room(device) for device in chosen))
+        return True
+
+    def _lock_path(self, device: Device) -> Path:
+        return self.folder / f"{device.id.replace('/', '_')}.lock"
+
+
+def _since(ticket: Path) -> int:
+    return int(ticket.name.partition("-")[0])
+
+
+def _acquired(lock: filelock.FileLock) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        return False
+    return True
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether a process that lives holds the lock on a file."""
+    lock = filelock.FileLock(path)
+    if not _acquired(lock):
+        return True
+    lock.release()
+    return False

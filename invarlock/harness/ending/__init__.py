@@ -1,0 +1,1 @@
+"""After the last case: the verdict, the summaries and the evidence pack."""

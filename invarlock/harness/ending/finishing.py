@@ -1,0 +1,203 @@
+"""After the last case: the verdict from the reports on disk, the summaries, and the evidence pack."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.models import Model
+from invarlock.errors import EvaluationError, InvarLockError, MissingFileError, disk_refuses
+from invarlock.harness.devices.inventory import Pool
+from invarlock.harness.ending.pytest_report import reduce_pytest_report
+from invarlock.harness.planning.presets import derived_preset, preset_lines, preset_path
+from invarlock.harness.state.run import Run
+from invarlock.jsonio import read_json, write_json
+from invarlock.moments import utc_now
+from invarlock.packer.runs.run_ending import (
+    FoundReports,
+    pack_run,
+    read_reports,
+    verdict_lines,
+    write_pages,
+    write_results,
+)
+from invarlock.packer.trust.keys import SigningKey, load_signing_key, make_signing_key
+from invarlock.reports.preset_files import null_run_name
+from invarlock.runtime.determinism import determinism_switches
+from invarlock.runtime.graphics import graphics
+from invarlock.runtime.provenance import NO_SOURCE, environment, source_of
+from invarlock.verdict.compiling import Outcome, Planned, planned_cases, read_outcomes
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: whether its verdict is PASS and its pack stands, and what to tell the operator."""
+
+    passed: bool
+    lines: tuple[str, ...]
+
+
+def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool) -> Ending:
+    """Compile the verdict, write it with its summaries, and build, sign and verify the pack.
+
+    An interrupted run has a verdict, which is FAIL, and no pack. A failure while packing leaves no pack.
+    """
+    state, directory = run.directory.state, run.directory
+    reduced = reduce_pytest_report(pytest_report, directory.path)
+    write_json(state / "pytest_report.json", reduced)
+    manifest = read_json(state / "scenarios.json")
+    plan = planned_cases(manifest)
+    found = read_reports(directory, plan)
+    finished = utc_now()
+    outcomes = read_outcomes(reduced)
+    if interrupted:
+        outcomes += cut_off(plan, found, outcomes)
+    verdict = write_results(directory, manifest, plan, found, outcomes, finished)
+    if not run.settings.skip_html:
+        write_pages(found)
+    lines = verdict_lines(verdict, found)
+    passed = verdict["verdict"] == "PASS"
+    if run.settings.shard is not None:
+        # whether enough of the informational reports signal is for all shards together to say
+        passed = verdict["counts"]["records_passed"] == verdict["counts"]["cases_total"]
+        if interrupted or not run.settings.given("pack_dir"):
+            return _end_shard(run, lines, passed=passed, interrupted=interrupted)
+    if run.settings.no_pack:
+        return Ending(passed, (*lines, f"verdict: {directory.verdict}; no pack was asked for"))
+    if interrupted:
+        return Ending(False, (*lines, f"the run was interrupted: verdict at {directory.verdict}, no pack was built"))
+    if run.settings.release_review and not passed:
+        reason = f"--release-review asks for PASS, the verdict is {verdict['verdict']}"
+        return Ending(False, (*lines, f"verdict at {directory.verdict}; no pack was built: {reason}"))
+    try:
+        return Ending(passed, (*lines, *_pack(run, found, finished)))
+    except InvarLockError as error:
+        return Ending(False, (*lines, f"no pack was built: {error}"))
+    except OSError as error:
+        return Ending(False, (*lines, f"no pack was built: {disk_refuses(error)}, then go on: --resume"))
+
+
+def cut_off(plan: Mapping[str, Planned], found: FoundReports, outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
+    """Return an outcome for each case that an interrupted run finished, and that pytest could not count any more."""
+    counted = {outcome["case"] for outcome in outcomes}
+    done = [planned.case_id for path, planned in plan.items() if found.records.get(path) is not None]
+    message = "its report is complete and --resume keeps it"
+    return [{"case": case, "outcome": "interrupted", "message": message} for case in done if case not in counted]
+
+
+def finish_calibration(run: Run, models: Sequence[Model]) -> Ending:
+    """Derive the preset of each model from its null runs; there is no verdict and no pack."""
+    lines: list[str] = []
+    missing = 0
+    for model in models:
+        numbers = range(1, run.settings.calibration_runs + 1)
+        paths = {number: run.directory.presets / null_run_name(model.folder, number) for number in numbers}
+        absent = [str(number) for number, path in paths.items() if not path.is_file()]
+        try:
+            if absent:
+                raise EvaluationError(f"null runs {', '.join(absent)} are not there; go on with them: --resume")
+            lines += preset_lines(derived_preset(run, model), _shown(preset_path(run, model)))
+        except InvarLockError as error:
+            missing += 1
+            lines.append(f"{model.id}: no preset: {error}")
+    folder = shlex.quote(_shown(run.directory.presets))
+    if not missing:
+        lines += [f"presets: {folder}", f"run the cases with them: PACK_CALIBRATION_PRESET_DIR={folder} pytest suites"]
+    return Ending(not missing, tuple(lines))
+
+
+def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
+    """Build, sign and verify the pack; return what to tell the operator."""
+    key, origin = _signing_key(run)
+    write_provenance(run)
+    built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
+    assurance = run.settings.report_assurance
+    command = [_python(run), "-m", "invarlock.packer", "verify", _shown(built.path)]
+    # strict checks and no assurance exclude each other
+    command += ["--allow-unsigned"] if key is None else []
+    command += ["--strict"] if key is not None and assurance != "off" else []
+    command += ["--report-assurance", assurance] if key is not None or assurance != "report" else []
+    command += ["--require-pass"] if run.settings.release_review else []
+    command += ["--expected-fingerprint", str(built.fingerprint)] if key is not None else []
+    unverified = "reports:        not verified in the pack, only its bytes were checked (--report-assurance off)"
+    return [
+        f"verdict:        {built.verdict}",
+        *([unverified] if assurance == "off" else []),
+        f"evidence pack:  {_shown(built.path)}",
+        *built.evidence,
+        f"signer:         {built.fingerprint or 'none, the pack is not signed'}{origin}",
+        f"verify it with: {shlex.join(command)}",
+    ]
+
+
+def write_provenance(run: Run) -> None:
+    """Write where the evidence comes from: the environment and the source repository.
+
+    Raises:
+        MissingFileError: when nothing says where the suites folder comes from.
+    """
+    state = run.directory.state
+    pool = Pool.read(run.directory.devices)
+    gpus = [device.id for device in pool.devices] if pool.kind == "gpu" else []
+    write_json(state / "environment.json", environment(determinism_switches(run.settings.determinism), graphics(gpus)))
+    source = source_of(run.suites_folder)
+    if source is None:
+        raise MissingFileError(f"{run.suites_folder}: {NO_SOURCE}")
+    write_json(state / "source_repo.json", source)
+
+
+def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -> Ending:
+    """Leave what merging the shard needs; a shard has no pack of its own."""
+    assert run.settings.shard is not None
+    index, shards = run.settings.shard
+    name = f"shard {index}/{shards}"
+    if interrupted:
+        return Ending(
+            False, (*lines, f"{name}: interrupted; go on with it: --resume --output-dir {_shown(run.directory.path)}")
+        )
+    try:
+        write_provenance(run)
+    except InvarLockError as error:
+        return Ending(False, (*lines, f"{name}: it cannot be merged: {error}"))
+    command = shlex.join([_python(run), "-m", "invarlock.packer", "merge"])
+    return Ending(
+        passed,
+        (
+            *lines,
+            f"{name}: {'every' if passed else 'not every'} case is as expected; a shard has no pack",
+            f"when all {shards} are done: {command} RUN... --output DIR --signing-key KEY.pem",
+        ),
+    )
+
+
+def _signing_key(run: Run) -> tuple[SigningKey | None, str]:
+    settings = run.settings
+    if settings.unsigned:
+        return None, ""
+    if settings.signing_key is not None:
+        return load_signing_key(Path(settings.signing_key)), ""
+    return make_signing_key(), " (a key made for this run and not kept; --signing-key signs with yours)"
+
+
+def _python(run: Run) -> str:
+    """Return how a person calls Python in their shell: by name where that finds this one, else by its path.
+
+    tox puts its environment first on the PATH of its commands, not on that of the shell it was called from. A path in
+    a container is none outside.
+    """
+    if run.image is not None:
+        return "python"
+    by_name = shutil.which("python") == sys.executable and "TOX_ENV_DIR" not in os.environ
+    return "python" if by_name else _shown(Path(sys.executable))
+
+
+def _shown(path: Path) -> str:
+    """Return a path as a person would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,170 @@
+"""Before the first case: everything that can be known up front is checked, then the run directory is begun.
+
+All problems are told at once, each with its remedy, and nothing is left behind when there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from invarlock.catalog.cases import Case, effective_manifest
+from invarlock.catalog.models import Model
+from invarlock.errors import UsageError
+from invarlock.harness.devices.inventory import Pool
+from invarlock.harness.planning.plan import PlannedNullRun, plan_document, repeated_scenarios
+from invarlock.harness.planning.preflight import CALIBRATION_CHECKS, pool_of, problems
+from invarlock.harness.planning.presets import begin_presets
+from invarlock.harness.planning.sharding import manifest_of_shard, shard_document
+from invarlock.harness.sources.finding import PINS_NAME, find_sources, obtain_pins, used_models
+from invarlock.harness.sources.texts import length_problems
+from invarlock.harness.state.found_sources import Sources, Tell
+from invarlock.harness.state.leftovers import remove_leftovers
+from invarlock.harness.state.run import Run
+from invarlock.jsonio import check_schema, read_json, write_json
+from invarlock.reports.verification import differences
+
+
+def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] = ()) -> list[str]:
+    """Check a run's cases, fetch its models and write ``state/``: manifest, pins, settings, parameters and plan.
+
+    Returns what the operator should know of it.
+
+    Args:
+        run: the run.
+        cases: its cases.
+        tell: is told of each file that is fetched.
+        whole: of a shard, the cases of all shards.
+
+    Raises:
+        UsageError: with all problems, a line each.
+    """
+    models = used_models(case.model for case in cases)
+    others = [model for model in used_models(case.model for case in whole) if model not in models]
+    run = replace(run, sources=find_sources(run, models, others))
+    found = problems(run, cases)
+    repeated: list[str] = []
+    try:
+        repeated = repeated_scenarios(run, whole if run.settings.shard else cases)
+    except UsageError as error:
+        found.append(str(error))
+    if found:
+        raise UsageError("\n".join(found))
+    pins = obtain_pins(run.sources, [model.id for model in models], tell)
+    short = list(length_problems(run, pins, models))
+    if short:
+        raise UsageError("\n".join(short))
+    shard = run.settings.shard
+    selected = _pinned(whole if shard else cases, run.sources)
+    policy = run.catalog.models.suites[run.catalog.suite].informational_stress_min_signal_fraction
+    manifest = effective_manifest(run.catalog.suite, selected, run.catalog.scenarios, run.expression, policy)
+    part = None if shard is None else shard_document(manifest, shard)
+    if shard is not None:
+        manifest = manifest_of_shard(manifest, shard, cases)
+    check_schema(manifest, "scenarios", where="state/scenarios.json")
+    if run.settings.resume:
+        _check_same_run(run, manifest)
+    documents = {
+        "scenarios.json": manifest,
+        "tuned_edit_params.json": run.tuned_params().document_of({one.model.id for one in selected}),
+        PINS_NAME: pins.document(),
+        "plan.json": plan_document(run, cases, repeated),
+    }
+    if part is not None:
+        documents[run.directory.shard.name] = part
+    return [*_begin(run, _models(cases), documents), *_repeat_remarks(run, cases, repeated)]
+
+
+def _repeat_remarks(run: Run, cases: Sequence[Case], repeated: Sequence[str]) -> Iterator[str]:
+    """Yield what ``--repeats`` measures again, and that it measures nothing where this shard has no such case."""
+    times = run.settings.repeats
+    for name in repeated:
+        count = sum(case.scenario.id == name for case in cases)
+        if count:
+            yield f"--repeats {times}: cases of {name} that are measured again: {count}"
+        else:
+            yield f"--repeats {times}: this shard has no case of {name}, and measures none again"
+
+
+def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) -> list[str]:
+    """Check what null runs need, fetch their models and write ``state/``; return what the operator should know.
+
+    Raises:
+        UsageError: with all problems, a line each.
+    """
+    cases = _cases_of(run, null_runs)
+    run = replace(run, sources=find_sources(run, _models(cases), []))
+    found = problems(run, cases, CALIBRATION_CHECKS)
+    if found:
+        raise UsageError("\n".join(found))
+    pins = obtain_pins(run.sources, [model.id for model in _models(cases)], tell)
+    documents = {PINS_NAME: pins.document(), "plan.json": {**plan_document(run, cases), "cases": []}}
+    return _begin(run, _models(cases), documents)
+
+
+def _cases_of(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[Case]:
+    """Return the cases that presets are made for."""
+    models = {null_run.model.id for null_run in null_runs}
+    return [case for case in run.catalog.cases if case.model.id in models and run.catalog.suite in case.suites]
+
+
+def _models(cases: Sequence[Case]) -> list[Model]:
+    return list({case.model.id: case.model for case in cases}.values())
+
+
+def _begin(run: Run, models: Sequence[Model], documents: Mapping[str, Any]) -> list[str]:
+    """Begin the run directory with what a run starts from, and return what the operator should know.
+
+    The caller holds the run directory's lock, and removes the directory when this fails and it was not there before.
+
+    Args:
+        run: the run.
+        models: those of its cases.
+        documents: what goes to ``state/`` beside its settings and devices, by file name.
+    """
+    pool = pool_of(run)
+    remove_leftovers(run)
+    # first: a folder that has it can be gone on with
+    write_json(run.directory.state / "settings.json", run.settings.document())
+    for name, document in documents.items():
+        write_json(run.directory.state / name, document)
+    pool.write(run.directory.devices)
+    begin_presets(run, models)
+    return list(_remarks(run, pool))
+
+
+def _pinned(cases: Sequence[Case], sources: Sources) -> list[Case]:
+    """Return cases with the revision and licence of their models."""
+    models = {model_id: source.pinned_model for model_id, source in sources.models.items()}
+    return [replace(case, model=models[case.model.id]) for case in cases]
+
+
+def _remarks(run: Run, pool: Pool) -> Iterator[str]:
+    """Yield how workers and devices match, where one waits for the other."""
+    devices, workers = len(pool.devices), run.workers
+    if run.settings.shard is not None and run.settings.determinism != "strict":
+        yield "shards merge only if all measure the same baselines: use machines of one kind, or --determinism strict"
+    what = "GPUs" if pool.kind == "gpu" else "CPU slots"
+    if workers > devices:
+        yield f"{workers} workers take turns on {devices} {what}"
+    elif workers < devices:
+        yield f"{workers} workers use {workers} of {devices} {what}, the others stay idle; -n {devices} uses all"
+
+
+def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:
+    """Refuse to go on with a run that had other cases or other scenarios.
+
+    Raises:
+        UsageError: naming the first difference.
+    """
+    path = run.directory.state / "scenarios.json"
+    if not path.is_file():
+        # so far it has presets only
+        return
+    earlier = read_json(path)
+    # which words selected the cases does not matter, the cases do
+    found, asked = ({**one, "selection": {**one.get("selection", {}), "expression": {}}} for one in (earlier, manifest))
+    wrong = next(differences(found, asked), None)
+    if wrong is not None:
+        raise UsageError(f"--resume: {run.directory.path} is a run of something else: {wrong}")

@@ -1,0 +1,240 @@
+"""What is checked before the first case: a check a subject, each yields its problems with their remedies.
+
+Whoever adds something that can be known up front adds its check to ``CHECKS``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.deployables import missing_packages
+from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration
+from invarlock.errors import InvarLockError, UsageError
+from invarlock.harness.devices.inventory import Pool, make_pool
+from invarlock.harness.devices.memory_plan import memory_problems
+from invarlock.harness.planning.presets import preset_check
+from invarlock.harness.planning.sizing import disk_need, model_needs
+from invarlock.harness.state.run import Run
+from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.packer.trust.keys import load_signing_key
+from invarlock.runtime.provenance import NO_SOURCE, source_of
+
+Check = Callable[[Run, Sequence[Case]], Iterator[str]]
+
+
+def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    directory = run.directory.path
+    if run.settings.resume:
+        if not (run.directory.state / "settings.json").is_file():
+            yield f"--resume: {directory} holds no run; leave --resume out, or name a run's folder with --output-dir"
+        link = next(run.directory.links(), None)
+        if link is not None:
+            yield f"--resume: {link} is a link, which is not followed; put what it leads to there"
+    elif directory.exists() and not directory.is_dir():
+        yield f"--output-dir: {directory} is no folder; name another"
+    elif directory.exists() and _holds_something(run.directory):
+        yield f"--output-dir: {directory} exists and is not empty; name another folder, or go on with it: --resume"
+
+
+def _holds_something(directory: RunDirectory) -> bool:
+    """Tell whether a folder holds anything but this session's lock and the first file of a run that was killed."""
+    ours = {directory.state, directory.session_lock, directory.session_holder}
+    return any(path not in ours for path in (*directory.path.iterdir(), *directory.state.glob("[!.]*")))
+
+
+def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if not run.settings.no_pack and run.pack_path.exists():
+        yield f"--pack-dir: {run.pack_path} exists; name another folder"
+    if run.settings.signing_key is not None:
+        try:
+            load_signing_key(Path(run.settings.signing_key))
+        except InvarLockError as error:
+            yield f"--signing-key: {error}"
+
+
+def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if run.settings.report_assurance != "strict" or run.settings.no_pack:
+        return
+    asked = "--release-review" if run.settings.release_review else "--report-assurance strict"
+    if run.settings.execution_mode != "container":
+        yield (
+            f"{asked}: every clean report must come from a container, and this run is on the host; run it with "
+            "--execution-mode container, or without this option"
+        )
+    # the pack of a shard is that of all shards
+    if run.settings.shard is None and not any(case.scenario.category == "clean" for case in cases):
+        yield f"{asked}: it is about clean cases, and none is selected; select one, or run without this option"
+
+
+def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if run.settings.no_pack:
+        return
+    try:
+        found = source_of(run.suites_folder)
+    except InvarLockError as error:
+        yield str(error)
+        return
+    if found is None:
+        yield f"{run.suites_folder}: {NO_SOURCE}, or build none: --no-pack"
+
+
+def check_container(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    yield from run.launch_problems
+    if run.settings.execution_mode == "container" and run.image is None and not run.launch_problems:
+        yield "--execution-mode container: pytest was not asked to start a run; call it as `pytest SUITES`"
+
+
+def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    suite = run.catalog.models.suites[run.catalog.suite]
+    if suite.requires == "gpu" and not run.settings.allow_remote_code:
+        yield f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it"
+
+
+def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if run.settings.allow_remote_code:
+        return
+    for model in {case.model.id: case.model for case in cases}.values():
+        if model.trust_remote_code:
+            yield (
+                f"{model.id}: models.toml says that it brings code of its own (trust_remote_code); read it, then "
+                "allow it: INVARLOCK_ALLOW_REMOTE_CODE=1"
+            )
+
+
+def check_sources(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    yield from run.sources.problems
+
+
+def check_text(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    yield from run.sources.text.problems
+
+
+def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    try:
+        tuned = run.tuned_params()
+    except InvarLockError as error:
+        yield str(error)
+        return
+    missing: dict[str, dict[str, str]] = {}
+    for case in cases:
+        # runs differ in their windows alone
+        if case.run == 1 and isinstance(case.scenario.generation, EditGeneration):
+            spec = case.scenario.generation.for_model(case.model.id)
+            try:
+                tuned.resolve(spec, case.model.id)
+            except UsageError:
+                missing.setdefault(case.model.id, {})[case.scenario.id] = spec.edit
+    for model, edits in missing.items():
+        yield (
+            f"{tuned.source}: no parameters of {', '.join(dict.fromkeys(edits.values()))} are selected for {model} "
+            f"({', '.join(edits)}); find them: invarlock tune {run.named(model)} --output FILE, and name that with "
+            "PACK_TUNED_EDIT_PARAMS_FILE, or leave the scenarios out"
+        )
+
+
+def check_flash_attention(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    on_gpus = run.catalog.models.suites[run.catalog.suite].requires == "gpu"
+    if on_gpus and not run.settings.skip_flash_attention and find_spec("flash_attn") is None:
+        yield "SKIP_FLASH_ATTN=0: the package flash-attn is not installed; pip install flash-attn, or leave it out"
+
+
+def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    backends = {
+        case.scenario.generation.spec.backend: case.scenario.id
+        for case in cases
+        if isinstance(case.scenario.generation, DeployableGeneration)
+    }
+    for backend, scenario in backends.items():
+        for package in missing_packages(backend):
+            yield f"{scenario}: its backend {backend} needs {package}, which is not installed; pip install {package}"
+
+
+def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    yield from preset_check(run, list({case.model.id: case.model for case in cases}.values()))
+
+
+def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    try:
+        needs = {need.model.id: need.memory_bytes for need in model_needs(run, cases)}
+        yield from memory_problems(pool_of(run), needs)
+    except UsageError as error:
+        yield str(error)
+
+
+def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    if run.settings.skip_disk_preflight or run.settings.resume:
+        return
+    need = disk_need(
+        model_needs(run, cases),
+        missing_bytes=run.sources.missing_bytes,
+        storage=run.settings.baseline_storage_mode,
+        keep_models=run.settings.keep_models,
+    )
+    folder, cache = _existing(run.directory.path), _existing(_cache()) if need.cache_bytes else None
+    shares_cache = cache is not None and cache.stat().st_dev == folder.stat().st_dev
+    spare = run.settings.min_free_disk_gb
+    if (free := shutil.disk_usage(folder).free) < (asked := need.on_run_disk(shares_cache=shares_cache)) + spare * 1e9:
+        what = "the run and its downloads need" if shares_cache else "the run needs"
+        another = "name another disk with --output-dir" + (" or HF_HUB_CACHE" if shares_cache else "")
+        yield (
+            f"{folder}: {free / 1e9:.1f} GB free, {what} {asked / 1e9:.1f} GB and {spare:g} GB must stay free; "
+            f"free some space, {another}, lower MIN_FREE_DISK_GB, or start all the same: "
+            "PACK_SKIP_DISK_PREFLIGHT=1"
+        )
+    if cache is not None and not shares_cache and (free := shutil.disk_usage(cache).free) < need.cache_bytes:
+        yield (
+            f"{cache}: {free / 1e9:.1f} GB free, {need.cache_bytes / 1e9:.1f} GB are to be fetched into it; "
+            "free some space, name another folder with HF_HUB_CACHE, or start all the same: PACK_SKIP_DISK_PREFLIGHT=1"
+        )
+
+
+def _cache() -> Path:
+    # imported here: only a run that fetches something needs the hub's client
+    from invarlock.checkpoints.hub import cache_folder
+
+    return cache_folder()
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder above a path that exists, or itself."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+CHECKS: tuple[Check, ...] = (
+    check_run_directory,
+    check_pack,
+    check_assurance,
+    check_source,
+    check_container,
+    check_opt_ins,
+    check_remote_code,
+    check_sources,
+    check_text,
+    check_tuned_params,
+    check_backends,
+    check_flash_attention,
+    check_presets,
+    check_devices,
+    check_disk,
+)
+
+# What a run that makes presets and runs no case has to hold to.
+CALIBRATION_CHECKS = tuple(check for check in CHECKS if check not in (check_pack, check_assurance, check_tuned_params))
+
+
+def problems(run: Run, cases: Sequence[Case], checks: Sequence[Check] = CHECKS) -> list[str]:
+    """Return every problem that the checks find, in their order."""
+    return [line for check in checks for line in check(run, cases)]
+
+
+def pool_of(run: Run) -> Pool:
+    """Return the devices that a run has.
+
+    Raises:
+        UsageError: when it has none.
+    """
+    return make_pool(run.settings, run.catalog.models.suites[run.catalog.suite].requires, run.workers)

@@ -1,0 +1,121 @@
+"""What a run needs: of memory for each model, and of room on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import Model, Suite
+from invarlock.errors import UsageError
+from invarlock.harness.devices.memory_plan import USUAL_SEQ_LEN, USUAL_TOKENS, needed_bytes
+from invarlock.harness.sources.texts import window_counts
+from invarlock.harness.state.run import Run
+
+# What must stay free beside the need. The packs and reports of the embedded models take 30 MB.
+MIN_FREE_DISK_GB = {"gpu": 200.0, "cpu": 1.0}
+EXECUTION_MODES = {"gpu": "container", "cpu": "host"}
+
+
+@dataclass(frozen=True)
+class ModelNeed:
+    """What the cases of one model need: bytes of memory for one case, and of disk for all."""
+
+    model: Model
+    cases: int
+    memory_bytes: int
+    baseline_bytes: int
+    subjects_bytes: int
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "model": self.model.id,
+            "cases": self.cases,
+            "memory_bytes": self.memory_bytes,
+            "baseline_bytes": self.baseline_bytes,
+            "subjects_bytes": self.subjects_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """What a run puts on disk: into the cache of the hub's client, and into its own folder."""
+
+    cache_bytes: int
+    baselines_bytes: int
+    subjects_bytes: int
+
+    @property
+    def run_bytes(self) -> int:
+        return self.baselines_bytes + self.subjects_bytes
+
+    def on_run_disk(self, *, shares_cache: bool) -> int:
+        """Return what the run's filesystem must hold, which may be that of the cache too."""
+        return self.run_bytes + (self.cache_bytes if shares_cache else 0)
+
+
+def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
+    """Return the need of each model, in the order of the plan."""
+    suite = run.catalog.models.suites[run.catalog.suite]
+    windows, seq_len = forward_pass(run)
+    needs = []
+    for model in {case.model.id: case.model for case in cases}.values():
+        own = [case for case in cases if case.model == model]
+        sized = run.sources.sized(model)
+        subjects = len({case.scenario.id for case in own})
+        alive = subjects if run.settings.keep_models else min(run.workers, len(own))
+        needs.append(
+            ModelNeed(
+                sized,
+                len(own),
+                needed_bytes(sized, suite.requires, windows * seq_len, seq_len),
+                sized.weight_bytes,
+                alive * sized.weight_bytes,
+            )
+        )
+    return needs
+
+
+def forward_pass(run: Run) -> tuple[int, int]:
+    """Return how many windows a forward pass has to begin with, and their length; the usual where no text is named."""
+    try:
+        return int(run.settings.eval_batch), window_counts(run).seq_len
+    except UsageError:
+        return USUAL_TOKENS // USUAL_SEQ_LEN, USUAL_SEQ_LEN
+
+
+def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:
+    """Return the room that a run's folder needs at its peak: all baselines, and the subjects that are there at once."""
+    return disk_need(
+        needs,
+        missing_bytes=0,
+        storage=run.settings.baseline_storage_mode,
+        keep_models=run.settings.keep_models,
+    ).run_bytes
+
+
+def disk_need(needs: Sequence[ModelNeed], *, missing_bytes: int, storage: str, keep_models: bool) -> DiskNeed:
+    """Return the room that a run needs at its peak.
+
+    Args:
+        needs: of its models.
+        missing_bytes: what is to be fetched into the client's cache.
+        storage: ``snapshot_copy``, or ``snapshot_symlink``: then baselines take no room. Files may be cloned, which
+            is not counted on.
+        keep_models: whether all subjects stay; else those of the largest model are there at once at most.
+    """
+    subjects = [need.subjects_bytes for need in needs]
+    copies = 0 if storage == "snapshot_symlink" else sum(need.baseline_bytes for need in needs)
+    return DiskNeed(missing_bytes, copies, sum(subjects) if keep_models else max(subjects, default=0))
+
+
+def suite_defaults(suite: Suite) -> dict[str, Any]:
+    """Return the settings that follow from a suite where none are given."""
+    return {
+        "clean_runs": suite.clean_runs,
+        "stress_runs": suite.stress_runs,
+        "calibration_runs": suite.calibration_runs,
+        "execution_mode": EXECUTION_MODES[suite.requires],
+        "min_free_disk_gb": MIN_FREE_DISK_GB[suite.requires],
+    }

@@ -1,0 +1,162 @@
+"""Bring your own edit: a baseline and subjects from the command line as the cases of a run.
+
+Example::
+
+    pytest suites -m byoe --baseline ./base --subject ./mine --subject ./other
+
+runs ``test_scenario[base-mine-run1]`` and ``test_scenario[base-other-run1]``: each subject must pass every gate. The
+text is that of the suites folder. Packs know the folders by their names alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from invarlock.catalog.edit_labels import SubjectEdit
+from invarlock.catalog.models import Model, Models, Suite
+from invarlock.catalog.scenarios import BroughtGeneration, Scenario
+from invarlock.checkpoints.layout import tokenizer_files
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
+from invarlock.checkpoints.subject_edits import read_subject_edit
+from invarlock.errors import InvarLockError, UsageError
+from invarlock.harness.devices.inventory import read_gpus
+from invarlock.harness.selection.selected_cases import BYOE_SUITE as SUITE
+from invarlock.settings import Settings
+from invarlock.settings.table import MODEL_SLOTS
+
+# The longest id of a scenario has a hundred characters; a number may follow.
+MAX_NAME_CHARACTERS = 90
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def bring(
+    models: Models, settings: Settings, here: Path, other_suites: Sequence[str]
+) -> tuple[Models, tuple[Scenario, ...]]:
+    """Return the models and scenarios of a run: the baseline, and a scenario for each subject.
+
+    Args:
+        models: of the suites folder, whose text is used.
+        settings: with ``--baseline`` and ``--subject``.
+        here: what relative paths are relative to.
+        other_suites: suites of the folder that ``-m`` asks for.
+
+    Raises:
+        UsageError: with a line for each folder that is no checkpoint.
+    """
+    if settings.baseline is None or not settings.subjects:
+        raise UsageError("-m byoe: needs --baseline FOLDER and at least one --subject FOLDER")
+    if other_suites:
+        raise UsageError(f"--baseline: -m asks for the suite {other_suites[0]}, which has its own models; use -m byoe")
+    slot = next((slot for slot in range(1, MODEL_SLOTS + 1) if settings.given(f"model_{slot}")), None)
+    if slot is not None:
+        raise UsageError(f"MODEL_{slot}: -m byoe has the model of --baseline and no other; unset it")
+    baseline = here / settings.baseline
+    problems: list[str] = []
+    found = _read(baseline, "--baseline", problems)
+    if found is not None and not tokenizer_files(baseline):
+        problems.append(f"--baseline: {baseline}: no tokenizer files; the text is cut into tokens by the baseline's")
+    folders = [here / subject for subject in settings.subjects]
+    edits: list[SubjectEdit] = []
+    for folder in folders:
+        _read(folder, "--subject", problems, base=folder if found is None else baseline)
+        try:
+            edits.append(read_subject_edit(folder, settings.edit_label))
+        except InvarLockError as error:
+            problems.append(f"--subject: {error}")
+    if found is None or problems:
+        raise UsageError("\n".join(problems))
+    model = _model(baseline, found)
+    text = next((suite.text for suite in models.suites.values() if suite.text is not None), None)
+    suite = Suite(SUITE, (model.id,), _device(settings), "brought by the user", clean_runs=1, stress_runs=1, text=text)
+    scenarios = tuple(
+        _scenario(name, folder, edit) for name, folder, edit in zip(_names(folders), folders, edits, strict=True)
+    )
+    return Models({model.id: model}, {SUITE: suite}), scenarios
+
+
+def _read(folder: Path, option: str, problems: list[str], base: Path | None = None) -> CheckpointFiles | None:
+    """Return what a folder holds, by its headers; None, and a problem more, when it is no whole checkpoint.
+
+    A folder with a ``base`` may be packed; a baseline is dense.
+    """
+    if not folder.is_dir():
+        problems.append(f"{option}: {folder}: no such folder; name a checkpoint with config.json and safetensors")
+        return None
+    try:
+        return check_dense(folder) if base is None else open_checkpoint(folder, base).files
+    except InvarLockError as error:
+        problems.append(f"{option}: {error}")
+        return None
+
+
+def _model(folder: Path, files: CheckpointFiles) -> Model:
+    return Model(
+        # below a folder of its own: a run directory has folders such as "state" beside its models
+        id=f"{SUITE}/{_name(folder)}",
+        architecture=files.model_type,
+        parameters=files.total_parameters,
+        weight_bytes=sum((folder / shard).stat().st_size for shard in files.shards),
+        licence="unknown",
+        min_gpu_memory_gb=0,
+        path=str(folder.resolve()),
+    )
+
+
+def _scenario(name: str, folder: Path, edit: SubjectEdit) -> Scenario:
+    generation = {"kind": "brought", "edit_label": edit.label}
+    document: dict[str, Any] = {
+        "id": name,
+        "suites": [SUITE],
+        "category": "clean",
+        "strictness": "must_pass",
+        "intent": "clean_control",
+        "failure_class": "none",
+        "primary_guard": "primary_metric",
+        "generation": generation if edit.source is None else {**generation, "edit_label_source": edit.source},
+        "requirements": {
+            "primary_guard_required": False,
+            "catastrophic_required": False,
+            "detectors_all_of": [],
+            "detectors_any_of": [],
+        },
+        "artifact_class": "validation_subject_checkpoint",
+        "deployable_as_hf_checkpoint": False,
+        "optimized_deployment_backend": None,
+        "contains_model_weights_in_pack": False,
+        "run_directory_contains_edit_artifacts": False,
+    }
+    brought = BroughtGeneration(folder.resolve(), edit)
+    return Scenario(name, "clean", "must_pass", "primary_metric", brought, (SUITE,), document)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return a name for each folder: its own, with a number behind it where an earlier one has that."""
+    names: list[str] = []
+    for folder in folders:
+        taken = {name.casefold() for name in names}
+        own = name = _name(folder)
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{own}-{number}"
+        names.append(name)
+    return names
+
+
+def _name(folder: Path) -> str:
+    name = _NOT_IN_NAMES.sub("-", folder.resolve().name).lstrip("._-")[:MAX_NAME_CHARACTERS]
+    return name or "checkpoint"
+
+
+def _device(settings: Settings) -> Literal["cpu", "gpu"]:
+    """Return what the checkpoints are measured on: GPUs, where NVML tells of some and none are hidden."""
+    if settings.cuda_visible_devices == "":
+        return "cpu"
+    try:
+        return "gpu" if read_gpus() else "cpu"
+    except UsageError:
+        return "cpu"

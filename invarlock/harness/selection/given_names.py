@@ -1,0 +1,69 @@
+"""Names on the command line and in the environment, checked once at the start: marks, variables and unread settings."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from invarlock.errors import InvarLockError, printable, printable_lines
+from invarlock.harness.selection.mark_expressions import MarkExpression
+from invarlock.harness.selection.selected_cases import BYOE_SUITE, Catalog, check_mark_names
+from invarlock.output import say_error
+from invarlock.packer.trust.file_access import key_warnings
+from invarlock.settings import Mode, Settings, unknown_variables, unread_settings
+from invarlock.settings.nearest import did_you_mean
+
+
+class GivenNames:
+    """Refuses unknown marks, and warns of what else is not read and of a signing key that others may read.
+
+    For the process that plans a run.
+    """
+
+    def __init__(self, catalog: Catalog, settings: Settings, config: pytest.Config) -> None:
+        self.catalog = catalog
+        self.settings = settings
+        self.config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Check the names; by now every plugin and conftest has registered its marks, and no worker is started."""
+        registered = [re.split(r"[:(]", line, maxsplit=1)[0].strip() for line in self.config.getini("markers")]
+        try:
+            check_mark_names(MarkExpression.parse(self.config.option.markexpr), registered)
+        except InvarLockError as error:
+            raise pytest.UsageError(printable_lines(str(error))) from None
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if terminal is None:
+            return
+        key = self.settings.signing_key
+        access = [] if key is None else key_warnings(Path(key))
+        unread = unread_settings(self.settings, self._mode(), os.environ)
+        strange = unknown_models(self.settings, self.catalog.models.models)
+        for line in (*unknown_variables(os.environ), *unread, *strange, *access):
+            terminal.write_line(printable(f"invarlock: warning: {line}"), yellow=True)
+
+    def _mode(self) -> Mode:
+        suite = self.catalog.models.suites[self.catalog.suite]
+        dataset = self.settings.dataset or ("" if suite.text is None else suite.text.dataset)
+        return Mode(self.catalog.sentinels, suite.name == BYOE_SUITE, suite.requires, dataset)
+
+
+def unknown_models(settings: Settings, known: Collection[str]) -> Iterator[str]:
+    """Yield each model that the config gives edit parameters for and that the suites folder does not know."""
+    if settings.config is None:
+        return
+    for model_id in settings.config.edits:
+        if model_id not in known:
+            near = did_you_mean(model_id, known)
+            yield f"{settings.config.path}: edits: {model_id}: no model has this id{near}; it has no effect"
+
+
+def warn_before_launch(environment: Mapping[str, str]) -> None:
+    """Warn of variables that a run in a container is not given, because no setting has their name."""
+    for line in unknown_variables(environment):
+        say_error(f"invarlock: warning: {line}")

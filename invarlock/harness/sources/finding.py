@@ -1,0 +1,213 @@
+"""Where the models of a run come from, found before the first case: on disk, in the client's cache, or on the hub.
+
+Example::
+
+    sources = find_sources(run, models)          # asks the hub with --net 1, and only then; downloads nothing
+    pins = obtain_pins(sources, ids, print)           # downloads what is missing, verified
+
+A pin is wanted by a run that is resumed, else by ``PACK_MODEL_REVISIONS_FILE``, else by ``model_revisions.json`` of the
+suites folder, else by ``models.toml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from invarlock.catalog.models import Model
+from invarlock.catalog.pins import Pin, Pins, read_pins
+from invarlock.checkpoints.hub import fetch_file
+from invarlock.checkpoints.layout import CONFIG_FILE, code_files
+from invarlock.checkpoints.revisions import fetch, find_model, model_folder, pin_folder, resolve_model
+from invarlock.checkpoints.safetensors_files import read_config, stored_item_bytes
+from invarlock.checkpoints.snapshots import snapshot_sources
+from invarlock.errors import CheckpointError, HubError, InvarLockError, MissingFileError, UsageError
+from invarlock.harness.sources.texts import find_text
+from invarlock.harness.state.found_sources import Source, Sources, Tell, known_architecture, sized_by_files
+from invarlock.harness.state.run import Run
+
+# Repositories asked for at a time; each is one request and, of a model that no catalog knows, a small file.
+ASKED_AT_ONCE = 8
+# The name of a file of pins, in a suites folder and in a run.
+PINS_NAME = "model_revisions.json"
+
+
+def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()) -> Sources:
+    """Return where models come from. The hub is asked with ``--net 1`` alone, and nothing large is fetched.
+
+    Args:
+        run: the run.
+        models: those that it measures.
+        others: those of its other shards, of which it needs the revision and not the files.
+    """
+    try:
+        wanted = {model.id: _wanted(run, model) for model in (*models, *others)}
+        text = find_text(run, _earlier_pins(run), _given_pins(run))
+    except InvarLockError as error:
+        return Sources(problems=tuple(str(error).splitlines()))
+    found: dict[str, Source] = {}
+    problems: list[str] = []
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        waiting = {model: pool.submit(_find, run, model, wanted[model.id]) for model in (*models, *others)}
+        for model, future in waiting.items():
+            pin = wanted[model.id]
+            try:
+                found[model.id] = future.result()
+            except InvarLockError as error:
+                if model in others and pin is not None:
+                    found[model.id] = Source(model, pin)
+                else:
+                    problems.append(_named(model.id, str(error)))
+    missing = sum(found[model.id].missing_bytes for model in models if model.id in found)
+    return Sources(found, tuple(problems), missing + text.missing_bytes, text)
+
+
+def obtain_pins(sources: Sources, model_ids: Sequence[str], tell: Tell) -> Pins:
+    """Return the pins of a run's models, once every file of them is on disk and verified.
+
+    Raises:
+        UsageError: with a line for each model that cannot be had.
+    """
+    pins: dict[str, Pin] = {}
+    problems: list[str] = []
+    for model_id in model_ids:
+        source = sources.models[model_id]
+        try:
+            pin = source.pin or _fetched(source, tell)
+        except InvarLockError as error:
+            problems.append(_named(model_id, str(error)))
+            continue
+        pins[model_id] = replace(pin, licence=source.pinned_model.licence)
+    datasets: dict[str, Pin] = {}
+    try:
+        datasets = sources.text.obtain(tell)
+    except InvarLockError as error:
+        problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
+    return Pins(pins, datasets)
+
+
+def run_pins(run: Run) -> Pins:
+    """Return the pins that a run has.
+
+    Raises:
+        MissingFileError, DocumentError: when its state was changed.
+    """
+    return read_pins(run.directory.state / PINS_NAME)
+
+
+def _wanted(run: Run, model: Model) -> Pin | None:
+    """Return the pin that a model must have, None where nobody says.
+
+    Raises:
+        UsageError: when a run that is resumed would get another.
+    """
+    given = _given_pins(run).models.get(model.id)
+    if given is None and model.revision is not None:
+        given = Pin(model.id, model.revision)
+    earlier = _earlier_pins(run).models.get(model.id)
+    if earlier is not None and given is not None and given.revision != earlier.revision:
+        raise UsageError(
+            f"--resume: {model.id}: this run is pinned to {earlier.revision}, now {given.revision} is asked for; "
+            "a run keeps its pins: start a new one"
+        )
+    return earlier or given
+
+
+def _earlier_pins(run: Run) -> Pins:
+    """Return the pins of the run that is resumed."""
+    path = run.directory.state / PINS_NAME
+    return read_pins(path) if run.settings.resume and path.is_file() else Pins()
+
+
+def _given_pins(run: Run) -> Pins:
+    named = run.settings.model_revisions_file
+    if named is not None:
+        try:
+            return read_pins(Path(named))
+        except MissingFileError as error:
+            raise MissingFileError(
+                f"{error}; name the state/model_revisions.json of a run with --net 1 in PACK_MODEL_REVISIONS_FILE, or "
+                "leave the variable out"
+            ) from None
+    shipped = run.suites_folder / PINS_NAME
+    return read_pins(shipped) if shipped.is_file() else Pins()
+
+
+def _find(run: Run, model: Model, wanted: Pin | None) -> Source:
+    if model.path is not None:
+        return _on_disk(run.suites_folder, model, wanted)
+    if not run.settings.net:
+        return _in_cache(model, wanted)
+    if wanted is not None and wanted.files:
+        try:
+            return _in_cache(model, wanted)
+        except (HubError, CheckpointError):
+            # some of it is to be fetched
+            pass
+    return _on_hub(model, wanted, pickles=run.settings.allow_pickled_weights)
+
+
+def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:
+    assert model.path is not None
+    folder = suites_folder / model.path
+    tokenizer = None if model.tokenizer_path is None else suites_folder / model.tokenizer_path
+    files = snapshot_sources(folder, tokenizer)
+    if model.trust_remote_code:
+        files |= {name: folder / name for name in code_files(folder)}
+    pin = pin_folder(model.id, model.licence, files)
+    if wanted is not None and wanted.revision != pin.revision:
+        raise CheckpointError(
+            f"{model.id}: its digest is {pin.revision}, expected {wanted.revision}; restore its files, or correct the "
+            "pin"
+        )
+    return Source(sized_by_files(model, folder), pin, wanted=wanted)
+
+
+def _in_cache(model: Model, wanted: Pin | None) -> Source:
+    if wanted is None:
+        raise HubError(
+            f"{model.id}: no pin says which revision; find and fetch it: --net 1, or name a file of pins with "
+            "PACK_MODEL_REVISIONS_FILE"
+        )
+    pin = find_model(wanted, code=model.trust_remote_code)
+    return Source(sized_by_files(model, model_folder(pin)), pin, wanted=wanted)
+
+
+def _on_hub(model: Model, wanted: Pin | None, *, pickles: bool) -> Source:
+    revision = None if wanted is None else wanted.revision
+    resolved = resolve_model(model.id, revision, code=model.trust_remote_code, pickles=pickles)
+    weights = resolved.weight_bytes
+    config = read_config(fetch_file(resolved.listing, CONFIG_FILE)[0].parent)
+    sized = replace(
+        model,
+        weight_bytes=weights,
+        # of a model that no catalog knows: its weights are of one type but for a few
+        parameters=model.parameters or weights // stored_item_bytes(config),
+        architecture=known_architecture(config["model_type"]),
+    )
+    return Source(sized, resolved=resolved, wanted=wanted)
+
+
+def _fetched(source: Source, tell: Tell) -> Pin:
+    assert source.resolved is not None
+    pin = fetch(source.resolved, tell)
+    wanted = () if source.wanted is None else source.wanted.files
+    for file in wanted:
+        if file not in pin.files:
+            raise HubError(f"{pin.id} at {pin.revision}: {file.name} is not the file that is pinned; correct the pin")
+    # a run that is resumed keeps what it said of it
+    return source.wanted if source.wanted is not None and wanted else pin
+
+
+def _named(model_id: str, message: str) -> str:
+    """Return a message that names its model."""
+    return message if message.startswith(model_id) else f"{model_id}: {message}"
+
+
+def used_models(models: Iterable[Model]) -> list[Model]:
+    """Return models once each, in their order."""
+    return list({model.id: model for model in models}.values())

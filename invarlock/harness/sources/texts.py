@@ -1,0 +1,269 @@
+"""The text of a run: the suite's own, a file of the user's, or a data set of the hub, pinned and fetched like a model.
+
+A file of a data set belongs to a split when its name is the split's, or begins with it: ``test.jsonl``,
+``test-00000-of-00001.parquet``. It lies in the folder of its configuration; without one at the top, or in ``data``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from invarlock.catalog.models import Model, Text
+from invarlock.catalog.pins import Pin, Pins
+from invarlock.errors import EvaluationError, HubError, InvarLockError, MissingFileError, UsageError
+from invarlock.evaluation.parquet_text import PARQUET_ADVICE, has_parquet
+from invarlock.evaluation.text import SourceText, read_embedded_text
+from invarlock.evaluation.text_files import read_text_files
+from invarlock.harness.state.found_sources import TextSource
+from invarlock.harness.state.run import Run
+from invarlock.reports.tiers import profile_windows
+
+TOKENIZER_FILE = "tokenizer.json"
+SUFFIXES = (".parquet", ".jsonl", ".txt")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the hub: which split of it, and which field of its rows."""
+
+    id: str
+    config: str | None
+    split: str
+    field: str
+    revision: str | None
+
+
+# The 245,000 words that perplexities are told on.
+WIKITEXT2 = DataSet(
+    "Salesforce/wikitext", "wikitext-2-raw-v1", "test", "text", "b08601e04326c79dfdd32d625aee71d232d685c3"
+)
+
+
+def suite_text(run: Run) -> Text:
+    """Return the text that a run's suite is scored on, and how much of it; the settings may name another text.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    suites = run.catalog.models.suites
+    text = suites[run.catalog.suite].text
+    if text is None:
+        raise UsageError(f"suite {run.catalog.suite!r} names no text; add a [suite.text] table to models.toml")
+    wanted = run.settings.dataset or text.dataset
+    if wanted == text.dataset:
+        return text
+    if wanted != "embedded":
+        return replace(text, dataset=wanted, source=None, sha256=None)
+    shipped = run.catalog.embedded_text
+    if shipped is None:
+        raise UsageError("INVARLOCK_DATASET=embedded: models.toml names no text that ships with it; name another")
+    return replace(text, dataset=wanted, source=shipped.source, sha256=shipped.sha256)
+
+
+@dataclass(frozen=True)
+class WindowCounts:
+    """How many tokens a window has, and how many windows a draw."""
+
+    seq_len: int
+    preview: int
+    final: int
+
+
+def window_counts(run: Run) -> WindowCounts:
+    """Return how much text is scored: settings beat the suite's numbers, those beat the profile's.
+
+    Raises:
+        UsageError: when there is no text.
+    """
+    text, settings = suite_text(run), run.settings
+    preview, final = text.preview_windows, text.final_windows
+    if settings.given("profile") or settings.profile != "dev":
+        preview, final = profile_windows(settings.profile)
+    return WindowCounts(
+        seq_len=settings.seq_len or text.seq_len,
+        preview=settings.preview_windows or preview,
+        final=settings.final_windows or final,
+    )
+
+
+def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[str]:
+    """Yield each model for which a text that did not ship with the suite is too short, naming both counts.
+
+    A tokenizer that is no ``tokenizer.json`` is left to the case that loads it.
+    """
+    if suite_text(run).dataset == "embedded":
+        return
+    # imported here: it imports NumPy, and collecting must not
+    from invarlock.evaluation.windows import added_before, draw_windows
+
+    text, counts = read_suite_text(run, pins), window_counts(run)
+    for model in models:
+        path = _tokenizer(run, pins, model)
+        if not path.is_file():
+            continue
+        tokenizers: Any = importlib.import_module("tokenizers")
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokens = tokenizer.encode(text.text, add_special_tokens=False).ids
+        prefix = added_before(tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids) or ()
+        try:
+            draw_windows(tokens, counts.seq_len, counts.preview, counts.final, 0, prefix)
+        except EvaluationError as error:
+            yield f"{model.id}: {error}"
+
+
+def _tokenizer(run: Run, pins: Pins, model: Model) -> Path:
+    # imported here: collecting reads no checkpoint
+    from invarlock.checkpoints.revisions import model_folder
+
+    if model.path is None:
+        return model_folder(pins.models[model.id]) / TOKENIZER_FILE
+    return run.suites_folder / (model.tokenizer_path or model.path) / TOKENIZER_FILE
+
+
+def find_text(run: Run, earlier: Pins, given: Pins) -> TextSource:
+    """Return where the data set of a run comes from; empty for a text on disk.
+
+    Args:
+        run: the run.
+        earlier: pins of the run that is resumed.
+        given: pins that the user names.
+    """
+    try:
+        asked = data_set(run)
+        if asked is None:
+            return TextSource(problems=tuple(_disk_problems(run)))
+        found = earlier.datasets.get(asked.id)
+        pin = found or given.datasets.get(asked.id)
+        if pin is None and asked.revision is not None:
+            pin = Pin(asked.id, asked.revision)
+        source = _on_hub(asked, pin) if run.settings.net else _in_cache(asked, pin)
+    except InvarLockError as error:
+        return TextSource(problems=(str(error),))
+    names = [file.name for file in source.pin.files] if source.pin is not None else []
+    names += source.resolved.names if source.resolved is not None else ()
+    if any(name.endswith(".parquet") for name in names) and not has_parquet():
+        return replace(source, problems=(f"{asked.id}: {PARQUET_ADVICE}",))
+    return source
+
+
+def read_suite_text(run: Run, pins: Pins) -> SourceText:
+    """Return the text of a run, from its own pins.
+
+    Raises:
+        InvarLockError: when it is not there, or not what was pinned.
+    """
+    # imported here: collecting reads no checkpoint
+    from invarlock.checkpoints.revisions import dataset_files
+
+    text = suite_text(run)
+    if text.dataset == "embedded":
+        assert text.source is not None
+        assert text.sha256 is not None
+        return read_embedded_text(run.suites_folder / text.source, text.sha256)
+    if text.dataset == "local_jsonl":
+        return read_text_files("local_jsonl", [_local_file(run)], run.settings.local_jsonl_field)
+    asked = data_set(run)
+    assert asked is not None
+    pin = pins.datasets[asked.id]
+    return read_text_files(text.dataset, dataset_files(pin, [file.name for file in pin.files]), asked.field)
+
+
+def data_set(run: Run) -> DataSet | None:
+    """Return the data set that a run is scored on, None where its text is on disk.
+
+    Raises:
+        UsageError: when none is named.
+    """
+    kind, settings = suite_text(run).dataset, run.settings
+    if kind == "wikitext2":
+        return WIKITEXT2
+    if kind != "hf_text":
+        return None
+    if settings.hf_dataset is None:
+        raise UsageError("INVARLOCK_DATASET=hf_text: which data set is not said; name it with INVARLOCK_HF_DATASET")
+    return DataSet(
+        settings.hf_dataset,
+        settings.hf_config,
+        settings.hf_split,
+        settings.hf_field,
+        settings.hf_revision,
+    )
+
+
+def files_of(asked: DataSet, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the files of a data set's split, of the one kind that is read best.
+
+    Raises:
+        HubError: when it has none.
+    """
+    every = sorted(names)
+    folders = ("", "data") if asked.config is None else (asked.config,)
+    found = [name for name in every if _is_of(PurePosixPath(name), folders, asked.split)]
+    for suffix in SUFFIXES:
+        chosen = tuple(name for name in found if name.endswith(suffix))
+        if chosen:
+            return chosen
+    where = asked.id if asked.config is None else f"{asked.id}, configuration {asked.config}"
+    readable = [name for name in every if name.endswith(SUFFIXES)][:8]
+    raise HubError(
+        f"{where}: no file of the split {asked.split!r}; it has {', '.join(readable) or 'no text that can be read'}; "
+        "correct INVARLOCK_HF_CONFIG or INVARLOCK_HF_SPLIT"
+    )
+
+
+def _is_of(path: PurePosixPath, folders: tuple[str, ...], split: str) -> bool:
+    folder = "" if path.parent == PurePosixPath() else str(path.parent)
+    return folder in folders and (path.stem == split or path.name.startswith((f"{split}-", f"{split}.")))
+
+
+def _on_hub(asked: DataSet, pin: Pin | None) -> TextSource:
+    # imported here: collecting reads no checkpoint
+    from invarlock.checkpoints.hub import list_repository
+    from invarlock.checkpoints.revisions import Resolved, find_dataset
+
+    if pin is not None and pin.files:
+        try:
+            return TextSource(find_dataset(pin, [file.name for file in pin.files]))
+        except HubError:
+            # some of it is to be fetched
+            pass
+    listing = list_repository(asked.id, "dataset", None if pin is None else pin.revision)
+    return TextSource(resolved=Resolved(listing, files_of(asked, listing.files)))
+
+
+def _in_cache(asked: DataSet, pin: Pin | None) -> TextSource:
+    # imported here: collecting reads no checkpoint
+    from invarlock.checkpoints.hub import cached_names
+    from invarlock.checkpoints.revisions import find_dataset
+
+    if pin is None:
+        raise HubError(
+            f"{asked.id}: no pin says which revision; find and fetch it: --net 1, or name it with INVARLOCK_HF_REVISION"
+        )
+    if pin.files:
+        return TextSource(find_dataset(pin, [file.name for file in pin.files]))
+    cached = cached_names(asked.id, "dataset", pin.revision)
+    if not cached:
+        raise HubError(f"{asked.id} at {pin.revision}: not in the cache; fetch it: --net 1")
+    return TextSource(find_dataset(pin, files_of(asked, cached)))
+
+
+def _disk_problems(run: Run) -> Iterator[str]:
+    """Yield what is wrong with a user's own file, which is read to know it."""
+    if suite_text(run).dataset == "local_jsonl":
+        try:
+            read_text_files("local_jsonl", [_local_file(run)], run.settings.local_jsonl_field)
+        except InvarLockError as error:
+            yield str(error)
+
+
+def _local_file(run: Run) -> Path:
+    if run.settings.local_jsonl_file is None:
+        raise MissingFileError(
+            "INVARLOCK_DATASET=local_jsonl: which file is not said; name it with INVARLOCK_LOCAL_JSONL_FILE"
+        )
+    return Path(run.settings.local_jsonl_file)

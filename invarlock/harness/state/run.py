@@ -1,0 +1,86 @@
+"""A run: what is validated, by which settings, and where its files go. The run directory is the state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from invarlock.catalog.models import Model
+from invarlock.catalog.tuned_params import NO_TUNED_PARAMS, TunedParams, read_tuned_params
+from invarlock.harness.selection.selected_cases import Catalog
+from invarlock.harness.state.found_sources import Sources
+from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.reports.sidecars import RuntimeImage
+from invarlock.settings import Settings
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that stays the same from the first case to the verdict.
+
+    Attributes:
+        sources: where its models come from, once that was looked for.
+        worker: the number of this process.
+        image: of the container that it is in.
+        launch_problems: why it is not in one, though it should be.
+    """
+
+    suites_folder: Path
+    settings: Settings
+    catalog: Catalog
+    directory: RunDirectory
+    workers: int
+    started: datetime
+    expression: dict[str, str]
+    worker: int = 0
+    sources: Sources = field(default_factory=Sources)
+    image: RuntimeImage | None = None
+    launch_problems: tuple[str, ...] = ()
+
+    @property
+    def tuned_params_path(self) -> Path:
+        given = self.settings.tuned_params_file
+        return Path(given) if given else self.suites_folder / "tuned_edit_params.json"
+
+    def tuned_params(self) -> TunedParams:
+        """Return the parameters of clean edits: the file's, with those of the config in their place.
+
+        A file that an option or a variable names wins over the config.
+
+        Raises:
+            MissingFileError: when there is no such file, and the config has no edits either.
+            DocumentError: when it is malformed.
+        """
+        config, path = self.settings.config, self.tuned_params_path
+        source = self.settings.sources["tuned_params_file"]
+        if config is None or not config.edits or source not in ("config", "default"):
+            return read_tuned_params(path)
+        # a suites folder of one's own may have no such file
+        with_file = source == "config" or path.is_file()
+        return (read_tuned_params(path) if with_file else NO_TUNED_PARAMS).with_edits(config.edits, config.path.name)
+
+    def attention(self, kind: str) -> str:
+        """Return transformers' name of how attention is computed on devices of a kind, ``gpu`` or ``cpu``."""
+        # flash-attention has no kernels for CPUs
+        flash = kind == "gpu" and not self.settings.skip_flash_attention
+        return "flash_attention_2" if flash else str(self.settings.attention)
+
+    @property
+    def executed(self) -> str:
+        """How reports call where the run is."""
+        return "host-bypass" if self.image is None else "container"
+
+    @property
+    def pack_path(self) -> Path:
+        given = self.settings.pack_dir
+        return Path(given).resolve() if given else self.directory.pack
+
+    def named(self, model_id: str) -> str:
+        """Return how a user names a model on a command line: its folder where it was given as one, else its id."""
+        path = self.catalog.models.models[model_id].path
+        return path if path is not None and Path(path).is_absolute() else model_id
+
+    def runs_code_of(self, model: Model) -> bool:
+        """Tell whether code that a model brings is run: where its row in models.toml and the user both say so."""
+        return model.trust_remote_code and bool(self.settings.allow_remote_code)

@@ -1,0 +1,222 @@
+"""How far a run is: ``state/progress.json`` for those who watch from outside, a line a case and a bar on the terminal.
+
+With ``-q`` pytest's dots stand alone; with ``-v`` pytest's line of a case stands above ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.node_ids import parameter_id
+from invarlock.errors import printable
+from invarlock.harness.ending.pytest_report import RERUN
+from invarlock.harness.session import Controller
+from invarlock.jsonio import check_schema, write_json
+from invarlock.moments import format_moment, utc_now
+
+FORMAT = "progress-v1"
+BAR_CELLS = 20
+# A case takes a time of its own, and one that grows with the model: on one worker about that of so many bytes more.
+FIXED_COST_BYTES = 300_000_000
+_CLEAR_LINE = "\r\x1b[K"
+
+_log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Counts the cases of a run as they begin and end. What it keeps grows with those that fail alone."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self._cases: dict[str, Case] = {}
+        self._total = 0
+        self._done = 0
+        self._cost_left = 0
+        self._cost_done = 0
+        self._failed: dict[str, None] = {}
+        self._running: dict[str, str] = {}
+        # of the cases that run: what decides how they end, and their seconds so far
+        self._shown: dict[str, pytest.TestReport] = {}
+        self._seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._state = "running"
+        self._terminal: Any = None
+        self._bar_is_drawn = False
+
+    @pytest.hookimpl(optionalhook=True, trylast=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        self._begin(ids)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._begin([item.nodeid for item in session.items])
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if parameter_id(nodeid) in self._cases:
+            self._running[nodeid] = utc_now()
+            self._write()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Leave out pytest's dot where a line of ours says the same."""
+        # pytest asks once more for its summary, when the run is over
+        ours = self._state == "running" and self._verbosity == 0 and parameter_id(report.nodeid) in self._cases
+        if not ours or report.outcome == RERUN or (report.when != "call" and report.passed):
+            return None
+        return "error" if report.failed and report.when in ("setup", "teardown") else report.outcome, "", ""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        node = report.nodeid
+        case = self._cases.get(parameter_id(node))
+        if case is None or node not in self._running:
+            return
+        self._seconds[node] = self._seconds.get(node, 0.0) + report.duration
+        if report.failed or report.when == "call":
+            self._shown.setdefault(node, report)
+        if report.outcome == RERUN:
+            # its worker died, another one will begin with it
+            del self._running[node], self._seconds[node]
+        elif report.when in ("teardown", "???"):
+            self._end(case, node)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        if not self._cases:
+            return (yield)
+        self._clear_bar()
+        self._state = "finishing"
+        self._write()
+        try:
+            return (yield)
+        finally:
+            self._state = "ended"
+            self._running.clear()
+            self._write()
+
+    def seconds_left(self) -> float | None:
+        """Return how long the rest will take if it goes on as it did; None before the first case is done."""
+        if not self._cost_done:
+            return None
+        return (time.monotonic() - self._began) * self._cost_left / self._cost_done
+
+    @property
+    def _verbosity(self) -> int:
+        return int(self.controller.config.get_verbosity())
+
+    def _begin(self, node_ids: Sequence[str]) -> None:
+        """Take note of what will be run, once."""
+        if self._cases or not self.controller.planned:
+            return
+        self._cases = {case.id: case for case in self.controller.planned}
+        found = [case for case in map(parameter_id, node_ids) if case in self._cases]
+        self._total = len(found)
+        self._cost_left = sum(cost(self._cases[case]) for case in found)
+        self._began = time.monotonic()
+        self._terminal = self.controller.config.pluginmanager.getplugin("terminalreporter")
+        if self._terminal is not None and self._verbosity == 0:
+            # our lines name the cases, not their file
+            self._terminal.showfspath = False
+        self._write()
+
+    def _end(self, case: Case, node: str) -> None:
+        del self._running[node]
+        seconds, shown = self._seconds.pop(node), self._shown.pop(node, None)
+        failed = shown is not None and shown.failed
+        if failed:
+            self._failed[node] = None
+        self._done += 1
+        self._cost_left -= cost(case)
+        self._cost_done += cost(case)
+        self._write()
+        how = "FAILED" if failed else "passed" if shown is None else shown.outcome
+        line = case_line(case, dict(shown.user_properties) if shown is not None else {}, seconds, how)
+        _log.info("%s", line)
+        if self._terminal is not None and self._verbosity >= 0:
+            self._clear_bar()
+            self._terminal.write_line(printable(line), **({"red": True} if failed else {}))
+            self._draw_bar()
+
+    def _draw_bar(self) -> None:
+        """Draw the bar on a line that is still open: whoever writes next begins a new one, or clears it."""
+        if not self._terminal.isatty or "CI" in os.environ or self._done == self._total:
+            return
+        text = bar(self._done, self._total, len(self._failed), self.seconds_left())
+        self._terminal.write(text[: max(0, self._terminal._tw.fullwidth - 1)], flush=True)
+        self._terminal.currentfspath = "bar"
+        self._bar_is_drawn = True
+
+    def _clear_bar(self) -> None:
+        if self._bar_is_drawn and self._terminal.currentfspath == "bar":
+            self._terminal.write_raw(_CLEAR_LINE, flush=True)
+            self._terminal.currentfspath = None
+        self._bar_is_drawn = False
+
+    def _write(self) -> None:
+        """Write ``state/progress.json``; a disk that refuses stops no run."""
+        document = self._document()
+        check_schema(document, "progress", where="progress.json")
+        try:
+            write_json(self.controller.run.directory.state / "progress.json", document)
+        except OSError as error:
+            _log.warning("state/progress.json cannot be written: %s", error.strerror)
+
+    def _document(self) -> dict[str, Any]:
+        left, ending = self.seconds_left(), self.controller.ending
+        return {
+            "format": FORMAT,
+            "suite": self.controller.catalog.suite,
+            "state": self._state,
+            "workers": self.controller.run.workers,
+            "cases": {
+                "total": self._total,
+                "done": self._done,
+                "passed": self._done - len(self._failed),
+                "failed": len(self._failed),
+            },
+            "failed": [parameter_id(node) for node in self._failed],
+            "running": [{"case": parameter_id(node), "since": since} for node, since in self._running.items()],
+            "started_at": format_moment(self.controller.run.started),
+            "updated_at": utc_now(),
+            "elapsed_seconds": round(time.monotonic() - self._began, 3),
+            "estimated_seconds_left": None if left is None else round(left, 1),
+            "verdict": None if ending is None else "PASS" if ending.passed else "FAIL",
+        }
+
+
+def cost(case: Case) -> int:
+    """Return how long a case takes, in bytes of weights: of use in proportions alone."""
+    return FIXED_COST_BYTES + case.model.weight_bytes
+
+
+def case_line(case: Case, facts: Mapping[str, object], seconds: float, how: str) -> str:
+    """Return what is said of a case that is done: how it ended, model, scenario, edit, ratio, guards, seconds."""
+    run = "" if case.run == 1 else f" (run {case.run})"
+    spec = f"  {facts['spec']}" if facts.get("spec", case.scenario.id) != case.scenario.id else ""
+    measured = f"ratio {facts['ratio']}  guards {facts['guards']}" if "ratio" in facts else "no report"
+    measured = f"{measured}{spec}"
+    return f"{how}  {case.model.short_name}  {case.scenario.id}{run}  {measured}  {seconds:.1f} s"
+
+
+def bar(done: int, total: int, failed: int, seconds_left: float | None) -> str:
+    """Return ``[#####     ] 12/66 cases, 1 failed, about 3 min left``."""
+    cells = "#" * (BAR_CELLS * done // total)
+    text = f"[{cells.ljust(BAR_CELLS)}] {done}/{total} cases"
+    text += f", {failed} failed" if failed else ""
+    return text if seconds_left is None else f"{text}, about {duration_text(seconds_left)} left"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as people say it: ``40 s``, ``3 min``, ``2 h 10 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

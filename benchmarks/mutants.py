@@ -31,6 +31,7 @@ from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 
+from mutated_modules import MODULES
 from mutation import Mutant, sample_mutants
 
 from invarlock.jsonio import write_json
@@ -38,61 +39,6 @@ from invarlock.runtime.provenance import MARKER_NAME, source_repository
 
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = (".git", ".tox", ".venv", "build", "dist", "runs", "__pycache__", ".*_cache", "*.egg-info", ".hypothesis")
-REPORTS, PACKER, HARNESS = "tests/invarlock/reports", "tests/packer", "tests/invarlock/harness"
-VERIFYING = (f"{PACKER}/test_verify.py", f"{PACKER}/test_attacks.py")
-GUARDS = (f"{REPORTS}/test_guards_judgement.py", f"{REPORTS}/test_activation_judgement.py")
-VERDICT = ("tests/invarlock/verdict",)
-EDITS = ("tests/invarlock/edits",)
-# The modules that decide something, and the tests closest to each, the quickest first.
-MODULES: dict[str, tuple[str, ...]] = {
-    # the verifier
-    "packer/format/checksums.py": (f"{PACKER}/test_checksums.py", f"{PACKER}/test_attacks.py"),
-    "packer/format/contents.py": (*VERIFYING, f"{PACKER}/test_hostile_packs.py"),
-    "packer/format/pack_folder.py": (f"{PACKER}/test_hostile_packs.py", *VERIFYING),
-    "packer/format/references.py": VERIFYING,
-    "packer/trust/signature.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py", *VERIFYING),
-    "packer/trust/signers.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_verify.py"),
-    "packer/verify/verifying.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_signing.py"),
-    "packer/verify/integrity.py": VERIFYING,
-    "packer/verify/authenticity.py": (f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py", *VERIFYING),
-    # claims
-    "packer/verify/claims.py": (*VERIFYING, f"{PACKER}/test_signing.py"),
-    "packer/verify/results.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
-    "packer/verify/plan.py": VERIFYING,
-    "packer/verify/reports.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
-    "packer/verify/manifest_claims.py": (f"{PACKER}/test_pages.py", *VERIFYING, f"{PACKER}/test_build.py"),
-    "packer/verify/presets.py": (f"{PACKER}/test_attacks.py",),
-    "packer/verify/report.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
-    "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
-    "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", f"{REPORTS}/test_verification.py"),
-    # statistics
-    "invarlock/metrics/tail.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_gates.py"),
-    "invarlock/metrics/perplexity.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),
-    "invarlock/statistics/intervals.py": (f"{REPORTS}/test_statistics.py",),
-    # the judgement of guards
-    "invarlock/reports/gates.py": (f"{REPORTS}/test_gates.py", f"{REPORTS}/test_overhead.py"),
-    "invarlock/guards/invariants.py": (*GUARDS, f"{REPORTS}/test_verification.py"),
-    "invarlock/guards/rmt.py": GUARDS,
-    "invarlock/guards/spectral.py": GUARDS,
-    "invarlock/guards/variance.py": GUARDS,
-    "invarlock/guards/weight_changes.py": GUARDS,
-    # the verdict
-    "invarlock/verdict/compiling.py": VERDICT,
-    "invarlock/verdict/detectors.py": VERDICT,
-    "invarlock/verdict/guard_value.py": VERDICT,
-    "invarlock/verdict/summaries.py": (*VERDICT, f"{PACKER}/test_verify.py"),
-    # edits
-    "invarlock/checkpoints/editing.py": ("tests/invarlock/checkpoints/test_editing.py", *EDITS),
-    "invarlock/edits/fp8_quant.py": EDITS,
-    "invarlock/edits/lowrank_svd.py": EDITS,
-    "invarlock/edits/magnitude_prune.py": EDITS,
-    "invarlock/edits/quant_rtn.py": EDITS,
-    # leases
-    "invarlock/harness/devices/leases.py": (f"{HARNESS}/test_leases.py",),
-    "invarlock/harness/devices/memory_plan.py": (f"{HARNESS}/test_memory_plan.py", f"{HARNESS}/test_leases.py"),
-    # resuming
-    "invarlock/harness/baselines/resuming.py": (f"{HARNESS}/test_kept.py",),
-}
 PYTEST = ("-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--tb=no")
 # A mutant's tests take as long as before, unless they wait for something that does not come.
 LIMIT_FACTOR, LIMIT_SECONDS = 3, 20
@@ -132,9 +78,8 @@ class Copy:
 
     def passes(self, tests: Sequence[str], limit_seconds: float | None = None) -> bool | None:
         """Return whether tests pass, None where they take longer than allowed."""
-        there = [test for test in tests if (self.folder / test).exists()]
         try:
-            return self._python(*PYTEST, *there, limit_seconds=limit_seconds).returncode == 0
+            return self._python(*PYTEST, *tests, limit_seconds=limit_seconds).returncode == 0
         except subprocess.TimeoutExpired:
             return None
 

@@ -68,7 +68,7 @@ def sample_mutants(source: str, number: int | None, seed: int) -> list[Mutant]:
 
 
 def _of_cosmic_ray(source: str) -> Iterator[tuple[Place, Make]]:
-    annotations, tree = list(_annotations(source)), get_ast(source)
+    annotations, tree = [*_annotations(source), *_separators(source)], get_ast(source)
     for name in sorted(operator_names()):
         if name in LEFT_OUT:
             continue
@@ -140,6 +140,14 @@ def _annotations(source: str) -> Iterator[Span]:
             target, value = node.targets[0], node.value
             if isinstance(target, ast.Name) and target.id.lstrip("_")[:1].isupper() and not target.id.isupper():
                 yield value.lineno, value.col_offset, value.end_lineno or 0, value.end_col_offset or 0
+
+
+def _separators(source: str) -> Iterator[Span]:
+    """Yield where the ``*`` and ``/`` between the parameters of functions may be: they are no operators."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.args.kwonlyargs:
+            first = node.args.kwonlyargs[0]
+            yield node.lineno, node.col_offset, first.lineno, first.col_offset
 
 
 def _within(line: int, column: int, span: Span) -> bool:

@@ -1,0 +1,103 @@
+"""Which modules decide something, and the tests closest to each, the quickest first."""
+
+from __future__ import annotations
+
+PACKER, CHECKPOINTS = "tests/packer", "tests/invarlock/checkpoints"
+REPORTS, HARNESS = "tests/invarlock/reports", "tests/invarlock/harness"
+KEYS = (f"{PACKER}/test_key_files.py", f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py")
+VERIFYING = (f"{PACKER}/test_verify.py", f"{PACKER}/test_attacks.py")
+EVIDENCE = (
+    f"{PACKER}/test_strong_evidence.py",
+    f"{PACKER}/test_partial_packs.py",
+    f"{PACKER}/test_partial_manifests.py",
+)
+GUARDS = (f"{REPORTS}/test_guards_judgement.py", f"{REPORTS}/test_activation_judgement.py")
+VERDICT = ("tests/invarlock/verdict",)
+EDITS = ("tests/invarlock/edits", f"{CHECKPOINTS}/test_editing.py")
+
+MODULES: dict[str, tuple[str, ...]] = {
+    # what a pack is on disk
+    "packer/format/checksums.py": (f"{PACKER}/test_checksums.py", f"{PACKER}/test_attacks.py"),
+    "packer/format/contents.py": (*VERIFYING, f"{PACKER}/test_hostile_packs.py"),
+    "packer/format/layout.py": VERIFYING,
+    "packer/format/pack_folder.py": (f"{PACKER}/test_hostile_packs.py", f"{PACKER}/test_transport.py", *VERIFYING),
+    "packer/format/references.py": VERIFYING,
+    # trust
+    "packer/trust/attestation.py": (f"{PACKER}/test_signing.py", *VERIFYING),
+    "packer/trust/editing.py": (f"{PACKER}/test_keys_and_trust.py",),
+    "packer/trust/file_access.py": KEYS,
+    "packer/trust/keys.py": KEYS,
+    "packer/trust/pem.py": KEYS,
+    "packer/trust/signature.py": (*KEYS, *VERIFYING),
+    "packer/trust/signers.py": (f"{PACKER}/test_signers_asked_for.py", *KEYS, f"{PACKER}/test_verify.py"),
+    # the verifier
+    "packer/verify/authenticity.py": (f"{PACKER}/test_signers_asked_for.py", *KEYS, *VERIFYING),
+    "packer/verify/control_files.py": VERIFYING,
+    "packer/verify/integrity.py": VERIFYING,
+    "packer/verify/options.py": (f"{PACKER}/test_signers_asked_for.py", f"{PACKER}/test_verify.py"),
+    "packer/verify/result.py": (f"{PACKER}/test_signers_asked_for.py", *EVIDENCE, f"{PACKER}/test_verify.py"),
+    "packer/verify/verifying.py": (*VERIFYING, *EVIDENCE, f"{PACKER}/test_pages.py", f"{PACKER}/test_signing.py"),
+    # claims
+    "packer/verify/catalogue.py": (f"{PACKER}/test_catalogue.py", *VERIFYING),
+    "packer/verify/claims.py": (*EVIDENCE, *VERIFYING, f"{PACKER}/test_signing.py"),
+    "packer/verify/edit_records.py": (f"{PACKER}/test_deployables.py", *VERIFYING),
+    "packer/verify/evidence.py": (*EVIDENCE, *VERIFYING),
+    "packer/verify/manifest_claims.py": (f"{PACKER}/test_pages.py", *EVIDENCE, *VERIFYING, f"{PACKER}/test_build.py"),
+    "packer/verify/plan.py": (*VERIFYING, f"{PACKER}/test_partial_packs.py"),
+    "packer/verify/presets.py": (f"{PACKER}/test_attacks.py",),
+    "packer/verify/report.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/reports.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/results.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
+    "invarlock/reports/consistency.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
+    "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", f"{REPORTS}/test_verification.py"),
+    "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
+    # merging
+    "packer/runs/merging.py": (f"{HARNESS}/test_sharding.py",),
+    "packer/runs/shards.py": (f"{HARNESS}/test_sharding.py",),
+    # statistics
+    "invarlock/metrics/metric.py": (f"{REPORTS}/test_primary_metric.py",),
+    "invarlock/metrics/perplexity.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),
+    "invarlock/metrics/tail.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_gates.py"),
+    "invarlock/statistics/intervals.py": (f"{REPORTS}/test_statistics.py",),
+    "invarlock/statistics/rounding.py": (f"{REPORTS}/test_statistics.py", f"{REPORTS}/test_guards_judgement.py"),
+    # the judgement of guards
+    "invarlock/guards/guard.py": GUARDS,
+    "invarlock/guards/invariants.py": (*GUARDS, f"{REPORTS}/test_structure.py", f"{REPORTS}/test_verification.py"),
+    "invarlock/guards/rmt.py": GUARDS,
+    "invarlock/guards/spectral.py": GUARDS,
+    "invarlock/guards/structure.py": (f"{REPORTS}/test_structure.py", *GUARDS),
+    "invarlock/guards/variance.py": GUARDS,
+    "invarlock/guards/weight_changes.py": GUARDS,
+    "invarlock/judgement/gate.py": (f"{REPORTS}/test_gates.py", *GUARDS),
+    "invarlock/judgement/learning.py": (f"{REPORTS}/test_presets.py", *GUARDS),
+    "invarlock/judgement/shares.py": GUARDS,
+    "invarlock/reports/gates.py": (f"{REPORTS}/test_gates.py", f"{REPORTS}/test_overhead.py"),
+    "invarlock/reports/margins.py": (f"{REPORTS}/test_margins.py",),
+    "invarlock/reports/null_runs.py": (f"{REPORTS}/test_presets.py",),
+    "invarlock/reports/overhead.py": (f"{REPORTS}/test_overhead.py",),
+    "invarlock/reports/policy.py": (f"{REPORTS}/test_policy.py", f"{REPORTS}/test_presets.py"),
+    "invarlock/reports/presets.py": (f"{REPORTS}/test_presets.py",),
+    "invarlock/reports/repeats.py": (f"{REPORTS}/test_repeats.py",),
+    "invarlock/reports/tier_fitting.py": (f"{REPORTS}/test_presets.py",),
+    # the verdict
+    "invarlock/verdict/compiling.py": VERDICT,
+    "invarlock/verdict/detectors.py": VERDICT,
+    "invarlock/verdict/guard_value.py": VERDICT,
+    "invarlock/verdict/rendering.py": VERDICT,
+    "invarlock/verdict/summaries.py": (*VERDICT, f"{PACKER}/test_strong_evidence.py", f"{PACKER}/test_verify.py"),
+    # edits
+    "invarlock/checkpoints/editing.py": (f"{CHECKPOINTS}/test_editing.py", "tests/invarlock/edits"),
+    "invarlock/edits/edit.py": EDITS,
+    "invarlock/edits/fp8_quant.py": EDITS,
+    "invarlock/edits/lowrank_svd.py": EDITS,
+    "invarlock/edits/magnitude_prune.py": EDITS,
+    "invarlock/edits/noop.py": EDITS,
+    "invarlock/edits/quant_rtn.py": EDITS,
+    "invarlock/edits/rows.py": EDITS,
+    # leases
+    "invarlock/harness/devices/leases.py": (f"{HARNESS}/test_leases.py",),
+    "invarlock/harness/state/locks.py": (f"{HARNESS}/test_locks.py",),
+    "invarlock/harness/devices/memory_plan.py": (f"{HARNESS}/test_memory_plan.py", f"{HARNESS}/test_leases.py"),
+    # resuming
+    "invarlock/harness/baselines/resuming.py": (f"{HARNESS}/test_kept.py",),
+}

@@ -1,4 +1,4 @@
-"""The packer's command line: ``python -m invarlock.packer keygen|build|merge|sign|verify``, and others."""
+"""The packer's command line: ``python -m invarlock.packer keygen|build|merge|sign|verify|…``."""
 
 from __future__ import annotations
 
@@ -53,16 +53,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _keygen(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("keygen", help="make an Ed25519 key pair: NAME.pem and NAME.pub.pem")
-    parser.add_argument("name", type=Path, metavar="NAME", help="with or without .pem at its end")
+    parser.add_argument("name", type=Path, metavar="NAME", help="path of the key files, with or without .pem")
     parser.add_argument(
-        "--passphrase-env", metavar="VAR", help="encrypt the private key with the passphrase in this variable"
+        "--passphrase-env",
+        metavar="VAR",
+        help="encrypt the private key with the passphrase in this environment variable",
     )
     parser.set_defaults(command=commands.keygen)
 
 
 def _build(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("build", help="build a pack from reports that exist", epilog=EXIT_CODES)
-    parser.add_argument("out", type=Path, metavar="OUT", help="the pack's folder, which must not exist")
+    parser = subparsers.add_parser("build", help="build a pack from existing reports", epilog=EXIT_CODES)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the new pack; must not exist yet")
     parser.add_argument(
         "--final-verdict", type=Path, required=True, metavar="FILE", help="the run's final_verdict.json"
     )
@@ -73,7 +75,7 @@ def _build(subparsers: Subparsers) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="evaluation.report.json, with its runtime.manifest.json and edit_metadata.json beside it",
+        help="evaluation.report.json, in a folder with its runtime.manifest.json and edit_metadata.json",
     )
     parser.add_argument(
         "--baseline",
@@ -85,29 +87,36 @@ def _build(subparsers: Subparsers) -> None:
         help="the baselines' own evaluation.report.json",
     )
     parser.add_argument(
-        "--presets", type=Path, metavar="FOLDER", help="presets that reports were judged by, with their null runs"
+        "--presets",
+        type=Path,
+        metavar="FOLDER",
+        help="calibrated presets that the reports were judged with, and their null runs",
     )
     parser.add_argument(
         "--scenarios",
         type=Path,
         metavar="FILE",
-        help="the effective manifest; default: that of the verdict's run",
+        help="the effective manifest (state/scenarios.json); default: the one of the verdict's run",
     )
     parser.add_argument("--pytest-report", type=Path, metavar="FILE", help="the run's state/pytest_report.json")
-    parser.add_argument("--source-repo", type=Path, metavar="FILE", help="where the source comes from")
-    parser.add_argument("--environment", type=Path, metavar="FILE", help="what the run was made with")
+    parser.add_argument(
+        "--source-repo", type=Path, metavar="FILE", help="provenance of the source (state/source_repo.json)"
+    )
+    parser.add_argument(
+        "--environment", type=Path, metavar="FILE", help="provenance of the environment (state/environment.json)"
+    )
     parser.add_argument(
         "--material", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="further files to seal"
     )
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="your own words, for the end of the README")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="a text of yours, appended to the README")
     parser.add_argument(
         "--signing-key",
         type=Path,
         metavar="FILE",
-        help="private key that signs the manifest; without one the pack is left for 'sign', perhaps elsewhere",
+        help="private key that signs the manifest; without it the pack stays unsigned ('sign' signs it later)",
     )
     _add_passphrase(parser)
-    _add_json(parser, "what was built, or what is wrong with it")
+    _add_json(parser, "the pack that was built, or the problems")
     parser.set_defaults(command=commands.build)
 
 
@@ -123,31 +132,31 @@ def _merge(subparsers: Subparsers) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="the run directory to make, which must not exist; the pack is in its evidence_pack",
+        help="the merged run directory; must not exist yet; the pack is its evidence_pack folder",
     )
     key = parser.add_mutually_exclusive_group()
     key.add_argument(
         "--signing-key",
         type=Path,
         metavar="FILE",
-        help="private key that signs the pack; else one is made and not kept",
+        help="private key that signs the pack; without it a temporary key is made and discarded",
     )
-    key.add_argument("--unsigned", action="store_true", help="leave the pack for 'sign', perhaps elsewhere")
-    parser.add_argument("--require-pass", action="store_true", help="a verdict other than PASS is exit code 7")
+    key.add_argument("--unsigned", action="store_true", help="do not sign the pack; 'sign' adds the signature later")
+    parser.add_argument("--require-pass", action="store_true", help="exit with code 7 unless the verdict is PASS")
     _add_passphrase(parser)
-    _add_json(parser, "what was merged, or what is wrong with it")
+    _add_json(parser, "the merged run, or the problems")
     parser.set_defaults(command=commands.merge)
 
 
 def _sign(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("sign", help="verify a pack that was built unsigned, and sign it", epilog=EXIT_CODES)
+    parser = subparsers.add_parser("sign", help="verify an unsigned pack and sign it", epilog=EXIT_CODES)
     _add_pack_and_key(parser)
     parser.set_defaults(command=commands.sign)
 
 
 def _attest(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
-        "attest", help="verify a signed pack, and add an in-toto attestation by its signer", epilog=EXIT_CODES
+        "attest", help="verify a signed pack and add an in-toto attestation by its signer", epilog=EXIT_CODES
     )
     _add_pack_and_key(parser)
     parser.set_defaults(command=commands.attest)
@@ -161,7 +170,7 @@ def _add_pack_and_key(parser: argparse.ArgumentParser) -> None:
 
 def _add_passphrase(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--passphrase-env", metavar="VAR", help="the variable that holds the passphrase of an encrypted key"
+        "--passphrase-env", metavar="VAR", help="environment variable with the passphrase of an encrypted key"
     )
 
 
@@ -170,18 +179,18 @@ def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _trust(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("trust", help="keep the list of signers that you trust")
+    parser = subparsers.add_parser("trust", help="manage the signers that you trust")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     add = actions.add_parser("add", help="trust a signer")
     add.add_argument("signer", metavar="SIGNER", help="sha256:HEX, or the signer's .pub.pem file")
-    add.add_argument("--name", metavar="TEXT", help="who it is")
-    add.add_argument("--not-before", metavar="TIME", help="trusted from then on, such as 2026-01-31T12:00:00Z")
-    add.add_argument("--not-after", metavar="TIME", help="trusted until then")
+    add.add_argument("--name", metavar="TEXT", help="name of the signer")
+    add.add_argument("--not-before", metavar="TIME", help="trusted from this time on, for example 2026-01-31T12:00:00Z")
+    add.add_argument("--not-after", metavar="TIME", help="trusted until this time")
     add.set_defaults(command=commands.trust_add)
-    show = actions.add_parser("list", help="show the signers and whether they are trusted now")
+    show = actions.add_parser("list", help="list the signers and whether each is trusted now")
     show.add_argument("--json", action="store_true")
     show.set_defaults(command=commands.trust_list)
-    revoke = actions.add_parser("revoke", help="trust a signer no more, whenever a pack was made")
+    revoke = actions.add_parser("revoke", help="revoke a signer, for packs of any date")
     revoke.add_argument("signer", metavar="SIGNER", help="sha256:HEX, or the signer's .pub.pem file")
     revoke.set_defaults(command=commands.trust_revoke)
     for action in (add, show, revoke):
@@ -191,7 +200,7 @@ def _trust(subparsers: Subparsers) -> None:
 
 
 def _inspect(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("inspect", help="say what a pack holds and claims, without verifying its reports")
+    parser = subparsers.add_parser("inspect", help="summarise a pack without verifying its reports")
     parser.add_argument("pack", type=Path, metavar="PACK")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(command=commands.inspect)
@@ -199,34 +208,41 @@ def _inspect(subparsers: Subparsers) -> None:
 
 def _verify(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("verify", help="verify packs, offline", epilog=EXIT_CODES)
-    parser.add_argument("packs", type=Path, nargs="+", metavar="PACK", help="of several packs the worst code counts")
-    parser.add_argument("--strict", action="store_true", help="allow no file that is not sealed")
+    parser.add_argument(
+        "packs", type=Path, nargs="+", metavar="PACK", help="pack folders; the exit code is the worst of them"
+    )
+    parser.add_argument("--strict", action="store_true", help="reject files that the checksums do not cover")
     parser.add_argument(
         "--report-assurance",
         choices=("report", "strict", "off"),
         default="report",
-        help="report derives every claim again (default); strict also needs a container of every clean report; "
-        "off checks bytes only",
+        help="report: derive every claim again (default); strict: also require a container for every clean report; "
+        "off: check only bytes and signature",
     )
     parser.add_argument(
         "--expected-fingerprint",
         metavar="sha256:HEX",
-        help="the signer that is expected; the default trust store need not have it, but must not "
-        "have it as revoked or as trusted at another time",
+        help="fingerprint of the expected signer; it need not be in the default trust store, but that store must not "
+        "list it as revoked or outside its dates",
     )
     parser.add_argument(
         "--trust-store",
         type=Path,
         metavar="FILE",
-        help="the signers that are trusted; default: ~/.config/invarlock/trusted-signers.json, where it exists; with "
-        "--expected-fingerprint both must hold for a store that is named",
+        help="trusted signers; default: ~/.config/invarlock/trusted-signers.json, if it exists; with "
+        "--expected-fingerprint, the signer must also be in this store",
     )
     _add_allow_unsigned(parser)
-    parser.add_argument("--at", metavar="TIME", help="judge the signer's validity at this time instead of now")
-    parser.add_argument("--require-pass", action="store_true", help="a verdict other than PASS is exit code 7")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, of several packs a list")
-    parser.add_argument("--json-out", type=Path, metavar="FILE", help="write the result there, outside the packs")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing, the exit code says it")
+    parser.add_argument("--at", metavar="TIME", help="check the signer's validity at this time instead of now")
+    parser.add_argument("--require-pass", action="store_true", help="exit with code 7 unless the verdict is PASS")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON (a list for several packs)")
+    parser.add_argument(
+        "--json-out",
+        type=Path,
+        metavar="FILE",
+        help="also write the result to this file, which must be outside the packs",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; use the exit code")
     parser.set_defaults(command=commands.verify)
 
 
@@ -234,12 +250,12 @@ def _add_allow_unsigned(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unsigned",
         action="store_true",
-        help="look at a pack that nobody signed, which is exit code 5 otherwise; nothing says who made such a pack",
+        help="accept an unsigned pack instead of exiting with code 5; its origin is then unknown",
     )
 
 
 def _diff(subparsers: Subparsers) -> None:
-    parser = subparsers.add_parser("diff", help="verify two packs and say what changed from the first to the second")
+    parser = subparsers.add_parser("diff", help="verify two packs and show what changed from the first to the second")
     parser.add_argument("first", type=Path, metavar="A")
     parser.add_argument("second", type=Path, metavar="B")
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")

@@ -1,6 +1,6 @@
-"""What each command of the packer does with its options: calls the function that does the work, and prints.
+"""The commands of the packer: each calls the function that does the work and prints the result.
 
-Each command imports what it needs: ``--help`` needs none of it.
+Each command imports its dependencies itself, so that ``--help`` stays fast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def keygen(options: Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
 
     key = make_signing_key()
@@ -37,7 +37,7 @@ def keygen(options: Namespace) -> int:
 
 def build(options: Namespace) -> int:
 
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.build.assembly import gather_files
     from invarlock.packer.build.building import build_pack
     from invarlock.packer.runs.run_inputs import check_inputs, find_inputs
@@ -70,14 +70,14 @@ def build(options: Namespace) -> int:
 
 def merge(options: Namespace) -> int:
 
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.runs.merging import merge_runs
     from invarlock.packer.trust.keys import make_signing_key
 
     made = options.signing_key is None and not options.unsigned
     key = None if options.unsigned else make_signing_key() if made else _signing_key(options)
     merged = merge_runs(options.runs, options.output, key, utc_now())
-    origin = " (a key made for this run and not kept; --signing-key signs with yours)" if made else ""
+    origin = " (temporary key, now discarded; pass --signing-key to sign with your own)" if made else ""
     if options.json:
         _require_pass(merged, options)
         say_json({"ok": True, "exit_code": 0, "run": str(merged.path), **merged.pack.document()})
@@ -91,18 +91,18 @@ def merge(options: Namespace) -> int:
 
 
 def _require_pass(merged: MergedRun, options: Namespace) -> None:
-    """Check that the verdict of a merged run is what its user requires.
+    """Check that the verdict of a merged run is PASS if the user requires it.
 
     Raises:
-        ReportError: when it is not.
+        ReportError: when it is not PASS.
     """
     if options.require_pass and merged.verdict != "PASS":
-        words = f"the verdict is {merged.verdict}, --require-pass asks for PASS"
+        words = f"the verdict is {merged.verdict}, but --require-pass requires PASS"
         raise ReportError(words, where=str(merged.path), code=Code.PASS_REQUIRED)
 
 
 def sign(options: Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.build.signing import sign_pack
 
     signer = sign_pack(options.pack, _signing_key(options))
@@ -111,7 +111,7 @@ def sign(options: Namespace) -> int:
 
 
 def attest(options: Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.build.signing import attest_pack
 
     signer = attest_pack(options.pack, _signing_key(options))
@@ -120,7 +120,7 @@ def attest(options: Namespace) -> int:
 
 
 def trust_add(options: Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.trust.editing import add_signer, fingerprint_of
     from invarlock.packer.trust.signers import TrustedSigner, parse_moment
 
@@ -137,12 +137,12 @@ def trust_add(options: Namespace) -> int:
 
 
 def trust_list(options: Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.trust.signers import read_trust_store
 
     store = _store(options)
     if not store.exists() and options.trust_store is None:
-        say("[]" if options.json else f"no signer is trusted: there is no {store}; add one with 'trust add'")
+        say("[]" if options.json else f"no signer is trusted: {store} does not exist; add a signer with 'trust add'")
         return 0
     signers = read_trust_store(store)
     now = datetime.now(UTC)
@@ -161,17 +161,17 @@ def trust_list(options: Namespace) -> int:
 
 
 def trust_revoke(options: Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.trust.editing import fingerprint_of, revoke_signer
 
     signer = fingerprint_of(options.signer)
     known = revoke_signer(_store(options), signer)
-    say(f"revoked: {signer}" + ("" if known else " (it was not in the store; it is now, as revoked)"))
+    say(f"revoked: {signer}" + ("" if known else " (it was not in the store; it was added as revoked)"))
     return 0
 
 
 def inspect(options: Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.inspection import inspect_pack
 
     summary = inspect_pack(options.pack)
@@ -179,7 +179,7 @@ def inspect(options: Namespace) -> int:
         say_json(summary)
         return 0
     checksums, reports, ready = summary["checksums"], summary["reports"], summary["strict_readiness"]
-    say(f"{summary['pack']}: not verified, this is what it says of itself")
+    say(f"{summary['pack']}: NOT VERIFIED; these are the pack's own claims")
     say(f"verdict claimed: {summary['verdict_claimed']}", *summary["evidence_claimed"])
     say(f"signature: {summary['signature']}; signer: {summary['signer_fingerprint']}")
     say(
@@ -187,15 +187,15 @@ def inspect(options: Namespace) -> int:
         f"{len(checksums['uncovered'])} not covered"
     )
     say(
-        f"reports: {reports['total']}, of them {reports['errors']} of faults, {reports['in_container']} from a "
-        f"container; {summary['bytes']} bytes in all"
+        f"reports: {reports['total']} ({reports['errors']} of faults, {reports['in_container']} made in a "
+        f"container); total size: {summary['bytes']} bytes"
     )
     say(f"ready for strict: {'yes' if ready['ready'] else 'no, ' + '; '.join(ready['against'])}")
     return 0
 
 
 def verify(options: Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.progress import ProgressLine
     from invarlock.packer.trust.signers import default_store, parse_fingerprint, parse_moment
     from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
@@ -207,7 +207,7 @@ def verify(options: Namespace) -> int:
         check_result_file(options.json_out, "--json-out")
     for pack in options.packs:
         if options.json_out is not None and _real(options.json_out).is_relative_to(_real(pack)):
-            raise UsageError(f"--json-out: {options.json_out} lies in the pack; nothing is written into a pack")
+            raise UsageError(f"--json-out: {options.json_out} is inside the pack; give a path outside it")
     wanted = VerifyOptions(
         strict=options.strict,
         report_assurance=options.report_assurance,
@@ -215,7 +215,7 @@ def verify(options: Namespace) -> int:
         if options.expected_fingerprint is None
         else parse_fingerprint(options.expected_fingerprint),
         trust_store=options.trust_store,
-        # who looks at an unsigned pack still learns that the signer of a signed one is revoked
+        # with --allow-unsigned, a revoked signer of a signed pack is still reported
         default_store=default_store() if options.trust_store is None else None,
         allow_unsigned=options.allow_unsigned,
         require_pass=options.require_pass,
@@ -237,7 +237,7 @@ def verify(options: Namespace) -> int:
 
 
 def diff(options: Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.diffing import diff_verdicts, render_diff
     from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 
@@ -250,7 +250,7 @@ def diff(options: Namespace) -> int:
             say_error(*_verify_lines(result))
             return result.code
         if result.verdict_document is None:
-            raise UsageError(f"{pack}: it claims no verdict, there is nothing to compare")
+            raise UsageError(f"{pack}: claims no verdict, so there is nothing to compare")
         verdicts.append(result.verdict_document)
         signed.append(result.signed)
     found = {**diff_verdicts(*verdicts), "signed": signed}
@@ -262,7 +262,7 @@ def diff(options: Namespace) -> int:
 
 
 def _verify_lines(result: VerifyResult) -> list[str]:
-    """Return what a person is told: first whether it holds, then what it says, then what to mind."""
+    """Return the text output: the result first, then the claims, then the warnings."""
     if not result.holds:
         shown = [f"  {problem} [{problem.code}]" for problem in result.problems]
         more = [f"  and {result.left_out} more problems of this class"] if result.left_out else []
@@ -272,9 +272,9 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         advice = [f"what to do about {', '.join(codes)}: {remedy}" for remedy, codes in remedies.items()]
         return [f"NOT VERIFIED (exit code {result.code}): {result.pack}", *shown, *more, *advice]
     reports = len(result.envelope["results"]) if result.envelope else 0
-    derived = f"reports: {reports} verified, every derived number follows from the measurements"
-    headline = "VERIFIED" if result.signed else "NOT SIGNED, though what was checked holds"
-    signer = f"{result.signer} ({result.authenticity})" if result.signed else "none: anybody could have made this pack"
+    derived = f"reports: {reports} verified, every derived number matches the raw measurements"
+    headline = "VERIFIED" if result.signed else "NOT SIGNED, all other checks passed"
+    signer = f"{result.signer} ({result.authenticity})" if result.signed else "none (anybody could have made this pack)"
     return [
         f"{headline}: {result.pack}",
         _verdict_line(result),
@@ -286,7 +286,7 @@ def _verify_lines(result: VerifyResult) -> list[str]:
 
 
 def _verdict_line(result: VerifyResult) -> str:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.verdict.rendering import headline
 
     if result.verdict_document is not None and "not_bundled" in result.verdict_document:
@@ -295,24 +295,24 @@ def _verdict_line(result: VerifyResult) -> str:
 
 
 def _real(path: Path) -> Path:
-    """Return a path without links; unlike `Path.resolve` it takes links that lead to themselves."""
+    """Return a path with links resolved; unlike `Path.resolve` it accepts link cycles."""
     return Path(os.path.realpath(path))
 
 
 def _separated(blocks: Sequence[list[str]]) -> list[str]:
-    """Return the lines of all blocks, with an empty line between two."""
+    """Return the lines of all blocks, separated by empty lines."""
     return [line for number, block in enumerate(blocks) for line in (["", *block] if number else block)]
 
 
 def _passphrase(options: Namespace) -> bytes | None:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.trust.keys import passphrase_from
 
     return None if options.passphrase_env is None else passphrase_from(options.passphrase_env)
 
 
 def _signing_key(options: Namespace) -> SigningKey:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.trust.file_access import key_warnings
     from invarlock.packer.trust.keys import load_signing_key
 
@@ -322,7 +322,7 @@ def _signing_key(options: Namespace) -> SigningKey:
 
 
 def _store(options: Namespace) -> Path:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.packer.trust.file_access import store_warnings
     from invarlock.packer.trust.signers import own_store
 

@@ -1,4 +1,4 @@
-"""What changed between two packs: what was asked of each case, and what was measured. Both are verified first."""
+"""The differences between two verified packs: what each case required, and what was measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Case = tuple[str, str, int]
-# What a case was asked: a plan that asks for less, another policy or another preset may change a verdict.
+# The requirements of a case: a weaker plan, another policy or another preset may change a verdict.
 ASKED = (
     "category",
     "strictness",
@@ -19,17 +19,17 @@ ASKED = (
     "policy_digest",
     "preset_sha256",
 )
-# What was measured that a person would ask about, in the order of the output.
+# The measurements that are shown, in this order.
 MEASURED = ("passed", "ratio_vs_baseline", "guard_flags", "invariants_status", "spectral_caps_applied", "reasons")
-# What stands over the cases.
+# Shown above the cases.
 HEADLINES = ("verdict", "counts")
 
 
 def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what differs between two derived verdicts.
+    """Return the differences between two derived verdicts.
 
-    ``cases`` has a row for each case that was asked something else, or whose measurements differ; ``only_in_first`` and
-    ``only_in_second`` name the cases that the other pack does not have. Values stand as ``[first, second]``.
+    ``cases`` has a row for each case whose requirements or measurements differ; ``only_in_first`` and
+    ``only_in_second`` list the cases that the other pack lacks. Values are pairs ``[first, second]``.
     """
     ours, theirs = _records(first), _records(second)
     rows = []
@@ -48,10 +48,10 @@ def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[s
 
 
 def render_diff(diff: Mapping[str, Any]) -> list[str]:
-    """Return the lines that tell a person what differs."""
+    """Return the differences as lines of text."""
     names = ("the first", "the second")
     signed = zip(names, diff.get("signed", (True, True)), strict=True)
-    lines = [f"{name} pack is not signed: anybody could have made it" for name, is_signed in signed if not is_signed]
+    lines = [f"{name} pack is not signed (anybody could have made it)" for name, is_signed in signed if not is_signed]
     if "verdict" in diff:
         lines.append(f"verdict: {diff['verdict'][0]} -> {diff['verdict'][1]}")
     for name, key in (("only in the first", "only_in_first"), ("only in the second", "only_in_second")):
@@ -61,8 +61,8 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
         lines.append(f"{_name((row['model'], row['scenario'], row['run']))}: {'; '.join(changes)}")
     compared, changed = diff["cases_compared"], len(diff["cases"])
     other = sum(any(key in ASKED for key in row["changed"]) for row in diff["cases"])
-    asked = f", {other} were asked something else" if other else ""
-    return [*lines, f"{compared} cases compared, {changed} differ{asked}"]
+    requirements = f", {other} with other requirements" if other else ""
+    return [*lines, f"{compared} cases compared, {changed} differ{requirements}"]
 
 
 def _records(verdict: Mapping[str, Any]) -> dict[Case, Mapping[str, Any]]:
@@ -70,7 +70,7 @@ def _records(verdict: Mapping[str, Any]) -> dict[Case, Mapping[str, Any]]:
 
 
 def _compared(record: Mapping[str, Any], key: str) -> Any:
-    """Return a value of a record; of detectors what they look for, and not what they saw."""
+    """Return a value of a record; for detectors their configuration, not their findings."""
     if key in ("detectors_all_of", "detectors"):
         wanted = [{name: value for name, value in row.items() if name not in ("seen", "hit")} for row in record[key]]
         return [", ".join(f"{name} {value}" for name, value in row.items()) for row in wanted]

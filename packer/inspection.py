@@ -1,4 +1,4 @@
-"""Looking into a pack without verifying its reports: what it holds and what it claims."""
+"""Summarising a pack without verifying its reports: its content and its claims."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def inspect_pack(path: Path) -> dict[str, Any]:
     """Return a summary of a pack: manifest, signature, checksum coverage, references, reports, strict readiness, sizes.
 
     Raises:
-        MissingFileError: when there is no pack, manifest or checksum file.
+        MissingFileError: when the pack, its manifest or its checksum file is missing.
         ManifestError: when the manifest is malformed.
-        IntegrityError: when the checksum file is.
+        IntegrityError: when the checksum file is malformed.
     """
     with open_pack(path) as folder:
         sealed = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
@@ -97,7 +97,7 @@ def inspect_pack(path: Path) -> dict[str, Any]:
                 f"{len(missing)} files missing": not missing,
                 f"{len(uncovered)} files that are not sealed": not uncovered,
                 f"{len(listing.problems)} unsafe entries": not listing.problems,
-                "checksums.sha256 is not the one sealed": digest_ok,
+                "checksums.sha256 does not match the manifest": digest_ok,
                 f"{len(broken)} broken references": not broken,
                 "no clean report": bool(clean),
                 f"{len(outside)} of {len(clean)} clean reports not from a container": not outside,
@@ -108,13 +108,13 @@ def inspect_pack(path: Path) -> dict[str, Any]:
 
 
 def _not_ready(conditions: dict[str, bool]) -> dict[str, Any]:
-    """Return whether ``verify --strict --report-assurance strict`` could succeed, and what speaks against it."""
+    """Return whether ``verify --strict --report-assurance strict`` could succeed, and what prevents it."""
     against: Sequence[str] = [name for name, holds in conditions.items() if not holds]
     return {"ready": not against, "against": against}
 
 
 def _signature(folder: PackFolder, sealed: bytes) -> tuple[str, str | None, tuple[Problem, ...]]:
-    """Return ``valid``, ``missing`` or ``invalid`` with why, the signer, and what is wrong with the signature."""
+    """Return ``valid``, ``missing`` or ``invalid`` with the reason, the signer, and the signature's problems."""
     try:
         public = verify_manifest(sealed, folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES))
     except MissingFileError:
@@ -125,7 +125,7 @@ def _signature(folder: PackFolder, sealed: bytes) -> tuple[str, str | None, tupl
 
 
 def _read(folder: PackFolder, path: str) -> Any:
-    """Return a document, None where there is none that can be read."""
+    """Return a document, or None if it is missing or unreadable."""
     try:
         data = folder.read(path, MAX_JSON_BYTES)
         return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
@@ -134,7 +134,7 @@ def _read(folder: PackFolder, path: str) -> Any:
 
 
 def _planned(scenarios: Any) -> dict[str, Planned]:
-    """Return the planned cases of an effective manifest, none where it is malformed."""
+    """Return the planned cases of an effective manifest; empty if it is malformed."""
     try:
         check_schema(scenarios, "scenarios", where=layout.SCENARIOS)
         return planned_cases(scenarios)

@@ -1,4 +1,4 @@
-"""A line that says how far the verifying of a large pack has come, for people at a terminal."""
+"""A progress line on the terminal while a large pack is verified."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-# A pack that is done sooner needs no line.
+# No line for packs that verify faster than this.
 PATIENCE_SECONDS = 1.0
 REDRAW_SECONDS = 0.1
 BAR_CHARACTERS = 30
 
 
 class ProgressLine:
-    """Draws on a terminal once the work has taken a second, and is gone at its end; silent elsewhere."""
+    """Draws on a terminal after one second of work and clears itself at the end; silent if not a terminal."""
 
     def __init__(self, stream: TextIO, label: str) -> None:
         self._stream = stream
@@ -31,12 +31,12 @@ class ProgressLine:
             self._stream.flush()
 
     def start(self, total_bytes: int) -> ProgressLine:
-        """Say how much there is to do."""
+        """Set the total amount of work."""
         self._total = max(total_bytes, 1)
         return self
 
     def __call__(self, count: int) -> None:
-        """Add bytes that are done."""
+        """Add bytes to the amount done."""
         self._done += count
         now = time.monotonic()
         if now < self._next or not self._stream.isatty():

@@ -1,4 +1,4 @@
-"""Making a pack: gathering its files, sealing them, and adding a signature or an attestation later.
+"""Building a pack: collecting its files, sealing them, and adding a signature or an attestation later.
 
-Whatever is made here is verified before anybody can see it.
+Every pack and signature is verified before it becomes visible under its final name.
 """

@@ -1,4 +1,4 @@
-"""Gathering what goes into a pack from files that exist: reports with their sidecars, baselines, metadata."""
+"""Collecting the content of a pack from existing files: reports with their accompanying files, baselines, metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from invarlock.jsonio import MAX_DOCUMENT_BYTES, check_schema, parse_json, read_
 from invarlock.problems import Code
 from invarlock.reports.preset_files import null_run_name, preset_name, read_preset
 
-# A pack is put together in memory.
+# The content of a pack is held in memory until it is written.
 MAX_MATERIAL_BYTES = 1024**3
 
 
@@ -44,25 +44,25 @@ def gather_files(
     """Return the content of a pack; each report goes to the place of its case.
 
     Args:
-        reports: ``evaluation.report.json`` files, each with its sidecars beside it.
+        reports: ``evaluation.report.json`` files, each in a folder with its accompanying files.
         baselines: the baselines' own reports.
         scenarios: the effective manifest of the run.
-        final_verdict: the run's verdict, which must be the one that follows from the reports.
-        pytest_report: pytest's account of the cases, when there is one.
+        final_verdict: the run's verdict, which must match the one derived from the reports.
+        pytest_report: pytest's report of the cases, if available.
         source_repo: provenance of the source.
         environment: provenance of the environment.
         metadata: more files for ``metadata/``, by name.
-        presets: a folder of presets; those of the models that have a report go into the pack, with their null runs.
+        presets: a folder of presets; presets of models with a report go into the pack, with their null runs.
         materials: ``NAME=FILE`` texts; each goes to ``metadata/materials/NAME``.
         parameters: the settings of the run.
-        run_name: name of the run directory; by default that of the folder of ``scenarios``.
-        report_assurance: what the pack's maker asks of its reports.
-        readme_notes: a text of the maker's, for the end of the README.
+        run_name: name of the run directory; by default the name of the folder of ``scenarios``.
+        report_assurance: the assurance level that the pack's maker requires of its reports.
+        readme_notes: a text by the maker, appended to the README.
 
     Raises:
-        MissingFileError: when a file is not there.
-        UsageError: when two reports are of one case, or a material is malformed.
-        ReportError: when a report is none, or of no scenario of the manifest.
+        MissingFileError: when a file does not exist.
+        UsageError: when two reports belong to the same case, or a material is malformed.
+        ReportError: when a file is not a report, or its scenario is not in the manifest.
         DocumentError: when the manifest is malformed.
     """
     files: dict[str, bytes] = {layout.SCENARIOS: _read(scenarios)}
@@ -73,7 +73,7 @@ def gather_files(
         data = _read(path)
         place = _place(data, path, categories)
         if place in files:
-            raise UsageError(f"{path}: a second report of the case at {place}; give each case once")
+            raise UsageError(f"{path}: a second report for the case {place}; give one report per case")
         files[place] = data
         for name in layout.SIDECARS:
             files[layout.beside(place, name)] = _read(path.with_name(name))
@@ -118,7 +118,7 @@ def _verdict(path: Path) -> dict[str, Any]:
     document = parse_json(_read(path), where=str(path))
     records = document.get("records") if isinstance(document, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UsageError(f"{path}: not a final_verdict.json, it has no list of records; name that of a run")
+        raise UsageError(f"{path}: not a final_verdict.json (it has no list of records); give the file of a run")
     return dict(document)
 
 
@@ -129,12 +129,12 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not UTF-8 text") from None
     if len(data) > MAX_TEXT_BYTES // 2:
-        raise UsageError(f"{path}: {len(data)} bytes, a README may have {MAX_TEXT_BYTES // 2}")
+        raise UsageError(f"{path}: {len(data)} bytes, over the limit of {MAX_TEXT_BYTES // 2} for a README; shorten it")
     return text
 
 
 def _preset_files(folder: Path, models: Iterable[str]) -> Iterator[str]:
-    """Yield the files of the presets of some models, by their path below the folder."""
+    """Yield the preset files of the given models, as paths relative to the folder."""
     for model in sorted(models):
         path = folder / preset_name(model)
         if not path.is_file():
@@ -154,7 +154,7 @@ def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> str:
         raise ReportError(str(error), problems=in_pack(error, Code.REPORT_MALFORMED)) from None
     meta = document["meta"]
     if meta["scenario"] not in categories:
-        words = f"{meta['scenario']!r} is no scenario of the manifest"
+        words = f"{meta['scenario']!r} is not a scenario of the manifest"
         raise ReportError(words, where=str(path), field="meta.scenario")
     folder = report_folder(meta["model_id"], meta["scenario"], categories[meta["scenario"]], meta["run"])
     return f"reports/{folder}/{layout.REPORT_NAME}"
@@ -172,5 +172,5 @@ def _model_folder(data: bytes, path: Path) -> str:
 def _material(text: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
     if not separator or not path or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise UsageError(f"--material {text!r}: write NAME=FILE, the name of letters, digits, '.', '_' and '-'")
+        raise UsageError(f"--material {text!r}: write NAME=FILE; NAME may contain letters, digits, '.', '_' and '-'")
     return name, Path(path)

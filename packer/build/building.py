@@ -1,4 +1,4 @@
-"""Building a pack: staged in a hidden sibling, sealed, verified, and renamed into place whole."""
+"""Building a pack: staged in a hidden folder next to the target, sealed, verified, and renamed into place."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from invarlock.verdict.rendering import headline, render_verdict_text
 
 @dataclass(frozen=True)
 class PackContent:
-    """What goes into a pack.
+    """The content of a pack.
 
-    ``files`` are the bytes of its files by pack path: reports and their sidecars, baselines, metadata. Everything under
+    ``files`` are the bytes by pack path: reports with their accompanying files, baselines, metadata. Everything under
     ``results/``, the ``verify.json`` files, README, checksums and manifest are derived from them.
-    ``claimed_verdict`` must be the verdict that is derived; its time is kept. ``report_assurance`` is what is asked of
-    the reports when the pack is read back: that each verifies, that clean ones come from a container too, or nothing.
+    ``claimed_verdict`` must equal the derived verdict; its time is kept. ``report_assurance`` is what is required of
+    the reports when the pack is read back: each verifies, clean ones were also made in a container, or nothing.
     """
 
     files: Mapping[str, bytes]
@@ -61,7 +61,7 @@ class PackContent:
 
 @dataclass(frozen=True)
 class BuiltPack:
-    """A pack that stands, was read back and verified; ``evidence`` is the statement of what it is evidence of."""
+    """A pack that was written, read back and verified; ``evidence`` states what it covers and how strong it is."""
 
     path: Path
     verdict: str
@@ -71,7 +71,7 @@ class BuiltPack:
     evidence: tuple[str, ...]
 
     def document(self) -> dict[str, Any]:
-        """Return what ``build --json`` and ``merge --json`` print of the pack."""
+        """Return the description of the pack that ``build --json`` and ``merge --json`` print."""
         return {
             "pack": str(self.path),
             "verdict": self.verdict,
@@ -82,7 +82,7 @@ class BuiltPack:
 
 
 def build_pack(target: Path, content: PackContent, signing_key: SigningKey | None, generated_at: str) -> BuiltPack:
-    """Build, seal and verify a pack; it appears whole, or nothing of it does.
+    """Build, seal and verify a pack; it appears complete or not at all.
 
     The same content, key and time give the same bytes.
 
@@ -94,11 +94,11 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
 
     Raises:
         UsageError: when the target exists or cannot be written to.
-        ReportError: when a report does not verify, or the pack would not.
+        ReportError: when a report or the pack does not verify.
         IntegrityError: when a path of the content is unsafe.
     """
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
+        raise UsageError(f"{target}: already exists and a pack is never changed; choose another folder")
     files, found, verdict = _complete(content, generated_at)
     manifest = _manifest(content, files, found, verdict, signing_key, generated_at)
     evidence = found.pack_statement(manifest, files, verdict)
@@ -116,16 +116,16 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
             result = verify_pack(staging, _options(content, signing_key))
             if not result.holds:
                 raise _refused(f"the pack would not verify: {result.problems[0]}", result.problems)
-            # an empty folder may be replaced by rename, so the target is checked again as late as can be
+            # rename replaces an empty folder, so the target is checked again as late as possible
             if target.exists():
-                raise UsageError(f"{target}: exists; a pack is never changed, name another folder")
+                raise UsageError(f"{target}: already exists and a pack is never changed; choose another folder")
             staging.rename(target)
             sync_folder(target.parent)
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
     signer = None if signing_key is None else fingerprint(signing_key.public)
-    told = headline(verdict) if "not_bundled" in verdict else f"verdict {verdict['verdict']}"
-    return BuiltPack(target, verdict["verdict"], told, manifest["evidence_level"], signer, tuple(evidence))
+    summary = headline(verdict) if "not_bundled" in verdict else f"verdict {verdict['verdict']}"
+    return BuiltPack(target, verdict["verdict"], summary, manifest["evidence_level"], signer, tuple(evidence))
 
 
 def _refused(message: str, problems: Sequence[Problem]) -> ReportError:
@@ -133,9 +133,9 @@ def _refused(message: str, problems: Sequence[Problem]) -> ReportError:
 
 
 def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOptions:
-    """Return how a pack is verified by its maker, once it is written."""
+    """Return the options with which the maker verifies a pack after writing it."""
     assurance = content.report_assurance
-    # strict checks and no assurance exclude each other
+    # strict checks cannot be combined with assurance off
     return VerifyOptions(
         strict=signing_key is not None and assurance != "off",
         report_assurance=assurance,
@@ -144,24 +144,24 @@ def _options(content: PackContent, signing_key: SigningKey | None) -> VerifyOpti
 
 
 def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes], Findings, Verdict]:
-    """Return all files but README and the control files, what the reports hold, and the verdict."""
+    """Return all files except README and control files, the findings of the reports, and the verdict."""
     files = dict(content.files)
     for path in files:
         check_path(path)
     if layout.SCENARIOS not in files:
-        raise UsageError(f"{layout.SCENARIOS}: a pack needs the effective manifest of its run")
+        raise UsageError(f"{layout.SCENARIOS}: missing; give the effective manifest of the run")
     memory = MemoryFiles(files)
     found = examine_reports(memory)
     problems = [*found.problems, *metadata_problems(found, memory)]
     if problems:
-        raise _refused(f"{problems[0]}; what does not verify is not packed", problems)
+        raise _refused(f"{problems[0]}; a pack takes only reports that verify", problems)
     claimed = content.claimed_verdict
     timestamp = generated_at if claimed is None else str(claimed.get("timestamp", generated_at))
     left_out = [] if claimed is None else _left_out(claimed, found)
     verdict = derive_verdict(found, timestamp, left_out)
     wrong = [] if claimed is None else list(_not_derived(claimed, verdict))
     if wrong:
-        raise _refused(f"{wrong[0]}; the verdict does not follow from the reports given", wrong)
+        raise _refused(f"{wrong[0]}; the given verdict does not follow from the given reports", wrong)
     if content.parameters:
         files[layout.SETTINGS] = dump_json(dict(content.parameters))
     files[layout.VERDICT_JSON] = dump_json(verdict)
@@ -171,7 +171,7 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
 
 
 def _left_out(claimed: Mapping[str, Any], found: Findings) -> list[str]:
-    """Return the planned cases that a run's verdict was compiled from, and whose reports are not given."""
+    """Return the planned cases that the run's verdict includes but whose reports are not given."""
     paths = {str(row.get("path")) for row in claimed.get("records", ())}
     before = claimed.get("not_bundled")
     earlier = set(map(str, before)) if isinstance(before, list) else set()
@@ -182,17 +182,17 @@ def _left_out(claimed: Mapping[str, Any], found: Findings) -> list[str]:
 
 
 def _not_derived(claimed: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where the verdict given is not the one derived; of a part of its run, where a record is not."""
+    """Yield where the given verdict differs from the derived one; for a partial pack only its records are compared."""
     where, code = "final_verdict.json", Code.RESULT_DOES_NOT_FOLLOW
     if "not_bundled" not in verdict:
         yield from differences(claimed, verdict, where=where, code=code)
         return
-    told = {str(row.get("path")): row for row in claimed["records"]}
+    given = {str(row.get("path")): row for row in claimed["records"]}
     for record in verdict["records"]:
-        if record["path"] not in told:
-            yield Problem(code, where, "records", f"it has no record of {record['path']}")
+        if record["path"] not in given:
+            yield Problem(code, where, "records", f"has no record for {record['path']}")
         else:
-            yield from differences(told[record["path"]], record, record["path"], where=where, code=code)
+            yield from differences(given[record["path"]], record, record["path"], where=where, code=code)
 
 
 def _manifest(
@@ -230,7 +230,7 @@ def _manifest(
 
 
 def _own_materials(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Return what a run was made from, by name: the files of ``metadata/``, presets with the name of their model."""
+    """Return the inputs of a run by name: the files of ``metadata/``, and each preset under its model's name."""
     names = {}
     for path in files:
         folder, _, name = path.rpartition("/")
@@ -242,7 +242,7 @@ def _own_materials(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of a pack durably; each is synced once, and each folder after its files."""
+    """Write the files of a pack durably: each file is synced once, then its folder."""
     for path, data in files.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Signing a pack that was built unsigned, and attesting one: a single file is added, nothing else changes."""
+"""Signing an unsigned pack, and attesting a signed one: one file is added, nothing else changes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def sign_pack(pack: Path, key: SigningKey) -> str:
     """Verify an unsigned pack, put ``manifest.signature.json`` into it, and return the signer's fingerprint.
 
     Raises:
-        UsageError: when the pack is signed already.
+        UsageError: when the pack is already signed.
         SignatureError: when its manifest names another signer.
         InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     if os.path.lexists(pack / SIGNATURE_NAME):
-        raise UsageError(f"{pack}: is signed already; a signature is never replaced")
+        raise UsageError(f"{pack}: already signed; a signature is never replaced")
     sealed = _read_manifest(pack)
     signer, claimed = fingerprint(key.public), read_manifest(sealed).get("signing_key_fingerprint")
     if claimed not in (None, signer):
-        words = f"names the signer {claimed}, this key is {signer}"
+        words = f"names the signer {claimed}, but this key is {signer}; sign with the key of that signer"
         raise SignatureError(words, where=MANIFEST_NAME, code=Code.SIGNER_DIFFERS)
     signature = dump_json(sign_manifest(sealed, key))
-    # nobody ever sees a signature of a pack that does not verify: it is verified in memory, and written last
+    # the signed pack is verified in memory first, so a pack that does not verify never gets a signature file
     _verified(pack, {SIGNATURE_NAME: signature})
     _add(pack, SIGNATURE_NAME, signature)
     return signer
@@ -47,20 +47,20 @@ def attest_pack(pack: Path, key: SigningKey) -> str:
     """Verify a signed pack and put ``manifest.attestation.json`` into it; return the signer's fingerprint.
 
     Raises:
-        UsageError: when it has an attestation.
-        SignatureError: when the key is not that of the pack's signer.
+        UsageError: when the pack already has an attestation.
+        SignatureError: when the key does not belong to the pack's signer.
         InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     if os.path.lexists(pack / ATTESTATION_NAME):
-        raise UsageError(f"{pack}: has an attestation already; it is never replaced")
+        raise UsageError(f"{pack}: already has an attestation; it is never replaced")
     sealed = _read_manifest(pack)
     result = _verified(pack, {})
     signer = fingerprint(key.public)
     if result.signer != signer:
-        words = f"its signer is {result.signer or 'nobody'}, this key is {signer}"
+        words = f"its signer is {result.signer or 'nobody'}, but this key is {signer}; use the signer's key"
         raise SignatureError(words, where=str(pack), code=Code.SIGNER_DIFFERS)
     if result.verdict_document is None:
-        raise UsageError(f"{pack}: it claims no verdict, there is nothing to attest")
+        raise UsageError(f"{pack}: claims no verdict, so there is nothing to attest")
     statement = make_statement(sealed, read_manifest(sealed), result.verdict_document, result.attested_reports)
     attestation = dump_json(sign_statement(statement, key))
     _verified(pack, {ATTESTATION_NAME: attestation})
@@ -74,7 +74,7 @@ def _read_manifest(pack: Path) -> bytes:
 
 
 def _verified(pack: Path, added: Mapping[str, bytes]) -> VerifyResult:
-    """Return what verifying a pack finds, as if the files added were in it."""
+    """Verify a pack as if ``added`` files were in it; raise unless it verifies."""
     result = verify_pack(pack, VerifyOptions(), added=added)
     if not result.ok:
         raise InvarLockError(f"{pack}: does not verify: {result.problems[0]}", problems=result.problems)
@@ -82,7 +82,7 @@ def _verified(pack: Path, added: Mapping[str, bytes]) -> VerifyResult:
 
 
 def _add(pack: Path, name: str, data: bytes) -> None:
-    """Add a file to a pack so that it is there whole or not at all; one that is there stays."""
+    """Add a file to a pack atomically; never replace an existing one."""
     try:
         with staging_folder(pack) as staging:
             write_bytes(staging / name, data)
@@ -91,12 +91,12 @@ def _add(pack: Path, name: str, data: bytes) -> None:
             except FileExistsError:
                 raise
             except OSError:
-                # a file system without hard links; its rename would replace, so look first
+                # a file system without hard links: rename would replace the file, so check first
                 if os.path.lexists(pack / name):
                     raise FileExistsError(name) from None
                 (staging / name).rename(pack / name)
             sync_folder(pack)
     except FileExistsError:
-        raise UsageError(f"{pack / name}: exists; it is never replaced") from None
+        raise UsageError(f"{pack / name}: already exists; it is never replaced") from None
     except OSError as error:
         raise UsageError(f"{pack}: cannot be written to ({error.strerror})") from None

@@ -1,4 +1,4 @@
-"""What a pack is on disk: its layout, limits, checksums, manifest and README, and its folder read without trusting it.
+"""A pack on disk: layout, limits, checksums, manifest and README, and safe reading of an untrusted folder.
 
-Nothing here knows keys, signatures, or what a report means.
+This package does not depend on keys, signatures or the meaning of reports.
 """

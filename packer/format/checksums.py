@@ -21,23 +21,23 @@ CHECKSUMS_NAME = "checksums.sha256"
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.signature.json"
 ATTESTATION_NAME = "manifest.attestation.json"
-# Keeps git from changing line ends. It is not sealed, since tools that copy packs may leave out hidden files; where it
-# is there it says this and nothing else.
+# Keeps git from changing line endings. It is not sealed, since tools that copy packs may omit hidden files; if it
+# exists, this must be its whole content.
 ATTRIBUTES_NAME = ".gitattributes"
 ATTRIBUTES = b"* -text\n"
 CONTROL_FILES = frozenset({CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, ATTESTATION_NAME, ATTRIBUTES_NAME})
 LINE_ENDS = (
-    "its line ends were changed, perhaps by git (core.autocrlf); get the pack again as an archive, or clone it with "
+    "its line endings were changed, perhaps by git (core.autocrlf); get the pack again as an archive, or clone it with "
     "git -c core.autocrlf=false"
 )
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
-# The paths that we write, which have none of the problems that there are.
+# Paths of this form need no further check; all paths that we write have it.
 _PLAIN = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 
 
 def write_checksums(digests: Mapping[str, str]) -> bytes:
-    """Return the file for paths and their hex digests, sorted bytewise.
+    """Return the content of the checksum file for paths and their hex digests, sorted bytewise.
 
     Raises:
         IntegrityError: when a path is unsafe, or two differ only by case or normalisation.
@@ -60,18 +60,18 @@ def read_checksums(data: bytes) -> dict[str, str]:
     except UnicodeDecodeError:
         raise _malformed("not UTF-8") from None
     if not text.endswith("\n"):
-        raise _malformed("its last line does not end; the file is cut off")
+        raise _malformed("its last line has no newline, so the file is truncated; get the pack again")
     if text.count("\n") > MAX_FILES:
         raise _malformed(f"more than {MAX_FILES} lines")
     digests: dict[str, str] = {}
     for number, line in enumerate(text[:-1].split("\n"), start=1):
         match = _LINE.fullmatch(line)
         if match is None:
-            raise _malformed("not a digest, two spaces and a path", f"line {number}")
+            raise _malformed("expected a digest, two spaces and a path", f"line {number}")
         path = match[2]
         check_path(path)
         if path in CONTROL_FILES:
-            raise _malformed(f"it names the control file {path}", f"line {number}")
+            raise _malformed(f"lists the control file {path}", f"line {number}")
         if path in digests:
             raise _malformed(f"{path} appears twice", f"line {number}")
         digests[path] = match[1].lower()
@@ -80,15 +80,15 @@ def read_checksums(data: bytes) -> dict[str, str]:
 
 
 def with_line_ends_restored(data: bytes) -> bytes | None:
-    """Return what a file was before its line ends became CRLF, None where it has none of those."""
+    """Return a file with CRLF line endings converted back to LF, or None if it has no CRLF."""
     return data.replace(b"\r\n", b"\n") if b"\r\n" in data else None
 
 
 def check_path(path: str) -> None:
-    """Refuse a path that could leave the pack or mean two things.
+    """Refuse a path that could escape the pack or is ambiguous.
 
     Raises:
-        IntegrityError: naming the path and what is wrong with it.
+        IntegrityError: with the path and the reason.
     """
     if len(path) < MAX_PATH_BYTES and path.count("/") < MAX_PATH_SEGMENTS and _PLAIN.fullmatch(path):
         return
@@ -114,7 +114,7 @@ def _path_problems(path: str) -> Iterator[str]:
 
 
 def _refuse_twins(paths: Mapping[str, str]) -> None:
-    """Refuse paths that a filesystem without case or with normalised names would take for one.
+    """Refuse paths that are the same on a case-insensitive or Unicode-normalising file system.
 
     Source: the Unicode Standard, section 3.13, definition D145 (canonical caseless matching).
     """

@@ -1,6 +1,6 @@
-"""The files of a pack as whoever derives its claims sees them: digests, and documents read on demand.
+"""The interface through which claims are derived from a pack's files: digests, and documents read on demand.
 
-The builder has them in memory, the verifier in a folder that it does not trust; both derive with the same functions.
+The builder has the files in memory, the verifier in an untrusted folder; both use the same derivations.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class PackFiles(Protocol):
 
     @property
     def digests(self) -> Mapping[str, str]:
-        """The sha256 (64 hex) of each file but the control files."""
+        """The sha256 (64 hex) of each file except the control files."""
 
     def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
         """Return a file's bytes.
 
         Raises:
             MissingFileError: when there is no such file.
-            IntegrityError: when its bytes are not those of its digest.
+            IntegrityError: when its bytes do not match its digest.
         """
 
     def document(self, path: str) -> Any:
@@ -41,7 +41,7 @@ class PackFiles(Protocol):
 
         Raises:
             MissingFileError, IntegrityError: as ``data``.
-            DocumentError: when it is no strict JSON within the limits.
+            DocumentError: when it is not strict JSON within the limits.
         """
 
 
@@ -67,10 +67,10 @@ class MemoryFiles:
 
 
 class SealedFiles:
-    """The files of a pack in a folder, each read once and held against the digest that its checksums promise.
+    """The files of a pack in a folder, each read once and compared with its digest in the checksum file.
 
-    Large files that no claim needs are hashed by threads meanwhile: ``hash_ahead`` starts them, ``finish`` hashes what
-    is left and waits. Whatever is not as promised is in ``problems``, whoever asked for it.
+    Large files that no claim needs are hashed by background threads: ``hash_ahead`` starts them, ``finish`` hashes the
+    rest and waits. Every mismatch is recorded in ``problems``, whichever function found it.
     """
 
     def __init__(self, folder: PackFolder, digests: Mapping[str, str], progress: Progress | None = None) -> None:
@@ -108,7 +108,7 @@ class SealedFiles:
         return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
 
     def hash_ahead(self, paths: Iterable[str]) -> None:
-        """Start hashing files that no one will ask for as documents or data."""
+        """Start hashing files that will not be read as documents or data."""
         for path in paths:
             del self._left[path]
             self._queue.append(path)
@@ -116,7 +116,7 @@ class SealedFiles:
             self._running.append(self._threads.submit(self._hash_queue))
 
     def finish(self) -> tuple[Problem, ...]:
-        """Hash what was never asked for, wait for all of it, and return the problems of all files in order."""
+        """Hash the files that were not read, wait for the threads, and return the problems of all files in order."""
         for path in self._left:
             self._hash(path)
         self._left.clear()
@@ -141,16 +141,16 @@ class SealedFiles:
             self._noted(path, error)
 
     def close(self) -> None:
-        """End the threads; hashing that has not begun is dropped."""
+        """Stop the threads and cancel hashing that has not started."""
         self._threads.shutdown(cancel_futures=True)
 
     def _noted(self, path: str, error: MissingFileError | IntegrityError) -> IntegrityError:
         problem = error.problems[0]
         if isinstance(error, MissingFileError):
-            problem = Problem(Code.SEALED_FILE_MISSING, path, "", "missing, checksums.sha256 has it")
+            problem = Problem(Code.SEALED_FILE_MISSING, path, "", "missing, but listed in checksums.sha256")
         self.problems.append(problem)
         return IntegrityError(str(problem), problems=[problem])
 
 
 def _differs(path: str) -> IntegrityError:
-    return IntegrityError("its bytes are not those of its checksum", where=path, code=Code.CHECKSUM_DIFFERS)
+    return IntegrityError("its content does not match its checksum", where=path, code=Code.CHECKSUM_DIFFERS)

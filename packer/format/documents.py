@@ -1,7 +1,7 @@
-"""The shape of ``manifest.json``, for readers of code and for the type checker; at run time it is a plain dictionary.
+"""The types of ``manifest.json`` for readers and the type checker; at run time it is a plain dictionary.
 
-``contracts/evidence_pack_manifest.schema.json`` is what a manifest is checked against. Only three fields are required;
-of the rest each block may be missing or partial.
+A manifest is validated with ``contracts/evidence_pack_manifest.schema.json``. Only three fields are required;
+every other block may be missing or partial.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Invocation(TypedDict, total=False):
 
 
 class Verification(TypedDict, total=False):
-    """What the maker of a pack verified."""
+    """The checks that the maker of a pack ran."""
 
     clean_reports: int
     stress_reports: int

@@ -1,4 +1,4 @@
-"""What an error means when it is about a file of a pack that is verified."""
+"""Conversion of errors about a file of a pack into verification problems."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from invarlock.problems import Code, ExitCode, Problem
 
 
 def in_pack(error: InvarLockError, code: Code = Code.FILE_MALFORMED) -> list[Problem]:
-    """Return the problems of an error, which get a code of a pack's checks where they have none.
+    """Return the problems of an error; a problem without a pack code gets ``code``.
 
-    A document that is malformed is a usage error where a user gave it, and a problem of the pack where the pack has it.
+    A malformed document is a usage error when the user passed it, and a problem of the pack when the pack contains it.
     """
     return [problem if problem.code.exit_code > ExitCode.USAGE else problem.coded(code) for problem in error.problems]

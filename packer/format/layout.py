@@ -1,4 +1,4 @@
-"""What stands where in a pack."""
+"""The layout of a pack: where each file is."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ARTIFACT_SUMMARY = "results/edit_artifact_summary.json"
 SECONDS_SUMMARY = "results/analysis/evaluation_optimization_summary.json"
 SCENARIOS = "metadata/scenarios.json"
 PYTEST_REPORT = "metadata/pytest_report.json"
-# The settings of the run, as the manifest has them under invocation.parameters.
+# The settings of the run, as in the manifest under invocation.parameters.
 SETTINGS = "metadata/settings.json"
 MODEL_REVISIONS = "metadata/model_revisions.json"
 TUNED_PARAMS = "metadata/tuned_edit_params.json"
 SOURCE_REPO = "metadata/source_repo.json"
 ENVIRONMENT = "metadata/environment.json"
-# Presets by model, as JSON and as YAML, and in a folder of each model the null runs that its preset follows from.
+# Presets by model as JSON and YAML; a folder per model holds the null runs that its preset is derived from.
 PRESETS = "metadata/presets/"
 README = "README.md"
 REPORT_NAME = "evaluation.report.json"
@@ -25,12 +25,12 @@ RUNTIME_MANIFEST = "runtime.manifest.json"
 EDIT_METADATA = "edit_metadata.json"
 TIMING = "evaluate_timing.json"
 REPORT_VERIFICATION = "verify.json"
-# The report for people, where pages were rendered.
+# The HTML report, if pages were rendered.
 PAGE = "evaluation.html"
 SIDECARS = (RUNTIME_MANIFEST, EDIT_METADATA, TIMING)
-# Beside the reports of scenarios that ask for them.
+# In the folders of reports whose scenario requires them.
 PROBES = ("rmt_probe.json", "ve_probe.json")
-# Beside the reports of deployable subjects.
+# In the folders of reports of deployable subjects.
 DEPLOYABLES = (
     "backend_inventory.json",
     "memory_report.json",
@@ -38,15 +38,15 @@ DEPLOYABLES = (
     "inference_smoke.json",
     "deployable_artifact_validation.json",
 )
-# Beside the reports of cases that were measured more than once, and their summary.
+# In the folders of reports that were measured more than once, and their summary.
 REPEATS = "determinism_repeats.json"
 REPEATS_SUMMARY = "results/determinism_repeats.json"
-# When a guard-value sweep was run.
+# Present if a guard-value sweep was run.
 GUARD_VALUE = "reports/guard_value_all_guard_probe_sweep.json"
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
-# Folders that hold nothing but reports, what stands beside them, and what follows from them.
+# Folders that hold only reports, their accompanying files, and results derived from them.
 DERIVED_FOLDERS = ("results/", "reports/", "baselines/")
 
 _READ_METADATA = frozenset(
@@ -83,7 +83,7 @@ def model_folder(path: str) -> str:
 
 
 def is_read(path: str) -> bool:
-    """Tell whether deriving a pack's claims reads a file; what is derived whole is only compared by digest."""
+    """Return whether a file is read to derive claims; fully derived files are only compared by digest."""
     name = path.rsplit("/", 1)[-1]
     below_reports = path.startswith(("reports/", "baselines/")) and name in (
         REPORT_NAME,
@@ -96,12 +96,12 @@ def is_read(path: str) -> bool:
 
 
 def looks_checked(path: str) -> bool:
-    """Tell whether a path is not that of a checked file, but would be for people, or where names have no case."""
+    """Return whether a path is not checked but looks like a checked one, for example by case alone."""
     folded = unicodedata.normalize("NFKC", path).casefold()
     named = folded in {name.casefold() for name in (*_READ_METADATA, README)}
     return not is_checked(path) and (named or folded.startswith((*DERIVED_FOLDERS, PRESETS)))
 
 
 def is_checked(path: str) -> bool:
-    """Tell whether a file is held against the reports, and not only against its checksum."""
+    """Return whether a file is compared with the reports, and not only with its checksum."""
     return path.startswith((*DERIVED_FOLDERS, PRESETS)) or path in _READ_METADATA or path == README

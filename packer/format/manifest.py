@@ -14,7 +14,7 @@ from invarlock.problems import Code
 
 
 def read_manifest(sealed: bytes) -> Manifest:
-    """Return the document of ``manifest.json``, held against its schema.
+    """Return the document of ``manifest.json``, validated with its schema.
 
     Raises:
         ManifestError: when it is malformed.
@@ -30,6 +30,6 @@ def read_manifest(sealed: bytes) -> Manifest:
         problems = [problem.coded(Code.MANIFEST_MALFORMED) for problem in error.problems]
         raise ManifestError(str(error), problems=problems) from None
     except ValueError:
-        words = f"{manifest['generated_at']} is no time"
+        words = f"{manifest['generated_at']} is not a time such as 2026-01-31T12:00:00Z"
         raise ManifestError(words, where=MANIFEST_NAME, field="generated_at") from None
     return manifest

@@ -1,4 +1,4 @@
-"""A pack's folder, read without trusting it: through directory descriptors, no link followed, each file once.
+"""Safe reading of an untrusted pack folder: through directory descriptors, following no link, each file once.
 
 Example::
 
@@ -6,7 +6,7 @@ Example::
         manifest = folder.read("manifest.json", MAX_MANIFEST_BYTES)
         listing = folder.listing()   # every regular file below, and what is unsafe
         ...
-        list(folder.changes(listing))   # what is not as it was
+        list(folder.changes(listing))   # files that changed since
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from invarlock.errors import IntegrityError, MissingFileError
 from invarlock.problems import Code, Problem
 
 TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
-NOT_REGULAR = "a link, device or pipe; a pack holds regular files only"
+NOT_REGULAR = "a link, device or pipe; a pack may contain only regular files"
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
-# Size, times of the last change of content and of the entry, and inode: what changes when a file does.
+# Size, mtime, ctime and inode: at least one of them changes when the file does.
 FileState = tuple[int, int, int, int]
 Progress = Callable[[int], object]
 
 
 @dataclass
 class Listing:
-    """The regular files of a pack by path with their state, and entries that a pack may not have.
+    """The regular files of a pack by path with their state, and the entries that are not allowed.
 
-    ``cut_off`` is set where there was more than is listed, which is one of the problems.
+    ``cut_off`` is set if the listing is incomplete; this is also one of the problems.
     """
 
     files: dict[str, FileState] = field(default_factory=dict)
@@ -59,9 +59,9 @@ class Listing:
 
 @dataclass
 class PackFolder:
-    """An open pack; ``descriptor`` is its folder's, ``read_states`` holds the state of each file when it was read.
+    """An open pack; ``descriptor`` is open on its folder, ``read_states`` has the state of each file when it was read.
 
-    ``added`` are files that are read as if they were there.
+    ``added`` are files that are read as if they were in the folder.
     """
 
     path: Path
@@ -79,7 +79,7 @@ class PackFolder:
         return listing
 
     def changes(self, before: Listing) -> Iterator[Problem]:
-        """Yield a problem for each file that is not as it was listed, or as it was when it was read."""
+        """Yield a problem for each file that changed since it was listed or read."""
         after = self.listing()
         for path in sorted(before.files.keys() | after.files.keys()):
             state = after.files.get(path)
@@ -91,7 +91,7 @@ class PackFolder:
 
         Raises:
             MissingFileError: when it does not exist.
-            IntegrityError: when it is no regular file, too large, behind a link, or changes while it is read.
+            IntegrityError: when it is not a regular file, is too large, is behind a link, or changes while it is read.
         """
         if path in self.added:
             return _bounded(path, self.added[path], limit_bytes)
@@ -101,7 +101,7 @@ class PackFolder:
             if size > limit_bytes:
                 raise _too_large(path, size, limit_bytes)
             data = os.read(descriptor, size + 1)
-            # a read may return less than is there; what comes after is seen in the file's state
+            # a read may return fewer bytes than the file has; the file's state shows later growth
             while len(data) < size and (more := os.read(descriptor, size + 1 - len(data))):
                 data += more
             self._check_unchanged(path, descriptor, len(data))
@@ -112,9 +112,9 @@ class PackFolder:
         return data
 
     def digest(self, path: str, progress: Progress) -> str:
-        """Return the sha256 (64 hex) of a file, read once and in pieces; safe to call from several threads.
+        """Return the sha256 (64 hex) of a file, read once in chunks; safe to call from several threads.
 
-        ``progress`` is told the bytes of each piece.
+        ``progress`` is called with the size of each chunk.
 
         Raises:
             MissingFileError, IntegrityError: as ``read``.
@@ -138,7 +138,7 @@ class PackFolder:
         return digest.hexdigest()
 
     def _open(self, path: str) -> int:
-        """Return the descriptor of a file, which the caller closes."""
+        """Return the open descriptor of a file; the caller closes it."""
         check_path(path)
         folder, _, name = path.rpartition("/")
         try:
@@ -149,7 +149,7 @@ class PackFolder:
             raise _unreadable(path, error) from None
 
     def _open_folder(self, path: str) -> int:
-        """Return the descriptor of a folder, opened step by step; each thread keeps that of its last one."""
+        """Return the descriptor of a folder, opened one path segment at a time; each thread keeps its last one open."""
         if not path:
             return self.descriptor
         thread = threading.get_ident()
@@ -169,7 +169,7 @@ class PackFolder:
         return inner
 
     def close(self) -> None:
-        """Close the folders that threads have kept open."""
+        """Close the folders that threads still have open."""
         while self._last_folders:
             os.close(self._last_folders.popitem()[1][1])
 
@@ -189,7 +189,7 @@ class PackFolder:
             raise IntegrityError("it changed while it was read", where=path, code=Code.FILE_CHANGED)
 
     def _list(self, descriptor: int, prefix: str, listing: Listing) -> None:
-        # counted before any of them is looked into, so that all folders together never hold more than this
+        # counted before any folder is opened, so that the limit holds for all folders together
         left = MAX_FILES + MAX_FOLDERS - listing.entries
         with os.scandir(descriptor) as found:
             entries = sorted(islice(found, left + 1), key=attrgetter("name"))
@@ -242,15 +242,15 @@ class PackFolder:
 
 @contextmanager
 def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[PackFolder]:
-    """Open a pack's folder; ``added`` are files that are read as if they were in it.
+    """Open a pack's folder; ``added`` are files that are read as if they were in the folder.
 
     Raises:
-        MissingFileError: when there is no such folder, the name is a link, or what is there is something else.
+        MissingFileError: when the folder does not exist, or the path is a link or another kind of file.
     """
     try:
         descriptor = os.open(path, _OPEN_FOLDER)
     except OSError as error:
-        reason = _something_else(path) or f"no evidence pack there ({error.strerror})"
+        reason = _something_else(path) or f"no evidence pack found ({error.strerror}); give the pack's folder"
         raise MissingFileError(reason, where=str(path), code=Code.PACK_MISSING) from None
     folder = PackFolder(path, descriptor, added or {})
     try:
@@ -262,33 +262,33 @@ def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[
 
 
 def _something_else(path: Path) -> str | None:
-    """Return what is at a name that is no folder, and what to do; None where that is not known."""
+    """Return what a path that is not a folder is and what to do about it, or None if unknown."""
     if path.is_symlink():
-        return f"a link; name the folder that it leads to, {os.path.realpath(path)}"
+        return f"a link; give the folder that it points to, {os.path.realpath(path)}"
     if not path.is_file():
         return None
     if zipfile.is_zipfile(path):
-        return "an archive; unpack it (unzip), and name the folder"
+        return "an archive; unpack it (unzip) and give the folder"
     if path.name.endswith(TAR_SUFFIXES):
-        return "an archive; unpack it (tar -xf), and name the folder"
-    return "a file; an evidence pack is a folder"
+        return "an archive; unpack it (tar -xf) and give the folder"
+    return "a file; an evidence pack is a folder, give that"
 
 
 def _check_is_pack(path: Path, descriptor: int) -> None:
-    """Refuse a folder that has no manifest, where a folder in it is the pack."""
+    """Refuse a folder without a manifest if one of its subfolders is the pack."""
     try:
         names = [MANIFEST_NAME] if MANIFEST_NAME in os.listdir(descriptor) else sorted(path.glob(f"*/{MANIFEST_NAME}"))
     except OSError:
         return
     if len(names) == 1 and names != [MANIFEST_NAME]:
-        words = f"not an evidence pack, but {Path(names[0]).parent} is one; name that"
+        words = f"not an evidence pack; did you mean {Path(names[0]).parent}?"
         raise MissingFileError(words, where=str(path), code=Code.PACK_MISSING)
 
 
 def _cut_off(listing: Listing) -> None:
-    """Note that there is more than is listed."""
+    """Mark a listing as incomplete."""
     limits = f"{MAX_FILES} files, {MAX_FOLDERS} folders or {MAX_PROBLEMS} problems"
-    listing.problems.append(_oversized(f"more than {limits}; not all of it was looked at"))
+    listing.problems.append(_oversized(f"more than {limits}; the rest was not checked"))
     listing.cut_off = True
 
 
@@ -299,7 +299,7 @@ def _bounded(path: str, data: bytes, limit_bytes: int) -> bytes:
 
 
 def _too_large(path: str, size: int, limit_bytes: int) -> IntegrityError:
-    words = f"{size} bytes, more than the limit of {limit_bytes}"
+    words = f"{size} bytes, over the limit of {limit_bytes}"
     return IntegrityError(words, where=path, code=Code.FILE_TOO_LARGE)
 
 

@@ -1,4 +1,4 @@
-"""The ``README.md`` of a pack: what it is, what it claims, and how to check it without us."""
+"""The ``README.md`` of a pack: what it is, what it claims, and how to check it independently."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ SCENARIOS_HEADING = """
 | scenario | edit or fault | expected | as expected |
 | --- | --- | --- | --- |
 """
-# A pack may hold ten thousand cases; their reports say the rest.
+# A pack may hold ten thousand cases; the rest are in their reports.
 MAX_ROWS = 200
 
-# What a maker adds stands below this line; it is theirs, and no check of ours is about it.
+# The maker's notes follow this line; they are not checked.
 NOTES_HEADING = """
 ## From the maker
 
@@ -61,7 +61,7 @@ def render_readme(
 ) -> bytes:
     """Return the README of a pack; the verifier renders it again and compares all but the maker's notes.
 
-    ``evidence`` is the statement of what was asked, and whether that is strong evidence.
+    ``evidence`` states what the pack covers and whether that is strong evidence.
     """
     counts = verdict["counts"]
     signer = manifest.get("signing_key_fingerprint")
@@ -82,7 +82,7 @@ def render_readme(
 
 
 def _scenarios(verdict: Mapping[str, Any]) -> str:
-    """Return a table: each scenario with each edit that was applied, and how many of its cases were as expected."""
+    """Return a table: each scenario with each applied edit, and how many of its cases were as expected."""
     missing = verdict.get("missing", {}).get("cases", [])
     counts: dict[tuple[str, str, str], list[int]] = {}
     for row in (*verdict.get("records", ()), *missing):
@@ -100,7 +100,7 @@ def _scenarios(verdict: Mapping[str, Any]) -> str:
 
 
 def _cell(value: str) -> str:
-    """Return a value for a cell of a table, which a bar would end."""
+    """Return a value escaped for a Markdown table cell."""
     return code_span(value.replace("|", "/"))
 
 
@@ -114,6 +114,6 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
 def readme_follows(
     readme: bytes, manifest: Mapping[str, Any], verdict: Mapping[str, Any], evidence: Sequence[str]
 ) -> bool:
-    """Tell whether a README is the one of a manifest, a verdict and a statement, a maker's notes aside."""
+    """Return whether a README matches a manifest, a verdict and a statement, ignoring the maker's notes."""
     rendered = render_readme(manifest, verdict, evidence)
     return readme == rendered or readme.startswith(rendered + NOTES_HEADING.encode("utf-8"))

@@ -10,19 +10,19 @@ from invarlock.problems import Code, Problem
 
 
 def reference(digests: Mapping[str, str], path: str) -> dict[str, str]:
-    """Return the object by which a manifest refers to a file.
+    """Return the reference object of a manifest for a file.
 
     Raises:
-        IntegrityError: when the pack has no such file.
+        IntegrityError: when the file is not in the pack.
     """
     if path not in digests:
-        words = "named by the manifest, but not among the pack's files"
+        words = "referenced by the manifest, but not in the pack"
         raise IntegrityError(words, where=path, code=Code.REFERENCE_DANGLES)
     return {"path": path, "digest": f"sha256:{digests[path]}"}
 
 
 def reference_problems(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[Problem]:
-    """Yield references of the manifest that name a file or a digest that the pack does not have, or two that differ."""
+    """Yield manifest references to a missing file or digest, or whose path and digest disagree."""
     references: list[tuple[str, Any]] = [(key, manifest[key]) for key in ("subject", "environment") if key in manifest]
     source = manifest.get("invocation", {}).get("config_source")
     if source is not None:
@@ -33,9 +33,9 @@ def reference_problems(manifest: Mapping[str, Any], digests: Mapping[str, str]) 
     for name, row in references:
         path, digest = row.get("path"), row.get("digest")
         if path is not None and path not in digests:
-            words = f"names {path[:100]!r}, which the pack does not have"
+            words = f"refers to {path[:100]!r}, which is not in the pack"
             yield Problem(Code.REFERENCE_DANGLES, "manifest.json", name, words)
         elif path is not None and digest is not None and digest != f"sha256:{digests[path]}":
-            yield Problem(Code.REFERENCE_DIFFERS, "manifest.json", name, f"digest is not that of {path}")
+            yield Problem(Code.REFERENCE_DIFFERS, "manifest.json", name, f"digest does not match {path}")
         elif digest is not None and digest not in known:
-            yield Problem(Code.REFERENCE_DANGLES, "manifest.json", name, "digest is that of no file of the pack")
+            yield Problem(Code.REFERENCE_DANGLES, "manifest.json", name, "digest matches no file of the pack")

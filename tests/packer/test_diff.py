@@ -84,7 +84,7 @@ def test_a_weakened_plan_differs_though_every_measurement_is_the_same(run: Path,
     assert changed["noop_control"] == {"strictness": ["must_pass", "informational"]}
     assert changed["nan_injection"]["strictness"] == ["must_detect", "informational"]
     assert changed["nan_injection"]["detectors_all_of"][1] == []
-    assert "3 cases compared, 3 differ, 3 were asked something else" in text
+    assert "3 cases compared, 3 differ, 3 with other requirements" in text
 
 
 def test_of_a_pack_that_does_not_verify_the_problems_are_there_as_json(

@@ -102,13 +102,13 @@ def test_a_report_that_is_taken_out_of_a_whole_pack_still_fails_it(pack: Path, r
     assert strict(pack).code == 7
 
 
-def test_a_verdict_that_does_not_know_the_report_given_is_refused(run: Path, real_run: Any, tmp_path: Path) -> None:
+def test_a_verdict_without_a_record_of_a_given_report_is_refused(run: Path, real_run: Any, tmp_path: Path) -> None:
     whole = content(run)
     files = {path: data for path, data in whole.files.items() if "noop_control" not in path}
     files.pop("metadata/pytest_report.json")
     claimed = {"records": [{"path": REPORT}], "timestamp": TIME}
 
-    with pytest.raises(ReportError, match=f"it has no record of {FAULT}"):
+    with pytest.raises(ReportError, match=f"no record for {FAULT}"):
         build_pack(tmp_path / "pack", replace(whole, files=files, claimed_verdict=claimed), real_run.key, TIME)
 
 

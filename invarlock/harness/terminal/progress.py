@@ -18,14 +18,13 @@ from invarlock.catalog.node_ids import parameter_id
 from invarlock.errors import printable
 from invarlock.harness.ending.pytest_report import RERUN
 from invarlock.harness.session import Controller
+from invarlock.harness.terminal.bar import CaseBar
 from invarlock.jsonio import check_schema, write_json
 from invarlock.moments import format_moment, utc_now
 
 FORMAT = "progress-v1"
-BAR_CELLS = 20
 # A case takes a time of its own, and one that grows with the model: on one worker about that of so many bytes more.
 FIXED_COST_BYTES = 300_000_000
-_CLEAR_LINE = "\r\x1b[K"
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class Progress:
         self._began = time.monotonic()
         self._state = "running"
         self._terminal: Any = None
-        self._bar_is_drawn = False
+        self._bar: CaseBar | None = None
 
     @pytest.hookimpl(optionalhook=True, trylast=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
@@ -125,6 +124,9 @@ class Progress:
         if self._terminal is not None and self._verbosity == 0:
             # our lines name the cases, not their file
             self._terminal.showfspath = False
+        if self._terminal is not None and self._terminal.isatty and "CI" not in os.environ:
+            writer = self.controller.config.get_terminal_writer()
+            self._bar = CaseBar(self._terminal, self._cost_left, lambda: writer.fullwidth)
         self._write()
 
     def _end(self, case: Case, node: str) -> None:
@@ -146,19 +148,13 @@ class Progress:
             self._draw_bar()
 
     def _draw_bar(self) -> None:
-        """Draw the bar on a line that is still open: whoever writes next begins a new one, or clears it."""
-        if not self._terminal.isatty or "CI" in os.environ or self._done == self._total:
-            return
-        text = bar(self._done, self._total, len(self._failed), self.seconds_left())
-        self._terminal.write(text[: max(0, self._terminal._tw.fullwidth - 1)], flush=True)
-        self._terminal.currentfspath = "bar"
-        self._bar_is_drawn = True
+        if self._bar is not None and self._done < self._total:
+            failed = f", {len(self._failed)} failed" if self._failed else ""
+            self._bar.draw(f"{self._done}/{self._total} cases{failed}", self._cost_done)
 
     def _clear_bar(self) -> None:
-        if self._bar_is_drawn and self._terminal.currentfspath == "bar":
-            self._terminal.write_raw(_CLEAR_LINE, flush=True)
-            self._terminal.currentfspath = None
-        self._bar_is_drawn = False
+        if self._bar is not None:
+            self._bar.clear()
 
     def _write(self) -> None:
         """Write ``state/progress.json``; a disk that refuses stops no run."""
@@ -204,19 +200,3 @@ def case_line(case: Case, facts: Mapping[str, object], seconds: float, how: str)
     measured = f"ratio {facts['ratio']}  guards {facts['guards']}" if "ratio" in facts else "no report"
     measured = f"{measured}{spec}"
     return f"{how}  {case.model.short_name}  {case.scenario.id}{run}  {measured}  {seconds:.1f} s"
-
-
-def bar(done: int, total: int, failed: int, seconds_left: float | None) -> str:
-    """Return ``[#####     ] 12/66 cases, 1 failed, about 3 min left``."""
-    cells = "#" * (BAR_CELLS * done // total)
-    text = f"[{cells.ljust(BAR_CELLS)}] {done}/{total} cases"
-    text += f", {failed} failed" if failed else ""
-    return text if seconds_left is None else f"{text}, about {duration_text(seconds_left)} left"
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration as people say it: ``40 s``, ``3 min``, ``2 h 10 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -36,6 +36,7 @@ class CommandParser(argparse.ArgumentParser):
     """A parser whose messages are as printable as everything else."""
 
     def error(self, message: str) -> NoReturn:
+        """Print a usage error, with control characters replaced, and exit."""
         super().error(printable(message))
 
 

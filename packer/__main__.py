@@ -1,3 +1,5 @@
+"""``python -m invarlock.packer``: the command line of packs."""
+
 import sys
 
 from invarlock.packer.cli import main

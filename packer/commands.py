@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def keygen(options: Namespace) -> int:
+    """Make a signing key, write both halves and print their paths and the fingerprint."""
     # imported here to keep --help fast
     from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
 
@@ -36,6 +37,7 @@ def keygen(options: Namespace) -> int:
 
 
 def build(options: Namespace) -> int:
+    """Build a pack from reports on disk, and print what was made."""
 
     # imported here to keep --help fast
     from invarlock.packer.build.assembly import gather_files
@@ -69,6 +71,7 @@ def build(options: Namespace) -> int:
 
 
 def merge(options: Namespace) -> int:
+    """Merge the shards of a run into one run and one pack, and print what was made."""
 
     # imported here to keep --help fast
     from invarlock.packer.runs.merging import merge_runs
@@ -102,6 +105,7 @@ def _require_pass(merged: MergedRun, options: Namespace) -> None:
 
 
 def sign(options: Namespace) -> int:
+    """Sign the manifest of a pack."""
     # imported here to keep --help fast
     from invarlock.packer.build.signing import sign_pack
 
@@ -111,6 +115,7 @@ def sign(options: Namespace) -> int:
 
 
 def attest(options: Namespace) -> int:
+    """Sign an in-toto statement about the manifest of a pack."""
     # imported here to keep --help fast
     from invarlock.packer.build.signing import attest_pack
 
@@ -120,6 +125,7 @@ def attest(options: Namespace) -> int:
 
 
 def trust_add(options: Namespace) -> int:
+    """Add a signer to the trust store."""
     # imported here to keep --help fast
     from invarlock.packer.trust.editing import add_signer, fingerprint_of
     from invarlock.packer.trust.signers import TrustedSigner, parse_moment
@@ -137,6 +143,7 @@ def trust_add(options: Namespace) -> int:
 
 
 def trust_list(options: Namespace) -> int:
+    """Print the signers of the trust store."""
     # imported here to keep --help fast
     from invarlock.packer.trust.signers import read_trust_store
 
@@ -161,6 +168,7 @@ def trust_list(options: Namespace) -> int:
 
 
 def trust_revoke(options: Namespace) -> int:
+    """Mark a signer of the trust store as revoked."""
     # imported here to keep --help fast
     from invarlock.packer.trust.editing import fingerprint_of, revoke_signer
 
@@ -171,6 +179,7 @@ def trust_revoke(options: Namespace) -> int:
 
 
 def inspect(options: Namespace) -> int:
+    """Print what a pack claims, without verifying it."""
     # imported here to keep --help fast
     from invarlock.packer.inspection import inspect_pack
 
@@ -195,6 +204,7 @@ def inspect(options: Namespace) -> int:
 
 
 def verify(options: Namespace) -> int:
+    """Verify packs, print the results and return the exit code of the first problem."""
     # imported here to keep --help fast
     from invarlock.packer.progress import ProgressLine
     from invarlock.packer.trust.signers import default_store, parse_fingerprint, parse_moment
@@ -237,6 +247,7 @@ def verify(options: Namespace) -> int:
 
 
 def diff(options: Namespace) -> int:
+    """Verify two packs, and print how their verdicts differ."""
     # imported here to keep --help fast
     from invarlock.packer.diffing import diff_verdicts, render_diff
     from invarlock.packer.verify.verifying import VerifyOptions, verify_pack

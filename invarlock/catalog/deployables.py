@@ -57,6 +57,7 @@ class DeployableSpec:
 
     @property
     def parameters(self) -> dict[str, Any]:
+        """Return bits and group size (0 is a whole row), as reports state them."""
         return {"bits": self.bits, "group_size": self.group_size or ROW}
 
 

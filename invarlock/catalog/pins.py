@@ -63,6 +63,7 @@ class Pin:
 
     @property
     def size_bytes(self) -> int:
+        """Return the size of all files together."""
         return sum(file.size_bytes for file in self.files)
 
 

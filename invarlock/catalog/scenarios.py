@@ -38,6 +38,7 @@ class EditGeneration:
     by_model: Mapping[str, EditSpec | CleanSpec]
 
     def for_model(self, model_id: str) -> EditSpec | CleanSpec:
+        """Return the edit for a model: its own where the scenario has one, else the scenario's."""
         return self.by_model.get(model_id, self.spec)
 
 
@@ -50,6 +51,7 @@ class FaultGeneration:
     params_by_model: Mapping[str, Mapping[str, Any]]
 
     def for_model(self, model_id: str) -> dict[str, Any]:
+        """Return the fault's parameters for a model: the scenario's, with the model's own in their place."""
         return {**self.params, **self.params_by_model.get(model_id, {})}
 
 
@@ -86,6 +88,10 @@ class Scenario:
     document: Mapping[str, Any]
 
     def in_suite(self, suite: Suite) -> bool:
+        """Return whether the scenario is part of a suite.
+
+        Without a list of suites it is part of each, except of those that are limited to named scenarios.
+        """
         return suite.name in self.suites or not (self.suites or suite.named_scenarios_only)
 
 

@@ -60,6 +60,7 @@ class Resolved:
 
     @property
     def size_bytes(self) -> int:
+        """Return the size of the files that are used."""
         return sum(self.listing.files[name].size_bytes for name in self.names)
 
     @property

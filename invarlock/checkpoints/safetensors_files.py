@@ -60,10 +60,12 @@ class TensorEntry:
 
     @property
     def elements(self) -> int:
+        """Return the number of elements."""
         return math.prod(self.shape)
 
     @property
     def is_float(self) -> bool:
+        """Return whether the stored type is a float, of any width."""
         return self.dtype.startswith(("F", "BF"))
 
 

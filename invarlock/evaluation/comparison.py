@@ -62,6 +62,7 @@ class WindowPlan:
     most_of_chance: float = MOST_OF_CHANCE
 
     def window_seed(self, run: int) -> int:
+        """Return the seed of a run's draw of windows."""
         return self.seed + run
 
 

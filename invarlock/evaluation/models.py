@@ -57,10 +57,12 @@ class Placement:
 
     @property
     def dtype(self) -> torch.dtype | str:
+        """Return the type that weights are loaded in: float32 on a CPU, else as they are stored."""
         return torch.float32 if self.device == "cpu" else "auto"
 
     @property
     def dtype_name(self) -> str:
+        """Return the name of the type of weights, as reports state it."""
         return "float32" if self.device == "cpu" else "stored"
 
     @property

@@ -54,6 +54,7 @@ class Setup:
         return {"windows": self.plan.window_seed(run), "bootstrap": self.plan.window_seed(run)}
 
     def meta(self) -> dict[str, Any]:
+        """Return the block ``meta`` of a report: model, device, type of weights, attention and windows."""
         return {
             "model_id": self.model_id,
             "revision": self.revision,
@@ -157,5 +158,6 @@ def weight_facts(baseline: Mapping[str, Any]) -> CheckpointFacts:
 
 
 def draw_of(baseline: Mapping[str, Any], run: int) -> Mapping[str, Any]:
+    """Return the row of a baseline's report that describes the draw of windows of one run."""
     draw: Mapping[str, Any] = next(row for row in baseline["draws"] if row["run"] == run)
     return draw

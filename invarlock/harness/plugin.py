@@ -26,6 +26,7 @@ SHOWING = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add an option for each setting that has one."""
     group = parser.getgroup("invarlock", "InvarLock: pytest suites")
     for setting in SETTINGS:
         if setting.option is None:

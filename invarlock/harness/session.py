@@ -89,6 +89,7 @@ class SuiteSession(ABC):
         return [one for one in made if _parameter(one, left_out) is None] if isinstance(made, list) else made
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make a parameter of each case, null run or sentinel, where a test asks for one."""
         if "sentinel" in metafunc.fixturenames:
             metafunc.parametrize("sentinel", [pytest.param(name, marks=pytest.mark.sentinel) for name in SENTINELS])
         if "null_run" in metafunc.fixturenames:
@@ -167,9 +168,11 @@ class Worker(SuiteSession):
 
     @property
     def run(self) -> Run:
+        """Return the run that the controller planned."""
         return self._of
 
     def pytest_collection_finish(self) -> None:
+        """Write the ids of all selected cases where the controller needs them to divide shards."""
         told = self.config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
         if told["collected"] is not None:
             Collected(Path(told["collected"])).write(self.whole)
@@ -206,6 +209,7 @@ class Controller(SuiteSession):
 
     @property
     def run(self) -> Run:
+        """Return the run; it is known from the start."""
         return self._of
 
     @pytest.hookimpl(optionalhook=True)
@@ -240,11 +244,13 @@ class Controller(SuiteSession):
         sched.mark_test_pending(crashitem)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Plan the run from the collected cases, in a run of one process."""
         # with xdist the controller collects nothing, its workers tell it what they found
         if session.items and not shows_only(session.config.option):
             self._plan([item.nodeid for item in session.items])
 
     def pytest_report_collectionfinish(self, config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+        """Return the lines below the number of collected cases: what the run will do and need."""
         ids = [item.nodeid for item in items]
         if self.calibrates_only:
             return calibration_lines(self.run, self._planned_null_runs(ids))
@@ -290,11 +296,13 @@ class Controller(SuiteSession):
         return finish_run(self.run, report, interrupted=interrupted)
 
     def pytest_unconfigure(self) -> None:
+        """Release the run directory."""
         self._lock.give_back()
         if self._collected is not None:
             self._collected.remove()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Write the verdict and where the pack is, below pytest's summary."""
         if self.nothing_selected:
             terminalreporter.write_line("invarlock: no case is selected; see --collect-only for the cases there are")
         if self.ending is None:

@@ -19,6 +19,7 @@ class Gate:
 
     @property
     def line(self) -> str:
+        """Return the gate as one line: its name, the measured value and the limit."""
         return f"{self.flag}: {self.measured}, limit {self.limit}"
 
 

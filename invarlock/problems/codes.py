@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     """How commands end; the checks of a pack run in this order from ``MISSING`` to ``REPORT``."""
 
     def __new__(cls, number: int, meaning: str) -> Self:
+        """Return a member whose value is the number."""
         member = int.__new__(cls, number)
         member._value_ = number
         member.meaning = meaning
@@ -42,6 +43,7 @@ class Code(StrEnum):
     """What can be wrong, by subject."""
 
     def __new__(cls, code: str, exit_code: ExitCode, meaning: str, remedy: str) -> Self:
+        """Return a member whose value is the code."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.exit_code = exit_code

@@ -41,6 +41,7 @@ class NullRun:
 
     @property
     def run(self) -> int:
+        """Return the number of the null run, from 1."""
         return int(self.document["run"])
 
 
@@ -53,6 +54,7 @@ class Preset:
 
     @property
     def limits(self) -> Mapping[str, Any]:
+        """Return the learned limits of each guard, by name."""
         limits: Mapping[str, Any] = self.document["limits"]
         return limits
 

@@ -42,6 +42,7 @@ class Measured:
     left_out: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, name: str, values: Sequence[float | None]) -> None:
+        """Add measured values of one quantity; None, where nothing was measured, is left out."""
         self.values.setdefault(name, []).extend(value for value in values if value is not None)
 
 

@@ -12,10 +12,16 @@ _SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
 
 def text(given: str) -> str:
+    """Return the text as it is given."""
     return given
 
 
 def flag(given: str) -> bool:
+    """Return whether a switch is on.
+
+    Raises:
+        ValueError: unless it is 0, 1, false or true.
+    """
     # shell scripts write true and false
     if given not in ("0", "1", "false", "true"):
         raise ValueError("0 or 1")
@@ -28,6 +34,11 @@ def opposite(given: str) -> bool:
 
 
 def names(given: str) -> tuple[str, ...]:
+    """Return names that are separated by commas.
+
+    Raises:
+        ValueError: when there is no name.
+    """
     found = tuple(part.strip() for part in given.split(",") if part.strip())
     if not found:
         raise ValueError("names separated by commas")
@@ -35,6 +46,8 @@ def names(given: str) -> tuple[str, ...]:
 
 
 def choice(*choices: str) -> Callable[[str], str]:
+    """Return a reader that accepts only the given words."""
+
     def read(given: str) -> str:
         if given not in choices:
             raise ValueError(f"one of {', '.join(choices)}")
@@ -73,6 +86,8 @@ def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from ``low`` to ``high``."""
+
     def read(given: str) -> int:
         # ten digits hold every bound there is; longer text would cost time for nothing
         if not given.isascii() or not given.isdigit() or len(given) > 10 or not low <= int(given) <= high:

@@ -54,14 +54,26 @@ class MemoryFiles:
 
     @property
     def digests(self) -> Mapping[str, str]:
+        """Return the SHA-256 of each file, by path."""
         return self._digests
 
     def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            MissingFileError: when there is no such file.
+        """
         if path not in self._files:
             raise MissingFileError("missing", where=path, code=Code.FILE_ABSENT)
         return self._files[path]
 
     def document(self, path: str) -> Any:
+        """Return a file as a JSON document.
+
+        Raises:
+            MissingFileError: when there is no such file.
+            DocumentError: when it is not strict JSON or too large.
+        """
         data = self.data(path, MAX_JSON_BYTES)
         return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
 
@@ -85,9 +97,16 @@ class SealedFiles:
 
     @property
     def digests(self) -> Mapping[str, str]:
+        """Return the SHA-256 that the pack states for each file, by path."""
         return self._digests
 
     def data(self, path: str, limit_bytes: int = MAX_TEXT_BYTES) -> bytes:
+        """Return the bytes of a file, compared with the digest that the pack states.
+
+        Raises:
+            MissingFileError: when the pack does not list the file, or it is gone.
+            IntegrityError: when the bytes are not those of the digest.
+        """
         if path not in self._digests:
             raise MissingFileError("missing", where=path, code=Code.FILE_ABSENT)
         self._left.pop(path, None)
@@ -104,6 +123,11 @@ class SealedFiles:
         return data
 
     def document(self, path: str) -> Any:
+        """Return a file as a JSON document; raises as ``data`` does.
+
+        Raises:
+            DocumentError: when it is not strict JSON or too large.
+        """
         data = self.data(path, MAX_JSON_BYTES)
         return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
 

@@ -54,6 +54,7 @@ class Listing:
 
     @property
     def total_bytes(self) -> int:
+        """Return the size of all files together."""
         return sum(state[0] for state in self.files.values())
 
 

@@ -24,6 +24,7 @@ class RunDirectory:
 
     @property
     def state(self) -> Path:
+        """Return the folder of what workers share, which no pack holds."""
         return self.path / "state"
 
     @property
@@ -33,14 +34,17 @@ class RunDirectory:
 
     @property
     def verdict(self) -> Path:
+        """Return the path of the verdict."""
         return self.path / "reports" / "final_verdict.json"
 
     @property
     def analysis(self) -> Path:
+        """Return the folder of the summaries."""
         return self.path / "analysis"
 
     @property
     def pack(self) -> Path:
+        """Return the folder of the pack, where no other is given."""
         return self.path / "evidence_pack"
 
     @property
@@ -49,9 +53,11 @@ class RunDirectory:
         return self.path / "presets"
 
     def baseline_snapshot(self, model: Model) -> Path:
+        """Return the folder of a model's baseline checkpoint."""
         return self.path / "models" / model.folder / "baseline"
 
     def baseline_report(self, model: Model) -> Path:
+        """Return the path of a model's baseline report."""
         return self.source_of(layout.baseline_path(model.folder))
 
     def subject(self, case: Case) -> Path:
@@ -61,6 +67,7 @@ class RunDirectory:
         return self.path / case.model.folder / "models" / f"{prefix}{case.scenario.id}{suffix}"
 
     def report(self, case: Case) -> Path:
+        """Return the path of a case's report."""
         return self.source_of(f"reports/{case.report_folder}/{layout.REPORT_NAME}")
 
     @property
@@ -70,9 +77,11 @@ class RunDirectory:
 
     @property
     def logs(self) -> Path:
+        """Return the folder of the log files."""
         return self.path / "logs"
 
     def log(self, case: Case) -> Path:
+        """Return the path of a case's log file."""
         return self.logs / f"{case.id}.log"
 
     @property
@@ -91,9 +100,11 @@ class RunDirectory:
 
     @property
     def locks(self) -> Path:
+        """Return the folder of the lock files."""
         return self.state / "locks"
 
     def lock(self, name: str) -> Path:
+        """Return the path of a lock file."""
         return self.locks / f"{name}.lock"
 
     def worker_lock(self, worker: int) -> Path:

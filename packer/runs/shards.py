@@ -51,6 +51,7 @@ class Shard:
 
     @property
     def name(self) -> str:
+        """Return how messages name the shard: its folder, number and count."""
         return f"{self.directory.path} (shard {self.index}/{self.of})"
 
 

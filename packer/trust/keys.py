@@ -42,6 +42,7 @@ class SigningKey:
 
     @property
     def public(self) -> bytes:
+        """Return the public key, 32 bytes."""
         return bytes(NaclSigningKey(self.seed).verify_key)
 
     def sign(self, data: bytes) -> bytes:

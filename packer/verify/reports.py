@@ -48,6 +48,7 @@ class Findings:
     problems: tuple[Problem, ...] = ()
 
     def of_kind(self, kind: str) -> list[ReportFacts]:
+        """Return the facts of all reports of one kind."""
         return [facts for facts in self.facts.values() if facts.kind == kind]
 
     @property
@@ -57,6 +58,7 @@ class Findings:
 
     @property
     def scope(self) -> Scope:
+        """Return what the run covers: cases planned, found, and made in a container."""
         contained = [path for path, facts in self.facts.items() if facts.in_container]
         return scope_of(self.planned.plan.cases, self.facts, contained)
 

@@ -59,6 +59,7 @@ class VerifyResult:
 
     @property
     def signed(self) -> bool:
+        """Return whether the pack has a valid signature of any signer."""
         return self.signer is not None
 
     @property

@@ -44,6 +44,7 @@ class Site:
 
     @property
     def label(self) -> str:
+        """Return the tensor's name, with the expert's index for one expert of a stacked tensor."""
         return self.tensor if self.expert is None else f"{self.tensor}[{self.expert}]"
 
 

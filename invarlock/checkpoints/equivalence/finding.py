@@ -51,9 +51,11 @@ class RecentTensors:
 
     @property
     def files(self) -> CheckpointFiles:
+        """Return the entries of the checkpoint that is read."""
         return self.stored.files
 
     def read(self, name: str) -> torch.Tensor:
+        """Return a tensor, from memory if it was read recently."""
         if name not in self._kept:
             self._kept[name] = self.stored.read(name)
         self._kept.move_to_end(name)
@@ -62,9 +64,11 @@ class RecentTensors:
         return self._kept[name]
 
     def storage(self) -> Storage:
+        """Return how the checkpoint stores its weights."""
         return self.stored.storage()
 
     def check(self) -> tuple[Defect, ...]:
+        """Return the defects of the checkpoint."""
         return self.stored.check()
 
 

@@ -26,6 +26,7 @@ class RenamedCheckpoint:
 
     @cached_property
     def files(self) -> CheckpointFiles:
+        """Return the entries under their new names."""
         new = {old: name for name, old in self.names.items()}
         files = self.stored.files
         entries = {
@@ -34,12 +35,15 @@ class RenamedCheckpoint:
         return replace(files, entries=entries)
 
     def read(self, name: str) -> torch.Tensor:
+        """Return a tensor by its new name."""
         return self.stored.read(self.names.get(name, name))
 
     def storage(self) -> Storage:
+        """Return how the checkpoint stores its weights."""
         return self.stored.storage()
 
     def check(self) -> tuple[Defect, ...]:
+        """Return the defects of the checkpoint, under the new names."""
         new = {old: name for name, old in self.names.items()}
         return tuple(replace(one, tensor=new.get(one.tensor, one.tensor)) for one in self.stored.check())
 

@@ -138,9 +138,17 @@ class Sides:
         return replace(self, own_sources={**self.own_sources, **sources})
 
     def remove(self, kind: str, modules: Sequence[str], largest: float | None) -> Sides:
+        """Return these sides with one more difference recorded as removed.
+
+        Args:
+            kind: of the transformation.
+            modules: that it was removed from.
+            largest: factor or angle that was found, None where there is no such number.
+        """
         return replace(self, removed=(*self.removed, Removed(kind, tuple(modules), largest)))
 
     def skip(self, kind: str, reason: str) -> Sides:
+        """Return these sides with a transformation recorded as not looked for, and the reason."""
         return replace(self, skipped=(*self.skipped, Skipped(kind, reason)))
 
 

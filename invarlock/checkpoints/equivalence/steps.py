@@ -26,6 +26,7 @@ class Scale:
     factors: torch.Tensor
 
     def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows of a matrix, each multiplied by its factor: shape [rows, columns]."""
         return rows * self.factors.to(rows)[:, None]
 
 
@@ -37,6 +38,7 @@ class Order:
     order: torch.Tensor
 
     def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows of a matrix in the new order: shape [rows, columns]."""
         return rows[self.order.to(rows.device)]
 
 
@@ -48,6 +50,7 @@ class Turn:
     rotation: torch.Tensor
 
     def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows of a matrix rotated, the transposed rotation times the matrix: shape [rows, columns]."""
         return self.rotation.to(rows).mT @ rows
 
 
@@ -65,6 +68,7 @@ class TurnHeads:
     rotations: torch.Tensor
 
     def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows of a matrix with the features of each head rotated: shape [rows, columns]."""
         turned = rows.clone()
         features = self.features.to(rows.device)
         turned[features.flatten()] = (self.rotations.to(rows).mT @ rows[features]).flatten(0, 1)

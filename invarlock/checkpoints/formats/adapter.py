@@ -54,11 +54,13 @@ class AdapterCheckpoint:
 
     @cached_property
     def files(self) -> CheckpointFiles:
+        """Return the entries of the base, without those that the adapter cannot be merged into."""
         broken = {defect.tensor for defect in self.defects}
         entries = {name: entry for name, entry in self.base.entries.items() if name not in broken}
         return replace(self.base, folder=self.stored.folder, entries=entries)
 
     def read(self, name: str) -> torch.Tensor:
+        """Return one weight of the base, plus the scaled product of the adapter's two matrices where it has them."""
         # imported here: who only asks for the format does not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
@@ -71,6 +73,7 @@ class AdapterCheckpoint:
         return merged.to(weight.dtype)
 
     def storage(self) -> Storage:
+        """Return the adapter's format and bytes; nothing in it is packed."""
         return Storage(
             format=FORMAT.name,
             stored_bytes=sum(entry.size_bytes for entry in self.stored.entries.values()),
@@ -82,6 +85,7 @@ class AdapterCheckpoint:
         )
 
     def check(self) -> tuple[Defect, ...]:
+        """Return the defects that were found in the stored tensors, sorted by tensor."""
         return tuple(sorted({*self.defects, *self._broken()}, key=lambda defect: (defect.tensor, defect.reason)))
 
     def _broken(self) -> Iterator[Defect]:
@@ -103,9 +107,15 @@ class AdapterFormat:
     tools: str = "peft"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether the folder holds an adapter's configuration and no weights of a model."""
         return ADAPTER_CONFIG in source.names and source.names.isdisjoint((SINGLE_FILE, INDEX_FILE))
 
     def open(self, source: CheckpointFolder) -> AdapterCheckpoint:
+        """Return the base's checkpoint with the adapter merged into it.
+
+        Raises:
+            CheckpointError: when no base is given, or the adapter is of a kind that is not merged here.
+        """
         stated = source.document(ADAPTER_CONFIG)
         if source.base is None:
             raise CheckpointError(

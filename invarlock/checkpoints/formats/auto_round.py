@@ -28,9 +28,15 @@ class AutoRoundFormat:
     tools: str = "auto-round"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether the folder's configuration names this format."""
         return source.method in ("auto-round", "intel/auto-round", "auto_round")
 
     def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
+
+        Raises:
+            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+        """
         packing = str(source.quantisation.get("packing_format") or "auto_round:auto_gptq").lower()
         kind = source.quantisation.get("data_type", "int")
         if packing not in LAYOUTS or kind != "int":

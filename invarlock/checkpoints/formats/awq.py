@@ -18,9 +18,15 @@ class AWQFormat:
     tools: str = "AutoAWQ"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether the folder's configuration names this format."""
         return source.method == "awq"
 
     def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
+
+        Raises:
+            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+        """
         version = str(source.quantisation.get("version") or source.quantisation.get("format") or "gemm").lower()
         if version != "gemm":
             raise unreadable(source.path, self, f"its version is {version[:40]!r}")

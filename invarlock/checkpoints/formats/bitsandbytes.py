@@ -56,9 +56,15 @@ class BitsAndBytesFormat:
     tools: str = "bitsandbytes"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether the folder's configuration names this format."""
         return source.method == "bitsandbytes"
 
     def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
+
+        Raises:
+            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+        """
         stated, files = source.quantisation, source.files
         four = stated.get("load_in_4bit") is True or stated.get("_load_in_4bit") is True
         packed: dict[str, PackedTensor] = {}

@@ -38,9 +38,15 @@ class BlockFp8Format:
     tools: str = "DeepSeek, Qwen and transformers"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether the folder's configuration names this format."""
         return source.method == "fp8"
 
     def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
+
+        Raises:
+            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+        """
         stated, files = source.quantisation, source.files
         block = _block(source, self)
         ignore = texts(stated.get("modules_to_not_convert") or stated.get("ignored_layers"))

@@ -71,9 +71,15 @@ class CompressedTensorsFormat:
     tools: str = "llm-compressor"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether the folder's configuration names this format."""
         return source.method == "compressed-tensors"
 
     def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
+
+        Raises:
+            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+        """
         stated, files = source.quantisation, source.files
         schemes = _schemes(source, self)
         if any(stated.get(key) for key in ("transform_config", "moe_sparsity_config")):

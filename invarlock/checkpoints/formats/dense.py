@@ -20,17 +20,20 @@ class DenseCheckpoint:
     files: CheckpointFiles
 
     def read(self, name: str) -> torch.Tensor:
+        """Return a tensor as it is stored, on the CPU."""
         # imported here: who only asks for the format does not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         return read_stored(self.files, name)
 
     def storage(self) -> Storage:
+        """Return format ``dense`` and the bytes of all tensors."""
         entries = self.files.entries.values()
         stored = sum(entry.size_bytes for entry in entries)
         return Storage("dense", stored, self.files.total_parameters, 0, 0, (), None)
 
     def check(self) -> tuple[Defect, ...]:
+        """Return no defects: dense tensors have no parts that could disagree."""
         return ()
 
 
@@ -42,9 +45,11 @@ class DenseFormat:
     tools: str = "transformers"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return True: weights in no other format are dense."""
         return True
 
     def open(self, source: CheckpointFolder) -> DenseCheckpoint:
+        """Return the checkpoint as its files store it."""
         return DenseCheckpoint(source.files)
 
 

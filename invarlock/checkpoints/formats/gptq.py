@@ -22,9 +22,15 @@ class GPTQFormat:
     tools: str = "GPTQModel and AutoGPTQ"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether the folder's configuration names this format."""
         return source.method == "gptq"
 
     def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
+
+        Raises:
+            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+        """
         stated = source.quantisation
         version = stated.get("checkpoint_format") or stated.get("format") or "gptq"
         if version not in ("gptq", "gptq_v2"):

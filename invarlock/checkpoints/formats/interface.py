@@ -80,6 +80,7 @@ class Storage:
 
     @property
     def bits_per_weight(self) -> float:
+        """Return the stored bits for each weight, scales and zero points included."""
         return 8 * self.stored_bytes / max(self.weights, 1)
 
     def document(self) -> dict[str, Any]:
@@ -122,10 +123,12 @@ class Format(Protocol):
     """A way to store weights: what people call it, and the tools that usually write it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the format, as reports state it."""
 
     @property
-    def tools(self) -> str: ...
+    def tools(self) -> str:
+        """Names of tools that write the format, for messages."""
 
     def matches(self, source: CheckpointFolder) -> bool:
         """Return whether a folder is stored in this format, by its small files and headers."""

@@ -40,9 +40,15 @@ class ModelOptFormat:
     tools: str = "NVIDIA ModelOpt"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether the folder's configuration names this format."""
         return source.method in ("modelopt", "modelopt_fp4")
 
     def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
+
+        Raises:
+            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+        """
         stated, files = source.quantisation, source.files
         exported = source.document("hf_quant_config.json")
         inner = exported.get("quantization")

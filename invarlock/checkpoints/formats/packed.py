@@ -76,6 +76,7 @@ class PackedCheckpoint:
 
     @cached_property
     def files(self) -> CheckpointFiles:
+        """Return the entries of the weights as dense tensors, under the names that a dense checkpoint has."""
         taken = {part for tensor in self.packed.values() for part in tensor.parts.values()} | self.unreadable
         entries = {
             name: entry
@@ -89,6 +90,7 @@ class PackedCheckpoint:
         return replace(self.stored, entries=dict(sorted(entries.items())), config=dense_config(self.stored.config))
 
     def read(self, name: str) -> torch.Tensor:
+        """Return one weight as a dense tensor of its logical shape, on the CPU."""
         # imported here: who only asks for the format does not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
@@ -111,6 +113,7 @@ class PackedCheckpoint:
         return dense
 
     def storage(self) -> Storage:
+        """Return how the weights are stored: format, bytes and how many of them are packed."""
         files = self.files
         return Storage(
             format=self.format_name,
@@ -129,6 +132,7 @@ class PackedCheckpoint:
         )
 
     def check(self) -> tuple[Defect, ...]:
+        """Return the defects that were found in the stored tensors, sorted by tensor."""
         found = {*self.defects, *self._broken_scales(), *self._broken_parts()}
         return tuple(sorted(found, key=lambda defect: (defect.tensor, defect.reason)))
 

@@ -36,9 +36,15 @@ class TorchAOFormat:
     tools: str = "torchao"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether the folder's configuration names this format."""
         return source.method == "torchao"
 
     def open(self, source: CheckpointFolder) -> PackedCheckpoint:
+        """Return the checkpoint with its packed weights mapped to names and shapes of dense ones.
+
+        Raises:
+            CheckpointError: when the configuration or the tensors are of a variant that is not read.
+        """
         files = source.files
         described = _described(files)
         odd = {str(one.get("_type"))[:40] for one in described.values()} - {"Tensor", READ}

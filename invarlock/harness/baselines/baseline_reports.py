@@ -44,6 +44,7 @@ class Baselines:
 
     @property
     def text(self) -> SourceText:
+        """Return the text of the run, read once in each worker."""
         if self._text is None:
             self._text = read_suite_text(self.run, self.pins)
         return self._text

@@ -39,9 +39,11 @@ class KeptRun:
 
     @property
     def baseline(self) -> Path:
+        """Return the folder of the model's baseline snapshot."""
         return self.directory.path / "models" / folder_name(self.model_id) / "baseline"
 
     def subject(self, scenario: str) -> Path:
+        """Return the folder of the subject that a scenario made."""
         return self.directory.path / folder_name(self.model_id) / "models" / scenario
 
     def target(self, run: Run, sentinel: str) -> Path:

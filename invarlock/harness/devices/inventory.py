@@ -66,10 +66,12 @@ class Pool:
         return replace(self, devices=tuple(devices))
 
     def write(self, path: Path) -> None:
+        """Write the pool as a JSON file, for the workers."""
         write_json(path, asdict(self))
 
     @staticmethod
     def read(path: Path) -> Pool:
+        """Return the pool that the controller wrote."""
         document = read_json(path)
         return Pool(**{**document, "devices": tuple(Device(**row) for row in document["devices"])})
 

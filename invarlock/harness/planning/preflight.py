@@ -27,6 +27,7 @@ Check = Callable[[Run, Sequence[Case]], Iterator[str]]
 
 
 def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield why the run directory cannot be begun, or cannot be resumed."""
     directory = run.directory.path
     if run.settings.resume:
         if not (run.directory.state / "settings.json").is_file():
@@ -47,6 +48,7 @@ def _holds_something(directory: RunDirectory) -> bool:
 
 
 def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield why no pack could be written or signed at the end."""
     if not run.settings.no_pack and run.pack_path.exists():
         yield f"--pack-dir: {run.pack_path} exists; name another folder"
     if run.settings.signing_key is not None:
@@ -57,6 +59,7 @@ def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield what strict assurance needs that this run does not have."""
     if run.settings.report_assurance != "strict" or run.settings.no_pack:
         return
     asked = "--release-review" if run.settings.release_review else "--report-assurance strict"
@@ -71,6 +74,7 @@ def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield why the source of the product cannot be stated in the pack."""
     if run.settings.no_pack:
         return
     try:
@@ -83,18 +87,21 @@ def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_container(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield why the run is not in a container although its execution mode says so."""
     yield from run.launch_problems
     if run.settings.execution_mode == "container" and run.image is None and not run.launch_problems:
         yield "--execution-mode container: pytest was not asked to start a run; call it as `pytest SUITES`"
 
 
 def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield the opt-ins that the suite needs and that are not set."""
     suite = run.catalog.models.suites[run.catalog.suite]
     if suite.requires == "gpu" and not run.settings.allow_remote_code:
         yield f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it"
 
 
 def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield the models that bring Python code of their own, where running it is not allowed."""
     if run.settings.allow_remote_code:
         return
     for model in {case.model.id: case.model for case in cases}.values():
@@ -106,14 +113,17 @@ def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_sources(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield the models whose files are not found or do not match their pins."""
     yield from run.sources.problems
 
 
 def check_text(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield why the text of the run cannot be read."""
     yield from run.sources.text.problems
 
 
 def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield clean edits for which no tuned parameters are known."""
     try:
         tuned = run.tuned_params()
     except InvarLockError as error:
@@ -137,12 +147,14 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_flash_attention(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield a problem where flash-attention is to be used and is not installed."""
     on_gpus = run.catalog.models.suites[run.catalog.suite].requires == "gpu"
     if on_gpus and not run.settings.skip_flash_attention and find_spec("flash_attn") is None:
         yield "SKIP_FLASH_ATTN=0: the package flash-attn is not installed; pip install flash-attn, or leave it out"
 
 
 def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield the quantisation backends that scenarios need and that are not usable here."""
     backends = {
         case.scenario.generation.spec.backend: case.scenario.id
         for case in cases
@@ -154,10 +166,12 @@ def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield presets that are missing or were measured in another way."""
     yield from preset_check(run, list({case.model.id: case.model for case in cases}.values()))
 
 
 def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield models that fit on none of the devices."""
     try:
         needs = {need.model.id: need.memory_bytes for need in model_needs(run, cases)}
         yield from memory_problems(pool_of(run), needs)
@@ -166,6 +180,7 @@ def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield filesystems with less free space than the run needs."""
     if run.settings.skip_disk_preflight or run.settings.resume:
         return
     need = disk_need(

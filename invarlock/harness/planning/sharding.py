@@ -63,12 +63,15 @@ class Collected:
         self.path = path
 
     def write(self, cases: Sequence[Case]) -> None:
+        """Write the ids of all cases that are selected, in a worker."""
         write_json(self.path, [case.id for case in cases])
 
     def read(self) -> list[str]:
+        """Return the ids that a worker wrote, in the controller."""
         ids: list[str] = parse_json(self.path.read_bytes(), where="cases that were collected")
         return ids
 
     def remove(self) -> None:
+        """Remove the file, where this process made it."""
         if self._made:
             self.path.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ class ModelNeed:
     subjects_bytes: int
 
     def document(self) -> dict[str, Any]:
+        """Return the need as a row of the plan's document."""
         return {
             "model": self.model.id,
             "cases": self.cases,
@@ -48,6 +49,7 @@ class DiskNeed:
 
     @property
     def run_bytes(self) -> int:
+        """Return the bytes that the run directory needs."""
         return self.baselines_bytes + self.subjects_bytes
 
     def on_run_disk(self, *, shares_cache: bool) -> int:

@@ -73,6 +73,7 @@ class Catalog:
         return [case for case in self.cases if case.id in wanted]
 
     def model(self, model_id: str) -> Model:
+        """Return a model by its id."""
         return self.models.models[model_id]
 
 

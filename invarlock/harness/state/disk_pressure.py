@@ -40,6 +40,7 @@ class Held:
 
     @property
     def total_bytes(self) -> int:
+        """Return all bytes that the run directory holds."""
         return self.baselines_bytes + self.subjects_bytes + self.other_bytes
 
 
@@ -55,6 +56,7 @@ class DiskPressure:
         self._highest_held_bytes = 0
 
     def start(self) -> None:
+        """Write the file, and start the thread that keeps it current."""
         self._measure()
         self._thread.start()
 

@@ -28,6 +28,7 @@ class TextSource:
 
     @property
     def missing_bytes(self) -> int:
+        """Return how much of the text has to be downloaded."""
         return 0 if self.resolved is None else self.resolved.missing_bytes
 
     def obtain(self, tell: Tell) -> dict[str, Pin]:

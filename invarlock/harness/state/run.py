@@ -40,6 +40,7 @@ class Run:
 
     @property
     def tuned_params_path(self) -> Path:
+        """Return the file of tuned parameters: the one that is given, else that of the suites folder."""
         given = self.settings.tuned_params_file
         return Path(given) if given else self.suites_folder / "tuned_edit_params.json"
 
@@ -73,6 +74,7 @@ class Run:
 
     @property
     def pack_path(self) -> Path:
+        """Return where the pack is written: the folder that is given, else one in the run directory."""
         given = self.settings.pack_dir
         return Path(given).resolve() if given else self.directory.pack
 

@@ -49,6 +49,7 @@ class Exit:
         self._place = Path(os.devnull)
 
     def start(self, place: Path) -> None:
+        """Start the limit; when it is over, the stack of every thread is written to a file and the process ends."""
         self._place = place
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -74,10 +75,12 @@ class Interrupt:
         self._seconds = seconds
 
     def start(self, place: Path) -> None:
+        """Start the limit; when it is over, the case fails."""
         signal.signal(signal.SIGALRM, lambda number, frame: pytest.fail(overdue(self._seconds), pytrace=False))
         signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
     def stop(self) -> None:
+        """Stop the limit."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -91,11 +94,13 @@ class LastWord:
         self._timer: threading.Timer | None = None
 
     def start(self, place: Path) -> None:
+        """Start the limit; when it is over, the process says which case hangs and ends."""
         self._timer = threading.Timer(self._seconds, self._end, [place.name.partition(".hung")[0]])
         self._timer.daemon = True
         self._timer.start()
 
     def stop(self) -> None:
+        """Stop the limit."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -158,6 +163,7 @@ def lone_alarms(seconds: float) -> list[Alarm]:
 
 
 def overdue(seconds: float) -> str:
+    """Return the message of a case that took too long."""
     return f"it took longer than --case-timeout allows ({seconds:g} s)"
 
 

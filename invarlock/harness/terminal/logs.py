@@ -82,6 +82,7 @@ class Logs:
                 report.sections.append((self._title(path), "\n".join(lines)))
 
     def pytest_unconfigure(self) -> None:
+        """Close this process's log file."""
         if self._own is not None:
             _close(self._own)
             LOGGER.setLevel(self._level)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from small_baselines import CONFIGS, write_small_baseline
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = ROOT / "suites" / "embedded"
@@ -45,7 +46,9 @@ def baseline_of(name: str) -> str:
 
 
 def write_baseline(model: str, folder: Path) -> Path:
-    """Write an embedded model with its tokenizer and return the folder."""
+    """Write an embedded model, or a small random one, with its tokenizer and return the folder."""
+    if model in CONFIGS:
+        return write_small_baseline(model, folder)
     folder.mkdir(parents=True)
     for source in (*sorted((EMBEDDED / model).iterdir()), *sorted((EMBEDDED / "tokenizer").iterdir())):
         shutil.copyfile(source, folder / source.name)
@@ -136,6 +139,8 @@ def _leave_out(path: Path, baseline: str) -> tuple[bytes, list[list[Any]]]:
 
 
 def _insert(rest: bytes, copied: list[list[Any]], contents: Mapping[str, Any]) -> bytes:
+    if not copied:
+        return rest
     data, position = b"", 0
     with safe_open(EMBEDDED / contents["baseline"] / "model.safetensors", "pt") as model:
         for begin, name, cast in copied:
@@ -152,7 +157,8 @@ def _raw(tensor: torch.Tensor, cast: str) -> bytes:
 
 
 def _embedded_files(baseline: str) -> list[Path]:
-    return sorted([*(EMBEDDED / baseline).iterdir(), *(EMBEDDED / "tokenizer").iterdir()])
+    own = [] if baseline in CONFIGS else [*(EMBEDDED / baseline).iterdir()]
+    return sorted([*own, *(EMBEDDED / "tokenizer").iterdir()])
 
 
 def _contents(name: str) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
 import torch
+from make_gguf import make as make_gguf_file
+from make_gguf import versions as gguf_versions
 from shipped_checkpoints import EMBEDDED, keep, write_baseline
 
 QWEN, MISTRAL = "qwen2-tiny", "mistral-tiny"
@@ -259,6 +261,25 @@ def compressed_tensors_alone(name: str) -> None:
     run(name, QWEN, ("compressed-tensors", "transformers"), make)
 
 
+# What a GGUF file was made from, as what llama.cpp calls it, and as which architecture it stores it.
+GGUF_FILES: Mapping[str, tuple[str, str, str]] = {
+    "gguf-q4_0": (MISTRAL, "q4_0", "llama"), "gguf-q4_1": (QWEN, "q4_1", "qwen2"),
+    "gguf-experts-q4_0": ("mixtral-tiny", "q4_0", "llama"), "gguf-q4_k_m": ("llama-256", "q4_k_m", "llama"),
+    "gguf-q2_k": ("llama-256", "q2_k", "llama"), "gguf-qwen3-q8_0": ("qwen3-64", "q8_0", "qwen3"),
+    "gguf-gemma3-q8_0": ("gemma3-64", "q8_0", "gemma3"),
+}  # fmt: skip
+
+
+def gguf_file(name: str) -> None:
+    """A GGUF file by llama.cpp's converter and quantiser."""
+    baseline, kind, architecture = GGUF_FILES[name]
+    with tempfile.TemporaryDirectory() as work:
+        folder = write_baseline(baseline, Path(work) / "baseline")
+        packed, dense = make_gguf_file(folder, Path(work), kind, architecture)
+        keep(name, packed, baseline, gguf_versions(), dense)
+    print(json.dumps({name: gguf_versions()}))
+
+
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model with its tokenizer."""
     model.save_pretrained(folder)
@@ -284,7 +305,7 @@ MAKERS: Mapping[str, Callable[[str], None]] = {
     "gptq-2bit": auto_round, "awq": auto_round, "auto-round": auto_round, "auto-round-awq": auto_round,
     "compressed-tensors-nvfp4": compressed_tensors_alone, "compressed-tensors-fp8-block": compressed_tensors_alone,
     "peft-lora": peft, "peft-rslora": peft,
-    "torchao-int8": torchao,
+    "torchao-int8": torchao, **dict.fromkeys(GGUF_FILES, gguf_file),
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 HEAD = """# Checkpoints as their tools wrote them
 
-`make.py NAME` makes each again from an embedded model (`suites/embedded`), on a CPU without a network, in an
+`make.py NAME` makes each again from an embedded model (`suites/embedded`), or a small random one
+(`tests/support/small_baselines.py`), on a CPU without a network, in an
 environment that holds the tools of the table. `tests/support/shipped_checkpoints.py` keeps them small: a tensor or a
 file that the tool left as it was is copied from the embedded model when a test restores the checkpoint, the rest is
 compressed with xz. The digests below are those of the files that the tool wrote, and `restore` compares them.
@@ -17,7 +18,8 @@ compressed with xz. The digests below are those of the files that the tool wrote
 of what the tool's own code dequantises. `python tests/data/shipped/provenance.py` writes this page.
 
 Environments: CPython 3.11, `torch==2.13.0` (CPU), and `pip install` of the tool named first; the versions are those
-that were installed.
+that were installed. GGUF files are converted by `convert_hf_to_gguf.py` of the source distribution of llama-cpp-python,
+quantised by the library that the npm package @node-llama-cpp/linux-x64 holds, and dequantised by its `libggml-base`.
 
 | checkpoint | made from | tools | made by |
 | --- | --- | --- | --- |
@@ -29,7 +31,7 @@ MISSING = """
 - GPTQModel's own file: it runs on a CPU only with a patch. `gptq_v2` and `desc_act` are tested on a packing that the
   test writes by the published layout.
 - AutoAWQ's own file: the AWQ checkpoints are auto-round's. ModelOpt's and block FP8: their tools need a GPU.
-- GGUF and a merge: there is no reader for GGUF, and a merge is a dense checkpoint.
+- A merge: it is a dense checkpoint.
 """
 
 

@@ -14,7 +14,7 @@ import hashlib
 from pathlib import Path
 
 from invarlock.catalog.pins import combine_digests
-from invarlock.checkpoints.layout import checkpoint_files, tokenizer_files
+from invarlock.checkpoints.layout import checkpoint_files, checkpoint_folder, tokenizer_files
 from invarlock.errors import CheckpointError
 
 
@@ -24,7 +24,8 @@ def digest_checkpoint(folder: Path) -> str:
     Raises:
         CheckpointError: when weights or ``config.json`` are not there.
     """
-    return combine_digests({name: digest_file(folder / name) for name in checkpoint_files(folder)})
+    where = checkpoint_folder(folder)
+    return combine_digests({name: digest_file(where / name) for name in checkpoint_files(folder)})
 
 
 def tokenizer_digest(folder: Path) -> str:

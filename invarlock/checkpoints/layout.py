@@ -45,6 +45,8 @@ CHAT_TEMPLATES = "chat_template*"
 # A mixture of 1,000 experts in 100 blocks has some 300,000 tensors; its index is 30 MB.
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 
+GGUF_SUFFIX = ".gguf"
+_GGUF_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,213}")
 
 
@@ -151,14 +153,61 @@ def is_adapter(folder: Path) -> bool:
     return adapter and not any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
 
 
+def find_gguf(path: Path) -> tuple[Path, ...]:
+    """Return the files of a model in GGUF: that file with its other parts, or those of a folder without safetensors.
+
+    It is empty where there is none.
+
+    Raises:
+        CheckpointError: when a folder has several models, or a part of one is missing.
+    """
+    if path.suffix == GGUF_SUFFIX and path.is_file():
+        return _gguf_parts(path)
+    if any((path / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+        return ()
+    found = sorted(path.glob(f"*{GGUF_SUFFIX}"))
+    models = dict.fromkeys(_gguf_parts(one) for one in found)
+    if len(models) > 1:
+        names = ", ".join(one.name[:80] for one in found[:3])
+        raise CheckpointError(f"{path}: it holds {len(models)} models in GGUF ({names}); name the file of one")
+    return next(iter(models), ())
+
+
+def _gguf_parts(path: Path) -> tuple[Path, ...]:
+    """Return a file with the others that it says it is a part with, in order.
+
+    Raises:
+        CheckpointError: when one is missing.
+    """
+    numbered = _GGUF_PART.fullmatch(path.name)
+    if numbered is None:
+        return (path,)
+    count = int(numbered[3])
+    parts = []
+    for number in range(1, count + 1):
+        part = path.with_name(f"{numbered[1]}-{number:05}-of-{numbered[3]}{GGUF_SUFFIX}")
+        if not part.is_file():
+            raise CheckpointError(f"{part}: no such file, and {path.name} is one of {count}; fetch the model again")
+        parts.append(part)
+    return tuple(parts)
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """Return the folder that ``checkpoint_files`` names the files of: the checkpoint's, or that of its GGUF file."""
+    return path.parent if path.suffix == GGUF_SUFFIX and path.is_file() else path
+
+
 def checkpoint_files(folder: Path) -> tuple[str, ...]:
-    """Return the names of the weight, config and tokenizer files, sorted; of an adapter, its own.
+    """Return the names of the weight, config and tokenizer files, sorted; of an adapter or in GGUF, its own.
 
     Raises:
         CheckpointError: when weights or ``config.json`` are not there.
     """
     if is_adapter(folder):
         return tuple(sorted([ADAPTER_CONFIG, ADAPTER_WEIGHTS, *tokenizer_files(folder)]))
+    gguf = find_gguf(folder)
+    if gguf:
+        return tuple(sorted([*(path.name for path in gguf), *tokenizer_files(folder)]))
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"{folder / CONFIG_FILE}: no such file; point at the folder of a checkpoint")
     index = read_index(folder)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from invarlock.checkpoints.equivalence.names import under_names_of
 from invarlock.checkpoints.formats import FORMATS as READERS
-from invarlock.checkpoints.formats import adapter, dense
+from invarlock.checkpoints.formats import adapter, dense, gguf
 from invarlock.checkpoints.formats.folder import CheckpointFolder, find_quantisation, read_document
 from invarlock.checkpoints.formats.interface import DEQUANTISE, Checkpoint, Format, unreadable
 from invarlock.checkpoints.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
@@ -93,10 +93,9 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
     found = next(one for one in READERS if one.matches(source))
     if found is dense.FORMAT:
         _refuse_adapters(folder)
-        _refuse_gguf(folder)
         _refuse_quantised(source)
         _refuse_packed_tensors(folder, source.files.entries)
-    elif found is not adapter.FORMAT:
+    elif found not in (adapter.FORMAT, gguf.FORMAT):
         _refuse_packed_stacks(found, source)
     checkpoint = found.open(source)
     _refuse_wrappers(folder, checkpoint.files.entries)
@@ -143,14 +142,6 @@ def _refuse_adapters(folder: Path) -> None:
             f"{folder}: a PEFT adapter without the weights of a model; merge it into its base (merge_and_unload) and "
             "save that"
         )
-
-
-def _refuse_gguf(folder: Path) -> None:
-    if any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
-        return
-    found = next(iter(sorted(folder.glob("*.gguf"))), None)
-    if found is not None:
-        raise CheckpointError(f"{found}: stored as GGUF, usually by llama.cpp, which cannot be read yet; {DEQUANTISE}")
 
 
 def _refuse_other_files(folder: Path) -> None:

@@ -10,7 +10,7 @@ from invarlock.catalog.edit_labels import CUSTOM, NOOP, SubjectEdit
 from invarlock.catalog.pins import combine_digests
 from invarlock.checkpoints.digests import digest_checkpoint, digest_file
 from invarlock.checkpoints.formats.interface import Checkpoint
-from invarlock.checkpoints.layout import checkpoint_files, tokenizer_files
+from invarlock.checkpoints.layout import checkpoint_files, checkpoint_folder, tokenizer_files
 from invarlock.checkpoints.subject_edits import METADATA_NAME
 from invarlock.errors import CheckpointError, DocumentError, UsageError
 from invarlock.evaluation.request import Edited
@@ -22,7 +22,8 @@ def brought_files(folder: Path, baseline: Path) -> dict[str, Path]:
     Raises:
         CheckpointError: when a file is missing.
     """
-    files = {name: folder / name for name in checkpoint_files(folder)}
+    where = checkpoint_folder(folder)
+    files = {name: where / name for name in checkpoint_files(folder)}
     if not tokenizer_files(folder):
         files |= {name: baseline / name for name in tokenizer_files(baseline)}
     return files

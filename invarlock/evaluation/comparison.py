@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
+from invarlock.checkpoints.formats.interface import METADATA
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.errors import EvaluationError, OutOfMemoryError, UsageError
@@ -378,7 +379,7 @@ def _embedding_rows(model: PreTrainedModel) -> int:
 def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts) -> str | None:
     tensors = subject.invariants["tensors"]
     for defect in subject.invariants["defects"]:
-        if defect["tensor"] not in tensors:
+        if defect["kind"] != METADATA and defect["tensor"] not in tensors:
             return f"{defect['tensor']} cannot be read: {defect['reason']}"
     missing = missing_tensors(baseline.invariants, subject.invariants)
     if not missing:

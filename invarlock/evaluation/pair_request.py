@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invarlock.catalog.edit_labels import is_label
-from invarlock.checkpoints.layout import is_adapter
+from invarlock.checkpoints.layout import find_gguf, is_adapter
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
@@ -60,13 +60,13 @@ def check_request(request: PairRequest, target: Path) -> None:
             f"--edit-label: {request.edit_label[:40]!r} is no label; use letters, digits, dots, dashes, underscores"
         )
     for folder in (request.baseline, request.subject):
-        if not folder.is_dir():
+        if not folder.is_dir() and not find_gguf(folder):
             raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
     if not request.text.exists():
         raise MissingFileError(f"{request.text}: no such file; name a text to score on with --text")
     check_dense(request.baseline)
     open_checkpoint(request.subject, request.baseline)
     for folder in (request.baseline, request.subject):
-        if not is_adapter(folder):
+        if not is_adapter(folder) and not find_gguf(folder):
             check_scorable(folder, request.seq_len)
     read_subject_edit(request.subject, request.edit_label)

@@ -78,7 +78,7 @@ def _storage_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
     for defect in subject["defects"]:
         yield _violation(defect["tensor"], defect["kind"], defect["reason"])
     own, base = subject["storage"], baseline["storage"]
-    if own["quantisation"] is None:
+    if own["quantisation"] is None or not own["packed_weights"]:
         return
     bits, weights = own["quantisation"]["bits"], own["packed_weights"]
     taken = 8 * own["packed_bytes"] / weights if weights else 0.0
@@ -94,6 +94,7 @@ def _tensor_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
     before, after = baseline["tensors"], subject["tensors"]
     heads = {baseline["head"], subject["head"]} - {None}
     missing = frozenset(missing_tensors(baseline, subject))
+    packed = _packed_matrices(subject)
     for name in sorted({*before, *after}):
         own, base = after.get(name), before.get(name)
         if own is not None and own["nonfinite"]:
@@ -110,11 +111,20 @@ def _tensor_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
         elif own["shape"] != base["shape"]:
             what = "router shape" if base["family"] == "router" else "shape"
             yield _violation(name, "reshaped", f"{what} {own['shape']} where the baseline has {base['shape']}")
-        elif own["dtype"] != base["dtype"]:
+        elif own["dtype"] != base["dtype"] and not (own["dtype"] == "F32" and name in packed):
             reason = f"stored as {own['dtype']} where the baseline has {base['dtype']}"
             # numbers in another precision are the same weights, whole numbers in their place are not
             alike = _is_float(own["dtype"]) == _is_float(base["dtype"])
             yield _violation(name, "dtype", reason, "warn" if alike else "fail")
+
+
+def _packed_matrices(side: Facts) -> frozenset[str]:
+    """Return the matrices that are stored as codes: float32, where they stand for that, is no type of the file."""
+    storage = side["storage"]
+    if not storage["packed_weights"]:
+        return frozenset()
+    dense = frozenset(storage["unpacked_modules"])
+    return frozenset(name for name, tensor in side["tensors"].items() if len(tensor["shape"]) > 1) - dense
 
 
 def _is_float(dtype: str) -> bool:

@@ -21,6 +21,7 @@ from invarlock.checkpoints.formats import (
     block_fp8,
     compressed_tensors,
     dense,
+    gguf,
     gptq,
     modelopt,
     torchao,
@@ -28,6 +29,7 @@ from invarlock.checkpoints.formats import (
 from invarlock.checkpoints.formats.interface import Format
 
 FORMATS: tuple[Format, ...] = (
+    gguf.FORMAT,
     compressed_tensors.FORMAT,
     block_fp8.FORMAT,
     modelopt.FORMAT,

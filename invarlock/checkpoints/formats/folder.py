@@ -39,7 +39,7 @@ class CheckpointFolder:
     @cached_property
     def names(self) -> frozenset[str]:
         """The names of the folder's files."""
-        return frozenset(path.name for path in self.path.iterdir())
+        return frozenset(path.name for path in self.path.iterdir()) if self.path.is_dir() else frozenset()
 
     @cached_property
     def config(self) -> Mapping[str, Any]:

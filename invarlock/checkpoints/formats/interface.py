@@ -13,8 +13,9 @@ from invarlock.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-# Kinds of defects: a scale's value or shape, something packed that should not be or the other way, the size of files.
-SCALE, PACKING, SIZE = "scale", "packing", "size"
+# Kinds of defects: a scale's value or shape, something packed that should not be or the other way, the size of files,
+# and what a file says of the model beside its tensors.
+SCALE, PACKING, SIZE, METADATA = "scale", "packing", "size", "metadata"
 DEQUANTISE = "save it dequantised (bfloat16 safetensors) and evaluate that"
 
 

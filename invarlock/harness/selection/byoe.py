@@ -18,7 +18,7 @@ from typing import Any, Literal
 from invarlock.catalog.edit_labels import SubjectEdit
 from invarlock.catalog.models import Model, Models, Suite
 from invarlock.catalog.scenarios import BroughtGeneration, Scenario
-from invarlock.checkpoints.layout import tokenizer_files
+from invarlock.checkpoints.layout import GGUF_SUFFIX, tokenizer_files
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
@@ -83,7 +83,7 @@ def _read(folder: Path, option: str, problems: list[str], base: Path | None = No
 
     A folder with a ``base`` may be packed; a baseline is dense.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() and not (base is not None and folder.is_file() and folder.suffix == GGUF_SUFFIX):
         problems.append(f"{option}: {folder}: no such folder; name a checkpoint with config.json and safetensors")
         return None
     try:

@@ -25,11 +25,11 @@ Tensors = dict[str, torch.Tensor]
 pytestmark = pytest.mark.slow
 
 
-def evaluate(subject: Path, tmp_path: Path) -> tuple[int, dict[str, Any], str]:
+def evaluate(subject: Path, tmp_path: Path, baseline_name: str = "qwen2-tiny") -> tuple[int, dict[str, Any], str]:
     """Return the exit code, the report and what was printed."""
-    baseline = write_baseline("qwen2-tiny", tmp_path / "baseline")
-    for source in (EMBEDDED / "tokenizer").iterdir():  # that of Qwen2 adds a special token when it is saved
-        (subject / source.name).write_bytes(source.read_bytes())
+    baseline = write_baseline(baseline_name, tmp_path / "baseline")
+    for path in subject.glob("*token*"):  # that of Qwen2 adds a special token when it is saved
+        (subject / path.name).write_bytes((EMBEDDED / "tokenizer" / path.name).read_bytes())
     output = io.StringIO()
     with redirect_stdout(output), redirect_stderr(output):
         code = main(
@@ -56,6 +56,75 @@ def test_a_healthy_packed_subject_passes(name: str, bits: int, tmp_path: Path) -
     assert report["assurance"]["verdict"] == "PASS"
     assert 0.99 < report["primary_metric"]["ratio_vs_baseline"] < 1.05
     assert report["invariants"]["raw"]["subject"]["storage"]["quantisation"]["bits"] == bits
+
+
+@pytest.mark.parametrize(("name", "baseline"), [("gguf-q4_0", "mistral-tiny"), ("gguf-experts-q4_0", "mixtral-tiny")])
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_healthy_gguf_subject_passes_by_its_file_or_its_folder(
+    name: str, baseline: str, by_file: bool, tmp_path: Path
+) -> None:
+    subject = restore(name, tmp_path / "subject")
+
+    code, report, output = evaluate(subject / "model.gguf" if by_file else subject, tmp_path, baseline)
+
+    assert code == 0, output
+    assert report["assurance"]["verdict"] == "PASS"
+    assert 0.99 < report["primary_metric"]["ratio_vs_baseline"] < 1.05
+    assert report["invariants"]["status"] == "pass"
+    assert report["scoring"]["scored_as"]["subject"] == "dequantised"
+    storage = report["invariants"]["raw"]["subject"]["storage"]
+    assert (storage["format"], storage["quantisation"]["method"]) == ("GGUF", "GGUF (Q4_0)")
+    assert sorted(path.name for path in subject.iterdir()) == ["model.gguf"]
+
+
+def test_a_gguf_file_with_rows_in_the_order_of_transformers_fails(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    subject = restore("gguf-q4_0", tmp_path / "subject")
+    reader = gguf.GGUFReader(subject / "model.gguf", "r+")
+    for tensor in reader.tensors:
+        if tensor.name.endswith("attn_k.weight"):
+            heads = tensor.data.reshape(2, 16, 2, -1).swapaxes(1, 2)
+            tensor.data[:] = heads.reshape(tensor.data.shape)
+    reader.data.flush()
+
+    code, report, output = evaluate(subject, tmp_path, "mistral-tiny")
+
+    assert code == 1, output
+    assert report["assurance"]["verdict"] == "FAIL"
+    assert report["primary_metric"]["ratio_vs_baseline"] > 1.1
+
+
+def test_metadata_of_another_model_fail_a_gguf_subject_and_it_is_scored(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    subject = restore("gguf-q4_0", tmp_path / "subject")
+    reader = gguf.GGUFReader(subject / "model.gguf", "r+")
+    reader.fields["llama.rope.freq_base"].parts[-1][0] = 1e6
+    reader.data.flush()
+
+    code, report, output = evaluate(subject, tmp_path, "mistral-tiny")
+
+    assert code == 1, output
+    (row,) = report["invariants"]["violations"]
+    assert (row["tensor"], row["kind"]) == ("model.gguf", "metadata")
+    assert report["scoring"]["not_scored"] is None
+
+
+def test_a_native_run_of_a_gguf_subject_is_a_usage_error(tmp_path: Path) -> None:
+    subject = restore("gguf-q4_0", tmp_path / "subject")
+    baseline = write_baseline("mistral-tiny", tmp_path / "baseline")
+    output = io.StringIO()
+
+    with redirect_stdout(output), redirect_stderr(output):
+        code = main(
+            [
+                "evaluate", "--baseline", str(baseline), "--subject", str(subject), "--text", str(TEXT),
+                "--output-dir", str(tmp_path / "out"), *SMALL, "--scoring", "native",
+            ]
+        )  # fmt: skip
+
+    assert code == 2
+    assert "--scoring dequantised" in output.getvalue()
+    assert "Traceback" not in output.getvalue()
 
 
 @pytest.mark.parametrize("name", ["peft-lora", "peft-rslora"])

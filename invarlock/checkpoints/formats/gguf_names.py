@@ -1,0 +1,108 @@
+"""Which tensor of a GGUF file holds each tensor of a checkpoint, and how the converter changed its numbers.
+
+The names are those of the ``gguf`` package's own tables. Source of the changes: llama.cpp ``conversion/llama.py``
+(``LlamaModel.permute``) and ``conversion/gemma.py`` (``norm_shift``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from invarlock.checkpoints.formats.gguf_file import GgufTensor
+from invarlock.checkpoints.formats.gguf_metadata import ROPE_FACTORS
+
+HEAD = "lm_head.weight"
+# Factors of rotary positions, which a config has as numbers.
+EXTRAS = frozenset({ROPE_FACTORS, "rope_factors_long.weight", "rope_factors_short.weight"})
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How an architecture of llama.cpp stores models.
+
+    Attributes:
+        model_types: as transformers names those that are stored so.
+        paired_rows: whether the rows of queries and keys are in the order of llama.cpp's rotary positions.
+        norm_shift: what is added to the weights of norms.
+    """
+
+    model_types: tuple[str, ...]
+    paired_rows: bool = False
+    norm_shift: float = 0.0
+
+
+# By ``general.architecture``.
+CONVERSIONS: Mapping[str, Conversion] = {
+    "llama": Conversion(("llama", "mistral", "mixtral"), paired_rows=True),
+    "qwen2": Conversion(("qwen2",)),
+    "qwen2moe": Conversion(("qwen2_moe",)),
+    "qwen3": Conversion(("qwen3",)),
+    "qwen3moe": Conversion(("qwen3_moe",)),
+    "gemma": Conversion(("gemma",), norm_shift=1.0),
+    "gemma2": Conversion(("gemma2",), norm_shift=1.0),
+    "gemma3": Conversion(("gemma3_text",), norm_shift=1.0),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the numbers of a dense tensor are.
+
+    Attributes:
+        tensor: of the file.
+        expert: the part of a stack of experts, None where the tensor is no stack.
+        heads: how many heads the rows of a query or key belong to, 0 where their order is the baseline's.
+        shift: what was added to the weights.
+    """
+
+    tensor: GgufTensor
+    expert: int | None
+    heads: int
+    shift: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape if self.expert is None else self.tensor.shape[1:]
+
+
+def find_sources(
+    names: list[str], tensors: Mapping[str, GgufTensor], table: Any, conversion: Conversion, config: Mapping[str, Any]
+) -> dict[str, Source]:
+    """Return where each tensor of a baseline is; one that is not there is left out.
+
+    Args:
+        names: of the baseline's tensors.
+        tensors: of the files.
+        table: the ``gguf`` package's names for the architecture, its ``TensorNameMap``.
+        conversion: of the architecture.
+        config: the baseline's.
+    """
+    heads = config.get("num_attention_heads")
+    groups = config.get("num_key_value_heads") or heads
+    found = {}
+    for name in [*names, *([HEAD] if HEAD not in names else [])]:
+        stored, expert = _stored_name(name, table)
+        tensor = tensors.get(stored or "")
+        if tensor is None or (expert is not None and expert >= tensor.shape[0]):
+            continue
+        module = name.rpartition(".")[0].rpartition(".")[2]
+        count = {"q_proj": heads, "k_proj": groups}.get(module) if conversion.paired_rows else None
+        shift = conversion.norm_shift if name.endswith("norm.weight") else 0.0
+        found[name] = Source(tensor, expert, count if type(count) is int else 0, shift)
+    return found
+
+
+def _stored_name(name: str, table: Any) -> tuple[str | None, int | None]:
+    """Return what llama.cpp calls a tensor, and which part of it it is where experts are stored as a stack."""
+    parts, expert = name.split("."), None
+    spellings = [name]
+    if "experts" in parts[:-2]:
+        number = parts.pop(parts.index("experts") + 1)
+        expert = int(number) if number.isdigit() and len(number) < 7 else None
+        merged = ".".join(parts)
+        # what the converter itself calls a stack of experts: as Qwen's models, or as Mixtral's first files
+        spellings = [merged, merged.removeprefix("model.").replace("block_sparse_moe", "feed_forward")]
+    found = (table.get_name(one, try_suffixes=(".weight", ".bias")) for one in spellings)
+    return next((one for one in found if one is not None), None), expert

@@ -38,6 +38,14 @@ PACKED = (
     "compressed-tensors-fp8",
     "compressed-tensors-fp8-block",
     "compressed-tensors-nvfp4",
+    "gptq",
+    "gptq-2bit",
+    "awq",
+    "auto-round",
+    "bitsandbytes-int8",
+    "bitsandbytes-nf4",
+    "torchao-int8",
+    "gguf-q4_1",
 )
 
 
@@ -87,9 +95,9 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
     return Bank(tmp_path_factory.mktemp("bank") / "base")
 
 
-def write_dense(packed: Path, folder: Path) -> Path:
+def write_dense(packed: Path, folder: Path, base: Path) -> Path:
     """Write the dense checkpoint of a packed one; ``test_reading`` holds its numbers to those of the tool."""
-    checkpoint = open_checkpoint(packed)
+    checkpoint = open_checkpoint(packed, base)
     folder.mkdir()
     for path in packed.iterdir():
         if "token" in path.name:
@@ -120,7 +128,7 @@ def test_a_packed_subject_is_measured_as_the_dense_one_of_the_same_numbers(
     packed = packed_subject(name, tmp_path / "packed")
 
     measured = bank.healthy(name)
-    dense = bank.compare(write_dense(packed, tmp_path / "dense"))
+    dense = bank.compare(write_dense(packed, tmp_path / "dense", bank.base))
 
     assert (measured.scored_as, dense.scored_as) == ("dequantised", "native")
     assert measured.final is not None

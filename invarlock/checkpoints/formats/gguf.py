@@ -68,6 +68,7 @@ class GgufCheckpoint:
 
     @cached_property
     def files(self) -> CheckpointFiles:
+        """The dense checkpoint that the files stand for, under the names and the config of the baseline."""
         entries = {}
         for name, source in sorted(self.sources.items()):
             dtype = self._dtype(name, source)
@@ -79,12 +80,14 @@ class GgufCheckpoint:
         return CheckpointFiles(self.path, config, self.base.model_type, shards, entries, {}, None)
 
     def read(self, name: str) -> torch.Tensor:
+        """Return one tensor of ``files``, dense, on the CPU."""
         # imported here: who only asks for the format does not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import of_dtype
 
         return of_dtype(self._values(self.sources[name]), self.files.entries[name].dtype)
 
     def storage(self) -> Storage:
+        """Return how the weights are stored: format, bytes and how many of them are packed."""
         packed = [tensor for tensor in self._stored.values() if self._kind(tensor) not in PLAIN]
         entries = self.files.entries
         return Storage(
@@ -106,6 +109,7 @@ class GgufCheckpoint:
         )
 
     def check(self) -> tuple[Defect, ...]:
+        """Return what is wrong with the files, in order of the tensors; reads the scales of all blocks."""
         found = {*self.defects, *self._broken_scales()}
         return tuple(sorted(found, key=lambda defect: (defect.tensor, defect.reason)))
 
@@ -196,9 +200,16 @@ class GgufFormat:
     tools: str = "llama.cpp"
 
     def matches(self, source: CheckpointFolder) -> bool:
+        """Return whether it is a GGUF file, or a folder with one and without safetensors."""
         return bool(find_gguf(source.path))
 
     def open(self, source: CheckpointFolder) -> GgufCheckpoint:
+        """Return the reader of the files, with the baseline's names for their tensors.
+
+        Raises:
+            CheckpointError: when the ``gguf`` package or a part is missing, a header is malformed, or the architecture
+                is not read or not the baseline's.
+        """
         paths = find_gguf(source.path)
         if source.base is None:
             raise CheckpointError(

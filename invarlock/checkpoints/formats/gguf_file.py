@@ -47,10 +47,12 @@ class GgufTensor:
 
     @property
     def elements(self) -> int:
+        """How many weights it has."""
         return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
+        """How many bytes it takes in the file, without what aligns the next."""
         return math.prod(self.shape[:-1]) * self.row_bytes
 
 

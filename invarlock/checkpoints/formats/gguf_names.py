@@ -64,6 +64,7 @@ class Source:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the dense tensor."""
         return self.tensor.shape if self.expert is None else self.tensor.shape[1:]
 
 

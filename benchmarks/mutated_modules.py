@@ -52,8 +52,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", f"{REPORTS}/test_verification.py"),
     "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
     # merging
-    "packer/runs/merging.py": (f"{HARNESS}/test_sharding.py",),
-    "packer/runs/shards.py": (f"{HARNESS}/test_sharding.py",),
+    "packer/runs/merging.py": (f"{PACKER}/test_merging.py",),
+    "packer/runs/shards.py": (f"{PACKER}/test_merging.py",),
     # statistics
     "invarlock/metrics/metric.py": (f"{REPORTS}/test_primary_metric.py",),
     "invarlock/metrics/perplexity.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invarlock.measuring.invariants import count_nonfinite
-from invarlock.measuring.spectral import measure_spectra
+from invarlock.measuring.spectral import TOLERANCE, measure_spectra
 
 
 def exact(matrix: torch.Tensor) -> tuple[float, float]:
@@ -35,6 +35,28 @@ def test_the_residual_says_how_well_the_estimate_converged() -> None:
     assert spectra[0].residual < 1e-5
     assert spectra[0].sigma == pytest.approx(3.0, rel=1e-6)
     assert spectra[1].sigma == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(64, 65), (90, 71), (300, 700), (700, 300)])
+def test_noise_whose_largest_values_lie_close_together_converges(shape: tuple[int, int]) -> None:
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(4))
+
+    for matrix, spectrum in zip(matrices, measure_spectra(matrices), strict=True):
+        assert spectrum.residual is not None
+        assert spectrum.residual <= TOLERANCE
+        # the residual bounds the relative error of sigma squared
+        assert spectrum.sigma == pytest.approx(exact(matrix)[0], rel=TOLERANCE / 2)
+
+
+def test_a_matrix_of_low_rank_and_one_with_equal_values_converge() -> None:
+    generator = torch.Generator().manual_seed(5)
+    low = torch.randn(100, 3, generator=generator) @ torch.randn(3, 80, generator=generator)
+    equal = torch.linalg.qr(torch.randn(100, 80, generator=generator)).Q
+
+    for matrix, spectrum in zip((low, equal), measure_spectra(torch.stack([low, equal])), strict=True):
+        assert spectrum.residual is not None
+        assert spectrum.residual <= TOLERANCE
+        assert spectrum.sigma == pytest.approx(exact(matrix)[0], rel=TOLERANCE / 2)
 
 
 def test_a_matrix_that_is_not_finite_is_not_measured_and_does_not_spoil_the_batch() -> None:

@@ -1,0 +1,76 @@
+"""Largest singular values of a model's matrices against reading them and one product with each, in processor time.
+
+    python benchmarks/spectra.py [--layers 2] [--hidden 576] [--inner 1536]
+
+Matrices are those of SmolLM2-135M's layers by default: trained ones have a few large singular values over a bulk, and
+the difference of two checkpoints is noise, whose largest values lie close together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from invarlock.measuring.spectral import BLOCK, TOLERANCE, measure_spectra
+
+LEADING = 32
+
+
+def matrices(layers: int, hidden: int, inner: int, *, noise: bool) -> dict[str, torch.Tensor]:
+    """Return one stack of matrices for each shape of a layer: queries and outputs, keys and values, up and down."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"qo": (2 * layers, hidden, hidden), "kv": (2 * layers, hidden // 3, hidden)}
+    shapes |= {"up": (2 * layers, inner, hidden), "down": (layers, hidden, inner)}
+    stacks = {}
+    for name, (count, rows, columns) in shapes.items():
+        stack = torch.randn(count, rows, columns, generator=generator)
+        if not noise:
+            left = torch.randn(count, rows, LEADING, generator=generator)
+            right = torch.randn(count, LEADING, columns, generator=generator)
+            stack += (left * (8 / torch.arange(1, LEADING + 1).sqrt())) @ right / LEADING**0.5
+        stacks[name] = stack
+    return stacks
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--hidden", type=int, default=576)
+    parser.add_argument("--inner", type=int, default=1536)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    measure_spectra(torch.randn(1, 128, 128))
+    for noise in (False, True):
+        stacks = matrices(options.layers, options.hidden, options.inner, noise=noise)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.safetensors"
+            save_file(stacks, path)
+            # a sum reads what is mapped
+            read = timed(lambda path=path: [stack.sum() for stack in load_file(path).values()])
+        block = {name: torch.randn(stack.shape[2], BLOCK) for name, stack in stacks.items()}
+        product = timed(lambda stacks=stacks, block=block: [stack @ block[name] for name, stack in stacks.items()])
+        spectra = []
+        ours = timed(
+            lambda stacks=stacks, spectra=spectra: spectra.extend(
+                spectrum for stack in stacks.values() for spectrum in measure_spectra(stack)
+            )
+        )
+        open_ = sum(spectrum.residual is None or spectrum.residual > TOLERANCE for spectrum in spectra)
+        print(f"{'noise' if noise else 'trained'}: {len(spectra)} matrices in {ours:.2f} s, {open_} not converged")
+        print(f"  {ours / (read + product):.1f} × reading ({read:.3f} s) and one product ({product:.3f} s), reach: 40")
+
+
+if __name__ == "__main__":
+    main()

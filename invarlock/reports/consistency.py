@@ -15,6 +15,7 @@ from invarlock.catalog.edit_specs import EDIT_NAMES
 from invarlock.problems import Code, Problem
 
 NOOP = "noop"
+DENSE = "dense"
 CUSTOM = "custom"
 # The most by which a window's loss differs between two passes of one model, nats: of bfloat16 on a GPU, with room.
 SAME_MODEL_NATS = 0.05
@@ -116,8 +117,13 @@ def _storage_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]
         yield _contradiction(f"{where}.bits_per_weight", f"{storage['bits_per_weight']}, not bytes over weights")
     if storage["packed_weights"] > storage["weights"] or storage["packed_bytes"] > storage["stored_bytes"]:
         yield _contradiction(where, "more is packed than there is")
-    if storage["quantisation"] is None and (storage["packed_weights"] or facts["defects"]):
-        yield _contradiction(f"{where}.quantisation", "none, though weights are packed")
+    if storage["quantisation"] is None:
+        if storage["packed_weights"] or storage["packed_bytes"] or storage["unpacked_modules"] or facts["defects"]:
+            yield _contradiction(f"{where}.quantisation", "none, though weights are packed")
+        if storage["format"] != DENSE:
+            yield _contradiction(f"{where}.format", f"{storage['format']}, and nothing is packed")
+    elif storage["format"] == DENSE:
+        yield _contradiction(f"{where}.format", f"{DENSE}, and weights are packed")
 
 
 def _scoring_problems(report: Mapping[str, Any]) -> Iterator[Problem]:

@@ -114,7 +114,7 @@ def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
     for name, path in everything:
         fields[name, field(path)].append((name, path))
     # of what may be free, most leaves are bound, and losses matter most
-    raw = [pattern for pattern in FREE if pattern[0] == REPORTS] + [(REPORTS, "evaluation_windows.*logloss.*")]
+    raw = [pattern for pattern in FREE if pattern[1] != "*"] + [(REPORTS, "evaluation_windows.*logloss.*")]
     often = {key for key in fields if any(is_of(key, pattern) for pattern in raw)}
     once = {leaf for key, found in fields.items() for leaf in found[: EACH_RAW if key in often else EACH_FIELD]}
     rest = [leaf for leaf in everything if leaf not in once]

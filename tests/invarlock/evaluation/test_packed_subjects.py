@@ -181,6 +181,10 @@ def test_a_healthy_packed_subject_passes_and_its_report_and_page_say_how_it_is_s
         (("invariants", "raw", "subject", "storage", "weights"), 1, "weights"),
         (("invariants", "raw", "subject", "storage", "packed_bytes"), 1 << 40, "more is packed"),
         (("invariants", "raw", "subject", "storage", "quantisation"), None, "though weights are packed"),
+        (("invariants", "raw", "subject", "storage", "format"), "dense", "weights are packed"),
+        (("invariants", "raw", "baseline", "storage", "format"), "AWQ", "nothing is packed"),
+        (("invariants", "raw", "baseline", "storage", "packed_bytes"), 1, "though weights are packed"),
+        (("invariants", "raw", "baseline", "storage", "unpacked_modules"), ["lm_head"], "though weights are packed"),
         (("invariants", "raw", "baseline", "storage"), "subject's", "a baseline is dense"),
     ],
 )

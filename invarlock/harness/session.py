@@ -156,10 +156,10 @@ class Worker(SuiteSession):
     def __init__(self, suite: OpenSuite, config: pytest.Config) -> None:
         # imported here: collecting needs none of it
         from invarlock.harness.state.leftovers import die_with_parent
-        from invarlock.harness.stopping.interrupting import stop_at_first_interrupt
+        from invarlock.harness.stopping.interrupting import InterruptedCase
 
         die_with_parent()
-        stop_at_first_interrupt()
+        config.pluginmanager.register(InterruptedCase(), "invarlock-interrupted-case")
         super().__init__(suite, config)
         told: dict[str, Any] = config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
         started = datetime.fromisoformat(told["started"])

@@ -69,14 +69,24 @@ def _processes(manager: Any) -> Iterator[Any]:
             yield process
 
 
-def stop_at_first_interrupt() -> None:
-    """Let the first interrupt of a worker's process stop its case, and further ones change nothing.
+class InterruptedCase:
+    """Lets the first interrupt of a worker's process stop its case, and counts nothing that the case says afterwards.
 
-    The terminal and the controller both send one, and a second would cut off what the worker says of its cases.
+    The terminal and the controller both send an interrupt, and a second would cut off what the worker says of its
+    cases. What a case raises while it is being stopped (an interrupt that a library turns into an error of its own, a
+    lock that is no longer there) says nothing of the case.
     """
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def __init__(self) -> None:
+        self._stopped = False
+        signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._stopped = True
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, stop)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[Any]) -> None:
+        if self._stopped and call.excinfo is not None:
+            raise KeyboardInterrupt

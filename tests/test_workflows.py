@@ -160,6 +160,7 @@ def test_a_receiver_holds_the_pack_against_what_its_run_printed(runner: Runner, 
     assert runner.run("receiver", "verify", runner.folder, SIGNER="")[0] == 2
 
 
+@pytest.mark.slow
 def test_without_the_secret_nothing_is_merged(runner: Runner, workspace: Path) -> None:
     code, output = runner.run("merge", "merge and sign", workspace, SIGNING_KEY="")
 
@@ -187,6 +188,7 @@ def test_what_is_no_number_of_shards_is_refused_and_not_run(shards: str, runner:
     assert not (runner.folder / "harmed").exists()
 
 
+@pytest.mark.slow
 def test_a_shard_archive_holds_no_weights(workspace: Path) -> None:
     found = {path.name for path in workspace.rglob("*") if path.is_file()}
 

@@ -74,6 +74,7 @@ def test_a_case_that_was_finished_and_not_counted_says_so(run: Path) -> None:
     assert {row["outcome"] for row in rows} == {"interrupted"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["setup", "call", "teardown"])
 def test_what_a_case_raises_while_it_is_stopped_says_nothing_of_it(tmp_path: Path, stage: str) -> None:
     waits = (

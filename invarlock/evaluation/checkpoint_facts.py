@@ -15,6 +15,7 @@ from invarlock.checkpoints.families import Module
 from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.evaluation.configuration_facts import configuration_facts
 from invarlock.evaluation.tokenizer_facts import TokenizerFacts
 from invarlock.guards import GUARDS
 from invarlock.guards.guard import TensorMeasure
@@ -167,6 +168,7 @@ def measure_checkpoint(
             "measurement_contract_hash": contract_hash(invariants.CONTRACT),
             "tensors": tensors,
             "config": _config_facts(files),
+            "configuration": configuration_facts(files, tokenizer),
             "tokenizer_tokens": None if tokenizer is None else len(tokenizer.vocabulary),
             "vocabulary_sha256": None if tokenizer is None else invariants.vocabulary_digest(tokenizer.vocabulary),
             "prefix_token_ids": None if tokenizer is None else list(tokenizer.prefix),

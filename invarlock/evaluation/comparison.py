@@ -268,8 +268,7 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
         # the same files, and so the same facts
         facts = baseline.facts
     else:
-        vocabulary = baseline.facts.invariants["vocabulary_sha256"]
-        tokenizer = subject_tokenizer_facts(subject, baseline.folder, vocabulary, draw)
+        tokenizer = subject_tokenizer_facts(subject, baseline.folder, baseline.facts.invariants, draw)
         facts = measure_checkpoint(subject, tokenizer, Against(baseline.folder, baseline.facts))
         form = measure_canonical_form(baseline.folder, subject, baseline.facts, facts)
         if form is not None and form.changes:

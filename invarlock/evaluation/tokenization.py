@@ -66,12 +66,25 @@ def prefix_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     Raises:
         EvaluationError: when the tokenizer fails, or changes the text's own tokens where it adds special ones.
     """
+    return _added_token_ids(tokenizer)[0]
+
+
+def suffix_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the ids that the tokenizer puts after every text by itself: EOS where a template says so.
+
+    Raises:
+        EvaluationError: as ``prefix_token_ids``.
+    """
+    return _added_token_ids(tokenizer)[1]
+
+
+def _added_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     for sample in SAMPLES:
         plain = _encode(tokenizer, sample, special=False)
         whole = _encode(tokenizer, sample, special=True)
         prefix = added_before(whole, plain)
         if prefix is not None:
-            return prefix
+            return prefix, tuple(whole[len(prefix) + len(plain) :])
     raise EvaluationError(
         "the tokenizer encodes a text in another way when it adds special tokens, so it is not known what a text "
         "begins with; check the post_processor of its tokenizer.json"

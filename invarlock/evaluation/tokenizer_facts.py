@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
+from transformers import PreTrainedTokenizerBase
+
+from invarlock.digests import short_digest
+from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, suffix_token_ids, text_token_ids
 from invarlock.evaluation.windows import Draw
 from invarlock.measuring.invariants import vocabulary_digest
+
+# Tokens that have a role in generated text.
+ROLES = ("bos_token", "eos_token", "unk_token")
 
 
 @dataclass(frozen=True)
@@ -17,12 +25,24 @@ class TokenizerFacts:
 
     ``added_special`` counts a subject's special tokens that its baseline does not have, where all other tokens and ids
     are the same and the scored text has the same ids; None where the two differ in another way, and for a baseline.
+
+    Attributes:
+        suffix: the token ids that end every text.
+        parts: digests of what splits a text into tokens and joins them again, by name; None where that is not known.
+        special_names: the tokens that have a role, by role; padding has no effect.
+        chat_template: its digest, None where it has no chat template.
+        text_as_baseline: whether the scored text has the ids that the baseline's tokenizer gives it.
     """
 
     vocabulary: Mapping[str, int]
     prefix: tuple[int, ...]
     special: frozenset[str] = frozenset()
     added_special: int | None = None
+    suffix: tuple[int, ...] = ()
+    parts: Mapping[str, str] | None = None
+    special_names: Mapping[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
+    text_as_baseline: bool = True
 
     def extends(self, baseline: TokenizerFacts) -> bool:
         """Return whether the tokenizer has all tokens of the baseline's, and more that are special."""
@@ -40,30 +60,66 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
     """
     tokenizer = load_tokenizer(folder)
     special = frozenset(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return TokenizerFacts(tokenizer.get_vocab(), prefix_token_ids(tokenizer), special)
+    template = tokenizer.chat_template
+    return TokenizerFacts(
+        tokenizer.get_vocab(),
+        prefix_token_ids(tokenizer),
+        special,
+        suffix=suffix_token_ids(tokenizer),
+        parts=_parts(tokenizer),
+        special_names={role: str(getattr(tokenizer, role)) for role in ROLES if getattr(tokenizer, role) is not None},
+        chat_template=None if template is None else _digest(template),
+    )
 
 
-def subject_tokenizer_facts(subject: Path, baseline: Path, vocabulary_sha256: str | None, draw: Draw) -> TokenizerFacts:
+def subject_tokenizer_facts(subject: Path, baseline: Path, known: Mapping[str, Any], draw: Draw) -> TokenizerFacts:
     """Return the facts of a subject's tokenizer.
 
     Args:
         subject: its folder.
-        baseline: the folder of its baseline, whose tokenizer is loaded only where the subject has another vocabulary.
-        vocabulary_sha256: of the baseline's vocabulary.
+        baseline: the folder of its baseline, whose tokenizer is loaded only where the subject's is another.
+        known: the facts of the baseline that the invariants guard reads.
         draw: the windows that are scored; a special token that occurs in their text would change their ids.
 
     Raises:
         EvaluationError: when a tokenizer cannot be loaded.
     """
     own = tokenizer_facts(subject)
-    if vocabulary_digest(own.vocabulary) == vocabulary_sha256:
-        return own
-    base = tokenizer_facts(baseline)
-    if not own.extends(base):
+    same_vocabulary = vocabulary_digest(own.vocabulary) == known["vocabulary_sha256"]
+    if same_vocabulary and own.parts is not None and own.parts == known["configuration"]["tokenizer"]:
         return own
     ours, theirs = load_tokenizer(baseline), load_tokenizer(subject)
     tokens = [*draw.preview.tokens.flatten().tolist(), *draw.final.tokens.flatten().tolist()]
     text = str(ours.decode(tokens, skip_special_tokens=True))
     if text_token_ids(theirs, text) != text_token_ids(ours, text):
+        return replace(own, text_as_baseline=False)
+    base = tokenizer_facts(baseline)
+    if same_vocabulary or not own.extends(base):
         return own
     return replace(own, added_special=len(own.vocabulary) - len(base.vocabulary))
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str] | None:
+    """Return digests of the parts of a fast tokenizer, without the vocabulary, which has a digest of its own."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    document = json.loads(backend.to_str())
+    # scores of a vocabulary stand beside its tokens
+    model = {key: value for key, value in document["model"].items() if key != "vocab" or isinstance(value, list)}
+    merges = model.pop("merges", None)
+    rest = {key: value for key, value in model.items() if value not in (None, "")}
+    added = sorted(document["added_tokens"] or [], key=lambda token: int(token["id"]))
+    parts = {
+        "added_tokens": added,
+        "decoder": document["decoder"],
+        "merges": merges,
+        "model": rest,
+        "normalizer": document["normalizer"],
+        "pre_tokenizer": document["pre_tokenizer"],
+    }
+    return {name: _digest(part) for name, part in parts.items()}
+
+
+def _digest(value: Any) -> str:
+    return short_digest(json.dumps(value, sort_keys=True).encode())

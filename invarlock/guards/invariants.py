@@ -7,6 +7,7 @@ from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
 from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, Scope, parse_edit_spec
+from invarlock.guards.configuration import configuration_violations
 from invarlock.guards.guard import Guard
 from invarlock.guards.structure import missing_tensors
 from invarlock.judgement.context import Context
@@ -25,20 +26,25 @@ BARELY_SMALLER = 0.9
 
 
 def derive_invariants(
-    raw: Mapping[str, Facts], edit: Mapping[str, Any] | None, equivalence: Collection[str] = ()
+    raw: Mapping[str, Facts],
+    edit: Mapping[str, Any] | None,
+    equivalence: Collection[str] = (),
+    seq_len: int | None = None,
 ) -> dict[str, Any]:
     """Return status, metrics and violations of the guard.
 
     Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
     a tokenizer with other tokens, and a changed tie structure fail; so does a tensor that changed though the edit does
-    not take it, and so do defects of packed weights. A changed dtype warns, as does packing that saves little.
+    not take it, so do defects of packed weights, and so does configuration that computes something else on the scored
+    text. A changed dtype warns, as does packing that saves little, and other configuration.
 
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
             ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``prefix_token_ids``, ``embedding``, ``head``,
-            ``added_special_tokens``, ``tied_by_storage``, ``tied_by_value``, ``storage``, ``defects``.
+            ``added_special_tokens``, ``configuration``, ``tied_by_storage``, ``tied_by_value``, ``storage``, ``defects``.
         edit: the report's ``edit``; None, a fault or a custom edit may change anything.
         equivalence: kinds of differences that were removed; with ``untied_head``, the head is the embedding after them.
+        seq_len: tokens of the scored windows, None where that is not known.
     """
     baseline, subject = raw["baseline"], raw["subject"]
     violations = [
@@ -47,6 +53,7 @@ def derive_invariants(
         *_embedding_violations(baseline, subject),
         *_tie_violations(baseline, subject, "untied_head" in equivalence),
         *_config_violations(baseline, subject),
+        *configuration_violations(baseline, subject, seq_len),
         *_tokenizer_violations(baseline, subject),
         *_scope_violations(baseline, subject, edit),
     ]
@@ -230,7 +237,9 @@ def _tokenizer_violations(baseline: Facts, subject: Facts) -> Iterator[Violation
 
 
 def _judge(raw: Facts, limits: Facts, context: Context) -> dict[str, Any]:
-    return derive_invariants(raw, context.edit, context.equivalence)
+    counts = context.windows["final"]["token_counts"]
+    seq_len = max(counts) + 1 if counts else None
+    return derive_invariants(raw, context.edit, context.equivalence, seq_len)
 
 
 def _gates(block: Facts, limits: Facts) -> list[Gate]:

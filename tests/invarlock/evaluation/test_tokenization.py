@@ -111,7 +111,8 @@ def test_special_tokens_beyond_the_baselines_are_counted_and_others_are_not(tmp_
         tokenizer.add_tokens(list(tokens), special_tokens=special)
         folder = tmp_path / f"{'-'.join(tokens)}-{special}"
         tokenizer.save_pretrained(folder)
-        return subject_tokenizer_facts(folder, embedded, "0" * 64, draw)
+        known = {"vocabulary_sha256": "0" * 64, "configuration": {"tokenizer": None}}
+        return subject_tokenizer_facts(folder, embedded, known, draw)
 
     assert saved_with("<pad>", "<extra>").added_special == 2
     assert saved_with("zebra", special=False).added_special is None

@@ -3,6 +3,7 @@ import math
 from typing import Any
 
 import pytest
+from configurations import configuration
 
 from invarlock.guards.invariants import derive_invariants
 from invarlock.guards.spectral import derive_spectral
@@ -50,6 +51,7 @@ def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
         "vocabulary_sha256": "a" * 64,
         "prefix_token_ids": [],
         "added_special_tokens": None,
+        "configuration": configuration(),
         "embedding": "embed.weight",
         "head": "head.weight",
         "tied_by_storage": False,

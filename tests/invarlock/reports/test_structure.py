@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from configurations import configuration
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ def facts(names: set[str], *, head: str | None = None, unreadable: Collection[st
         "tokenizer_tokens": 4,
         "vocabulary_sha256": "0" * 64,
         "prefix_token_ids": [],
+        "configuration": configuration(),
         "embedding": "embed" if "embed" in names else None,
         "head": head,
         "tied_by_storage": head is None,

@@ -1,4 +1,4 @@
-"""The command line: ``invarlock evaluate|verify|advanced``, a thin layer over the functions that do the work.
+"""The command line: ``invarlock evaluate|verify|tune|records|advanced``, a thin layer over the functions.
 
 Suites are pytest's: ``pytest suites``. Packs have ``python -m invarlock.packer``, which is ``invarlock advanced
 evidence-pack`` too.
@@ -23,6 +23,7 @@ from invarlock.reports.tiers import profile_names, tier_names
 from invarlock.settings import unknown_variables
 from invarlock.settings.readers import host_word
 from invarlock.staging import check_can_be_made
+from invarlock.task_records.command import add_records_command
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(subparsers)
     _add_verify(subparsers)
     _add_tune(subparsers)
+    add_records_command(subparsers, EXIT_CODES)
     advanced = subparsers.add_parser("advanced", help="calibrate: limits from reports; evidence-pack: the packer")
     inner = advanced.add_subparsers(required=True, metavar="COMMAND")
     inner.add_parser("evidence-pack", help="keygen, build, sign, attest, trust, inspect, verify, diff", add_help=False)
@@ -120,6 +122,9 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--baseline-report", type=Path, metavar="FILE", help="the baseline's report of an earlier run")
     parser.add_argument(
         "--preset", type=Path, metavar="FILE", help="calibrated_preset_<model>.json, with its null runs beside it"
+    )
+    parser.add_argument(
+        "--records", type=Path, metavar="FILE", help="results of both on tasks, as invarlock records import writes them"
     )
     parser.add_argument(
         "--edit-label",
@@ -246,6 +251,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         edit_label=options.edit_label,
         baseline_report=options.baseline_report,
         preset=options.preset,
+        records=options.records,
         seq_len=options.seq_len,
         preview_windows=options.preview_windows,
         final_windows=options.final_windows,
@@ -276,7 +282,7 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
     preset = None if options.preset is None else options.preset.parent
     inputs = Inputs(
         (options.baseline, options.subject),
-        tuple(path for path in (options.text, options.baseline_report, preset) if path is not None),
+        tuple(path for path in (options.text, options.baseline_report, options.records, preset) if path is not None),
         options.output_dir,
         options.device,
     )

@@ -112,8 +112,11 @@ def _generation(folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{error}; fetch the file again, or remove it") from None
     if not isinstance(document, dict):
         raise CheckpointError(f"{path}: no table; fetch the file again, or remove it")
-    return {name: value for name, value in _fields(document) if not (name in GENERATION_DEFAULTS and GENERATION_DEFAULTS[name] == value)}
-
+    return {
+        name: value
+        for name, value in _fields(document)
+        if not (name in GENERATION_DEFAULTS and GENERATION_DEFAULTS[name] == value)
+    }
 
 
 def _fields(document: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
@@ -140,4 +143,3 @@ def _text(value: str) -> str:
     """Return a text in printable ASCII, cut with its digest where it is long."""
     text = value.encode("unicode_escape").decode()
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 20]}... {short_digest(text.encode())}"
-

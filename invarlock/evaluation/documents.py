@@ -57,7 +57,11 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
 
 
 def report_document(
-    request: EvaluationRequest, edited: Edited, measured: Measured, make_seconds: float | None = None
+    request: EvaluationRequest,
+    edited: Edited,
+    measured: Measured,
+    make_seconds: float | None = None,
+    task_records: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the report of a subject, all that follows from its measurements included.
 
@@ -66,6 +70,7 @@ def report_document(
         edited: what the subject is.
         measured: of the subject.
         make_seconds: how long it took to make the subject, None when it was there.
+        task_records: results of both sides on tasks, None where there are none.
 
     Raises:
         DocumentError: when it would not hold to its schema.
@@ -98,6 +103,7 @@ def report_document(
         },
         **{guard: {"raw": raws[guard], "measurement_contract": dict(contracts[guard])} for guard in setup.guards},
         **equivalence(measured.form),
+        **({} if task_records is None else {"task_records": dict(task_records)}),
         "guards": list(setup.guards),
         "policy_provenance": setup.provenance(),
         "telemetry": {

@@ -39,6 +39,7 @@ from invarlock.reports.rendering import render_report
 from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, RuntimeImage, edit_metadata, runtime_manifest
 from invarlock.reports.tiers import profile_windows
 from invarlock.staging import staging_folder
+from invarlock.task_records.importing import read_records
 
 SCENARIO = "evaluate"
 RUN = 1
@@ -78,7 +79,8 @@ def _evaluate(request: PairRequest, subject: Path, target: Path) -> dict[str, An
     measured = compare(subject, evaluation.comparison())
     edited = unchanged(edited, measured.digest, document["baseline"]["digest"])
     metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
-    report = report_document(evaluation, edited, measured)
+    records = None if request.records is None else read_records(request.records)
+    report = report_document(evaluation, edited, measured, task_records=records)
     _write(target, report, data, request.image, {**metadata, "subject_digest": measured.digest})
     return report
 

@@ -1,4 +1,4 @@
-"""The preset and the baseline's report that ``invarlock evaluate`` is given, checked before PyTorch is imported.
+"""The preset, the baseline's report and the records that ``invarlock evaluate`` is given, checked before PyTorch.
 
 What they say of the checkpoint's weights is compared later: a digest of all of them takes minutes.
 """
@@ -16,10 +16,13 @@ from invarlock.jsonio import check_schema, read_json
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import check_fit
 from invarlock.reports.verification import verify_baseline
+from invarlock.task_records.importing import read_records
 
 
 def check_documents(request: PairRequest) -> None:
     """Refuse a preset or a baseline's report that is malformed, or of another model, tier, tokenizer or setup.
+
+    Records of tasks are refused where they are malformed.
 
     Raises:
         MissingFileError: when one is not there.
@@ -33,6 +36,8 @@ def check_documents(request: PairRequest) -> None:
         # the digest of the weights is the one thing that is not compared yet
         baseline = {**preset["baseline"], "tokenizer_sha256": tokenizer_digest(request.baseline)}
         check_fit(preset, baseline, request.tier, attention=request.attention, where=str(request.preset))
+    if request.records is not None:
+        read_records(request.records)
     if request.baseline_report is not None:
         _check_report(request, request.baseline_report, name)
 

@@ -32,6 +32,7 @@ class PairRequest:
     edit_label: str | None = None
     baseline_report: Path | None = None
     preset: Path | None = None
+    records: Path | None = None
     seq_len: int = 512
     preview_windows: int | None = None
     final_windows: int | None = None

@@ -148,8 +148,12 @@ def _tokenizer_violations(baseline: Facts, subject: Facts) -> Iterator[Violation
             also = "" if splits is False else "; the scored text has the same ids, other texts may not"
             yield _violation(TOKENIZER, "tokenizer", f"{reason}{also}", "warn")
     if own["appended_token_ids"] != base["appended_token_ids"]:
-        words = [f"tokens {ids}" if ids else "nothing" for ids in (own["appended_token_ids"], base["appended_token_ids"])]
-        yield _violation(TOKENIZER, "tokenizer", f"it ends a text with {words[0]}, the baseline's with {words[1]}", "warn")
+        words = [
+            f"tokens {ids}" if ids else "nothing" for ids in (own["appended_token_ids"], base["appended_token_ids"])
+        ]
+        yield _violation(
+            TOKENIZER, "tokenizer", f"it ends a text with {words[0]}, the baseline's with {words[1]}", "warn"
+        )
     for name in _differing(own["special_tokens"], base["special_tokens"]):
         if name not in base["special_tokens"] and not same_vocabulary:
             continue  # a token that was added is reported as such

@@ -41,7 +41,8 @@ def derive_invariants(
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
             ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``prefix_token_ids``, ``embedding``, ``head``,
-            ``added_special_tokens``, ``configuration``, ``tied_by_storage``, ``tied_by_value``, ``storage``, ``defects``.
+            ``added_special_tokens``, ``configuration``, ``tied_by_storage``, ``tied_by_value``, ``storage``,
+            ``defects``.
         edit: the report's ``edit``; None, a fault or a custom edit may change anything.
         equivalence: kinds of differences that were removed; with ``untied_head``, the head is the embedding after them.
         seq_len: tokens of the scored windows, None where that is not known.

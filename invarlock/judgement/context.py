@@ -17,6 +17,7 @@ class Context:
         edit: the report's ``edit``; None where nothing is known of it.
         not_scored: why the subject could not be scored, None where it was.
         equivalence: the kinds of differences that were removed before weights were compared.
+        task_records: ``task_records`` of the report, None where it has none.
         blocks: the blocks of the metrics that stand before this one, by name.
     """
 
@@ -25,4 +26,5 @@ class Context:
     edit: Mapping[str, Any] | None = None
     not_scored: str | None = None
     equivalence: frozenset[str] = frozenset()
+    task_records: Mapping[str, Any] | None = None
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

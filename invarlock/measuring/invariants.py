@@ -17,7 +17,7 @@ CONTRACT: Mapping[str, Any] = {
     "digest": "first 16 hex digits of the sha256 of each tensor's bytes",
     "tie": "by storage (config, stored head) and by value (equal bytes)",
     "vocabulary": "sha256 over a line 'id token' for each token, the token as JSON, by id",
-    "configuration": "fields as transformers resolves them, without those of storage and training; tokenizer by digests",
+    "configuration": "fields as transformers resolves them, without storage and training; tokenizer by digests",
     "prefix": "token ids that the tokenizer begins every text with, found by encoding",
 }
 

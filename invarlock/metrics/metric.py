@@ -15,6 +15,7 @@ from invarlock.judgement.gate import Gate
 from invarlock.judgement.learning import FittedLimit, LearnedLimit, NullChange
 from invarlock.judgement.shares import Shares
 from invarlock.pages.markup import Markup
+from invarlock.problems import Problem
 
 Block = Mapping[str, Any]
 
@@ -27,6 +28,11 @@ def no_limits_used(block: Block, limits: Block) -> Shares:
 def no_null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
     """Return no signal."""
     return {}
+
+
+def no_problems(report: Block) -> Iterator[Problem]:
+    """Yield no problem."""
+    yield from ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Metric:
         detects: returns whether the flags under ``validation`` show the defect of a scenario that is meant for it.
         limits_used: returns how much of each of its limits is used, by dotted name.
         null_signals: returns what it says of a null change, by name: true is a false alarm.
+        raw_problems: yields where what it reads of a report contradicts itself, given the report.
         detectors: the kinds of detector that read it.
         learned: its limits that presets learn.
         fitted: its limits that tiers may be fitted in.
@@ -57,6 +64,7 @@ class Metric:
     detects: Callable[[Block], bool]
     limits_used: Callable[[Block, Block], Shares] = no_limits_used
     null_signals: Callable[[NullChange, Block], dict[str, bool]] = no_null_signals
+    raw_problems: Callable[[Block], Iterator[Problem]] = no_problems
     detectors: tuple[DetectorKind, ...] = ()
     learned: tuple[LearnedLimit, ...] = ()
     fitted: tuple[FittedLimit, ...] = ()

@@ -62,6 +62,7 @@ def context(report: Mapping[str, Any]) -> Context:
         edit=report["edit"],
         not_scored=report["scoring"]["not_scored"],
         equivalence=frozenset(row["kind"] for row in report.get("equivalence", ())),
+        task_records=report.get("task_records"),
         blocks={metric.name: report[metric.name] for metric in METRICS if metric.name in report},
     )
 

@@ -14,6 +14,7 @@ from invarlock.digests import short_digest
 from invarlock.errors import DocumentError, InvarLockError
 from invarlock.guards import GUARD_NAMES, GUARDS
 from invarlock.jsonio import check_schema
+from invarlock.metrics import METRICS
 from invarlock.problems import Code, Problem
 from invarlock.reports.consistency import consistency_problems
 from invarlock.reports.derivation import baseline_run_id, compose, contract_hash, strip
@@ -271,6 +272,8 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
         yield _contradiction("dataset.windows.preview", "not the number of windows scored")
     yield from _equivalence_problems(report)
+    for metric in METRICS:
+        yield from metric.raw_problems(report)
     raws = {guard: report[guard]["raw"] for guard in GUARD_NAMES if "raw" in report[guard]}
     for guard in GUARDS:
         name, block = guard.name, report[guard.name]

@@ -99,7 +99,12 @@ def chat_template(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "where", "severity", "start"),
     [
-        (config(rope_parameters={"rope_type": "default", "rope_theta": 1e6}), "config.json", "fail", "rope_parameters."),
+        (
+            config(rope_parameters={"rope_type": "default", "rope_theta": 1e6}),
+            "config.json",
+            "fail",
+            "rope_parameters.",
+        ),
         (config(rms_norm_eps=1e-3), "config.json", "fail", "rms_norm_eps is 0.001, in the baseline 1e-06"),
         (config(hidden_act="gelu"), "config.json", "fail", "hidden_act is gelu, in the baseline silu"),
         (config(sliding_window=16), "config.json", "fail", "sliding_window is 16, in the baseline not set"),
@@ -116,7 +121,10 @@ def chat_template(folder: Path) -> None:
 def test_each_change_that_matters_is_named(
     edit: Callable[[Path], None], where: str, severity: str, start: str, tmp_path: Path
 ) -> None:
-    baseline, subject = write_baseline("mistral-tiny", tmp_path / "baseline"), write_baseline("mistral-tiny", tmp_path / "subject")
+    baseline, subject = (
+        write_baseline("mistral-tiny", tmp_path / "baseline"),
+        write_baseline("mistral-tiny", tmp_path / "subject"),
+    )
     edit(subject)
 
     found = findings(subject, baseline)
@@ -137,7 +145,10 @@ def test_each_change_that_matters_is_named(
     ],
 )
 def test_storage_and_another_spelling_are_no_findings(edit: Callable[[Path], None], tmp_path: Path) -> None:
-    baseline, subject = write_baseline("mistral-tiny", tmp_path / "baseline"), write_baseline("mistral-tiny", tmp_path / "subject")
+    baseline, subject = (
+        write_baseline("mistral-tiny", tmp_path / "baseline"),
+        write_baseline("mistral-tiny", tmp_path / "subject"),
+    )
     edit(subject)
 
     assert findings(subject, baseline) == []
@@ -163,7 +174,10 @@ def test_long_and_odd_values_are_kept_short(tmp_path: Path) -> None:
 
 
 def test_the_embedded_tokenizer_is_the_same_after_it_is_saved(tmp_path: Path) -> None:
-    baseline, subject = write_baseline("mistral-tiny", tmp_path / "baseline"), write_baseline("mistral-tiny", tmp_path / "subject")
+    baseline, subject = (
+        write_baseline("mistral-tiny", tmp_path / "baseline"),
+        write_baseline("mistral-tiny", tmp_path / "subject"),
+    )
     Tokenizer.from_file(str(subject / "tokenizer.json")).save(str(subject / "tokenizer.json"), pretty=False)
 
     assert findings(subject, baseline) == []

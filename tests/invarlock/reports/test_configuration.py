@@ -152,7 +152,9 @@ def test_ids_that_a_generation_config_repeats_are_no_difference() -> None:
 
 
 def test_ids_of_the_config_are_reported_once_where_no_generation_config_has_them() -> None:
-    assert [row[0] for row in found({"config": {"eos_token_id": 3}}, {"config": {"eos_token_id": 2}})] == ["config.json"]
+    assert [row[0] for row in found({"config": {"eos_token_id": 3}}, {"config": {"eos_token_id": 2}})] == [
+        "config.json"
+    ]
 
 
 def test_a_tokenizer_that_splits_the_scored_text_otherwise_fails() -> None:

@@ -24,6 +24,7 @@ def blocks(**changed: Any) -> dict[str, Any]:
             "reason": None,
         },
         "primary_metric_tail": {"status": "not_evaluated", "mode": "warn", "value": None, "limit": 0.2},
+        "tasks": {"status": "not_evaluated"},
         "invariants": {"status": "pass", "passed": True, "violations": []},
         "spectral": spectral,
         "rmt": {"status": "not_evaluated", "passed": None},

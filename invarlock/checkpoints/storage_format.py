@@ -18,7 +18,7 @@ from pathlib import Path
 
 from invarlock.checkpoints.equivalence.names import under_names_of
 from invarlock.checkpoints.formats import FORMATS as READERS
-from invarlock.checkpoints.formats import adapter, dense, gguf
+from invarlock.checkpoints.formats import adapter, dense, gguf, mxfp4
 from invarlock.checkpoints.formats.folder import CheckpointFolder, find_quantisation, read_document
 from invarlock.checkpoints.formats.interface import DEQUANTISE, Checkpoint, Format, unreadable
 from invarlock.checkpoints.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
@@ -95,7 +95,7 @@ def open_checkpoint(folder: Path, base: Path | None = None) -> Checkpoint:
         _refuse_adapters(folder)
         _refuse_quantised(source)
         _refuse_packed_tensors(folder, source.files.entries)
-    elif found not in (adapter.FORMAT, gguf.FORMAT):
+    elif found not in (adapter.FORMAT, gguf.FORMAT, mxfp4.FORMAT):
         _refuse_packed_stacks(found, source)
     checkpoint = found.open(source)
     _refuse_wrappers(folder, checkpoint.files.entries)

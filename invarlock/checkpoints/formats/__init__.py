@@ -24,6 +24,7 @@ from invarlock.checkpoints.formats import (
     gguf,
     gptq,
     modelopt,
+    mxfp4,
     torchao,
 )
 from invarlock.checkpoints.formats.interface import Format
@@ -38,6 +39,7 @@ FORMATS: tuple[Format, ...] = (
     auto_round.FORMAT,
     bitsandbytes.FORMAT,
     torchao.FORMAT,
+    mxfp4.FORMAT,
     adapter.FORMAT,
     dense.FORMAT,
 )

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from invarlock.checkpoints.formats.folder import CheckpointFolder
-from invarlock.checkpoints.formats.interface import PACKING, Defect, Quantisation, unreadable
+from invarlock.checkpoints.formats.interface import PACKING, SCALE, Defect, Quantisation, unreadable
 from invarlock.checkpoints.formats.packed import (
     DENSE_TYPES,
     PackedCheckpoint,
     PackedTensor,
     Unpack,
     bits_or_none,
+    broken_exponents,
     shape_defects,
     stored_dtype,
     texts,
@@ -31,8 +32,9 @@ from invarlock.checkpoints.safetensors_files import CheckpointFiles
 if TYPE_CHECKING:
     import torch
 
-INT, FLOAT, PACK, NVFP4 = "int-quantized", "float-quantized", "pack-quantized", "nvfp4-pack-quantized"
-READ = (INT, FLOAT, "naive-quantized", PACK, NVFP4)
+INT, FLOAT, PACK = "int-quantized", "float-quantized", "pack-quantized"
+NVFP4, MXFP4 = "nvfp4-pack-quantized", "mxfp4-pack-quantized"
+READ = (INT, FLOAT, "naive-quantized", PACK, NVFP4, MXFP4)
 # A pattern of another shape could take for ever on a long name; modules are named by simpler ones.
 _PATTERN = re.compile(r"(?:[A-Za-z0-9_.\\^$|()?:\[\]-]|\.\*)*")
 MAX_STARS, MAX_PATTERN = 3, 500
@@ -65,7 +67,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class CompressedTensorsFormat:
-    """``quant_method: compressed-tensors``, in its formats for integers, float8 and NVFP4."""
+    """``quant_method: compressed-tensors``, in its formats for integers, float8, NVFP4 and MXFP4."""
 
     name: str = "compressed-tensors"
     tools: str = "llm-compressor"
@@ -182,11 +184,11 @@ def _packed_modules(files: CheckpointFiles) -> Iterator[str]:
 def _packed_tensor(files: CheckpointFiles, module: str, scheme: Scheme) -> tuple[PackedTensor | None, list[Defect]]:
     """Return how a module's weight is stored, None where it cannot be read, and what is wrong with it."""
     name, entries = f"{module}.weight", files.entries
-    codes = f"{module}.weight_packed" if scheme.format in (PACK, NVFP4) else name
+    codes = f"{module}.weight_packed" if scheme.format in (PACK, NVFP4, MXFP4) else name
     if codes not in entries:
         return None, [Defect(name, PACKING, f"{codes.rpartition('.')[2]} is missing")]
     stored = entries[codes]
-    dtypes = {PACK: ("I32",), NVFP4: ("U8",)}.get(scheme.format, ("I8", "F8_E4M3"))
+    dtypes = {PACK: ("I32",), NVFP4: ("U8",), MXFP4: ("U8",)}.get(scheme.format, ("I8", "F8_E4M3"))
     if stored.dtype not in dtypes or len(stored.shape) != 2:
         what = f"{codes.rpartition('.')[2]} is stored as {stored.dtype} of shape {list(stored.shape)}"
         return None, [Defect(name, PACKING, f"{what}, not as a matrix of {dtypes[0]}")]
@@ -207,6 +209,12 @@ def _packed_tensor(files: CheckpointFiles, module: str, scheme: Scheme) -> tuple
             ]
         columns = shape[1]
         parts["shape"] = f"{module}.weight_shape"
+    elif scheme.format == MXFP4:
+        columns *= 2
+        scales.clear()
+        stored_scale = entries.get(parts["scale"])
+        if stored_scale is not None and stored_scale.dtype not in ("U8", "F8_E8M0"):
+            return None, [Defect(name, SCALE, f"weight_scale is stored as {stored_scale.dtype}, not as U8")]
     elif scheme.format == NVFP4:
         columns *= 2
         parts["global_scale"] = f"{module}.weight_global_scale"
@@ -226,9 +234,14 @@ def _packed_tensor(files: CheckpointFiles, module: str, scheme: Scheme) -> tuple
         defects += shape_defects(name, entries, [(order, ((columns,),))])
     if defects:
         return None, defects
-    dtype = stored_dtype(files.config) if scheme.format == NVFP4 else entries[parts["scale"]].dtype
+    dtype = stored_dtype(files.config) if scheme.format in (NVFP4, MXFP4) else entries[parts["scale"]].dtype
     unpack: Unpack = partial(_unpack, scheme=scheme, shape=(rows, columns), dtype=dtype)
-    return PackedTensor(name, dtype, (rows, columns), parts, tuple(scales), unpack), []
+    inspect = _broken_exponents if scheme.format == MXFP4 else None
+    return PackedTensor(name, dtype, (rows, columns), parts, tuple(scales), unpack, inspect), []
+
+
+def _broken_exponents(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from broken_exponents(parts["scale"], "weight_scale")
 
 
 def _stored_shape(files: CheckpointFiles, module: str) -> tuple[int, int] | None:
@@ -253,6 +266,8 @@ def _unpack(parts: Mapping[str, Any], *, scheme: Scheme, shape: tuple[int, int],
         codes = unpacking.unpack_words(codes, scheme.bits, shape[1]) - half
         if zero is not None and zero.dtype == torch.int32:
             zero = unpacking.unpack_words(zero.mT, scheme.bits, shape[0]).mT - half
+    elif scheme.format == MXFP4:
+        codes, scale = unpacking.unpack_e2m1(codes), unpacking.powers_of_two(scale)
     elif scheme.format == NVFP4:
         codes = unpacking.unpack_e2m1(codes)
         scale = scale.bfloat16() / parts["global_scale"]
@@ -268,8 +283,8 @@ def _unpack(parts: Mapping[str, Any], *, scheme: Scheme, shape: tuple[int, int],
     if zero is not None:
         weights = weights - spread(zero).to(scale.dtype)
     weights = weights * spread(scale)
-    # the tool rounds NVFP4 to bfloat16, whatever the model's type
-    return unpacking.of_dtype(weights.bfloat16() if scheme.format == NVFP4 else weights, dtype)
+    # the tool rounds 4-bit floats to bfloat16, whatever the model's type
+    return unpacking.of_dtype(weights.bfloat16() if scheme.format in (NVFP4, MXFP4) else weights, dtype)
 
 
 def _scheme_of(module: str, schemes: tuple[Scheme, ...]) -> Scheme:

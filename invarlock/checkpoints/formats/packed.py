@@ -211,6 +211,16 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(one[:MAX_TEXT] for one in value if isinstance(one, str)) if isinstance(value, list) else ()
 
 
+def broken_exponents(scale: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with scales that are stored as powers of two: 255 stands for no number (OCP MX v1.0)."""
+    # imported here: who only asks for the format does not wait for PyTorch
+    from invarlock.checkpoints.formats.unpacking import exponents
+
+    count = int((exponents(scale) == 255).sum())
+    if count:
+        yield SCALE, f"{name}: {count} of {scale.numel()} values {'is' if count == 1 else 'are'} not finite"
+
+
 def shape_defects(
     tensor: str, entries: Mapping[str, TensorEntry], wanted: Iterable[tuple[str, tuple[tuple[int, ...], ...]]]
 ) -> Iterator[Defect]:

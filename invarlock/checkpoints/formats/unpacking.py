@@ -66,6 +66,17 @@ def unpack_e2m1(packed: torch.Tensor) -> torch.Tensor:
     return table[codes]
 
 
+def exponents(scale: torch.Tensor) -> torch.Tensor:
+    """Return the stored bytes of scales that are powers of two, uint8 or float8 without mantissa."""
+    return scale.view(torch.uint8)
+
+
+def powers_of_two(scale: torch.Tensor) -> torch.Tensor:
+    """Return scales that are stored as exponents, 127 for 1, as float32."""
+    powers = exponents(scale).int() - 127
+    return torch.ldexp(torch.ones(powers.shape), powers)
+
+
 def spread_groups(scale: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Return scales (rows, groups) for every weight of a matrix (rows, columns); (rows,) or one value too."""
     scale = scale.reshape(-1, 1) if scale.ndim < 2 else scale

@@ -209,7 +209,7 @@ def peft(name: str) -> None:
 
 
 def compressed_tensors_alone(name: str) -> None:
-    """The schemes NVFP4A16 and FP8_BLOCK by compressed-tensors without llm-compressor; scales from the extremes."""
+    """The schemes NVFP4A16, MXFP4A16 and FP8_BLOCK without llm-compressor; scales from the extremes."""
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
         QuantizationConfig,
@@ -221,6 +221,7 @@ def compressed_tensors_alone(name: str) -> None:
 
     preset, stored = {
         "compressed-tensors-nvfp4": ("NVFP4A16", "nvfp4-pack-quantized"),
+        "compressed-tensors-mxfp4": ("MXFP4A16", "mxfp4-pack-quantized"),
         "compressed-tensors-fp8-block": ("FP8_BLOCK", "float-quantized"),
     }[name]
 
@@ -303,7 +304,8 @@ MAKERS: Mapping[str, Callable[[str], None]] = {
     "compressed-tensors-w4a16": compressed_tensors, "compressed-tensors-w4a16-asym": compressed_tensors,
     "gptq": auto_round, "gptq-asym": auto_round, "gptq-8bit": auto_round, "gptq-3bit": auto_round,
     "gptq-2bit": auto_round, "awq": auto_round, "auto-round": auto_round, "auto-round-awq": auto_round,
-    "compressed-tensors-nvfp4": compressed_tensors_alone, "compressed-tensors-fp8-block": compressed_tensors_alone,
+    "compressed-tensors-nvfp4": compressed_tensors_alone, "compressed-tensors-mxfp4": compressed_tensors_alone,
+    "compressed-tensors-fp8-block": compressed_tensors_alone,
     "peft-lora": peft, "peft-rslora": peft,
     "torchao-int8": torchao, **dict.fromkeys(GGUF_FILES, gguf_file),
 }  # fmt: skip

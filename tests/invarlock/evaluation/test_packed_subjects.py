@@ -38,6 +38,7 @@ PACKED = (
     "compressed-tensors-fp8",
     "compressed-tensors-fp8-block",
     "compressed-tensors-nvfp4",
+    "compressed-tensors-mxfp4",
     "gptq",
     "gptq-2bit",
     "awq",

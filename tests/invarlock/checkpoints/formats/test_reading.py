@@ -27,6 +27,7 @@ SHIPPED = {
     "compressed-tensors-fp8": (8, 8, 0, True),
     "compressed-tensors-fp8-block": (8, 8, 0, True),
     "compressed-tensors-nvfp4": (4, None, 16, True),
+    "compressed-tensors-mxfp4": (4, None, 32, True),
 }
 LAYER = "model.layers.0.mlp.up_proj"
 WEIGHT = f"{LAYER}.weight"
@@ -282,6 +283,15 @@ DEFECTS: dict[str, list[tuple[Edit, str, str]]] = {
         (put(f"{LAYER}.weight_global_scale", first(float("inf"))), "scale", "not finite"),
         (put(SCALE, lambda scale: scale[:, :1]), "scale", "has shape"),
         (put(PACKED, lambda codes: codes.int()), "packing", "stored as I32"),
+    ],
+    "compressed-tensors-mxfp4": [
+        (drop(SCALE), "scale", "weight_scale is missing"),
+        (drop(PACKED), "packing", "weight_packed is missing"),
+        (put(SCALE, first(255)), "scale", "weight_scale: 1 of 1536 values is not finite"),
+        (put(SCALE, lambda scale: scale[:, :1]), "scale", "has shape"),
+        (put(SCALE, lambda scale: scale.bfloat16()), "scale", "weight_scale is stored as BF16"),
+        (put(PACKED, lambda codes: codes.int()), "packing", "stored as I32"),
+        (put(PACKED, lambda codes: codes[0]), "packing", "of shape [64]"),
     ],
     "block-fp8": [
         (drop(INVERSE), "scale", "weight_scale_inv is missing"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 PACKER, CHECKPOINTS = "tests/packer", "tests/invarlock/checkpoints"
 REPORTS, HARNESS = "tests/invarlock/reports", "tests/invarlock/harness"
 KEYS = (f"{PACKER}/test_key_files.py", f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py")
+SIGNATURE, RESULTS = f"{PACKER}/test_signature_step.py", f"{PACKER}/test_plan_and_results.py"
 VERIFYING = (f"{PACKER}/test_verify.py", f"{PACKER}/test_attacks.py")
 EVIDENCE = (
     f"{PACKER}/test_strong_evidence.py",
@@ -23,31 +24,34 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/format/pack_folder.py": (f"{PACKER}/test_hostile_packs.py", f"{PACKER}/test_transport.py", *VERIFYING),
     "packer/format/references.py": VERIFYING,
     # trust
-    "packer/trust/attestation.py": (f"{PACKER}/test_signing.py", *VERIFYING),
-    "packer/trust/editing.py": (f"{PACKER}/test_keys_and_trust.py",),
-    "packer/trust/file_access.py": KEYS,
+    "packer/trust/attestation.py": (SIGNATURE, f"{PACKER}/test_signing.py", *VERIFYING),
+    "packer/trust/editing.py": (f"{PACKER}/test_file_access.py", f"{PACKER}/test_keys_and_trust.py"),
+    "packer/trust/file_access.py": (f"{PACKER}/test_file_access.py", *KEYS),
     "packer/trust/keys.py": KEYS,
     "packer/trust/pem.py": KEYS,
-    "packer/trust/signature.py": (*KEYS, *VERIFYING),
-    "packer/trust/signers.py": (f"{PACKER}/test_signers_asked_for.py", *KEYS, f"{PACKER}/test_verify.py"),
+    "packer/trust/signature.py": (SIGNATURE, *KEYS, *VERIFYING),
+    "packer/trust/signers.py": (SIGNATURE, f"{PACKER}/test_expected_signers.py", *KEYS, f"{PACKER}/test_verify.py"),
     # the verifier
-    "packer/verify/authenticity.py": (f"{PACKER}/test_signers_asked_for.py", *KEYS, *VERIFYING),
+    "packer/verify/authenticity.py": (SIGNATURE, f"{PACKER}/test_expected_signers.py", *KEYS, *VERIFYING),
     "packer/verify/control_files.py": VERIFYING,
     "packer/verify/integrity.py": VERIFYING,
-    "packer/verify/options.py": (f"{PACKER}/test_signers_asked_for.py", f"{PACKER}/test_verify.py"),
-    "packer/verify/result.py": (f"{PACKER}/test_signers_asked_for.py", *EVIDENCE, f"{PACKER}/test_verify.py"),
+    "packer/verify/options.py": (f"{PACKER}/test_expected_signers.py", f"{PACKER}/test_verify.py"),
+    "packer/verify/result.py": (f"{PACKER}/test_expected_signers.py", *EVIDENCE, f"{PACKER}/test_verify.py"),
     "packer/verify/verifying.py": (*VERIFYING, *EVIDENCE, f"{PACKER}/test_pages.py", f"{PACKER}/test_signing.py"),
     # claims
     "packer/verify/catalogue.py": (f"{PACKER}/test_catalogue.py", *VERIFYING),
-    "packer/verify/claims.py": (*EVIDENCE, *VERIFYING, f"{PACKER}/test_signing.py"),
+    "packer/verify/claims.py": (SIGNATURE, *EVIDENCE, *VERIFYING, f"{PACKER}/test_signing.py"),
     "packer/verify/edit_records.py": (f"{PACKER}/test_deployables.py", *VERIFYING),
     "packer/verify/evidence.py": (*EVIDENCE, *VERIFYING),
     "packer/verify/manifest_claims.py": (f"{PACKER}/test_pages.py", *EVIDENCE, *VERIFYING, f"{PACKER}/test_build.py"),
-    "packer/verify/plan.py": (*VERIFYING, f"{PACKER}/test_partial_packs.py"),
-    "packer/verify/presets.py": (f"{PACKER}/test_attacks.py",),
+    "packer/verify/plan.py": (RESULTS, *VERIFYING, f"{PACKER}/test_partial_packs.py"),
+    "packer/verify/presets.py": (
+        RESULTS,
+        f"{PACKER}/test_attacks.py",
+    ),
     "packer/verify/report.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
-    "packer/verify/reports.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
-    "packer/verify/results.py": (*VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/reports.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/results.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
     "invarlock/reports/consistency.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
     "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", f"{REPORTS}/test_verification.py"),
     "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),

@@ -51,7 +51,9 @@ def read_plan(files: PackFiles) -> PlanFound:
         # a problem of the files, or of the verdict that is derived
         return PlanFound()
     except InvarLockError as error:
-        return PlanFound(problems=tuple(in_pack(error)))
+        # what lacks a selection has no place of its own
+        wrong = (problem if problem.where else problem.of(layout.SCENARIOS) for problem in in_pack(error))
+        return PlanFound(problems=tuple(wrong))
     if layout.PYTEST_REPORT not in files.digests:
         return found
     try:

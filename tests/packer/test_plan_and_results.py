@@ -1,0 +1,184 @@
+"""The plan and the results of a pack, read from files in memory: what is missing, malformed, or not what follows."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from invarlock.packer.format import layout
+from invarlock.packer.format.contents import MemoryFiles
+from invarlock.packer.verify.plan import read_plan
+from invarlock.packer.verify.presets import read_presets
+from invarlock.packer.verify.reports import Findings, examine_reports
+from invarlock.packer.verify.results import check_results, derive_results, derive_verdict
+from packs import FAULT, MODEL, REPORT, STRESS, TIME, VERDICT, pack_files
+
+from invarlock.jsonio import dump_json
+from invarlock.problems import Code
+
+Files = dict[str, bytes]
+
+
+@pytest.fixture
+def files(real_run: Any) -> Files:
+    """The files of the real pack, by path."""
+    return pack_files(real_run.pack)
+
+
+def changed(files: Files, path: str, change: Callable[[Any], object]) -> MemoryFiles:
+    document = json.loads(files[path])
+    change(document)
+    return MemoryFiles({**files, path: dump_json(document)})
+
+
+def add(document: Any) -> None:
+    """Put something more into a document."""
+    if isinstance(document, list):
+        document.append({})
+    else:
+        document["more"] = 1
+
+
+def without(files: Files, *paths: str) -> MemoryFiles:
+    return MemoryFiles({path: data for path, data in files.items() if path not in paths})
+
+
+def test_a_plan_is_the_cases_with_their_outcomes_and_tuned_parameters(files: Files) -> None:
+    found = read_plan(MemoryFiles(files))
+
+    assert sorted(found.plan.cases) == sorted([REPORT, STRESS, FAULT])
+    assert found.problems == ()
+    assert {outcome["outcome"] for outcome in found.outcomes or ()} == {"passed"}
+    assert found.plan.tuned is not None
+    assert found.scenarios == json.loads(files[layout.SCENARIOS])
+
+
+def test_what_a_plan_lacks_is_not_made_up(files: Files) -> None:
+    assert read_plan(without(files, layout.SCENARIOS)) == read_plan(MemoryFiles({}))
+    assert read_plan(without(files, layout.SCENARIOS)).scenarios is None
+    assert read_plan(without(files, layout.PYTEST_REPORT)).outcomes is None
+    assert read_plan(without(files, layout.TUNED_PARAMS)).plan.tuned is None
+    assert read_plan(without(files, layout.TUNED_PARAMS)).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "field"),
+    [
+        (layout.SCENARIOS, lambda plan: plan.update(scenarios={}), "scenarios"),
+        (layout.SCENARIOS, lambda plan: plan.update(models=1), ""),
+        (layout.SCENARIOS, lambda plan: plan.pop("selection"), ""),
+        (layout.TUNED_PARAMS, lambda tuned: tuned.update(models=[]), "models"),
+        (layout.PYTEST_REPORT, lambda said: said.update(tests=[{}]), ""),
+    ],
+)
+def test_a_malformed_document_of_a_plan_is_a_problem(
+    path: str, change: Callable[[Any], object], field: str, files: Files
+) -> None:
+    found = read_plan(changed(files, path, change))
+
+    assert found.problems
+    assert {(problem.where, problem.code.exit_code) for problem in found.problems} == {(path, 7)}
+    assert any(field in problem.field for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        (lambda said: said.update(exitcode=1), ["exitcode"]),
+        (lambda said: said.update(exitcode=2), []),
+        (lambda said: said["summary"].update(collected=70), ["summary"]),
+        (lambda said: said["summary"].pop("collected"), []),
+        (lambda said: said["summary"].update(passed=2), ["summary.passed"]),
+        (lambda said: said["tests"][0].update(outcome="failed"), ["exitcode", "summary.failed", "summary.passed"]),
+        (lambda said: (said["tests"][0].update(outcome="skipped"), said["summary"].update(passed=2, skipped=1)), []),
+        (lambda said: (said["tests"][0].update(outcome="failed"), said.update(exitcode=1),
+                       said["summary"].update(passed=2, failed=1)), []),
+    ],
+)  # fmt: skip
+def test_the_account_of_pytest_must_not_contradict_itself(
+    change: Callable[[Any], object], fields: list[str], files: Files
+) -> None:
+    found = read_plan(changed(files, layout.PYTEST_REPORT, change))
+
+    assert sorted(problem.field for problem in found.problems) == fields
+    assert {problem.code for problem in found.problems} <= {Code.PYTEST_REPORT_CONTRADICTS_ITSELF}
+    assert found.outcomes is not None
+
+
+def test_a_preset_that_is_malformed_is_a_problem_and_the_others_are_read(files: Files) -> None:
+    path = f"metadata/presets/calibrated_preset_{MODEL}.json"
+    assert path in files
+    whole, wrong = read_presets(MemoryFiles(files))
+    assert (len(whole), wrong) == (1, [])
+
+    found, wrong = read_presets(changed(files, path, lambda preset: preset.pop("limits")))
+
+    assert len(found) == 0
+    assert path in {problem.where for problem in wrong}
+
+
+def results_of(files: Files) -> Findings:
+    found = examine_reports(MemoryFiles(files))
+    assert found.problems == ()
+    return found
+
+
+def test_the_results_that_follow_are_those_in_the_pack(files: Files) -> None:
+    found = results_of(files)
+
+    checked = check_results(MemoryFiles(files), found)
+
+    assert (checked.problems, checked.warnings) == ((), ())
+    assert checked.verdict == json.loads(files[VERDICT])
+    derived = derive_results(found, checked.verdict)
+    assert {path: json.loads(files[path]) for path in derived} == json.loads(dump_json(derived))
+    assert {REPORT.replace("evaluation.report", "verify"), layout.SECONDS_SUMMARY, layout.ARTIFACT_SUMMARY} <= set(
+        derived
+    )
+
+
+def test_each_result_is_compared_and_needed(files: Files) -> None:
+    found = results_of(files)
+    derived = sorted(derive_results(found, derive_verdict(found, TIME, frozenset())))
+
+    for path in derived:
+        (problem,) = check_results(without(files, path), found).problems
+        assert (problem.code, problem.where) == (Code.FILE_ABSENT, path)
+        other = changed(files, path, add)
+        assert [(one.code, one.where) for one in check_results(other, found).problems] == [
+            (Code.RESULT_DOES_NOT_FOLLOW, path)
+        ]
+    text = MemoryFiles({**files, layout.VERDICT_TEXT: files[layout.VERDICT_TEXT] + b"\n"})
+    assert [problem.where for problem in check_results(text, found).problems] == [layout.VERDICT_TEXT]
+
+
+@pytest.mark.parametrize("name", ["repeats.json", "notes.json", "activations.json"])
+def test_a_file_among_reports_that_follows_from_none_is_a_problem(name: str, files: Files) -> None:
+    path = layout.beside(REPORT, name)
+
+    found = check_results(MemoryFiles({**files, path: b"{}"}), results_of(files))
+
+    assert [(problem.code, problem.where) for problem in found.problems] == [(Code.FILE_DOES_NOT_FOLLOW, path)]
+
+
+def test_of_many_differences_the_first_are_listed_and_that_there_are_more(files: Files) -> None:
+    found = results_of(files)
+
+    def differing(number: int) -> list[str]:
+        def change(verdict: Any) -> None:
+            verdict["counts"].update({f"x{count:03}": count for count in range(number)})
+
+        return [str(problem) for problem in check_results(changed(files, VERDICT, change), found).problems]
+
+    few = next(number for number in range(1, 200) if "more differences" in differing(number)[-1])
+    assert len(differing(few - 1)) == few - 1
+    assert len(differing(few)) == len(differing(few + 50)) == few
+
+
+def test_a_pack_without_reports_and_verdict_has_results_of_nothing(files: Files) -> None:
+    bare = {path: data for path, data in files.items() if not path.startswith(("reports/", "results/", "baselines/"))}
+    bare.pop(layout.SCENARIOS)
+
+    found = check_results(MemoryFiles(bare), examine_reports(MemoryFiles(bare)))
+
+    assert (found.verdict, found.problems, len(found.warnings)) == (None, (), 1)

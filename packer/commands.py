@@ -204,7 +204,7 @@ def inspect(options: Namespace) -> int:
 
 
 def verify(options: Namespace) -> int:
-    """Verify packs, print the results and return the exit code of the first problem."""
+    """Verify packs, print the results and return the highest exit code."""
     # imported here to keep --help fast
     from invarlock.packer.progress import ProgressLine
     from invarlock.packer.trust.signers import default_store, parse_fingerprint, parse_moment

@@ -44,6 +44,8 @@ SCENARIOS_HEADING = """
 | scenario | edit or fault | expected | as expected |
 | --- | --- | --- | --- |
 """
+# Packs sealed so far use these labels for the lines "covered" and "not covered"; verifying renders the README again.
+SEALED_LABELS = (("Covered: ", "Asked: "), ("Not covered: ", "Not asked: "))
 # A pack may hold ten thousand cases; the rest are in their reports.
 MAX_ROWS = 200
 
@@ -72,13 +74,21 @@ def render_readme(
         cases=counts["cases_total"],
         suite=code_span(manifest.get("suite", "not stated")),
         models=f"{counts['models_total']} model" + ("s" if counts["models_total"] != 1 else ""),
-        evidence="\n".join(f"- {line[0].upper()}{line[1:]}" for line in evidence),
+        evidence="\n".join(f"- {_sealed_label(line[0].upper() + line[1:])}" for line in evidence),
         generated_at=inline(manifest.get("generated_at", "at a time not stated")),
         version=inline(manifest.get("invarlock_version", "of a version not stated")),
         scenarios=_scenarios(verdict),
         signer=code_span(signer) if signer else "named in `manifest.signature.json`, if that file is there",
     )
     return (text + (NOTES_HEADING + notes if notes else "")).encode("utf-8")
+
+
+def _sealed_label(line: str) -> str:
+    """Return a line of the evidence statement with the label that sealed READMEs have."""
+    for label, sealed in SEALED_LABELS:
+        if line.startswith(label):
+            return sealed + line.removeprefix(label)
+    return line
 
 
 def _scenarios(verdict: Mapping[str, Any]) -> str:

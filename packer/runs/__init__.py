@@ -1,4 +1,4 @@
-"""Run directories: where a run keeps its files, how its verdict and its pack are made, and how shards are merged.
+"""Run directories: their layout, the verdict and pack at the end of a run, and the merging of shards.
 
-The harness and the packer's command line share this room.
+The harness and the packer's command line share this package.
 """

@@ -1,7 +1,7 @@
 """Merging the run directories of shards into one run with one verdict and one evidence pack.
 
-What is merged is a run directory as an undivided run would have left it, without checkpoints and logs. It is made
-beside its place and appears whole or not at all.
+The result is the run directory that an undivided run would have left, without checkpoints and logs. It is built in a
+sibling folder and appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from invarlock.verdict.compiling import planned_cases, read_outcomes
 
 @dataclass(frozen=True)
 class MergedRun:
-    """The run directory that was made, its pack, and what to tell of its verdict."""
+    """The merged run directory, its pack, and its verdict as text."""
 
     path: Path
     pack: BuiltPack
@@ -53,12 +53,12 @@ def merge_runs(runs: Sequence[Path], target: Path, key: SigningKey | None, finis
 
     Raises:
         MissingFileError: when a shard is missing or not finished, or lacks the report of a case that passed.
-        UsageError: when the shards are not of one run, two are the same, or the target exists.
+        UsageError: when the shards belong to different runs, two are the same, or the target exists.
         IntegrityError: when a shard's files contradict each other.
         ReportError: when a report does not verify.
     """
     if target.exists() or target.is_symlink():
-        raise UsageError(f"--output: {target} exists; name another folder")
+        raise UsageError(f"--output: {target} already exists; choose another folder")
     check_can_be_made(target, "--output")
     shards = sorted((read_shard(path) for path in runs), key=lambda shard: shard.index)
     check_belonging(shards)
@@ -80,13 +80,13 @@ def merge_runs(runs: Sequence[Path], target: Path, key: SigningKey | None, finis
 def _end(
     directory: RunDirectory, manifest: Mapping[str, Any], key: SigningKey | None, finished: str, target: Path
 ) -> MergedRun:
-    """Compile the verdict of the merged run and build its pack, as a session does at its end."""
+    """Compile the verdict of the merged run and build its pack, as at the end of a session."""
     plan = planned_cases(manifest)
     found = read_reports(directory, plan)
     outcomes = read_outcomes(read_json(directory.state / "pytest_report.json"))
     verdict = write_results(directory, manifest, plan, found, outcomes, finished)
     settings = read_json(directory.state / "settings.json")
-    # where the shards differ in it, pages are made
+    # pages are rendered unless all shards skipped them
     if not settings.get("skip_html", {}).get("value"):
         write_pages(found)
     built = pack_run(directory, directory.pack, found, key, settings, finished, run_name=target.name)
@@ -95,13 +95,13 @@ def _end(
 
 
 def _check_reports(shards: Sequence[Shard]) -> None:
-    """Check every report where it lies, so that a message can name its shard."""
+    """Check every report in its shard, so that a message can name the shard."""
     for shard in shards:
         found = read_reports(shard.directory, planned_cases(shard.state["scenarios.json"]))
         if found.unverified:
             case, problems = next(iter(found.unverified.items()))
             raise ReportError(
-                f"{shard.name}: {unverified_line(case, problems)}; delete it and make it anew with --resume",
+                f"{shard.name}: {unverified_line(case, problems)}; delete it and run the case again with --resume",
                 code=Code.NOT_PACKED,
                 problems=problems,
             )
@@ -109,7 +109,7 @@ def _check_reports(shards: Sequence[Shard]) -> None:
         for place, planned in planned_cases(shard.state["scenarios.json"]).items():
             if planned.case_id in passed and place not in found.files:
                 raise MissingFileError(
-                    f"{shard.directory.source_of(place)}: missing, and the case passed; put it back, or make it anew "
+                    f"{shard.directory.source_of(place)}: missing, although its case passed; restore it, or rerun it "
                     "with --resume"
                 )
 
@@ -126,7 +126,7 @@ def _write_state(directory: RunDirectory, shards: Sequence[Shard]) -> None:
 
 
 def _copy_files(directory: RunDirectory, shards: Sequence[Shard], shared: Mapping[str, Path]) -> None:
-    """Copy the reports with what stands beside them, and what the shards have in common."""
+    """Copy the report folders, and the files that the shards share."""
     for where, path in shared.items():
         _copy(path, directory.path / where)
     for shard in shards:
@@ -142,7 +142,7 @@ def _copy(source: Path, goal: Path) -> None:
 
 
 def merged_settings(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the settings of the whole run: those that all shards agree on, and no shard."""
+    """Return the settings of the whole run: those that all shards agree on, without ``shard``."""
     first, *others = documents
     agreed = {name: row for name, row in first.items() if all(other.get(name) == row for other in others)}
     whole = {setting.name: {"value": setting.default, "source": "default"} for setting in SETTINGS}
@@ -150,7 +150,7 @@ def merged_settings(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def merged_pins(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the pins of all shards, each once, sorted by id; of one that several resolved the earliest time counts."""
+    """Return the pins of all shards, each once, sorted by id, with the earliest time at which it was resolved."""
     merged = dict(documents[0])
     for key, name in PINNED.items():
         rows: dict[str, dict[str, Any]] = {}
@@ -164,12 +164,12 @@ def merged_pins(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def merged_outcomes(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return pytest's account of the cases of all shards, as of one session that deselected none of them."""
+    """Return pytest's report of the cases of all shards, as of a single session that deselected none of them."""
     tests = sorted((test for document in documents for test in document["tests"]), key=lambda test: str(test["nodeid"]))
     outcomes = sorted(test["outcome"] for test in tests)
     summary: dict[str, int] = {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
     summaries = [document["summary"] for document in documents]
-    # a session with workers does not say how many cases were there before some were deselected
+    # a session with workers does not report how many cases existed before deselection
     collected = {one["collected"] for one in summaries if {"collected", "deselected"} <= one.keys()}
     if len(collected) == 1:
         count = collected.pop()
@@ -182,7 +182,7 @@ def merged_outcomes(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def merged_environment(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the environment of all shards: every GPU, and of what differs between machines each value."""
+    """Return the environment of all shards: every GPU, and each distinct value of fields that differ by machine."""
     graphics = [document["graphics"] for document in documents]
     merged = {
         **documents[0],
@@ -194,6 +194,6 @@ def merged_environment(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def _several(rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
-    """Return for each key the values that are there, each once, joined."""
+    """Return for each key its distinct values, joined."""
     values = {key: sorted({str(row[key]) for row in rows if row[key] is not None}) for key in rows[0]}
     return {key: ", ".join(found) or None for key, found in values.items()}

@@ -1,4 +1,4 @@
-"""The layout of a run directory: where a run keeps its state, its reports, and what a pack is made of."""
+"""The layout of a run directory: its state, its reports, and the inputs of a pack."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from invarlock.packer.format import layout
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
 
-# Checkpoints may be links, into the hub's cache or to a user's own; people read logs, and a pack is checked by itself.
+# Checkpoints may be links into the hub's cache or to a user's folder; logs are for people; a pack is checked itself.
 MAY_HOLD_LINKS = frozenset({"models", "logs", "evidence_pack", "sentinels"})
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A run directory, which need not exist yet."""
+    """A run directory; it may not exist yet."""
 
     path: Path
 
@@ -29,7 +29,7 @@ class RunDirectory:
 
     @property
     def shard(self) -> Path:
-        """Which part of which run this is; only in the run directory of a shard."""
+        """The file that identifies the shard and its run; only in the run directory of a shard."""
         return self.state / "shard.json"
 
     @property
@@ -49,7 +49,7 @@ class RunDirectory:
 
     @property
     def presets(self) -> Path:
-        """Calibrated presets, and for each model a folder of the null runs that its preset follows from."""
+        """Calibrated presets, and for each model a folder with the null runs that its preset is derived from."""
         return self.path / "presets"
 
     def baseline_snapshot(self, model: Model) -> Path:
@@ -61,7 +61,7 @@ class RunDirectory:
         return self.source_of(layout.baseline_path(model.folder))
 
     def subject(self, case: Case) -> Path:
-        """Return where a case's subject is made; runs of one scenario may be made at the same time."""
+        """Return the folder for a case's subject; each run of a scenario has its own, so runs can work in parallel."""
         prefix = "error_" if case.scenario.category == "error_injection" else ""
         suffix = "" if case.run == 1 else f"__run_{case.run}"
         return self.path / case.model.folder / "models" / f"{prefix}{case.scenario.id}{suffix}"
@@ -72,7 +72,7 @@ class RunDirectory:
 
     @property
     def devices(self) -> Path:
-        """What the run may compute on."""
+        """The devices that the run may use."""
         return self.state / "devices.json"
 
     @property
@@ -86,16 +86,16 @@ class RunDirectory:
 
     @property
     def session_lock(self) -> Path:
-        """What the session that works in the directory has locked."""
+        """The lock file of the session that uses the directory."""
         return self.state / "session.lock"
 
     @property
     def session_holder(self) -> Path:
-        """Who has locked it, in words."""
+        """A text that describes the session that holds the lock."""
         return self.state / "session.txt"
 
     def hung(self, case_id: str) -> Path:
-        """Return where it is written what a case's worker did when the case's time was over."""
+        """Return the file with the stack traces of a worker whose case timed out."""
         return self.logs / f"{case_id}.hung.txt"
 
     @property
@@ -108,20 +108,20 @@ class RunDirectory:
         return self.locks / f"{name}.lock"
 
     def worker_lock(self, worker: int) -> Path:
-        """Return what a worker has locked for as long as it lives."""
+        """Return the file that a worker locks for its lifetime."""
         return self.lock(f"worker_{worker}")
 
     def links(self) -> Iterator[Path]:
-        """Yield each link among the folders and files that reports, presets and state are read from.
+        """Yield each symbolic link among the folders and files that reports, presets and state are read from.
 
-        What a run measured lies in its folder; behind a link there may be anything, and something else a moment
-        later. The run directory itself may be named by a link.
+        The results of a run must be inside its folder; the target of a link may be anything, and may change at any
+        time. The run directory itself may be given as a link.
         """
         for folder, folders, files in os.walk(self.path):
             folders[:] = sorted(name for name in folders if name not in MAY_HOLD_LINKS)
             yield from (path for name in (*folders, *sorted(files)) if (path := Path(folder) / name).is_symlink())
 
     def source_of(self, pack_path: str) -> Path:
-        """Return where a file of a pack's ``reports/`` or ``baselines/`` lies in the run: below its model."""
+        """Return the path in the run, below the model's folder, of a pack's file in ``reports/`` or ``baselines/``."""
         kind, model, rest = pack_path.split("/", 2)
         return self.path / model / {"baselines": "baseline"}.get(kind, kind) / rest

@@ -1,6 +1,6 @@
 """The end of a run: the verdict from the reports on disk, its summaries, and the evidence pack.
 
-A session ends its own run so, ``merge`` that of many shards.
+Used at the end of a session, and by ``merge`` for a run of several shards.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from invarlock.verdict.summaries import summarise, summarise_seconds
 
 @dataclass
 class FoundReports:
-    """The reports of a run that are on disk and verify, by their path in the pack.
+    """The reports of a run that exist and verify, by their path in the pack.
 
-    ``unverified`` has what is wrong with the others, by the id of their case.
+    ``unverified`` has the problems of the others, by case id.
 
-    Of each report only what a verdict takes from it is kept.
+    Only the fields that a verdict needs are kept of each report.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class FoundReports:
 
 
 def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundReports:
-    """Return what the reports of some planned cases hold, as far as they are there."""
+    """Return the findings of the existing reports of the given planned cases."""
     found = FoundReports()
     for place, planned in plan.items():
         path = directory.source_of(place)
@@ -111,22 +111,22 @@ def write_results(
 
 
 def write_pages(found: FoundReports) -> None:
-    """Render each report into the page beside it, where that is not there yet."""
+    """Render the HTML page of each report that does not have one yet."""
     for path in found.files.values():
         write_page(path)
 
 
 def verdict_lines(verdict: Mapping[str, Any], found: FoundReports) -> list[str]:
-    """Return what people are told of a run: the verdict, what did not give the same each time, what does not verify."""
+    """Return the summary of a run as text: the verdict, repeats that differ, and reports that do not verify."""
     lines = render_verdict_text(verdict).rstrip("\n").split("\n")
     for path, row in summarise_repeats(found.repeats)["cases"].items():
         if not row["identical"]:
-            lines.append(f"not the same each time: {path} (drift up to {row['largest_drift']:.2g})")
+            lines.append(f"repeats differ: {path} (drift up to {row['largest_drift']:.2g})")
     return [*lines, *sweep_lines(found.sweep), "", *(unverified_line(*row) for row in found.unverified.items())]
 
 
 def unverified_line(case: str, problems: Sequence[Problem]) -> str:
-    """Return what a person reads of a report that does not verify."""
+    """Return the message about a report that does not verify."""
     return f"{case}: its report does not verify: {problems[0]}"
 
 
@@ -142,7 +142,7 @@ def pack_run(
     """Build, sign and verify the pack of a run whose verdict is written.
 
     Raises:
-        InvarLockError: when it cannot be built; nothing of it is left then.
+        InvarLockError: when it cannot be built; no partial pack is left.
     """
     state = directory.state
     models = sorted({layout.model_folder(place) for place in found.files})

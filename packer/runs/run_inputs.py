@@ -1,4 +1,4 @@
-"""What ``build`` needs beside the reports it is given: found in the run directory that they lie in, unless named."""
+"""Defaults for the inputs of ``build``: files of the run directory that contains the given reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.errors import UsageError
 from invarlock.reports.preset_files import preset_name
 
-# How deep below its run directory a report lies, at most.
+# The maximum depth of a report below its run directory.
 MAX_DEPTH = 6
 METADATA = (Path(layout.TUNED_PARAMS).name, Path(layout.MODEL_REVISIONS).name)
 
@@ -30,7 +30,7 @@ def find_inputs(
     source_repo: Path | None,
     environment: Path | None,
 ) -> dict[str, Any]:
-    """Return the arguments of ``gather_files`` that are not named, from the run directory of the first file given.
+    """Return the arguments of ``gather_files`` that were not given, from the run directory of the first given file.
 
     Raises:
         UsageError: when there is no effective manifest.
@@ -40,7 +40,7 @@ def find_inputs(
     scenarios = scenarios or _in_state(run, "scenarios.json")
     if scenarios is None:
         raise UsageError(
-            f"{given[0]}: it lies in no run directory (a folder with state/scenarios.json); name the effective "
+            f"{given[0]}: not in a run directory (a folder with state/scenarios.json); give the effective "
             "manifest of its run with --scenarios"
         )
     folder = run.presets if run is not None and run.presets.is_dir() else None
@@ -57,22 +57,22 @@ def find_inputs(
 
 
 def check_inputs(content: PackContent) -> None:
-    """Check that all that reports refer to is there.
+    """Check that everything the reports refer to is available.
 
     Raises:
-        UsageError: which names the option.
+        UsageError: naming the option to use.
     """
     for path in sorted(filter(layout.is_report, content.files)):
         model = layout.model_folder(path)
         if layout.baseline_path(model) not in content.files:
-            raise UsageError(f"{path}: the report of its baseline was not found; name it with --baseline")
+            raise UsageError(f"{path}: the report of its baseline was not found; give it with --baseline")
         provenance: Mapping[str, Any] = json.loads(content.files[path])["policy_provenance"]
         if provenance.get("preset_sha256") and f"{layout.PRESETS}{preset_name(model)}" not in content.files:
-            raise UsageError(f"{path}: the preset it was judged by was not found; name its folder with --presets")
+            raise UsageError(f"{path}: the preset it was judged with was not found; give its folder with --presets")
 
 
 def _run_of(path: Path) -> RunDirectory | None:
-    """Return the run directory that a file lies in, None where it lies in none."""
+    """Return the run directory that contains a file, or None."""
     parents = Path(os.path.realpath(path)).parents[:MAX_DEPTH]
     return next((RunDirectory(folder) for folder in parents if (folder / "state/scenarios.json").is_file()), None)
 
@@ -82,7 +82,7 @@ def _in_state(run: RunDirectory | None, name: str) -> Path | None:
 
 
 def _baselines(reports: Iterable[Path]) -> Iterable[Path]:
-    """Yield the baseline's report of each model whose reports these are, where a run directory has it."""
+    """Yield the baseline report of each model with a given report, if the run directory has it."""
     found: dict[Path, None] = {}
     for path in reports:
         run = _run_of(path)

@@ -1,7 +1,7 @@
-"""Run directories of shards, and whether they are the parts of one run.
+"""Run directories of shards, and the check that they are the parts of one run.
 
-They are when together they cover its plan once, each is finished, and what decides about a measurement (settings,
-pins, tuned parameters, presets, baselines, libraries) is the same in all.
+They are if together they cover its plan exactly once, each is finished, and everything that affects a measurement
+(settings, pins, tuned parameters, presets, baselines, libraries) is equal in all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from invarlock.reports.verification import shorten
 from invarlock.settings import SETTINGS
 from invarlock.verdict.compiling import planned_cases, read_outcomes
 
-# What a shard's folder must hold when it is finished.
+# The files that a finished shard must have.
 STATE_FILES = (
     "scenarios.json",
     "settings.json",
@@ -33,7 +33,7 @@ STATE_FILES = (
     "environment.json",
     "source_repo.json",
 )
-# What of the environment may differ between the machines of the shards; what was computed with must not.
+# Fields of the environment that may differ between machines; libraries and versions may not.
 OF_A_MACHINE = ("platform", "graphics")
 PINNED = {"models": "model_id", "datasets": "dataset_id"}
 MAY_DIFFER = frozenset(setting.name for setting in SETTINGS if setting.may_differ)
@@ -59,13 +59,15 @@ def read_shard(path: Path) -> Shard:
     """Return the shard in a run directory.
 
     Raises:
-        MissingFileError: when there is no shard, or it is not finished.
-        DocumentError: when a document of it is malformed.
-        IntegrityError: when its cases are not those of its part of the run.
+        MissingFileError: when the folder is not a shard's, or the shard is not finished.
+        DocumentError: when one of its documents is malformed.
+        IntegrityError: when its cases do not match its part of the run.
     """
     directory = RunDirectory(path)
     if not directory.shard.is_file():
-        raise MissingFileError(f"{path}: no shard's run directory, it has no state/shard.json; make one with --shard")
+        raise MissingFileError(
+            f"{path}: not the run directory of a shard (no state/shard.json); create one with --shard"
+        )
     check_no_links(directory)
     document = read_json(directory.shard)
     check_schema(document, "shard", where=str(directory.shard))
@@ -74,7 +76,9 @@ def read_shard(path: Path) -> Shard:
     for name in STATE_FILES:
         file = directory.state / name
         if not file.is_file():
-            raise MissingFileError(f"{file}: missing; this shard is not finished, go on with it: {_resuming(document)}")
+            raise MissingFileError(
+                f"{file}: missing; this shard is not finished, continue it with: {_resuming(document)}"
+            )
         state[name] = read_json(file)
     for name in ("environment", "source_repo"):
         check_schema(state[f"{name}.json"], name, where=str(directory.state / f"{name}.json"))
@@ -85,46 +89,48 @@ def read_shard(path: Path) -> Shard:
 
 
 def check_no_links(directory: RunDirectory) -> None:
-    """Check that all that is read of a run lies in its own directory.
+    """Check that no file read from a run is a symbolic link.
 
     Raises:
         IntegrityError: naming the first link.
     """
     link = next(directory.links(), None)
     if link is not None:
-        words = "a link; links in a run directory are not followed, put what it leads to there"
+        words = "a symbolic link, which is not followed in a run directory; replace it with its target"
         raise IntegrityError(words, where=str(link), code=Code.NOT_A_REGULAR_FILE)
 
 
 def check_belonging(shards: Sequence[Shard]) -> None:
-    """Check that shards are all the parts of one run.
+    """Check that the shards are all the parts of one run.
 
     Raises:
         MissingFileError: naming the shards that are missing.
-        UsageError: when two overlap, or differ in what must be the same; the first difference is named.
+        UsageError: when two overlap, or differ where they must be equal; the first difference is named.
     """
     first = shards[0]
     seen: dict[int, Shard] = {}
     for shard in shards:
         if shard.of != first.of:
-            raise UsageError(f"{shard.name} and {first.name} are parts of different divisions; merge those of one run")
+            raise UsageError(
+                f"{shard.name} and {first.name} belong to different divisions; merge the shards of one run"
+            )
         other = seen.setdefault(shard.index, shard)
         if other is not shard:
-            raise UsageError(f"{shard.directory.path} and {other.name} are the same shard; name one of them")
+            raise UsageError(f"{shard.directory.path} and {other.name} are the same shard; give only one of them")
     for shard in shards[1:]:
         wrong = next(_disagreements(shard, first), None)
         if wrong is not None:
-            raise UsageError(f"{shard.name} and {first.name} are of different runs: {wrong}; make one of them anew")
+            raise UsageError(f"{shard.name} and {first.name} belong to different runs: {wrong}; run one of them again")
     missing = [f"{index}/{first.of}" for index in range(1, first.of + 1) if index not in seen]
     if missing:
-        raise MissingFileError(f"shards {', '.join(missing)} are missing; name the run directories of all {first.of}")
+        raise MissingFileError(f"shards {', '.join(missing)} are missing; give the run directories of all {first.of}")
 
 
 def shared_files(shards: Sequence[Shard]) -> dict[str, Path]:
-    """Return what several shards made alike, by path in a run directory: baselines' own reports and presets.
+    """Return the files that several shards share, by path in a run directory: baseline reports and presets.
 
     Raises:
-        UsageError: when two shards have other bytes there.
+        UsageError: when two shards have different content.
         MissingFileError: when a shard lacks the baseline of one of its models.
     """
     found: dict[str, tuple[Shard, Path]] = {}
@@ -133,10 +139,10 @@ def shared_files(shards: Sequence[Shard]) -> dict[str, Path]:
             data = read_file(path)
             other, known = found.setdefault(where, (shard, path))
             if read_file(known) != data:
-                what = _difference(_parsed(data), _parsed(read_file(known))) or "other bytes"
+                what = _difference(_parsed(data), _parsed(read_file(known))) or "the bytes differ"
                 raise UsageError(
-                    f"{shard.name} and {other.name} measured {where} differently: {what}; reports build on it, "
-                    "make all shards on machines of one kind, or with --determinism strict"
+                    f"{shard.name} and {other.name} measured {where} differently: {what}; all reports depend on it, "
+                    "so run all shards on identical machines or with --determinism strict"
                 )
     return {where: path for where, (_, path) in found.items()}
 
@@ -148,7 +154,7 @@ def _made_alike(shard: Shard) -> Iterator[tuple[Path, str]]:
         if not report.is_file():
             continue
         for path in sorted(report.parent.rglob("*")):
-            # seconds differ each time, and nothing is bound to them
+            # durations always differ, and no digest covers them
             if _is_kept(path) and path.name != layout.TIMING:
                 yield path, str(path.relative_to(directory.path))
         if directory.presets.is_dir():
@@ -163,22 +169,22 @@ def _is_kept(path: Path) -> bool:
 
 
 def _check_cases(shard: Shard) -> None:
-    """Check that a shard's cases are its part of the run, and that pytest came to the end of them."""
+    """Check that a shard's cases are its part of the run, and that pytest finished all of them."""
     derived = shard_manifest(shard.whole, shard.index, shard.of)
     wrong = _difference(shard.state["scenarios.json"], derived)
     if wrong is not None:
-        raise _contradiction(shard, "scenarios.json", f"not that of its shard.json: {wrong}")
+        raise _contradiction(shard, "scenarios.json", f"does not match its shard.json: {wrong}")
     said = {outcome["case"] for outcome in read_outcomes(shard.state["pytest_report.json"])}
     planned = [case.case_id for case in planned_cases(derived).values()]
     waiting = [case for case in planned if case not in said]
     if waiting:
         raise MissingFileError(
-            f"{shard.name}: {len(waiting)} of {len(planned)} cases were not run, such as {waiting[0]}; it is "
-            f"not finished, go on with it: {_resuming({'index': shard.index, 'of': shard.of})}"
+            f"{shard.name}: {len(waiting)} of {len(planned)} cases were not run, for example {waiting[0]}; it is "
+            f"not finished, continue it with: {_resuming({'index': shard.index, 'of': shard.of})}"
         )
     strange = sorted(said & {case.case_id for case in planned_cases(shard.whole).values()} - set(planned))
     if strange:
-        raise _contradiction(shard, "pytest_report.json", f"{strange[0]} is no case of this shard")
+        raise _contradiction(shard, "pytest_report.json", f"{strange[0]} is not a case of this shard")
 
 
 def _contradiction(shard: Shard, name: str, message: str) -> IntegrityError:
@@ -190,7 +196,7 @@ def _resuming(shard: Mapping[str, Any]) -> str:
 
 
 def _disagreements(shard: Shard, first: Shard) -> Iterator[str]:
-    """Yield where two shards are not of the same run."""
+    """Yield the differences that show that two shards belong to different runs."""
     pins, known = ({key: _pins(one.state["model_revisions.json"], key) for key in PINNED} for one in (shard, first))
     both = {key: pins[key].keys() & known[key].keys() for key in PINNED}
     compared = {
@@ -215,12 +221,12 @@ def _binding(shard: Shard) -> dict[str, Any]:
 
 
 def _pins(revisions: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return the pins of models or data sets by id, without when the hub was asked for them."""
+    """Return the pins of models or data sets by id, without the time of the hub request."""
     return {row[PINNED[key]]: {**row, "resolved_at": None} for row in revisions.get(key, [])}
 
 
 def _difference(one: Any, other: Any) -> str | None:
-    """Return the first place in which two documents differ, and both values; None when they are the same."""
+    """Return the first difference between two documents with both values, or None if they are equal."""
     found = next(leaf_differences(one, other), None)
     if found is None:
         return None
@@ -236,7 +242,7 @@ def _parsed(data: bytes) -> Any:
 
 
 def _check_shapes(where: Path, state: Mapping[str, Any]) -> None:
-    """Check what is read of the documents that have no schema of their own.
+    """Check the fields that are read from documents without a schema.
 
     Raises:
         DocumentError: naming the file.

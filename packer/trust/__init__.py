@@ -1,4 +1,4 @@
 """Keys, signatures and attestations, and the signers that a receiver trusts.
 
-Nothing here knows reports or verdicts: it signs bytes, and says whose they are.
+This package signs bytes and identifies their signers; it does not depend on reports or verdicts.
 """

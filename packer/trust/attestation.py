@@ -1,4 +1,4 @@
-"""An in-toto attestation of a pack: what it says, in the form that other tools read, signed by the pack's signer.
+"""An in-toto attestation of a pack: its claims in a standard form for other tools, signed by the pack's signer.
 
 Example::
 
@@ -39,7 +39,7 @@ CHECKPOINT_DIGEST = (
 
 @dataclass(frozen=True)
 class AttestedReport:
-    """What a statement says of one report; digests are ``sha256:<hex>``."""
+    """The entry of a statement about one report; digests are ``sha256:<hex>``."""
 
     model: str
     scenario: str
@@ -56,14 +56,14 @@ def make_statement(
 ) -> dict[str, Any]:
     """Return the statement about a pack.
 
-    Its subjects are the manifest, by the digest of its exact bytes, and each subject checkpoint, by its own; its
-    predicate is the verdict, the gates of each case, and where they come from.
+    Its subjects are the manifest, by the digest of its exact bytes, and each subject checkpoint, by its digest; its
+    predicate has the verdict, the gates of each case, and their provenance.
 
     Args:
         sealed: the bytes of ``manifest.json``.
         manifest: its document.
         verdict: the verdict that follows from the pack's reports.
-        reports: what to say of each report.
+        reports: the entry for each report.
     """
     ordered = sorted(reports, key=lambda report: (report.model, report.scenario, report.run))
     manifest_subject = {"name": MANIFEST_NAME, "digest": {"sha256": sha256_hex(sealed)}}
@@ -104,10 +104,10 @@ def sign_statement(statement: Mapping[str, Any], key: SigningKey) -> dict[str, A
 
 
 def open_envelope(data: bytes, public: bytes) -> dict[str, Any]:
-    """Return the statement of an envelope whose one signature holds for a raw public key.
+    """Return the statement of an envelope after checking its only signature with a raw public key.
 
     Raises:
-        SignatureError: when the envelope or its statement is malformed, or the signature is another's or does not hold.
+        SignatureError: when the envelope or its statement is malformed, or the signature is invalid or by another key.
     """
     try:
         envelope = parse_json(data, where=ATTESTATION_NAME, limit_bytes=MAX_ATTESTATION_BYTES)
@@ -120,10 +120,10 @@ def open_envelope(data: bytes, public: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise SignatureError(str(error), where=ATTESTATION_NAME, code=Code.ATTESTATION_MALFORMED) from None
     if row["keyid"] != fingerprint(public):
-        words = f"signed by {row['keyid']}, the pack's signer is {fingerprint(public)}"
+        words = f"signed by {row['keyid']}, but the pack's signer is {fingerprint(public)}"
         raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
     if not check_signature(public, pre_authentication_encoding(PAYLOAD_TYPE, payload), signature):
-        words = "its signature does not hold for its payload"
+        words = "its signature is not valid for its payload"
         raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
     try:
         statement: dict[str, Any] = parse_json(payload, where=ATTESTATION_NAME, limit_values=MAX_JSON_VALUES)
@@ -139,13 +139,13 @@ def _malformed(error: DocumentError) -> SignatureError:
 
 
 def statement_problems(statement: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where a statement is not the one that a pack supports."""
+    """Yield the differences between a statement and the one that follows from the pack."""
     code = Code.ATTESTATION_DIFFERS
     yield from differences(dict(statement), dict(expected), where=ATTESTATION_NAME, code=code)
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
-    """Return what DSSE signs: ``DSSEv1 <length> <type> <length> <payload>`` (protocol.md, PAE)."""
+    """Return the bytes that DSSE signs: ``DSSEv1 <length> <type> <length> <payload>`` (protocol.md, PAE)."""
     kind = payload_type.encode("utf-8")
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 

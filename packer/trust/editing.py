@@ -27,7 +27,7 @@ LOCK_SECONDS = 10.0
 
 
 def fingerprint_of(text: str) -> str:
-    """Return the fingerprint that ``sha256:HEX`` or the path of a public key's PEM file stands for.
+    """Return the fingerprint given as ``sha256:HEX`` or as the path of a public key's PEM file.
 
     Raises:
         UsageError: when it is neither.
@@ -38,28 +38,28 @@ def fingerprint_of(text: str) -> str:
 
 
 def add_signer(store: Path, signer: TrustedSigner) -> None:
-    """Add a signer to a store, which is made when there is none.
+    """Add a signer to a store; a missing store is created.
 
     Raises:
-        UsageError: when the store is none or cannot be written, already has the signer, or has them as revoked.
+        UsageError: when the file is not a trust store, cannot be written, or already lists the signer, also as revoked.
     """
 
     def add(lists: list[list[Any]]) -> None:
         known = _entries_of(lists, signer.fingerprint)
         if any(isinstance(entry, dict) and entry.get("revoked") for entry in known):
-            raise UsageError(f"{store}: {signer.fingerprint} is revoked there; revoking is for good")
+            raise UsageError(f"{store}: {signer.fingerprint} is revoked there, and a revocation cannot be undone")
         if known:
-            raise UsageError(f"{store}: {signer.fingerprint} is there already; edit the file to change its dates")
+            raise UsageError(f"{store}: {signer.fingerprint} is already listed; edit the file to change its dates")
         lists[0].append(_entry(signer))
 
     _edit(store, add)
 
 
 def revoke_signer(store: Path, signer: str) -> bool:
-    """Mark a signer as revoked, and return whether the store knew them.
+    """Mark a signer as revoked, and return whether the store already listed it.
 
     Raises:
-        UsageError: when the store is none or cannot be written.
+        UsageError: when the file is not a trust store or cannot be written.
     """
     known = False
 
@@ -79,11 +79,11 @@ def revoke_signer(store: Path, signer: str) -> bool:
 
 
 def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
-    """Change the lists of a store in its own form, under a lock and in one step; its mode stays."""
-    # a store that is a link stays one: what it points to is replaced
+    """Change the lists of a store atomically under a lock, keeping its form and file mode."""
+    # if the store is a link, replace the target and keep the link
     path = Path(os.path.realpath(store))
     if path.exists() and not path.is_file():
-        raise UsageError(f"{store}: no regular file, a trust store must be one; name another with --trust-store")
+        raise UsageError(f"{store}: not a regular file; give another trust store with --trust-store")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
@@ -95,22 +95,24 @@ def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
             data = _readable(document, store)
             write_bytes(path, data)
     except Timeout:
-        raise UsageError(f"{store}: cannot be locked; another command has it, or {path.parent} takes no lock") from None
+        raise UsageError(
+            f"{store}: cannot be locked; wait for the other command, or check that {path.parent} supports file locks"
+        ) from None
     except OSError as error:
         raise UsageError(f"{store}: cannot be written ({error.strerror})") from None
 
 
 def _readable(document: Any, store: Path) -> bytes:
-    """Return the bytes of a store that can be read again.
+    """Return the bytes of a store after checking that they can be parsed again.
 
     Raises:
-        UsageError: when they could not, so that a store is never made unreadable.
+        UsageError: when they cannot, so that a store never becomes unreadable.
     """
     try:
         data = dump_json(document)
         parse_trust_store(parse_json(data, where=str(store), limit_bytes=MAX_STORE_BYTES), where=str(store))
     except (ValueError, DocumentError) as error:
-        raise UsageError(f"{store}: the changed store could not be read again ({error}); it stays as it was") from None
+        raise UsageError(f"{store}: the changed store would be unreadable ({error}); it was left unchanged") from None
     return data
 
 

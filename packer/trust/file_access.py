@@ -1,9 +1,9 @@
-"""Who else may change a trust store, or read a private key: what ssh checks before it uses such a file.
+"""Permission checks for trust stores and private keys, as ssh makes them before it uses such a file.
 
-A file that anybody on the machine may write is refused: a stranger decides then whom a receiver trusts, or which key
-signs. Wider access than a file needs is only warned of, where ssh would refuse a private key: secrets that Kubernetes
-or a CI system mounts belong to another user and are often readable by all, their reader cannot change that, and a
-run of many hours must not lose its pack by it.
+A world-writable file is refused: any local user could then decide whom a receiver trusts, or which key
+signs. Other excess access only causes a warning, where ssh would refuse a private key: secrets that Kubernetes
+or a CI system mounts belong to another user and are often readable by all, the user cannot change that, and a
+run of many hours must not lose its pack because of it.
 """
 
 from __future__ import annotations
@@ -16,31 +16,34 @@ from invarlock.errors import UsageError
 
 
 def check_nobody_else_writes(path: Path) -> None:
-    """Check that neither a file nor its folder may be written by everybody on the machine.
+    """Check that neither a file nor its folder is world-writable.
 
     Raises:
-        UsageError: when one of them may; a folder with the sticky bit, such as ``/tmp``, protects its files.
+        UsageError: when one of them is; a folder with the sticky bit, such as ``/tmp``, protects its files.
     """
     for place in (path, path.resolve().parent):
         mode = _mode(place)
         if mode & stat.S_IWOTH and not (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
             raise UsageError(
-                f"{place}: everybody on this machine may write it (mode {stat.S_IMODE(mode):04o}); chmod o-w {place}"
+                f"{place}: every user of this machine may write it (mode {stat.S_IMODE(mode):04o}); "
+                f"run: chmod o-w {place}"
             )
 
 
 def store_warnings(path: Path) -> list[str]:
-    """Return who else may change a trust store: its group, or an owner that is neither this user nor root."""
+    """Return a warning if a group, or an owner other than this user or root, may change a trust store."""
     return [*_group_writes(path), *_foreign_owner(path)]
 
 
 def key_warnings(path: Path) -> list[str]:
-    """Return who else may read or change a private key."""
+    """Return a warning if others may read or change a private key."""
     mode = _mode(path)
     warnings = [*_group_writes(path), *_foreign_owner(path)]
     if mode & (stat.S_IRGRP | stat.S_IROTH):
-        others = "everybody on this machine" if mode & stat.S_IROTH else "its group"
-        warnings.append(f"{path}: {others} may read this private key (mode {stat.S_IMODE(mode):04o}); chmod 600 {path}")
+        others = "every user of this machine" if mode & stat.S_IROTH else "its group"
+        warnings.append(
+            f"{path}: {others} may read this private key (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}"
+        )
     return warnings
 
 
@@ -48,7 +51,7 @@ def _group_writes(path: Path) -> list[str]:
     mode = _mode(path)
     if not mode & stat.S_IWGRP:
         return []
-    return [f"{path}: its group may change it (mode {stat.S_IMODE(mode):04o}); chmod g-w {path}"]
+    return [f"{path}: its group may change it (mode {stat.S_IMODE(mode):04o}); run: chmod g-w {path}"]
 
 
 def _foreign_owner(path: Path) -> list[str]:
@@ -62,7 +65,7 @@ def _foreign_owner(path: Path) -> list[str]:
 
 
 def _mode(path: Path) -> int:
-    """Return a file's mode; 0, which allows nothing, where there is none."""
+    """Return a file's mode, or 0 (no access) if it does not exist."""
     try:
         return path.stat().st_mode
     except OSError:

@@ -30,7 +30,7 @@ from invarlock.errors import MissingFileError, SignatureError, UsageError
 ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 PRIVATE_LABELS = frozenset({"PRIVATE KEY", ENCRYPTED, "OPENSSH PRIVATE KEY", *LABEL_KEYS})
 MAKE_ONE = "make a key with keygen: python -m invarlock.packer keygen NAME.pem"
-# OpenSSL's limit, and ours: a longer one is a file, not a phrase.
+# OpenSSL's limit, used here too: anything longer is a file, not a passphrase.
 MAX_PASSPHRASE_BYTES = 1023
 
 
@@ -64,13 +64,15 @@ def passphrase_from(variable: str) -> bytes:
     """Return the passphrase in an environment variable.
 
     Raises:
-        UsageError: when it is not set, or empty, or too long.
+        UsageError: when it is unset, empty or too long.
     """
     passphrase = os.environ.get(variable, "")
     if not passphrase:
-        raise UsageError(f"--passphrase-env: the variable {variable} is not set, or empty; put the passphrase there")
+        raise UsageError(f"--passphrase-env: the variable {variable} is unset or empty; set it to the passphrase")
     if len(os.fsencode(passphrase)) > MAX_PASSPHRASE_BYTES:
-        raise UsageError(f"--passphrase-env: the passphrase in {variable} has over {MAX_PASSPHRASE_BYTES} bytes")
+        raise UsageError(
+            f"--passphrase-env: the passphrase in {variable} exceeds {MAX_PASSPHRASE_BYTES} bytes; use a shorter one"
+        )
     return os.fsencode(passphrase)
 
 
@@ -78,8 +80,8 @@ def load_signing_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
     """Return the private key of a PEM file: PKCS#8 v1 or v2, encrypted (RFC 5958, PBES2) when a passphrase is given.
 
     Raises:
-        MissingFileError: when there is no such file.
-        UsageError: when it holds no Ed25519 private key, or the passphrase does not fit, or everybody may write it.
+        MissingFileError: when the file does not exist.
+        UsageError: when it has no Ed25519 private key, the passphrase is wrong, or the file is world-writable.
     """
     data = _read_key_file(path, f"{path}: no such file; {MAKE_ONE}")
     check_nobody_else_writes(path)
@@ -87,14 +89,14 @@ def load_signing_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
         block = _private_block(find_blocks(data))
         if block.label == ENCRYPTED:
             if passphrase is None:
-                named = "name the variable with its passphrase, --passphrase-env VAR"
+                named = "give the variable with its passphrase: --passphrase-env VAR"
                 raise UsageError(f"{path}: an encrypted key; {named}")
             return _decrypt(path, block, passphrase)
         seed = private_seed(block)
     except ValueError as error:
         raise UsageError(f"{path}: {error}; {MAKE_ONE}") from None
     if passphrase is not None:
-        raise UsageError(f"{path}: the key is not encrypted; leave --passphrase-env out")
+        raise UsageError(f"{path}: the key is not encrypted; drop --passphrase-env")
     return SigningKey(seed)
 
 
@@ -102,32 +104,32 @@ def load_public_key(path: Path) -> bytes:
     """Return the raw public key of a user's PEM file.
 
     Raises:
-        UsageError: when it cannot be read, or holds no Ed25519 public key.
+        UsageError: when it cannot be read or has no Ed25519 public key.
     """
     try:
-        data = _read_key_file(path, f"{path}: neither sha256:HEX nor a public key file that is there")
+        data = _read_key_file(path, f"{path}: neither sha256:HEX nor an existing public key file")
     except MissingFileError as error:
         raise UsageError(str(error)) from None
     try:
         blocks = find_blocks(data)
         if any(block.label in PRIVATE_LABELS for block in blocks):
-            raise ValueError("a private key, which is nobody else's business; give its .pub.pem")
+            raise ValueError("a private key, which must stay secret; give its .pub.pem")
         if len(blocks) > 1:
-            raise ValueError(f"{len(blocks)} PEM blocks; give a file with the public key alone")
+            raise ValueError(f"{len(blocks)} PEM blocks; give a file with only the public key")
         return public_key(blocks[0])
     except ValueError as error:
         raise UsageError(f"{path}: not the PEM file of an Ed25519 public key: {error}") from None
 
 
 def write_key_pair(name: Path, key: SigningKey, passphrase: bytes | None = None) -> tuple[Path, Path]:
-    """Write a private key (mode 0600, encrypted with a passphrase when one is given) and its public key.
+    """Write a private key (mode 0600, encrypted if a passphrase is given) and its public key.
 
-    They are ``<name>.pem`` and ``<name>.pub.pem``, whether or not ``name`` ends with ``.pem`` itself. A folder that is
-    not there is made, for its owner alone.
+    The files are ``<name>.pem`` and ``<name>.pub.pem``, whether or not ``name`` ends with ``.pem``. A missing folder
+    is created, accessible only to its owner.
 
     Raises:
-        UsageError: when one of them exists, or the folder cannot be written to, or anybody may write to it; nothing is
-            left then.
+        UsageError: when one of them exists, or the folder is not writable or is world-writable; no file is
+            left behind.
     """
     private, public = _pair_of(name)
     secret = write_pem(PRIVATE_PREFIX + key.seed, "PRIVATE KEY") if passphrase is None else _encrypt(key, passphrase)
@@ -145,14 +147,16 @@ def write_key_pair(name: Path, key: SigningKey, passphrase: bytes | None = None)
     except OSError as error:
         for path in made:
             path.unlink(missing_ok=True)
-        reason = "exists, it is not overwritten" if isinstance(error, FileExistsError) else str(error.strerror)
+        reason = "already exists and is not overwritten" if isinstance(error, FileExistsError) else str(error.strerror)
         raise UsageError(f"{error.filename}: {reason}; give another name") from None
     return private, public
 
 
 def _pair_of(name: Path) -> tuple[Path, Path]:
     if name.name.endswith(".pub.pem"):
-        raise UsageError(f"{name}: the name of a public key; name the private one, the public one is made beside it")
+        raise UsageError(
+            f"{name}: the name of a public key; give the private key's name, the public key is written next to it"
+        )
     stem = name.with_name(name.name.removesuffix(".pem")) if name.name not in ("", ".pem") else name
     return Path(f"{stem}.pem"), Path(f"{stem}.pub.pem")
 
@@ -166,7 +170,7 @@ def read_public_pem(text: str) -> bytes:
     """Return the raw public key of a SubjectPublicKeyInfo PEM.
 
     Raises:
-        SignatureError: when it is no canonical PEM of an Ed25519 key.
+        SignatureError: when it is not the canonical PEM of an Ed25519 key.
     """
     try:
         der = read_canonical_pem(text, "PUBLIC KEY")
@@ -188,7 +192,7 @@ def _read_key_file(path: Path, missing: str) -> bytes:
 
 
 def _private_block(blocks: list[PemBlock]) -> PemBlock:
-    """Return the one private key among the blocks of a file, or the first block, whose kind is then told.
+    """Return the only private key among the blocks of a file, or the first block, for the error message.
 
     Raises:
         ValueError: when there are several private keys.
@@ -211,12 +215,12 @@ def _encrypt(key: SigningKey, passphrase: bytes) -> str:
 
 def _decrypt(path: Path, block: PemBlock, passphrase: bytes) -> SigningKey:
     ed25519, serialization = _cryptography()
-    # without what the file's own tool put around it
+    # rebuilt, without text that the user's tool put around the block
     pem = "\n".join([f"-----BEGIN {ENCRYPTED}-----", *block.body.split(), f"-----END {ENCRYPTED}-----", ""])
     try:
         key = serialization.load_pem_private_key(pem.encode("ascii", "replace"), passphrase)
     except Exception:  # noqa: BLE001 - which errors a wrong passphrase and a broken file give is not documented
-        raise UsageError(f"{path}: the passphrase does not fit, or the file is damaged") from None
+        raise UsageError(f"{path}: wrong passphrase, or the file is damaged") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise UsageError(f"{path}: an encrypted key, but not an Ed25519 private key; {MAKE_ONE}")
     return SigningKey(key.private_bytes_raw())

@@ -1,6 +1,6 @@
-"""PEM blocks and the keys in them (RFC 7468, RFC 8410): one strict form for packs, every usual one for a user's files.
+"""PEM blocks and their keys (RFC 7468, RFC 8410): one strict form in packs, all usual forms in a user's files.
 
-What lies in a pack has one canonical form, so that two packs never differ by the spelling of a key. A user's own key
+A key in a pack has one canonical form, so that two packs never differ by the encoding of a key. A user's own key
 file may come from any tool: with CRLF, blank lines, text around the block, or as PKCS#8 v2 with the public key in it.
 """
 
@@ -19,7 +19,7 @@ PUBLIC_BYTES = 32
 PRIVATE_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
 PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
 ED25519 = bytes.fromhex("2b6570")
-# Object identifiers of the keys that people have instead, RFC 8410, RFC 5480 and RFC 8017.
+# Object identifiers of other common kinds of keys, RFC 8410, RFC 5480 and RFC 8017.
 OTHER_KEYS = {
     bytes.fromhex("2b6571"): "Ed448",
     bytes.fromhex("2b656e"): "X25519",
@@ -30,7 +30,7 @@ OTHER_KEYS = {
     bytes.fromhex("2a8648ce380401"): "DSA",
 }
 LABEL_KEYS = {"EC PRIVATE KEY": "elliptic-curve (EC)", "RSA PRIVATE KEY": "RSA", "DSA PRIVATE KEY": "DSA"}
-# A PKCS#8 Ed25519 PEM has 119 bytes; an RSA key of 16,384 bits, which is named as such, has 12,000.
+# A PKCS#8 Ed25519 PEM has 119 bytes; an RSA key of 16,384 bits, to be reported as such, has 12,000.
 MAX_PEM_BYTES = 16_384
 INTEGER, BIT_STRING, OCTET_STRING, OBJECT_IDENTIFIER, SEQUENCE = 0x02, 0x03, 0x04, 0x06, 0x30
 ATTRIBUTES, PUBLIC_KEY = 0xA0, 0x81
@@ -41,21 +41,21 @@ _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOT
 
 @dataclass(frozen=True)
 class PemBlock:
-    """A block of a PEM file: what it is labelled, and its text between the labels."""
+    """A block of a PEM file: its label and the text between the label lines."""
 
     label: str
     body: str
 
 
 def write_pem(der: bytes, label: str) -> str:
-    """Return the canonical PEM of a structure: lines of 64 characters, each ended by a newline."""
+    """Return the canonical PEM of a DER structure: lines of 64 characters, each ending with a newline."""
     body = base64.b64encode(der).decode("ascii")
     lines = [body[start : start + 64] for start in range(0, len(body), 64)]
     return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
 
 
 def read_canonical_pem(text: str, label: str) -> bytes:
-    """Return the structure of a PEM that is exactly as `write_pem` writes it.
+    """Return the DER structure of a PEM that is exactly as `write_pem` writes it.
 
     Raises:
         ValueError: when it is not.
@@ -87,13 +87,13 @@ def decode_base64(text: str) -> bytes:
 
 
 def find_blocks(data: bytes) -> list[PemBlock]:
-    """Return the PEM blocks of a user's file, whatever stands around them.
+    """Return the PEM blocks of a user's file, ignoring other text.
 
     Raises:
-        ValueError: when it has none, with what it is instead.
+        ValueError: when it has none; the message says what the file is instead.
     """
     if len(data) > MAX_PEM_BYTES:
-        raise ValueError(f"larger than {MAX_PEM_BYTES} bytes, no key file")
+        raise ValueError(f"larger than {MAX_PEM_BYTES} bytes, so not a key file")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("UTF-16 text; save it as UTF-8 or ASCII")
     blocks = [PemBlock(match[1], match[2]) for match in _BLOCK.finditer(data.decode("utf-8", "replace"))]
@@ -102,24 +102,24 @@ def find_blocks(data: bytes) -> list[PemBlock]:
     if data.startswith(b"\x30"):
         raise ValueError("DER, not PEM; convert it: openssl pkey -inform DER -in FILE -out KEY.pem")
     if b"-----BEGIN" in data:
-        raise ValueError("a PEM block that does not end, or ends with another label; get the whole file again")
-    raise ValueError("no PEM block in it")
+        raise ValueError("a PEM block without its END line; get the complete file again")
+    raise ValueError("no PEM block found")
 
 
 def private_seed(block: PemBlock) -> bytes:
     """Return the 32-byte seed of an Ed25519 private key, PKCS#8 v1 or v2, that is not encrypted.
 
     Raises:
-        ValueError: when it is another key, or damaged; with what it is.
+        ValueError: when it is another kind of key, or damaged; the message says which.
     """
     if block.label in LABEL_KEYS:
-        raise ValueError(f"a key of the kind {LABEL_KEYS[block.label]}, not Ed25519")
+        raise ValueError(f"a key of type {LABEL_KEYS[block.label]}, not Ed25519")
     if block.label == "OPENSSH PRIVATE KEY":
         raise ValueError("a key in OpenSSH's own format, not PKCS#8")
     if block.label in ("PUBLIC KEY", "RSA PUBLIC KEY"):
         raise ValueError("a public key; the private key is needed")
     if block.label != "PRIVATE KEY":
-        raise ValueError(f"a PEM block of another kind, {block.label}")
+        raise ValueError(f"a PEM block of another type, {block.label}")
     return _seed(_decoded(block))
 
 
@@ -127,10 +127,10 @@ def public_key(block: PemBlock) -> bytes:
     """Return the raw key of an Ed25519 public key (SubjectPublicKeyInfo).
 
     Raises:
-        ValueError: when it is something else, with what it is.
+        ValueError: when it is something else; the message says what.
     """
     if block.label != "PUBLIC KEY":
-        raise ValueError(f"a PEM block of another kind, {block.label}")
+        raise ValueError(f"a PEM block of another type, {block.label}")
     fields = _fields(_only(_decoded(block), SEQUENCE))
     _check_algorithm(fields)
     if len(fields) != 2 or fields[1][0] != BIT_STRING or len(fields[1][1]) != 1 + PUBLIC_BYTES or fields[1][1][0] != 0:
@@ -146,10 +146,10 @@ def _decoded(block: PemBlock) -> bytes:
 
 
 def _seed(der: bytes) -> bytes:
-    """Return the seed in a PKCS#8 structure, RFC 5958: version, algorithm, key, and what version 2 may add."""
+    """Return the seed in a PKCS#8 structure, RFC 5958: version, algorithm, key, and optional fields of version 2."""
     fields = _fields(_only(der, SEQUENCE))
     if len(fields) < 3 or fields[0][0] != INTEGER or fields[0][1] not in (b"\0", b"\1"):
-        raise ValueError("a damaged key, or no PKCS#8 structure")
+        raise ValueError("a damaged key, or not a PKCS#8 structure")
     _check_algorithm(fields[1:])
     if fields[2][0] != OCTET_STRING:
         raise ValueError("a damaged Ed25519 private key")
@@ -159,10 +159,10 @@ def _seed(der: bytes) -> bytes:
     for tag, value in fields[3:]:
         if tag == ATTRIBUTES:
             continue
-        # implicit, as RFC 8410 has it; older tools wrapped a BIT STRING
+        # an implicit tag, as in RFC 8410; older tools wrapped a BIT STRING
         bits = _only(value, BIT_STRING) if tag == PUBLIC_KEY_EXPLICIT else value
         if tag not in (PUBLIC_KEY, PUBLIC_KEY_EXPLICIT) or bits != b"\0" + bytes(NaclSigningKey(seed).verify_key):
-            raise ValueError("a private key with the public key of another one")
+            raise ValueError("a private key stored with the public key of a different key")
     return seed
 
 
@@ -173,7 +173,7 @@ def _check_algorithm(fields: list[tuple[int, bytes]]) -> None:
     identifier = algorithm[0][1]
     if identifier != ED25519:
         name = OTHER_KEYS.get(identifier)
-        raise ValueError(f"a key of the kind {name}, not Ed25519" if name else "a key of an unknown kind, not Ed25519")
+        raise ValueError(f"a key of type {name}, not Ed25519" if name else "a key of an unknown type, not Ed25519")
 
 
 def _only(data: bytes, tag: int) -> bytes:
@@ -187,13 +187,13 @@ def _fields(data: bytes) -> list[tuple[int, bytes]]:
     """Return tag and content of each element of a DER sequence's content.
 
     Raises:
-        ValueError: when the bytes are no DER.
+        ValueError: when the bytes are not DER.
     """
     found = []
     at = 0
     while at < len(data):
         if len(data) - at < 2:
-            raise ValueError("a damaged key, its structure is cut off")
+            raise ValueError("a damaged key, its structure is truncated")
         tag, size = data[at], data[at + 1]
         at += 2
         if size & 0x80:
@@ -201,7 +201,7 @@ def _fields(data: bytes) -> list[tuple[int, bytes]]:
             size = int.from_bytes(data[at : at + count], "big")
             at += count
         if size > len(data) - at:
-            raise ValueError("a damaged key, its structure is cut off")
+            raise ValueError("a damaged key, its structure is truncated")
         found.append((tag, data[at : at + size]))
         at += size
     return found

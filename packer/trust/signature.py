@@ -39,7 +39,7 @@ def verify_manifest(manifest: bytes, signature_file: bytes) -> bytes:
     that is not a point of the prime-order group in canonical encoding is refused here.
 
     Raises:
-        SignatureError: when the file is malformed, the key is unfit, or the signature does not hold.
+        SignatureError: when the file is malformed, the key is weak, or the signature is invalid.
     """
     try:
         document = parse_json(signature_file, where=SIGNATURE_NAME, limit_bytes=MAX_SIGNATURE_BYTES)
@@ -49,7 +49,7 @@ def verify_manifest(manifest: bytes, signature_file: bytes) -> bytes:
         raise SignatureError(str(error), problems=problems) from None
     public = read_public_pem(document["public_key"]["value"])
     if document["signing_key_fingerprint"] != fingerprint(public):
-        raise _malformed("signing_key_fingerprint", "not that of its public key")
+        raise _malformed("signing_key_fingerprint", "does not match its public key")
     try:
         signature = decode_base64(document["signature"]["value"])
     except ValueError as error:
@@ -59,7 +59,7 @@ def verify_manifest(manifest: bytes, signature_file: bytes) -> bytes:
     if not _is_fit(public):
         raise _malformed("public_key", "a small-order or non-canonical key, which proves nothing")
     if not check_signature(public, manifest, signature):
-        words = "the signature does not hold for manifest.json: one of the two was changed"
+        words = "the signature is not valid for manifest.json: one of the two was changed; get the pack again"
         raise SignatureError(words, where=SIGNATURE_NAME, code=Code.SIGNATURE_DOES_NOT_HOLD)
     return public
 
@@ -69,7 +69,7 @@ def _malformed(field: str, message: str) -> SignatureError:
 
 
 def check_signature(public: bytes, data: bytes, signature: bytes) -> bool:
-    """Tell whether a signature of ``data`` holds for a raw public key that was found fit."""
+    """Return whether a signature of ``data`` is valid for a raw public key that passed the key check."""
     if len(signature) != ED25519_SIGNATURE_BYTES:
         return False
     try:

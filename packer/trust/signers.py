@@ -1,4 +1,4 @@
-"""Whom a receiver trusts: a pinned fingerprint or a trust store.
+"""The signers that a receiver trusts: a pinned fingerprint or a trust store.
 
 A store is a JSON list of fingerprints, or an object with ``trusted_signers`` or ``fingerprints``, or both; items are
 strings, or objects with ``fingerprint`` and optionally ``name``, ``not_before``, ``not_after`` and ``revoked``.
@@ -30,7 +30,7 @@ _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a signer is not trusted."""
+    """The reason why a signer is not trusted."""
 
     code: Code
     reason: str
@@ -38,7 +38,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class TrustedSigner:
-    """A signer, and when signatures of theirs are trusted."""
+    """A signer, and the period in which its signatures are trusted."""
 
     fingerprint: str
     name: str | None = None
@@ -47,7 +47,7 @@ class TrustedSigner:
     revoked: bool = False
 
     def refuses(self, moment: datetime) -> Refusal | None:
-        """Return why the signer is not trusted at a moment, None when they are."""
+        """Return why the signer is not trusted at a moment, or None if it is."""
         if self.revoked:
             return Refusal(Code.SIGNER_REVOKED, "it is revoked")
         if self.not_before is not None and moment < self.not_before:
@@ -59,36 +59,36 @@ class TrustedSigner:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whether a signer is pinned, and why they are refused, if they are."""
+    """Whether a signer is pinned, and why it is refused, if it is."""
 
     authenticity: Authenticity
     refusal: Refusal | None = None
 
 
 def default_store() -> Path | None:
-    """Return the trust store that is used when none is named, None when there is nothing of its name.
+    """Return the default trust store, or None if its path does not exist.
 
-    A link that leads nowhere is returned too: a store that cannot be read must not trust everybody.
+    A dangling link is returned too: an unreadable store must not mean that everybody is trusted.
 
     Raises:
-        UsageError: when nobody can tell whether there is one.
+        UsageError: when its existence cannot be determined.
     """
     try:
         path = DEFAULT_STORE.expanduser()
         path.lstat()
     except (FileNotFoundError, NotADirectoryError, RuntimeError):
-        # pathlib raises RuntimeError for a user without a home folder, who has no store there
+        # pathlib raises RuntimeError for a user without a home folder, so there is no store
         return None
     except OSError as error:
-        # a store that may be there and name the signer as revoked is not passed over
+        # the store may exist and list the signer as revoked, so it must not be ignored
         raise UsageError(
-            f"{DEFAULT_STORE}: cannot be read ({error.strerror}); name a store with --trust-store FILE, or set HOME"
+            f"{DEFAULT_STORE}: cannot be read ({error.strerror}); give a store with --trust-store FILE, or set HOME"
         ) from None
     return path
 
 
 def own_store() -> Path:
-    """Return where the trust store of this user is, or would be.
+    """Return the path of this user's trust store, which may not exist.
 
     Raises:
         UsageError: when the user has no home folder.
@@ -96,31 +96,31 @@ def own_store() -> Path:
     try:
         return DEFAULT_STORE.expanduser()
     except RuntimeError:
-        raise UsageError("this user has no home folder; name a store with --trust-store FILE, or set HOME") from None
+        raise UsageError("this user has no home folder; give a store with --trust-store FILE, or set HOME") from None
 
 
 def parse_fingerprint(text: str) -> str:
-    """Return a fingerprint as it is written in packs.
+    """Return a fingerprint in the form used in packs.
 
     Raises:
-        UsageError: when it is none.
+        UsageError: when it is malformed.
     """
     if _FINGERPRINT.fullmatch(text.lower()) is None:
-        raise UsageError(f"{text[:80]!r} is no fingerprint; it is sha256: and 64 hex digits")
+        raise UsageError(f"{text[:80]!r} is not a fingerprint; write sha256: and 64 hex digits")
     return text.lower()
 
 
 def parse_moment(text: Any) -> datetime:
-    """Return a time such as ``2026-01-31T12:00:00Z`` in UTC; without a zone it is UTC, without an hour midnight.
+    """Parse a time such as ``2026-01-31T12:00:00Z``; the default zone is UTC, the default hour midnight.
 
     Raises:
-        UsageError: when it is none.
+        UsageError: when it is malformed.
     """
     try:
         moment = datetime.fromisoformat(text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{text!r} is no time such as 2026-01-31T12:00:00Z") from None
+        raise UsageError(f"{text!r} is not a time such as 2026-01-31T12:00:00Z") from None
 
 
 def write_moment(moment: datetime) -> str:
@@ -133,7 +133,7 @@ def read_trust_store(path: Path) -> list[TrustedSigner]:
 
     Raises:
         MissingFileError: when there is no such file.
-        UsageError: when it is no trust store, or everybody on the machine may write it.
+        UsageError: when it is not a trust store, or is world-writable.
     """
     check_nobody_else_writes(path)
     try:
@@ -144,10 +144,10 @@ def read_trust_store(path: Path) -> list[TrustedSigner]:
 
 
 def parse_trust_store(document: Any, *, where: str) -> list[TrustedSigner]:
-    """Return the signers of a store's document, of all its lists.
+    """Return the signers of all lists of a store's document.
 
     Raises:
-        UsageError: when it is no trust store, or has a list that is read by nobody, perhaps of revoked signers.
+        UsageError: when it is not a trust store, or has an unknown field, which could be a list of revoked signers.
     """
     signers = [
         _signer(item, f"{where}: entry {number}")
@@ -157,19 +157,19 @@ def parse_trust_store(document: Any, *, where: str) -> list[TrustedSigner]:
     if isinstance(document, dict):
         for name, value in document.items():
             if name not in LISTS and isinstance(value, list | dict):
-                raise UsageError(f"{where}: nothing reads {name!r}; signers stand in 'trusted_signers'")
+                raise UsageError(f"{where}: unknown field {name!r}; list signers in 'trusted_signers'")
     return signers
 
 
 def signer_lists(document: Any, *, where: str) -> list[list[Any]]:
-    """Return the lists of a store's document, the very ones that it holds.
+    """Return the lists of a store's document themselves, not copies.
 
     Raises:
-        UsageError: when it has none, or something else in their place.
+        UsageError: when it has none, or other values in their place.
     """
     lists = [document[name] for name in LISTS if name in document] if isinstance(document, dict) else [document]
     if not lists or not all(isinstance(entries, list) for entries in lists):
-        raise UsageError(f"{where}: a list of fingerprints is needed, or an object with 'trusted_signers'")
+        raise UsageError(f"{where}: expected a list of fingerprints, or an object with 'trusted_signers'")
     return lists
 
 
@@ -181,13 +181,13 @@ def judge_signer(
     *,
     store_is_default: bool = False,
 ) -> Trust:
-    """Return whether a signer is the one expected, and one of the store at a moment.
+    """Return whether a signer is the expected one and is trusted by the store at a moment.
 
-    A store that nobody named need not have the signer that is expected: it only refuses one that it has as revoked, or
-    as trusted at another time.
+    The default store need not list the expected signer: it only refuses one that it lists as revoked, or
+    outside its dates.
     """
     if expected is not None and signer != expected:
-        words = f"signed by {signer}, expected {expected}"
+        words = f"signed by {signer}, but {expected} was expected"
         return Trust("mismatch", Refusal(Code.SIGNER_NOT_EXPECTED, words))
     if store is None:
         return Trust("unpinned" if expected is None else "pinned")

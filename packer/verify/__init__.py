@@ -1,4 +1,4 @@
-"""Verifying a pack in seven steps: ``verifying`` takes them in order, each other module is a step or a part of one.
+"""Verifying a pack in seven steps: ``verifying`` runs them in order; every other module is a step or part of one.
 
-What a pack claims is derived here from its raw measurements, by the functions that ``build`` writes it with.
+The claims of a pack are derived from its raw measurements by the same functions that ``build`` uses.
 """

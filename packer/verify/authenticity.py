@@ -1,4 +1,4 @@
-"""The step of verifying a pack that asks who signed it, and whether its receiver trusts them."""
+"""The verification step that checks who signed a pack and whether the receiver trusts the signer."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from invarlock.moments import format_moment
 from invarlock.problems import Code, Problem
 
 REMEDY = (
-    "its maker signs it with a key (python -m invarlock.packer keygen KEY.pem, then python -m "
-    "invarlock.packer sign PACK --signing-key KEY.pem); --allow-unsigned looks at it as it is, "
-    "and then nothing says who made it"
+    "ask its maker to sign it (python -m invarlock.packer keygen KEY.pem, then python -m "
+    "invarlock.packer sign PACK --signing-key KEY.pem); --allow-unsigned verifies it anyway, "
+    "but its origin is then unknown"
 )
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Who signed a pack: their fingerprint, None for nobody, and what its receiver knows of them.
+    """The signer of a pack: the fingerprint, None if unsigned, and whether the receiver trusts it.
 
-    ``statement`` is that of the pack's attestation, None when it has none.
+    ``statement`` is the statement of the pack's attestation, None without one.
     """
 
     signer: str | None = None
@@ -56,7 +56,7 @@ def check_signature(
     options: VerifyOptions,
     store: Sequence[TrustedSigner] | None,
 ) -> Signature:
-    """Return who signed a pack, and whether they are expected, trusted now, and were when the pack was made."""
+    """Return the signer of a pack, and whether it is expected and was trusted both now and when the pack was made."""
     try:
         public = _public_key(folder, control.manifest, manifest.document, options)
     except SignatureError as error:
@@ -74,19 +74,17 @@ def check_signature(
 
 
 def _public_key(folder: PackFolder, data: bytes, manifest: Manifest, options: VerifyOptions) -> bytes | None:
-    """Return the public key of the signer of a manifest, None for a pack that is not signed where that is allowed.
+    """Return the public key of a manifest's signer, or None for an unsigned pack if that is allowed.
 
     Raises:
-        SignatureError: when there is no signature, or it does not hold, or the manifest names another signer.
+        SignatureError: when the signature is missing or invalid, or the manifest names another signer.
     """
     claimed = manifest.get("signing_key_fingerprint")
     try:
         signature = folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES)
     except MissingFileError:
         if claimed is not None:
-            missing = (
-                f"missing, the pack is not signed, the manifest names the signer {claimed}; get the whole pack again"
-            )
+            missing = f"missing, although the manifest names the signer {claimed}; get the complete pack again"
             raise SignatureError(missing, where=SIGNATURE_NAME, code=Code.SIGNATURE_MISSING) from None
         if not options.allow_unsigned:
             missing = f"missing, the pack is not signed; {REMEDY}"
@@ -102,7 +100,7 @@ def _public_key(folder: PackFolder, data: bytes, manifest: Manifest, options: Ve
             raise SignatureError(LINE_ENDS, where=MANIFEST_NAME, code=Code.MANIFEST_LINE_ENDS_CHANGED) from None
         raise
     if claimed is not None and claimed != fingerprint(public):
-        words = f"{claimed}, the signer is {fingerprint(public)}"
+        words = f"{claimed}, but the signer is {fingerprint(public)}"
         raise SignatureError(words, where=MANIFEST_NAME, field="signing_key_fingerprint", code=Code.SIGNER_DIFFERS)
     return public
 
@@ -120,7 +118,7 @@ def _unreadable(error: IntegrityError, code: Code) -> SignatureError:
 
 
 def _judge(signer: str, manifest: Manifest, options: VerifyOptions, store: Sequence[TrustedSigner] | None) -> Signature:
-    """Return whether a signer is the one expected, or trusted, now and when the pack was made."""
+    """Return whether a signer is the expected one, or trusted, both now and when the pack was made."""
     moment = options.at or datetime.now(UTC)
     made = datetime.fromisoformat(manifest["generated_at"]) if "generated_at" in manifest else None
     authenticity: Authenticity = "unpinned"
@@ -138,15 +136,15 @@ def _judge(signer: str, manifest: Manifest, options: VerifyOptions, store: Seque
             "the signer is not pinned: compare the fingerprint, or pass --expected-fingerprint or --trust-store"
         )
     if made is not None and made > moment:
-        warnings.append(f"the pack says that it was made at {format_moment(made)}, which is still to come")
+        warnings.append(f"the pack claims to be made at {format_moment(made)}, which is in the future")
     return Signature(signer, authenticity, warnings=tuple(warnings))
 
 
 def _read_attestation(folder: PackFolder, public: bytes | None) -> Mapping[str, Any] | None:
-    """Return the statement of a pack's attestation, None when it has none.
+    """Return the statement of a pack's attestation, or None without one.
 
     Raises:
-        SignatureError: when the attestation is not the pack's signer's, or malformed.
+        SignatureError: when the attestation is malformed, or not by the pack's signer.
     """
     try:
         data = folder.read(ATTESTATION_NAME, MAX_ATTESTATION_BYTES)
@@ -155,6 +153,6 @@ def _read_attestation(folder: PackFolder, public: bytes | None) -> Mapping[str, 
     except IntegrityError as error:
         raise _unreadable(error, Code.ATTESTATION_MALFORMED) from None
     if public is None:
-        words = "an attestation of a pack that is not signed; sign the pack first"
+        words = "the pack has an attestation but no signature; sign the pack first"
         raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
     return open_envelope(data, public)

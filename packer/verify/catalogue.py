@@ -1,4 +1,4 @@
-"""Whether the scenarios of a pack are those that its version of InvarLock ships, or ask for less."""
+"""Comparison of a pack's scenarios with the catalogue of its InvarLock version, to detect weaker requirements."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from invarlock.packer.format.documents import Manifest
 from invarlock import __version__
 from invarlock.catalog.sweeps import steps
 
-# What a row of the catalogue asks for; the rest of it describes.
+# The fields of a catalogue row that are requirements; the others are descriptive.
 ASKED = ("category", "strictness", "intent", "failure_class", "primary_guard", "requirements", "generation")
 MAX_LINES = 10
 
 
 def catalogue_warnings(manifest: Manifest, scenarios: Mapping[str, Any]) -> list[str]:
-    """Return where the scenarios of a pack are not those of the catalogue, at most ``MAX_LINES`` and a count.
+    """Return the differences between a pack's scenarios and the catalogue, at most ``MAX_LINES`` and a count.
 
-    A pack of another version is not compared: its catalogue is not here.
+    A pack of another version is not compared, since its catalogue is not available.
 
     Args:
         manifest: of the pack.
@@ -42,7 +42,7 @@ def _differences(rows: list[dict[str, Any]]) -> Iterator[str]:
         name, generation = row["id"], row["generation"]
         known = shipped.get(name)
         if known is None:
-            # a checkpoint that its maker brought is of no catalogue
+            # scenarios for a user's own checkpoints are in no catalogue
             unknown += [] if generation["kind"] == "brought" else [name]
             continue
         changed = [
@@ -54,17 +54,17 @@ def _differences(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"scenario {name} differs from the catalogue of InvarLock {__version__}: {'; '.join(changed)}"
     if unknown:
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        yield f"scenarios that the catalogue of InvarLock {__version__} does not have: {shown}"
+        yield f"scenarios that are not in the catalogue of InvarLock {__version__}: {shown}"
 
 
 def catalogue_path() -> Path:
-    """Return where this version's catalogue of scenarios is: in the package, or in the suites folder of a checkout."""
+    """Return the path of this version's scenario catalogue: in the package, or in the suites folder of a checkout."""
     return Path(next(iter(import_module("invarlock.suite").__path__))) / "scenarios.json"
 
 
 @cache
 def _catalogue() -> Mapping[str, Mapping[str, Any]]:
-    """Return the rows of the catalogue that this version ships, by id; a sweep has a row for each of its values."""
+    """Return the rows of this version's catalogue by id; a sweep has one row per value."""
     document = json.loads(catalogue_path().read_bytes())
     return {row["id"]: row for catalogued in document["scenarios"] for row in steps(catalogued)}
 

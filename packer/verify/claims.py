@@ -1,4 +1,4 @@
-"""The last step of verifying a pack: whether its manifest, metadata, README and attestation follow from the rest."""
+"""The last verification step: manifest, metadata, README and attestation must follow from the rest of the pack."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from invarlock.problems import Code, Problem
 
 @dataclass(frozen=True)
 class Claims:
-    """What an attestation of the pack would say of each report, and whether the pack has one that is compared."""
+    """The attestation entry of each report, and whether the pack has an attestation that was compared with them."""
 
     attested_reports: tuple[AttestedReport, ...] = ()
     attested: bool = False
@@ -43,7 +43,7 @@ def check_claims(
     results: Results,
     files: SealedFiles,
 ) -> Claims:
-    """Return where a pack says of itself what does not follow from its reports and its plan."""
+    """Return the claims of a pack that do not follow from its reports and its plan."""
     document, verdict = manifest.document, results.verdict
     reports = tuple(_attested(facts, facts.record) for facts in found.facts.values() if facts.record is not None)
     problems = [*manifest_problems(document, found, files, verdict), *metadata_problems(found, files)]
@@ -60,16 +60,16 @@ def check_claims(
 
 
 def version_problems(manifest: Manifest) -> list[Problem]:
-    """Return that another version made a pack, which is worth saying where something else is wrong with it."""
+    """Return a problem if another version made the pack; it is only reported together with other problems."""
     made_by = manifest.get("invarlock_version", __version__)
     if made_by == __version__:
         return []
-    own = f"this is {__version__}, which may render texts and pages in another way"
+    own = f"this is {__version__}, which may render texts and pages differently; verify with that version"
     return [Problem(Code.OTHER_VERSION, MANIFEST_NAME, "invarlock_version", f"made by InvarLock {made_by}, {own}")]
 
 
 def _misleading_names(files: SealedFiles) -> list[Problem]:
-    words = "differs from the name of a file that is checked only in the way it is written"
+    words = "is named like a file that is checked, apart from case or spelling"
     return [
         Problem(Code.FILE_NAME_MISLEADS, path, "", words)
         for path in sorted(filter(layout.looks_checked, files.digests))
@@ -84,11 +84,11 @@ def _readme_problems(
     try:
         readme = files.data(layout.README)
     except IntegrityError:
-        # a problem of the files
+        # already reported as a problem of the files
         return
     evidence = found.pack_statement(manifest, files.digests, verdict)
     if verdict is None or not readme_follows(readme, manifest, verdict, evidence):
-        yield Problem(Code.README_DIFFERS, layout.README, "", "not what the manifest and the verdict give")
+        yield Problem(Code.README_DIFFERS, layout.README, "", "does not match the manifest and the verdict")
 
 
 def _attestation_problems(
@@ -99,7 +99,7 @@ def _attestation_problems(
     reports: tuple[AttestedReport, ...],
 ) -> Iterator[Problem]:
     if verdict is None:
-        words = "attests a verdict, and none follows from the pack"
+        words = "attests a verdict, but none follows from the pack"
         yield Problem(Code.ATTESTATION_DIFFERS, ATTESTATION_NAME, "", words)
         return
     yield from statement_problems(statement, make_statement(control.manifest, manifest, verdict, reports))
@@ -111,13 +111,13 @@ def _plan_warnings(manifest: Manifest, found: Findings) -> list[str]:
 
 
 def _opaque_warnings(manifest: Manifest, files: SealedFiles, *, derived: bool) -> list[str]:
-    """Return one line that names files of which nothing is derived; without a verdict those are all."""
+    """Return one line that lists the files that no check uses; without a verdict those are all files."""
     named = {row.get("path") for row in manifest.get("materials", [])}
     opaque = sorted(path for path in files.digests if not (derived and layout.is_checked(path)) and path not in named)
     if not opaque:
         return []
     shown = ", ".join(opaque[:3]) + (f" and {len(opaque) - 3} more" if len(opaque) > 3 else "")
-    return [f"sealed, but nothing is derived from: {shown}"]
+    return [f"sealed, but not used by any check: {shown}"]
 
 
 def _attested(facts: ReportFacts, record: Mapping[str, Any]) -> AttestedReport:

@@ -1,4 +1,4 @@
-"""The first two steps of verifying a pack: its control files are there, and its manifest holds to its format."""
+"""The first two verification steps: the control files exist, and the manifest matches its schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from invarlock.packer.format.pack_folder import PackFolder
 from invarlock.errors import IntegrityError, ManifestError, MissingFileError
 from invarlock.problems import Problem
 
-# Stands for a manifest that could not be read.
+# The placeholder for a manifest that could not be read.
 NO_MANIFEST: Manifest = {
     "format": "evidence-pack-v1",
     "checksums_sha256": "checksums.sha256",
@@ -32,14 +32,14 @@ class ControlFiles:
 
 @dataclass(frozen=True)
 class ManifestFound:
-    """The document of ``manifest.json``, which matches its schema; ``NO_MANIFEST`` where there are problems."""
+    """The document of ``manifest.json``, which matches its schema; ``NO_MANIFEST`` if there are problems."""
 
     document: Manifest = field(default_factory=lambda: NO_MANIFEST)
     problems: tuple[Problem, ...] = ()
 
 
 def read_control_files(folder: PackFolder) -> ControlFiles:
-    """Return the control files that every pack has; nothing is parsed."""
+    """Return the control files that every pack must have, unparsed."""
     try:
         return ControlFiles(
             folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES), folder.read(CHECKSUMS_NAME, MAX_CHECKSUMS_BYTES)

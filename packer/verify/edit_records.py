@@ -1,4 +1,4 @@
-"""Whether an ``edit_metadata.json`` is the one that its report, its scenario and the baseline's tensors give."""
+"""The check that an ``edit_metadata.json`` follows from its report, its scenario and the baseline's tensors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from invarlock.reports.verification import differences
 def edit_record_problems(
     path: str, metadata: Any, report: Mapping[str, Any], scenario: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield what is wrong with a report's edit metadata; how many tensors it changed is what it measured itself.
+    """Yield the problems of a report's edit metadata; its number of changed tensors is its own measurement.
 
     Args:
-        path: of the ``edit_metadata.json``.
+        path: path of the ``edit_metadata.json``.
         metadata: the document.
-        report: the report beside it, which holds to its schema.
-        scenario: the row of the manifest, None when it has none.
+        report: the report in the same folder, which matches its schema.
+        scenario: the row of the manifest, or None.
     """
     try:
         check_schema(metadata, "edit_metadata", where=path)
@@ -33,7 +33,7 @@ def edit_record_problems(
         yield from (problem.coded(Code.EDIT_METADATA_MALFORMED) for problem in error.problems)
         return
     if scenario is None:
-        yield _differs(path, "", "metadata/scenarios.json has no such scenario")
+        yield _differs(path, "", "its scenario is not in metadata/scenarios.json")
         return
     edit, coverage = report["edit"], metadata["coverage"]
     try:
@@ -44,17 +44,17 @@ def edit_record_problems(
     yield from differences(metadata, expected, where=path, code=Code.EDIT_METADATA_DIFFERS)
     for key in ("deployable_as_hf_checkpoint", "optimized_deployment_backend"):
         if scenario.get(key, metadata[key]) != metadata[key]:
-            yield _differs(path, key, f"{metadata[key]}, metadata/scenarios.json says {scenario[key]}")
+            yield _differs(path, key, f"{metadata[key]}, but metadata/scenarios.json has {scenario[key]}")
     changed = report["invariants"].get("metrics", {}).get("changed_tensors", 0)
     if edit["name"] != "custom" and changed > coverage["edited_tensors"]:
         words = f"{coverage['edited_tensors']}, but {changed} tensors differ"
         yield _differs(path, "coverage.edited_tensors", words)
     stored = len(report["invariants"].get("raw", {}).get("subject", {}).get("tensors", {}))
     if stored and edit["name"] != "custom" and coverage["edited_tensors"] > max(stored, changed):
-        words = f"{coverage['edited_tensors']}, and the subject has {stored}"
+        words = f"{coverage['edited_tensors']}, but the subject has {stored}"
         yield _differs(path, "coverage.edited_tensors", words)
     if coverage["edited_params"] > coverage["total_params"]:
-        yield _differs(path, "coverage.edited_params", "more than there are")
+        yield _differs(path, "coverage.edited_params", "more than the model has")
 
 
 def _differs(path: str, field: str, message: str) -> Problem:
@@ -62,7 +62,7 @@ def _differs(path: str, field: str, message: str) -> Problem:
 
 
 def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata that a report and its scenario give, with what only the metadata can say.
+    """Return the metadata derived from a report and its scenario, with the fields that only the metadata has.
 
     Raises:
         DocumentError: when the report's edit is unknown.
@@ -81,13 +81,13 @@ def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: 
         subject_digest=report["subject"]["digest"],
         baseline_digest=report["baseline_ref"]["digest"],
         packed=_packed(metadata, scenario),
-        # about a machine that no pack holds
+        # facts about the machine, which cannot be derived
         kept=metadata["run_directory_contains_edit_artifacts"],
     )
 
 
 def _scope(edit: Mapping[str, Any], claimed: Any) -> str | None:
-    """Return the scope that an edit's spec names; a custom edit's is its maker's word, and a fault has none."""
+    """Return the scope in an edit's spec; a custom edit's scope is taken as claimed, and a fault has none."""
     if edit["name"] == "custom":
         return None if claimed is None else str(claimed)
     try:
@@ -100,7 +100,7 @@ def _scope(edit: Mapping[str, Any], claimed: Any) -> str | None:
 
 
 def _packed(metadata: Mapping[str, Any], scenario: Mapping[str, Any]) -> Packed | None:
-    """Return how a deployable subject is stored; its format and its memory are held against what was measured."""
+    """Return how a deployable subject is stored; format and memory are compared with the measured values."""
     if scenario["category"] != CATEGORY:
         return None
     backend = scenario["generation"]["backend"]
@@ -108,7 +108,7 @@ def _packed(metadata: Mapping[str, Any], scenario: Mapping[str, Any]) -> Packed 
 
 
 def _total_params(report: Mapping[str, Any], claimed: int) -> int:
-    """Return the number of parameters of the baseline, where the report has its tensors."""
+    """Return the number of parameters of the baseline if the report lists its tensors, else the claimed number."""
     raw = report["invariants"].get("raw")
     if raw is None:
         return claimed

@@ -1,9 +1,9 @@
-"""What a pack is evidence of, in one statement for people: what was asked, what was not, and whether that is strong.
+"""The evidence statement of a pack for people: what it covers, what it does not, and whether it is strong evidence.
 
 Example::
 
-    asked: 4 edits that must pass, 1 that must fail, 4 faults that must be detected, on 1 model
-    not asked: a second model; a container (9 of 9 reports were made on the host)
+    covered: 4 edits that must pass, 1 that must fail, 4 faults that must be detected, on 1 model
+    not covered: a second model; a container (9 of 9 reports were made on the host)
     strong evidence: no, missing: strict checks (--strict); container provenance of 4 of 4 clean reports
 """
 
@@ -19,7 +19,7 @@ from invarlock.catalog.edit_specs import CleanSpec, parse_edit_spec
 from invarlock.errors import UsageError
 from invarlock.verdict.compiling import Planned
 
-# How many of a kind were asked, by the strictness of their scenario: one, several, and what nobody learns without them.
+# For each strictness of a scenario: the text for one case, for several, and the gap without any.
 KINDS = {
     "must_pass": ("1 edit that must pass", "{} edits that must pass", "whether a harmless edit passes"),
     "must_fail": ("1 that must fail", "{} that must fail", "whether a destructive edit fails"),
@@ -30,14 +30,14 @@ KINDS = {
     ),
     "informational": ("1 case that decides nothing", "{} cases that decide nothing", ""),
 }
-# The files that say where evidence comes from.
+# The files that record the provenance of the evidence.
 ORIGINS = {
     layout.MODEL_REVISIONS: "pins of the models",
     layout.ENVIRONMENT: "the environment",
     layout.SOURCE_REPO: "the source",
     layout.PYTEST_REPORT: "pytest's account of the cases",
 }
-# What a manifest must state, and which fields of it.
+# The blocks and fields that a manifest must state.
 STATED: Mapping[str, tuple[str, ...]] = {
     "generated_at": (),
     "invarlock_version": (),
@@ -53,13 +53,13 @@ STATED: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Scope:
-    """What was planned, and of which of it there is a report.
+    """The planned cases, and which of them have a report.
 
     Attributes:
-        strictness: of each planned case, by the path of its report.
-        models: how many models the cases are of.
-        reports: the reports that are there.
-        contained: those of them that were made in a container.
+        strictness: strictness of each planned case, by report path.
+        models: number of models.
+        reports: paths of the existing reports.
+        contained: paths of the reports that were made in a container.
     """
 
     strictness: Mapping[str, str]
@@ -69,7 +69,7 @@ class Scope:
 
 
 def scope_of(plan: Mapping[str, Planned], reports: Collection[str], contained: Collection[str]) -> Scope:
-    """Return what was asked of a run, given its planned cases and the paths of its reports."""
+    """Return the scope of a run, given its planned cases and the paths of its reports."""
     return Scope(
         {path: str(planned.scenario["strictness"]) for path, planned in plan.items()},
         len({planned.case["model"] for planned in plan.values()}),
@@ -78,16 +78,16 @@ def scope_of(plan: Mapping[str, Planned], reports: Collection[str], contained: C
     )
 
 
-def asked(scope: Scope) -> str:
-    """Return what was asked, of how many models."""
+def covered(scope: Scope) -> str:
+    """Return a description of the planned cases and the number of models."""
     counts = {kind: list(scope.strictness.values()).count(kind) for kind in KINDS}
     parts = [KINDS[kind][0] if count == 1 else KINDS[kind][1].format(count) for kind, count in counts.items() if count]
     models = "1 model" if scope.models == 1 else f"{scope.models} models"
     return f"{', '.join(parts)}, on {models}" if parts else "nothing"
 
 
-def not_asked(scope: Scope, *, signed: bool = True) -> list[str]:
-    """Return what nobody learns from the pack, though a run could have shown it."""
+def not_covered(scope: Scope, *, signed: bool = True) -> list[str]:
+    """Return the gaps of the pack: what another run could have shown."""
     kinds = set(scope.strictness.values())
     lacking = [missing for kind, (_, _, missing) in KINDS.items() if missing and kind not in kinds]
     if scope.models == 1:
@@ -104,7 +104,7 @@ def not_asked(scope: Scope, *, signed: bool = True) -> list[str]:
 
 
 def absent(manifest: Mapping[str, Any], digests: Collection[str], plan: Mapping[str, Planned]) -> Iterator[str]:
-    """Yield what a pack lacks of what says where it comes from: files, and fields of its manifest."""
+    """Yield the provenance that a pack lacks: files, and fields of its manifest."""
     yield from (f"{name} ({path})" for path, name in ORIGINS.items() if path not in digests)
     if layout.TUNED_PARAMS not in digests and any(map(_is_tuned, plan.values())):
         yield f"the tuned parameters that clean edits used ({layout.TUNED_PARAMS})"
@@ -124,13 +124,13 @@ def absent(manifest: Mapping[str, Any], digests: Collection[str], plan: Mapping[
 def missing_in_pack(
     scope: Scope, clean: Collection[str], verdict: Mapping[str, Any] | None, absent_parts: Sequence[str]
 ) -> list[str]:
-    """Return why a pack is not strong evidence, whatever its receiver asks for.
+    """Return why a pack is not strong evidence, whatever options its receiver uses.
 
     Args:
-        scope: what was asked.
+        scope: planned cases and reports.
         clean: the paths of the reports of clean edits.
-        verdict: what was derived, None when nothing can be.
-        absent_parts: from ``absent``.
+        verdict: the derived verdict, or None.
+        absent_parts: the result of ``absent``.
     """
     outside = len(set(clean) - scope.contained)
     caught = {"must_fail", "must_detect"}
@@ -144,11 +144,11 @@ def missing_in_pack(
     return [name for name, holds in conditions.items() if not holds] + list(absent_parts)
 
 
-def statement(asked_for: str, not_asked_for: Sequence[str], missing: Sequence[str], strong: str = "yes") -> list[str]:
-    """Return the three lines of the statement; ``strong`` is what is said where nothing is missing."""
+def statement(included: str, gaps: Sequence[str], missing: Sequence[str], strong: str = "yes") -> list[str]:
+    """Return the three lines of the statement; ``strong`` is the text if nothing is missing."""
     return [
-        f"asked: {asked_for}",
-        f"not asked: {'; '.join(not_asked_for) or 'nothing'}",
+        f"covered: {included}",
+        f"not covered: {'; '.join(gaps) or 'nothing'}",
         f"strong evidence: {'no, missing: ' + '; '.join(missing) if missing else strong}",
     ]
 
@@ -156,25 +156,25 @@ def statement(asked_for: str, not_asked_for: Sequence[str], missing: Sequence[st
 def pack_statement(
     scope: Scope, clean: Collection[str], verdict: Mapping[str, Any] | None, absent_parts: Sequence[str]
 ) -> list[str]:
-    """Return the statement of a pack that no receiver has verified yet, as its README and its maker have it."""
+    """Return the statement for a pack's README and its maker, before any receiver has verified the pack."""
     missing = missing_in_pack(scope, clean, verdict, absent_parts)
     strong = "yes, for a receiver who pins the signer and verifies with --strict --report-assurance strict"
-    return statement(asked(scope), not_asked(scope), missing, strong)
+    return statement(covered(scope), not_covered(scope), missing, strong)
 
 
 def evidence_level(
     manifest: Mapping[str, Any], clean_reports: int, verdict: Mapping[str, Any] | None
 ) -> Literal["high", "medium", "low"]:
-    """Return the level that a pack's manifest and reports support.
+    """Return the evidence level that a pack's manifest and reports support.
 
-    ``high``: subject, at least one clean report, source repository and environment, and a verdict of PASS for which no
-    planned case is missing. ``medium``: subject and at least one clean report, whatever else is missing or failed. Else
+    ``high``: subject, at least one clean report, source repository and environment, and a PASS verdict with no
+    planned case missing. ``medium``: subject and at least one clean report, whatever else is missing or failed. Else
     ``low``.
 
     Args:
         manifest: the manifest; blocks of it may be missing or partial.
-        clean_reports: how many reports of clean edits verify.
-        verdict: what was derived, None when nothing can be.
+        clean_reports: number of clean reports that verify.
+        verdict: the derived verdict, or None.
     """
     if not _refers(manifest.get("subject")) or clean_reports == 0:
         return "low"
@@ -184,12 +184,12 @@ def evidence_level(
 
 
 def _refers(block: Mapping[str, Any] | None) -> bool:
-    """Tell whether a block of a manifest names a file and its digest."""
+    """Return whether a block of a manifest has a file and its digest."""
     return block is not None and bool(block.get("path")) and bool(block.get("digest"))
 
 
 def _is_tuned(planned: Planned) -> bool:
-    """Tell whether a case's edit takes the parameters that were selected for its model."""
+    """Return whether a case's edit uses the tuned parameters of its model."""
     generation = planned.scenario["generation"]
     if generation["kind"] != "edit":
         return False
@@ -197,5 +197,5 @@ def _is_tuned(planned: Planned) -> bool:
     try:
         return isinstance(parse_edit_spec(text), CleanSpec)
     except UsageError:
-        # a spec that is none was reported where the case is derived
+        # a malformed spec is reported when the case is derived
         return False

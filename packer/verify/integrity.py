@@ -1,7 +1,7 @@
-"""The step of verifying a pack that looks at its bytes: are they those that were sealed, and nothing else?
+"""The verification step that compares the files of a pack with their checksums and finds unsealed files.
 
-It is one step around the three that follow: a document is parsed from the very bytes that were hashed, and each file is
-read once. ``open_sealed`` checks what can be known before, ``close_sealed`` hashes what no later step has read.
+It spans the three steps that follow: a document is parsed from the same bytes that were hashed, and each file is
+read once. ``open_sealed`` runs the checks that come first, ``close_sealed`` hashes the files not read in between.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from invarlock.problems import Code, Problem
 
 @dataclass(frozen=True)
 class SealedPack:
-    """The files of a pack with the digests that were sealed; ``warnings`` name files that were not."""
+    """The files of a pack with their sealed digests; ``warnings`` list files that are not sealed."""
 
     files: SealedFiles
     listing: Listing
@@ -50,18 +50,18 @@ def open_sealed(
         folder: the open pack.
         control: its control files.
         manifest: its manifest.
-        strict: whether a file without a checksum is a problem, and not a warning.
-        start: is called with the bytes of the pack, and returns what is called with the bytes that are done.
+        strict: whether a file without a checksum is a problem instead of a warning.
+        start: called with the size of the pack in bytes; returns the function to call with the bytes done.
 
     Raises:
-        IntegrityError: when the checksums are not those that the manifest promises, or malformed; without them no file
+        IntegrityError: when the checksums do not match the manifest, or are malformed; without them no file
             can be checked.
     """
     _check_digest(control.checksums, manifest.document["checksums_sha256_digest"].lower())
     digests = read_checksums(control.checksums)
     listing = folder.listing()
     uncovered = _uncovered(listing, digests)
-    # a page is what people look at first, and one that nobody sealed could say anything
+    # people read the pages first, and an unsealed page could claim anything
     failing = [problem for problem in uncovered if strict or problem.where.rpartition("/")[2] == layout.PAGE]
     problems = [*listing.problems, *failing, *_attributes_problems(folder, listing)]
     problems += reference_problems(manifest.document, digests)
@@ -72,7 +72,7 @@ def open_sealed(
 
 
 def close_sealed(folder: PackFolder, sealed: SealedPack) -> tuple[Problem, ...]:
-    """Hash every file that was not read yet, and return all that is wrong with the bytes of the pack."""
+    """Hash every file that was not read yet, and return all integrity problems of the pack."""
     return (*sealed.problems, *sealed.files.finish(), *folder.changes(sealed.listing))
 
 
@@ -82,7 +82,7 @@ def _check_digest(checksums: bytes, promised: str) -> None:
     restored = with_line_ends_restored(checksums)
     if restored is not None and sha256_hex(restored) == promised:
         raise IntegrityError(LINE_ENDS, where=CHECKSUMS_NAME, code=Code.LINE_ENDS_CHANGED)
-    words = "not the file that checksums_sha256_digest promises"
+    words = "does not match checksums_sha256_digest of the manifest"
     raise IntegrityError(words, where=CHECKSUMS_NAME, code=Code.CHECKSUMS_DIGEST_DIFFERS)
 
 
@@ -97,12 +97,12 @@ def _uncovered(listing: Listing, digests: Mapping[str, str]) -> list[Problem]:
 def _attributes_problems(folder: PackFolder, listing: Listing) -> list[Problem]:
     if ATTRIBUTES_NAME not in listing.files or folder.read(ATTRIBUTES_NAME, MAX_MANIFEST_BYTES) == ATTRIBUTES:
         return []
-    words = f"not {ATTRIBUTES.decode().strip()!r}, which is all that it may say"
+    words = f"must contain exactly {ATTRIBUTES.decode().strip()!r}"
     return [Problem(Code.ATTRIBUTES_DIFFER, ATTRIBUTES_NAME, "", words)]
 
 
 def _large(listing: Listing, digests: Mapping[str, str]) -> list[str]:
-    """Return the large files of which nothing but the digest is needed."""
+    """Return the large files of which only the digest is needed."""
     return [
         path
         for path, (size, *_) in listing.files.items()

@@ -1,4 +1,4 @@
-"""What a pack's manifest and metadata claim, derived from its reports and its effective manifest."""
+"""Derivation of the claims in a pack's manifest and metadata from its reports and its effective manifest."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from invarlock.reports.verification import differences, shorten
 
 CLAIM = Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW
 SOURCE_KEYS = ("uri", "commit", "branch", "describe", "dirty")
-# Texts that are data sets of a hub.
+# Texts that are data sets on a hub.
 HUB_TEXTS = frozenset({"wikitext2", "hf_text"})
 LEVELS = ("low", "medium", "high")
-# Profiles that a release is reviewed by.
+# The profiles of release reviews.
 REVIEW_PROFILES = frozenset({"ci", "release"})
-# What the manifest says of the selection.
+# The manifest's fields about the selection.
 SELECTED = ("suite", "model_list", "models", "model_licenses", "verification_baselines")
-# Settings of the run that every report shows as well; a setting of null asked for the profile's own value.
+# Settings of the run that every report also has; null means the profile's default.
 SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows")
 
 
 def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields of a manifest that follow from the pack's files, each as the builder writes it.
+    """Return the manifest fields that follow from the pack's files, each as the builder writes it.
 
     Raises:
         DocumentError: when the pack has no effective manifest.
     """
     if found.planned.scenarios is None:
-        words = "missing or malformed, the manifest follows from it"
+        words = "missing or malformed, but the manifest is derived from it"
         raise DocumentError(words, where=layout.SCENARIOS, code=Code.PLAN_MISSING)
     selection = found.planned.scenarios["selection"]
     fields: dict[str, Any] = {
@@ -77,7 +77,7 @@ def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, An
 
 
 def derive_source(files: PackFiles) -> dict[str, Any] | None:
-    """Return ``invocation.config_source``: what ``metadata/source_repo.json`` says, None when the pack has none.
+    """Return ``invocation.config_source`` from ``metadata/source_repo.json``, or None if the pack has no such file.
 
     Raises:
         DocumentError, IntegrityError: when the file cannot be read.
@@ -93,13 +93,13 @@ def derive_source(files: PackFiles) -> dict[str, Any] | None:
 def manifest_problems(
     manifest: Mapping[str, Any], found: Findings, files: PackFiles, verdict: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield where the manifest claims what does not follow; a field that is not there claims nothing.
+    """Yield the manifest's claims that do not follow; an absent field claims nothing.
 
     Args:
         manifest: the manifest, whose blocks may be partial.
-        found: what the reports hold.
+        found: the findings of the reports.
         files: the files of the pack.
-        verdict: the verdict derived, None when nothing can be.
+        verdict: the derived verdict, or None.
     """
     try:
         derived = {} if found.planned.scenarios is None else derive_manifest(found, files.digests)
@@ -111,7 +111,7 @@ def manifest_problems(
         yield from _baseless_claims(manifest)
     for key, value in derived.items():
         if key in manifest:
-            # models by name are no fields: each one claimed must be there
+            # model names are data, not optional fields: every claimed model must exist
             own, other = (manifest[key], value) if key == "model_licenses" else _in_common(manifest[key], value)
             if key == "model_licenses":
                 other = {name: value[name] for name in own if name in value}
@@ -122,7 +122,7 @@ def manifest_problems(
         yield from differences(own, other, "invocation.config_source", where=MANIFEST_NAME, code=CLAIM)
     builder = manifest.get("builder", {}).get("version")
     if builder is not None and manifest.get("invarlock_version", builder) != builder:
-        yield Problem(CLAIM, MANIFEST_NAME, "invarlock_version", "not that of builder.version")
+        yield Problem(CLAIM, MANIFEST_NAME, "invarlock_version", "differs from builder.version")
     yield from _level_problems(manifest, found, verdict)
     yield from _setting_problems(manifest, found)
     yield from _sealed_settings(manifest, files)
@@ -130,7 +130,7 @@ def manifest_problems(
 
 
 def _sealed_settings(manifest: Mapping[str, Any], files: PackFiles) -> Iterator[Problem]:
-    """Yield where the sealed settings are not those of the manifest."""
+    """Yield the differences between the sealed settings and the manifest."""
     if layout.SETTINGS not in files.digests:
         return
     try:
@@ -140,22 +140,22 @@ def _sealed_settings(manifest: Mapping[str, Any], files: PackFiles) -> Iterator[
         return
     except IntegrityError:
         return
-    # a setting that the manifest leaves out claims nothing there
+    # a setting that the manifest omits claims nothing
     parameters, sealed = _in_common(manifest.get("invocation", {}).get("parameters", {}), settings)
     yield from differences(sealed, parameters, where=layout.SETTINGS, code=Code.SETTINGS_DIFFER)
 
 
 def _baseless_claims(manifest: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the fields of a manifest that nothing in a pack without an effective manifest could support."""
+    """Yield the claims of a manifest that a pack without an effective manifest cannot support."""
     claimed = [key for key in ("subject", *SELECTED, "network_mode", "determinism", "repeats") if manifest.get(key)]
     counts = manifest.get("verification", {})
     claimed += [f"verification.{key}" for key in sorted(counts) if key.endswith("_reports") and counts[key]]
-    words = f"is claimed, the pack has no {layout.SCENARIOS} to derive it"
+    words = f"is claimed, but the pack has no {layout.SCENARIOS} to derive it from"
     yield from (Problem(CLAIM, MANIFEST_NAME, key, words) for key in claimed)
 
 
 def _in_common(claimed: Any, derived: Any) -> tuple[Any, Any]:
-    """Return two values without the fields that only one has; rows of a list are taken pair by pair."""
+    """Return two values reduced to their common fields; list rows are matched by position."""
     if isinstance(claimed, dict) and isinstance(derived, dict):
         pairs = {key: _in_common(claimed[key], derived[key]) for key in derived if key in claimed}
         return {key: own for key, (own, _) in pairs.items()}, {key: other for key, (_, other) in pairs.items()}
@@ -166,7 +166,7 @@ def _in_common(claimed: Any, derived: Any) -> tuple[Any, Any]:
 
 
 def metadata_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
-    """Yield where the files under ``metadata/`` contradict the effective manifest or themselves."""
+    """Yield contradictions between the files under ``metadata/`` and the effective manifest, or among them."""
     try:
         yield from _provenance_problems(found, files)
         yield from _version_problems(found, files)
@@ -191,36 +191,36 @@ def _level_problems(
     clean = found.of_kind("clean")
     level, claimed = evidence_level(manifest, len(clean), verdict), manifest.get("evidence_level", "low")
     if LEVELS.index(claimed) > LEVELS.index(level):
-        words = f"{claimed} is claimed, {level} is what the pack supports"
+        words = f"{claimed} is claimed, but the pack supports only {level}"
         yield Problem(Code.EVIDENCE_LEVEL_TOO_HIGH, MANIFEST_NAME, "evidence_level", words)
     assurance = manifest.get("verification", {}).get("report_assurance")
     if assurance == "strict" and not (clean and all(facts.in_container for facts in clean)):
-        words = "strict is claimed, a clean report is from no container"
+        words = "strict is claimed, but a clean report was not made in a container"
         yield Problem(Code.EVIDENCE_LEVEL_TOO_HIGH, MANIFEST_NAME, "verification.report_assurance", words)
 
 
 def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[Problem]:
-    """Yield where a setting of the run is not the one that its reports show."""
+    """Yield the settings of the run that differ from its reports."""
     assurance = manifest.get("verification", {}).get("report_assurance")
-    if _asked(manifest, "report_assurance") not in (None, assurance):
-        words = "not that of invocation.parameters"
+    if _setting(manifest, "report_assurance") not in (None, assurance):
+        words = "differs from invocation.parameters"
         yield Problem(Code.SETTINGS_DIFFER, MANIFEST_NAME, "verification.report_assurance", words)
     for name in SHOWN_SETTINGS:
-        value = _asked(manifest, name)
+        value = _setting(manifest, name)
         shown = sorted({facts.settings[name] for facts in found.facts.values()})
         if value is not None and shown and shown != [value]:
-            words = f"{shorten(value)}, the reports show {shown}"
+            words = f"{shorten(value)}, but the reports show {shown}"
             yield Problem(Code.SETTINGS_DIFFER, MANIFEST_NAME, f"invocation.parameters.{name}", words)
 
 
 def _review_problems(
     manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield what a manifest lacks that says that its run was a release review."""
-    if _asked(manifest, "release_review") is True:
+    """Yield the requirements of a release review that a manifest claiming one does not meet."""
+    if _setting(manifest, "release_review") is True:
         for words in _review_lacks(manifest, found, verdict):
             field = "invocation.parameters.release_review"
-            yield Problem(Code.REVIEW_NOT_SUPPORTED, MANIFEST_NAME, field, f"is claimed, {words}")
+            yield Problem(Code.REVIEW_NOT_SUPPORTED, MANIFEST_NAME, field, f"is claimed, but {words}")
 
 
 def _review_lacks(manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None) -> Iterator[str]:
@@ -230,14 +230,14 @@ def _review_lacks(manifest: Mapping[str, Any], found: Findings, verdict: Mapping
     if manifest.get("verification", {}).get("report_assurance") != "strict":
         yield "verification.report_assurance is not strict"
     if "signing_key_fingerprint" not in manifest:
-        yield "and no signer"
+        yield "the pack has no signer"
     profiles = sorted({facts.context["profile"] for facts in found.facts.values()} - REVIEW_PROFILES)
     if profiles:
-        yield f"the profile of reports is {profiles[0]}"
+        yield f"the profile of the reports is {profiles[0]}"
 
 
-def _asked(manifest: Mapping[str, Any], setting: str) -> Any:
-    """Return the value of a setting of the run, None where the manifest has none."""
+def _setting(manifest: Mapping[str, Any], setting: str) -> Any:
+    """Return the value of a setting of the run, or None if the manifest does not have it."""
     row = manifest.get("invocation", {}).get("parameters", {}).get(setting)
     return row.get("value") if isinstance(row, dict) else None
 
@@ -257,37 +257,37 @@ def _selection_problems(found: Findings) -> Iterator[Problem]:
     contradiction = Code.PLAN_CONTRADICTS_ITSELF
     yield from differences(claimed, pairs, "selection", where=layout.SCENARIOS, code=contradiction)
     unused = sorted({row["id"] for row in found.planned.scenarios["scenarios"]} - set(pairs["scenario_ids"]))
-    lines = [f"scenario {name} is not among the cases" for name in unused]
+    lines = [f"scenario {name} has no case" for name in unused]
     steps = map(step_problem, found.planned.scenarios["scenarios"])
     lines += [line for line in steps if line is not None]
     yield from (Problem(contradiction, layout.SCENARIOS, "scenarios", line) for line in lines)
     for path, baseline in found.baselines.items():
         if baseline.model_id not in pairs["models"]:
-            yield Problem(Code.PLAN_DIFFERS, path, "meta.model_id", "the baseline of no model that was selected")
+            yield Problem(Code.PLAN_DIFFERS, path, "meta.model_id", "the baseline of a model that was not selected")
     for facts in found.facts.values():
         if facts.context["suite"] != selection["suite"]:
-            yield Problem(Code.PLAN_DIFFERS, facts.path, "context.suite", f"not that of {layout.SCENARIOS}")
+            yield Problem(Code.PLAN_DIFFERS, facts.path, "context.suite", f"differs from {layout.SCENARIOS}")
         if facts.revision != revisions.get(facts.model_id, facts.revision):
-            yield Problem(Code.PLAN_DIFFERS, facts.path, "meta.revision", f"not that of {layout.SCENARIOS}")
+            yield Problem(Code.PLAN_DIFFERS, facts.path, "meta.revision", f"differs from {layout.SCENARIOS}")
 
 
 def _weight_problems(scenarios: Mapping[str, Any], files: PackFiles) -> Iterator[Problem]:
-    """Yield where a pack holds weights that no scenario owns up to, or lacks those that one does."""
+    """Yield weights that no scenario declares, and declared weights that are missing."""
     weights = [path for path in files.digests if path.endswith(layout.WEIGHT_SUFFIXES)]
     claimed = [row["id"] for row in scenarios["scenarios"] if row.get("contains_model_weights_in_pack")]
     if weights and not claimed:
-        words = "weights, though no scenario has contains_model_weights_in_pack"
+        words = "weights, although no scenario has contains_model_weights_in_pack"
         yield Problem(Code.WEIGHTS_NOT_DECLARED, weights[0], "", words)
     if claimed and not weights:
-        words = f"{claimed[0]} has contains_model_weights_in_pack, the pack has none"
+        words = f"{claimed[0]} has contains_model_weights_in_pack, but the pack has no weights"
         yield Problem(Code.WEIGHTS_NOT_DECLARED, layout.SCENARIOS, "scenarios", words)
 
 
 def _provenance_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
-    """Yield where the provenance says another mode of determinism than the reports.
+    """Yield the difference if provenance and reports have different determinism modes.
 
     Raises:
-        DocumentError: when a file of it does not hold to its format.
+        DocumentError: when a provenance file does not match its format.
     """
     if layout.SOURCE_REPO in files.digests:
         check_schema(files.document(layout.SOURCE_REPO), "source_repo", where=layout.SOURCE_REPO)
@@ -297,12 +297,12 @@ def _provenance_problems(found: Findings, files: PackFiles) -> Iterator[Problem]
     check_schema(document, "environment", where=layout.ENVIRONMENT)
     said, mode = document["determinism"]["mode"], _common(found, "determinism")
     if found.facts and said != mode:
-        words = f"{said}, the reports show {mode}"
+        words = f"{said}, but the reports show {mode}"
         yield Problem(Code.ENVIRONMENT_DIFFERS, layout.ENVIRONMENT, "determinism.mode", words)
 
 
 def _version_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
-    """Yield where a report was measured with other libraries than ``metadata/environment.json`` says."""
+    """Yield the reports whose library versions differ from ``metadata/environment.json``."""
     if layout.ENVIRONMENT not in files.digests:
         return
     document = files.document(layout.ENVIRONMENT)
@@ -312,13 +312,13 @@ def _version_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
     for path, versions in measured.items():
         for name, version in versions.items():
             if said.get(name, version) not in (None, version):
-                other = f"{layout.ENVIRONMENT} says {shorten(said[name])}"
+                other = f"but {layout.ENVIRONMENT} has {shorten(said[name])}"
                 words = f"{shorten(version)}, {other}"
                 yield Problem(Code.ENVIRONMENT_DIFFERS, path, f"meta.versions.{name}", words)
 
 
 def _pin_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
-    """Yield where the pins are not those of the models selected, or a baseline is not the checkpoint pinned."""
+    """Yield pins that do not match the selected models, and baselines that are not the pinned checkpoint."""
     if layout.MODEL_REVISIONS not in files.digests:
         return
     assert found.planned.scenarios is not None
@@ -329,22 +329,22 @@ def _pin_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
     yield from differences(rows, planned, "models", where=where, code=Code.PINS_DIFFER)
     for pin in pins.models.values():
         if pin.revision.startswith("sha256:") and pin.digest not in (None, pin.revision):
-            words = f"of {shorten(pin.id)} the revision is not the digest of its files"
+            words = f"the revision of {shorten(pin.id)} is not the digest of its files"
             yield Problem(Code.PINS_DIFFER, where, "models", words)
     for path, baseline in found.baselines.items():
         model_id = baseline.model_id
         pinned = pins.models.get(model_id)
         digest = None if pinned is None else pinned.digest
         if digest is None:
-            words = f"pins no files of {shorten(model_id)}, which {path} measured"
+            words = f"pins no files of {shorten(model_id)}, although {path} measured it"
             yield Problem(Code.PINS_DIFFER, where, "models", words)
         elif digest != baseline.digest:
-            words = f"not that of the files pinned in {where}"
+            words = f"differs from the files pinned in {where}"
             yield Problem(Code.PINS_DIFFER, path, "baseline.digest", words)
     scored_on = sorted({baseline.text_provider for baseline in found.baselines.values()} & HUB_TEXTS)
     if scored_on and not any(pin.files for pin in pins.datasets.values()):
-        words = f"pins no data set, the baselines were scored on {scored_on[0]}"
+        words = f"pins no data set, but the baselines were scored on {scored_on[0]}"
         yield Problem(Code.PINS_DIFFER, where, "datasets", words)
     if found.baselines and pins.datasets and not scored_on:
-        words = "pins a data set, the baselines were scored on none"
+        words = "pins a data set, but the baselines were not scored on one"
         yield Problem(Code.PINS_DIFFER, where, "datasets", words)

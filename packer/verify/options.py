@@ -1,4 +1,4 @@
-"""What a receiver asks of a pack."""
+"""The options of a verification."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from invarlock.packer.format.pack_folder import Progress
 from invarlock.errors import UsageError
 
 ReportAssurance = Literal["report", "strict", "off"]
-# Is called with the bytes of the pack, and returns what is called with the bytes that are done.
+# Called with the size of the pack in bytes; returns the function to call with the bytes done.
 StartProgress = Callable[[int], Progress]
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What a receiver asks for; ``at`` is the moment that trust is judged at.
+    """The requirements of a receiver; ``at`` is the moment at which trust is judged.
 
-    ``default_store`` is a trust store that nobody named: beside an expected fingerprint it can only revoke, while a
-    ``trust_store`` must hold as well.
+    ``default_store`` is the trust store used without ``--trust-store``: with an expected fingerprint it can only
+    revoke, while a ``trust_store`` must also list the signer.
     """
 
     strict: bool = False
@@ -35,13 +35,13 @@ class VerifyOptions:
     at: datetime | None = None
 
     def check(self) -> None:
-        """Refuse options that exclude each other.
+        """Refuse options that cannot be combined.
 
         Raises:
             UsageError: naming two of them.
         """
         if self.strict and self.report_assurance == "off":
-            raise UsageError("--strict and --report-assurance off exclude each other; drop one")
+            raise UsageError("--strict and --report-assurance off cannot be combined; drop one")
         needs_signature = {
             "--strict": self.strict,
             "--expected-fingerprint": self.expected_fingerprint is not None,
@@ -49,4 +49,4 @@ class VerifyOptions:
         }
         if self.allow_unsigned:
             for option in (name for name, given in needs_signature.items() if given):
-                raise UsageError(f"--allow-unsigned and {option} exclude each other; drop one")
+                raise UsageError(f"--allow-unsigned and {option} cannot be combined; drop one")

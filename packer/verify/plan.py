@@ -1,4 +1,4 @@
-"""What a pack says was planned: its scenarios, its cases, and pytest's account of them."""
+"""The plan in a pack: its scenarios, its cases, and pytest's report of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from invarlock.verdict.compiling import Outcome, Planned, planned_cases, read_ou
 
 @dataclass(frozen=True)
 class Plan:
-    """What was planned: cases by the path of their report, scenarios by id, tuned parameters."""
+    """The plan: cases by report path, scenarios by id, tuned parameters."""
 
     cases: Mapping[str, Planned]
     scenarios: Mapping[str, Mapping[str, Any]]
@@ -31,7 +31,7 @@ class Plan:
 class PlanFound:
     """The plan in a pack.
 
-    ``scenarios`` is the effective manifest, None when the pack has none that can be read; ``outcomes`` are pytest's.
+    ``scenarios`` is the effective manifest, None if it is missing or unreadable; ``outcomes`` are pytest's outcomes.
     """
 
     scenarios: dict[str, Any] | None = None
@@ -41,14 +41,14 @@ class PlanFound:
 
 
 def read_plan(files: PackFiles) -> PlanFound:
-    """Return what was planned; without an effective manifest that is nothing, and reports are examined one by one."""
+    """Return the plan; without an effective manifest it is empty, and reports are examined individually."""
     try:
         scenarios = files.document(layout.SCENARIOS)
         check_schema(scenarios, "scenarios", where=layout.SCENARIOS)
         rows = {row["id"]: row for row in scenarios["scenarios"]}
         found = PlanFound(scenarios, Plan(planned_cases(scenarios), rows, _read_tuned(files)))
     except (MissingFileError, IntegrityError):
-        # a problem of the files, or of the verdict that is derived
+        # reported as a problem of the files, or when the verdict is derived
         return PlanFound()
     except InvarLockError as error:
         # what lacks a selection has no place of its own
@@ -66,7 +66,7 @@ def read_plan(files: PackFiles) -> PlanFound:
 
 
 def _pytest_problems(document: Any) -> Iterator[Problem]:
-    """Yield where pytest's summary is not that of its tests."""
+    """Yield the differences between pytest's summary and its tests."""
     code, where = Code.PYTEST_REPORT_CONTRADICTS_ITSELF, layout.PYTEST_REPORT
     outcomes = [test["outcome"] for test in document["tests"]]
     summary = document.get("summary", {})
@@ -74,11 +74,11 @@ def _pytest_problems(document: Any) -> Iterator[Problem]:
     derived |= {key: summary[key] for key in ("collected", "deselected") if key in summary}
     yield from differences(summary, derived, "summary", where=where, code=code)
     if {"collected", "deselected"} <= set(summary) and summary["collected"] - summary["deselected"] != len(outcomes):
-        words = f"{len(outcomes)} tests are not those collected less those deselected"
+        words = f"{len(outcomes)} tests, but collected minus deselected gives another number"
         yield Problem(code, where, "summary", words)
     failed = len(outcomes) - outcomes.count("passed") - outcomes.count("skipped")
     if document.get("exitcode") in (0, 1) and document["exitcode"] != min(failed, 1):
-        yield Problem(code, where, "exitcode", f"{document['exitcode']}, with {failed} failed tests")
+        yield Problem(code, where, "exitcode", f"{document['exitcode']}, but {failed} tests failed")
 
 
 def _read_tuned(files: PackFiles) -> TunedParams | None:

@@ -1,4 +1,4 @@
-"""The presets of a pack, derived again from the null runs beside them; reports name them by digest."""
+"""The presets of a pack, derived again from their null runs; reports refer to them by digest."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _PRESET = re.compile(rf"{re.escape(layout.PRESETS)}calibrated_preset_([^/]+)\.js
 
 
 def read_presets(files: PackFiles) -> tuple[dict[str, Preset], list[Problem]]:
-    """Return the presets of a pack that follow from their null runs, by model folder, and what is wrong.
+    """Return the presets of a pack that follow from their null runs, by model folder, and the problems.
 
-    Two null runs are held in memory at a time.
+    At most two null runs are in memory at a time.
     """
     presets: dict[str, Preset] = {}
     problems: list[Problem] = []
@@ -46,7 +46,7 @@ def read_presets(files: PackFiles) -> tuple[dict[str, Preset], list[Problem]]:
         except InvarLockError as error:
             problems += in_pack(error)
             continue
-        # what a null run lacks has the place of its file
+        # a problem of a null run is reported for its file
         problems += [problem if problem.where else problem.of(path) for problem in wrong]
         if not wrong:
             presets[folder] = Preset(document, f"sha256:{files.digests[path]}")
@@ -62,19 +62,19 @@ def read_presets(files: PackFiles) -> tuple[dict[str, Preset], list[Problem]]:
 def preset_use_problems(
     path: str, report: Mapping[str, Any], preset: Preset | None, baseline: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield where a report was not judged by the preset that the pack has of its model.
+    """Yield the problem if a report was not judged with its model's preset in the pack.
 
     Args:
-        path: the report's.
+        path: path of the report.
         report: the document.
-        preset: of its model, None where the pack has none that follows from its null runs.
-        baseline: the baseline's own report, None where there is none.
+        preset: the preset of its model, or None if the pack has no valid one.
+        baseline: the report of the baseline, or None.
     """
     provenance = report["policy_provenance"]
     where = layout.PRESETS + preset_name(layout.model_folder(path))
     if preset is None:
         if provenance["preset_sha256"] is not None:
-            words = f"{where} is not there, or does not follow"
+            words = f"{where} is missing, or does not follow from its null runs"
             yield Problem(Code.PRESET_DIFFERS, path, "policy_provenance.preset_sha256", words)
         return
     fields = baseline["baseline"] if baseline is not None else report["baseline_ref"]
@@ -83,17 +83,17 @@ def preset_use_problems(
 
 def _problems(files: PackFiles, folder: str, document: Mapping[str, Any]) -> Iterator[Problem]:
     if folder_name(document["model_id"]) != folder:
-        words = f"{document['model_id'][:100]!r}, the file's name is another model's"
+        words = f"{document['model_id'][:100]!r}, but the file name is for another model"
         yield Problem(Code.MODEL_DIFFERS, "", "model_id", words)
     rows = [*document["null_runs"], document["held_out"]]
     if len(rows) > MAX_NULL_RUNS:
-        words = f"{len(rows)}, more than the limit of {MAX_NULL_RUNS}"
+        words = f"{len(rows)}, over the limit of {MAX_NULL_RUNS}"
         yield Problem(Code.TOO_MANY_REPORTS, "", "null_runs", words)
         return
     yield from preset_problems(document, _null_runs(files, folder, rows))
     yaml = layout.PRESETS + preset_name(folder, "yaml")
     if files.data(yaml) != render_yaml(document):
-        yield Problem(Code.PRESET_DOES_NOT_FOLLOW, yaml, "", "does not say what the JSON says, byte for byte")
+        yield Problem(Code.PRESET_DOES_NOT_FOLLOW, yaml, "", "does not match the JSON byte for byte")
 
 
 def _null_runs(files: PackFiles, folder: str, rows: list[Mapping[str, Any]]) -> Iterator[NullRun]:
@@ -102,6 +102,6 @@ def _null_runs(files: PackFiles, folder: str, rows: list[Mapping[str, Any]]) -> 
         document = files.document(path)
         check_schema(document, "null_run", where=path)
         if document["run"] != row["run"]:
-            words = f"{document['run']}, the name of the file says {row['run']}"
+            words = f"{document['run']}, but the file name says {row['run']}"
             raise DocumentError(words, where=path, field="run", code=Code.PRESET_DOES_NOT_FOLLOW)
         yield NullRun(document, f"sha256:{files.digests[path]}")

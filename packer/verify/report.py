@@ -1,4 +1,4 @@
-"""Whether one report of a pack follows from its raw measurements, its baseline and the files beside it."""
+"""The check that a report follows from its raw measurements, its baseline and the files in its folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from invarlock.verdict.summaries import ARTIFACT_KEYS
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline's own report, which held to its schema, and the sha256 (64 hex) of its bytes."""
+    """A baseline's own report, which matches its schema, and the sha256 (64 hex) of its bytes."""
 
     path: str
     document: Mapping[str, Any]
@@ -43,7 +43,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """What is kept of a report once it is examined: all that a verdict, a summary or a manifest takes from it."""
+    """The facts kept of an examined report: everything that a verdict, a summary or a manifest uses."""
 
     path: str
     model_id: str
@@ -69,7 +69,7 @@ class ReportFacts:
 
 @dataclass(frozen=True)
 class Examined:
-    """One report: its facts when it verifies, its ``verify-v1`` envelope, and what is wrong."""
+    """An examined report: its facts if it verifies, its ``verify-v1`` envelope, and its problems."""
 
     facts: ReportFacts | None
     envelope: dict[str, Any]
@@ -79,9 +79,9 @@ class Examined:
 def examine_report(
     files: PackFiles, path: str, baseline: Baseline | None, plan: Plan, preset: Preset | None
 ) -> Examined:
-    """Return what a report and the files beside it hold, and what in them does not follow.
+    """Return the facts of a report and the files in its folder, and everything that does not follow.
 
-    A file that cannot be read as its digest promises is a problem of ``files``, and not repeated here.
+    A file that does not match its digest is a problem of ``files`` and is not repeated here.
     """
     planned = plan.cases.get(path)
     kind = "unknown" if planned is None else str(planned.scenario["category"])
@@ -144,7 +144,7 @@ def examine_report(
 
 
 def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return the ``verify-v1`` envelope of one report, given what ``verify_report`` found."""
+    """Return the ``verify-v1`` envelope of one report, given the problems from ``verify_report``."""
     metric: Mapping[str, Any] = {}
     reason = "malformed"
     if not problems:
@@ -169,7 +169,7 @@ def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: S
                     "ok": not problems,
                     "reason": str(problems[0]) if problems else None,
                 },
-                # a report that verifies has none, and no place for them
+                # a report that verifies has no problems, and the envelope no field for them
                 **({"problems": [problem.document() for problem in problems]} if problems else {}),
             }
         ],
@@ -177,7 +177,7 @@ def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: S
 
 
 def join_envelopes(envelopes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return one envelope of all reports."""
+    """Return one envelope for all reports."""
     results = [envelope["results"][0] for _, envelope in sorted(envelopes.items())]
     bad = [result for result in results if not result["ok"]]
     return {
@@ -189,17 +189,17 @@ def join_envelopes(envelopes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _place_problems(path: str, report: Mapping[str, Any], baseline: Baseline | None) -> Iterator[Problem]:
-    """Yield where a report is not one of its model's folder, or not measured against that model's baseline."""
+    """Yield the problem if a report is in another model's folder, or was measured against another baseline."""
     folder = layout.model_folder(path)
     if folder_name(report["meta"]["model_id"]) != folder:
-        words = f"{report['meta']['model_id'][:100]!r}, its folder is another model's"
+        words = f"{report['meta']['model_id'][:100]!r}, but the folder is for another model"
         yield Problem(Code.MODEL_DIFFERS, path, "meta.model_id", words)
     if baseline is None:
-        words = f"missing, {path} was measured against it"
+        words = f"missing, but {path} was measured against it"
         yield Problem(Code.BASELINE_MISSING, layout.baseline_path(folder), "", words)
         return
     if report["baseline_ref"]["report_sha256"] != f"sha256:{baseline.digest}":
-        words = f"not the digest of {baseline.path}"
+        words = f"does not match the digest of {baseline.path}"
         yield Problem(Code.BASELINE_DIFFERS, path, "baseline_ref.report_sha256", words)
     yield from (problem.of(path) for problem in verify_against_baseline(report, baseline.document))
 
@@ -207,7 +207,7 @@ def _place_problems(path: str, report: Mapping[str, Any], baseline: Baseline | N
 def _runtime_manifest(
     files: PackFiles, path: str, report: Mapping[str, Any], digest: str
 ) -> tuple[Mapping[str, Any] | None, list[Problem]]:
-    """Return the ``runtime`` block of the report's runtime manifest, and what is wrong with that file."""
+    """Return the ``runtime`` block of the report's runtime manifest, and the problems of that file."""
     where = beside(path, layout.RUNTIME_MANIFEST)
     document, unread = _document(files, where)
     if document is None:
@@ -232,21 +232,21 @@ def _runtime_manifest(
     if (config["source"] == "file") != (config["path"] is not None) or (config["path"] is None) != (
         config["sha256"] is None
     ):
-        wrong.append(("config", "a file has path and sha256, anything else has neither"))
+        wrong.append(("config", "a file needs both path and sha256, anything else neither"))
     if not runtime["container_execution"] and (runtime["image_ref"] or runtime["image_digest"]):
-        wrong.append(("runtime", "names an image, though nothing ran in a container"))
-    wrong += [(key, "not that of the report") for key, found, own in expected if found != own]
+        wrong.append(("runtime", "has an image, although nothing ran in a container"))
+    wrong += [(key, "differs from the report") for key, found, own in expected if found != own]
     return runtime, [Problem(Code.RUNTIME_MANIFEST_DIFFERS, where, key, words) for key, words in wrong]
 
 
 def _document(files: PackFiles, where: str) -> tuple[Any, list[Problem]]:
-    """Return a document in a report's folder, None if it cannot be read, and what is wrong with it.
+    """Return a document in a report's folder, None if it cannot be read, and its problems.
 
-    Bytes that are not those of their digest are a problem of ``files``, and not repeated here.
+    A digest mismatch is a problem of ``files`` and is not repeated here.
     """
     try:
         document = files.document(where)
-        null = Problem(Code.FILE_MALFORMED, where, "", "null is no document")
+        null = Problem(Code.FILE_MALFORMED, where, "", "null is not a document")
         return document, [null] if document is None else []
     except (MissingFileError, DocumentError) as error:
         return None, in_pack(error)
@@ -259,23 +259,23 @@ def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> 
     document, wrong = _document(files, where)
     if document is None or document == report["telemetry"]:
         return wrong
-    return [Problem(Code.TIMING_DIFFERS, where, "", "not the telemetry of the report")]
+    return [Problem(Code.TIMING_DIFFERS, where, "", "differs from the report's telemetry")]
 
 
 def _page_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where the page beside a report, if there is one, is not the one that the report gives."""
+    """Yield the problem if a report's HTML page exists and is not the one rendered from the report."""
     where = beside(path, layout.PAGE)
     if where not in files.digests:
         return
     page = render_report(report, files.digests[path])
     if sha256_hex(page) != files.digests[where]:
-        yield Problem(Code.PAGE_DIFFERS, where, "", "not the page that the report gives")
+        yield Problem(Code.PAGE_DIFFERS, where, "", "not the page that is rendered from the report")
 
 
 def _tuned_problems(
     path: str, report: Mapping[str, Any], planned: Planned | None, tuned: TunedParams | None
 ) -> Iterator[Problem]:
-    """Yield where a clean edit was not made with the parameters that the pack says were selected for its model."""
+    """Yield the problem if a clean edit does not use its model's tuned parameters in the pack."""
     if planned is None or tuned is None or planned.scenario["generation"]["kind"] != "edit":
         return
     generation, model = planned.scenario["generation"], planned.case["model"]
@@ -286,7 +286,7 @@ def _tuned_problems(
         yield Problem(Code.TUNED_PARAMETERS_DIFFER, path, "edit.spec", str(error))
         return
     if report["edit"]["spec"] != spec:
-        words = f"{shorten(report['edit']['spec'])}, derived {shorten(spec)}"
+        words = f"{shorten(report['edit']['spec'])}, but derived is {shorten(spec)}"
         yield Problem(Code.TUNED_PARAMETERS_DIFFER, path, "edit.spec", words)
 
 
@@ -295,7 +295,7 @@ def _edit_metadata(
 ) -> tuple[Mapping[str, Any] | None, list[Problem]]:
     where = beside(path, layout.EDIT_METADATA)
     document, unread = _document(files, where)
-    # what it says is compared with its scenario, and a pack without scenarios claims nothing that follows from it
+    # it is compared with its scenario, and without scenarios no claim follows from it
     if document is None or not plan.scenarios:
         absent = where not in files.digests
         code = Code.EDIT_METADATA_MISSING if absent else Code.EDIT_METADATA_MALFORMED
@@ -312,7 +312,7 @@ def _companions(
     baseline: Baseline | None,
     metadata: Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the documents beside a report that its scenario asks for, none where one is wrong, and what is wrong."""
+    """Return the additional documents that a scenario requires, none if one is wrong, and the problems."""
     if planned is None:
         return {}, []
     found: dict[str, Any] = {}
@@ -331,7 +331,7 @@ def _companions(
 
 
 def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[Problem]]:
-    """Return the repeats of a report, None when it has none, and what is wrong with them."""
+    """Return the repeats of a report, None if it has none, and their problems."""
     where = beside(path, layout.REPEATS)
     if where not in files.digests:
         return None, []
@@ -344,7 +344,7 @@ def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Ma
 
 
 def _settings(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the run that a report shows, by their name."""
+    """Return the settings of the run that a report records, by name."""
     windows = report["dataset"]["windows"]
     return {
         "profile": report["context"]["profile"],

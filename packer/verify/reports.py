@@ -1,6 +1,6 @@
-"""The reports of a pack, examined one after the other; of each only the facts that a verdict needs are kept.
+"""The reports of a pack, examined one at a time; only the facts that a verdict needs are kept.
 
-Building and verifying use the same functions: what a builder writes is what a verifier expects.
+Building and verifying use the same functions, so a verifier expects exactly what a builder writes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from invarlock.reports.verification import verify_baseline
 
 @dataclass(frozen=True)
 class BaselineFacts:
-    """What is kept of a baseline's own report."""
+    """The facts kept of a baseline's own report."""
 
     model_id: str
     digest: str
@@ -39,7 +39,7 @@ class BaselineFacts:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the reports of a pack hold, by path, with the plan that they were made by, and what is wrong with them."""
+    """The findings of a pack's reports by path, their plan, and their problems."""
 
     planned: PlanFound = field(default_factory=PlanFound)
     facts: Mapping[str, ReportFacts] = field(default_factory=dict)
@@ -65,19 +65,19 @@ class Findings:
     def pack_statement(
         self, manifest: Mapping[str, Any], digests: Collection[str], verdict: Mapping[str, Any] | None
     ) -> list[str]:
-        """Return what a pack of these reports is evidence of, before a receiver has verified it."""
+        """Return the evidence statement of a pack of these reports, before a receiver has verified it."""
         parts = list(absent(manifest, digests, self.planned.plan.cases))
         return pack_statement(self.scope, self.clean, verdict, parts)
 
 
 def examine_reports(files: PackFiles) -> Findings:
-    """Return what all reports of a pack hold, with the plan that they were made by."""
+    """Return the findings of all reports of a pack, with their plan."""
     planned = read_plan(files)
     presets, wrong = read_presets(files)
     problems = [*planned.problems, *wrong]
     paths = [path for path in files.digests if is_report(path) or is_baseline(path)]
     if len(paths) > MAX_REPORTS:
-        words = f"the pack has {len(paths)} reports, more than the limit of {MAX_REPORTS}"
+        words = f"the pack has {len(paths)} reports, over the limit of {MAX_REPORTS}"
         return Findings(planned, problems=(*problems, Problem(Code.TOO_MANY_REPORTS, "", "", words)))
     facts: dict[str, ReportFacts] = {}
     envelopes: dict[str, dict[str, Any]] = {}
@@ -103,7 +103,7 @@ def examine_reports(files: PackFiles) -> Findings:
             Code.FILE_DOES_NOT_FOLLOW,
             f"{layout.PRESETS}{preset_name(name)}",
             "",
-            "the preset of no model with a report",
+            "a preset for a model without a report",
         )
         for name in unused
     ]
@@ -132,5 +132,5 @@ def _facts_of(baseline: Baseline) -> BaselineFacts:
 
 
 def _by_model(path: str) -> tuple[str, bool, str]:
-    """Sort a model's baseline before its reports."""
+    """Return the sort key that puts a model's baseline before its reports."""
     return layout.model_folder(path), not is_baseline(path), path

@@ -1,4 +1,4 @@
-"""What verifying a pack found."""
+"""The result of verifying a pack."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from invarlock.problems import ExitCode, Problem
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What verifying found.
+    """The result of verifying a pack.
 
     Attributes:
-        problems: all of the first class that failed, at most ``MAX_PROBLEMS``; empty when everything holds.
-        left_out: how many more problems of that class there are.
-        verdict: PASS, FAIL or NOT_DERIVED, None where the pack claims none or its bytes are not as sealed.
-        verdict_document: the verdict as derived, None where nothing is.
+        problems: the problems of the first class that failed, at most ``MAX_PROBLEMS``; empty if the pack verifies.
+        left_out: the number of further problems of that class.
+        verdict: PASS, FAIL or NOT_DERIVED; None if the pack claims none or its integrity check failed.
+        verdict_document: the derived verdict, or None.
         envelope: the ``verify-v1`` document of all reports.
     """
 
@@ -39,8 +39,8 @@ class VerifyResult:
     verdict: str | None = None
     evidence_level: str | None = None
     missing_for_strong: tuple[str, ...] = ()
-    asked: str = ""
-    not_asked: tuple[str, ...] = ()
+    covered: str = ""
+    not_covered: tuple[str, ...] = ()
     integrity_ok: bool = False
     reports_verified: bool = False
     envelope: Mapping[str, Any] | None = None
@@ -49,12 +49,12 @@ class VerifyResult:
 
     @property
     def code(self) -> ExitCode:
-        """The exit code: that of the problems, 0 when everything holds."""
+        """The exit code: that of the problems, 0 if there are no problems."""
         return self.problems[0].code.exit_code if self.problems else ExitCode.OK
 
     @property
     def holds(self) -> bool:
-        """Whether everything that was checked holds, signed or not."""
+        """Whether all checks passed, signed or not."""
         return not self.problems
 
     @property
@@ -64,23 +64,23 @@ class VerifyResult:
 
     @property
     def ok(self) -> bool:
-        """Whether a receiver may rely on the pack: never for one that nobody signed."""
+        """Whether a receiver may rely on the pack; never true for an unsigned one."""
         return self.holds and self.signed
 
     @property
     def evidence(self) -> list[str]:
-        """What a person is told of what the pack is evidence of."""
-        return statement(self.asked or "nothing that was checked", self.not_asked, self.missing_for_strong)
+        """The evidence statement as lines of text."""
+        return statement(self.covered or "nothing that was checked", self.not_covered, self.missing_for_strong)
 
     @property
     def strong(self) -> bool:
-        """Whether the pack is strong evidence: all that can be asked of one, and it was asked."""
+        """Whether the pack is strong evidence: no requirement for it is missing."""
         return self.ok and not self.missing_for_strong
 
     def _assurance_status(self) -> str:
         if self.reports_verified:
             return "ok"
-        # a pack without reports holds, and nothing of reports was there to check
+        # a valid pack without reports: there was no report to check
         return "not_checked" if self.holds or self.options.report_assurance == "off" else "failed"
 
     def document(self) -> dict[str, Any]:
@@ -104,8 +104,8 @@ class VerifyResult:
             "strong_evidence": {
                 "ok": self.strong,
                 "missing": list(self.missing_for_strong),
-                "asked": self.asked,
-                "not_asked": list(self.not_asked),
+                "covered": self.covered,
+                "not_covered": list(self.not_covered),
             },
             "authenticity": self.authenticity if self.signed or not self.holds else "unsigned",
             "signer_fingerprint": self.signer,

@@ -1,6 +1,6 @@
-"""What follows from the reports of a pack: the verdict, summaries, and every ``verify.json``.
+"""The results derived from the reports of a pack: the verdict, summaries, and every ``verify.json``.
 
-Building and verifying use the same functions: what a builder writes is what a verifier expects.
+Building and verifying use the same functions, so a verifier expects exactly what a builder writes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TIMESTAMP = re.compile(rb'\n  "timestamp": "([0-9TZ:-]{1,32})"')
 
 @dataclass(frozen=True)
 class Results:
-    """The verdict that follows from a pack's reports, None when none does, and where its results are others."""
+    """The verdict that follows from a pack's reports, or None, and the pack's results that differ."""
 
     verdict: Verdict | None = None
     warnings: tuple[str, ...] = ()
@@ -44,13 +44,13 @@ class Results:
 
 
 def derive_verdict(found: Findings, timestamp: str, not_bundled: Collection[str] = ()) -> Verdict:
-    """Return the verdict that follows from reports; ``not_bundled`` are the ids of cases that were left out.
+    """Return the verdict that follows from reports; ``not_bundled`` are the ids of omitted cases.
 
     Raises:
         DocumentError: when the pack has no effective manifest.
     """
     if found.planned.scenarios is None:
-        words = "missing or malformed, the verdict follows from it"
+        words = "missing or malformed, but the verdict is derived from it"
         raise DocumentError(words, where=layout.SCENARIOS, code=Code.PLAN_MISSING)
     records = {path: facts.record for path, facts in found.facts.items()}
     return compile_records(
@@ -64,7 +64,7 @@ def derive_verdict(found: Findings, timestamp: str, not_bundled: Collection[str]
 
 
 def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what follows from reports, by path: ``results/`` but the verdict, sweeps, and every ``verify.json``."""
+    """Return the derived files by path: ``results/`` without the verdict, sweeps, and every ``verify.json``."""
     results: dict[str, Any] = {f"results/{name}": document for name, document in summarise(verdict).items()}
     results[layout.ARTIFACT_SUMMARY] = summarise_artifacts(
         {
@@ -89,11 +89,9 @@ def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any
 
 
 def check_results(files: PackFiles, found: Findings) -> Results:
-    """Return the verdict of a pack, derived, and where its results are not what follows from its reports."""
+    """Return the derived verdict of a pack, and the results that do not follow from its reports."""
     if not any(path.startswith(layout.DERIVED_FOLDERS) or path == layout.SCENARIOS for path in files.digests):
-        return Results(
-            warnings=("the pack holds no report and no verdict: only its bytes and its signature were checked",)
-        )
+        return Results(warnings=("the pack has no report and no verdict: only checksums and signature were checked",))
     try:
         claimed = files.data(layout.VERDICT_JSON, MAX_JSON_BYTES)
         match = _TIMESTAMP.search(claimed)
@@ -106,7 +104,7 @@ def check_results(files: PackFiles, found: Findings) -> Results:
     for path, document in expected.items():
         problems += _compare(files, path, document)
     if files.digests.get(layout.VERDICT_TEXT) != sha256_hex(render_verdict_text(verdict).encode("utf-8")):
-        words = "not the text of the verdict derived"
+        words = "not the text of the derived verdict"
         problems.append(Problem(Code.RESULT_DOES_NOT_FOLLOW, layout.VERDICT_TEXT, "", words))
     needed = {path for facts in found.facts.values() for path in facts.companions}
     needed |= {beside(path, layout.REPEATS) for path, facts in found.facts.items() if facts.repeats is not None}
@@ -115,10 +113,10 @@ def check_results(files: PackFiles, found: Findings) -> Results:
 
 
 def _left_out(claimed: bytes) -> frozenset[str]:
-    """Return the cases that a verdict says are not bundled; which of them were planned is derived.
+    """Return the cases that a verdict lists as not bundled; whether they were planned is derived.
 
     Raises:
-        DocumentError: when the verdict is no strict JSON.
+        DocumentError: when the verdict is not strict JSON.
     """
     if b'"not_bundled"' not in claimed:
         return frozenset()
@@ -128,7 +126,7 @@ def _left_out(claimed: bytes) -> frozenset[str]:
 
 
 def _compare(files: PackFiles, path: str, derived: Any) -> list[Problem]:
-    """Return where a document is not the one derived."""
+    """Return the differences between a document and the derived one."""
     if path not in files.digests:
         return [Problem(Code.FILE_ABSENT, path, "", "missing")]
     try:
@@ -150,7 +148,7 @@ def _differences(path: str, claimed: bytes, derived: Any) -> list[Problem]:
 
 
 def _strays(paths: Iterable[str], derived: Iterable[str], needed: Iterable[str]) -> list[Problem]:
-    """Return the files in the folders of reports and results that follow from no report."""
+    """Return the files in the folders of reports and results that belong to no report."""
     known = {layout.VERDICT_JSON, layout.VERDICT_TEXT, *derived}
     found = [path for path in paths if path.startswith(layout.DERIVED_FOLDERS)]
     reports = {path for path in found if is_report(path)}

@@ -1,17 +1,17 @@
-"""Verifying a pack offline: is it whole, who signed it, and does what it claims follow from what was measured.
+"""Verifying a pack offline: its files are intact, its signer is trusted, its claims follow from its measurements.
 
-Seven steps in this order, each with a frozen result and the problems that it found:
+There are seven steps, each with a frozen result and the problems that it found:
 
-1. control files: ``manifest.json`` and ``checksums.sha256`` are there,
+1. control files: ``manifest.json`` and ``checksums.sha256`` exist,
 2. manifest: it matches its schema,
-3. signature and trust: somebody signed it whom the receiver trusts,
-4. integrity: every byte is as it was sealed,
+3. signature and trust: the signature is valid and the receiver trusts the signer,
+4. integrity: every file matches its checksum,
 5. reports: each follows from its raw measurements, its baseline and the files in its folder,
 6. results: verdict and summaries follow from the reports,
 7. claims: manifest, metadata, README and attestation follow from the rest.
 
-A step that fails ends the verification, but that bytes are hashed while steps 5 to 7 read them. Problems of the first
-class that failed, by exit code, are listed. Nothing but the manifest is parsed before the signature holds.
+A step that fails ends the verification; hashing overlaps with steps 5 to 7, which read the files. Problems of the first
+class that failed, by exit code, are listed. Only the manifest is parsed before the signature is verified.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from invarlock.packer.trust.signers import TrustedSigner, read_trust_store
 from invarlock.packer.verify.authenticity import Signature, check_signature
 from invarlock.packer.verify.claims import Claims, check_claims, version_problems
 from invarlock.packer.verify.control_files import ManifestFound, check_manifest, read_control_files
-from invarlock.packer.verify.evidence import absent, asked, evidence_level, missing_in_pack, not_asked
+from invarlock.packer.verify.evidence import absent, covered, evidence_level, missing_in_pack, not_covered
 from invarlock.packer.verify.integrity import close_sealed, open_sealed
 from invarlock.packer.verify.options import ReportAssurance, StartProgress, VerifyOptions
 from invarlock.packer.verify.report import join_envelopes
@@ -52,13 +52,13 @@ def verify_pack(
     start_progress: StartProgress | None = None,
     added: Mapping[str, bytes] | None = None,
 ) -> VerifyResult:
-    """Verify a pack; what is wrong with it is in the result, never raised.
+    """Verify a pack; its problems are in the result, never raised.
 
-    ``added`` are control files, by name, that the pack is verified with though they are not in its folder yet.
+    ``added`` are control files, by name, that are verified as part of the pack before they are in its folder.
 
     Raises:
         UsageError: when the options exclude each other or the trust store is malformed.
-        MissingFileError: when there is no such trust store.
+        MissingFileError: when the trust store does not exist.
     """
     options.check()
     store_path = options.trust_store or options.default_store
@@ -73,7 +73,7 @@ def verify_pack(
 
 @dataclass(frozen=True)
 class _Steps:
-    """What the steps found; those after one that failed are empty. ``verdict`` is what the pack itself claims."""
+    """The results of the steps; those after a failed step are empty. ``verdict`` is the pack's own claim."""
 
     manifest: ManifestFound = field(default_factory=ManifestFound)
     signature: Signature = field(default_factory=Signature)
@@ -120,7 +120,7 @@ def _take_steps(
         sealed.files.close()
     problems = [*found.problems, *results.problems, *claims.problems]
     if options.report_assurance == "off":
-        # what was sealed must hold together all the same
+        # even with assurance off, the manifest's references must be consistent
         problems = [problem for problem in problems if problem.code.exit_code < ExitCode.REPORT]
     elif problems:
         problems += version_problems(manifest.document)
@@ -139,7 +139,7 @@ def _take_steps(
 
 
 def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _Steps) -> VerifyResult:
-    """Return what a receiver learns from the steps, with what they require of a pack that is whole."""
+    """Return the result of the steps, including the receiver's own requirements for an intact pack."""
     result = VerifyResult(
         path,
         options,
@@ -169,8 +169,8 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
     return replace(
         result,
         reports_verified=not is_off and bool(found.facts),
-        asked="" if is_off else asked(found.scope),
-        not_asked=() if is_off else tuple(not_asked(found.scope, signed=result.signed)),
+        covered="" if is_off else covered(found.scope),
+        not_covered=() if is_off else tuple(not_covered(found.scope, signed=result.signed)),
         missing_for_strong=tuple(_missing_for_strong(result, steps)),
     )
 
@@ -182,22 +182,22 @@ def _failed(result: VerifyResult, problems: Sequence[Problem]) -> VerifyResult:
 
 
 def _printable(problem: Problem) -> Problem:
-    """Return a problem whose texts, which may be an attacker's, have nothing in them that a terminal obeys."""
+    """Return a problem with terminal control characters escaped, since its texts may come from an attacker."""
     return Problem(problem.code, printable(problem.where), printable(problem.field), printable(problem.message))
 
 
 def _unmet(options: VerifyOptions, found: Findings, verdict: str | None) -> Iterator[Problem]:
-    """Yield what a receiver requires beyond a pack that holds."""
+    """Yield the receiver's requirements that a valid pack does not meet."""
     if options.report_assurance == "strict":
-        words = "strict report assurance needs execution of a clean case in a container with an image digest"
+        words = "strict report assurance requires that clean cases ran in a container with an image digest"
         for path in found.clean:
             if not found.facts[path].in_container:
                 yield Problem(Code.CONTAINER_REQUIRED, layout.beside(path, layout.RUNTIME_MANIFEST), "", words)
         if not found.clean:
-            words = "the pack has no clean report, strict report assurance needs one"
+            words = "the pack has no clean report, but strict report assurance requires one"
             yield Problem(Code.CLEAN_REPORT_REQUIRED, "", "", words)
     if options.require_pass and verdict != "PASS":
-        words = f"the verdict is {verdict}, PASS is required"
+        words = f"the verdict is {verdict}, but PASS is required"
         yield Problem(Code.PASS_REQUIRED, layout.VERDICT_JSON, "", words)
 
 
@@ -215,13 +215,13 @@ def _assurance_warnings(manifest: Manifest, found: Findings, *, is_off: bool) ->
 
 
 def kept_subjects_warnings(manifest: Manifest, kept: Sequence[bool]) -> Iterator[str]:
-    """Yield a warning where reports and the run's settings differ on whether the subjects stay in the run directory.
+    """Yield a warning if reports and settings disagree on whether the subjects stay in the run directory.
 
-    It is no problem: a run may be resumed with another ``keep_models``.
+    This is not an error: a run may be resumed with another ``keep_models``.
 
     Args:
-        manifest: of the pack, with the settings of the run.
-        kept: ``run_directory_contains_edit_artifacts`` of each ``edit_metadata.json``.
+        manifest: the pack's manifest, with the settings of the run.
+        kept: the value of ``run_directory_contains_edit_artifacts`` in each ``edit_metadata.json``.
     """
     setting = manifest.get("invocation", {}).get("parameters", {}).get("keep_models")
     stated = setting.get("value") if isinstance(setting, dict) else None
@@ -229,12 +229,12 @@ def kept_subjects_warnings(manifest: Manifest, kept: Sequence[bool]) -> Iterator
     if isinstance(stated, bool) and others:
         yield (
             f"{others} of {len(kept)} edit_metadata.json say run_directory_contains_edit_artifacts: "
-            f"{'false' if stated else 'true'}, and the run's keep_models is {'true' if stated else 'false'}"
+            f"{'false' if stated else 'true'}, but the run's keep_models is {'true' if stated else 'false'}"
         )
 
 
 def _missing_for_strong(result: VerifyResult, steps: _Steps) -> list[str]:
-    """Return why a pack that holds is not strong evidence for this receiver."""
+    """Return why a valid pack is not strong evidence for this receiver."""
     conditions = {
         "a signature": result.signed,
         "a pinned signer (--expected-fingerprint or a trust store)": result.authenticity == "pinned",

@@ -48,7 +48,7 @@ def test_a_pack_without_a_signature_is_refused_in_every_mode(
     for trust in choices:
         result = verify_pack(unsigned, VerifyOptions(**options, **trust))
         assert (result.code, result.ok, result.reports_verified) == (5, False, False)
-        assert "its maker signs it with a key" in messages(result)
+        assert "ask its maker to sign it" in messages(result)
 
 
 def test_an_unsigned_pack_is_never_ok_without_a_word_that_it_is_unsigned(run: Path, tmp_path: Path) -> None:
@@ -147,4 +147,4 @@ def test_trust_is_judged_at_the_time_asked_for_and_at_the_time_of_the_pack(
     assert code("2026-02-15", not_before="2026-02-01", not_after="2026-03-01") == 5
     assert code("2026-02-15", revoked=True) == 5
     early = strict(pack, at=parse_moment("2026-01-01"))
-    assert (early.code, early.warnings[-1][:40]) == (0, "the pack says that it was made at 2026-0")
+    assert (early.code, early.warnings[-1][:40]) == (0, "the pack claims to be made at 2026-0")

@@ -129,7 +129,7 @@ OTHER: dict[str, tuple[Callable[[], bytes | str], str]] = {
     "not base64": (lambda: PEM.replace("MC4C", "M!4C"), "not base64"),
     "another public key": (
         lambda: write_pem(V2 + bytes.fromhex("a123032100") + bytes(32), "PRIVATE KEY"),
-        "the public key of another one",
+        "the public key of a different key",
     ),
     "too large": (lambda: "x" * 20_000, "larger than"),
     "empty": (lambda: "", "no PEM block"),
@@ -197,10 +197,10 @@ def test_keygen_writes_the_names_given_and_makes_their_folder(tmp_path: Path, na
 
 
 def test_keygen_refuses_the_name_of_a_public_key_and_a_folder_that_everybody_writes_to(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="name the private one"):
+    with pytest.raises(UsageError, match="give the private key's name"):
         write_key_pair(tmp_path / "k.pub.pem", KEY)
     tmp_path.chmod(0o777)
-    with pytest.raises(UsageError, match="everybody on this machine may write"):
+    with pytest.raises(UsageError, match="every user of this machine may write"):
         write_key_pair(tmp_path / "k", make_signing_key())
     assert list(tmp_path.iterdir()) == []
 

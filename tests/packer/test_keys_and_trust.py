@@ -54,7 +54,7 @@ def test_a_key_pair_is_written_once_and_the_private_key_for_its_owner_alone(tmp_
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     assert load_signing_key(private) == key
     assert read_public_pem(public.read_text()) == key.public
-    with pytest.raises(UsageError, match=r"maker\.pem: exists, it is not overwritten"):
+    with pytest.raises(UsageError, match=r"maker\.pem: already exists and is not overwritten"):
         write_key_pair(tmp_path / "maker", make_signing_key())
     assert load_signing_key(private) == key
 
@@ -208,9 +208,9 @@ def test_a_passphrase_encrypts_the_private_key(tmp_path: Path) -> None:
     assert private.read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     assert private.stat().st_mode & 0o777 == 0o600
     assert load_signing_key(private, b"correct horse") == key
-    with pytest.raises(UsageError, match="the passphrase does not fit"):
+    with pytest.raises(UsageError, match="wrong passphrase"):
         load_signing_key(private, b"battery staple")
-    with pytest.raises(UsageError, match="an encrypted key; name the variable with its passphrase"):
+    with pytest.raises(UsageError, match="an encrypted key; give the variable with its passphrase"):
         load_signing_key(private)
     plain, _ = write_key_pair(tmp_path / "plain", key)
     with pytest.raises(UsageError, match="the key is not encrypted"):
@@ -278,7 +278,7 @@ def test_a_store_that_is_none_is_left_as_it_is(tmp_path: Path) -> None:
     path = store(tmp_path, {"signers": []})
     before = path.read_bytes()
 
-    with pytest.raises(UsageError, match="a list of fingerprints is needed"):
+    with pytest.raises(UsageError, match="expected a list of fingerprints"):
         add_signer(path, TrustedSigner(SIGNER))
     assert path.read_bytes() == before
 
@@ -413,7 +413,7 @@ def test_a_store_that_everybody_may_write_trusts_nobody(tmp_path: Path) -> None:
     path = store(tmp_path, [SIGNER])
     path.chmod(0o666)
 
-    with pytest.raises(UsageError, match=r"everybody on this machine may write it \(mode 0666\); chmod o-w"):
+    with pytest.raises(UsageError, match=r"every user of this machine may write it \(mode 0666\); run: chmod o-w"):
         read_trust_store(path)
     path.chmod(0o644)
     tmp_path.chmod(0o777)
@@ -430,7 +430,7 @@ def test_a_store_that_its_group_may_write_is_warned_of(pack: Path, real_run: Any
     result = verify_pack(pack, VerifyOptions(trust_store=path))
 
     assert (result.code, result.authenticity) == (0, "pinned")
-    assert f"{path}: its group may change it (mode 0664); chmod g-w {path}" in result.warnings
+    assert f"{path}: its group may change it (mode 0664); run: chmod g-w {path}" in result.warnings
 
 
 def test_a_default_store_that_is_a_link_to_nothing_does_not_trust_everybody(
@@ -445,7 +445,7 @@ def test_a_default_store_that_is_a_link_to_nothing_does_not_trust_everybody(
 
 
 @pytest.mark.parametrize(
-    ("mode", "warned"), [(0o600, ""), (0o640, "its group may read"), (0o644, "everybody on this machine may read")]
+    ("mode", "warned"), [(0o600, ""), (0o640, "its group may read"), (0o644, "every user of this machine may read")]
 )
 def test_a_private_key_that_others_may_read_is_warned_of(
     pack: Path, real_run: Any, tmp_path: Path, mode: int, warned: str
@@ -463,13 +463,13 @@ def test_a_private_key_that_everybody_may_write_is_refused(tmp_path: Path) -> No
     private, _ = write_key_pair(tmp_path / "key", make_signing_key())
     private.chmod(0o602)
 
-    with pytest.raises(UsageError, match=r"everybody on this machine may write it \(mode 0602\)"):
+    with pytest.raises(UsageError, match=r"every user of this machine may write it \(mode 0602\)"):
         load_signing_key(private)
 
 
 def test_a_store_that_is_a_pipe_is_neither_replaced_nor_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "store.json")
 
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         revoke_signer(tmp_path / "store.json", SIGNER)
     assert stat.S_ISFIFO((tmp_path / "store.json").stat().st_mode)

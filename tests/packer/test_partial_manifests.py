@@ -146,8 +146,8 @@ def test_a_folder_of_any_files_can_be_sealed_and_checked(tmp_path: Path, real_ru
 
     assert (result.code, result.verdict, result.evidence_level, result.reports_verified) == (0, None, "low", False)
     assert result.document()["assurance_status"] == "not_checked"
-    assert "only its bytes and its signature were checked" in "; ".join(result.warnings)
-    assert result.warnings[-1] == "sealed, but nothing is derived from: notes.txt"
+    assert "only checksums and signature were checked" in "; ".join(result.warnings)
+    assert result.warnings[-1] == "sealed, but not used by any check: notes.txt"
     assert strict(tmp_path, require_pass=True).code == 7
     assured = strict(tmp_path, report_assurance="strict")
     assert (assured.code, assured.reports_verified) == (7, False)

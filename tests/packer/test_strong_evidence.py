@@ -1,4 +1,4 @@
-"""What a pack is evidence of: strict assurance, strong evidence, and what is said to people of both."""
+"""The evidence statement of a pack: strict assurance, strong evidence, and the texts about both."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def test_strict_report_assurance_asks_for_a_container(pack: Path) -> None:
     result = strict(pack, report_assurance="strict")
 
     assert result.code == 7
-    assert "strict report assurance needs execution of a clean case in a container" in messages(result)
+    assert "strict report assurance requires that clean cases ran in a container" in messages(result)
 
 
 def test_strict_report_assurance_asks_it_of_every_clean_report_and_inspect_says_so(
@@ -124,8 +124,8 @@ def test_strong_evidence_lacks_nothing(complete: PackContent, real_run: Any, tmp
 
     assert (strong.code, strong.missing_for_strong, strong.strong) == (0, (), True), messages(strong)
     assert strong.evidence == [
-        "asked: 1 edit that must pass, 1 that must fail, 1 fault that must be detected, on 1 model",
-        "not asked: a second model",
+        "covered: 1 edit that must pass, 1 that must fail, 1 fault that must be detected, on 1 model",
+        "not covered: a second model",
         "strong evidence: yes",
     ]
     assert built.evidence[2].startswith("strong evidence: yes, for a receiver who pins the signer")
@@ -207,7 +207,9 @@ def test_tuned_parameters_are_missed_where_a_clean_edit_used_them() -> None:
     assert not named("quant_rtn:8:128:all")
 
 
-def test_people_are_told_one_scale_what_was_asked_and_what_was_not(run: Path, real_run: Any, tmp_path: Path) -> None:
+def test_readme_verify_inspect_and_build_print_the_same_evidence_statement(
+    run: Path, real_run: Any, tmp_path: Path
+) -> None:
     whole = content(run)
     files = {path: data for path, data in whole.files.items() if "nan_injection" not in path}
     files.pop("metadata/pytest_report.json")
@@ -225,12 +227,12 @@ def test_people_are_told_one_scale_what_was_asked_and_what_was_not(run: Path, re
     inspected = packer("inspect", built.path).stdout
     readme = (built.path / "README.md").read_text()
 
-    asked = "asked: 1 edit that must pass, on 1 model"
+    covered = "covered: 1 edit that must pass, on 1 model"
     lacking = (
         "whether a destructive edit fails; whether a fault is detected; a second model; a container (1 of 1 reports"
     )
     for text in (verified, inspected, readme, "\n".join(built.evidence)):
-        assert asked in text.replace("Asked", "asked")
+        assert covered in text.replace("Asked", "covered")  # the label in a sealed README
         assert lacking in text
         assert "trong evidence: no, missing: " in text
         assert "evidence level" not in text.lower()

@@ -1,4 +1,4 @@
-"""What a receiver asks for, and what they are told. What is done to packs is in ``test_attacks.py``."""
+"""Options and output of ``verify``. Attacks on packs are in ``test_attacks.py``."""
 
 import io
 import json
@@ -163,7 +163,7 @@ def test_no_command_imports_pytorch(pack: Path, real_run: Any, tmp_path: Path) -
 
     assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * len(commands)
     verified = done[5].stdout
-    assert verified.startswith(f"VERIFIED: {built}\nverdict: PASS\nasked: 1 edit that must pass, ")
+    assert verified.startswith(f"VERIFIED: {built}\nverdict: PASS\ncovered: 1 edit that must pass, ")
     assert "\nstrong evidence: no, missing: strict report assurance" in verified
     assert "(pinned), attested" in verified
     assert done[6].stdout == "3 cases compared, 0 differ\n"

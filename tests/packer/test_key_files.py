@@ -112,20 +112,20 @@ def rsa_key() -> rsa.RSAPrivateKey:
 
 
 OTHER: dict[str, tuple[Callable[[], bytes | str], str]] = {
-    "EC": (lambda: pkcs8(ec.generate_private_key(ec.SECP256R1())), r"the kind elliptic-curve \(EC\), not Ed25519"),
+    "EC": (lambda: pkcs8(ec.generate_private_key(ec.SECP256R1())), r"of type elliptic-curve \(EC\), not Ed25519"),
     "EC of OpenSSL": (lambda: traditional(ec.generate_private_key(ec.SECP521R1())), r"elliptic-curve \(EC\), not"),
-    "RSA": (lambda: pkcs8(rsa_key()), "the kind RSA, not Ed25519"),
-    "RSA of OpenSSL": (lambda: traditional(rsa_key()), "the kind RSA, not Ed25519"),
-    "DSA": (lambda: pkcs8(dsa.generate_private_key(1024)), "the kind DSA, not Ed25519"),
-    "X25519": (lambda: pkcs8(x25519.X25519PrivateKey.generate()), "the kind X25519, not"),
-    "Ed448": (lambda: pkcs8(ed448.Ed448PrivateKey.generate()), "the kind Ed448, not"),
+    "RSA": (lambda: pkcs8(rsa_key()), "of type RSA, not Ed25519"),
+    "RSA of OpenSSL": (lambda: traditional(rsa_key()), "of type RSA, not Ed25519"),
+    "DSA": (lambda: pkcs8(dsa.generate_private_key(1024)), "of type DSA, not Ed25519"),
+    "X25519": (lambda: pkcs8(x25519.X25519PrivateKey.generate()), "of type X25519, not"),
+    "Ed448": (lambda: pkcs8(ed448.Ed448PrivateKey.generate()), "of type Ed448, not"),
     "OpenSSH": (openssh, "OpenSSH's own format"),
     "public": (lambda: public_pem(KEY.public), "a public key; the private key is needed"),
     "certificate": (lambda: "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "CERTIFICATE"),
     "two keys": (lambda: PEM + PEM, "2 private keys in one file"),
     "DER": (lambda: base64.b64decode(PEM.split("\n")[1]), "DER, not PEM"),
     "UTF-16": (lambda: PEM.encode("utf-16"), "UTF-16 text"),
-    "cut off": (lambda: PEM[:60], "does not end"),
+    "cut off": (lambda: PEM[:60], "without its END line"),
     "not base64": (lambda: PEM.replace("MC4C", "M!4C"), "not base64"),
     "another public key": (
         lambda: write_pem(V2 + bytes.fromhex("a123032100") + bytes(32), "PRIVATE KEY"),
@@ -137,7 +137,7 @@ OTHER: dict[str, tuple[Callable[[], bytes | str], str]] = {
 
 
 @pytest.mark.parametrize("kind", OTHER)
-def test_what_is_no_key_of_ours_is_called_what_it_is(tmp_path: Path, kind: str) -> None:
+def test_an_unusable_key_is_refused_with_its_kind(tmp_path: Path, kind: str) -> None:
     make, reason = OTHER[kind]
 
     with pytest.raises(UsageError, match=f"key\\.pem: .*{reason}.*keygen"):

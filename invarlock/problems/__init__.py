@@ -1,6 +1,6 @@
-"""Everything that a check can find wrong: one value for a problem, and the enumeration of its codes.
+"""The problems that checks can report: the value of one problem, and the enumeration of all codes.
 
-Each code has its exit code, its meaning and its remedy in one table; ``python -m invarlock.problems`` prints it.
+One table has the exit code, meaning and remedy of each code; ``python -m invarlock.problems`` prints it.
 """
 
 from invarlock.problems.codes import Code, ExitCode

@@ -1,6 +1,6 @@
 """The codes of problems, with the exit code, the meaning and the remedy of each.
 
-Codes are stable: one may be added, and none changes its meaning. The page ``docs/problems.md`` is written from here.
+Codes are stable: new ones may be added, but none changes its meaning. ``docs/problems.md`` is generated from here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Self
 
 
 class ExitCode(IntEnum):
-    """How commands end; the checks of a pack run in this order from ``MISSING`` to ``REPORT``."""
+    """The exit codes of commands; the checks of a pack run in this order from ``MISSING`` to ``REPORT``."""
 
     def __new__(cls, number: int, meaning: str) -> Self:
         """Return a member whose value is the number."""
@@ -21,26 +21,28 @@ class ExitCode(IntEnum):
 
     meaning: str
 
-    OK = 0, "verified, or built, inspected, generated; of evaluate: every gate holds"
-    GATE = 1, "evaluate only: a gate does not hold"
-    USAGE = 2, "invalid usage, input that cannot be used, or output that cannot be written"
+    OK = 0, "success; for evaluate: every gate passed"
+    GATE = 1, "evaluate only: a gate failed"
+    USAGE = 2, "invalid usage, unusable input, or output that cannot be written"
     MISSING = 3, "a pack or a file is missing"
     MANIFEST = 4, "the manifest is malformed"
-    SIGNATURE = 5, "no signature, a wrong one, or a signer who is not trusted"
-    INTEGRITY = 6, "the bytes of a pack are not those that were sealed"
+    SIGNATURE = 5, "the signature is missing or invalid, or the signer is not trusted"
+    INTEGRITY = 6, "the files of a pack do not match their checksums"
     REPORT = 7, "a report, a result or a claim does not follow from the raw measurements"
 
 
-_AGAIN = "Get the whole pack again from its maker. If it stays so, ask them: the pack is not what they sealed."
-_MAKER = (
-    "Do not rely on the pack. Ask its maker for one that was built by `python -m invarlock.packer build` or `merge` "
-    "and not changed after that."
+_AGAIN = (
+    "Get the complete pack again from its maker. If the problem remains, tell them: the sealed pack itself is wrong."
 )
-_OWN_FILE = "Open the file at the place that the message names, mend it, and run the command again."
+_MAKER = (
+    "Do not rely on the pack. Ask its maker for a pack built by `python -m invarlock.packer build` or `merge` "
+    "and not changed afterwards."
+)
+_OWN_FILE = "Correct the file at the place given in the message, and run the command again."
 
 
 class Code(StrEnum):
-    """What can be wrong, by subject."""
+    """The codes of problems, by subject."""
 
     def __new__(cls, code: str, exit_code: ExitCode, meaning: str, remedy: str) -> Self:
         """Return a member whose value is the code."""
@@ -58,32 +60,32 @@ class Code(StrEnum):
     USAGE_INVALID = (
         "usage_invalid",
         ExitCode.USAGE,
-        "An option, a variable or a combination of them cannot work.",
-        "Change what the message names; `--help` lists the options and `docs/settings.md` the settings.",
+        "An option, a variable or a combination of them is invalid.",
+        "Correct the option or variable in the message; see `--help` and `docs/settings.md`.",
     )
     OUTPUT_UNWRITABLE = (
         "output_unwritable",
         ExitCode.USAGE,
         "The result of a command cannot be written.",
-        "Check the disk, the permissions and the pipe that the output goes to.",
+        "Check free disk space, permissions and the output pipe.",
     )
     DOCUMENT_MALFORMED = (
         "document_malformed",
         ExitCode.USAGE,
-        "A JSON, YAML or TOML file that was given is malformed or does not match its schema.",
+        "A given JSON, YAML or TOML file is malformed or does not match its schema.",
         _OWN_FILE,
     )
     CHECKPOINT_UNUSABLE = (
         "checkpoint_unusable",
         ExitCode.USAGE,
-        "A checkpoint is incomplete, malformed, in a form that cannot be judged, or not the one that was pinned.",
-        "Download or save the checkpoint again, or name another one.",
+        "A checkpoint is incomplete, malformed, in an unsupported format, or not the pinned one.",
+        "Download or save the checkpoint again, or use another one.",
     )
     HUB_UNAVAILABLE = (
         "hub_unavailable",
         ExitCode.USAGE,
-        "A model or a data set cannot be downloaded, or is not the one that was pinned.",
-        "Check the network, the token and the pin; with a filled cache run offline.",
+        "A model or a data set cannot be downloaded, or is not the pinned one.",
+        "Check the network, the token and the pin, or run offline with a complete cache.",
     )
     EDIT_NOT_APPLICABLE = (
         "edit_not_applicable",
@@ -94,26 +96,26 @@ class Code(StrEnum):
     MEASUREMENT_IMPOSSIBLE = (
         "measurement_impossible",
         ExitCode.USAGE,
-        "A measurement cannot be made on this text or model.",
-        "Give a longer text, shorter windows, or a model of a family that is supported.",
+        "A measurement is not possible on this text or model.",
+        "Use a longer text, shorter windows, or a model of a supported family.",
     )
     MEMORY_EXHAUSTED = (
         "memory_exhausted",
         ExitCode.USAGE,
         "A model, or one window of text, does not fit in the memory of its devices.",
-        "Use a smaller batch or shorter windows, free the device, or use one with more memory.",
+        "Use a smaller batch or shorter windows, free device memory, or use a larger device.",
     )
     FILE_MISSING = (
         "file_missing",
         ExitCode.MISSING,
-        "A file that a command needs is not there.",
-        "Check the path; the message names what makes the file.",
+        "A required file does not exist.",
+        "Check the path; the message says how to create the file.",
     )
     PACK_MISSING = (
         "pack_missing",
         ExitCode.MISSING,
-        "There is no evidence pack at the path given.",
-        "Name the folder that holds `manifest.json`; unpack an archive first.",
+        "The given path is not an evidence pack.",
+        "Give the folder with `manifest.json`; unpack an archive first.",
     )
     CONTROL_FILE_MISSING = (
         "control_file_missing",
@@ -124,63 +126,63 @@ class Code(StrEnum):
     MANIFEST_MALFORMED = (
         "manifest_malformed",
         ExitCode.MANIFEST,
-        "`manifest.json` is no strict JSON or does not match its schema.",
+        "`manifest.json` is not strict JSON or does not match its schema.",
         _AGAIN,
     )
     SIGNATURE_MISSING = (
         "signature_missing",
         ExitCode.SIGNATURE,
-        "Nobody signed the pack, so nothing says who made it.",
+        "The pack is not signed, so its origin is unknown.",
         "Ask the maker to sign it (`python -m invarlock.packer sign PACK --signing-key KEY.pem`). "
-        "`--allow-unsigned` checks the rest of it all the same.",
+        "`--allow-unsigned` runs all other checks.",
     )
     SIGNATURE_MALFORMED = (
         "signature_malformed",
         ExitCode.SIGNATURE,
-        "`manifest.signature.json` cannot be read, does not match its schema, or has a key that proves nothing.",
+        "`manifest.signature.json` cannot be read, does not match its schema, or has a weak key.",
         _AGAIN,
     )
     SIGNATURE_DOES_NOT_HOLD = (
         "signature_does_not_hold",
         ExitCode.SIGNATURE,
-        "The signature is not one over the bytes of `manifest.json`: one of the two was changed.",
+        "The signature is not valid for the bytes of `manifest.json`: one of the two was changed.",
         _AGAIN,
     )
     MANIFEST_LINE_ENDS_CHANGED = (
         "manifest_line_ends_changed",
         ExitCode.SIGNATURE,
-        "The line ends of `manifest.json` were changed, so the signature does not hold for it.",
+        "The line endings of `manifest.json` were changed, so the signature is not valid.",
         "Get the pack as an archive, or clone it with `git -c core.autocrlf=false`.",
     )
     SIGNER_DIFFERS = (
         "signer_differs",
         ExitCode.SIGNATURE,
-        "The manifest names another signer than the one whose key signed.",
-        "Do not rely on the pack; ask the maker which key is theirs.",
+        "The manifest names another signer than the key that signed it.",
+        "Do not rely on the pack; ask the maker which key is correct.",
     )
     SIGNER_NOT_EXPECTED = (
         "signer_not_expected",
         ExitCode.SIGNATURE,
-        "The pack was signed by another key than `--expected-fingerprint`.",
-        "Compare the fingerprint with the one that the maker published.",
+        "The pack was not signed by the key in `--expected-fingerprint`.",
+        "Compare the fingerprint with the one the maker published.",
     )
     SIGNER_UNKNOWN = (
         "signer_unknown",
         ExitCode.SIGNATURE,
-        "The trust store does not have the signer.",
-        "If you trust the signer: `python -m invarlock.packer trust add SIGNER`.",
+        "The signer is not in the trust store.",
+        "If you trust the signer, add it: `python -m invarlock.packer trust add SIGNER`.",
     )
     SIGNER_REVOKED = (
         "signer_revoked",
         ExitCode.SIGNATURE,
-        "The trust store has the signer as revoked.",
-        "Do not rely on the pack; ask the maker for one that was signed by a key in use.",
+        "The trust store lists the signer as revoked.",
+        "Do not rely on the pack; ask the maker for a pack signed by a valid key.",
     )
     SIGNER_OUT_OF_DATE = (
         "signer_out_of_date",
         ExitCode.SIGNATURE,
-        "The signer is not trusted now, or was not when the pack was made.",
-        "Look at `not_before` and `not_after` in the trust store; `--at TIME` judges at another time.",
+        "The signer is not trusted now, or was not trusted when the pack was made.",
+        "Check `not_before` and `not_after` in the trust store; `--at TIME` checks at another time.",
     )
     ATTESTATION_MALFORMED = (
         "attestation_malformed",
@@ -197,43 +199,43 @@ class Code(StrEnum):
     CHECKSUMS_MALFORMED = (
         "checksums_malformed",
         ExitCode.INTEGRITY,
-        "`checksums.sha256` is not a list of digests and safe paths, each once.",
+        "`checksums.sha256` is not a list of digests and unique safe paths.",
         _AGAIN,
     )
     CHECKSUMS_DIGEST_DIFFERS = (
         "checksums_digest_differs",
         ExitCode.INTEGRITY,
-        "`checksums.sha256` is not the file that the manifest names by digest.",
+        "`checksums.sha256` does not match its digest in the manifest.",
         _AGAIN,
     )
     CHECKSUM_DIFFERS = (
         "checksum_differs",
         ExitCode.INTEGRITY,
-        "The bytes of a file are not those of its checksum.",
+        "A file does not match its checksum.",
         _AGAIN,
     )
     LINE_ENDS_CHANGED = (
         "line_ends_changed",
         ExitCode.INTEGRITY,
-        "The line ends of a file were changed, perhaps by git.",
+        "The line endings of a file were changed, perhaps by git.",
         "Get the pack as an archive, or clone it with `git -c core.autocrlf=false`.",
     )
     SEALED_FILE_MISSING = (
         "sealed_file_missing",
         ExitCode.INTEGRITY,
-        "A file that has a checksum is not in the pack.",
+        "A file listed in the checksums is missing from the pack.",
         _AGAIN,
     )
     FILE_NOT_SEALED = (
         "file_not_sealed",
         ExitCode.INTEGRITY,
-        "The pack has a file without a checksum. Without `--strict` that is a warning, except for pages.",
+        "The pack has a file without a checksum. Without `--strict` this is a warning, except for pages.",
         "Delete the file, or get the pack again.",
     )
     PATH_UNSAFE = (
         "path_unsafe",
         ExitCode.INTEGRITY,
-        "A path could lead out of the pack, or reads differently from what it is.",
+        "A path could lead out of the pack, or is misleading.",
         _MAKER,
     )
     PATHS_COLLIDE = (
@@ -245,205 +247,205 @@ class Code(StrEnum):
     NOT_A_REGULAR_FILE = (
         "not_a_regular_file",
         ExitCode.INTEGRITY,
-        "Something in a pack or a run directory is a link, a device, a pipe, or a folder where a file should be.",
-        "Replace it by a copy of the file that it leads to, or get the pack again.",
+        "An entry of a pack or a run directory is a link, a device or a pipe, or a folder instead of a file.",
+        "Replace it with a copy of the actual file, or get the pack again.",
     )
     FILE_UNREADABLE = (
         "file_unreadable",
         ExitCode.INTEGRITY,
         "A file of a pack cannot be read.",
-        "Check its permissions and the disk.",
+        "Check the file's permissions and the disk.",
     )
     FILE_TOO_LARGE = (
         "file_too_large",
         ExitCode.INTEGRITY,
-        "A file is larger than any that InvarLock writes in its place.",
+        "A file is larger than InvarLock ever writes it.",
         _MAKER,
     )
     FILE_CHANGED = (
         "file_changed",
         ExitCode.INTEGRITY,
         "A file changed while the pack was verified.",
-        "Wait until nothing writes to the pack, or verify a copy of it.",
+        "Wait until no program writes to the pack, or verify a copy.",
     )
     PACK_TOO_LARGE = (
         "pack_too_large",
         ExitCode.INTEGRITY,
-        "A pack has more files, folders or bytes than a receiver looks at.",
+        "A pack has more files, folders or bytes than the limit.",
         _MAKER,
     )
     ATTRIBUTES_DIFFER = (
         "attributes_differ",
         ExitCode.INTEGRITY,
-        "`.gitattributes` says something else than `* -text`.",
+        "`.gitattributes` has other content than `* -text`.",
         "Delete `.gitattributes`, or get the pack again.",
     )
     REFERENCE_DANGLES = (
         "reference_dangles",
         ExitCode.INTEGRITY,
-        "The manifest names a file or a digest that the pack does not have.",
+        "The manifest refers to a file or a digest that is not in the pack.",
         _MAKER,
     )
     REFERENCE_DIFFERS = (
         "reference_differs",
         ExitCode.INTEGRITY,
-        "The manifest has another digest for a file than the checksums.",
+        "Manifest and checksums have different digests for a file.",
         _MAKER,
     )
     EDIT_METADATA_MISSING = (
         "edit_metadata_missing",
         ExitCode.INTEGRITY,
-        "A report has no `edit_metadata.json` next to it.",
+        "A report has no `edit_metadata.json` in its folder.",
         _MAKER,
     )
     EDIT_METADATA_MALFORMED = (
         "edit_metadata_malformed",
         ExitCode.INTEGRITY,
-        "An `edit_metadata.json` is no strict JSON or does not match its schema.",
+        "An `edit_metadata.json` is not strict JSON or does not match its schema.",
         _MAKER,
     )
     EDIT_METADATA_DIFFERS = (
         "edit_metadata_differs",
         ExitCode.INTEGRITY,
-        "An `edit_metadata.json` is not the one that the report and its scenario give.",
+        "An `edit_metadata.json` does not follow from the report and its scenario.",
         _MAKER,
     )
     SHARD_CONTRADICTS_ITSELF = (
         "shard_contradicts_itself",
         ExitCode.INTEGRITY,
-        "The cases of a shard are not those of its part of the run.",
+        "The cases of a shard do not match its part of the run.",
         "Run the shard again in a new run directory.",
     )
     REPORT_MALFORMED = (
         "report_malformed",
         ExitCode.REPORT,
-        "A report is no strict JSON, does not match its schema, or belongs to no planned case.",
+        "A report is not strict JSON, does not match its schema, or belongs to no planned case.",
         _MAKER,
     )
     RAW_MEASUREMENTS_CONTRADICT = (
         "raw_measurements_contradict",
         ExitCode.REPORT,
-        "Raw measurements of one report cannot all be true.",
+        "The raw measurements of a report contradict each other.",
         _MAKER,
     )
     EDIT_CONTRADICTS_ITSELF = (
         "edit_contradicts_itself",
         ExitCode.REPORT,
-        "The name, label and parameters of an edit are not those of its spec.",
+        "The name, label or parameters of an edit do not match its spec.",
         _MAKER,
     )
     CONTRACT_NOT_KEPT = (
         "contract_not_kept",
         ExitCode.REPORT,
-        "Something was not measured by the measurement contract that stands next to it.",
+        "A measurement was not made under the measurement contract recorded with it.",
         "Measure baseline and subject again with one version of InvarLock.",
     )
     NUMBER_DOES_NOT_FOLLOW = (
         "number_does_not_follow",
         ExitCode.REPORT,
-        "A derived value is not the one that the raw measurements give.",
+        "A derived value does not follow from the raw measurements.",
         _MAKER,
     )
     BASELINE_MISSING = (
         "baseline_missing",
         ExitCode.REPORT,
-        "The pack does not have the report of the baseline that a report was measured against.",
+        "The pack lacks the report of the baseline that a report was measured against.",
         "Build the pack again with `--baseline FILE`.",
     )
     BASELINE_CONTRADICTS_ITSELF = (
         "baseline_contradicts_itself",
         ExitCode.REPORT,
-        "A value of a baseline's report does not follow from the rest of it.",
+        "A value of a baseline's report does not follow from its measurements.",
         _MAKER,
     )
     BASELINE_DIFFERS = (
         "baseline_differs",
         ExitCode.REPORT,
-        "The baseline's side of a report is not what the baseline's own report measured.",
+        "The baseline measurements in a report differ from the baseline's own report.",
         "Measure the subject against this baseline again.",
     )
     MODEL_DIFFERS = (
         "model_differs",
         ExitCode.REPORT,
-        "A report or a preset is of another model than its place in the pack says.",
+        "A report or a preset is in the folder of another model.",
         _MAKER,
     )
     PRESET_DOES_NOT_FOLLOW = (
         "preset_does_not_follow",
         ExitCode.REPORT,
-        "A preset is not the one that its null runs give.",
+        "A preset does not follow from its null runs.",
         "Calibrate the model again: `pytest suites --suite-mode calibrate-only`.",
     )
     PRESET_DIFFERS = (
         "preset_differs",
         ExitCode.REPORT,
-        "A report was not judged by the preset that the pack has for its model.",
-        "Judge the report by that preset, or build the pack with the preset that was used (`--presets FOLDER`).",
+        "A report was not judged with its model's preset in the pack.",
+        "Judge the report with that preset, or build the pack with the preset that was used (`--presets FOLDER`).",
     )
     TUNED_PARAMETERS_DIFFER = (
         "tuned_parameters_differ",
         ExitCode.REPORT,
-        "A clean edit was not made with the parameters that were selected for its model.",
+        "A clean edit was not made with the tuned parameters of its model.",
         "Run the case again with the tuned parameters in the pack.",
     )
     RUNTIME_MANIFEST_DIFFERS = (
         "runtime_manifest_differs",
         ExitCode.REPORT,
-        "A `runtime.manifest.json` is not that of the report in the same folder.",
+        "A `runtime.manifest.json` does not match the report in the same folder.",
         _MAKER,
     )
     TIMING_DIFFERS = (
         "timing_differs",
         ExitCode.REPORT,
-        "An `evaluate_timing.json` is not the telemetry of the report in the same folder.",
+        "An `evaluate_timing.json` does not match the telemetry of the report in the same folder.",
         _MAKER,
     )
     PAGE_DIFFERS = (
         "page_differs",
         ExitCode.REPORT,
-        "An `evaluation.html` is not the page that the report in the same folder gives.",
+        "An `evaluation.html` is not the page rendered from the report in the same folder.",
         "Delete the page, or render it again from the report.",
     )
     COMPANION_DIFFERS = (
         "companion_differs",
         ExitCode.REPORT,
-        "A probe or a document of a deployable subject does not belong to its report or does not follow.",
+        "A probe or a deployable document does not belong to its report, or does not follow from its measurements.",
         _MAKER,
     )
     REPEATS_DIFFER = (
         "repeats_differ",
         ExitCode.REPORT,
-        "A `determinism_repeats.json` is not that of its report, or contradicts itself.",
+        "A `determinism_repeats.json` does not match its report, or contradicts itself.",
         _MAKER,
     )
     FILE_MALFORMED = (
         "file_malformed",
         ExitCode.REPORT,
-        "A file of a pack is no strict JSON or does not match its schema.",
+        "A file of a pack is not strict JSON or does not match its schema.",
         _MAKER,
     )
     FILE_ABSENT = (
         "file_absent",
         ExitCode.REPORT,
-        "A file that follows from the reports, or that a report needs, is not in the pack.",
+        "A file that is derived from the reports, or that a report requires, is missing from the pack.",
         _MAKER,
     )
     FILE_DOES_NOT_FOLLOW = (
         "file_does_not_follow",
         ExitCode.REPORT,
-        "A file among reports, results or presets follows from none of them.",
+        "A file in the folders of reports, results or presets belongs to none of them.",
         "Keep your own files elsewhere, or seal them with `build --material NAME=FILE`.",
     )
     FILE_NAME_MISLEADS = (
         "file_name_misleads",
         ExitCode.REPORT,
-        "The name of a file looks like that of a file that is checked, and is another one.",
+        "A file is named deceptively like a file that is checked.",
         "Rename the file.",
     )
     PLAN_MISSING = (
         "plan_missing",
         ExitCode.REPORT,
-        "A pack with reports has no `metadata/scenarios.json` that can be read.",
+        "A pack with reports has no readable `metadata/scenarios.json`.",
         _MAKER,
     )
     PLAN_CONTRADICTS_ITSELF = (
@@ -455,31 +457,31 @@ class Code(StrEnum):
     PLAN_DIFFERS = (
         "plan_differs",
         ExitCode.REPORT,
-        "A report or a baseline is not of the suite, the revision or the models that were planned.",
+        "A report or a baseline does not belong to the planned suite, revision or models.",
         _MAKER,
     )
     PYTEST_REPORT_CONTRADICTS_ITSELF = (
         "pytest_report_contradicts_itself",
         ExitCode.REPORT,
-        "The summary of `metadata/pytest_report.json` is not that of its tests.",
+        "The summary of `metadata/pytest_report.json` does not match its tests.",
         _MAKER,
     )
     RESULT_DOES_NOT_FOLLOW = (
         "result_does_not_follow",
         ExitCode.REPORT,
-        "A verdict or a summary is not the one that follows from the reports.",
+        "A verdict or a summary does not follow from the reports.",
         _MAKER,
     )
     TOO_MANY_REPORTS = (
         "too_many_reports",
         ExitCode.REPORT,
-        "A pack has more reports or null runs than a receiver looks at.",
+        "A pack has more reports or null runs than the limit.",
         _MAKER,
     )
     MANIFEST_CLAIM_DOES_NOT_FOLLOW = (
         "manifest_claim_does_not_follow",
         ExitCode.REPORT,
-        "The manifest claims something that the files of the pack do not give.",
+        "A claim of the manifest does not follow from the files of the pack.",
         _MAKER,
     )
     EVIDENCE_LEVEL_TOO_HIGH = (
@@ -491,72 +493,72 @@ class Code(StrEnum):
     REVIEW_NOT_SUPPORTED = (
         "review_not_supported",
         ExitCode.REPORT,
-        "The manifest claims a release review, and the pack lacks what one needs.",
+        "The manifest claims a release review, but the pack does not meet its requirements.",
         "Run the review again: `pytest suites --release-review` with a signing key.",
     )
     SETTINGS_DIFFER = (
         "settings_differ",
         ExitCode.REPORT,
-        "A setting of the run is not the one that the manifest or the reports show.",
+        "A setting of the run differs from the manifest or the reports.",
         _MAKER,
     )
     ENVIRONMENT_DIFFERS = (
         "environment_differs",
         ExitCode.REPORT,
-        "`metadata/environment.json` is not the environment that the reports were measured in.",
+        "`metadata/environment.json` differs from the environment in which the reports were measured.",
         _MAKER,
     )
     PINS_DIFFER = (
         "pins_differ",
         ExitCode.REPORT,
-        "`metadata/model_revisions.json` does not pin what was measured.",
+        "`metadata/model_revisions.json` does not pin the measured models.",
         _MAKER,
     )
     WEIGHTS_NOT_DECLARED = (
         "weights_not_declared",
         ExitCode.REPORT,
-        "The pack holds model weights that no scenario declares, or lacks those that one does.",
+        "The pack has model weights that no scenario declares, or lacks declared ones.",
         "Build the pack again without weights; no pack needs them.",
     )
     README_DIFFERS = (
         "readme_differs",
         ExitCode.REPORT,
-        "`README.md` is not the one that the manifest and the verdict give.",
-        "Do not believe the README. Ask the maker for the pack as it was built.",
+        "`README.md` does not match the manifest and the verdict.",
+        "Do not rely on the README. Ask the maker for the pack as it was built.",
     )
     ATTESTATION_DIFFERS = (
         "attestation_differs",
         ExitCode.REPORT,
-        "The attestation says something else than the pack.",
+        "The attestation contradicts the pack.",
         "Delete the attestation and let the signer attest the pack again.",
     )
     OTHER_VERSION = (
         "other_version",
         ExitCode.REPORT,
         "Another version of InvarLock made the pack, which may explain the other problems.",
-        "Verify the pack with the version that its manifest names in `invarlock_version`.",
+        "Verify the pack with the version in `invarlock_version` of its manifest.",
     )
     NOT_PACKED = (
         "not_packed",
         ExitCode.REPORT,
-        "A pack is not built, because something that goes into it does not verify; the other problems say what.",
-        "Run the case again (`pytest suites --resume` makes anew what does not verify), or leave its report out.",
+        "The pack was not built because some of its content does not verify; see the other problems.",
+        "Run the case again (`pytest suites --resume` repeats what does not verify), or omit its report.",
     )
     CONTAINER_REQUIRED = (
         "container_required",
         ExitCode.REPORT,
-        "`--report-assurance strict` needs clean cases that ran in a container with an image digest.",
+        "`--report-assurance strict` requires that clean cases ran in a container with an image digest.",
         "Run the suite in a container, or verify with `--report-assurance report`.",
     )
     CLEAN_REPORT_REQUIRED = (
         "clean_report_required",
         ExitCode.REPORT,
-        "`--report-assurance strict` needs a report of a clean edit, and the pack has none.",
+        "`--report-assurance strict` requires a report of a clean edit, but the pack has none.",
         "Run the suite with a clean scenario, or verify with `--report-assurance report`.",
     )
     PASS_REQUIRED = (
         "pass_required",
         ExitCode.REPORT,
-        "`--require-pass` was given, and the verdict is not PASS.",
-        "`results/final_verdict.txt` says which requirement failed.",
+        "`--require-pass` was given, but the verdict is not PASS.",
+        "See `results/final_verdict.txt` for the failed requirements.",
     )

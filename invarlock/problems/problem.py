@@ -1,4 +1,4 @@
-"""The value of one problem.
+"""One problem as a value.
 
 Example::
 
@@ -17,13 +17,13 @@ from invarlock.problems.codes import Code
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that a check found wrong.
+    """A problem that a check found.
 
     Attributes:
-        code: what is wrong; programs compare this.
-        where: the file, relative to the pack or as the user named it; empty where no file is meant.
-        field: the place in that file, such as ``primary_metric.ci[0]``; empty for all of it.
-        message: what was found, for people.
+        code: the kind of problem; programs compare this.
+        where: the file, relative to the pack or as the user gave it; empty if the problem concerns no file.
+        field: the location in that file, such as ``primary_metric.ci[0]``; empty for the whole file.
+        message: the explanation for people.
     """
 
     code: Code
@@ -35,24 +35,24 @@ class Problem:
         return ": ".join(part for part in (self.where, self.field, self.message) if part)
 
     def document(self) -> dict[str, str]:
-        """Return the object that JSON outputs hold."""
+        """Return the problem as a JSON object."""
         return {"code": self.code.value, "where": self.where, "field": self.field, "message": self.message}
 
     def of(self, where: str) -> Problem:
-        """Return the problem with a file, for a check that did not know which file it had."""
+        """Return the problem with its file set, for checks that do not know the file."""
         return replace(self, where=where)
 
     def below(self, folder: str) -> Problem:
-        """Return the problem with its file in a folder, whose name ends with a slash."""
+        """Return the problem with its file prefixed by a folder, whose name ends with a slash."""
         return replace(self, where=f"{folder}{self.where}")
 
     def coded(self, code: Code) -> Problem:
-        """Return the problem under another code, for a check that knows what the file is for."""
+        """Return the problem with another code, for a check that knows the purpose of the file."""
         return replace(self, code=code)
 
 
 def first_class(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Return the problems of the lowest exit code among them, in their order."""
+    """Return the problems with the lowest exit code, in their order."""
     found = tuple(problems)
     lowest = min((problem.code.exit_code for problem in found), default=0)
     return tuple(problem for problem in found if problem.code.exit_code == lowest)

@@ -1,1 +1,1 @@
-"""The verdict of a run: detectors over reports, compiled with the manifest into PASS or FAIL."""
+"""The verdict of a run: PASS or FAIL, compiled from the manifest, the reports and their detectors."""

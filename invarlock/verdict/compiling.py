@@ -1,9 +1,10 @@
-"""Compiling the verdict of a run from its effective manifest and its reports alone.
+"""Compiling the verdict of a run from its effective manifest and its reports only.
 
-PASS needs all of: every planned case has a report; every must_pass report passes its gates; every must_fail report
+PASS requires all of: every planned case has a report; every must_pass report passes its gates; every must_fail report
 fails and its catastrophic detectors hit; every must_detect report's detectors hit; every required primary guard hit;
-and pytest, where its outcomes are known, agrees. Informational cases decide nothing, unless the suite wants a share of
-them to signal. An edit counts as clean or destructive by its gates, a fault as detected by detectors that were there.
+and pytest's outcomes, if known, agree. Informational cases do not affect the verdict, unless the suite requires a
+share of them to signal. Gates decide whether an edit counts as clean or destructive, detectors whether a fault was
+detected.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from invarlock.verdict.detectors import (
 from invarlock.verdict.documents import Missing, Verdict
 
 REPORT_NAME = "evaluation.report.json"
-# The verdict of a pack that holds a part of a run: what is there is as expected, of the rest nothing follows.
+# The verdict of a partial pack: its cases are as expected, and nothing follows about the others.
 NOT_DERIVED: Final = "NOT_DERIVED"
 
 Outcome = Mapping[str, str]
@@ -57,22 +58,24 @@ def planned_cases(manifest: Mapping[str, Any]) -> dict[str, Planned]:
 
     Raises:
         UsageError: when the manifest selects nothing.
-        DocumentError: when it has no selection, or a case of a scenario that it does not have.
+        DocumentError: when it has no selection, or a case whose scenario is not in the manifest.
     """
     if "selection" not in manifest:
-        raise DocumentError("manifest: it has no selection; the verdict needs the effective manifest of a run")
+        raise DocumentError("manifest: no selection; a verdict needs the effective manifest of a run")
     if not manifest["selection"]["cases"]:
-        raise UsageError("manifest: its selection is empty, there is nothing to judge")
+        raise UsageError("manifest: the selection is empty; select at least one case")
     scenarios = {row["id"]: row for row in manifest["scenarios"]}
     plan: dict[str, Planned] = {}
     for case in manifest["selection"]["cases"]:
         scenario = scenarios.get(case["scenario"])
         if scenario is None:
-            raise DocumentError(f"manifest: the selection names scenario {case['scenario']!r}, which it does not have")
+            raise DocumentError(
+                f"manifest: the selection has scenario {case['scenario']!r}, which is not in the manifest"
+            )
         folder = report_folder(case["model"], scenario["id"], scenario["category"], case["run"])
         planned = Planned(f"reports/{folder}/{REPORT_NAME}", case, scenario)
         if planned.path in plan:
-            raise DocumentError(f"manifest: the selection has two cases whose report is {planned.path}")
+            raise DocumentError(f"manifest: the selection has two cases with the report path {planned.path}")
         plan[planned.path] = planned
     return plan
 
@@ -86,21 +89,21 @@ def compile_records(
     timestamp: str = "",
     not_bundled: Collection[str] = (),
 ) -> Verdict:
-    """Return the ``final_verdict.json`` document from records already judged.
+    """Return the ``final_verdict.json`` document from judged records.
 
-    Where cases are not bundled it is FAIL if one that is there fails, and ``NOT_DERIVED`` else.
+    If cases are not bundled, it is FAIL if a bundled one fails, and ``NOT_DERIVED`` otherwise.
 
     Args:
         manifest: the effective manifest.
         plan: its cases, from ``planned_cases``.
-        found: ``judge_report``'s record of each report by path; None for a report of no planned case.
-        outcomes: what pytest said of each case; None when it is not known.
-        timestamp: of the compilation, UTC.
-        not_bundled: the ids of cases that were judged elsewhere and left out of a pack on purpose.
+        found: the record from ``judge_report`` of each report by path; None for a report without a planned case.
+        outcomes: pytest's outcomes of the cases; None if unknown.
+        timestamp: time of the compilation, UTC.
+        not_bundled: the ids of cases that were judged elsewhere and deliberately left out of a pack.
     """
     said: dict[str, Outcome] = {}
     for outcome in sorted(outcomes or (), key=_gravity):
-        # several tests may look at one case: one that fails counts, and one that was skipped says nothing
+        # several tests may cover one case: any failure counts, and a skipped test is ignored
         said[outcome["case"]] = outcome
     scenarios = {row["id"]: row for row in manifest["scenarios"]}
     records: list[dict[str, Any]] = []
@@ -123,7 +126,7 @@ def compile_records(
         failed += [f"{planned.case_id}: {reason}" for reason in record["reasons"]]
         if outcomes is not None:
             failed += _disagreement(planned.case_id, record, about)
-    failed += [f"{path}: a report of no planned case" for path in sorted(set(found) - set(plan))]
+    failed += [f"{path}: a report without a planned case" for path in sorted(set(found) - set(plan))]
     counts = _counts(manifest, scenarios, records)
     fraction = manifest["selection"].get(SIGNAL_POLICY)
     if fraction is not None:
@@ -131,8 +134,8 @@ def compile_records(
         signalled = sum(signals(record) for record in expecting)
         if signalled < fraction * len(expecting):
             failed.append(
-                f"informational stress: {signalled} of the {len(expecting)} reports that should signal do, the suite "
-                f"wants a share of {fraction:g}"
+                f"informational stress: {signalled} of {len(expecting)} reports that should signal do, but the suite "
+                f"requires a share of {fraction:g}"
             )
     verdict: Verdict = {
         "verdict": "FAIL" if failed else NOT_DERIVED if left_out else "PASS",
@@ -162,7 +165,7 @@ def compile_records(
 
 
 def _missing(cases: Sequence[Planned]) -> Missing:
-    """Return the cases without a report: their ids by model and, where there are any, what was planned."""
+    """Return the cases without a report: their ids by model and, if there are any, their plan."""
     by_model: dict[str, list[str]] = {}
     for planned in cases:
         by_model.setdefault(planned.case["model"], []).append(planned.case_id)
@@ -182,10 +185,10 @@ def _missing(cases: Sequence[Planned]) -> Missing:
 
 
 def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return what pytest said of each case, from ``metadata/pytest_report.json``.
+    """Return pytest's outcome of each case, from ``metadata/pytest_report.json``.
 
     Raises:
-        DocumentError: when it is no such report.
+        DocumentError: when the document is not such a report.
     """
     check_schema(document, "pytest_report", where="metadata/pytest_report.json")
     return [
@@ -200,10 +203,10 @@ def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> dict[str, Any]:
-    """Return the verdict's record of one report: what was expected, what was seen, whether that passes.
+    """Return the verdict's record of one report: the expectation, the findings, and whether they match.
 
     Raises:
-        DocumentError: when the scenario has a detector that is unknown.
+        DocumentError: when the scenario has an unknown detector.
     """
     case, scenario = planned.case, planned.scenario
     requirements = scenario["requirements"]
@@ -236,7 +239,7 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
         "gates_hold": not report["assurance"]["blocking_reasons"],
         **{key: fact for guard in GUARDS for key, fact in guard.facts(report[guard.name]).items()},
         "ratio_vs_baseline": report["primary_metric"]["ratio_vs_baseline"],
-        # what was really applied, which the scenario's name need not say
+        # the edit that was actually applied; the scenario's name may not show it
         "edit_spec": edit_text(report["edit"]),
         "policy_digest": report["policy_provenance"]["policy_digest"],
         "preset_sha256": report["policy_provenance"].get("preset_sha256"),
@@ -247,7 +250,7 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
 
 
 def _mismatches(case: Mapping[str, Any], scenario: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
-    """Return where the report is not one of this case."""
+    """Return the differences that show that the report does not belong to this case."""
     meta, edit, generation = report["meta"], report["edit"], scenario["generation"]
     wanted: list[tuple[str, Any, Any]] = [
         ("meta.model_id", meta["model_id"], case["model"]),
@@ -269,7 +272,7 @@ def _mismatches(case: Mapping[str, Any], scenario: Mapping[str, Any], report: Ma
         if ":clean:" not in spec:
             wanted.append(("edit.spec", edit["spec"], spec))
     return [
-        f"the report's {field} is {shorten(found)}, planned {shorten(plan)}"
+        f"the report's {field} is {shorten(found)}, but planned was {shorten(plan)}"
         for field, found, plan in wanted
         if found != plan
     ]
@@ -290,16 +293,16 @@ def _unmet(record: Mapping[str, Any], scenario: Mapping[str, Any], report: Mappi
     if strictness == "must_fail" and not blocking:
         reasons.append(f"must fail, but passes every gate ({_ratio(record)})")
     if scenario["category"] == CATEGORY:
-        # its perplexity is information; that it can be served is not
+        # its perplexity is informational; that it can be served is required
         validation = report.get(VALIDATION)
-        failed = ["it was not examined"] if validation is None else failed_checks(validation)
+        failed = ["it was not validated"] if validation is None else failed_checks(validation)
         reasons += [f"deployable, but {line}" for line in failed]
     if strictness != "informational":
-        reasons += [f"detector {_describe(row)} missed, it saw {row['seen']!r}" for row in missed]
+        reasons += [f"detector {_describe(row)} did not hit: measured {row['seen']!r}" for row in missed]
         if record["detectors"] and not any(row["hit"] for row in record["detectors"]):
-            reasons.append("no detector of " + ", ".join(_describe(row) for row in record["detectors"]) + " hit")
+            reasons.append("none of the detectors hit: " + ", ".join(_describe(row) for row in record["detectors"]))
         if record["primary_guard_required"] and not record["primary_guard_hit"]:
-            reasons.append(f"its primary guard {record['primary_guard']} saw nothing")
+            reasons.append(f"its primary guard {record['primary_guard']} did not signal")
     return reasons
 
 
@@ -323,7 +326,7 @@ def _gravity(outcome: Outcome) -> int:
 
 def _disagreement(name: str, record: Mapping[str, Any], outcome: Outcome | None) -> list[str]:
     if outcome is None:
-        return [f"{name}: it has a report, but pytest did not run it"]
+        return [f"{name}: has a report, but pytest did not run it"]
     if record["passed"] and outcome["outcome"] != "passed":
         return [f"{name}: its report passes, but pytest says {_said(outcome)}"]
     if not record["passed"] and outcome["outcome"] == "passed":

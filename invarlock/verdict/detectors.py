@@ -1,4 +1,4 @@
-"""Detectors: predicates over a report that say whether a defect was seen."""
+"""Detectors: predicates over a report that decide whether a defect was detected."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _METRICS = {metric.name: metric for metric in METRICS if metric.is_guarded}
 
 
 def detect(detector: Detector, report: Report) -> dict[str, Any]:
-    """Return the detector with what it saw and whether it hit; probes stand in ``report`` under their names.
+    """Return the detector with its measured value and whether it hit; probes are in ``report`` under their names.
 
     Raises:
-        DocumentError: when its kind is unknown; that is an error, not a miss.
+        DocumentError: when its kind is unknown; this is an error, not a miss.
     """
     kind = detector["kind"]
     if kind not in _SEEN:
@@ -31,7 +31,7 @@ def detect(detector: Detector, report: Report) -> dict[str, Any]:
 
 
 def guard_flags(report: Report) -> dict[str, bool | None]:
-    """Return for each core guard whether it raised a signal; None where it was not evaluated."""
+    """Return for each core guard whether it signals; None if it was not evaluated."""
     validation = report["validation"]
     flags: dict[str, bool | None] = {
         name: not all(validation.get(flag, True) for flag in metric.flags) for name, metric in _METRICS.items()
@@ -40,9 +40,9 @@ def guard_flags(report: Report) -> dict[str, bool | None]:
 
 
 def primary_guard_hit(guard: str, report: Report) -> bool:
-    """Tell whether the guard that a scenario is meant for saw its defect.
+    """Return whether the primary guard of a scenario detected its defect.
 
-    A probe of the guard counts as the guard.
+    A probe of the guard counts too.
     """
     if guard in _METRICS:
         return _METRICS[guard].detects(report["validation"])
@@ -62,7 +62,7 @@ def _hits(detector: Detector, seen: Any) -> bool:
 
 
 def _new_modules(detector: Detector, report: Report) -> int | None:
-    """Return how many modules the guard signals that the baseline does not: the baseline signals none of its own."""
+    """Return the number of modules that the guard signals; the guard never signals the baseline's own modules."""
     found = BY_NAME[detector["guard"]].signalled_modules(report[detector["guard"]])
     return None if found is None else len(found)
 
@@ -77,15 +77,15 @@ _SEEN: dict[str, Callable[[Detector, Report], Any]] = {kind.kind: kind.seen for 
 
 
 def is_informational_stress(record: Mapping[str, Any]) -> bool:
-    """Tell whether a record is of a stress edit that decides no verdict."""
+    """Return whether a record is of a stress edit that does not affect the verdict."""
     return bool(record["category"] == "stress" and record["strictness"] == "informational")
 
 
 def expects_a_signal(record: Mapping[str, Any]) -> bool:
-    """Tell whether a record's scenario says what should be seen; a negative control says that nothing should."""
+    """Return whether a record's scenario expects a signal; a negative control expects none."""
     return bool(record["detectors"] or record["detectors_all_of"]) and record["intent"] != "negative_control"
 
 
 def signals(record: Mapping[str, Any]) -> bool:
-    """Tell whether a guard signalled or the detectors of the scenario hit."""
+    """Return whether a guard signalled or the detectors of the scenario hit."""
     return bool(record["any_core_guard_flag"] or record["detectors_hit"])

@@ -1,4 +1,4 @@
-"""The shape of ``final_verdict.json``, for readers of code and for the type checker; at run time it is a dictionary."""
+"""The types of ``final_verdict.json`` for readers and the type checker; at run time it is a plain dictionary."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class VerdictManifest(TypedDict):
-    """The effective manifest that a verdict was compiled by."""
+    """The effective manifest that a verdict was compiled with."""
 
     path: str
     schema: str
@@ -14,16 +14,16 @@ class VerdictManifest(TypedDict):
 
 
 class Missing(TypedDict):
-    """The cases without a report: their ids by model and, where there are any, what was planned of each."""
+    """The cases without a report: their ids by model and, if there are any, the plan of each."""
 
     by_model: dict[str, list[str]]
     cases: NotRequired[list[dict[str, Any]]]
 
 
 class Verdict(TypedDict):
-    """``final_verdict.json``: what follows from the reports of a run.
+    """``final_verdict.json``: the verdict that follows from the reports of a run.
 
-    ``not_bundled`` names cases that were left out of a pack; ``records`` has what was judged of each report.
+    ``not_bundled`` lists cases that were left out of a pack; ``records`` has one judged record per report.
     """
 
     verdict: Literal["PASS", "FAIL", "NOT_DERIVED"]

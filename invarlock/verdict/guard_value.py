@@ -1,7 +1,7 @@
-"""The guard-value sweep: what the guards see of small edits around their limits that perplexity alone accepts.
+"""The guard-value sweep: which small edits around their limits the guards detect although perplexity accepts them.
 
-Each case of the sweep is one point, read off its report; the sweep's document is its points and their counts. Both are
-derived, by whoever writes the document and by whoever verifies it.
+Each case of the sweep is one point, derived from its report; the sweep's document has the points and their counts. Both
+the writer and the verifier of the document derive them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from invarlock.verdict.detectors import guard_flags, primary_guard_hit
 FILE_NAME = "guard_value_all_guard_probe_sweep.json"
 SCHEMA = "invarlock/guard-value-sweep-v1"
 _GUARD_FLAGS = tuple(flag for guard in GUARDS for flag in guard.flags)
-# A fault changes the function measurably when the paired t of its loss differences is beyond.
+# A fault changes the model measurably if the paired t of its loss differences exceeds this.
 MEASURABLE_T = 3.0
 
 Point = Mapping[str, Any]
 
 
 def sweep_point(planned: Planned, report: Mapping[str, Any], digest: str) -> dict[str, Any] | None:
-    """Return a report's point of the sweep, None where its scenario is no step of one.
+    """Return a report's point of the sweep, or None if its scenario is not a step of a sweep.
 
     Args:
         planned: the case.
-        report: verified, with its probes under their names.
+        report: the verified report, with its probes under their names.
         digest: ``sha256:<hex>`` of the report's bytes.
     """
     step = planned.scenario.get("guard_value")
@@ -91,7 +91,7 @@ def sweep_document(points: Mapping[str, Point]) -> dict[str, Any]:
 
 
 def sweep_lines(points: Mapping[str, Point]) -> list[str]:
-    """Return what people are told of a sweep; nothing where there was none."""
+    """Return the summary of a sweep as text; empty without a sweep."""
     if not points:
         return []
     document = sweep_document(points)
@@ -107,12 +107,12 @@ def sweep_lines(points: Mapping[str, Point]) -> list[str]:
 
 
 def _detects(guard: str, report: Mapping[str, Any]) -> bool:
-    """Tell whether a guard signals, in the report or in its probe."""
+    """Return whether a guard signals, in the report or in its probe."""
     return bool(guard_flags(report)[guard]) or primary_guard_hit(guard, report)
 
 
 def _order(row: Point) -> tuple[Any, ...]:
-    """Sort by model, faults before controls, then by guard, series and value."""
+    """Return the sort key: model, faults before controls, then guard, series and value."""
     number = row["value"] if isinstance(row["value"], int | float) else math.inf
     series = row["scenario"].removesuffix(f"_{row['parameter']}_{number:g}")
     return row["model"], row["role"] != "fault", row["guard"] or "", series, number, row["scenario"], row["run"]
@@ -146,7 +146,7 @@ def _signalling(row: Point) -> set[str]:
 
 
 def _paired_t(windows: Mapping[str, Any]) -> float | None:
-    """Return the mean loss difference over its standard error; None where a loss is not finite or none differs."""
+    """Return the mean loss difference over its standard error; None if a loss is not finite or all are equal."""
     pairs = list(zip(windows["logloss"], windows["baseline_logloss"], strict=True))
     deltas = [own - base for own, base in pairs if own is not None and base is not None]
     if len(deltas) < len(pairs) or len(deltas) < 2:

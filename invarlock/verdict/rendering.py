@@ -10,16 +10,16 @@ from invarlock.verdict.detectors import signals
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
-    """Return the verdict in a few words; of a part of a run first that it is one."""
+    """Return the verdict in a few words; for a partial pack it starts with the number of its cases."""
     total, left_out = verdict["counts"]["cases_total"], len(verdict.get("not_bundled", ()))
     if not left_out:
         return str(verdict["verdict"])
-    here = f"{total - left_out} of {total} cases {'is' if total - left_out == 1 else 'are'} here"
-    return f"verdict not derived: {here}" + (", and not as expected" if verdict["verdict"] == "FAIL" else "")
+    bundled = f"the pack has {total - left_out} of {total} cases"
+    return f"verdict not derived: {bundled}" + (", not all as expected" if verdict["verdict"] == "FAIL" else "")
 
 
 def render_verdict_text(verdict: Mapping[str, Any]) -> str:
-    """Return ``final_verdict.txt``: the verdict, why, the counts, and a line a scenario."""
+    """Return ``final_verdict.txt``: the verdict, its reasons, the counts, and one line per scenario."""
     counts = verdict["counts"]
     models = f"{counts['models_total']} model" + ("s" if counts["models_total"] != 1 else "")
     lines = [
@@ -32,7 +32,7 @@ def render_verdict_text(verdict: Mapping[str, Any]) -> str:
     ]
     silent = counts["informational_total"]
     if silent:
-        lines.append(f"{silent} of {counts['cases_total']} cases are informational: they decide nothing.")
+        lines.append(f"{silent} of {counts['cases_total']} cases are informational and do not affect the verdict.")
     total = counts["informational_stress_total"]
     if total:
         lines.append(f"{counts['informational_stress_signaled']} of {total} informational stress edits signal.")
@@ -59,9 +59,9 @@ def _planned(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 
 def scenario_table(verdict: Mapping[str, Any]) -> list[str]:
-    """Return a table of scenarios against models: what was applied, the ratio, and what was seen.
+    """Return a table of scenarios and models: the applied edit or fault, the ratio, and the result.
 
-    Cases without a report come last, with what was planned.
+    Cases without a report come last, with their plan.
     """
     rows = [("scenario", "edit or fault", "expected", "model", "ratio", "guards that signal", "")]
     for record in verdict["records"]:

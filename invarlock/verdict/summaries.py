@@ -1,4 +1,4 @@
-"""Summaries of a verdict's records: by category, by guard, by scenario, and of the edited artefacts."""
+"""Summaries of a verdict's records: by category, by guard, by scenario, and of the edited checkpoints."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from invarlock.reports.sidecars import BASELINE_REUSED, RENDER_DEFERRED
 
 Record = Mapping[str, Any]
-# The class of a report beside which nothing describes a subject.
+# The artifact class of reports without a description of their subject.
 EVIDENCE_ONLY = "evidence_only_pack"
-# What the summary of artefacts takes of an ``edit_metadata.json``.
+# The fields of an ``edit_metadata.json`` in the summary of edited checkpoints.
 ARTIFACT_KEYS = (
     "artifact_class",
     "edit_type",
@@ -23,7 +23,7 @@ ARTIFACT_KEYS = (
 
 
 def summarise(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the four summaries of a verdict by file name; cases without a report are named in three of them."""
+    """Return the four summaries of a verdict by file name; three of them list the cases without a report."""
     records: Sequence[Record] = verdict["records"]
     guards: Sequence[str] = verdict["core_guard_order"]
     missing: Sequence[Record] = verdict.get("missing", {}).get("cases", ())
@@ -48,11 +48,11 @@ def summarise(verdict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]], without: int = 0) -> dict[str, Any]:
-    """Return ``edit_artifact_summary.json``: what was edited, by path of the ``edit_metadata.json``.
+    """Return ``edit_artifact_summary.json``: the edited checkpoints, by path of the ``edit_metadata.json``.
 
     Args:
         metadata: the ``edit_metadata.json`` of each report, by its path.
-        without: how many reports have none: evidence without a subject.
+        without: number of reports without one, which have no subject.
     """
     rows = [{"path": path, **{key: metadata[path][key] for key in ARTIFACT_KEYS}} for path in sorted(metadata)]
     classes = [row["artifact_class"] for row in rows] + [EVIDENCE_ONLY] * without
@@ -60,7 +60,7 @@ def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]], without: int 
 
 
 def summarise_seconds(telemetry: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return ``evaluation_optimization_summary.json``: where the time of all reports went, and what was saved.
+    """Return ``evaluation_optimization_summary.json``: the time spent on all reports, and the time saved.
 
     Args:
         telemetry: model, category and telemetry of each report that has an ``evaluate_timing.json``.
@@ -84,7 +84,7 @@ def summarise_seconds(telemetry: Iterable[tuple[str, str, Mapping[str, Any]]]) -
 
 
 def _seconds(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the seconds of each stage over all rows, and of all stages."""
+    """Return the seconds of each stage summed over all rows, and their total."""
     stages = sorted({stage for row in rows for stage in row if stage.endswith("_seconds")})
     totals = {stage: round(math.fsum(row.get(stage) or 0.0 for row in rows), 6) for stage in stages}
     return {**totals, "total_seconds": round(math.fsum(row.get(stage) or 0.0 for row in rows for stage in stages), 6)}
@@ -101,7 +101,7 @@ def _category(records: Sequence[Record], missing: Sequence[Record]) -> dict[str,
 
 
 def _without_report(missing: Sequence[Record]) -> dict[str, Any]:
-    """Return the ids of cases without a report, nothing where every case has one."""
+    """Return the ids of cases without a report; empty if every case has one."""
     return {"without_report": [case["case"] for case in missing]} if missing else {}
 
 
@@ -123,7 +123,7 @@ def _signals(guard: str, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _interventions(guard: str, records: Sequence[Record], missing: Sequence[Record]) -> dict[str, Any]:
-    """Return the signals of a guard that fail nothing, in clean and informational reports: worth a look."""
+    """Return the signals of a guard that fail no requirement, in clean and informational reports."""
     found = [
         r
         for r in records

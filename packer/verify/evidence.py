@@ -28,7 +28,7 @@ KINDS = {
         "{} faults that must be detected",
         "whether a fault is detected",
     ),
-    "informational": ("1 case that decides nothing", "{} cases that decide nothing", ""),
+    "informational": ("1 informational case", "{} informational cases", ""),
 }
 # The files that record the provenance of the evidence.
 ORIGINS = {

@@ -51,7 +51,10 @@ def test_a_pack_that_asks_nothing_counts_nothing_and_is_no_strong_evidence(
     assert result.code == 0
     counts = json.loads((pack / VERDICT).read_bytes())["counts"]
     assert (counts["informational_total"], counts["error_injection_detected"]) == (3, 0)
-    assert "3 of 3 cases are informational: they decide nothing." in (pack / "results/final_verdict.txt").read_text()
+    assert (
+        "3 of 3 cases are informational and do not affect the verdict."
+        in (pack / "results/final_verdict.txt").read_text()
+    )
     assert "a clean edit that must pass" in result.missing_for_strong
     assert "a fault or a destructive edit that the gates must catch" in result.missing_for_strong
     assert sum("differs from the catalogue" in line for line in result.warnings) == 3

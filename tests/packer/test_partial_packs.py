@@ -31,7 +31,7 @@ def partial(run: Path, real_run: Any, tmp_path: Path) -> Path:
     )  # fmt: skip
     assert (done.returncode, done.stdout.splitlines()[0]) == (
         0,
-        f"built {tmp_path / 'partial'}: verdict not derived: 1 of 3 cases is here",
+        f"built {tmp_path / 'partial'}: verdict not derived: the pack has 1 of 3 cases",
     ), done.stderr
     return tmp_path / "partial"
 
@@ -59,14 +59,14 @@ def test_a_pack_of_one_report_says_first_that_its_verdict_is_not_derived(partial
     text = packer("verify", partial, "--strict").stdout.splitlines()
 
     assert (result.code, result.verdict, result.reports_verified) == (0, "NOT_DERIVED", True)
-    assert text[1] == "verdict not derived: 1 of 3 cases is here"
+    assert text[1] == "verdict not derived: the pack has 1 of 3 cases"
     assert "verdict PASS" in result.missing_for_strong
     assert strict(partial, require_pass=True).code == 7
     verdict = json.loads((partial / VERDICT).read_bytes())
     assert verdict["not_bundled"] == ["mistral-tiny-nan_injection-run1", "mistral-tiny-prune_50pct_stress-run1"]
     assert (verdict["failed_requirements"], verdict["missing"]) == ([], {"by_model": {}})
-    assert "**Verdict not derived: 1 of 3 cases is here**" in (partial / "README.md").read_text()
-    assert (partial / "results/final_verdict.txt").read_text().startswith("Verdict: not derived: 1 of 3 cases is here")
+    assert "**Verdict not derived: the pack has 1 of 3 cases**" in (partial / "README.md").read_text()
+    assert (partial / "results/final_verdict.txt").read_text().startswith("Verdict: not derived: the pack has 1 of 3 cases")
     assert json.loads((partial / "manifest.json").read_bytes())["evidence_level"] == "medium"
 
 

@@ -264,8 +264,8 @@ def test_a_fault_that_does_nothing_fails_the_run(run_pytest: Callable[..., Any],
     ran = run_pytest("-k", "mistral and nan_injection", suites=own_suites)
 
     assert ran.status == 1, ran.output
-    assert "detector invariants_status (allowed ['fail']) missed, it saw 'pass'" in ran.output
-    assert "its primary guard invariants saw nothing" in ran.output
+    assert "detector invariants_status (allowed ['fail']) did not hit: measured 'pass'" in ran.output
+    assert "its primary guard invariants did not signal" in ran.output
     assert load(ran.directory / "reports" / "final_verdict.json")["verdict"] == "FAIL"
 
 

@@ -125,7 +125,7 @@ def test_clean_edits_and_faults_count_by_gates_and_by_detectors_that_are_there()
     assert (counts["catastrophic_required_fail"], counts["catastrophic_required_total"]) == (0, 1)
     assert (counts["error_injection_detected"], counts["error_injection_total"]) == (0, 1)
     assert not document["criteria"]["error_injection_detected"]
-    assert "3 of 3 cases are informational: they decide nothing." in render_verdict_text(document)
+    assert "3 of 3 cases are informational and do not affect the verdict." in render_verdict_text(document)
 
 
 def test_a_fault_that_must_be_detected_and_has_no_detector_fails_the_run() -> None:
@@ -170,8 +170,8 @@ def test_a_fault_that_no_detector_sees_fails_the_run() -> None:
     document = verdict(HONEST | {"nan_injection": report("nan_injection")})
 
     assert document["failed_requirements"] == [
-        "mistral-tiny-nan_injection-run1: detector invariants_status (allowed ['fail']) missed, it saw 'pass'",
-        "mistral-tiny-nan_injection-run1: its primary guard invariants saw nothing",
+        "mistral-tiny-nan_injection-run1: detector invariants_status (allowed ['fail']) did not hit: measured 'pass'",
+        "mistral-tiny-nan_injection-run1: its primary guard invariants did not signal",
     ]
     assert not document["criteria"]["error_injection_detected"]
 
@@ -203,7 +203,7 @@ def test_pytest_and_the_reports_must_agree() -> None:
         "mistral-tiny-nan_injection-run1: its report passes, but pytest says error, teardown"
     ]
     assert verdict(HONEST, said[:2])["failed_requirements"] == [
-        "mistral-tiny-nan_injection-run1: it has a report, but pytest did not run it"
+        "mistral-tiny-nan_injection-run1: has a report, but pytest did not run it"
     ]
     lying = verdict(HONEST | {"noop_control": report("noop_control", ratio=1.5)}, said)
     assert "its report does not pass, but pytest says passed" in lying["failed_requirements"][-1]
@@ -214,8 +214,10 @@ def test_a_report_of_another_case_is_not_taken_for_this_one() -> None:
     other = copy.deepcopy(HONEST["prune_50pct_stress"])
     other["edit"]["spec"] = "magnitude_prune:0.9:all"
 
-    assert "meta.scenario is 'prune_50pct_stress', planned 'noop_control'" in str(swapped["failed_requirements"])
-    assert "edit.spec is 'magnitude_prune:0.9:all', planned 'magnitude_prune:0.8:all'" in str(
+    assert "meta.scenario is 'prune_50pct_stress', but planned was 'noop_control'" in str(
+        swapped["failed_requirements"]
+    )
+    assert "edit.spec is 'magnitude_prune:0.9:all', but planned was 'magnitude_prune:0.8:all'" in str(
         verdict(HONEST | {"prune_50pct_stress": other})["failed_requirements"]
     )
 
@@ -225,7 +227,7 @@ def test_a_report_of_no_planned_case_fails_the_run() -> None:
 
     document = compile_verdict(manifest(*HONEST), reports)
 
-    assert document["failed_requirements"] == ["reports/x/y/run_1/r.json: a report of no planned case"]
+    assert document["failed_requirements"] == ["reports/x/y/run_1/r.json: a report without a planned case"]
 
 
 def test_informational_stress_decides_a_verdict_only_where_the_suite_asks_for_signals() -> None:
@@ -253,7 +255,7 @@ def test_informational_stress_decides_a_verdict_only_where_the_suite_asks_for_si
     assert render_verdict_text(half).count("no signal") == 2
     assert run(0, 0, 1, fraction=0.5)["verdict"] == "PASS"
     assert run(0, 0, 1, fraction=0.6)["failed_requirements"] == [
-        "informational stress: 1 of the 2 reports that should signal do, the suite wants a share of 0.6"
+        "informational stress: 1 of 2 reports that should signal do, but the suite requires a share of 0.6"
     ]
     # the signal of a control stands for no other
     assert run(1, 0, 0, fraction=0.5)["verdict"] == "FAIL"
@@ -275,10 +277,10 @@ def test_a_part_of_a_run_is_not_derived_and_fails_where_a_case_of_it_fails() -> 
     told = compile_records(plan, cases, records, [*said, passed], not_bundled=others)
 
     assert (part["verdict"], sorted(part["not_bundled"])) == ("NOT_DERIVED", others)
-    assert render_verdict_text(part).splitlines()[0] == "Verdict: not derived: 1 of 3 cases is here"
+    assert render_verdict_text(part).splitlines()[0] == "Verdict: not derived: the pack has 1 of 3 cases"
     assert (partly["verdict"], partly["failed_requirements"]) == ("FAIL", [f"{others[1]}: no report"])
     assert failed["verdict"] == "FAIL"
-    assert render_verdict_text(failed).splitlines()[0].endswith("1 of 3 cases is here, and not as expected")
+    assert render_verdict_text(failed).splitlines()[0].endswith("the pack has 1 of 3 cases, not all as expected")
     assert (told["verdict"], len(told["failed_requirements"])) == ("FAIL", 1)
     assert "not_bundled" not in compile_records(plan, cases, records)
 
@@ -286,7 +288,7 @@ def test_a_part_of_a_run_is_not_derived_and_fails_where_a_case_of_it_fails() -> 
 def test_an_empty_selection_is_an_error_and_no_pass() -> None:
     plan = manifest()
 
-    with pytest.raises(UsageError, match="its selection is empty"):
+    with pytest.raises(UsageError, match="the selection is empty"):
         compile_verdict(plan, {})
 
 
@@ -352,7 +354,7 @@ def test_the_text_says_the_verdict_first_and_names_what_failed() -> None:
     text = render_verdict_text(verdict(HONEST | {"nan_injection": report("nan_injection")}))
 
     assert text.startswith("Verdict: FAIL\n\n2 of 3 cases as expected on 1 model")
-    assert "  - mistral-tiny-nan_injection-run1: its primary guard invariants saw nothing" in text
+    assert "  - mistral-tiny-nan_injection-run1: its primary guard invariants did not signal" in text
     assert "NOT AS EXPECTED" in text
 
 

@@ -36,7 +36,7 @@ FAULTS = {
         ("-m", "smoke and clean"),
         {"PACK_TUNED_EDIT_PARAMS_FILE": "absent.json"},
         "absent.json: no such file",
-        ("put the file there", "PACK_TUNED_EDIT_PARAMS_FILE", "invarlock tune MODEL --output FILE"),
+        ("create the file", "PACK_TUNED_EDIT_PARAMS_FILE", "invarlock tune MODEL --output FILE"),
     ),
     "no tuned parameters of this model": Fault(
         ("-m", "smoke and clean and mistral-tiny"),

@@ -1,1 +1,1 @@
-"""What is validated, as typed values: models, scenarios, edit specs, tuned parameters. Data in, dataclasses out."""
+"""The catalog of a validation as typed values: models, scenarios, edit specs, tuned parameters."""

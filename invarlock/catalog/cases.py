@@ -1,6 +1,6 @@
-"""Cases: scenario × model × run, and the effective manifest that says which of them a run has.
+"""Cases: scenario × model × run, and the effective manifest that lists the cases of a run.
 
-The effective manifest is ``scenarios.json`` reduced to what was selected, with a ``selection`` beside it. Planning,
+The effective manifest is ``scenarios.json`` reduced to the selected scenarios, with a ``selection`` added. Planning,
 verdict and verification read it, so that a one-sided selection stays one-sided everywhere.
 """
 
@@ -21,7 +21,7 @@ SIGNAL_POLICY = "informational_stress_min_signal_fraction"
 
 @dataclass(frozen=True)
 class Case:
-    """One scenario on one model, once, and the suites that have it."""
+    """One run of one scenario on one model, and the suites that include it."""
 
     model: Model
     scenario: Scenario
@@ -45,9 +45,9 @@ def case_id(model_id: str, scenario: str, run: int) -> str:
 
 
 def planned_edit(scenario: Mapping[str, Any], model_id: str) -> str:
-    """Return what makes the subject of a case, as its scenario's row says it: an edit's spec, or a fault's name.
+    """Return the edit spec or fault name that makes the subject of a case, from its scenario's row.
 
-    The parameters of a ``clean`` spec are those selected for the model.
+    The parameters of a ``clean`` spec are the tuned parameters of the model.
     """
     generation = scenario["generation"]
     if generation["kind"] == "error":
@@ -70,10 +70,10 @@ def plan_cases(
     """Return the cases of all suites, small models first, then by model, in the catalog's order.
 
     Args:
-        models: with their suites.
+        models: the models and their suites.
         scenarios: of the catalog.
-        clean_runs: how often each clean scenario runs; None leaves it to the suites.
-        stress_runs: how often each stress scenario runs.
+        clean_runs: number of runs of each clean scenario; None uses the suite's number.
+        stress_runs: number of runs of each stress scenario.
 
     Raises:
         DocumentError: when two models would share node ids.
@@ -108,11 +108,11 @@ def effective_manifest(
     expression: Mapping[str, Any],
     min_signal_fraction: float | None = None,
 ) -> dict[str, Any]:
-    """Return the manifest of the cases selected.
+    """Return the effective manifest of the selected cases.
 
     Args:
         suite: the suite's name.
-        cases: those selected.
+        cases: the selected cases.
         scenarios: of the catalog.
         expression: the options that selected the cases.
         min_signal_fraction: the suite's ``informational_stress_min_signal_fraction``.
@@ -121,7 +121,7 @@ def effective_manifest(
         UsageError: when nothing is selected.
     """
     if not cases:
-        raise UsageError("no case is selected; see --collect-only for the cases there are")
+        raise UsageError("no case is selected; list the cases with --collect-only")
     chosen = {case.scenario.id for case in cases}
     models = {case.model.id: case.model for case in cases}
     rows = sorted((case.model.id, case.scenario.id, case.run) for case in cases)

@@ -1,4 +1,4 @@
-"""Deployable specs: the text that names a backend, how it packs weights, and which ones.
+"""Deployable specs: a text with a backend, its packing parameters, and the scope.
 
 Example::
 
@@ -17,19 +17,19 @@ from typing import Any
 from invarlock.catalog.edit_specs import Scope, parse_scope
 from invarlock.errors import UsageError
 
-# What pip is told to bring all backends.
+# The pip requirement that installs all backends.
 EXTRA = "deployable"
 ROW = "row"
 
 
 @dataclass(frozen=True)
 class BackendFacts:
-    """A backend as far as a plan needs it: the packages it is made of, and what it can pack.
+    """The facts about a backend that a plan needs: its packages, and what it can pack.
 
     Attributes:
-        packages: what must be installed.
-        bits: bits a weight.
-        groups: whether it has a scale a group of weights, or only one a row.
+        packages: required packages.
+        bits: bits per weight.
+        groups: whether it has one scale per group of weights, or only one per row.
     """
 
     packages: tuple[str, ...]
@@ -45,7 +45,7 @@ BACKENDS: Mapping[str, BackendFacts] = {
 
 @dataclass(frozen=True)
 class DeployableSpec:
-    """How a backend packs a model; ``group_size`` is the weights that share a scale, None for a whole row."""
+    """How a backend packs a model; ``group_size`` is the number of weights per scale, None for a whole row."""
 
     backend: str
     bits: int
@@ -62,10 +62,10 @@ class DeployableSpec:
 
 
 def parse_deployable_spec(text: str) -> DeployableSpec:
-    """Return what a deployable spec names: ``<backend>:<bits>:<group size|row>:<scope>``.
+    """Parse a deployable spec: ``<backend>:<bits>:<group size|row>:<scope>``.
 
     Raises:
-        UsageError: when it is none, or the backend cannot do it.
+        UsageError: when it is malformed, or the backend does not support it.
     """
     fields = text.split(":")
     if len(fields) != 4:

@@ -1,4 +1,4 @@
-"""What an edit is called when its subject comes from the user: by its records, or by the path of its folder.
+"""The label of the edit of a user's own subject: from its metadata, or from the path of its folder.
 
 Example::
 
@@ -20,10 +20,10 @@ from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec
 CUSTOM, NOOP = "custom", "noop"
 LabelSource = Literal["edit_metadata", "quantization_config", "inferred", "given"]
 LABEL_SOURCES: tuple[LabelSource, ...] = get_args(LabelSource)
-# The folder, its parent, and what is above that: a snapshot of the hub's cache is models--NAME/snapshots/REVISION.
+# The folder, its parent, and the level above: a snapshot of the hub's cache is models--NAME/snapshots/REVISION.
 PATH_COMPONENTS = 3
 MAX_LABEL_CHARACTERS = 100
-# Labels that a path is searched for, and the other ways in which people write them.
+# Labels searched for in a path, and their common spellings.
 PATH_LABELS: Mapping[str, tuple[str, ...]] = {
     **{name: () for name in EDIT_NAMES if name != NOOP},
     "fp8": (),
@@ -47,16 +47,16 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WORDS = {
     word.replace("-", "_"): label for label, others in PATH_LABELS.items() for word in (label, *others)
 }  # fmt: skip
-# The longest first: fp8_quant before fp8.
+# Longest first: fp8_quant before fp8.
 _IN_PATH = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![a-z0-9])")
 
 
 @dataclass(frozen=True)
 class SubjectEdit:
-    """What is known of how a user's subject was made.
+    """The known facts about the edit of a user's subject.
 
-    ``source`` says what the label comes from, None where nothing names an edit. ``spec`` is the edit that the subject's
-    ``edit_metadata.json`` describes, None where it describes none of InvarLock's. The digests are those of that file.
+    ``source`` is where the label comes from, None without one. ``spec`` is the edit that the subject's
+    ``edit_metadata.json`` describes, None if it is not one of InvarLock's. The digests are those of that file.
     """
 
     label: str = CUSTOM
@@ -67,14 +67,14 @@ class SubjectEdit:
 
 
 def is_label(text: object) -> bool:
-    """Return whether a report can call an edit so."""
+    """Return whether a text is a valid edit label for a report."""
     return isinstance(text, str) and len(text) <= MAX_LABEL_CHARACTERS and _LABEL.fullmatch(text) is not None
 
 
 def label_in_path(path: PurePath) -> str | None:
-    """Return the label that a folder's name contains as whole words, else its parent's, None where neither does.
+    """Return the label that a folder's name contains as whole words, else its parent's, or None.
 
-    A name with two labels gives none: which of them is meant cannot be known.
+    A name with two labels is ambiguous and gives None.
     """
     for component in reversed(path.parts[-PATH_COMPONENTS:]):
         found = {_WORDS[word] for word in _IN_PATH.findall(component.casefold().replace("-", "_"))}
@@ -84,10 +84,10 @@ def label_in_path(path: PurePath) -> str | None:
 
 
 def is_planned(edit: Mapping[str, Any], label: str, source: str | None) -> bool:
-    """Return whether the ``edit`` of a report is what a user's subject was planned as.
+    """Return whether the ``edit`` of a report matches the plan of a user's subject.
 
-    That a subject is its baseline is only known once it is measured, so ``noop`` is what any label may become that the
-    user did not give.
+    Only the measurement shows that a subject equals its baseline, so any label that the user did not give may become
+    ``noop``.
     """
     if edit["name"] == NOOP and source != "given":
         return True
@@ -95,7 +95,7 @@ def is_planned(edit: Mapping[str, Any], label: str, source: str | None) -> bool:
 
 
 def edit_text(edit: Mapping[str, Any]) -> str:
-    """Return the ``edit`` of a report for people: its spec, or its label where there is no spec."""
+    """Return the ``edit`` of a report as text: its spec, or its label without a spec."""
     if edit["name"] != CUSTOM or edit["label"] == CUSTOM:
         return str(edit["spec"])
     return f"{edit['label']} (inferred)" if edit.get("label_source") == "inferred" else str(edit["label"])

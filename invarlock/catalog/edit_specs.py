@@ -1,4 +1,4 @@
-"""Edit specs: the text that names an edit, its parameters and its scope.
+"""Edit specs: a text with an edit, its parameters and its scope.
 
 Example::
 
@@ -26,7 +26,7 @@ _SCOPE = re.compile(rf"({'|'.join(SCOPE_FAMILIES)})(?:@layer=(0|[1-9][0-9]{{0,5}
 
 @dataclass(frozen=True)
 class Scope:
-    """The weights that an edit takes: a family of modules, in one block or in all."""
+    """The weights that an edit changes: a family of modules, in one block or in all."""
 
     family: str
     layer: int | None = None
@@ -37,7 +37,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class EditSpec:
-    """An edit with all its parameters; ``scope`` is None for ``noop`` only."""
+    """An edit with all its parameters; ``scope`` is None only for ``noop``."""
 
     edit: str
     parameters: Mapping[str, int | float | str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class EditSpec:
 
 @dataclass(frozen=True)
 class CleanSpec:
-    """An edit whose parameters are the ones selected for a model."""
+    """An edit that uses the tuned parameters of a model."""
 
     edit: str
     scope: Scope
@@ -58,10 +58,10 @@ class CleanSpec:
 
 @lru_cache(maxsize=256)
 def parse_edit_spec(text: str) -> EditSpec | CleanSpec:
-    """Return the edit that a spec names.
+    """Parse an edit spec.
 
     Raises:
-        UsageError: when the text is no edit spec, or a parameter is out of range.
+        UsageError: when the text is not an edit spec, or a parameter is out of range.
     """
     name, *fields = text.split(":")
     edit = BY_NAME.get(name)
@@ -69,7 +69,7 @@ def parse_edit_spec(text: str) -> EditSpec | CleanSpec:
         raise UsageError(f"edit spec {text!r}: unknown edit {name!r}; known: {', '.join(EDIT_NAMES)}")
     if not edit.takes_weights:
         if fields:
-            raise UsageError(f"edit spec {text!r}: {name} takes nothing; write {edit.syntax}")
+            raise UsageError(f"edit spec {text!r}: {name} takes no parameters; write {edit.syntax}")
         return EditSpec(name)
     if len(fields) == 2 and fields[0] == "clean":
         return CleanSpec(name, _in_scope_of(edit, parse_scope(fields[1], where=text), text))
@@ -81,7 +81,7 @@ def parse_edit_spec(text: str) -> EditSpec | CleanSpec:
 
 
 def make_edit_spec(edit: str, values: Mapping[str, object], scope: Scope, where: str) -> EditSpec:
-    """Return an edit spec from parameter values, numbers or their text; ``where`` names their source.
+    """Return an edit spec from parameter values, given as numbers or text; ``where`` is their source for messages.
 
     Raises:
         UsageError: when the edit is unknown, a value is missing or out of range, or the edit cannot take the scope.
@@ -100,17 +100,17 @@ def make_edit_spec(edit: str, values: Mapping[str, object], scope: Scope, where:
 def _in_scope_of(edit: Edit, scope: Scope, where: str) -> Scope:
     if scope.family not in edit.family_scope:
         allowed = ", ".join(edit.family_scope) or "no weights"
-        raise UsageError(f"{where}: {edit.name} cannot edit {scope.family!r}; it takes {allowed}")
+        raise UsageError(f"{where}: {edit.name} cannot edit {scope.family!r}; allowed: {allowed}")
     return scope
 
 
 def parse_scope(text: str, *, where: str) -> Scope:
-    """Return a scope such as ``ffn`` or ``attn@layer=3``.
+    """Parse a scope such as ``ffn`` or ``attn@layer=3``.
 
     Raises:
-        UsageError: when it is none.
+        UsageError: when the text is not a scope.
     """
     match = _SCOPE.fullmatch(text)
     if match is None:
-        raise UsageError(f"{where}: scope {text!r} is none of {', '.join(SCOPE_FAMILIES)}, optionally with @layer=N")
+        raise UsageError(f"{where}: unknown scope {text!r}; use {', '.join(SCOPE_FAMILIES)}, optionally with @layer=N")
     return Scope(match[1], None if match[2] is None else int(match[2]))

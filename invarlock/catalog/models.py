@@ -1,4 +1,4 @@
-"""The models that can be validated and the suites that name them, read from ``models.toml``."""
+"""The models that can be validated and the suites that contain them, read from ``models.toml``."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, Literal
 from invarlock.errors import DocumentError, MissingFileError
 from invarlock.jsonio import check_schema
 
-# How often a scenario runs, each run with windows of its own; a suite may say otherwise.
+# The default number of runs of a scenario, each with its own windows; a suite may set another number.
 CLEAN_RUNS = 3
 STRESS_RUNS = 2
-# From how many null runs a model's preset is derived.
+# The number of null runs from which a model's preset is derived.
 CALIBRATION_RUNS = 5
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model and its pin. A path is relative to the suites folder; a model without one comes from the hub."""
+    """A model and its pin. A path is relative to the suites folder; a model without a path comes from the hub."""
 
     id: str
     architecture: str
@@ -46,7 +46,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Text:
-    """The text that a suite is scored on, and how much of it; one that ships with the suites has a source."""
+    """The text that a suite is scored on, and how much of it; a text that ships with the suites has a source."""
 
     seq_len: int
     preview_windows: int
@@ -61,9 +61,9 @@ class Suite:
     """A named set of models.
 
     Attributes:
-        named_scenarios_only: whether scenarios that name no suite are left out.
-        informational_stress_min_signal_fraction: the share of the informational stress reports that must signal, of
-            those whose scenario says what it expects; None where they never decide a verdict.
+        named_scenarios_only: whether scenarios that list no suite are excluded.
+        informational_stress_min_signal_fraction: the required share of signalling informational stress reports, among
+            those whose scenario expects a signal; None if they never affect the verdict.
     """
 
     name: str
@@ -95,13 +95,13 @@ def read_models(path: Path) -> Models:
     """Return the models and suites of ``models.toml``.
 
     Raises:
-        MissingFileError: when there is no such file.
-        DocumentError: when it is malformed, or a suite names a model that has no table.
+        MissingFileError: when the file does not exist.
+        DocumentError: when it is malformed, or a suite lists a model without a table.
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such file; a suites folder needs one") from None
+        raise MissingFileError(f"{path}: no such file; a suites folder must have one") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DocumentError(f"{path}: {error}") from None
     except OSError as error:
@@ -117,7 +117,9 @@ def read_models(path: Path) -> Models:
     for suite in suites.values():
         for model in suite.models:
             if model not in models:
-                raise DocumentError(f"{path}: suite {suite.name!r} names {model!r}, which has no [[model]] table")
+                raise DocumentError(
+                    f"{path}: suite {suite.name!r} lists {model!r}, which has no [[model]] table; add one"
+                )
     return Models(models, suites)
 
 

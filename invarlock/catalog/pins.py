@@ -1,12 +1,12 @@
-"""Pins: the exact revision and bytes of each model and data set of a run, as ``state/model_revisions.json`` has them.
+"""Pins: the exact revision and files of each model and data set of a run, as in ``state/model_revisions.json``.
 
 Example::
 
     pins = read_pins(Path("run/state/model_revisions.json"))
-    pins.models["mistralai/Mistral-7B-v0.1"].digest      # that of its baseline: "sha256:6f0c…"
+    pins.models["mistralai/Mistral-7B-v0.1"].digest      # the digest of its baseline: "sha256:6f0c…"
 
-A person may write such a file as well (``PACK_MODEL_REVISIONS_FILE``): id and revision are enough, the rest is then
-found and added by the run that uses it.
+Such a file may also be written by hand (``PACK_MODEL_REVISIONS_FILE``): id and revision are enough, the run that uses
+it determines and adds the rest.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, read_json
 
 SCHEMA = "model_revisions_v1"
-# Code that a model brings is pinned, and is no part of a checkpoint.
+# A model's own code is pinned, but is not part of the checkpoint.
 CODE_SUFFIX = ".py"
 
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """A file of a model or a data set; the name is relative to the repository or folder that it is in."""
+    """A file of a model or a data set; the name is relative to its repository or folder."""
 
     name: str
     size_bytes: int
@@ -36,11 +36,11 @@ class PinnedFile:
 
 @dataclass(frozen=True)
 class Pin:
-    """What a model or a data set is, exactly.
+    """The exact identity of a model or a data set.
 
-    The revision is a commit of the hub, or the digest of a folder (``sha256:<hex>``). ``resolved_at`` is when the hub
-    was asked for it, None where it was not. ``converted_from`` are the pickled weights of a repository that has no
-    others; ``files`` has the safetensors that they became.
+    The revision is a hub commit, or the digest of a folder (``sha256:<hex>``). ``resolved_at`` is the time of the
+    hub request, None without one. ``converted_from`` are the pickled weights of a repository without
+    safetensors; ``files`` has the safetensors converted from them.
     """
 
     id: str
@@ -52,13 +52,13 @@ class Pin:
 
     @property
     def digest(self) -> str | None:
-        """The digest of the files as a checkpoint's, None where they are not known yet; code is no part of it."""
+        """The digest of the checkpoint's files without code, or None if they are not known yet."""
         digests = {file.name: file.sha256 for file in self.files if not file.name.endswith(CODE_SUFFIX)}
         return combine_digests(digests) if digests else None
 
     @property
     def code(self) -> dict[str, str]:
-        """The code that the model brings: sha256 by name."""
+        """The model's own code files: sha256 by name."""
         return {file.name: file.sha256 for file in self.files if file.name.endswith(CODE_SUFFIX)}
 
     @property
@@ -75,7 +75,7 @@ class Pins:
     datasets: Mapping[str, Pin] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """Return what goes to ``state/model_revisions.json`` and into the pack."""
+        """Return the document for ``state/model_revisions.json`` and the pack."""
         return {
             "schema": SCHEMA,
             "models": [_row("model_id", pin) for _, pin in sorted(self.models.items())],
@@ -134,7 +134,7 @@ def _pins(rows: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[str, 
     pins: dict[str, Pin] = {}
     for row in rows:
         if row[key] in pins:
-            raise DocumentError(f"{where}: {row[key]!r} is pinned twice; keep one")
+            raise DocumentError(f"{where}: {row[key]!r} is pinned twice; remove one entry")
         pins[row[key]] = Pin(
             id=row[key],
             revision=row["revision"],

@@ -1,4 +1,4 @@
-"""Scenarios: how subjects are made and what must be seen of them, read from ``scenarios.json``."""
+"""Scenarios: how subjects are made and what is expected of them, read from ``scenarios.json``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from invarlock.jsonio import check_schema, read_json
 Category = Literal["clean", "stress", "error_injection", "deployable"]
 Strictness = Literal["must_pass", "must_fail", "must_detect", "informational"]
 
-# The largest catalog we ship is 25 KB; one of ten thousand scenarios would be some 10 MB.
+# The largest shipped catalog has 25 KB; one with ten thousand scenarios would have about 10 MB.
 MAX_SCENARIOS_BYTES = 16 * 1024 * 1024
 
-# What each kind of generation makes. A pack whose evidence has no subject of its own is built from reports alone.
+# The artifact classes that each kind of generation makes; evidence without a subject is built from reports only.
 ARTIFACT_CLASSES: Mapping[str, tuple[str, ...]] = {
     "edit": ("validation_subject_checkpoint",),
     "error": ("fault_injection_fixture",),
@@ -44,7 +44,7 @@ class EditGeneration:
 
 @dataclass(frozen=True)
 class FaultGeneration:
-    """A subject made by a fault; a model's own parameters replace those of the same name."""
+    """A subject made by a fault; parameters for a model override those of the same name."""
 
     error_type: str
     params: Mapping[str, Any]
@@ -57,14 +57,14 @@ class FaultGeneration:
 
 @dataclass(frozen=True)
 class DeployableGeneration:
-    """A subject that a backend packs, as it would be served."""
+    """A subject that a backend packs as it would be served."""
 
     spec: DeployableSpec
 
 
 @dataclass(frozen=True)
 class BroughtGeneration:
-    """A subject that the user brings: its folder, which no document names, and what is known of its edit."""
+    """A user's own subject: its folder, which no document contains, and the known facts about its edit."""
 
     folder: Path
     edit: SubjectEdit
@@ -77,7 +77,7 @@ class BroughtGeneration:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One row of the catalog; ``document`` is the row as it stands in the file."""
+    """One row of the catalog; ``document`` is the row as in the file."""
 
     id: str
     category: Category
@@ -96,11 +96,11 @@ class Scenario:
 
 
 def read_scenarios(path: Path) -> tuple[Scenario, ...]:
-    """Return the scenarios of a catalog in its order; a row with a ``sweep`` is one scenario for each of its values.
+    """Return the scenarios of a catalog in its order; a row with a ``sweep`` becomes one scenario per value.
 
     Raises:
         MissingFileError: when there is no such file.
-        DocumentError: when it is malformed, a scenario appears twice or an edit spec is none.
+        DocumentError: when it is malformed, a scenario appears twice or an edit spec is invalid.
     """
     document = read_json(path, limit_bytes=MAX_SCENARIOS_BYTES)
     check_schema(document, "scenarios", where=str(path))
@@ -116,14 +116,14 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
             requirements["detectors_all_of"] or requirements["detectors_any_of"]
         ):
             raise DocumentError(
-                f"{path}: scenario {row['id']!r}: it must be detected, and it has no detector; add one to "
+                f"{path}: scenario {row['id']!r}: it must be detected, but has no detector; add one to "
                 "detectors_all_of, or make it informational"
             )
         if row["artifact_class"] not in ARTIFACT_CLASSES[row["generation"]["kind"]]:
             allowed = " or ".join(ARTIFACT_CLASSES[row["generation"]["kind"]])
             raise DocumentError(
-                f"{path}: scenario {row['id']!r}: its artifact_class is {row['artifact_class']!r}, and what its "
-                f"generation makes is a {allowed}; correct the class"
+                f"{path}: scenario {row['id']!r}: its artifact_class is {row['artifact_class']!r}, but its "
+                f"generation makes a {allowed}; correct the class"
             )
         scenarios[row["id"]] = Scenario(
             id=row["id"],
@@ -140,7 +140,7 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
 def _generation(row: dict[str, Any], path: Path) -> EditGeneration | FaultGeneration | DeployableGeneration:
     generation = row["generation"]
     if generation["kind"] == "brought":
-        raise DocumentError(f"{path}: scenario {row['id']!r}: subjects are brought with --subject; leave the row out")
+        raise DocumentError(f"{path}: scenario {row['id']!r}: own subjects are given with --subject; remove the row")
     if generation["kind"] == "error":
         return FaultGeneration(
             generation["error_type"], generation.get("params", {}), generation.get("params_by_model", {})
@@ -149,7 +149,7 @@ def _generation(row: dict[str, Any], path: Path) -> EditGeneration | FaultGenera
         if generation["kind"] == "deployable_edit":
             spec = parse_deployable_spec(generation["edit_spec"])
             if spec.backend != generation["backend"]:
-                raise UsageError(f"its backend is {generation['backend']!r}, its edit_spec names {spec.backend!r}")
+                raise UsageError(f"its backend is {generation['backend']!r}, but its edit_spec has {spec.backend!r}")
             return DeployableGeneration(spec)
         by_model = generation.get("edit_spec_by_model", {})
         return EditGeneration(

@@ -1,7 +1,7 @@
-"""Shards: a run's cases divided into parts that machines of their own work through.
+"""Shards: the cases of a run divided into parts for separate machines.
 
-Cases of one scenario on one model share their subject and stay together, as a group. The division follows from the
-effective manifest alone, so every machine, and whoever merges their runs, finds the same.
+Cases of one scenario on one model share their subject and stay together as a group. The division is derived from the
+effective manifest only, so every machine, and the merge of their runs, computes the same division.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ SCHEMA = "invarlock/shard-v1"
 
 
 def divide(groups: Iterable[Group], shards: int) -> dict[Group, int]:
-    """Return the shard, counted from 1, of each (model, scenario), given once for each of its cases.
+    """Return the shard, counted from 1, of each (model, scenario); ``groups`` has one entry per case.
 
-    Models follow each other, of each model the groups with the most runs come first, and a shard takes every n-th.
-    After a model that n divides the count moves on by one: else the same shard would get the largest of every model.
+    Groups are ordered by model, then by decreasing number of runs, and a shard takes every n-th group.
+    After a model whose number of groups n divides, the count is shifted by one: otherwise the same shard would get the
+    largest group of every model.
     """
     runs = Counter(groups)
     found: dict[Group, int] = {}
@@ -33,7 +34,7 @@ def divide(groups: Iterable[Group], shards: int) -> dict[Group, int]:
 
 
 def shard_manifest(whole: Mapping[str, Any], index: int, shards: int) -> dict[str, Any]:
-    """Return the effective manifest of one shard of a run, from that of the whole run.
+    """Return the effective manifest of one shard, derived from the manifest of the whole run.
 
     Raises:
         UsageError: when the shard would be empty.
@@ -42,7 +43,7 @@ def shard_manifest(whole: Mapping[str, Any], index: int, shards: int) -> dict[st
     groups = divide(((case["model"], case["scenario"]) for case in selection["cases"]), shards)
     cases = [case for case in selection["cases"] if groups[case["model"], case["scenario"]] == index]
     if not cases:
-        raise UsageError(f"--shard {index}/{shards}: there are {len(groups)} subjects; use at most so many shards")
+        raise UsageError(f"--shard {index}/{shards}: only {len(groups)} subjects; use at most {len(groups)} shards")
     models, scenarios = ({case[key] for case in cases} for key in ("model", "scenario"))
     return {
         **whole,

@@ -1,8 +1,8 @@
-"""Models of a user's choice in the slots of a suite: ``MODEL_1`` to ``MODEL_8``.
+"""A user's own models in the slots of a suite: ``MODEL_1`` to ``MODEL_8``.
 
 Example::
 
-    fill_slots(models, "subset", ("./mine", None, …))    # the suite has the folder's model in place of its first
+    fill_slots(models, "subset", ("./mine", None, …))    # the folder's model replaces the suite's first model
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 from invarlock.catalog.models import Model, Models
 from invarlock.errors import UsageError
 
-# What an id on the hub is made of; it has one slash, or none.
+# The parts of a hub id, which has at most one slash.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def fill_slots(models: Models, suite: str, slots: Sequence[str | None]) -> Models:
-    """Return the suite alone, with the models of its slots; None keeps the suite's, empty leaves the slot out.
+    """Return only the suite, with the given models in its slots; None keeps the suite's model, empty drops the slot.
 
-    What is not known of a model (its sizes, its architecture) is empty here, and read from its files before a run.
+    Unknown facts about a model (sizes, architecture) are empty here, and read from its files before a run.
 
     Raises:
-        UsageError: when a slot holds neither a folder nor an id, none is left, or two hold the same.
+        UsageError: when a slot has neither a folder nor an id, all are empty, or two have the same model.
     """
     own = models.suites[suite].models
     chosen: dict[str, Model] = {}
@@ -42,19 +42,19 @@ def fill_slots(models: Models, suite: str, slots: Sequence[str | None]) -> Model
             problems.append(f"MODEL_{number}: {error}")
             continue
         if model.short_name in {other.short_name for other in chosen.values()}:
-            problems.append(f"MODEL_{number}: a second model of the name {model.short_name!r}; name each once")
+            problems.append(f"MODEL_{number}: a second model named {model.short_name!r}; give each model once")
         chosen[model.id] = model
     for name in own[len(slots) :]:
         chosen[name] = models.models[name]
     if not chosen and not problems:
-        problems.append(f"MODEL_1: every slot of suite {suite} is empty; name a model")
+        problems.append(f"MODEL_1: every slot of suite {suite} is empty; give a model")
     if problems:
         raise UsageError("; ".join(problems))
     return Models(chosen, {suite: replace(models.suites[suite], models=tuple(chosen))})
 
 
 def local_model(folder: Path, model_id: str | None = None) -> Model:
-    """Return the model of a folder: its id holds the folder's name, and none of the folders above it."""
+    """Return the model of a folder: its id contains the folder's name, but no parent folder."""
     folder = _expanded(folder).resolve()
     name = _NOT_IN_NAMES.sub("-", folder.name).strip("-.") or "model"
     return _unknown(model_id or f"local/{name}", str(folder))
@@ -67,12 +67,12 @@ def _model(models: Models, value: str) -> Model:
     if folder.is_dir():
         return local_model(folder)
     if _HUB_ID.fullmatch(value) is None or value.startswith((".", "~")):
-        raise ValueError(f"{value!r} is no folder, and no id on the hub; correct it, or empty leaves the slot out")
+        raise ValueError(f"{value!r} is neither a folder nor a hub id; correct it, or leave it empty to drop the slot")
     return _unknown(value, None)
 
 
 def _expanded(path: Path) -> Path:
-    """Return a path with ``~`` replaced; as it is where nobody knows the home folder that is meant."""
+    """Return a path with ``~`` expanded, or unchanged if the home folder is unknown."""
     try:
         return path.expanduser()
     except RuntimeError:

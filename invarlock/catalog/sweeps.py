@@ -1,4 +1,4 @@
-"""Sweeps: rows of the catalog that stand for many scenarios, one for each value of a parameter.
+"""Sweeps: rows of the catalog that expand to several scenarios, one for each value of a parameter.
 
 Example::
 
@@ -6,7 +6,7 @@ Example::
            "sweep": {"role": "fault", "guard": "spectral", "parameter": "factor", "values": [1.02, 1.1]}, …}
     [step["id"] for step in steps(row)]     # ["scale_factor_1.02", "scale_factor_1.1"]
 
-Each step says what it is a step of under ``guard_value``.
+Each step describes its sweep under ``guard_value``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 
 from invarlock.errors import DocumentError
 
-# The parameter that stands for the whole spec of an edit.
+# The parameter name for the whole spec of an edit.
 EDIT_SPEC = "edit_spec"
 
 
 def steps(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the scenarios that a row of the catalog stands for: itself where it has no sweep.
+    """Yield the scenarios that a row of the catalog expands to: the row itself without a sweep.
 
     Raises:
-        DocumentError: when the sweep is of an edit's parameter by name, or of a fault's edit spec.
+        DocumentError: when the sweep is over a single parameter of an edit, or over the edit spec of a fault.
     """
     if "sweep" not in row:
         yield dict(row)
@@ -34,23 +34,23 @@ def steps(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     parameter = sweep["parameter"]
     if (parameter == EDIT_SPEC) != (generation["kind"] == "edit"):
         raise DocumentError(
-            f"scenario {row['id']!r}: a sweep of a fault names one of its parameters, that of an edit {EDIT_SPEC!r}"
+            f"scenario {row['id']!r}: a sweep of a fault needs one of its parameters, one of an edit {EDIT_SPEC!r}"
         )
     kept = {key: value for key, value in row.items() if key != "sweep"}
-    told = {key: value for key, value in sweep.items() if key != "values"}
+    common = {key: value for key, value in sweep.items() if key != "values"}
     for value in sweep["values"]:
         yield {
             **kept,
             "id": f"{row['id']}_{_name(parameter, value)}",
             "generation": _generation(generation, parameter, value),
-            "guard_value": {**told, "value": value},
+            "guard_value": {**common, "value": value},
         }
 
 
 def step_problem(row: Mapping[str, Any]) -> str | None:
-    """Return where what a scenario says to be a step of is not what its subject is made by; None where all is well.
+    """Return the mismatch between a scenario's sweep step and the generation of its subject, or None.
 
-    A fault's step is of the guard that the scenario is meant for, a control's of no guard and made by an edit.
+    A fault's step belongs to the primary guard of the scenario; a control's step has no guard and is made by an edit.
     """
     step, generation = row.get("guard_value"), row["generation"]
     if step is None:
@@ -64,10 +64,10 @@ def step_problem(row: Mapping[str, Any]) -> str | None:
     ]
     for key, found, wanted in pairs:
         if found != wanted:
-            return f"scenario {row['id']!r}: guard_value.{key} is {found!r}, its subject's is {wanted!r}"
+            return f"scenario {row['id']!r}: guard_value.{key} is {found!r}, but its subject has {wanted!r}"
     by_model = generation.get("params_by_model" if is_fault else "edit_spec_by_model", {})
     if by_model and (not is_fault or any(parameter in own for own in by_model.values())):
-        return f"scenario {row['id']!r}: guard_value: a model has another {parameter}"
+        return f"scenario {row['id']!r}: guard_value: a model overrides {parameter}; remove the override"
     return None
 
 
@@ -78,7 +78,7 @@ def _generation(generation: Mapping[str, Any], parameter: str, value: Any) -> di
 
 
 def _name(parameter: str, value: Any) -> str:
-    """Return a step's part of a scenario id: ``factor_1.02``, or a spec with its separators replaced."""
+    """Return the part of a scenario id for a step: ``factor_1.02``, or a spec with its separators replaced."""
     if parameter == EDIT_SPEC:
         return re.sub(r"[^A-Za-z0-9.]+", "_", str(value))
     return f"{parameter}_{value:g}"

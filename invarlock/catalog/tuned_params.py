@@ -1,4 +1,4 @@
-"""The parameters selected for the clean edits of each model, read from ``tuned_edit_params.json``."""
+"""The tuned parameters of the clean edits of each model, read from ``tuned_edit_params.json``."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ MAX_TUNED_PARAMS_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class TunedParams:
-    """Selected parameters by model id and edit, and the file that they came from."""
+    """Tuned parameters by model id and edit, and the file they were read from."""
 
     source: str
     models: Mapping[str, Mapping[str, Mapping[str, Any]]]
     document: Mapping[str, Any]
 
     def resolve(self, spec: EditSpec | CleanSpec, model_id: str) -> EditSpec:
-        """Return the edit with its parameters; the selection's scope replaces that of a ``clean`` spec.
+        """Return the edit with its parameters; the tuned scope replaces the scope of a ``clean`` spec.
 
         Raises:
-            UsageError: when a ``clean`` spec has no selection for this model, naming both, or the selection has
-                evidence, by which its parameters do not hold.
+            UsageError: when this model has no tuned parameters for a ``clean`` spec, or their own
+                evidence contradicts them.
         """
         if isinstance(spec, EditSpec):
             return spec
         row = self.models.get(model_id, {}).get(spec.edit)
         if row is None:
             raise UsageError(
-                f"{self.source}: no parameters of {spec.edit} are selected for {model_id}; add an entry, or name "
+                f"{self.source}: no tuned parameters of {spec.edit} for {model_id}; add an entry, or give "
                 "parameters in the scenario's edit_spec_by_model"
             )
         where = f"{self.source}: {model_id}, {spec.edit}"
         selected = make_edit_spec(spec.edit, row, parse_scope(row["scope"], where=where), where)
-        if "evidence" in row and str(selected) not in _held(row["evidence"]):
+        if "evidence" in row and str(selected) not in _passed(row["evidence"]):
             raise UsageError(
-                f"{where}: {selected} is none that its evidence says to hold; tune again, or drop evidence"
+                f"{where}: {selected} did not pass according to its evidence; tune again, or drop the evidence"
             )
         return selected
 
     def with_edits(self, edits: Mapping[str, Mapping[str, Mapping[str, Any]]], source: str) -> TunedParams:
-        """Return the selections with others in the place of those for the same model and edit.
+        """Return the tuned parameters with entries for the same model and edit replaced.
 
         Args:
-            edits: entries by model id and edit, which hold to the format of the file.
-            source: the file that they came from, which each says as ``given_by``.
+            edits: entries by model id and edit, in the format of the file.
+            source: their file, recorded in each entry as ``given_by``.
         """
         models = {model_id: dict(entries) for model_id, entries in self.models.items()}
         for model_id, entries in edits.items():
@@ -60,7 +60,7 @@ class TunedParams:
         return TunedParams(both, models, {**self.document, "models": models})
 
     def document_of(self, model_ids: Collection[str]) -> dict[str, Any]:
-        """Return the document with the entries of some models alone: a run seals what it could use."""
+        """Return the document with only the entries of the given models: a run seals what it could use."""
         kept = {model_id: edits for model_id, edits in self.models.items() if model_id in model_ids}
         return {**self.document, "models": kept}
 
@@ -68,14 +68,14 @@ class TunedParams:
 NO_TUNED_PARAMS = TunedParams("tuned_edit_params.json", {}, {"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}})
 
 
-def _held(evidence: Any) -> list[str]:
-    """Return the specs that were tried and held, of the evidence that the tuner writes."""
+def _passed(evidence: Any) -> list[str]:
+    """Return the specs that were tried and passed, from the evidence that the tuner writes."""
     trials = evidence if isinstance(evidence, list) else []
     return [str(trial.get("spec")) for trial in trials if isinstance(trial, Mapping) and trial.get("holds") is True]
 
 
 def read_tuned_params(path: Path) -> TunedParams:
-    """Return the selections of a file.
+    """Return the tuned parameters of a file.
 
     Raises:
         MissingFileError: when there is no such file.
@@ -85,7 +85,7 @@ def read_tuned_params(path: Path) -> TunedParams:
         document = read_json(path, limit_bytes=MAX_TUNED_PARAMS_BYTES)
     except MissingFileError as error:
         raise MissingFileError(
-            f"{error}; clean edits take their parameters from it: put the file there, name another with "
+            f"{error}; clean edits need it: create the file, give another with "
             "PACK_TUNED_EDIT_PARAMS_FILE, or make one: invarlock tune MODEL --output FILE"
         ) from None
     check_schema(document, "tuned_edit_params", where=str(path))

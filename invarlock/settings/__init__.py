@@ -1,7 +1,7 @@
-"""Every setting of a suite run, once: its option, its environment variables, default, and how its text is read.
+"""The settings of a suite run: for each its option, environment variables, default and parser.
 
-An option beats its variable, a variable beats the default. pytest's options, ``--help``, the docs table and
-``state/settings.json`` come from the rows of ``table``.
+An option overrides its variable, a variable overrides the default. pytest's options, ``--help``, the docs table and
+``state/settings.json`` are generated from the rows of ``table``.
 """
 
 from invarlock.settings.ignored import Mode, unknown_variables, unread_settings

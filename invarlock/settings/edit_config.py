@@ -20,19 +20,19 @@ from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
 
 TABLES = ("settings", "edits")
-# They say where the file and its includes are; a file that gave them would widen its own bounds.
+# These locate the file and limit its includes; a file must not extend its own limits.
 LOCATING = ("edit_config", "config_root", "allow_config_include_outside")
 
 
 @dataclass(frozen=True)
 class EditConfig:
-    """A config as it was read.
+    """A config file after reading.
 
     Attributes:
-        path: its file, as it was given.
-        settings: the text of each value by the setting's name, several texts where a list was written.
-        edits: entries by model id and edit, as ``tuned_edit_params.json`` has them.
-        files: the file and those that it includes, as absolute paths.
+        path: the file as given.
+        settings: the text of each value by setting name, several texts for a list.
+        edits: entries by model id and edit, as in ``tuned_edit_params.json``.
+        files: the file and all included files, as absolute paths.
     """
 
     path: Path
@@ -42,18 +42,18 @@ class EditConfig:
 
 
 def read_edit_config(path: Path, *, root: Path | None = None, include_outside: bool = False) -> EditConfig:
-    """Return the config in a file.
+    """Read a config file.
 
     Args:
         path: the file.
-        root: ``INVARLOCK_CONFIG_ROOT``: a file below it may include all that lies there, any other what lies in its
+        root: ``INVARLOCK_CONFIG_ROOT``: a file below it may include any file there, another file only from its
             own folder.
         include_outside: whether it may include any file.
 
     Raises:
-        UsageError: on one line, with what is wrong in which file.
+        UsageError: in one line, with the file and the problem.
     """
-    # imported here: they take 60 ms, and most runs have no config
+    # imported here because they take 60 ms, and most runs have no config
     from invarlock.jsonio import check_schema
     from invarlock.settings.yaml_files import read_yaml
 
@@ -62,11 +62,11 @@ def read_edit_config(path: Path, *, root: Path | None = None, include_outside: b
     document = read_yaml(path, folder=folder, texts=("settings",))
     value = document.value
     if not isinstance(value, dict) or not value:
-        raise UsageError(f"{where}: has neither settings nor edits; docs/settings.md shows a config")
+        raise UsageError(f"{where}: has neither settings nor edits; see docs/settings.md for an example")
     for name in value:
         if name not in TABLES:
             near = did_you_mean(name, TABLES)
-            raise UsageError(f"{where}: {name[:80]!r} is not read{near}; a config has settings and edits")
+            raise UsageError(f"{where}: unknown key {name[:80]!r}{near}; a config has settings and edits")
     settings = value.get("settings") or {}
     if isinstance(settings, dict):
         problems = [f"{where}: settings: {found}" for name in settings if (found := _name_problem(name)) is not None]
@@ -81,10 +81,10 @@ def read_edit_config(path: Path, *, root: Path | None = None, include_outside: b
 
 
 def read_from_config(setting: Setting, given: str | tuple[str, ...]) -> Any:
-    """Return the value of a setting that a config gives, which means what the option's text means.
+    """Parse the value of a setting in a config in the same way as the option's text.
 
     Raises:
-        ValueError: saying what is allowed.
+        ValueError: with the allowed values.
     """
     if setting.many:
         return tuple(setting.parse(one) for one in ((given,) if isinstance(given, str) else given))
@@ -97,7 +97,7 @@ def read_from_config(setting: Setting, given: str | tuple[str, ...]) -> Any:
 
 
 def may_be_in_config(setting: Setting) -> bool:
-    """Tell whether a config may give a setting: not where it lies itself, and not what libraries read elsewhere."""
+    """Return whether a config may give a setting: not its own location, and not variables that libraries read."""
     return setting.name not in LOCATING and not setting.ambient
 
 
@@ -121,11 +121,11 @@ def _name_problem(name: str) -> str | None:
         if may_be_in_config(rows[name]):
             return None
         by = " or ".join(one for one in (rows[name].option, *rows[name].variables) if one)
-        return f"{name} is not read from a config; give it by {by}"
+        return f"{name} cannot be set in a config; use {by}"
     for setting in SETTINGS:
         if name in (setting.option, *setting.variables):
-            return f"{name!r} is called {setting.name} in a config; docs/settings.md has the names"
-    return f"no setting is called {name[:80]!r}{did_you_mean(name, rows)}; docs/settings.md has the names"
+            return f"{name!r} is named {setting.name} in a config; docs/settings.md has the names"
+    return f"unknown setting {name[:80]!r}{did_you_mean(name, rows)}; docs/settings.md has the names"
 
 
 def _texts(given: Any) -> str | tuple[str, ...]:

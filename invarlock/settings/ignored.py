@@ -1,4 +1,4 @@
-"""What a user gave and nothing reads: variables with a slip in their name, and settings that the mode does not use."""
+"""Warnings about input without effect: misspelt variables, and settings that the mode does not use."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
 from invarlock.settings.values import Settings
 
-# Variables that begin like this are the product's; what they are called is the product's to know.
+# Variables with these prefixes belong to InvarLock, so an unknown one is a mistake.
 PREFIXES = ("PACK_", "INVARLOCK_")
 
 
-# What commands read and a run does not: `invarlock.boundary` shows tracebacks.
+# Read by commands, not by runs: `invarlock.boundary` shows tracebacks.
 OF_COMMANDS = ("INVARLOCK_TRACEBACK",)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """What a run is, as far as it decides which settings are read.
+    """The properties of a run that decide which settings it reads.
 
     Attributes:
-        sentinels: it evaluates kept subjects (``-m sentinel``).
-        brought: its checkpoints are the user's (``-m byoe``).
-        device: what its suite is measured on, ``cpu`` or ``gpu``.
-        dataset: the text that it scores.
+        sentinels: whether it evaluates kept subjects (``-m sentinel``).
+        brought: whether its checkpoints are the user's (``-m byoe``).
+        device: the device of its suite, ``cpu`` or ``gpu``.
+        dataset: the data set that it scores.
     """
 
     sentinels: bool
@@ -84,7 +84,7 @@ _UNREAD = (
     ),
     _Unread(
         ("signing_key", "unsigned", "report_assurance"),
-        # a shard that is given a folder for its pack builds one
+        # a shard with --pack-dir builds a pack
         lambda settings, _: settings.shard is not None and settings.pack_dir is None,
         "a shard builds no pack; `python -m invarlock.packer merge` does",
     ),
@@ -116,20 +116,20 @@ _UNREAD = (
 
 
 def unknown_variables(environment: Mapping[str, str], own: Collection[str] = ()) -> Iterator[str]:
-    """Yield each variable that is named like a setting and is none.
+    """Yield each variable with the prefix of settings that is not a setting.
 
     Args:
         environment: the environment variables.
-        own: variables that the user names elsewhere, such as the one that holds a passphrase.
+        own: variables that the user gave by name, such as the one with a passphrase.
     """
     known = [*OF_COMMANDS, *(variable for setting in SETTINGS for variable in setting.variables)]
     for name in sorted(environment):
         if name.startswith(PREFIXES) and name not in known and name not in own:
-            yield f"{name}: no setting has this name{did_you_mean(name, known)}; it has no effect"
+            yield f"{name}: unknown variable{did_you_mean(name, known)}; it has no effect"
 
 
 def unread_settings(settings: Settings, mode: Mode, environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield each setting that a user gave and that a run of this mode does not read, with the reason."""
+    """Yield each given setting that a run of this mode does not read, with the reason."""
     for setting in SETTINGS:
         if not settings.given(setting.name):
             continue
@@ -146,7 +146,7 @@ def unread_settings(settings: Settings, mode: Mode, environment: Mapping[str, st
 
 
 def _given_name(setting: Setting, settings: Settings, environment: Mapping[str, str]) -> str:
-    """Return the option, the variable or the place in the config that gave a value."""
+    """Return the option, variable or config entry that gave a value."""
     if settings.sources[setting.name] == "config" and settings.config is not None:
         return f"{settings.config.path}: settings: {setting.name}"
     if settings.sources[setting.name] == "option" and setting.option is not None:

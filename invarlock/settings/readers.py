@@ -1,4 +1,4 @@
-"""How the text of an option or a variable becomes a value; a ValueError says what is allowed."""
+"""Parsers for the text of an option or a variable; a ValueError has the allowed values."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def flag(given: str) -> bool:
     Raises:
         ValueError: unless it is 0, 1, false or true.
     """
-    # shell scripts write true and false
+    # shell scripts use true and false
     if given not in ("0", "1", "false", "true"):
         raise ValueError("0 or 1")
     return given in ("1", "true")
 
 
 def opposite(given: str) -> bool:
-    """Read a variable that asks for the opposite of its option."""
+    """Parse a variable that means the opposite of its option."""
     return not flag(given)
 
 
@@ -57,29 +57,29 @@ def choice(*choices: str) -> Callable[[str], str]:
 
 
 def edit_label(given: str) -> str:
-    """Read what reports call an edit."""
+    """Parse the label of an edit in reports."""
     if not _LABEL.fullmatch(given):
         raise ValueError("a name of letters, digits, dots, dashes and underscores, such as gptq or custom")
     return given
 
 
 def host_word(given: str) -> str:
-    """Return what people call an execution mode: reports call the host ``host-bypass``, which is accepted too."""
+    """Return the user's word for an execution mode: reports use ``host-bypass`` for the host, which is accepted too."""
     return "host" if given == "host-bypass" else given
 
 
 def execution_mode(given: str) -> str:
-    """Read where a run is executed."""
+    """Parse an execution mode."""
     return choice("container", "host")(host_word(given))
 
 
 def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
-    """Read names separated by commas, each one of the choices and none twice."""
+    """Parse comma-separated names: each must be one of the choices, without duplicates."""
 
     def read(given: str) -> tuple[str, ...]:
         found = tuple(part.strip() for part in given.split(","))
         if len(set(found)) != len(found) or not set(found) <= set(choices):
-            raise ValueError(f"some of {', '.join(choices)}, separated by commas, none twice")
+            raise ValueError(f"some of {', '.join(choices)}, separated by commas, each once")
         return found
 
     return read
@@ -89,7 +89,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     """Return a reader of whole numbers from ``low`` to ``high``."""
 
     def read(given: str) -> int:
-        # ten digits hold every bound there is; longer text would cost time for nothing
+        # ten digits are enough for every bound; parsing longer text would waste time
         if not given.isascii() or not given.isdigit() or len(given) > 10 or not low <= int(given) <= high:
             raise ValueError(f"a whole number from {low} to {high}")
         return int(given)
@@ -98,14 +98,14 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def gigabytes(given: str) -> float:
-    """Read a size in GB (10⁹ bytes)."""
+    """Parse a size in GB (10⁹ bytes)."""
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", given):
         raise ValueError("a number of GB, such as 24 or 0.5")
     return float(given)
 
 
 def seconds(given: str) -> int:
-    """Read a time such as ``90``, ``90s``, ``15m`` or ``6h``; returns seconds."""
+    """Parse a duration such as ``90``, ``90s``, ``15m`` or ``6h``; return seconds."""
     match = _DURATION.fullmatch(given)
     value = int(match[1]) * _SECONDS[match[2] or "s"] if match else 0
     if not 0 < value <= 10**9:
@@ -114,7 +114,7 @@ def seconds(given: str) -> int:
 
 
 def shard(given: str) -> tuple[int, int]:
-    """Read ``i/n``: the i-th of n parts, counted from 1."""
+    """Parse ``i/n``: the i-th of n parts, counted from 1."""
     match = _SHARD.fullmatch(given)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError("i/n with i from 1 to n, such as 1/3")
@@ -122,5 +122,5 @@ def shard(given: str) -> tuple[int, int]:
 
 
 def host_execution(given: str) -> str | None:
-    """Read ``INVARLOCK_ALLOW_HOST_EXECUTION``: 1 means on the host, 0 asks for nothing."""
+    """Parse ``INVARLOCK_ALLOW_HOST_EXECUTION``: 1 means on the host, 0 sets nothing."""
     return "host" if flag(given) else None

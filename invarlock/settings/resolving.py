@@ -1,4 +1,4 @@
-"""From options, environment and config to the settings of a run, each with where it came from."""
+"""Resolving the settings of a run, each with its source, from options, environment and config."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
 from invarlock.settings.values import Settings, Source
 
-# What begins like this is a path, and a manifest names no folder of the machine.
+# Values with these prefixes are paths; a manifest must not contain folders of the machine.
 _PATH_STARTS = ("/", "~", "./", "../")
 
 
 def public_settings(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of a run's settings for a manifest, which names no folder of the machine.
+    """Return the document of a run's settings for a manifest, without folders of the machine.
 
-    A path is reduced to its last part; where libraries keep their caches is left out.
+    A path is reduced to its last component; the cache locations of libraries are omitted.
     """
     paths = {setting.name for setting in SETTINGS if setting.path}
     left_out = {setting.name for setting in SETTINGS if setting.path and setting.ambient}
@@ -35,12 +35,12 @@ def resolve_settings(options: Mapping[str, Any], environment: Mapping[str, str])
     """Return the settings of a run.
 
     Args:
-        options: values given on the command line, by setting name; None, False or empty where not given.
-        environment: the environment variables. A variable that is empty counts as not set, unless its row says so.
+        options: values given on the command line, by setting name; None, False or empty if not given.
+        environment: the environment variables. An empty variable counts as unset, unless its row says otherwise.
 
     Raises:
-        UsageError: naming each value that does not parse, where it came from and what is allowed, each combination
-            that cannot work, and what is wrong with the config.
+        UsageError: with each value that does not parse, its source and the allowed values, each combination
+            that is invalid, and the problems of the config.
     """
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
@@ -67,7 +67,7 @@ def resolve_settings(options: Mapping[str, Any], environment: Mapping[str, str])
 
 
 def _read_config(options: Mapping[str, Any], environment: Mapping[str, str]) -> EditConfig | None:
-    """Return the config that options and environment name, None where they name none."""
+    """Return the config given by options or environment, or None."""
     rows = {setting.name: setting for setting in SETTINGS}
     path, root, include_outside = (_resolve(rows[name], options.get(name), environment, None)[0] for name in LOCATING)
     if path is None:
@@ -78,10 +78,10 @@ def _read_config(options: Mapping[str, Any], environment: Mapping[str, str]) -> 
 def _resolve(
     setting: Setting, given: Any, environment: Mapping[str, str], config: EditConfig | None
 ) -> tuple[Any, Source]:
-    """Return the value of a setting, and what gave it.
+    """Return the value of a setting, and its source.
 
     Raises:
-        UsageError: when what gave it is not allowed.
+        UsageError: when the value is not allowed.
     """
     variable = next((one for one in setting.variables if _is_set(setting, environment.get(one))), None)
     written = None if config is None else config.settings.get(setting.name)
@@ -93,14 +93,14 @@ def _resolve(
         if variable is not None:
             where, shown = variable, environment[variable]
             value = setting.read_variable(environment[variable])
-            # None: such as INVARLOCK_ALLOW_HOST_EXECUTION=0, which asks for nothing
+            # None, for example for INVARLOCK_ALLOW_HOST_EXECUTION=0, which sets nothing
             if value is not None:
                 return value, "variable"
         if config is not None and written is not None and (written != "" or setting.empty_counts):
             where, shown = f"{printable(str(config.path))}: settings: {setting.name}", written
             return read_from_config(setting, written), "config"
     except ValueError as error:
-        raise UsageError(f"{where}: {shown!r} is not allowed, it takes {error}") from None
+        raise UsageError(f"{where}: {shown!r} is not allowed; use {error}") from None
     return setting.default, "default"
 
 

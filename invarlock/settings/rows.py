@@ -1,4 +1,4 @@
-"""What a row of the table of settings says."""
+"""The rows of the table of settings."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ class Setting:
     """One setting.
 
     Attributes:
-        name: what the code calls it.
-        help: what it does, for ``--help`` and the page.
-        default: its value where nothing is given; None where it follows from the suite, or there is none.
-        parse: reads the option's text and, unless ``parse_variable`` is given, the variable's.
-        option: the option, None where there is only a variable.
-        variables: the environment variables; the first that is set counts.
-        flag: its option takes no value.
-        many: its option may be given several times.
-        shown: the default as the page shows it, where that is not its value.
-        parse_variable: reads the variable's text.
-        variable_means: the value by which the variable asks for what the option asks for.
-        empty_counts: an empty variable is a value, and not a variable that is not set.
-        path: a file or folder; a manifest names no folder of the machine.
-        ambient: read by libraries from the environment, here only to be told and handed on.
-        per_shard: about this machine or this session; the shards of one run may differ in it.
+        name: its name in code and configs.
+        help: its description, for ``--help`` and the page.
+        default: the default value; None if it depends on the suite, or there is no default.
+        parse: parses the option's text and, unless ``parse_variable`` is given, the variable's.
+        option: the option, None if it has only a variable.
+        variables: the environment variables; the first one that is set is used.
+        flag: the option takes no value.
+        many: the option may be given several times.
+        shown: the default as shown on the page, if different from the value.
+        parse_variable: parses the variable's text.
+        variable_means: the value of the variable that has the effect of the option.
+        empty_counts: an empty variable is a value instead of unset.
+        path: the value is a file or folder, which a manifest must not contain.
+        ambient: read by libraries from the environment; only recorded and passed on here.
+        per_shard: specific to a machine or session; the shards of one run may differ in it.
     """
 
     name: str
@@ -47,21 +47,21 @@ class Setting:
 
     @property
     def may_differ(self) -> bool:
-        """Whether the shards of one run may differ in it; what files hold is compared, not where they are."""
+        """Whether the shards of one run may differ in it; files are compared by content, not by path."""
         return self.path or self.ambient or self.per_shard
 
     def read_variable(self, text: str) -> Any:
-        """Return the value of a variable's text.
+        """Parse the text of a variable.
 
         Raises:
-            ValueError: saying what is allowed.
+            ValueError: with the allowed values.
         """
         return (self.parse_variable or self.parse)(text)
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that belong together on the page."""
+    """A group of rows on the page."""
 
     title: str
     rows: tuple[Setting, ...]

@@ -12,7 +12,7 @@ LARGEST_COUNT = 1 << 20
 WHAT_IS_RUN = (
     Setting(
         "output_dir",
-        "run directory; must not exist, unless with --resume",
+        "run directory; must not exist, except with --resume",
         None,
         readers.text,
         "--output-dir",
@@ -22,7 +22,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "resume",
-        "go on with a run: --output-dir's, or the newest of the suite; what is done and fits is kept",
+        "continue a run (--output-dir, or the newest of the suite); finished cases with the same inputs are kept",
         False,
         readers.flag,
         "--resume",
@@ -32,7 +32,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "edit_config",
-        "a YAML file with settings and edit parameters, see above",
+        "YAML file with settings and edit parameters, see above",
         None,
         readers.text,
         "--edit-config",
@@ -42,7 +42,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "config_root",
-        "a config below this folder may include all that lies in it; any other what lies in the config's own folder",
+        "a config below this folder may include any file in it; other configs only files of their own folder",
         None,
         readers.text,
         variables=("INVARLOCK_CONFIG_ROOT",),
@@ -50,14 +50,14 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "allow_config_include_outside",
-        "let an !include in a config name a file outside of that folder",
+        "allow a config to !include files outside that folder",
         False,
         readers.flag,
         variables=("INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE",),
     ),
     Setting(
         "suite_mode",
-        "full; calibrate-only: presets and no cases; run-only: cases with presets that are there",
+        "full; calibrate-only: make presets, run no cases; run-only: run cases with existing presets",
         "full",
         readers.choice("full", "calibrate-only", "run-only"),
         "--suite-mode",
@@ -65,14 +65,14 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "log_level",
-        "what goes into the files below logs/: debug, info, warning or error, and what is graver",
+        "lowest level of messages in the log files: debug, info, warning or error",
         "info",
         readers.choice("debug", "info", "warning", "error"),
         variables=("PACK_LOG_LEVEL",),
     ),
     Setting(
         "scenario_ids",
-        "run only these scenarios, separated by commas",
+        "run only these scenarios (comma-separated)",
         None,
         readers.names,
         "--scenario-ids",
@@ -108,7 +108,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "baseline",
-        "-m byoe: folder of the checkpoint that subjects are compared with; its tokenizer splits the text",
+        "-m byoe: folder of the checkpoint to compare with; its tokenizer is used for all",
         None,
         readers.text,
         "--baseline",
@@ -116,7 +116,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "subjects",
-        "-m byoe: folder of a checkpoint of your own, a case each; may be given several times",
+        "-m byoe: folder of your own checkpoint; may be repeated, one case each",
         (),
         readers.text,
         "--subject",
@@ -126,7 +126,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "edit_label",
-        "-m byoe: what reports call the edit of the subjects",
+        "-m byoe: label of the subjects' edit in reports",
         None,
         readers.edit_label,
         "--edit-label",
@@ -134,7 +134,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "clean_runs",
-        "how often each clean scenario runs, each time on windows of its own; 0 leaves them out",
+        "number of runs of each clean scenario, each on different windows; 0 skips them",
         None,
         readers.whole(0, 100),
         variables=("CLEAN_EDIT_RUNS",),
@@ -142,7 +142,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "stress_runs",
-        "how often each stress scenario runs; 0 leaves them out",
+        "number of runs of each stress scenario; 0 skips them",
         None,
         readers.whole(0, 100),
         variables=("STRESS_EDIT_RUNS",),
@@ -150,7 +150,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "error_injection",
-        "run the faults",
+        "run the fault scenarios",
         True,
         readers.flag,
         variables=("RUN_ERROR_INJECTION",),
@@ -158,7 +158,7 @@ WHAT_IS_RUN = (
     *(
         Setting(
             f"model_{slot}",
-            f"the suite's model number {slot}: an id on the hub or a folder; empty leaves it out",
+            f"model {slot} of the suite: a hub id or a folder; empty drops it",
             None,
             readers.text,
             variables=(f"MODEL_{slot}",),
@@ -172,7 +172,7 @@ WHAT_IS_RUN = (
 HOW_IT_IS_MEASURED = (
     Setting(
         "tier",
-        "limits that reports are judged by: balanced, conservative or aggressive",
+        "limits for judging reports: balanced, conservative or aggressive",
         "balanced",
         readers.choice("balanced", "conservative", "aggressive"),
         "--tier",
@@ -188,7 +188,7 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "determinism",
-        "throughput, or strict: the same numbers each time and with any number of workers",
+        "throughput, or strict: identical numbers in each run and with any number of workers",
         "throughput",
         readers.choice("throughput", "strict"),
         "--determinism",
@@ -196,7 +196,7 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "repeats",
-        "measure the cases of one scenario so many times more, and record whether they gave the same",
+        "repeat the measurements of one scenario this many times, and record whether they are identical",
         0,
         readers.whole(0, 100),
         "--repeats",
@@ -204,16 +204,16 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "repeat_scenarios",
-        "the scenario that --repeats measures again; several are separated by commas",
+        "scenarios to measure again with --repeats (comma-separated)",
         None,
         readers.names,
         "--repeat-scenario",
         ("PACK_REPEAT_SCENARIO",),
-        shown="the first clean one that is selected, else the first",
+        shown="the first selected clean one, else the first",
     ),
     Setting(
         "window_seed",
-        "seed of the window draws; run n draws with seed + n",
+        "seed for sampling windows; run n uses seed + n",
         0,
         readers.whole(0, 1_000_000_000),
         "--window-seed",
@@ -221,14 +221,14 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "guards_order",
-        "guards to run, in this order, separated by commas; one that is left out judges nothing",
+        "guards to run, in this order (comma-separated); others are skipped",
         GUARD_NAMES,
         readers.some_of(*GUARD_NAMES),
         variables=("PACK_GUARDS_ORDER",),
     ),
     Setting(
         "calibration_runs",
-        "null runs from which a model's preset is derived, two at least; 0 leaves presets out: the tier's limits alone",
+        "number of null runs for a model's preset, at least 2; 0 makes no presets and uses only the tier's limits",
         None,
         readers.whole(0, 100),
         variables=("DRIFT_CALIBRATION_RUNS",),
@@ -236,7 +236,7 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "calibration_preset_dir",
-        "folder with the presets of an earlier run, which are used as they are",
+        "folder with the presets of an earlier run, used unchanged",
         None,
         readers.text,
         variables=("PACK_CALIBRATION_PRESET_DIR",),
@@ -245,7 +245,7 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "calibration_preset_file",
-        "one preset, used as it is",
+        "one preset, used unchanged",
         None,
         readers.text,
         variables=("PACK_CALIBRATION_PRESET_FILE",),
@@ -254,7 +254,7 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "tuned_params_file",
-        "parameters of the clean edits",
+        "tuned parameters of the clean edits",
         None,
         readers.text,
         variables=("PACK_TUNED_EDIT_PARAMS_FILE",),
@@ -263,7 +263,7 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "seq_len",
-        "tokens a window",
+        "tokens per window",
         None,
         readers.whole(2, LARGEST_COUNT),
         variables=("INVARLOCK_SEQ_LEN",),
@@ -287,14 +287,14 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "eval_batch",
-        "windows scored at a time, to begin with",
+        "initial number of windows per batch",
         16,
         readers.whole(1, 4096),
         variables=("INVARLOCK_EVAL_BATCH",),
     ),
     Setting(
         "store_eval_windows",
-        "write the token ids of every window into the reports: they hold the text then",
+        "write the token ids of every window into the reports, which then contain the text",
         False,
         readers.flag,
         variables=("INVARLOCK_STORE_EVAL_WINDOWS",),
@@ -304,7 +304,7 @@ HOW_IT_IS_MEASURED = (
 THE_TEXT = (
     Setting(
         "dataset",
-        "text that models are scored on: embedded, wikitext2, hf_text or local_jsonl",
+        "text for scoring: embedded, wikitext2, hf_text or local_jsonl",
         None,
         readers.choice("embedded", "wikitext2", "hf_text", "local_jsonl"),
         variables=("INVARLOCK_DATASET",),
@@ -312,7 +312,7 @@ THE_TEXT = (
     ),
     Setting(
         "local_jsonl_file",
-        "local_jsonl: a file with one JSON object a line",
+        "local_jsonl: file with one JSON object per line",
         None,
         readers.text,
         variables=("INVARLOCK_LOCAL_JSONL_FILE",),
@@ -320,42 +320,42 @@ THE_TEXT = (
     ),
     Setting(
         "local_jsonl_field",
-        "local_jsonl: the field that holds the text",
+        "local_jsonl: field with the text",
         "text",
         readers.text,
         variables=("INVARLOCK_LOCAL_JSONL_FIELD",),
     ),
     Setting(
         "hf_dataset",
-        "hf_text: a dataset on the hub",
+        "hf_text: dataset on the hub",
         None,
         readers.text,
         variables=("INVARLOCK_HF_DATASET",),
     ),
     Setting(
         "hf_config",
-        "hf_text: its configuration",
+        "hf_text: configuration of the dataset",
         None,
         readers.text,
         variables=("INVARLOCK_HF_CONFIG",),
     ),
     Setting(
         "hf_split",
-        "hf_text: its split",
+        "hf_text: split of the dataset",
         "validation",
         readers.text,
         variables=("INVARLOCK_HF_SPLIT",),
     ),
     Setting(
         "hf_field",
-        "hf_text: the field that holds the text",
+        "hf_text: field with the text",
         "text",
         readers.text,
         variables=("INVARLOCK_HF_FIELD",),
     ),
     Setting(
         "hf_revision",
-        "hf_text: the commit of the dataset",
+        "hf_text: commit of the dataset",
         None,
         readers.text,
         variables=("INVARLOCK_HF_REVISION",),
@@ -374,7 +374,7 @@ THE_PACK = (
     ),
     Setting(
         "pack_dir",
-        "the evidence pack's folder; must not exist",
+        "folder of the evidence pack; must not exist",
         None,
         readers.text,
         "--pack-dir",
@@ -384,7 +384,7 @@ THE_PACK = (
     ),
     Setting(
         "signing_key",
-        "Ed25519 private key (PEM) that signs the pack; without one a key is made for the run",
+        "Ed25519 private key (PEM) that signs the pack; default: a temporary key",
         None,
         readers.text,
         "--signing-key",
@@ -405,7 +405,7 @@ THE_PACK = (
     ),
     Setting(
         "release_review",
-        "the run ends well only with PASS, a signature, a runtime manifest a report, profile ci or release, and strict "
+        "succeed only with PASS, a signature, a runtime manifest per report, profile ci or release, and strict "
         "report assurance",
         False,
         readers.flag,
@@ -415,7 +415,7 @@ THE_PACK = (
     ),
     Setting(
         "report_assurance",
-        "how reports are checked: report (each must verify), strict (clean ones must be from a container too), or off",
+        "checks of reports: report (each must verify), strict (clean ones must also come from a container), or off",
         "report",
         readers.choice("report", "strict", "off"),
         "--report-assurance",
@@ -423,7 +423,7 @@ THE_PACK = (
     ),
     Setting(
         "defer_rendering",
-        "write the reports' HTML pages when all cases are done, not after each",
+        "write the HTML pages of reports after all cases instead of after each",
         False,
         readers.flag,
         "--defer-rendering",
@@ -445,7 +445,7 @@ THE_PACK = (
 MODELS_AND_DISK = (
     Setting(
         "net",
-        "1 resolves pins and downloads from the hub; 0 makes no connection and needs both to be there",
+        "1: resolve pins and download from the hub; 0: make no connection, pins and cache must be complete",
         False,
         readers.flag,
         "--net",
@@ -453,7 +453,7 @@ MODELS_AND_DISK = (
     ),
     Setting(
         "model_revisions_file",
-        "pins of the models, written by an earlier run with --net 1",
+        "pins of the models from an earlier run with --net 1",
         None,
         readers.text,
         variables=("PACK_MODEL_REVISIONS_FILE",),
@@ -462,7 +462,7 @@ MODELS_AND_DISK = (
     ),
     Setting(
         "baseline_storage_mode",
-        "snapshot_copy, or snapshot_symlink: the run's baselines are links into the cache",
+        "snapshot_copy, or snapshot_symlink: link the run's baselines into the cache instead of copying",
         "snapshot_copy",
         readers.choice("snapshot_copy", "snapshot_symlink"),
         variables=("PACK_BASELINE_STORAGE_MODE",),
@@ -470,7 +470,7 @@ MODELS_AND_DISK = (
     ),
     Setting(
         "keep_models",
-        "keep the subjects' checkpoints in the run directory",
+        "keep the subject checkpoints in the run directory",
         False,
         readers.flag,
         "--keep-models",
@@ -482,7 +482,7 @@ MODELS_AND_DISK = (
     ),
     Setting(
         "min_free_disk_gb",
-        "GB that must stay free beside what the run needs",
+        "GB that must stay free in addition to what the run needs",
         None,
         readers.gigabytes,
         variables=("MIN_FREE_DISK_GB",),
@@ -499,14 +499,14 @@ MODELS_AND_DISK = (
     ),
     Setting(
         "allow_remote_code",
-        "load models with code of their own, where their row in models.toml says so; GPU suites ask for it",
+        "load models with custom code, if their row in models.toml allows it; required by GPU suites",
         False,
         readers.flag,
         variables=("INVARLOCK_ALLOW_REMOTE_CODE",),
     ),
     Setting(
         "allow_pickled_weights",
-        "fetch .bin weights where a repository has no others; they are read as tensors alone and converted",
+        "fetch pickled .bin weights if a repository has no safetensors; only tensors are read, and converted",
         False,
         readers.flag,
         variables=("INVARLOCK_ALLOW_PICKLED_WEIGHTS",),
@@ -514,7 +514,7 @@ MODELS_AND_DISK = (
     ),
     Setting(
         "attention",
-        "how attention is computed: eager, alike on every device, or sdpa, which takes less memory; reports say which",
+        "attention: eager, the same on every device, or sdpa, which uses less memory; recorded in reports",
         "eager",
         readers.choice("eager", "sdpa"),
         "--attention",
@@ -522,7 +522,7 @@ MODELS_AND_DISK = (
     ),
     Setting(
         "scoring",
-        "how a packed subject is scored: by its dequantised weights, or native, as it is stored; reports say which",
+        "scoring of packed subjects: dequantised weights, or native kernels; recorded in reports",
         "dequantised",
         readers.choice("dequantised", "native"),
         "--scoring",
@@ -530,7 +530,7 @@ MODELS_AND_DISK = (
     ),
     Setting(
         "skip_flash_attention",
-        "0 computes attention on GPUs by the package flash-attn, whatever --attention says",
+        "0: use the package flash-attn on GPUs, overriding --attention",
         True,
         readers.flag,
         variables=("SKIP_FLASH_ATTN",),
@@ -540,7 +540,7 @@ MODELS_AND_DISK = (
 WHERE_IT_RUNS = (
     Setting(
         "execution_mode",
-        "container: in the runtime image; host: here",
+        "container: in the runtime image; host: on this machine",
         None,
         readers.execution_mode,
         "--execution-mode",
@@ -567,7 +567,7 @@ WHERE_IT_RUNS = (
     ),
     Setting(
         "case_timeout",
-        "a case that takes longer is an error, and its worker is replaced; such as 90s, 15m or 6h",
+        "time limit of a case, such as 90s, 15m or 6h; beyond it the case is an error and its worker is replaced",
         6 * 3600,
         readers.seconds,
         "--case-timeout",
@@ -577,7 +577,7 @@ WHERE_IT_RUNS = (
     ),
     Setting(
         "cuda_visible_devices",
-        "GPUs that are seen, by index, UUID or MIG id",
+        "visible GPUs, by index, UUID or MIG id",
         None,
         readers.text,
         variables=("CUDA_VISIBLE_DEVICES",),
@@ -587,16 +587,16 @@ WHERE_IT_RUNS = (
     ),
     Setting(
         "gpu_ids",
-        "GPUs to use, of those seen, separated by commas",
+        "which of the visible GPUs to use (comma-separated)",
         None,
         readers.names,
         variables=("GPU_ID_LIST",),
-        shown="all that are seen",
+        shown="all visible",
         per_shard=True,
     ),
     Setting(
         "num_gpus",
-        "how many GPUs to use",
+        "number of GPUs to use",
         None,
         readers.whole(1, 1024),
         variables=("NUM_GPUS",),
@@ -605,16 +605,16 @@ WHERE_IT_RUNS = (
     ),
     Setting(
         "gpu_memory_per_device",
-        "GB of each GPU to plan with, on a CPU of each slot",
+        "GB to plan with per GPU, or per slot on a CPU",
         None,
         readers.gigabytes,
         variables=("GPU_MEMORY_PER_DEVICE",),
-        shown="what it has",
+        shown="its memory",
         per_shard=True,
     ),
     Setting(
         "gpu_min_free_gb",
-        "GB that a GPU must have free to be used",
+        "GB that must be free on a GPU to use it",
         0.0,
         readers.gigabytes,
         variables=("GPU_MIN_FREE_GB",),
@@ -622,7 +622,7 @@ WHERE_IT_RUNS = (
     ),
     Setting(
         "gpu_require_idle",
-        "leave out GPUs that others use",
+        "skip GPUs that other processes use",
         False,
         readers.flag,
         variables=("GPU_REQUIRE_IDLE",),
@@ -631,7 +631,7 @@ WHERE_IT_RUNS = (
     *(
         Setting(
             name.lower(),
-            f"{what}; read by the libraries, visible in the container too",
+            f"{what}; read by the libraries, also in the container",
             None,
             readers.text,
             variables=(name,),
@@ -640,22 +640,22 @@ WHERE_IT_RUNS = (
             ambient=True,
         )
         for name, what in (
-            ("HF_HOME", "home of the hub's client"),
+            ("HF_HOME", "home folder of the hub client"),
             ("HF_HUB_CACHE", "cache of downloaded models"),
             ("HF_DATASETS_CACHE", "cache of downloaded datasets"),
-            ("TRANSFORMERS_CACHE", "older name of the models' cache"),
-            ("TMPDIR", "folder of temporary files"),
-            ("TMP", "folder of temporary files, where TMPDIR is not set"),
+            ("TRANSFORMERS_CACHE", "older name of the model cache"),
+            ("TMPDIR", "folder for temporary files"),
+            ("TMP", "folder for temporary files if TMPDIR is unset"),
         )
     ),
 )
 
 SECTIONS = (
-    Section("What is run", WHAT_IS_RUN),
-    Section("How it is measured", HOW_IT_IS_MEASURED),
-    Section("The text", THE_TEXT),
+    Section("Cases and runs", WHAT_IS_RUN),
+    Section("Measurement", HOW_IT_IS_MEASURED),
+    Section("Text", THE_TEXT),
     Section("Models and disk", MODELS_AND_DISK),
-    Section("Where it runs", WHERE_IT_RUNS),
+    Section("Execution and devices", WHERE_IT_RUNS),
     Section("Verdict and pack", THE_PACK),
 )
 

@@ -22,7 +22,7 @@ Source = Literal["option", "variable", "config", "default"]
 class Settings:
     """The value of each setting, the source of each value, and the YAML config that was read.
 
-    `table` says what each setting means. A test holds attributes and rows to the same names.
+    `table` documents each setting. A test checks that attributes and rows have the same names.
     """
 
     sources: Mapping[str, Source]
@@ -114,8 +114,8 @@ class Settings:
     defer_rendering: bool
     skip_html: bool
 
-    # These follow from the suite where none is given: they are None until `with_defaults` has set them, which the
-    # session does before anything reads them.
+    # These default to values of the suite: they are None until the session calls `with_defaults`, which it
+    # does before anything reads them.
     clean_runs: int
     stress_runs: int
     calibration_runs: int
@@ -123,7 +123,7 @@ class Settings:
     min_free_disk_gb: float
 
     def value(self, name: str) -> Any:
-        """Return the value of the setting that a row of the table names."""
+        """Return the value of a setting by its name in the table."""
         return getattr(self, name)
 
     def given(self, name: str) -> bool:
@@ -131,11 +131,11 @@ class Settings:
         return self.sources[name] != "default"
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Settings:
-        """Return the settings with other values where none was given."""
+        """Return the settings with defaults for values that were not given."""
         return replace(self, **{name: value for name, value in defaults.items() if not self.given(name)})
 
     def document(self) -> dict[str, Any]:
-        """Return what is written to ``state/settings.json``: value and source by name."""
+        """Return the document for ``state/settings.json``: value and source by name."""
         return {
             name: {"value": list(value) if isinstance(value := self.value(name), tuple) else value, "source": source}
             for name, source in self.sources.items()

@@ -1,7 +1,7 @@
-"""A YAML file and the files that it includes, read as plain values within bounds.
+"""Reading a YAML file and its included files as plain values, within limits.
 
-PyYAML finds the structure. Scalars are read as in JSON, with ``~`` for null: ``off``, ``1:30`` and ``2026-01-01`` stay
-texts. No tag but ``!include FILE`` has a meaning, so a file can make no object.
+PyYAML parses the structure. Scalars are read as in JSON, with ``~`` for null: ``off``, ``1:30`` and ``2026-01-01`` stay
+strings. The only supported tag is ``!include FILE``, so a file cannot create objects.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Any
 from invarlock.errors import DocumentError, MissingFileError, UsageError, printable
 from invarlock.jsonio import read_file
 
-YAML_ADVICE = "YAML files are read with PyYAML; pip install 'invarlock[yaml]'"
-# More than twice the largest file of edit parameters that we know, which PyYAML reads in a second.
+YAML_ADVICE = "reading YAML files needs PyYAML: pip install 'invarlock[yaml]'"
+# More than twice the largest known file of edit parameters; PyYAML reads it in a second.
 MAX_FILE_BYTES = 256 * 1024
 MAX_FILES = 32
 MAX_INCLUDE_DEPTH = 8
-# Of all files together, with each alias counted as often as it is used.
+# For all files together, counting each use of an alias.
 MAX_VALUES = 20_000
 MAX_DEPTH = 32
 MAX_TEXT_CHARACTERS = 4096
 MAX_NUMBER_CHARACTERS = 40
-# What PyYAML is made to call scalars without a tag, those in quotes, and lists and tables without one.
+# The tags given to plain scalars, quoted scalars, and untagged lists and tables.
 _PLAIN, _QUOTED, _COLLECTION = "plain", "quoted", "collection"
 _INCLUDE = "!include"
 _NULLS = ("", "~", "null", "Null", "NULL")
@@ -42,7 +42,7 @@ _HALF_OF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class YamlDocument:
-    """The value of a YAML file, and all files that were read for it, as absolute paths."""
+    """The value of a YAML file, and the absolute paths of all files that were read for it."""
 
     value: Any
     files: tuple[Path, ...]
@@ -50,7 +50,7 @@ class YamlDocument:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a value stands: in which file, included by which others, how deep, and whether scalars stay texts."""
+    """The location of a value: its file, the including files, the depth, and whether scalars stay strings."""
 
     file: Path
     opened: tuple[Path, ...]
@@ -62,16 +62,16 @@ class _Place:
 
 
 def read_yaml(path: Path, *, folder: Path | None, texts: Collection[str] = ()) -> YamlDocument:
-    """Return the value of a file, with what it includes in place of each ``!include``.
+    """Return the value of a file, with each ``!include`` replaced by the value of the included file.
 
     Args:
-        path: the file; an included file is named relative to the file that includes it.
-        folder: the folder that all included files must lie in, links followed; None allows any.
-        texts: keys of the outermost table below which scalars stay the text that was written.
+        path: the file; included paths are relative to the including file.
+        folder: the folder that must contain all included files after resolving links; None allows any.
+        texts: keys of the outermost table below which scalars stay strings.
 
     Raises:
-        UsageError: on one line, when PyYAML is missing, or a file is missing, malformed, too large, included in a
-            circle, or outside of the folder.
+        UsageError: in one line, when PyYAML is missing, or a file is missing, malformed, too large, part of an include
+            cycle, or outside the folder.
     """
     if importlib.util.find_spec("yaml") is None:
         raise UsageError(f"{_shown(path)}: {YAML_ADVICE}")
@@ -91,21 +91,21 @@ class _Reader:
         self._values = 0
 
     def read(self, file: Path, at: _Place, where: str) -> Any:
-        """Return the value of a file; ``where`` names what asks for it."""
+        """Return the value of a file; ``where`` is the location of the request, for messages."""
         try:
             real, is_file = file.resolve(), file.is_file()
         except (OSError, RuntimeError, ValueError):
-            # a name that no file can have, or links in a circle
-            raise UsageError(f"{where}: no file can be opened by this name") from None
+            # an impossible file name, or a cycle of links
+            raise UsageError(f"{where}: not a usable file name; correct it") from None
         if at.opened and self._folder is not None and not real.is_relative_to(self._folder):
             raise UsageError(
-                f"{where}: !include {_shown(file)} is outside of {_shown(self._folder)}; move it there, or allow it: "
+                f"{where}: !include {_shown(file)} is outside {_shown(self._folder)}; move it there, or allow it: "
                 "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE=1"
             )
         if not is_file:
-            raise UsageError(f"{where}: {_shown(file)} is no file" if at.opened else f"{where}: no such file")
+            raise UsageError(f"{where}: {_shown(file)} is not a file" if at.opened else f"{where}: no such file")
         if real in at.opened:
-            raise UsageError(f"{where}: !include {_shown(file)} goes in a circle; drop it")
+            raise UsageError(f"{where}: !include {_shown(file)} is circular; remove it")
         if len(at.opened) > MAX_INCLUDE_DEPTH:
             raise UsageError(f"{where}: includes are nested deeper than {MAX_INCLUDE_DEPTH} files; join some")
         self._opened += 1
@@ -141,7 +141,7 @@ class _Reader:
                     return _COLLECTION
                 return _PLAIN if implicit[0] else _QUOTED
 
-            # the loader's own recursion has no bound, and its tags do not tell 4 from '4'
+            # the loader's own recursion is unbounded, and its tags do not distinguish 4 from '4'
             loader.compose_node, loader.resolve = bounded, tag
             return loader.get_single_node()
         except self._yaml.MarkedYAMLError as error:
@@ -149,20 +149,20 @@ class _Reader:
             line = "" if mark is None else f": line {mark.line + 1}"
             raise UsageError(f"{_shown(file)}{line}: not YAML: {printable(str(error.problem))}") from None
         except (self._yaml.YAMLError, ValueError, OverflowError) as error:
-            # PyYAML lets through what chr() says of an escape such as \UFFFFFFFF
+            # PyYAML passes on the ValueError of chr() for an escape such as \UFFFFFFFF
             raise UsageError(f"{_shown(file)}: not YAML: {printable(' '.join(str(error).split()))}") from None
 
     def _value(self, node: Any, at: _Place) -> Any:
         self._values += 1
         if self._values > MAX_VALUES:
-            raise UsageError(f"{at.where(node)}: more than {MAX_VALUES} values, those of aliases included; use fewer")
+            raise UsageError(f"{at.where(node)}: more than {MAX_VALUES} values, including aliases; use fewer")
         if at.depth > MAX_DEPTH:
             raise UsageError(f"{at.where(node)}: nested deeper than {MAX_DEPTH} levels")
         if node.tag == _INCLUDE:
             return self._included(node, at)
         if node.tag not in (_PLAIN, _QUOTED, _COLLECTION):
             raise UsageError(
-                f"{at.where(node)}: {printable(node.tag)}: !include is the only tag that is read; leave this one out"
+                f"{at.where(node)}: {printable(node.tag)}: only the tag !include is supported; remove this one"
             )
         if isinstance(node, self._yaml.ScalarNode):
             return _scalar(node, at)
@@ -174,10 +174,10 @@ class _Reader:
         table: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, self._yaml.ScalarNode) or key_node.tag not in (_PLAIN, _QUOTED):
-                raise UsageError(f"{at.where(key_node)}: a key must be a text")
+                raise UsageError(f"{at.where(key_node)}: a key must be a string")
             key = _bounded(key_node, at)
             if key == "<<" and key_node.tag == _PLAIN:
-                raise UsageError(f"{at.where(key_node)}: merge keys (<<) are not read; write the values out")
+                raise UsageError(f"{at.where(key_node)}: merge keys (<<) are not supported; write the values out")
             if key in table:
                 raise UsageError(f"{at.where(key_node)}: key {_cut(key)} appears twice in one table")
             as_text = at.as_text or (at.depth == 0 and key in self._texts)
@@ -186,7 +186,7 @@ class _Reader:
 
     def _included(self, node: Any, at: _Place) -> Any:
         if not isinstance(node, self._yaml.ScalarNode) or not node.value:
-            raise UsageError(f"{at.where(node)}: !include needs the name of a file")
+            raise UsageError(f"{at.where(node)}: !include needs a file name")
         file = Path(os.path.normpath(at.file.parent / _bounded(node, at)))
         return self.read(file, at, at.where(node))
 
@@ -202,7 +202,7 @@ def _scalar(node: Any, at: _Place) -> Any:
     if text in _FLAGS:
         return _FLAGS[text]
     if _NOT_FINITE.fullmatch(text):
-        raise UsageError(f"{at.where(node)}: {text} is no finite number")
+        raise UsageError(f"{at.where(node)}: {text} is not a finite number")
     if not _NUMBER.fullmatch(text):
         return text
     if len(text) > MAX_NUMBER_CHARACTERS:
@@ -221,10 +221,10 @@ def _bounded(node: Any, at: _Place) -> str:
     if not _HALF_OF_A_PAIR.search(text):
         return text
     try:
-        # JSON escapes a character in two halves
+        # JSON escapes some characters as two surrogates
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
-        raise UsageError(f"{at.where(node)}: a text has half of a surrogate pair, which is no character") from None
+        raise UsageError(f"{at.where(node)}: a string has an unpaired surrogate, which is not a character") from None
 
 
 def _shown(path: Path) -> str:

@@ -129,7 +129,9 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not UTF-8 text") from None
     if len(data) > MAX_TEXT_BYTES // 2:
-        raise UsageError(f"{path}: {len(data)} bytes, over the limit of {MAX_TEXT_BYTES // 2} for a README; shorten it")
+        raise UsageError(
+            f"{path}: {len(data)} bytes, more than the limit of {MAX_TEXT_BYTES // 2} for a README; shorten it"
+        )
     return text
 
 

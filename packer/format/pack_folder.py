@@ -300,7 +300,7 @@ def _bounded(path: str, data: bytes, limit_bytes: int) -> bytes:
 
 
 def _too_large(path: str, size: int, limit_bytes: int) -> IntegrityError:
-    words = f"{size} bytes, over the limit of {limit_bytes}"
+    words = f"{size} bytes, more than the limit of {limit_bytes}"
     return IntegrityError(words, where=path, code=Code.FILE_TOO_LARGE)
 
 

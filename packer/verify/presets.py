@@ -87,7 +87,7 @@ def _problems(files: PackFiles, folder: str, document: Mapping[str, Any]) -> Ite
         yield Problem(Code.MODEL_DIFFERS, "", "model_id", words)
     rows = [*document["null_runs"], document["held_out"]]
     if len(rows) > MAX_NULL_RUNS:
-        words = f"{len(rows)}, over the limit of {MAX_NULL_RUNS}"
+        words = f"{len(rows)}, more than the limit of {MAX_NULL_RUNS}"
         yield Problem(Code.TOO_MANY_REPORTS, "", "null_runs", words)
         return
     yield from preset_problems(document, _null_runs(files, folder, rows))

@@ -77,7 +77,7 @@ def examine_reports(files: PackFiles) -> Findings:
     problems = [*planned.problems, *wrong]
     paths = [path for path in files.digests if is_report(path) or is_baseline(path)]
     if len(paths) > MAX_REPORTS:
-        words = f"the pack has {len(paths)} reports, over the limit of {MAX_REPORTS}"
+        words = f"the pack has {len(paths)} reports, more than the limit of {MAX_REPORTS}"
         return Findings(planned, problems=(*problems, Problem(Code.TOO_MANY_REPORTS, "", "", words)))
     facts: dict[str, ReportFacts] = {}
     envelopes: dict[str, dict[str, Any]] = {}

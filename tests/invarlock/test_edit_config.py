@@ -130,7 +130,7 @@ def test_every_setting_is_read_from_a_config_or_refused_there(tmp_path: Path, se
         try:
             settings = resolve(lay(tmp_path, f"settings: {{{setting.name}: {value}}}\n"))
         except UsageError as error:
-            if f"{setting.name} is not read from a config; give it by " in str(error):
+            if f"{setting.name} cannot be set in a config; use " in str(error):
                 sources.add("refused")
         else:
             sources.add(settings.sources[setting.name])
@@ -141,16 +141,16 @@ def test_every_setting_is_read_from_a_config_or_refused_there(tmp_path: Path, se
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("settings: {tier: strict}", "settings: tier: 'strict' is not allowed, it takes one of balanced, "),
-        ("settings: {net: yes}", "settings: net: 'yes' is not allowed, it takes true or false"),
-        ("settings: {net: [true]}", "settings: net: ('true',) is not allowed, it takes true or false"),
-        ("settings: {seq_len: 1}", "settings: seq_len: '1' is not allowed, it takes a whole number from 2 to "),
-        ("settings: {tiers: balanced}", "settings: no setting is called 'tiers' (did you mean tier?)"),
+        ("settings: {tier: strict}", "settings: tier: 'strict' is not allowed; use one of balanced, "),
+        ("settings: {net: yes}", "settings: net: 'yes' is not allowed; use true or false"),
+        ("settings: {net: [true]}", "settings: net: ('true',) is not allowed; use true or false"),
+        ("settings: {seq_len: 1}", "settings: seq_len: '1' is not allowed; use a whole number from 2 to "),
+        ("settings: {tiers: balanced}", "settings: unknown setting 'tiers' (did you mean tier?)"),
         ("settings: {INVARLOCK_TIER: balanced}", "settings: 'INVARLOCK_TIER' is called tier in a config"),
         ("settings: {--tier: balanced}", "settings: '--tier' is called tier in a config"),
-        ("settings: {hf_home: /x}", "settings: hf_home is not read from a config; give it by HF_HOME"),
-        ("settings: {allow_config_include_outside: 1}", "settings: allow_config_include_outside is not read from"),
-        ("settings: {edit_config: b.yaml}", "settings: edit_config is not read from a config; give it by --edit-"),
+        ("settings: {hf_home: /x}", "settings: hf_home cannot be set in a config; use HF_HOME"),
+        ("settings: {allow_config_include_outside: 1}", "settings: allow_config_include_outside cannot be set in"),
+        ("settings: {edit_config: b.yaml}", "settings: edit_config cannot be set in a config; use --edit-"),
         ("settings: [a]", "does not hold to the edit_config format: at /settings: "),
         ("settings: {tier: {a: b}}", "does not hold to the edit_config format: at /settings/tier: "),
         ("settings: {scenario_ids: []}", "does not hold to the edit_config format: at /settings/scenario_ids: "),
@@ -184,7 +184,7 @@ def test_what_is_wrong_in_config_and_variables_is_told_at_once(tmp_path: Path) -
         "INVARLOCK_SEQ_LEN: 'one'",
     ]
     assert refused(lay(tmp_path, "settings: {unsigned: true, signing_key: k.pem}")) == (
-        "--unsigned and --signing-key exclude each other; drop one"
+        "--unsigned and --signing-key cannot be combined; drop one"
     )
 
 
@@ -193,9 +193,9 @@ def test_includes_are_bounded_by_the_configs_folder_or_the_root_above_it(tmp_pat
     (tmp_path / "base.yaml").write_text("tier: conservative\n")
     (tmp_path / "elsewhere").mkdir()
 
-    assert f"is outside of {tmp_path}/sites;" in refused(path)
-    assert f"is outside of {tmp_path}/sites;" in refused(path, INVARLOCK_CONFIG_ROOT=str(tmp_path / "elsewhere"))
-    assert f"is outside of {tmp_path}/sites;" in refused(path, INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE="0")
+    assert f"is outside {tmp_path}/sites;" in refused(path)
+    assert f"is outside {tmp_path}/sites;" in refused(path, INVARLOCK_CONFIG_ROOT=str(tmp_path / "elsewhere"))
+    assert f"is outside {tmp_path}/sites;" in refused(path, INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE="0")
     absent = tmp_path / "absent"
     assert refused(path, INVARLOCK_CONFIG_ROOT=str(absent)) == f"INVARLOCK_CONFIG_ROOT: {absent}: no such folder"
     for variables in (

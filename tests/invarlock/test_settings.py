@@ -48,7 +48,7 @@ def test_a_flags_variable_takes_what_shell_scripts_write(given: str, read: bool)
 
 @pytest.mark.parametrize("given", ["yes", "TRUE", "2", " 1"])
 def test_a_flags_variable_takes_nothing_else(given: str) -> None:
-    with pytest.raises(UsageError, match=r"SKIP_FLASH_ATTN: .* is not allowed, it takes 0 or 1"):
+    with pytest.raises(UsageError, match=r"SKIP_FLASH_ATTN: .* is not allowed; use 0 or 1"):
         resolve_settings({}, {"SKIP_FLASH_ATTN": given})
 
 
@@ -57,17 +57,17 @@ def test_all_wrong_values_are_told_at_once_with_what_is_allowed() -> None:
         resolve_settings({"tier": "strict"}, {"INVARLOCK_SEQ_LEN": "one", "PACK_SIGN_MANIFEST": "yes"})
 
     assert str(caught.value) == (
-        "--tier: 'strict' is not allowed, it takes one of balanced, conservative, aggressive; "
-        "INVARLOCK_SEQ_LEN: 'one' is not allowed, it takes a whole number from 2 to 1048576; "
-        "PACK_SIGN_MANIFEST: 'yes' is not allowed, it takes 0 or 1"
+        "--tier: 'strict' is not allowed; use one of balanced, conservative, aggressive; "
+        "INVARLOCK_SEQ_LEN: 'one' is not allowed; use a whole number from 2 to 1048576; "
+        "PACK_SIGN_MANIFEST: 'yes' is not allowed; use 0 or 1"
     )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"unsigned": True, "signing_key": "k.pem"}, "--unsigned and --signing-key exclude each other; drop one"),
-        ({"no_pack": True, "pack_dir": "p"}, "--no-pack and --pack-dir exclude each other; drop one"),
+        ({"unsigned": True, "signing_key": "k.pem"}, "--unsigned and --signing-key cannot be combined; drop one"),
+        ({"no_pack": True, "pack_dir": "p"}, "--no-pack and --pack-dir cannot be combined; drop one"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(options: dict[str, Any], message: str) -> None:
@@ -92,19 +92,19 @@ def test_a_release_review_takes_what_it_needs_and_refuses_what_it_cannot_do_with
             {"PACK_VERIFY_PROFILE": "dev", "PACK_REPORT_ASSURANCE": "off"},
         )
     assert str(caught.value) == (
-        "--release-review and --unsigned exclude each other; drop one; "
-        "--release-review needs --profile ci or release, not dev; drop --profile, it takes ci then; "
-        "--release-review needs --report-assurance strict; drop --report-assurance, it is strict then"
+        "--release-review and --unsigned cannot be combined; drop one; "
+        "--release-review needs --profile ci or release, not dev; drop --profile to use ci; "
+        "--release-review needs --report-assurance strict; drop --report-assurance to use it"
     )
 
     with pytest.raises(UsageError) as caught:
         resolve_settings({"release_review": True, "shard": "1/2", "suite_mode": "calibrate-only"}, {})
     assert [line.split(", ")[0].split(" asks")[0] for line in str(caught.value).split("; ")] == [
         "--release-review needs --signing-key KEY.pem",
-        "make one: python -m invarlock.packer keygen NAME",
+        "make a key: python -m invarlock.packer keygen NAME",
         "--release-review",
         "run the shards with --profile ci --report-assurance strict",
-        "--release-review and --suite-mode calibrate-only exclude each other",
+        "--release-review and --suite-mode calibrate-only cannot be combined",
         "drop one",
     ]
 

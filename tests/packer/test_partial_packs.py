@@ -66,7 +66,11 @@ def test_a_pack_of_one_report_says_first_that_its_verdict_is_not_derived(partial
     assert verdict["not_bundled"] == ["mistral-tiny-nan_injection-run1", "mistral-tiny-prune_50pct_stress-run1"]
     assert (verdict["failed_requirements"], verdict["missing"]) == ([], {"by_model": {}})
     assert "**Verdict not derived: the pack has 1 of 3 cases**" in (partial / "README.md").read_text()
-    assert (partial / "results/final_verdict.txt").read_text().startswith("Verdict: not derived: the pack has 1 of 3 cases")
+    assert (
+        (partial / "results/final_verdict.txt")
+        .read_text()
+        .startswith("Verdict: not derived: the pack has 1 of 3 cases")
+    )
     assert json.loads((partial / "manifest.json").read_bytes())["evidence_level"] == "medium"
 
 

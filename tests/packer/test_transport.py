@@ -33,24 +33,24 @@ def test_git_leaves_a_pack_as_it_is(pack: Path, tmp_path: Path) -> None:
     assert strict(cloned(pack, tmp_path)).code == 0
 
 
-def test_changed_line_ends_are_told_as_that(pack: Path, tmp_path: Path) -> None:
+def test_changed_line_endings_have_a_code_of_their_own(pack: Path, tmp_path: Path) -> None:
     (pack / ".gitattributes").unlink()
     assert strict(pack).code == 0
 
     result = strict(cloned(pack, tmp_path))
 
-    assert codes(result) == {Code.MANIFEST_LINE_ENDINGS_CHANGED}
+    assert codes(result) == {Code.MANIFEST_LINE_ENDS_CHANGED}
 
 
-def test_changed_line_ends_of_one_file_are_told_as_that(pack: Path, real_run: Any) -> None:
+def test_changed_line_endings_of_one_file_have_a_code_of_their_own(pack: Path, real_run: Any) -> None:
     report = pack / REPORT
     report.write_bytes(report.read_bytes().replace(b"\n", b"\r\n"))
-    assert places(strict(pack)) == [(Code.LINE_ENDINGS_CHANGED, REPORT, "")]
+    assert places(strict(pack)) == [(Code.LINE_ENDS_CHANGED, REPORT, "")]
 
     checksums = pack / "checksums.sha256"
     was = checksums.read_bytes()
     checksums.write_bytes(was.replace(b"\n", b"\r\n"))
-    assert places(strict(pack)) == [(Code.LINE_ENDINGS_CHANGED, "checksums.sha256", "")]
+    assert places(strict(pack)) == [(Code.LINE_ENDS_CHANGED, "checksums.sha256", "")]
     manifest = json.loads((pack / "manifest.json").read_bytes())
     assert manifest["checksums_sha256_digest"] == hashlib.sha256(was).hexdigest()
     sign(pack, manifest, real_run.key)

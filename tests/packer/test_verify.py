@@ -125,7 +125,7 @@ def test_without_report_assurance_only_bytes_are_checked(pack: Path, reseal: Res
 
     assert (result.code, result.reports_verified, result.envelope) == (0, False, None)
     assert "reports were not verified" in result.warnings[-1]
-    with pytest.raises(UsageError, match="exclude each other"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         verify_pack(pack, VerifyOptions(strict=True, report_assurance="off"))
 
 

@@ -120,9 +120,9 @@ def test_a_row_with_a_sweep_is_a_scenario_for_each_of_its_values(tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda row: row["sweep"].update(parameter="edit_spec"), "names one of its parameters, that of an edit"),
-        (lambda row: row["sweep"].update(guard="rmt"), "guard_value.guard is 'rmt', its subject's is 'spectral'"),
-        (lambda row: row["generation"]["params_by_model"].update(m={"factor": 3}), "a model has another factor"),
+        (lambda row: row["sweep"].update(parameter="edit_spec"), "needs one of its parameters, one of an edit"),
+        (lambda row: row["sweep"].update(guard="rmt"), "guard_value.guard is 'rmt', but its subject has 'spectral'"),
+        (lambda row: row["generation"]["params_by_model"].update(m={"factor": 3}), "a model overrides factor"),
         (lambda row: row["sweep"].update(values=[]), "sweep.values"),
         (lambda row: row["sweep"].pop("guard"), "'guard' is a required property"),
     ],
@@ -201,7 +201,9 @@ def test_a_selection_that_its_evidence_does_not_hold_up_is_refused(tmp_path: Pat
         row["evidence"] = evidence
     tuned = read_tuned_params(write(tmp_path / "tuned_edit_params.json", document))
 
-    with pytest.raises(UsageError, match=r"embedded/mistral-tiny, magnitude_prune: .* its evidence says to hold"):
+    with pytest.raises(
+        UsageError, match=r"embedded/mistral-tiny, magnitude_prune: .* did not pass according to its evidence"
+    ):
         tuned.resolve(parse_edit_spec("magnitude_prune:clean:ffn"), "embedded/mistral-tiny")
 
 
@@ -221,7 +223,7 @@ def test_a_scenario_that_must_be_detected_and_has_no_detector_is_refused(tmp_pat
     row["requirements"].update(detectors_all_of=[], detectors_any_of=detectors)
     assert read_scenarios(write(tmp_path / "any.json", document))
     row["requirements"]["detectors_any_of"] = []
-    with pytest.raises(DocumentError, match="'nan_injection': it must be detected, and it has no detector; add one"):
+    with pytest.raises(DocumentError, match="'nan_injection': it must be detected, but has no detector; add one"):
         read_scenarios(write(tmp_path / "none.json", document))
 
 

@@ -35,10 +35,10 @@ def test_slots_replace_leave_out_and_add(models: Models, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("slots", "message"),
     [
-        (["", "", ""], "MODEL_1: every slot of suite showcase is empty; name a model"),
-        (["./absent"], "MODEL_1: './absent' is no folder, and no id on the hub"),
+        (["", "", ""], "MODEL_1: every slot of suite showcase is empty; give a model"),
+        (["./absent"], "MODEL_1: './absent' is neither a folder nor a hub id"),
         (["a/b/c", "x y"], "MODEL_1: 'a/b/c' is no folder.*; MODEL_2: 'x y' is no folder"),
-        ([None, "mistralai/Mistral-7B-v0.1"], "MODEL_2: a second model of the name 'mistral-7b-v0.1'; name each once"),
+        ([None, "mistralai/Mistral-7B-v0.1"], "MODEL_2: a second model named 'mistral-7b-v0.1'; give each model once"),
     ],
 )
 def test_slots_that_cannot_be_are_refused(models: Models, slots: list[str | None], message: str) -> None:

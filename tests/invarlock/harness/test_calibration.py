@@ -103,7 +103,7 @@ def test_a_null_run_whose_worker_died_or_that_does_not_fit_is_measured_again(
         (("--suite-mode", "run-only"), {}, "--suite-mode run-only: there are no presets; name them with"),
         ((), {"PACK_CALIBRATION_PRESET_DIR": "nowhere"}, "no such file; make presets with --suite-mode calibrate-only"),
         ((), {"DRIFT_CALIBRATION_RUNS": "1"}, "DRIFT_CALIBRATION_RUNS: 1 is too few"),
-        (("--suite-mode", "calibrate-only"), {"DRIFT_CALIBRATION_RUNS": "0"}, "exclude each other; drop one"),
+        (("--suite-mode", "calibrate-only"), {"DRIFT_CALIBRATION_RUNS": "0"}, "cannot be combined; drop one"),
         (("--suite-mode", "calibrate-only"), {"PACK_CALIBRATION_PRESET_DIR": "nowhere"}, "give them; drop one"),
     ],
 )

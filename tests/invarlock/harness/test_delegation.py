@@ -179,7 +179,7 @@ def test_a_container_is_given_the_files_of_a_config_and_starts_only_if_they_may_
 
     assert refused.status == 4, refused.output
     assert (
-        f"ERROR: {files[1]}: line 1: !include {files[2]} is outside of {tmp_path}/site; move it there, or allow it: "
+        f"ERROR: {files[1]}: line 1: !include {files[2]} is outside {tmp_path}/site; move it there, or allow it: "
         "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE=1"
     ) in refused.output
     assert not log.exists()

@@ -1,1 +1,1 @@
-"""Deployable subjects: checkpoints that a backend packed, as they would be served."""
+"""Deployable subjects: checkpoints packed by a backend as they would be served."""

@@ -1,4 +1,4 @@
-"""Making deployable subjects, and measuring what a served checkpoint must do.
+"""Making deployable subjects, and measuring whether they can be served.
 
 Example::
 
@@ -39,7 +39,7 @@ LIBRARIES = ("torch", "transformers")
 
 @dataclass(frozen=True)
 class Artifact:
-    """What was packed: matrices and their elements, and all elements of the baseline."""
+    """The result of packing: packed matrices and their elements, and all elements of the baseline."""
 
     matrices: int
     parameters: int
@@ -48,11 +48,11 @@ class Artifact:
 
 
 def make_artifact(snapshot: Path, target: Path, spec: DeployableSpec, placement: Placement) -> Artifact:
-    """Pack a checkpoint with a backend and save it as it would be served, whole or not at all.
+    """Pack a checkpoint with a backend and save it atomically as it would be served.
 
     Raises:
         EditError: when the backend packs nothing of the scope.
-        CheckpointError: when the disk refuses.
+        CheckpointError: when the checkpoint cannot be written.
         EvaluationError: when the model cannot be loaded.
     """
     backend, files = BACKENDS[spec.backend], read_checkpoint(snapshot)
@@ -67,7 +67,7 @@ def make_artifact(snapshot: Path, target: Path, spec: DeployableSpec, placement:
         packed = _packed(backend, files, read_checkpoint(folders[target]))
         if not packed:
             raise EditError(
-                f"{spec}: the backend packed nothing of {snapshot.name}; its linear layers are of no kind it knows"
+                f"{spec}: the backend packed nothing of {snapshot.name}; its linear layers are not supported"
             )
     return Artifact(
         len(packed),
@@ -80,7 +80,7 @@ def make_artifact(snapshot: Path, target: Path, spec: DeployableSpec, placement:
 def examine_artifact(
     snapshot: Path, subject: Path, spec: DeployableSpec, placement: Placement, draw: Draw
 ) -> dict[str, dict[str, Any]]:
-    """Return what was measured of a packed checkpoint, by document, less what binds it to its report.
+    """Return the measurements of a packed checkpoint by document, without the fields that bind them to a report.
 
     Raises:
         EvaluationError: when it cannot be loaded.
@@ -128,9 +128,9 @@ def examine_artifact(
 
 
 def loaded_bytes(model: PreTrainedModel) -> int:
-    """Return the bytes of a model's parameters and buffers as they lie in memory, shared ones counted once.
+    """Return the bytes of a model's parameters and buffers in memory, counting shared ones once.
 
-    A packed parameter is a tensor made of tensors, or one with its scales beside it.
+    A packed parameter is a tensor composed of tensors, or a tensor with separate scales.
     """
     seen: dict[int, int] = {}
     for tensor in (*model.parameters(), *model.buffers()):
@@ -152,7 +152,7 @@ def _is_packed(parameter: Any) -> bool:
 
 @torch.inference_mode()
 def _generate(model: Any, draw: Draw) -> dict[str, Any]:
-    """Generate twice from the same seed, and look at every logit on the way."""
+    """Generate twice from the same seed, and check every logit."""
     prompt = torch.from_numpy(draw.final.tokens[:1, :PROMPT_TOKENS]).long().to(model.device)
     started = time.perf_counter()
     first, second = _sample(model, prompt), _sample(model, prompt)
@@ -194,7 +194,7 @@ def _in_scope(files: CheckpointFiles, spec: DeployableSpec) -> set[str]:
 
 
 def _packed(backend: Backend, files: CheckpointFiles, packed: CheckpointFiles) -> dict[str, Mapping[str, str]]:
-    """Return, by name of a baseline's matrix, the names of the tensors that a packed checkpoint stores it as."""
+    """Return, for each matrix of the baseline by name, the tensors in which a packed checkpoint stores it."""
     found: dict[str, Mapping[str, str]] = {}
     for name in files.entries:
         parts = backend.stored_as(name) if name.endswith(".weight") else {}

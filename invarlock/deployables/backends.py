@@ -1,6 +1,6 @@
-"""Backends: how each packs linear layers, and the tensors that a packed one is stored as.
+"""Backends: how each packs linear layers, and the tensors in which a packed layer is stored.
 
-A backend packs through transformers, which is how its checkpoints are served. ``checkpoints.formats`` reads them.
+A backend packs through transformers, which also serves its checkpoints. ``checkpoints.formats`` reads them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from invarlock.catalog.deployables import DeployableSpec
 
 @dataclass(frozen=True)
 class Backend:
-    """What differs between backends.
+    """The properties of a backend.
 
     Attributes:
-        storage_format: what its weights are stored as, for ``edit_metadata.json``.
-        parts: the tensors that a packed matrix is stored as, by what they are: the suffix that takes the place of
+        storage_format: the storage format of its weights, for ``edit_metadata.json``.
+        parts: the tensors of a packed matrix by role: the suffix that replaces
             ``.weight``.
-        config: a transformers quantization config, told the spec and the modules to leave as they are.
+        config: returns a transformers quantization config, given the spec and the modules to leave unchanged.
     """
 
     storage_format: str
@@ -29,13 +29,13 @@ class Backend:
     config: Callable[[DeployableSpec, Sequence[str]], Any]
 
     def stored_as(self, name: str) -> dict[str, str]:
-        """Return the names of the tensors that a matrix is stored as, by what they are."""
+        """Return the names of the tensors in which a matrix is stored, by role."""
         stem = name.removesuffix(".weight")
         return {part: f"{stem}{suffix}" for part, suffix in self.parts.items()}
 
 
 def _torchao_config(spec: DeployableSpec, leave: Sequence[str]) -> Any:
-    # imported here: it takes two seconds, and only these subjects need it
+    # imported here because it takes two seconds, and only these subjects need it
     quantization: Any = importlib.import_module("torchao.quantization")
     transformers: Any = importlib.import_module("transformers")
     rows = spec.group_size is None

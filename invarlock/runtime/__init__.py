@@ -1,1 +1,1 @@
-"""Where a run happens: environment and source provenance."""
+"""The execution environment of a run: containers, determinism, and provenance of source and environment."""

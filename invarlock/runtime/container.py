@@ -1,12 +1,12 @@
-"""What an engine is told: from a job, and who starts it, to the arguments of ``podman run`` or ``docker run``.
+"""The arguments of ``podman run`` or ``docker run`` for a job and the user who starts it.
 
 Example::
 
     job = Job(("pytest", "suites"), Path("/repo"), (Mount(Path("/repo")),))
     engine_arguments(Engine("podman", "/usr/bin/podman"), image, "invarlock-1", job, caller())
 
-A container has a root that nobody writes, a user who is not root and gains nothing, no capability, no network unless
-the job asks for it, and of the machine's files only what is mounted, each at its own path.
+A container has a read-only root, a non-root user who cannot gain privileges, no capabilities, no network unless
+the job requires it, and only the mounted files of the machine, each at its own path.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pathlib import Path
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.runtime.engines import Engine
 
-# The user of the image, in Containerfile too: whoever is root outside is this one inside.
+# The user of the image, also in Containerfile: root outside is mapped to this user inside.
 IMAGE_USER = 10001
-# Shards of a large model, and a socket a worker; the kernel's own default is 1,024, at most 4,096.
+# Enough for the shards of a large model and one socket per worker; the kernel's default is 1,024, at most 4,096.
 OPEN_FILES = 65536
-# Threads count. Some hundred a worker, and what the same user runs outside counts too.
+# Threads count: about a hundred per worker, plus the processes of the same user outside.
 PROCESSES = 32768
 TEMPORARY = "/tmp"
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or folder of the machine in the container, read-only unless ``writable``; ``source`` where it differs."""
+    """A file or folder mounted into the container, read-only unless ``writable``; ``source`` if the path differs."""
 
     path: Path
     writable: bool = False
@@ -40,16 +40,16 @@ class Mount:
 
 @dataclass(frozen=True)
 class Job:
-    """What runs in a container.
+    """A job that runs in a container.
 
     Attributes:
-        command: with its arguments.
-        folder: where it starts.
-        mounts: what it sees of the machine.
-        passed: variables that it has as they are.
-        variables: variables that are set for it.
-        gpus: whether it has all GPUs.
-        network: whether it may connect.
+        command: the command with its arguments.
+        folder: the working directory.
+        mounts: the files and folders of the machine that it can access.
+        passed: environment variables that are passed through unchanged.
+        variables: environment variables that are set for it.
+        gpus: whether it can use all GPUs.
+        network: whether it has network access.
     """
 
     command: tuple[str, ...]
@@ -63,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who starts a container: the user inside, whether root asks, and the limits that this process may give."""
+    """The starter of a container: the user inside, whether the starter is root, and the available resource limits."""
 
     user: int
     group: int
@@ -73,7 +73,7 @@ class Caller:
 
 
 def caller() -> Caller:
-    """Return who this process is. Root is the image's user inside, anybody else is themselves."""
+    """Return the identity of this process. Root becomes the image's user inside, other users keep their id."""
     is_root = os.geteuid() == 0
     return Caller(
         IMAGE_USER if is_root else os.geteuid(),
@@ -85,20 +85,20 @@ def caller() -> Caller:
 
 
 def _limit(kind: int, wanted: int) -> int:
-    """Return a limit that needs no privilege to set."""
+    """Return a limit that can be set without privileges."""
     _, hard = resource.getrlimit(kind)
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 def engine_arguments(engine: Engine, image: RuntimeImage, name: str, job: Job, by: Caller) -> list[str]:
-    """Return the command that runs a job. The image is named by its digest, so that what was looked at is what runs."""
+    """Return the command that runs a job. The image is given by digest, so the inspected image is the one that runs."""
     arguments = [engine.program, "run", "--rm", "--init", f"--name={name}", "--pull=never"]
     arguments += ["--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", f"--user={by.user}:{by.group}"]
     if engine.name == "podman":
-        # folders of the user are mounted as they are, not labelled anew for SELinux
+        # the user's folders are mounted without relabelling for SELinux
         arguments.append("--security-opt=label=disable")
         if not by.is_root:
-            # without it whoever starts podman is root inside
+            # without it the user who starts podman is root inside
             arguments.append("--userns=keep-id")
     if not job.network:
         arguments.append("--network=none")
@@ -110,19 +110,19 @@ def engine_arguments(engine: Engine, image: RuntimeImage, name: str, job: Job, b
     if not any(mount.path == Path(TEMPORARY) for mount in mounts):
         arguments.append(f"--tmpfs={TEMPORARY}:rw,nosuid,nodev,mode=1777")
     if not any(job.folder.is_relative_to(mount.path) for mount in mounts):
-        # an empty folder to start in, so that relative paths lead to what is mounted below it
+        # an empty working directory, so that relative paths resolve to the mounts below it
         arguments.append(f"--tmpfs={job.folder}:rw,nosuid,nodev,mode=755")
     arguments += [f"--mount={_mount(mount)}" for mount in mounts]
-    # by name alone: a value, which may be a token, then stands in no list of processes
+    # only by name, so that a value, which may be a token, does not appear in process lists
     arguments += [f"--env={variable}" for variable in sorted(job.passed)]
     arguments += [f"--env={variable}={value}" for variable, value in sorted(job.variables.items())]
     return [*arguments, image.digest.removeprefix("sha256:"), *job.command]
 
 
 def joined(mounts: Iterable[Mount]) -> list[Mount]:
-    """Return mounts from the outside in, without those that another already shows in the same way."""
+    """Return mounts from the outermost inwards, without those that another mount already includes in the same mode."""
     kept: dict[Path, Mount] = {}
-    # of two at one path the writable one counts
+    # of two mounts at one path the writable one is kept
     for mount in sorted(mounts, key=lambda one: (one.path, not one.writable)):
         above = next((kept[folder] for folder in mount.path.parents if folder in kept), None)
         shown = above is not None and above.writable == mount.writable and mount.source is None

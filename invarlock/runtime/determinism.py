@@ -1,17 +1,17 @@
-"""How much of the hardware's freedom a run gives up for the same numbers each time."""
+"""Determinism modes: which hardware and library optimisations a run disables for reproducible numbers."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-# cuBLAS reads it when its first handle is made
+# cuBLAS reads it when it creates its first handle
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 STRICT_CUBLAS_WORKSPACE = ":4096:8"
 
 
 def determinism_switches(mode: str) -> dict[str, Any]:
-    """Return what a mode switches, as ``metadata/environment.json`` records it; None is the library's own choice."""
+    """Return the switches of a mode, as recorded in ``metadata/environment.json``; None means the library's default."""
     if mode == "throughput":
         return {
             "mode": mode,
@@ -32,16 +32,16 @@ def determinism_switches(mode: str) -> dict[str, Any]:
 
 
 def apply_determinism(mode: str, threads: int) -> None:
-    """Set up this process for a mode.
+    """Configure this process for a mode.
 
-    ``throughput`` computes with all threads that the process has. ``strict`` takes one, whose sums have one order
-    however many workers there are, and asks PyTorch for deterministic algorithms only, on a GPU without TF32.
+    ``throughput`` uses all threads of the process. ``strict`` uses one thread, so that sums have the same order
+    with any number of workers, and only deterministic algorithms of PyTorch, on a GPU without TF32.
 
     Args:
         mode: ``throughput`` or ``strict``.
         threads: this process's share of the CPUs.
     """
-    # imported here: the controller records the switches, and has no use for PyTorch
+    # imported here because the controller records the switches without needing PyTorch
     import torch
 
     switches = determinism_switches(mode)

@@ -1,4 +1,4 @@
-"""The container engine of this machine, podman or docker, and what it has: the runtime image, the GPUs."""
+"""The container engine of this machine, podman or docker, with its runtime image and GPUs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from invarlock.errors import UsageError
 from invarlock.reports.sidecars import RuntimeImage
 
 EngineName = Literal["podman", "docker"]
-# An engine answers in a tenth of a second, on a busy disk in some; one that does not is hung.
+# An engine answers in a tenth of a second, on a busy disk in a few seconds; after this time it hangs.
 ANSWER_SECONDS = 30
 ON_THE_HOST = "or run on the host: INVARLOCK_ALLOW_HOST_EXECUTION=1"
-# Where descriptions of devices lie (Container Device Interface, section "How to configure").
+# Folders with device descriptions (Container Device Interface, section "How to configure").
 CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 _IDENTIFIER = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 
@@ -31,11 +31,11 @@ class Engine:
 
 
 def find_engine(wanted: EngineName | None, image: str) -> Engine:
-    """Return the engine that is wanted; podman, then docker, where none is.
+    """Return the requested engine, or else podman, or else docker.
 
     Args:
-        wanted: by ``INVARLOCK_CONTAINER_ENGINE``.
-        image: what is to be built once there is one.
+        wanted: the engine in ``INVARLOCK_CONTAINER_ENGINE``.
+        image: the image to build after installing an engine, for the message.
 
     Raises:
         UsageError: when it is not installed.
@@ -54,10 +54,10 @@ def find_engine(wanted: EngineName | None, image: str) -> Engine:
 
 
 def find_image(engine: Engine, reference: str) -> RuntimeImage:
-    """Return an image as the engine has it, by the digest of its configuration, which names every layer by digest.
+    """Return an image with the digest of its configuration, which contains the digest of every layer.
 
     Raises:
-        UsageError: when it has none of that name, or does not answer.
+        UsageError: when the engine has no such image, or does not answer.
     """
     command = [engine.program, "image", "inspect", "--format", "{{.Id}}", reference]
     try:
@@ -65,9 +65,7 @@ def find_image(engine: Engine, reference: str) -> RuntimeImage:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(
-            f"{engine.name} does not answer ({type(error).__name__}); look after it, {ON_THE_HOST}"
-        ) from None
+        raise UsageError(f"{engine.name} does not answer ({type(error).__name__}); restart it, {ON_THE_HOST}") from None
     found = _IDENTIFIER.fullmatch(done.stdout.strip())
     if done.returncode == 0 and found is not None:
         return RuntimeImage(reference, f"sha256:{found[1]}")
@@ -77,14 +75,14 @@ def find_image(engine: Engine, reference: str) -> RuntimeImage:
             f"{engine.name} has no image {reference}; build it in a checkout: {engine.name} build -t {reference} ., "
             f"{ON_THE_HOST}"
         )
-    raise UsageError(f"{engine.name} cannot be asked for {reference} ({said[-200:]}); look after it, {ON_THE_HOST}")
+    raise UsageError(f"{engine.name} cannot inspect {reference} ({said[-200:]}); repair it, {ON_THE_HOST}")
 
 
 def gpu_problems(engine: Engine) -> Iterator[str]:
-    """Yield why containers of an engine get no GPU, as far as files tell; docker tells only when it starts one."""
+    """Yield why containers of an engine get no GPU, as far as files show; docker reports it only at container start."""
     described = any(path.suffix in (".yaml", ".json") for folder in CDI_FOLDERS for path in folder.glob("*"))
     if engine.name == "podman" and not described:
         yield (
-            "podman gives containers no GPU: /etc/cdi describes none; install the NVIDIA container toolkit, then: "
+            "podman containers get no GPU: /etc/cdi describes none; install the NVIDIA container toolkit, then: "
             f"nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml, {ON_THE_HOST}"
         )

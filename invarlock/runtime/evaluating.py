@@ -1,4 +1,4 @@
-"""``invarlock evaluate`` in the runtime image: the same arguments, with the files that they name."""
+"""``invarlock evaluate`` in the runtime image, with the same arguments and their files mounted."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from invarlock.runtime.lending import writable_by
 from invarlock.runtime.starting import Launch, Written, start
 from invarlock.settings import resolve_settings
 
-# There is one where the NVIDIA driver is loaded.
+# Exists if the NVIDIA driver is loaded.
 DRIVER = Path("/dev/nvidiactl")
 PASSED = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an evaluation reads, where it writes, and the device that was asked for."""
+    """The files that an evaluation reads, the folder it writes, and the requested device."""
 
     checkpoints: tuple[Path, ...]
     files: tuple[Path, ...]
@@ -31,20 +31,22 @@ class Inputs:
 
 
 def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
-    """Run ``invarlock`` with some arguments in the runtime image and return its exit code.
+    """Run ``invarlock`` with the given arguments in the runtime image and return its exit code.
 
     Raises:
-        UsageError: with a line for everything that is missing.
+        UsageError: with one line for everything that is missing.
     """
     settings, here = resolve_settings({}, os.environ), Path.cwd()
     beside = (here / inputs.output).parent
     reads = [Path(os.path.normpath(here / path)) for path in (*inputs.checkpoints, *inputs.files)]
-    problems = [f"{path}: not there; name what is" for path in dict.fromkeys(reads) if not path.exists()]
+    problems = [
+        f"{path}: does not exist; give an existing file or folder" for path in dict.fromkeys(reads) if not path.exists()
+    ]
     if not beside.is_dir():
-        problems.append(f"--output-dir: {beside} is not there; make it")
+        problems.append(f"--output-dir: {beside} does not exist; create it")
     elif not writable_by(beside, caller()):
         user = caller().user
-        problems.append(f"--output-dir: {beside}: the container's user ({user}) may not write it; chown it to {user}")
+        problems.append(f"--output-dir: {beside}: not writable for the container's user ({user}); run: chown {user}")
     on_gpus = inputs.device == "cuda" or (inputs.device is None and DRIVER.exists())
     engine = image = None
     try:
@@ -58,7 +60,7 @@ def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
     job = Job(
         ("invarlock", *arguments),
         here,
-        # a report is made beside its place and renamed into it
+        # a report is written in a sibling folder and renamed into place
         (*(Mount(path) for path in reads), Mount(Path(os.path.normpath(beside)), writable=True)),
         tuple(name for name in PASSED if name in os.environ),
         {"HOME": TEMPORARY},

@@ -1,4 +1,4 @@
-"""The GPUs that a run had, as its provenance names them: by model and memory, not by serial number."""
+"""The GPUs of a run for its provenance: by model and memory, not by serial number."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def graphics(gpu_ids: Sequence[str]) -> dict[str, Any]:
-    """Return driver, the driver's CUDA version, and name and bytes of memory of the GPUs with some NVML ids.
+    """Return the driver, its CUDA version, and name and memory in bytes of the GPUs with the given NVML ids.
 
-    Without an id NVML is not asked: what a run on CPUs did not use is not its environment.
+    Without ids NVML is not queried: GPUs that a CPU run did not use are not part of its environment.
 
     Raises:
-        ImportError: when ids are given and the binding of NVML is not installed.
+        ImportError: when ids are given and the NVML binding is not installed.
     """
     if not gpu_ids:
         return {"driver": None, "driver_cuda": None, "gpus": []}
@@ -23,7 +23,7 @@ def graphics(gpu_ids: Sequence[str]) -> dict[str, Any]:
         cuda = int(nvml.nvmlSystemGetCudaDriverVersion())
         return {
             "driver": _text(nvml.nvmlSystemGetDriverVersion()),
-            # NVML counts 1000 a major version and 10 a minor one
+            # NVML encodes a version as 1000 * major + 10 * minor
             "driver_cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
             "gpus": [_gpu(nvml, gpu_id) for gpu_id in gpu_ids],
         }
@@ -40,5 +40,5 @@ def _gpu(nvml: Any, gpu_id: str) -> dict[str, Any]:
 
 
 def _text(given: str | bytes) -> str:
-    """Return a text of NVML's; versions before 12 of its binding give bytes."""
+    """Return a text from NVML; versions of its binding before 12 return bytes."""
     return given.decode("utf-8") if isinstance(given, bytes) else given

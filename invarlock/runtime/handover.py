@@ -1,8 +1,8 @@
-"""What whoever starts a container tells the inside of it: the image, the code it expects, and the source.
+"""The handover file from the starter of a container to the process inside: image, code digest, and source.
 
-It is a file at one place, mounted read-only. A file that somebody left at that place on a host is not on a read-only
-mount, and says nothing: that reports were made in a container is told by no variable or option that could be set by
-accident.
+The file has a fixed path and is mounted read-only. A file that was left at that path on a host is not on a read-only
+mount, and is ignored: no variable or option that could be set by accident can claim that reports were made in a
+container.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SCHEMA = "invarlock/handover-v1"
 
 @dataclass(frozen=True)
 class Handover:
-    """What the inside is told.
+    """The content of the handover file.
 
     Attributes:
-        image: that it is in.
-        code: digest of the code that started it.
-        source: ``metadata/source_repo.json`` of the suites folder, where it has one; the image holds no git.
+        image: the image of the container.
+        code: digest of the code that started the container.
+        source: ``metadata/source_repo.json`` of the suites folder, if it has one; the image has no git.
     """
 
     image: RuntimeImage
@@ -40,10 +40,10 @@ class Handover:
     source: Mapping[str, Any] | None
 
     def write(self, path: Path) -> None:
-        """Write the file, which every user may read.
+        """Write the file, readable by every user.
 
         Raises:
-            DocumentError: when it would not hold to its schema.
+            DocumentError: when the document would not match its schema.
         """
         document = {
             "schema": SCHEMA,
@@ -58,10 +58,10 @@ class Handover:
 
 
 def read_handover(place: Path = PLACE) -> Handover | None:
-    """Return what this process was told, None outside of a container that we started.
+    """Return the handover of this process, or None outside a container started by InvarLock.
 
     Raises:
-        DocumentError: when the file does not hold to its format.
+        DocumentError: when the file does not match its schema.
     """
     try:
         if not os.statvfs(place).f_flag & os.ST_RDONLY:
@@ -77,14 +77,14 @@ def read_handover(place: Path = PLACE) -> Handover | None:
 
 
 def check_code(handover: Handover) -> None:
-    """Refuse an image that holds other code than what started it: reports would name a source they were not made by.
+    """Refuse an image with other code than the code that started it, since reports would record the wrong source.
 
     Raises:
-        UsageError: saying what to build.
+        UsageError: with the image to build.
     """
     if handover.code != code_digest():
         name = handover.image.reference
-        raise UsageError(f"{name}: holds other code than the invarlock that started it; build it again from that code")
+        raise UsageError(f"{name}: contains other code than the invarlock that started it; rebuild it from that code")
 
 
 def code_digest() -> str:
@@ -103,5 +103,5 @@ def _code() -> Iterator[tuple[str, Path]]:
             nested = not name and place.parts[0] in (*folders, SUITE)
             if path.suffix in (".py", ".json") and not nested:
                 yield str(Path(name) / place), path
-    # of the suites folder nothing else decides what a report or a pack says of itself
+    # the only file of the suites folder that affects the content of a report or pack
     yield f"{SUITE}/{catalogue_path().name}", catalogue_path()

@@ -1,4 +1,4 @@
-"""What a container writes: there before it starts, its user's where root starts it, gone where it stayed empty."""
+"""The writable files of a container: created before it starts, owned by its user, removed if left empty."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from invarlock.runtime.container import Caller
 
 @contextmanager
 def lent(folders: Sequence[Path], files: Sequence[Path], caches: Sequence[Path], by: Caller) -> Iterator[None]:
-    """Let a container write folders, with what is in them, and files, which are there then.
+    """Give a container write access to folders with their content, and to files, creating them if needed.
 
     Args:
-        folders: made where they are not there.
-        files: made, empty, where they are not there.
-        caches: made where they are not there; those that are stay whose they are.
-        by: who starts the container.
+        folders: created if missing.
+        files: created empty if missing.
+        caches: created if missing; existing ones keep their owner.
+        by: the user who starts the container.
 
     Raises:
-        UsageError: when one cannot be made.
+        UsageError: when one cannot be created.
     """
     made: list[Path] = []
     try:
@@ -37,14 +37,14 @@ def lent(folders: Sequence[Path], files: Sequence[Path], caches: Sequence[Path],
                 _give(path, by)
         yield
     except OSError as error:
-        raise UsageError(f"{error.filename}: cannot be made or given to the container ({error.strerror})") from None
+        raise UsageError(f"{error.filename}: cannot be created or given to the container ({error.strerror})") from None
     finally:
         for path in reversed(made):
             _remove_empty(path)
 
 
 def writable_by(path: Path, by: Caller) -> bool:
-    """Tell whether the user of a container may write a folder that is there."""
+    """Return whether the user of a container may write an existing folder."""
     if not by.is_root:
         return os.access(path, os.W_OK)
     found = path.stat()
@@ -52,7 +52,7 @@ def writable_by(path: Path, by: Caller) -> bool:
 
 
 def readable_by(path: Path, by: Caller) -> bool:
-    """Tell whether the user of a container may read a file."""
+    """Return whether the user of a container may read a file."""
     if not by.is_root:
         return os.access(path, os.R_OK)
     found = path.stat()
@@ -60,16 +60,16 @@ def readable_by(path: Path, by: Caller) -> bool:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make a folder and those above it; return those that were not there, from the outside in."""
+    """Create a folder and its parents; return the created ones, outermost first."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
 
 
 def _give(path: Path, by: Caller) -> None:
-    """Make a file or a folder, with what is in it, the container's user's.
+    """Change the owner of a file, or of a folder with its content, to the container's user.
 
-    A file with several names stays whose it is: it may be the hub client's, linked into a run.
+    A file with several hard links keeps its owner: it may be the hub client's, linked into a run.
     """
     os.chown(path, by.user, by.group)
     for folder, names, files in os.walk(path):

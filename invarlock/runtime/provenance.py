@@ -1,7 +1,7 @@
-"""Where evidence comes from: the source repository and the environment, without names of machine or user.
+"""The provenance of evidence: source repository and environment, without names of machine or user.
 
-A copy of a checkout that is no repository of its own (a container image, an archive) says where it comes from by a
-source marker file, which is made in the checkout::
+A copy of a checkout without its repository (a container image, an archive) has its provenance in a
+source marker file, which is created in the checkout::
 
     python -m invarlock.runtime.provenance source_repo.json
 """
@@ -26,10 +26,10 @@ from invarlock.runtime.handover import code_digest, read_handover
 
 MARKER_NAME = "source_repo.json"
 NO_SOURCE = (
-    "no git repository and no source marker file, and a pack says where it comes from; work in a git checkout, or "
-    f"make the file in the checkout that this is a copy of: python -m invarlock.runtime.provenance {MARKER_NAME}"
+    "no git repository and no source marker file, but a pack records its source; work in a git checkout, or "
+    f"create the file in the original checkout: python -m invarlock.runtime.provenance {MARKER_NAME}"
 )
-# git answers in milliseconds; one that does not is hung on a network filesystem.
+# git answers in milliseconds; after this time it hangs on a network file system.
 GIT_TIMEOUT_SECONDS = 20
 LIBRARIES = (
     "accelerate", "flash_attn", "huggingface_hub", "invarlock", "numpy", "pynacl", "pytest", "pytest-xdist",
@@ -38,12 +38,12 @@ LIBRARIES = (
 
 
 def source_of(folder: Path) -> dict[str, Any] | None:
-    """Return where a folder comes from: of its repository, or else of the nearest source marker file; None for neither.
+    """Return the source of a folder from its repository, or else from the nearest source marker file, or None.
 
-    In a container it is what was found outside, where git is.
+    In a container it is the source found outside, where git is available.
 
     Raises:
-        DocumentError: when the marker file does not hold to its format.
+        DocumentError: when the marker file does not match its schema.
     """
     handover = read_handover()
     if handover is not None and handover.source is not None:
@@ -58,10 +58,10 @@ def source_of(folder: Path) -> dict[str, Any] | None:
 
 
 def read_marker(path: Path) -> dict[str, Any]:
-    """Return what a source marker file says.
+    """Return the content of a source marker file.
 
     Raises:
-        DocumentError: when it does not hold to its format.
+        DocumentError: when it does not match its schema.
     """
     document: dict[str, Any] = read_json(path)
     check_schema(document, "source_repo", where=str(path))
@@ -69,7 +69,7 @@ def read_marker(path: Path) -> dict[str, Any]:
 
 
 def source_repository(folder: Path) -> dict[str, Any] | None:
-    """Return commit, branch, describe, dirty and uri of a folder's repository; None when it lies in none."""
+    """Return commit, branch, describe, dirty and uri of a folder's repository, or None outside a repository."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -78,7 +78,7 @@ def source_repository(folder: Path) -> dict[str, Any] | None:
     return {
         "schema": "invarlock/source-repo-v1",
         "commit": commit,
-        # what git says of a commit that was checked out by itself, as CI does
+        # git's output for a detached HEAD, as in CI
         "branch": None if branch == "HEAD" else branch,
         "describe": _git(folder, "describe", "--always", "--dirty", "--tags"),
         "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
@@ -87,11 +87,11 @@ def source_repository(folder: Path) -> dict[str, Any] | None:
 
 
 def environment(determinism: Mapping[str, Any], graphics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return platform, versions, GPUs and determinism switches, as ``metadata/environment.json`` holds them.
+    """Return platform, versions, GPUs and determinism switches for ``metadata/environment.json``.
 
     Args:
-        determinism: the switches of the run's mode.
-        graphics: the GPUs that the run had, with their driver.
+        determinism: the switches of the run's determinism mode.
+        graphics: the GPUs of the run, with their driver.
     """
     document = {
         "schema": "invarlock/environment-v1",
@@ -108,12 +108,12 @@ def environment(determinism: Mapping[str, Any], graphics: Mapping[str, Any]) -> 
 
 
 def product() -> dict[str, Any]:
-    """Return what measured: InvarLock's version, the digest of its code, and its commit where it runs from a checkout.
+    """Return InvarLock's version, the digest of its code, and its commit if it runs from a checkout.
 
-    A suites folder of the user's own lies in another repository, which ``source_of`` names.
+    A user's own suites folder is in another repository, which ``source_of`` returns.
     """
     own = Path(__file__).parents[1]
-    # a repository that merely holds the environment in which this is installed does not track it
+    # a repository that merely contains the virtual environment does not track the installed code
     tracked = _git(own, "ls-files", "--error-unmatch", "__init__.py") is not None
     repository = source_repository(own) if tracked else None
     return {
@@ -125,7 +125,7 @@ def product() -> dict[str, Any]:
 
 
 def _torch_build() -> dict[str, Any]:
-    """Return the CUDA version that PyTorch was built with, and its commit, from the file in which its build says so.
+    """Return the CUDA version and commit of PyTorch's build, from the file in which its build records them.
 
     Importing PyTorch for this would cost the controller more than a second.
     """
@@ -159,7 +159,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _public_uri(uri: str) -> str | None:
-    """Return a remote's address without credentials; None for a path of this machine."""
+    """Return a remote's address without credentials, or None for a local path."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https", "ssh", "git") and parts.hostname:
         port = f":{parts.port}" if parts.port else ""
@@ -171,7 +171,7 @@ def _public_uri(uri: str) -> str | None:
 
 
 def main() -> int:
-    """Write the source marker file of the repository that this is called in."""
+    """Write the source marker file of the repository in the working directory."""
     return run_command(lambda: _write_marker(sys.argv[1:]))
 
 
@@ -180,7 +180,7 @@ def _write_marker(arguments: list[str]) -> int:
         raise UsageError(f"usage: python -m invarlock.runtime.provenance {MARKER_NAME}")
     found = source_repository(Path.cwd())
     if found is None:
-        raise MissingFileError(f"{Path.cwd()}: no git repository, or git is not installed")
+        raise MissingFileError(f"{Path.cwd()}: not a git repository, or git is not installed; run this in the checkout")
     write_result(Path(arguments[0]), dump_json(found), MARKER_NAME)
     return 0
 

@@ -1,4 +1,4 @@
-"""Starting a job in a container: what it is told and what it writes is there before, and cleared away after."""
+"""Starting a job in a container: its handover file and writable folders are prepared before and cleaned up after."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from invarlock.runtime.supervision import run_to_the_end
 
 @dataclass(frozen=True)
 class Written:
-    """Folders and files that are a job's own to write, and caches that it shares with others."""
+    """The folders and files that a job writes exclusively, and the caches that it shares."""
 
     folders: tuple[Path, ...] = ()
     files: tuple[Path, ...] = ()
@@ -30,7 +30,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Launch:
-    """What is started, where, and what it is told; ``secret`` is a file that perhaps only its owner may read."""
+    """A job with its engine and handover; ``secret`` is a file that may be readable only by its owner."""
 
     engine: Engine
     job: Job
@@ -43,7 +43,7 @@ def start(launch: Launch) -> int:
     """Run a job in a container and return its exit code.
 
     Raises:
-        UsageError: when the engine cannot be started, or a folder cannot be made.
+        UsageError: when the engine cannot be started, or a folder cannot be created.
     """
     image, by, name = launch.handover.image, caller(), f"invarlock-{uuid.uuid4().hex[:12]}"
     say(f"invarlock: {launch.engine.name} runs {image.reference} ({image.digest})")
@@ -54,13 +54,13 @@ def start(launch: Launch) -> int:
 
 @contextmanager
 def _handed_over(launch: Launch, by: Caller) -> Iterator[Job]:
-    """Yield the job with what it is told; its folders are there."""
+    """Yield the job with its handover file mounted and its folders created."""
     with tempfile.TemporaryDirectory(prefix="invarlock-") as place:
-        told = Path(place) / PLACE.name
-        launch.handover.write(told)
-        mounts = [Mount(PLACE, source=told)]
+        handover_file = Path(place) / PLACE.name
+        launch.handover.write(handover_file)
+        mounts = [Mount(PLACE, source=handover_file)]
         if launch.secret is not None and not readable_by(launch.secret, by):
-            # root's own file, mode 0600: the user inside is another
+            # root's own file has mode 0600, but the user inside is not root
             copied = Path(place) / "secret"
             shutil.copyfile(launch.secret, copied)
             copied.chmod(0o400)

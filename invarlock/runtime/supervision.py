@@ -1,4 +1,4 @@
-"""Waiting for a container to end: Ctrl-C reaches it, and nothing of it stays."""
+"""Waiting for a container to end: Ctrl-C is forwarded, and the container is always removed."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from invarlock.errors import UsageError
 from invarlock.runtime.engines import ANSWER_SECONDS, Engine
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Whoever asks a third time does not want to wait for a verdict.
+# A third Ctrl-C kills the container without waiting for a verdict.
 PATIENCE = 2
 
 
 def run_to_the_end(engine: Engine, name: str, command: Sequence[str]) -> int:
     """Run a container and return its exit code.
 
-    A signal goes to the container once, by the engine; the third one ends it at once. Whatever ends this process's
-    waiting, no container of the name is left.
+    A signal is forwarded to the container through the engine; the third one kills it. However the wait
+    ends, no container of this name is left.
 
     Raises:
         UsageError: when the engine cannot be started.
     """
     try:
-        # a process group of its own: a terminal sends Ctrl-C to all of a group, and it would arrive twice
+        # its own process group: a terminal sends Ctrl-C to the whole group, so it would arrive twice
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     except OSError as error:
         raise UsageError(f"{engine.program}: cannot be started ({error.strerror})") from None
@@ -35,7 +35,7 @@ def run_to_the_end(engine: Engine, name: str, command: Sequence[str]) -> int:
         with _forwarding(engine, name, process):
             return process.wait()
     finally:
-        _tell(engine, "rm", "--force", name)
+        _control(engine, "rm", "--force", name)
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def _forwarding(engine: Engine, name: str, process: subprocess.Popen[bytes]) -> 
         nonlocal received
         received += 1
         if received > PATIENCE:
-            _tell(engine, "kill", name)
+            _control(engine, "kill", name)
         else:
             process.send_signal(number)
 
@@ -58,8 +58,8 @@ def _forwarding(engine: Engine, name: str, process: subprocess.Popen[bytes]) -> 
             signal.signal(number, handler)
 
 
-def _tell(engine: Engine, *arguments: str) -> None:
-    """Tell the engine to do something about a container that may be gone already."""
+def _control(engine: Engine, *arguments: str) -> None:
+    """Run an engine command for a container that may already be gone."""
     command = [engine.program, *arguments]
     subprocess.run(
         command,

@@ -160,7 +160,7 @@ def test_what_a_container_cannot_be_given_is_told_before_it_starts(
     assert f"{tmp_path}/a,b: a path with a comma or a quote cannot be mounted; rename it" in lines
     assert any(line.startswith("podman has no image invarlock-runtime:local; build it") for line in lines)
     if not any(list(Path(folder).glob("*")) for folder in ("/etc/cdi", "/var/run/cdi")):
-        assert any(line.startswith("podman gives containers no GPU") for line in lines)
+        assert any(line.startswith("podman containers get no GPU") for line in lines)
     assert [json.loads(line)["arguments"][0] for line in log.read_text().splitlines()] == ["image"]
 
 
@@ -203,10 +203,11 @@ def test_an_evaluation_that_cannot_be_contained_is_told_why(path: Path, tmp_path
 
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr == (
-        f"error: {tmp_path}/absent: not there; name what is; {tmp_path}/absent.txt: not there; name what is; "
-        f"--output-dir: {tmp_path}/nowhere is not there; make it; no container engine: install podman or docker, and "
-        "build the runtime image in a checkout: podman build -t invarlock-runtime:local ., or leave --execution-mode "
-        "out\n"
+        f"error: {tmp_path}/absent: does not exist; give an existing file or folder; "
+        f"{tmp_path}/absent.txt: does not exist; give an existing file or folder; "
+        f"--output-dir: {tmp_path}/nowhere does not exist; create it; "
+        "no container engine: install podman or docker, and build the runtime image in a checkout: "
+        "podman build -t invarlock-runtime:local ., or leave --execution-mode out\n"
     )
 
 

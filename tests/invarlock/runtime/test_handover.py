@@ -28,7 +28,7 @@ def test_a_handover_that_lies_on_a_host_by_accident_says_nothing(tmp_path: Path)
 def test_an_image_with_other_code_is_refused() -> None:
     check_code(Handover(IMAGE, code_digest(), None))
 
-    with pytest.raises(UsageError, match=r"invarlock-runtime:local: holds other code .* build it again"):
+    with pytest.raises(UsageError, match=r"invarlock-runtime:local: contains other code .* rebuild it"):
         check_code(Handover(IMAGE, f"sha256:{'2' * 64}", None))
 
 

@@ -6,6 +6,7 @@ PACKER, CHECKPOINTS = "tests/packer", "tests/invarlock/checkpoints"
 REPORTS, HARNESS = "tests/invarlock/reports", "tests/invarlock/harness"
 KEYS = (f"{PACKER}/test_key_files.py", f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py")
 SIGNATURE, RESULTS = f"{PACKER}/test_signature_step.py", f"{PACKER}/test_plan_and_results.py"
+CLAIMED = f"{PACKER}/test_manifest_claims.py"
 VERIFYING = (f"{PACKER}/test_verify.py", f"{PACKER}/test_attacks.py")
 EVIDENCE = (
     f"{PACKER}/test_strong_evidence.py",
@@ -43,13 +44,19 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/verify/claims.py": (SIGNATURE, *EVIDENCE, *VERIFYING, f"{PACKER}/test_signing.py"),
     "packer/verify/edit_records.py": (f"{PACKER}/test_deployables.py", *VERIFYING),
     "packer/verify/evidence.py": (*EVIDENCE, *VERIFYING),
-    "packer/verify/manifest_claims.py": (f"{PACKER}/test_pages.py", *EVIDENCE, *VERIFYING, f"{PACKER}/test_build.py"),
+    "packer/verify/manifest_claims.py": (
+        CLAIMED,
+        f"{PACKER}/test_pages.py",
+        *EVIDENCE,
+        *VERIFYING,
+        f"{PACKER}/test_build.py",
+    ),
     "packer/verify/plan.py": (RESULTS, *VERIFYING, f"{PACKER}/test_partial_packs.py"),
     "packer/verify/presets.py": (
         RESULTS,
         f"{PACKER}/test_attacks.py",
     ),
-    "packer/verify/report.py": (*VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/report.py": (CLAIMED, *VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
     "packer/verify/reports.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
     "packer/verify/results.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
     "invarlock/reports/consistency.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),

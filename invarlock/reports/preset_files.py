@@ -16,6 +16,7 @@ from invarlock.catalog.models import folder_name
 from invarlock.digests import digest_bytes
 from invarlock.errors import DocumentError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json, parse_json, read_file, write_bytes
+from invarlock.reports.documents import PresetDocument
 from invarlock.reports.presets import NullRun, Preset, preset_problems
 
 _NULL_RUN = re.compile(r"null_run_([1-9][0-9]{0,3})\.json")
@@ -80,7 +81,7 @@ def read_preset(path: Path) -> Preset:
     return Preset(document, digest_bytes(data))
 
 
-def write_preset(folder: Path, document: Mapping[str, Any]) -> Preset:
+def write_preset(folder: Path, document: PresetDocument) -> Preset:
     """Write a preset as YAML and then as JSON, each whole or not at all.
 
     Raises:

@@ -14,52 +14,53 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from invarlock.errors import DocumentError, EvaluationError, InvarLockError, UsageError
 from invarlock.jsonio import check_schema
 from invarlock.judgement.learning import NullChange
 from invarlock.problems import Code, Problem
+from invarlock.reports.documents import NullRunDocument, NullRunHeader, NullRunReference, PresetDocument
 from invarlock.reports.null_runs import CHANGES, guard_signals, null_changes, null_run_problems
 from invarlock.reports.policy import LEARNED_LIMITS, resolve_policy
 from invarlock.reports.verification import differences, shorten
 
-SCHEMA = "invarlock/calibrated-preset-v1"
+SCHEMA: Literal["invarlock/calibrated-preset-v1"] = "invarlock/calibrated-preset-v1"
 # The policy of a profile differs in bootstrap replicates only, and no limit of a preset follows from those.
 PROFILE = "dev"
 OTHER_RUNS = "not those that are there, by number and digest"
 # What all null runs of a model have alike.
-ALIKE = ("meta", "baseline", "dataset", "measurement_contracts")
+Alike = Literal["meta", "baseline", "dataset", "measurement_contracts"]
+ALIKE: tuple[Alike, ...] = get_args(Alike)
 
 
 @dataclass(frozen=True)
 class NullRun:
     """A null run that holds to its format, and ``sha256:<hex>`` of the bytes of its file."""
 
-    document: Mapping[str, Any]
+    document: NullRunDocument
     sha256: str
 
     @property
     def run(self) -> int:
         """Return the number of the null run, from 1."""
-        return int(self.document["run"])
+        return self.document["run"]
 
 
 @dataclass(frozen=True)
 class Preset:
     """A preset that holds to its format, and ``sha256:<hex>`` of the bytes of its JSON file."""
 
-    document: Mapping[str, Any]
+    document: PresetDocument
     sha256: str
 
     @property
     def limits(self) -> Mapping[str, Any]:
         """Return the learned limits of each guard, by name."""
-        limits: Mapping[str, Any] = self.document["limits"]
-        return limits
+        return self.document["limits"]
 
 
-def derive_preset(runs: Iterable[NullRun], tier: str) -> dict[str, Any]:
+def derive_preset(runs: Iterable[NullRun], tier: str) -> PresetDocument:
     """Return the preset that follows from null runs: all but the last teach, the last is judged by what was learned.
 
     Args:
@@ -73,12 +74,12 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> dict[str, Any]:
     """
     tier_policy = resolve_policy(tier, PROFILE, {})
     changes: list[dict[str, Any]] = []
-    learned: list[dict[str, Any]] = []
-    first: dict[str, Any] | None = None
+    learned: list[NullRunReference] = []
+    first: NullRunHeader | None = None
     held_out: NullRun | None = None
     for number, run in enumerate(runs, start=1):
         _check_run(run, number, first)
-        first = first or {**{key: run.document[key] for key in ALIKE}, "seed": run.document["seeds"]["windows"]}
+        first = first or _header(run.document)
         if held_out is not None:
             changes += [_statistics(change, tier_policy) for change in null_changes(held_out.document)]
             learned.append({"run": held_out.run, "sha256": held_out.sha256})
@@ -96,9 +97,13 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "model_id": first["meta"]["model_id"],
         "tier": tier,
-        "baseline": dict(first["baseline"]),
-        "measured": {key: first["meta"][key] for key in ("device", "dtype", "attention")},
-        "dataset": dict(first["dataset"]),
+        "baseline": first["baseline"],
+        "measured": {
+            "device": first["meta"]["device"],
+            "dtype": first["meta"]["dtype"],
+            "attention": first["meta"]["attention"],
+        },
+        "dataset": first["dataset"],
         "changes": list(CHANGES),
         "null_runs": learned,
         "limits": limits,
@@ -147,7 +152,7 @@ def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[Problem]:
     return list(differences(preset, expected, code=own))
 
 
-def check_fit(preset: Mapping[str, Any], baseline: Mapping[str, Any], tier: str, *, attention: str, where: str) -> None:
+def check_fit(preset: PresetDocument, baseline: Mapping[str, Any], tier: str, *, attention: str, where: str) -> None:
     """Refuse a preset of something else.
 
     Args:
@@ -215,7 +220,18 @@ def _statistics(change: NullChange, policy: Mapping[str, Any]) -> dict[str, Any]
     return {learnt.block: learnt.statistics(change, policy) for learnt in LEARNED_LIMITS}
 
 
-def _check_run(run: NullRun, number: int, first: Mapping[str, Any] | None) -> None:
+def _header(document: NullRunDocument) -> NullRunHeader:
+    return {
+        "run": document["run"],
+        "seeds": document["seeds"],
+        "meta": document["meta"],
+        "baseline": document["baseline"],
+        "dataset": document["dataset"],
+        "measurement_contracts": document["measurement_contracts"],
+    }
+
+
+def _check_run(run: NullRun, number: int, first: NullRunHeader | None) -> None:
     """Refuse a run that nothing can be learned from.
 
     Raises:
@@ -223,10 +239,11 @@ def _check_run(run: NullRun, number: int, first: Mapping[str, Any] | None) -> No
     """
     if run.run != number:
         raise EvaluationError(f"null run {run.run} stands where {number} should: they are numbered from 1, with no gap")
-    for key in () if first is None else ALIKE:
-        for line in differences(run.document[key], (first or {})[key], key):
-            raise EvaluationError(f"null run {number}: measured otherwise than the first: {line}")
-    if first is not None and run.document["seeds"]["windows"] != first["seed"] + number - 1:
-        raise EvaluationError(f"null run {number}: seeds: each run has the next seed, and so another draw")
+    if first is not None:
+        for key in ALIKE:
+            for line in differences(run.document[key], first[key], key):
+                raise EvaluationError(f"null run {number}: measured otherwise than the first: {line}")
+        if run.document["seeds"]["windows"] != first["seeds"]["windows"] + number - 1:
+            raise EvaluationError(f"null run {number}: seeds: each run has the next seed, and so another draw")
     for problem in null_run_problems(run.document):
         raise EvaluationError(f"null run {number}: {problem}; nothing can be learned from it")

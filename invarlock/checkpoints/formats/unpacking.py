@@ -59,6 +59,12 @@ def unpack_words(words: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
     return ((low | high) & mask).int()
 
 
+def unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """Return signed codes of 4 bits, two a byte and the lower nibble first, as int8 (rows, 2 × bytes)."""
+    signed = packed.view(torch.int8)
+    return torch.stack((signed << 4 >> 4, signed >> 4), -1).flatten(-2)
+
+
 def unpack_e2m1(packed: torch.Tensor) -> torch.Tensor:
     """Return the values of 4-bit floats, two a byte and the lower nibble first, as float32 (rows, 2 × bytes)."""
     codes = torch.stack((packed & 0x0F, packed >> 4), -1).flatten(-2).long()

@@ -72,12 +72,15 @@ def bitsandbytes(name: str) -> None:
 
 
 def torchao(name: str) -> None:
-    """Weights of 8 bits, through transformers' safetensors of torchao's tensors."""
-    from torchao.quantization import Int8WeightOnlyConfig
+    """Weights of 8 bits, or of 4 in groups of 32, through transformers' safetensors of torchao's tensors."""
+    from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
     from transformers import TorchAoConfig
 
+    four = IntxWeightOnlyConfig(torch.int4, PerGroup(32))
+    config = four if name == "torchao-int4" else Int8WeightOnlyConfig()
+
     def make(work: Path) -> tuple[Path, Dense]:
-        quantisation = TorchAoConfig(Int8WeightOnlyConfig())
+        quantisation = TorchAoConfig(config)
         model, tokenizer, _ = load_model(
             QWEN, work, quantization_config=quantisation, dtype=torch.bfloat16, device_map="cpu"
         )
@@ -307,7 +310,7 @@ MAKERS: Mapping[str, Callable[[str], None]] = {
     "compressed-tensors-nvfp4": compressed_tensors_alone, "compressed-tensors-mxfp4": compressed_tensors_alone,
     "compressed-tensors-fp8-block": compressed_tensors_alone,
     "peft-lora": peft, "peft-rslora": peft,
-    "torchao-int8": torchao, **dict.fromkeys(GGUF_FILES, gguf_file),
+    "torchao-int8": torchao, "torchao-int4": torchao, **dict.fromkeys(GGUF_FILES, gguf_file),
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ quantised by the library that the npm package @node-llama-cpp/linux-x64 holds, a
 MISSING = """
 ## Not made
 
-- torchao's int4: its packing needs a GPU library (mslk).
+- torchao's Int4Tensor (two codes a byte): its packing needs a GPU library (mslk). A test writes it by FBGEMM's formula.
+- gpt-oss' MXFP4: its packing needs a GPU. A test writes it, and transformers converts it.
 - GPTQModel's own file: it runs on a CPU only with a patch. `gptq_v2` and `desc_act` are tested on a packing that the
   test writes by the published layout.
 - AutoAWQ's own file: the AWQ checkpoints are auto-round's. ModelOpt's and block FP8: their tools need a GPU.

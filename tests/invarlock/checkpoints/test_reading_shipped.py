@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shipped_checkpoints import baseline_of, dense_numbers, digest, names, restore, write_baseline
 
@@ -22,8 +23,6 @@ Tensors = dict[str, torch.Tensor]
 
 
 def edit_tensors(folder: Path, edit: Callable[[Tensors], None]) -> None:
-    from safetensors import safe_open
-
     path = folder / "model.safetensors"
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
@@ -447,6 +446,115 @@ OF_ADAPTERS = [
     (becomes(LOW, lambda one: one * float("nan")), "lora_A: 1024 values are not finite"),
     (becomes(LOW, lambda one: one.to(torch.int8)), "lora_A is stored as I8"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("edit", "kind", "reason"),
+    [
+        (part_is("_weight_scale", 0.0), SCALE, "_weight_scale: 1 of 1536 values is zero"),
+        (part_is("_weight_scale", float("inf")), SCALE, "_weight_scale: 1 of 1536 values is not finite"),
+        (part_is("_weight_qdata", 100), PACKING, "1 codes need more than the 4 bits"),
+        (without("_weight_scale"), SCALE, "_weight_scale is missing"),
+        (without("_weight_qdata"), PACKING, "_weight_qdata is missing"),
+        (cut("_weight_scale"), SCALE, "_weight_scale has shape [383, 4], not [384, 4]"),
+        (retyped("_weight_scale", torch.int8), SCALE, "_weight_scale is stored as I8"),
+        (retyped("_weight_qdata", torch.bfloat16), PACKING, "_weight_qdata is stored as BF16"),
+        (dense_beside, PACKING, "stored dense, and the metadata or its parts say it is packed"),
+    ],
+)
+def test_a_defect_of_torchaos_four_bits_is_one_line(
+    edit: Callable[[Tensors], None], kind: str, reason: str, tmp_path: Path
+) -> None:
+    folder = restore("torchao-int4", tmp_path / "subject")
+    edit_tensors(folder, edit)
+
+    (defect,) = open_checkpoint(folder).check()
+
+    assert (defect.tensor, defect.kind) == (f"{UP}.weight", kind)
+    assert reason in defect.reason
+    assert "\n" not in defect.reason
+
+
+def test_codes_of_four_bits_in_a_byte_each_say_so(tmp_path: Path) -> None:
+    storage = open_checkpoint(restore("torchao-int4", tmp_path / "subject")).storage()
+
+    assert storage.quantisation is not None
+    assert (storage.quantisation.bits, storage.quantisation.group_size) == (4, 32)
+    assert 8 * storage.packed_bytes / storage.packed_weights > 1.75 * 4
+
+
+def write_nibbles(folder: Path, edit: Callable[[Tensors], None] = lambda tensors: None) -> torch.Tensor:
+    """Write one matrix as torchao's Int4Tensor, by FBGEMM's formula, and return its numbers.
+
+    The tool's own packing needs a GPU.
+    """
+    weight = torch.randn(384, 4, 32, generator=torch.Generator().manual_seed(0))
+    low, high = weight.amin(-1), weight.amax(-1)
+    scale = (high - low) / 15
+    codes = ((weight - low[..., None]) / scale[..., None]).round().clamp(0, 15).flatten(1) - 8
+    scale, zero = scale.bfloat16(), (low + 8 * scale).bfloat16()
+    numbers = codes * scale.float().repeat_interleave(32, 1) + zero.float().repeat_interleave(32, 1)
+    nibbles = codes.to(torch.int8)
+    packed = (nibbles[:, ::2] & 0xF) | (nibbles[:, 1::2] << 4)
+    restore("torchao-int4", folder)
+    path = folder / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    parts = {"qdata": packed, "scale": scale.T, "zero_point": zero.T}
+    tensors |= {f"{UP}._weight_{part}": value.contiguous() for part, value in parts.items()}
+    about = {
+        "block_size": [1, 32],
+        "shape": [384, 128],
+        "activation_dtype": {"_type": "torch.dtype", "_data": "bfloat16"},
+    }
+    metadata[f"{UP}.weight"] = json.dumps({"_type": "Int4Tensor", "_data": about, "_tensor_data_names": list(parts)})
+    edit(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+    assert (numbers - weight.flatten(1)).abs().max() < 0.6 * float(scale.max())
+    return numbers.bfloat16()
+
+
+def test_two_codes_a_byte_are_read_by_the_documented_formula(tmp_path: Path) -> None:
+    numbers = write_nibbles(tmp_path / "subject")
+
+    checkpoint = open_checkpoint(tmp_path / "subject")
+
+    assert checkpoint.check() == ()
+    assert torch.equal(checkpoint.read(f"{UP}.weight"), numbers)
+
+
+@pytest.mark.parametrize(
+    ("edit", "kind", "reason"),
+    [
+        (part_is("_weight_scale", 0.0), SCALE, "_weight_scale: 1 of 1536 values is zero"),
+        (part_is("_weight_zero_point", float("nan")), SCALE, "_weight_zero_point: 1 of 1536 values are not finite"),
+        (without("_weight_zero_point"), SCALE, "_weight_zero_point is missing"),
+        (without("_weight_scale"), SCALE, "_weight_scale is missing"),
+        (cut("_weight_scale"), SCALE, "_weight_scale has shape [3, 384], not [4, 384]"),
+        (without("_weight_qdata"), PACKING, "_weight_qdata is missing"),
+        (retyped("_weight_qdata", torch.int32), PACKING, "_weight_qdata is stored as I32"),
+    ],
+)
+def test_a_defect_of_two_codes_a_byte_is_one_line(
+    edit: Callable[[Tensors], None], kind: str, reason: str, tmp_path: Path
+) -> None:
+    write_nibbles(tmp_path / "subject", edit)
+
+    (defect,) = open_checkpoint(tmp_path / "subject").check()
+
+    assert (defect.tensor, defect.kind) == (f"{UP}.weight", kind)
+    assert reason in defect.reason
+
+
+def test_scales_of_inputs_are_refused_by_name(tmp_path: Path) -> None:
+    def scaled(tensors: Tensors) -> None:
+        tensors[f"{UP}._weight_act_pre_scale"] = torch.ones(128)
+
+    write_nibbles(tmp_path / "subject", scaled)
+
+    with pytest.raises(CheckpointError, match="inputs are multiplied"):
+        open_checkpoint(tmp_path / "subject")
 
 
 @pytest.mark.parametrize(("edit", "reason"), OF_ADAPTERS)

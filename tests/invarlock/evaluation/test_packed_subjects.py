@@ -46,6 +46,7 @@ PACKED = (
     "bitsandbytes-int8",
     "bitsandbytes-nf4",
     "torchao-int8",
+    "torchao-int4",
     "gguf-q4_1",
 )
 

@@ -46,7 +46,7 @@ def evaluate(subject: Path, tmp_path: Path, baseline_name: str = "qwen2-tiny") -
     ("name", "bits"),
     [
         ("gptq", 4), ("awq", 4), ("auto-round", 4), ("bitsandbytes-int8", 8), ("bitsandbytes-nf4", 4),
-        ("torchao-int8", 8),
+        ("torchao-int8", 8), ("torchao-int4", 4),
     ],
 )  # fmt: skip
 def test_a_healthy_packed_subject_passes(name: str, bits: int, tmp_path: Path) -> None:

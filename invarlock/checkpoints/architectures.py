@@ -99,6 +99,8 @@ _GPT_NEOX: Rows = (
     ("layers.*.mlp.dense_4h_to_h", "ffn", "down"),
     *_norms("layers.*.input_layernorm", "layers.*.post_attention_layernorm", "final_layer_norm"),
     ("embed_out", "embed", "head"),
+    # as transformers 5 holds it in memory
+    *_HEAD,
 )
 _OPT: Rows = (
     ("embed_tokens", "embed", "tokens"),

@@ -6,7 +6,8 @@ Example::
     # Module(family="ffn", role="down", layer=0, expert=1, transposed=False, experts=False)
 
 A name may carry its base model's prefix (``model.``, ``transformer.``) or not. A tensor that the table of
-``architectures`` does not name (masks and rotary tables of old checkpoints) is ``other``.
+``architectures`` does not name (masks and rotary tables of old checkpoints) is ``other``. Where there is no table for a
+model type, ``roles_by_name`` decides by the words of the name.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from invarlock.catalog.edit_specs import Scope
-from invarlock.checkpoints.architectures import ARCHITECTURES, Architecture, Family, Role, Rows
-from invarlock.errors import CheckpointError, EditError
+from invarlock.checkpoints.architectures import ARCHITECTURES, Family, Role, Rows
+from invarlock.checkpoints.roles_by_name import STACKED, by_name
+from invarlock.errors import EditError
 
 # The order of matrices within a block, by role: attention from its input to its output, then the FFN.
 ROLES: tuple[Role, ...] = ("q", "k", "v", "qkv", "o", "gate", "gate_up", "up", "down")
+# Model types without a table whose matrices are stored (in, out).
+TRANSPOSED = frozenset({"openai-gpt"})
 _PARAMETERS = ("weight", "bias", "gamma", "beta")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
@@ -41,52 +45,47 @@ class Module:
     experts: bool
 
 
-def architecture(model_type: str) -> Architecture:
-    """Return the module names of a model type.
-
-    Raises:
-        CheckpointError: when there is no table for it.
-    """
-    if model_type not in ARCHITECTURES:
-        raise CheckpointError(
-            f"config.json: model_type {model_type!r} has no table of module names; "
-            f"use a model of one of {', '.join(ARCHITECTURES)}"
-        )
-    return ARCHITECTURES[model_type]
+def has_table(model_type: str) -> bool:
+    """Return whether the module names of a model type are known exactly, and not by their words alone."""
+    return model_type in ARCHITECTURES
 
 
 def classify(model_type: str, tensor_name: str, shape: Sequence[int]) -> Module:
-    """Return what the tensor of that name and shape is in a model of that type.
-
-    Raises:
-        CheckpointError: when there is no table for the model type.
-    """
+    """Return what the tensor of that name and shape is in a model of that type."""
     segments = tensor_name.split(".")
     numbers = [int(segment) for segment in segments if _NUMBER.fullmatch(segment)]
-    if segments[-1] in _PARAMETERS:
+    is_parameter = segments[-1] not in _PARAMETERS
+    if not is_parameter:
         segments.pop()
-    pattern = ".".join("*" if _NUMBER.fullmatch(segment) else segment for segment in segments)
-    rows = matching_rows(model_type, pattern)
-    family, role = rows[0][1:] if rows else ("other", "")
+    family: Family
+    role: Role
+    if has_table(model_type):
+        pattern = ".".join("*" if _NUMBER.fullmatch(segment) else segment for segment in segments)
+        rows = matching_rows(model_type, pattern)
+        family, role = rows[0][1:] if rows else ("other", "")
+        transposed = ARCHITECTURES[model_type].transposed
+        of_expert = len(numbers) > 1
+        stacked = len(shape) == 3
+    else:
+        family, role = by_name(segments, shape, is_parameter=is_parameter)
+        transposed = model_type in TRANSPOSED
+        of_expert = len(numbers) > 1 and any("expert" in segment for segment in segments)
+        stacked = len(shape) == 3 and role in STACKED
     in_block = family in ("attn", "ffn")
     return Module(
         family=family,
         role=role,
         layer=numbers[0] if numbers else None,
-        expert=numbers[1] if len(numbers) > 1 else None,
-        transposed=in_block and len(shape) == 2 and architecture(model_type).transposed,
-        experts=in_block and len(shape) == 3,
+        expert=numbers[1] if of_expert else None,
+        transposed=in_block and len(shape) == 2 and transposed,
+        experts=in_block and stacked,
     )
 
 
 @lru_cache(maxsize=4096)
 def matching_rows(model_type: str, pattern: str) -> Rows:
-    """Return the rows of the table that name a module whose numbers are written ``*``: one, or none.
-
-    Raises:
-        CheckpointError: when there is no table for the model type.
-    """
-    known = architecture(model_type)
+    """Return the rows of a table that name a module whose numbers are written ``*``: one, or none."""
+    known = ARCHITECTURES[model_type]
     names = {pattern, *(pattern.removeprefix(prefix) for prefix in known.prefixes)}
     return tuple(row for row in known.modules if row[0] in names)
 
@@ -95,9 +94,6 @@ def matrices(model_type: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
     """Return the attention and FFN matrices (expert stacks too) of a checkpoint, in the order of computation.
 
     By block, then by role (q, k, v, o, gate or w1, up or w3, down or w2), then by expert.
-
-    Raises:
-        CheckpointError: when there is no table for the model type.
     """
     modules = {name: classify(model_type, name, shape) for name, shape in shapes.items()}
     found = {
@@ -108,9 +104,13 @@ def matrices(model_type: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, 
 
     def place(name: str) -> tuple[int, int, int, str]:
         module = found[name]
-        return (module.layer or 0, ROLES.index(module.role), -1 if module.expert is None else module.expert, name)
+        return (module.layer or 0, _place(module), -1 if module.expert is None else module.expert, name)
 
     return {name: found[name] for name in sorted(found, key=place)}
+
+
+def _place(module: Module) -> int:
+    return ROLES.index(module.role) if module.role in ROLES else len(ROLES)
 
 
 def count_blocks(modules: Iterable[Module]) -> int:
@@ -132,7 +132,6 @@ def tensors_in_scope(
         where: names the checkpoint in messages.
 
     Raises:
-        CheckpointError: when there is no table for the model type.
         EditError: when nothing is in scope.
     """
     known = matrices(model_type, shapes)

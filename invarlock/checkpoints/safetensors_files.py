@@ -20,8 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from invarlock.checkpoints.architectures import Role
-from invarlock.checkpoints.families import Module, architecture, classify
+from invarlock.checkpoints.architectures import ARCHITECTURES, Role
+from invarlock.checkpoints.families import Module, classify, has_table
 from invarlock.checkpoints.layout import CONFIG_FILE, ShardIndex, read_index, shard_names
 from invarlock.errors import CheckpointError, DocumentError, MissingFileError
 from invarlock.jsonio import parse_json, read_json
@@ -88,11 +88,7 @@ class CheckpointFiles:
 
     @cached_property
     def modules(self) -> dict[str, Module]:
-        """Tensor name to the module it belongs to.
-
-        Raises:
-            CheckpointError: when there is no table for the model type.
-        """
+        """Tensor name to the module it belongs to."""
         return {name: classify(self.model_type, name, entry.shape) for name, entry in self.entries.items()}
 
     @property
@@ -104,18 +100,20 @@ class CheckpointFiles:
     def tied(self) -> bool:
         """Whether the config ties the output head to the input embedding.
 
-        Raises:
-            CheckpointError: when the config is silent and there is no table for the model type.
+        Where the config is silent and no table knows its default, a head that is not stored is the embedding.
         """
+        inner = self.config.get("text_config")
         stated = self.config.get("tie_word_embeddings")
-        return stated if stated is not None else architecture(self.model_type).tied_by_default
+        if stated is None and isinstance(inner, dict):
+            stated = inner.get("tie_word_embeddings")
+        if isinstance(stated, bool):
+            return stated
+        if has_table(self.model_type):
+            return ARCHITECTURES[self.model_type].tied_by_default
+        return bool(self.with_role("tokens")) and not self.with_role("head")
 
     def with_role(self, role: Role) -> tuple[str, ...]:
-        """Return the names of the tensors (weights and biases) of the modules with that role, sorted.
-
-        Raises:
-            CheckpointError: when there is no table for the model type.
-        """
+        """Return the names of the tensors (weights and biases) of the modules with that role, sorted."""
         return tuple(sorted(name for name, module in self.modules.items() if module.role == role))
 
 

@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from invarlock.checkpoints.equivalence.steps import apply_to_outputs
 from invarlock.checkpoints.families import Module, classify
 from invarlock.errors import OutOfMemoryError
+from invarlock.evaluation.expert_stacks import can_run_experts, is_expert_stack, run_experts
 from invarlock.evaluation.canonical_form import UNTURNED, TurnedOutputs
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
 from invarlock.evaluation.models import forward
@@ -151,20 +152,15 @@ def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int, turned: TurnedO
 
 def _hooks(model: PreTrainedModel, reduced: _Reduced, turned: TurnedOutputs) -> Iterator[Any]:
     """Put a hook on each linear layer in scope and on each stack of experts, and yield its handle."""
-    model_type = model.config.get_text_config().model_type
+    model_type = model.config.model_type
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
             found = classify(model_type, f"{name}.weight", tuple(module.weight.shape))
             if found.family in rmt.CONTRACT["scope"]:
                 yield module.register_forward_hook(_linear_hook(name, found, reduced, turned))
-        elif _is_expert_stack(module):
+        elif is_expert_stack(module):
             block = classify(model_type, f"{name}.down_proj", tuple(module.down_proj.shape)).layer
             yield module.register_forward_hook(_experts_hook(name, block, reduced, turned))
-
-
-def _is_expert_stack(module: nn.Module) -> bool:
-    weights = (getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None))
-    return all(isinstance(weight, nn.Parameter) and weight.ndim == 3 for weight in weights)
 
 
 def _linear_hook(name: str, found: Module, reduced: _Reduced, turned: TurnedOutputs) -> Any:
@@ -183,16 +179,14 @@ def _experts_hook(name: str, block: int | None, reduced: _Reduced, turned: Turne
     numbers, steps = turned.experts.get(block if block is not None else -1), turned.of_linear(name, "down")
 
     def hook(module: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        """Run each expert once more on the tokens it was given; what they give together is ``output``."""
-        hidden, chosen = given[0].flatten(0, -2), given[1].flatten(0, -2)  # (tokens, hidden), (tokens, experts a token)
-        for expert in range(module.gate_up_proj.shape[0]):
-            rows = hidden[(chosen == expert).any(dim=1)]
-            inner = nn.functional.linear(rows, module.gate_up_proj[expert])
-            gate, up = inner.chunk(2, dim=-1)
-            outer = nn.functional.linear(module.act_fn(gate) * up, module.down_proj[expert])
-            number = expert if numbers is None else numbers[expert]
-            reduced.add_risk(f"{name}.gate_up_proj[{number}]", "ffn", inner)
-            reduced.add_risk(f"{name}.down_proj[{number}]", "ffn", apply_to_outputs(steps, outer))
         reduced.add_output(name, output)
+        if not can_run_experts(module, given):
+            reduced.add_risk(name, "ffn", apply_to_outputs(steps, output.flatten(0, -2)))
+            return
+        first = "gate_up_proj" if hasattr(module, "gate_up_proj") else "up_proj"
+        for expert, inner, outer in run_experts(module, given[0], given[1]):
+            number = expert if numbers is None else numbers[expert]
+            reduced.add_risk(f"{name}.{first}[{number}]", "ffn", inner)
+            reduced.add_risk(f"{name}.down_proj[{number}]", "ffn", apply_to_outputs(steps, outer))
 
     return hook

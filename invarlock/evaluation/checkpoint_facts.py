@@ -11,7 +11,7 @@ import torch
 
 from invarlock.checkpoints.architectures import Role
 from invarlock.checkpoints.equivalence import finding
-from invarlock.checkpoints.families import Module
+from invarlock.checkpoints.families import Module, has_table
 from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.storage_format import open_checkpoint
@@ -169,6 +169,7 @@ def measure_checkpoint(
             "tensors": tensors,
             "config": _config_facts(files),
             "configuration": configuration_facts(files, tokenizer),
+            "modules_known_by": "table" if has_table(files.model_type) else "names",
             "tokenizer_tokens": None if tokenizer is None else len(tokenizer.vocabulary),
             "vocabulary_sha256": None if tokenizer is None else invariants.vocabulary_digest(tokenizer.vocabulary),
             "prefix_token_ids": None if tokenizer is None else list(tokenizer.prefix),
@@ -284,8 +285,10 @@ def _measure(batch: list[tuple[str, str, torch.Tensor]]) -> dict[str, dict[str, 
 
 
 def _config_facts(files: CheckpointFiles) -> dict[str, Any]:
+    inner = files.config.get("text_config")
+    config = {**inner, **files.config} if isinstance(inner, dict) else files.config
     return {
-        fact: next((files.config[key] for key in keys if key in files.config), None)
+        fact: next((config[key] for key in keys if key in config), None)
         for fact, keys in CONFIG_KEYS.items()
     }
 

@@ -50,9 +50,13 @@ def check_room(needed_bytes: int, room_bytes: int | None) -> None:
 def forward_bytes(model: Any, windows: int, seq_len: int) -> int:
     """Return an estimate of what a loaded model and a forward pass over some windows take, its logits included."""
     config = model.config.get_text_config()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    # BLT has a hidden size for each of its parts
+    width = getattr(config, "hidden_size", None) or model.get_input_embeddings().weight.shape[-1]
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    if isinstance(inner, list | tuple):  # Gemma 3n: one for each block
+        inner = max(inner)
     tokens = windows * seq_len
-    activations = tokens * (HIDDEN_TENSORS * config.hidden_size + INNER_TENSORS * inner)
+    activations = tokens * (HIDDEN_TENSORS * width + INNER_TENSORS * inner)
     logits = LOGITS_TENSORS * tokens * config.vocab_size
     return weight_bytes(model) + int(activations + logits) * FLOAT32_BYTES
 

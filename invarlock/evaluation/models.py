@@ -13,9 +13,11 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import logging
 
 from invarlock.checkpoints.formats.interface import Checkpoint
@@ -26,6 +28,9 @@ from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_me
 # transformers leaves these untyped, or typed without output_loading_info
 _LOGGING: Any = logging
 _AUTO_MODEL: Any = AutoModelForCausalLM
+_AUTO_MULTIMODAL: Any = AutoModelForImageTextToText
+_CAUSAL: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+_MULTIMODAL: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 EAGER = "eager"
 DEQUANTISED, NATIVE = "dequantised", "native"
@@ -77,22 +82,52 @@ class Placement:
 
 
 def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
-    """Return the causal language model of a dense checkpoint, in evaluation mode.
+    """Return the language model of a dense checkpoint, in evaluation mode.
 
     Raises:
         EvaluationError: when it cannot be loaded, or a tensor is missing, unexpected or of another shape; such a
             model would be measured with random weights.
         OutOfMemoryError: when it does not fit.
     """
+    config = functools.cache(lambda: _read_config(folder, placement.remote_code))
     return _load(
         folder,
         read_checkpoint(folder).total_parameters,
         placement,
-        lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=placement.remote_code),
-        lambda options: _AUTO_MODEL.from_pretrained(
+        config,
+        lambda options: auto_class(config()).from_pretrained(
             folder, local_files_only=True, trust_remote_code=placement.remote_code, **options
         ),
     )
+
+
+def _read_config(folder: Path, remote_code: bool) -> PreTrainedConfig:
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
+    return config
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """Return what makes the language model of a config.
+
+    A multimodal model is scored on text alone. As a whole, where transformers has no causal model for its config, or
+    has one that would be loaded without the tensors of the other parts.
+
+    Raises:
+        EvaluationError: when transformers has no language model for it.
+    """
+    kind = type(config)
+    if kind not in _MULTIMODAL:
+        if kind not in _CAUSAL and not getattr(config, "auto_map", None):
+            raise EvaluationError(
+                f"transformers has no language model for model_type {config.model_type!r}; where a language model is "
+                "part of it, save that part and evaluate it"
+            )
+        return _AUTO_MODEL
+    if kind not in _CAUSAL:
+        return _AUTO_MULTIMODAL
+    causal = _CAUSAL[kind]
+    whole = causal is _MULTIMODAL[kind] or causal._keys_to_ignore_on_load_unexpected  # noqa: SLF001 - no public name
+    return _AUTO_MODEL if whole else _AUTO_MULTIMODAL
 
 
 def load_dequantised(checkpoint: Checkpoint, placement: Placement) -> PreTrainedModel:
@@ -108,7 +143,7 @@ def load_dequantised(checkpoint: Checkpoint, placement: Placement) -> PreTrained
 
     def load(options: Mapping[str, Any]) -> Any:
         with torch.device("meta"):
-            model_class = type(_AUTO_MODEL.from_config(config()))
+            model_class = type(auto_class(config()).from_config(config()))
         weights = {name: _LazyTensor(checkpoint, name) for name in files.entries}
         return model_class.from_pretrained(None, config=config(), state_dict=weights, local_files_only=True, **options)
 
@@ -194,7 +229,7 @@ def load_stored_model(folder: Path, placement: Placement, *, quantization_config
     packing = {} if quantization_config is None else {"quantization_config": quantization_config}
     try:
         with one_out_of_memory():
-            model, info = _AUTO_MODEL.from_pretrained(
+            model, info = auto_class(_read_config(folder, remote_code=False)).from_pretrained(
                 folder,
                 dtype="auto",
                 device_map={"": placement.target},
@@ -226,7 +261,7 @@ def spread_over(config: PreTrainedConfig, rooms: Sequence[tuple[int, int]], trus
     # imported here: it takes a second, and few models are spread; it has no types
     accelerate: Any = importlib.import_module("accelerate")
     with accelerate.init_empty_weights():
-        model = _AUTO_MODEL.from_config(config, trust_remote_code=trust_remote_code)
+        model = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     model.tie_weights()
     dtype = getattr(config, "dtype", None) or torch.float32
     whole = list(model._no_split_modules or ())
@@ -254,4 +289,8 @@ def forward(model: PreTrainedModel, batch: torch.Tensor) -> Any:
         raise
     except Exception as error:  # noqa: BLE001 - a broken model may raise anything
         line = " ".join(str(error).split())[:200]
+        if isinstance(error, TypeError) and "required positional argument" in line:
+            raise EvaluationError(
+                f"the model reads more than text ({line}); save its language model and evaluate that"
+            ) from None
         raise EvaluationError(f"the model's forward pass fails ({type(error).__name__}: {line})") from None

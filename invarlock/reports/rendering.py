@@ -135,6 +135,7 @@ def _compared(report: Mapping[str, Any]) -> Markup:
                     "parameters": compact(edit["parameters"]),
                     "scenario": f"{meta['scenario']}, run {meta['run']}",
                     "not scored": report["scoring"]["not_scored"],
+                    **_modules(report),
                     **_storage(report),
                 }
             ),
@@ -176,6 +177,21 @@ def _violations(violations: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
     yield data_table(("", "where", "what"), rows)
     if len(violations) > MAX_VIOLATIONS:
         yield element("p", f"and {len(violations) - MAX_VIOLATIONS} more in the report", class_="soft")
+
+
+def _modules(report: Mapping[str, Any]) -> dict[str, object]:
+    """Return how the modules of the model are known where no table has them, and what guards do not measure."""
+    raw = report["invariants"].get("raw")
+    if raw is None or raw["subject"]["modules_known_by"] == "table":
+        return {}
+    others = [row for row in raw["subject"]["tensors"].values() if row["family"] == "other" and len(row["shape"]) > 1]
+    return {
+        "modules known by": f"their names; no table has model_type {raw['subject']['config']['model_type']}",
+        "not measured": f"{counted(len(others), 'tensor')} of other parts, such as images or sound: only that they are "
+        "there, finite and of the baseline's shape"
+        if others
+        else None,
+    }
 
 
 def _storage(report: Mapping[str, Any]) -> dict[str, object]:

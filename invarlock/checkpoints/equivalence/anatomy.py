@@ -127,9 +127,6 @@ def describe(files: CheckpointFiles, own_head: str | None = None) -> Anatomy | N
     Args:
         files: the baseline.
         own_head: the subject's output head, where it stores one.
-
-    Raises:
-        CheckpointError: when there is no table for its model type.
     """
     config, kind = files.config, files.model_type
     weights = {name: module for name, module in files.modules.items() if name.rpartition(".")[2] != "bias"}

@@ -12,6 +12,7 @@ import torch
 from invarlock.checkpoints.equivalence import norms, orders, rotation, scales
 from invarlock.checkpoints.equivalence.anatomy import Anatomy, describe
 from invarlock.checkpoints.equivalence.sides import BIAS_MOVED, BIAS_WORSE, Removed, Sides
+from invarlock.checkpoints.families import has_table
 from invarlock.checkpoints.formats.interface import Checkpoint, Defect, Storage
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
@@ -82,15 +83,15 @@ def find_equivalence(base: Checkpoint, own: Checkpoint) -> Sides:
     Args:
         base: the baseline.
         own: the subject, under the baseline's names.
-
-    Raises:
-        CheckpointError: when there is no table for the model type.
     """
+    kind = base.files.model_type
+    if not has_table(kind):
+        return Sides(base, own).skip("all", f"model_type {kind} has no table of module names")
     head = next(iter(own.files.with_role("head")), None)
     anatomy = describe(base.files, head)
     sides = Sides(RecentTensors(base), RecentTensors(own))
     if anatomy is None:
-        return sides.skip("all", f"its norms follow what they would be folded into, model_type {base.files.model_type}")
+        return sides.skip("all", f"its norms follow what they would be folded into, model_type {kind}")
     sides = replace(sides, compares_biases=not _norm_biases_differ(sides))
     sides = _with_heads(sides, anatomy)
     sides = _residual_stream(sides, anatomy)

@@ -25,7 +25,7 @@ from invarlock.checkpoints.safetensors_files import read_config, stored_item_byt
 from invarlock.checkpoints.snapshots import snapshot_sources
 from invarlock.errors import CheckpointError, HubError, InvarLockError, MissingFileError, UsageError
 from invarlock.harness.sources.texts import find_text
-from invarlock.harness.state.found_sources import Source, Sources, Tell, known_architecture, sized_by_files
+from invarlock.harness.state.found_sources import Source, Sources, Tell, sized_by_files
 from invarlock.harness.state.run import Run
 
 # Repositories asked for at a time; each is one request and, of a model that no catalog knows, a small file.
@@ -187,7 +187,7 @@ def _on_hub(model: Model, wanted: Pin | None, *, pickles: bool) -> Source:
         weight_bytes=weights,
         # of a model that no catalog knows: its weights are of one type but for a few
         parameters=model.parameters or weights // stored_item_bytes(config),
-        architecture=known_architecture(config["model_type"]),
+        architecture=config["model_type"],
     )
     return Source(sized, resolved=resolved, wanted=wanted)
 

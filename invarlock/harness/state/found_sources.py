@@ -115,18 +115,5 @@ def sized_by_files(model: Model, folder: Path) -> Model:
         model,
         weight_bytes=stored,
         parameters=files.total_parameters,
-        architecture=known_architecture(files.model_type),
+        architecture=files.model_type,
     )
-
-
-def known_architecture(model_type: str) -> str:
-    """Return the name of an architecture.
-
-    Raises:
-        CheckpointError: when it is none that weights are known of.
-    """
-    # imported here: collecting reads no checkpoint
-    from invarlock.checkpoints.families import architecture
-
-    architecture(model_type)
-    return model_type

@@ -11,7 +11,8 @@ from invarlock.catalog.edit_specs import Scope, parse_scope
 from invarlock.checkpoints.architectures import ARCHITECTURES
 from invarlock.checkpoints.families import Module, classify, matching_rows, matrices, tensors_in_scope
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
-from invarlock.errors import CheckpointError, EditError
+from invarlock.checkpoints.roles_by_name import by_name
+from invarlock.errors import EditError
 
 TinyModels = Callable[..., Path]
 
@@ -150,6 +151,48 @@ def test_a_scope_that_takes_nothing_names_model_scope_and_blocks(tiny_model: Tin
         tensors_in_scope("llama", files.shapes, Scope("ffn", 2), where="tiny")
 
 
-def test_an_unknown_architecture_names_the_known_ones() -> None:
-    with pytest.raises(CheckpointError, match=r"model_type 'mamba' has no table.*llama, mistral, .*, bert$"):
-        classify("mamba", "backbone.layers.0.mixer.in_proj.weight", (8, 8))
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_names_alone_say_what_a_table_says(tiny_model: TinyModels, architecture: str) -> None:
+    for name, shape in read_checkpoint(tiny_model(architecture)).shapes.items():
+        segments = name.split(".")
+        is_parameter = segments[-1] not in ("weight", "bias")
+        known = classify(architecture, name, shape)
+
+        found = by_name(segments if is_parameter else segments[:-1], shape, is_parameter=is_parameter)
+
+        assert found[0] == known.family, name
+        if known.role not in ("projection", "head"):
+            assert found[1] == known.role, name
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "shape", "expected"),
+    [
+        ("mamba", "backbone.layers.7.mixer.in_proj.weight", (128, 32), Module("attn", "", 7, None, False, False)),
+        ("mamba", "backbone.layers.7.mixer.A_log", (64, 8), Module("other", "", 7, None, False, False)),
+        ("nemotron_h", "backbone.layers.1.mixer.up_proj.weight", (48, 32), Module("ffn", "up", 1, None, False, False)),
+        (
+            "deepseek_v3",
+            "model.layers.3.mlp.experts.17.down_proj.weight",
+            (32, 24),
+            Module("ffn", "down", 3, 17, False, False),
+        ),
+        ("deepseek_v3", "model.layers.3.mlp.gate.weight", (4, 32), Module("router", "", 3, None, False, False)),
+        ("gpt_oss", "model.layers.0.mlp.experts.gate_up_proj", (4, 32, 96), Module("ffn", "gate_up", 0, None, False, True)),
+        ("longcat_flash", "model.layers.2.self_attn.1.o_proj.weight", (32, 32), Module("attn", "o", 2, None, False, False)),
+        ("openai-gpt", "transformer.h.0.attn.c_attn.weight", (32, 96), Module("attn", "qkv", 0, None, True, False)),
+        ("qwen3_5", "model.visual.blocks.0.mlp.linear_fc1.weight", (48, 32), Module("other", "", 0, None, False, False)),
+        (
+            "qwen3_5",
+            "model.language_model.layers.0.mlp.up_proj.weight",
+            (48, 32),
+            Module("ffn", "up", 0, None, False, False),
+        ),
+        ("bloom", "word_embeddings_layernorm.weight", (32,), Module("norm", "", None, None, False, False)),
+        ("unheard_of", "weight", (8, 8), Module("other", "", None, None, False, False)),
+    ],
+)
+def test_names_of_types_without_a_table(
+    model_type: str, name: str, shape: tuple[int, ...], expected: Module
+) -> None:
+    assert classify(model_type, name, shape) == expected

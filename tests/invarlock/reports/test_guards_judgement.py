@@ -52,6 +52,7 @@ def facts(**tensors: tuple[str, list[int], str, int]) -> dict[str, Any]:
         "prefix_token_ids": [],
         "added_special_tokens": None,
         "configuration": configuration(),
+        "modules_known_by": "table",
         "embedding": "embed.weight",
         "head": "head.weight",
         "tied_by_storage": False,

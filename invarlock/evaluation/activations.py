@@ -26,8 +26,8 @@ from transformers.pytorch_utils import Conv1D
 from invarlock.checkpoints.equivalence.steps import apply_to_outputs
 from invarlock.checkpoints.families import Module, classify
 from invarlock.errors import OutOfMemoryError
-from invarlock.evaluation.expert_stacks import can_run_experts, is_expert_stack, run_experts
 from invarlock.evaluation.canonical_form import UNTURNED, TurnedOutputs
+from invarlock.evaluation.expert_stacks import can_run_experts, is_expert_stack, run_experts
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
 from invarlock.evaluation.models import forward
 from invarlock.evaluation.windows import Tokens

@@ -287,10 +287,7 @@ def _measure(batch: list[tuple[str, str, torch.Tensor]]) -> dict[str, dict[str, 
 def _config_facts(files: CheckpointFiles) -> dict[str, Any]:
     inner = files.config.get("text_config")
     config = {**inner, **files.config} if isinstance(inner, dict) else files.config
-    return {
-        fact: next((config[key] for key in keys if key in config), None)
-        for fact, keys in CONFIG_KEYS.items()
-    }
+    return {fact: next((config[key] for key in keys if key in config), None) for fact, keys in CONFIG_KEYS.items()}
 
 
 def _embedding_facts(checkpoint: Checkpoint) -> dict[str, Any]:

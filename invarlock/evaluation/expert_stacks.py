@@ -59,7 +59,7 @@ def _apply(module: Any, name: str, expert: int, rows: torch.Tensor) -> torch.Ten
 
 def _activated(module: Any, inner: torch.Tensor, gated: bool) -> torch.Tensor:
     if gated and hasattr(module, "_apply_gate"):
-        found: torch.Tensor = module._apply_gate(inner)  # noqa: SLF001 - the model's own function between its matrices
+        found: torch.Tensor = module._apply_gate(inner)
         return found
     if gated:
         gate, up = inner.chunk(2, dim=-1)

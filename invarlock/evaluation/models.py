@@ -126,7 +126,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
     if kind not in _CAUSAL:
         return _AUTO_MULTIMODAL
     causal = _CAUSAL[kind]
-    whole = causal is _MULTIMODAL[kind] or causal._keys_to_ignore_on_load_unexpected  # noqa: SLF001 - no public name
+    whole = causal is _MULTIMODAL[kind] or causal._keys_to_ignore_on_load_unexpected
     return _AUTO_MODEL if whole else _AUTO_MULTIMODAL
 
 

@@ -42,9 +42,9 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "axk1": {"n_group": 1, "topk_group": 1},
     "blt": {"encoder_hash_byte_group_vocab": 16},
     "cohere_compass_text": {
-        "rope_parameters": dict.fromkeys(
-            ("full_attention", "sliding_attention"), {"rope_type": "default", "rope_theta": 1e4}
-        )
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("full_attention", "sliding_attention")
+        }
     },
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
@@ -90,7 +90,7 @@ def _config(kind: Any, more: Mapping[str, Any]) -> PreTrainedConfig:
     known = {*getattr(kind, "__dataclass_fields__", ()), *inspect.signature(kind.__init__).parameters}
     sizes = {name: size for name, size in SIZES.items() if name in known}
     if "kv_lora_rank" in known:  # latent attention: each head has keys of its own
-        sizes["num_key_value_heads"] = sizes["num_attention_heads"] if "num_attention_heads" in sizes else 4
+        sizes["num_key_value_heads"] = sizes.get("num_attention_heads", 4)
         sizes.pop("head_dim", None)
     for name, inner in getattr(kind, "sub_configs", {}).items():
         given = getattr(kind, "sub_configs_defaults", {}).get(name)

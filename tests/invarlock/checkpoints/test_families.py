@@ -10,8 +10,8 @@ import pytest
 from invarlock.catalog.edit_specs import Scope, parse_scope
 from invarlock.checkpoints.architectures import ARCHITECTURES
 from invarlock.checkpoints.families import Module, classify, matching_rows, matrices, tensors_in_scope
-from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.checkpoints.roles_by_name import by_name
+from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.errors import EditError
 
 TinyModels = Callable[..., Path]
@@ -178,10 +178,25 @@ def test_names_alone_say_what_a_table_says(tiny_model: TinyModels, architecture:
             Module("ffn", "down", 3, 17, False, False),
         ),
         ("deepseek_v3", "model.layers.3.mlp.gate.weight", (4, 32), Module("router", "", 3, None, False, False)),
-        ("gpt_oss", "model.layers.0.mlp.experts.gate_up_proj", (4, 32, 96), Module("ffn", "gate_up", 0, None, False, True)),
-        ("longcat_flash", "model.layers.2.self_attn.1.o_proj.weight", (32, 32), Module("attn", "o", 2, None, False, False)),
+        (
+            "gpt_oss",
+            "model.layers.0.mlp.experts.gate_up_proj",
+            (4, 32, 96),
+            Module("ffn", "gate_up", 0, None, False, True),
+        ),
+        (
+            "longcat_flash",
+            "model.layers.2.self_attn.1.o_proj.weight",
+            (32, 32),
+            Module("attn", "o", 2, None, False, False),
+        ),
         ("openai-gpt", "transformer.h.0.attn.c_attn.weight", (32, 96), Module("attn", "qkv", 0, None, True, False)),
-        ("qwen3_5", "model.visual.blocks.0.mlp.linear_fc1.weight", (48, 32), Module("other", "", 0, None, False, False)),
+        (
+            "qwen3_5",
+            "model.visual.blocks.0.mlp.linear_fc1.weight",
+            (48, 32),
+            Module("other", "", 0, None, False, False),
+        ),
         (
             "qwen3_5",
             "model.language_model.layers.0.mlp.up_proj.weight",
@@ -192,7 +207,5 @@ def test_names_alone_say_what_a_table_says(tiny_model: TinyModels, architecture:
         ("unheard_of", "weight", (8, 8), Module("other", "", None, None, False, False)),
     ],
 )
-def test_names_of_types_without_a_table(
-    model_type: str, name: str, shape: tuple[int, ...], expected: Module
-) -> None:
+def test_names_of_types_without_a_table(model_type: str, name: str, shape: tuple[int, ...], expected: Module) -> None:
     assert classify(model_type, name, shape) == expected

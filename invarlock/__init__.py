@@ -7,14 +7,14 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# A checkout keeps these packages beside this folder, an installed package inside it. Python looks in the folder it was
-# started in first: in a checkout it finds this one, whether or not a wheel is installed.
+# A checkout keeps these packages next to this folder, an installed package inside it. Python first searches its
+# working directory: in a checkout it finds this folder, whether or not a wheel is installed.
 _BESIDE = {"invarlock.packer": "packer", "invarlock.contracts": "contracts", "invarlock.suite": "suites"}
 _checkout = Path(__file__).resolve().parent.parent
 
 
 class _CheckoutFinder:
-    """Finds the packages that a checkout keeps beside this one, and nothing else of it."""
+    """Finds only the packages that a checkout keeps next to this one."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:

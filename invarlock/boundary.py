@@ -1,4 +1,4 @@
-"""Where each command line of ours begins and ends: whatever happens is one line and a documented exit code."""
+"""The entry and exit of each command: every outcome is a one-line message and a documented exit code."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from invarlock.errors import InvarLockError, disk_refuses, printable
 from invarlock.output import abandon_full_streams, flush_output, prepare_output, say_error
 from invarlock.problems import ExitCode
 
-# With 1 the traceback of an error is shown too; for people who work on InvarLock.
+# 1 also prints the traceback of an error; for developers of InvarLock.
 TRACEBACK_VARIABLE = "INVARLOCK_TRACEBACK"
 INTERRUPTED = 130
-# What an extra of ours installs, by the name that is imported.
+# The extra that installs a package, by import name.
 EXTRAS = {
     "torch": "suite",
     "transformers": "suite",
@@ -33,7 +33,7 @@ EXTRAS = {
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose messages are as printable as everything else."""
+    """An argument parser that escapes control characters in its messages."""
 
     def error(self, message: str) -> NoReturn:
         """Print a usage error, with control characters replaced, and exit."""
@@ -43,8 +43,8 @@ class CommandParser(argparse.ArgumentParser):
 def run_command(work: Callable[[], int]) -> int:
     """Do the work of a command and return its exit code.
 
-    An error that no other place explains is told in one line, and ends with the code of a usage error: 1 is kept for
-    `invarlock evaluate`, where it says that a gate does not hold.
+    An unexpected error is reported in one line, with the exit code of a usage error: 1 is reserved for
+    `invarlock evaluate`, where it means that a gate failed.
 
     Raises:
         SystemExit: from the parser, for ``--help`` and malformed command lines.
@@ -71,7 +71,7 @@ def run_command(work: Callable[[], int]) -> int:
 
 
 def explain(error: BaseException) -> str:
-    """Return one line about an error that is none of ours: what happened, and what to do."""
+    """Return one line about an error from outside InvarLock: what happened, and what to do."""
     if isinstance(error, ImportError):
         return _missing_package(error)
     if isinstance(error, OSError):
@@ -79,12 +79,12 @@ def explain(error: BaseException) -> str:
     if isinstance(error, UnicodeError):
         return f"a text or a name is not in the encoding that is used here ({error}); try it with LC_ALL=C.UTF-8"
     if isinstance(error, MemoryError):
-        return "there is not enough memory; free some, or take a smaller file"
+        return "not enough memory; free some, or use a smaller file"
     if isinstance(error, RecursionError):
-        return "something in the files is nested too deeply to be read"
+        return "a file is nested too deeply to be read; check the files that you gave"
     return (
-        f"unexpected {type(error).__name__}: {error}; this is a fault of InvarLock: please report it, with what "
-        f"{TRACEBACK_VARIABLE}=1 shows"
+        f"unexpected {type(error).__name__}: {error}; this is a bug in InvarLock: please report it with the output of "
+        f"{TRACEBACK_VARIABLE}=1"
     )
 
 
@@ -93,7 +93,7 @@ def _missing_package(error: ImportError) -> str:
     extra = EXTRAS.get(package)
     if extra is not None and isinstance(error, ModuleNotFoundError):
         return f"this needs {package}, which is not installed; install it: pip install 'invarlock[{extra}]'"
-    return f"a package cannot be imported ({error}); install it anew: pip install --force-reinstall 'invarlock[suite]'"
+    return f"a package cannot be imported ({error}); reinstall it: pip install --force-reinstall 'invarlock[suite]'"
 
 
 def _complain(error: BaseException, line: str) -> None:

@@ -1,7 +1,7 @@
 """The command line: ``invarlock evaluate|verify|tune|records|advanced``, a thin layer over the functions.
 
-Suites are pytest's: ``pytest suites``. Packs have ``python -m invarlock.packer``, which is ``invarlock advanced
-evidence-pack`` too.
+Suites run in pytest: ``pytest suites``. Packs are handled by ``python -m invarlock.packer``, also ``invarlock advanced
+evidence-pack``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:2] == ["advanced", "evidence-pack"]:
-        # imported here: --help must not wait for it
+        # imported here to keep --help fast
         from invarlock.packer.cli import main as packer
 
         return packer(given[2:])
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_verify(subparsers)
     _add_tune(subparsers)
     add_records_command(subparsers, EXIT_CODES)
-    advanced = subparsers.add_parser("advanced", help="calibrate: limits from reports; evidence-pack: the packer")
+    advanced = subparsers.add_parser("advanced", help="calibrate: fit limits to reports; evidence-pack: run the packer")
     inner = advanced.add_subparsers(required=True, metavar="COMMAND")
     inner.add_parser("evidence-pack", help="keygen, build, sign, attest, trust, inspect, verify, diff", add_help=False)
     _add_calibrate(inner)
@@ -70,25 +70,27 @@ def _add_calibrate(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "calibrate",
         help="propose a tier's limits from reports and null runs",
-        description="Learn what harmless changes measure, from the reports below a folder of edits that pass and from "
-        "null runs, and write a proposal of the tier's limits beside the present ones. The tier is not changed. "
-        "The presets of models are made by: pytest suites --suite-mode calibrate-only",
+        description="Fit the limits of a tier to harmless changes, from reports of passing edits in a folder and "
+        "null runs, and write the proposed limits next to the current ones. The tier itself is not changed. "
+        "To make presets of models, use: pytest suites --suite-mode calibrate-only",
         epilog=EXIT_CODES,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run directory, a pack, or any folder of reports")
     parser.add_argument("--tier", choices=tier_names(), default="balanced", help="default: balanced")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the proposal; must not exist")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="file for the proposal; must not exist"
+    )
     parser.set_defaults(command=_calibrate)
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.jsonio import check_schema, dump_json
     from invarlock.named_files import check_result_file, is_taken, write_result
     from invarlock.reports.tier_fitting import fit_tier, proposal_lines
 
     if is_taken(options.output):
-        raise UsageError(f"{options.output}: exists; name another file with --output")
+        raise UsageError(f"{options.output}: already exists; give another file with --output")
     check_result_file(options.output, "--output")
     proposal = fit_tier(options.folder, options.tier)
     check_schema(proposal, "tier_proposal", where=str(options.output))
@@ -103,25 +105,35 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "evaluate", help="measure two checkpoints on disk and write a report", epilog=EXIT_CODES
     )
-    parser.add_argument("--baseline", type=Path, required=True, metavar="FOLDER", help="the checkpoint that is trusted")
-    parser.add_argument("--subject", type=Path, required=True, metavar="FOLDER", help="the checkpoint that was edited")
+    parser.add_argument(
+        "--baseline", type=Path, required=True, metavar="FOLDER", help="folder of the original checkpoint"
+    )
+    parser.add_argument("--subject", type=Path, required=True, metavar="FOLDER", help="folder of the edited checkpoint")
     parser.add_argument(
         "--text",
         type=Path,
         required=True,
         metavar="FILE",
-        help="what both are scored on: .txt, .xz, .jsonl or .parquet",
+        help="text on which both are scored: .txt, .xz, .jsonl or .parquet",
     )
     parser.add_argument(
-        "--text-field", default="text", metavar="NAME", help="what holds the text of a row; default: text"
+        "--text-field", default="text", metavar="NAME", help="field with the text of a row; default: text"
     )
-    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="must not exist")
-    parser.add_argument("--model-id", metavar="NAME", help="what the model is called; default: the baseline's folder")
-    parser.add_argument("--profile", choices=profile_names(), default="dev", help="how much is measured")
-    parser.add_argument("--tier", choices=tier_names(), default="balanced", help="the limits")
-    parser.add_argument("--baseline-report", type=Path, metavar="FILE", help="the baseline's report of an earlier run")
     parser.add_argument(
-        "--preset", type=Path, metavar="FILE", help="calibrated_preset_<model>.json, with its null runs beside it"
+        "--output-dir", type=Path, required=True, metavar="DIR", help="folder for the report; must not exist"
+    )
+    parser.add_argument(
+        "--model-id", metavar="NAME", help="name of the model in the report; default: the baseline's folder name"
+    )
+    parser.add_argument("--profile", choices=profile_names(), default="dev", help="amount of measurement; default: dev")
+    parser.add_argument(
+        "--tier", choices=tier_names(), default="balanced", help="limits of the gates; default: balanced"
+    )
+    parser.add_argument(
+        "--baseline-report", type=Path, metavar="FILE", help="the baseline's report from an earlier run, to reuse"
+    )
+    parser.add_argument(
+        "--preset", type=Path, metavar="FILE", help="calibrated_preset_<model>.json, in a folder with its null runs"
     )
     parser.add_argument(
         "--records", type=Path, metavar="FILE", help="results of both on tasks, as invarlock records import writes them"
@@ -129,42 +141,42 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--edit-label",
         metavar="LABEL",
-        help="what reports call the edit; default: by the subject's edit_metadata.json, quantisation config, or path",
+        help="label of the edit in the report; default: from the subject's metadata, quantisation config or path",
     )
     parser.add_argument(
         "--execution-mode",
         type=host_word,
         choices=("host", "container"),
         default="host",
-        help="where it runs: on this host, or in the runtime image; default: host",
+        help="run on this host, or in the runtime image; default: host",
     )
     parser.add_argument(
         "--scoring",
         choices=("dequantised", "native"),
         default="dequantised",
-        help="how a packed subject is scored: by its dequantised weights, or as it is stored; default: dequantised",
+        help="scoring of a packed subject: dequantised weights, or native kernels; default: dequantised",
     )
     parser.add_argument(
         "--attention",
         choices=("eager", "sdpa", "flash_attention_2"),
         default="eager",
-        help="how attention is computed; reports say which; default: eager, the same on every device",
+        help="attention implementation, recorded in the report; default: eager, the same on every device",
     )
     parser.add_argument(
         "--assurance",
         choices=("report", "off"),
         default="report",
-        help="off: exit with 0 when the report is written, whatever its gates say",
+        help="off: exit with 0 once the report is written, even if a gate fails",
     )
     for name, default, text in (
-        ("--seq-len", 512, "tokens a window"),
+        ("--seq-len", 512, "tokens per window; default: 512"),
         ("--preview-windows", None, "default: the profile's"),
         ("--final-windows", None, "default: the profile's"),
-        ("--batch-size", 16, "windows a forward pass"),
+        ("--batch-size", 16, "windows per forward pass; default: 16"),
     ):
         parser.add_argument(name, type=_positive, default=default, metavar="N", help=text)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the window draw")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed for sampling windows; default: 0")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
     parser.set_defaults(command=_evaluate)
 
 
@@ -172,32 +184,48 @@ def _add_verify(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("verify", help="derive reports again from their raw measurements", epilog=EXIT_CODES)
     parser.add_argument("reports", type=Path, nargs="+", metavar="REPORT")
     parser.add_argument(
-        "--baseline-report", type=Path, metavar="FILE", help="hold the baseline's side against its own report as well"
+        "--baseline-report",
+        type=Path,
+        metavar="FILE",
+        help="also compare the baseline's side with this report of the baseline",
     )
-    parser.add_argument("--json-out", type=Path, metavar="FILE", help="write a verify-v1 document about all of them")
+    parser.add_argument("--json-out", type=Path, metavar="FILE", help="write a verify-v1 document about all reports")
     parser.add_argument(
-        "--preset", type=Path, metavar="FILE", help="hold the limits against the preset that the reports name as well"
+        "--preset",
+        type=Path,
+        metavar="FILE",
+        help="also derive the limits again from this preset, which the reports refer to",
     )
     parser.set_defaults(command=_verify)
 
 
 def _add_tune(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
-        "tune", help="find the strongest parameters of each edit that pass every gate with margin", epilog=EXIT_CODES
+        "tune", help="find the strongest parameters of each edit that pass every gate with a margin", epilog=EXIT_CODES
     )
-    parser.add_argument("model", metavar="MODEL", help="a model of the suites folder, or the folder of one")
+    parser.add_argument("model", metavar="MODEL", help="a model of the suites folder, or a model folder")
     parser.add_argument("--suites", type=Path, default=Path("suites"), metavar="FOLDER", help="default: suites")
-    parser.add_argument("--model-id", metavar="ID", help="of a folder's entries; default: local/<its name>")
-    parser.add_argument("--edit", action="append", choices=TUNED, metavar="EDIT", help="one of them; default: all")
-    parser.add_argument("--scope", default="ffn", help="of all edits but lowrank_svd; default: ffn")
     parser.add_argument(
-        "--lowrank-scope", metavar="SCOPE", help="of lowrank_svd; default: the FFN of the block in the middle"
+        "--model-id", metavar="ID", help="model id for the entries of a folder; default: local/<folder name>"
     )
-    parser.add_argument("--margin", type=_share, default=0.5, help="share of each limit to use; default: 0.5")
-    parser.add_argument("--draws", type=_positive, default=3, metavar="N", help="draws of windows; default: 3")
+    parser.add_argument(
+        "--edit", action="append", choices=TUNED, metavar="EDIT", help="edit to tune, may be repeated; default: all"
+    )
+    parser.add_argument("--scope", default="ffn", help="scope of all edits except lowrank_svd; default: ffn")
+    parser.add_argument(
+        "--lowrank-scope", metavar="SCOPE", help="scope of lowrank_svd; default: the FFN of the middle block"
+    )
+    parser.add_argument(
+        "--margin", type=_share, default=0.5, help="largest share of each limit that may be used; default: 0.5"
+    )
+    parser.add_argument("--draws", type=_positive, default=3, metavar="N", help="number of window samples; default: 3")
     parser.add_argument("--tier", choices=tier_names(), default="balanced")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="entries are added to it, or it is made"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file of tuned parameters; entries are added, a missing file is created",
     )
     parser.set_defaults(command=_tune)
 
@@ -205,12 +233,12 @@ def _add_tune(subparsers: Subparsers) -> None:
 def _tune(options: argparse.Namespace) -> int:
     check_can_be_made(options.output, "--output")
     if Path(options.model).is_dir():
-        # imported here: --help must not wait for it
+        # imported here to keep --help fast
         from invarlock.checkpoints.storage_format import check_dense
 
-        # said before PyTorch is imported
+        # reported before PyTorch is imported
         check_dense(Path(options.model))
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.evaluation.suite_tuning import tune_suite_model
 
     return tune_suite_model(
@@ -228,7 +256,7 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.runtime.handover import check_code, read_handover
 
     handover = read_handover()
@@ -236,7 +264,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _evaluate_in_container(options)
     if handover is not None:
         check_code(handover)
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.evaluation.pair_documents import check_documents
     from invarlock.evaluation.pair_request import PairRequest, check_request
 
@@ -264,7 +292,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     check_request(request, options.output_dir)
     check_documents(request)
-    # imported here: they import torch, which is not needed outside of the container, nor to say what is missing
+    # imported here because they import torch, which a container launch or missing input does not need
     from invarlock.evaluation.pair import evaluate_pair
     from invarlock.reports.gates import judge_gates
 
@@ -276,7 +304,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _evaluate_in_container(options: argparse.Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.runtime.evaluating import Inputs, evaluate_in_container
 
     preset = None if options.preset is None else options.preset.parent
@@ -290,7 +318,7 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.jsonio import check_schema, dump_json, read_json
     from invarlock.named_files import check_result_file, write_result
     from invarlock.packer.format.in_pack import in_pack
@@ -305,7 +333,7 @@ def _verify(options: argparse.Namespace) -> int:
     for path in options.reports:
         if path.is_dir():
             raise UsageError(
-                f"{path}: a folder; name an evaluation.report.json; packs are verified by python -m invarlock.packer "
+                f"{path}: a folder; give an evaluation.report.json, or verify a pack with: python -m invarlock.packer "
                 f"verify {path}"
             )
     preset = None if options.preset is None else read_preset(options.preset)
@@ -330,7 +358,7 @@ def _verify(options: argparse.Namespace) -> int:
             problems = list(page_problems(path))
         say(f"{path}: {'verified' if not problems else 'NOT VERIFIED'}")
         if preset is None and not problems and report["policy_provenance"]["preset_sha256"] is not None:
-            say("  its limits are those of a preset, as the report says them; --preset FILE derives them again")
+            say("  its limits come from a preset, as recorded in the report; pass --preset FILE to derive them again")
         for problem in problems:
             say(f"  {problem} [{problem.code}]")
         worst = max(worst, ExitCode.REPORT if problems else ExitCode.OK)
@@ -346,11 +374,11 @@ def _share(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share, a number above 0 and up to 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share; use a number above 0 and up to 1")
     return value
 
 
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) < 10**9:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)

@@ -1,8 +1,8 @@
-"""SHA-256 of bytes, in the forms that documents hold.
+"""SHA-256 digests in the forms used in documents.
 
 Example::
 
-    sha256_hex(b"")      # "e3b0c44298fc1c149afb…", 64 hex digits, as sha256sum prints it
+    sha256_hex(b"")      # "e3b0c44298fc1c149afb…", 64 hex digits, as sha256sum prints them
     digest_bytes(b"")    # "sha256:e3b0c44298fc1c149afb…"
     short_digest(b"")    # "e3b0c44298fc1c14"
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 
-# What names a window or a tensor within one report: 64 bits tell its few thousand apart.
+# Identifies a window or a tensor within one report: 64 bits are enough to distinguish a few thousand.
 SHORT_HEX_DIGITS = 16
 
 

@@ -1,7 +1,7 @@
-"""The one hierarchy of errors: everything that can go wrong and that a user can act on.
+"""The hierarchy of errors that a user can act on.
 
-A message says what was wrong, where (file and field) and what to do next, on one line. Each error holds the problems
-that it is about; its code gives the exit code of the command.
+A message is one line: what is wrong, where (file and field), and what to do. Each error has the problems
+that caused it; their code determines the exit code of the command.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from invarlock.problems import Code, ExitCode, Problem
 
-# Controls, spaces that do not look like one, marks that turn the direction of writing or show nothing, halves of
-# surrogate pairs. They stand here one by one: what Python calls printable differs from version to version, and the
-# texts and pages of a pack must not.
+# Control characters, unusual spaces, marks that change the direction of writing or are invisible, and unpaired
+# surrogates. They are listed explicitly: the definition of printable differs between Python versions, and the
+# texts and pages of a pack must not differ.
 _NOT_SHOWN = re.compile(
     "[\x00-\x1f\x7f-\xa0\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f"
     "\u2800\u3000\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U0001bca0-\U0001bca3"
@@ -26,11 +26,11 @@ class InvarLockError(Exception):
     """Base of every error that a user can act on.
 
     Args:
-        message: what was wrong and what to do; all of the text when ``problems`` are given.
-        where: the file, which the text of the error begins with.
-        field: the place in that file.
-        code: of the problem, by default that of the first problem given, else that of the class.
-        problems: what a check found, when the error is about that; at least one.
+        message: what is wrong and what to do; the complete text if ``problems`` are given.
+        where: the file, at the start of the error's text.
+        field: the location in that file.
+        code: the problem code; default: the code of the first given problem, else of the class.
+        problems: the problems found by a check, if any.
     """
 
     default_code: ClassVar[Code] = Code.USAGE_INVALID
@@ -72,7 +72,7 @@ def _rebuilt(kind: type[InvarLockError], message: str, code: Code, problems: tup
 
 
 class UsageError(InvarLockError):
-    """An option, a variable or a combination of them cannot work."""
+    """An option, a variable or a combination of them is invalid."""
 
 
 class OutputError(UsageError):
@@ -82,7 +82,7 @@ class OutputError(UsageError):
 
 
 class MissingFileError(InvarLockError):
-    """A pack or a file that the work needs is not there."""
+    """A required pack or file does not exist."""
 
     default_code = Code.FILE_MISSING
 
@@ -94,13 +94,13 @@ class ManifestError(InvarLockError):
 
 
 class SignatureError(InvarLockError):
-    """A signature is missing, wrong, or made by a signer who is not trusted."""
+    """A signature is missing, invalid, or by an untrusted signer."""
 
     default_code = Code.SIGNATURE_MALFORMED
 
 
 class IntegrityError(InvarLockError):
-    """Bytes are not those that a digest promised, or a path is unsafe."""
+    """A file does not match its digest, or a path is unsafe."""
 
     default_code = Code.CHECKSUM_DIFFERS
 
@@ -118,13 +118,13 @@ class DocumentError(InvarLockError):
 
 
 class CheckpointError(InvarLockError):
-    """A checkpoint is incomplete, malformed, or not the one that was pinned."""
+    """A checkpoint is incomplete, malformed, or not the pinned one."""
 
     default_code = Code.CHECKPOINT_UNUSABLE
 
 
 class HubError(InvarLockError):
-    """A model or a data set cannot be downloaded from the hub, or is not the one that was pinned."""
+    """A model or a data set cannot be downloaded from the hub, or is not the pinned one."""
 
     default_code = Code.HUB_UNAVAILABLE
 
@@ -136,7 +136,7 @@ class EditError(InvarLockError):
 
 
 class EvaluationError(InvarLockError):
-    """A measurement could not be made on this text or model."""
+    """A measurement is not possible on this text or model."""
 
     default_code = Code.MEASUREMENT_IMPOSSIBLE
 
@@ -148,18 +148,18 @@ class OutOfMemoryError(EvaluationError):
 
 
 def disk_refuses(error: OSError) -> str:
-    """Return what a user is told when a file cannot be read or written."""
+    """Return the message for a file that cannot be read or written."""
     return f"{error.filename or 'a file'}: {error.strerror or error}; check disk space and permissions"
 
 
 def printable(text: str) -> str:
-    """Return text on one line, with each character spelled out that a terminal obeys or that shows nothing.
+    """Return text on one line, with control characters and invisible characters escaped.
 
-    It is the one way out for names and values, which may be an attacker's.
+    All printed names and values pass through it, since they may come from an attacker.
     """
     return _NOT_SHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def printable_lines(text: str) -> str:
-    """Return text of several lines, such as a list of problems, with each line as ``printable`` gives it."""
+    """Return text of several lines, such as a list of problems, with each line escaped by ``printable``."""
     return "\n".join(map(printable, text.split("\n")))

@@ -1,4 +1,4 @@
-"""Strict reading and canonical writing of JSON, and the one atomic file writer.
+"""Strict reading and canonical writing of JSON, and the atomic file writer.
 
 Example::
 
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
 
 # Deeper than any document we write (reports nest 7 levels) and far below CPython's recursion limit.
 MAX_DEPTH = 64
-# The largest document we write is the report of a model of a thousand matrices in the release profile: some 4 MB.
+# The largest written document is the report of a model with a thousand matrices in the release profile: about 4 MB.
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
-# An empty object in a list costs three bytes of text and 72 of memory: bounding the text alone does not bound memory.
+# An empty object in a list has three bytes of text but 72 of memory: a limit on the text does not limit the memory.
 MAX_DOCUMENT_VALUES = 4_000_000
-# Whatever has more digits than the largest float (309) is no measurement.
+# A number with more digits than the largest float (309) is not a measurement.
 MAX_NUMBER_DIGITS = 308
-# A document that breaks its schema in more places than these is told so; the rest would not help anyone.
+# The number of schema violations that are reported; more would not help.
 MAX_SCHEMA_PROBLEMS = 5
 MAX_PROBLEM_CHARACTERS = 160
 
 _STRUCTURE = b'"\\[]{}'
 _NO_STRUCTURE = bytes(sorted(set(range(256)) - set(_STRUCTURE)))
-# Brackets of one kind: which closes which is the parser's business.
+# All brackets as one kind: the parser checks that they match.
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _STRING = re.compile(rb'"[^"]*"')
-# Possessive: without it each character of a string would cost the pattern engine memory to come back to.
+# Possessive, because otherwise the regex engine would use memory to backtrack into each character of a string.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 # Every digit as 0, every exponent as e, and no plus: so few patterns tell where a number may be out of range. Three
 # digits of an exponent can go beyond the largest float, and so can a hundred digits before an exponent of two.
@@ -67,16 +67,16 @@ _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 def parse_json(
     data: bytes, *, where: str, limit_bytes: int = MAX_DOCUMENT_BYTES, limit_values: int = MAX_DOCUMENT_VALUES
 ) -> Any:
-    """Return the document in ``data``; ``where`` names it in messages.
+    """Return the document in ``data``; ``where`` is its name in messages.
 
     Raises:
-        DocumentError: when the bytes are not exactly one strict, bounded JSON document.
+        DocumentError: when the bytes are not exactly one strict JSON document within the limits.
     """
     if len(data) > limit_bytes:
         raise DocumentError(f"{len(data)} bytes, more than the limit of {limit_bytes}", where=where)
     if data.startswith(b"\xef\xbb\xbf"):
         raise DocumentError("starts with a byte order mark; write it as plain UTF-8", where=where)
-    # commas within strings count too: it is a bound, not a count
+    # commas within strings count too: this is an upper bound, not an exact count
     structure = data.translate(_ONE_KIND, _NO_STRUCTURE)
     values = 1 + data.count(b",") + structure.count(b"[")
     if values > limit_values:
@@ -90,7 +90,7 @@ def parse_json(
     except UnicodeDecodeError as error:
         raise DocumentError(f"not UTF-8 at byte {error.start}", where=where) from None
     except UnicodeEncodeError:
-        raise DocumentError("a string has half of a surrogate pair, which is no character", where=where) from None
+        raise DocumentError("a string has an unpaired surrogate, which is not a character", where=where) from None
     except json.JSONDecodeError as error:
         raise DocumentError(f"{error.msg} at line {error.lineno}, column {error.colno}", where=where) from None
     except ValueError as error:
@@ -102,28 +102,28 @@ def read_json(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> Any:
     """Return the strict JSON document in a file.
 
     Raises:
-        MissingFileError: when there is no such file.
-        DocumentError: when it cannot be read, or is not one strict, bounded document.
+        MissingFileError: when the file does not exist.
+        DocumentError: when it cannot be read, or is not one strict JSON document within the limits.
     """
     return parse_json(read_file(path, limit_bytes=limit_bytes), where=str(path), limit_bytes=limit_bytes)
 
 
 def read_file(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
-    """Return the bytes of a file; of one that is too large nothing is read.
+    """Return the bytes of a file; a file over the limit is not read.
 
     Raises:
-        MissingFileError: when there is no such file.
+        MissingFileError: when the file does not exist.
         DocumentError: when it cannot be read, or is larger than the limit.
     """
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            # a pipe has no size, and a device no end
+            # a pipe has no size, and a device may be endless
             data = b"" if size > limit_bytes else stream.read(limit_bytes + 1)
     except FileNotFoundError:
         raise MissingFileError("no such file", where=str(path)) from None
     except IsADirectoryError:
-        raise DocumentError("a folder; name a file", where=str(path)) from None
+        raise DocumentError("a folder; give a file", where=str(path)) from None
     except OSError as error:
         raise DocumentError(f"cannot be read ({error.strerror})", where=str(path)) from None
     if max(size, len(data)) > limit_bytes:
@@ -132,10 +132,10 @@ def read_file(path: Path, *, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
 
 
 def check_schema(document: Any, schema_name: str, *, where: str) -> None:
-    """Hold a document against ``contracts/<schema_name>.schema.json``; ``where`` names it in messages.
+    """Validate a document with ``contracts/<schema_name>.schema.json``; ``where`` is its name in messages.
 
     Raises:
-        DocumentError: on one line, the first places where it does not hold, as JSON pointers with what is wrong.
+        DocumentError: with the first violations in one line, as JSON pointers with the reason.
     """
     validator = _validator(schema_name)
     if validator.is_valid(document):
@@ -145,14 +145,14 @@ def check_schema(document: Any, schema_name: str, *, where: str) -> None:
         for error in islice(_explainer(schema_name).iter_errors(document), MAX_SCHEMA_PROBLEMS)
     ]
     if not found:
-        # the two differ in what '$' of a pattern means before a line's end; the stricter one decides
+        # the two libraries treat '$' before a final newline differently; the stricter one decides
         found = [
             (list(error.instance_path), _short(error.message)) for error in islice(validator.iter_errors(document), 1)
         ]
     rows = [(f"at /{'/'.join(str(step)[:80] for step in path)}: {text}", path, text) for path, text in found]
     shown = sorted(rows, key=lambda row: row[0])
     raise DocumentError(
-        f"{where}: does not hold to the {schema_name} format: {'; '.join(line for line, _, _ in shown)}",
+        f"{where}: does not match the {schema_name} format: {'; '.join(line for line, _, _ in shown)}",
         problems=[
             Problem(Code.DOCUMENT_MALFORMED, where, _field(path), f"{text} (format: {schema_name})")
             for _, path, text in shown
@@ -161,22 +161,22 @@ def check_schema(document: Any, schema_name: str, *, where: str) -> None:
 
 
 def dump_json(document: Any) -> bytes:
-    """Return the document as the bytes that we write: indented, sorted, newline at the end.
+    """Return the document as bytes in the written form: indented, sorted, with a newline at the end.
 
     Raises:
-        ValueError: when a number is not finite; write ``null`` beside a field that says why.
+        ValueError: when a number is not finite; write ``null`` and a field with the reason instead.
     """
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     try:
         return text.encode("utf-8") + b"\n"
     except UnicodeEncodeError:
-        # a file name that is not UTF-8: its bytes are spelled out, as they are for people
+        # a file name that is not UTF-8: its bytes are escaped as in printed messages
         spelled = _HALF_OF_A_PAIR.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text)
         return spelled.encode("utf-8") + b"\n"
 
 
 def canonical_json(document: Any) -> bytes:
-    """Return the compact form that digests are taken over: sorted keys, no spaces, ASCII."""
+    """Return the compact form for digests: sorted keys, no spaces, ASCII."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode(
         "ascii"
     )
@@ -193,10 +193,10 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all, and survives a crash of the machine.
+    """Write a file atomically and durably.
 
-    A sibling temporary file is written, synced and renamed into place. A file that is replaced keeps its mode, and
-    where it can be kept its owner.
+    A temporary file in the same folder is written, synced and renamed into place. A replaced file keeps its mode, and
+    its owner if possible.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():
@@ -211,20 +211,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         if replaced is not None:
             with suppress(PermissionError):
                 os.chown(temporary, replaced.st_uid, replaced.st_gid)
-        # after the owner, whose change takes bits away
+        # after changing the owner, which clears mode bits
         Path(temporary).chmod(0o644 if replaced is None else replaced.st_mode & 0o777)
         Path(temporary).replace(path)
     except BaseException as error:  # Ctrl-C too
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            # a full disk names no file, and nobody knows the temporary one
+            # the error of a full disk has no file name, and the temporary one would not help
             error.filename = str(path)
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Sync the entries of a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -245,11 +245,11 @@ def _validator(schema_name: str) -> jsonschema_rs.Draft202012Validator:
 
 @cache
 def _explainer(schema_name: str) -> Validator:
-    # imported here: it takes 80 ms, and only a document that does not hold needs it
+    # imported here because it takes 80 ms, and only an invalid document needs it
     from jsonschema import Draft202012Validator, ValidationError
     from jsonschema.validators import extend
 
-    # the library's own messages hold the whole text, several times over: hostile documents have texts of megabytes
+    # the library's own messages repeat the whole text, which in hostile documents may have megabytes
     def max_length(validator: Any, limit: int, instance: Any, schema: Any) -> Iterator[ValidationError]:
         if isinstance(instance, str) and len(instance) > limit:
             yield ValidationError(f"{_cut(instance)!r} is too long")
@@ -271,28 +271,28 @@ def _cut(text: str) -> str:
 
 def _short(message: str) -> str:
     message = " ".join(message.split())
-    # the start shows the value, the end what is wrong with it
+    # the start shows the value, the end the reason
     return message if len(message) <= MAX_PROBLEM_CHARACTERS else f"{message[:60]} ... {message[-90:]}"
 
 
 def _field(path: Iterable[str | int]) -> str:
-    """Return the name of a place in a document: ``models[0].revision``."""
+    """Return the path of a location in a document: ``models[0].revision``."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step[:80]}" for step in path)
     return "".join(steps).removeprefix(".")
 
 
 def _may_be_out_of_range(data: bytes) -> bool:
-    """Tell whether a number may be too large or too long; what stands in a string may look like one."""
+    """Return whether a number may be too large or too long; text in a string may cause a false positive."""
     numbers = data.translate(_NUMBERS_ALIKE, b"+")
     return _MANY_DIGITS in numbers or _LARGE_EXPONENT.search(numbers) is not None
 
 
 def _check_depth(data: bytes, structure: bytes, where: str) -> None:
     if b"\\" not in structure:
-        # where two strings meet they are one here: it is within strings that nothing counts
+        # adjacent strings are treated as one, since brackets within strings do not count
         structure = _STRING.sub(b"", structure.replace(b'""', b""))
         for _ in range(MAX_DEPTH):
-            # each round takes away the innermost level
+            # each round removes the innermost level
             structure = structure.replace(b"[]", b"")
             if not structure:
                 return
@@ -316,7 +316,7 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON; a non-finite number is written as null")
+    raise ValueError(f"{name} is not JSON; write a non-finite number as null")
 
 
 def _bounded_int(text: str) -> int:
@@ -334,7 +334,7 @@ def _bounded_float(text: str) -> float:
     return value
 
 
-# Calling Python for each number takes as long as all the rest; only a document that may need it pays.
+# Calling Python for each number doubles the parsing time, so it is done only for documents that may need it.
 _PLAIN = json.JSONDecoder(object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
 _CAREFUL = json.JSONDecoder(
     object_pairs_hook=_unique_pairs,

@@ -1,12 +1,12 @@
-"""What a command prints: one line at a time, with nothing in it that a terminal obeys.
+"""Printing by commands: one line at a time, with terminal control characters escaped.
 
 Example::
 
     say(f"verified: {path}")           # standard output
     say_error(f"error: {error}")       # standard error
 
-Names of folders, tensors and models may be an attacker's, and a line of them must neither move the cursor nor look like
-a line of ours.
+Names of folders, tensors and models may come from an attacker, and must neither move the cursor nor imitate
+a line of InvarLock.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def say_json(document: object) -> None:
 
 
 def say_error(*lines: str) -> None:
-    """Print lines to standard error, where somebody can read them."""
+    """Print lines to standard error, if it is usable."""
     with suppress(OSError):
         for line in lines:
             print(printable(line), file=sys.stderr)
 
 
 def flush_output() -> None:
-    """Write out what is buffered.
+    """Flush standard output.
 
     Raises:
         OutputError: when it cannot be written.
@@ -62,14 +62,14 @@ def flush_output() -> None:
 
 
 def output_error(error: OSError) -> OutputError:
-    """Return what is raised where standard output cannot be written."""
-    return OutputError(f"standard output: cannot be written ({error.strerror or error}); look at what it leads to")
+    """Return the error for a standard output that cannot be written."""
+    return OutputError(f"standard output: cannot be written ({error.strerror or error}); check its target")
 
 
 def prepare_output() -> None:
-    """Make the standard streams usable whatever they are: closed, or of an encoding that lacks most characters."""
+    """Make the standard streams usable even if they are closed or have a limited encoding."""
     if None in (sys.stdin, sys.stdout, sys.stderr):
-        # else the next file that is opened gets the number of a standard stream, and what is printed goes into it
+        # otherwise the next opened file gets the descriptor of a standard stream, and printed text goes into it
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
         os.close(descriptor)
@@ -81,7 +81,7 @@ def prepare_output() -> None:
 
 
 def abandon_full_streams() -> None:
-    """Lead each standard stream that cannot be written to nowhere: Python would complain of it at its exit."""
+    """Redirect unusable standard streams to the null device, since Python would report an error at exit."""
     for number, stream in ((1, sys.__stdout__), (2, sys.__stderr__)):
         if stream is None:
             continue

@@ -1,4 +1,4 @@
-"""Hidden folders in which something is made before it appears whole under its name.
+"""Hidden staging folders, in which a result is built before it is renamed into place.
 
 Example::
 
@@ -6,8 +6,8 @@ Example::
         write_bytes(folder / "README.md", text)
         folder.rename(target)
 
-A staging folder is locked by its maker for as long as the maker lives. A maker that is killed leaves the folder; the
-next one beside it finds it unlocked and removes it.
+A staging folder is locked by its process for the lifetime of the process. A killed process leaves the folder; the
+next process finds it unlocked and removes it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MAX_NAME_CHARACTERS = 50
 
 @contextmanager
 def staging_folder(target: Path) -> Iterator[Path]:
-    """Yield a new hidden sibling of ``target``, and remove what is left of it at the end.
+    """Yield a new hidden sibling folder of ``target``, and remove its remains at the end.
 
-    What killed makers left beside it is removed first.
+    Staging folders of killed processes are removed first.
 
     Raises:
-        OSError: when the folder cannot be made.
+        OSError: when the folder cannot be created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target.parent)
@@ -49,27 +49,27 @@ def staging_folder(target: Path) -> Iterator[Path]:
 
 
 def check_can_be_made(target: Path, option: str) -> None:
-    """Check that a file or folder can be made at a place, so that it is known before the work and not after it.
+    """Check before the work that a file or folder can be created.
 
     Args:
-        target: the file or folder; folders above it that are missing would be made too.
-        option: what the user names it with, for messages.
+        target: the file or folder; missing parent folders would be created too.
+        option: the option that gives the path, for messages.
 
     Raises:
-        UsageError: when a folder above it is a file, or may not be written to.
+        UsageError: when a parent folder is a file, or is not writable.
     """
     try:
         above = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
         if not above.is_dir():
-            raise UsageError(f"{option}: {target} cannot be made, {above} is no folder; name another place")
+            raise UsageError(f"{option}: {target} cannot be created, {above} is not a folder; give another path")
     except OSError as error:
-        raise UsageError(f"{option}: {target} cannot be made ({error.strerror}); name another place") from None
+        raise UsageError(f"{option}: {target} cannot be created ({error.strerror}); give another path") from None
     if not os.access(above, os.W_OK | os.X_OK):
-        raise UsageError(f"{option}: {target} cannot be made, {above} may not be written to; name another place")
+        raise UsageError(f"{option}: {target} cannot be created, {above} is not writable; give another path")
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the staging folders in ``parent`` whose makers are gone."""
+    """Remove the staging folders in ``parent`` whose processes have ended."""
     for entry in parent.iterdir():
         if _STAGING.fullmatch(entry.name) is None:
             continue
@@ -81,7 +81,7 @@ def remove_abandoned(parent: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(entry, ignore_errors=True)
         except OSError:
-            # its maker lives, or this file system has no locks and nobody can tell
+            # its process is alive, or the file system has no locks, so that this is unknown
             continue
         finally:
             os.close(descriptor)
@@ -100,7 +100,7 @@ def _make(target: Path) -> tuple[Path, int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
             return folder, descriptor
-        # before the lock was held, another maker may have taken the folder for an abandoned one
+        # before it was locked, another process may have removed the folder as abandoned
         if folder.exists():
             return folder, descriptor
         os.close(descriptor)

@@ -1,1 +1,1 @@
-"""What guards and metrics consist of: gates, detectors, shares of limits, limits learned from null runs."""
+"""The parts of guards and metrics: gates, detectors, shares of limits, limits learned from null runs."""

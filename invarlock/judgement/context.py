@@ -1,4 +1,4 @@
-"""What a guard or a metric may read of a report besides its own measurements and limits."""
+"""The parts of a report that a guard or metric may read besides its own measurements and limits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Context:
-    """The rest of a report, as far as a judgement needs it.
+    """The other parts of a report that a judgement needs.
 
     Attributes:
         windows: ``evaluation_windows`` of the report, with ``preview`` and ``final``.
         bootstrap: ``replicates``, ``alpha`` and ``seed`` of the intervals.
-        edit: the report's ``edit``; None where nothing is known of it.
-        not_scored: why the subject could not be scored, None where it was.
-        equivalence: the kinds of differences that were removed before weights were compared.
+        edit: the report's ``edit``; None if unknown.
+        not_scored: the reason why the subject could not be scored, None if it was scored.
+        equivalence: the kinds of differences removed before comparing weights.
         task_records: ``task_records`` of the report, None where it has none.
-        blocks: the blocks of the metrics that stand before this one, by name.
+        blocks: the blocks of the metrics judged before this one, by name.
     """
 
     windows: Mapping[str, Any]

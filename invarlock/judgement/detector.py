@@ -1,4 +1,4 @@
-"""A kind of detector that scenarios may name, and what it reads of a report."""
+"""A kind of detector for scenarios, and the value that it reads from a report."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class DetectorKind:
 
     Attributes:
         kind: its name in ``scenarios.json``.
-        seen: returns what a detector of this kind sees of a report, None where that is not there. It takes the
-            detector and the report, in which probes stand under their names.
+        seen: returns the value that a detector of this kind reads from a report, None if absent. It takes the
+            detector and the report, with probes under their names.
     """
 
     kind: str

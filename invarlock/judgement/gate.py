@@ -1,4 +1,4 @@
-"""One gate of a report, and the gate that most guards have."""
+"""A gate of a report, and the gate shared by most guards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Gate:
-    """One gate; ``flag`` is its key under ``validation``, and a gate that does not block only warns."""
+    """A gate; ``flag`` is its key under ``validation``; a gate that does not block only warns."""
 
     flag: str
     measured: str
@@ -24,12 +24,12 @@ class Gate:
 
 
 def number_or_words(value: float | None) -> str:
-    """Return a number with six significant digits, and words for None."""
+    """Return a number with six significant digits, or words for None."""
     return "not a number" if value is None else f"{value:.6g}"
 
 
 def worst_violation(block: Mapping[str, Any]) -> str:
-    """Return the first violation of a guard that fails it, and how many more there are; its status without one."""
+    """Return the first failing violation of a guard and the number of others, or its status without one."""
     worst = [violation for violation in block["violations"] if violation["severity"] in ("error", "fail")]
     if not worst:
         return str(block["status"])

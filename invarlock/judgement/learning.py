@@ -1,4 +1,4 @@
-"""Limits that follow from measured values: a preset's from null runs, a tier's from reports and null runs."""
+"""Limits fitted to measured values: a preset's from null runs, a tier's from reports and null runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from invarlock.statistics.rounding import rounded
 
-# Makes the median absolute deviation of normal numbers their standard deviation.
+# Scales the median absolute deviation of a normal distribution to its standard deviation.
 MAD_TO_DEVIATION = 1.4826
-# The share of null changes that a limit lets pass, and what is added to it.
+# The quantile of null changes that a limit must pass, and the margin added to it.
 QUANTILE = 0.975
 MARGIN = 1.1
 
@@ -20,12 +20,12 @@ Block = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class NullChange:
-    """One harmless change of a null run, next to its baseline.
+    """One harmless change of a null run, paired with its baseline.
 
     Attributes:
         document: the null run.
         change: its row under ``changes``.
-        windows: as ``evaluation_windows`` of a report, with the losses of both sides.
+        windows: in the form of ``evaluation_windows`` of a report, with the losses of both sides.
     """
 
     document: Block
@@ -33,12 +33,12 @@ class NullChange:
     windows: Mapping[str, Block]
 
     def pair(self, key: str) -> dict[str, Any]:
-        """Return a measurement of both sides, as the raw part of a guard."""
+        """Return a measurement of both sides in the form of a guard's raw part."""
         return {"baseline": self.document[key], "subject": self.change[key]}
 
     @property
     def deltas(self) -> list[float]:
-        """Return the differences of the losses on the final windows, nats a token."""
+        """Return the loss differences on the final windows, in nats per token."""
         final = self.windows["final"]
         return [
             rounded(own - base) or 0.0 for own, base in zip(final["logloss"], final["baseline_logloss"], strict=True)
@@ -56,12 +56,12 @@ class LearnedLimit:
     Attributes:
         block: its key under ``derivation`` of a preset.
         limit: its dotted name in the policy, such as ``rmt.epsilon_by_family``.
-        statistics: returns what is kept of one null change, given the tier's policy; it depends on no limit.
-        derive: returns the block, given what was kept of each change, the tier's policy, and the number of final
-            windows. It raises an EvaluationError where nothing can be learned.
+        statistics: returns the statistics kept of one null change, given the tier's policy; independent of limits.
+        derive: returns the block, given the statistics of all changes, the tier's policy, and the number of final
+            windows. It raises an EvaluationError if no limit can be derived.
         value: returns the limit, given the block.
-        refusals: yields why a value may not be in a preset, given the tier's limits of this guard.
-        loosened: yields where a value allows more than the tier, given the tier's limits of this guard.
+        refusals: yields why a value is not allowed in a preset, given the tier's limits of this guard.
+        loosened: yields the values that allow more than the tier, given the tier's limits of this guard.
     """
 
     block: str
@@ -74,7 +74,7 @@ class LearnedLimit:
 
     @property
     def owner(self) -> str:
-        """Return the name of the guard or metric whose limit it is."""
+        """Return the name of the guard or metric of the limit."""
         return self.limit.partition(".")[0]
 
 
@@ -91,11 +91,11 @@ def _from_no_report(block: Block) -> Values:
 
 @dataclass(frozen=True)
 class FittedLimit:
-    """A limit of a tier that a proposal may be made for.
+    """A limit of a tier that can be fitted.
 
     Attributes:
         limit: its dotted name in the policy.
-        propose: returns the level that was observed and the limit proposed, given the values, of which there is one.
+        propose: returns the observed level and the proposed limit, given at least one value.
         of_change: returns the values of one null change, given the tier's policy.
         of_report: returns the values of a report that passes, given the block of the guard or metric.
     """
@@ -107,27 +107,27 @@ class FittedLimit:
 
 
 def largest_with_margin(values: Sequence[float]) -> tuple[float, Any]:
-    """Return the 97.5 % quantile of values, and as a limit that quantile with a tenth more, 0 at least."""
+    """Return the 97.5 % quantile of values, and 1.1 times that quantile, at least 0, as a limit."""
     level = upper_quantile(values)
     return level, rounded(MARGIN * max(0.0, level))
 
 
 def largest_ratio_with_margin(logarithms: Sequence[float]) -> tuple[float, Any]:
-    """Return the 97.5 % quantile of the sizes of logarithms, and the ratio that is a tenth beyond it."""
+    """Return the 97.5 % quantile of absolute logarithms, and the ratio of 1.1 times that quantile."""
     level = upper_quantile([abs(value) for value in logarithms])
     return level, rounded(math.exp(MARGIN * level))
 
 
 def upper_quantile(values: Sequence[float]) -> float:
     """Return the 97.5 % quantile of values."""
-    # imported here: NumPy takes 80 ms, and the names of the guards are read without it
+    # imported here because NumPy takes 80 ms, and reading the names of guards does not need it
     from invarlock.statistics.intervals import quantile
 
     return quantile(values, QUANTILE)
 
 
 def robust_deviation(values: Sequence[float]) -> float:
-    """Return 1.4826 times the median absolute deviation, which of normal numbers is their standard deviation."""
+    """Return 1.4826 times the median absolute deviation, a robust estimate of the standard deviation."""
     # imported here for the same reason
     from invarlock.statistics.intervals import quantile
 

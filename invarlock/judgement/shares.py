@@ -1,4 +1,4 @@
-"""Shares of a limit: 0 where nothing of it is used, 1 at the limit, None where the value was not measured."""
+"""Shares of a limit: 0 if none of it is used, 1 at the limit, None if the value was not measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Shares = dict[str, float | None]
 
 
 def share_of(value: float | None, allowed: float) -> float | None:
-    """Return value / allowed, 0 for a negative value; None for one that is not finite, or where nothing is allowed."""
+    """Return value / allowed, 0 for a negative value; None if the value is not finite or nothing is allowed."""
     if value is None or not math.isfinite(value):
         return None
     if value <= 0:
@@ -20,7 +20,7 @@ def share_of(value: float | None, allowed: float) -> float | None:
 
 
 def largest_share(shares: Iterable[float | None]) -> float | None:
-    """Return the largest share, 0 of none; None where one was not measured."""
+    """Return the largest share, 0 without shares; None if one was not measured."""
     known: list[float] = []
     for share in shares:
         if share is None:
@@ -30,5 +30,5 @@ def largest_share(shares: Iterable[float | None]) -> float | None:
 
 
 def magnitude(value: float | None) -> float | None:
-    """Return the absolute value, None of None."""
+    """Return the absolute value, or None for None."""
     return None if value is None else abs(value)

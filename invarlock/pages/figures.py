@@ -1,6 +1,6 @@
-"""Drawings in a report's page, as inline SVG: the interval of the ratio, and the loss differences of its windows.
+"""The figures of a report's page as inline SVG: the interval of the ratio, and the loss differences by window.
 
-Coordinates are sums, differences and quotients, rounded to a tenth: they come out the same on every platform.
+Coordinates are sums, differences and quotients rounded to a tenth, so that they are the same on every platform.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from invarlock.pages.markup import Markup, element, join
 WIDTH = 720
 INTERVAL_HEIGHT = 64
 WINDOWS_HEIGHT = 150
-# More bars than these could not be told apart; a bar stands for several windows then.
+# More bars than this could not be distinguished; beyond it a bar combines several windows.
 MAX_BARS = 240
-# Left and right of what is drawn, and above and below.
+# The margins left and right of the drawing, and above and below.
 MARGIN = 8.0
 BAR_SHARE = 0.7
 
 
 def interval_figure(ratio: float, low: float, high: float, limit: float) -> Markup:
-    """Return the ratio with its interval, against one and the limit."""
+    """Return a figure of the ratio and its interval relative to 1 and the limit."""
     values = (1.0, ratio, low, high, limit)
     first, last = min(values), max(values)
     room = (last - first) * 0.08 or 0.05
@@ -43,13 +43,13 @@ def interval_figure(ratio: float, low: float, high: float, limit: float) -> Mark
 
 
 def window_figure(differences: Sequence[float | None], limit: float | None) -> tuple[Markup, int]:
-    """Return bars of loss differences in the order of their windows, and how many windows a bar stands for.
+    """Return a figure with bars of loss differences in window order, and the number of windows per bar.
 
-    A bar of several windows spans from the smallest to the largest of them and zero; of none finite there is none.
+    A bar of several windows spans their smallest and largest values and zero; windows that are not finite have no bar.
 
     Args:
-        differences: subject minus baseline, None where a loss is not finite; one at least is.
-        limit: of the tail, drawn as a line; None where it was not judged.
+        differences: subject minus baseline, None if a loss is not finite; at least one is finite.
+        limit: the limit of the tail, drawn as a line; None if the tail was not judged.
     """
     each = -(-len(differences) // MAX_BARS)
     bars: list[tuple[int, float, float]] = []
@@ -60,7 +60,7 @@ def window_figure(differences: Sequence[float | None], limit: float | None) -> t
     top = max(bar[2] for bar in bars)
     bottom = min(bar[1] for bar in bars)
     if limit is not None and top > limit / 4:
-        # a limit that is far away would press the bars flat
+        # a distant limit would flatten the bars
         top = max(top, limit)
     height = (top - bottom) or 1.0
     scale = _Scale(bottom - 0.04 * height, top + 0.04 * height, WINDOWS_HEIGHT - MARGIN, MARGIN)
@@ -70,12 +70,12 @@ def window_figure(differences: Sequence[float | None], limit: float | None) -> t
     zero = _shown(scale(0.0))
     for place, least, most in bars:
         path = beyond if limit is not None and most > limit else within
-        # one end of most bars is zero
+        # most bars start at zero
         low = f"{scale(least):.1f}" if least else zero
         high = f"{scale(most):.1f}" if most else zero
         path.append(f"M{MARGIN + (place + 0.5) * step:.1f} {low}V{high}")
     width = _shown(max(1.0, BAR_SHARE * step))
-    # a path is longer than a text may be, and made of numbers alone
+    # a path exceeds the length limit of texts, and contains only numbers
     drawn = [
         Markup(f'<path class="{name}" stroke-width="{width}" d="{"".join(path)}"/>')
         for path, name in ((within, "bars"), (beyond, "bars beyond"))

@@ -1,12 +1,12 @@
-"""HTML that is safe by construction: whatever goes into an element is escaped, unless it is an element itself.
+"""HTML that is safe by construction: the content of an element is escaped unless it is itself an element.
 
 Example::
 
     element("td", "<script>", class_="name")    # <td class="name">&lt;script&gt;</td>
 
-Texts come from reports, and so from whoever made them: names of tensors, models, texts. They are shown on one line,
-cut to a bounded length, with every character that could do something (controls, marks that turn the direction of
-writing) spelled out.
+Texts come from reports, and therefore from untrusted makers: names of tensors, models, texts. They are shown on one
+line, truncated, and with every active character (control characters, marks that change the direction of
+writing) escaped.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from html import escape
 
 from invarlock.errors import printable
 
-# A name of a tensor has some 60 characters, a reason some 150.
+# A tensor name has about 60 characters, a reason about 150.
 MAX_CHARACTERS = 300
-# The reports of a pack name the same tensors and limits again and again; this many texts take 20 MB at the very most.
+# The reports of a pack repeat the same tensor and limit names; this many cached texts use at most 20 MB.
 KEPT_TEXTS = 4096
 
 
 class Markup(str):
-    """HTML of ours, which is not escaped again."""
+    """Trusted HTML, which is not escaped again."""
 
     __slots__ = ()
 
 
 def text(value: object) -> str:
-    """Return a value as HTML text, which is safe in an attribute too."""
+    """Return a value as HTML text, which is also safe in an attribute."""
     shown = value if isinstance(value, str) else str(value)
     return _escaped(shown if len(shown) <= MAX_CHARACTERS else f"{shown[: MAX_CHARACTERS - 1]}…")
 
@@ -41,11 +41,11 @@ def _escaped(shown: str) -> str:
 
 
 def element(name: str, *inner: object, **attributes: object) -> Markup:
-    """Return an element; attributes are named with ``_`` for ``-``, and with one at the end where Python asks for it.
+    """Return an element; in attribute names ``_`` means ``-``, and a trailing ``_`` avoids Python keywords.
 
     Args:
-        name: of the element.
-        inner: what it holds, in order; texts are escaped.
+        name: the name of the element.
+        inner: its content, in order; texts are escaped.
         attributes: their values are escaped.
     """
     if len(inner) == 1:  # as most have
@@ -60,7 +60,7 @@ def element(name: str, *inner: object, **attributes: object) -> Markup:
 
 
 def join(parts: Iterable[object]) -> Markup:
-    """Return parts one after the other, texts escaped."""
+    """Return the concatenated parts, with texts escaped."""
     return Markup("".join([part if isinstance(part, Markup) else text(part) for part in parts]))
 
 

@@ -1,4 +1,4 @@
-"""What a report's page is put together of: tables, lists of names and values, numbers and words for people."""
+"""The parts of a report's page: tables, definition lists, and formatted numbers and words."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from itertools import islice
 
 from invarlock.pages.markup import Markup, element, join
 
-# Rows and values of a list, unless its reader needs fewer.
+# The default maximum of rows and list values.
 MAX_ROWS = 40
-# The modules of a guard that say most; all of them are in the report.
+# The number of most-changed modules shown for a guard; all of them are in the report.
 TOP_MODULES = 5
 
 
 def data_table(heads: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "") -> Markup:
-    """Return a table, whose columns of numbers stand right; a text instead where it has no rows."""
+    """Return a table with right-aligned number columns, or the text ``empty`` without rows."""
     if not rows:
         return element("p", empty, class_="soft")
     cells = (join(cell if isinstance(cell, NumberCell) else element("td", cell) for cell in row) for row in rows)
@@ -30,7 +30,7 @@ def data_table(heads: Sequence[str], rows: Sequence[Sequence[object]], empty: st
 
 
 def definition_list(rows: Mapping[str, object]) -> Markup:
-    """Return a list of names and values; a value of None is left out."""
+    """Return a list of names and values; values of None are omitted."""
     return element(
         "dl",
         join(join((element("dt", key), element("dd", value))) for key, value in rows.items() if value is not None),
@@ -38,7 +38,7 @@ def definition_list(rows: Mapping[str, object]) -> Markup:
 
 
 class NumberCell(Markup):
-    """A table's cell that holds a number."""
+    """A table cell with a number."""
 
     __slots__ = ()
 
@@ -49,12 +49,12 @@ def number_cell(value: float | None) -> NumberCell:
 
 
 def pill(words: str, kind: str) -> Markup:
-    """Return words that stand out, coloured by their kind: pass, warn or fail."""
+    """Return highlighted words, coloured by kind: pass, warn or fail."""
     return element("span", words, class_=kind)
 
 
 def code(value: str | None) -> Markup | None:
-    """Return a digest or the like; None of none."""
+    """Return a value such as a digest as code, or None for None."""
     return None if value is None else element("code", value)
 
 
@@ -66,14 +66,14 @@ def number_text(value: float | None) -> str:
 
 
 def plain_text(value: object) -> str:
-    """Return a value that is no mapping for people: numbers short, lists with commas."""
+    """Return a value other than a mapping as text: short numbers, comma-separated lists."""
     if isinstance(value, list | tuple):
         return listed(map(plain_text, value))
     return number_text(value) if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def listed(values: Iterable[str]) -> str:
-    """Return values with commas, the first of many."""
+    """Return comma-separated values, truncated if there are too many."""
     shown = list(islice(values, MAX_ROWS + 1))
     return ", ".join(shown[:MAX_ROWS]) + (", …" if len(shown) > MAX_ROWS else "")
 
@@ -84,12 +84,12 @@ def compact(value: object) -> Markup:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number of things."""
+    """Return a number with its noun in the singular or plural."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def most_changed(changes: Mapping[str, float | None]) -> list[str]:
-    """Return the modules that changed most; one that has no number changed beyond any."""
+    """Return the modules that changed most; a module without a number counts as the largest change."""
 
     def order(name: str) -> tuple[float, str]:
         value = changes[name]

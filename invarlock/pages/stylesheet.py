@@ -1,4 +1,4 @@
-"""The style of a report's page, on a screen and on paper. Nothing of it is fetched from anywhere."""
+"""The style sheet of a report's page, for screen and print, without external resources."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ html{font-size:12px}body{max-width:none;padding:0;font-size:9pt}h2,h3{break-afte
 svg{border:1px solid var(--rule)}@page{margin:15mm}}
 """
 
-# What a browser may load for the page: this style, and nothing else from anywhere.
+# The only resource that a browser may load for the page is this style.
 CONTENT_POLICY = (
     "default-src 'none'; style-src 'sha256-"
     + base64.b64encode(hashlib.sha256(STYLE.encode("utf-8")).digest()).decode("ascii")

@@ -1,1 +1,1 @@
-"""The report's shape: raw measurements, what is derived from them, and checking that it was."""
+"""Reports: raw measurements, the values derived from them, and the verification of both."""

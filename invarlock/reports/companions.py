@@ -1,4 +1,4 @@
-"""The documents that stand beside a report because its scenario asks for them: probes, and what a deployable needs."""
+"""The additional documents that a scenario requires in a report's folder: probes, and documents of deployables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from invarlock.reports.probes import probe_problems, probes_asked
 
 
 def companions_asked(scenario: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the documents, by name without ``.json``, that stand beside the reports of a scenario."""
+    """Return the additional documents of a scenario's reports, by name without ``.json``."""
     return (*probes_asked(scenario), *documents_asked(scenario))
 
 
@@ -22,14 +22,14 @@ def companion_problems(
     baseline: Mapping[str, Any] | None,
     metadata: Mapping[str, Any] | None,
 ) -> Iterator[Problem]:
-    """Yield what is wrong with the documents beside a report.
+    """Yield the problems of the additional documents of a report.
 
     Args:
-        scenario: the report's.
-        documents: all that it asks for, by name.
-        report: which verifies.
-        baseline: the baseline's own report, None when there is none.
-        metadata: the ``edit_metadata.json`` beside the report, None where there is none that is well-formed.
+        scenario: the scenario of the report.
+        documents: all documents that it requires, by name.
+        report: the report, which verifies.
+        baseline: the baseline's own report, or None.
+        metadata: the ``edit_metadata.json`` in the report's folder, None if missing or malformed.
     """
     for name in probes_asked(scenario):
         yield from probe_problems(name, documents[name], report, baseline)

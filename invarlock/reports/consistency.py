@@ -1,7 +1,7 @@
-"""Raw measurements of one report that cannot all be true.
+"""Contradictions between the raw measurements of one report.
 
-Each check is a relation that holds for every honest report: bytes decide tensors, tensors decide losses. What may
-differ in an honest run (a fault in an expert that no window uses, a custom subject, a GPU's rounding) is left out.
+Each check is a relation that is true for every honest report: bytes determine tensors, tensors determine losses. What
+may differ in an honest run (a fault in an expert that no window uses, a custom subject, a GPU's rounding) is left out.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from invarlock.problems import Code, Problem
 NOOP = "noop"
 DENSE = "dense"
 CUSTOM = "custom"
-# The most by which a window's loss differs between two passes of one model, nats: of bfloat16 on a GPU, with room.
+# The largest difference of a window's loss between two passes of one model, in nats: bfloat16 on a GPU, with a margin.
 SAME_MODEL_NATS = 0.05
-# A matrix that changed by less may round to the same losses; one step of float32 is 6e-8.
+# A smaller change of a matrix may round to the same losses; one step of float32 is 6e-8.
 MEASURABLE_CHANGE = 1e-5
 
 
 def consistency_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where the raw measurements of a report contradict each other.
+    """Yield the contradictions between the raw measurements of a report.
 
     Args:
-        report: one that holds to its schema; guards that did not run have no raw part.
+        report: a report that matches its schema; guards that did not run have no raw part.
     """
     yield from _digest_problems(report)
     yield from _loss_problems(report)
@@ -41,7 +41,7 @@ def consistency_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _digest_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where the digests of the checkpoints contradict the edit, or the digests of the tensors."""
+    """Yield contradictions between the digests of the checkpoints and the edit, or the digests of the tensors."""
     name, same = report["edit"]["name"], _same_checkpoint(report)
     if name == NOOP and not same:
         yield _contradiction("subject.digest", "not the baseline's, though nothing was edited")
@@ -56,7 +56,7 @@ def _digest_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _loss_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where losses contradict the digests: the same model scores alike, and a changed one does not."""
+    """Yield contradictions between losses and digests: the same model has the same losses, a changed one does not."""
     pairs = [
         (own, base)
         for part in ("preview", "final")
@@ -90,7 +90,7 @@ def _same_checkpoint(report: Mapping[str, Any]) -> bool:
 
 
 def _tie_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield a tie by value that the digests of embedding and head contradict."""
+    """Yield the problem if the digests of embedding and head contradict a tie by value."""
     embedding, head = (facts["tensors"].get(facts[role]) for role in ("embedding", "head"))
     if embedding is None or head is None or embedding["dtype"] != head["dtype"]:
         return
@@ -106,10 +106,10 @@ def _contradiction(field: str, message: str) -> Problem:
 
 
 def _storage_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where the sizes of a checkpoint contradict each other, or its tensors."""
+    """Yield contradictions between the sizes of a checkpoint, or with its tensors."""
     where = f"{where}.storage"
     storage, tensors = facts["storage"], facts["tensors"].values()
-    # as the measurement counts them: the types of numbers, not of codes
+    # as in the measurement: the dtypes of numbers, not of packed codes
     weights = sum(math.prod(row["shape"]) for row in tensors if row["dtype"].startswith(("F", "BF")))
     if storage["weights"] != weights:
         yield _contradiction(f"{where}.weights", f"{storage['weights']}, and its tensors have {weights}")
@@ -127,7 +127,7 @@ def _storage_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]
 
 
 def _scoring_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where a side is said to be scored in a way that its storage rules out."""
+    """Yield the problem if the claimed scoring of a side is impossible for its storage."""
     raw, scored_as = report["invariants"]["raw"], report["scoring"]["scored_as"]
     if raw["baseline"]["storage"]["quantisation"] is not None:
         yield _contradiction("invariants.raw.baseline.storage", "packed, and a baseline is dense")

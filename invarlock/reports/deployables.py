@@ -1,7 +1,7 @@
-"""What stands beside the report of a deployable subject: what is packed, its memory, that it loads and generates.
+"""The documents of a deployable subject: its packed weights, its memory, and whether it loads and generates.
 
-The four documents hold what was measured, and totals of it. ``deployable_artifact_validation.json`` follows from them
-and the report, and says whether the checkpoint is one that can be served.
+The four documents have the measurements and their totals. ``deployable_artifact_validation.json`` is derived from them
+and the report, and states whether the checkpoint can be served.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Documents = Mapping[str, Mapping[str, Any]]
 
 
 def documents_asked(scenario: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the documents that stand beside the reports of a scenario."""
+    """Return the deployable documents of a scenario's reports."""
     return DOCUMENTS if scenario["category"] == CATEGORY else ()
 
 
 def inventory_totals(matrices: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return what the rows of an inventory add up to."""
+    """Return the totals of the rows of an inventory."""
     return {
         "matrices": len(matrices),
         "parameters": sum(_elements(row["shape"]) for row in matrices),
@@ -43,14 +43,14 @@ def inventory_totals(matrices: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def memory_ratios(baseline: Mapping[str, int], subject: Mapping[str, int]) -> dict[str, float]:
-    """Return the subject's bytes over the baseline's, of the weight files and of the loaded model."""
+    """Return the subject's bytes divided by the baseline's, for the weight files and for the loaded model."""
     return {key: subject[key] / baseline[key] for key in ("weight_files_bytes", "loaded_bytes")}
 
 
 def validate_artifact(measured: Documents, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``deployable_artifact_validation.json``: each thing that a served checkpoint needs, and whether it holds.
+    """Return ``deployable_artifact_validation.json``: each requirement for serving a checkpoint, and whether it is met.
 
-    The perplexity ratio is reported and judged by the gates of the report; here it must only be there.
+    The perplexity ratio is judged by the gates of the report; here it only has to exist.
     """
     inventory, memory = measured[INVENTORY], measured[MEMORY]
     load, inference = measured[LOAD], measured[INFERENCE]
@@ -80,19 +80,19 @@ def validate_artifact(measured: Documents, report: Mapping[str, Any]) -> dict[st
 
 
 def failed_checks(validation: Mapping[str, Any]) -> list[str]:
-    """Return the checks that do not hold, as people read them."""
+    """Return the failed checks as text."""
     return [f"{check['name']} (seen: {check['seen']})" for check in validation["checks"] if not check["ok"]]
 
 
 def deployable_problems(
     documents: Documents, report: Mapping[str, Any], metadata: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield what is wrong with the documents beside the report of a deployable subject.
+    """Yield the problems of the documents of a deployable subject.
 
     Args:
         documents: all of ``DOCUMENTS``, by name.
-        report: the report beside them, which verifies.
-        metadata: the ``edit_metadata.json`` beside it; None where it is malformed, which is told elsewhere.
+        report: the report in the same folder, which verifies.
+        metadata: the ``edit_metadata.json`` in the same folder; None if malformed, which is reported elsewhere.
     """
     for name in DOCUMENTS:
         try:

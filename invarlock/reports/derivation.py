@@ -1,12 +1,12 @@
-"""From raw measurements to a whole report, by pure functions.
+"""Derivation of a complete report from raw measurements, by pure functions.
 
 Example::
 
     report = compose(raw)          # when it is written
     assert report == compose(strip(report))   # when it is verified
 
-``strip`` takes away every derived field, ``compose`` puts it back; what cannot be put back as it was is not derived
-from the measurements.
+``strip`` removes every derived field, ``compose`` computes it again; a field that changes in this round trip does not
+follow from the measurements.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from invarlock.reports.gates import judge_gates
 from invarlock.reports.policy import policy_digest, resolve_policy
 
 SCHEMA_VERSION = "v1"
-# Blocks that are derived as a whole; guards keep their raw part, dataset and policy_provenance lose one key each.
+# Blocks that are derived completely; guards keep their raw part, dataset and policy_provenance lose one key each.
 DERIVED_KEYS = ("run_id", *(metric.name for metric in METRICS), "resolved_policy", "validation", "assurance")
 GUARD_RAW_KEYS = ("raw", "measurement_contract")
 
@@ -34,7 +34,7 @@ def contract_hash(contract: Mapping[str, Any]) -> str:
 
 
 def run_id(model_id: str, case: str, digest: str, seeds: Mapping[str, Any]) -> str:
-    """Return the first 16 hex digits that name a measurement: of what, as which case, with which seeds."""
+    """Return the 16 hex digits that identify a measurement by model, case, digest and seeds."""
     return digest_document([model_id, case, digest, dict(seeds)]).removeprefix("sha256:")[:16]
 
 
@@ -45,7 +45,7 @@ def baseline_run_id(baseline: Mapping[str, Any]) -> str:
 
 
 def bootstrap(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the intervals of a report are made with: ``replicates``, ``alpha``, ``seed``."""
+    """Return the bootstrap parameters of a report's intervals: ``replicates``, ``alpha``, ``seed``."""
     policy = report["resolved_policy"]["primary_metric"]
     return {
         "replicates": policy["replicates"],
@@ -55,7 +55,7 @@ def bootstrap(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def context(report: Mapping[str, Any]) -> Context:
-    """Return what guards and metrics may read of a report besides their own measurements and limits."""
+    """Return the parts of a report that guards and metrics may read besides their own measurements and limits."""
     return Context(
         windows=report["evaluation_windows"],
         bootstrap=bootstrap(report),
@@ -68,7 +68,7 @@ def context(report: Mapping[str, Any]) -> Context:
 
 
 def strip(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the raw part of a report; what it keeps is the report's own, not a copy."""
+    """Return the raw part of a report; its values are shared with the report, not copied."""
     raw = {key: value for key, value in report.items() if key not in (*DERIVED_KEYS, *GUARD_NAMES)}
     windows = _without(report["dataset"]["windows"], "stats")
     raw["dataset"] = {**report["dataset"], "windows": windows}
@@ -85,11 +85,11 @@ def _without(block: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def compose(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the report that follows from raw measurements; what it keeps of them is theirs, not a copy.
+    """Return the report that follows from raw measurements; raw values are shared, not copied.
 
     Raises:
         UsageError: when tier, profile or an override is unknown.
-        KeyError, TypeError, ValueError: when the raw part does not hold to the report's shape.
+        KeyError, TypeError, ValueError: when the raw part does not match the report's schema.
     """
     report = dict(raw)
     meta = raw["meta"]

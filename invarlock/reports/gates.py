@@ -1,4 +1,4 @@
-"""The gates of a report: those of its metrics, those of its guards, and the budget of the guards' time."""
+"""The gates of a report: from its metrics, from its guards, and the time budget of the guards."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from invarlock.judgement.gate import Gate
 from invarlock.metrics import METRICS
 from invarlock.reports.overhead import overhead_ratio
 
-# The one flag that follows from times; it is in the release profile alone.
+# The only flag that depends on times; only in the release profile.
 OVERHEAD_FLAG = "guard_overhead_acceptable"
 
 
 def judge_gates(blocks: Mapping[str, Any], policy: Mapping[str, Any]) -> list[Gate]:
-    """Return the gates of a report in their order; what was not evaluated has none.
+    """Return the gates of a report in order; metrics and guards that were not evaluated have none.
 
     Args:
         blocks: the blocks of the metrics and of the guards, and ``telemetry``.
@@ -28,7 +28,7 @@ def judge_gates(blocks: Mapping[str, Any], policy: Mapping[str, Any]) -> list[Ga
     ratio = overhead_ratio(blocks["telemetry"]) if "overhead" in policy else None
     if ratio is not None:
         budget = policy["overhead"]["budget"]
-        # a time says nothing of the subject, and decides nothing
+        # a time is not a property of the subject, so this gate never blocks
         shown = f"{ratio:.4g} times the bare evaluation"
         gates.append(Gate(OVERHEAD_FLAG, shown, f"{budget:g}", ratio <= budget, blocks=False))
     return gates

@@ -1,4 +1,4 @@
-"""Where two JSON documents differ, leaf by leaf."""
+"""The differences between two JSON documents, leaf by leaf."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Path = tuple[str | int, ...]
 
 
 def leaf_differences(one: Any, other: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
-    """Yield each place where two documents differ, and both values; a key that is absent has the value None.
+    """Yield the path and both values of each difference between two documents; an absent key has the value None.
 
     Lists of different lengths differ as a whole.
     """

@@ -1,12 +1,12 @@
-"""How much of each limit a report uses: 0 for nothing, 1 at the limit, None where it could not be measured.
+"""The share of each limit that a report uses: 0 for nothing, 1 at the limit, None if it could not be measured.
 
 Example::
 
     used = limits_used(report)
     used["primary_metric.ratio_limit"]      # 0.2: the upper end is 1.02, the limit 1.1
-    used["rmt.epsilon"]                     # 0.3: the family that grew most uses 30 % of what it may
+    used["rmt.epsilon"]                     # 0.3: the family that grew most uses 30 % of its limit
 
-A gate that holds may hold by a hair, with other windows it would not. What a report uses says how near it is.
+A gate may pass only narrowly and fail on other windows. The share of the limit shows how close it is.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 from invarlock.guards import GUARDS
 from invarlock.metrics import METRICS
 
-# The guards whose limits are no gates: they signal, and decide nothing.
+# The guards whose limits are not gates: they only signal.
 _WITHOUT_GATE = frozenset(guard.name for guard in GUARDS if not guard.flags)
 
 
 def limits_used(report: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return how much of each limit a report uses, by the limit's name in the policy; guards not run have none.
+    """Return the share of each limit that a report uses, by the limit's name in the policy; guards not run have none.
 
     Args:
-        report: with its derived blocks and ``resolved_policy``.
+        report: the report with its derived blocks and ``resolved_policy``.
     """
     policy = report["resolved_policy"]
     used: dict[str, float | None] = {}
@@ -39,7 +39,7 @@ def limits_used(report: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def tightest(used: Mapping[str, float | None]) -> tuple[str, float | None]:
-    """Return the limit of a gate that is used most, and how much; None where one was not measured."""
+    """Return the gate limit with the largest used share, and that share; None if one was not measured."""
     gates = {name: share for name, share in used.items() if name.partition(".")[0] not in _WITHOUT_GATE}
     name = max(gates, key=lambda name: math.inf if gates[name] is None else gates[name] or 0.0)
     return name, gates[name]

@@ -1,4 +1,4 @@
-"""Markdown that is safe by construction: a value can make no heading, link, HTML or end of a code block.
+"""Markdown that is safe by construction: a value cannot create a heading, link or HTML, or end a code block.
 
 Example::
 
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 from invarlock.errors import printable
 
-# Letters, digits and marks that mean nothing to Markdown within a line; two underscores would be an emphasis.
+# Letters, digits and marks without a meaning in Markdown within a line; two underscores would be emphasis.
 _PLAIN = re.compile(r"[A-Za-z0-9]+([ .+:_-][A-Za-z0-9]+)*")
 _BACKTICKS = re.compile(r"`+")
 
 
 def inline(value: object) -> str:
-    """Return a value as part of a line: as it is where it is plain, else as a code span."""
+    """Return a value for use within a line: unchanged if it is plain, else as a code span."""
     text = str(value)
     return text if _PLAIN.fullmatch(text) else code_span(text)
 
@@ -30,7 +30,7 @@ def code_span(value: object) -> str:
 
 
 def code_block(lines: Sequence[str]) -> str:
-    """Return lines as a code block, whose fence is longer than any row of backticks in them."""
+    """Return lines as a code block whose fence is longer than any run of backticks in them."""
     shown = [printable(line) for line in lines]
     longest = max((len(row) for line in shown for row in _BACKTICKS.findall(line)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -1,7 +1,7 @@
-"""Null runs as documents: what they hold, and what a guard says of each of their changes.
+"""Null runs as documents: their content, and the signals of the guards for each of their changes.
 
-A null run compares a baseline with harmless changes of itself on one draw of windows. Presets are derived from some,
-and a run that was held out is judged by the preset.
+A null run compares a baseline with harmless changes of itself on one draw of windows. Presets are derived from null
+runs, and the preset then judges a held-out run.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from invarlock.problems import Code, Problem
 from invarlock.reports.derivation import contract_hash
 
 SCHEMA = "invarlock/null-run-v1"
-# The windows of null run k are drawn with this much added to its seed, so that they are no case's own.
+# This offset is added to the seed of null run k, so that its windows differ from those of every case.
 NULL_SEED = 1_000_000
 FLOAT16 = "float16_round_trip"
 RTN_SPEC = "quant_rtn:8:128:all"
 JITTER_SHARE = 0.01
 JITTER = "jitter:0.01:all"
 CHANGES = (FLOAT16, RTN_SPEC, JITTER)
-# A change that moves the loss by more than this, in nats a token, is not harmless, and nothing is learned from it.
+# A change that moves the loss by more than this, in nats per token, is not harmless and not used for limits.
 HARMLESS_DELTA = 0.01
 
 
 def null_changes(document: Mapping[str, Any]) -> Iterator[NullChange]:
-    """Yield the changes of a null run that holds to its format, each next to the baseline."""
+    """Yield the changes of a null run that matches its schema, each paired with the baseline."""
     for change in document["changes"]:
         yield NullChange(document, change, _windows(document, change))
 
 
 def guard_signals(document: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return, for each change of a null run, every guard and gate that says something is wrong.
+    """Return, for each change of a null run, every guard and gate that signals.
 
-    Each is a false alarm. A guard that only warns counts too.
+    Each signal is a false alarm. A guard that only warns counts too.
 
     Args:
         document: the null run.
@@ -65,17 +65,17 @@ def guard_signals(document: Mapping[str, Any], policy: Mapping[str, Any]) -> dic
 
 
 def _keys(guard: Guard) -> tuple[str, ...]:
-    """Return the keys under which a null run has a guard's measurements: its name, and its probe's."""
+    """Return the keys of a guard's measurements in a null run: its name, and the name of its probe."""
     return (guard.name, guard.probe.name) if guard.probe is not None and guard.probe.in_null_runs else (guard.name,)
 
 
 def null_run_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield what is wrong with a null run that holds to its schema: how it was measured, and whether it is harmless."""
+    """Yield the problems of a null run that matches its schema: wrong measurements, and harmful changes."""
     if document["seeds"]["windows"] != document["seeds"]["changes"]:
-        yield _unusable("seeds", "windows and changes have one seed")
+        yield _unusable("seeds", "windows and changes must have the same seed")
     names = [change["name"] for change in document["changes"]]
     if names != list(CHANGES):
-        yield _unusable("changes", f"{names}, a null run has {list(CHANGES)}")
+        yield _unusable("changes", f"{names}, but a null run has {list(CHANGES)}")
         return
     sides = {"baseline": document, **{change["name"]: change for change in document["changes"]}}
     for guard, contract in document["measurement_contracts"].items():
@@ -83,28 +83,28 @@ def null_run_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
         for side, block in sides.items():
             for key in _keys(BY_NAME[guard]):
                 if block[key]["measurement_contract_hash"] != wanted:
-                    yield _unusable(f"{side}.{key}", "was not measured by the measurement contract")
+                    yield _unusable(f"{side}.{key}", "was not measured under the measurement contract")
     windows, dataset = document["windows"], document["dataset"]
     ids = [*windows["preview"]["window_ids"], *windows["final"]["window_ids"]]
     if len(set(ids)) != len(ids):
-        yield _unusable("windows", "one was scored twice")
+        yield _unusable("windows", "a window was scored twice")
     for part in ("preview", "final"):
         counts = windows[part]["token_counts"]
         lengths = {len(values) for values in windows[part].values()}
         lengths |= {len(change["logloss"][part]) for change in document["changes"]}
         if lengths != {dataset["windows"][part]}:
-            yield _unusable(f"windows.{part}", "not the number of windows that the dataset says")
+            yield _unusable(f"windows.{part}", "differs from the number of windows in dataset")
         elif any(count != dataset["seq_len"] - 1 for count in counts):
             yield _unusable(
                 f"windows.{part}.token_counts", f"every window has {dataset['seq_len'] - 1} predicted tokens"
             )
     if any(len(values) == 0 for values in (windows["preview"]["window_ids"], windows["final"]["window_ids"])):
-        yield _unusable("windows", "none was scored")
+        yield _unusable("windows", "no window was scored")
     yield from _harm(document)
 
 
 def _harm(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield why a change is not one to learn from: something could not be measured, or it did harm."""
+    """Yield why a change cannot be used for limits: a measurement is missing, or the change is harmful."""
     for change in document["changes"]:
         losses = [loss for part in ("preview", "final") for loss in change["logloss"][part]]
         losses += [loss for part in ("preview", "final") for loss in document["windows"][part]["logloss"]]
@@ -116,16 +116,16 @@ def _harm(document: Mapping[str, Any]) -> Iterator[Problem]:
         mean = math.fsum(deltas) / len(deltas) if deltas else 0.0
         if abs(mean) > HARMLESS_DELTA:
             yield _unusable(
-                change["name"], f"moves the loss by {mean:.4g}, a harmless change by at most {HARMLESS_DELTA:g}"
+                change["name"], f"moves the loss by {mean:.4g}, but a harmless change by at most {HARMLESS_DELTA:g}"
             )
         for key in (key for guard in GUARDS if guard.null and guard.null.needs_modules for key in _keys(guard)):
             before, after = document[key]["modules"], change[key]["modules"]
             if not before or before.keys() != after.keys():
-                yield _unusable(f"{change['name']}.{key}", "not of the modules of the baseline")
+                yield _unusable(f"{change['name']}.{key}", "has other modules than the baseline")
 
 
 def _windows(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return ``evaluation_windows`` of a change, as a report has them."""
+    """Return ``evaluation_windows`` of a change in the form of a report."""
     return {
         part: {
             **document["windows"][part],

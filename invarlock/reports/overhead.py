@@ -1,19 +1,19 @@
-"""What the guards cost: the time of a guarded evaluation against that of a bare one, by the report's own telemetry."""
+"""The overhead of the guards: the time of an evaluation with guards relative to one without, from the telemetry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# The stages without which there is no ratio, and those that are there for the guards alone. Probes are asked for by
-# scenarios, and making a subject is no evaluation.
+# The stages required for a ratio, and the stages that exist only for guards. Probes are required by
+# scenarios, and making a subject is not part of an evaluation.
 BARE = ("load_seconds", "score_seconds")
 GUARDS = ("measure_weights_seconds", "measure_activations_seconds")
 
 
 def overhead_ratio(telemetry: Mapping[str, float | None]) -> float | None:
-    """Return guarded over bare seconds, 1 where guards took none; None where a stage was not run or not timed.
+    """Return seconds with guards divided by seconds without, 1 if guards took no time; None if a stage is missing.
 
-    It is a time, and so another each time.
+    It depends on times, so it differs between runs.
     """
     bare, guards = ([telemetry.get(stage) for stage in stages] for stages in (BARE, GUARDS))
     spent = [value for value in bare if value is not None and value > 0]

@@ -1,4 +1,4 @@
-"""The page beside a report, as a file."""
+"""The file of a report's HTML page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from invarlock.reports.sidecars import PAGE_NAME
 
 
 def write_page(report: Path) -> None:
-    """Render a report that verifies into the page beside it, unless that is there.
+    """Render the HTML page of a verified report in its folder, unless the page exists.
 
     Raises:
-        DocumentError: when the report is no strict JSON, or the page cannot be read.
+        DocumentError: when the report is not strict JSON, or the page cannot be read.
     """
     page, path = _rendered(report), report.with_name(PAGE_NAME)
     if not path.is_file() or read_file(path) != page:
@@ -24,14 +24,14 @@ def write_page(report: Path) -> None:
 
 
 def page_problems(report: Path) -> Iterator[Problem]:
-    """Yield where the page beside a report that verifies, if there is one, is not the one that it gives.
+    """Yield the problem if the page of a verified report exists and differs from the rendered one.
 
     Raises:
-        DocumentError: when the report is no strict JSON.
+        DocumentError: when the report is not strict JSON.
     """
     path = report.with_name(PAGE_NAME)
     if path.is_file() and read_file(path) != _rendered(report):
-        yield Problem(Code.PAGE_DIFFERS, str(path), "", "not the page that the report gives")
+        yield Problem(Code.PAGE_DIFFERS, str(path), "", "not the page that is rendered from the report")
 
 
 def _rendered(report: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""The limits that a report is judged by: a tier of ``tiers.json``, the profile, a preset's limits, and overrides."""
+"""The limits for judging a report: a tier of ``tiers.json``, the profile, a preset's limits, and overrides."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from invarlock.metrics import METRICS
 from invarlock.metrics.metric import Metric
 from invarlock.reports.tiers import read_tiers
 
-# All that judges, in its order.
+# Everything that judges, in order.
 PARTS: tuple[Metric | Guard, ...] = (*METRICS, *GUARDS)
-# Whose signals a verdict counts, and whom a scenario may be meant for.
+# The names whose signals a verdict counts, and that may be the primary guard of a scenario.
 CORE_GUARDS: tuple[str, ...] = (*(metric.name for metric in METRICS if metric.is_guarded), *GUARD_NAMES)
-# The limits that a preset learns, of metrics and guards in their order.
+# The limits that a preset learns, in the order of metrics and guards.
 LEARNED_LIMITS: tuple[LearnedLimit, ...] = tuple(learnt for part in PARTS for learnt in part.learned)
-# What a preset may set, by dotted name.
+# The limits that a preset may set, by dotted name.
 PRESET_LIMITS = tuple(sorted(learnt.limit for learnt in LEARNED_LIMITS))
 
 
 def resolve_policy(
     tier: str, profile: str, overrides: Mapping[str, Any], preset_limits: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return every limit used, by guard: those of the tier, then of the preset, then overrides.
+    """Return every limit used, by guard: from the tier, then the preset, then overrides.
 
     Args:
         tier: a tier of ``tiers.json``.
-        profile: a profile; release asks for more bootstrap replicates, and has a budget for the guards' time.
+        profile: a profile; release has more bootstrap replicates, and a time budget for the guards.
         overrides: values by dotted name, such as ``{"primary_metric_tail.mode": "fail"}``.
-        preset_limits: values by dotted name that were learned from the model's null runs; None without a preset.
+        preset_limits: values by dotted name learned from the model's null runs; None without a preset.
 
     Raises:
-        UsageError: when the tier, the profile or the name of a limit is unknown, or a preset allows what it may not.
+        UsageError: when the tier, the profile or the name of a limit is unknown, or a preset exceeds its bounds.
         DocumentError: when a value is out of range.
     """
     tiers = read_tiers()
@@ -51,13 +51,13 @@ def resolve_policy(
     tier_policy = {guard: dict(limits) for guard, limits in policy.items()}
     for name, value in (preset_limits or {}).items():
         if name not in PRESET_LIMITS:
-            raise UsageError(f"preset limit {name!r} is none that a preset sets")
+            raise UsageError(f"preset limit {name!r} is not a limit that a preset may set")
         guard, _, limit = name.partition(".")
         policy[guard][limit] = value
     for name, value in overrides.items():
         guard, _, limit = name.partition(".")
         if limit not in policy.get(guard, {}):
-            raise UsageError(f"policy override {name!r} names no limit of tier {tier!r}")
+            raise UsageError(f"policy override {name!r} is not a limit of tier {tier!r}")
         policy[guard][limit] = value
     if overrides or preset_limits:
         document = {"format": "tiers-v1", "profiles": {}, "tiers": {tier: policy}}
@@ -69,7 +69,7 @@ def resolve_policy(
 
 
 def _check_preset(limits: Mapping[str, Any], tier: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a preset whose scales or drift band are wider than its tier's, or whose epsilons are narrower.
+    """Refuse a preset whose scales or drift band are wider, or whose epsilons are narrower, than its tier's.
 
     Raises:
         UsageError: naming the limit.

@@ -1,7 +1,7 @@
-"""The files of presets: their names, reading them with their evidence, and the YAML that people read.
+"""The files of presets: their names, reading them with their null runs, and the YAML for people.
 
-Below a folder of presets stand ``calibrated_preset_<model>.json``, the same as ``.yaml``, and in a folder of the
-model's own name the null runs that it was derived from.
+A folder of presets has ``calibrated_preset_<model>.json``, the same as ``.yaml``, and in a subfolder with the
+model's name the null runs from which it was derived.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse_null_run(data: bytes, *, where: str) -> NullRun:
     """Return a null run from its file's bytes.
 
     Raises:
-        DocumentError: when it does not hold to its format.
+        DocumentError: when it does not match its schema.
     """
     document = parse_json(data, where=where)
     check_schema(document, "null_run", where=where)
@@ -44,10 +44,10 @@ def parse_null_run(data: bytes, *, where: str) -> NullRun:
 
 
 def read_null_runs(folder: Path, model_folder: str) -> list[NullRun]:
-    """Return a model's null runs below a folder of presets, by their number.
+    """Return a model's null runs below a folder of presets, ordered by number.
 
     Raises:
-        DocumentError: when one does not hold to its format.
+        DocumentError: when one does not match its schema.
     """
     numbers = []
     for path in (folder / model_folder).glob("null_run_*.json"):
@@ -59,15 +59,15 @@ def read_null_runs(folder: Path, model_folder: str) -> list[NullRun]:
 
 
 def read_preset(path: Path) -> Preset:
-    """Return a preset that follows from the null runs beside it.
+    """Return a preset after deriving it again from the null runs in its folder.
 
     Raises:
-        MissingFileError: when there is no such file.
-        UsageError: when it is not the JSON.
+        MissingFileError: when the file does not exist.
+        UsageError: when it is not the JSON file.
         DocumentError: when it is malformed, or does not follow from its null runs.
     """
     if path.suffix != ".json":
-        raise UsageError(f"{path}: give the preset's .json, beside which its null runs lie")
+        raise UsageError(f"{path}: give the preset's .json file, in a folder with its null runs")
     try:
         data = read_file(path)
     except MissingFileError as error:
@@ -82,10 +82,10 @@ def read_preset(path: Path) -> Preset:
 
 
 def write_preset(folder: Path, document: PresetDocument) -> Preset:
-    """Write a preset as YAML and then as JSON, each whole or not at all.
+    """Write a preset as YAML and then as JSON, each atomically.
 
     Raises:
-        DocumentError: when it would not hold to its schema.
+        DocumentError: when it would not match its schema.
     """
     model_folder = folder_name(document["model_id"])
     path = folder / preset_name(model_folder)
@@ -97,7 +97,7 @@ def write_preset(folder: Path, document: PresetDocument) -> Preset:
 
 
 def render_yaml(document: Mapping[str, Any]) -> bytes:
-    """Return a document as YAML 1.2, which YAML 1.1 reads alike: block style, sorted keys, strings quoted."""
+    """Return a document as YAML that versions 1.1 and 1.2 read alike: block style, sorted keys, quoted strings."""
     return ("\n".join(_lines(document, "")) + "\n").encode("utf-8")
 
 
@@ -116,6 +116,6 @@ def _lines(value: Any, indent: str) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, float):
         text = repr(value)
-        # YAML 1.1 takes 1e-05 for a string
+        # YAML 1.1 reads 1e-05 as a string
         return text.replace("e", ".0e") if "e" in text and "." not in text else text
     return json.dumps(value)

@@ -1,13 +1,13 @@
-"""Presets: the limits of a model that are learned from null runs, and nothing else.
+"""Presets: limits of a model learned from null runs.
 
 Example::
 
     preset = derive_preset(runs, "balanced")
     preset["limits"]["rmt.epsilon_by_family"]      # {"attn": 0.01, "ffn": 0.0123}
 
-A preset is a pure function of its null runs and the tier. Whoever has both derives it again, and believes no number in
-it. Scales and bands are never wider than the tier's; a growth of edge risk is allowed the larger of the tier's and the
-nulls', and the variance guard asks for an effect beyond their noise.
+A preset is a pure function of its null runs and the tier. A verifier with both derives it again and trusts no number in
+it. Scales and bands are never wider than the tier's; the limit of edge-risk growth is the larger of the tier's and the
+nulls', and the variance guard requires an effect beyond their noise.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from invarlock.reports.policy import LEARNED_LIMITS, resolve_policy
 from invarlock.reports.verification import differences, shorten
 
 SCHEMA: Literal["invarlock/calibrated-preset-v1"] = "invarlock/calibrated-preset-v1"
-# The policy of a profile differs in bootstrap replicates only, and no limit of a preset follows from those.
+# Profiles differ only in bootstrap replicates, and no limit of a preset depends on those.
 PROFILE = "dev"
-OTHER_RUNS = "not those that are there, by number and digest"
-# What all null runs of a model have alike.
+OTHER_RUNS = "differ from the existing null runs in number or digest"
+# The fields that must be equal in all null runs of a model.
 Alike = Literal["meta", "baseline", "dataset", "measurement_contracts"]
 ALIKE: tuple[Alike, ...] = get_args(Alike)
 
 
 @dataclass(frozen=True)
 class NullRun:
-    """A null run that holds to its format, and ``sha256:<hex>`` of the bytes of its file."""
+    """A null run that matches its schema, and ``sha256:<hex>`` of its file."""
 
     document: NullRunDocument
     sha256: str
@@ -49,7 +49,7 @@ class NullRun:
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset that holds to its format, and ``sha256:<hex>`` of the bytes of its JSON file."""
+    """A preset that matches its schema, and ``sha256:<hex>`` of its JSON file."""
 
     document: PresetDocument
     sha256: str
@@ -61,15 +61,15 @@ class Preset:
 
 
 def derive_preset(runs: Iterable[NullRun], tier: str) -> PresetDocument:
-    """Return the preset that follows from null runs: all but the last teach, the last is judged by what was learned.
+    """Return the preset derived from null runs: all but the last are fitted, the last is held out and judged.
 
     Args:
-        runs: of one model, by their number, two at least; two of them are held in memory at a time.
-        tier: the tier whose limits the preset goes with.
+        runs: at least two null runs of one model, ordered by number; two are in memory at a time.
+        tier: the tier whose limits the preset complements.
 
     Raises:
-        EvaluationError: when the runs are not of one model measured in one way, one of them is not whole, a change in
-            them is not harmless, or harmless changes alone leave the tier's drift band.
+        EvaluationError: when the runs are of different models or measurements, one of them is incomplete, a change in
+            them is not harmless, or harmless changes leave the tier's drift band.
         UsageError: when the tier is unknown.
     """
     tier_policy = resolve_policy(tier, PROFILE, {})
@@ -86,7 +86,7 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> PresetDocument:
         held_out = run
     if first is None or held_out is None or not learned:
         count = 0 if held_out is None else 1
-        raise EvaluationError(f"null runs: there is {count}, two are needed: one to learn from and one held out")
+        raise EvaluationError(f"null runs: only {count}, but two are needed: one to fit and one held out")
     windows = len(held_out.document["windows"]["final"]["window_ids"])
     blocks = {
         learnt.block: learnt.derive([kept[learnt.block] for kept in changes], tier_policy, windows)
@@ -117,11 +117,11 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> PresetDocument:
 
 
 def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[Problem]:
-    """Return what in a preset does not follow from its null runs; empty when all does.
+    """Return the parts of a preset that do not follow from its null runs.
 
     Args:
         preset: the document.
-        runs: the null runs that are there, which hold to their schema.
+        runs: the existing null runs, which match their schema.
     """
     own = Code.PRESET_DOES_NOT_FOLLOW
     try:
@@ -135,7 +135,7 @@ def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[Problem]:
         for run in runs:
             seen.append((run.run, run.sha256))
             if seen != named[: len(seen)]:
-                # what follows from another run says nothing of this preset
+                # values derived from other runs cannot be compared with this preset
                 raise EvaluationError(OTHER_RUNS, field="null_runs")
             yield run
         if len(seen) < len(named):
@@ -146,24 +146,22 @@ def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[Problem]:
     except InvarLockError as error:
         return [problem.coded(own) for problem in error.problems]
     except (KeyError, TypeError, ValueError, AssertionError, ArithmeticError, IndexError) as error:
-        return [
-            Problem(own, "", "null_runs", f"they contradict each other: {type(error).__name__}: {str(error)[:200]}")
-        ]
+        return [Problem(own, "", "null_runs", f"contradict each other: {type(error).__name__}: {str(error)[:200]}")]
     return list(differences(preset, expected, code=own))
 
 
 def check_fit(preset: PresetDocument, baseline: Mapping[str, Any], tier: str, *, attention: str, where: str) -> None:
-    """Refuse a preset of something else.
+    """Refuse a preset for another baseline, tier or attention.
 
     Args:
         preset: the document.
-        baseline: ``digest`` and ``tokenizer_sha256`` of the baseline at hand.
-        tier: the tier asked for.
-        attention: how attention is computed now.
-        where: names the preset in the message.
+        baseline: ``digest`` and ``tokenizer_sha256`` of the current baseline.
+        tier: the requested tier.
+        attention: the current attention implementation.
+        where: the name of the preset in the message.
 
     Raises:
-        UsageError: naming the first thing that differs.
+        UsageError: with the first difference.
     """
     pairs = {
         "its baseline": (preset["baseline"]["digest"], baseline["digest"]),
@@ -173,23 +171,23 @@ def check_fit(preset: PresetDocument, baseline: Mapping[str, Any], tier: str, *,
     }
     for what, (found, wanted) in pairs.items():
         if found != wanted:
-            raise UsageError(f"{where}: {what} is {found}, not {wanted}; calibrate this model, or leave the preset out")
+            raise UsageError(f"{where}: {what} is {found}, not {wanted}; calibrate this model, or omit the preset")
 
 
 def report_preset_problems(
     report: Mapping[str, Any], preset: Preset, baseline: Mapping[str, Any], where: str
 ) -> Iterator[Problem]:
-    """Yield where a report was not judged by a preset that is its model's.
+    """Yield the problem if a report was not judged with its model's preset.
 
     Args:
-        report: the document, which holds to its schema.
-        preset: one that follows from its null runs.
+        report: the document, which matches its schema.
+        preset: a preset that follows from its null runs.
         baseline: ``digest`` and ``tokenizer_sha256`` of the baseline that the report was measured against.
-        where: names the preset in the messages.
+        where: the name of the preset in the messages.
     """
     provenance, named = report["policy_provenance"], "policy_provenance.preset_sha256"
     if provenance["preset_sha256"] != preset.sha256:
-        yield Problem(Code.PRESET_DIFFERS, "", named, f"not the digest of {where}")
+        yield Problem(Code.PRESET_DIFFERS, "", named, f"differs from the digest of {where}")
         return
     yield from differences(
         provenance["preset_limits"],
@@ -198,7 +196,7 @@ def report_preset_problems(
         code=Code.PRESET_DIFFERS,
     )
     if preset.document["model_id"] != report["meta"]["model_id"]:
-        yield Problem(Code.PRESET_DIFFERS, "", named, f"{where} is of {shorten(preset.document['model_id'])}")
+        yield Problem(Code.PRESET_DIFFERS, "", named, f"{where} is for {shorten(preset.document['model_id'])}")
     try:
         check_fit(preset.document, baseline, provenance["tier"], attention=report["meta"]["attention"], where=where)
     except UsageError as error:
@@ -206,7 +204,7 @@ def report_preset_problems(
 
 
 def loosened(preset: Mapping[str, Any]) -> list[str]:
-    """Return, one line each, the limits of a preset that allow more than its tier's own."""
+    """Return one line for each limit of a preset that allows more than its tier's."""
     tier = resolve_policy(preset["tier"], PROFILE, {})
     return [
         line
@@ -216,7 +214,7 @@ def loosened(preset: Mapping[str, Any]) -> list[str]:
 
 
 def _statistics(change: NullChange, policy: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is kept of a null change: a run has thousands of numbers, of which limits need few."""
+    """Return the statistics kept of a null change: limits need only a few of a run's thousands of numbers."""
     return {learnt.block: learnt.statistics(change, policy) for learnt in LEARNED_LIMITS}
 
 
@@ -232,18 +230,22 @@ def _header(document: NullRunDocument) -> NullRunHeader:
 
 
 def _check_run(run: NullRun, number: int, first: NullRunHeader | None) -> None:
-    """Refuse a run that nothing can be learned from.
+    """Refuse a run that cannot be used for limits.
 
     Raises:
         EvaluationError: naming the first problem.
     """
     if run.run != number:
-        raise EvaluationError(f"null run {run.run} stands where {number} should: they are numbered from 1, with no gap")
+        raise EvaluationError(
+            f"found null run {run.run} instead of {number}: null runs are numbered from 1 without gaps"
+        )
     if first is not None:
         for key in ALIKE:
             for line in differences(run.document[key], first[key], key):
-                raise EvaluationError(f"null run {number}: measured otherwise than the first: {line}")
+                raise EvaluationError(f"null run {number}: measured differently from the first: {line}")
         if run.document["seeds"]["windows"] != first["seeds"]["windows"] + number - 1:
-            raise EvaluationError(f"null run {number}: seeds: each run has the next seed, and so another draw")
+            raise EvaluationError(
+                f"null run {number}: seeds: each run must have the next seed, so that it has another draw"
+            )
     for problem in null_run_problems(run.document):
-        raise EvaluationError(f"null run {number}: {problem}; nothing can be learned from it")
+        raise EvaluationError(f"null run {number}: {problem}; it cannot be used for limits")

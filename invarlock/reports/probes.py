@@ -1,4 +1,4 @@
-"""Probes: a guard's measurement over more windows, in a file beside the report of the scenarios that ask for it."""
+"""Probes: a guard's measurement over more windows, in an additional file for scenarios that require it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from invarlock.problems import Code, Problem
 from invarlock.reports.derivation import context, contract_hash
 from invarlock.reports.verification import differences
 
-# The guards that have a probe, by its name, which is also the kind of detector that reads it.
+# The guards with a probe, by the probe's name, which is also the kind of the detector that reads it.
 PROBED: Mapping[str, tuple[Guard, Probe]] = {
     guard.probe.name: (guard, guard.probe) for guard in GUARDS if guard.probe is not None
 }
@@ -34,13 +34,13 @@ def file_name(probe: str) -> str:
 def compose_probe(
     probe: str, raw: Mapping[str, Any], contract: Mapping[str, Any], report: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the document of a probe; limits and losses are the report's.
+    """Return the document of a probe; limits and losses are taken from the report.
 
     Args:
         probe: ``rmt_probe`` or ``ve_probe``.
-        raw: ``baseline`` and ``subject`` of its guard, over the probe's windows.
+        raw: the measurements ``baseline`` and ``subject`` of its guard over the probe's windows.
         contract: the guard's measurement contract.
-        report: the report that it stands beside.
+        report: the report in the same folder.
     """
     guard, measured = PROBED[probe]
     derived = measured.judge(raw, report["resolved_policy"].get(guard.name, {}), context(report))
@@ -57,13 +57,13 @@ def compose_probe(
 def probe_problems(
     probe: str, document: Any, report: Mapping[str, Any], baseline: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield what is wrong with a probe's document.
+    """Yield the problems of a probe's document.
 
     Args:
         probe: ``rmt_probe`` or ``ve_probe``.
-        document: of its file.
-        report: the report beside it, which verifies.
-        baseline: the baseline's own report, None when there is none.
+        document: the document of its file.
+        report: the report in the same folder, which verifies.
+        baseline: the baseline's own report, or None.
     """
     name = file_name(probe)
     try:
@@ -74,7 +74,9 @@ def probe_problems(
     contract, raw = document["measurement_contract"], document["raw"]
     for side in ("baseline", "subject"):
         if raw[side]["measurement_contract_hash"] != contract_hash(contract):
-            yield Problem(Code.CONTRACT_NOT_KEPT, name, f"raw.{side}", "was not measured by the measurement contract")
+            yield Problem(
+                Code.CONTRACT_NOT_KEPT, name, f"raw.{side}", "was not measured under the measurement contract"
+            )
     guard, _ = PROBED[probe]
     yield from (problem.of(name) for problem in guard.raw_problems("raw", raw, {}))
     if report[guard.name].get("measurement_contract", contract) != contract:

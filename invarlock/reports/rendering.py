@@ -1,12 +1,12 @@
-"""A report as a page for people: ``evaluation.html``, whole in itself, for a browser and for paper.
+"""The HTML page of a report: ``evaluation.html``, self-contained, for browsers and print.
 
 Example::
 
     data = render_report(report, sha256_hex(report_bytes))
 
-The page is a function of the report's bytes alone: whoever verifies a pack renders it again and compares. Numbers are
-formatted and subtracted, nothing more, so that they come out the same everywhere; what is a mapping is sorted. Every
-text is escaped (``markup``), nothing is loaded from anywhere, and the page is bounded however large its report is.
+The page depends only on the report's bytes: the verifier of a pack renders it again and compares. Numbers are
+only formatted and subtracted, so that they are the same on every platform; mappings are sorted. Every
+text is escaped (``markup``), nothing is loaded from elsewhere, and the size of the page is bounded for any report.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from invarlock.pages.stylesheet import CONTENT_POLICY, STYLE
 from invarlock.reports.gates import judge_gates
 
 MAX_VIOLATIONS = 8
-# A tier has some 40 limits.
+# A tier has about 40 limits.
 MAX_LIMITS = 80
-# Reports come model by model; a policy with a preset for a thousand modules takes some 100 KB.
+# Reports are rendered model by model; a policy with a preset for a thousand modules takes about 100 KB.
 KEPT_POLICIES = 8
 
 
 def render_report(report: Mapping[str, Any], sha256: str) -> bytes:
-    """Return the page of a report that verifies, as UTF-8.
+    """Return the HTML page of a verified report, as UTF-8.
 
     Args:
         report: the document.
-        sha256: of its bytes, 64 hex.
+        sha256: the sha256 of its bytes, 64 hex.
     """
     gates = judge_gates(report, report["resolved_policy"])
     primary, *others = METRICS
@@ -80,8 +80,8 @@ def render_report(report: Mapping[str, Any], sha256: str) -> bytes:
 
 def _header(report: Mapping[str, Any], title: str) -> Markup:
     verdict, reasons = report["assurance"]["verdict"], report["assurance"]["blocking_reasons"]
-    broken = f"{counted(len(reasons), 'gate')} that must hold {'does' if len(reasons) == 1 else 'do'} not"
-    words = "every gate that must hold does" if verdict == "PASS" else broken
+    failed = f"{counted(len(reasons), 'required gate')} failed"
+    words = "every required gate passed" if verdict == "PASS" else failed
     run = report["meta"]["run"]
     return element(
         "header",
@@ -90,8 +90,8 @@ def _header(report: Mapping[str, Any], title: str) -> Markup:
         element("p", pill(verdict, verdict.lower()), words),
         element(
             "p",
-            "PASS and FAIL say whether the subject holds its gates. Whether it should is what its scenario says: a "
-            "destructive edit or a fault is made to fail.",
+            "PASS and FAIL show whether the subject passed its gates. The scenario decides whether it should: "
+            "destructive edits and faults are expected to fail.",
             class_="soft",
         ),
     )
@@ -103,27 +103,27 @@ def _gates(gates: Sequence[Gate]) -> Markup:
             element("code", gate.flag),
             gate.measured,
             gate.limit,
-            _held(gate),
+            _outcome(gate),
         )
         for gate in gates
     ]
     warned = any(not gate.blocks and not gate.holds for gate in gates)
-    note = element("p", "A gate that only warns decides nothing.", class_="soft") if warned else ""
+    note = element("p", "Gates that warn do not affect the verdict.", class_="soft") if warned else ""
     table = data_table(("gate", "measured", "limit", ""), rows)
     return element("section", element("h2", "Gates"), table, note, class_="gates")
 
 
-def _held(gate: Gate) -> Markup:
+def _outcome(gate: Gate) -> Markup:
     if gate.holds:
-        return pill("holds", "pass")
-    return pill("does not hold", "fail") if gate.blocks else pill("warns", "warn")
+        return pill("passed", "pass")
+    return pill("failed", "fail") if gate.blocks else pill("warns", "warn")
 
 
 def _compared(report: Mapping[str, Any]) -> Markup:
     meta, edit = report["meta"], report["edit"]
     return join(
         (
-            element("h2", "What was compared"),
+            element("h2", "Compared checkpoints"),
             definition_list(
                 {
                     "model": meta["model_id"],
@@ -145,14 +145,16 @@ def _compared(report: Mapping[str, Any]) -> Markup:
 
 
 def _equivalence(report: Mapping[str, Any]) -> Iterator[Markup]:
-    """Yield what was removed before weights were compared, one line, and what could not be."""
+    """Yield one line with the differences removed before comparing weights, and lines for those not removed."""
     removed = [
         f"{row['kind'].replace('_', ' ')} ({counted(len(row['modules']), 'tensor')}, largest "
         f"{number_text(row['largest'])})"
         for row in report.get("equivalence", ())
     ]
     if removed:
-        yield element("p", "Weights were compared without what leaves the function as it is: ", "; ".join(removed), ".")
+        yield element(
+            "p", "Removed before comparing weights, since the function is the same: ", "; ".join(removed), "."
+        )
     for row in report.get("equivalence_not_used", ()):
         yield element("p", f"Not removed: {row['kind'].replace('_', ' ')}, as {row['reason']}.", class_="soft")
 
@@ -195,7 +197,7 @@ def _modules(report: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _storage(report: Mapping[str, Any]) -> dict[str, object]:
-    """Return how a packed subject is stored and was scored, nothing of a dense one."""
+    """Return how a packed subject is stored and was scored; empty for a dense one."""
     raw = report["invariants"].get("raw")
     quantised = None if raw is None else raw["subject"]["storage"]["quantisation"]
     if quantised is None:
@@ -207,22 +209,20 @@ def _storage(report: Mapping[str, Any]) -> dict[str, object]:
         "quantised by": quantised["tool"],
         "method": quantised["method"],
         "bits": None if quantised["bits"] is None else plain_text(quantised["bits"]),
-        "bits of activations": None
-        if quantised["activation_bits"] is None
-        else plain_text(quantised["activation_bits"]),
+        "activation bits": None if quantised["activation_bits"] is None else plain_text(quantised["activation_bits"]),
         "group size": quantised["group_size"] or "a whole row or tensor"
         if quantised["group_size"] is not None
         else None,
         "zero points": {True: "none", False: "yes"}.get(quantised["symmetric"]),
-        "left as they were": listed(quantised["ignored_modules"][:MAX_VIOLATIONS]) or None,
+        "not quantised": listed(quantised["ignored_modules"][:MAX_VIOLATIONS]) or None,
         "calibrated on": quantised["calibration"],
-        "size": f"{number_text(own['bits_per_weight'])} bits a weight, {own['stored_bytes']} bytes, "
+        "size": f"{number_text(own['bits_per_weight'])} bits per weight, {own['stored_bytes']} bytes, "
         f"{100 * share:.0f} % of the baseline",
     }
 
 
 def _where(violation: Mapping[str, Any]) -> object:
-    """Return what a violation is about; of the whole model it is not said twice."""
+    """Return the location of a violation, without repeating the whole model."""
     where = violation.get("tensor", violation.get("module", ""))
     return "" if where == violation["reason"] else where
 
@@ -249,7 +249,7 @@ def _policy(report: Mapping[str, Any]) -> Markup:
 
 @lru_cache(KEPT_POLICIES)
 def _every_limit(policy: str) -> Markup:
-    """Return the limits of a policy, given as JSON: the cases of a run have the same ones."""
+    """Return the limits of a policy given as JSON; cached, since the cases of a run share them."""
     limits = dict(_limits(json.loads(policy)))
     shown = dict(islice(limits.items(), MAX_LIMITS))
     more = f"and {len(limits) - MAX_LIMITS} more in the report" if len(limits) > MAX_LIMITS else ""
@@ -259,7 +259,7 @@ def _every_limit(policy: str) -> Markup:
 def _limits(policy: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in sorted(policy.items()):
         if key.endswith("_by_module"):
-            # a preset has one for each module, which nobody would read
+            # a preset has one limit per module, too many to list
             least, most = min(value.values()), max(value.values())
             yield f"{prefix}{key}", f"{number_text(least)} to {number_text(most)} for {len(value)} modules"
         elif isinstance(value, Mapping):
@@ -284,9 +284,9 @@ def _provenance(report: Mapping[str, Any]) -> Markup:
                     "run": code(report["run_id"]),
                     "suite": context["suite"],
                     "determinism": context["determinism"],
-                    "ran": "in a container" if context["execution_mode"] == "container" else "on the host",
+                    "executed": "in a container" if context["execution_mode"] == "container" else "on the host",
                     "device": f"{meta['device']}, {meta['dtype']}, attention {meta['attention']}",
-                    "made with": listed(f"{name} {version}" for name, version in sorted(meta["versions"].items())),
+                    "versions": listed(f"{name} {version}" for name, version in sorted(meta["versions"].items())),
                     "seconds": listed(f"{name} {number_text(value)}" for name, value in seconds),
                 }
             ),
@@ -317,10 +317,10 @@ def _footer(sha256: str) -> Markup:
         "footer",
         element(
             "p",
-            "This page follows from the evaluation.report.json beside it whose sha256 is ",
+            "This page was generated only from the evaluation.report.json in the same folder with the sha256 ",
             element("code", sha256),
-            ", and from nothing else. ",
+            ". ",
             element("code", "python -m invarlock.packer verify"),
-            " derives that report from its measurements, renders the page again and compares.",
+            " derives the report from its measurements, renders this page again and compares both.",
         ),
     )

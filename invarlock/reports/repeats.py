@@ -1,4 +1,4 @@
-"""Repeats: the same subject measured again, and whether it gave the same report, times aside."""
+"""Repeats: the same subject measured again, and whether the report is the same apart from times."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def content_digest(report: Mapping[str, Any]) -> str:
 
 
 def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a report without what differs from one measurement to the next and says nothing: how long it took."""
+    """Return a report without its times, which differ between measurements."""
     kept = {key: value for key, value in report.items() if key != "telemetry"}
     flags = {flag: holds for flag, holds in report["validation"].items() if flag != OVERHEAD_FLAG}
     return {**kept, "validation": flags}
 
 
 def repeats_document(report: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the document of a report's repeats: their digests, and by field how far they drift.
+    """Return the document of a report's repeats: their digests, and the drift of each field.
 
     Args:
-        report: the report that counts.
+        report: the first report, used for the verdict.
         repeats: the reports of further measurements of the same subject.
     """
     digest = content_digest(report)
@@ -48,7 +48,7 @@ def repeats_document(report: Mapping[str, Any], repeats: Sequence[Mapping[str, A
 
 
 def repeats_problems(document: Any, report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield what in a repeats document does not follow from its report and from its own runs."""
+    """Yield the parts of a repeats document that do not follow from its report and its own runs."""
     try:
         check_schema(document, "determinism_repeats", where=FILE_NAME)
     except DocumentError as error:
@@ -61,19 +61,17 @@ def repeats_problems(document: Any, report: Mapping[str, Any]) -> Iterator[Probl
         "identical": all(run["digest"] == digest for run in document["runs"]),
     }
     yield from (
-        Problem(Code.REPEATS_DIFFER, FILE_NAME, key, "not that of the report")
+        Problem(Code.REPEATS_DIFFER, FILE_NAME, key, "differs from the report")
         for key in expected
         if document[key] != expected[key]
     )
     for index, run in enumerate(document["runs"]):
         if (run["digest"] == digest) != (not run["drift"]):
-            yield Problem(
-                Code.REPEATS_DIFFER, FILE_NAME, f"runs[{index}]", "it has a drift and the same digest, or neither"
-            )
+            yield Problem(Code.REPEATS_DIFFER, FILE_NAME, f"runs[{index}]", "drift and digest contradict each other")
 
 
 def summarise_repeats(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return ``determinism_repeats.json`` of a run: which cases gave the same each time, and the largest drift.
+    """Return ``determinism_repeats.json`` of a run: which cases are identical in all repeats, and the largest drift.
 
     Args:
         documents: the repeats documents by the path of their report.
@@ -97,9 +95,9 @@ def summarise_repeats(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 
 
 def drift(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the fields that differ between two reports, times aside, with the largest relative difference of each.
+    """Return the fields that differ between two reports, ignoring times, with the largest relative difference of each.
 
-    Indices and names of modules are written ``*``; None stands where values are no numbers.
+    Indices and module names are written as ``*``; the difference is None if values are not numbers.
     """
     found: dict[str, float | None] = {}
     for path, own, other in leaf_differences(without_times(first), without_times(second)):
@@ -111,7 +109,7 @@ def drift(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, floa
 
 
 def _pattern(path: Path) -> str:
-    """Return the name of a place in which indices, and names of modules, are ``*``."""
+    """Return the name of a path with indices and module names replaced by ``*``."""
     return ".".join("*" if isinstance(part, int) or "." in part else part for part in path)
 
 

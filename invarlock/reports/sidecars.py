@@ -1,4 +1,4 @@
-"""The files beside a report: what was edited, how it was run, and how long it took."""
+"""The accompanying files of a report: edit metadata, runtime manifest and timing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EDIT_METADATA_SCHEMA = "invarlock/evidence-pack-edit-metadata-v1"
 RUNTIME_MANIFEST = "runtime-manifest-v1"
 REPORT_NAME = "evaluation.report.json"
 PAGE_NAME = "evaluation.html"
-# What telemetry says beside seconds, 1 or 0: was the baseline measured before, is the page rendered later.
+# Telemetry flags (1 or 0) besides seconds: whether the baseline was reused, and whether the page is rendered later.
 BASELINE_REUSED, RENDER_DEFERRED = "baseline_report_reused", "render_deferred"
 
 CUSTOM = "custom"
@@ -29,7 +29,7 @@ FAULT_SEMANTICS = "a deliberate defect, made to see whether it is caught"
 
 @dataclass(frozen=True)
 class RuntimeImage:
-    """The image of the container that a run is in: the name it was asked for by, and ``sha256:<hex>`` of what it is."""
+    """The container image of a run: the requested name, and its digest ``sha256:<hex>``."""
 
     reference: str
     digest: str
@@ -60,25 +60,25 @@ def edit_metadata(
     kept: bool = False,
     label_source: str | None = None,
 ) -> dict[str, Any]:
-    """Return the ``edit_metadata.json`` of a subject: what the edit did, and what it is not.
+    """Return the ``edit_metadata.json`` of a subject: the description of its edit.
 
     Args:
         scenario: the row of ``scenarios.json``.
         edit_type: the edit's or the fault's name.
         label: the edit's name, ``noop``, ``custom`` for a subject of the user's, or what that is called.
         scope: the edit's scope, None where it has none.
-        parameters: of the edit or fault, as used.
-        edited_tensors: how many tensors changed.
-        edited_params: their elements.
-        total_params: all elements of the checkpoint.
-        subject_digest: of the subject's checkpoint.
-        baseline_digest: of the baseline's.
+        parameters: the parameters of the edit or fault, as used.
+        edited_tensors: number of changed tensors.
+        edited_params: number of their elements.
+        total_params: number of all elements of the checkpoint.
+        subject_digest: digest of the subject's checkpoint.
+        baseline_digest: digest of the baseline's checkpoint.
         packed: how a deployable subject is stored; None for a validation subject.
         kept: whether the subject's checkpoint stays in the run directory.
-        label_source: what the label comes from, None where it is the edit's name.
+        label_source: the source of the label, None if it is the edit's name.
 
     Raises:
-        DocumentError: when the document would not hold to its schema, or the edit is one that nothing here describes.
+        DocumentError: when the document would not match its schema, or the edit is unknown.
     """
     storage, semantics = (
         _described(edit_type, scenario) if packed is None else (packed.storage_format, PACKED_SEMANTICS)
@@ -115,14 +115,14 @@ def edit_metadata(
 
 
 def _described(edit_type: str, scenario: Mapping[str, Any]) -> tuple[str, str]:
-    """Return how a subject is stored and what was done to it; only a fault may be called a deliberate defect."""
+    """Return the storage and the edit of a subject as text; only a fault is called a deliberate defect."""
     if edit_type == CUSTOM:
         return CUSTOM_STORAGE, CUSTOM_SEMANTICS
     if edit_type in BY_NAME:
         return BY_NAME[edit_type].storage_format, BY_NAME[edit_type].semantics
     if scenario.get("generation", {}).get("kind") == "error":
         return FAULT_STORAGE, FAULT_SEMANTICS
-    raise DocumentError(f"edit {edit_type!r}: InvarLock does not know it and cannot describe it")
+    raise DocumentError(f"edit {edit_type!r}: unknown to InvarLock, so it cannot be described")
 
 
 def runtime_manifest(
@@ -135,19 +135,19 @@ def runtime_manifest(
     allow_network: bool = False,
     allow_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """Return the ``runtime.manifest.json`` that binds a report's bytes to how it was run.
+    """Return the ``runtime.manifest.json`` that binds a report's bytes to its execution environment.
 
     Args:
         report: the bytes of ``evaluation.report.json``.
-        path: of the report, relative to the pack.
+        path: path of the report, relative to the pack.
         context: the report's ``context``.
-        generated_at: UTC.
-        image: of the container, None on a host.
-        allow_network: whether the run might connect to the hub, before its cases.
-        allow_remote_code: whether code that the model brings was run.
+        generated_at: time, UTC.
+        image: the container image, None on a host.
+        allow_network: whether the run was allowed to connect to the hub before its cases.
+        allow_remote_code: whether the model's own code was run.
 
     Raises:
-        DocumentError: when the document would not hold to its schema.
+        DocumentError: when the document would not match its schema.
     """
     document = {
         "manifest_version": 1,

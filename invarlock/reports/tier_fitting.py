@@ -1,8 +1,8 @@
-"""Fitting a tier's limits to what was measured: a proposal beside the present values, which nothing applies.
+"""Fitting a tier's limits to measurements: a proposal next to the current values, which is never applied automatically.
 
-It learns from reports of edits that pass (faults teach nothing of what is harmless) and from null runs. Each limit is
-what the measured values ask for, with a margin; a value that is tighter than the tier's says how far the limit could
-come down, one that is looser that it stands in the way of what passes.
+It uses reports of passing edits (faults are not evidence of harmless changes) and null runs. Each limit is
+fitted to the measured values with a margin; a tighter value than the tier's shows how far the limit could
+be lowered, a looser one that the limit is too strict for passing edits.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from invarlock.reports.verification import verify_report
 from invarlock.statistics.rounding import rounded
 
 SCHEMA = "invarlock/tier-proposal-v1"
-# The limits that may be fitted, with the guard or metric that they are of, in the order of the proposal.
+# The limits that can be fitted, with their guard or metric, in the order of the proposal.
 _FITTED = tuple((part.name, fitted) for part in PARTS for fitted in part.fitted)
-# Fewer values than these say little of a quantile of 97.5 %.
+# Fewer values than this say little about the 97.5 % quantile.
 FEW = 40
 
 
 @dataclass
 class Measured:
-    """What the files of a folder say of each limit, which files that were, and which teach nothing and why."""
+    """The measured values of each limit from a folder, the files used, and the files not used with the reasons."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
     sources: list[dict[str, str]] = field(default_factory=list)
@@ -50,7 +50,7 @@ def fit_tier(folder: Path, tier: str) -> dict[str, Any]:
     """Return the proposal for a tier that follows from the reports and null runs below a folder.
 
     Raises:
-        MissingFileError: when there is no such folder, or nothing in it to learn from.
+        MissingFileError: when the folder does not exist, or has no usable files.
         UsageError: when the tier is unknown.
     """
     policy = resolve_policy(tier, PROFILE, {})
@@ -69,13 +69,13 @@ def fit_tier(folder: Path, tier: str) -> dict[str, Any]:
 
 
 def measure_folder(folder: Path, policy: Mapping[str, Any]) -> Measured:
-    """Return what the reports and null runs below a folder measured.
+    """Return the measured values of the reports and null runs below a folder.
 
     Raises:
-        MissingFileError: when there is no such folder, or nothing in it to learn from.
+        MissingFileError: when the folder does not exist, or has no usable files.
     """
     if not folder.is_dir():
-        raise MissingFileError(f"{folder}: no such folder; name one with reports or null runs")
+        raise MissingFileError(f"{folder}: no such folder; give one with reports or null runs")
     measured = Measured()
     seen: set[str] = set()
     for path in sorted([*folder.rglob(REPORT_NAME), *folder.rglob("null_run_*.json")]):
@@ -87,7 +87,7 @@ def measure_folder(folder: Path, policy: Mapping[str, Any]) -> Measured:
             continue
         digest = digest_bytes(data)
         if digest in seen:
-            # a run directory and its pack hold the same report
+            # a run directory and its pack contain the same report
             continue
         seen.add(digest)
         try:
@@ -102,14 +102,14 @@ def measure_folder(folder: Path, policy: Mapping[str, Any]) -> Measured:
     if not measured.sources:
         why = f", such as {measured.left_out[0]['reason']}" if measured.left_out else ""
         raise MissingFileError(
-            f"{folder}: nothing to learn from: no null run, and no report of an edit that passes{why}; "
-            "name a run directory or a pack"
+            f"{folder}: nothing to fit: no null run, and no report of a passing edit{why}; "
+            "give a run directory or a pack"
         )
     return measured
 
 
 def proposal_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a proposal for people: a table of limits, then what it was learned from."""
+    """Yield a proposal as text: a table of limits, then its sources."""
     table = [("limit", "present", "proposed", "values", "")]
     table += [
         (row["limit"], _shown(row["present"]), _shown(row["proposed"]), str(row["n"]), row["change"])
@@ -119,13 +119,13 @@ def proposal_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
     for line in table:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
         yield "  ".join([*cells, line[4]]).rstrip()
-    yield f"learned from {len(proposal['sources'])} files, {len(proposal['left_out'])} left out; the tier is unchanged"
+    yield f"fitted to {len(proposal['sources'])} files, {len(proposal['left_out'])} not used; the tier is unchanged"
 
 
 def _learn(document: Any, policy: Mapping[str, Any], measured: Measured) -> str | None:
-    """Add what a document measured; return why it teaches nothing, empty where it is neither report nor null run."""
+    """Add the values of a document; return why it is not used, empty if it is neither a report nor a null run."""
     if not isinstance(document, dict):
-        return "no object"
+        return "not an object"
     if document.get("schema") == NULL_RUN_SCHEMA:
         check_schema(document, "null_run", where="null run")
         wrong = next(map(str, null_run_problems(document)), None)
@@ -152,7 +152,7 @@ def _learn(document: Any, policy: Mapping[str, Any], measured: Measured) -> str 
 
 
 def _row(fitted: FittedLimit, values: Sequence[float], present: Any) -> dict[str, Any]:
-    """Return a row of the proposal, as the limit is written."""
+    """Return the row of a limit in the proposal."""
     row: dict[str, Any] = {"limit": fitted.limit, "present": present, "n": len(values)}
     if not values:
         return {**row, "observed": None, "proposed": None, "change": "nothing measured"}

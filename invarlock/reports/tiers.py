@@ -1,4 +1,4 @@
-"""The tiers and profiles of ``tiers.json``, as they are; ``reports.policy`` resolves them to the limits of a report."""
+"""The tiers and profiles of ``tiers.json``; ``reports.policy`` resolves them to the limits of a report."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def profile_names() -> tuple[str, ...]:
 
 
 def profile_windows(profile: str) -> tuple[int, int]:
-    """Return how many preview and final windows a profile asks for."""
+    """Return the numbers of preview and final windows of a profile."""
     row = read_tiers()["profiles"][profile]
     return row["preview_windows"], row["final_windows"]

@@ -1,4 +1,4 @@
-"""Verifying a report: it holds to its schema, and every derived number follows from the raw ones."""
+"""Verifying a report: it matches its schema, and every derived number follows from the raw ones."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from invarlock.problems import Code, Problem
 from invarlock.reports.consistency import consistency_problems
 from invarlock.reports.derivation import baseline_run_id, compose, contract_hash, strip
 
-# Derived numbers are stored with 12 significant digits; a C library may move the last of them by one.
+# Derived numbers are stored with 12 significant digits; C libraries may differ by one in the last digit.
 RELATIVE_TOLERANCE = 2e-12
-# What a subject and its baseline must have been measured with alike; libraries are the environment's business.
+# Fields that must be equal for a subject and its baseline; library versions are checked with the environment.
 MEASURED_ALIKE = {
     "meta": ("model_id", "revision", "device", "dtype", "attention"),
     "context": ("suite", "profile", "tier", "determinism", "execution_mode"),
 }
-# A report that is wrong everywhere need not say so ten thousand times.
+# Enough for a report that is wrong everywhere.
 MAX_PROBLEMS = 20
 _LEAVES = frozenset({str, float, int, bool})
 
 
 def verify_report(report: dict[str, Any]) -> list[Problem]:
-    """Return what is wrong with a report; empty when it verifies. Which file it is in is for the caller to add.
+    """Return the problems of a report; empty if it verifies. The caller adds the file name.
 
     Every derived field is computed again from the raw ones with the functions that wrote it, and compared.
     """
@@ -55,20 +55,20 @@ def verify_report(report: dict[str, Any]) -> list[Problem]:
 
 
 def verify_baseline(baseline: Mapping[str, Any]) -> list[Problem]:
-    """Return what in a baseline's own report does not follow from it; empty when all does."""
+    """Return the parts of a baseline's own report that do not follow from its measurements."""
     problems = []
     own = Code.BASELINE_CONTRADICTS_ITSELF
     if baseline["run_id"] != baseline_run_id(baseline):
         problems.append(Problem(own, "", "run_id", "does not follow from the measurements"))
     begins = baseline["invariants"]["raw"]["prefix_token_ids"]
     if begins is not None and begins != baseline["dataset"]["prefix_token_ids"]:
-        problems.append(Problem(own, "", "dataset.prefix_token_ids", "not what the tokenizer begins a text with"))
+        problems.append(Problem(own, "", "dataset.prefix_token_ids", "differs from the tokenizer's prefix"))
     for guard in GUARD_NAMES:
         if guard not in baseline:
             continue
         wanted = contract_hash(baseline[guard]["measurement_contract"])
         problems += [
-            Problem(Code.CONTRACT_NOT_KEPT, "", field, "was not measured by the measurement contract")
+            Problem(Code.CONTRACT_NOT_KEPT, "", field, "was not measured under the measurement contract")
             for field, raw in _baseline_measurements(baseline, guard)
             if raw["measurement_contract_hash"] != wanted
         ]
@@ -76,7 +76,7 @@ def verify_baseline(baseline: Mapping[str, Any]) -> list[Problem]:
 
 
 def _baseline_measurements(baseline: Mapping[str, Any], guard: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the measurements of a guard: of weights once, of activations for each draw and its probe."""
+    """Yield the measurements of a guard: once for weights, for each draw and its probe for activations."""
     if "raw" in baseline[guard]:
         yield f"{guard}.raw", baseline[guard]["raw"]
         return
@@ -87,27 +87,27 @@ def _baseline_measurements(baseline: Mapping[str, Any], guard: str) -> Iterator[
 
 
 def verify_against_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Problem]:
-    """Return where a report's baseline side is not what the baseline's own report measured."""
+    """Return the differences between a report's baseline side and the baseline's own report."""
     return [
         Problem(Code.BASELINE_DIFFERS, "", field, words) for field, words in _baseline_differences(report, baseline)
     ]
 
 
 def _baseline_differences(report: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each field that is not that of the baseline's report, and what is wrong with it."""
+    """Yield each field that differs from the baseline's report, and the difference."""
     pairs = [(f"baseline_ref.{key}", report["baseline_ref"][key], value) for key, value in baseline["baseline"].items()]
     for block, keys in MEASURED_ALIKE.items():
         pairs += [(f"{block}.{key}", report[block][key], baseline[block][key]) for key in keys]
     dataset = report["dataset"]
     asked = {key: value for key, value in dataset["windows"].items() if key != "stats"}
     pairs.append(("dataset", {**dataset, "windows": asked}, baseline["dataset"]))
-    yield from ((name, "not that of the baseline's report") for name, own, theirs in pairs if not alike(own, theirs))
+    yield from ((name, "differs from the baseline's report") for name, own, theirs in pairs if not alike(own, theirs))
     draws = [draw for draw in baseline["draws"] if draw["run"] == report["meta"]["run"]]
     if len(draws) != 1:
-        yield "meta.run", f"the baseline's report has {len(draws)} draws of run {report['meta']['run']}, one is needed"
+        yield "meta.run", f"the baseline's report has {len(draws)} draws of run {report['meta']['run']}, but needs one"
         return
     if report["meta"]["seeds"] != draws[0]["seeds"]:
-        yield "meta.seeds", "not those of the baseline's draw"
+        yield "meta.seeds", "differ from the baseline's draw"
     for part in ("preview", "final"):
         own, base = report["evaluation_windows"][part], draws[0][part]
         for key, theirs in (
@@ -116,11 +116,11 @@ def _baseline_differences(report: Mapping[str, Any], baseline: Mapping[str, Any]
             ("baseline_logloss", "logloss"),
         ):
             if not alike(own[key], base[theirs]):
-                yield f"evaluation_windows.{part}.{key}", "not what the baseline's report measured"
+                yield f"evaluation_windows.{part}.{key}", "differs from the measurement in the baseline's report"
     for guard in report["guards"]:
         theirs = baseline[guard]["raw"] if "raw" in baseline.get(guard, {}) else draws[0].get(guard)
         if not alike(report[guard]["raw"]["baseline"], theirs):
-            yield f"{guard}.raw.baseline", "not what the baseline's report measured"
+            yield f"{guard}.raw.baseline", "differs from the measurement in the baseline's report"
 
 
 def differences(
@@ -129,11 +129,11 @@ def differences(
     """Yield a problem for every value that differs from the derived one.
 
     Args:
-        found: the value that is stored.
-        derived: the value that follows.
-        field: the place of both in their document.
-        where: the file that the document is in.
-        code: what it means that they differ.
+        found: the stored value.
+        derived: the derived value.
+        field: the location of both in their document.
+        where: the file of the document.
+        code: the code of a difference.
     """
     return (Problem(code, where, name, words) for name, words in _differing(found, derived, field))
 
@@ -176,7 +176,7 @@ def alike(found: Any, derived: Any) -> bool:
     else:
         return bool(found == derived) and (bool(found) or repr(found) == repr(derived))
     for own, other in pairs:
-        # a leaf is not worth a call
+        # a call per leaf would be too slow
         if own is other or (type(own) in _LEAVES and type(own) is type(other) and own == other and own):
             continue
         if not alike(own, other):
@@ -193,15 +193,15 @@ def _same(found: Any, derived: Any) -> bool:
 
 
 def shorten(value: Any) -> str:
-    """Return a value for a message, cut to 80 characters."""
+    """Return a value for a message, truncated to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _edit_problems(edit: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where an edit's name, label and parameters do not follow from its spec.
+    """Yield the parts of an edit's name, label and parameters that do not follow from its spec.
 
-    A custom edit has no spec, so its label is the word of what ``label_source`` names; no other edit has such a source.
+    A custom edit has no spec, so its label is taken from ``label_source``; no other edit has such a source.
     """
     source = edit.get("label_source")
     if CUSTOM in (edit["name"], edit["label"]) or source is not None:
@@ -233,7 +233,7 @@ def _edit_problems(edit: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _label_problems(label: str, source: str | None) -> Iterator[Problem]:
-    """Yield why a custom edit cannot be called so."""
+    """Yield why the label of a custom edit is invalid."""
     if label == CUSTOM:
         if source not in (None, "given"):
             yield _edit("edit.label_source", f"{source!r}, and {CUSTOM!r} is what an edit without a label is called")
@@ -249,7 +249,7 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _edit_problems(report["edit"])
     provenance = report["policy_provenance"]
     if (provenance["preset_sha256"] is None) != (not provenance["preset_limits"]):
-        yield _contradiction("policy_provenance.preset_limits", "a preset has limits and a digest, or there is neither")
+        yield _contradiction("policy_provenance.preset_limits", "limits and digest of a preset must be given together")
     windows = report["evaluation_windows"]
     expected_tokens = report["dataset"]["seq_len"] - 1
     seen: set[str] = set()
@@ -268,9 +268,9 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
             )
         yield from _token_problems(f"evaluation_windows.{part}", block, report["dataset"])
     if report["dataset"]["windows"]["final"] != len(windows["final"]["window_ids"]):
-        yield _contradiction("dataset.windows.final", "not the number of windows scored")
+        yield _contradiction("dataset.windows.final", "differs from the number of windows scored")
     if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
-        yield _contradiction("dataset.windows.preview", "not the number of windows scored")
+        yield _contradiction("dataset.windows.preview", "differs from the number of windows scored")
     yield from _equivalence_problems(report)
     for metric in METRICS:
         yield from metric.raw_problems(report)
@@ -280,7 +280,7 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
         if name not in report["guards"]:
             continue
         if name not in raws or "measurement_contract" not in block:
-            yield _contradiction(name, "named in guards, but without raw measurements")
+            yield _contradiction(name, "listed in guards, but without raw measurements")
             continue
         yield from guard.raw_problems(f"{name}.raw", block["raw"], raws)
         yield from _family_problems(name, block["raw"])
@@ -288,22 +288,22 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
         for side in ("baseline", "subject"):
             if block["raw"][side].get("measurement_contract_hash") != wanted:
                 yield Problem(
-                    Code.CONTRACT_NOT_KEPT, "", f"{name}.raw.{side}", "was not measured by the measurement contract"
+                    Code.CONTRACT_NOT_KEPT, "", f"{name}.raw.{side}", "was not measured under the measurement contract"
                 )
 
 
 def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where what was removed before weights were compared, and the matrices in that form, need each other."""
+    """Yield inconsistencies between the differences removed before comparing weights and the matrices in that form."""
     kinds = [row["kind"] for row in report.get("equivalence", ())]
     if len(set(kinds)) < len(kinds):
-        yield _contradiction("equivalence", "a kind stands there twice")
+        yield _contradiction("equivalence", "a kind is listed twice")
     raw = report["spectral"].get("raw")
     if raw is None:
         return
     canonical = raw.get("canonical")
-    # names are no part of the matrices
+    # names are not part of the matrices
     if (canonical is None) != (not {*kinds} - {"names"}):
-        yield _contradiction("spectral.raw.canonical", "it is there exactly where the report has an equivalence")
+        yield _contradiction("spectral.raw.canonical", "must exist exactly if the report has an equivalence")
     if canonical is None or "norms" in kinds:
         return
     for name, row in canonical["baseline"].items():
@@ -313,7 +313,7 @@ def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the windows whose token ids, where the report holds them, are not those that their id is a digest of."""
+    """Yield the windows whose recorded token ids do not match the digest in their id."""
     seq_len, prefix = dataset["seq_len"], dataset["prefix_token_ids"]
     for index, (window, text) in enumerate(zip(block["window_ids"], block.get("token_ids", ()), strict=False)):
         ids = [int(token) for token in text.split(" ")]
@@ -326,14 +326,14 @@ def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, 
 
 
 def _family_problems(guard: str, raw: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the tensors that the subject counts to another family than the baseline; their names decide it."""
+    """Yield the tensors whose family differs between subject and baseline; the name determines the family."""
     for kind in ("tensors", "modules"):
         before, after = raw["baseline"].get(kind, {}), raw["subject"].get(kind, {})
         moved = [
             name for name, row in before.items() if name in after and row.get("family") != after[name].get("family")
         ]
         for name in sorted(moved):
-            yield _contradiction(f"{guard}.raw.subject.{kind}.{name}.family", "not that of the baseline")
+            yield _contradiction(f"{guard}.raw.subject.{kind}.{name}.family", "differs from the baseline")
 
 
 def _edit(field: str, message: str) -> Problem:

@@ -100,7 +100,7 @@ def _resolve(
             where, shown = f"{printable(str(config.path))}: settings: {setting.name}", written
             return read_from_config(setting, written), "config"
     except ValueError as error:
-        raise UsageError(f"{where}: {shown!r} is not allowed; use {error}") from None
+        raise UsageError(f"{where}: {shown!r} is not allowed (use {error})") from None
     return setting.default, "default"
 
 

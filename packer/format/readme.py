@@ -11,7 +11,7 @@ from invarlock.verdict.rendering import headline
 TEXT = """# Evidence pack
 
 This folder holds the evidence of one validation run of InvarLock: the reports of every case, the verdict compiled from
-them, where they come from, and checksums of all of it{signed}. It holds no weights.
+them, their provenance, and checksums of all files{signed}. It contains no weights.
 
 - {verdict} ({passed} of {cases} cases as expected, suite {suite}, {models})
 {evidence}
@@ -28,13 +28,13 @@ sha256sum -c checksums.sha256
 ```
 
 The first command needs no network and no PyTorch. It checks the signature over `manifest.json`, every checksum, and
-that every derived number, summary and the verdict follow from the raw measurements in `reports/` and `baselines/`. It
-prints the signer's fingerprint: compare it with the one that the maker published, or pass it as
+that every derived number, every summary and the verdict follow from the raw measurements in `reports/` and
+`baselines/`. It prints the signer's fingerprint: compare it with the one that the maker published, or pass it as
 `--expected-fingerprint`.
 
 PASS means that harmless edits stayed within the limits of `resolved_policy` in each report, that destructive edits did
-not, and that every deliberate fault was detected, on the models and the text named in the reports. It says nothing
-about other models, other edits or other text.
+not, and that every deliberate fault was detected, on the models and the text in the reports. It says nothing about
+other models, other edits or other text.
 """
 
 
@@ -44,8 +44,6 @@ SCENARIOS_HEADING = """
 | scenario | edit or fault | expected | as expected |
 | --- | --- | --- | --- |
 """
-# Packs sealed so far use these labels for the lines "covered" and "not covered"; verifying renders the README again.
-SEALED_LABELS = (("Covered: ", "Asked: "), ("Not covered: ", "Not asked: "))
 # A pack may hold ten thousand cases; the rest are in their reports.
 MAX_ROWS = 200
 
@@ -53,7 +51,7 @@ MAX_ROWS = 200
 NOTES_HEADING = """
 ## From the maker
 
-What follows are the maker's own words. Nothing checks them.
+The following text is by the maker of the pack. It is not checked.
 
 """
 
@@ -74,21 +72,13 @@ def render_readme(
         cases=counts["cases_total"],
         suite=code_span(manifest.get("suite", "not stated")),
         models=f"{counts['models_total']} model" + ("s" if counts["models_total"] != 1 else ""),
-        evidence="\n".join(f"- {_sealed_label(line[0].upper() + line[1:])}" for line in evidence),
+        evidence="\n".join(f"- {line[0].upper()}{line[1:]}" for line in evidence),
         generated_at=inline(manifest.get("generated_at", "at a time not stated")),
         version=inline(manifest.get("invarlock_version", "of a version not stated")),
         scenarios=_scenarios(verdict),
         signer=code_span(signer) if signer else "named in `manifest.signature.json`, if that file is there",
     )
     return (text + (NOTES_HEADING + notes if notes else "")).encode("utf-8")
-
-
-def _sealed_label(line: str) -> str:
-    """Return a line of the evidence statement with the label that sealed READMEs have."""
-    for label, sealed in SEALED_LABELS:
-        if line.startswith(label):
-            return sealed + line.removeprefix(label)
-    return line
 
 
 def _scenarios(verdict: Mapping[str, Any]) -> str:

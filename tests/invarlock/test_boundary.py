@@ -48,7 +48,7 @@ def test_odd_files_and_folders_end_in_one_line_and_a_documented_code(real_run: A
     rows = json.loads(done.stdout)
     assert len(rows) > 1500
     assert [row for row in rows if row[1] not in CODES[row[0][0]]] == []
-    assert [row for row in rows if "Traceback" in row[2] or "a fault of InvarLock" in row[2]] == []
+    assert [row for row in rows if "Traceback" in row[2] or "a bug in InvarLock" in row[2]] == []
     # what is well is taken, and what is odd is not
     assert {row[1] for row in rows} >= {0, 2, 3, 6, 7}
     # the devices that were named are devices still
@@ -67,8 +67,8 @@ def test_odd_files_and_folders_end_in_one_line_and_a_documented_code(real_run: A
         (UnicodeEncodeError("latin-1", "\u2026", 0, 1, "ordinal not in range"), 2, "LC_ALL=C.UTF-8"),
         (MemoryError(), 2, "not enough memory"),
         (RecursionError("maximum recursion depth exceeded"), 2, "nested too deeply"),
-        (OverflowError("too large"), 2, "a fault of InvarLock"),
-        (ValueError("x"), 2, "a fault of InvarLock"),
+        (OverflowError("too large"), 2, "a bug in InvarLock"),
+        (ValueError("x"), 2, "a bug in InvarLock"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "pip install 'invarlock[suite]'"),
         (ModuleNotFoundError("x", name="pyarrow.parquet"), 2, "pip install 'invarlock[parquet]'"),
         (ImportError("libcudnn.so: cannot open"), 2, "libcudnn.so: cannot open"),
@@ -210,7 +210,7 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(
     found = [(main(line), capsys.readouterr().err) for main, line in lines]
 
     assert [code for code, _ in found] == [2] * len(lines)
-    assert all("cannot be made" in said or "cannot be written" in said for _, said in found), found
+    assert all("cannot be created" in said or "cannot be written" in said for _, said in found), found
 
 
 def test_a_pack_for_a_report_and_a_folder_for_a_file_are_named(pack: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,10 @@ def test_two_checkpoints_are_compared_and_the_report_verifies(baseline: Path, qu
     page = tmp_path / "out/evaluation.html"
     page.write_text(page.read_text().replace("holds", "held"))
     forged = invarlock("verify", tmp_path / "out/evaluation.report.json")
-    assert (forged.returncode, "evaluation.html: not the page that the report" in forged.stdout) == (7, True)
+    assert (forged.returncode, "evaluation.html: not the page that is rendered from the report" in forged.stdout) == (
+        7,
+        True,
+    )
     metadata = load(tmp_path / "out/edit_metadata.json")
     assert (metadata["edit_label"], metadata["subject_digest"]) == ("custom", digest_checkpoint(quantised))
     # the FFN of four blocks: gate, up and down
@@ -270,7 +273,7 @@ def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised:
     [
         (("--subject", "nowhere"), 2, "nowhere: no such folder"),
         (("--text", "nowhere.txt"), 3, "nowhere.txt: no such file"),
-        (("--final-windows", "0"), 2, "no positive whole number"),
+        (("--final-windows", "0"), 2, "not a positive whole number"),
         (("--final-windows", "100000"), 2, "distinct windows of 64 tokens"),
         (("--edit-label", "two words"), 2, "'two words' is no label"),
         (("--edit-label", "noop"), 2, "called noop, and differs from its baseline"),
@@ -383,11 +386,11 @@ def test_a_preset_judges_a_pair_and_is_held_against_the_report(
     assert found["meta"]["model_id"] == "embedded/mistral-tiny"
     assert found["policy_provenance"]["preset_limits"] == limits
     assert found["resolved_policy"]["rmt"]["epsilon_by_module"] == limits["rmt.epsilon_by_module"]
-    assert (alone.returncode, "--preset FILE derives them again" in alone.stdout) == (0, True)
+    assert (alone.returncode, "--preset FILE to derive them again" in alone.stdout) == (0, True)
     assert (held.returncode, "--preset" in held.stdout) == (0, False)
     assert (refused.returncode, "its baseline is sha256:" in refused.stderr) == (2, True)
-    assert (weakened.returncode, "null_runs: not those that are there" in weakened.stderr) == (2, True)
-    assert (changed.returncode, "null_runs: not those that are there" in changed.stderr) == (2, True)
+    assert (weakened.returncode, "null_runs: differ from the existing null runs" in weakened.stderr) == (2, True)
+    assert (changed.returncode, "null_runs: differ from the existing null runs" in changed.stderr) == (2, True)
     document = json.loads(report.read_bytes())
     assert not (tmp_path / "turned").exists()
     assert document["assurance"]["verdict"] == "PASS"
@@ -411,5 +414,5 @@ def test_a_proposal_of_limits_is_fitted_to_a_run_and_no_tier_changes(real_run: A
     assert rows["spectral.null_scale"]["present"] == 0.01
     assert rows["spectral.null_scale"]["change"].startswith("tighter")
     assert (SUITES.parent / "contracts/tiers.json").read_bytes() == tiers
-    assert (again.returncode, "exists; name another file" in again.stderr) == (2, True)
-    assert (nothing.returncode, "nothing to learn from" in nothing.stderr) == (3, True)
+    assert (again.returncode, "already exists; give another file" in again.stderr) == (2, True)
+    assert (nothing.returncode, "nothing to fit" in nothing.stderr) == (3, True)

@@ -64,7 +64,7 @@ def test_a_pipe_that_nobody_reads_is_refused(tmp_path: Path, monkeypatch: pytest
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
-    with pytest.raises(UsageError, match="nothing reads from this pipe"):
+    with pytest.raises(UsageError, match="no process reads from this pipe"):
         written(pipe)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

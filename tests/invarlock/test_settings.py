@@ -48,7 +48,7 @@ def test_a_flags_variable_takes_what_shell_scripts_write(given: str, read: bool)
 
 @pytest.mark.parametrize("given", ["yes", "TRUE", "2", " 1"])
 def test_a_flags_variable_takes_nothing_else(given: str) -> None:
-    with pytest.raises(UsageError, match=r"SKIP_FLASH_ATTN: .* is not allowed; use 0 or 1"):
+    with pytest.raises(UsageError, match=r"SKIP_FLASH_ATTN: .* is not allowed \(use 0 or 1\)"):
         resolve_settings({}, {"SKIP_FLASH_ATTN": given})
 
 
@@ -57,9 +57,9 @@ def test_all_wrong_values_are_told_at_once_with_what_is_allowed() -> None:
         resolve_settings({"tier": "strict"}, {"INVARLOCK_SEQ_LEN": "one", "PACK_SIGN_MANIFEST": "yes"})
 
     assert str(caught.value) == (
-        "--tier: 'strict' is not allowed; use one of balanced, conservative, aggressive; "
-        "INVARLOCK_SEQ_LEN: 'one' is not allowed; use a whole number from 2 to 1048576; "
-        "PACK_SIGN_MANIFEST: 'yes' is not allowed; use 0 or 1"
+        "--tier: 'strict' is not allowed (use one of balanced, conservative, aggressive); "
+        "INVARLOCK_SEQ_LEN: 'one' is not allowed (use a whole number from 2 to 1048576); "
+        "PACK_SIGN_MANIFEST: 'yes' is not allowed (use 0 or 1)"
     )
 
 
@@ -99,7 +99,7 @@ def test_a_release_review_takes_what_it_needs_and_refuses_what_it_cannot_do_with
 
     with pytest.raises(UsageError) as caught:
         resolve_settings({"release_review": True, "shard": "1/2", "suite_mode": "calibrate-only"}, {})
-    assert [line.split(", ")[0].split(" asks")[0] for line in str(caught.value).split("; ")] == [
+    assert [line.split(", ")[0].split(" needs the")[0] for line in str(caught.value).split("; ")] == [
         "--release-review needs --signing-key KEY.pem",
         "make a key: python -m invarlock.packer keygen NAME",
         "--release-review",

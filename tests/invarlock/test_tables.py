@@ -87,7 +87,7 @@ def test_an_unknown_name_is_an_error_in_every_table(tmp_path: Any) -> None:
         inject_fault("nan_injections", tmp_path, tmp_path / "subject", {})
     with pytest.raises(Exception, match="detector kind 'spectral_caps' is unknown"):
         detect({"kind": "spectral_caps"}, {})
-    with pytest.raises(UsageError, match="names no limit"):
+    with pytest.raises(UsageError, match="is not a limit"):
         resolve_policy("balanced", "dev", {"spectrum.max_caps": 1})
 
 

@@ -206,7 +206,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     path = lay(tmp_path, a="x: !include pipe\n")
     os.mkfifo(tmp_path / "pipe")
 
-    assert refused(path, tmp_path) == f"{path}: line 1: {tmp_path}/pipe is no file"
+    assert refused(path, tmp_path) == f"{path}: line 1: {tmp_path}/pipe is not a file"
     assert refused(tmp_path / "absent.yaml", tmp_path) == f"{tmp_path}/absent.yaml: no such file"
 
 

@@ -81,11 +81,11 @@ def test_a_run_that_was_divided_gives_its_verdict_and_its_reports_again(shards: 
 def test_a_folder_that_is_there_or_a_link_to_nowhere_is_not_written_to(shards: list[Path]) -> None:
     target = shards[0].parent / "merged"
     target.symlink_to("nowhere")
-    with pytest.raises(UsageError, match="exists; name another folder"):
+    with pytest.raises(UsageError, match="already exists; choose another folder"):
         merge(shards)
     target.unlink()
     target.mkdir()
-    with pytest.raises(UsageError, match="exists; name another folder"):
+    with pytest.raises(UsageError, match="already exists; choose another folder"):
         merge(shards)
 
     assert list(target.iterdir()) == []

@@ -232,7 +232,7 @@ def test_readme_verify_inspect_and_build_print_the_same_evidence_statement(
         "whether a destructive edit fails; whether a fault is detected; a second model; a container (1 of 1 reports"
     )
     for text in (verified, inspected, readme, "\n".join(built.evidence)):
-        assert covered in text.replace("Asked", "covered")  # the label in a sealed README
+        assert covered in text.replace("Covered", "covered")
         assert lacking in text
         assert "trong evidence: no, missing: " in text
         assert "evidence level" not in text.lower()

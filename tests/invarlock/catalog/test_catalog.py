@@ -174,7 +174,7 @@ def test_a_clean_spec_takes_parameters_and_scope_of_the_models_selection() -> No
 def test_a_clean_spec_without_a_selection_names_model_and_edit() -> None:
     tuned = read_tuned_params(SUITES / "tuned_edit_params.json")
 
-    with pytest.raises(UsageError, match=r"no parameters of lowrank_svd are selected for Qwen/Qwen3-8B"):
+    with pytest.raises(UsageError, match=r"no tuned parameters of lowrank_svd for Qwen/Qwen3-8B"):
         tuned.resolve(parse_edit_spec("lowrank_svd:clean:ffn"), "Qwen/Qwen3-8B")
 
 
@@ -257,7 +257,7 @@ def test_a_suite_that_names_an_unknown_model_is_refused(tmp_path: Path) -> None:
     text = (SUITES / "models.toml").read_text().replace('models = ["mistralai/Mistral-7B-v0.1"]', 'models = ["a/b"]')
     (tmp_path / "models.toml").write_text(text)
 
-    with pytest.raises(DocumentError, match="suite 'subset' names 'a/b'"):
+    with pytest.raises(DocumentError, match="suite 'subset' lists 'a/b'"):
         read_models(tmp_path / "models.toml")
 
 

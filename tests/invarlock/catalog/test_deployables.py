@@ -28,7 +28,7 @@ def test_a_spec_is_read_and_written_alike(text: str, spec: DeployableSpec) -> No
         ("torchao_int8:4:128:all", "torchao_int8 packs 8 bits, not '4'"),
         ("torchao_int8:8:0:all", "the group size of torchao_int8 is a whole number or row, not '0'"),
         ("bitsandbytes_int8:8:128:all", "the group size of bitsandbytes_int8 is row, not '128'"),
-        ("torchao_int8:8:128:head", "scope 'head' is none of ffn, attn, all"),
+        ("torchao_int8:8:128:head", "unknown scope 'head'; use ffn, attn, all"),
     ],
 )
 def test_what_no_backend_does_is_refused(text: str, message: str) -> None:

@@ -75,5 +75,5 @@ def test_a_shard_without_a_case_is_refused() -> None:
     whole = manifest("smoke")
     groups = len({(case["model"], case["scenario"]) for case in whole["selection"]["cases"]})
 
-    with pytest.raises(UsageError, match=f"there are {groups} subjects; use at most"):
+    with pytest.raises(UsageError, match=f"only {groups} subjects; use at most"):
         shard_manifest(whole, groups + 1, groups + 1)

@@ -37,7 +37,7 @@ def test_slots_replace_leave_out_and_add(models: Models, tmp_path: Path) -> None
     [
         (["", "", ""], "MODEL_1: every slot of suite showcase is empty; give a model"),
         (["./absent"], "MODEL_1: './absent' is neither a folder nor a hub id"),
-        (["a/b/c", "x y"], "MODEL_1: 'a/b/c' is no folder.*; MODEL_2: 'x y' is no folder"),
+        (["a/b/c", "x y"], "MODEL_1: 'a/b/c' is neither .*; MODEL_2: 'x y' is neither "),
         ([None, "mistralai/Mistral-7B-v0.1"], "MODEL_2: a second model named 'mistral-7b-v0.1'; give each model once"),
     ],
 )

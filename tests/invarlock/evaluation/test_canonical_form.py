@@ -222,7 +222,7 @@ def test_a_report_says_what_was_removed(
     assert {row["kind"] for row in report["equivalence"]} == kinds
     assert report["primary_metric"]["ratio_vs_baseline"] == pytest.approx(1, abs=1e-4)
     assert verify_report(report) == []
-    assert "without what leaves the function as it is" in (tmp_path / "out" / "evaluation.html").read_text()
+    assert "Removed before comparing weights" in (tmp_path / "out" / "evaluation.html").read_text()
     forged = copy.deepcopy(report)
     del forged["equivalence"]
     assert verify_report(forged)

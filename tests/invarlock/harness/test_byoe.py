@@ -158,7 +158,7 @@ def test_a_model_of_a_slot_does_not_replace_the_baseline(run_pytest: Callable[..
             ("-m", "smoke", "--baseline", "base", "--subject", "mine"),
             "--baseline: -m asks for the suite smoke, which has its own models; use -m byoe",
         ),
-        (("-m", "byoe", "--edit-label", "my edit"), "--edit-label: 'my edit' is not allowed; use a name of"),
+        (("-m", "byoe", "--edit-label", "my edit"), "--edit-label: 'my edit' is not allowed (use a name of"),
     ],
 )
 def test_what_a_run_of_own_checkpoints_needs_is_said(

@@ -118,29 +118,29 @@ def change(run: NullRun, edit: Callable[[Any], object]) -> NullRun:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda d: d["changes"][1]["logloss"].update(final=[2.5] * 4), "moves the loss by 0.5, a harmless change"),
+        (lambda d: d["changes"][1]["logloss"].update(final=[2.5] * 4), "moves the loss by 0.5, but a harmless change"),
         (lambda d: d["changes"][1]["logloss"].update(final=[None] * 4), "a loss is not finite"),
         (lambda d: d["changes"].pop(), "a null run has"),
-        (lambda d: d["changes"][0]["rmt"].update(measurement_contract_hash="0" * 16), "by the measurement contract"),
-        (lambda d: d["changes"][0]["rmt"]["modules"].pop("q"), "not of the modules of the baseline"),
-        (lambda d: d["changes"][0]["logloss"].update(preview=[2.0]), "not the number of windows"),
+        (lambda d: d["changes"][0]["rmt"].update(measurement_contract_hash="0" * 16), "under the measurement contract"),
+        (lambda d: d["changes"][0]["rmt"]["modules"].pop("q"), "has other modules than the baseline"),
+        (lambda d: d["changes"][0]["logloss"].update(preview=[2.0]), "differs from the number of windows"),
         (lambda d: d["windows"]["final"]["token_counts"].__setitem__(0, 9), "every window has 10 predicted tokens"),
         (lambda d: d["windows"]["final"].update(window_ids=d["windows"]["preview"]["window_ids"]), "scored twice"),
-        (lambda d: d["meta"].update(device="cuda"), "measured otherwise than the first: meta.device"),
+        (lambda d: d["meta"].update(device="cuda"), "measured differently from the first: meta.device"),
         (lambda d: d["baseline"].update(digest=f"sha256:{'9' * 64}"), "baseline.digest"),
-        (lambda d: d["seeds"].update(windows=7), "each run has the next seed"),
-        (lambda d: d["seeds"].update(changes=7), "windows and changes have one seed"),
+        (lambda d: d["seeds"].update(windows=7), "each run must have the next seed"),
+        (lambda d: d["seeds"].update(changes=7), "windows and changes must have the same seed"),
     ],
 )  # fmt: skip
-def test_nothing_is_learned_from_a_run_that_is_not_whole_or_not_harmless(
-    edit: Callable[[Any], object], message: str
-) -> None:
+def test_an_incomplete_or_harmful_run_is_refused(edit: Callable[[Any], object], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         derive_preset([null_run(1), change(null_run(2), edit), HELD_OUT], "balanced")
 
 
-@pytest.mark.parametrize(("runs", "message"), [([null_run(1)], "two are needed"), ([null_run(1), HELD_OUT], "no gap")])
-def test_runs_that_are_missing_are_told(runs: list[NullRun], message: str) -> None:
+@pytest.mark.parametrize(
+    ("runs", "message"), [([null_run(1)], "two are needed"), ([null_run(1), HELD_OUT], "without gaps")]
+)
+def test_missing_runs_are_reported(runs: list[NullRun], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         derive_preset(runs, "balanced")
 
@@ -199,7 +199,7 @@ def test_every_limit_reaches_the_policy_and_no_tier_changes() -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"primary_metric.ratio_limit": 9.0}, "is none that a preset sets"),
+        ({"primary_metric.ratio_limit": 9.0}, "is not a limit that a preset may set"),
         ({"spectral.null_scale_by_family": {"ffn": 0.011}}, "is above the tier's 0.01"),
         ({"rmt.epsilon_by_family": {"ffn": 0.001}}, "is below the tier's 0.01"),
         ({"rmt.epsilon_by_module": {"up": 0.04}}, "is below the tier's 0.05"),
@@ -240,7 +240,7 @@ def test_a_preset_is_read_with_its_evidence(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "error", "message"),
     [
-        (lambda f: shutil.rmtree(f / "a__model"), DocumentError, "not those that are there"),
+        (lambda f: shutil.rmtree(f / "a__model"), DocumentError, "differ from the existing null runs"),
         (lambda f: (f / "a__model/null_run_2.json").write_text("{}"), DocumentError, "null_run format"),
         (lambda f: (f / preset_name("a__model")).unlink(), MissingFileError, "calibrate-only"),
         (lambda f: (f / preset_name("a__model")).write_text("{"), DocumentError, "preset_a__model.json"),

@@ -7,6 +7,7 @@ REPORTS, HARNESS = "tests/invarlock/reports", "tests/invarlock/harness"
 KEYS = (f"{PACKER}/test_key_files.py", f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py")
 SIGNATURE, RESULTS = f"{PACKER}/test_signature_step.py", f"{PACKER}/test_plan_and_results.py"
 CLAIMED = f"{PACKER}/test_manifest_claims.py"
+RESULT = (f"{PACKER}/test_verify_result.py", f"{PACKER}/test_expected_signers.py")
 VERIFYING = (f"{PACKER}/test_verify.py", f"{PACKER}/test_attacks.py")
 EVIDENCE = (
     f"{PACKER}/test_strong_evidence.py",
@@ -36,13 +37,22 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/verify/authenticity.py": (SIGNATURE, f"{PACKER}/test_expected_signers.py", *KEYS, *VERIFYING),
     "packer/verify/control_files.py": VERIFYING,
     "packer/verify/integrity.py": VERIFYING,
-    "packer/verify/options.py": (f"{PACKER}/test_expected_signers.py", f"{PACKER}/test_verify.py"),
-    "packer/verify/result.py": (f"{PACKER}/test_expected_signers.py", *EVIDENCE, f"{PACKER}/test_verify.py"),
+    "packer/verify/options.py": (
+        f"{PACKER}/test_verify_result.py",
+        f"{PACKER}/test_expected_signers.py",
+        f"{PACKER}/test_verify.py",
+    ),
+    "packer/verify/result.py": (
+        f"{PACKER}/test_verify_result.py",
+        f"{PACKER}/test_expected_signers.py",
+        *EVIDENCE,
+        f"{PACKER}/test_verify.py",
+    ),
     "packer/verify/verifying.py": (*VERIFYING, *EVIDENCE, f"{PACKER}/test_pages.py", f"{PACKER}/test_signing.py"),
     # claims
     "packer/verify/catalogue.py": (f"{PACKER}/test_catalogue.py", *VERIFYING),
     "packer/verify/claims.py": (SIGNATURE, *EVIDENCE, *VERIFYING, f"{PACKER}/test_signing.py"),
-    "packer/verify/edit_records.py": (f"{PACKER}/test_deployables.py", *VERIFYING),
+    "packer/verify/edit_records.py": (f"{PACKER}/test_edit_records.py", f"{PACKER}/test_deployables.py", *VERIFYING),
     "packer/verify/evidence.py": (*EVIDENCE, *VERIFYING),
     "packer/verify/manifest_claims.py": (
         CLAIMED,
@@ -70,8 +80,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/metrics/perplexity.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),
     "invarlock/metrics/tail.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_gates.py"),
     "invarlock/statistics/intervals.py": (f"{REPORTS}/test_statistics.py",),
+    "invarlock/metrics/tasks.py": (f"{REPORTS}/test_tasks.py",),
+    "invarlock/statistics/paired_scores.py": (f"{REPORTS}/test_tasks.py",),
     "invarlock/statistics/rounding.py": (f"{REPORTS}/test_statistics.py", f"{REPORTS}/test_guards_judgement.py"),
     # the judgement of guards
+    "invarlock/guards/configuration.py": (f"{REPORTS}/test_configuration.py",),
     "invarlock/guards/guard.py": GUARDS,
     "invarlock/guards/invariants.py": (*GUARDS, f"{REPORTS}/test_structure.py", f"{REPORTS}/test_verification.py"),
     "invarlock/guards/rmt.py": GUARDS,

@@ -72,6 +72,25 @@ def test_a_name_of_the_catalogue_over_another_edit_is_told() -> None:
     assert '"edit_spec": "noop"' in line
 
 
+def test_the_order_of_fields_is_no_difference() -> None:
+    rows = catalogue()
+    turned = [json.loads(json.dumps(row, sort_keys=True)) for row in rows]
+    for row in turned:
+        row["requirements"] = dict(reversed(row["requirements"].items()))
+        row["generation"] = dict(reversed(row["generation"].items()))
+
+    assert catalogue_warnings(MADE_BY_US, {"scenarios": turned}) == []
+
+
+@pytest.mark.parametrize(("length", "shown"), [(120, 120), (121, 117)])
+def test_of_a_long_value_only_the_beginning_is_shown(length: int, shown: int) -> None:
+    (row,) = [row for row in catalogue() if row["id"] == "noop_control"]
+
+    (line,) = catalogue_warnings(MADE_BY_US, {"scenarios": [{**row, "strictness": "x" * length}]})
+
+    assert (line.count("x" * shown), "x" * (shown + 1) in line) == (1, False)
+
+
 def test_the_catalogue_does_not_differ_from_itself_and_other_versions_are_not_compared() -> None:
     rows = [{**row, "strictness": "informational"} for row in catalogue()]
 

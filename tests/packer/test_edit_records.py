@@ -1,0 +1,104 @@
+"""The metadata of an edit beside its report: each field follows from the report, its scenario, or is counted."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from invarlock.packer.verify.edit_records import edit_record_problems
+from packs import SCENARIOS, STRESS
+
+from invarlock.problems import Code
+
+PATH = "reports/model/edit_metadata.json"
+Documents = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+
+
+@pytest.fixture
+def documents(real_run: Any) -> Documents:
+    """The edit metadata of the destructive edit, its report and its scenario, to be changed."""
+    report = real_run.pack / STRESS
+    metadata = json.loads(report.with_name("edit_metadata.json").read_bytes())
+    rows = json.loads((real_run.pack / SCENARIOS).read_bytes())["scenarios"]
+    document = json.loads(report.read_bytes())
+    return metadata, document, next(row for row in rows if row["id"] == document["meta"]["scenario"])
+
+
+def found(metadata: Any, report: Any, scenario: Any) -> list[tuple[Code, str]]:
+    problems = list(edit_record_problems(PATH, metadata, report, scenario))
+    assert {problem.where for problem in problems} <= {PATH}
+    return [(problem.code, problem.field) for problem in problems]
+
+
+def test_what_an_edit_left_of_itself_follows(documents: Documents) -> None:
+    assert found(*documents) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda m: m.update(scope="ffn"), "scope"),
+        (lambda m: m.update(subject_digest=f"sha256:{'0' * 64}"), "subject_digest"),
+        (lambda m: m.update(deployable_as_hf_checkpoint=not m["deployable_as_hf_checkpoint"]),
+         "deployable_as_hf_checkpoint"),
+        (lambda m: m["coverage"].update(total_params=m["coverage"]["total_params"] + 1), "coverage.total_params"),
+        (lambda m: m["coverage"].update(edited_tensors=0), "coverage.edited_tensors"),
+        (lambda m: m["coverage"].update(edited_tensors=10_000), "coverage.edited_tensors"),
+        (lambda m: m["coverage"].update(edited_params=m["coverage"]["total_params"] + 1), "coverage.edited_params"),
+    ],
+)  # fmt: skip
+def test_a_field_that_does_not_follow_is_named(
+    change: Callable[[Any], object], field: str, documents: Documents
+) -> None:
+    change(documents[0])
+
+    assert (Code.EDIT_METADATA_DIFFERS, field) in found(*documents)
+
+
+def test_as_many_tensors_as_there_are_may_be_edited_and_none_more(documents: Documents) -> None:
+    metadata, report, scenario = documents
+    stored = len(report["invariants"]["raw"]["subject"]["tensors"])
+    changed = report["invariants"]["metrics"]["changed_tensors"]
+    assert changed < stored
+
+    wrong = {}
+    for number in (changed - 1, changed, stored, stored + 1):
+        metadata["coverage"]["edited_tensors"] = number
+        wrong[number] = [field for _, field in found(metadata, report, scenario)]
+
+    field = ["coverage.edited_tensors"]
+    assert wrong == {changed - 1: field, changed: [], stored: [], stored + 1: field}
+
+
+def test_every_parameter_may_be_edited(documents: Documents) -> None:
+    coverage = documents[0]["coverage"]
+    coverage.update(edited_params=coverage["total_params"], coverage_ratio=1.0)
+
+    assert found(*documents) == []
+
+
+def test_what_is_malformed_or_of_no_scenario_is_a_problem(documents: Documents) -> None:
+    metadata, report, scenario = documents
+
+    assert found(metadata, report, None) == [(Code.EDIT_METADATA_DIFFERS, "")]
+    assert {code for code, _ in found({}, report, scenario)} == {Code.EDIT_METADATA_MALFORMED}
+    assert {code for code, _ in found([], report, scenario)} == {Code.EDIT_METADATA_MALFORMED}
+
+
+@pytest.mark.parametrize(("key", "value"), [("deployable_as_hf_checkpoint", True),
+                                            ("optimized_deployment_backend", "awq")])  # fmt: skip
+def test_what_a_scenario_says_of_its_subject_is_what_the_metadata_says(
+    key: str, value: Any, documents: Documents
+) -> None:
+    metadata, report, scenario = documents
+    assert metadata[key] != value
+    scenario[key] = value
+
+    assert (Code.EDIT_METADATA_DIFFERS, key) in found(metadata, report, scenario)
+
+
+def test_where_a_label_came_from_is_said(documents: Documents) -> None:
+    metadata, report, scenario = documents
+    report["edit"]["label_source"] = "declared"
+
+    assert found(metadata, report, scenario) != []

@@ -136,7 +136,10 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         "--preset", type=Path, metavar="FILE", help="calibrated_preset_<model>.json, in a folder with its null runs"
     )
     parser.add_argument(
-        "--records", type=Path, metavar="FILE", help="results of both on tasks, as invarlock records import writes them"
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="results of both on tasks, by invarlock records import; default: the subject's task_records.json",
     )
     parser.add_argument(
         "--edit-label",

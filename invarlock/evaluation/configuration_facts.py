@@ -21,7 +21,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
-from invarlock.checkpoints.layout import is_adapter
+from invarlock.checkpoints.layout import CONFIG_FILE
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.digests import short_digest
 from invarlock.errors import CheckpointError, DocumentError
@@ -100,8 +100,8 @@ def _resolved(files: CheckpointFiles) -> dict[str, Any]:
 
 
 def _generation(folder: Path) -> dict[str, Any] | None:
-    """Return what a folder states of generation; None of an adapter, which has its baseline's."""
-    if is_adapter(folder):
+    """Return what a folder states of generation; None of an adapter or a GGUF file, which have their baseline's."""
+    if not (folder / CONFIG_FILE).is_file():
         return None
     path = folder / GENERATION_FILE
     if not path.is_file():

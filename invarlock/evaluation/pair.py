@@ -26,7 +26,13 @@ from invarlock.evaluation.brought import brought_edit, changed_tensors, link_bro
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.models import Placement
-from invarlock.evaluation.pair_documents import another_setup, check_documents, model_name, read_baseline_report
+from invarlock.evaluation.pair_documents import (
+    another_setup,
+    check_documents,
+    given_records,
+    model_name,
+    read_baseline_report,
+)
 from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text_files import read_local_text
@@ -39,7 +45,6 @@ from invarlock.reports.rendering import render_report
 from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, RuntimeImage, edit_metadata, runtime_manifest
 from invarlock.reports.tiers import profile_windows
 from invarlock.staging import staging_folder
-from invarlock.task_records.importing import read_records
 
 SCENARIO = "evaluate"
 RUN = 1
@@ -79,8 +84,7 @@ def _evaluate(request: PairRequest, subject: Path, target: Path) -> dict[str, An
     measured = compare(subject, evaluation.comparison())
     edited = unchanged(edited, measured.digest, document["baseline"]["digest"])
     metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
-    records = None if request.records is None else read_records(request.records)
-    report = report_document(evaluation, edited, measured, task_records=records)
+    report = report_document(evaluation, edited, measured, task_records=given_records(request))
     _write(target, report, data, request.image, {**metadata, "subject_digest": measured.digest})
     return report
 

@@ -16,7 +16,7 @@ from invarlock.jsonio import check_schema, read_json
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import check_fit
 from invarlock.reports.verification import verify_baseline
-from invarlock.task_records.importing import read_records
+from invarlock.task_records.importing import read_records, records_beside
 
 
 def check_documents(request: PairRequest) -> None:
@@ -36,8 +36,7 @@ def check_documents(request: PairRequest) -> None:
         # the digest of the weights is the one thing that is not compared yet
         baseline = {**preset["baseline"], "tokenizer_sha256": tokenizer_digest(request.baseline)}
         check_fit(preset, baseline, request.tier, attention=request.attention, where=str(request.preset))
-    if request.records is not None:
-        read_records(request.records)
+    given_records(request)
     if request.baseline_report is not None:
         _check_report(request, request.baseline_report, name)
 
@@ -55,6 +54,16 @@ def model_name(request: PairRequest, preset: Mapping[str, Any] | None) -> str:
             f"--model-id: {request.model_id!r}, and the preset is of {preset['model_id']!r}; leave --model-id out"
         )
     return str(preset["model_id"])
+
+
+def given_records(request: PairRequest) -> dict[str, Any] | None:
+    """Return the results on tasks that are named, or lie in the subject's folder; None where there are none.
+
+    Raises:
+        MissingFileError: when the file that is named does not exist.
+        DocumentError: when they are malformed.
+    """
+    return records_beside(request.subject) if request.records is None else read_records(request.records)
 
 
 def read_baseline_report(path: Path) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from invarlock.task_records.lm_eval import is_samples, read_samples
 from invarlock.task_records.pairing import paired_records
 from invarlock.task_records.record import ChosenMetric, TaskRecords
 
+# Beside the files of a subject, like its edit_metadata.json.
+RECORDS_NAME = "task_records.json"
 LM_EVAL, INSPECT = "lm-evaluation-harness", "inspect-ai"
 
 
@@ -71,6 +73,16 @@ def read_records(path: Path) -> dict[str, Any]:
     if problem is not None:
         raise DocumentError(problem.message, where=str(path), field=problem.field)
     return document
+
+
+def records_beside(subject: Path) -> dict[str, Any] | None:
+    """Return the records in a subject's folder, None where it has none.
+
+    Raises:
+        DocumentError: as ``read_records``.
+    """
+    path = subject / RECORDS_NAME
+    return read_records(path) if path.is_file() else None
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

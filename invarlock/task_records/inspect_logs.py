@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ _GRADES: Mapping[str, float] = {
     "no": 0.0,
     "false": 0.0,
 }
+# What zipfile, zlib and pyarrow raise on a broken archive, an encrypted one, and one that is compressed otherwise.
+_BROKEN = (
+    zipfile.BadZipFile, OSError, EOFError, struct.error, zlib.error, NotImplementedError, RuntimeError, ValueError,
+)  # fmt: skip
 _ATTACHMENT = "attachment://"
 
 
@@ -134,7 +139,7 @@ def _read_archive(path: Path) -> tuple[Mapping[str, Any], list[Any]]:
                 parse_loosely(data, f"{path}, {name}")
                 for name, data in _entries(archive, [name for name in archive.namelist() if _is_sample(name)], path)
             ]
-    except (zipfile.BadZipFile, OSError, EOFError, struct.error) as error:
+    except _BROKEN as error:
         raise DocumentError(f"no archive of Inspect AI ({str(error)[:100]}); fetch it again", where=str(path)) from None
     return header, samples
 

@@ -9,11 +9,10 @@ import re
 import shutil
 from collections import defaultdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
-from packs import FAULT, Path_, forge, leaves, pack_files, strict
+from packs import FAULT, Path_, change, forge, leaves, pack_files, put, strict
 
 from invarlock.jsonio import dump_json
 
@@ -93,12 +92,6 @@ def outcomes(real_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[in
     return found
 
 
-def put(path: Path, data: bytes) -> None:
-    """Write a file anew: some file systems bring one that is cut to nothing to the disk, which takes its time."""
-    path.unlink()
-    path.write_bytes(data)
-
-
 def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
     """Return every field of every file once, raw ones of reports more often, and more at random."""
     everything = [
@@ -124,28 +117,6 @@ def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
 def field(path: Path_) -> str:
     """Return the name of a field, a star for an index or a module."""
     return ".".join("*" if isinstance(step, int) or "." in step or "/" in step else step for step in path)
-
-
-def change(document: Any, path: Path_) -> None:
-    """Change one leaf: a number by one per cent, a flag to the other, a digest by a digit, other text by a letter."""
-    for step in path[:-1]:
-        document = document[step]
-    value = document[path[-1]]
-    if isinstance(value, bool):
-        new: Any = not value
-    elif isinstance(value, int):
-        new = value + max(1, abs(value) // 100)
-    elif isinstance(value, float):
-        new = value * 1.01 or 0.01
-    elif value is None:
-        new = "x"
-    elif re.fullmatch(r"(sha256:)?[0-9a-f]{16,64}", value):
-        new = value[:-1] + ("1" if value[-1] == "0" else "0")
-    elif re.fullmatch(r"\d{4}-\d\d-\d\dT[0-9:]{8}Z", value):
-        new = f"2020{value[4:]}"
-    else:
-        new = f"{value}x"
-    document[path[-1]] = new
 
 
 def fits(leaf: tuple[str, Path_], pattern: tuple[str, str]) -> bool:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packs import REPORT, Path_, forge, leaves, pack_files, places, strict
+from packs import REPORT, Path_, change, forge, leaves, pack_files, places, put, strict
 from task_files import restore_files
-from test_mutations import change, put
 
 from invarlock.jsonio import check_schema, dump_json
 from invarlock.reports.derivation import compose, strip

@@ -24,6 +24,7 @@ from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
 from invarlock.reports.repeats import repeats_problems
 from invarlock.reports.verification import differences, verify_against_baseline, verify_baseline, verify_report
+from invarlock.task_records.importing import records_beside
 
 
 def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | None:
@@ -163,6 +164,7 @@ def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationReques
     generation = case.scenario.generation
     if isinstance(generation, BroughtGeneration):
         edit = generation.edit
+        asked["task_records"], found["task_records"] = records_beside(generation.folder), report.get("task_records")
         asked["edit.label"] = True
         found["edit.label"] = is_planned(report["edit"], edit.label, edit.source)
         if report["edit"]["name"] == NOOP:

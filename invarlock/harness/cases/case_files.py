@@ -11,7 +11,7 @@ from invarlock.evaluation.brought import unchanged
 from invarlock.evaluation.comparison import Measured
 from invarlock.evaluation.documents import probe_document, report_document
 from invarlock.evaluation.request import Edited, EvaluationRequest
-from invarlock.harness.cases.subjects import Made
+from invarlock.harness.cases.subjects import Made, subject_records
 from invarlock.jsonio import dump_json, write_bytes, write_json
 from invarlock.moments import utc_now
 from invarlock.reports.deployables import MEMORY, SCHEMAS, VALIDATION, validate_artifact
@@ -45,7 +45,8 @@ def write_case(
     measured, setup, baseline = measurements[0], request.setup, request.baseline
     edited = Edited(made.name, made.label, made.spec, made.parameters, made.label_source)
     edited = unchanged(edited, measured.digest, baseline.document["baseline"]["digest"])
-    report, *repeats = (report_document(request, edited, one, made.seconds) for one in measurements)
+    records = subject_records(case)
+    report, *repeats = (report_document(request, edited, one, made.seconds, records) for one in measurements)
     if repeats:
         write_json(path.with_name(REPEATS_NAME), repeats_document(report, repeats))
     data = dump_json(report)

@@ -18,6 +18,7 @@ from invarlock.evaluation.brought import brought_digest, brought_edit, changed_t
 from invarlock.evaluation.models import Placement
 from invarlock.faults.injection import inject_fault
 from invarlock.harness.cases.edit_batches import EditBatches
+from invarlock.task_records.importing import records_beside
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,16 @@ def subject_digest(case: Case, snapshot: Path) -> str | None:
     """Return the digest of a subject that is brought, as it is now; None of one that is made."""
     generation = case.scenario.generation
     return brought_digest(generation.folder, snapshot) if isinstance(generation, BroughtGeneration) else None
+
+
+def subject_records(case: Case) -> dict[str, Any] | None:
+    """Return the results on tasks that lie beside a subject that is brought; None where there are none.
+
+    Raises:
+        DocumentError: when they are malformed.
+    """
+    generation = case.scenario.generation
+    return records_beside(generation.folder) if isinstance(generation, BroughtGeneration) else None
 
 
 def make_subject(

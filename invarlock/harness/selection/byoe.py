@@ -27,6 +27,7 @@ from invarlock.harness.devices.inventory import read_gpus
 from invarlock.harness.selection.selected_cases import BYOE_SUITE as SUITE
 from invarlock.settings import Settings
 from invarlock.settings.table import MODEL_SLOTS
+from invarlock.task_records.importing import records_beside
 
 # The longest id of a scenario has a hundred characters; a number may follow.
 MAX_NAME_CHARACTERS = 90
@@ -65,6 +66,7 @@ def bring(
         _read(folder, "--subject", problems, base=folder if found is None else baseline)
         try:
             edits.append(read_subject_edit(folder, settings.edit_label))
+            records_beside(folder)
         except InvarLockError as error:
             problems.append(f"--subject: {error}")
     if found is None or problems:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_records import made_records
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.editing import apply_edits
+from invarlock.jsonio import dump_json
 
 ROOT = Path(__file__).parents[3]
 
@@ -168,3 +170,28 @@ def test_what_a_run_of_own_checkpoints_needs_is_said(
 
     assert ran.status == 4
     assert message in ran.output
+
+
+def test_results_on_tasks_beside_a_subject_are_sealed_in_the_pack(
+    run_pytest: Callable[..., Any], brought: Path
+) -> None:
+    (brought / "good/mine/task_records.json").write_bytes(dump_json(made_records(lost=10)))
+    asked = ("-m", "byoe", "--baseline", str(brought / "base"), "--subject", str(brought / "good/mine"))
+
+    ran = run_pytest(*asked)
+
+    assert ran.status == 0, ran.output
+    report = load(ran.pack / "reports/byoe__base/mine/run_1/evaluation.report.json")
+    assert report["tasks"]["overall"]["flips"] == {"lost": 10, "gained": 0}
+    assert report["task_records"] == made_records(lost=10)
+    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+    # with other results the report is made again
+    (brought / "good/mine/task_records.json").write_bytes(dump_json(made_records(lost=100)))
+    shutil.rmtree(ran.pack)
+    resumed = run_pytest(*asked, "--resume")
+
+    assert resumed.status == 1, resumed.output
+    assert "tasks_regression_acceptable" in resumed.output

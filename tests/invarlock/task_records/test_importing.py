@@ -6,14 +6,17 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from task_files import change_rows, restore_files, samples_file
 
 from invarlock.cli import main
-from invarlock.errors import DocumentError, MissingFileError
+from invarlock.errors import DocumentError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema, dump_json, read_json
 from invarlock.task_records.importing import import_records, read_records
 from invarlock.task_records.record import ChosenMetric
@@ -303,3 +306,33 @@ def test_records_that_contradict_themselves_are_refused(kept: Path, tmp_path: Pa
     with pytest.raises(DocumentError, match=r"correct: does not follow from the scores"):
         read_records(path)
     assert read_json(path) == document
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return restore_files(tmp_path_factory.mktemp("originals"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(originals: Path, data: st.DataObject) -> None:
+    path = data.draw(
+        st.sampled_from(
+            [
+                originals / "inspect/subject.eval",
+                originals / "inspect/subject.json",
+                samples_file(originals / "lm_eval/subject", "next_word"),
+            ]
+        )
+    )
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    damaged = path.parent.parent / "damaged" / path.name
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_bytes(content)
+    baseline = path.parent / path.name.replace("subject", "baseline")
+
+    with suppress(InvarLockError):
+        import_records([baseline if baseline.is_file() else path], [damaged])

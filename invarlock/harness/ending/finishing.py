@@ -182,7 +182,7 @@ def _signing_key(run: Run) -> tuple[SigningKey | None, str]:
         return None, ""
     if settings.signing_key is not None:
         return load_signing_key(Path(settings.signing_key)), ""
-    return make_signing_key(), " (a key made for this run and not kept; --signing-key signs with yours)"
+    return make_signing_key(), " (temporary key, now discarded; pass --signing-key to sign with your own)"
 
 
 def _python(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""The edits: one module an edit, with its parameters, its arithmetic on a matrix (out, in) and what it is called."""
+"""The edits: one module per edit, with its parameters, its arithmetic on a matrix (out, in) and its names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from invarlock.edits.magnitude_prune import MAGNITUDE_PRUNE
 from invarlock.edits.noop import NOOP
 from invarlock.edits.quant_rtn import QUANT_RTN
 
-# A new edit is a module and a line here.
+# A new edit is one module and one line here.
 EDITS: tuple[Edit, ...] = (
     NOOP,
     QUANT_RTN,

@@ -1,11 +1,11 @@
-"""What an edit is: one object that reads its parameters, changes a matrix, and says what became of it.
+"""The edit object: it parses its parameters, changes a matrix, and describes the result.
 
 Example::
 
     EDIT = Edit("quant_rtn", (Parameter("bits", whole_number("bits", 2, 8), ...), ...), syntax=..., apply=...)
 
-An edit is a module of this folder and a line of ``EDITS``. Specs are read where PyTorch is not installed: a module
-imports it in the functions that compute, not at its top.
+An edit is one module of this folder and one line of ``EDITS``. Specs are also parsed without PyTorch, so a module
+imports it inside the functions that compute, not at the top.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Value = int | float | str
 Parameters = Mapping[str, Value]
-# Families of modules that a scope may name; ``all`` is both.
+# The module families of a scope; ``all`` is both.
 SCOPE_FAMILIES = ("ffn", "attn", "all")
 
 
@@ -32,8 +32,8 @@ class Parameter:
 
     Attributes:
         name: its key in reports and in ``tuned_edit_params.json``.
-        read: returns its value, given its text and the source that a UsageError names.
-        schema: of its value, as JSON Schema.
+        read: returns its value, given its text and its source for a UsageError.
+        schema: the JSON Schema of its value.
     """
 
     name: str
@@ -43,20 +43,20 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Edit:
-    """A change that people make on purpose.
+    """A deliberate change of a model's weights.
 
     Attributes:
         name: the first field of its specs.
-        parameters: the fields that follow, in their order; the scope comes last.
+        parameters: the following fields in order; the scope is last.
         syntax: its spec for people, such as ``lowrank_svd:<rank>:<scope>``.
-        apply: returns a matrix as the edit leaves it, shape (out, in), in its own dtype.
+        apply: returns the edited matrix, shape (out, in), in its own dtype.
         storage_format: how its subjects are stored, for ``edit_metadata.json``.
         semantics: what it does, for ``edit_metadata.json``.
         ladder: returns the parameters that the tuner tries, from mild to strong, given the smallest side of the
-            matrices in scope; None where nothing is tuned.
-        tunes_one_block: whether the tuner takes one block unless a scope is given.
+            matrices in scope; None if the edit is not tuned.
+        tunes_one_block: whether the tuner edits a single block unless a scope is given.
         takes_weights: whether it has a scope; an edit without one changes nothing.
-        family_scope: the families of modules that its scope may name.
+        family_scope: the module families allowed in its scope.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Edit:
 
 
 def whole_number(name: str, low: int, high: int) -> Callable[[str, str], int]:
-    """Return the reader of a whole number from ``low`` to ``high``."""
+    """Return a parser for a whole number from ``low`` to ``high``."""
 
     def read(text: str, where: str) -> int:
         if re.fullmatch(r"[0-9]{1,7}", text) and low <= int(text) <= high:
@@ -83,12 +83,12 @@ def whole_number(name: str, low: int, high: int) -> Callable[[str, str], int]:
 
 
 def one_of(name: str, known: tuple[str, ...]) -> Callable[[str, str], str]:
-    """Return the reader of one of some texts."""
+    """Return a parser for one of the given strings."""
 
     def read(text: str, where: str) -> str:
         if text in known:
             return text
-        raise UsageError(f"{where}: {name} {text!r} is none of {', '.join(known)}")
+        raise UsageError(f"{where}: {name} {text!r} is unknown; use one of {', '.join(known)}")
 
     return read
 

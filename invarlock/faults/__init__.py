@@ -1,4 +1,4 @@
-"""The faults: deliberate defects that are put into a copy of a checkpoint, to see whether they are detected."""
+"""The faults: deliberate defects in a copy of a checkpoint, to test whether they are detected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from invarlock.faults.subtle import (
     VE_MLP_SCALE_SKEW,
 )
 
-# A new fault is a module and a line here.
+# A new fault is one module and one line here.
 FAULTS: tuple[Fault, ...] = (
     NAN_INJECTION,
     INF_INJECTION,

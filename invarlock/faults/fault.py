@@ -1,7 +1,7 @@
-"""What a fault is: a name, and a plan that says what it does to a checkpoint.
+"""The fault object: a name, and a plan of its changes to a checkpoint.
 
-A fault is a module of this folder and a line of ``FAULTS``. It raises an EditError where it finds nothing to break, so
-that no scenario passes on a subject that nothing was done to.
+A fault is one module of this folder and one line of ``FAULTS``. It raises an EditError if it finds nothing to damage,
+so that no scenario can pass on an unchanged subject.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Fault:
 
     Attributes:
         name: its ``error_type`` in ``scenarios.json`` and its name in reports.
-        plan: returns what it will do, given the baseline's files and its parameters.
+        plan: returns its planned changes, given the baseline's files and its parameters.
     """
 
     name: str

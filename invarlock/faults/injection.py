@@ -1,4 +1,4 @@
-"""Putting a fault into a copy of a checkpoint.
+"""Injecting a fault into a copy of a checkpoint.
 
 Example::
 
@@ -23,7 +23,7 @@ from invarlock.faults import BY_NAME
 
 @dataclass(frozen=True)
 class FaultSummary:
-    """What a fault did: the parameters used, defaults included, and the tensors changed, added or dropped, sorted."""
+    """The result of a fault: the parameters including defaults, and the changed, added or dropped tensors, sorted."""
 
     error_type: str
     parameters_used: Mapping[str, Any]
@@ -32,17 +32,17 @@ class FaultSummary:
 
 
 def inject_fault(error_type: str, baseline: Path, subject: Path, params: Mapping[str, Any]) -> FaultSummary:
-    """Make a subject checkpoint with a fault, whole or not at all.
+    """Make a subject checkpoint with a fault, atomically.
 
     Args:
         error_type: the name of one of ``FAULTS``.
         baseline: folder of the checkpoint, with finite weights.
         subject: folder to make.
-        params: of the fault; its function says which it takes.
+        params: the parameters of the fault, documented in its function.
 
     Raises:
-        EditError: when the fault or a parameter is unknown, a value is out of range, or there is nothing to break.
-        CheckpointError: when the baseline is malformed or not finite, or the subject is there already.
+        EditError: when the fault or a parameter is unknown, a value is out of range, or there is nothing to damage.
+        CheckpointError: when the baseline is malformed or not finite, or the subject already exists.
     """
     if error_type not in BY_NAME:
         raise EditError(f"fault {error_type!r} is unknown; known: {', '.join(BY_NAME)}")
@@ -55,7 +55,7 @@ def inject_fault(error_type: str, baseline: Path, subject: Path, params: Mapping
 
 
 def _watched(error_type: str, baseline: Path, rewrite: Rewrite, unchanged: set[str]) -> Rewrite:
-    """Return the rewrite that notes in ``unchanged`` what it left as it was, and fails when that is everything."""
+    """Return the rewrite that records unchanged tensors in ``unchanged``, and fails if all are unchanged."""
 
     def watched(name: str, make: Make) -> Make:
         def make_and_compare(weight: torch.Tensor) -> torch.Tensor:
@@ -63,9 +63,7 @@ def _watched(error_type: str, baseline: Path, rewrite: Rewrite, unchanged: set[s
             if torch.equal(made, weight):
                 unchanged.add(name)
                 if unchanged == rewrite.tensors.keys():
-                    raise EditError(
-                        f"fault {error_type}: leaves every tensor of {baseline} as it was; use other parameters"
-                    )
+                    raise EditError(f"fault {error_type}: changes no tensor of {baseline}; use other parameters")
             return made
 
         return make_and_compare

@@ -1,4 +1,4 @@
-"""Reading the parameters of a fault: every name known, every value in range."""
+"""Parsing the parameters of a fault: every name must be known, every value in range."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from invarlock.errors import EditError
 class Parameters:
     """The parameters of one fault, read one by one.
 
-    A fault asks for each parameter that it takes (``number("factor", 100.0)``) and then calls ``finish``, which
-    refuses the ones that nobody asked for and returns all that were used, defaults included.
+    A fault reads each of its parameters (``number("factor", 100.0)``) and then calls ``finish``, which
+    refuses unknown ones and returns all used values including defaults.
     """
 
     def __init__(self, error_type: str, values: Mapping[str, Any]) -> None:
@@ -66,10 +66,10 @@ class Parameters:
         return value
 
     def finish(self) -> dict[str, Any]:
-        """Return the parameters used; those that are None were not given and have no default.
+        """Return the used parameters; None means not given and without a default.
 
         Raises:
-            EditError: when one was given that the fault does not take.
+            EditError: when an unknown parameter was given.
         """
         unknown = sorted(self._values.keys() - self._used.keys())
         if unknown:

@@ -1,4 +1,4 @@
-"""Finding the tensors that a fault breaks."""
+"""Selecting the tensors that a fault damages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BREAKABLE_DTYPES = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class FaultPlan:
-    """What a fault will do: the rewrite, the parameters used (defaults included), and one line for people."""
+    """The plan of a fault: the rewrite, the parameters including defaults, and a one-line description."""
 
     rewrite: Rewrite
     parameters: Mapping[str, Any]
@@ -42,25 +42,25 @@ def with_matrix_role(files: CheckpointFiles, role: Role) -> list[str]:
 
 
 def named_tensors(files: CheckpointFiles, error_type: str, names: Sequence[str]) -> list[str]:
-    """Return the names, every one of a floating-point tensor that is there.
+    """Return the names after checking that each is an existing floating-point tensor.
 
     Raises:
-        EditError: when one is not.
+        EditError: when one of them is not.
     """
     for name in names:
         if name not in files.entries:
-            raise EditError(f"fault {error_type}: {files.folder} has no tensor {name!r}; name one that it has")
+            raise EditError(f"fault {error_type}: {files.folder} has no tensor {name!r}; give an existing one")
         if files.entries[name].dtype not in BREAKABLE_DTYPES or files.entries[name].elements == 0:
             raise EditError(
                 f"fault {error_type}: {name!r} of {files.folder} is stored as {files.entries[name].dtype} "
-                f"{list(files.entries[name].shape)}; name a weight in {', '.join(BREAKABLE_DTYPES)}"
+                f"{list(files.entries[name].shape)}; give a weight in {', '.join(BREAKABLE_DTYPES)}"
             )
     return list(names)
 
 
 def nothing_to_break(files: CheckpointFiles, error_type: str, wanted: str) -> EditError:
-    """Return the error of a fault that does not find what it breaks."""
-    return EditError(f"fault {error_type}: {files.folder} has no {wanted}; take a model that has, or another fault")
+    """Return the error of a fault that finds nothing to damage."""
+    return EditError(f"fault {error_type}: {files.folder} has no {wanted}; use another model or another fault")
 
 
 def replacing(names: Sequence[str], make: Make) -> Rewrite:

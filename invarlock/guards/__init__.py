@@ -1,4 +1,4 @@
-"""The guards: one module a guard, which judges without PyTorch. What they measure is in ``invarlock.measuring``."""
+"""The guards: one module per guard, judging without PyTorch. Their measurements are in ``invarlock.measuring``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from invarlock.guards.rmt import RMT
 from invarlock.guards.spectral import SPECTRAL
 from invarlock.guards.variance import VARIANCE
 
-# In the order in which they are judged and shown. A new guard is a module and a line here.
+# In the order of judging and display. A new guard is one module and one line here.
 GUARDS: tuple[Guard, ...] = (
     INVARIANTS,
     SPECTRAL,
@@ -16,6 +16,6 @@ GUARDS: tuple[Guard, ...] = (
     VARIANCE,
 )
 GUARD_NAMES: tuple[str, ...] = tuple(guard.name for guard in GUARDS)
-# The guards whose limits a sweep may go around.
+# The guards whose limits a sweep may examine.
 LIMITED: tuple[str, ...] = tuple(guard.name for guard in GUARDS if guard.has_limits)
 BY_NAME = {guard.name: guard for guard in GUARDS}

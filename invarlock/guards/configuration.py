@@ -1,8 +1,8 @@
-"""What the invariants guard says of configuration: fields of a subject's files that compute something else.
+"""The configuration check of the invariants guard: fields of a subject's files that change the computation.
 
-A field that changes what is computed on the scored text fails; one that can change generated text alone, texts longer
-than the scored windows, or something that is not known, warns. ``invarlock.evaluation.configuration_facts`` reads both
-sides, and leaves out what only says how a model is stored or trained.
+A field that changes the computation on the scored text fails; a field that can change only generated text, texts longer
+than the scored windows, or has an unknown effect, warns. ``invarlock.evaluation.configuration_facts`` reads both
+sides, and omits fields that only concern storage or training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Violation = dict[str, str]
 
 CONFIG, GENERATION, TOKENIZER, TEMPLATE = "config.json", "generation_config.json", "tokenizer", "chat template"
 
-# The last part of a field's name decides; all parts are searched for rotary positions.
+# The last part of a field's name is matched; all parts are searched for rotary positions.
 _ROTARY = re.compile(r"(^|\.)(rope|rotary|partial_rotary)")
 _COMPUTES = re.compile(
     r"""
@@ -40,7 +40,7 @@ _COMPUTES = re.compile(
     """,
     re.VERBOSE,
 )
-# How far back a position sees: of no effect on windows that are no longer.
+# The attention range: without effect on windows that are not longer.
 _REACH = frozenset({"sliding_window", "attention_chunk_size", "window_size", "local_attention"})
 _LAYERS = frozenset({"layer_types", "sliding_window_pattern", "attention_layers"})
 _REACH_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -48,7 +48,7 @@ _REACH_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attenti
 _POSITIONS = frozenset({"max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length"})
 _POSITIONAL_ROPES = frozenset({"dynamic", "yarn", "longrope", "su"})
 _GENERATES = frozenset({"bos_token_id", "eos_token_id", "decoder_start_token_id", "architectures"})
-# What a model does with images and sound is not scored.
+# Inputs such as images and sound are not scored.
 _OTHER_INPUTS = re.compile(r"(^|\.)(vision|audio|image|speech|video|talker|code2wav|mm|visual)[a-z_0-9]*(config)?\.")
 
 
@@ -56,8 +56,8 @@ def configuration_violations(baseline: Facts, subject: Facts, seq_len: int | Non
     """Yield each field of the configuration that differs, with both values.
 
     Args:
-        baseline: its facts, as ``derive_invariants`` takes them.
-        subject: its facts.
+        baseline: the baseline's facts, as for ``derive_invariants``.
+        subject: the subject's facts.
         seq_len: tokens of the scored windows, None where that is not known.
     """
     own, base = subject["configuration"], baseline["configuration"]
@@ -97,7 +97,7 @@ def _config_violation(name: str, own: Facts, base: Facts, seq_len: int | None) -
 
 
 def _beyond_windows(own: Facts, base: Facts, seq_len: int | None, changed: str) -> bool:
-    """Return whether both sides see as far back in windows of ``seq_len`` tokens."""
+    """Return whether both sides have the same attention range in windows of ``seq_len`` tokens."""
     reaches = [
         value
         for side in (own, base)
@@ -127,7 +127,7 @@ def _rope_kinds(side: Facts) -> set[str]:
 
 
 def _with_ids(side: Facts) -> dict[str, Any]:
-    """Return the generation config; as in transformers, ids that it has not are those of ``config.json``."""
+    """Return the generation config; as in transformers, missing ids are taken from ``config.json``."""
     ids = {name: side["config"][name] for name in ("bos_token_id", "eos_token_id") if name in side["config"]}
     return {**ids, **side["generation"]}
 
@@ -166,7 +166,7 @@ def _differing(own: Facts, base: Facts) -> list[str]:
 
 
 def _alike(own: Any, base: Any) -> bool:
-    """Return whether two values compute the same: numbers as float32, and what is not set as what is off."""
+    """Return whether two values have the same effect: numbers compared as float32, unset equal to off."""
     if own in (None, False) and base in (None, False):
         return True
     numbers = [value for value in (own, base) if isinstance(value, int | float) and not isinstance(value, bool)]
@@ -176,7 +176,7 @@ def _alike(own: Any, base: Any) -> bool:
 
 
 def _single(value: float) -> bytes | float:
-    """Return a number as float32: files of some formats hold 1e-06 as 9.99999997e-07."""
+    """Return a number as float32, since files of some formats store 1e-06 as 9.99999997e-07."""
     try:
         return struct.pack("<f", value)
     except OverflowError:

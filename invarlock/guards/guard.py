@@ -1,10 +1,10 @@
-"""What a guard is: one object that judges what was measured, and says what follows from it everywhere else.
+"""The guard object: it judges measurements, and provides everything that other modules need from a guard.
 
 Example::
 
     GUARD = Guard("rmt", judge=..., page_section=..., flags=("rmt_stable",), gates=...)
 
-A guard is a module of this folder and a line of ``GUARDS``. Nothing outside its module asks which guard it is.
+A guard is one module of this folder and one line of ``GUARDS``. No other code refers to it by name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Probe:
     Attributes:
         name: of its file without ``.json``, and of the detectors that read it.
         judge: as ``Guard.judge``.
-        in_null_runs: whether null runs measure it.
+        in_null_runs: whether it is measured in null runs.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class NullPart:
-    """How a guard's measurement stands in a null run.
+    """The form of a guard's measurement in a null run.
 
     Attributes:
         raw: returns the raw part of a null change, as ``Guard.judge`` takes it.
-        needs_modules: whether both sides must have the same modules, one at least.
+        needs_modules: whether both sides must have the same modules, at least one.
     """
 
     raw: Callable[[NullChange], Block]
@@ -69,7 +69,7 @@ def no_limits_used(block: Block, limits: Block) -> Shares:
 
 
 def signals_when_not_passed(block: Block) -> bool | None:
-    """Return whether a guard says anything but pass; None where it was not run."""
+    """Return whether a guard's status is not pass; None if it was not run."""
     return None if block["status"] == "not_evaluated" else bool(block["status"] != "pass")
 
 
@@ -79,7 +79,7 @@ def detects_by_status(block: Block) -> bool:
 
 
 def no_modules(block: Block) -> list[str] | None:
-    """Return None: this guard names no modules."""
+    """Return None: this guard lists no modules."""
     return None
 
 
@@ -95,12 +95,12 @@ def no_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterator
 
 @dataclass(frozen=True)
 class TensorMeasure:
-    """A measurement that looks at the tensors of a checkpoint one by one; it needs no pass of its own.
+    """A measurement of the individual tensors of a checkpoint, without a separate pass.
 
     Attributes:
-        contract: how it measures, which stands in every report.
-        of_tensor: returns what is measured of a tensor, given its name, its family and the tensor; None of a tensor
-            that the guard does not look at. The rows are ``modules`` of the raw part of each side.
+        contract: the measurement contract, recorded in every report.
+        of_tensor: returns the measurements of a tensor, given its name, its family and the tensor; None for a tensor
+            that the guard ignores. The rows are ``modules`` of the raw part of each side.
     """
 
     contract: Mapping[str, Any]
@@ -116,23 +116,23 @@ class Guard:
         judge: returns the derived part of its block, with ``status``, ``passed``, ``metrics`` and ``violations``,
             from its raw part, its limits and the rest of the report.
         page_section: yields the parts of its section of a report's page, given its block.
-        flags: the flags of its gates under ``validation``. A guard without one only signals.
+        flags: the flags of its gates under ``validation``. A guard without flags only signals.
         gates: returns its gates, given its block and its limits.
-        signals: returns whether it says that something is wrong, None where it was not run.
-        detects: returns whether its block shows the defect of a scenario that is meant for it. A probe of the guard
+        signals: returns whether it signals, None if it was not run.
+        detects: returns whether its block shows the defect of a scenario with this primary guard. A probe of the guard
             counts too.
-        limits_used: returns how much of each of its limits is used, by dotted name.
-        signalled_modules: returns the modules that it signals, None where it names none.
-        facts: returns what the verdict's record of a report says of it.
-        raw_problems: yields where its raw part contradicts itself or other guards' raw parts, which are given by name.
+        limits_used: returns the used share of each of its limits, by dotted name.
+        signalled_modules: returns the modules that it signals, None if it lists none.
+        facts: returns its facts for the verdict's record of a report.
+        raw_problems: yields contradictions in its raw part, or with the raw parts of other guards, given by name.
         detectors: the kinds of detector that read it.
-        measure: its measurement, where that is of tensors one by one; None where ``invarlock.measuring`` has it.
-        probe: its measurement over more windows, None where there is no such thing.
-        null: how it stands in null runs, None where it does not.
+        measure: its measurement of individual tensors; None if ``invarlock.measuring`` has the measurement.
+        probe: its measurement over more windows, or None.
+        null: its form in null runs, None if it is not in null runs.
         learned: its limits that presets learn.
-        fitted: its limits that tiers may be fitted in.
+        fitted: its limits that can be fitted for tiers.
         has_limits: whether tiers have limits for it.
-        schema: its part of the schemas, as ``reports.schemas`` takes it; None where ``contracts/parts`` has it.
+        schema: its part of the schemas, as for ``reports.schemas``; None if it is in ``contracts/parts``.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The invariants guard's judgement: structure and finiteness of subject against baseline, from their facts."""
+"""The invariants guard's judgement: structure and finiteness of the subject compared with the baseline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Violation = dict[str, str]
 
 # Scales and zero points of the smallest groups in use (16) add three quarters to the bits of a code.
 SPACIOUS = 1.75
-# Even where embeddings stay as they were and are most of a model, as in Gemma 3 270M, 4 bits save more than this.
+# Even if unchanged embeddings are most of a model, as in Gemma 3 270M, 4 bits save more than this.
 BARELY_SMALLER = 0.9
 
 
@@ -44,7 +44,7 @@ def derive_invariants(
             ``added_special_tokens``, ``configuration``, ``tied_by_storage``, ``tied_by_value``, ``storage``,
             ``defects``.
         edit: the report's ``edit``; None, a fault or a custom edit may change anything.
-        equivalence: kinds of differences that were removed; with ``untied_head``, the head is the embedding after them.
+        equivalence: kinds of removed differences; with ``untied_head``, the head equals the embedding after removal.
         seq_len: tokens of the scored windows, None where that is not known.
     """
     baseline, subject = raw["baseline"], raw["subject"]
@@ -82,7 +82,7 @@ def _is_tied(side: Facts) -> bool:
 
 
 def _storage_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
-    """Yield what is wrong with how packed weights are stored, and a warning where packing saves little."""
+    """Yield problems of the storage of packed weights, and a warning if packing saves little."""
     for defect in subject["defects"]:
         yield _violation(defect["tensor"], defect["kind"], defect["reason"])
     own, base = subject["storage"], baseline["storage"]
@@ -121,7 +121,7 @@ def _tensor_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
             yield _violation(name, "reshaped", f"{what} {own['shape']} where the baseline has {base['shape']}")
         elif own["dtype"] != base["dtype"] and not (own["dtype"] == "F32" and name in packed):
             reason = f"stored as {own['dtype']} where the baseline has {base['dtype']}"
-            # numbers in another precision are the same weights, whole numbers in their place are not
+            # numbers in another precision are the same weights, integers instead of floats are not
             alike = _is_float(own["dtype"]) == _is_float(base["dtype"])
             yield _violation(name, "dtype", reason, "warn" if alike else "fail")
 
@@ -173,7 +173,7 @@ def _rows(side: Facts) -> int | None:
 
 
 def _tie_violations(baseline: Facts, subject: Facts, same_head: bool) -> Iterator[Violation]:
-    """Yield a tie that changed; a head stored with the values of the embedding is the same model as one not stored."""
+    """Yield a changed tie; a stored head equal to the embedding is the same model as a tied one."""
     head = subject["head"] or baseline["head"] or "output head"
     if _is_tied(subject) != _is_tied(baseline) and not (same_head and _is_tied(baseline)):
         words = {True: "tied to the input embedding", False: "not tied"}
@@ -184,12 +184,12 @@ def _tie_violations(baseline: Facts, subject: Facts, same_head: bool) -> Iterato
 
 
 def _contradicts_its_config(side: Facts) -> bool:
-    """Return whether a config ties the head, and the head is stored with other values; a few models are made so."""
+    """Return whether a config ties the head but other values are stored; a few models are like this."""
     return side["tied_by_storage"] and side["head"] is not None and not side["tied_by_value"]
 
 
 def changed_tensors(baseline: Facts, subject: Facts) -> list[str]:
-    """Return the tensors whose bytes differ, or that one side only has."""
+    """Return the tensors whose bytes differ, or that only one side has."""
     before, after = baseline["tensors"], subject["tensors"]
     return [
         name
@@ -199,7 +199,7 @@ def changed_tensors(baseline: Facts, subject: Facts) -> list[str]:
 
 
 def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
-    """Yield the tensors that changed though the edit named does not take them."""
+    """Yield the changed tensors that are outside the scope of the edit."""
     if edit is None or edit["name"] not in (*EDIT_NAMES, *BACKENDS):
         return
     spec = parse_deployable_spec(edit["spec"]) if edit["name"] in BACKENDS else parse_edit_spec(edit["spec"])
@@ -214,7 +214,7 @@ def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] |
 
 
 def _takes(scope: Scope, name: str, tensor: Mapping[str, Any]) -> bool:
-    """Tell whether an edit of that scope takes a tensor: a matrix, or a stack of them, of its families and block."""
+    """Return whether a scope includes a tensor: a matrix or stack of matrices of its families and block."""
     block = next((int(segment) for segment in name.split(".") if segment.isdigit()), None)
     families = ("attn", "ffn") if scope.family == "all" else (scope.family,)
     return len(tensor["shape"]) > 1 and tensor["family"] in families and scope.layer in (None, block)
@@ -232,7 +232,7 @@ def _tokenizer_violations(baseline: Facts, subject: Facts) -> Iterator[Violation
     if None not in (own, base) and own != base:
         more = subject["added_special_tokens"]
         if more is None:
-            # both sides are scored on the baseline's tokens: nothing of what was measured holds for others
+            # both sides are scored on the baseline's tokens, so the measurements are not valid for others
             reason = "it has other tokens, or gives them other ids, than the baseline's"
             yield _violation("tokenizer", "tokenizer", reason)
         else:

@@ -1,7 +1,7 @@
-"""The rmt guard's judgement: edge risks of a model's activations against the baseline's on the same windows.
+"""The rmt guard's judgement: edge risks of the activations compared with the baseline's on the same windows.
 
-The gate is by family: the largest edge risk of a family may grow by at most epsilon, and may not fall by more than
-``max_fall``. The probe is by module, over more windows.
+The gate is per family: the largest edge risk of a family may grow by at most epsilon, and may not fall by more than
+``max_fall``. The probe is per module, over more windows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Modules = Mapping[str, Block]
 def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
     """Return status, metrics, families, per-module growth and violations of the guard.
 
-    A module that one side could not measure is an error, and the guard fails closed; activations that are not finite
+    A module that could not be measured on one side is an error, so the guard fails; activations that are not finite
     fail; an expert that saw too few tokens warns.
 
     Args:
@@ -73,7 +73,7 @@ def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, A
 
 
 def derive_rmt_probe(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the probe says: which modules grew or fell beyond their own limits, and whether any did.
+    """Return the probe's result: the modules that grew or fell beyond their own limits, and whether any did.
 
     Args:
         raw: as for ``derive_rmt``, over more windows.
@@ -114,7 +114,7 @@ def _unmeasured(before: Modules, after: Modules) -> Iterator[dict[str, str]]:
 
 
 def _growths(before: Modules, after: Modules) -> dict[str, float | None]:
-    """Return subject / baseline - 1 of each module that both sides have, None where one was not measured."""
+    """Return subject / baseline - 1 for each module of both sides, None if one was not measured."""
     return {
         name: _growth(before[name]["edge_risk"], after[name]["edge_risk"]) for name in sorted(before) if name in after
     }
@@ -185,7 +185,7 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _raw_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterator[Problem]:
-    """Yield the layers whose activations were not of one shape on both sides; only experts may see other tokens."""
+    """Yield the layers whose activations differ in shape between the sides; only experts may have other tokens."""
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     for name in sorted(before.keys() & after.keys()):
         keys = ("features",) if name.endswith("]") else ("features", "tokens")

@@ -1,8 +1,8 @@
-"""The spectral guard's judgement: singular values of each weight matrix against the baseline's.
+"""The spectral guard's judgement: singular values of each weight matrix compared with the baseline's.
 
 Per module r = ln(sigma_subject / sigma_baseline) and z = r / tau; two-sided p-values are corrected over modules. A
-module is capped when it survives the correction and |r| exceeds the deadband, or when its rank or norm collapses. What
-changed of a matrix is looked at too, and warns where it is not as compression changes one (``weight_changes``).
+module is capped if it is significant after the correction and |r| exceeds the deadband, or if its rank or norm
+collapses. The change of a matrix is also examined, and warns if it does not look like compression (``weight_changes``).
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from invarlock.problems import Code, Problem
 from invarlock.statistics.rounding import rounded
 
 Module = Mapping[str, Any]
-# A severity, the limit that brings it, and its logarithm.
+# A severity, its limit, and the logarithm of the limit.
 _Fall = tuple[str, float, float]
-# Norms of equal matrices differ by less, wherever they were measured.
+# The measured norms of equal matrices differ by less than this on any machine.
 SAME_NORM = 1e-6
-# No family is given a smaller null scale by a preset.
+# The smallest null scale of a family in a preset.
 SMALLEST_SCALE = 1e-4
-# What no form of a matrix changes.
+# The fields that are equal in all forms of a matrix.
 _FIXED = ("family", "shape")
 
 
 def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
     """Return status, metrics, per-module numbers and violations of the guard.
 
-    A module that one side could not measure is an error, and the guard fails closed.
+    A module that could not be measured on one side is an error, so the guard fails.
 
     Args:
         raw: ``baseline`` and ``subject``, each with ``measurement_contract_hash`` and ``modules`` (by name: family,
@@ -100,7 +100,7 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
 
 
 def _compared(raw: Mapping[str, Any]) -> tuple[Mapping[str, Module], Mapping[str, Module], Mapping[str, Module]]:
-    """Return what is compared: of baseline and subject by module, and the changes, in the form that both share."""
+    """Return the compared measurements: baseline and subject by module, and the changes, in their common form."""
     canonical = raw.get("canonical", {"baseline": {}, "subject": {}, "changes": {}})
     return (
         {**raw["baseline"]["modules"], **canonical["baseline"]},
@@ -148,7 +148,7 @@ def _stable_rank(module: Module) -> float:
 
 
 def _log_ratio(own: float, base: float) -> float | None:
-    """Return ln(own / base); 0 where both are zero, None where one is."""
+    """Return ln(own / base); 0 if both are zero, None if only one is."""
     if own > 0 and base > 0:
         return rounded(math.log(own / base))
     return 0.0 if own == base else None
@@ -175,7 +175,7 @@ def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _survivors(p_values: Mapping[str, float | None], policy: Mapping[str, Any]) -> set[str]:
-    """Return the modules whose p-value survives the correction.
+    """Return the modules whose p-value is significant after the correction.
 
     Benjamini and Hochberg 1995, or Bonferroni, over all modules that have a ratio.
     """
@@ -212,7 +212,7 @@ def _findings(
 
 
 def _falls(policy: Mapping[str, Any]) -> list[tuple[str, str, list[_Fall]]]:
-    """Return what may fall, its number in a module's row, and how far, the gravest first."""
+    """Return the quantities that may fall, their keys in a module's row, and their limits, most severe first."""
     return [
         (what, key, [(kind, policy[limits][kind], math.log(policy[limits][kind])) for kind in ("cap", "warn")])
         for what, key, limits in (
@@ -233,7 +233,7 @@ def _gates(block: Module, limits: Module) -> list[Gate]:
 
 
 def caps_applied(block: Module) -> int:
-    """Return how many modules are capped, whether or not there are more of them than the tier allows."""
+    """Return the number of capped modules, even if it exceeds the tier's limit."""
     return int(block.get("metrics", {}).get("caps_applied", 0))
 
 
@@ -288,7 +288,7 @@ def _raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iter
 
 
 def _change_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iterator[Problem]:
-    """Yield the matrices whose bytes say that they changed, or did not, where the measured changes say otherwise."""
+    """Yield the matrices whose digests and measured changes contradict each other."""
     facts = others.get("invariants")
     if facts is None:
         return
@@ -296,7 +296,7 @@ def _change_problems(where: str, raw: Module, others: Mapping[str, Module]) -> I
     matrices, edited = raw["baseline"]["modules"], raw["subject"]["modules"]
     for name in sorted({*matrices, *edited, *raw["changes"]}):
         measured = name in matrices and name in edited
-        tensor = name.partition("[")[0]  # of a stack of experts, each is a matrix
+        tensor = name.partition("[")[0]  # each expert of a stack is a matrix
         own, base = after.get(tensor), before.get(tensor)
         comparable = measured and own is not None and base is not None and own["shape"] == base["shape"]
         changed = comparable and own["digest"] != base["digest"]
@@ -306,7 +306,7 @@ def _change_problems(where: str, raw: Module, others: Mapping[str, Module]) -> I
 
 
 def _canonical_problems(where: str, raw: Module) -> Iterator[Problem]:
-    """Yield where matrices in another form are not the stored ones in another form."""
+    """Yield the matrices in another form that do not belong to the stored ones."""
     if "canonical" not in raw:
         return
     parts = raw["canonical"]

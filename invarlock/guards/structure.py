@@ -1,4 +1,4 @@
-"""Which tensors of its baseline a checkpoint lacks, by the raw facts of both: what decides whether it is loaded."""
+"""The tensors of the baseline that a checkpoint lacks, from the raw facts of both; it is loaded only without any."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Facts = Mapping[str, Any]
 def missing_tensors(baseline: Facts, subject: Facts) -> list[str]:
     """Return the tensors that a baseline has and a subject does not, by name.
 
-    An output head that only one of the two stores may be tied in the other, and is not missing; neither is a tensor
-    that is there in a form that cannot be read. ``invariants`` reports both as what they are.
+    An output head that only one of the two stores may be tied in the other, and is not missing; nor is a tensor
+    that exists in an unreadable form. ``invariants`` reports both separately.
     """
     heads = {baseline["head"], subject["head"]}
     unreadable = {defect["tensor"] for defect in subject["defects"]}

@@ -1,4 +1,4 @@
-"""The variance guard's judgement: would undoing a change of scale of an FFN's output help?
+"""The variance guard's judgement: whether undoing a scale change of FFN outputs would reduce the loss.
 
 An intervention signal, never a gate.
 """
@@ -25,12 +25,12 @@ Modules = Mapping[str, Block]
 def propose_scales(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dict[str, float]:
     """Return the scales that would bring FFN outputs back to the baseline's root mean square.
 
-    Each is the ratio baseline / subject, clamped; those within the deadband are dropped, and of the rest the largest
+    Each is the clamped ratio baseline / subject; scales within the deadband are dropped, and of the rest the largest
     changes are kept.
 
     Args:
-        before: ``rms`` by module of the baseline.
-        after: of the subject.
+        before: ``rms`` by module for the baseline.
+        after: ``rms`` by module for the subject.
         policy: the ``variance`` limits.
     """
     low, high = policy["scale_limits"]
@@ -51,7 +51,7 @@ def derive_variance(
 ) -> dict[str, Any]:
     """Return status, proposed scales, their gain and the predictive gate.
 
-    A is the subject's loss on the final windows, B that with the scales applied. Scales are worth applying when the
+    A is the subject's loss on the final windows, B the loss with the scales applied. Scales are worth applying if the
     mean of B - A and the upper end of its interval are at most -min_effect. One-sided intervals put all of alpha there.
 
     Args:
@@ -88,7 +88,7 @@ def derive_variance(
 def derive_ve_probe(
     raw: Mapping[str, Any], policy: Mapping[str, Any], windows: Mapping[str, Any], bootstrap: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what the probe says: the guard's own numbers over more windows, and whether it would intervene."""
+    """Return the probe's result: the guard's numbers over more windows, and whether it would intervene."""
     block = derive_variance(raw, policy, windows, bootstrap)
     kept = ("modules", "proposed_scales", "ab_gain", "predictive_gate", "violations")
     return {"detected": block["predictive_gate"]["passed"], **{key: block[key] for key in kept}}
@@ -105,7 +105,7 @@ def _predictive_gate(
     windows: Mapping[str, Any],
     bootstrap: Mapping[str, Any],
 ) -> dict[str, Any]:
-    # imported here: NumPy takes 80 ms, and the names of the guards are read without it
+    # imported here because NumPy takes 80 ms, and reading the names of guards does not need it
     from invarlock.statistics.intervals import bca_interval, weighted_mean
 
     gate: dict[str, Any] = {"evaluated": False, "passed": False, "reason": "", "mean_delta": None, "delta_ci": None}
@@ -167,7 +167,7 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _min_effect(changes: Sequence[Sequence[float]], policy: Block, windows: int) -> dict[str, Any]:
-    """Return z * sigma / sqrt(n): sigma of the losses' differences within a change, n windows."""
+    """Return z * sigma / sqrt(n), with sigma of the loss differences within a change and n windows."""
     spreads = [_spread(deltas) for deltas in changes]
     sigma = math.sqrt(math.fsum(spreads) / len(spreads))
     alpha = policy["primary_metric"]["alpha"]
@@ -182,7 +182,7 @@ def _min_effect(changes: Sequence[Sequence[float]], policy: Block, windows: int)
 
 
 def _spread(values: Sequence[float]) -> float:
-    """Return the sample variance of values, 0 of fewer than two."""
+    """Return the sample variance of values, 0 for fewer than two."""
     if len(values) < 2:
         return 0.0
     mean = math.fsum(values) / len(values)

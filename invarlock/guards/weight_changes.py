@@ -1,7 +1,7 @@
-"""The judgement of what changed in weight matrices: as compression changes them, or as a defect does.
+"""The judgement of changes of weight matrices: typical of compression, or of a defect.
 
-A change that is a scale, flips signs of large weights or runs along one direction is told, however small it is. An FFN
-whose hidden units stand in another order in all its matrices is the same function, and is told as that.
+A change that is a scale, flips signs of large weights or has one direction is reported, however small it is. An FFN
+with the same reordering of hidden units in all its matrices is the same function, and is reported as such.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 Rows = Mapping[str, Mapping[str, Any]]
 
-# Raw number, limit of the tier, and what it says of a matrix beyond it.
+# The raw number, the limit of the tier, and the finding for a matrix beyond the limit.
 _SHARES = (
     ("coherent", "coherent_share", "{:.1%} of its change is a scale of its own weights, limit {:.1%}"),
     ("flipped", "flipped_share", "{:.1%} of its change turns the sign of large weights, limit {:.1%}"),
@@ -20,11 +20,11 @@ _SHARES = (
 
 
 def judge_changes(changes: Rows, same: set[str], limits: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the findings of each matrix that changed as compression does not.
+    """Return the findings of each matrix whose change is not typical of compression.
 
     Args:
         changes: raw, by matrix: ``relative``, ``coherent``, ``flipped``, ``edge_risk``, ``unit_order``.
-        same: the matrices that only stand in another order, as ``reordered`` returns them.
+        same: the matrices that are only reordered, from ``reordered``.
         limits: ``coherent_share``, ``flipped_share``, ``edge_risk``, and the ``relative_floor`` below which a change
             is rounding.
     """
@@ -33,7 +33,7 @@ def judge_changes(changes: Rows, same: set[str], limits: Mapping[str, Any]) -> d
 
 
 def reordered(changes: Rows, modules: Rows) -> set[str]:
-    """Return the matrices of FFNs whose hidden units stand in another order, the same one in all of them."""
+    """Return the matrices of FFNs whose hidden units are reordered identically in all matrices."""
     blocks: dict[str, list[str]] = {}
     for name, module in modules.items():
         if module["family"] == "ffn":
@@ -49,7 +49,7 @@ def reordered(changes: Rows, modules: Rows) -> set[str]:
 def change_metrics(
     changes: Rows, same: set[str], findings: Mapping[str, Any], limits: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return how many matrices changed, how, and the most extreme of each share."""
+    """Return the number of changed matrices by kind, and the maximum of each share."""
     judged = [row for name, row in changes.items() if name not in same and not _is_rounding(row, limits)]
     return {
         "changed_modules": len(changes),

@@ -1,1 +1,1 @@
-"""What guards measure, on tensors: one module a guard. What follows from it is judged in ``invarlock.measuring``."""
+"""The measurements of guards on tensors: one module per guard. ``invarlock.guards`` judges them."""

@@ -1,4 +1,4 @@
-"""The rmt guard's measurement: how far the largest singular value of a layer's activations stands out.
+"""The rmt guard's measurement: how far the largest singular value of a layer's activations exceeds noise.
 
 For noise of unit variance, shape (tokens, features), it is close to the Marchenko-Pastur edge, sqrt(tokens) +
 sqrt(features). The edge risk is the ratio of the two, with each feature centred and scaled first.
@@ -16,13 +16,13 @@ import torch
 
 from invarlock.measuring import spectral
 
-# Windows whose activations are reduced at a time; of a larger model's layer they are some 200 MB.
+# The number of windows reduced at a time; about 200 MB of activations for a layer of a larger model.
 CHUNK_WINDOWS = 8
-# An expert that was given fewer tokens than these says nothing.
+# Experts with fewer tokens than this are not judged.
 MIN_TOKENS = 32
-# A feature that never changes is left as it is: zero after centring.
+# A constant feature is not scaled: it is zero after centring.
 SMALLEST_DEVIATION = 1e-12
-# Up to so many features, A^T A is formed: that takes less than iterating on A.
+# Up to this number of features, A^T A is formed, which is faster than iterating on A.
 TALL_FEATURES = 512
 REPORT_WINDOWS = 8
 PROBE_WINDOWS = 64
@@ -44,7 +44,7 @@ CONTRACT: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class EdgeRisk:
-    """The edge risk of some tokens, None where there are too few or one is not finite."""
+    """The edge risk of some tokens, None if there are too few or a value is not finite."""
 
     tokens: int
     features: int
@@ -75,7 +75,7 @@ def _sigma(scaled: torch.Tensor) -> float | None:
 
 
 def join(chunks: list[EdgeRisk]) -> dict[str, Any]:
-    """Return what a report holds of a layer: its chunks' edge risks weighted by their tokens."""
+    """Return the report's row of a layer: the edge risks of its chunks, weighted by tokens."""
     measured = [chunk for chunk in chunks if chunk.value is not None]
     tokens = sum(chunk.tokens for chunk in measured)
     value = math.fsum(chunk.tokens * (chunk.value or 0.0) for chunk in measured) / tokens if tokens else None

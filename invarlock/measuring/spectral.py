@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 BLOCK = 8
-# Up to so many columns the basis has all of them, which is exact.
+# Up to this number of columns the basis is complete, so the result is exact.
 DIRECT = 64
-# A matrix is looked at after so many iterations, and is done once its residual is small enough.
+# Convergence is checked after each block of this many iterations.
 CHECKPOINTS = (2, 4, 6, 8, 12, 16, 20, 24, 32)
 # The residual bounds the relative error of sigma squared, so sigma is within half of it.
 TOLERANCE = 1e-4
 SEED = 0x5BEC
-# Stored digits: more than float32 resolves, fewer than would make a report long.
+# Stored digits: more than the precision of float32, without making reports long.
 DIGITS = 9
 
 CONTRACT: Mapping[str, Any] = {
@@ -53,7 +53,7 @@ def measure_spectra(matrices: torch.Tensor) -> list[Spectrum]:
     weights = matrices.float()
     finite = weights.isfinite().flatten(1).all(dim=1)
     safe = torch.where(finite[:, None, None], weights, torch.zeros_like(weights))
-    # float64 accumulates squares without overflow: float32 weights of 1e25 have a norm too
+    # float64 accumulates squares without overflow, even for float32 weights of 1e25
     frobenius = safe.double().square().sum(dim=(1, 2)).sqrt()
     scale = safe.abs().amax(dim=(1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
     sigma, residual = _largest_singular_value(safe / scale[:, None, None])
@@ -67,8 +67,8 @@ def measure_spectra(matrices: torch.Tensor) -> list[Spectrum]:
 def tall_sigma(rows: torch.Tensor) -> float:
     """Return the largest singular value of one finite matrix, by the same iteration on its W^T W, formed once.
 
-    Many rows and few columns (activations) are iterated on some times faster so. Forming the product in float32 moves
-    sigma by some 1e-7, far below the tolerance.
+    This is several times faster for many rows and few columns (activations). Forming the product in float32 changes
+    sigma by about 1e-7, far below the tolerance.
 
     Args:
         rows: shape (rows, columns), float32.
@@ -93,12 +93,12 @@ def _largest_eigenvalue(
 
     Block Lanczos from a fixed start with full reorthogonalisation, and Rayleigh-Ritz on all of its basis (Golub and
     Van Loan 2013, "Matrix Computations", 10.3.6). It needs a quarter to a fifth of the products of a power iteration
-    where the largest values lie close together, as those of noise do. Each matrix keeps what it had when it first
-    converged, so that its neighbours in the batch do not matter.
+    if the largest values are close together, as in noise. Each matrix keeps its result from its first convergence, so
+    that it does not depend on the other matrices of the batch.
 
     Args:
         apply: multiplies each matrix by a block, shape (batch, columns, width).
-        matrices: anything of their batch and columns on their device.
+        matrices: a tensor with the batch, columns and device of the matrices.
     """
     count, columns = len(matrices), matrices.shape[2]
     width = columns if columns <= DIRECT else BLOCK
@@ -116,7 +116,7 @@ def _largest_eigenvalue(
             if iteration == most or not bool((residual > TOLERANCE).any()):
                 break
         block = images[:, :, -width:]
-        for _ in range(2):  # the second time removes what rounding left of the first
+        for _ in range(2):  # the second pass removes the rounding error of the first
             block = torch.linalg.qr(block - basis @ (basis.mT @ block)).Q
         basis, images = torch.cat([basis, block], dim=2), torch.cat([images, apply(block)], dim=2)
     return value, residual
@@ -132,5 +132,5 @@ def _rayleigh_ritz(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Ten
 
 
 def stored(value: float) -> float | None:
-    """Return a measured number with as many digits as a report keeps; None where it is not finite."""
+    """Return a measured number with the digits stored in a report; None if it is not finite."""
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None

@@ -1,7 +1,7 @@
-"""The spectral guard's second measurement: what the change of a weight matrix is made of.
+"""The spectral guard's second measurement: the composition of the change of a weight matrix.
 
-Compression changes weights as noise does: each element a little, in no common direction. A defect changes them as one.
-With B the baseline's matrix, S the subject's and D = S - B, three shares tell the two apart, whatever D's size:
+Compression changes weights like noise: each element a little, in no common direction. A defect changes them together.
+With the baseline's matrix B, the subject's S and D = S - B, three shares distinguish the two for any size of D:
 
 - coherent: how much of |D|^2 is a scale of the matrix's own weights, group by group along the input;
 - flipped: how much of |D|^2 lies in large weights whose sign changed;
@@ -46,7 +46,7 @@ CONTRACT: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What a change is made of; None where a side is not finite, and ``relative`` where the baseline is zero."""
+    """The composition of a change; None if a side is not finite, and for ``relative`` if the baseline is zero."""
 
     relative: float | None
     coherent: float | None
@@ -55,7 +55,7 @@ class WeightChange:
 
 
 def measure_changes(before: torch.Tensor, after: torch.Tensor) -> list[WeightChange]:
-    """Return what the change of each matrix of a batch is made of.
+    """Return the composition of the change of each matrix of a batch.
 
     Args:
         before: the baseline's, shape (batch, out, in), any float dtype.
@@ -94,7 +94,7 @@ def measure_changes(before: torch.Tensor, after: torch.Tensor) -> list[WeightCha
 
 
 def unit_order(before: torch.Tensor, after: torch.Tensor) -> str | None:
-    """Return the digest of the order in which ``after`` has the rows of ``before``; None where it has others.
+    """Return the digest of the order in which ``after`` has the rows of ``before``; None if the rows differ.
 
     Rows are compared byte by byte, those that are equal keep their order.
     """

@@ -1,4 +1,4 @@
-"""The metrics: one module a metric, which judges without PyTorch how a subject's outputs differ from its baseline's."""
+"""The metrics: one module per metric, judging without PyTorch how a subject's outputs differ from the baseline's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from invarlock.metrics.perplexity import PERPLEXITY
 from invarlock.metrics.tail import TAIL
 from invarlock.metrics.tasks import TASKS
 
-# In the order in which they are judged and shown; the first is the primary metric. A new metric is a module and a line.
+# In the order of judging and display; the first is the primary metric. A new metric is one module and one line here.
 METRICS: tuple[Metric, ...] = (
     PERPLEXITY,
     TAIL,

@@ -1,6 +1,6 @@
-"""What a metric is: one object that judges how the outputs of a subject differ from its baseline's.
+"""The metric object: it judges how the outputs of a subject differ from the baseline's.
 
-A metric is a module of this folder and a line of ``METRICS``. Nothing outside its module asks which metric it is.
+A metric is one module of this folder and one line of ``METRICS``. No other code refers to it by name.
 """
 
 from __future__ import annotations

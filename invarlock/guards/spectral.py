@@ -3,19 +3,23 @@
 Per module r = ln(sigma_subject / sigma_baseline) and z = r / tau; two-sided p-values are corrected over modules. A
 module is capped if it is significant after the correction and |r| exceeds the deadband, or if its rank or norm
 collapses. The change of a matrix is also examined, and warns if it does not look like compression (``weight_changes``).
+If it does, r has two parts that are compared with the deadband one by one, the ratio of the Frobenius norms and the
+rest: quantisers clip large weights on purpose (AWQ, OmniQuant, auto-round), which lowers the norm and flattens the
+spectrum.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from invarlock.guards.guard import Guard, NullPart
-from invarlock.guards.weight_changes import change_metrics, judge_changes, reordered
+from invarlock.guards.weight_changes import change_metrics, judge_changes, reordered, rounded_only
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
-from invarlock.judgement.gate import Gate, worst_violation
+from invarlock.judgement.gate import Gate, gravest, worst_violation
 from invarlock.judgement.learning import (
     MARGIN,
     FittedLimit,
@@ -41,7 +45,12 @@ SMALLEST_SCALE = 1e-4
 _FIXED = ("family", "shape")
 
 
-def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+def derive_spectral(
+    raw: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    scaled_by: Mapping[str, str] = MappingProxyType({}),
+    rounding: float = 0.0,
+) -> dict[str, Any]:
     """Return status, metrics, per-module numbers and violations of the guard.
 
     A module that could not be measured on one side is an error, so the guard fails.
@@ -51,6 +60,8 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
             shape, sigma, residual, frobenius; null where not finite); ``changes`` of those that changed, by name;
             ``canonical`` with the same of the matrices that are compared in another form than the stored one.
         policy: the ``spectral`` limits.
+        scaled_by: matrices that received scales which were undone in another, by name, and that other.
+        rounding: the relative error of a number that is rounded to the type in which tensors are stored.
     """
     before, after, changes = _compared(raw)
     violations = []
@@ -64,15 +75,18 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
             violations.append(_violation(name, "error", problem))
             continue
         modules[name] = _compare(before[name], after[name], policy, scores[name]) | {"change": changes.get(name)}
+    same = reordered(changes, after)
+    skipped = same | rounded_only(changes, raw.get("canonical", {}).get("changes", ()), policy["change"], rounding)
+    suspicious = judge_changes(changes, skipped, policy["change"])
     significant = _survivors({name: row["p_value"] for name, row in modules.items()}, policy)
     deadband, falls = math.log(policy["deadband_ratio"]), _falls(policy)
     for name, row in modules.items():
-        for severity, reason in _findings(row, name in significant, deadband, falls):
+        moved = _moved(row, name in changes and name not in suspicious)
+        for severity, reason in _findings(row, name in significant and moved > deadband, falls):
             row["capped"] = row["capped"] or severity == "cap"
-            violations.append(_violation(name, severity, reason))
-    same = reordered(changes, after)
-    suspicious = judge_changes(changes, same, policy["change"])
-    violations += [_violation(name, "warn", reason) for name, reasons in suspicious.items() for reason in reasons]
+            violations.append(_violation(name, severity, _with_source(reason, name, scaled_by)))
+    for name, reasons in suspicious.items():
+        violations += [_violation(name, "warn", _with_source(reason, name, scaled_by)) for reason in reasons]
     capped = [name for name, row in modules.items() if row["capped"]]
     families = [modules[name]["family"] for name in capped]
     metrics = {
@@ -85,7 +99,7 @@ def derive_spectral(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[s
             (abs(row["log_ratio"]) for row in modules.values() if row["log_ratio"] is not None), default=None
         ),
         "deadband": rounded(deadband),
-        **change_metrics(changes, same, suspicious, policy["change"]),
+        **change_metrics(changes, same, skipped, suspicious),
     }
     severities = {violation["severity"] for violation in violations}
     failed = len(capped) > policy["max_caps"]
@@ -111,6 +125,13 @@ def _compared(raw: Mapping[str, Any]) -> tuple[Mapping[str, Module], Mapping[str
 
 def _violation(module: str, severity: str, reason: str) -> dict[str, str]:
     return {"module": module, "severity": severity, "reason": reason}
+
+
+def _with_source(reason: str, module: str, scaled_by: Mapping[str, str]) -> str:
+    """Return a reason that names the other matrix that may be at fault, where scales were moved from it to this one."""
+    if module not in scaled_by:
+        return reason
+    return f"{reason}; the defect may be in {scaled_by[module]}, whose scales were moved here"
 
 
 def _unmeasured(before: Module | None, after: Module | None, change: Module | None) -> str | None:
@@ -190,13 +211,22 @@ def _survivors(p_values: Mapping[str, float | None], policy: Mapping[str, Any]) 
     return {name for name, p in known.items() if passing and p <= passing[-1]}
 
 
+def _moved(row: Mapping[str, Any], compressed: bool) -> float:
+    """Return how far the spectral norm moved: |r|, of a compressed matrix no more than the larger of its two parts."""
+    total: float = row["log_ratio"] or 0.0
+    norm: float | None = row["log_norm_ratio"]
+    if not compressed or norm is None:
+        return abs(total)
+    return min(abs(total), max(abs(norm), abs(total - norm)))
+
+
 def _findings(
-    row: Mapping[str, Any], significant: bool, deadband: float, falls: Sequence[tuple[str, str, Sequence[_Fall]]]
+    row: Mapping[str, Any], moved: bool, falls: Sequence[tuple[str, str, Sequence[_Fall]]]
 ) -> list[tuple[str, str]]:
     found = []
     if row["log_ratio"] is None:
         found.append(("cap", "the spectral norm is zero on one side"))
-    elif significant and abs(row["log_ratio"]) > deadband:
+    elif moved:
         found.append(
             ("cap", f"spectral norm changed by {math.exp(min(row['log_ratio'], 700.0)):.4g} times, z = {row['z']:.4g}")
         )
@@ -223,12 +253,17 @@ def _falls(policy: Mapping[str, Any]) -> list[tuple[str, str, list[_Fall]]]:
 
 
 def _judge(raw: Module, limits: Module, context: Context) -> dict[str, Any]:
-    return derive_spectral(raw, limits)
+    return derive_spectral(raw, limits, context.scaled_by, context.rounding)
 
 
 def _gates(block: Module, limits: Module) -> list[Gate]:
     metrics = block["metrics"]
-    measured = worst_violation(block) if block["status"] == "error" else f"{metrics['caps_applied']} modules capped"
+    count = metrics["caps_applied"]
+    measured = f"{count} {'module' if count == 1 else 'modules'} capped"
+    if block["status"] == "error":
+        measured = worst_violation(block)
+    elif block["violations"]:
+        measured += f": {gravest(block)}"
     return [Gate("spectral_stable", measured, f"{metrics['max_caps']}", block["passed"])]
 
 

@@ -6,7 +6,7 @@ with the same reordering of hidden units in all its matrices is the same functio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -19,17 +19,31 @@ _SHARES = (
 )
 
 
-def judge_changes(changes: Rows, same: set[str], limits: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the findings of each matrix whose change is not typical of compression.
+def judge_changes(changes: Rows, skipped: set[str], limits: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the findings of each matrix that changed as compression does not.
 
     Args:
         changes: raw, by matrix: ``relative``, ``coherent``, ``flipped``, ``edge_risk``, ``unit_order``.
-        same: the matrices that are only reordered, from ``reordered``.
-        limits: ``coherent_share``, ``flipped_share``, ``edge_risk``, and the ``relative_floor`` below which a change
-            is rounding.
+        skipped: the matrices that ``reordered`` and ``rounded_only`` return.
+        limits: ``coherent_share``, ``flipped_share``, ``edge_risk``.
     """
-    found = {name: _findings(change, limits) for name, change in changes.items() if name not in same}
+    found = {name: _findings(change, limits) for name, change in changes.items() if name not in skipped}
     return {name: reasons for name, reasons in found.items() if reasons}
+
+
+def rounded_only(changes: Rows, canonical: Collection[str], limits: Mapping[str, Any], rounding: float) -> set[str]:
+    """Return the matrices whose change is no larger than rounding makes one.
+
+    A matrix in canonical form is a product of stored numbers: each of them was rounded on both sides, and so it may
+    change by ``rounding``, the relative error of one rounding. Others may change by the limit ``relative_floor``.
+    """
+    floor = limits["relative_floor"]
+    return {
+        name
+        for name, change in changes.items()
+        if change["relative"] is not None
+        and change["relative"] < (max(floor, rounding) if name in canonical else floor)
+    }
 
 
 def reordered(changes: Rows, modules: Rows) -> set[str]:
@@ -46,11 +60,9 @@ def reordered(changes: Rows, modules: Rows) -> set[str]:
     return same
 
 
-def change_metrics(
-    changes: Rows, same: set[str], findings: Mapping[str, Any], limits: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the number of changed matrices by kind, and the maximum of each share."""
-    judged = [row for name, row in changes.items() if name not in same and not _is_rounding(row, limits)]
+def change_metrics(changes: Rows, same: set[str], skipped: set[str], findings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how many matrices changed, how, and the most extreme of each share."""
+    judged = [row for name, row in changes.items() if name not in skipped]
     return {
         "changed_modules": len(changes),
         "reordered_modules": len(same),
@@ -63,14 +75,8 @@ def change_metrics(
 
 
 def _findings(change: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
-    if _is_rounding(change, limits):
-        return []
     return [
         text.format(change[key], limits[limit])
         for key, limit, text in _SHARES
         if change[key] is not None and change[key] > limits[limit]
     ]
-
-
-def _is_rounding(change: Mapping[str, Any], limits: Mapping[str, Any]) -> bool:
-    return change["relative"] is not None and change["relative"] < limits["relative_floor"]

@@ -18,6 +18,8 @@ class Context:
         not_scored: the reason why the subject could not be scored, None if it was scored.
         equivalence: the kinds of differences removed before comparing weights.
         task_records: ``task_records`` of the report, None where it has none.
+        scaled_by: matrices that received scales which were undone in another, by name, and that other.
+        rounding: the largest relative error of a number that is rounded to a type in which tensors are stored.
         blocks: the blocks of the metrics judged before this one, by name.
     """
 
@@ -27,4 +29,6 @@ class Context:
     not_scored: str | None = None
     equivalence: frozenset[str] = frozenset()
     task_records: Mapping[str, Any] | None = None
+    scaled_by: Mapping[str, str] = field(default_factory=dict)
+    rounding: float = 0.0
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

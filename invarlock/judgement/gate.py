@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Of violations, the gravest first; a cap counts against a limit, and a warning never fails a gate.
+SEVERITIES = ("error", "fail", "cap", "warn")
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -29,11 +32,12 @@ def number_or_words(value: float | None) -> str:
 
 
 def worst_violation(block: Mapping[str, Any]) -> str:
-    """Return the first failing violation of a guard and the number of others, or its status without one."""
-    worst = [violation for violation in block["violations"] if violation["severity"] in ("error", "fail")]
-    if not worst:
-        return str(block["status"])
-    first = worst[0]
+    """Return the status of a guard, and its gravest violation where it has one."""
+    return f"{block['status']}: {gravest(block)}" if block["violations"] else str(block["status"])
+
+
+def gravest(block: Mapping[str, Any]) -> str:
+    """Return where the gravest violation of a guard is, its reason, and how many more there are."""
+    first, *more = sorted(block["violations"], key=lambda violation: SEVERITIES.index(violation["severity"]))
     where = first.get("tensor", first.get("module"))
-    more = f" and {len(worst) - 1} more" if len(worst) > 1 else ""
-    return f"{block['status']}: {where}: {first['reason']}{more}"
+    return f"{where}: {first['reason']}" + (f" and {len(more)} more" if more else "")

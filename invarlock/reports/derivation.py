@@ -11,7 +11,7 @@ follow from the measurements.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from invarlock.guards import BY_NAME, GUARD_NAMES
@@ -26,6 +26,10 @@ SCHEMA_VERSION = "v1"
 # Blocks that are derived completely; guards keep their raw part, dataset and policy_provenance lose one key each.
 DERIVED_KEYS = ("run_id", *(metric.name for metric in METRICS), "resolved_policy", "validation", "assurance")
 GUARD_RAW_KEYS = ("raw", "measurement_contract")
+# Kinds of an equivalence whose modules are pairs: what the first loses, the second receives.
+SCALES = ("value_scales", "unit_scales")
+# The relative error of one rounding to a type of safetensors: half a unit in the last place.
+ROUNDOFF: Mapping[str, float] = {"BF16": 2.0**-8, "F16": 2.0**-11, "F32": 2.0**-24}
 
 
 def contract_hash(contract: Mapping[str, Any]) -> str:
@@ -63,8 +67,25 @@ def context(report: Mapping[str, Any]) -> Context:
         not_scored=report["scoring"]["not_scored"],
         equivalence=frozenset(row["kind"] for row in report.get("equivalence", ())),
         task_records=report.get("task_records"),
+        scaled_by=_scaled_by(report.get("equivalence", ())),
+        rounding=_rounding(report.get("invariants", {}).get("raw", {})),
         blocks={metric.name: report[metric.name] for metric in METRICS if metric.name in report},
     )
+
+
+def _scaled_by(equivalence: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the matrices that received scales, with those that the scales were undone in: they stand in pairs."""
+    found: dict[str, str] = {}
+    for row in equivalence:
+        if row["kind"] in SCALES:
+            found |= dict(zip(row["modules"][1::2], row["modules"][::2], strict=False))
+    return found
+
+
+def _rounding(facts: Mapping[str, Any]) -> float:
+    """Return the largest unit roundoff of the types in which a side stores a tensor."""
+    dtypes = {tensor["dtype"] for side in facts.values() for tensor in side["tensors"].values()}
+    return max((ROUNDOFF.get(dtype, 0.0) for dtype in dtypes), default=0.0)
 
 
 def strip(report: Mapping[str, Any]) -> dict[str, Any]:

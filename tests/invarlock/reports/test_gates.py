@@ -78,6 +78,19 @@ def test_a_guard_that_does_not_pass_blocks_and_names_the_first_of_what_it_found(
 
     assert gate.blocks
     if guard == "spectral" and status == "fail":
-        assert (gate.measured, gate.limit) == ("7 modules capped", "5")
+        assert (gate.measured, gate.limit) == ("7 modules capped: b: is wrong and 3 more", "5")
     else:
-        assert gate.measured == f"{status}: b: is wrong and 2 more"
+        assert gate.measured == f"{status}: b: is wrong and 3 more"
+
+
+@pytest.mark.parametrize("guard", ["invariants", "spectral", "rmt"])
+def test_a_guard_that_only_warns_names_what_it_found(guard: str) -> None:
+    found = [{"module": "a", "severity": "warn", "reason": "is odd"}]
+    block = {"status": "warn", "passed": True, "violations": found, "metrics": {"caps_applied": 0, "max_caps": 5}}
+
+    gates = judge_gates(blocks(**{guard: block}), POLICY)
+
+    assert all(gate.holds for gate in gates)
+    assert [gate.flag for gate in gates if "a: is odd" in gate.measured] == [
+        {"invariants": "invariants_pass", "spectral": "spectral_stable", "rmt": "rmt_stable"}[guard]
+    ]

@@ -313,6 +313,57 @@ def test_a_change_within_the_deadband_is_no_cap() -> None:
     assert spectral(spectra(a=1.049, b=2.0, c=3.0))["metrics"]["caps_applied"] == 0
 
 
+@pytest.mark.parametrize(
+    ("sigma", "norm", "numbers", "capped"),
+    [
+        # clipped: the norm fell, and the spectral norm by as much again
+        (0.93, 0.965, {}, False),
+        (0.93, 0.94, {}, True),
+        (0.93, 1.0, {}, True),
+        (1.06, 1.06, {}, True),
+        # low rank and pruning lower the norm, and keep the spectral norm
+        (0.96, 0.8, {}, False),
+        (0.93, 0.965, {"coherent": 0.26}, True),
+        (0.93, 0.965, {"flipped": 0.021}, True),
+        (0.93, 0.965, {"edge_risk": 3.01}, True),
+    ],
+)
+def test_clipping_that_compression_does_is_no_cap_and_a_scale_is(
+    sigma: float, norm: float, numbers: dict[str, float], capped: bool
+) -> None:
+    subject = spectra(a=sigma, b=2.0, c=3.0)
+    subject["modules"]["a"]["frobenius"] = 2 * norm
+
+    block = spectral(subject, changes={"a": change(**numbers)})
+
+    assert block["metrics"]["caps_applied"] == int(capped)
+
+
+def test_the_source_of_a_scale_that_was_moved_is_named_too() -> None:
+    raw = raw_spectral(spectra(up=1.0, down=2.0), spectra(up=1.0, down=3.0))
+
+    block = derive_spectral(raw, LIMITS, scaled_by={"down": "up"})
+
+    (violation,) = block["violations"]
+    assert violation["module"] == "down"
+    assert "may be in up," in violation["reason"]
+
+
+@pytest.mark.parametrize(
+    ("canonical", "relative", "warned"), [(True, 0.003, False), (True, 0.005, True), (False, 0.003, True)]
+)
+def test_what_rounding_leaves_of_a_canonical_form_is_not_judged(canonical: bool, relative: float, warned: bool) -> None:
+    changes = {"a": change(coherent=0.9, relative=relative)}
+    same = spectra(a=1.0)
+    raw = raw_spectral(same, same, changes)
+    if canonical:
+        raw["canonical"] = {"baseline": same["modules"], "subject": same["modules"], "changes": changes}
+
+    block = derive_spectral(raw, LIMITS, rounding=2**-8)
+
+    assert block["metrics"]["suspicious_changes"] == (["a"] if warned else [])
+
+
 def test_more_caps_than_the_tier_allows_fail() -> None:
     names = [f"m{index}" for index in range(8)]
     base, subject = spectra(**dict.fromkeys(names, 1.0)), spectra(**dict.fromkeys(names, 1.5))

@@ -1,0 +1,112 @@
+"""What ``evaluate`` says of a smoothed or rotated subject, and of one in which that was done with a mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import equivalent_models as made
+import pytest
+import torch
+import transformers
+from shipped_checkpoints import EMBEDDED, restore, write_baseline
+
+from invarlock.cli import main
+
+TEXT = EMBEDDED / "text" / "austen_heldout.txt.xz"
+SMALL = ("--seq-len", "64", "--preview-windows", "8", "--final-windows", "16")
+# transformers leaves it untyped
+AUTO_MODEL: Any = transformers.AutoModelForCausalLM
+
+pytestmark = pytest.mark.slow
+
+
+def evaluate(baseline: Path, subject: Path, tmp_path: Path) -> tuple[int, dict[str, Any], str]:
+    """Return the exit code, the report and what was printed."""
+    for source in (EMBEDDED / "tokenizer").iterdir():
+        (subject / source.name).write_bytes(source.read_bytes())
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        code = main(
+            [
+                "evaluate", "--baseline", str(baseline), "--subject", str(subject), "--text", str(TEXT),
+                "--output-dir", str(tmp_path / "out"), *SMALL,
+            ]
+        )  # fmt: skip
+    return code, json.loads((tmp_path / "out" / "evaluation.report.json").read_bytes()), output.getvalue()
+
+
+def smoothed(model: Any) -> None:
+    made.smooth(model)
+
+
+def smoothed_and_rounded(model: Any) -> None:
+    made.smooth(model)
+    made.round_weights(model)
+
+
+def rotated_and_rounded(model: Any) -> None:
+    made.fold_norms(model)
+    made.rotate(model)
+    made.round_weights(model)
+
+
+def scaled_up(model: Any) -> None:
+    model.model.layers[1].mlp.up_proj.weight.mul_(1.05)
+
+
+def subject_of(make: tuple[Callable[[Any], None], ...], tmp_path: Path) -> tuple[Path, Path]:
+    """Write an embedded model and a subject of it, in bfloat16 as quantisers store them; return both folders."""
+    baseline = write_baseline("mistral-tiny", tmp_path / "baseline")
+    model = AUTO_MODEL.from_pretrained(baseline, dtype=torch.float32)
+    with torch.no_grad():
+        for step in make:
+            step(model)
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "subject")
+    return baseline, tmp_path / "subject"
+
+
+@pytest.mark.parametrize("make", [smoothed, smoothed_and_rounded, rotated_and_rounded])
+def test_a_subject_in_other_weights_passes_without_a_warning(make: Callable[[Any], None], tmp_path: Path) -> None:
+    code, report, output = evaluate(*subject_of((make,), tmp_path), tmp_path)
+
+    assert code == 0, output
+    assert {guard: report[guard]["violations"] for guard in report["guards"]} == {
+        guard: [] for guard in report["guards"]
+    }
+    assert report["spectral"]["metrics"]["caps_applied"] == 0
+    assert report["equivalence"]
+
+
+@pytest.mark.parametrize("make", [smoothed, smoothed_and_rounded])
+def test_a_scale_that_is_not_undone_is_named_with_both_matrices(make: Callable[[Any], None], tmp_path: Path) -> None:
+    _, report, output = evaluate(*subject_of((make, scaled_up), tmp_path), tmp_path)
+
+    assert [row["module"] for row in report["spectral"]["violations"]] == ["model.layers.1.mlp.down_proj.weight"]
+    (line,) = [line for line in output.splitlines() if "spectral_stable" in line]
+    assert "model.layers.1.mlp.down_proj.weight" in line
+    assert "model.layers.1.mlp.up_proj.weight" in line
+
+
+def test_a_fold_that_leaves_out_a_norm_fails(tmp_path: Path) -> None:
+    code, report, output = evaluate(*subject_of((lambda model: made.fold_norms(model, skip=1),), tmp_path), tmp_path)
+
+    assert code == 1, output
+    named = {row["module"] for row in report["spectral"]["violations"]}
+    assert named == {f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv"}
+
+
+def test_clipping_by_a_real_quantiser_caps_no_module(tmp_path: Path) -> None:
+    baseline = write_baseline("qwen2-tiny", tmp_path / "baseline")
+
+    code, report, output = evaluate(baseline, restore("awq", tmp_path / "subject"), tmp_path)
+
+    assert code == 0, output
+    assert report["spectral"]["violations"] == []
+    # what only warns is said in the gate's line: what, and where
+    (line,) = [line for line in output.splitlines() if "invariants_pass" in line]
+    assert "model.embed_tokens.weight: stored as F32" in line

@@ -37,7 +37,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class EditSpec:
-    """An edit with all its parameters; ``scope`` is None only for ``noop``."""
+    """An edit with all its parameters; ``scope`` is None for ``noop`` and for edits of the whole model."""
 
     edit: str
     parameters: Mapping[str, int | float | str] = field(default_factory=dict)
@@ -71,17 +71,19 @@ def parse_edit_spec(text: str) -> EditSpec | CleanSpec:
         if fields:
             raise UsageError(f"edit spec {text!r}: {name} takes no parameters; write {edit.syntax}")
         return EditSpec(name)
-    if len(fields) == 2 and fields[0] == "clean":
+    if len(fields) == 2 and fields[0] == "clean" and edit.family_scope:
         return CleanSpec(name, _in_scope_of(edit, parse_scope(fields[1], where=text), text))
-    if len(fields) != len(edit.parameters) + 1:
+    if len(fields) != len(edit.parameters) + bool(edit.family_scope):
         raise UsageError(f"edit spec {text!r}: {len(fields)} fields after the edit; write {edit.syntax}")
-    *values, scope = fields
-    given = {parameter.name: value for parameter, value in zip(edit.parameters, values, strict=True)}
-    return make_edit_spec(name, given, parse_scope(scope, where=text), text)
+    scope = parse_scope(fields.pop(), where=text) if edit.family_scope else None
+    given = {parameter.name: value for parameter, value in zip(edit.parameters, fields, strict=True)}
+    return make_edit_spec(name, given, scope, text)
 
 
-def make_edit_spec(edit: str, values: Mapping[str, object], scope: Scope, where: str) -> EditSpec:
+def make_edit_spec(edit: str, values: Mapping[str, object], scope: Scope | None, where: str) -> EditSpec:
     """Return an edit spec from parameter values, given as numbers or text; ``where`` is their source for messages.
+
+    ``scope`` is None for an edit of the whole model, and for no other.
 
     Raises:
         UsageError: when the edit is unknown, a value is missing or out of range, or the edit cannot take the scope.
@@ -94,12 +96,14 @@ def make_edit_spec(edit: str, values: Mapping[str, object], scope: Scope, where:
         if parameter.name not in values:
             raise UsageError(f"{where}: {edit} needs {parameter.name!r}; write {known.syntax}")
         parameters[parameter.name] = parameter.read(str(values[parameter.name]), where)
-    return EditSpec(edit, parameters, _in_scope_of(known, scope, where))
+    if scope is None and known.family_scope:
+        raise UsageError(f"{where}: {edit} needs a scope; write {known.syntax}")
+    return EditSpec(edit, parameters, None if scope is None else _in_scope_of(known, scope, where))
 
 
 def _in_scope_of(edit: Edit, scope: Scope, where: str) -> Scope:
     if scope.family not in edit.family_scope:
-        allowed = ", ".join(edit.family_scope) or "no weights"
+        allowed = ", ".join(edit.family_scope) or "no scope"
         raise UsageError(f"{where}: {edit.name} cannot edit {scope.family!r}; allowed: {allowed}")
     return scope
 

@@ -11,14 +11,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from invarlock.catalog.edit_specs import EditSpec
 from invarlock.checkpoints.families import Module, tensors_in_scope
-from invarlock.checkpoints.rewriting import Replacement, Rewrite, count_nonfinite, rewrite_checkpoint, rewrite_each
+from invarlock.checkpoints.moving import MovedWeights
+from invarlock.checkpoints.packing import pack_checkpoint
+from invarlock.checkpoints.rewriting import (
+    Make,
+    Replacement,
+    Rewrite,
+    count_nonfinite,
+    rewrite_checkpoint,
+    rewrite_each,
+)
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.edits import BY_NAME
 from invarlock.errors import EditError
@@ -103,30 +112,46 @@ def _rewrite(files: CheckpointFiles, spec: EditSpec) -> Rewrite:
     Raises:
         EditError: when its scope takes nothing, or a tensor that cannot be edited.
     """
-    if spec.scope is None:
+    edit = BY_NAME[spec.edit]
+    if edit.move is not None:
+        moved = MovedWeights(files)
+        edit.move(moved)
+        rewrite = moved.rewrite(lambda matrix: edit.apply(matrix, spec.parameters))
+    elif edit.packing is not None:
+        rewrite = pack_checkpoint(files, edit.packing, spec.parameters)
+    elif spec.scope is None:
         return Rewrite()
-    taken = tensors_in_scope(files.model_type, files.shapes, spec.scope, where=str(files.folder))
-    for name in taken:
-        dtype = files.entries[name].dtype
+    else:
+        taken = tensors_in_scope(files.model_type, files.shapes, spec.scope, where=str(files.folder))
+        rewrite = Rewrite({name: Replacement(name, _editing(module, spec)) for name, module in taken.items()})
+    for replacement in rewrite.tensors.values():
+        dtype = files.entries[replacement.source].dtype
         if dtype not in EDITABLE_DTYPES:
             raise EditError(
-                f"{files.folder}: {spec} cannot edit {name!r}, which is stored as {dtype}; use a checkpoint in "
-                f"{', '.join(EDITABLE_DTYPES)}"
+                f"{files.folder}: {spec} cannot edit {replacement.source!r}, which is stored as {dtype}; use a "
+                f"checkpoint in {', '.join(EDITABLE_DTYPES)}"
             )
+    checked = {
+        name: replace(made, make=_checked(files, spec, name, made.make)) for name, made in rewrite.tensors.items()
+    }
+    return replace(rewrite, tensors=checked)
 
-    def replacement(name: str, module: Module) -> Replacement:
-        def make(weight: torch.Tensor) -> torch.Tensor:
-            try:
-                edited = edit_tensor(weight, module, spec)
-            except torch.linalg.LinAlgError as error:
-                raise EditError(f"{files.folder}: {spec} cannot edit {name!r} ({error}); use another edit") from None
-            if count_nonfinite(edited):
-                raise EditError(f"{files.folder}: {spec} makes {name!r} non-finite; use another edit or a wider dtype")
-            return edited
 
-        return Replacement(name, make)
+def _editing(module: Module, spec: EditSpec) -> Make:
+    return lambda weight: edit_tensor(weight, module, spec)
 
-    return Rewrite({name: replacement(name, module) for name, module in taken.items()})
+
+def _checked(files: CheckpointFiles, spec: EditSpec, name: str, make: Make) -> Make:
+    def make_finite(weight: torch.Tensor) -> torch.Tensor:
+        try:
+            edited = make(weight)
+        except torch.linalg.LinAlgError as error:
+            raise EditError(f"{files.folder}: {spec} cannot edit {name!r} ({error}); use another edit") from None
+        if count_nonfinite(edited):
+            raise EditError(f"{files.folder}: {spec} makes {name!r} non-finite; use another edit or a wider dtype")
+        return edited
+
+    return make_finite
 
 
 def _summarise(
@@ -134,10 +159,11 @@ def _summarise(
 ) -> dict[Path, EditSummary]:
     """Return what each edit did: its own seconds and an equal part of those that are no edit's own."""
     common = time.perf_counter() - started - sum(seconds.values())
+    sources = {subject: {one.source for one in rewrites[subject].tensors.values()} for subject in seconds}
     return {
         subject: EditSummary(
-            edited_tensors=len(rewrites[subject].tensors),
-            edited_params=sum(files.entries[name].elements for name in rewrites[subject].tensors),
+            edited_tensors=len(rewrites[subject].changed()),
+            edited_params=sum(files.entries[name].elements for name in sources[subject]),
             total_params=files.total_parameters,
             seconds=own + common / len(seconds),
         )

@@ -19,7 +19,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,14 +43,15 @@ Make = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Replacement:
-    """A tensor of the target: ``make`` of the source's tensor ``source``, in the same dtype.
+    """A tensor of the target: ``make`` of the source's tensor ``source``.
 
-    ``make`` is called once, must not write into its argument, and returns ``shape`` (None: the source's).
+    ``make`` is called once, must not write into its argument, and returns ``shape`` in ``dtype`` (None: the source's).
     """
 
     source: str
     make: Make
     shape: tuple[int, ...] | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,15 @@ class Rewrite:
     tensors: Mapping[str, Replacement] = field(default_factory=dict)
     drop: frozenset[str] = frozenset()
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    def changed(self, unchanged: Collection[str] = ()) -> frozenset[str]:
+        """Return the tensors that it changes but for some; one that is dropped for parts in its place counts once."""
+        made = {
+            replacement.source if replacement.source in self.drop else name
+            for name, replacement in self.tensors.items()
+            if name not in unchanged
+        }
+        return self.drop | made
 
 
 @dataclass
@@ -158,8 +168,9 @@ def _target_entries(source: CheckpointFiles, rewrite: Rewrite) -> dict[str, Tens
     for name, replacement in rewrite.tensors.items():
         origin = source.entries[replacement.source]
         shape = origin.shape if replacement.shape is None else replacement.shape
-        size_bytes = math.prod(shape) * ITEM_BYTES[origin.dtype]
-        entries[name] = replace(origin, name=name, shape=shape, size_bytes=size_bytes)
+        dtype = replacement.dtype or origin.dtype
+        size_bytes = math.prod(shape) * ITEM_BYTES[dtype]
+        entries[name] = replace(origin, name=name, dtype=dtype, shape=shape, size_bytes=size_bytes)
     return entries
 
 

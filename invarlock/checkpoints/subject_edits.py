@@ -15,6 +15,7 @@ from typing import Any
 from invarlock.catalog.edit_labels import CUSTOM, SubjectEdit, is_label, label_in_path
 from invarlock.catalog.edit_specs import EDIT_NAMES, EditSpec, make_edit_spec, parse_scope
 from invarlock.checkpoints.formats.folder import find_quantisation
+from invarlock.edits import BY_NAME
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import check_schema, read_json
 
@@ -70,7 +71,8 @@ def _spec(document: Mapping[str, Any]) -> EditSpec | None:
     if name == "noop":
         return EditSpec(name)
     try:
-        scope = parse_scope(str(document["scope"]), where=METADATA_NAME)
+        scoped = BY_NAME[name].family_scope
+        scope = parse_scope(str(document["scope"]), where=METADATA_NAME) if scoped else None
         return make_edit_spec(name, document["parameters"], scope, METADATA_NAME)
     except InvarLockError:
         return None

@@ -5,7 +5,8 @@ Example::
     EDIT = Edit("quant_rtn", (Parameter("bits", whole_number("bits", 2, 8), ...), ...), syntax=..., apply=...)
 
 An edit is one module of this folder and one line of ``EDITS``. Specs are also parsed without PyTorch, so a module
-imports it inside the functions that compute, not at the top.
+imports it inside the functions that compute, not at the top. An edit of the whole model has no scope; it calls
+``Weights`` to move numbers between matrices.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from invarlock.errors import UsageError
 
@@ -42,6 +43,58 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Features:
+    """Features that one part of a model gives and others read: ``name`` of that part, and how many there are."""
+
+    name: str
+    count: int
+
+
+class Weights(Protocol):
+    """The weights of a model, in which numbers are moved from one matrix to another and its function stays."""
+
+    @property
+    def residual(self) -> Features:
+        """The features of the residual stream."""
+
+    @property
+    def scalable(self) -> Sequence[Features]:
+        """What norms in blocks, value projections and up projections give, where a scale of it can be undone."""
+
+    def scale(self, features: Features, factors: torch.Tensor) -> None:
+        """Multiply the matrices that read features by positive factors, and divide what gives them."""
+
+    def fold_norms(self) -> None:
+        """Multiply the weight of every norm into the matrices that read it.
+
+        Raises:
+            EditError: when a norm has a bias.
+        """
+
+    def rotate(self, rotation: torch.Tensor) -> None:
+        """Rotate the residual stream by an orthogonal matrix, after norms are folded.
+
+        Raises:
+            EditError: when the architecture does not allow it.
+        """
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A packed way to store matrices of attention and FFN.
+
+    Attributes:
+        parts: returns the stored type and shape of each part, by the end of its name, of a matrix of a shape.
+        pack: returns the parts of a matrix (out, in) that is stored in a type.
+        config: returns ``quantization_config``, given the modules that are left as they were.
+    """
+
+    parts: Callable[[tuple[int, int], str, Parameters], Mapping[str, tuple[str, tuple[int, ...]]]]
+    pack: Callable[[torch.Tensor, Parameters], Mapping[str, torch.Tensor]]
+    config: Callable[[Sequence[str], Parameters], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class Edit:
     """A deliberate change of a model's weights.
 
@@ -55,8 +108,11 @@ class Edit:
         ladder: returns the parameters that the tuner tries, from mild to strong, given the smallest side of the
             matrices in scope; None if the edit is not tuned.
         tunes_one_block: whether the tuner edits a single block unless a scope is given.
-        takes_weights: whether it has a scope; an edit without one changes nothing.
-        family_scope: the module families allowed in its scope.
+        takes_weights: whether it changes anything.
+        family_scope: the module families allowed in its scope; none of an edit of the whole model.
+        move: moves numbers between matrices of the whole model, before ``apply`` gets those of attention and FFN.
+        packing: how its matrices are stored; None where they stay dense. Its edits take the whole model.
+        touches: the families of tensors that an edit of the whole model may change.
     """
 
     name: str
@@ -69,6 +125,9 @@ class Edit:
     tunes_one_block: bool = False
     takes_weights: bool = True
     family_scope: tuple[str, ...] = SCOPE_FAMILIES
+    move: Callable[[Weights], None] | None = None
+    packing: Packing | None = None
+    touches: tuple[str, ...] = ()
 
 
 def whole_number(name: str, low: int, high: int) -> Callable[[str, str], int]:

@@ -53,7 +53,8 @@ def quantize_rtn(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tens
     return padded[:, :inputs].to(weight.dtype)
 
 
-def _apply(weight: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+def round_matrix(weight: torch.Tensor, parameters: Parameters) -> torch.Tensor:
+    """Return a matrix (out, in) rounded by the parameters of ``GRID``."""
     bits, group_size = int(parameters["bits"]), int(parameters["group_size"])
     return by_rows(weight, lambda rows: quantize_rtn(rows, bits, group_size))
 
@@ -62,14 +63,16 @@ def _ladder(smallest_side: int) -> list[Parameters]:
     return [{"bits": bits, "group_size": group_size} for bits, group_size in LADDER]
 
 
+GRID = (
+    Parameter("bits", whole_number("bits", MIN_BITS, MAX_BITS), at_least(MIN_BITS)),
+    Parameter("group_size", whole_number("group_size", 1, 1 << 20), at_least(1)),
+)
+
 QUANT_RTN = Edit(
     name="quant_rtn",
-    parameters=(
-        Parameter("bits", whole_number("bits", MIN_BITS, MAX_BITS), at_least(MIN_BITS)),
-        Parameter("group_size", whole_number("group_size", 1, 1 << 20), at_least(1)),
-    ),
+    parameters=GRID,
     syntax="quant_rtn:<bits 2..8>:<group size>:<scope>",
-    apply=_apply,
+    apply=round_matrix,
     storage_format="float_dequantized",
     semantics="weights rounded to a grid and stored as floats again",
     ladder=_ladder,

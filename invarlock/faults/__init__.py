@@ -11,6 +11,7 @@ from invarlock.faults.numeric import (
     RANK_COLLAPSE,
     SCALE_EXPLOSION,
 )
+from invarlock.faults.packed import NIBBLE_SWAP, STALE_SCALE, ZERO_POINT_SHIFT
 from invarlock.faults.structural import MISSING_TENSORS, SHAPE_MISMATCH, WEIGHT_TYING_BREAK
 from invarlock.faults.subtle import (
     RMT_NORM_NOISE,
@@ -36,5 +37,8 @@ FAULTS: tuple[Fault, ...] = (
     SPECTRAL_MODERATE_SCALE,
     SPECTRAL_MODERATE_SCALE_MLP,
     VE_MLP_SCALE_SKEW,
+    STALE_SCALE,
+    ZERO_POINT_SHIFT,
+    NIBBLE_SWAP,
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}

@@ -50,8 +50,8 @@ def inject_fault(error_type: str, baseline: Path, subject: Path, params: Mapping
     plan = BY_NAME[error_type].plan(files, params)
     unchanged: set[str] = set()
     rewrite_checkpoint(files, {subject: _watched(error_type, baseline, plan.rewrite, unchanged)})
-    changed = (plan.rewrite.tensors.keys() - unchanged) | plan.rewrite.drop
-    return FaultSummary(error_type, plan.parameters, tuple(sorted(changed)), plan.detail)
+    changed = tuple(sorted(plan.rewrite.changed(unchanged)))
+    return FaultSummary(error_type, plan.parameters, changed, plan.detail)
 
 
 def _watched(error_type: str, baseline: Path, rewrite: Rewrite, unchanged: set[str]) -> Rewrite:

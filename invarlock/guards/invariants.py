@@ -7,6 +7,7 @@ from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
 from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, Scope, parse_edit_spec
+from invarlock.edits import BY_NAME as EDITS
 from invarlock.guards.configuration import configuration_violations
 from invarlock.guards.guard import Guard
 from invarlock.guards.structure import missing_tensors
@@ -204,10 +205,14 @@ def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] |
         return
     spec = parse_deployable_spec(edit["spec"]) if edit["name"] in BACKENDS else parse_edit_spec(edit["spec"])
     scope = None if isinstance(spec, CleanSpec) else spec.scope
+    touched = EDITS[edit["name"]].touches if edit["name"] in EDITS else ()
     for name in changed_tensors(baseline, subject):
         if name not in baseline["tensors"] or name not in subject["tensors"]:
             continue  # reported as missing or unexpected
-        if scope is None:
+        if touched:
+            if baseline["tensors"][name]["family"] not in touched:
+                yield _violation(name, "scope", f"changed, though {edit['name']} changes {', '.join(touched)} alone")
+        elif scope is None:
             yield _violation(name, "scope", "changed, though nothing was edited")
         elif not _takes(scope, name, baseline["tensors"][name]):
             yield _violation(name, "scope", f"changed, though an edit of {scope} does not take it")

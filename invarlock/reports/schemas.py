@@ -218,7 +218,7 @@ def _edit_parameters(entries: Schema) -> None:
             "required": [*required, *(parameter.name for parameter in edit.parameters)],
         }
         for edit in EDITS
-        if edit.parameters
+        if edit.parameters and edit.family_scope
     }
 
 

@@ -59,6 +59,7 @@ def edit_metadata(
     packed: Packed | None = None,
     kept: bool = False,
     label_source: str | None = None,
+    stored_as: str = FAULT_STORAGE,
 ) -> dict[str, Any]:
     """Return the ``edit_metadata.json`` of a subject: the description of its edit.
 
@@ -76,12 +77,13 @@ def edit_metadata(
         packed: how a deployable subject is stored; None for a validation subject.
         kept: whether the subject's checkpoint stays in the run directory.
         label_source: the source of the label, None if it is the edit's name.
+        stored_as: how a fault's subject is stored, from ``stored_as``.
 
     Raises:
         DocumentError: when the document would not match its schema, or the edit is unknown.
     """
     storage, semantics = (
-        _described(edit_type, scenario) if packed is None else (packed.storage_format, PACKED_SEMANTICS)
+        _described(edit_type, scenario, stored_as) if packed is None else (packed.storage_format, PACKED_SEMANTICS)
     )
     document = {
         "schema": EDIT_METADATA_SCHEMA,
@@ -114,15 +116,21 @@ def edit_metadata(
     return document
 
 
-def _described(edit_type: str, scenario: Mapping[str, Any]) -> tuple[str, str]:
+def stored_as(report: Mapping[str, Any]) -> str:
+    """Return the storage format of a report's subject, by what was measured of it."""
+    storage = report["invariants"].get("raw", {}).get("subject", {}).get("storage")
+    return FAULT_STORAGE if storage is None or storage["quantisation"] is None else str(storage["format"])
+
+
+def _described(edit_type: str, scenario: Mapping[str, Any], stored_as: str) -> tuple[str, str]:
     """Return the storage and the edit of a subject as text; only a fault is called a deliberate defect."""
     if edit_type == CUSTOM:
         return CUSTOM_STORAGE, CUSTOM_SEMANTICS
     if edit_type in BY_NAME:
         return BY_NAME[edit_type].storage_format, BY_NAME[edit_type].semantics
     if scenario.get("generation", {}).get("kind") == "error":
-        return FAULT_STORAGE, FAULT_SEMANTICS
-    raise DocumentError(f"edit {edit_type!r}: unknown to InvarLock, so it cannot be described")
+        return stored_as, FAULT_SEMANTICS
+    raise DocumentError(f"edit {edit_type!r}: InvarLock does not know it and cannot describe it")
 
 
 def runtime_manifest(

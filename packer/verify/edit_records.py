@@ -12,7 +12,7 @@ from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
 from invarlock.reports.deployables import CATEGORY
-from invarlock.reports.sidecars import Packed, edit_metadata
+from invarlock.reports.sidecars import Packed, edit_metadata, stored_as
 from invarlock.reports.verification import differences
 
 
@@ -83,6 +83,7 @@ def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: 
         packed=_packed(metadata, scenario),
         # facts about the machine, which cannot be derived
         kept=metadata["run_directory_contains_edit_artifacts"],
+        stored_as=stored_as(report),
     )
 
 

@@ -100,7 +100,8 @@ def test_an_edit_reads_its_own_ladder_and_its_own_scopes(edit: Edit) -> None:
 
         assert not isinstance(spec, CleanSpec)
         assert dict(spec.parameters) == dict(rung)
-    assert edit.takes_weights == bool(edit.family_scope)
+    # an edit has a scope, or takes the whole model and says what it may change
+    assert edit.takes_weights == (bool(edit.family_scope) != bool(edit.touches))
     assert {parse_scope(family, where="test").family for family in edit.family_scope} == set(edit.family_scope)
 
 

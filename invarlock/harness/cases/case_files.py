@@ -18,7 +18,7 @@ from invarlock.reports.deployables import MEMORY, SCHEMAS, VALIDATION, validate_
 from invarlock.reports.probes import file_name, probes_asked
 from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
 from invarlock.reports.repeats import repeats_document
-from invarlock.reports.sidecars import REPORT_NAME, Packed, edit_metadata, runtime_manifest
+from invarlock.reports.sidecars import REPORT_NAME, Packed, edit_metadata, runtime_manifest, stored_as
 
 
 def write_case(
@@ -75,6 +75,7 @@ def write_case(
             baseline_digest=baseline.document["baseline"]["digest"],
             packed=_packed(made, examined),
             kept=made.kept,
+            stored_as=stored_as(report),
         ),
     )
     write_json(path.with_name("evaluate_timing.json"), report["telemetry"])

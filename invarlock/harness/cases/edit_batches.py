@@ -20,6 +20,7 @@ from invarlock.catalog.edit_specs import EditSpec
 from invarlock.catalog.scenarios import EditGeneration
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.checkpoints.editing import EditSummary, apply_each_edit
+from invarlock.edits import BY_NAME
 from invarlock.errors import CheckpointError, EditError
 from invarlock.harness.state.disk_pressure import held_bytes
 from invarlock.harness.state.locks import Locks
@@ -116,7 +117,7 @@ class EditBatches:
             if other.model != case.model or not self._is_due(other):
                 continue
             spec = self._spec(other)
-            if spec.scope is not None and str(spec) not in self._refused:
+            if BY_NAME[spec.edit].takes_weights and str(spec) not in self._refused:
                 chosen.setdefault(str(spec), other)
         others = [other for other in chosen.values() if other.id != case.id]
         fair = math.ceil(len(chosen) / self._run.workers)

@@ -1,0 +1,35 @@
+"""Scales moved between matrices, as AWQ and SmoothQuant move them, and rounding to nearest after it.
+
+What a norm, a value projection or an up projection gives is divided by a factor of each feature, and the matrices that
+read it are multiplied by it (Lin et al. 2023, Xiao et al. 2022). Those tools choose factors by the activations of their
+calibration text; these are drawn, from e^-0.6 to e^0.6, as no text is at hand.
+"""
+
+from __future__ import annotations
+
+from invarlock.edits.edit import Edit, Weights
+from invarlock.edits.quant_rtn import GRID, round_matrix
+
+SPREAD = 0.6
+
+
+def _smooth(weights: Weights) -> None:
+    # imported here: specs are read where PyTorch is not installed
+    import torch
+
+    for seed, features in enumerate(weights.scalable):
+        generator = torch.Generator().manual_seed(seed)
+        weights.scale(features, (SPREAD * (2 * torch.rand(features.count, generator=generator) - 1)).exp())
+
+
+SMOOTHED_RTN = Edit(
+    name="smoothed_rtn",
+    parameters=GRID,
+    syntax="smoothed_rtn:<bits 2..8>:<group size>",
+    apply=round_matrix,
+    storage_format="float_dequantized",
+    semantics="scales moved between matrices, then weights rounded to a grid and stored as floats again",
+    family_scope=(),
+    move=_smooth,
+    touches=("attn", "ffn", "norm", "router"),
+)

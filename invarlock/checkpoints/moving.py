@@ -61,10 +61,12 @@ class MovedWeights:
 
     @property
     def residual(self) -> Features:
+        """The features of the residual stream."""
         return Features("residual stream", self.files.shapes[self._anatomy.tokens.tensor][-1])
 
     @property
     def scalable(self) -> Sequence[Features]:
+        """What norms in blocks, value projections and up projections give, where a scale of it can be undone."""
         return tuple(self._parts)
 
     def _scalable(self) -> list[tuple[Features, _Part]]:
@@ -83,6 +85,7 @@ class MovedWeights:
         return parts
 
     def scale(self, features: Features, factors: torch.Tensor) -> None:
+        """Multiply the matrices that read features by positive factors, and divide what gives them."""
         part = self._parts[features]
         if isinstance(part, Norm):
             self._scale_norm(part, factors)
@@ -111,6 +114,7 @@ class MovedWeights:
         self._steps[rows.site].append(Scale("outputs", whole))
 
     def fold_norms(self) -> None:
+        """Multiply the weight of every norm into the matrices that read it; a tied head gets weights of its own."""
         if self._anatomy.head is None:
             self._untied = True
             self._anatomy = self._described(HEAD)
@@ -124,6 +128,7 @@ class MovedWeights:
             self._vectors[norm.weight] = torch.full_like(factors, 1 - norm.offset)
 
     def rotate(self, rotation: torch.Tensor) -> None:
+        """Rotate the residual stream by an orthogonal matrix, after norms are folded."""
         anatomy = self._anatomy
         if anatomy.fixed is not None or anatomy.subtracts_mean:
             raise self._refused(anatomy.fixed or "its norms subtract the mean")

@@ -130,7 +130,7 @@ def _described(edit_type: str, scenario: Mapping[str, Any], stored_as: str) -> t
         return BY_NAME[edit_type].storage_format, BY_NAME[edit_type].semantics
     if scenario.get("generation", {}).get("kind") == "error":
         return stored_as, FAULT_SEMANTICS
-    raise DocumentError(f"edit {edit_type!r}: InvarLock does not know it and cannot describe it")
+    raise DocumentError(f"edit {edit_type!r}: unknown to InvarLock, so it cannot be described")
 
 
 def runtime_manifest(

@@ -17,7 +17,8 @@ SHIPPED = {
     "svd_rank32_stress", "quant_8bit_stress", "quant_4bit_stress", "fp8_e5m2_stress", "nan_injection", "inf_injection",
     "shape_mismatch", "missing_tensors", "weight_tying_break", "extreme_quant", "scale_explosion", "rank_collapse",
     "norm_collapse", "rmt_norm_noise", "spectral_moderate_scale", "ve_mlp_scale_skew", "rmt_norm_noise_strong",
-    "spectral_moderate_scale_mlp", "quant_8bit_deployable",
+    "spectral_moderate_scale_mlp", "quant_8bit_deployable", "smoothed_clean", "rotated_clean", "packed_w4_clean",
+    "stale_scale", "zero_point_shift", "nibble_swap",
 }  # fmt: skip
 
 
@@ -37,13 +38,13 @@ def test_the_catalog_ships_every_scenario() -> None:
     assert {row.id for row in scenarios if row.suites != ("guard_value",)} == SHIPPED
 
 
-def test_the_smoke_suite_runs_twenty_two_scenarios_on_three_models() -> None:
+def test_the_smoke_suite_runs_twenty_eight_scenarios_on_three_models() -> None:
     cases = plan_cases(read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json"))
 
     smoke = [case for case in cases if "smoke" in case.suites and case.scenario.category != "deployable"]
 
-    assert len({case.scenario.id for case in smoke}) == 22
-    assert len(smoke) == 66
+    assert len({case.scenario.id for case in smoke}) == 28
+    assert len(smoke) == 84
     assert len({case.id for case in cases}) == len(cases)
 
 

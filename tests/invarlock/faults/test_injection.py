@@ -54,7 +54,8 @@ def inject(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("error_type", sorted(FAULTS))
+# those of packed subjects are in test_packed
+@pytest.mark.parametrize("error_type", sorted(FAULTS.keys() - {"nibble_swap", "stale_scale", "zero_point_shift"}))
 def test_every_fault_breaks_every_architecture_the_same_way_twice(
     tiny_model: TinyModels, tmp_path: Path, architecture: str, error_type: str
 ) -> None:

@@ -41,7 +41,7 @@ FAULTS = {
     "no tuned parameters of this model": Fault(
         ("-m", "smoke and clean and mistral-tiny"),
         {"PACK_TUNED_EDIT_PARAMS_FILE": "empty.json"},
-        "empty.json: no parameters of ",
+        "empty.json: no tuned parameters of ",
         ("PACK_TUNED_EDIT_PARAMS_FILE", "invarlock tune embedded/mistral-tiny --output FILE"),
     ),
     "no container engine": Fault(
@@ -72,7 +72,7 @@ FAULTS = {
         ("-k", "noop"),
         {"PACK_MODEL_REVISIONS_FILE": "absent.json"},
         "absent.json: no such file",
-        ("state/model_revisions.json of a run with --net 1", "leave the variable out"),
+        ("state/model_revisions.json of a run with --net 1", "unset the variable"),
     ),
 }
 

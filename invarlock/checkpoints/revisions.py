@@ -187,9 +187,7 @@ def dataset_files(pin: Pin, names: Iterable[str]) -> list[Path]:
         if path is None:
             raise HubError(f"{_where(pin)}: {name} is not in the cache at {cache_folder()}; fetch it: --net 1")
         if name not in pinned or digest_file(path) != pinned[name].sha256:
-            raise HubError(
-                f"{_where(pin)}: {name} is not the file that is pinned; remove {path}, then fetch it: --net 1"
-            )
+            raise HubError(f"{_where(pin)}: {name} differs from the pinned file; remove {path}, then fetch it: --net 1")
         paths.append(path)
     return paths
 
@@ -300,9 +298,7 @@ def _found(pin: Pin, kind: Kind, names: Iterable[str]) -> Pin:
             raise HubError(f"{_where(pin)}: {name} is not in the cache at {cache_folder()}; fetch it: --net 1")
         file = recorded_file(path, name)
         if pinned.get(name, file) != file:
-            raise HubError(
-                f"{_where(pin)}: {name} is not the file that is pinned; remove {path}, then fetch it: --net 1"
-            )
+            raise HubError(f"{_where(pin)}: {name} differs from the pinned file; remove {path}, then fetch it: --net 1")
         files.append(file)
     return replace(pin, files=_sorted(files))
 

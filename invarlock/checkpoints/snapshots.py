@@ -60,7 +60,7 @@ def make_snapshot(
         for name, sha256 in (code or {}).items():
             found = copy_and_digest(model_folder / name, folders[target] / name)
             if found != sha256:
-                raise CheckpointError(f"{model_folder / name}: is not the file that is pinned; fetch it again")
+                raise CheckpointError(f"{model_folder / name}: differs from the pinned file; fetch it again")
         if expected_digest is not None:
             _checked(model_folder, digest, expected_digest, "fetch the pinned revision, or correct the pin")
         read_checkpoint(folders[target])

@@ -187,7 +187,7 @@ def _write(
                 write_bytes(staging / name, content)
             if target.exists():
                 shutil.rmtree(staging)
-                raise UsageError(f"{target}: exists; name another folder with --output-dir")
+                raise UsageError(f"{target}: already exists; choose another folder with --output-dir")
             staging.rename(target)
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({error.strerror})") from None

@@ -54,7 +54,7 @@ def check_request(request: PairRequest, target: Path) -> None:
         MissingFileError: when there is no text.
     """
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target}: exists; name another folder with --output-dir")
+        raise UsageError(f"{target}: already exists; choose another folder with --output-dir")
     check_can_be_made(target, "--output-dir")
     if request.edit_label is not None and not is_label(request.edit_label):
         raise UsageError(
@@ -62,7 +62,7 @@ def check_request(request: PairRequest, target: Path) -> None:
         )
     for folder in (request.baseline, request.subject):
         if not folder.is_dir() and not find_gguf(folder):
-            raise CheckpointError(f"{folder}: no such folder; name a checkpoint with config.json and safetensors")
+            raise CheckpointError(f"{folder}: no such folder; give a checkpoint with config.json and safetensors")
     if not request.text.exists():
         raise MissingFileError(f"{request.text}: no such file; name a text to score on with --text")
     check_dense(request.baseline)

@@ -27,7 +27,7 @@ def explain(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
     rows = [("gate", "measured", "limit", "")]
     for gate in judge_gates(report, report["resolved_policy"]):
-        rows.append((gate.flag, gate.measured, gate.limit, "holds" if gate.holds else "does not hold"))
+        rows.append((gate.flag, gate.measured, gate.limit, "passed" if gate.holds else "failed"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     name = f"{record['name']} ({record['edit_spec']})"

@@ -235,7 +235,7 @@ class Controller(SuiteSession):
         if hang is not None:
             where = hang.relative_to(self.run.directory.path)
             timeout = self.settings.case_timeout
-            report.longrepr = f"{overdue(timeout)}; its worker is replaced; where it was: {where}"
+            report.longrepr = f"{overdue(timeout)}; its worker is replaced; stack traces: {where}"
             return
         if crashitem in self._lost:
             return
@@ -278,7 +278,7 @@ class Controller(SuiteSession):
         try:
             self.ending = self._finish(report, interrupted=interrupted)
         except OSError as error:
-            self.ending = Ending(False, (f"there is no verdict: {disk_refuses(error)}, then go on: --resume",))
+            self.ending = Ending(False, (f"there is no verdict: {disk_refuses(error)}, then continue with --resume",))
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
             with Path(summary).open("a", encoding="utf-8") as stream:
@@ -304,7 +304,7 @@ class Controller(SuiteSession):
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write the verdict and where the pack is, below pytest's summary."""
         if self.nothing_selected:
-            terminalreporter.write_line("invarlock: no case is selected; see --collect-only for the cases there are")
+            terminalreporter.write_line("invarlock: no case is selected; list the cases with --collect-only")
         if self.ending is None:
             return
         terminalreporter.section("invarlock")

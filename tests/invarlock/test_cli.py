@@ -277,7 +277,7 @@ def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised:
         (("--final-windows", "100000"), 2, "distinct windows of 64 tokens"),
         (("--edit-label", "two words"), 2, "'two words' is no label"),
         (("--edit-label", "noop"), 2, "called noop, and differs from its baseline"),
-        (("--output-dir", "."), 2, "exists; name another folder"),
+        (("--output-dir", "."), 2, "already exists; choose another folder"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_leaves_nothing(

@@ -40,7 +40,7 @@ def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | 
         asked["dataset"] = setup.dataset(document["baseline"]["tokenizer_sha256"], prefix)
         wrong += differences({key: document[key] for key in asked}, asked)
         wrong += [
-            f"draws of run {draw['run']}: other seeds, or no probe"
+            f"draws of run {draw['run']}: different seeds, or no probe"
             for draw in document["draws"]
             if draw["seeds"] != setup.seeds(draw["run"]) or (probe and "probe" not in draw)
         ]
@@ -109,11 +109,11 @@ def kept_report(
         if subject_sha256 not in (None, report["subject"]["digest"]):
             wrong.append("of another subject")
         if runtime["report"]["sha256"] != sha256_hex(data):
-            wrong.append("not the report that its runtime manifest binds")
+            wrong.append("the report does not match its runtime manifest")
         metadata = read_json(path.with_name("edit_metadata.json"))
         check_schema(metadata, "edit_metadata", where="edit_metadata.json")
         if read_json(path.with_name("evaluate_timing.json")) != report["telemetry"]:
-            wrong.append("not the timing of the report")
+            wrong.append("the timing does not match the report")
         scenario = case.scenario.document
         beside = {name: read_json(path.with_name(file_name(name))) for name in companions_asked(scenario)}
         if not wrong:
@@ -123,7 +123,7 @@ def kept_report(
             wrong += repeats_problems(document, report)
             wrong += [] if len(document["runs"]) == repeats else ["another number of repeats"]
     except (InvarLockError, KeyError, TypeError):
-        wrong = ["malformed, or something beside it is missing"]
+        wrong = ["malformed, or an accompanying file is missing"]
     if wrong:
         set_aside(path)
         return None

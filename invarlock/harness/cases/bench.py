@@ -93,7 +93,7 @@ class Bench:
                 return self._evaluate(case, placement)
         except OutOfMemoryError:
             # what follows is outside of this clause, so that the error's frames hold no tensor of the first try
-            _log.warning("out of memory with %s; once more with %s", _size(need), _size(RETRY_FACTOR * need))
+            _log.warning("out of memory with %s; retrying with %s", _size(need), _size(RETRY_FACTOR * need))
         with self._leased(case.model, RETRY_FACTOR * need) as placement:
             return self._evaluate(case, placement)
 
@@ -110,7 +110,7 @@ class Bench:
             brought = subject_digest(case, request.baseline.snapshot)
             kept = kept_report(case, path, request, subject_spec(case, self.tuned), repeats, brought)
             if kept is not None:
-                _log.info("the report is there, verifies, and was made from the same inputs: kept")
+                _log.info("the report exists, verifies and has the same inputs: kept")
                 return kept
         made, measurements, examined = self._measure(case, request, 1 + repeats)
         _log_measured(measurements[0], placement)
@@ -236,9 +236,9 @@ def _log_measured(measured: Measured, placement: Placement) -> None:
     if measured.not_scored is not None:
         _log.warning("subject not scored: %s", measured.not_scored)
     if placement.device == "cuda":
-        _log.info("GPU memory at its peak: %s", _size(torch.cuda.max_memory_allocated()))
+        _log.info("peak GPU memory: %s", _size(torch.cuda.max_memory_allocated()))
     # kilobytes on Linux
-    _log.info("process memory at its peak: %s", _size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    _log.info("peak process memory: %s", _size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
 def _size(count: int) -> str:

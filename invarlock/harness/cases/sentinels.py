@@ -61,20 +61,20 @@ def find_kept_run(run: Run) -> KeptRun:
     """
     given, wanted = run.settings.run_dir, run.settings.sentinel_model
     if given is None:
-        raise UsageError("-m sentinel: name a run that was made with --keep-models: --run-dir RUN")
+        raise UsageError("-m sentinel: give a run made with --keep-models: --run-dir RUN")
     path = Path(given)
     manifest_path = path / "state" / "scenarios.json"
     if not manifest_path.is_file():
-        raise MissingFileError(f"--run-dir: {path} holds no run; name the folder that a run's --output-dir was")
+        raise MissingFileError(f"--run-dir: {path} is not a run directory; give the --output-dir of a run")
     link = next(RunDirectory(path).links(), None)
     if link is not None:
-        raise UsageError(f"--run-dir: {link} is a link, which is not followed; put what it leads to there")
+        raise UsageError(f"--run-dir: {link} is a symbolic link, which is not followed; replace it with its target")
     manifest: dict[str, Any] = read_json(manifest_path)
     check_schema(manifest, "scenarios", where=str(manifest_path))
     models = sorted(row["model_id"] for row in manifest["selection"]["models"])
     found = [model for model in models if wanted in (None, model, folder_name(model))]
     if wanted is None and len(models) > 1:
-        raise UsageError(f"-m sentinel: {path} has the models {', '.join(models)}; name one with --model")
+        raise UsageError(f"-m sentinel: {path} has the models {', '.join(models)}; choose one with --model")
     if not found:
         raise UsageError(f"--model: {path} has no model {wanted!r}; it has {', '.join(models)}")
     return KeptRun(RunDirectory(path.resolve()), found[0], manifest["selection"]["suite"])
@@ -89,7 +89,7 @@ def sentinel_problems(run: Run, sentinels: list[str]) -> list[str]:
     needed = {SENTINELS[name] for name in sentinels}
     folders = [kept.baseline, *(kept.subject(scenario) for scenario in sorted(needed))]
     return [
-        f"{folder}: not there: the run was cleaned up, or did not make it; run it again with --keep-models "
+        f"{folder}: missing: the run deleted its subjects or did not make this one; run it again with --keep-models "
         "(PACK_CLEANUP_MODELS=0)"
         for folder in folders
         if not folder.is_dir()

@@ -103,10 +103,10 @@ def _pack_problems(settings: Settings, checkout: list[Path], writes: Written) ->
         # the run's own folder, which is made
         return
     if not beside.is_dir():
-        yield f"--pack-dir: {beside} is not there; make it"
+        yield f"--pack-dir: {beside} does not exist; create it"
     elif any(path.is_relative_to(beside) for path in checkout):
         yield (
-            f"--pack-dir: a container may write {beside}, and {checkout[0]} is read-only to it; name a folder "
+            f"--pack-dir: a container writes to {beside}, but {checkout[0]} is mounted read-only; give a folder "
             "elsewhere, or leave it out"
         )
     elif not writable_by(beside, caller()):
@@ -115,7 +115,7 @@ def _pack_problems(settings: Settings, checkout: list[Path], writes: Written) ->
 
 def not_writable(user: int) -> str:
     """Return what is wrong with a folder that a container is to write, and what to do about it."""
-    return f"the container's user ({user}) may not write it; chown it to {user}, name another folder, {ON_THE_HOST}"
+    return f"the container's user ({user}) cannot write it; run chown {user}, give another folder, {ON_THE_HOST}"
 
 
 def _checkout(config: pytest.Config, folder: Path) -> list[Path]:
@@ -150,7 +150,7 @@ def _hub_home() -> Path:
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:
-        raise UsageError("this user has no home folder; say with HF_HOME where downloads are kept") from None
+        raise UsageError("this user has no home folder; set HF_HOME to a folder for downloads") from None
     return absolute(os.environ.get("HF_HOME") or Path(home) / "huggingface")
 
 

@@ -93,7 +93,9 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
     gpus = _usable(_numbered(_named(_visible(read_gpus(), settings), settings)), settings)
     if settings.num_gpus is not None:
         if settings.num_gpus > len(gpus):
-            raise UsageError(f"NUM_GPUS: {settings.num_gpus} GPUs wanted, {len(gpus)} can be used")
+            raise UsageError(
+                f"NUM_GPUS: {settings.num_gpus} GPUs requested, but only {len(gpus)} can be used; lower it"
+            )
         gpus = gpus[: settings.num_gpus]
     whole = all(not gpu.id.startswith("MIG-") for gpu in gpus)
     threads = _threads(max(1, cores // max(1, min(workers, len(gpus)))))
@@ -115,17 +117,17 @@ def read_gpus() -> list[Device]:
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
-        raise UsageError("no GPU can be found without NVML; install nvidia-ml-py") from None
+        raise UsageError("NVML is required to find GPUs; run: pip install nvidia-ml-py") from None
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        raise UsageError(f"NVML tells of no GPU ({error}); install the NVIDIA driver, or use -m smoke") from None
+        raise UsageError(f"no NVIDIA GPU found ({error}); install the NVIDIA driver, or use -m smoke") from None
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
         parts = [part for handle in handles for part in _parts(nvml, handle)]
         return [_device(nvml, handle, index) for index, handle in enumerate(parts)]
     except nvml.NVMLError as error:
-        raise UsageError(f"NVML cannot read a GPU ({error}); look at nvidia-smi") from None
+        raise UsageError(f"NVML cannot read a GPU ({error}); check nvidia-smi") from None
     finally:
         nvml.nvmlShutdown()
 
@@ -178,7 +180,7 @@ def _named(gpus: Sequence[Device], settings: Settings) -> list[Device]:
     for name in settings.gpu_ids:
         found = _find(visible, name)
         if found is None or found in chosen:
-            problem = "named twice" if found is not None else f"not one of the {len(gpus)} GPUs that are visible"
+            problem = "listed twice" if found is not None else f"not one of the {len(gpus)} visible GPUs"
             raise UsageError(f"GPU_ID_LIST: {name!r} is {problem}")
         chosen.append(found)
     return chosen
@@ -190,13 +192,13 @@ def _usable(gpus: Sequence[Device], settings: Settings) -> list[Device]:
     usable = []
     for gpu in gpus:
         if settings.gpu_require_idle and gpu.used_by_others:
-            reasons.append(f"GPU {gpu.id} is in use by others (GPU_REQUIRE_IDLE=1)")
+            reasons.append(f"GPU {gpu.id} is used by other processes (GPU_REQUIRE_IDLE=1)")
         elif gpu.free_bytes < settings.gpu_min_free_gb * GB:
             reasons.append(f"GPU {gpu.id} has {gpu.free_bytes / GB:.1f} GB free (GPU_MIN_FREE_GB)")
         else:
             usable.append(gpu)
     if not usable:
-        raise UsageError("; ".join(reasons) or "there is no GPU; use -m smoke")
+        raise UsageError("; ".join(reasons) or "no GPU found; use -m smoke")
     return usable
 
 
@@ -218,4 +220,4 @@ def _available_memory_bytes() -> int:
     for line in Path("/proc/meminfo").read_text("ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    raise UsageError("/proc/meminfo tells no MemAvailable; name the memory with GPU_MEMORY_PER_DEVICE")
+    raise UsageError("/proc/meminfo has no MemAvailable; set the memory with GPU_MEMORY_PER_DEVICE")

@@ -91,7 +91,7 @@ class Leases:
         Raises:
             UsageError: when that takes longer than any case of the run may.
         """
-        assert self.lease is None, "a worker holds one lease at a time"
+        assert self.lease is None, "a worker has at most one lease"
         deadline = time.monotonic() + self.wait_seconds
         pause = POLL_SECONDS[0]
         ticket, own = self._queue_up()

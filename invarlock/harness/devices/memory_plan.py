@@ -82,5 +82,5 @@ def memory_problems(pool: Pool, needs: Mapping[str, int]) -> Iterator[str]:
         together = sum(rooms) / GB if pool.combinable else max(rooms) / GB
         yield (
             f"{model_id}: needs {need / GB:.3g} GB, and the {len(rooms)} {what} of this run have {together:.3g} GB "
-            "for a model; use more or larger ones, or leave the model out with -k"
+            "for a model; use more or larger ones, or deselect the model with -k"
         )

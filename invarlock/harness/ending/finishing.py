@@ -69,18 +69,18 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
         if interrupted or not run.settings.given("pack_dir"):
             return _end_shard(run, lines, passed=passed, interrupted=interrupted)
     if run.settings.no_pack:
-        return Ending(passed, (*lines, f"verdict: {directory.verdict}; no pack was asked for"))
+        return Ending(passed, (*lines, f"verdict: {directory.verdict}; no pack was requested"))
     if interrupted:
         return Ending(False, (*lines, f"the run was interrupted: verdict at {directory.verdict}, no pack was built"))
     if run.settings.release_review and not passed:
-        reason = f"--release-review asks for PASS, the verdict is {verdict['verdict']}"
+        reason = f"--release-review requires PASS, but the verdict is {verdict['verdict']}"
         return Ending(False, (*lines, f"verdict at {directory.verdict}; no pack was built: {reason}"))
     try:
         return Ending(passed, (*lines, *_pack(run, found, finished)))
     except InvarLockError as error:
         return Ending(False, (*lines, f"no pack was built: {error}"))
     except OSError as error:
-        return Ending(False, (*lines, f"no pack was built: {disk_refuses(error)}, then go on: --resume"))
+        return Ending(False, (*lines, f"no pack was built: {disk_refuses(error)}, then continue with --resume"))
 
 
 def cut_off(plan: Mapping[str, Planned], found: FoundReports, outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
@@ -101,7 +101,7 @@ def finish_calibration(run: Run, models: Sequence[Model]) -> Ending:
         absent = [str(number) for number, path in paths.items() if not path.is_file()]
         try:
             if absent:
-                raise EvaluationError(f"null runs {', '.join(absent)} are not there; go on with them: --resume")
+                raise EvaluationError(f"null runs {', '.join(absent)} are missing; continue with --resume")
             lines += preset_lines(derived_preset(run, model), _shown(preset_path(run, model)))
         except InvarLockError as error:
             missing += 1
@@ -125,7 +125,7 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     command += ["--report-assurance", assurance] if key is not None or assurance != "report" else []
     command += ["--require-pass"] if run.settings.release_review else []
     command += ["--expected-fingerprint", str(built.fingerprint)] if key is not None else []
-    unverified = "reports:        not verified in the pack, only its bytes were checked (--report-assurance off)"
+    unverified = "reports:        not verified in the pack, only checksums were checked (--report-assurance off)"
     return [
         f"verdict:        {built.verdict}",
         *([unverified] if assurance == "off" else []),
@@ -159,7 +159,7 @@ def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -
     name = f"shard {index}/{shards}"
     if interrupted:
         return Ending(
-            False, (*lines, f"{name}: interrupted; go on with it: --resume --output-dir {_shown(run.directory.path)}")
+            False, (*lines, f"{name}: interrupted; continue it with --resume --output-dir {_shown(run.directory.path)}")
         )
     try:
         write_provenance(run)
@@ -171,7 +171,7 @@ def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -
         (
             *lines,
             f"{name}: {'every' if passed else 'not every'} case is as expected; a shard has no pack",
-            f"when all {shards} are done: {command} RUN... --output DIR --signing-key KEY.pem",
+            f"when all {shards} are finished: {command} RUN... --output DIR --signing-key KEY.pem",
         ),
     )
 

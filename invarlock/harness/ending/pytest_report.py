@@ -33,13 +33,13 @@ def ask_for_json_report(option: argparse.Namespace) -> None:
     """
     if not hasattr(option, "json_report"):
         raise UsageError(
-            "pytest-json-report is not there, and the verdict needs its account of the cases; pip install "
+            "pytest-json-report is not installed, but the verdict needs its report of the cases; run: pip install "
             "pytest-json-report, or drop -p no:jsonreport"
         )
     if not hasattr(option, "tbstyle"):
-        raise UsageError("-p no:terminal takes options away that pytest-json-report reads; use -qq")
+        raise UsageError("-p no:terminal removes options that pytest-json-report needs; use -qq")
     if option.json_report_summary:
-        raise UsageError("--json-report-summary leaves out the cases, which the verdict needs; drop it")
+        raise UsageError("--json-report-summary omits the cases, which the verdict needs; drop it")
     if option.json_report:
         return
     option.json_report = True

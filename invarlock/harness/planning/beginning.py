@@ -82,9 +82,9 @@ def _repeat_remarks(run: Run, cases: Sequence[Case], repeated: Sequence[str]) ->
     for name in repeated:
         count = sum(case.scenario.id == name for case in cases)
         if count:
-            yield f"--repeats {times}: cases of {name} that are measured again: {count}"
+            yield f"--repeats {times}: cases of {name} to measure again: {count}"
         else:
-            yield f"--repeats {times}: this shard has no case of {name}, and measures none again"
+            yield f"--repeats {times}: this shard has no case of {name}, so none is repeated"
 
 
 def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) -> list[str]:
@@ -147,7 +147,7 @@ def _remarks(run: Run, pool: Pool) -> Iterator[str]:
         yield "shards merge only if all measure the same baselines: use machines of one kind, or --determinism strict"
     what = "GPUs" if pool.kind == "gpu" else "CPU slots"
     if workers > devices:
-        yield f"{workers} workers take turns on {devices} {what}"
+        yield f"{workers} workers share {devices} {what} and have to wait"
     elif workers < devices:
         yield f"{workers} workers use {workers} of {devices} {what}, the others stay idle; -n {devices} uses all"
 
@@ -167,4 +167,6 @@ def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:
     found, asked = ({**one, "selection": {**one.get("selection", {}), "expression": {}}} for one in (earlier, manifest))
     wrong = next(differences(found, asked), None)
     if wrong is not None:
-        raise UsageError(f"--resume: {run.directory.path} is a run of something else: {wrong}")
+        raise UsageError(
+            f"--resume: {run.directory.path} is a different run: {wrong}; use the same selection and settings"
+        )

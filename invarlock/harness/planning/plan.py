@@ -53,7 +53,7 @@ def repeated_scenarios(run: Run, cases: Sequence[Case]) -> list[str]:
     for name in given or ():
         if name not in selected:
             raise UsageError(
-                f"--repeat-scenario: {name!r} is not one of the scenarios selected{did_you_mean(name, selected)}; "
+                f"--repeat-scenario: {name!r} is not a selected scenario{did_you_mean(name, selected)}; "
                 f"selected: {', '.join(selected)}"
             )
     clean = next((case.scenario.id for case in cases if case.scenario.category == "clean"), selected[0])
@@ -85,11 +85,11 @@ def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
     lines = [f"invarlock: suite {run.catalog.suite}: {_count(len(cases), 'case')} on {_count(len(needs), 'model')}"]
     for need in needs:
         size = f"{_size(need.memory_bytes)} of memory, {_size(disk_bytes(run, [need]))} of disk"
-        what = size if need.model.weight_bytes else "of a size that is not known yet"
+        what = size if need.model.weight_bytes else "of unknown size"
         lines.append(f"invarlock:   {need.model.id}: {_count(need.cases, 'case')}, {what}")
     known = [need for need in needs if need.model.weight_bytes]
-    total = f"invarlock: {_size(disk_bytes(run, known))} of disk for checkpoints at once"
-    return [*lines, total if len(known) == len(needs) else f"{total}, without models whose size is not known yet"]
+    total = f"invarlock: {_size(disk_bytes(run, known))} of disk for checkpoints at the same time"
+    return [*lines, total if len(known) == len(needs) else f"{total}, without models of unknown size"]
 
 
 def scenario_lines(run: Run, cases: Sequence[Case]) -> list[str]:
@@ -127,7 +127,7 @@ def calibration_lines(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[str
     """Return the plan of null runs for people, a line a model after the first."""
     models = {null_run.model.id for null_run in null_runs}
     counts = [(model, sum(null_run.model.id == model for null_run in null_runs)) for model in sorted(models)]
-    lines = [f"invarlock: presets of suite {run.catalog.suite}: {_count(len(null_runs), 'null run')}, no case is run"]
+    lines = [f"invarlock: presets of suite {run.catalog.suite}: {_count(len(null_runs), 'null run')}, no cases"]
     return [*lines, *(f"invarlock:   {model}: {_count(count, 'null run')}" for model, count in counts)]
 
 

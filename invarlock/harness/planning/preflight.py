@@ -31,14 +31,14 @@ def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     directory = run.directory.path
     if run.settings.resume:
         if not (run.directory.state / "settings.json").is_file():
-            yield f"--resume: {directory} holds no run; leave --resume out, or name a run's folder with --output-dir"
+            yield f"--resume: {directory} is not a run directory; drop --resume, or give one with --output-dir"
         link = next(run.directory.links(), None)
         if link is not None:
-            yield f"--resume: {link} is a link, which is not followed; put what it leads to there"
+            yield f"--resume: {link} is a symbolic link, which is not followed; replace it with its target"
     elif directory.exists() and not directory.is_dir():
-        yield f"--output-dir: {directory} is no folder; name another"
+        yield f"--output-dir: {directory} is not a folder; give another"
     elif directory.exists() and _holds_something(run.directory):
-        yield f"--output-dir: {directory} exists and is not empty; name another folder, or go on with it: --resume"
+        yield f"--output-dir: {directory} exists and is not empty; choose another folder, or continue with --resume"
 
 
 def _holds_something(directory: RunDirectory) -> bool:
@@ -50,7 +50,7 @@ def _holds_something(directory: RunDirectory) -> bool:
 def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     """Yield why no pack could be written or signed at the end."""
     if not run.settings.no_pack and run.pack_path.exists():
-        yield f"--pack-dir: {run.pack_path} exists; name another folder"
+        yield f"--pack-dir: {run.pack_path} already exists; choose another folder"
     if run.settings.signing_key is not None:
         try:
             load_signing_key(Path(run.settings.signing_key))
@@ -65,12 +65,12 @@ def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     asked = "--release-review" if run.settings.release_review else "--report-assurance strict"
     if run.settings.execution_mode != "container":
         yield (
-            f"{asked}: every clean report must come from a container, and this run is on the host; run it with "
+            f"{asked}: every clean report must come from a container, but this run is on the host; run it with "
             "--execution-mode container, or without this option"
         )
     # the pack of a shard is that of all shards
     if run.settings.shard is None and not any(case.scenario.category == "clean" for case in cases):
-        yield f"{asked}: it is about clean cases, and none is selected; select one, or run without this option"
+        yield f"{asked}: it needs a clean case, but none is selected; select one, or run without this option"
 
 
 def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
@@ -83,14 +83,14 @@ def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
         yield str(error)
         return
     if found is None:
-        yield f"{run.suites_folder}: {NO_SOURCE}, or build none: --no-pack"
+        yield f"{run.suites_folder}: {NO_SOURCE}, or build no pack: --no-pack"
 
 
 def check_container(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     """Yield why the run is not in a container although its execution mode says so."""
     yield from run.launch_problems
     if run.settings.execution_mode == "container" and run.image is None and not run.launch_problems:
-        yield "--execution-mode container: pytest was not asked to start a run; call it as `pytest SUITES`"
+        yield "--execution-mode container: pytest was not called to start a run; call it as `pytest SUITES`"
 
 
 def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
@@ -107,7 +107,7 @@ def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     for model in {case.model.id: case.model for case in cases}.values():
         if model.trust_remote_code:
             yield (
-                f"{model.id}: models.toml says that it brings code of its own (trust_remote_code); read it, then "
+                f"{model.id}: it has custom code according to models.toml (trust_remote_code); review it, then "
                 "allow it: INVARLOCK_ALLOW_REMOTE_CODE=1"
             )
 
@@ -140,9 +140,9 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
                 missing.setdefault(case.model.id, {})[case.scenario.id] = spec.edit
     for model, edits in missing.items():
         yield (
-            f"{tuned.source}: no parameters of {', '.join(dict.fromkeys(edits.values()))} are selected for {model} "
-            f"({', '.join(edits)}); find them: invarlock tune {run.named(model)} --output FILE, and name that with "
-            "PACK_TUNED_EDIT_PARAMS_FILE, or leave the scenarios out"
+            f"{tuned.source}: no tuned parameters of {', '.join(dict.fromkeys(edits.values()))} for {model} "
+            f"({', '.join(edits)}); find them: invarlock tune {run.named(model)} --output FILE, and give "
+            "that file with PACK_TUNED_EDIT_PARAMS_FILE, or deselect the scenarios"
         )
 
 
@@ -150,7 +150,7 @@ def check_flash_attention(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     """Yield a problem where flash-attention is to be used and is not installed."""
     on_gpus = run.catalog.models.suites[run.catalog.suite].requires == "gpu"
     if on_gpus and not run.settings.skip_flash_attention and find_spec("flash_attn") is None:
-        yield "SKIP_FLASH_ATTN=0: the package flash-attn is not installed; pip install flash-attn, or leave it out"
+        yield "SKIP_FLASH_ATTN=0: flash-attn is not installed; pip install flash-attn, or unset the variable"
 
 
 def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
@@ -194,16 +194,16 @@ def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     spare = run.settings.min_free_disk_gb
     if (free := shutil.disk_usage(folder).free) < (asked := need.on_run_disk(shares_cache=shares_cache)) + spare * 1e9:
         what = "the run and its downloads need" if shares_cache else "the run needs"
-        another = "name another disk with --output-dir" + (" or HF_HUB_CACHE" if shares_cache else "")
+        another = "use another disk with --output-dir" + (" or HF_HUB_CACHE" if shares_cache else "")
         yield (
             f"{folder}: {free / 1e9:.1f} GB free, {what} {asked / 1e9:.1f} GB and {spare:g} GB must stay free; "
-            f"free some space, {another}, lower MIN_FREE_DISK_GB, or start all the same: "
+            f"free some space, {another}, lower MIN_FREE_DISK_GB, or start anyway: "
             "PACK_SKIP_DISK_PREFLIGHT=1"
         )
     if cache is not None and not shares_cache and (free := shutil.disk_usage(cache).free) < need.cache_bytes:
         yield (
-            f"{cache}: {free / 1e9:.1f} GB free, {need.cache_bytes / 1e9:.1f} GB are to be fetched into it; "
-            "free some space, name another folder with HF_HUB_CACHE, or start all the same: PACK_SKIP_DISK_PREFLIGHT=1"
+            f"{cache}: {free / 1e9:.1f} GB free, {need.cache_bytes / 1e9:.1f} GB will be downloaded into it; "
+            "free some space, use another folder with HF_HUB_CACHE, or start anyway: PACK_SKIP_DISK_PREFLIGHT=1"
         )
 
 

@@ -42,8 +42,8 @@ def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
         return
     if not _are_given(run) and not run.settings.resume:
         yield (
-            "--suite-mode run-only: there are no presets; name them with PACK_CALIBRATION_PRESET_DIR or "
-            "PACK_CALIBRATION_PRESET_FILE, or go on with a run that made them: --resume"
+            "--suite-mode run-only: there are no presets; give them with PACK_CALIBRATION_PRESET_DIR or "
+            "PACK_CALIBRATION_PRESET_FILE, or continue a run that made them: --resume"
         )
         return
     for model in models:
@@ -51,7 +51,7 @@ def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
         try:
             preset = read_preset(path)
             if preset.document["model_id"] != model.id:
-                yield f"{path}: a preset of {preset.document['model_id']}, the run has {model.id}; leave it out with -k"
+                yield f"{path}: a preset for {preset.document['model_id']}, but the run has {model.id}; drop it with -k"
                 continue
             yield from _other_windows(run, preset.document["dataset"], path)
             # the pin of a model that has a path is the digest of its checkpoint; that of another is known later
@@ -74,8 +74,8 @@ def _other_windows(run: Run, dataset: Mapping[str, Any], path: Path) -> Iterator
     scored = window_counts(run)
     if learned != scored:
         yield (
-            f"{path}: learned from {_windows_text(learned)}, and the run scores {_windows_text(scored)}; calibrate at "
-            f"these, or take the preset's: INVARLOCK_SEQ_LEN={learned.seq_len} "
+            f"{path}: learned from {_windows_text(learned)}, but the run scores {_windows_text(scored)}; calibrate at "
+            f"these, or use the preset's: INVARLOCK_SEQ_LEN={learned.seq_len} "
             f"INVARLOCK_PREVIEW_WINDOWS={learned.preview} INVARLOCK_FINAL_WINDOWS={learned.final}"
         )
 

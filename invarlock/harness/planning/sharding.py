@@ -45,8 +45,8 @@ def manifest_of_shard(whole: dict[str, Any], shard: Shard, cases: Sequence[Case]
     planned = {(case["model"], case["scenario"], case["run"]) for case in manifest["selection"]["cases"]}
     if planned != {(case.model.id, case.scenario.id, case.run) for case in cases}:
         raise UsageError(
-            f"--shard {shard[0]}/{shard[1]}: {len(cases)} of its {len(planned)} cases are selected; leave out what "
-            "selects by an earlier run (--lf, --sw)"
+            f"--shard {shard[0]}/{shard[1]}: {len(cases)} of its {len(planned)} cases are selected; drop options "
+            "that select by an earlier run (--lf, --sw)"
         )
     return manifest
 

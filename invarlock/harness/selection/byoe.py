@@ -51,15 +51,17 @@ def bring(
     if settings.baseline is None or not settings.subjects:
         raise UsageError("-m byoe: needs --baseline FOLDER and at least one --subject FOLDER")
     if other_suites:
-        raise UsageError(f"--baseline: -m asks for the suite {other_suites[0]}, which has its own models; use -m byoe")
+        raise UsageError(f"--baseline: -m selects the suite {other_suites[0]}, which has its own models; use -m byoe")
     slot = next((slot for slot in range(1, MODEL_SLOTS + 1) if settings.given(f"model_{slot}")), None)
     if slot is not None:
-        raise UsageError(f"MODEL_{slot}: -m byoe has the model of --baseline and no other; unset it")
+        raise UsageError(f"MODEL_{slot}: -m byoe only uses the model of --baseline; unset it")
     baseline = here / settings.baseline
     problems: list[str] = []
     found = _read(baseline, "--baseline", problems)
     if found is not None and not tokenizer_files(baseline):
-        problems.append(f"--baseline: {baseline}: no tokenizer files; the text is cut into tokens by the baseline's")
+        problems.append(
+            f"--baseline: {baseline}: no tokenizer files; add them, the text needs the baseline's tokenizer"
+        )
     folders = [here / subject for subject in settings.subjects]
     edits: list[SubjectEdit] = []
     for folder in folders:
@@ -86,7 +88,7 @@ def _read(folder: Path, option: str, problems: list[str], base: Path | None = No
     A folder with a ``base`` may be packed; a baseline is dense.
     """
     if not folder.is_dir() and not (base is not None and folder.is_file() and folder.suffix == GGUF_SUFFIX):
-        problems.append(f"{option}: {folder}: no such folder; name a checkpoint with config.json and safetensors")
+        problems.append(f"{option}: {folder}: no such folder; give a checkpoint with config.json and safetensors")
         return None
     try:
         return check_dense(folder) if base is None else open_checkpoint(folder, base).files

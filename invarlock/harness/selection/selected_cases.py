@@ -162,8 +162,8 @@ def _suite(models: Models, cases: Sequence[Case], expression: MarkExpression, no
     asked = suites_asked_for(models, cases, expression)
     if len(asked) > 1:
         raise UsageError(
-            f"-m {expression.text!r}: selects cases of the suites {' and '.join(asked)}, and a run is of one suite; "
-            "name one, or run them one after the other"
+            f"-m {expression.text!r}: selects cases of the suites {' and '.join(asked)}, but a run has one suite; "
+            "select one, or run them one after the other"
         )
     if asked:
         return asked[0]
@@ -175,7 +175,7 @@ def _suite(models: Models, cases: Sequence[Case], expression: MarkExpression, no
     if others and suite not in others and not foreign:
         raise UsageError(
             f"-m {expression.text!r}: selects no case of suite {suite}, but cases of {', '.join(others)}; "
-            f"name one suite, such as -m '{others[0]} and ({expression.text.strip()})'"
+            f"select one suite, such as -m '{others[0]} and ({expression.text.strip()})'"
         )
     return suite
 
@@ -218,5 +218,5 @@ def _suite_of(cases: Sequence[Case], node_ids: Sequence[str]) -> str | None:
     shared = set.intersection(*(set(case.suites) for case in named))
     if not shared:
         suites = ", ".join(dict.fromkeys(case.suites[0] for case in named))
-        raise UsageError(f"the cases named are of the suites {suites}; a run has one")
+        raise UsageError(f"the given cases belong to the suites {suites}, but a run has one; give cases of one suite")
     return next(suite for suite in named[0].suites if suite in shared)

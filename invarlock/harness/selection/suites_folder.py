@@ -25,7 +25,7 @@ def find_suites_folder(config: pytest.Config) -> Path | None:
         nearest = next((folder for folder in (path, *path.parents) if is_suites_folder(folder)), None)
         found |= {} if nearest is None else {nearest: None}
     if len(found) > 1:
-        raise pytest.UsageError(printable(f"{' and '.join(map(str, found))} are suites folders; a run has one"))
+        raise pytest.UsageError(printable(f"{' and '.join(map(str, found))} are suites folders, but a run has one"))
     return next(iter(found), None)
 
 

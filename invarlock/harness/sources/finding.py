@@ -111,7 +111,7 @@ def _wanted(run: Run, model: Model) -> Pin | None:
     earlier = _earlier_pins(run).models.get(model.id)
     if earlier is not None and given is not None and given.revision != earlier.revision:
         raise UsageError(
-            f"--resume: {model.id}: this run is pinned to {earlier.revision}, now {given.revision} is asked for; "
+            f"--resume: {model.id}: this run is pinned to {earlier.revision}, but {given.revision} was requested; "
             "a run keeps its pins: start a new one"
         )
     return earlier or given
@@ -130,8 +130,8 @@ def _given_pins(run: Run) -> Pins:
             return read_pins(Path(named))
         except MissingFileError as error:
             raise MissingFileError(
-                f"{error}; name the state/model_revisions.json of a run with --net 1 in PACK_MODEL_REVISIONS_FILE, or "
-                "leave the variable out"
+                f"{error}; set PACK_MODEL_REVISIONS_FILE to the state/model_revisions.json of a run with --net 1, or "
+                "unset the variable"
             ) from None
     shipped = run.suites_folder / PINS_NAME
     return read_pins(shipped) if shipped.is_file() else Pins()
@@ -161,8 +161,8 @@ def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:
     pin = pin_folder(model.id, model.licence, files)
     if wanted is not None and wanted.revision != pin.revision:
         raise CheckpointError(
-            f"{model.id}: its digest is {pin.revision}, expected {wanted.revision}; restore its files, or correct the "
-            "pin"
+            f"{model.id}: its digest is {pin.revision}, but {wanted.revision} was expected; restore its files, "
+            "or correct the pin"
         )
     return Source(sized_by_files(model, folder), pin, wanted=wanted)
 
@@ -170,7 +170,7 @@ def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:
 def _in_cache(model: Model, wanted: Pin | None) -> Source:
     if wanted is None:
         raise HubError(
-            f"{model.id}: no pin says which revision; find and fetch it: --net 1, or name a file of pins with "
+            f"{model.id}: no pinned revision; resolve and download it with --net 1, or give a file of pins with "
             "PACK_MODEL_REVISIONS_FILE"
         )
     pin = find_model(wanted, code=model.trust_remote_code)
@@ -198,7 +198,7 @@ def _fetched(source: Source, tell: Tell) -> Pin:
     wanted = () if source.wanted is None else source.wanted.files
     for file in wanted:
         if file not in pin.files:
-            raise HubError(f"{pin.id} at {pin.revision}: {file.name} is not the file that is pinned; correct the pin")
+            raise HubError(f"{pin.id} at {pin.revision}: {file.name} differs from the pinned file; correct the pin")
     # a run that is resumed keeps what it said of it
     return source.wanted if source.wanted is not None and wanted else pin
 

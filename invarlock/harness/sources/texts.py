@@ -52,7 +52,7 @@ def suite_text(run: Run) -> Text:
     suites = run.catalog.models.suites
     text = suites[run.catalog.suite].text
     if text is None:
-        raise UsageError(f"suite {run.catalog.suite!r} names no text; add a [suite.text] table to models.toml")
+        raise UsageError(f"suite {run.catalog.suite!r} has no text; add a [suite.text] table to models.toml")
     wanted = run.settings.dataset or text.dataset
     if wanted == text.dataset:
         return text
@@ -60,7 +60,7 @@ def suite_text(run: Run) -> Text:
         return replace(text, dataset=wanted, source=None, sha256=None)
     shipped = run.catalog.embedded_text
     if shipped is None:
-        raise UsageError("INVARLOCK_DATASET=embedded: models.toml names no text that ships with it; name another")
+        raise UsageError("INVARLOCK_DATASET=embedded: models.toml has no embedded text; choose another data set")
     return replace(text, dataset=wanted, source=shipped.source, sha256=shipped.sha256)
 
 
@@ -184,7 +184,7 @@ def data_set(run: Run) -> DataSet | None:
     if kind != "hf_text":
         return None
     if settings.hf_dataset is None:
-        raise UsageError("INVARLOCK_DATASET=hf_text: which data set is not said; name it with INVARLOCK_HF_DATASET")
+        raise UsageError("INVARLOCK_DATASET=hf_text: no data set is given; set INVARLOCK_HF_DATASET")
     return DataSet(
         settings.hf_dataset,
         settings.hf_config,
@@ -210,7 +210,7 @@ def files_of(asked: DataSet, names: Iterable[str]) -> tuple[str, ...]:
     where = asked.id if asked.config is None else f"{asked.id}, configuration {asked.config}"
     readable = [name for name in every if name.endswith(SUFFIXES)][:8]
     raise HubError(
-        f"{where}: no file of the split {asked.split!r}; it has {', '.join(readable) or 'no text that can be read'}; "
+        f"{where}: no file of the split {asked.split!r}; it has {', '.join(readable) or 'no readable text'}; "
         "correct INVARLOCK_HF_CONFIG or INVARLOCK_HF_SPLIT"
     )
 
@@ -241,14 +241,12 @@ def _in_cache(asked: DataSet, pin: Pin | None) -> TextSource:
     from invarlock.checkpoints.revisions import find_dataset
 
     if pin is None:
-        raise HubError(
-            f"{asked.id}: no pin says which revision; find and fetch it: --net 1, or name it with INVARLOCK_HF_REVISION"
-        )
+        raise HubError(f"{asked.id}: no pinned revision; download it with --net 1, or set INVARLOCK_HF_REVISION")
     if pin.files:
         return TextSource(find_dataset(pin, [file.name for file in pin.files]))
     cached = cached_names(asked.id, "dataset", pin.revision)
     if not cached:
-        raise HubError(f"{asked.id} at {pin.revision}: not in the cache; fetch it: --net 1")
+        raise HubError(f"{asked.id} at {pin.revision}: not in the cache; download it with --net 1")
     return TextSource(find_dataset(pin, files_of(asked, cached)))
 
 
@@ -263,7 +261,5 @@ def _disk_problems(run: Run) -> Iterator[str]:
 
 def _local_file(run: Run) -> Path:
     if run.settings.local_jsonl_file is None:
-        raise MissingFileError(
-            "INVARLOCK_DATASET=local_jsonl: which file is not said; name it with INVARLOCK_LOCAL_JSONL_FILE"
-        )
+        raise MissingFileError("INVARLOCK_DATASET=local_jsonl: no file is given; set INVARLOCK_LOCAL_JSONL_FILE")
     return Path(run.settings.local_jsonl_file)

@@ -82,7 +82,7 @@ def _wait_for_workers(directory: RunDirectory) -> None:
     while alive := [path.stem for path in directory.locks.glob("worker_*.lock") if is_held(path)]:
         if time.monotonic() > deadline:
             raise UsageError(
-                f"{directory.path}: {', '.join(alive)} of an earlier session does not end; end its process, then go on"
+                f"{directory.path}: {', '.join(alive)} of an earlier session does not end; kill its process first"
             )
         time.sleep(POLL_SECONDS)
 

@@ -46,7 +46,7 @@ class Locks:
                 lock.acquire(timeout=self._timeout_seconds)
         except filelock.Timeout:
             raise EvaluationError(
-                f"{lock.lock_file}: another worker has held it for {self._timeout_seconds:.0f} s; end its process"
+                f"{lock.lock_file}: locked by another worker for {self._timeout_seconds:.0f} s; end its process"
             ) from None
         try:
             yield

@@ -57,10 +57,10 @@ class RunLock:
         except filelock.Timeout:
             # whoever made the folders, they are the other session's now
             self._made = []
-            raise UsageError(f"--output-dir: {path} is in use by {self._holder()}; wait for it, or end it") from None
+            raise UsageError(f"--output-dir: {path} is in use by {self._holder()}; wait for it, or stop it") from None
         except OSError as error:
             self.give_up()
-            raise UsageError(f"--output-dir: {disk_refuses(error)}, or name another folder") from None
+            raise UsageError(f"--output-dir: {disk_refuses(error)}, or choose another folder") from None
         self._lock = lock
 
     def give_back(self) -> None:

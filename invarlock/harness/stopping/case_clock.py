@@ -158,13 +158,13 @@ def worker_alarms(seconds: float) -> list[Alarm]:
 def lone_alarms(seconds: float) -> list[Alarm]:
     """Return what happens in a run of one process."""
     last = seconds + min(seconds, GRACE_SECONDS)
-    line = f"{overdue(seconds)} and could not be interrupted; what is done is kept, go on with workers: --resume -n 1"
+    line = f"{overdue(seconds)} and could not be interrupted; finished cases are kept, continue: --resume -n 1"
     return [Interrupt(seconds), LastWord(last, line), Exit(last + LAST_WORD_SECONDS)]
 
 
 def overdue(seconds: float) -> str:
     """Return the message of a case that took too long."""
-    return f"it took longer than --case-timeout allows ({seconds:g} s)"
+    return f"exceeded --case-timeout ({seconds:g} s)"
 
 
 def hang_of(directory: RunDirectory, case_id: str) -> Path | None:

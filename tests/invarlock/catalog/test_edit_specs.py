@@ -30,7 +30,7 @@ def test_a_spec_is_read_as_what_it_says(text: str, spec: EditSpec | CleanSpec) -
         ("quant_rtn:9:32:ffn", "bits must be a whole number from 2 to 8, not '9'"),
         ("quant_rtn:4:0:ffn", "group_size must be a whole number from 1"),
         ("quant_rtn:٤:32:ffn", "bits must be a whole number"),
-        ("fp8_quant:e3m4:ffn", "format 'e3m4' is none of e4m3, e5m2"),
+        ("fp8_quant:e3m4:ffn", "format 'e3m4' is unknown; use one of e4m3, e5m2"),
         ("magnitude_prune:nan:all", "between 0 and 1, not 'nan'"),
         ("magnitude_prune:1:all", "between 0 and 1, not '1'"),
         ("lowrank_svd:32:mlp", "unknown scope 'mlp'; use ffn, attn, all"),

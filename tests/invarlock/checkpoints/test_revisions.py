@@ -306,7 +306,7 @@ def test_a_cache_without_weights_is_incomplete(pin: Pin, no_network: None) -> No
 def test_a_cached_file_that_is_not_the_one_pinned_is_refused(pin: Pin, no_network: None) -> None:
     files = tuple(replace(file, sha256="0" * 64) if file.name == "config.json" else file for file in pin.files)
 
-    with pytest.raises(HubError, match=r"config\.json is not the file that is pinned"):
+    with pytest.raises(HubError, match=r"config\.json differs from the pinned file"):
         find_model(replace(pin, files=files))
 
 
@@ -321,7 +321,7 @@ def test_a_data_set_is_pinned_like_a_model(hub: Hub, monkeypatch: pytest.MonkeyP
     assert find_dataset(pin, names) == pin
     assert [path.read_bytes() for path in dataset_files(pin, names)] == [b"rows"]
     dataset_files(pin, names)[0].resolve().write_bytes(b"rots")
-    with pytest.raises(HubError, match="is not the file that is pinned"):
+    with pytest.raises(HubError, match="differs from the pinned file"):
         dataset_files(pin, names)
 
 

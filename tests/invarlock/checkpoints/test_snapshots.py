@@ -70,7 +70,7 @@ def test_code_is_in_a_snapshot_only_as_it_is_pinned(tiny_model: TinyModels, tmp_
     assert digest == digest_checkpoint(model)
     assert contents(tmp_path / "with").keys() - contents(tmp_path / "without").keys() == {"modeling_own.py"}
     (model / "modeling_own.py").write_text("raise SystemExit\n")
-    with pytest.raises(CheckpointError, match=r"modeling_own\.py: is not the file that is pinned"):
+    with pytest.raises(CheckpointError, match=r"modeling_own\.py: differs from the pinned file"):
         make_snapshot(model, None, tmp_path / "changed", None, code=pinned)
     assert not (tmp_path / "changed").exists()
 

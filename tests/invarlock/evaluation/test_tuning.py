@@ -229,7 +229,7 @@ def test_a_guards_limit_used_beyond_the_margin_speaks_against_a_candidate(
         (["nobody/nothing"], "'nobody/nothing' is no folder, and no model of"),
         (["mistralai/Mistral-7B-v0.1"], "at 27d67f1b5f57dc0953326b2601d68371d40ea8da: not in the cache at"),
         (["Qwen/Qwen3-8B"], "pins no revision of it; name the folder that it is in"),
-        (["embedded/mistral-tiny", "--scope", "head"], "scope 'head' is none of"),
+        (["embedded/mistral-tiny", "--scope", "head"], "unknown scope 'head'"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_line(

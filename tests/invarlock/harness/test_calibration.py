@@ -100,7 +100,7 @@ def test_a_null_run_whose_worker_died_or_that_does_not_fit_is_measured_again(
 @pytest.mark.parametrize(
     ("arguments", "variables", "message"),
     [
-        (("--suite-mode", "run-only"), {}, "--suite-mode run-only: there are no presets; name them with"),
+        (("--suite-mode", "run-only"), {}, "--suite-mode run-only: there are no presets; give them with"),
         ((), {"PACK_CALIBRATION_PRESET_DIR": "nowhere"}, "no such file; make presets with --suite-mode calibrate-only"),
         ((), {"DRIFT_CALIBRATION_RUNS": "1"}, "DRIFT_CALIBRATION_RUNS: 1 is too few"),
         (("--suite-mode", "calibrate-only"), {"DRIFT_CALIBRATION_RUNS": "0"}, "cannot be combined; drop one"),
@@ -130,9 +130,9 @@ def test_a_preset_of_another_model_or_tier_or_of_other_windows_is_refused_up_fro
     )  # fmt: skip
     yaml = run_pytest("-k", "mistral and noop", PACK_CALIBRATION_PRESET_FILE=given.replace(".json", ".yaml"))
 
-    assert "a preset of embedded/mistral-tiny, the run has embedded/qwen2-tiny; leave it out with -k" in other.output
+    assert "a preset for embedded/mistral-tiny, but the run has embedded/qwen2-tiny; drop it with -k" in other.output
     assert "its tier is balanced, not conservative; calibrate this model, or omit the preset" in strict.output
-    assert "learned from 8 + 16 windows of 128 tokens, and the run scores 8 + 32 windows of 128 tokens" in strict.output
+    assert "learned from 8 + 16 windows of 128 tokens, but the run scores 8 + 32 windows of 128 tokens" in strict.output
     assert "take the preset's: INVARLOCK_SEQ_LEN=128 INVARLOCK_PREVIEW_WINDOWS=8 INVARLOCK_FINAL_WINDOWS=16" in (
         strict.output
     )

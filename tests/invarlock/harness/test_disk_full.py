@@ -80,7 +80,7 @@ def test_a_disk_that_is_full_when_the_run_ends_is_told_on_one_line(
 
     assert ran.status == 1, ran.output
     assert "there is no verdict: " in ran.output
-    assert "No space left on device; check disk space and permissions, then go on: --resume" in ran.output
+    assert "No space left on device; check disk space and permissions, then continue with --resume" in ran.output
     assert "INTERNALERROR" not in ran.output
 
 

@@ -37,7 +37,7 @@ def end(directory: Path, key: Path, **options: Any) -> Ending:
 @pytest.mark.parametrize(
     ("lost", "reason"),
     [
-        ("noop_control", "no pack was built: --release-review asks for PASS, the verdict is FAIL"),
+        ("noop_control", "no pack was built: --release-review requires PASS, but the verdict is FAIL"),
         # on the host, under the profile dev
         (None, "no pack was built: the pack would not verify: manifest.json: "),
     ],
@@ -60,7 +60,7 @@ def test_without_report_assurance_the_pack_and_the_operator_are_told_so(run: Pat
 
     assert ending.passed
     assert (
-        "reports:        not verified in the pack, only its bytes were checked (--report-assurance off)" in ending.lines
+        "reports:        not verified in the pack, only checksums were checked (--report-assurance off)" in ending.lines
     )
     assert " --report-assurance off --expected-fingerprint sha256:" in ending.lines[-1]
     assert "--strict" not in ending.lines[-1]

@@ -199,7 +199,7 @@ def test_without_a_network_a_model_needs_a_pin_and_a_complete_cache(
     lines = ran.output.partition("ERROR: ")[2].strip().splitlines()
     assert ran.status == 4, ran.output
     assert lines == [
-        "org/one: no pin says which revision; find and fetch it: --net 1, or name a file of pins with "
+        "org/one: no pinned revision; resolve and download it with --net 1, or give a file of pins with "
         "PACK_MODEL_REVISIONS_FILE",
         f"org/two at {'1' * 40}: not in the cache at {tmp_path / 'cache'}; fetch it: --net 1",
     ]
@@ -229,7 +229,7 @@ def test_a_run_that_is_resumed_keeps_its_pins(
     assert again.status == 0, again.output
     assert (again.directory / "state" / "model_revisions.json").read_bytes() == before
     assert other.status == 4, other.output
-    assert f"{MODEL}: this run is pinned to {repository.commit}, now {moved.commit} is asked for" in other.output
+    assert f"{MODEL}: this run is pinned to {repository.commit}, but {moved.commit} was requested" in other.output
     hub.add(repository)
 
 
@@ -261,10 +261,12 @@ def test_a_folder_in_a_slot_is_pinned_by_its_digest_and_asks_for_parameters(
     assert asked.status == 4, asked.output
     [line] = asked.output.partition("ERROR: ")[2].strip().splitlines()
     assert line.startswith(
-        "tuned_edit_params.json: no parameters of quant_rtn, fp8_quant, magnitude_prune, lowrank_svd are selected for "
+        "tuned_edit_params.json: no tuned parameters of quant_rtn, fp8_quant, magnitude_prune, lowrank_svd for "
         "local/my-model (quant_4bit_clean, "
     )
-    assert f"find them: invarlock tune {folder} --output FILE, and name that with PACK_TUNED_EDIT_PARAMS_FILE" in line
+    assert (
+        f"find them: invarlock tune {folder} --output FILE, and give that file with PACK_TUNED_EDIT_PARAMS_FILE" in line
+    )
     assert ran.status == 0, ran.output
     [pin] = load(ran.pack / MODEL_REVISIONS)["models"]
     assert pin["model_id"] == "local/my-model"
@@ -313,7 +315,7 @@ def test_code_of_a_model_runs_only_where_its_row_and_the_user_both_say_so(
     )
 
     assert refused.status == 4, refused.output
-    assert "org/own-code: models.toml says that it brings code of its own (trust_remote_code)" in refused.output
+    assert "org/own-code: it has custom code according to models.toml (trust_remote_code)" in refused.output
     assert without.status == 0, without.output
     assert not ran_before
     assert with_code.status == 0, with_code.output

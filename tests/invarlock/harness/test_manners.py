@@ -223,13 +223,13 @@ def test_what_pytest_is_asked_to_show_it_shows_and_begins_no_run(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("suites", "mine", "other"), "other are suites folders; a run has one"),
-        (("suites", "-p", "no:jsonreport"), "pytest-json-report is not there, and the verdict needs its account"),
-        (("suites", "--json-report-summary"), "--json-report-summary leaves out the cases, which the verdict needs"),
-        (("suites", "-p", "no:terminal"), "-p no:terminal takes options away that pytest-json-report reads; use -qq"),
+        (("suites", "mine", "other"), "other are suites folders, but a run has one"),
+        (("suites", "-p", "no:jsonreport"), "pytest-json-report is not installed, but the verdict needs its report"),
+        (("suites", "--json-report-summary"), "--json-report-summary omits the cases, which the verdict needs"),
+        (("suites", "-p", "no:terminal"), "-p no:terminal removes options that pytest-json-report needs; use -qq"),
         (
             (node_id("prune_clean"), node_id("prune_clean").replace("mistral-tiny", "mistral-7b-v0.1")),
-            "the cases named are of the suites smoke, subset; a run has one",
+            "the given cases belong to the suites smoke, subset",
         ),
     ],
 )

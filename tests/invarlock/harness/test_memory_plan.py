@@ -44,6 +44,6 @@ def test_a_case_of_an_embedded_model_takes_no_more_than_is_planned(real_run: Any
 
     logs = "".join(path.read_text("utf-8") for path in (real_run.directory / "logs").glob("*.log"))
 
-    peaks = [float(size) for size in re.findall(r"process memory at its peak: ([0-9.]+) MB", logs)]
+    peaks = [float(size) for size in re.findall(r"peak process memory: ([0-9.]+) MB", logs)]
     # what getrusage says of a process may be the peak of the one that it was forked from: larger, never smaller
     assert needed_bytes(model, "cpu", 16 * 128, 128) / 1e6 <= 1.6 * max(peaks)

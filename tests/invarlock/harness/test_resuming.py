@@ -203,8 +203,8 @@ def test_what_cannot_be_resumed_is_refused_on_one_line(
     finished = resume(run_pytest, undisturbed)
     again = run_pytest(*SELECT, directory=directory)
 
-    assert (other.status, "is a run of something else" in other.output) == (4, True), other.output
-    assert (none.status, "holds no run; leave --resume out" in none.output) == (4, True), none.output
+    assert (other.status, "is a different run" in other.output) == (4, True), other.output
+    assert (none.status, "is not a run directory; drop --resume" in none.output) == (4, True), none.output
     assert not (tmp_path / "none").exists()
-    assert (finished.status, "exists; name another folder" in finished.output) == (4, True), finished.output
-    assert (again.status, "go on with it: --resume" in again.output) == (4, True), again.output
+    assert (finished.status, "already exists; choose another folder" in finished.output) == (4, True), finished.output
+    assert (again.status, "continue with --resume" in again.output) == (4, True), again.output

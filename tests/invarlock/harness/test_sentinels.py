@@ -36,6 +36,9 @@ def test_kept_subjects_load_and_evaluate_and_lost_ones_are_told(run_pytest: Call
     verification = json.loads((session / FOLDER / "public_quant" / "verify.json").read_bytes())
     assert verification["summary"] == {"ok": True, "reason": "ok"}
     assert lost.status == 4
-    assert "models/prune_clean: not there: the run was cleaned up, or did not make it; run it again with" in lost.output
+    assert (
+        "models/prune_clean: missing: the run deleted its subjects or did not make this one; run it again with"
+        in lost.output
+    )
     assert "has no model 'gpt5'; it has embedded/mistral-tiny" in other.output
-    assert "-m sentinel: name a run that was made with --keep-models: --run-dir RUN" in absent.output
+    assert "-m sentinel: give a run made with --keep-models: --run-dir RUN" in absent.output

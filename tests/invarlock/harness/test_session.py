@@ -134,7 +134,7 @@ def test_strict_runs_give_the_same_bytes_with_one_worker_or_two_times_aside(
     repeats = load(two.pack / "results/determinism_repeats.json")
     assert (repeats["repeats"], repeats["identical"]) == (1, True)
     assert [path.split("/")[-2] for path in repeats["cases"]] == ["nan_injection", "run_1"]
-    assert "invarlock: --repeats 1: cases of nan_injection that are measured again: 1" in two.output
+    assert "invarlock: --repeats 1: cases of nan_injection to measure again: 1" in two.output
     assert load(two.pack / "manifest.json")["repeats"] == 1
     assert not (one.pack / "results/determinism_repeats.json").exists()
 
@@ -199,7 +199,7 @@ def test_a_run_directory_that_holds_something_is_not_written_to(run_pytest: Call
     ran = run_pytest("-k", "noop")
 
     assert ran.status == 4
-    assert "exists and is not empty; name another folder" in ran.output
+    assert "exists and is not empty; choose another folder" in ran.output
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 
@@ -353,7 +353,7 @@ def test_without_a_pack_or_a_signature_when_asked(run_pytest: Callable[..., Any]
     assert verify(unsigned.pack).returncode == verify(unsigned.pack, "--strict").returncode == 5
     assert "--allow-unsigned --report-assurance off" in unsigned.output
     assert load(unsigned.pack / "manifest.json")["verification"]["report_assurance"] == "off"
-    assert "not verified in the pack, only its bytes were checked (--report-assurance off)" in unsigned.output
+    assert "not verified in the pack, only checksums were checked (--report-assurance off)" in unsigned.output
     assert not list(unsigned.directory.rglob("*.html"))
     assert not none.pack.exists()
     assert load(none.directory / "reports" / "final_verdict.json")["verdict"] == "PASS"
@@ -372,9 +372,9 @@ def test_a_release_review_is_refused_before_it_starts_where_it_cannot_end_well(
     lines = ran.output.partition("ERROR: ")[2].strip().splitlines()
     assert (ran.status, ran.directory.exists()) == (4, False), ran.output
     assert lines == [
-        "--release-review: every clean report must come from a container, and this run is on the host; run it with "
+        "--release-review: every clean report must come from a container, but this run is on the host; run it with "
         "--execution-mode container, or without this option",
-        "--release-review: it is about clean cases, and none is selected; select one, or run without this option",
+        "--release-review: it needs a clean case, but none is selected; select one, or run without this option",
     ]
 
 

@@ -110,8 +110,8 @@ def test_a_text_that_is_too_short_stops_the_run_before_it_starts(
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"INVARLOCK_DATASET": "hf_text"}, "hf_text: which data set is not said; name it with INVARLOCK_HF_DATASET"),
-        ({"INVARLOCK_DATASET": "local_jsonl"}, "which file is not said; name it with INVARLOCK_LOCAL_JSONL_FILE"),
+        ({"INVARLOCK_DATASET": "hf_text"}, "hf_text: no data set is given; set INVARLOCK_HF_DATASET"),
+        ({"INVARLOCK_DATASET": "local_jsonl"}, "no file is given; set INVARLOCK_LOCAL_JSONL_FILE"),
         (
             {"INVARLOCK_DATASET": "local_jsonl", "INVARLOCK_LOCAL_JSONL_FILE": "absent.jsonl"},
             "absent.jsonl: no such file; name a text to score on",

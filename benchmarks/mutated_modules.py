@@ -21,9 +21,14 @@ EDITS = ("tests/invarlock/edits", f"{CHECKPOINTS}/test_editing.py")
 MODULES: dict[str, tuple[str, ...]] = {
     # what a pack is on disk
     "packer/format/checksums.py": (f"{PACKER}/test_checksums.py", f"{PACKER}/test_attacks.py"),
-    "packer/format/contents.py": (*VERIFYING, f"{PACKER}/test_hostile_packs.py"),
+    "packer/format/contents.py": (f"{PACKER}/test_sealed_files.py", *VERIFYING),
     "packer/format/layout.py": VERIFYING,
-    "packer/format/pack_folder.py": (f"{PACKER}/test_hostile_packs.py", f"{PACKER}/test_transport.py", *VERIFYING),
+    "packer/format/pack_folder.py": (
+        f"{PACKER}/test_sealed_files.py",
+        f"{PACKER}/test_hostile_packs.py",
+        f"{PACKER}/test_transport.py",
+        *VERIFYING,
+    ),
     "packer/format/references.py": VERIFYING,
     # trust
     "packer/trust/attestation.py": (SIGNATURE, f"{PACKER}/test_signing.py", *VERIFYING),
@@ -36,7 +41,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     # the verifier
     "packer/verify/authenticity.py": (SIGNATURE, f"{PACKER}/test_expected_signers.py", *KEYS, *VERIFYING),
     "packer/verify/control_files.py": VERIFYING,
-    "packer/verify/integrity.py": VERIFYING,
+    "packer/verify/integrity.py": (f"{PACKER}/test_sealed_files.py", *VERIFYING),
     "packer/verify/options.py": (
         f"{PACKER}/test_verify_result.py",
         f"{PACKER}/test_expected_signers.py",

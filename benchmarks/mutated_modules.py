@@ -124,7 +124,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/edits/quant_rtn.py": EDITS,
     "invarlock/edits/rows.py": EDITS,
     # leases
-    "invarlock/harness/devices/leases.py": (f"{HARNESS}/test_leases.py",),
+    "invarlock/harness/devices/leases.py": (f"{HARNESS}/test_lease_queue.py", f"{HARNESS}/test_leases.py"),
     "invarlock/harness/state/locks.py": (f"{HARNESS}/test_locks.py",),
     "invarlock/harness/devices/memory_plan.py": (f"{HARNESS}/test_memory_plan.py", f"{HARNESS}/test_leases.py"),
     # resuming

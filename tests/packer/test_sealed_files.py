@@ -8,7 +8,7 @@ import pytest
 from invarlock.packer.format.contents import MemoryFiles, PackFiles, SealedFiles
 from invarlock.packer.format.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, THREADED_BYTES
 from invarlock.packer.format.pack_folder import Listing, PackFolder, open_pack
-from packs import places, sha256, strict
+from packs import messages, places, sha256, strict
 
 from invarlock.errors import DocumentError, IntegrityError, MissingFileError
 from invarlock.problems import Code
@@ -146,15 +146,15 @@ def test_a_file_of_exactly_the_limit_is_read_and_a_larger_one_is_not(opened: Pac
 
 
 def test_a_large_material_of_a_pack_is_verified_to_its_last_byte(pack: Path, reseal: Reseal) -> None:
-    material = pack / "materials" / "data.bin"
+    material = pack / "materials" / "data.dat"
     material.parent.mkdir()
     material.write_bytes(os.urandom(THREADED_BYTES + 1))
     reseal(pack)
-    assert strict(pack).code == 0
+    assert strict(pack).code == 0, messages(strict(pack))
     data = material.read_bytes()
 
     for position in (0, THREADED_BYTES // 2, THREADED_BYTES):
         material.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
-        assert places(strict(pack)) == [(Code.CHECKSUM_DIFFERS, "materials/data.bin", "")]
+        assert places(strict(pack)) == [(Code.CHECKSUM_DIFFERS, "materials/data.dat", "")]
     material.write_bytes(data[:-1])
-    assert places(strict(pack)) == [(Code.CHECKSUM_DIFFERS, "materials/data.bin", "")]
+    assert places(strict(pack)) == [(Code.CHECKSUM_DIFFERS, "materials/data.dat", "")]

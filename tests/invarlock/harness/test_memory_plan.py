@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from invarlock.catalog.models import Model, read_models
-from invarlock.harness.devices.memory_plan import needed_bytes
+from invarlock.harness.devices.inventory import GB, Device, Pool
+from invarlock.harness.devices.memory_plan import devices_needed, fits, memory_problems, needed_bytes
 
 ROOT = Path(__file__).parents[3]
 # Parameters, tokens of a window, and the peak in MB: benchmarks/memory.py, as docs/performance.md has it.
@@ -37,6 +38,49 @@ def test_more_tokens_at_once_and_more_parameters_need_more() -> None:
     small, large = (Model("a/b", "llama", size, 2 * size, "unknown", 0) for size in (10**7, 10**9))
 
     assert needed_bytes(small, "cpu", 2048) < needed_bytes(small, "cpu", 8192) < needed_bytes(large, "cpu", 8192)
+
+
+def pool_of(*rooms: float, kind: Any = "gpu", combinable: bool = True) -> Pool:
+    devices = tuple(Device(str(number), number, int(room * GB), int(room * GB)) for number, room in enumerate(rooms))
+    return Pool(kind, devices, 1, combinable)
+
+
+@pytest.mark.parametrize(("smallest", "planned"), [(0, 13 * GB), (12.5, 13 * GB), (24, 24 * GB)])
+def test_on_a_gpu_the_weights_have_a_tenth_and_2_gb_more_or_what_the_model_asks_for(
+    smallest: float, planned: int
+) -> None:
+    model = Model("a/model", "llama", 5 * 10**9, 10 * GB, "unknown", smallest)
+
+    assert needed_bytes(model, "gpu") == pytest.approx(planned, abs=1)
+
+
+def test_several_devices_hold_a_model_with_some_room_left_on_each() -> None:
+    assert fits(10, [10])
+    assert not fits(11, [10])
+    assert fits(19, [10, 10])
+    assert not fits(20, [10, 10])
+
+
+@pytest.mark.parametrize(
+    ("need", "combinable", "devices"),
+    [(8, True, 1), (9, True, 2), (11.4, True, 2), (12, True, 3), (14, True, None), (8, False, 1), (9, False, None)],
+)
+def test_a_need_takes_the_fewest_devices_that_hold_it_the_largest_first(
+    need: float, combinable: bool, devices: int | None
+) -> None:
+    assert devices_needed(int(need * GB), pool_of(2, 8, 4, combinable=combinable)) == devices
+
+
+def test_a_model_that_no_lease_can_hold_is_named_with_what_there_is() -> None:
+    needs = {"small": 8 * GB, "large": 20 * GB}
+
+    assert list(memory_problems(pool_of(8, 8, 8), {"small": 8 * GB})) == []
+    (together,) = memory_problems(pool_of(8, 4), needs)
+    (alone,) = memory_problems(pool_of(8, 4, combinable=False), needs)
+    (slots,) = memory_problems(pool_of(8, 4, kind="cpu"), needs)
+    assert together.startswith("large: needs 20 GB, and the 2 GPUs of this run have 12 GB")
+    assert alone.startswith("large: needs 20 GB, and the 2 GPUs of this run have 8 GB")
+    assert slots.startswith("large: needs 20 GB, and the 2 CPU slots of this run have 12 GB")
 
 
 def test_a_case_of_an_embedded_model_takes_no_more_than_is_planned(real_run: Any) -> None:

@@ -16,7 +16,7 @@ from invarlock.verdict.compiling import (
     read_outcomes,
 )
 from invarlock.verdict.rendering import render_verdict_text
-from invarlock.verdict.summaries import ARTIFACT_KEYS, summarise, summarise_artifacts
+from invarlock.verdict.summaries import ARTIFACT_KEYS, summarise, summarise_artifacts, summarise_seconds
 
 SUITES = Path(__file__).parents[3] / "suites"
 ROWS = {row["id"]: row for row in json.loads((SUITES / "scenarios.json").read_text())["scenarios"]}
@@ -319,6 +319,40 @@ def test_the_summaries_add_up() -> None:
     assert summaries["guard_signal_summary.json"]["spectral"]["signals"] == 1
     assert summaries["guard_signal_summary.json"]["rmt"]["evaluated"] == 0
     assert [row["name"] for row in summaries["scenario_signal_summary.json"]] == list(HONEST)
+
+
+def test_seconds_are_summed_by_stage_model_and_category() -> None:
+    rows = [
+        ("b", "clean", {"scoring_seconds": 1.5, "baseline_report_reused": True, "render_deferred": True, "batch": 8}),
+        ("a", "clean", {"scoring_seconds": 2.0, "edit_seconds": 0.25, "baseline_report_reused": False}),
+        ("b", "stress", {"scoring_seconds": None, "edit_seconds": 4.0, "render_deferred": False}),
+    ]
+
+    found = summarise_seconds(iter(rows))
+
+    assert (found["timing_files"], found["baseline_reports_reused"], found["renders_deferred"]) == (3, 1, 1)
+    assert found["stages"] == {"edit_seconds": 4.25, "scoring_seconds": 3.5, "total_seconds": 7.75}
+    assert found["by_model"] == {
+        "a": {"edit_seconds": 0.25, "scoring_seconds": 2.0, "total_seconds": 2.25},
+        "b": {"edit_seconds": 4.0, "scoring_seconds": 1.5, "total_seconds": 5.5},
+    }
+    assert found["by_category"]["stress"] == {"edit_seconds": 4.0, "scoring_seconds": 0.0, "total_seconds": 4.0}
+    assert summarise_seconds([])["stages"] == {"total_seconds": 0.0}
+
+
+def test_hits_of_a_guard_are_counted_where_it_is_the_primary_guard_and_required() -> None:
+    signals = summarise(verdict(HONEST))["guard_signal_summary.json"]
+
+    for row in signals.values():
+        assert row["primary_hits"] <= row["primary_required"] <= len(HONEST)
+        assert sum(row["signals_by_category"].values()) == row["signals"] <= row["evaluated"]
+        assert list(row["signals_by_category"]) == sorted(row["signals_by_category"])
+    assert sum(row["primary_required"] for row in signals.values()) < len(HONEST) * len(signals)
+
+
+def test_reports_without_a_subject_are_counted_as_evidence_only() -> None:
+    assert summarise_artifacts({})["by_class"] == {}
+    assert summarise_artifacts({}, 2)["by_class"] == {"evidence_only_pack": 2}
 
 
 def test_cases_without_a_report_are_named_by_summaries_and_text() -> None:

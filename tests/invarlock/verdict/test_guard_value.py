@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from invarlock.reports.probes import file_name
 from invarlock.verdict.compiling import Planned
 from invarlock.verdict.guard_value import FILE_NAME, sweep_document, sweep_lines, sweep_point
 
@@ -46,6 +47,76 @@ def test_the_pack_has_the_sweep_of_the_run_and_it_verifies(swept_run: Any, swept
     assert load(swept_run.pack / "reports" / FILE_NAME) == swept
     command = [sys.executable, "-m", "invarlock.packer", "verify", str(swept_run.pack), "--strict"]
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+Planned_ = tuple[Planned, dict[str, Any]]
+
+
+@pytest.fixture
+def planned(swept_run: Any, swept: dict[str, Any]) -> list[Planned_]:
+    """The planned cases of a sweep in the order of its points, each with its report and what its probes found."""
+    rows = {row["id"]: row for row in load(swept_run.pack / "metadata/scenarios.json")["scenarios"]}
+    found = []
+    for point in swept["points"]:
+        case = {key: point[key] for key in ("model", "scenario", "run")}
+        report = swept_run.pack / point["path"]
+        probes = {name: load(report.with_name(file_name(name))) for name in point["probes"]}
+        found.append((Planned(point["path"], case, rows[case["scenario"]]), {**load(report), **probes}))
+    return found
+
+
+def test_each_point_is_what_a_report_and_its_probes_give(planned: list[Planned_], swept: dict[str, Any]) -> None:
+    points = {case.path: sweep_point(case, report, "sha256:0") for case, report in planned}
+
+    assert [points[row["path"]] for row in swept["points"]] == [
+        {**row, "report_sha256": "sha256:0"} for row in swept["points"]
+    ]
+
+
+def point_of(planned: Planned_, **changes: Any) -> dict[str, Any]:
+    """Return the point of a report with some blocks changed."""
+    case, report = planned
+    blocks = {name: {**report[name], **change} for name, change in changes.items()}
+    point = sweep_point(case, {**report, **blocks}, "sha256:0")
+    assert point is not None
+    return point
+
+
+def test_a_refused_metric_is_no_signal_of_a_guard(planned: list[Planned_]) -> None:
+    noop = planned[2]
+    accepted, refused = point_of(noop), point_of(noop, validation={"primary_metric_acceptable": False})
+
+    assert (accepted["perplexity_accepts"], accepted["gates_that_refuse"]) == (True, [])
+    assert (refused["perplexity_accepts"], refused["guards_that_signal"]) == (False, [])
+    assert (refused["gates_that_refuse"], refused["guards_detect"]) == ([], False)
+
+
+def test_the_gates_of_guards_that_refuse_a_point_are_named(planned: list[Planned_]) -> None:
+    point = point_of(planned[2], validation={"spectral_stable": False})
+
+    assert point["gates_that_refuse"] == ["spectral_stable"]
+
+
+@pytest.mark.parametrize("name", ["rmt_probe", "ve_probe"])
+def test_one_probe_that_detects_is_enough(name: str, planned: list[Planned_]) -> None:
+    quiet, detected = point_of(planned[2]), point_of(planned[2], **{name: {"detected": True}})
+
+    assert (quiet["guards_detect"], detected["guards_detect"]) == (False, True)
+    assert detected["probes"] == {**quiet["probes"], name: True}
+    assert (quiet["guard_detects"], detected["guard_detects"]) == (None, None)
+
+
+def test_points_are_in_the_order_of_their_guards_and_the_text_has_a_line_for_each(swept: dict[str, Any]) -> None:
+    points = {row["path"]: row for row in swept["points"]}
+    scale, skew, noop = points
+    points[skew] |= {"scenario": "a"}
+
+    document = sweep_document(dict(reversed(points.items())))
+
+    assert [row["path"] for row in document["points"]] == [scale, skew, noop]
+    lines = sweep_lines(points)
+    assert [line.split()[0] for line in lines[2:-1]] == list(document["guards"])
+    assert lines[2].split()[1:] == ["1", "1", "1", "1"]
 
 
 def test_a_run_without_a_sweep_has_no_document(real_run: Any) -> None:

@@ -1,0 +1,301 @@
+"""The same mutants as `mutants.py` draws, each tested in a fork of one process: seconds for what takes minutes there.
+
+    python benchmarks/forked_mutants.py packer/verify/claims.py --sample 12
+    python benchmarks/forked_mutants.py invarlock/edits/*.py --tests tests/invarlock/edits --budget 10
+
+All tests are collected and run once, which shows which tests run which line and how long they take. For each mutant
+the process forks, the code of the function that was changed is replaced, and the tests that run the changed lines run
+until one fails, at most as many as fit into the budget. Tests that start processes are left out, for these do not see
+the change. What survives here, and changes outside of functions, are for `mutants.py` to decide: nothing that is
+killed here survives there, but for tests that look at a function's own code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import coverage
+import pytest
+from mutated_modules import MODULES
+from mutation import Mutant, sample_mutants
+
+ROOT = Path(__file__).parents[1]
+PYTEST = ("-q", "-m", "not slow", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--tb=no", "--no-header")
+NEW_LOCALS = 0x2
+SURVIVED, KILLED, OUTSIDE, NOT_RUN = range(4)
+NAMES = {SURVIVED: "survived", KILLED: "killed", OUTSIDE: "not in a function", NOT_RUN: "no test runs it"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutant, and how many of the tests that run its lines were tried."""
+
+    module: str
+    line: int
+    kind: str
+    became: str
+    tests: str
+    change: str
+
+
+class Session:
+    """A pytest plugin that runs the collected tests once, and then some of them for each mutant."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.outcomes: list[Outcome] = []
+        self._failed = False
+        self._seconds: dict[str, float] = {}
+        self._left_out: set[str] = set()
+        self._items: dict[str, pytest.Item] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note that a test failed."""
+        self._failed = self._failed or report.failed
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run the tests instead of pytest's own loop."""
+        self._items = {item.nodeid: item for item in session.items}
+        modules = {path: importlib.import_module(module_name(path)) for path in self.options.modules}
+        lines = self._run_once(modules)
+        for path, module in modules.items():
+            original = (ROOT / path).read_text()
+            for mutant in sample_mutants(original, self.options.sample, self.options.seed):
+                self.outcomes.append(self._test(path, module, original, mutant, lines[path]))
+        return True
+
+    def _run_once(self, modules: Mapping[str, ModuleType]) -> dict[str, dict[int, list[str]]]:
+        """Return which tests run each line of the modules."""
+        measured = coverage.Coverage(data_file=None, include=[str(ROOT / path) for path in modules], config_file=False)
+        started: list[object] = []
+        popen = subprocess.Popen.__init__
+
+        def noted(self: subprocess.Popen[Any], *arguments: Any, **options: Any) -> None:
+            started.append(self)
+            popen(self, *arguments, **options)
+
+        subprocess.Popen.__init__ = noted  # type: ignore[method-assign]
+        measured.start()
+        for name, item in self._items.items():
+            measured.switch_context(name)
+            started.clear()
+            before = time.process_time()
+            if not self._passes(item) or started:
+                self._left_out.add(name)
+            self._seconds[name] = time.process_time() - before
+        measured.stop()
+        subprocess.Popen.__init__ = popen  # type: ignore[method-assign]
+        data = measured.get_data()
+        return {path: data.contexts_by_lineno(str(ROOT / path)) for path in modules}
+
+    def _passes(self, item: pytest.Item) -> bool:
+        self._failed = False
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        return not self._failed
+
+    def _chosen(self, tests: Sequence[str]) -> list[str]:
+        """Return the tests that fit into the budget: a few of each function before many of one, the quickest first."""
+        seen: Counter[str] = Counter()
+        order = {}
+        for test in sorted(tests, key=self._seconds.__getitem__):
+            function = test.partition("[")[0]
+            order[test] = (seen[function] // 2, self._seconds[test])
+            seen[function] += 1
+        chosen: list[str] = []
+        seconds = 0.0
+        for test in sorted(order, key=order.__getitem__):
+            if seconds > self.options.budget:
+                break
+            seconds += self._seconds[test]
+            chosen.append(test)
+        return chosen
+
+    def _test(
+        self, path: str, module: ModuleType, original: str, mutant: Mutant, lines: Mapping[int, Sequence[str]]
+    ) -> Outcome:
+        tests = {test for line in statement_lines(original, mutant.source) for test in lines.get(line, ()) if test}
+        tests -= self._left_out
+        chosen = self._chosen(sorted(tests))
+        child = os.fork()
+        if child == 0:
+            os.setpgid(0, 0)
+            self._be_the_mutant(module, original, mutant, chosen)
+        code = _wait(child, 60.0 + 12 * sum(self._seconds[test] for test in chosen))
+        became = NAMES.get(code, "killed")
+        change = _change(original, mutant.source)
+        outcome = Outcome(path, mutant.line, mutant.kind, became, f"{len(chosen)} of {len(tests)}", change)
+        print(json.dumps(asdict(outcome)), file=sys.__stdout__, flush=True)
+        return outcome
+
+    def _be_the_mutant(self, module: ModuleType, original: str, mutant: Mutant, chosen: Sequence[str]) -> None:
+        code = KILLED
+        try:
+            if not replace_code(module, original, mutant.source):
+                code = OUTSIDE
+            elif not chosen:
+                code = NOT_RUN
+            elif all(self._passes(self._items[test]) for test in chosen):
+                code = SURVIVED
+        finally:
+            os._exit(code)
+
+
+def module_name(path: str) -> str:
+    """Return the name by which a module of the checkout is imported."""
+    name = path.removesuffix(".py").replace("/", ".")
+    return name if name.startswith("invarlock.") else f"invarlock.{name}"
+
+
+def statement_lines(original: str, changed: str) -> set[int]:
+    """Return the lines of the innermost statements that a change touches."""
+    matcher = difflib.SequenceMatcher(None, original.splitlines(), changed.splitlines(), autojunk=False)
+    touched = {
+        line
+        for kind, start, end, _, _ in matcher.get_opcodes()
+        if kind != "equal"
+        for line in range(start + 1, max(end, start + 1) + 1)
+    }
+    statements = [node for node in ast.walk(ast.parse(original)) if isinstance(node, ast.stmt)]
+    found: set[int] = set()
+    for line in touched:
+        around = [node for node in statements if node.lineno <= line <= (node.end_lineno or node.lineno)]
+        inner = max(around, key=lambda node: node.lineno, default=None)
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) or inner is None:
+            found.add(line)
+        else:
+            found |= set(range(inner.lineno, (inner.end_lineno or inner.lineno) + 1))
+    return found
+
+
+def replace_code(module: ModuleType, original: str, changed: str) -> bool:
+    """Give the one function that differs its changed code; False where the change is outside of functions."""
+    file = str(module.__file__)
+    before, after = (_function_codes(compile(source, file, "exec")) for source in (original, changed))
+    differing = [
+        name
+        for name, codes in before.items()
+        if len(codes) != len(after.get(name, ())) or not all(map(_same, codes, after[name]))
+    ]
+    functions = _functions(module)
+    if len(differing) != 1 or len(before[differing[0]]) != 1 or differing[0] not in functions:
+        return False
+    (code,) = after[differing[0]]
+    for function in functions[differing[0]]:
+        if function.__code__.co_freevars != code.co_freevars:
+            return False
+        function.__code__ = code
+    for value in vars(module).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+    return True
+
+
+def _function_codes(code: CodeType) -> dict[str, list[CodeType]]:
+    """Return the code of each function of a module and of its classes, by qualified name."""
+    found: dict[str, list[CodeType]] = defaultdict(list)
+    for constant in code.co_consts:
+        if not isinstance(constant, CodeType) or constant.co_name.startswith("<"):
+            continue
+        if constant.co_flags & NEW_LOCALS:
+            found[constant.co_qualname].append(constant)
+        else:
+            for name, codes in _function_codes(constant).items():
+                found[name] += codes
+    return found
+
+
+def _same(one: CodeType, other: CodeType) -> bool:
+    names = ("co_code", "co_names", "co_varnames", "co_freevars", "co_flags", "co_argcount", "co_exceptiontable")
+    if any(getattr(one, name) != getattr(other, name) for name in names) or len(one.co_consts) != len(other.co_consts):
+        return False
+    return all(
+        _same(mine, theirs)
+        if isinstance(mine, CodeType) and isinstance(theirs, CodeType)
+        else (type(mine), repr(mine)) == (type(theirs), repr(theirs))
+        for mine, theirs in zip(one.co_consts, other.co_consts, strict=True)
+    )
+
+
+def _functions(module: ModuleType) -> dict[str, list[FunctionType]]:
+    """Return the functions of a module and of its classes, below what wraps them, by qualified name."""
+    found: dict[str, list[FunctionType]] = defaultdict(list)
+    todo, seen = list(vars(module).values()), set()
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, FunctionType) and value.__code__.co_filename == module.__file__:
+            found[value.__code__.co_qualname].append(value)
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            todo += vars(value).values()
+        todo += _wrapped(value)
+    return found
+
+
+def _wrapped(value: object) -> Iterator[object]:
+    if isinstance(value, staticmethod | classmethod):
+        yield value.__func__
+    elif isinstance(value, property):
+        yield from (value.fget, value.fset)
+    elif isinstance(value, functools.cached_property):
+        yield value.func
+    elif not isinstance(value, ModuleType) and hasattr(value, "__wrapped__"):
+        yield value.__wrapped__
+
+
+def _change(before: str, after: str) -> str:
+    lines = difflib.ndiff(before.splitlines(), after.splitlines())
+    return "  ".join(" ".join(line.split()) for line in lines if line[:2] in ("- ", "+ "))
+
+
+def _wait(child: int, limit_seconds: float) -> int:
+    """Return the exit code of a child; one that takes too long is ended, and counts as killed."""
+    over = time.monotonic() + limit_seconds
+    while time.monotonic() < over:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, 9)
+    os.waitpid(child, 0)
+    return KILLED
+
+
+def main() -> None:
+    """Test the mutants of some modules, and print a line of JSON for each and the sums."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="+", help="paths such as packer/verify/claims.py")
+    parser.add_argument("--tests", nargs="+", help="test files; those closest to the modules when left out")
+    parser.add_argument("--sample", type=int, default=12, help="mutants of each module")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample")
+    parser.add_argument("--budget", type=float, default=6.0, help="seconds of tests for each mutant")
+    options = parser.parse_args()
+    tests = options.tests or list(dict.fromkeys(test for module in options.modules for test in MODULES[module]))
+    session = Session(options)
+    os.chdir(ROOT)
+    code = pytest.main([*PYTEST, *tests], plugins=[session])
+    counts = Counter((outcome.module, outcome.became) for outcome in session.outcomes)
+    for (module, became), number in sorted(counts.items()):
+        print(f"{module:45} {became:18} {number:4}")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ EVIDENCE = (
 )
 GUARDS = (f"{REPORTS}/test_guards_judgement.py", f"{REPORTS}/test_activation_judgement.py")
 VERDICT = ("tests/invarlock/verdict",)
-EDITS = ("tests/invarlock/edits", f"{CHECKPOINTS}/test_editing.py")
+EDITS = ("tests/invarlock/catalog/test_edit_specs.py", "tests/invarlock/edits", f"{CHECKPOINTS}/test_editing.py")
 
 MODULES: dict[str, tuple[str, ...]] = {
     # what a pack is on disk
@@ -74,7 +74,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/verify/report.py": (CLAIMED, *VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
     "packer/verify/reports.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
     "packer/verify/results.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
-    "invarlock/reports/consistency.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
+    "invarlock/reports/consistency.py": (
+        f"{REPORTS}/test_consistency.py",
+        f"{REPORTS}/test_verification.py",
+        f"{PACKER}/test_attacks.py",
+    ),
     "invarlock/reports/derivation.py": (f"{REPORTS}/test_derivation.py", f"{REPORTS}/test_verification.py"),
     "invarlock/reports/verification.py": (f"{REPORTS}/test_verification.py", f"{PACKER}/test_attacks.py"),
     # merging

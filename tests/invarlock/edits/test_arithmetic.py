@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invarlock.edits.fp8_quant import quantize_fp8
-from invarlock.edits.lowrank_svd import _randomised, approximate_lowrank
-from invarlock.edits.magnitude_prune import prune_magnitude
-from invarlock.edits.quant_rtn import quantize_rtn
+from invarlock.edits.lowrank_svd import LOWRANK_SVD, _randomised, approximate_lowrank
+from invarlock.edits.magnitude_prune import MAGNITUDE_PRUNE, prune_magnitude
+from invarlock.edits.quant_rtn import QUANT_RTN, quantize_rtn
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 40))
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
@@ -143,6 +143,32 @@ def test_lowrank_reaches_the_optimal_error(shape: tuple[int, int], rank: int, se
 
     optimal = torch.linalg.svdvals(weight)[rank:].square().sum().sqrt()
     assert torch.linalg.norm(weight - edited) == pytest.approx(float(optimal), rel=1e-4, abs=1e-4)
+
+
+def test_the_randomised_method_gives_the_same_each_time_and_the_rank_that_is_wanted() -> None:
+    weight = random_weight((40, 30), 3)
+
+    edited = _randomised(weight, 4)
+
+    assert torch.equal(edited, _randomised(weight, 4))
+    assert int(torch.linalg.matrix_rank(edited)) == 4
+    assert _randomised(weight, 29).shape == weight.shape
+
+
+def test_ladders_go_from_gentle_to_harsh() -> None:
+    assert LOWRANK_SVD.ladder is not None
+    ranks = [int(step["rank"]) for step in LOWRANK_SVD.ladder(100)]
+    assert ranks == sorted(set(ranks), reverse=True)
+    assert (max(ranks) < 100, min(ranks)) == (True, 1)
+    assert [step["rank"] for step in LOWRANK_SVD.ladder(1)] == [1]
+    assert MAGNITUDE_PRUNE.ladder is not None
+    shares = [float(step["sparsity"]) for step in MAGNITUDE_PRUNE.ladder(100)]
+    assert shares == sorted(set(shares))
+    assert 0.0 < shares[0] < shares[-1] < 1.0
+    assert QUANT_RTN.ladder is not None
+    steps = [(int(step["bits"]), int(step["group_size"])) for step in QUANT_RTN.ladder(4096)]
+    assert {group for _, group in steps} <= {32, 64, 128}
+    assert [bits for bits, _ in steps] == sorted((bits for bits, _ in steps), reverse=True)
 
 
 def test_the_randomised_method_is_within_one_per_cent_of_optimal() -> None:

@@ -49,7 +49,7 @@ class GgufCheckpoint:
     """A model in GGUF files.
 
     Attributes:
-        base: the baseline's tensors.
+        base: the baseline's tensors, and its folder.
         path: the folder of the files.
         parts: the files.
         sources: where each tensor is, by the names of the baseline.
@@ -109,8 +109,12 @@ class GgufCheckpoint:
         )
 
     def check(self) -> tuple[Defect, ...]:
-        """Return what is wrong with the files, in order of the tensors; reads the scales of all blocks."""
-        found = {*self.defects, *self._broken_scales()}
+        """Return what is wrong with the files, in order of the tensors; reads the scales of all blocks.
+
+        What their metadata say of the model, its positions and its tokens is part of it.
+        """
+        stated = metadata_defects(self.parts[0], self.base.config, self.base.folder)
+        found = {*self.defects, *stated, *self._broken_scales()}
         return tuple(sorted(found, key=lambda defect: (defect.tensor, defect.reason)))
 
     @cached_property
@@ -235,7 +239,7 @@ class GgufFormat:
         table = library.get_tensor_name_map(number, blocks if type(blocks) is int else 0)
         stored = {name: tensor for part in parts for name, tensor in part.tensors.items()}
         sources = find_sources(list(base.entries), stored, table, conversion, base.config)
-        defects = [*_misfits(sources), *metadata_defects(parts[0], base.config, source.base)]
+        defects = list(_misfits(sources))
         used = {one.tensor.name for one in sources.values()} | EXTRAS
         defects += [
             Defect(name, PACKING, "the file has it, and the baseline has no such tensor")

@@ -89,7 +89,7 @@ class _Header:
         self.path, self.stream = path, stream
         self.size = stream.seek(0, 2)
         self.end = min(self.size, MAX_HEADER_BYTES)
-        stream.seek(0)
+        self.position = stream.seek(0)
 
     def read(self, sizes: Mapping[int, tuple[int, int]]) -> GgufFile:
         if self.take(4) != MAGIC:
@@ -112,7 +112,7 @@ class _Header:
 
     def placed(self, rows: list[tuple[GgufTensor, int]], alignment: int) -> dict[str, GgufTensor]:
         """Return the tensors at their places: one behind the other, each aligned, up to the end of the file."""
-        start = -(-self.stream.tell() // alignment) * alignment
+        start = -(-self.position // alignment) * alignment
         tensors: dict[str, GgufTensor] = {}
         position = 0
         for tensor, offset in rows:
@@ -163,10 +163,11 @@ class _Header:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def text(self) -> str:
-        return self.take(self.scalar("<Q")).decode("utf-8", "replace")
+        return self.take(int.from_bytes(self.take(8), "little")).decode("utf-8", "replace")
 
     def take(self, count: int) -> bytes:
-        if count > self.end - self.stream.tell():
+        self.position += count
+        if self.position > self.end:
             raise self.malformed(f"its header ends beyond byte {self.end}")
         return self.stream.read(count)
 

@@ -152,7 +152,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _name(folder: Path) -> str:
-    name = _NOT_IN_NAMES.sub("-", folder.resolve().name).lstrip("._-")[:MAX_NAME_CHARACTERS]
+    name = _NOT_IN_NAMES.sub("-", folder.resolve().name.removesuffix(GGUF_SUFFIX)).lstrip("._-")[:MAX_NAME_CHARACTERS]
     return name or "checkpoint"
 
 

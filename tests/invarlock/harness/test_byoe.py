@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from made_records import made_records
+from shipped_checkpoints import restore, write_baseline
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.editing import apply_edits
@@ -49,6 +50,25 @@ def brought(tmp_path: Path) -> Path:
     tokens["a"], tokens["e"] = tokens["e"], tokens["a"]
     (strange / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder
+
+
+@pytest.mark.slow
+def test_a_gguf_file_and_its_folder_are_cases_of_a_run(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+    base = write_baseline("mistral-tiny", tmp_path / "base")
+    folder = restore("gguf-q4_0", tmp_path / "gguf-folder")
+    file = Path(shutil.copy(folder / "model.gguf", tmp_path / "mine-Q4_0.gguf"))
+
+    ran = run_pytest(
+        "-m", "byoe", "--baseline", str(base), f"--subject={folder}", f"--subject={file}", "-n", "1"
+    )  # fmt: skip
+
+    assert ran.status == 0, ran.output
+    assert "passed  base  gguf-folder  ratio 1.0" in ran.output
+    assert "passed  base  mine-Q4_0  ratio 1.0" in ran.output
+    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert not list(ran.pack.rglob("*.gguf"))
 
 
 def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(

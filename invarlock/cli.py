@@ -301,7 +301,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     report = evaluate_pair(request, options.output_dir)
     for gate in judge_gates(report, report["resolved_policy"]):
-        say(f"{'holds ' if gate.holds else 'BROKEN'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
+        say(f"{'passed' if gate.holds else 'FAILED'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
     say(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
     return ExitCode.OK if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else ExitCode.GATE
 

@@ -81,7 +81,7 @@ def test_two_checkpoints_are_compared_and_the_report_verifies(baseline: Path, qu
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "holds   primary_metric_acceptable: ratio " in done.stdout
+    assert "passed  primary_metric_acceptable: ratio " in done.stdout
     assert (verified.returncode, verified.stdout.count("verified")) == (0, 1)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "evaluation.report.json", "evaluation.html", "runtime.manifest.json", "edit_metadata.json",
@@ -106,7 +106,7 @@ def test_a_broken_subject_fails_its_gates(baseline: Path, tmp_path: Path) -> Non
     done = evaluate(baseline, tmp_path / "broken", tmp_path / "out")
 
     assert done.returncode == 1
-    assert "BROKEN  invariants_pass: fail" in done.stdout
+    assert "FAILED  invariants_pass: fail" in done.stdout
     assert load(tmp_path / "out/evaluation.report.json")["assurance"]["verdict"] == "FAIL"
 
 

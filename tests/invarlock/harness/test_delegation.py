@@ -43,7 +43,7 @@ def test_a_machine_with_nothing_is_told_all_that_is_missing_in_one_list(
         "suite subset: GPU suites need the opt-in",
         "mistralai/Mistral-7B-v0.1",
         "Salesforce/wikitext",
-        "SKIP_FLASH_ATTN=0: the package flash-attn is not installed",
+        "SKIP_FLASH_ATTN=0: flash-attn is not installed",
         "NVML",
     ):
         assert sum(wanted in line for line in lines) == 1, (wanted, ran.output)

@@ -77,7 +77,7 @@ def test_a_copy_without_git_is_named_by_the_marker_file_that_its_checkout_made(t
     assert source_of(copy / "suites") == source_repository(checkout)
     assert read_json(copy / "source_repo.json")["branch"] is None
     assert nowhere.returncode == 3
-    assert "no git repository" in nowhere.stderr
+    assert "not a git repository" in nowhere.stderr
 
 
 def test_a_marker_file_that_says_no_commit_is_an_error(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ for case, change in (
 ATTACKS["a_page_of_a_destructive_edit_that_says_pass"] = Attack(
     edited(
         page_of(STRESS),
-        lambda data: data.replace(b'class="fail">FAIL', b'class="pass">PASS').replace(b"does not hold", b"holds"),
+        lambda data: data.replace(b'class="fail">FAIL', b'class="pass">PASS').replace(b"failed", b"passed"),
     ),
     Code.PAGE_DIFFERS,
     page_of(STRESS),
@@ -74,7 +74,7 @@ def a_page_of_the_whole_run(pack: Path) -> None:
 
 @attack(Code.CHECKSUM_DIFFERS, PAGE)
 def a_page_changed_without_the_key(pack: Path) -> None:
-    edited(PAGE, lambda data: data.replace(b"holds", b"HOLDS"))(pack)
+    edited(PAGE, lambda data: data.replace(b"passed", b"PASSED"))(pack)
 
 
 @attack(Code.NOT_A_REGULAR_FILE, PAGE)

@@ -146,7 +146,7 @@ def repeated(smoke: Path, count: int) -> PackContent:
     for name in reports:
         report = json.loads(files[name])
         beside = (*layout.SIDECARS, *layout.PROBES)
-        sidecars = {side: files[layout.beside(name, side)] for side in beside if layout.beside(name, side) in files}
+        sidecars = {side: files[layout.sibling(name, side)] for side in beside if layout.sibling(name, side) in files}
         for run in range(1, runs + 1) if "/errors/" not in name else (1,):
             raw: dict[str, Any] = json.loads(json.dumps(strip(report)))
             raw["meta"].update(run=run, seeds=seeds(run))
@@ -155,8 +155,8 @@ def repeated(smoke: Path, count: int) -> PackContent:
             kept[place] = dump_json(compose(raw))
             runtime = json.loads(sidecars[layout.RUNTIME_MANIFEST])
             runtime["report"].update(path=place, sha256=sha256_hex(kept[place]))
-            kept |= {layout.beside(place, side): data for side, data in sidecars.items()}
-            kept[layout.beside(place, layout.RUNTIME_MANIFEST)] = dump_json(runtime)
+            kept |= {layout.sibling(place, side): data for side, data in sidecars.items()}
+            kept[layout.sibling(place, layout.RUNTIME_MANIFEST)] = dump_json(runtime)
             cases.append({"model": raw["meta"]["model_id"], "scenario": raw["meta"]["scenario"], "run": run})
     cases.sort(key=lambda case: (case["model"], case["scenario"], case["run"]))
     scenarios["selection"]["cases"] = cases
@@ -167,7 +167,7 @@ def repeated(smoke: Path, count: int) -> PackContent:
 def with_pages(content: PackContent) -> PackContent:
     """Return a pack's content with the page of each report."""
     pages = {
-        layout.beside(name, layout.PAGE): render_report(json.loads(data), sha256_hex(data))
+        layout.sibling(name, layout.PAGE): render_report(json.loads(data), sha256_hex(data))
         for name, data in content.files.items()
         if layout.is_report(name)
     }

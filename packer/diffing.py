@@ -7,7 +7,7 @@ from typing import Any
 
 Case = tuple[str, str, int]
 # The requirements of a case: a weaker plan, another policy or another preset may change a verdict.
-ASKED = (
+REQUIREMENTS = (
     "category",
     "strictness",
     "intent",
@@ -34,7 +34,7 @@ def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[s
     ours, theirs = _records(first), _records(second)
     rows = []
     for case in sorted(ours.keys() & theirs.keys()):
-        pairs = {key: [_compared(record[case], key) for record in (ours, theirs)] for key in (*ASKED, *MEASURED)}
+        pairs = {key: [_compared(record[case], key) for record in (ours, theirs)] for key in (*REQUIREMENTS, *MEASURED)}
         changed = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
         if changed:
             rows.append({"model": case[0], "scenario": case[1], "run": case[2], "changed": changed})
@@ -60,7 +60,7 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
         changes = [f"{key} {_value(old)} -> {_value(new)}" for key, (old, new) in row["changed"].items()]
         lines.append(f"{_name((row['model'], row['scenario'], row['run']))}: {'; '.join(changes)}")
     compared, changed = diff["cases_compared"], len(diff["cases"])
-    other = sum(any(key in ASKED for key in row["changed"]) for row in diff["cases"])
+    other = sum(any(key in REQUIREMENTS for key in row["changed"]) for row in diff["cases"])
     requirements = f", {other} with other requirements" if other else ""
     return [*lines, f"{compared} cases compared, {changed} differ{requirements}"]
 

@@ -15,7 +15,7 @@ from invarlock.packer.format.checksums import (
     SIGNATURE_NAME,
     read_checksums,
 )
-from invarlock.packer.format.layout import beside, is_report
+from invarlock.packer.format.layout import is_report, sibling
 from invarlock.packer.format.limits import (
     MAX_CHECKSUMS_BYTES,
     MAX_JSON_BYTES,
@@ -53,7 +53,7 @@ def inspect_pack(path: Path) -> dict[str, Any]:
         listing = folder.listing()
         promised = read_checksums(checksums)
         reports = sorted(name for name in listing.files if is_report(name))
-        contained = [name for name in reports if _in_container(_read(folder, beside(name, layout.RUNTIME_MANIFEST)))]
+        contained = [name for name in reports if _in_container(_read(folder, sibling(name, layout.RUNTIME_MANIFEST)))]
         plan = _planned(_read(folder, layout.SCENARIOS))
         verdict = _read(folder, layout.VERDICT_JSON)
     uncovered = sorted(set(listing.files) - set(promised) - CONTROL_FILES)
@@ -82,7 +82,7 @@ def inspect_pack(path: Path) -> dict[str, Any]:
         "reports": {
             "total": len(reports),
             "errors": sum("/errors/" in name for name in reports),
-            "with_runtime_manifest": sum(beside(name, layout.RUNTIME_MANIFEST) in listing.files for name in reports),
+            "with_runtime_manifest": sum(sibling(name, layout.RUNTIME_MANIFEST) in listing.files for name in reports),
             "in_container": len(contained),
             "baselines": sum(layout.is_baseline(name) for name in listing.files),
         },

@@ -224,7 +224,7 @@ def _retried(call: Callable[[], Result], where: str, patience: Patience) -> Resu
 
 
 def _passes(error: BaseException) -> bool:
-    """Tell whether an error may be gone the next time."""
+    """Return whether an error may be gone the next time."""
     cause = _cause(error)
     status = _status(cause)
     if isinstance(cause, client.OfflineModeIsEnabled) or _is_of_the_disk(cause):

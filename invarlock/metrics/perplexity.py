@@ -110,7 +110,7 @@ def derive_primary_metric(
 
 
 def ratio_is_acceptable(metric: Mapping[str, Any], policy: Mapping[str, Any]) -> bool:
-    """Tell whether the ratio and the upper end of its interval are within the limit."""
+    """Return whether the ratio and the upper end of its interval are within the limit."""
     if metric["invalid"] or metric["ratio_vs_baseline"] is None or metric["ci"][1] is None:
         return False
     limit = policy["ratio_limit"]
@@ -118,7 +118,7 @@ def ratio_is_acceptable(metric: Mapping[str, Any], policy: Mapping[str, Any]) ->
 
 
 def drift_is_acceptable(metric: Mapping[str, Any], policy: Mapping[str, Any]) -> bool:
-    """Tell whether the subject drifts from preview to final as its baseline does."""
+    """Return whether the subject drifts from preview to final as its baseline does."""
     low, high = policy["drift_band"]
     return metric["drift"] is not None and bool(low <= metric["drift"] <= high)
 

@@ -76,10 +76,10 @@ def gather_files(
             raise UsageError(f"{path}: a second report for the case {place}; give one report per case")
         files[place] = data
         for name in layout.SIDECARS:
-            files[layout.beside(place, name)] = _read(path.with_name(name))
+            files[layout.sibling(place, name)] = _read(path.with_name(name))
         for name in (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS, layout.PAGE):
             if path.with_name(name).is_file():
-                files[layout.beside(place, name)] = _read(path.with_name(name))
+                files[layout.sibling(place, name)] = _read(path.with_name(name))
     if presets is not None:
         models = {layout.model_folder(place) for place in files if layout.is_report(place)}
         files |= {f"{layout.PRESETS}{name}": _read(presets / name) for name in _preset_files(presets, models)}

@@ -58,12 +58,12 @@ _BASELINE = re.compile(rf"baselines/([^/]+)/{re.escape(REPORT_NAME)}")
 
 
 def is_report(path: str) -> bool:
-    """Tell whether a path is that of a case's report."""
+    """Return whether a path is that of a case's report."""
     return _REPORT.fullmatch(path) is not None
 
 
 def is_baseline(path: str) -> bool:
-    """Tell whether a path is that of a baseline's own report."""
+    """Return whether a path is that of a baseline's own report."""
     return _BASELINE.fullmatch(path) is not None
 
 
@@ -72,7 +72,7 @@ def baseline_path(model_folder: str) -> str:
     return f"baselines/{model_folder}/{REPORT_NAME}"
 
 
-def beside(report_path: str, name: str) -> str:
+def sibling(report_path: str, name: str) -> str:
     """Return the path of a file in a report's folder."""
     return f"{report_path.removesuffix(REPORT_NAME)}{name}"
 

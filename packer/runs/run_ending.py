@@ -63,9 +63,9 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
             data = read_file(path)
             report = parse_json(data, where=str(path))
             wrong = verify_report(report)
-            beside = {} if wrong else _read_companions(planned, path)
+            additional = {} if wrong else _read_companions(planned, path)
             if not wrong:
-                wrong += companion_problems(planned.scenario, beside, report, None, None)
+                wrong += companion_problems(planned.scenario, additional, report, None, None)
             repeats = path.with_name(layout.REPEATS)
             repeated = read_json(repeats) if repeats.is_file() and not wrong else None
         except InvarLockError as error:
@@ -75,8 +75,8 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
             continue
         found.files[place] = path
         digest = digest_bytes(data)
-        found.records[place] = judge_report(planned, {**report, **beside}, digest)
-        point = sweep_point(planned, {**report, **beside}, digest)
+        found.records[place] = judge_report(planned, {**report, **additional}, digest)
+        point = sweep_point(planned, {**report, **additional}, digest)
         if point is not None:
             found.sweep[place] = point
         if path.with_name(layout.TIMING).is_file():

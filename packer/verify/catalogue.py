@@ -15,7 +15,7 @@ from invarlock import __version__
 from invarlock.catalog.sweeps import steps
 
 # The fields of a catalogue row that are requirements; the others are descriptive.
-ASKED = ("category", "strictness", "intent", "failure_class", "primary_guard", "requirements", "generation")
+REQUIREMENTS = ("category", "strictness", "intent", "failure_class", "primary_guard", "requirements", "generation")
 MAX_LINES = 10
 
 
@@ -47,7 +47,7 @@ def _differences(rows: list[dict[str, Any]]) -> Iterator[str]:
             continue
         changed = [
             f"{key} is {_short(row.get(key))}, not {_short(known.get(key))}"
-            for key in ASKED
+            for key in REQUIREMENTS
             if _differs(row, known, key)
         ]
         if changed:

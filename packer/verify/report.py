@@ -9,7 +9,7 @@ from typing import Any
 from invarlock.packer.format import layout
 from invarlock.packer.format.contents import PackFiles
 from invarlock.packer.format.in_pack import in_pack
-from invarlock.packer.format.layout import beside
+from invarlock.packer.format.layout import sibling
 from invarlock.packer.verify.edit_records import edit_record_problems
 from invarlock.packer.verify.plan import Plan
 from invarlock.packer.verify.presets import preset_use_problems
@@ -127,7 +127,7 @@ def examine_report(
         artifact=None if metadata is None else {key: metadata[key] for key in ARTIFACT_KEYS},
         subject_is_kept=None if metadata is None else metadata["run_directory_contains_edit_artifacts"],
         telemetry=report["telemetry"],
-        is_timed=beside(path, layout.TIMING) in files.digests,
+        is_timed=sibling(path, layout.TIMING) in files.digests,
         context=report["context"],
         settings=_settings(report),
         subject_digest=report["subject"]["digest"],
@@ -135,7 +135,7 @@ def examine_report(
         versions=report["meta"]["versions"],
         repeats=repeats,
         sweep=point,
-        companions=tuple(beside(path, file_name(name)) for name in companions),
+        companions=tuple(sibling(path, file_name(name)) for name in companions),
         overrides=tuple(sorted(report["policy_provenance"]["overrides"])),
         in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),
         allows_network=bool(runtime and runtime["allow_network"]),
@@ -208,7 +208,7 @@ def _runtime_manifest(
     files: PackFiles, path: str, report: Mapping[str, Any], digest: str
 ) -> tuple[Mapping[str, Any] | None, list[Problem]]:
     """Return the ``runtime`` block of the report's runtime manifest, and the problems of that file."""
-    where = beside(path, layout.RUNTIME_MANIFEST)
+    where = sibling(path, layout.RUNTIME_MANIFEST)
     document, unread = _document(files, where)
     if document is None:
         return None, unread
@@ -255,7 +255,7 @@ def _document(files: PackFiles, where: str) -> tuple[Any, list[Problem]]:
 
 
 def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> list[Problem]:
-    where = beside(path, layout.TIMING)
+    where = sibling(path, layout.TIMING)
     document, wrong = _document(files, where)
     if document is None or document == report["telemetry"]:
         return wrong
@@ -264,7 +264,7 @@ def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> 
 
 def _page_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problem if a report's HTML page exists and is not the one rendered from the report."""
-    where = beside(path, layout.PAGE)
+    where = sibling(path, layout.PAGE)
     if where not in files.digests:
         return
     page = render_report(report, files.digests[path])
@@ -293,7 +293,7 @@ def _tuned_problems(
 def _edit_metadata(
     files: PackFiles, path: str, report: Mapping[str, Any], plan: Plan
 ) -> tuple[Mapping[str, Any] | None, list[Problem]]:
-    where = beside(path, layout.EDIT_METADATA)
+    where = sibling(path, layout.EDIT_METADATA)
     document, unread = _document(files, where)
     # it is compared with its scenario, and without scenarios no claim follows from it
     if document is None or not plan.scenarios:
@@ -318,7 +318,7 @@ def _companions(
     found: dict[str, Any] = {}
     wrong: list[Problem] = []
     for name in companions_asked(planned.scenario):
-        document, unread = _document(files, beside(path, file_name(name)))
+        document, unread = _document(files, sibling(path, file_name(name)))
         wrong += unread
         if document is not None:
             found[name] = document
@@ -332,7 +332,7 @@ def _companions(
 
 def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[Problem]]:
     """Return the repeats of a report, None if it has none, and their problems."""
-    where = beside(path, layout.REPEATS)
+    where = sibling(path, layout.REPEATS)
     if where not in files.digests:
         return None, []
     document, unread = _document(files, where)

@@ -14,7 +14,7 @@ from typing import Any
 from invarlock.packer.format import layout
 from invarlock.packer.format.contents import PackFiles
 from invarlock.packer.format.in_pack import in_pack
-from invarlock.packer.format.layout import beside, is_baseline, is_report
+from invarlock.packer.format.layout import is_baseline, is_report, sibling
 from invarlock.packer.format.limits import MAX_JSON_BYTES, MAX_JSON_VALUES
 from invarlock.packer.verify.reports import Findings
 
@@ -68,7 +68,7 @@ def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any
     results: dict[str, Any] = {f"results/{name}": document for name, document in summarise(verdict).items()}
     results[layout.ARTIFACT_SUMMARY] = summarise_artifacts(
         {
-            beside(path, layout.EDIT_METADATA): facts.artifact
+            sibling(path, layout.EDIT_METADATA): facts.artifact
             for path, facts in found.facts.items()
             if facts.artifact is not None
         },
@@ -84,7 +84,7 @@ def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any
     if sweep:
         results[layout.GUARD_VALUE] = sweep_document(sweep)
     for path, envelope in found.envelopes.items():
-        results[beside(path, layout.REPORT_VERIFICATION)] = envelope
+        results[sibling(path, layout.REPORT_VERIFICATION)] = envelope
     return results
 
 
@@ -107,7 +107,7 @@ def check_results(files: PackFiles, found: Findings) -> Results:
         words = "not the text of the derived verdict"
         problems.append(Problem(Code.RESULT_DOES_NOT_FOLLOW, layout.VERDICT_TEXT, "", words))
     needed = {path for facts in found.facts.values() for path in facts.companions}
-    needed |= {beside(path, layout.REPEATS) for path, facts in found.facts.items() if facts.repeats is not None}
+    needed |= {sibling(path, layout.REPEATS) for path, facts in found.facts.items() if facts.repeats is not None}
     problems += _strays(files.digests, expected, needed)
     return Results(verdict, problems=tuple(problems))
 
@@ -152,7 +152,7 @@ def _strays(paths: Iterable[str], derived: Iterable[str], needed: Iterable[str])
     known = {layout.VERDICT_JSON, layout.VERDICT_TEXT, *derived}
     found = [path for path in paths if path.startswith(layout.DERIVED_FOLDERS)]
     reports = {path for path in found if is_report(path)}
-    known |= reports | {beside(path, name) for path in reports for name in (*layout.SIDECARS, layout.PAGE)}
+    known |= reports | {sibling(path, name) for path in reports for name in (*layout.SIDECARS, layout.PAGE)}
     known |= set(needed)
     return [
         Problem(Code.FILE_DOES_NOT_FOLLOW, path, "", "does not follow from the reports")

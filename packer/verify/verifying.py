@@ -192,7 +192,7 @@ def _unmet(options: VerifyOptions, found: Findings, verdict: str | None) -> Iter
         words = "strict report assurance requires that clean cases ran in a container with an image digest"
         for path in found.clean:
             if not found.facts[path].in_container:
-                yield Problem(Code.CONTAINER_REQUIRED, layout.beside(path, layout.RUNTIME_MANIFEST), "", words)
+                yield Problem(Code.CONTAINER_REQUIRED, layout.sibling(path, layout.RUNTIME_MANIFEST), "", words)
         if not found.clean:
             words = "the pack has no clean report, but strict report assurance requires one"
             yield Problem(Code.CLEAN_REPORT_REQUIRED, "", "", words)

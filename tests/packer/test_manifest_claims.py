@@ -157,7 +157,7 @@ def test_metadata_that_does_not_follow_is_a_problem(path: str, change: Change, c
 
 
 def test_weights_in_a_pack_are_declared(files: Files) -> None:
-    path = layout.beside(REPORT, "model.safetensors")
+    path = layout.sibling(REPORT, "model.safetensors")
 
     assert (Code.WEIGHTS_NOT_DECLARED, path, "") in of_metadata({**files, path: b""})
 
@@ -176,7 +176,7 @@ def report_problems(files: Files) -> Found:
 def test_what_stands_beside_a_report_is_there_and_as_it_gives(
     name: str, missing: Code | None, malformed: Code, files: Files
 ) -> None:
-    path = layout.beside(STRESS, name)
+    path = layout.sibling(STRESS, name)
     without = {where: data for where, data in files.items() if where != path}
 
     assert report_problems(without) == ([] if missing is None else [(missing, path, "")])

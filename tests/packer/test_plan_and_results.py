@@ -154,7 +154,7 @@ def test_each_result_is_compared_and_needed(files: Files) -> None:
 
 @pytest.mark.parametrize("name", ["repeats.json", "notes.json", "activations.json"])
 def test_a_file_among_reports_that_follows_from_none_is_a_problem(name: str, files: Files) -> None:
-    path = layout.beside(REPORT, name)
+    path = layout.sibling(REPORT, name)
 
     found = check_results(MemoryFiles({**files, path: b"{}"}), results_of(files))
 

@@ -143,7 +143,7 @@ class Baselines:
         write_json(path, baseline_document(self.setup(model), measured))
 
     def _is_probed(self, model: Model) -> bool:
-        """Tell whether a case of this run, or of another shard of it, reads a probe of the model."""
+        """Return whether a case of this run, or of another shard of it, reads a probe of the model."""
         directory = self.run.directory
         if self.run.settings.shard is None:
             manifest = read_json(directory.state / "scenarios.json")

@@ -173,7 +173,7 @@ def _acquired(lock: filelock.FileLock) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Tell whether a process that lives holds the lock on a file."""
+    """Return whether a process that lives holds the lock on a file."""
     lock = filelock.FileLock(path)
     if not _acquired(lock):
         return True

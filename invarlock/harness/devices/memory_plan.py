@@ -62,7 +62,7 @@ def devices_needed(need_bytes: int, pool: Pool) -> int | None:
 
 
 def fits(need_bytes: int, rooms: list[int]) -> bool:
-    """Tell whether devices with some rooms hold a need together."""
+    """Return whether devices with some rooms hold a need together."""
     share = SPREAD_SHARE if len(rooms) > 1 else 0.0
     return need_bytes <= sum(rooms) * (1 - share)
 

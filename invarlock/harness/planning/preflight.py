@@ -42,7 +42,7 @@ def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def _holds_something(directory: RunDirectory) -> bool:
-    """Tell whether a folder holds anything but this session's lock and the first file of a run that was killed."""
+    """Return whether a folder holds anything but this session's lock and the first file of a run that was killed."""
     ours = {directory.state, directory.session_lock, directory.session_holder}
     return any(path not in ours for path in (*directory.path.iterdir(), *directory.state.glob("[!.]*")))
 

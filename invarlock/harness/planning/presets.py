@@ -22,12 +22,12 @@ from invarlock.reports.presets import Preset, check_fit, derive_preset, loosened
 
 
 def calibrates(run: Run) -> bool:
-    """Tell whether a run derives its presets itself."""
+    """Return whether a run derives its presets itself."""
     return bool(run.settings.calibration_runs) and not _are_given(run) and run.settings.suite_mode != RUN_ONLY
 
 
 def has_presets(run: Run) -> bool:
-    """Tell whether the models of a run have presets at all."""
+    """Return whether the models of a run have presets at all."""
     return calibrates(run) or _are_given(run) or run.settings.suite_mode == RUN_ONLY
 
 

@@ -57,7 +57,7 @@ class MarkExpression:
         return MarkExpression(text, tuple(dict.fromkeys(n for n in _NAME.findall(bare) if n not in _OPERATORS)))
 
     def selects(self, marks: Set[str]) -> bool:
-        """Tell whether a test with some marks, all of them without arguments, is selected."""
+        """Return whether a test with some marks, all of them without arguments, is selected."""
         if not self.text.strip():
             return True
 
@@ -67,7 +67,7 @@ class MarkExpression:
         return bool(grammar.Expression.compile(self.text).evaluate(has))
 
     def asks_for(self, mark: str, rows: Iterable[Set[str]]) -> bool:
-        """Tell whether some test is selected because of a mark: with it, and not without it.
+        """Return whether some test is selected because of a mark: with it, and not without it.
 
         Args:
             mark: the mark.

@@ -46,12 +46,12 @@ class Catalog:
     folder_marks: tuple[str, ...] = ()
 
     def selects(self, case: Case, scenario_ids: Sequence[str] | None) -> bool:
-        """Tell whether a case is one of the run's suite, scenarios and categories."""
+        """Return whether a case is one of the run's suite, scenarios and categories."""
         wanted = scenario_ids is None or case.scenario.id in scenario_ids
         return wanted and self.suite in case.suites and case.scenario.category in self.categories
 
     def has_model(self, model: Model) -> bool:
-        """Tell whether a model is one of the run's suite."""
+        """Return whether a model is one of the run's suite."""
         return model.id in self.models.suites[self.suite].models
 
     def model_marks(self, model: Model) -> list[str]:
@@ -83,7 +83,7 @@ def marks_of(models: Models) -> tuple[str, ...]:
 
 
 def is_byoe(expression: MarkExpression, models: Models, settings: Settings) -> bool:
-    """Tell whether a run is of checkpoints that the user brings."""
+    """Return whether a run is of checkpoints that the user brings."""
     # the model of a brought baseline has a mark too, whose name is not known before the baseline is read
     fixed = {BYOE_SUITE, *models.suites, *CATEGORY_MARKS}
     others = [name for name in expression.names if name not in fixed]

@@ -84,5 +84,5 @@ class Run:
         return path if path is not None and Path(path).is_absolute() else model_id
 
     def runs_code_of(self, model: Model) -> bool:
-        """Tell whether code that a model brings is run: where its row in models.toml and the user both say so."""
+        """Return whether code that a model brings is run: where its row in models.toml and the user both say so."""
         return model.trust_remote_code and bool(self.settings.allow_remote_code)

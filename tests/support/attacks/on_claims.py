@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer.format.layout import GUARD_VALUE, beside
+from invarlock.packer.format.layout import GUARD_VALUE, sibling
 from packs import (
     BASELINE,
     FAULT,
@@ -189,7 +189,7 @@ def the_report_of_another_model_under_a_right_name(pack: Path) -> None:
     composed(pack, REPORT, lambda raw: raw["meta"].update(model_id="embedded/qwen2-tiny"))
 
 
-@attack(Code.EDIT_METADATA_DIFFERS, beside(STRESS, "edit_metadata.json"), "edit_label", sealed="all")
+@attack(Code.EDIT_METADATA_DIFFERS, sibling(STRESS, "edit_metadata.json"), "edit_label", sealed="all")
 def the_report_of_another_scenario_under_a_right_name(pack: Path) -> None:
     shutil.copy(pack / REPORT, pack / STRESS)
 
@@ -218,7 +218,7 @@ def the_baseline_removed(pack: Path) -> None:
     edit_json(pack / "manifest.json", lambda m: m.update(verification_baselines=[]))
 
 
-@attack(Code.EDIT_METADATA_DIFFERS, beside(STRESS, "edit_metadata.json"), "baseline_digest", sealed="all")
+@attack(Code.EDIT_METADATA_DIFFERS, sibling(STRESS, "edit_metadata.json"), "baseline_digest", sealed="all")
 def a_report_measured_against_another_checkpoint(pack: Path) -> None:
     composed(pack, STRESS, lambda raw: raw["baseline_ref"].update(digest=f"sha256:{ZEROS}"))
 
@@ -233,13 +233,13 @@ def only_the_easy_windows(pack: Path) -> None:
     composed(pack, REPORT, drop)
 
 
-@attack(Code.RUNTIME_MANIFEST_DIFFERS, beside(REPORT, "runtime.manifest.json"), "report.path", sealed="all")
+@attack(Code.RUNTIME_MANIFEST_DIFFERS, sibling(REPORT, "runtime.manifest.json"), "report.path", sealed="all")
 def the_runtime_manifest_of_another_report(pack: Path) -> None:
     shutil.copy((pack / STRESS).with_name("runtime.manifest.json"), (pack / REPORT).with_name("runtime.manifest.json"))
 
 
 @attack(
-    Code.RUNTIME_MANIFEST_DIFFERS, beside(REPORT, "runtime.manifest.json"), "runtime.container_execution", sealed="all"
+    Code.RUNTIME_MANIFEST_DIFFERS, sibling(REPORT, "runtime.manifest.json"), "runtime.container_execution", sealed="all"
 )
 def a_container_that_never_was(pack: Path) -> None:
     edit_json(
@@ -247,28 +247,28 @@ def a_container_that_never_was(pack: Path) -> None:
     )
 
 
-@attack(Code.RUNTIME_MANIFEST_DIFFERS, beside(REPORT, "runtime.manifest.json"), "runtime", sealed="all")
+@attack(Code.RUNTIME_MANIFEST_DIFFERS, sibling(REPORT, "runtime.manifest.json"), "runtime", sealed="all")
 def an_image_without_a_container(pack: Path) -> None:
     digest = f"sha256:{ZEROS}"
     edit_json((pack / REPORT).with_name("runtime.manifest.json"), lambda r: r["runtime"].update(image_digest=digest))
 
 
-@attack(Code.FILE_ABSENT, beside(REPORT, "runtime.manifest.json"), sealed="all")
+@attack(Code.FILE_ABSENT, sibling(REPORT, "runtime.manifest.json"), sealed="all")
 def a_report_without_its_runtime_manifest(pack: Path) -> None:
     (pack / REPORT).with_name("runtime.manifest.json").unlink()
 
 
-@attack(Code.TIMING_DIFFERS, beside(REPORT, "evaluate_timing.json"), sealed="all")
+@attack(Code.TIMING_DIFFERS, sibling(REPORT, "evaluate_timing.json"), sealed="all")
 def a_faster_evaluation(pack: Path) -> None:
     edit_json((pack / REPORT).with_name("evaluate_timing.json"), lambda t: t.update(score_seconds=0.0))
 
 
-@attack(Code.EDIT_METADATA_DIFFERS, beside(REPORT, "edit_metadata.json"), "edit_type", sealed="all")
+@attack(Code.EDIT_METADATA_DIFFERS, sibling(REPORT, "edit_metadata.json"), "edit_type", sealed="all")
 def another_edit_than_the_report_says(pack: Path) -> None:
     edit_json((pack / REPORT).with_name("edit_metadata.json"), lambda m: m.update(edit_type="quant_rtn"))
 
 
-@attack(Code.EDIT_METADATA_MALFORMED, beside(REPORT, "edit_metadata.json"), "packed_quantized_storage", sealed="all")
+@attack(Code.EDIT_METADATA_MALFORMED, sibling(REPORT, "edit_metadata.json"), "packed_quantized_storage", sealed="all")
 def a_deployable_subject_that_is_none(pack: Path) -> None:
     edit_json((pack / REPORT).with_name("edit_metadata.json"), lambda m: m.update(packed_quantized_storage=True))
 
@@ -279,7 +279,7 @@ def an_edit_of_ours_that_calls_itself_custom(pack: Path) -> None:
     edit_json((pack / STRESS).with_name("edit_metadata.json"), lambda m: m.update(edit_label="custom"))
 
 
-@attack(Code.FILE_MALFORMED, beside(REPORT, "evaluate_timing.json"), sealed="all")
+@attack(Code.FILE_MALFORMED, sibling(REPORT, "evaluate_timing.json"), sealed="all")
 def timings_of_null(pack: Path) -> None:
     (pack / REPORT).with_name("evaluate_timing.json").write_text("null")
 
@@ -318,7 +318,7 @@ for case, path, edit, reason in (
     ("time_summary", "results/analysis/evaluation_optimization_summary.json", lambda s: s.update(timing_files=9),
      (Code.RESULT_DOES_NOT_FOLLOW, "results/analysis/evaluation_optimization_summary.json", "timing_files")),
     ("verification", REPORT.replace("evaluation.report", "verify"), lambda v: v["results"][0].update(ok=False),
-     (Code.RESULT_DOES_NOT_FOLLOW, beside(REPORT, "verify.json"), "results[0].ok")),
+     (Code.RESULT_DOES_NOT_FOLLOW, sibling(REPORT, "verify.json"), "results[0].ok")),
     ("pytest_summary", "metadata/pytest_report.json", lambda r: r["summary"].update(passed=4),
      (Code.PYTEST_REPORT_CONTRADICTS_ITSELF, "metadata/pytest_report.json", "summary.passed")),
     ("pytest_exit_code", "metadata/pytest_report.json", lambda r: r.update(exitcode=1),
@@ -386,7 +386,7 @@ def a_pass_claimed_of_a_part(pack: Path) -> None:
     edit_json(pack / VERDICT, lambda v: v.update(not_bundled=["mistral-tiny-nan_injection-run1"]))
 
 
-@attack(Code.EDIT_METADATA_DIFFERS, beside(REPORT, "edit_metadata.json"), "artifact_class", sealed="all")
+@attack(Code.EDIT_METADATA_DIFFERS, sibling(REPORT, "edit_metadata.json"), "artifact_class", sealed="all")
 def another_class_of_artifact(pack: Path) -> None:
     edit_json(
         pack / REPORT.replace("evaluation.report", "edit_metadata"),

@@ -103,7 +103,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/guards/weight_changes.py": GUARDS,
     "invarlock/judgement/gate.py": (f"{REPORTS}/test_gates.py", *GUARDS),
     "invarlock/judgement/learning.py": (f"{REPORTS}/test_presets.py", *GUARDS),
-    "invarlock/judgement/shares.py": GUARDS,
+    "invarlock/judgement/shares.py": (f"{REPORTS}/test_shares.py", *GUARDS),
     "invarlock/reports/gates.py": (f"{REPORTS}/test_gates.py", f"{REPORTS}/test_overhead.py"),
     "invarlock/reports/margins.py": (f"{REPORTS}/test_margins.py",),
     "invarlock/reports/null_runs.py": (f"{REPORTS}/test_presets.py",),
@@ -111,7 +111,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/reports/policy.py": (f"{REPORTS}/test_policy.py", f"{REPORTS}/test_presets.py"),
     "invarlock/reports/presets.py": (f"{REPORTS}/test_presets.py",),
     "invarlock/reports/repeats.py": (f"{REPORTS}/test_repeats.py",),
-    "invarlock/reports/tier_fitting.py": (f"{REPORTS}/test_presets.py",),
+    "invarlock/reports/tier_fitting.py": ("tests/invarlock/test_cli.py",),
     # the verdict
     "invarlock/verdict/compiling.py": VERDICT,
     "invarlock/verdict/detectors.py": VERDICT,

@@ -89,8 +89,11 @@ def _places(operator: Any, node: Any) -> Iterator[tuple[int, int]]:
 
 def _own(source: str) -> Iterator[tuple[Place, Make]]:
     """Yield the changes that are made here."""
+    annotations = list(_annotations(source))
     for node in ast.walk(ast.parse(source)):
         for kind, place, text in _changes(node):
+            if any(_within(place.lineno, place.col_offset, span) for span in annotations):
+                continue
             yield (place.lineno, place.col_offset, kind), partial(_replaced, source, place, text)
 
 

@@ -87,6 +87,15 @@ def test_fp8_error_is_within_half_a_step_and_finite(
     assert torch.equal(edited == 0, edited.float() == 0)
 
 
+@pytest.mark.parametrize("fp8_format", ["e4m3", "e5m2"])
+def test_fp8_leaves_rows_of_zeros_as_they_are(fp8_format: str) -> None:
+    weight = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, -2.0]])
+
+    assert quantize_fp8(weight, fp8_format).tolist() == weight.tolist()
+    with pytest.raises(ValueError, match="matrix"):
+        quantize_fp8(torch.zeros(3), fp8_format)
+
+
 def test_fp8_keeps_the_largest_weight_of_a_row_exactly() -> None:
     weight = random_weight((16, 64), 3)
 

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from invarlock.edits.fp8_quant import quantize_fp8
+from invarlock.edits.fp8_quant import FP8_QUANT, quantize_fp8
 from invarlock.edits.lowrank_svd import LOWRANK_SVD, _randomised, approximate_lowrank
 from invarlock.edits.magnitude_prune import MAGNITUDE_PRUNE, prune_magnitude
 from invarlock.edits.quant_rtn import QUANT_RTN, quantize_rtn
+from invarlock.errors import UsageError
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 40))
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
@@ -162,6 +163,18 @@ def test_the_randomised_method_gives_the_same_each_time_and_the_rank_that_is_wan
     assert torch.equal(edited, _randomised(weight, 4))
     assert int(torch.linalg.matrix_rank(edited)) == 4
     assert _randomised(weight, 29).shape == weight.shape
+
+
+def test_the_words_of_a_spec_are_read_within_their_bounds() -> None:
+    read_bits, read_format = QUANT_RTN.parameters[0].read, FP8_QUANT.parameters[0].read
+
+    assert [read_bits(text, "spec") for text in ("2", "8")] == [2, 8]
+    assert [read_format(text, "spec") for text in ("e4m3", "e5m2")] == ["e4m3", "e5m2"]
+    for text in ("1", "9", "", "4.0", "-4", "00000004"):
+        with pytest.raises(UsageError):
+            read_bits(text, "spec")
+    with pytest.raises(UsageError):
+        read_format("e3m4", "spec")
 
 
 def test_ladders_go_from_gentle_to_harsh() -> None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import draw_windows
-from invarlock.harness.baselines.resuming import kept_baseline, kept_report
+from invarlock.harness.baselines.resuming import kept_baseline, kept_null_run, kept_report
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import compose, strip
 from invarlock.reports.presets import Preset
@@ -268,3 +269,30 @@ def test_a_baseline_that_does_not_follow_from_itself_or_lacks_a_probe_is_measure
         assert (kept_baseline(path, setup, probe=probe) is not None) is holds
     path.write_bytes(data[:-20])
     assert kept_baseline(path, setup, probe=False) is None
+
+
+def test_a_null_run_is_kept_by_a_run_like_its_own_and_by_no_other(swept_run: Any, left: Path, tmp_path: Path) -> None:
+    source = swept_run.directory / "presets" / FOLDER / "null_run_1.json"
+    document, path = json.loads(source.read_bytes()), tmp_path / source.name
+    report = json.loads((left / "reports" / "errors" / SPECTRAL_FAULT / "evaluation.report.json").read_bytes())
+    setup, run = make_setup(report), document["run"]
+    weighed: Any = SimpleNamespace(**document["baseline"], prefix_token_ids=document["dataset"]["prefix_token_ids"])
+    other: Any = SimpleNamespace(**{**vars(weighed), "digest": OTHER})
+    assert kept_null_run(path, setup, run, weighed) is None
+
+    def is_kept(data: bytes, setup: Setup, run: int, baseline: Any) -> bool:
+        path.write_bytes(data)
+        found = kept_null_run(path, setup, run, baseline)
+        assert (found is None) == (not path.is_file()) == path.with_name(f"{path.name}.stale").is_file()
+        return found is not None
+
+    data = source.read_bytes()
+    assert is_kept(data, setup, run, weighed)
+    for wrong in (b"{}", b"[", dump_json({**document, "run": run + 1})):
+        assert not is_kept(wrong, setup, run, weighed)
+        path.with_name(f"{path.name}.stale").unlink()
+    assert not is_kept(data, setup, run + 1, weighed)
+    path.with_name(f"{path.name}.stale").unlink()
+    assert not is_kept(data, setup, run, other)
+    path.with_name(f"{path.name}.stale").unlink()
+    assert not is_kept(data, replace(setup, revision="1" * 40), run, weighed)

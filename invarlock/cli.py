@@ -120,6 +120,13 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         "--text-field", default="text", metavar="NAME", help="field with the text of a row; default: text"
     )
     parser.add_argument(
+        "--intent",
+        choices=("preserve", "change"),
+        default="preserve",
+        help="change: the subject is meant to answer differently (a fine-tune, a merge), so fidelity is reported "
+        "without a gate; default: preserve",
+    )
+    parser.add_argument(
         "--output-dir", type=Path, required=True, metavar="DIR", help="folder for the report; must not exist"
     )
     parser.add_argument(
@@ -176,6 +183,7 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         ("--preview-windows", None, "default: the profile's"),
         ("--final-windows", None, "default: the profile's"),
         ("--batch-size", 16, "windows per forward pass; default: 16"),
+        ("--top-k", 512, "most probable tokens of the baseline that fidelity compares per position; default: 512"),
     ):
         parser.add_argument(name, type=_positive, default=default, metavar="N", help=text)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed for sampling windows; default: 0")
@@ -288,6 +296,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         final_windows=options.final_windows,
         seed=options.seed,
         batch_size=options.batch_size,
+        top_k=options.top_k,
+        intent=options.intent,
         device=options.device,
         attention=options.attention,
         scoring=options.scoring,
@@ -310,10 +320,11 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
     # imported here to keep --help fast
     from invarlock.runtime.evaluating import Inputs, evaluate_in_container
 
-    preset = None if options.preset is None else options.preset.parent
+    # what lies beside these files is read too
+    preset, report = (None if path is None else path.parent for path in (options.preset, options.baseline_report))
     inputs = Inputs(
         (options.baseline, options.subject),
-        tuple(path for path in (options.text, options.baseline_report, options.records, preset) if path is not None),
+        tuple(path for path in (options.text, report, options.records, preset) if path is not None),
         options.output_dir,
         options.device,
     )

@@ -20,7 +20,16 @@ REQUIREMENTS = (
     "preset_sha256",
 )
 # The measurements that are shown, in this order.
-MEASURED = ("passed", "ratio_vs_baseline", "guard_flags", "invariants_status", "spectral_caps_applied", "reasons")
+MEASURED = (
+    "passed",
+    "ratio_vs_baseline",
+    "fidelity_kl_mean",
+    "fidelity_same_top_share",
+    "guard_flags",
+    "invariants_status",
+    "spectral_caps_applied",
+    "reasons",
+)
 # Shown above the cases.
 HEADLINES = ("verdict", "counts")
 

@@ -153,6 +153,7 @@ def test_each_has_its_gate_and_its_detectors(extended: Extended) -> None:
     assert extended.record("spike")["primary_guard_hit"] is extended.record("explosion")["primary_guard_hit"] is True
     assert extended.record("spike")["guard_flags"] == {
         "primary_metric": False,
+        "fidelity": extended.record("spike")["guard_flags"]["fidelity"],
         "worst_window": False,
         "invariants": False,
         "spectral": extended.record("spike")["guard_flags"]["spectral"],

@@ -36,6 +36,7 @@ from invarlock.evaluation.canonical_form import (
     measure_canonical_form,
 )
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
+from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, kept_file, kept_folder
 from invarlock.evaluation.models import NATIVE, Placement, load_dequantised, load_model, load_stored_model
 from invarlock.evaluation.plausibility import MOST_OF_CHANCE, check_plausible
 from invarlock.evaluation.scoring import Scores, score_windows
@@ -47,12 +48,16 @@ from invarlock.guards.structure import missing_tensors
 from invarlock.guards.variance import propose_scales
 from invarlock.measuring import rmt
 
+# The most probable tokens of a position: they hold 99.9 % of the probability, in 4 KB.
+TOP_K = 512
+
 
 @dataclass(frozen=True)
 class WindowPlan:
     """How much text is scored: ``preview`` and ``final`` windows of ``seq_len`` tokens; run n draws with seed + n.
 
-    A baseline whose perplexity is above ``most_of_chance`` of its vocabulary is no basis for a comparison.
+    A baseline whose perplexity is above ``most_of_chance`` of its vocabulary is no basis for a comparison. Of each
+    position of the final windows its ``top_k`` most probable tokens are kept, which subjects are compared with.
     """
 
     seq_len: int
@@ -61,6 +66,7 @@ class WindowPlan:
     seed: int
     batch_size: int
     most_of_chance: float = MOST_OF_CHANCE
+    top_k: int = TOP_K
 
     def window_seed(self, run: int) -> int:
         """Return the seed of a run's draw of windows."""
@@ -69,7 +75,7 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class ScoredDraw:
-    """A draw of windows and the losses of its preview and final windows."""
+    """A draw of windows, the losses of its preview and final windows, and what is said of the kept tokens."""
 
     run: int
     draw: Draw
@@ -77,16 +83,19 @@ class ScoredDraw:
     final: Scores
     activations: ActivationFacts
     probe: ActivationFacts | None
+    fidelity: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Reference:
     """What a subject is compared with: a baseline's checkpoint, the facts of its weights, its outputs on a draw.
 
-    ``digest`` is that of the checkpoint's files, None when it is not known.
+    ``kept`` is the file of its most probable tokens on that draw; ``digest`` is that of the checkpoint's files, None
+    when it is not known.
     """
 
     folder: Path
+    kept: Path
     facts: CheckpointFacts
     outputs: Mapping[str, Any]
     probe_outputs: Mapping[str, Any] | None
@@ -156,6 +165,7 @@ class Measured:
     probe_scaled: Scores | None = None
     scored_as: str = NATIVE
     form: CanonicalForm | None = None
+    fidelity: Mapping[str, Any] | None = None
 
 
 def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[int]) -> dict[int, Draw]:
@@ -174,7 +184,7 @@ def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[i
     }
 
 
-def measure_baseline(
+def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may be spared or need beyond
     folder: Path,
     draws: dict[int, Draw],
     plan: WindowPlan,
@@ -182,10 +192,12 @@ def measure_baseline(
     *,
     probe: bool,
     weighed: Weighed | None = None,
+    kept: Path | None = None,
 ) -> Baseline:
     """Return all measurements of a baseline; with ``probe`` the activations over the probe's windows too.
 
-    What is known of its files and weights already, ``weighed``, is not measured again.
+    The files of its most probable tokens, one a draw, are written into the folder ``kept``, next to the checkpoint's
+    where it is None. What is known of the baseline's files and weights already, ``weighed``, is not measured again.
 
     Raises:
         CheckpointError: when it is no whole checkpoint.
@@ -209,7 +221,10 @@ def measure_baseline(
     for run, draw in draws.items():
         try:
             preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
-            final = score_windows(model, draw.final.tokens, preview.batch_size, room)
+            shape = {"windows": len(draw.final.ids), "positions": plan.seq_len - 1, "top_k": plan.top_k}
+            with BaselineObserver(kept_file(kept or kept_folder(folder), run), **shape) as observer:
+                final = score_windows(model, draw.final.tokens, preview.batch_size, room, observer)
+                fidelity = observer.finish()
         except OutOfMemoryError:
             raise
         except EvaluationError as error:
@@ -222,6 +237,7 @@ def measure_baseline(
             final,
             _activations(model, draw, rmt.REPORT_WINDOWS, room),
             _activations(model, draw, rmt.PROBE_WINDOWS, room) if probe else None,
+            fidelity,
         )
     seconds = {
         "measure_weights": read - started,
@@ -297,7 +313,8 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
     room = placement.room_bytes
     try:
         preview = score_windows(model, draw.preview.tokens, comparison.plan.batch_size, room)
-        final = score_windows(model, draw.final.tokens, preview.batch_size, room)
+        observer = SubjectObserver(baseline.kept)
+        final = score_windows(model, draw.final.tokens, preview.batch_size, room, observer)
     except OutOfMemoryError:
         raise
     except EvaluationError as error:
@@ -315,7 +332,19 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
     activations, scaled = measure(baseline.outputs, rmt.REPORT_WINDOWS)
     measured = time.perf_counter()
     seconds |= {"load": loaded - weighed, "score": scored - loaded, "measure_activations": measured - scored}
-    result = Measured(digest, facts, preview, final, None, seconds, activations, scaled, scored_as=way, form=form)
+    result = Measured(
+        digest,
+        facts,
+        preview,
+        final,
+        None,
+        seconds,
+        activations,
+        scaled,
+        scored_as=way,
+        form=form,
+        fidelity=observer.finish(),
+    )
     if baseline.probe_outputs is None:
         return result
     probe, probe_scaled = measure(baseline.probe_outputs, rmt.PROBE_WINDOWS)

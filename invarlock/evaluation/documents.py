@@ -40,6 +40,7 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
                 "run": run,
                 "seeds": setup.seeds(run),
                 **window_columns(scored.draw, scored.preview, scored.final, "logloss"),
+                "fidelity": dict(scored.fidelity),
                 **asdict(scored.activations),
                 **({} if scored.probe is None else {"probe": asdict(scored.probe)}),
             }
@@ -101,6 +102,7 @@ def report_document(
             "batch_size": None if measured.final is None else measured.final.batch_size,
             "scored_as": {"baseline": NATIVE, "subject": measured.scored_as},
         },
+        "fidelity": {"raw": {"baseline": base["fidelity"], "subject": measured.fidelity}},
         **{guard: {"raw": raws[guard], "measurement_contract": dict(contracts[guard])} for guard in setup.guards},
         **equivalence(measured.form),
         **({} if task_records is None else {"task_records": dict(task_records)}),

@@ -40,6 +40,7 @@ from invarlock.evaluation.comparison import (
     measure_baseline,
     window_columns,
 )
+from invarlock.evaluation.kept_tokens import kept_file
 from invarlock.evaluation.request import Setup
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.windows import Draw
@@ -78,14 +79,17 @@ def measure_null_run(
     """
     files = read_checkpoint(snapshot)
     seed = setup.plan.window_seed(NULL_SEED + run)
-    baseline = measure_baseline(snapshot, {run: draw}, setup.plan, setup.placement, probe=True, weighed=weighed)
-    own = baseline.draws[run]
-    assert own.probe is not None
-    against = Reference(snapshot, baseline.facts, own.activations.variance, own.probe.variance)
-    limits = resolve_policy(setup.context["tier"], setup.context["profile"], {})["variance"]
-    comparison = Comparison(against, draw, setup.plan, setup.placement, limits)
     changes = []
     try:
+        baseline = measure_baseline(
+            snapshot, {run: draw}, setup.plan, setup.placement, kept=workspace, probe=True, weighed=weighed
+        )
+        own = baseline.draws[run]
+        assert own.probe is not None
+        kept = kept_file(workspace, run)
+        against = Reference(snapshot, kept, baseline.facts, own.activations.variance, own.probe.variance)
+        limits = resolve_policy(setup.context["tier"], setup.context["profile"], {})["variance"]
+        comparison = Comparison(against, draw, setup.plan, setup.placement, limits)
         for index, name in enumerate(CHANGES):
             subject = workspace / f"change_{index}"
             shutil.rmtree(subject, ignore_errors=True)
@@ -171,6 +175,7 @@ def _baseline_block(own: ScoredDraw, facts: CheckpointFacts) -> dict[str, Any]:
     sides = {**facts.by_guard, **asdict(own.activations)}
     return {
         "windows": window_columns(own.draw, own.preview, own.final, "logloss"),
+        "fidelity": dict(own.fidelity),
         **_guard_blocks(sides, own.probe),
     }
 
@@ -194,6 +199,7 @@ def _change_block(name: str, measured: Measured) -> dict[str, Any]:
         "digest": measured.digest,
         "logloss": {"preview": list(measured.preview.losses), "final": list(measured.final.losses)},
         "weight_changes": measured.facts.changes,
+        "fidelity": measured.fidelity,
         **_guard_blocks(sides, measured.probe),
     }
 

@@ -9,7 +9,8 @@ Example::
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +26,7 @@ from invarlock.errors import UsageError
 from invarlock.evaluation.brought import brought_edit, changed_tensors, link_brought, unchanged
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
+from invarlock.evaluation.kept_tokens import check_kept, kept_file
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.pair_documents import (
     another_setup,
@@ -39,6 +41,7 @@ from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
 from invarlock.moments import utc_now
+from invarlock.reports.policy import overrides_of
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
 from invarlock.reports.rendering import render_report
@@ -69,24 +72,48 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
         if not tokenizer_files(subject):
             subject = Path(scratch) / "subject"
             link_brought(request.subject, request.baseline, subject)
-        return _evaluate(request, subject, target)
+        with ExitStack() as stack:
+            with _writing(target):
+                staging = stack.enter_context(staging_folder(target))
+            report, files = _evaluate(request, subject, staging)
+            with _writing(target):
+                for name, content in files.items():
+                    write_bytes(staging / name, content)
+                if target.exists():
+                    raise UsageError(f"{target}: already exists; choose another folder with --output-dir")
+                staging.rename(target)
+        return report
 
 
-def _evaluate(request: PairRequest, subject: Path, target: Path) -> dict[str, Any]:
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Say that a folder cannot be written, and why, where an operation of the file system fails.
+
+    Raises:
+        UsageError: naming the folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the report, and the files to write beside what measuring has written into the staging folder."""
     preset = None if request.preset is None else read_preset(request.preset)
     setup = _setup(request, preset)
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
-    document = _baseline(request, setup, draw)
+    kept = (staging / BASELINE_REPORT).parent
+    document = _baseline(request, setup, draw, kept)
     edited, metadata = _edited(request, document)
     data = dump_json(document)
-    baseline = StoredBaseline(request.baseline, document, digest_bytes(data))
+    baseline = StoredBaseline(request.baseline, document, digest_bytes(data), kept)
     evaluation = EvaluationRequest(setup, baseline, SCENARIO, RUN, draw, setup.placement)
     measured = compare(subject, evaluation.comparison())
     edited = unchanged(edited, measured.digest, document["baseline"]["digest"])
     metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
     report = report_document(evaluation, edited, measured, task_records=given_records(request))
-    _write(target, report, data, request.image, {**metadata, "subject_digest": measured.digest})
-    return report
+    return report, _files(report, data, request.image, {**metadata, "subject_digest": measured.digest})
 
 
 def _setup(request: PairRequest, preset: Preset | None) -> Setup:
@@ -97,6 +124,7 @@ def _setup(request: PairRequest, preset: Preset | None) -> Setup:
         final=request.final_windows or final,
         seed=request.seed,
         batch_size=request.batch_size,
+        top_k=request.top_k,
     )
     context = {
         "suite": SCENARIO,
@@ -118,17 +146,20 @@ def _setup(request: PairRequest, preset: Preset | None) -> Setup:
         Placement(device, attention=request.attention, scoring=request.scoring),
         plan,
         read_local_text(request.text, request.text_field),
+        overrides=overrides_of(request.intent),
         preset=preset,
         reuses_baseline=request.baseline_report is not None,
     )
 
 
-def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:
-    """Return the baseline's report: measured now, or the one given when it is of this baseline and this setup."""
+def _baseline(request: PairRequest, setup: Setup, draw: Draw, kept: Path) -> dict[str, Any]:
+    """Return the baseline's report: measured now, or the one given when it is of this baseline and this setup.
+
+    The file of its most probable tokens is then in the folder ``kept``.
+    """
     if request.baseline_report is None:
-        return baseline_document(
-            setup, measure_baseline(request.baseline, {RUN: draw}, setup.plan, setup.placement, probe=False)
-        )
+        measured = measure_baseline(request.baseline, {RUN: draw}, setup.plan, setup.placement, probe=False, kept=kept)
+        return baseline_document(setup, measured)
     path = request.baseline_report
     document = read_baseline_report(path)
     tokenizer = tokenizer_digest(request.baseline)
@@ -142,11 +173,21 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw) -> dict[str, Any]:
         ("context", document["context"], setup.context),
         ("seeds", draws[0]["seeds"] if draws else None, setup.seeds(RUN)),
         ("windows", draws[0]["final"]["window_ids"] if draws else None, list(draw.final.ids)),
+        ("fidelity.top_k", draws[0]["fidelity"]["top_k"] if draws else None, _top_k(draws, request.top_k)),
     ]
     wrong = [name for name, found, wanted in pairs if found != wanted]
     if wrong:
         raise another_setup(path, wrong[0])
+    found = kept_file(path.parent, RUN)
+    check_kept(found, draws[0]["fidelity"])
+    kept.mkdir(parents=True)
+    shutil.copyfile(found, kept_file(kept, RUN))
     return document
+
+
+def _top_k(draws: Sequence[Mapping[str, Any]], top_k: int) -> int | None:
+    """Return how many tokens are kept of the vocabulary of a baseline's report, None where it has no draw."""
+    return min(top_k, draws[0]["fidelity"]["vocabulary"]) if draws else None
 
 
 def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, dict[str, Any]]:
@@ -166,14 +207,14 @@ def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, 
     }
 
 
-def _write(
-    target: Path, report: Mapping[str, Any], baseline: bytes, image: RuntimeImage | None, metadata: dict[str, Any]
-) -> None:
+def _files(
+    report: Mapping[str, Any], baseline: bytes, image: RuntimeImage | None, metadata: dict[str, Any]
+) -> dict[str, bytes]:
     data = dump_json(report)
     written = utc_now()
     runtime = runtime_manifest(data, PurePosixPath(REPORT_NAME), report["context"], written, image=image)
     runtime["context"]["command"] = "evaluate"
-    files = {
+    return {
         REPORT_NAME: data,
         PAGE_NAME: render_report(report, sha256_hex(data)),
         BASELINE_REPORT: baseline,
@@ -181,13 +222,3 @@ def _write(
         "evaluate_timing.json": dump_json(report["telemetry"]),
         "edit_metadata.json": dump_json(edit_metadata(scenario=BROUGHT, **metadata)),
     }
-    try:
-        with staging_folder(target) as staging:
-            for name, content in files.items():
-                write_bytes(staging / name, content)
-            if target.exists():
-                shutil.rmtree(staging)
-                raise UsageError(f"{target}: already exists; choose another folder with --output-dir")
-            staging.rename(target)
-    except OSError as error:
-        raise UsageError(f"{target}: cannot be written ({error.strerror})") from None

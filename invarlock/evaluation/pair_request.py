@@ -38,6 +38,8 @@ class PairRequest:
     final_windows: int | None = None
     seed: int = 0
     batch_size: int = 16
+    top_k: int = 512
+    intent: str = "preserve"
     device: str | None = None
     attention: str = "eager"
     scoring: str = "dequantised"

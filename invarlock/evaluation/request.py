@@ -18,6 +18,7 @@ from typing import Any
 
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
 from invarlock.evaluation.comparison import Comparison, Reference, WindowPlan
+from invarlock.evaluation.kept_tokens import kept_file, kept_folder
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
@@ -106,11 +107,15 @@ class Edited:
 
 @dataclass(frozen=True)
 class StoredBaseline:
-    """A model's snapshot, its own report, and ``sha256:<hex>`` of that report's bytes."""
+    """A model's snapshot, its own report, and ``sha256:<hex>`` of that report's bytes.
+
+    ``kept`` is the folder of its most probable tokens, None where that is next to the snapshot.
+    """
 
     snapshot: Path
     document: dict[str, Any]
     report_sha256: str
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -141,15 +146,22 @@ class EvaluationRequest:
         policy = resolve_policy(
             context["tier"], context["profile"], self.setup.overrides, None if preset is None else preset.limits
         )
-        against = reference(self.baseline.document, self.baseline.snapshot, self.run, probe=self.probe)
+        against = reference(self.baseline, self.run, probe=self.probe)
         return Comparison(against, self.draw, self.setup.plan, self.placement, policy["variance"])
 
 
-def reference(baseline: Mapping[str, Any], folder: Path, run: int, *, probe: bool) -> Reference:
+def reference(baseline: StoredBaseline, run: int, *, probe: bool) -> Reference:
     """Return what a subject is compared with, from its baseline's report and its checkpoint."""
-    draw = draw_of(baseline, run)
-    probe_outputs = draw["probe"]["variance"] if probe else None
-    return Reference(folder, weight_facts(baseline), draw["variance"], probe_outputs, baseline["baseline"]["digest"])
+    document = baseline.document
+    draw = draw_of(document, run)
+    return Reference(
+        baseline.snapshot,
+        kept_file(baseline.kept or kept_folder(baseline.snapshot), run),
+        weight_facts(document),
+        draw["variance"],
+        draw["probe"]["variance"] if probe else None,
+        document["baseline"]["digest"],
+    )
 
 
 def weight_facts(baseline: Mapping[str, Any]) -> CheckpointFacts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -13,6 +14,7 @@ from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
 from invarlock.evaluation.models import forward
 from invarlock.evaluation.windows import Tokens
+from invarlock.measuring.fidelity import LogitScores, TokenScores
 
 # Logits of one forward pass: 128 million values are 512 MB as float32, and half of it as bfloat16. A vocabulary of
 # 32,000 is scored eight windows of 512 tokens at a time. A single window may take more.
@@ -33,8 +35,26 @@ class Scores:
     batch_size: int
 
 
+class Observer(Protocol):
+    """Sees what a model answers while its windows are scored, so that no second forward pass is needed."""
+
+    def observe(
+        self, windows: tuple[int, int], positions: tuple[int, int], scores: TokenScores, targets: torch.Tensor
+    ) -> None:
+        """See a part of the windows: those from one number up to another, and of these some predicted positions.
+
+        A part may come again, after a batch ran out of memory.
+        """
+
+
 @torch.inference_mode()
-def score_windows(model: PreTrainedModel, tokens: Tokens, batch_size: int, room_bytes: int | None = None) -> Scores:
+def score_windows(
+    model: PreTrainedModel,
+    tokens: Tokens,
+    batch_size: int,
+    room_bytes: int | None = None,
+    observer: Observer | None = None,
+) -> Scores:
     """Return the mean negative log-likelihood of each window's predicted tokens.
 
     The losses are those of the model's own logits, so whatever it does to them (soft caps, scales, transforms) counts.
@@ -46,6 +66,7 @@ def score_windows(model: PreTrainedModel, tokens: Tokens, batch_size: int, room_
         tokens: token ids, shape (windows, seq_len).
         batch_size: windows a forward pass, to begin with.
         room_bytes: what the model and a forward pass may take; None where the device's allocator bounds it.
+        observer: sees the log-probabilities of each position.
 
     Raises:
         EvaluationError: when the model's forward pass fails.
@@ -59,7 +80,7 @@ def score_windows(model: PreTrainedModel, tokens: Tokens, batch_size: int, room_
         try:
             with one_out_of_memory():
                 check_room(forward_bytes(model, len(batch), tokens.shape[1]), room_bytes)
-                losses += [_stored(value) for value in _score_batch(model, batch)]
+                losses += [_stored(value) for value in _score_batch(model, batch, len(losses), observer)]
         except torch.OutOfMemoryError:
             if batch_size == 1:
                 raise OutOfMemoryError(
@@ -71,15 +92,15 @@ def score_windows(model: PreTrainedModel, tokens: Tokens, batch_size: int, room_
     return Scores(tuple(losses), batch_size)
 
 
-def _score_batch(model: PreTrainedModel, batch: torch.Tensor) -> list[float]:
+def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observer: Observer | None) -> list[float]:
     logits = forward(model, batch).logits[:, :-1]  # (windows, seq_len - 1, vocabulary)
     targets = batch[:, 1:].to(logits.device)  # of a model that is spread over devices, the last one has the logits
     total = torch.zeros(len(batch), dtype=torch.float64, device=logits.device)
     for start, stop in _chunks(logits.shape):
-        losses = torch.nn.functional.cross_entropy(
-            logits[:, start:stop].float().flatten(0, 1), targets[:, start:stop].flatten(), reduction="none"
-        )
-        total += losses.view(len(batch), -1).double().sum(dim=1)
+        scores, wanted = LogitScores.of(logits[:, start:stop]), targets[:, start:stop]
+        total -= scores.of_tokens(wanted[..., None]).double().sum(dim=(1, 2))
+        if observer is not None:
+            observer.observe((first, first + len(batch)), (start, stop), scores, wanted)
     mean: list[float] = (total / targets.shape[1]).tolist()
     return mean
 

@@ -216,8 +216,8 @@ def tune(
     """
     ladders = {edit: ladder(model.folder, edit, scope) for edit, scope in edits.items()}
     searches = [_Search(edit, edits[edit], rungs, climb(len(rungs))) for edit, rungs in ladders.items()]
-    judge = _begin(model, margin, draws)
     with tempfile.TemporaryDirectory(dir=model.folder.parent, prefix=".tune-") as folder:
+        judge = _begin(model, margin, draws, Path(folder) / "kept")
         candidates = _Candidates(model.folder, Path(folder))
         for search in searches:
             search.advance()
@@ -246,7 +246,7 @@ def _judged(judge: _Judge, spec: EditSpec, subject: Path | EditError) -> Trial:
     return judge.judge(spec, subject)
 
 
-def _begin(model: TunedModel, margin: float, draws: int) -> _Judge:
+def _begin(model: TunedModel, margin: float, draws: int, kept: Path) -> _Judge:
     runs = draw_runs(model.folder, model.text, model.plan, range(1, draws + 1))
     context = {
         "suite": SCENARIO,
@@ -257,9 +257,9 @@ def _begin(model: TunedModel, margin: float, draws: int) -> _Judge:
     }
     revision = digest_checkpoint(model.folder)
     setup = Setup(model.model_id, revision, context, model.placement, model.plan, model.text)
-    baseline = measure_baseline(model.folder, runs, model.plan, model.placement, probe=False)
+    baseline = measure_baseline(model.folder, runs, model.plan, model.placement, probe=False, kept=kept)
     document = baseline_document(setup, baseline)
-    stored = StoredBaseline(model.folder, document, digest_document(document))
+    stored = StoredBaseline(model.folder, document, digest_document(document), kept)
     return _Judge(model, margin, runs, setup, stored)
 
 

@@ -20,6 +20,7 @@ class Context:
         task_records: ``task_records`` of the report, None where it has none.
         scaled_by: matrices that received scales which were undone in another, by name, and that other.
         rounding: the largest relative error of a number that is rounded to a type in which tensors are stored.
+        raws: the measurements of the metrics that have their own, by name.
         blocks: the blocks of the metrics judged before this one, by name.
     """
 
@@ -31,4 +32,5 @@ class Context:
     task_records: Mapping[str, Any] | None = None
     scaled_by: Mapping[str, str] = field(default_factory=dict)
     rounding: float = 0.0
+    raws: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from invarlock.metrics.fidelity import FIDELITY
 from invarlock.metrics.metric import Metric
 from invarlock.metrics.perplexity import PERPLEXITY
 from invarlock.metrics.tail import TAIL
@@ -11,5 +12,6 @@ from invarlock.metrics.tasks import TASKS
 METRICS: tuple[Metric, ...] = (
     PERPLEXITY,
     TAIL,
+    FIDELITY,
     TASKS,
 )

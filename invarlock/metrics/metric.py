@@ -35,6 +35,16 @@ def no_problems(report: Block) -> Iterator[Problem]:
     yield from ()
 
 
+def no_facts(block: Block) -> dict[str, Any]:
+    """Return no fact."""
+    return {}
+
+
+def no_null_problems(change: NullChange) -> Iterator[Problem]:
+    """Yield no problem."""
+    yield from ()
+
+
 @dataclass(frozen=True)
 class Metric:
     """How the outputs of subject and baseline differ, with its gates.
@@ -53,7 +63,11 @@ class Metric:
         learned: its limits that presets learn.
         fitted: its limits that tiers may be fitted in.
         is_guarded: whether a verdict lists it among the guards, whose signals it counts.
+        facts: returns what the verdict's record of a report says of it.
         schema: its part of the schemas, as ``reports.schemas`` takes it; None where ``contracts/parts`` has it.
+        has_raw: whether it has measurements of its own beside the losses: ``raw`` of its block, with ``baseline`` and
+            ``subject``. ``judge`` finds them in the context.
+        null_problems: the same of a change of a null run.
     """
 
     name: str
@@ -69,4 +83,7 @@ class Metric:
     learned: tuple[LearnedLimit, ...] = ()
     fitted: tuple[FittedLimit, ...] = ()
     is_guarded: bool = True
+    facts: Callable[[Block], dict[str, Any]] = no_facts
     schema: Mapping[str, Any] | None = None
+    has_raw: bool = False
+    null_problems: Callable[[NullChange], Iterator[Problem]] = no_null_problems

@@ -23,7 +23,7 @@ from invarlock.reports.gates import judge_gates
 from invarlock.reports.policy import policy_digest, resolve_policy
 
 SCHEMA_VERSION = "v1"
-# Blocks that are derived completely; guards keep their raw part, dataset and policy_provenance lose one key each.
+# Blocks that are derived; guards and metrics keep their raw part, dataset and policy_provenance lose one key each.
 DERIVED_KEYS = ("run_id", *(metric.name for metric in METRICS), "resolved_policy", "validation", "assurance")
 GUARD_RAW_KEYS = ("raw", "measurement_contract")
 # Kinds of an equivalence whose modules are pairs: what the first loses, the second receives.
@@ -69,6 +69,7 @@ def context(report: Mapping[str, Any]) -> Context:
         task_records=report.get("task_records"),
         scaled_by=_scaled_by(report.get("equivalence", ())),
         rounding=_rounding(report.get("invariants", {}).get("raw", {})),
+        raws={metric.name: report[metric.name]["raw"] for metric in METRICS if metric.has_raw},
         blocks={metric.name: report[metric.name] for metric in METRICS if metric.name in report},
     )
 
@@ -98,6 +99,9 @@ def strip(report: Mapping[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in report.get(guard, {}).items() if key in GUARD_RAW_KEYS}
         if kept:
             raw[guard] = kept
+    for metric in METRICS:
+        if metric.has_raw:
+            raw[metric.name] = {"raw": report[metric.name]["raw"]}
     return raw
 
 
@@ -127,7 +131,8 @@ def compose(raw: Mapping[str, Any]) -> dict[str, Any]:
     report["policy_provenance"] = {**provenance, "policy_digest": policy_digest(policy)}
     report["resolved_policy"] = policy
     for metric in METRICS:
-        report[metric.name] = metric.judge(windows, policy[metric.name], context(report))
+        measured = {"raw": raw[metric.name]["raw"]} if metric.has_raw else {}
+        report[metric.name] = {**measured, **metric.judge(windows, policy[metric.name], context(report))}
     for guard in GUARD_NAMES:
         report[guard] = _guard_block(guard, report, policy)
     gates = judge_gates(report, policy)

@@ -100,6 +100,9 @@ def null_run_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
             )
     if any(len(values) == 0 for values in (windows["preview"]["window_ids"], windows["final"]["window_ids"])):
         yield _unusable("windows", "no window was scored")
+    for change in null_changes(document):
+        for metric in METRICS:
+            yield from metric.null_problems(change)
     yield from _harm(document)
 
 

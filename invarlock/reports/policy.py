@@ -11,6 +11,7 @@ from invarlock.guards.guard import Guard
 from invarlock.jsonio import check_schema, digest_document
 from invarlock.judgement.learning import LearnedLimit
 from invarlock.metrics import METRICS
+from invarlock.metrics.fidelity import PRESERVE
 from invarlock.metrics.metric import Metric
 from invarlock.reports.tiers import read_tiers
 
@@ -66,6 +67,11 @@ def resolve_policy(
         _check_preset(preset_limits, tier_policy)
     budget = tiers["profiles"][profile]["overhead_budget"]
     return policy if budget is None else {**policy, "overhead": {"budget": budget}}
+
+
+def overrides_of(intent: str) -> dict[str, Any]:
+    """Return the overrides by which a policy takes a subject's intent: ``preserve``, a tier's own, or ``change``."""
+    return {} if intent == PRESERVE else {"fidelity.intent": intent}
 
 
 def _check_preset(limits: Mapping[str, Any], tier: Mapping[str, Mapping[str, Any]]) -> None:

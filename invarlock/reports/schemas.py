@@ -64,6 +64,11 @@ def _evaluation_report(document: Schema, gone: list[str]) -> Schema:
         del properties[name]
     for metric in METRICS:
         properties[metric.name] = copy.deepcopy(properties["resolved_policy"])
+        if metric.has_raw:
+            part = part_of(metric)
+            document["$defs"] |= part["definitions"]
+            raw = _closed({key: {"$ref": f"#/$defs/{name}"} for key, name in part["raw"].items()})
+            properties[metric.name] |= {"properties": {"raw": raw}, "required": ["raw"]}
     for guard in GUARDS:
         part = part_of(guard)
         document["$defs"] |= part["definitions"]
@@ -109,6 +114,12 @@ def _baseline_report(document: Schema, gone: list[str]) -> Schema:
             required = places
         for place in required:
             place["required"] = sorted({*place["required"], guard.name})
+    for metric in (metric for metric in METRICS if metric.has_raw):
+        part = part_of(metric)
+        name = part["raw"]["baseline"]
+        document["$defs"][name] = part["definitions"][name]
+        draw["properties"][metric.name] = {"$ref": f"#/$defs/{name}"}
+        draw["required"] = sorted({*draw["required"], metric.name})
     return document
 
 
@@ -160,6 +171,11 @@ def _null_run(document: Schema, gone: list[str]) -> Schema:
         # what is measured of both sides together stands in the change, by the name of its definition
         for key in sides.keys() - {"baseline", "subject"}:
             change["properties"][part["raw"][key]] = sides[key]
+    for metric in (metric for metric in METRICS if metric.has_raw):
+        part = part_of(metric)
+        document["$defs"] |= part["definitions"]
+        for place, side in ((document, "baseline"), (change, "subject")):
+            place["properties"][metric.name] = {"$ref": f"#/$defs/{part['raw'][side]}"}
     for place in (document, change):
         place["properties"] = {name: schema for name, schema in place["properties"].items() if name not in gone}
         place["required"] = sorted(place["properties"])

@@ -117,6 +117,9 @@ def _baseline_differences(report: Mapping[str, Any], baseline: Mapping[str, Any]
         ):
             if not alike(own[key], base[theirs]):
                 yield f"evaluation_windows.{part}.{key}", "differs from the measurement in the baseline's report"
+    for metric in (metric for metric in METRICS if metric.has_raw):
+        if not alike(report[metric.name]["raw"]["baseline"], draws[0][metric.name]):
+            yield f"{metric.name}.raw.baseline", "differs from the measurement in the baseline's report"
     for guard in report["guards"]:
         theirs = baseline[guard]["raw"] if "raw" in baseline.get(guard, {}) else draws[0].get(guard)
         if not alike(report[guard]["raw"]["baseline"], theirs):

@@ -187,6 +187,15 @@ HOW_IT_IS_MEASURED = (
         ("PACK_VERIFY_PROFILE",),
     ),
     Setting(
+        "intent",
+        "preserve: subjects must answer as their baselines do; change: they are meant to answer differently, fidelity "
+        "is reported and has no gate",
+        "preserve",
+        readers.choice("preserve", "change"),
+        "--intent",
+        ("INVARLOCK_INTENT",),
+    ),
+    Setting(
         "determinism",
         "throughput, or strict: identical numbers in each run and with any number of workers",
         "throughput",
@@ -291,6 +300,13 @@ HOW_IT_IS_MEASURED = (
         16,
         readers.whole(1, 4096),
         variables=("INVARLOCK_EVAL_BATCH",),
+    ),
+    Setting(
+        "top_k",
+        "the baseline's most probable tokens that fidelity compares at each position; all others count as one outcome",
+        512,
+        readers.whole(1, LARGEST_COUNT),
+        variables=("INVARLOCK_TOP_K",),
     ),
     Setting(
         "store_eval_windows",

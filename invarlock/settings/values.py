@@ -55,6 +55,7 @@ class Settings:
 
     tier: str
     profile: str
+    intent: str
     determinism: str
     repeats: int
     repeat_scenarios: tuple[str, ...] | None
@@ -68,6 +69,7 @@ class Settings:
     preview_windows: int | None
     final_windows: int | None
     eval_batch: int
+    top_k: int
     store_eval_windows: bool
     dataset: str | None
     local_jsonl_file: str | None

@@ -19,6 +19,7 @@ from invarlock.catalog.node_ids import parameter_id
 from invarlock.errors import DocumentError, UsageError
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
+from invarlock.metrics import METRICS
 from invarlock.reports.deployables import CATEGORY, VALIDATION, failed_checks
 from invarlock.reports.policy import CORE_GUARDS
 from invarlock.reports.verification import shorten
@@ -239,6 +240,7 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
         "gates_hold": not report["assurance"]["blocking_reasons"],
         **{key: fact for guard in GUARDS for key, fact in guard.facts(report[guard.name]).items()},
         "ratio_vs_baseline": report["primary_metric"]["ratio_vs_baseline"],
+        **{key: fact for metric in METRICS for key, fact in metric.facts(report[metric.name]).items()},
         # the edit that was actually applied; the scenario's name may not show it
         "edit_spec": edit_text(report["edit"]),
         "policy_digest": report["policy_provenance"]["policy_digest"],

@@ -58,17 +58,20 @@ def _planned(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return f"{row['name']}{run}", row["edit_spec"], row["strictness"].replace("_", " "), model
 
 
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
 def scenario_table(verdict: Mapping[str, Any]) -> list[str]:
-    """Return a table of scenarios and models: the applied edit or fault, the ratio, and the result.
+    """Return a table of scenarios and models: the applied edit or fault, the ratio, the mean KL, and the result.
 
     Cases without a report come last, with their plan.
     """
-    rows = [("scenario", "edit or fault", "expected", "model", "ratio", "guards that signal", "")]
+    rows = [("scenario", "edit or fault", "expected", "model", "ratio", "KL", "guards that signal", "")]
     for record in verdict["records"]:
-        ratio = record["ratio_vs_baseline"]
+        ratio, kl = _number(record["ratio_vs_baseline"]), _number(record["fidelity_kl_mean"])
         raised = [guard for guard, flag in record["guard_flags"].items() if flag]
-        shown = "-" if ratio is None else f"{ratio:.4g}"
-        rows.append((*_planned(record), shown, ", ".join(raised) or "-", _seen(record)))
-    rows += [(*_planned(case), "-", "-", "NO REPORT") for case in verdict.get("missing", {}).get("cases", ())]
+        rows.append((*_planned(record), ratio, kl, ", ".join(raised) or "-", _seen(record)))
+    rows += [(*_planned(case), "-", "-", "-", "NO REPORT") for case in verdict.get("missing", {}).get("cases", ())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

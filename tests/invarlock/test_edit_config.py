@@ -122,6 +122,7 @@ def test_every_setting_is_read_from_a_config_or_refused_there(tmp_path: Path, se
         "info",
         "ci",
         "balanced",
+        "preserve",
     )
     # a release review needs a key too
     values += ("podman", "snapshot_copy", "custom", "64", "true, signing_key: k.pem")

@@ -143,7 +143,7 @@ def test_the_text_of_a_verdict_has_one_line_a_case_whatever_its_names_are() -> N
     )  # fmt: skip
     record = {
         "name": HOSTILE, "run_num": 1, "edit_spec": HOSTILE, "strictness": "must_pass", "model": f"x/{HOSTILE}",
-        "ratio_vs_baseline": 1.0, "guard_flags": {}, "passed": True,
+        "ratio_vs_baseline": 1.0, "fidelity_kl_mean": 0.0, "guard_flags": {}, "passed": True,
     }  # fmt: skip
     verdict = {"verdict": "PASS", "counts": counts, "failed_requirements": [HOSTILE], "records": [record]}
     plain = {**verdict, "failed_requirements": ["a"], "records": [{**record, "name": "a", "edit_spec": "b"}]}

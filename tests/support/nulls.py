@@ -37,6 +37,9 @@ def null_run(
         },
         "measurement_contracts": copy.deepcopy(CONTRACTS),
         "windows": {"preview": _part(run, 0), "final": _part(run, WINDOWS)},
+        "fidelity": {
+            "vocabulary": 8, "top_k": 8, "sha256": f"sha256:{'5' * 64}", "rest_mass": 0.0, "confident": [3] * WINDOWS,
+        },
         "spectral": _spectra(0.0),
         "rmt": _risks(0.0),
         "rmt_probe": _risks(0.0),
@@ -49,6 +52,7 @@ def null_run(
                     "preview": [loss + preview_delta for loss in LOSSES],
                     "final": [loss + delta for loss, delta in zip(LOSSES, deltas, strict=True)],
                 },
+                "fidelity": _divergences(),
                 "spectral": _spectra(log_ratio),
                 "weight_changes": {},
                 "rmt": _risks(growth),
@@ -64,6 +68,14 @@ def null_run(
 def _part(run: int, first: int) -> dict[str, Any]:
     ids = [f"{run * 100 + first + index:016x}" for index in range(WINDOWS)]
     return {"window_ids": ids, "token_counts": [10] * WINDOWS, "logloss": list(LOSSES)}
+
+
+def _divergences() -> dict[str, Any]:
+    """Return a divergence of 0.001 nats at each of ten positions of a window, of which one has another top token."""
+    return {
+        "kl_sum": [0.01] * WINDOWS, "kl_max": 0.001, "histogram": {"first": 201, "counts": [10 * WINDOWS]},
+        "same_top": [9] * WINDOWS, "confident_same": [3] * WINDOWS, "delta_p_squared": [0.001] * WINDOWS,
+    }  # fmt: skip
 
 
 def _side(guard: str, modules: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.digests import digest_bytes
 from invarlock.evaluation.comparison import WindowPlan, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, telemetry
+from invarlock.evaluation.kept_tokens import check_kept, kept_file, kept_folder
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
@@ -25,6 +26,7 @@ from invarlock.harness.sources.texts import read_suite_text, window_counts
 from invarlock.harness.state.locks import Locks
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json, write_json
+from invarlock.reports.policy import overrides_of
 from invarlock.reports.probes import probes_asked
 
 
@@ -102,6 +104,7 @@ class Baselines:
             self.plan,
             self.text,
             guards=settings.guards_order,
+            overrides=overrides_of(settings.intent),
             store_tokens=settings.store_eval_windows,
             image=self.run.image,
             allow_network=settings.net,
@@ -118,13 +121,15 @@ class Baselines:
             if self.run.settings.resume:
                 # what an earlier run left is looked at once by each worker
                 self._make_snapshot(model, snapshot)
-                kept_baseline(path, self.setup(model), probe=self._is_probed(model))
+                kept_baseline(path, self.setup(model), kept_folder(snapshot), probe=self._is_probed(model))
             if not path.is_file():
                 self._make_snapshot(model, snapshot)
                 self._measure(model, snapshot, path, placement)
         data = read_file(path)
         document: dict[str, Any] = parse_json(data, where=str(path))
         check_schema(document, "baseline_report", where=str(path))
+        for draw in document["draws"]:
+            check_kept(kept_file(kept_folder(snapshot), draw["run"]), draw["fidelity"])
         return StoredBaseline(snapshot, document, digest_bytes(data))
 
     def _make_snapshot(self, model: Model, snapshot: Path) -> None:
@@ -163,4 +168,5 @@ def window_plan(run: Run) -> WindowPlan:
         final=counts.final,
         seed=run.settings.window_seed,
         batch_size=run.settings.eval_batch,
+        top_k=run.settings.top_k,
     )

@@ -15,6 +15,7 @@ from invarlock.catalog.scenarios import BroughtGeneration
 from invarlock.digests import sha256_hex
 from invarlock.errors import InvarLockError
 from invarlock.evaluation.comparison import Weighed
+from invarlock.evaluation.kept_tokens import check_kept, kept_file
 from invarlock.evaluation.null_runs import null_contracts
 from invarlock.evaluation.request import EvaluationRequest, Setup
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json
@@ -27,8 +28,15 @@ from invarlock.reports.verification import differences, verify_against_baseline,
 from invarlock.task_records.importing import records_beside
 
 
-def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | None:
-    """Return a baseline's report that an earlier run left, None when there is none or it does not fit this run."""
+def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> dict[str, Any] | None:
+    """Return a baseline's report that an earlier run left, None when there is none or it does not fit this run.
+
+    Args:
+        path: where the report would be.
+        setup: of the model.
+        kept: the folder of its most probable tokens, without which no subject can be compared.
+        probe: whether a case reads a probe.
+    """
     if not path.is_file():
         return None
     try:
@@ -44,6 +52,9 @@ def kept_baseline(path: Path, setup: Setup, *, probe: bool) -> dict[str, Any] | 
             for draw in document["draws"]
             if draw["seeds"] != setup.seeds(draw["run"]) or (probe and "probe" not in draw)
         ]
+        for draw in document["draws"]:
+            check_kept(kept_file(kept, draw["run"]), draw["fidelity"])
+            wrong += differences(draw["fidelity"]["top_k"], min(setup.plan.top_k, draw["fidelity"]["vocabulary"]))
     except InvarLockError:
         wrong = ["malformed"]
     if wrong:

@@ -77,6 +77,10 @@ def test_what_blocks_is_what_does_not_hold_and_a_tail_that_warns_is_not_of_it(ra
     count = 60
     for name, values in final.items():
         final[name] = [values[index % len(values)] for index in range(count)]
+    for side in raw["fidelity"]["raw"].values():
+        for name, values in side.items():
+            if isinstance(values, list):
+                side[name] = [values[index % len(values)] for index in range(count)]
     final["logloss"] = [loss + (0.0 if index % 10 else 0.5) for index, loss in enumerate(final["baseline_logloss"])]
     raw["dataset"]["windows"]["final"] = count
     raw["guards"] = ["invariants", "spectral"]

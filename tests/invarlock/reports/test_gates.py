@@ -25,6 +25,15 @@ def blocks(**changed: Any) -> dict[str, Any]:
         },
         "primary_metric_tail": {"status": "not_evaluated", "mode": "warn", "value": None, "limit": 0.2},
         "tasks": {"status": "not_evaluated"},
+        "fidelity": {
+            "invalid": False,
+            "reason": None,
+            "kl_mean": 0.0,
+            "kl_mean_ci": [0.0, 0.0],
+            "kl_p999": 0.0,
+            "same_top_share": 1.0,
+            "same_top_ci": [1.0, 1.0],
+        },
         "invariants": {"status": "pass", "passed": True, "violations": []},
         "spectral": spectral,
         "rmt": {"status": "not_evaluated", "passed": None},
@@ -43,6 +52,9 @@ def test_what_was_not_evaluated_has_no_gate() -> None:
     assert [gate.flag for gate in gates] == [
         "primary_metric_acceptable",
         "preview_final_drift_acceptable",
+        "fidelity_kl_acceptable",
+        "fidelity_same_top_acceptable",
+        "fidelity_tail_acceptable",
         "invariants_pass",
         "spectral_stable",
     ]

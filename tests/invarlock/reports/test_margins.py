@@ -24,7 +24,7 @@ def test_a_copy_of_the_baseline_uses_nothing_of_any_limit(swept_run: Any) -> Non
     used = limits_used(load(swept_run, NOOP))
 
     assert set(used.values()) == {0.0}
-    assert {name.partition(".")[0] for name in used} == {"primary_metric", "spectral", "rmt", "variance"}
+    assert {name.partition(".")[0] for name in used} == {"primary_metric", "fidelity", "spectral", "rmt", "variance"}
 
 
 def test_a_scaled_matrix_uses_as_much_of_the_deadband_as_its_logarithm(swept_run: Any) -> None:

@@ -179,6 +179,7 @@ def test_a_preset_that_does_not_follow_is_refused(edit: Callable[[Any], object],
 
 def test_every_limit_reaches_the_policy_and_no_tier_changes() -> None:
     limits = {
+        "fidelity.null_level": {"jitter:0.01:all": {"kl_mean": 1e-4, "same_top_share": 0.99, "kl_p999": 1e-3}},
         "primary_metric.drift_band": [0.96, 1.04],
         "rmt.epsilon_by_family": {"ffn": 0.02},
         "rmt.epsilon_by_module": {"up": 0.06},

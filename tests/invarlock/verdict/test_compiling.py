@@ -46,6 +46,8 @@ def report(name: str, *, ratio: float | None = 1.0, invariants: str = "pass", ca
         "meta": {"model_id": MODEL, "scenario": name, "run": 1},
         "edit": {"name": edit, "spec": spec, "parameters": {}},
         "primary_metric": {"ratio_vs_baseline": ratio},
+        "primary_metric_tail": {},
+        "fidelity": {"kl_mean": 0.0, "same_top_share": 1.0},
         "validation": {"primary_metric_acceptable": acceptable, "preview_final_drift_acceptable": True},
         "invariants": {"status": invariants},
         "spectral": {"status": "warn" if caps else "pass", "metrics": {"caps_applied": caps, "capped_modules": []}},
@@ -372,7 +374,7 @@ def test_cases_without_a_report_are_named_by_summaries_and_text() -> None:
     assert (rows["nan_injection"]["edit_specs"], rows["nan_injection"]["records"]) == (["nan_injection"], 0)
     assert rows["nan_injection"]["without_report"] == [case]
     assert text.splitlines()[-1].split() == [
-        "nan_injection", "nan_injection", "must", "detect", "mistral-tiny", "-", "-", "NO", "REPORT",
+        "nan_injection", "nan_injection", "must", "detect", "mistral-tiny", "-", "-", "-", "NO", "REPORT",
     ]  # fmt: skip
 
 

@@ -1,0 +1,148 @@
+"""The table of docs/metrics.md: what fidelity and perplexity say of edits of the embedded models, and what it costs.
+
+python benchmarks/fidelity.py [--model mistral-tiny] [--final 100] [--cost]
+
+Fine-tuned subjects are trained for 20 steps on the preview windows, which the table's numbers do not use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
+from invarlock.catalog.models import read_models
+from invarlock.checkpoints.editing import apply_edits
+from invarlock.checkpoints.snapshots import make_snapshot
+from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.documents import baseline_document, report_document
+from invarlock.evaluation.kept_tokens import SubjectObserver, kept_file, kept_folder
+from invarlock.evaluation.models import Placement, load_model
+from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
+from invarlock.evaluation.scoring import score_windows
+from invarlock.evaluation.text import read_embedded_text
+from invarlock.evaluation.windows import Draw
+
+SUITES = Path(__file__).parents[1] / "suites"
+MODELS = ("mistral-tiny", "qwen2-tiny", "mixtral-tiny")
+EDITS = (
+    "quant_rtn:8:128:all",
+    "fp8_quant:e4m3:all",
+    "fp8_quant:e5m2:all",
+    "magnitude_prune:0.1:all",
+    "magnitude_prune:0.25:all",
+    "quant_rtn:4:32:all",
+    "quant_rtn:4:128:all",
+    "quant_rtn:3:128:all",
+)
+FINE_TUNED = "fine-tuned for 20 steps"
+STEPS, LEARNING_RATE, BATCH = 20, 5e-4, 16
+CPU = Placement("cpu")
+TIMES = 7
+
+
+def fine_tune(folder: Path, draw: Draw, target: Path) -> None:
+    """Write a copy of a checkpoint, trained on the preview windows."""
+    shutil.copytree(folder, target)
+    model: Any = load_model(folder, CPU).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    tokens = torch.from_numpy(draw.preview.tokens).long()
+    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0)).repeat(STEPS)
+    for step in range(STEPS):
+        batch = tokens[order[step * BATCH : (step + 1) * BATCH]]
+        optimiser.zero_grad()
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimiser.step()
+    path = target / "model.safetensors"
+    before, trained = load_file(path), dict(model.named_parameters())
+    weights = {name: trained[name].detach().to(weight.dtype).contiguous() for name, weight in before.items()}
+    path.unlink()
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def subjects(folder: Path, draw: Draw) -> Iterator[tuple[str, Path]]:
+    """Make each subject, and remove it when the next one is asked for."""
+    target = folder.with_name("subject")
+    for name in (*EDITS, FINE_TUNED):
+        if name == FINE_TUNED:
+            fine_tune(folder, draw, target)
+        else:
+            spec = parse_edit_spec(name)
+            assert isinstance(spec, EditSpec)
+            apply_edits(folder, {target: spec})
+        yield name, target
+        shutil.rmtree(target)
+
+
+def cost(folder: Path, draw: Draw, plan: WindowPlan) -> float:
+    """Return the processor time of a scoring pass with fidelity over that of one without, the least of some each."""
+    model, path = load_model(folder, CPU), kept_file(kept_folder(folder), 1)
+
+    def seconds(*, observed: bool) -> float:
+        started = time.process_time()
+        observer = SubjectObserver(path) if observed else None
+        score_windows(model, draw.final.tokens, plan.batch_size, observer=observer)
+        if observer is not None:
+            observer.finish()
+        return time.process_time() - started
+
+    pairs = [(seconds(observed=True), seconds(observed=False)) for _ in range(TIMES)]
+    return min(pair[0] for pair in pairs) / min(pair[1] for pair in pairs)
+
+
+def table(name: str, final: int, *, with_cost: bool) -> None:
+    """Print the rows of one model."""
+    catalog = read_models(SUITES / "models.toml")
+    model, text = catalog.models[f"embedded/{name}"], catalog.suites["smoke"].text
+    assert text is not None
+    assert text.source is not None
+    assert text.sha256 is not None
+    assert model.path is not None
+    assert model.tokenizer_path is not None
+    with tempfile.TemporaryDirectory(prefix="invarlock-fidelity-") as scratch:
+        folder = Path(scratch) / "baseline"
+        make_snapshot(SUITES / model.path, SUITES / model.tokenizer_path, folder, model.revision)
+        source = read_embedded_text(SUITES / text.source, text.sha256)
+        plan = WindowPlan(text.seq_len, final, final, 0, BATCH)
+        draws = draw_runs(folder, source, plan, [1])
+        context = {"suite": "fidelity", "profile": "dev", "tier": "balanced", "determinism": "throughput"}
+        setup = Setup(model.id, model.revision, {**context, "execution_mode": "host-bypass"}, CPU, plan, source)
+        document = baseline_document(setup, measure_baseline(folder, draws, plan, CPU, probe=False))
+        stored = StoredBaseline(folder, document, f"sha256:{'0' * 64}")
+        request = EvaluationRequest(setup, stored, "fidelity", 1, draws[1], CPU)
+        print(f"\n{name}, {final} windows of {plan.seq_len} tokens\n")
+        print("| subject | ratio | mean KL | p99 KL | p99.9 KL | same top token | confident flips |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
+        for label, subject in subjects(folder, draws[1]):
+            measured = compare(subject, request.comparison())
+            report = report_document(request, Edited("custom", "custom", "custom", {}), measured)
+            found, ratio = report["fidelity"], report["primary_metric"]["ratio_vs_baseline"]
+            print(
+                f"| {label} | {ratio:.4f} | {found['kl_mean']:.5f} | {found['kl_p99']:.3f} | {found['kl_p999']:.3f} "
+                f"| {found['same_top_share']:.1%} | {found['confident_flip_share']:.2%} |",
+                flush=True,
+            )
+        if with_cost:
+            print(f"\na pass with fidelity takes {cost(folder, draws[1], plan):.2f} times one without")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, action="append")
+    parser.add_argument("--final", type=int, default=100)
+    parser.add_argument("--cost", action="store_true")
+    options = parser.parse_args()
+    for name in options.model or MODELS:
+        table(name, options.final, with_cost=options.cost)
+
+
+if __name__ == "__main__":
+    main()

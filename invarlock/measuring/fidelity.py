@@ -1,0 +1,156 @@
+"""The metric fidelity's measurement: how far a subject's next-token distribution lies from its baseline's.
+
+An engine answers for some positions through ``TokenScores``: the log-probabilities of given tokens, and the most
+probable tokens. The same interface serves both sides: of a baseline it is asked once, and ``keep`` holds what subjects
+are compared with; of a subject ``diverge`` asks for the tokens that were kept.
+
+Natural logarithms throughout. With p the baseline's distribution and q the subject's, over the K tokens that were kept
+and the rest as one outcome, the divergence is sum(p ln(p / q) - p + q), in which masses that do not add up to one in
+float32 cancel. It is the Kullback-Leibler divergence where K is the vocabulary, and a lower bound of it
+elsewhere (data processing inequality: Cover and Thomas 2006, "Elements of Information Theory", section 2.8).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+# The mass of the rest is one minus the sum of the others, which float32 logits give to about 1e-7. Less than this
+# counts as this on both sides, and so adds nothing but a lower bound.
+REST_FLOOR = 1e-6
+# The log-probability of a token that the subject's vocabulary lacks.
+ABSENT = -100.0
+# Of a token that a model rules out: its logit is minus infinity, and so the difference of two such is not a number.
+LEAST = -1e5
+
+
+class TokenScores(Protocol):
+    """What an engine answers for some windows: shape (windows, positions) throughout, float32."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Return how many tokens the distribution is over."""
+
+    def of_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities of tokens, given ids of shape (windows, positions, n) below ``vocabulary``."""
+
+    def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log-probabilities in falling order and ids of the most probable, (windows, positions, count) each."""
+
+    def largest(self) -> torch.Tensor:
+        """Return the log-probability of the most probable token, (windows, positions)."""
+
+
+@dataclass(frozen=True)
+class LogitScores:
+    """The answers that logits give; ``logprobs`` has shape (windows, positions, vocabulary), float32."""
+
+    logprobs: torch.Tensor
+
+    @classmethod
+    def of(cls, logits: torch.Tensor) -> LogitScores:
+        """Return the answers of logits of any float dtype."""
+        return cls(torch.log_softmax(logits.float(), dim=-1))
+
+    @property
+    def vocabulary(self) -> int:
+        """Return how many tokens the distribution is over."""
+        return self.logprobs.shape[-1]
+
+    def of_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities of tokens."""
+        return self.logprobs.gather(-1, ids)
+
+    def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log-probabilities and ids of the most probable tokens."""
+        found = self.logprobs.topk(count, dim=-1)
+        return found.values, found.indices
+
+    def largest(self) -> torch.Tensor:
+        """Return the log-probability of the most probable token."""
+        return self.logprobs.amax(dim=-1)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a baseline: the K most probable tokens of each position, and the token that follows in the text.
+
+    ``ids`` and ``logprobs`` have shape (windows, positions, K), ``target`` (windows, positions).
+    """
+
+    ids: torch.Tensor
+    logprobs: torch.Tensor
+    target: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How two sides differ at each position, (windows, positions) each.
+
+    Attributes:
+        kl: the divergence in nats, float64; not finite where a side is not.
+        same_top: whether a token that is most probable for the baseline is most probable for the subject.
+        delta_p: the subject's probability of the token that follows in the text minus the baseline's, float64.
+    """
+
+    kl: torch.Tensor
+    same_top: torch.Tensor
+    delta_p: torch.Tensor
+
+
+def keep(scores: TokenScores, targets: torch.Tensor, top_k: int) -> Kept:
+    """Return what is kept of a baseline.
+
+    Args:
+        scores: the baseline's.
+        targets: the token that follows in the text, (windows, positions).
+        top_k: how many tokens are kept at each position, at most the vocabulary.
+    """
+    logprobs, ids = scores.most_probable(top_k)
+    return Kept(ids, logprobs.clamp_min(LEAST), scores.of_tokens(targets[..., None])[..., 0])
+
+
+def rest_mass(kept: Kept) -> torch.Tensor:
+    """Return the baseline's probability of all tokens that were not kept, (windows, positions), float64, 0 at least."""
+    return (1.0 - kept.logprobs.double().exp().sum(dim=-1)).clamp_min(0.0)
+
+
+def diverge(scores: TokenScores, targets: torch.Tensor, kept: Kept) -> Divergence:
+    """Return how a subject differs from its baseline.
+
+    Tokens that share the largest probability are all the top: equal logits count as the same.
+
+    Args:
+        scores: the subject's.
+        targets: the token that follows in the text, (windows, positions).
+        kept: of the baseline, at the same positions.
+    """
+    own = _of_kept(scores, kept.ids)
+    tied = kept.logprobs == kept.logprobs[..., :1]
+    same = (tied & (own == scores.largest()[..., None])).any(dim=-1)
+    # a window at a time, which stays in a processor's cache
+    kl = torch.stack([_kl(before, after) for before, after in zip(kept.logprobs, own, strict=True)])
+    target = scores.of_tokens(targets[..., None])[..., 0]
+    return Divergence(kl, same, target.double().exp() - kept.target.double().exp())
+
+
+def _of_kept(scores: TokenScores, ids: torch.Tensor) -> torch.Tensor:
+    if int(ids.max()) < scores.vocabulary:
+        return scores.of_tokens(ids).clamp_min(LEAST)
+    known = ids < scores.vocabulary
+    return scores.of_tokens(torch.where(known, ids, 0)).clamp_min(LEAST).masked_fill(~known, ABSENT)
+
+
+def _kl(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Return the divergence of each position of a window, (positions,), from log-probabilities (positions, K).
+
+    Sums are float64: what cancels in them leaves 1e-16 of it.
+    """
+    before, after = before.double(), after.double()
+    p, q = before.exp(), after.exp()
+    mass_p, mass_q = p.sum(dim=-1), q.sum(dim=-1)
+    rest_p, rest_q = (1.0 - mass_p).clamp_min(REST_FLOOR), (1.0 - mass_q).clamp_min(REST_FLOOR)
+    terms = (p * (before - after)).sum(dim=-1) + rest_p * (rest_p / rest_q).log()
+    return (terms + (mass_q + rest_q) - (mass_p + rest_p)).clamp_min(0.0)

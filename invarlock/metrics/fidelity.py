@@ -1,0 +1,246 @@
+"""Fidelity: how often, and how far, the subject's next-token distribution differs from the baseline's.
+
+Perplexity says whether text is predicted as well; a subject may do that and answer otherwise. ``invarlock.measuring``
+has the divergence of each position; here its sums by window and its histogram become a mean with its interval,
+quantiles, the share of positions with the same top token, and gates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from invarlock.errors import EvaluationError
+from invarlock.judgement.context import Context
+from invarlock.judgement.detector import DetectorKind
+from invarlock.judgement.gate import Gate, number_or_words
+from invarlock.judgement.learning import FittedLimit, LearnedLimit, NullChange, largest_with_margin
+from invarlock.judgement.shares import Shares, share_of
+from invarlock.metrics.fidelity_page import page_section
+from invarlock.metrics.fidelity_raw import null_problems, raw_problems
+from invarlock.metrics.metric import Metric
+from invarlock.statistics.histogram import quantile_edge
+from invarlock.statistics.intervals import bca_interval, weighted_mean
+from invarlock.statistics.rounding import rounded
+
+Block = Mapping[str, Any]
+
+NAME = "fidelity"
+# What a subject is meant to do with its baseline's answers.
+PRESERVE, CHANGE = "preserve", "change"
+QUANTILES = {"kl_p50": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
+
+
+def derive_fidelity(
+    raw: Block, token_counts: Sequence[int], bootstrap: Block, not_scored: str | None = None
+) -> dict[str, Any]:
+    """Return the derived part of the ``fidelity`` block.
+
+    A window in which a number is not finite makes it ``invalid``: every number of the subject is null then.
+
+    Args:
+        raw: ``baseline``, and ``subject``, which is None where it was not scored.
+        token_counts: the predicted positions of each final window.
+        bootstrap: ``replicates``, ``alpha`` and ``seed`` of the intervals.
+        not_scored: why the subject was not scored, or None.
+    """
+    baseline, subject = raw["baseline"], raw["subject"]
+    block: dict[str, Any] = {
+        **dict.fromkeys(("kl_mean", "kl_mean_ci", *QUANTILES, "kl_max", "same_top_share", "same_top_ci")),
+        **dict.fromkeys(("confident_flip_share", "confident_flip_ci", "delta_p_rms")),
+        "top_k": baseline["top_k"],
+        "rest_mass": baseline["rest_mass"],
+        "invalid": True,
+        "reason": None,
+    }
+    reason = not_scored or _invalid_reason(subject)
+    if reason is not None:
+        return {**block, "reason": reason}
+    positions = sum(token_counts)
+    kl_mean, kl_mean_ci = _mean(subject["kl_sum"], token_counts, bootstrap)
+    same, same_ci = _mean(subject["same_top"], token_counts, bootstrap)
+    block |= {
+        "kl_mean": kl_mean,
+        "kl_mean_ci": kl_mean_ci,
+        **_quantiles(subject),
+        "kl_max": subject["kl_max"],
+        "same_top_share": same,
+        "same_top_ci": same_ci,
+        "delta_p_rms": rounded(math.sqrt(math.fsum(subject["delta_p_squared"]) / positions)),
+        "invalid": False,
+    }
+    pairs = zip(baseline["confident"], subject["confident_same"], strict=True)
+    flips = [(count - kept, count) for count, kept in pairs if count]
+    if flips:
+        counts, among = zip(*flips, strict=True)
+        block["confident_flip_share"], block["confident_flip_ci"] = _mean(counts, among, bootstrap)
+    return block
+
+
+def _invalid_reason(subject: Block | None) -> str | None:
+    if subject is None:
+        return "the subject was not scored"
+    broken = sum(value is None for value in subject["kl_sum"])
+    if broken:
+        return f"a divergence is not finite on {broken} of {len(subject['kl_sum'])} windows"
+    return None
+
+
+def _mean(
+    sums: Sequence[float], counts: Sequence[int], bootstrap: Block
+) -> tuple[float | None, list[float | None] | None]:
+    """Return the mean a position and its interval over windows, given each window's sum and number of positions."""
+    means = [value / count for value, count in zip(sums, counts, strict=True)]
+    interval = bca_interval(means, counts, **{key: bootstrap[key] for key in ("replicates", "alpha", "seed")})
+    return rounded(weighted_mean(means, counts)), [rounded(interval.low), rounded(interval.high)]
+
+
+def _quantiles(subject: Block) -> dict[str, float | None]:
+    histogram = subject["histogram"]
+    return {
+        name: rounded(quantile_edge(histogram["first"], histogram["counts"], level, subject["kl_max"]))
+        for name, level in QUANTILES.items()
+    }
+
+
+def _judge(windows: Block, limits: Block, context: Context) -> dict[str, Any]:
+    counts = windows["final"]["token_counts"]
+    return derive_fidelity(context.raws[NAME], counts, context.bootstrap, context.not_scored)
+
+
+def _gates(block: Block, limits: Block) -> list[Gate]:
+    """Return the gates of a subject that should answer as its baseline does; of another it is reported only."""
+    if limits["intent"] == CHANGE:
+        return []
+    upper, lower, tail = _ends(block)
+    return [
+        Gate(
+            "fidelity_kl_acceptable",
+            _words(block, block["kl_mean"], block["kl_mean_ci"], "nats a token"),
+            f"{limits['kl_limit']:g}",
+            upper is not None and upper <= limits["kl_limit"],
+        ),
+        Gate(
+            "fidelity_same_top_acceptable",
+            _words(block, block["same_top_share"], block["same_top_ci"], "of the top tokens are the same"),
+            f"{limits['same_top_limit']:g}",
+            lower is not None and lower >= limits["same_top_limit"],
+        ),
+        Gate(
+            "fidelity_tail_acceptable",
+            number_or_words(tail),
+            f"{limits['tail_limit']:g}",
+            tail is not None and tail <= limits["tail_limit"],
+        ),
+    ]
+
+
+def _ends(block: Block) -> tuple[float | None, float | None, float | None]:
+    """Return what gates compare: the worse end of both intervals, and the quantile of 99.9 %."""
+    if block["invalid"]:
+        return None, None, None
+    # the estimate counts too, where an interval lies beside it
+    upper = max(block["kl_mean"], block["kl_mean_ci"][1])
+    lower = min(block["same_top_share"], block["same_top_ci"][0])
+    return upper, lower, block["kl_p999"]
+
+
+def _words(block: Block, value: float | None, interval: Sequence[float | None] | None, unit: str) -> str:
+    if block["invalid"] or interval is None:
+        return f"not a number ({block['reason']})"
+    low, high = (number_or_words(end) for end in interval)
+    return f"{number_or_words(value)} [{low}, {high}] {unit}"
+
+
+def _limits_used(block: Block, limits: Block) -> Shares:
+    if limits["intent"] == CHANGE:
+        return {}
+    upper, lower, tail = _ends(block)
+    return {
+        "fidelity.kl_limit": share_of(upper, limits["kl_limit"]),
+        "fidelity.same_top_limit": None if lower is None else share_of(1 - lower, 1 - limits["same_top_limit"]),
+        "fidelity.tail_limit": share_of(tail, limits["tail_limit"]),
+    }
+
+
+def _null_block(change: NullChange) -> dict[str, Any]:
+    """Return what a null change measures; no limit follows from the intervals, which one replicate makes fast."""
+    bootstrap = {"replicates": 1, "alpha": 0.05, "seed": 0}
+    return derive_fidelity(change.pair(NAME), change.windows["final"]["token_counts"], bootstrap)
+
+
+def _null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
+    block = _null_block(change)
+    holds = (
+        not block["invalid"]
+        and block["kl_mean"] <= limits["kl_limit"]
+        and block["same_top_share"] >= limits["same_top_limit"]
+        and block["kl_p999"] <= limits["tail_limit"]
+    )
+    return {NAME: not holds}
+
+
+def _null_level(change: NullChange, policy: Block) -> dict[str, Any]:
+    block = _null_block(change)
+    return {"name": change.change["name"], **{key: block[key] for key in ("kl_mean", "same_top_share", "kl_p999")}}
+
+
+def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> dict[str, Any]:
+    """Return the null level of each kind of change: the largest divergences and the smallest share of its runs.
+
+    Raises:
+        EvaluationError: when a harmless change alone is beyond a limit of the tier; a number is not finite.
+    """
+    limits = policy[NAME]
+    levels: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys(change["name"] for change in changes):
+        own = [change for change in changes if change["name"] == name]
+        if any(change["kl_mean"] is None for change in own):
+            raise EvaluationError(f"{name}: a divergence from the baseline is not finite; no null level follows")
+        level = {
+            "kl_mean": max(change["kl_mean"] for change in own),
+            "same_top_share": min(change["same_top_share"] for change in own),
+            "kl_p999": max(change["kl_p999"] for change in own),
+        }
+        beyond = level["kl_mean"] > limits["kl_limit"] or level["same_top_share"] < limits["same_top_limit"]
+        if beyond or level["kl_p999"] > limits["tail_limit"]:
+            raise EvaluationError(
+                f"{name}: a harmless change of the baseline diverges by {level['kl_mean']:.4g} nats a token and keeps "
+                f"{level['same_top_share']:.1%} of the top tokens, beyond the tier's limits; use another tier"
+            )
+        levels[name] = level
+    return {"n": len(changes), "limit": levels}
+
+
+FIDELITY = Metric(
+    name=NAME,
+    judge=_judge,
+    page_section=page_section,
+    flags=("fidelity_kl_acceptable", "fidelity_same_top_acceptable", "fidelity_tail_acceptable"),
+    gates=_gates,
+    detects=lambda validation: any(
+        validation.get(flag) is False
+        for flag in ("fidelity_kl_acceptable", "fidelity_same_top_acceptable", "fidelity_tail_acceptable")
+    ),
+    limits_used=_limits_used,
+    null_signals=_null_signals,
+    detectors=(DetectorKind(NAME, lambda detector, report: report[NAME].get(detector["field"])),),
+    learned=(
+        LearnedLimit(
+            block=NAME,
+            limit="fidelity.null_level",
+            statistics=_null_level,
+            derive=_null_levels,
+            value=lambda block: block["limit"],
+        ),
+    ),
+    fitted=(
+        FittedLimit("fidelity.kl_limit", largest_with_margin, of_report=lambda block: [block["kl_mean_ci"][1]]),
+        FittedLimit("fidelity.tail_limit", largest_with_margin, of_report=lambda block: [block["kl_p999"]]),
+    ),
+    facts=lambda block: {f"{NAME}_{key}": block[key] for key in ("kl_mean", "same_top_share")},
+    has_raw=True,
+    raw_problems=raw_problems,
+    null_problems=null_problems,
+)

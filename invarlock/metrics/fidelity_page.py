@@ -1,0 +1,64 @@
+"""The section of a report's page about the metric ``fidelity``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from invarlock.pages.markup import Markup, element
+from invarlock.pages.parts import data_table, definition_list, number_text
+
+Block = Mapping[str, Any]
+
+
+def page_section(report: Block) -> Iterator[Markup]:
+    """Yield the numbers of the metric, what they were measured over, and the null levels next to the limits."""
+    block, limits = report["fidelity"], report["resolved_policy"]["fidelity"]
+    yield element("h2", "Fidelity: does the subject answer as the baseline does?")
+    if limits["intent"] == "change":
+        yield element("p", "The subject is meant to answer differently: fidelity is reported and has no gate.")
+    if block["invalid"]:
+        yield element("p", f"not measured: {block['reason']}")
+        return
+    level = f"{100 * (1 - report['resolved_policy']['primary_metric']['alpha']):g} %"
+    yield definition_list(
+        {
+            "divergence (KL), mean": f"{number_text(block['kl_mean'])} nats a token, {level} interval "
+            f"{_interval(block['kl_mean_ci'])}, limit {number_text(limits['kl_limit'])}",
+            "divergence, quantiles": f"50 %: {number_text(block['kl_p50'])}, 90 %: {number_text(block['kl_p90'])}, "
+            f"99 %: {number_text(block['kl_p99'])}, 99.9 %: {number_text(block['kl_p999'])} "
+            f"(limit {number_text(limits['tail_limit'])}), largest {number_text(block['kl_max'])}; upper edges of "
+            "the histogram's bins",
+            "same top token": f"{_percent(block['same_top_share'])} of positions, {level} interval "
+            f"{_interval(block['same_top_ci'], percent=True)}, limit {_percent(limits['same_top_limit'])}",
+            "confident flips": None
+            if block["confident_flip_share"] is None
+            else f"{_percent(block['confident_flip_share'])} of positions where the baseline gives its top token "
+            f"50 % or more, {level} interval {_interval(block['confident_flip_ci'], percent=True)}",
+            "probability of the text's token": f"changes by {number_text(block['delta_p_rms'])} (root mean square)",
+            "compared": f"the baseline's {block['top_k']} most probable tokens of "
+            f"{block['raw']['baseline']['vocabulary']}; all others, {_percent(block['rest_mass'])} of the "
+            "probability, count as one",
+        }
+    )
+    if limits["null_level"] is not None:
+        rows = [
+            (
+                name,
+                number_text(null["kl_mean"]),
+                _percent(null["same_top_share"]),
+                number_text(null["kl_p999"]),
+            )
+            for name, null in sorted(limits["null_level"].items())
+        ]
+        yield element("h3", "What harmless changes of this baseline measure")
+        yield data_table(("change", "mean KL", "same top token", "99.9 % of KL"), rows)
+
+
+def _interval(ends: Sequence[float], *, percent: bool = False) -> str:
+    low, high = (_percent(end) if percent else number_text(end) for end in ends)
+    return f"{low} to {high}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

@@ -1,0 +1,151 @@
+"""The raw part of the metric ``fidelity``, and where its sums, counts and histogram cannot all be true."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from invarlock.judgement.learning import NullChange
+from invarlock.problems import Code, Problem
+from invarlock.statistics.histogram import BINS, lower_edge, upper_edge
+
+Block = Mapping[str, Any]
+
+# Sums and the largest value have nine digits, and edges of bins come from the C library.
+TOLERANCE = 1e-6
+# The most that two passes of one model diverge by, nats a token: of bfloat16 on a GPU, with room.
+SAME_MODEL_NATS = 0.05
+# What float32 leaves of a divergence that is none, a position.
+ROUNDING = 1e-5
+
+
+def raw_problems(report: Block) -> Iterator[Problem]:
+    """Yield where the raw part of a report contradicts itself, or the rest of the report."""
+    where, raw = "fidelity.raw", report["fidelity"]["raw"]
+    yield from part_problems(where, raw, report["evaluation_windows"]["final"]["token_counts"])
+    subject = raw["subject"]
+    if (subject is None) != (report["scoring"]["not_scored"] is not None):
+        yield _contradiction(f"{where}.subject", "it is there exactly where the subject was scored")
+        return
+    if subject is None:
+        return
+    final = report["evaluation_windows"]["final"]
+    if subject["kl_max"] == 0 and any(
+        own is None or base is None or abs(own - base) > ROUNDING
+        for own, base in zip(final["logloss"], final["baseline_logloss"], strict=False)
+    ):
+        yield _contradiction(f"{where}.subject.kl_max", "no divergence, and other losses than the baseline's")
+    if report["subject"]["digest"] != report["baseline_ref"]["digest"]:
+        return
+    tolerance = 0.0 if report["context"]["determinism"] == "strict" else SAME_MODEL_NATS
+    pairs = zip(subject["kl_sum"], report["evaluation_windows"]["final"]["token_counts"], strict=False)
+    if any(total is None or total > tolerance * count for total, count in pairs):
+        yield _contradiction(f"{where}.subject.kl_sum", "a divergence, though the checkpoints have one digest")
+
+
+def null_problems(change: NullChange) -> Iterator[Problem]:
+    """Yield where the raw part of a change of a null run contradicts itself."""
+    counts = change.windows["final"]["token_counts"]
+    yield from part_problems(f"{change.change['name']}.fidelity", change.pair("fidelity"), counts)
+
+
+def part_problems(where: str, raw: Block, token_counts: Sequence[int]) -> Iterator[Problem]:
+    """Yield where baseline's and subject's numbers contradict each other.
+
+    Args:
+        where: the place of the raw part.
+        raw: ``baseline`` and ``subject``; None for a subject that was not scored.
+        token_counts: the predicted positions of each final window.
+    """
+    baseline, subject = raw["baseline"], raw["subject"]
+    if baseline["top_k"] > baseline["vocabulary"]:
+        yield _contradiction(f"{where}.baseline.top_k", "more tokens than the vocabulary has")
+    if baseline["top_k"] == baseline["vocabulary"] and baseline["rest_mass"] > ROUNDING:
+        yield _contradiction(f"{where}.baseline.rest_mass", "of none: all tokens were kept")
+    lists = {"baseline.confident": baseline["confident"]}
+    if subject is not None:
+        lists |= {f"subject.{name}": values for name, values in subject.items() if isinstance(values, list)}
+    short = [name for name, values in lists.items() if len(values) != len(token_counts)]
+    for name in short:
+        yield _contradiction(f"{where}.{name}", "not a number for each final window")
+    if short:
+        return
+    for index, (confident, count) in enumerate(zip(baseline["confident"], token_counts, strict=True)):
+        if confident > count:
+            yield _contradiction(f"{where}.baseline.confident[{index}]", "more than the window's positions")
+    if subject is not None:
+        yield from _subject_problems(f"{where}.subject", baseline, subject, token_counts)
+
+
+def _subject_problems(where: str, baseline: Block, subject: Block, token_counts: Sequence[int]) -> Iterator[Problem]:
+    positions = 0
+    rows = zip(*(subject[name] for name in ("kl_sum", "same_top", "confident_same", "delta_p_squared")), strict=True)
+    for index, (row, confident, count) in enumerate(zip(rows, baseline["confident"], token_counts, strict=True)):
+        missing = sum(value is None for value in row)
+        if missing:
+            if missing < len(row):
+                yield _contradiction(f"{where}.kl_sum[{index}]", "a window has all of its numbers, or none")
+            continue
+        positions += count
+        yield from _window_problems(where, index, row, (baseline, confident, count))
+    histogram, largest = subject["histogram"], subject["kl_max"]
+    first, counts = histogram["first"], histogram["counts"]
+    if sum(counts) != positions:
+        yield _contradiction(f"{where}.histogram.counts", f"{sum(counts)} positions, the windows have {positions}")
+        return
+    ends = (counts[0], counts[-1]) if counts else (first == 0,)
+    if first + len(counts) > BINS or not all(ends):
+        yield _contradiction(f"{where}.histogram.first", "not from the first bin that has a value to the last")
+        return
+    if (largest is None) != (not counts):
+        yield _contradiction(f"{where}.kl_max", "it is there exactly where a window has numbers")
+        return
+    if largest is None:
+        return
+    yield from _histogram_problems(where, subject, first + len(counts) - 1, token_counts)
+
+
+def _window_problems(
+    where: str, index: int, row: tuple[float, int, int, float], known: tuple[Block, int, int]
+) -> Iterator[Problem]:
+    """Yield what cannot be of one window: more positions than it has, or probabilities that moved more than they can.
+
+    By Pinsker's inequality a probability moves by at most sqrt(KL / 2), where each token is an outcome of its own; a
+    token of the rest by as much, and the rest's own probability.
+    """
+    kl, same, confident_same, squared = row
+    baseline, confident, count = known
+    if same > count:
+        yield _contradiction(f"{where}.same_top[{index}]", "more than the window's positions")
+    if not max(0, same + confident - count) <= confident_same <= min(same, confident):
+        yield _contradiction(f"{where}.confident_same[{index}]", "not among the same and the confident positions")
+    whole = baseline["top_k"] == baseline["vocabulary"]
+    room = kl / 2 if whole else kl + 2 * count
+    if squared > min(room, count) * (1 + TOLERANCE) + count * ROUNDING:
+        yield _contradiction(f"{where}.delta_p_squared[{index}]", "more than the divergence allows")
+
+
+def _histogram_problems(where: str, subject: Block, last: int, token_counts: Sequence[int]) -> Iterator[Problem]:
+    """Yield where the sums of the windows are not sums of values that are in the histogram's bins."""
+    histogram, largest = subject["histogram"], subject["kl_max"]
+    if not lower_edge(last) * (1 - TOLERANCE) <= largest <= upper_edge(last) * (1 + TOLERANCE):
+        yield _contradiction(f"{where}.kl_max", "not in the last bin of the histogram")
+        return
+    sums = [(index, value) for index, value in enumerate(subject["kl_sum"]) if value is not None]
+    for index, value in sums:
+        if value > token_counts[index] * largest * (1 + TOLERANCE):
+            yield _contradiction(f"{where}.kl_sum[{index}]", "more than so many times the largest value")
+    total = math.fsum(value for _, value in sums)
+    bins = [(histogram["first"] + place, count) for place, count in enumerate(histogram["counts"])]
+    # one of the last bin is the largest
+    least = math.fsum(lower_edge(number) * count for number, count in bins) - lower_edge(last) + largest
+    most = math.fsum(min(upper_edge(number), largest) * count for number, count in bins)
+    if not least * (1 - TOLERANCE) <= total <= most * (1 + TOLERANCE):
+        yield _contradiction(f"{where}.kl_sum", f"together {total:.6g}, the histogram has {least:.6g} to {most:.6g}")
+    if max((value for _, value in sums), default=0.0) < largest * (1 - TOLERANCE):
+        yield _contradiction(f"{where}.kl_max", "more than the sum of any window")
+
+
+def _contradiction(field: str, message: str) -> Problem:
+    return Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", field, message)

@@ -1,0 +1,302 @@
+"""The divergence of two models against an independent computation in float64, and its bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invarlock.errors import EvaluationError
+from invarlock.evaluation import scoring
+from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, check_kept
+from invarlock.evaluation.models import Placement, load_model
+from invarlock.evaluation.scoring import score_windows
+from invarlock.measuring.fidelity import Divergence, LogitScores, diverge, keep, rest_mass
+
+CPU = Placement("cpu")
+VOCABULARY = 64
+TOKENS = np.random.default_rng(0).integers(3, VOCABULARY, size=(7, 16)).astype(np.int32)
+Exact = dict[str, torch.Tensor]
+
+
+def compared(baseline: torch.Tensor, subject: torch.Tensor, top_k: int) -> Divergence:
+    """Compare logits of shape (windows, positions, vocabulary); the token that follows is the first."""
+    targets = torch.zeros(baseline.shape[:2], dtype=torch.long)
+    return diverge(LogitScores.of(subject), targets, keep(LogitScores.of(baseline), targets, top_k))
+
+
+def exact_kl(baseline: torch.Tensor, subject: torch.Tensor) -> torch.Tensor:
+    before, after = (side.double().log_softmax(-1) for side in (baseline, subject))
+    return (before.exp() * (before - after)).sum(-1)
+
+
+def noised(folder: Path, amount: float) -> Any:
+    """Return a model of a folder whose weights are disturbed, and larger, so that logits spread."""
+    model = load_model(folder, CPU)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0)
+            parameter.add_(amount * torch.randn(parameter.shape, generator=generator) * parameter.std())
+    return model
+
+
+def plain(folder: Path, baseline: Any, subject: Any) -> Exact:
+    """Return what transformers and float64 give over the whole vocabulary, (windows, positions) each."""
+    tokens = torch.from_numpy(TOKENS).long()
+    with torch.inference_mode():
+        p, q = (model(tokens).logits[:, :-1].double().log_softmax(-1) for model in (baseline, subject))
+    following = tokens[:, 1:, None]
+    return {
+        "kl": (p.exp() * (p - q)).sum(-1),
+        "same": p.argmax(-1) == q.argmax(-1),
+        "confident": p.amax(-1) >= math.log(0.5),
+        "delta_p": (q.gather(-1, following).exp() - p.gather(-1, following).exp())[..., 0],
+    }
+
+
+def observed(baseline: Any, subject: Any, path: Path, top_k: int, batch: int = 3) -> tuple[dict[str, Any], ...]:
+    """Return what reports say of both sides, measured in the passes that score them."""
+    with BaselineObserver(path, windows=7, positions=15, top_k=top_k) as observer:
+        score_windows(baseline, TOKENS, batch, observer=observer)
+        before = observer.finish()
+    seen = SubjectObserver(path)
+    score_windows(subject, TOKENS, batch, observer=seen)
+    return before, seen.finish()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2", "gemma2"])
+def test_all_tokens_kept_give_what_transformers_gives_in_float64(
+    tiny_model: Callable[..., Path], tmp_path: Path, architecture: str
+) -> None:
+    folder = tiny_model(architecture)
+    sides = noised(folder, 0.0), noised(folder, 0.05)
+    exact = plain(folder, *sides)
+
+    before, after = observed(*sides, tmp_path / "kept.npy", VOCABULARY)
+
+    assert (before["top_k"], before["vocabulary"]) == (VOCABULARY, VOCABULARY)
+    assert before["rest_mass"] < 1e-6
+    assert after["kl_sum"] == pytest.approx(exact["kl"].sum(1).tolist(), abs=15 * 1e-6)
+    assert sum(after["kl_sum"]) / (7 * 15) == pytest.approx(float(exact["kl"].mean()), abs=1e-6)
+    assert after["kl_max"] == pytest.approx(float(exact["kl"].max()), abs=1e-6)
+    assert after["same_top"] == exact["same"].sum(1).tolist()
+    assert before["confident"] == exact["confident"].sum(1).tolist()
+    assert after["confident_same"] == (exact["same"] & exact["confident"]).sum(1).tolist()
+    assert after["delta_p_squared"] == pytest.approx(exact["delta_p"].square().sum(1).tolist(), abs=1e-6)
+    assert sum(after["kl_sum"]) > 0.01
+
+
+def test_fewer_tokens_give_a_lower_bound_that_grows_to_the_whole(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_model("llama")
+    sides = noised(folder, 0.0), noised(folder, 0.05)
+    exact = float(plain(folder, *sides)["kl"].sum())
+
+    found = [
+        sum(observed(*sides, tmp_path / f"{top_k}.npy", top_k)[1]["kl_sum"]) for top_k in (1, 4, 16, 48, VOCABULARY)
+    ]
+
+    assert found == sorted(found)
+    assert found[0] < 0.9 * exact
+    assert found[-1] == pytest.approx(exact, abs=1e-4)
+
+
+def test_a_batch_a_chunk_and_a_second_try_do_not_matter(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_model("llama")
+    sides = noised(folder, 0.0), noised(folder, 0.05)
+    before, after = observed(*sides, tmp_path / "one.npy", 16, batch=7)
+
+    class Starved(SubjectObserver):
+        failed = False
+
+        def observe(self, *arguments: Any) -> None:
+            super().observe(*arguments)
+            if not self.failed:
+                self.failed = True
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(scoring, "CHUNK_LOGITS", VOCABULARY * 4)
+    other = observed(*sides, tmp_path / "other.npy", 16, batch=2)
+    starved = Starved(tmp_path / "one.npy")
+    score_windows(sides[1], TOKENS, 7, observer=starved)
+
+    for found in (other[1], starved.finish()):
+        assert found["kl_sum"] == pytest.approx(after["kl_sum"], rel=1e-3)
+        assert found["same_top"] == after["same_top"]
+    assert other[0]["confident"] == before["confident"]
+
+
+def test_a_model_against_itself_is_exactly_the_same(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    model = noised(tiny_model("llama"), 0.0)
+
+    before, after = observed(model, model, tmp_path / "kept.npy", 16)
+
+    assert after["kl_sum"] == [0.0] * 7
+    assert after["kl_max"] == 0.0
+    assert after["histogram"] == {"first": 0, "counts": [7 * 15]}
+    assert after["same_top"] == [15] * 7
+    assert after["confident_same"] == before["confident"]
+    assert after["delta_p_squared"] == [0.0] * 7
+
+
+def test_a_window_with_a_number_that_is_not_finite_has_none_and_the_others_stay(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_model("llama", tied=False)
+    sides = noised(folder, 0.0), noised(folder, 0.05)
+    honest = observed(*sides, tmp_path / "kept.npy", 16, batch=7)[1]
+    absent = next(token for token in range(3, VOCABULARY) if token not in TOKENS[0])
+    with torch.no_grad():
+        sides[1].get_input_embeddings().weight[absent] = math.nan
+
+    found = observed(*sides, tmp_path / "kept.npy", 16, batch=7)[1]
+
+    touched = [absent in row[:-1] for row in TOKENS]
+    assert any(touched)
+    for name in ("kl_sum", "same_top", "confident_same", "delta_p_squared"):
+        assert [value is None for value in found[name]] == touched
+    assert found["kl_sum"][0] == pytest.approx(honest["kl_sum"][0], rel=1e-3)
+    assert sum(found["histogram"]["counts"]) == 15 * touched.count(False)
+
+
+def test_a_subject_with_nothing_finite_has_no_histogram(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    model, broken = noised(tiny_model("llama"), 0.0), noised(tiny_model("llama"), 0.0)
+    with torch.no_grad():
+        broken.get_input_embeddings().weight.fill_(math.nan)
+
+    after = observed(model, broken, tmp_path / "kept.npy", 16)[1]
+
+    assert after["kl_max"] is None
+    assert after["histogram"] == {"first": 0, "counts": []}
+
+
+def test_the_file_is_the_one_that_the_report_names(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    path = tmp_path / "kept.npy"
+    model = noised(tiny_model("llama"), 0.0)
+    before, _ = observed(model, model, path, 4)
+
+    check_kept(path, before)
+    again, _ = observed(model, model, tmp_path / "again.npy", 4)
+    assert again == before
+
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(EvaluationError, match="not the file"):
+        check_kept(path, before)
+    with pytest.raises(EvaluationError, match="missing"):
+        check_kept(tmp_path / "none.npy", before)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["again.npy", "kept.npy"]
+
+
+def test_a_pass_that_fails_leaves_no_file(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    model = load_model(tiny_model("gpt2"), CPU)
+    beyond = np.random.default_rng(0).integers(3, VOCABULARY, size=(2, 40)).astype(np.int32)
+
+    with (
+        pytest.raises(EvaluationError),
+        BaselineObserver(tmp_path / "kept.npy", windows=2, positions=39, top_k=4) as observer,
+    ):
+        score_windows(model, beyond, 2, observer=observer)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=8, max_size=8)
+
+
+@settings(max_examples=200)
+@given(LOGITS, LOGITS, st.integers(1, 8))
+def test_a_divergence_is_at_least_0_and_at_most_that_of_all_tokens(
+    one: list[float], other: list[float], top_k: int
+) -> None:
+    baseline, subject = (torch.tensor(side)[None, None] for side in (one, other))
+
+    kl = float(compared(baseline, subject, top_k).kl)
+
+    assert 0 <= kl <= float(exact_kl(baseline, subject)) * (1 + 1e-5) + 1e-5
+
+
+@given(LOGITS, st.permutations(range(8)))
+def test_tokens_that_tie_for_the_top_are_all_the_top(one: list[float], order: list[int]) -> None:
+    tied = torch.tensor(one)
+    tied[[1, 4]] = 31.0
+    swapped = tied.clone()
+    swapped[1] -= 1.0
+
+    for logits in (tied, swapped):
+        assert bool(compared(tied[None, None], logits[None, None], 8).same_top)
+    lower = tied.clone()
+    lower[[1, 4]] = -40.0
+    assert not bool(compared(tied[None, None], lower[None, None], 8).same_top)
+
+
+def test_tokens_that_only_one_side_has_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    baseline = torch.randn(1, 5, 12, generator=generator)
+
+    more = torch.cat([baseline, torch.full((1, 5, 4), 3.0)], dim=-1)
+    fewer = baseline[..., :8]
+
+    expected = -more.double().softmax(-1)[..., :12].sum(-1).log()
+
+    assert compared(baseline, more, 12).kl[0].tolist() == pytest.approx(expected[0].tolist(), rel=1e-4)
+    some = compared(baseline, more, 4).kl
+    assert bool(((some > 0.1) & (some < expected)).all())
+    assert bool((compared(baseline, fewer, 12).kl > 1.0).all())
+
+
+def test_logits_that_rule_a_token_out_on_both_sides_are_no_difference() -> None:
+    logits = torch.randn(1, 3, 10, generator=torch.Generator().manual_seed(0))
+    logits[..., 7] = -math.inf
+
+    found = compared(logits, logits, 10)
+
+    assert found.kl.tolist() == [[0.0] * 3]
+    assert bool(found.same_top.all())
+
+
+def test_the_rest_is_what_was_not_kept() -> None:
+    logits = torch.randn(1, 3, 10, generator=torch.Generator().manual_seed(0))
+    scores = LogitScores.of(logits)
+    kept = keep(scores, torch.zeros(1, 3, dtype=torch.long), 4)
+
+    ordered = logits.double().softmax(-1).sort(dim=-1, descending=True).values
+
+    assert rest_mass(kept)[0].tolist() == pytest.approx(ordered[0, :, 4:].sum(-1).tolist(), abs=1e-6)
+
+
+def test_transformers_has_no_part_in_the_interface() -> None:
+    class Answers:
+        """An engine that has no logits, as a server has none."""
+
+        vocabulary = 3
+
+        def __init__(self, probabilities: list[float]) -> None:
+            self._logprobs = torch.tensor(probabilities).log()[None, None]
+
+        def of_tokens(self, ids: torch.Tensor) -> torch.Tensor:
+            return self._logprobs.gather(-1, ids)
+
+        def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+            found = self._logprobs.sort(dim=-1, descending=True)
+            return found.values[..., :count], found.indices[..., :count]
+
+        def largest(self) -> torch.Tensor:
+            return self._logprobs.amax(-1)
+
+    targets = torch.tensor([[2]])
+    found = diverge(Answers([0.25, 0.25, 0.5]), targets, keep(Answers([0.5, 0.25, 0.25]), targets, 3))
+
+    assert float(found.kl) == pytest.approx(0.25 * math.log(2), abs=1e-6)
+    assert not bool(found.same_top)
+    assert float(found.delta_p) == pytest.approx(0.25)

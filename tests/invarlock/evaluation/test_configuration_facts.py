@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shipped_checkpoints import EMBEDDED, names, restore, write_baseline
+from shipped_checkpoints import EMBEDDED, baseline_of, names, restore, write_baseline
 from tokenizers import Tokenizer
 
 from invarlock.checkpoints.storage_format import open_checkpoint
@@ -50,7 +50,7 @@ def findings(subject: Path, baseline: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", names())
 def test_no_tool_changes_what_is_computed(name: str, tmp_path: Path) -> None:
-    baseline, subject = write_baseline("qwen2-tiny", tmp_path / "baseline"), restore(name, tmp_path / "subject")
+    baseline, subject = write_baseline(baseline_of(name), tmp_path / "baseline"), restore(name, tmp_path / "subject")
     for source in (EMBEDDED / "tokenizer").iterdir():  # the library's class splits texts in another way
         shutil.copyfile(source, subject / source.name)
 

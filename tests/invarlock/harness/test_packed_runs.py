@@ -1,0 +1,89 @@
+"""Checkpoints that real tools packed, as subjects and as baselines of whole runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from shipped_checkpoints import EMBEDDED, restore, write_baseline
+
+from invarlock.cli import main
+
+pytestmark = pytest.mark.slow
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def packed(name: str, folder: Path) -> Path:
+    """Write what a tool wrote, with the baseline's tokenizer: that of Qwen2 adds a token when it is saved."""
+    restore(name, folder)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    for path in (EMBEDDED / "tokenizer").iterdir():
+        shutil.copy(path, folder)
+    return folder
+
+
+def test_packed_subjects_are_judged_in_a_run_and_its_signed_pack_verifies(
+    run_pytest: Callable[..., Any], tmp_path: Path
+) -> None:
+    baseline = write_baseline("qwen2-tiny", tmp_path / "baseline")
+    names = ("awq", "compressed-tensors-w4a16-asym", "broken")
+    subjects = {name: packed("gptq" if name == "broken" else name, tmp_path / name) for name in names}
+    stored = subjects["broken"] / "model.safetensors"
+    tensors = {
+        name: tensor + 0x11111111 if name.endswith(".qzeros") else tensor for name, tensor in load_file(stored).items()
+    }
+    save_file(tensors, stored, metadata={"format": "pt"})
+
+    ran = run_pytest("-m", "byoe", f"--baseline={baseline}", *(f"--subject={path}" for path in subjects.values()))
+
+    assert ran.status == 1, ran.output
+    reports = {
+        name: load(ran.pack / f"reports/byoe__baseline/{name}/run_1/evaluation.report.json") for name in subjects
+    }
+    assert {name: report["assurance"]["verdict"] for name, report in reports.items()} == {
+        "awq": "PASS",
+        "compressed-tensors-w4a16-asym": "PASS",
+        "broken": "FAIL",
+    }
+    for name, report in reports.items():
+        storage = report["invariants"]["raw"]["subject"]["storage"]
+        assert storage["quantisation"]["bits"] == 4
+        assert report["scoring"]["scored_as"] == {"baseline": "native", "subject": "dequantised"}
+        assert report["edit"]["label"] in ("awq", "compressed-tensors", "gptq"), name
+    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_a_packed_model_is_no_baseline_of_a_suite(
+    run_pytest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MODEL_1", str(packed("awq", tmp_path / "awq")))
+
+    ran = run_pytest("-m", "smoke", "-k", "noop_control")
+
+    assert ran.status == 4, ran.output
+    assert "stored as AWQ" in ran.output
+    assert "Traceback" not in ran.output
+    assert not ran.pack.exists()
+
+
+def test_a_packed_model_is_not_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = packed("awq", tmp_path / "awq")
+
+    status = main(["tune", str(folder), "--output", str(tmp_path / "tuned.json")])
+
+    assert status == 2
+    assert "stored as AWQ" in capsys.readouterr().err
+    assert not (tmp_path / "tuned.json").exists()

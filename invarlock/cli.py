@@ -154,6 +154,13 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         help="label of the edit in the report; default: from the subject's metadata, quantisation config or path",
     )
     parser.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="CHANGE",
+        help="a change of structure on purpose, vocabulary+8, layers=28 or layers-2; it is no violation where it is so",
+    )
+    parser.add_argument(
         "--execution-mode",
         type=host_word,
         choices=("host", "container"),
@@ -302,6 +309,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         attention=options.attention,
         scoring=options.scoring,
         image=None if handover is None else handover.image,
+        expect=tuple(options.expect),
     )
     check_request(request, options.output_dir)
     check_documents(request)

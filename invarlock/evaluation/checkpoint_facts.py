@@ -144,7 +144,9 @@ def measure_checkpoint(
                 rows[guard][name] = row
         if name == ties["head"] and ties["tied_by_value"]:
             continue  # the embedding, stored twice
-        for label, matrix in _matrices(name, module, tensor):
+        # rows of new tokens stand at the end; the baseline's rows are what can be compared
+        compared = _rows_of_baseline(name, module, tensor, base)
+        for label, matrix in _matrices(name, module, compared):
             if known is not None and label in known.spectral["modules"]:
                 spectra[label] = known.spectral["modules"][label]
                 continue
@@ -154,7 +156,7 @@ def measure_checkpoint(
                 spectra |= _measure(waiting.pop(tuple(matrix.shape)))
         if against is None or base is None or _digest(against.facts, name) == tensors[name]["digest"]:
             continue
-        for pair in _pairs(name, files, tensor, base):
+        for pair in _pairs(name, files, compared, base):
             pairs = changed.setdefault(tuple(pair.own.shape), [])
             pairs.append(pair)
             if (len(pairs) + 1) * pair.own.numel() > PAIR_ELEMENTS:
@@ -188,6 +190,14 @@ def measure_checkpoint(
             for guard, found in rows.items()
         },
     )
+
+
+def _rows_of_baseline(name: str, module: Module, tensor: torch.Tensor, base: Checkpoint | None) -> torch.Tensor:
+    """Return as many rows of an embedding or a head as the baseline's has, all rows of other tensors."""
+    if base is None or module.role not in ("tokens", "head") or name not in base.files.entries or tensor.ndim != 2:
+        return tensor
+    rows, *rest = base.files.shapes[name]
+    return tensor[:rows] if list(tensor.shape[1:]) == rest else tensor
 
 
 def _known(against: Against | None, name: str, tensor: Mapping[str, Any]) -> CheckpointFacts | None:

@@ -46,6 +46,7 @@ from invarlock.evaluation.tokenizer_facts import subject_tokenizer_facts, tokeni
 from invarlock.evaluation.windows import Draw, draw_windows
 from invarlock.guards.structure import missing_tensors
 from invarlock.guards.variance import propose_scales
+from invarlock.judgement.expectations import Expectation
 from invarlock.measuring import rmt
 
 # The most probable tokens of a position: they hold 99.9 % of the probability, in 4 KB.
@@ -107,6 +108,7 @@ class Comparison:
     """What subjects are measured by: their baseline, the windows, where they are placed, and limits of scales.
 
     ``variance_policy`` has the tier's ``variance`` limits, by which scales of FFN outputs are proposed.
+    ``expected`` has the declared changes of a subject's structure.
     """
 
     baseline: Reference
@@ -114,6 +116,7 @@ class Comparison:
     plan: WindowPlan
     placement: Placement
     variance_policy: Mapping[str, Any]
+    expected: tuple[Expectation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -296,7 +299,7 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
     def unscored(reason: str) -> Measured:
         return Measured(digest, facts, None, None, reason, seconds, scored_as=way, form=form)
 
-    reason = _incomplete(baseline.facts, facts)
+    reason = _incomplete(baseline.facts, facts, comparison.expected)
     if reason is not None:
         return unscored(reason)
     try:
@@ -404,12 +407,14 @@ def _embedding_rows(model: PreTrainedModel) -> int:
     return int(weight.shape[0])
 
 
-def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts) -> str | None:
+def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts, declared: Sequence[Expectation]) -> str | None:
     tensors = subject.invariants["tensors"]
     for defect in subject.invariants["defects"]:
         if defect["kind"] != METADATA and defect["tensor"] not in tensors:
             return f"{defect['tensor']} cannot be read: {defect['reason']}"
-    missing = missing_tensors(baseline.invariants, subject.invariants)
+    before = baseline.invariants["config"].get("num_hidden_layers")
+    layers = next((one.wanted(before) for one in declared if one.what == "layers" and before is not None), None)
+    missing = missing_tensors(baseline.invariants, subject.invariants, layers)
     if not missing:
         return None
     return f"the checkpoint lacks {len(missing)} tensors of its baseline, such as {missing[0]}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,6 +41,7 @@ from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, Store
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
+from invarlock.judgement.expectations import parse_expectations
 from invarlock.moments import utc_now
 from invarlock.reports.policy import overrides_of
 from invarlock.reports.preset_files import read_preset
@@ -109,8 +111,10 @@ def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[dict[
     data = dump_json(document)
     baseline = StoredBaseline(request.baseline, document, digest_bytes(data), kept)
     evaluation = EvaluationRequest(setup, baseline, SCENARIO, RUN, draw, setup.placement)
-    measured = compare(subject, evaluation.comparison())
+    declared = parse_expectations(request.expect)
+    measured = compare(subject, replace(evaluation.comparison(), expected=declared))
     edited = unchanged(edited, measured.digest, document["baseline"]["digest"])
+    edited = replace(edited, expected=tuple(map(str, declared)))
     metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
     report = report_document(evaluation, edited, measured, task_records=given_records(request))
     return report, _files(report, data, request.image, {**metadata, "subject_digest": measured.digest})

@@ -44,13 +44,15 @@ class PairRequest:
     attention: str = "eager"
     scoring: str = "dequantised"
     image: RuntimeImage | None = None
+    expect: tuple[str, ...] = ()
 
 
 def check_request(request: PairRequest, target: Path) -> None:
     """Look whether what a request names is there, and its target is not.
 
     Raises:
-        UsageError: when the target exists, windows are longer than a model's positions, or the edit's label is no name.
+        UsageError: when the target exists, windows are longer than a model's positions, the edit's label is no name, or
+            an expectation declares nothing.
         CheckpointError: when a checkpoint is no folder, or no causal language model.
         DocumentError: when the subject's ``edit_metadata.json`` is malformed.
         MissingFileError: when there is no text.

@@ -90,7 +90,8 @@ class Setup:
 class Edited:
     """What a subject is: for its report and its ``edit_metadata.json``.
 
-    ``label_source`` says what the label comes from where it does not follow from the spec.
+    ``label_source`` says what the label comes from where it does not follow from the spec. ``expected`` has the changes
+    of structure that are declared, such as ``vocabulary+8``.
     """
 
     name: str
@@ -98,11 +99,18 @@ class Edited:
     spec: str
     parameters: Mapping[str, Any]
     label_source: str | None = None
+    expected: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the ``edit`` of a report."""
-        named = {"name": self.name, "label": self.label, "spec": self.spec, "parameters": dict(self.parameters)}
-        return named if self.label_source is None else {**named, "label_source": self.label_source}
+        return {
+            "name": self.name,
+            "label": self.label,
+            "spec": self.spec,
+            "parameters": dict(self.parameters),
+            **({} if self.label_source is None else {"label_source": self.label_source}),
+            **({} if not self.expected else {"expected": list(self.expected)}),
+        }
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
@@ -13,6 +14,7 @@ from invarlock.guards.guard import Guard
 from invarlock.guards.structure import missing_tensors
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
+from invarlock.judgement.expectations import expected
 from invarlock.judgement.gate import Gate, worst_violation
 from invarlock.pages.markup import Markup, element
 from invarlock.pages.parts import listed, plain_text
@@ -44,18 +46,21 @@ def derive_invariants(
             ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``prefix_token_ids``, ``embedding``, ``head``,
             ``added_special_tokens``, ``configuration``, ``tied_by_storage``, ``tied_by_value``, ``storage``,
             ``defects``.
-        edit: the report's ``edit``; None, a fault or a custom edit may change anything.
+        edit: the report's ``edit``, with what it declares as ``expected``; None, a fault or a custom edit may
+            change anything.
         equivalence: kinds of removed differences; with ``untied_head``, the head equals the embedding after removal.
         seq_len: tokens of the scored windows, None where that is not known.
     """
     baseline, subject = raw["baseline"], raw["subject"]
+    declared = _Declared.by(edit, baseline)
     violations = [
+        *_expectation_violations(baseline, subject, edit),
         *_storage_violations(baseline, subject),
-        *_tensor_violations(baseline, subject),
-        *_embedding_violations(baseline, subject),
+        *_tensor_violations(baseline, subject, declared),
+        *_embedding_violations(baseline, subject, declared),
         *_tie_violations(baseline, subject, "untied_head" in equivalence),
-        *_config_violations(baseline, subject),
-        *configuration_violations(baseline, subject, seq_len),
+        *_config_violations(baseline, subject, declared),
+        *configuration_violations(baseline, subject, seq_len, layers=declared.layers),
         *_tokenizer_violations(baseline, subject),
         *_scope_violations(baseline, subject, edit),
     ]
@@ -72,6 +77,48 @@ def derive_invariants(
         **{kind: kinds.count(kind) for kind in ("missing", "unexpected", "reshaped", "dtype", "scope")},
     }
     return {"status": status, "passed": status != "fail", "metrics": metrics, "violations": violations}
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What a subject is declared to have: rows of its embedding, and layers; None where nothing is declared."""
+
+    vocabulary: int | None
+    layers: int | None
+
+    @classmethod
+    def by(cls, edit: Mapping[str, Any] | None, baseline: Facts) -> _Declared:
+        sizes = {"vocabulary": _rows(baseline), "layers": baseline["config"].get("num_hidden_layers")}
+        wanted = {
+            what: None if before is None or (one := expected(edit, what)) is None else one.wanted(before)
+            for what, before in sizes.items()
+        }
+        return cls(**wanted)
+
+    def rows_of(self, name: str, own: list[int], base: list[int], baseline: Facts) -> bool:
+        """Return whether a tensor has the declared rows, and is else of the baseline's shape."""
+        grows = name in _vocabulary_tensors(baseline)
+        return grows and own[:1] == [self.vocabulary] and base[:1] == [_rows(baseline)] and own[1:] == base[1:]
+
+
+def _vocabulary_tensors(baseline: Facts) -> frozenset[str]:
+    names = {baseline["embedding"], baseline["head"]} - {None}
+    return frozenset(names | {f"{name.removesuffix('weight')}bias" for name in names})
+
+
+def _expectation_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
+    """Yield each change that is declared and not there."""
+    sizes = (
+        ("vocabulary", _rows(baseline), _rows(subject)),
+        ("layers", baseline["config"].get("num_hidden_layers"), subject["config"].get("num_hidden_layers")),
+    )
+    for what, before, after in sizes:
+        declared = expected(edit, what)
+        if declared is None:
+            continue
+        if before is None or after != declared.wanted(before):
+            reason = f"{declared} is declared, and the subject has {after} where the baseline has {before}"
+            yield _violation("config.json", "expected", reason)
 
 
 def _violation(tensor: str, kind: str, reason: str, severity: str = "fail") -> Violation:
@@ -99,10 +146,10 @@ def _storage_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
         yield _violation("config.json", "size", reason, "warn")
 
 
-def _tensor_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> Iterator[Violation]:
     before, after = baseline["tensors"], subject["tensors"]
     heads = {baseline["head"], subject["head"]} - {None}
-    missing = frozenset(missing_tensors(baseline, subject))
+    missing = frozenset(missing_tensors(baseline, subject, declared.layers))
     packed = _packed_matrices(subject)
     for name in sorted({*before, *after}):
         own, base = after.get(name), before.get(name)
@@ -111,13 +158,15 @@ def _tensor_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
         if name in heads and (own is None or base is None):
             continue  # a tie that changed: _tie_violations reports it
         if own is None and name not in missing:
-            continue  # _storage_violations reports it
+            continue  # _storage_violations reports it, or it is of a layer that is declared to be dropped
         if own is None:
             kind = "missing norm layer" if base["family"] == "norm" else "missing"
             yield _violation(name, "missing", f"{kind}: the baseline has it, the subject does not")
         elif base is None:
             yield _violation(name, "unexpected", "the subject has it, the baseline does not")
         elif own["shape"] != base["shape"]:
+            if declared.rows_of(name, own["shape"], base["shape"], baseline):
+                continue
             what = "router shape" if base["family"] == "router" else "shape"
             yield _violation(name, "reshaped", f"{what} {own['shape']} where the baseline has {base['shape']}")
         elif own["dtype"] != base["dtype"] and not (own["dtype"] == "F32" and name in packed):
@@ -140,7 +189,7 @@ def _is_float(dtype: str) -> bool:
     return dtype.startswith(("F", "BF"))
 
 
-def _embedding_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+def _embedding_violations(baseline: Facts, subject: Facts, declared: _Declared) -> Iterator[Violation]:
     name = subject["embedding"]
     if name is None:
         if baseline["embedding"] is not None:
@@ -160,7 +209,7 @@ def _embedding_violations(baseline: Facts, subject: Facts) -> Iterator[Violation
         unused = subject["added_special_tokens"]
         severity = "warn" if unused is not None and rows >= tokens - unused else "fail"
         yield _violation(name, "embedding", f"{rows} rows for a tokenizer of {tokens} tokens", severity)
-    if tokens is not None and rows > tokens and rows != _rows(baseline):
+    if tokens is not None and rows > tokens and rows not in (_rows(baseline), declared.vocabulary):
         yield _violation(
             name, "embedding", f"{rows} rows for a tokenizer of {tokens}, the baseline has {_rows(baseline)}"
         )
@@ -225,10 +274,11 @@ def _takes(scope: Scope, name: str, tensor: Mapping[str, Any]) -> bool:
     return len(tensor["shape"]) > 1 and tensor["family"] in families and scope.layer in (None, block)
 
 
-def _config_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
+def _config_violations(baseline: Facts, subject: Facts, declared: _Declared) -> Iterator[Violation]:
+    wanted = {"vocab_size": declared.vocabulary, "num_hidden_layers": declared.layers}
     for key in sorted({*baseline["config"], *subject["config"]}):
         own, base = subject["config"].get(key), baseline["config"].get(key)
-        if key != "tie_word_embeddings" and own != base:
+        if key != "tie_word_embeddings" and own not in (base, wanted.get(key)):
             yield _violation("config.json", "config", f"{key} is {own}, in the baseline {base}")
 
 

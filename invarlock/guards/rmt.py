@@ -13,6 +13,7 @@ from typing import Any
 
 from invarlock.guards.guard import Guard, NullPart, Probe
 from invarlock.judgement.context import Context
+from invarlock.judgement.expectations import without_dropped
 from invarlock.judgement.gate import Gate, worst_violation
 from invarlock.judgement.learning import (
     MARGIN,
@@ -147,7 +148,7 @@ def _families(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dic
 
 
 def _judge(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
-    return derive_rmt(raw, limits)
+    return derive_rmt(without_dropped(raw, context.edit), limits)
 
 
 def _judge_probe(raw: Block, limits: Block, context: Context) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from invarlock.guards.guard import Guard, NullPart
 from invarlock.guards.weight_changes import change_metrics, judge_changes, reordered, rounded_only
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
+from invarlock.judgement.expectations import without_dropped
 from invarlock.judgement.gate import Gate, gravest, worst_violation
 from invarlock.judgement.learning import (
     MARGIN,
@@ -253,7 +254,7 @@ def _falls(policy: Mapping[str, Any]) -> list[tuple[str, str, list[_Fall]]]:
 
 
 def _judge(raw: Module, limits: Module, context: Context) -> dict[str, Any]:
-    return derive_spectral(raw, limits, context.scaled_by, context.rounding)
+    return derive_spectral(without_dropped(raw, context.edit), limits, context.scaled_by, context.rounding)
 
 
 def _gates(block: Module, limits: Module) -> list[Gate]:
@@ -322,6 +323,11 @@ def _raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iter
     yield from _change_problems(where, raw, others)
 
 
+def _is_longer(own: list[int], base: list[int], measured: list[int]) -> bool:
+    """Return whether a matrix has more rows than the baseline's, and was measured by as many as that has."""
+    return len(own) == 2 and own[0] > base[0] and measured == base
+
+
 def _change_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iterator[Problem]:
     """Yield the matrices whose digests and measured changes contradict each other."""
     facts = others.get("invariants")
@@ -333,7 +339,12 @@ def _change_problems(where: str, raw: Module, others: Mapping[str, Module]) -> I
         measured = name in matrices and name in edited
         tensor = name.partition("[")[0]  # each expert of a stack is a matrix
         own, base = after.get(tensor), before.get(tensor)
-        comparable = measured and own is not None and base is not None and own["shape"] == base["shape"]
+        comparable = (
+            measured
+            and own is not None
+            and base is not None
+            and (own["shape"] == base["shape"] or _is_longer(own["shape"], base["shape"], edited[name]["shape"]))
+        )
         changed = comparable and own["digest"] != base["digest"]
         if changed != (name in raw["changes"]):
             words = "it changed, and its change is left out" if changed else "a change of a matrix that has none"

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from invarlock.judgement.expectations import is_dropped
+
 Facts = Mapping[str, Any]
 
 
-def missing_tensors(baseline: Facts, subject: Facts) -> list[str]:
+def missing_tensors(baseline: Facts, subject: Facts, layers: int | None = None) -> list[str]:
     """Return the tensors that a baseline has and a subject does not, by name.
+
+    Where the subject is declared to have so many ``layers``, what later blocks have is not missing.
 
     An output head that only one of the two stores may be tied in the other, and is not missing; nor is a tensor
     that exists in an unreadable form. ``invariants`` reports both separately.
     """
     heads = {baseline["head"], subject["head"]}
     unreadable = {defect["tensor"] for defect in subject["defects"]}
-    return sorted(baseline["tensors"].keys() - subject["tensors"].keys() - heads - unreadable)
+    missing = baseline["tensors"].keys() - subject["tensors"].keys() - heads - unreadable
+    return sorted(name for name in missing if not is_dropped(name, layers))

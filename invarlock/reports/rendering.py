@@ -133,6 +133,7 @@ def _compared(report: Mapping[str, Any]) -> Markup:
                     "edit": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']}, {edit_text(edit)}",
                     "spec": code(edit["spec"]),
                     "parameters": compact(edit["parameters"]),
+                    "declared": listed(edit.get("expected", ())) or None,
                     "scenario": f"{meta['scenario']}, run {meta['run']}",
                     "not scored": report["scoring"]["not_scored"],
                     **_modules(report),

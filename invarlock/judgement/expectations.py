@@ -1,0 +1,102 @@
+"""Changes of structure that a user declares: ``vocabulary+8``, ``layers=28``.
+
+Example::
+
+    parse_expectation("vocabulary+8")                         # Expectation("vocabulary", "+", 8)
+    parse_expectation("vocabulary+8").wanted(32000)           # 32008
+    without_dropped(raw, {"expected": ["layers=28"], …})      # raw, whose baseline has no module of block 28 and later
+
+A declared change that is there is no violation. One that is not there is, and so is a change that nobody declared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+from invarlock.errors import UsageError
+
+_FORM = re.compile(r"(vocabulary)(\+)([1-9][0-9]{0,8})|(layers)(=|-)([1-9][0-9]{0,5})")
+_NUMBER = re.compile(r"[0-9]{1,6}")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One declared change: of the rows of the embedding, or of the number of blocks."""
+
+    what: Literal["vocabulary", "layers"]
+    sign: Literal["+", "-", "="]
+    number: int
+
+    def wanted(self, before: int) -> int:
+        """Return what a subject must have where its baseline has ``before``."""
+        return {"+": before + self.number, "-": before - self.number, "=": self.number}[self.sign]
+
+    def __str__(self) -> str:
+        return f"{self.what}{self.sign}{self.number}"
+
+
+def parse_expectation(given: str) -> Expectation:
+    """Return the expectation that a text declares.
+
+    Raises:
+        UsageError: when it declares none.
+    """
+    found = _FORM.fullmatch(given)
+    if found is None:
+        raise UsageError(
+            f"--expect: {given[:40]!r} declares nothing; write vocabulary+8 (rows at the end of the embedding), "
+            "layers=28 or layers-2 (blocks at the end)"
+        )
+    what, sign, number = (part for part in found.groups() if part is not None)
+    return Expectation(cast(Any, what), cast(Any, sign), int(number))
+
+
+def parse_expectations(given: Iterable[str]) -> tuple[Expectation, ...]:
+    """Return the expectations, sorted by what they are about.
+
+    Raises:
+        UsageError: when one is none, or two are about the same.
+    """
+    found = sorted((parse_expectation(text) for text in given), key=lambda one: one.what)
+    for one, other in pairwise(found):
+        if one.what == other.what:
+            raise UsageError(f"--expect: {one} and {other} are about the same; leave one of them out")
+    return tuple(found)
+
+
+def expected(edit: Mapping[str, Any] | None, what: str) -> Expectation | None:
+    """Return what a report's ``edit`` declares about the vocabulary or the layers, None where it declares nothing."""
+    declared = () if edit is None else edit.get("expected", ())
+    return next((one for one in map(parse_expectation, declared) if one.what == what), None)
+
+
+def block_of(name: str) -> int | None:
+    """Return the number of the block that a tensor or module is part of, None where it is part of no block."""
+    return next((int(part) for part in name.split(".") if _NUMBER.fullmatch(part)), None)
+
+
+def is_dropped(name: str, layers: int | None) -> bool:
+    """Return whether a tensor or module is part of a block that a model of so many layers has not."""
+    block = block_of(name)
+    return layers is not None and block is not None and block >= layers
+
+
+def without_dropped(raw: Mapping[str, Any], edit: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the raw part of a guard whose baseline has no module of a block that is declared to be dropped.
+
+    Args:
+        raw: of the guard; ``baseline`` has its ``modules``.
+        edit: the report's.
+    """
+    declared = expected(edit, "layers")
+    if declared is None:
+        return raw
+    before = raw["baseline"]["modules"]
+    blocks = [block for block in map(block_of, before) if block is not None]
+    layers = declared.wanted(max(blocks, default=-1) + 1)
+    modules = {name: row for name, row in before.items() if not is_dropped(name, layers)}
+    return {**raw, "baseline": {**raw["baseline"], "modules": modules}}

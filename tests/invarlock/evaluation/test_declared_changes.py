@@ -1,0 +1,180 @@
+"""A change of structure on purpose: declared, it is no violation; not so, or not declared, it is."""
+
+from __future__ import annotations
+
+import copy
+import lzma
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from invarlock.errors import UsageError
+from invarlock.evaluation.pair import evaluate_pair
+from invarlock.evaluation.pair_request import PairRequest
+from invarlock.judgement.expectations import parse_expectation, parse_expectations
+from invarlock.reports.rendering import render_report
+from invarlock.reports.verification import verify_report
+
+EMBEDDED = Path(__file__).parents[3] / "suites" / "embedded"
+AUTO_MODEL: Any = transformers.AutoModelForCausalLM
+Judged = Callable[..., dict[str, Any]]
+
+
+@given(st.integers(1, 999_999), st.sampled_from(["vocabulary+", "layers=", "layers-"]))
+def test_an_expectation_is_written_as_it_is_read(number: int, form: str) -> None:
+    read = parse_expectation(f"{form}{number}")
+
+    assert str(read) == f"{form}{number}"
+    assert read.wanted(10**6) == {"+": 10**6 + number, "-": 10**6 - number, "=": number}[form[-1]]
+
+
+@pytest.mark.parametrize(
+    "words", ["", "vocabulary", "vocabulary-8", "layers+1", "layers=0", "width=64", "vocabulary+08"]
+)
+def test_what_declares_nothing_is_refused(words: str) -> None:
+    with pytest.raises(UsageError, match=r"--expect: .* declares nothing; write vocabulary"):
+        parse_expectation(words)
+
+
+def test_two_about_the_same_are_refused() -> None:
+    with pytest.raises(UsageError, match="about the same"):
+        parse_expectations(["layers=2", "layers-1"])
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "austen.txt"
+    path.write_bytes(lzma.decompress((EMBEDDED / "text" / "austen_heldout.txt.xz").read_bytes())[:60_000])
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(load(), tmp_path_factory.mktemp("base"))
+
+
+def load() -> Any:
+    return AUTO_MODEL.from_pretrained(EMBEDDED / "mistral-tiny", dtype=torch.float32).eval()
+
+
+def save(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    for file in (EMBEDDED / "tokenizer").iterdir():
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture
+def judged(base: Path, text: Path, tmp_path: Path) -> Judged:
+    def judge(model: Any, *expect: str) -> dict[str, Any]:
+        subject = save(model, tmp_path / "subject")
+        request = PairRequest(
+            base, subject, text, seq_len=64, preview_windows=4, final_windows=8, device="cpu", edit_label="mine",
+            expect=expect,
+        )  # fmt: skip
+        report = evaluate_pair(request, tmp_path / "out")
+        assert verify_report(report) == []
+        return report
+
+    return judge
+
+
+def padded(rows: int = 8) -> Any:
+    model = load()
+    model.resize_token_embeddings(model.config.vocab_size + rows, mean_resizing=False)
+    return model
+
+
+def cut(layers: int) -> Any:
+    model = load()
+    model.model.layers = model.model.layers[:layers]
+    model.config.num_hidden_layers = layers
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:layers]
+    return model
+
+
+def kinds(report: dict[str, Any]) -> set[str]:
+    return {row["kind"] for row in report["invariants"]["violations"] if row["severity"] == "fail"}
+
+
+def test_a_declared_vocabulary_passes_and_the_report_says_it(judged: Judged) -> None:
+    report = judged(padded(), "vocabulary+8")
+
+    assert report["assurance"]["verdict"] == "PASS"
+    assert report["edit"]["expected"] == ["vocabulary+8"]
+    assert b"vocabulary+8" in render_report(report, "0" * 64)
+    forged = copy.deepcopy(report)
+    forged["edit"]["expected"] = ["vocabulary+9"]
+    assert any(problem.field.startswith("invariants") for problem in verify_report(forged))
+
+
+def test_the_same_vocabulary_undeclared_fails(judged: Judged) -> None:
+    report = judged(padded())
+
+    assert report["assurance"]["verdict"] == "FAIL"
+    assert kinds(report) >= {"reshaped", "config"}
+    assert "expected" not in report["edit"]
+
+
+def test_a_vocabulary_that_is_not_as_declared_fails(judged: Judged) -> None:
+    report = judged(padded(4), "vocabulary+8")
+
+    assert report["assurance"]["verdict"] == "FAIL"
+    assert kinds(report) >= {"expected", "reshaped"}
+
+
+def test_a_declaration_of_what_did_not_change_fails(judged: Judged) -> None:
+    report = judged(load(), "vocabulary+8")
+
+    assert kinds(report) == {"expected"}
+
+
+def test_a_declared_vocabulary_excuses_no_other_change(judged: Judged) -> None:
+    model = padded()
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight[0, 0] = float("nan")
+        model.get_input_embeddings().weight[:200] *= 3
+
+    report = judged(model, "vocabulary+8")
+
+    assert report["assurance"]["verdict"] == "FAIL"
+    assert kinds(report) == {"nonfinite"}
+    assert any("embed_tokens" in name for name in report["spectral"]["metrics"]["capped_modules"])
+
+
+def test_declared_layers_are_no_violation(judged: Judged) -> None:
+    layers = load().config.num_hidden_layers
+
+    report = judged(cut(layers - 1), f"layers={layers - 1}")
+
+    assert kinds(report) == set()
+    assert report["scoring"]["not_scored"] is None
+    assert report["spectral"]["status"] == "pass"
+    assert report["rmt"]["status"] != "error"
+    assert report["primary_metric"]["ratio_vs_baseline"] > 1.0
+
+
+def test_dropped_layers_undeclared_are_not_scored(judged: Judged) -> None:
+    layers = load().config.num_hidden_layers
+
+    report = judged(cut(layers - 1))
+
+    assert kinds(report) >= {"missing", "config"}
+    assert "lacks" in report["scoring"]["not_scored"]
+
+
+def test_fewer_layers_than_declared_fail(judged: Judged) -> None:
+    layers = load().config.num_hidden_layers
+
+    report = judged(cut(layers - 1), f"layers={layers - 2}")
+
+    assert report["assurance"]["verdict"] == "FAIL"
+    assert "expected" in kinds(report)

@@ -37,6 +37,8 @@ MODELS = ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny
 EDITS = ("quant_rtn:4:32:ffn", "magnitude_prune:0.3:all", "quant_rtn:2:32:all")
 REAL_WINDOWS = 900
 ALPHA, REPLICATES = 0.05, 1200
+# Resamples are kept by seed; the differences of each trial are new.
+SEEDS = 16
 
 
 def tokens(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
@@ -113,7 +115,9 @@ def covered(shape: Draw, truth: float, windows: int, trials: int) -> int:
     hits = 0
     for trial in range(trials):
         deltas, weights = shape(rng, windows)
-        interval = bca_interval(deltas.tolist(), weights.tolist(), replicates=REPLICATES, alpha=ALPHA, seed=trial)
+        interval = bca_interval(
+            deltas.tolist(), weights.tolist(), replicates=REPLICATES, alpha=ALPHA, seed=trial % SEEDS
+        )
         hits += interval.low <= truth <= interval.high
     return hits
 

@@ -57,7 +57,7 @@ def test_settings_choose_among_the_gpus(variables: dict[str, Any], wanted: list[
     [
         ({"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES: '' shows none of the 2 GPUs"),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, "shows none of the 2 GPUs"),
-        ({"CUDA_VISIBLE_DEVICES": "0", "GPU_ID_LIST": "1"}, "GPU_ID_LIST: '1' is not one of the 1 GPUs"),
+        ({"CUDA_VISIBLE_DEVICES": "0", "GPU_ID_LIST": "1"}, "GPU_ID_LIST: '1' is not one of the 1 visible GPUs"),
         ({"GPU_ID_LIST": "0,GPU-0a"}, "GPU_ID_LIST: 'GPU-0a' is listed twice"),
         ({"NUM_GPUS": "3"}, "NUM_GPUS: 3 GPUs requested, but only 2 can be used"),
         ({"GPU_MIN_FREE_GB": "99"}, "GPU GPU-0a has 80.0 GB free (GPU_MIN_FREE_GB); GPU GPU-1a"),

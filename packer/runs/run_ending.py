@@ -13,19 +13,15 @@ from typing import Any
 from invarlock.packer.build.assembly import gather_files
 from invarlock.packer.build.building import BuiltPack, build_pack
 from invarlock.packer.format import layout
-from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.packer.runs.saved_reports import read_saved_report
 from invarlock.packer.trust.keys import SigningKey
 
 from invarlock.digests import digest_bytes
-from invarlock.errors import InvarLockError
-from invarlock.jsonio import parse_json, read_file, read_json, write_bytes, write_json
+from invarlock.jsonio import write_bytes, write_json
 from invarlock.problems import Problem
-from invarlock.reports.companions import companion_problems, companions_asked
 from invarlock.reports.page_files import write_page
-from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import summarise_repeats
-from invarlock.reports.verification import verify_report
 from invarlock.settings import public_settings
 from invarlock.verdict.compiling import Outcome, Planned, compile_records, judge_report
 from invarlock.verdict.documents import Verdict
@@ -59,31 +55,19 @@ def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundR
         path = directory.source_of(place)
         if not path.is_file():
             continue
-        try:
-            data = read_file(path)
-            report = parse_json(data, where=str(path))
-            wrong = verify_report(report)
-            additional = {} if wrong else _read_companions(planned, path)
-            if not wrong:
-                wrong += companion_problems(planned.scenario, additional, report, None, None)
-            repeats = path.with_name(layout.REPEATS)
-            repeated = read_json(repeats) if repeats.is_file() and not wrong else None
-        except InvarLockError as error:
-            wrong = in_pack(error)
-        if wrong:
-            found.unverified[planned.case_id] = wrong
+        saved = read_saved_report(path, planned.scenario)
+        if saved.problems:
+            found.unverified[planned.case_id] = list(saved.problems)
             continue
+        report, digest = saved.document, digest_bytes(saved.data)
         found.files[place] = path
-        digest = digest_bytes(data)
-        found.records[place] = judge_report(planned, {**report, **additional}, digest)
-        point = sweep_point(planned, {**report, **additional}, digest)
+        found.records[place] = judge_report(planned, {**report, **saved.companions}, digest)
+        point = sweep_point(planned, {**report, **saved.companions}, digest)
         if point is not None:
             found.sweep[place] = point
-        if path.with_name(layout.TIMING).is_file():
-            category = str(planned.scenario["category"])
-            found.telemetry.append((planned.case["model"], category, report["telemetry"]))
-        if repeated is not None:
-            found.repeats[place] = repeated
+        found.telemetry.append((planned.case["model"], str(planned.scenario["category"]), report["telemetry"]))
+        if saved.repeats is not None:
+            found.repeats[place] = saved.repeats
     return found
 
 
@@ -163,7 +147,3 @@ def pack_run(
         report_assurance=parameters.get("report_assurance", {}).get("value", "report"),
     )
     return build_pack(target, content, key, finished)
-
-
-def _read_companions(planned: Planned, report: Path) -> dict[str, dict[str, Any]]:
-    return {name: read_json(report.with_name(file_name(name))) for name in companions_asked(planned.scenario)}

@@ -12,19 +12,15 @@ from typing import Any
 from invarlock.catalog.cases import Case
 from invarlock.catalog.edit_labels import NOOP, is_planned
 from invarlock.catalog.scenarios import BroughtGeneration
-from invarlock.digests import sha256_hex
 from invarlock.errors import InvarLockError
 from invarlock.evaluation.comparison import Weighed
 from invarlock.evaluation.kept_tokens import check_kept, kept_file
 from invarlock.evaluation.null_runs import null_contracts
 from invarlock.evaluation.request import EvaluationRequest, Setup
-from invarlock.jsonio import check_schema, parse_json, read_file, read_json
-from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.jsonio import check_schema, read_json
+from invarlock.packer.runs.saved_reports import read_saved_report
 from invarlock.reports.null_runs import NULL_SEED, null_run_problems
-from invarlock.reports.probes import file_name
-from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
-from invarlock.reports.repeats import repeats_problems
-from invarlock.reports.verification import differences, verify_against_baseline, verify_baseline, verify_report
+from invarlock.reports.verification import differences, verify_baseline
 from invarlock.task_records.importing import records_beside
 
 
@@ -109,36 +105,21 @@ def kept_report(
     """
     if not path.is_file():
         return None
+    saved = read_saved_report(path, case.scenario.document, request.baseline.document)
+    report = saved.document
     try:
-        data = read_file(path)
-        report = parse_json(data, where=path.name)
-        runtime = read_json(path.with_name("runtime.manifest.json"))
-        check_schema(runtime, "runtime_manifest", where="runtime.manifest.json")
-        wrong: list[object] = [*verify_report(report)]
-        wrong = wrong or [*_mismatches(case, report, request, spec)]
-        wrong += verify_against_baseline(report, request.baseline.document) if not wrong else []
-        if subject_sha256 not in (None, report["subject"]["digest"]):
-            wrong.append("of another subject")
-        if runtime["report"]["sha256"] != sha256_hex(data):
-            wrong.append("the report does not match its runtime manifest")
-        metadata = read_json(path.with_name("edit_metadata.json"))
-        check_schema(metadata, "edit_metadata", where="edit_metadata.json")
-        if read_json(path.with_name("evaluate_timing.json")) != report["telemetry"]:
-            wrong.append("the timing does not match the report")
-        scenario = case.scenario.document
-        beside = {name: read_json(path.with_name(file_name(name))) for name in companions_asked(scenario)}
-        if not wrong:
-            wrong += companion_problems(scenario, beside, report, request.baseline.document, metadata)
-        if repeats:
-            document = read_json(path.with_name(REPEATS_NAME))
-            wrong += repeats_problems(document, report)
-            wrong += [] if len(document["runs"]) == repeats else ["another number of repeats"]
-    except (InvarLockError, KeyError, TypeError):
-        wrong = ["malformed, or an accompanying file is missing"]
+        wrong: list[object] = [*saved.problems] or [*_mismatches(case, report, request, spec)]
+    except InvarLockError:
+        # records beside a subject that cannot be read: measuring again says why
+        wrong = ["of other records"]
+    if not wrong and subject_sha256 not in (None, report["subject"]["digest"]):
+        wrong.append("of another subject")
+    if not wrong and repeats and (saved.repeats is None or len(saved.repeats["runs"]) != repeats):
+        wrong.append("another number of repeats")
     if wrong:
         set_aside(path)
         return None
-    return {**report, **beside}
+    return {**report, **saved.companions}
 
 
 def set_aside(path: Path) -> None:

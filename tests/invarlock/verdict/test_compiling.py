@@ -47,6 +47,7 @@ def report(name: str, *, ratio: float | None = 1.0, invariants: str = "pass", ca
         "edit": {"name": edit, "spec": spec, "parameters": {}},
         "primary_metric": {"ratio_vs_baseline": ratio},
         "primary_metric_tail": {},
+        "tasks": {},
         "fidelity": {"kl_mean": 0.0, "same_top_share": 1.0},
         "validation": {"primary_metric_acceptable": acceptable, "preview_final_drift_acceptable": True},
         "invariants": {"status": invariants},

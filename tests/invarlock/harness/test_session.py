@@ -72,9 +72,9 @@ def test_deployable_subjects_are_made_only_when_they_are_asked_for(run_pytest: C
 @pytest.mark.parametrize(
     ("arguments", "count"),
     [
-        (("-m", "smoke and clean"), 15),
-        (("-m", "clean"), 15),
-        (("-m", "smoke and error_injection", "-k", "qwen2"), 12),
+        (("-m", "smoke and clean"), 24),
+        (("-m", "clean"), 24),
+        (("-m", "smoke and error_injection", "-k", "qwen2"), 15),
         (("--scenario-ids", "nan_injection,prune_clean"), 6),
         (("-m", "subset"), 37),
         (("-m", "deployable"), 3),

@@ -10,6 +10,7 @@ DECIDING = ("packer/trust", "packer/verify", "invarlock/guards", "invarlock/metr
 DECIDES_NOTHING = {
     "invarlock/judgement/context.py": "a value",
     "invarlock/judgement/detector.py": "a value",
+    "invarlock/metrics/fidelity_page.py": "what a page shows",
     "invarlock/verdict/documents.py": "types",
 }
 MODULES: dict[str, tuple[str, ...]] = runpy.run_path(str(ROOT / "benchmarks" / "mutated_modules.py"))["MODULES"]

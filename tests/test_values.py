@@ -10,10 +10,12 @@ CHANGING = {
     "FoundReports",
     "Listing",
     "Measured",
+    "MovedWeights",
     "PackFolder",
     "RecentTensors",
     "_Reduced",
     "_Search",
+    "_Stored",
     "_Target",
 }
 

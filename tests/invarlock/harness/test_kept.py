@@ -19,6 +19,7 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.evaluation.comparison import WindowPlan
+from invarlock.evaluation.kept_tokens import kept_folder
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
@@ -57,6 +58,13 @@ def left(swept_run: Any, tmp_path: Path) -> Path:
     target = tmp_path / "run"
     shutil.copytree(swept_run.directory / FOLDER, target / FOLDER, ignore=shutil.ignore_patterns("models"))
     return target / FOLDER
+
+
+@pytest.fixture
+def tokens(swept_run: Any) -> Path:
+    """The folder of the baseline's most probable tokens."""
+    folder: Path = kept_folder(swept_run.directory / "models" / FOLDER / "baseline")
+    return folder
 
 
 @pytest.fixture
@@ -229,10 +237,10 @@ def test_nothing_is_kept_where_nothing_is(tmp_path: Path, kept: Kept) -> None:
     assert kept()
     usual(kept)["path"].unlink()
     assert kept.report() is None  # type: ignore[attr-defined]
-    assert kept_baseline(tmp_path / "none", usual(kept)["setup"], probe=False) is None
+    assert kept_baseline(tmp_path / "none", usual(kept)["setup"], tmp_path, probe=False) is None
 
 
-def test_a_baseline_is_kept_by_a_run_like_its_own_and_by_no_other(left: Path, kept: Kept) -> None:
+def test_a_baseline_is_kept_by_a_run_like_its_own_and_by_no_other(left: Path, kept: Kept, tokens: Path) -> None:
     path = left / "baseline" / "evaluation.report.json"
     data, setup = path.read_bytes(), usual(kept)["setup"]
     others = (
@@ -243,15 +251,21 @@ def test_a_baseline_is_kept_by_a_run_like_its_own_and_by_no_other(left: Path, ke
         replace(setup, text=replace(setup.text, sha256=OTHER)),
     )
 
-    assert kept_baseline(path, setup, probe=True) == json.loads(data)
+    assert kept_baseline(path, setup, tokens, probe=True) == json.loads(data)
+    # without the file of its most probable tokens no subject can be compared with it
+    assert kept_baseline(path, setup, left, probe=True) is None
+    path.write_bytes(data)
+    assert kept_baseline(path, replace(setup, plan=replace(setup.plan, top_k=7)), tokens, probe=True) is None
     for other in others:
         path.write_bytes(data)
-        assert kept_baseline(path, other, probe=True) is None
+        assert kept_baseline(path, other, tokens, probe=True) is None
         assert not path.exists()
         assert path.with_name(f"{path.name}.stale").read_bytes() == data
 
 
-def test_a_baseline_that_does_not_follow_from_itself_or_lacks_a_probe_is_measured_again(left: Path, kept: Kept) -> None:
+def test_a_baseline_that_does_not_follow_from_itself_or_lacks_a_probe_is_measured_again(
+    left: Path, kept: Kept, tokens: Path
+) -> None:
     path, setup = left / "baseline" / "evaluation.report.json", usual(kept)["setup"]
     data = path.read_bytes()
     document = json.loads(data)
@@ -266,9 +280,9 @@ def test_a_baseline_that_does_not_follow_from_itself_or_lacks_a_probe_is_measure
         (without, False, True), (without, True, False), (forged, True, False), (malformed, True, False)
     ):  # fmt: skip
         path.write_bytes(dump_json(other))
-        assert (kept_baseline(path, setup, probe=probe) is not None) is holds
+        assert (kept_baseline(path, setup, tokens, probe=probe) is not None) is holds
     path.write_bytes(data[:-20])
-    assert kept_baseline(path, setup, probe=False) is None
+    assert kept_baseline(path, setup, tokens, probe=False) is None
 
 
 def test_a_null_run_is_kept_by_a_run_like_its_own_and_by_no_other(swept_run: Any, left: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from invarlock.judgement.gate import Gate, number_or_words
 from invarlock.judgement.learning import FittedLimit, LearnedLimit, NullChange, largest_with_margin
 from invarlock.judgement.shares import Shares, share_of
 from invarlock.metrics.fidelity_page import page_section
-from invarlock.metrics.fidelity_raw import null_problems, raw_problems
+from invarlock.metrics.fidelity_raw import consistency_problems, null_problems, raw_problems
 from invarlock.metrics.metric import Metric
 from invarlock.statistics.histogram import quantile_edge
 from invarlock.statistics.intervals import bca_interval, weighted_mean
@@ -242,5 +242,6 @@ FIDELITY = Metric(
     facts=lambda block: {f"{NAME}_{key}": block[key] for key in ("kl_mean", "same_top_share")},
     has_raw=True,
     raw_problems=raw_problems,
+    consistency_problems=consistency_problems,
     null_problems=null_problems,
 )

@@ -21,10 +21,14 @@ ROUNDING = 1e-5
 
 
 def raw_problems(report: Block) -> Iterator[Problem]:
-    """Yield where the raw part of a report contradicts itself, or the rest of the report."""
-    where, raw = "fidelity.raw", report["fidelity"]["raw"]
-    yield from part_problems(where, raw, report["evaluation_windows"]["final"]["token_counts"])
-    subject = raw["subject"]
+    """Yield where the raw part of a report contradicts itself."""
+    counts = report["evaluation_windows"]["final"]["token_counts"]
+    yield from part_problems("fidelity.raw", report["fidelity"]["raw"], counts)
+
+
+def consistency_problems(report: Block) -> Iterator[Problem]:
+    """Yield where the raw part of a report contradicts other measurements of the report."""
+    where, subject = "fidelity.raw", report["fidelity"]["raw"]["subject"]
     if (subject is None) != (report["scoring"]["not_scored"] is not None):
         yield _contradiction(f"{where}.subject", "it is there exactly where the subject was scored")
         return

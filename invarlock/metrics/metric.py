@@ -67,6 +67,7 @@ class Metric:
         schema: its part of the schemas, as ``reports.schemas`` takes it; None where ``contracts/parts`` has it.
         has_raw: whether it has measurements of its own beside the losses: ``raw`` of its block, with ``baseline`` and
             ``subject``. ``judge`` finds them in the context.
+        consistency_problems: yields where its measurements contradict others of a report.
         null_problems: the same of a change of a null run.
     """
 
@@ -86,4 +87,5 @@ class Metric:
     facts: Callable[[Block], dict[str, Any]] = no_facts
     schema: Mapping[str, Any] | None = None
     has_raw: bool = False
+    consistency_problems: Callable[[Block], Iterator[Problem]] = no_problems
     null_problems: Callable[[NullChange], Iterator[Problem]] = no_null_problems

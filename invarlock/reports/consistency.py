@@ -12,6 +12,7 @@ from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS
 from invarlock.catalog.edit_specs import EDIT_NAMES
+from invarlock.metrics import METRICS
 from invarlock.problems import Code, Problem
 
 NOOP = "noop"
@@ -36,6 +37,8 @@ def consistency_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
             yield from _tie_problems(f"invariants.raw.{side}", report["invariants"]["raw"][side])
             yield from _storage_problems(f"invariants.raw.{side}", report["invariants"]["raw"][side])
         yield from _scoring_problems(report)
+    for metric in METRICS:
+        yield from metric.consistency_problems(report)
     if not any(value for name, value in report["telemetry"].items() if name.endswith("_seconds")):
         yield _contradiction("telemetry", "no stage took any time")
 

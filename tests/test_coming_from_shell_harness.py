@@ -138,7 +138,8 @@ def test_a_command_runs_and_ends_as_the_page_says(
     # the page says so: the run was made on the host
     assert code == (7 if "--report-assurance strict" in command else 0), printed.err
     assert printed.out
-    assert ("in a container" in printed.out) == (code == 7)
+    if " verify " in command:
+        assert ("in a container" in printed.out) == (code == 7)
     if " keygen " in command:
         assert (tmp_path / "new.pem").is_file()
         assert (tmp_path / "new.pub.pem").is_file()

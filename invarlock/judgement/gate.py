@@ -38,6 +38,8 @@ def worst_violation(block: Mapping[str, Any]) -> str:
 
 def gravest(block: Mapping[str, Any]) -> str:
     """Return where the gravest violation of a guard is, its reason, and how many more there are."""
-    first, *more = sorted(block["violations"], key=lambda violation: SEVERITIES.index(violation["severity"]))
+    rank = {severity: number for number, severity in enumerate(SEVERITIES)}
+    # a page is drawn of any report, and a severity of another version comes first
+    first, *more = sorted(block["violations"], key=lambda violation: rank.get(violation["severity"], -1))
     where = first.get("tensor", first.get("module"))
     return f"{where}: {first['reason']}" + (f" and {len(more)} more" if more else "")

@@ -95,6 +95,7 @@ class NullRunDocument(NullRunHeader):
 
     schema: Literal["invarlock/null-run-v1"]
     windows: dict[str, Any]
+    fidelity: dict[str, Any]
     spectral: dict[str, Any]
     rmt: dict[str, Any]
     rmt_probe: dict[str, Any]

@@ -171,7 +171,7 @@ def test_a_healthy_packed_subject_passes_and_its_report_and_page_say_how_it_is_s
     assert storage["bits_per_weight"] < 7
     assert verify_report(report) == []
     page = render_report(report, "0" * 64).decode()
-    for words in ("dequantised", "compressed-tensors 0.19.0", "group size", "bits a weight"):
+    for words in ("dequantised", "compressed-tensors 0.19.0", "group size", "bits per weight"):
         assert words in page
 
 

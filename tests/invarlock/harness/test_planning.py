@@ -244,5 +244,5 @@ def test_a_scenario_that_is_not_selected_cannot_be_measured_again() -> None:
     with pytest.raises(UsageError) as refused:
         repeated_scenarios(*run_of("prune_clean", "nan_injection", repeats="1", repeat_scenarios="prune_claen"))
 
-    assert "--repeat-scenario: 'prune_claen' is not one of" in str(refused.value)
+    assert "--repeat-scenario: 'prune_claen'" in str(refused.value)
     assert "did you mean prune_clean?" in str(refused.value)

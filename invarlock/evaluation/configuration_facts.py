@@ -121,7 +121,8 @@ def _generation(folder: Path) -> dict[str, Any] | None:
 
 def _fields(document: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the fields of a document by dotted name, and their values as a number, a flag or a text."""
-    for key, value in document.items():
+    for stated, value in document.items():
+        key = str(stated)  # transformers makes numbers of some tables' keys
         if key in STORAGE or UNUSED.fullmatch(key):
             continue
         name = f"{where}{_text(key)}"

@@ -32,7 +32,7 @@ CONTRACT: Mapping[str, Any] = {
     "reads": "outputs of linear layers; of experts for the tokens they are given",
     "standardised": "each feature, over the tokens of a chunk",
     "edge": "sqrt(tokens) + sqrt(features)",
-    "estimator": "block Lanczos on A^T A with full reorthogonalisation and Rayleigh-Ritz",
+    "estimator": "block power iteration on A^T A with Rayleigh-Ritz",
     "formed": f"A^T A, for up to {TALL_FEATURES} features and as many tokens",
     "seed": spectral.CONTRACT["seed"],
     "chunk_windows": CHUNK_WINDOWS,

@@ -14,6 +14,8 @@ BLOCK = 8
 DIRECT = 64
 # Convergence is checked after each block of this many iterations.
 CHECKPOINTS = (2, 4, 6, 8, 12, 16, 20, 24, 32)
+# The same of a power iteration, which takes more of them.
+POWER_CHECKPOINTS = (4, 8, 16, 32, 64, 128)
 # The residual bounds the relative error of sigma squared, so sigma is within half of it.
 TOLERANCE = 1e-4
 SEED = 0x5BEC
@@ -65,17 +67,30 @@ def measure_spectra(matrices: torch.Tensor) -> list[Spectrum]:
 
 
 def tall_sigma(rows: torch.Tensor) -> float:
-    """Return the largest singular value of one finite matrix, by the same iteration on its W^T W, formed once.
+    """Return the largest singular value of one finite matrix, by block power iteration on its W^T W, formed once.
 
-    This is several times faster for many rows and few columns (activations). Forming the product in float32 changes
-    sigma by about 1e-7, far below the tolerance.
+    This is several times faster for many rows and few columns (activations), and where the product is small its
+    iterations cost less than the larger basis of Lanczos. Forming the product in float32 changes sigma by about 1e-7,
+    far below the tolerance. Source: Saad 2011, "Numerical Methods for Large Eigenvalue Problems", chapter 5.
 
     Args:
         rows: shape (rows, columns), float32.
     """
-    product = (rows.mT @ rows)[None]
-    square, _ = _largest_eigenvalue(lambda block: product @ block, product)
-    return math.sqrt(float(square))
+    product = rows.mT @ rows
+    columns = len(product)
+    start = torch.randn(columns, min(BLOCK, columns), generator=torch.Generator().manual_seed(SEED))
+    basis = torch.linalg.qr(start).Q.to(rows.device)
+    square = torch.zeros((), device=rows.device)
+    for iteration in range(1, POWER_CHECKPOINTS[-1] + 1):
+        basis = torch.linalg.qr(product @ basis).Q
+        if iteration not in POWER_CHECKPOINTS:
+            continue
+        values, vectors = torch.linalg.eigh(basis.mT @ (product @ basis))
+        square, vector = values[-1], basis @ vectors[:, -1]
+        error = torch.linalg.vector_norm(product @ vector - square * vector)
+        if not bool(error > TOLERANCE * square):
+            break
+    return math.sqrt(max(0.0, float(square)))
 
 
 def _largest_singular_value(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -62,10 +62,10 @@ def test_workers_do_not_start_on_what_cannot_work(run_pytest: Callable[..., Any]
 @pytest.mark.parametrize(
     ("variables", "arguments", "count"),
     [
-        ({"CLEAN_EDIT_RUNS": "2", "STRESS_EDIT_RUNS": "3"}, ("-m", "smoke and mistral-tiny"), 2 * 5 + 3 * 5 + 12),
-        ({"RUN_ERROR_INJECTION": "0"}, ("-m", "mistral-tiny"), 10),
+        ({"CLEAN_EDIT_RUNS": "2", "STRESS_EDIT_RUNS": "3"}, ("-m", "smoke and mistral-tiny"), 2 * 8 + 3 * 5 + 15),
+        ({"RUN_ERROR_INJECTION": "0"}, ("-m", "mistral-tiny"), 13),
         ({"CLEAN_EDIT_RUNS": "0"}, ("-m", "clean"), 0),
-        ({}, ("-m", "mistral-tiny or (qwen2-tiny and stress)"), 27),
+        ({}, ("-m", "mistral-tiny or (qwen2-tiny and stress)"), 33),
     ],
 )
 def test_settings_and_marks_of_models_say_which_cases_there_are(
@@ -98,10 +98,9 @@ def test_runs_guards_and_token_ids_are_those_asked_for_and_verify(run_pytest: Ca
     folder = ran.pack / "reports/embedded__mistral-tiny/noop_control"
     first, second = (load(folder / f"run_{run}" / "evaluation.report.json") for run in (1, 2))
     assert first["guards"] == ["spectral", "invariants"]
-    assert (first["rmt"]["status"], sorted(first["validation"])) == (
-        "not_evaluated",
-        ["invariants_pass", "preview_final_drift_acceptable", "primary_metric_acceptable", "spectral_stable"],
-    )
+    assert first["rmt"]["status"] == "not_evaluated"
+    assert {"invariants_pass", "primary_metric_acceptable", "spectral_stable"} <= first["validation"].keys()
+    assert "rmt_stable" not in first["validation"]
     assert first["evaluation_windows"]["final"]["window_ids"] != second["evaluation_windows"]["final"]["window_ids"]
     assert len(first["evaluation_windows"]["final"]["token_ids"][0].split(" ")) == 128
     done = subprocess.run([sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"], check=False)

@@ -189,7 +189,7 @@ def test_a_run_with_a_link_for_a_folder_of_reports_is_not_resumed(
 
     ran = resume(run_pytest, directory)
 
-    assert (ran.status, f"{reports} is a link" in ran.output) == (4, True), ran.output
+    assert (ran.status, f"{reports} is a symbolic link" in ran.output) == (4, True), ran.output
     assert not list((tmp_path / "elsewhere").glob("*.stale"))
 
 

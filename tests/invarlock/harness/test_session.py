@@ -100,7 +100,7 @@ def test_one_scenario_leaves_a_signed_pack_that_says_what_was_selected(
     assert ran.status == 0, ran.output
     assert "Verdict: PASS" in summary.read_text()
     assert "Verdict: PASS" in ran.output
-    assert "a key made for this run" in ran.output
+    assert "temporary key, now discarded" in ran.output
     selection = load(ran.pack / "metadata" / "scenarios.json")["selection"]
     assert selection["cases"] == [{"model": "embedded/mistral-tiny", "run": 1, "scenario": "noop_control"}]
     assert selection["expression"]["-k"] == "noop_control and mistral"

@@ -22,7 +22,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -39,6 +39,7 @@ from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.guards import GUARD_NAMES
+from invarlock.reports.documents import PresetDocument
 from invarlock.reports.presets import Preset
 
 SUITES = Path(__file__).parents[1] / "suites"
@@ -246,7 +247,7 @@ def measure(subject: Subject, preset_limits: Mapping[str, Any] = MappingProxyTyp
     else:
         rewrite_checkpoint(files, {target: change})
     if preset_limits:
-        setup = replace(setup, preset=Preset({"limits": preset_limits}, f"sha256:{'0' * 64}"))
+        setup = replace(setup, preset=Preset(cast(PresetDocument, {"limits": preset_limits}), f"sha256:{'0' * 64}"))
     stored = StoredBaseline(folder, baseline, f"sha256:{'0' * 64}")
     request = EvaluationRequest(setup, stored, "power", 1, draw, setup.placement)
     try:

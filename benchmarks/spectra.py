@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from invarlock.measuring.spectral import BLOCK, TOLERANCE, measure_spectra
+from invarlock.measuring.spectral import BLOCK, TOLERANCE, Spectrum, measure_spectra
 
 LEADING = 32
 
@@ -53,23 +53,23 @@ def main() -> None:
     torch.set_num_threads(1)
     measure_spectra(torch.randn(1, 128, 128))
     for noise in (False, True):
-        stacks = matrices(options.layers, options.hidden, options.inner, noise=noise)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.safetensors"
-            save_file(stacks, path)
-            # a sum reads what is mapped
-            read = timed(lambda path=path: [stack.sum() for stack in load_file(path).values()])
-        block = {name: torch.randn(stack.shape[2], BLOCK) for name, stack in stacks.items()}
-        product = timed(lambda stacks=stacks, block=block: [stack @ block[name] for name, stack in stacks.items()])
-        spectra = []
-        ours = timed(
-            lambda stacks=stacks, spectra=spectra: spectra.extend(
-                spectrum for stack in stacks.values() for spectrum in measure_spectra(stack)
-            )
-        )
-        open_ = sum(spectrum.residual is None or spectrum.residual > TOLERANCE for spectrum in spectra)
-        print(f"{'noise' if noise else 'trained'}: {len(spectra)} matrices in {ours:.2f} s, {open_} not converged")
-        print(f"  {ours / (read + product):.1f} × reading ({read:.3f} s) and one product ({product:.3f} s), reach: 40")
+        compare(matrices(options.layers, options.hidden, options.inner, noise=noise), "noise" if noise else "trained")
+
+
+def compare(stacks: dict[str, torch.Tensor], name: str) -> None:
+    """Print how long the spectra of some matrices take, beside reading them and one product with each."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_file(stacks, path)
+        # a sum reads what is mapped
+        read = timed(lambda: [stack.sum() for stack in load_file(path).values()])
+    blocks = {shape: torch.randn(stack.shape[2], BLOCK) for shape, stack in stacks.items()}
+    product = timed(lambda: [stack @ blocks[shape] for shape, stack in stacks.items()])
+    spectra: list[Spectrum] = []
+    ours = timed(lambda: spectra.extend(one for stack in stacks.values() for one in measure_spectra(stack)))
+    open_ = sum(spectrum.residual is None or spectrum.residual > TOLERANCE for spectrum in spectra)
+    print(f"{name}: {len(spectra)} matrices in {ours:.2f} s, {open_} not converged")
+    print(f"  {ours / (read + product):.1f} × reading ({read:.3f} s) and one product ({product:.3f} s), reach: 40")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def shards(real_run: Any, tmp_path: Path) -> list[Path]:
         for report, planned in planned_cases(whole).items():
             if planned.case_id not in own:
                 shutil.rmtree(directory.source_of(report).parent)
-        edit_json(directory.state / "pytest_report.json", lambda said, own=own: keep_tests(said, own))
+        edit_json(directory.state / "pytest_report.json", partial(keep_tests, own=own))
     return places
 
 

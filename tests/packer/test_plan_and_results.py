@@ -129,6 +129,7 @@ def test_the_results_that_follow_are_those_in_the_pack(files: Files) -> None:
     checked = check_results(MemoryFiles(files), found)
 
     assert (checked.problems, checked.warnings) == ((), ())
+    assert checked.verdict is not None
     assert checked.verdict == json.loads(files[VERDICT])
     derived = derive_results(found, checked.verdict)
     assert {path: json.loads(files[path]) for path in derived} == json.loads(dump_json(derived))

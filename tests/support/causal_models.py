@@ -76,13 +76,15 @@ def tiny_config(model_type: str, **more: Any) -> PreTrainedConfig:
 
 def tiny_causal_model(model_type: str, **options: Any) -> PreTrainedModel:
     """Return a small causal language model of that type, its weights at random."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(model_type), **options)
+    of_config: Any = AutoModelForCausalLM.from_config  # transformers gives it no type
+    model: PreTrainedModel = of_config(tiny_config(model_type), **options)
     return model
 
 
 def tiny_multimodal_model(model_type: str, **options: Any) -> PreTrainedModel:
     """Return a small model for images and text of that type, its weights at random."""
-    model: PreTrainedModel = AutoModelForImageTextToText.from_config(tiny_config(model_type), **options)
+    of_config: Any = AutoModelForImageTextToText.from_config  # as above
+    model: PreTrainedModel = of_config(tiny_config(model_type), **options)
     return model
 
 

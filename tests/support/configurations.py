@@ -7,7 +7,7 @@ from typing import Any
 
 def configuration(**changed: Any) -> dict[str, Any]:
     """Return a configuration with nothing in it but what is named."""
-    nothing = {
+    nothing: dict[str, Any] = {
         "appended_token_ids": [],
         "chat_template": None,
         "config": {},

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 from invarlock.reports.derivation import contract_hash
+from invarlock.reports.documents import NullRunDocument
 from invarlock.reports.null_runs import CHANGES, NULL_SEED, SCHEMA
 from invarlock.reports.presets import NullRun
 
@@ -62,7 +63,7 @@ def null_run(
             for name, log_ratio, growth in zip(CHANGES, log_ratios, growths, strict=True)
         ],
     }  # fmt: skip
-    return NullRun(document, f"sha256:{run:064x}")
+    return NullRun(cast(NullRunDocument, document), f"sha256:{run:064x}")
 
 
 def _part(run: int, first: int) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def write_small_baseline(name: str, folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIGS[name], indent=1))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        of_config: Any = AutoModelForCausalLM.from_config  # transformers gives it no type
+        model = of_config(AutoConfig.from_pretrained(folder))
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items() if key != "lm_head.weight"}
     generator = np.random.Generator(np.random.PCG64(0))
     tensors = {}

@@ -75,7 +75,10 @@ def config(**fields: Any) -> Callable[[Path], None]:
 
 
 def generation(**fields: Any) -> Callable[[Path], None]:
-    return lambda folder: (folder / "generation_config.json").write_text(json.dumps(fields)) and None
+    def edit(folder: Path) -> None:
+        (folder / "generation_config.json").write_text(json.dumps(fields))
+
+    return edit
 
 
 def swap_two_merges(folder: Path) -> None:

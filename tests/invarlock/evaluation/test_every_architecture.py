@@ -80,7 +80,8 @@ def test_a_multimodal_model_is_scored_by_its_language_model(model_type: str, tmp
 
 
 def test_a_model_that_is_not_for_text_is_refused(tmp_path: Path) -> None:
-    CLIPModel(tiny_config("clip")).save_pretrained(tmp_path)
+    config: Any = tiny_config("clip")
+    CLIPModel(config).save_pretrained(tmp_path)
 
     with pytest.raises(EvaluationError, match="no language model for model_type 'clip'; where a language model is"):
         load_model(tmp_path, CPU)
@@ -107,7 +108,8 @@ def assert_is_measured(model: Any, tmp_path: Path) -> None:
     files = read_checkpoint(tmp_path)
     assert_tensors_are_known(files.shapes, files.model_type)
     embedding = facts.invariants["embedding"]
-    assert files.shapes[embedding] == tuple(loaded.get_input_embeddings().weight.shape)
+    own: Any = loaded.get_input_embeddings()
+    assert files.shapes[embedding] == tuple(own.weight.shape)
     assert facts.invariants["tied_by_storage"] == (is_tied(loaded) or model_type in UNTIED)
     assert activations.rmt["modules"]
     measured = {label.partition("[")[0] for label in facts.spectral["modules"]}
@@ -135,12 +137,12 @@ def is_tied(model: nn.Module) -> bool:
 
 def assert_modules_are_known(model: nn.Module) -> None:
     """Compare the family of each module's weight with what the module is."""
-    model_type = model.config.model_type  # type: ignore[union-attr]
+    config: Any = model.config
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, nn.Parameter) or SKIPPED.search(f"{name}."):
             continue
-        found = classify(model_type, f"{name}.weight", tuple(weight.shape))
+        found = classify(config.model_type, f"{name}.weight", tuple(weight.shape))
         in_block = any(part.isdigit() for part in name.split("."))
         if isinstance(module, nn.Embedding):
             assert found.family == "embed", name

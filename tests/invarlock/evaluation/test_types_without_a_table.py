@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from invarlock.catalog.edit_specs import parse_edit_spec
+from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.digests import sha256_hex
 from invarlock.evaluation.pair import evaluate_pair
@@ -44,6 +44,7 @@ def as_type(model_type: str, folder: Path) -> Path:
 def judged(model_type: str, spec: str, text: Path, folder: Path) -> dict[str, Any]:
     base = as_type(model_type, folder / "base")
     edit = parse_edit_spec(spec)
+    assert isinstance(edit, EditSpec)
     apply_edits(base, {folder / "subject": edit})
     request = PairRequest(
         base, folder / "subject", text, seq_len=64, preview_windows=4, final_windows=16, device="cpu", edit_label="rtn"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from packs import edit_json
@@ -27,6 +27,7 @@ from invarlock.evaluation.windows import draw_windows
 from invarlock.harness.baselines.resuming import kept_baseline, kept_null_run, kept_report
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import compose, strip
+from invarlock.reports.documents import PresetDocument
 from invarlock.reports.presets import Preset
 
 SUITES = Path(__file__).parents[3] / "suites"
@@ -39,7 +40,7 @@ Kept = Callable[..., bool]
 def make_setup(report: Mapping[str, Any]) -> Setup:
     """Return what a run says that is the run which made a report."""
     meta, dataset, provenance = report["meta"], report["dataset"], report["policy_provenance"]
-    preset = Preset({"limits": provenance["preset_limits"]}, provenance["preset_sha256"])
+    preset = Preset(cast(PresetDocument, {"limits": provenance["preset_limits"]}), provenance["preset_sha256"])
     plan = WindowPlan(
         dataset["seq_len"],
         dataset["windows"]["preview"],

@@ -95,7 +95,7 @@ def test_a_wait_grows_to_half_a_second_and_no_further(workers: list[Leases], mon
     workers[1].wait_seconds = 3600.0
     clock = iter(range(0, 100_000, 400))
     monkeypatch.setattr(time, "sleep", pauses.append)
-    monkeypatch.setattr(leases_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(f"{leases_module.__name__}.time.monotonic", lambda: next(clock))
 
     with pytest.raises(UsageError, match="1 hours"):
         workers[1].take(1)

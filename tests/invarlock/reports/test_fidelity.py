@@ -29,7 +29,7 @@ from invarlock.reports.verification import verify_against_baseline, verify_basel
 from invarlock.statistics.histogram import BINS, EDGES, count_in_bins, lower_edge, quantile_edge, upper_edge
 from invarlock.statistics.intervals import bca_interval, quantile
 
-BOOTSTRAP = {"replicates": 400, "alpha": 0.05, "seed": 3}
+BOOTSTRAP: dict[str, Any] = {"replicates": 400, "alpha": 0.05, "seed": 3}
 POSITIONS = 15
 FLAGS = {"fidelity_kl_acceptable", "fidelity_same_top_acceptable", "fidelity_tail_acceptable"}
 Changed = Callable[[Any], object]

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -15,6 +15,7 @@ from nulls import null_run
 from invarlock.errors import DocumentError, EvaluationError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json
 from invarlock.problems import Code
+from invarlock.reports.documents import NullRunDocument, PresetDocument
 from invarlock.reports.policy import PRESET_LIMITS, resolve_policy
 from invarlock.reports.preset_files import (
     null_run_name,
@@ -29,7 +30,7 @@ from invarlock.reports.presets import NullRun, check_fit, derive_preset, loosene
 HELD_OUT = null_run(3)
 
 
-def preset(*learned: NullRun, tier: str = "balanced") -> dict[str, Any]:
+def preset(*learned: NullRun, tier: str = "balanced") -> PresetDocument:
     runs = [*learned, null_run(len(learned) + 1)]
     document = derive_preset(runs, tier)
     check_schema(document, "calibrated_preset", where="preset")
@@ -112,7 +113,7 @@ def test_the_run_that_was_held_out_teaches_nothing_and_is_judged() -> None:
 def change(run: NullRun, edit: Callable[[Any], object]) -> NullRun:
     document = copy.deepcopy(dict(run.document))
     edit(document)
-    return NullRun(document, run.sha256)
+    return NullRun(cast(NullRunDocument, document), run.sha256)
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,13 @@ def kept(tmp_path: Path) -> Path:
 
 
 def lm_eval(kept: Path, metric: str | None = None) -> dict[str, Any]:
-    sides = ([kept / "lm_eval" / side] for side in ("baseline", "subject"))
-    return import_records(*sides, ChosenMetric.parse(metric))
+    baseline, subject = ([kept / "lm_eval" / side] for side in ("baseline", "subject"))
+    return import_records(baseline, subject, ChosenMetric.parse(metric))
 
 
 def inspect(kept: Path, suffix: str = "json", metric: str | None = None) -> dict[str, Any]:
-    sides = ([kept / "inspect" / f"{side}.{suffix}"] for side in ("baseline", "subject"))
-    return import_records(*sides, ChosenMetric.parse(metric))
+    baseline, subject = ([kept / "inspect" / f"{side}.{suffix}"] for side in ("baseline", "subject"))
+    return import_records(baseline, subject, ChosenMetric.parse(metric))
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -63,7 +63,8 @@ def test_samples_of_lm_eval_are_read_as_the_tool_scored_them(kept: Path) -> None
 
 def test_another_metric_and_filter_can_be_chosen(kept: Path) -> None:
     (task,) = import_records(
-        *([samples_file(kept / "lm_eval" / side, "next_words")] for side in ("baseline", "subject")),
+        [samples_file(kept / "lm_eval" / "baseline", "next_words")],
+        [samples_file(kept / "lm_eval" / "subject", "next_words")],
         ChosenMetric.parse("acc_norm"),
     )["tasks"]
     written = rows_of(samples_file(kept / "lm_eval" / "subject", "next_words"))
@@ -71,7 +72,8 @@ def test_another_metric_and_filter_can_be_chosen(kept: Path) -> None:
     assert sum(task["subject"]["scores"]) == sum(row["acc_norm"] for row in written)
 
     (word,) = import_records(
-        *([samples_file(kept / "lm_eval" / side, "next_word")] for side in ("baseline", "subject")),
+        [samples_file(kept / "lm_eval" / "baseline", "next_word")],
+        [samples_file(kept / "lm_eval" / "subject", "next_word")],
         ChosenMetric.parse("exact_match,whole"),
     )["tasks"]
     assert word["metric"] == "exact_match,whole"
@@ -279,7 +281,8 @@ def test_what_is_not_there_and_what_is_no_result_are_refused(kept: Path, tmp_pat
         import_records([tmp_path / "notes.txt"], [kept / "inspect/subject.eval"])
     with pytest.raises(DocumentError, match=r"no metric .f1.; it has acc, acc_norm"):
         import_records(
-            *([samples_file(kept / "lm_eval" / side, "next_words")] for side in ("baseline", "subject")),
+            [samples_file(kept / "lm_eval" / "baseline", "next_words")],
+            [samples_file(kept / "lm_eval" / "subject", "next_words")],
             ChosenMetric("f1"),
         )
 

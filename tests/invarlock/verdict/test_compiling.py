@@ -325,7 +325,7 @@ def test_the_summaries_add_up() -> None:
 
 
 def test_seconds_are_summed_by_stage_model_and_category() -> None:
-    rows = [
+    rows: list[tuple[str, str, dict[str, Any]]] = [
         ("b", "clean", {"scoring_seconds": 1.5, "baseline_report_reused": True, "render_deferred": True, "batch": 8}),
         ("a", "clean", {"scoring_seconds": 2.0, "edit_seconds": 0.25, "baseline_report_reused": False}),
         ("b", "stress", {"scoring_seconds": None, "edit_seconds": 4.0, "render_deferred": False}),

@@ -42,8 +42,8 @@ def write_model(folder: Path, edit: Callable[[Tensors], Any] = lambda tensors: N
     edit(tensors)
     folder.mkdir()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    config = {"model_type": "gpt_oss", "dtype": "bfloat16", "quantization_config": {"quant_method": method}}
-    config["quantization_config"]["modules_to_not_convert"] = ["model.layers.*.mlp.router"]
+    packed = {"quant_method": method, "modules_to_not_convert": ["model.layers.*.mlp.router"]}
+    config = {"model_type": "gpt_oss", "dtype": "bfloat16", "quantization_config": packed}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 

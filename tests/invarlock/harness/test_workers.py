@@ -50,4 +50,4 @@ def test_a_case_that_runs_out_of_memory_is_run_once_more_with_twice_as_much(
 
     log = (ran.directory / "logs/mistral-tiny-noop_control-run1.log").read_text()
     assert ran.status == 0, ran.output
-    assert log.count("out of memory with 5 MB; once more with 10 MB") == 1
+    assert log.count("out of memory with 5 MB; retrying with 10 MB") == 1

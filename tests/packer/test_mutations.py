@@ -8,13 +8,17 @@ import random
 import re
 import shutil
 from collections import defaultdict
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
+from nacl.signing import SigningKey
 from packs import FAULT, Path_, change, forge, leaves, pack_files, put, strict
 
-from invarlock.jsonio import dump_json
+from invarlock.jsonio import dump_json, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +26,8 @@ MUTATIONS = 2300
 EACH_FIELD = 1
 EACH_RAW = 10
 SEED = 20261124
+# Pieces of the work that several workers share.
+PARTS = 12
 REPORTS = "reports/*/evaluation.report.json"
 
 # (file, field) to the reason why nothing follows from it. A star stands for a list's index or a module's name.
@@ -73,19 +79,41 @@ EARLIER = {
 
 
 @pytest.fixture(scope="module")
-def outcomes(real_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[int, set[tuple[str, Path_]]]:
-    """Return, by exit code, the leaves whose change gave it."""
+def outcomes(
+    real_run: Any, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> dict[int, set[tuple[str, Path_]]]:
+    """Return, by exit code, the leaves whose change gave it; workers share the work."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "mutated"
+    shared.mkdir(exist_ok=True)
     pack = tmp_path_factory.mktemp("mutated") / "pack"
     shutil.copytree(real_run.pack, pack)
     files = pack_files(pack)
+    everything = chosen(files)
+    # first the parts that nobody is at, then those of the others
+    for waits in (False, True):
+        for part in range(PARTS):
+            done = shared / f"{part}.json"
+            with suppress(filelock.Timeout), filelock.FileLock(f"{done}.lock", blocking=waits):
+                if not done.exists():
+                    write_json(done, mutate(pack, files, everything[part::PARTS], real_run.key))
     found: dict[int, set[tuple[str, Path_]]] = defaultdict(set)
-    for name, path in chosen(files):
+    for part in range(PARTS):
+        for code, name, path in json.loads((shared / f"{part}.json").read_bytes()):
+            found[code].add((name, tuple(path)))
+    return found
+
+
+def mutate(pack: Path, files: dict[str, bytes], some: list[tuple[str, Path_]], key: SigningKey) -> list[Any]:
+    """Return the exit code, the file and the path of each leaf that is changed."""
+    found: list[Any] = []
+    for name, path in some:
         document = json.loads(files[name])
         change(document, path)
-        changed = forge(files, name, dump_json(document), real_run.key)
+        changed = forge(files, name, dump_json(document), key)
         for other, data in changed.items():
             put(pack / other, data)
-        found[strict(pack).code].add((name, path))
+        found.append([int(strict(pack).code), name, list(path)])
         for other in changed:
             put(pack / other, files[other])
     assert strict(pack).code == 0

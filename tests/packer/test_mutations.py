@@ -15,7 +15,7 @@ from typing import Any
 
 import filelock
 import pytest
-from nacl.signing import SigningKey
+from invarlock.packer.trust.keys import SigningKey
 from packs import FAULT, Path_, change, forge, leaves, pack_files, put, strict
 
 from invarlock.jsonio import dump_json, write_json

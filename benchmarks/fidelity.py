@@ -69,7 +69,7 @@ def fine_tune(folder: Path, draw: Draw, target: Path) -> None:
 
 
 def subjects(folder: Path, draw: Draw) -> Iterator[tuple[str, Path]]:
-    """Make each subject, and remove it when the next one is asked for."""
+    """Yield the subjects one at a time, and remove each before the next is made."""
     target = folder.with_name("subject")
     for name in (*EDITS, FINE_TUNED):
         if name == FINE_TUNED:

@@ -90,6 +90,7 @@ class Session:
             started.append(self)
             popen(self, *arguments, **options)
 
+        # a test that starts a process runs code that is not mutated: it is left out
         subprocess.Popen.__init__ = noted  # type: ignore[method-assign]
         measured.start()
         for name, item in self._items.items():

@@ -156,7 +156,7 @@ def is_adapter(folder: Path) -> bool:
 def find_gguf(path: Path) -> tuple[Path, ...]:
     """Return the files of a model in GGUF: that file with its other parts, or those of a folder without safetensors.
 
-    It is empty where there is none.
+    The tuple is empty if the path has no such file.
 
     Raises:
         CheckpointError: when a folder has several models, or a part of one is missing.

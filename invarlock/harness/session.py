@@ -360,7 +360,7 @@ class Controller(SuiteSession):
 
 
 def shows_only(option: argparse.Namespace) -> bool:
-    """Return whether pytest is asked to show something and to run nothing."""
+    """Return whether pytest only shows something and runs no test."""
     return bool(option.collectonly or option.showfixtures or option.show_fixtures_per_test or option.setupplan)
 
 

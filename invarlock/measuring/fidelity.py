@@ -1,8 +1,8 @@
 """The metric fidelity's measurement: how far a subject's next-token distribution lies from its baseline's.
 
 An engine answers for some positions through ``TokenScores``: the log-probabilities of given tokens, and the most
-probable tokens. The same interface serves both sides: of a baseline it is asked once, and ``keep`` holds what subjects
-are compared with; of a subject ``diverge`` asks for the tokens that were kept.
+probable tokens. The same interface serves both sides: ``keep`` reads a baseline once and stores what subjects are
+compared with; ``diverge`` reads a subject's log-probabilities of the stored tokens.
 
 Natural logarithms throughout. With p the baseline's distribution and q the subject's, over the K tokens that were kept
 and the rest as one outcome, the divergence is sum(p ln(p / q) - p + q), in which masses that do not add up to one in

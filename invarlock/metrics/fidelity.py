@@ -140,7 +140,7 @@ def _ends(block: Block) -> tuple[float | None, float | None, float | None]:
     """Return what gates compare: the worse end of both intervals, and the quantile of 99.9 %."""
     if block["invalid"]:
         return None, None, None
-    # the estimate counts too, where an interval lies beside it
+    # a bootstrap interval may exclude its estimate; the worse of the two decides
     upper = max(block["kl_mean"], block["kl_mean_ci"][1])
     lower = min(block["same_top_share"], block["same_top_ci"][0])
     return upper, lower, block["kl_p999"]

@@ -44,7 +44,7 @@ class NumberCell(Markup):
 
 
 def number_cell(value: float | None) -> NumberCell:
-    """Return a table cell with a number, or a dash where there is none."""
+    """Return a table cell with a number, or a dash for None."""
     return NumberCell(element("td", number_text(value), class_="number"))
 
 

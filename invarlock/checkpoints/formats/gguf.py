@@ -264,7 +264,7 @@ class GgufFormat:
             kind = library.GGMLQuantizationType(number)
             try:
                 library.dequantize(np.zeros((1, library.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-            except NotImplementedError:
+            except NotImplementedError:  # how the library says that it cannot read a type
                 raise unreadable(path, self, f"with tensors of type {kind.name}") from None
 
 

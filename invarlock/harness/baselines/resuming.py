@@ -25,7 +25,7 @@ from invarlock.task_records.importing import records_beside
 
 
 def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> dict[str, Any] | None:
-    """Return a baseline's report that an earlier run left, None when there is none or it does not fit this run.
+    """Return the baseline report of an earlier run, or None if it is missing or does not fit this run.
 
     Args:
         path: where the report would be.
@@ -60,7 +60,7 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> dict[
 
 
 def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> dict[str, Any] | None:
-    """Return a null run's document that an earlier run left, None when there is none or it does not fit this run."""
+    """Return the null run of an earlier run, or None if it is missing or does not fit this run."""
     if not path.is_file():
         return None
     try:
@@ -93,7 +93,7 @@ def kept_report(
     repeats: int,
     subject_sha256: str | None = None,
 ) -> dict[str, Any] | None:
-    """Return a case's report with its companions that an earlier run left, None when there is none or it does not fit.
+    """Return the case report of an earlier run, or None if a file is missing or does not fit this run.
 
     Args:
         case: the case.

@@ -5,9 +5,10 @@
 
 All tests are collected and run once, which shows which tests run which line and how long they take. For each mutant
 the process forks, the code of the function that was changed is replaced, and the tests that run the changed lines run
-until one fails, at most as many as fit into the budget. Tests that start processes are left out, for these do not see
-the change. What survives here, and changes outside of functions, are for `mutants.py` to decide: nothing that is
-killed here survives there, but for tests that look at a function's own code.
+until one fails, at most as many as fit into the budget. A changed constant of a module is replaced in every module that
+imported it. Tests that start processes are left out, for these do not see the change. What survives here, and other
+changes outside of functions, are for `mutants.py` to decide: nothing that is killed here survives there, but for tests
+that look at a function's own code.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import ast
 import difflib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -131,7 +133,8 @@ class Session:
         self, path: str, module: ModuleType, original: str, mutant: Mutant, lines: Mapping[int, Sequence[str]]
     ) -> Outcome:
         tests = {test for line in statement_lines(original, mutant.source) for test in lines.get(line, ()) if test}
-        tests -= self._left_out
+        # no test runs the line of a constant: any test of its module may read it
+        tests = (tests or {test for line in lines.values() for test in line if test}) - self._left_out
         chosen = self._chosen(sorted(tests))
         child = os.fork()
         if child == 0:
@@ -147,7 +150,9 @@ class Session:
     def _be_the_mutant(self, module: ModuleType, original: str, mutant: Mutant, chosen: Sequence[str]) -> None:
         code = KILLED
         try:
-            if not replace_code(module, original, mutant.source):
+            if not replace_code(module, original, mutant.source) and not replace_constant(
+                module, original, mutant.source
+            ):
                 code = OUTSIDE
             elif not chosen:
                 code = NOT_RUN
@@ -201,10 +206,48 @@ def replace_code(module: ModuleType, original: str, changed: str) -> bool:
         if function.__code__.co_freevars != code.co_freevars:
             return False
         function.__code__ = code
+    inner = {nested.co_qualname: nested for nested in _nested(code)}
+    for function in gc.get_objects() if inner else ():
+        # what the function returned before, such as a reader that is made when its module is imported
+        if isinstance(function, FunctionType) and function.__code__.co_filename == file:
+            nested = inner.get(function.__code__.co_qualname)
+            if nested is not None and nested.co_freevars == function.__code__.co_freevars:
+                function.__code__ = nested
+    _forget_results(module)
+    return True
+
+
+def replace_constant(module: ModuleType, original: str, changed: str) -> bool:
+    """Give a constant of a module its changed value, wherever it was imported; False for another change."""
+    before, after = ast.parse(original).body, ast.parse(changed).body
+    if len(before) != len(after):
+        return False
+    pairs = [(one, other) for one, other in zip(before, after, strict=True) if ast.dump(one) != ast.dump(other)]
+    if len(pairs) != 1 or not isinstance(pairs[0][1], ast.Assign | ast.AnnAssign) or pairs[0][1].value is None:
+        return False
+    target = pairs[0][1].targets[0] if isinstance(pairs[0][1], ast.Assign) else pairs[0][1].target
+    if not isinstance(target, ast.Name):
+        return False
+    old = vars(module)[target.id]
+    new = eval(compile(ast.Expression(pairs[0][1].value), str(module.__file__), "eval"), vars(module))
+    for other in list(sys.modules.values()):
+        if other.__name__.startswith("invarlock") and vars(other).get(target.id) is old:
+            setattr(other, target.id, new)
+    _forget_results(module)
+    return True
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _nested(constant)
+
+
+def _forget_results(module: ModuleType) -> None:
     for value in vars(module).values():
         if hasattr(value, "cache_clear"):
             value.cache_clear()
-    return True
 
 
 def _function_codes(code: CodeType) -> dict[str, list[CodeType]]:

@@ -57,7 +57,7 @@ class Scope:
 
     Attributes:
         strictness: strictness of each planned case, by report path.
-        models: number of models.
+        models: number of models with a report.
         reports: paths of the existing reports.
         contained: paths of the reports that were made in a container.
     """
@@ -72,15 +72,15 @@ def scope_of(plan: Mapping[str, Planned], reports: Collection[str], contained: C
     """Return the scope of a run, given its planned cases and the paths of its reports."""
     return Scope(
         {path: str(planned.scenario["strictness"]) for path, planned in plan.items()},
-        len({planned.case["model"] for planned in plan.values()}),
+        len({planned.case["model"] for path, planned in plan.items() if path in reports}),
         frozenset(reports),
         frozenset(contained),
     )
 
 
 def covered(scope: Scope) -> str:
-    """Return a description of the planned cases and the number of models."""
-    counts = {kind: list(scope.strictness.values()).count(kind) for kind in KINDS}
+    """Return a description of the planned cases that have a report and the number of their models."""
+    counts = {kind: list(_reported(scope)).count(kind) for kind in KINDS}
     parts = [KINDS[kind][0] if count == 1 else KINDS[kind][1].format(count) for kind, count in counts.items() if count]
     models = "1 model" if scope.models == 1 else f"{scope.models} models"
     return f"{', '.join(parts)}, on {models}" if parts else "nothing"
@@ -88,7 +88,7 @@ def covered(scope: Scope) -> str:
 
 def not_covered(scope: Scope, *, signed: bool = True) -> list[str]:
     """Return the gaps of the pack: what another run could have shown."""
-    kinds = set(scope.strictness.values())
+    kinds = set(_reported(scope))
     lacking = [missing for kind, (_, _, missing) in KINDS.items() if missing and kind not in kinds]
     if scope.models == 1:
         lacking.append("a second model")
@@ -101,6 +101,11 @@ def not_covered(scope: Scope, *, signed: bool = True) -> list[str]:
     if not signed:
         lacking.append("who made it: the pack is not signed")
     return lacking
+
+
+def _reported(scope: Scope) -> Iterator[str]:
+    """Yield the strictness of each planned case that has a report."""
+    return (kind for path, kind in scope.strictness.items() if path in scope.reports)
 
 
 def absent(manifest: Mapping[str, Any], digests: Collection[str], plan: Mapping[str, Planned]) -> Iterator[str]:
@@ -137,7 +142,7 @@ def missing_in_pack(
     conditions = {
         "a clean report": bool(clean),
         "a clean edit that must pass": any(scope.strictness.get(path) == "must_pass" for path in clean),
-        "a fault or a destructive edit that the gates must catch": not caught.isdisjoint(scope.strictness.values()),
+        "a fault or a destructive edit that the gates must catch": not caught.isdisjoint(_reported(scope)),
         f"container provenance of {outside} of {len(clean)} clean reports": not outside,
         "verdict PASS": verdict is not None and verdict["verdict"] == "PASS",
     }

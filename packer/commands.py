@@ -284,6 +284,9 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         return [f"NOT VERIFIED (exit code {result.code}): {result.pack}", *shown, *more, *advice]
     reports = len(result.envelope["results"]) if result.envelope else 0
     derived = f"reports: {reports} verified, every derived number matches the raw measurements"
+    # imported here to keep --help fast
+    from invarlock.packer.format import layout
+
     headline = "VERIFIED" if result.signed else "NOT SIGNED, all other checks passed"
     signer = f"{result.signer} ({result.authenticity})" if result.signed else "none (anybody could have made this pack)"
     return [
@@ -292,6 +295,7 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         *result.evidence,
         f"signer: {signer}{', attested' if result.attested else ''}",
         derived if result.reports_verified else "reports: not verified",
+        *([f"overview: {result.pack / layout.PACK_PAGE}"] if result.has_page else []),
         *(f"warning: {warning}" for warning in result.warnings),
     ]
 

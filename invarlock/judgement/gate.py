@@ -42,4 +42,5 @@ def gravest(block: Mapping[str, Any]) -> str:
     # a page is drawn of any report, and a severity of another version comes first
     first, *more = sorted(block["violations"], key=lambda violation: rank.get(violation["severity"], -1))
     where = first.get("tensor", first.get("module"))
-    return f"{where}: {first['reason']}" + (f" and {len(more)} more" if more else "")
+    shown = first["reason"] if where == first["reason"] else f"{where}: {first['reason']}"
+    return shown + (f" and {len(more)} more" if more else "")

@@ -64,6 +64,11 @@ def join(parts: Iterable[object]) -> Markup:
     return Markup("".join([part if isinstance(part, Markup) else text(part) for part in parts]))
 
 
+def breakable(name: str) -> Markup:
+    """Return a name as HTML text that may be broken after ``_`` and ``-``."""
+    return Markup(text(name).replace("_", "_<wbr>").replace("-", "-<wbr>"))
+
+
 @lru_cache(64)
 def _attribute(key: str) -> str:
     return key.rstrip("_").replace("_", "-")

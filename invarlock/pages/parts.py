@@ -1,4 +1,4 @@
-"""The parts of a report's page: tables, definition lists, and formatted numbers and words."""
+"""The parts of pages: tables, definition lists, and formatted numbers and words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
-from invarlock.pages.markup import Markup, element, join
+from invarlock.pages.markup import Markup, element, join, text
 
 # The default maximum of rows and list values.
 MAX_ROWS = 40
@@ -15,18 +15,34 @@ MAX_ROWS = 40
 TOP_MODULES = 5
 
 
-def data_table(heads: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "") -> Markup:
-    """Return a table with right-aligned number columns, or the text ``empty`` without rows."""
+def data_table(heads: Sequence[str], rows: Sequence[Sequence[object]], empty: str = "", **attributes: object) -> Markup:
+    """Return a table with right-aligned number columns, or the text ``empty`` without rows.
+
+    On narrow screens each row is a list of names and values. A head that begins with ``?`` names a column to filter by.
+    ``attributes`` are those of the table.
+    """
     if not rows:
         return element("p", empty, class_="soft")
-    cells = (join(cell if isinstance(cell, NumberCell) else element("td", cell) for cell in row) for row in rows)
+    names = [name.removeprefix("?") for name in heads]
     numbers = [isinstance(cell, NumberCell) for cell in rows[0]]
     head = join(
-        element("th", name, class_="number") if number else element("th", name)
-        for name, number in zip(heads, numbers, strict=True)
+        element("th", shown, scope="col", **_number(is_number), **({"data_choice": ""} if name.startswith("?") else {}))
+        for name, shown, is_number in zip(heads, names, numbers, strict=True)
     )
-    body = join(element("tr", row) for row in cells)
-    return element("table", element("thead", element("tr", head)), element("tbody", body))
+    body = join(element("tr", join(_cell(name, cell) for name, cell in zip(names, row, strict=True))) for row in rows)
+    return element("table", element("thead", element("tr", head)), element("tbody", body), class_="cards", **attributes)
+
+
+def _cell(name: str, cell: object) -> Markup:
+    label = {"data_l": name} if name else {}
+    # the value is one box in the layout of narrow screens
+    several = isinstance(cell, Markup) and not isinstance(cell, NumberCell)
+    inner = element("div", cell) if several and name else cell
+    return element("td", inner, **_number(isinstance(cell, NumberCell)), **label)
+
+
+def _number(is_number: bool) -> dict[str, str]:
+    return {"class_": "number"} if is_number else {}
 
 
 def definition_list(rows: Mapping[str, object]) -> Markup:
@@ -38,14 +54,19 @@ def definition_list(rows: Mapping[str, object]) -> Markup:
 
 
 class NumberCell(Markup):
-    """A table cell with a number."""
+    """The content of a table cell with a number."""
 
     __slots__ = ()
 
 
 def number_cell(value: float | None) -> NumberCell:
-    """Return a table cell with a number, or a dash for None."""
-    return NumberCell(element("td", number_text(value), class_="number"))
+    """Return the content of a table cell with a number, or a dash for None."""
+    return number_words(number_text(value))
+
+
+def number_words(words: str) -> NumberCell:
+    """Return a formatted number as the content of a table cell with a number."""
+    return NumberCell(text(words))
 
 
 def pill(words: str, kind: str) -> Markup:
@@ -59,10 +80,10 @@ def code(value: str | None) -> Markup | None:
 
 
 def number_text(value: float | None) -> str:
-    """Return a number with six significant digits."""
+    """Return a number with four significant digits, or a dash for None."""
     if value is None:
         return "–"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def plain_text(value: object) -> str:

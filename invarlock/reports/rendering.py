@@ -22,7 +22,8 @@ from invarlock.guards import BY_NAME
 from invarlock.guards.guard import Guard
 from invarlock.judgement.gate import Gate
 from invarlock.metrics import METRICS
-from invarlock.pages.markup import Markup, element, join, text
+from invarlock.pages.document import html_document
+from invarlock.pages.markup import Markup, element, join
 from invarlock.pages.parts import (
     code,
     compact,
@@ -34,7 +35,6 @@ from invarlock.pages.parts import (
     pill,
     plain_text,
 )
-from invarlock.pages.stylesheet import CONTENT_POLICY, STYLE
 from invarlock.reports.gates import judge_gates
 
 MAX_VIOLATIONS = 8
@@ -69,13 +69,7 @@ def render_report(report: Mapping[str, Any], sha256: str) -> bytes:
             _footer(sha256),
         )
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{text(CONTENT_POLICY)}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="referrer" content="no-referrer">'
-        f"{element('title', title)}<style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
-    ).encode()
+    return html_document(title, body)
 
 
 def _header(report: Mapping[str, Any], title: str) -> Markup:

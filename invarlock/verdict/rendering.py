@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from invarlock.errors import printable
-from invarlock.verdict.detectors import signals
+from invarlock.verdict.words import NO_REPORT, expectation_words, expected_words, seen_words
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
@@ -20,11 +20,20 @@ def headline(verdict: Mapping[str, Any]) -> str:
 
 def render_verdict_text(verdict: Mapping[str, Any]) -> str:
     """Return ``final_verdict.txt``: the verdict, its reasons, the counts, and one line per scenario."""
+    lines = [f"Verdict: {headline(verdict).removeprefix('verdict ')}", "", *count_sentences(verdict)]
+    if "not_bundled" in verdict:
+        lines += ["", "Not bundled:", *(f"  - {case}" for case in verdict["not_bundled"])]
+    if verdict["failed_requirements"]:
+        lines += ["", "Failed requirements:", *(f"  - {reason}" for reason in verdict["failed_requirements"])]
+    lines += ["", *scenario_table(verdict)]
+    return "\n".join(map(printable, lines)) + "\n"
+
+
+def count_sentences(verdict: Mapping[str, Any]) -> list[str]:
+    """Return how many cases are as expected, how many are informational, and how many of those signal."""
     counts = verdict["counts"]
     models = f"{counts['models_total']} model" + ("s" if counts["models_total"] != 1 else "")
     lines = [
-        f"Verdict: {headline(verdict).removeprefix('verdict ')}",
-        "",
         f"{counts['records_passed']} of {counts['cases_total']} cases as expected on {models}: "
         f"{counts['clean_pass']} of {counts['clean_total']} clean edits pass, "
         f"{counts['catastrophic_required_fail']} of {counts['catastrophic_required_total']} destructive edits fail, "
@@ -36,26 +45,17 @@ def render_verdict_text(verdict: Mapping[str, Any]) -> str:
     total = counts["informational_stress_total"]
     if total:
         lines.append(f"{counts['informational_stress_signaled']} of {total} informational stress edits signal.")
-    if "not_bundled" in verdict:
-        lines += ["", "Not bundled:", *(f"  - {case}" for case in verdict["not_bundled"])]
-    if verdict["failed_requirements"]:
-        lines += ["", "Failed requirements:", *(f"  - {reason}" for reason in verdict["failed_requirements"])]
-    lines += ["", *scenario_table(verdict)]
-    return "\n".join(map(printable, lines)) + "\n"
+    return lines
 
 
 def _seen(record: Mapping[str, Any]) -> str:
-    if not record["passed"]:
-        return "NOT AS EXPECTED"
-    if record["strictness"] != "informational":
-        return "ok"
-    return "signals" if signals(record) else "no signal"
+    return expectation_words(record) or seen_words(record)
 
 
 def _planned(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
     run = f" run {row['run_num']}" if row["run_num"] > 1 else ""
     model = row["model"].rsplit("/", 1)[-1]
-    return f"{row['name']}{run}", row["edit_spec"], row["strictness"].replace("_", " "), model
+    return f"{row['name']}{run}", row["edit_spec"], expected_words(row["strictness"]), model
 
 
 def _number(value: float | None) -> str:
@@ -72,6 +72,6 @@ def scenario_table(verdict: Mapping[str, Any]) -> list[str]:
         ratio, kl = _number(record["ratio_vs_baseline"]), _number(record["fidelity_kl_mean"])
         raised = [guard for guard, flag in record["guard_flags"].items() if flag]
         rows.append((*_planned(record), ratio, kl, ", ".join(raised) or "-", _seen(record)))
-    rows += [(*_planned(case), "-", "-", "-", "NO REPORT") for case in verdict.get("missing", {}).get("cases", ())]
+    rows += [(*_planned(case), "-", "-", "-", NO_REPORT) for case in verdict.get("missing", {}).get("cases", ())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -104,6 +104,7 @@ def gather_files(
         claimed_verdict=None if final_verdict is None else _verdict(final_verdict),
         report_assurance=report_assurance,
         readme_notes="" if readme_notes is None else _text(readme_notes),
+        has_page=not (parameters or {}).get("skip_html", {}).get("value"),
     )
 
 

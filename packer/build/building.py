@@ -48,6 +48,7 @@ class PackContent:
     ``results/``, the ``verify.json`` files, README, checksums and manifest are derived from them.
     ``claimed_verdict`` must equal the derived verdict; its time is kept. ``report_assurance`` is what is required of
     the reports when the pack is read back: each verifies, clean ones were also made in a container, or nothing.
+    ``has_page`` is whether the pack gets its overview, ``index.html``.
     """
 
     files: Mapping[str, bytes]
@@ -57,6 +58,7 @@ class PackContent:
     claimed_verdict: Mapping[str, Any] | None = None
     report_assurance: ReportAssurance = "report"
     readme_notes: str = ""
+    has_page: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
     files, found, verdict = _complete(content, generated_at)
     manifest = _manifest(content, files, found, verdict, signing_key, generated_at)
     evidence = found.pack_statement(manifest, files, verdict)
-    files[layout.README] = render_readme(manifest, verdict, evidence, content.readme_notes)
+    files[layout.README] = render_readme(manifest, verdict, evidence, content.readme_notes, has_page=content.has_page)
+    if content.has_page:
+        files[layout.PACK_PAGE] = found.page(manifest, files, verdict)
     checksums = write_checksums({path: sha256_hex(data) for path, data in files.items()})
     manifest["checksums_sha256_digest"] = sha256_hex(checksums)
     check_schema(manifest, "evidence_pack_manifest", where=MANIFEST_NAME)

@@ -20,6 +20,8 @@ ENVIRONMENT = "metadata/environment.json"
 # Presets by model as JSON and YAML; a folder per model holds the null runs that its preset is derived from.
 PRESETS = "metadata/presets/"
 README = "README.md"
+# The overview of a pack for browsers, if pages were rendered.
+PACK_PAGE = "index.html"
 REPORT_NAME = "evaluation.report.json"
 RUNTIME_MANIFEST = "runtime.manifest.json"
 EDIT_METADATA = "edit_metadata.json"
@@ -82,6 +84,12 @@ def model_folder(path: str) -> str:
     return path.split("/")[1]
 
 
+def is_page(path: str) -> bool:
+    """Return whether a path is that of a page that people open in a browser, apart from case."""
+    folded = path.casefold()
+    return folded == PACK_PAGE or folded.rpartition("/")[2] == PAGE
+
+
 def is_read(path: str) -> bool:
     """Return whether a file is read to derive claims; fully derived files are only compared by digest."""
     name = path.rsplit("/", 1)[-1]
@@ -98,10 +106,10 @@ def is_read(path: str) -> bool:
 def looks_checked(path: str) -> bool:
     """Return whether a path is not checked but looks like a checked one, for example by case alone."""
     folded = unicodedata.normalize("NFKC", path).casefold()
-    named = folded in {name.casefold() for name in (*_READ_METADATA, README)}
+    named = folded in {name.casefold() for name in (*_READ_METADATA, README, PACK_PAGE)}
     return not is_checked(path) and (named or folded.startswith((*DERIVED_FOLDERS, PRESETS)))
 
 
 def is_checked(path: str) -> bool:
     """Return whether a file is compared with the reports, and not only with its checksum."""
-    return path.startswith((*DERIVED_FOLDERS, PRESETS)) or path in _READ_METADATA or path == README
+    return path.startswith((*DERIVED_FOLDERS, PRESETS)) or path in _READ_METADATA or path in (README, PACK_PAGE)

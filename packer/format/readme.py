@@ -7,6 +7,7 @@ from typing import Any
 
 from invarlock.reports.markdown import code_span, inline
 from invarlock.verdict.rendering import headline
+from invarlock.verdict.words import expected_words
 
 TEXT = """# Evidence pack
 
@@ -17,7 +18,7 @@ them, their provenance, and checksums of all files{signed}. It contains no weigh
 {evidence}
 - Made: {generated_at} by InvarLock {version}
 - Signer: {signer}
-{scenarios}
+{page}{scenarios}
 ## Check it
 
 Install the core of InvarLock {version}, from a source that you trust, and in this folder:
@@ -57,11 +58,17 @@ The following text is by the maker of the pack. It is not checked.
 
 
 def render_readme(
-    manifest: Mapping[str, Any], verdict: Mapping[str, Any], evidence: Sequence[str], notes: str = ""
+    manifest: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    evidence: Sequence[str],
+    notes: str = "",
+    *,
+    has_page: bool = False,
 ) -> bytes:
     """Return the README of a pack; the verifier renders it again and compares all but the maker's notes.
 
-    ``evidence`` states what the pack covers and whether that is strong evidence.
+    ``evidence`` states what the pack covers and whether that is strong evidence; ``has_page`` whether the pack has an
+    ``index.html``.
     """
     counts = verdict["counts"]
     signer = manifest.get("signing_key_fingerprint")
@@ -76,6 +83,9 @@ def render_readme(
         generated_at=inline(manifest.get("generated_at", "at a time not stated")),
         version=inline(manifest.get("invarlock_version", "of a version not stated")),
         scenarios=_scenarios(verdict),
+        page="- Overview: open `index.html` in a browser; `verify` renders it again and compares it\n"
+        if has_page
+        else "",
         signer=code_span(signer) if signer else "named in `manifest.signature.json`, if that file is there",
     )
     return (text + (NOTES_HEADING + notes if notes else "")).encode("utf-8")
@@ -90,7 +100,7 @@ def _scenarios(verdict: Mapping[str, Any]) -> str:
         count[0] += bool(row.get("passed"))
         count[1] += 1
     lines = [
-        f"| {_cell(name)} | {_cell(edit)} | {_cell(strictness.replace('_', ' '))} | {passed} of {total} |"
+        f"| {_cell(name)} | {_cell(edit)} | {_cell(expected_words(strictness))} | {passed} of {total} |"
         for (name, edit, strictness), (passed, total) in counts.items()
     ]
     if not lines:
@@ -112,8 +122,13 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
 
 
 def readme_follows(
-    readme: bytes, manifest: Mapping[str, Any], verdict: Mapping[str, Any], evidence: Sequence[str]
+    readme: bytes,
+    manifest: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    evidence: Sequence[str],
+    *,
+    has_page: bool = False,
 ) -> bool:
     """Return whether a README matches a manifest, a verdict and a statement, ignoring the maker's notes."""
-    rendered = render_readme(manifest, verdict, evidence)
+    rendered = render_readme(manifest, verdict, evidence, has_page=has_page)
     return readme == rendered or readme.startswith(rendered + NOTES_HEADING.encode("utf-8"))

@@ -21,6 +21,7 @@ from invarlock.packer.verify.reports import Findings
 from invarlock.packer.verify.results import Results
 
 from invarlock import __version__
+from invarlock.digests import sha256_hex
 from invarlock.errors import IntegrityError
 from invarlock.problems import Code, Problem
 
@@ -51,6 +52,9 @@ def check_claims(
     problems += _readme_problems(document, found, verdict, files)
     if signature.statement is not None:
         problems += _attestation_problems(control, document, signature.statement, verdict, reports)
+    if not (problems or found.problems or results.problems):
+        # it shows what follows from everything else, so that any other problem would be one of the page too
+        problems += _page_problems(document, found, verdict, files)
     return Claims(
         reports,
         attested=signature.statement is not None and verdict is not None,
@@ -87,8 +91,21 @@ def _readme_problems(
         # already reported as a problem of the files
         return
     evidence = found.pack_statement(manifest, files.digests, verdict)
-    if verdict is None or not readme_follows(readme, manifest, verdict, evidence):
+    if verdict is None or not readme_follows(
+        readme, manifest, verdict, evidence, has_page=layout.PACK_PAGE in files.digests
+    ):
         yield Problem(Code.README_DIFFERS, layout.README, "", "does not match the manifest and the verdict")
+
+
+def _page_problems(
+    manifest: Manifest, found: Findings, verdict: Mapping[str, Any] | None, files: SealedFiles
+) -> Iterator[Problem]:
+    """Yield the problem if the page of the pack exists and is not the rendered one."""
+    path = layout.PACK_PAGE
+    if path not in files.digests:
+        return
+    if verdict is None or sha256_hex(found.page(manifest, files.digests, verdict)) != files.digests[path]:
+        yield Problem(Code.PAGE_DIFFERS, path, "", "not the page that is rendered from the reports")
 
 
 def _attestation_problems(

@@ -62,7 +62,7 @@ def open_sealed(
     listing = folder.listing()
     uncovered = _uncovered(listing, digests)
     # people read the pages first, and an unsealed page could claim anything
-    failing = [problem for problem in uncovered if strict or problem.where.rpartition("/")[2] == layout.PAGE]
+    failing = [problem for problem in uncovered if strict or layout.is_page(problem.where)]
     problems = [*listing.problems, *failing, *_attributes_problems(folder, listing)]
     problems += reference_problems(manifest.document, digests)
     files = SealedFiles(folder, digests, start(listing.total_bytes) if start else None)

@@ -22,6 +22,7 @@ from invarlock.errors import DocumentError, IntegrityError, InvarLockError, Miss
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
 from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.page_facts import PageFacts, page_facts
 from invarlock.reports.presets import Preset
 from invarlock.reports.probes import file_name
 from invarlock.reports.rendering import render_report
@@ -65,6 +66,7 @@ class ReportFacts:
     in_container: bool
     is_timed: bool
     allows_network: bool
+    page: PageFacts
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def examine_report(
         overrides=tuple(sorted(report["policy_provenance"]["overrides"])),
         in_container=bool(runtime and runtime["container_execution"] and runtime["image_digest"]),
         allows_network=bool(runtime and runtime["allow_network"]),
+        page=page_facts(report),
     )
     return Examined(facts, envelope, tuple(problems))
 

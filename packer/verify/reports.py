@@ -15,6 +15,7 @@ from invarlock.packer.format.contents import PackFiles
 from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.format.layout import is_baseline, is_report
 from invarlock.packer.format.limits import MAX_REPORTS
+from invarlock.packer.format.pack_page import PackFacts, render_pack_page
 from invarlock.packer.verify.evidence import Scope, absent, pack_statement, scope_of
 from invarlock.packer.verify.plan import PlanFound, read_plan
 from invarlock.packer.verify.presets import read_presets
@@ -24,6 +25,7 @@ from invarlock.errors import DocumentError, IntegrityError
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
 from invarlock.reports.preset_files import preset_name
+from invarlock.reports.presets import Preset
 from invarlock.reports.verification import verify_baseline
 
 
@@ -39,12 +41,13 @@ class BaselineFacts:
 
 @dataclass(frozen=True)
 class Findings:
-    """The findings of a pack's reports by path, their plan, and their problems."""
+    """The findings of a pack's reports by path, their plan, the presets by model folder, and the problems."""
 
     planned: PlanFound = field(default_factory=PlanFound)
     facts: Mapping[str, ReportFacts] = field(default_factory=dict)
     envelopes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     baselines: Mapping[str, BaselineFacts] = field(default_factory=dict)
+    presets: Mapping[str, Preset] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
     def of_kind(self, kind: str) -> list[ReportFacts]:
@@ -68,6 +71,19 @@ class Findings:
         """Return the evidence statement of a pack of these reports, before a receiver has verified it."""
         parts = list(absent(manifest, digests, self.planned.plan.cases))
         return pack_statement(self.scope, self.clean, verdict, parts)
+
+    def page(self, manifest: Mapping[str, Any], digests: Collection[str], verdict: Mapping[str, Any]) -> bytes:
+        """Return the page of a pack of these reports."""
+        return render_pack_page(
+            PackFacts(
+                manifest,
+                verdict,
+                self.pack_statement(manifest, digests, verdict),
+                {path: facts.page for path, facts in self.facts.items()},
+                {folder: preset.document for folder, preset in self.presets.items()},
+                digests,
+            )
+        )
 
 
 def examine_reports(files: PackFiles) -> Findings:
@@ -107,7 +123,7 @@ def examine_reports(files: PackFiles) -> Findings:
         )
         for name in unused
     ]
-    return Findings(planned, dict(sorted(facts.items())), envelopes, baselines, tuple(problems))
+    return Findings(planned, dict(sorted(facts.items())), envelopes, baselines, presets, tuple(problems))
 
 
 def _read_baseline(files: PackFiles, path: str) -> tuple[Baseline | None, list[Problem]]:

@@ -25,6 +25,7 @@ class VerifyResult:
         verdict: PASS, FAIL or NOT_DERIVED; None if the pack claims none or its integrity check failed.
         verdict_document: the derived verdict, or None.
         envelope: the ``verify-v1`` document of all reports.
+        has_page: whether the pack has an ``index.html``, which was rendered again and compared.
     """
 
     pack: Path
@@ -46,6 +47,7 @@ class VerifyResult:
     envelope: Mapping[str, Any] | None = None
     verdict_document: Mapping[str, Any] | None = None
     attested_reports: tuple[AttestedReport, ...] = ()
+    has_page: bool = False
 
     @property
     def code(self) -> ExitCode:

@@ -172,6 +172,7 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
         covered="" if is_off else covered(found.scope),
         not_covered=() if is_off else tuple(not_covered(found.scope, signed=result.signed)),
         missing_for_strong=tuple(_missing_for_strong(result, steps)),
+        has_page=not is_off and layout.PACK_PAGE in steps.paths,
     )
 
 

@@ -126,7 +126,7 @@ def test_a_readme_says_what_was_applied_in_each_scenario() -> None:
     assert rows == [
         "| `quant_8bit_stress` | `quant_rtn:3:64:ffn` | `informational` | 1 of 2 |",
         "| `quant_8bit_stress` | `quant_rtn:8:64:ffn` | `informational` | 1 of 1 |",
-        "| `nan_injection` | `nan_injection` | `must detect` | 0 of 1 |",
+        "| `nan_injection` | `nan_injection` | `must be detected` | 0 of 1 |",
     ]
     many = {**verdict, "records": [{**records[0], "name": f"s{number}"} for number in range(300)], "missing": {}}
     assert "and 100 more rows" in render_readme({}, many, []).decode()

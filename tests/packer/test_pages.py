@@ -7,7 +7,21 @@ from typing import Any
 import pytest
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
-from packs import FAULT, REPORT, STRESS, TIME, contain, content, edit_json, messages, page_of, places, sign, strict
+from packs import (
+    FAULT,
+    REPORT,
+    STRESS,
+    TIME,
+    contain,
+    content,
+    edit_json,
+    messages,
+    page_of,
+    places,
+    render_overview,
+    sign,
+    strict,
+)
 
 from invarlock.errors import ReportError
 from invarlock.jsonio import read_json
@@ -18,15 +32,18 @@ from invarlock.settings import resolve_settings
 def test_every_report_of_a_run_has_its_page_in_the_pack(real_run: Any) -> None:
     pages = sorted(str(path.relative_to(real_run.pack)) for path in real_run.pack.rglob("*.html"))
 
-    assert pages == sorted(map(page_of, (REPORT, STRESS, FAULT)))
+    assert pages == sorted(["index.html", *map(page_of, (REPORT, STRESS, FAULT))])
 
 
 def test_a_pack_without_pages_or_with_some_verifies(pack: Path, reseal: Any) -> None:
     (pack / page_of(STRESS)).unlink()
+    render_overview(pack)
     reseal(pack)
     assert strict(pack).code == 0
     for page in pack.rglob("*.html"):
         page.unlink()
+    readme = (pack / "README.md").read_text()
+    (pack / "README.md").write_text("".join(line for line in readme.splitlines(True) if "index.html" not in line))
     reseal(pack)
 
     assert (strict(pack).code, strict(pack).warnings[:-1]) == (0, ())
@@ -69,7 +86,7 @@ def test_build_takes_the_pages_that_are_there_and_refuses_one_of_another_report(
         build_pack(tmp_path / "other", content(run), None, TIME)
     assert caught.value.code is Code.NOT_PACKED
     assert [problem.code for problem in caught.value.problems] == [Code.PAGE_DIFFERS]
-    assert len(list(built.path.rglob("*.html"))) == len(others)
+    assert len(list(built.path.rglob("evaluation.html"))) == len(others)
     assert not (tmp_path / "other").exists()
 
 

@@ -31,6 +31,7 @@ from invarlock.problems import Code
 def test_three_required_fields_and_a_signature_are_a_manifest(pack: Path, real_run: Any) -> None:
     whole = json.loads((pack / "manifest.json").read_bytes())
     (pack / "README.md").unlink()
+    (pack / "index.html").unlink()
     digests = {path: sha256(data) for path, data in pack_files(pack).items() if path not in CONTROL_FILES}
     (pack / "checksums.sha256").write_bytes(write_checksums(digests))
     sign(pack, {key: whole[key] for key in ("format", "checksums_sha256")}, real_run.key)
@@ -56,6 +57,7 @@ def without(document: Any) -> Iterator[tuple[str, Any]]:
 @pytest.mark.slow
 def test_every_optional_block_of_a_manifest_and_every_field_of_each_may_be_left_out(pack: Path, real_run: Any) -> None:
     (pack / "README.md").unlink()
+    (pack / "index.html").unlink()
     # a level may be lower than what the pack supports
     edit_json(pack / "manifest.json", lambda manifest: manifest.update(evidence_level="low"))
     seal(pack, real_run.key)
@@ -123,12 +125,11 @@ def test_what_a_partial_block_claims_is_checked(
     claim(manifest)
     if code is None:
         manifest["evidence_level"] = "low"
-        (pack / "README.md").unlink()
-        (pack / "checksums.sha256").write_text(
-            "".join(
-                f"{line}\n" for line in (pack / "checksums.sha256").read_text().splitlines() if "README" not in line
-            )
-        )
+        lines = (pack / "checksums.sha256").read_text().splitlines(keepends=True)
+        for name in ("README.md", "index.html"):
+            (pack / name).unlink()
+            lines = [line for line in lines if not line.endswith(f"  {name}\n")]
+        (pack / "checksums.sha256").write_text("".join(lines))
     sign(pack, manifest, real_run.key)
 
     result = strict(pack)

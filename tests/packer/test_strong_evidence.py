@@ -184,6 +184,7 @@ def test_strong_evidence_names_each_block_of_the_manifest_that_is_not_there(
 ) -> None:
     pack = build_pack(tmp_path / "pack", complete, real_run.key, TIME).path
     (pack / "README.md").unlink()
+    (pack / "index.html").unlink()
     seal(pack, real_run.key)
     manifest = {**json.loads((pack / "manifest.json").read_bytes()), "evidence_level": "low"}
     change(manifest)

@@ -15,8 +15,10 @@ from typing import Any
 from invarlock.packer.build.assembly import gather_files
 from invarlock.packer.build.building import PackContent
 from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
+from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.trust.keys import SigningKey
 from invarlock.packer.trust.signature import sign_manifest
+from invarlock.packer.verify.reports import examine_reports
 from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
 
 from invarlock.jsonio import dump_json
@@ -118,6 +120,15 @@ def page(report: bytes) -> bytes:
         return render_report(json.loads(report), sha256(report))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return b""
+
+
+def render_overview(pack: Path) -> None:
+    """Write the page of a changed pack again, as its maker could; the seal is older than it."""
+    files = pack_files(pack)
+    memory = MemoryFiles({path: data for path, data in files.items() if path not in CONTROL_FILES})
+    verdict = json.loads(files[VERDICT])
+    page = examine_reports(memory).page(json.loads(files["manifest.json"]), memory.digests, verdict)
+    (pack / "index.html").write_bytes(page)
 
 
 def pack_files(pack: Path) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ from invarlock.harness.planning.presets import derived_preset, preset_lines, pre
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_json
 from invarlock.moments import utc_now
+from invarlock.packer.format import layout
 from invarlock.packer.runs.run_ending import (
     FoundReports,
     pack_run,
@@ -125,11 +126,13 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     command += ["--report-assurance", assurance] if key is not None or assurance != "report" else []
     command += ["--require-pass"] if run.settings.release_review else []
     command += ["--expected-fingerprint", str(built.fingerprint)] if key is not None else []
+    page = built.path / layout.PACK_PAGE
     unverified = "reports:        not verified in the pack, only checksums were checked (--report-assurance off)"
     return [
         f"verdict:        {built.verdict}",
         *([unverified] if assurance == "off" else []),
         f"evidence pack:  {_shown(built.path)}",
+        *([f"overview:       {_shown(page)}"] if page.is_file() else []),
         *built.evidence,
         f"signer:         {built.fingerprint or 'none, the pack is not signed'}{origin}",
         f"verify it with: {shlex.join(command)}",

@@ -4,11 +4,11 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from html_pages import Page
 from packs import FAULT, REPORT, STRESS
 
 from invarlock.pages.markup import text
@@ -19,37 +19,6 @@ SHA256 = "5" * 64
 HOSTILE = "</style></td>\"'><script>alert(1)</script>&\x1b[31m\u202e\n"
 # What holds no names of ours: a maker, or whoever made a checkpoint, chose these keys.
 FREE_KEYS = ("modules", "families", "versions", "parameters", "overrides", "proposed_scales", "telemetry")
-# What opens and ends nothing.
-VOID = {"meta"}
-
-
-class Page(HTMLParser):
-    """The elements of a page, their attributes, and its text; every element must be closed where it was opened."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        self.elements: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(data.decode("utf-8"))
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture

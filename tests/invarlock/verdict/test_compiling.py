@@ -375,7 +375,7 @@ def test_cases_without_a_report_are_named_by_summaries_and_text() -> None:
     assert (rows["nan_injection"]["edit_specs"], rows["nan_injection"]["records"]) == (["nan_injection"], 0)
     assert rows["nan_injection"]["without_report"] == [case]
     assert text.splitlines()[-1].split() == [
-        "nan_injection", "nan_injection", "must", "detect", "mistral-tiny", "-", "-", "-", "NO", "REPORT",
+        "nan_injection", "nan_injection", "must", "be", "detected", "mistral-tiny", "-", "-", "-", "NO", "REPORT",
     ]  # fmt: skip
 
 

@@ -115,7 +115,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/reports/policy.py": (f"{REPORTS}/test_policy.py", f"{REPORTS}/test_presets.py"),
     "invarlock/reports/presets.py": (f"{REPORTS}/test_presets.py",),
     "invarlock/reports/repeats.py": (f"{REPORTS}/test_repeats.py",),
-    "invarlock/reports/tier_fitting.py": ("tests/invarlock/test_cli.py",),
+    "invarlock/reports/tier_fitting.py": (f"{REPORTS}/test_tier_fitting.py", "tests/invarlock/test_cli.py"),
     # the verdict
     "invarlock/verdict/compiling.py": VERDICT,
     "invarlock/verdict/detectors.py": VERDICT,

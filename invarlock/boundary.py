@@ -6,9 +6,10 @@ import argparse
 import os
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
 from invarlock.errors import InvarLockError, disk_refuses, printable
+from invarlock.nearest import did_you_mean
 from invarlock.output import abandon_full_streams, flush_output, prepare_output, say_error
 from invarlock.problems import ExitCode
 
@@ -38,6 +39,19 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print a usage error, with control characters replaced, and exit."""
         super().error(printable(message))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            message = f"unknown: {value!r}{did_you_mean(str(value), known)}; choose from {', '.join(known)}"
+            raise argparse.ArgumentError(action, message)
+
+
+class Commands(Protocol):
+    """Where the parser of a command is added: subparsers of argparse, or the groups of ``invarlock``."""
+
+    def add_parser(self, name: str, **given: Any) -> CommandParser:
+        """Return the parser of a new command."""
 
 
 def run_command(work: Callable[[], int]) -> int:

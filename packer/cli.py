@@ -6,18 +6,15 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from invarlock.packer import commands
 
-from invarlock.boundary import CommandParser, run_command
+from invarlock.boundary import CommandParser, Commands, run_command
 from invarlock.errors import InvarLockError
 from invarlock.output import say_error, say_json
 from invarlock.problems import ExitCode
 from invarlock.problems.page import exit_codes_line
 from invarlock.settings import unknown_variables
-
-Subparsers: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
 EXIT_CODES = exit_codes_line(*(code for code in ExitCode if code is not ExitCode.GATE))
 
@@ -28,7 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+    return run_options(_parser().parse_args(arguments))
+
+
+def run_options(options: argparse.Namespace) -> int:
+    """Run the command of a parsed command line and return its exit code.
+
+    Raises:
+        InvarLockError: by the command; with ``--json`` it is printed as JSON first.
+    """
     for line in unknown_variables(os.environ, own={getattr(options, "passphrase_env", None) or ""}):
         say_error(f"warning: {line}")
     try:
@@ -46,12 +51,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_keygen, _build, _merge, _sign, _attest, _trust, _inspect, _verify, _diff):
+    for add in PACK_COMMANDS:
         add(subparsers)
     return parser
 
 
-def _keygen(subparsers: Subparsers) -> None:
+def add_keygen(subparsers: Commands) -> None:
+    """Add the command ``keygen``."""
     parser = subparsers.add_parser("keygen", help="make an Ed25519 key pair: NAME.pem and NAME.pub.pem")
     parser.add_argument("name", type=Path, metavar="NAME", help="path of the key files, with or without .pem")
     parser.add_argument(
@@ -62,7 +68,8 @@ def _keygen(subparsers: Subparsers) -> None:
     parser.set_defaults(command=commands.keygen)
 
 
-def _build(subparsers: Subparsers) -> None:
+def add_build(subparsers: Commands) -> None:
+    """Add the command ``build``."""
     parser = subparsers.add_parser("build", help="build a pack from existing reports", epilog=EXIT_CODES)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the new pack; must not exist yet")
     parser.add_argument(
@@ -120,7 +127,8 @@ def _build(subparsers: Subparsers) -> None:
     parser.set_defaults(command=commands.build)
 
 
-def _merge(subparsers: Subparsers) -> None:
+def add_merge(subparsers: Commands) -> None:
+    """Add the command ``merge``."""
     parser = subparsers.add_parser(
         "merge", help="merge the shards of a run into one verdict and one pack", epilog=EXIT_CODES
     )
@@ -148,13 +156,15 @@ def _merge(subparsers: Subparsers) -> None:
     parser.set_defaults(command=commands.merge)
 
 
-def _sign(subparsers: Subparsers) -> None:
+def add_sign(subparsers: Commands) -> None:
+    """Add the command ``sign``."""
     parser = subparsers.add_parser("sign", help="verify an unsigned pack and sign it", epilog=EXIT_CODES)
     _add_pack_and_key(parser)
     parser.set_defaults(command=commands.sign)
 
 
-def _attest(subparsers: Subparsers) -> None:
+def add_attest(subparsers: Commands) -> None:
+    """Add the command ``attest``."""
     parser = subparsers.add_parser(
         "attest", help="verify a signed pack and add an in-toto attestation by its signer", epilog=EXIT_CODES
     )
@@ -178,7 +188,8 @@ def _add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help=f"print {what}, as JSON")
 
 
-def _trust(subparsers: Subparsers) -> None:
+def add_trust(subparsers: Commands) -> None:
+    """Add the command ``trust``."""
     parser = subparsers.add_parser("trust", help="manage the signers that you trust")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     add = actions.add_parser("add", help="trust a signer")
@@ -199,18 +210,26 @@ def _trust(subparsers: Subparsers) -> None:
         )
 
 
-def _inspect(subparsers: Subparsers) -> None:
+def add_inspect(subparsers: Commands) -> None:
+    """Add the command ``inspect``."""
     parser = subparsers.add_parser("inspect", help="summarise a pack without verifying its reports")
     parser.add_argument("pack", type=Path, metavar="PACK")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(command=commands.inspect)
 
 
-def _verify(subparsers: Subparsers) -> None:
+def add_verify(subparsers: Commands) -> None:
+    """Add the command ``verify``."""
     parser = subparsers.add_parser("verify", help="verify packs, offline", epilog=EXIT_CODES)
     parser.add_argument(
         "packs", type=Path, nargs="+", metavar="PACK", help="pack folders; the exit code is the worst of them"
     )
+    add_verify_options(parser)
+    parser.set_defaults(command=commands.verify)
+
+
+def add_verify_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of verifying packs."""
     parser.add_argument("--strict", action="store_true", help="reject files that the checksums do not cover")
     parser.add_argument(
         "--report-assurance",
@@ -243,7 +262,6 @@ def _verify(subparsers: Subparsers) -> None:
         help="also write the result to this file, which must be outside the packs",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; use the exit code")
-    parser.set_defaults(command=commands.verify)
 
 
 def _add_allow_unsigned(parser: argparse.ArgumentParser) -> None:
@@ -254,10 +272,16 @@ def _add_allow_unsigned(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _diff(subparsers: Subparsers) -> None:
+def add_diff(subparsers: Commands) -> None:
+    """Add the command ``diff``."""
     parser = subparsers.add_parser("diff", help="verify two packs and show what changed from the first to the second")
     parser.add_argument("first", type=Path, metavar="A")
     parser.add_argument("second", type=Path, metavar="B")
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")
     _add_allow_unsigned(parser)
     parser.set_defaults(command=commands.diff)
+
+
+PACK_COMMANDS = (
+    add_keygen, add_build, add_merge, add_sign, add_attest, add_trust, add_inspect, add_verify, add_diff,
+)  # fmt: skip

@@ -38,7 +38,7 @@ LIBRARIES = (
 
 
 def source_of(folder: Path) -> dict[str, Any] | None:
-    """Return the source of a folder from its repository, or else from the nearest source marker file, or None.
+    """Return the source of a folder: its source marker file, its repository, or the nearest marker above, or None.
 
     In a container it is the source found outside, where git is available.
 
@@ -48,6 +48,9 @@ def source_of(folder: Path) -> dict[str, Any] | None:
     handover = read_handover()
     if handover is not None and handover.source is not None:
         return dict(handover.source)
+    # suites of a wheel may lie in an environment below the repository of another project
+    if (folder / MARKER_NAME).is_file():
+        return read_marker(folder / MARKER_NAME)
     found = source_repository(folder)
     if found is not None:
         return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.errors import DocumentError, UsageError, printable
-from invarlock.settings.nearest import did_you_mean
+from invarlock.nearest import did_you_mean
 from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from invarlock.settings.nearest import did_you_mean
+from invarlock.nearest import did_you_mean
 from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
 from invarlock.settings.values import Settings

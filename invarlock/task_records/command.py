@@ -10,10 +10,10 @@ from invarlock.errors import UsageError
 from invarlock.output import say
 
 if TYPE_CHECKING:
-    from invarlock.boundary import CommandParser
+    from invarlock.boundary import Commands
 
 
-def add_records_command(subparsers: argparse._SubParsersAction[CommandParser], exit_codes: str) -> None:
+def add_records_command(subparsers: Commands, exit_codes: str) -> None:
     """Add the command ``records`` with ``import``."""
     parser = subparsers.add_parser("records", help="import: results of lm-evaluation-harness or Inspect AI, paired")
     inner = parser.add_subparsers(required=True, metavar="COMMAND")

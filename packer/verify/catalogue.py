@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from invarlock.packer.format.documents import Manifest
 
 from invarlock import __version__
+from invarlock.catalog.shipped import shipped_suites
 from invarlock.catalog.sweeps import steps
 
 # The fields of a catalogue row that are requirements; the others are descriptive.
@@ -59,7 +59,7 @@ def _differences(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def catalogue_path() -> Path:
     """Return the path of this version's scenario catalogue: in the package, or in the suites folder of a checkout."""
-    return Path(next(iter(import_module("invarlock.suite").__path__))) / "scenarios.json"
+    return shipped_suites() / "scenarios.json"
 
 
 @cache

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from invarlock.packer.cli import main as packer
 
 from invarlock.cli import main
+from invarlock.nearest import nearest
 from invarlock.settings import SETTINGS, Mode, resolve_settings, unknown_variables, unread_settings
 from invarlock.settings.ignored import _UNREAD
-from invarlock.settings.nearest import nearest
 
 SMOKE = Mode(sentinels=False, brought=False, device="cpu", dataset="embedded")
 GPU = Mode(sentinels=False, brought=False, device="gpu", dataset="wikitext2")

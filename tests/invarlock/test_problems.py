@@ -38,7 +38,7 @@ def test_each_code_says_what_is_wrong_and_what_to_do(code: Code) -> None:
 def test_exit_codes_are_one_table() -> None:
     assert [int(code) for code in ExitCode] == list(range(8))
     assert exit_codes_line(ExitCode.USAGE) == f"exit codes: 2 {ExitCode.USAGE.meaning}"
-    for command in ("packer/cli.py", "invarlock/cli.py"):
+    for command in ("packer/cli.py", "invarlock/cli/parsing.py"):
         assert "exit_codes_line(" in (ROOT / command).read_text()
 
 

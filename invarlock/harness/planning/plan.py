@@ -17,7 +17,7 @@ from invarlock.catalog.tuned_params import NO_TUNED_PARAMS, TunedParams
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.planning.sizing import disk_bytes, model_needs
 from invarlock.harness.state.run import Run
-from invarlock.settings.nearest import did_you_mean
+from invarlock.nearest import did_you_mean
 
 CALIBRATE_ONLY = "calibrate-only"
 RUN_ONLY = "run-only"

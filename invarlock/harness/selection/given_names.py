@@ -12,10 +12,10 @@ import pytest
 from invarlock.errors import InvarLockError, printable, printable_lines
 from invarlock.harness.selection.mark_expressions import MarkExpression
 from invarlock.harness.selection.selected_cases import BYOE_SUITE, Catalog, check_mark_names
+from invarlock.nearest import did_you_mean
 from invarlock.output import say_error
 from invarlock.packer.trust.file_access import key_warnings
 from invarlock.settings import Mode, Settings, unknown_variables, unread_settings
-from invarlock.settings.nearest import did_you_mean
 
 
 class GivenNames:

@@ -13,8 +13,8 @@ from invarlock.catalog.scenarios import Scenario
 from invarlock.catalog.slots import fill_slots
 from invarlock.errors import UsageError
 from invarlock.harness.selection.mark_expressions import MarkExpression
+from invarlock.nearest import did_you_mean
 from invarlock.settings import Settings
-from invarlock.settings.nearest import did_you_mean
 from invarlock.settings.table import MODEL_SLOTS
 
 DEFAULT_SUITE = "smoke"

@@ -1,0 +1,11 @@
+"""The suites that ship with InvarLock: in a checkout the folder ``suites``, in a wheel a part of the package."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+
+def shipped_suites() -> Path:
+    """Return the folder of the shipped suites."""
+    return Path(next(iter(import_module("invarlock.suite").__path__)))

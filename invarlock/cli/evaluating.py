@@ -1,0 +1,178 @@
+"""``invarlock evaluate``: two checkpoints on disk are measured, and a report is written."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from invarlock.boundary import Commands
+from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive
+from invarlock.output import say
+from invarlock.problems import ExitCode
+from invarlock.reports.tiers import profile_names, tier_names
+from invarlock.settings.readers import host_word
+
+
+def add_evaluate(subparsers: Commands) -> None:
+    """Add the command ``evaluate``."""
+    parser = subparsers.add_parser(
+        "evaluate", help="measure two checkpoints on disk and write a report", epilog=EXIT_CODES
+    )
+    parser.add_argument(
+        "--baseline", type=Path, required=True, metavar="FOLDER", help="folder of the original checkpoint"
+    )
+    parser.add_argument("--subject", type=Path, required=True, metavar="FOLDER", help="folder of the edited checkpoint")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="text on which both are scored: .txt, .xz, .jsonl or .parquet",
+    )
+    parser.add_argument(
+        "--text-field", default="text", metavar="NAME", help="field with the text of a row; default: text"
+    )
+    parser.add_argument(
+        "--intent",
+        choices=("preserve", "change"),
+        default="preserve",
+        help="change: the subject is meant to answer differently (a fine-tune, a merge), so fidelity is reported "
+        "without a gate; default: preserve",
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, metavar="DIR", help="folder for the report; must not exist"
+    )
+    parser.add_argument(
+        "--model-id", metavar="NAME", help="name of the model in the report; default: the baseline's folder name"
+    )
+    parser.add_argument("--profile", choices=profile_names(), default="dev", help="amount of measurement; default: dev")
+    parser.add_argument(
+        "--tier", choices=tier_names(), default="balanced", help="limits of the gates; default: balanced"
+    )
+    parser.add_argument(
+        "--baseline-report", type=Path, metavar="FILE", help="the baseline's report from an earlier run, to reuse"
+    )
+    parser.add_argument(
+        "--preset", type=Path, metavar="FILE", help="calibrated_preset_<model>.json, in a folder with its null runs"
+    )
+    parser.add_argument(
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="results of both on tasks, by invarlock records import; default: the subject's task_records.json",
+    )
+    parser.add_argument(
+        "--edit-label",
+        metavar="LABEL",
+        help="label of the edit in the report; default: from the subject's metadata, quantisation config or path",
+    )
+    parser.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="CHANGE",
+        help="a change of structure on purpose, vocabulary+8, layers=28 or layers-2; it is no violation where it is so",
+    )
+    parser.add_argument(
+        "--execution-mode",
+        type=host_word,
+        choices=("host", "container"),
+        default="host",
+        help="run on this host, or in the runtime image; default: host",
+    )
+    parser.add_argument(
+        "--scoring",
+        choices=("dequantised", "native"),
+        default="dequantised",
+        help="scoring of a packed subject: dequantised weights, or native kernels; default: dequantised",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=("eager", "sdpa", "flash_attention_2"),
+        default="eager",
+        help="attention implementation, recorded in the report; default: eager, the same on every device",
+    )
+    parser.add_argument(
+        "--assurance",
+        choices=("report", "off"),
+        default="report",
+        help="off: exit with 0 once the report is written, even if a gate fails",
+    )
+    for name, default, text in (
+        ("--seq-len", 512, "tokens per window; default: 512"),
+        ("--preview-windows", None, "default: the profile's"),
+        ("--final-windows", None, "default: the profile's"),
+        ("--batch-size", 16, "windows per forward pass; default: 16"),
+        ("--top-k", 512, "most probable tokens of the baseline that fidelity compares per position; default: 512"),
+    ):
+        parser.add_argument(name, type=positive, default=default, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed for sampling windows; default: 0")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
+    parser.set_defaults(command=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    # imported here to keep --help fast
+    from invarlock.runtime.handover import check_code, read_handover
+
+    handover = read_handover()
+    if handover is None and options.execution_mode == "container":
+        return _evaluate_in_container(options)
+    if handover is not None:
+        check_code(handover)
+    check_installed(*MEASURING)
+    # imported here to keep --help fast
+    from invarlock.evaluation.pair_documents import check_documents
+    from invarlock.evaluation.pair_request import PairRequest, check_request
+
+    request = PairRequest(
+        baseline=options.baseline,
+        subject=options.subject,
+        text=options.text,
+        text_field=options.text_field,
+        model_id=options.model_id,
+        profile=options.profile,
+        tier=options.tier,
+        edit_label=options.edit_label,
+        baseline_report=options.baseline_report,
+        preset=options.preset,
+        records=options.records,
+        seq_len=options.seq_len,
+        preview_windows=options.preview_windows,
+        final_windows=options.final_windows,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        top_k=options.top_k,
+        intent=options.intent,
+        device=options.device,
+        attention=options.attention,
+        scoring=options.scoring,
+        image=None if handover is None else handover.image,
+        expect=tuple(options.expect),
+    )
+    check_request(request, options.output_dir)
+    check_documents(request)
+    # imported here because they import torch, which a container launch or missing input does not need
+    from invarlock.evaluation.pair import evaluate_pair
+    from invarlock.reports.gates import judge_gates
+
+    report = evaluate_pair(request, options.output_dir)
+    for gate in judge_gates(report, report["resolved_policy"]):
+        say(f"{'passed' if gate.holds else 'FAILED'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
+    say(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
+    return ExitCode.OK if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else ExitCode.GATE
+
+
+def _evaluate_in_container(options: argparse.Namespace) -> int:
+    # imported here to keep --help fast
+    from invarlock.runtime.evaluating import Inputs, evaluate_in_container
+
+    # what lies beside these files is read too
+    preset, report = (None if path is None else path.parent for path in (options.preset, options.baseline_report))
+    inputs = Inputs(
+        (options.baseline, options.subject),
+        tuple(path for path in (options.text, report, options.records, preset) if path is not None),
+        options.output_dir,
+        options.device,
+    )
+    return evaluate_in_container(options.given, inputs)

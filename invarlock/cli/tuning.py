@@ -1,0 +1,75 @@
+"""``invarlock tune``: the strongest parameters of each edit that pass every gate."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from invarlock.boundary import Commands
+from invarlock.catalog.shipped import shipped_suites
+from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive, share
+from invarlock.edits import EDITS
+from invarlock.reports.tiers import tier_names
+from invarlock.staging import check_can_be_made
+
+TUNED = tuple(edit.name for edit in EDITS if edit.ladder is not None)
+
+
+def add_tune(subparsers: Commands) -> None:
+    """Add the command ``tune``."""
+    parser = subparsers.add_parser(
+        "tune", help="find the strongest parameters of each edit that pass every gate with a margin", epilog=EXIT_CODES
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model of the suites folder, or a model folder")
+    parser.add_argument(
+        "--suites", type=Path, default=shipped_suites(), metavar="FOLDER", help="default: the shipped suites"
+    )
+    parser.add_argument(
+        "--model-id", metavar="ID", help="model id for the entries of a folder; default: local/<folder name>"
+    )
+    parser.add_argument(
+        "--edit", action="append", choices=TUNED, metavar="EDIT", help="edit to tune, may be repeated; default: all"
+    )
+    parser.add_argument("--scope", default="ffn", help="scope of all edits except lowrank_svd; default: ffn")
+    parser.add_argument(
+        "--lowrank-scope", metavar="SCOPE", help="scope of lowrank_svd; default: the FFN of the middle block"
+    )
+    parser.add_argument(
+        "--margin", type=share, default=0.5, help="largest share of each limit that may be used; default: 0.5"
+    )
+    parser.add_argument("--draws", type=positive, default=3, metavar="N", help="number of window samples; default: 3")
+    parser.add_argument("--tier", choices=tier_names(), default="balanced")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file of tuned parameters; entries are added, a missing file is created",
+    )
+    parser.set_defaults(command=_tune)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    check_installed(*MEASURING)
+    check_can_be_made(options.output, "--output")
+    if Path(options.model).is_dir():
+        # imported here to keep --help fast
+        from invarlock.checkpoints.storage_format import check_dense
+
+        # reported before PyTorch is imported
+        check_dense(Path(options.model))
+    # imported here to keep --help fast
+    from invarlock.evaluation.suite_tuning import tune_suite_model
+
+    return tune_suite_model(
+        options.suites,
+        options.model,
+        options.output,
+        edits=options.edit or TUNED,
+        scope=options.scope,
+        lowrank_scope=options.lowrank_scope,
+        margin=options.margin,
+        draws=options.draws,
+        tier=options.tier,
+        model_id=options.model_id,
+    )

@@ -1,0 +1,136 @@
+"""The program ``invarlock``: its commands, its help, its completion, and what ``run`` passes to pytest."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from invarlock.packer.cli import main as packer
+
+from invarlock import __version__
+from invarlock.catalog.shipped import shipped_suites
+from invarlock.cli import main
+from invarlock.cli.program import GROUPS, make_parser
+from invarlock.cli.running import pytest_arguments
+from invarlock.problems import Code
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = (
+    "evaluate", "run", "tune", "calibrate", "records", "verify", "inspect", "diff", "trust", "keygen", "build", "sign",
+    "attest", "merge", "problems", "advanced",
+)  # fmt: skip
+
+
+def helped(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_lists_each_command_once_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = helped(capsys).splitlines()
+
+    listed = [line.split()[0] for line in lines if line[:2] == "  " and line[2] != " "]
+    assert listed == list(COMMANDS)
+    assert [line[:-1] for line in lines if line.endswith(":") and line[:-1] in GROUPS] == list(GROUPS)
+
+
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_help_keeps_to_the_width_of_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+
+    assert max(map(len, helped(capsys).splitlines())) <= int(columns)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help_of_its_own(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert helped(capsys, command).startswith(f"usage: invarlock {command}")
+
+
+def test_help_and_version_import_no_library_that_takes_long() -> None:
+    code = (
+        "import sys\nfrom invarlock.cli import main\n"
+        "for given in (['--help'], ['run', '--help'], ['--version']):\n"
+        "    try:\n        main(given)\n    except SystemExit:\n        pass\n"
+        "print(sorted({'torch', 'transformers', 'pytest', 'safetensors', 'tqdm'} & set(sys.modules)))\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert done.stdout.splitlines()[-2:] == [f"invarlock {__version__}", "[]"]
+
+
+@pytest.mark.parametrize("given", [["inspect", "none"], ["verify", "none"], ["diff", "none", "none"]])
+def test_commands_of_packs_are_the_packers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ends = [(run(given), capsys.readouterr()) for run in (main, packer)]
+
+    assert ends[0] == ends[1]
+    assert ends[0][0] == 3
+
+
+def test_an_unknown_value_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for given, nearest in ((["verfy"], "verify"), (["calibrate", "x", "--tier", "balancd"], "balanced")):
+        with pytest.raises(SystemExit) as stop:
+            main(given)
+        assert (stop.value.code, f"did you mean {nearest}?" in capsys.readouterr().err) == (2, True)
+
+
+def test_problems_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    code = Code.CHECKSUM_DIFFERS
+
+    assert main(["problems", code.value]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{code.value} (exit code {int(code.exit_code)})", f"  {code.meaning}", f"  {code.remedy}",
+    ]  # fmt: skip
+    assert main(["problems", "checksum_difers"]) == 2
+    assert "did you mean checksum_differs?" in capsys.readouterr().err
+
+
+def test_run_passes_options_to_pytest_over_the_shipped_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+
+    shipped = pytest_arguments(["-m", "mine", "-n", "2"])
+    own = pytest_arguments(["mine/test_scenarios.py::test_scenario[x]", "-v"])
+    folder = pytest_arguments(["mine", "-v"])
+
+    assert shipped[-5:] == [str(shipped_suites().resolve()), "-m", "mine", "-n", "2"]
+    # there is no such file: pytest looks for it in the shipped suites, and names it
+    assert own[-2:] == ["mine/test_scenarios.py::test_scenario[x]", "-v"]
+    assert folder == ["-p", "invarlock.harness.plugin", "mine", "-v"]
+
+
+def test_run_selects_cases_of_the_shipped_suites_from_any_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "invarlock", "run", "-m", "smoke", "-k", "noop_control", "--collect-only", "-q"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_scenario[mistral-tiny-noop_control-run1]" in done.stdout
+    assert not [path for path in tmp_path.iterdir() if path.name != ".pytest_cache"]
+
+
+def test_completion_offers_commands_and_options(tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete")
+    for line, offered in (("invarlock ver", "verify"), ("invarlock evaluate --base", "--baseline-report")):
+        output = tmp_path / "offered"
+        environment = {
+            **os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9",
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(output), "_ARGCOMPLETE_IFS": "\n",
+        }  # fmt: skip
+        subprocess.run([sys.executable, "-m", "invarlock"], env=environment, check=True, cwd=ROOT)
+        assert offered in [word.strip() for word in output.read_text().splitlines()]
+
+
+def test_the_parser_knows_no_command_twice() -> None:
+    names = [name for group in make_parser().groups.values() for name in group]
+
+    assert sorted(names) == sorted(set(names))

@@ -208,8 +208,9 @@ def replace_code(module: ModuleType, original: str, changed: str) -> bool:
         function.__code__ = code
     inner = {nested.co_qualname: nested for nested in _nested(code)}
     for function in gc.get_objects() if inner else ():
-        # what the function returned before, such as a reader that is made when its module is imported
-        if isinstance(function, FunctionType) and function.__code__.co_filename == file:
+        # What the function returned before, such as a reader that is made when its module is imported. Some objects
+        # of PyTorch warn when isinstance() looks at them.
+        if type(function) is FunctionType and function.__code__.co_filename == file:
             nested = inner.get(function.__code__.co_qualname)
             if nested is not None and nested.co_freevars == function.__code__.co_freevars:
                 function.__code__ = nested

@@ -67,6 +67,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{PACKER}/test_build.py",
     ),
     "packer/verify/plan.py": (RESULTS, *VERIFYING, f"{PACKER}/test_partial_packs.py"),
+    "packer/verify/policies.py": (f"{PACKER}/test_policies.py",),
     "packer/verify/presets.py": (
         RESULTS,
         f"{PACKER}/test_attacks.py",

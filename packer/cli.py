@@ -254,6 +254,12 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
     _add_allow_unsigned(parser)
     parser.add_argument("--at", metavar="TIME", help="check the signer's validity at this time instead of now")
     parser.add_argument("--require-pass", action="store_true", help="exit with code 7 unless the verdict is PASS")
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="exit with code 7 unless the pack meets this policy (JSON; see docs/receivers.md)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON (a list for several packs)")
     parser.add_argument(
         "--json-out",

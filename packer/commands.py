@@ -208,6 +208,7 @@ def verify(options: Namespace) -> int:
     # imported here to keep --help fast
     from invarlock.packer.progress import ProgressLine
     from invarlock.packer.trust.signers import default_store, parse_fingerprint, parse_moment
+    from invarlock.packer.verify.policies import read_policy
     from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 
     from invarlock.jsonio import dump_json
@@ -230,6 +231,7 @@ def verify(options: Namespace) -> int:
         allow_unsigned=options.allow_unsigned,
         require_pass=options.require_pass,
         at=None if options.at is None else parse_moment(options.at),
+        policy=None if options.policy is None else read_policy(options.policy),
     )
     results = []
     for pack in options.packs:

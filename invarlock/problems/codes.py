@@ -562,3 +562,9 @@ class Code(StrEnum):
         "`--require-pass` was given, but the verdict is not PASS.",
         "See `results/final_verdict.txt` for the failed requirements.",
     )
+    POLICY_UNMET = (
+        "policy_unmet",
+        ExitCode.REPORT,
+        "The pack is valid but does not meet a requirement of the policy given with `--policy`.",
+        "Ask the maker for a pack that meets it, or change the policy.",
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from invarlock.packer.format.pack_folder import Progress
+from invarlock.packer.verify.policies import ReceiverPolicy
 
 from invarlock.errors import UsageError
 
@@ -33,6 +34,7 @@ class VerifyOptions:
     allow_unsigned: bool = False
     require_pass: bool = False
     at: datetime | None = None
+    policy: ReceiverPolicy | None = None
 
     def check(self) -> None:
         """Refuse options that cannot be combined.
@@ -40,6 +42,8 @@ class VerifyOptions:
         Raises:
             UsageError: naming two of them.
         """
+        if self.policy is not None and self.report_assurance == "off":
+            raise UsageError("--policy and --report-assurance off cannot be combined; drop one")
         if self.strict and self.report_assurance == "off":
             raise UsageError("--strict and --report-assurance off cannot be combined; drop one")
         needs_signature = {

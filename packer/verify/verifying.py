@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from invarlock.packer.format import layout
@@ -34,6 +35,7 @@ from invarlock.packer.verify.control_files import ManifestFound, check_manifest,
 from invarlock.packer.verify.evidence import absent, covered, evidence_level, missing_in_pack, not_covered
 from invarlock.packer.verify.integrity import close_sealed, open_sealed
 from invarlock.packer.verify.options import ReportAssurance, StartProgress, VerifyOptions
+from invarlock.packer.verify.policies import PackShown, policy_problems
 from invarlock.packer.verify.report import join_envelopes
 from invarlock.packer.verify.reports import Findings, examine_reports
 from invarlock.packer.verify.result import VerifyResult
@@ -166,7 +168,7 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
     problems = [*steps.problems, *_unmet(options, found, steps.verdict)]
     if problems:
         return _failed(result, problems)
-    return replace(
+    result = replace(
         result,
         reports_verified=not is_off and bool(found.facts),
         covered="" if is_off else covered(found.scope),
@@ -174,6 +176,12 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
         missing_for_strong=tuple(_missing_for_strong(result, steps)),
         has_page=not is_off and layout.PACK_PAGE in steps.paths,
     )
+    if options.policy is None:
+        return result
+    at = options.at or datetime.now(UTC)
+    shown = PackShown(manifest, result.signer, found, verdict, result.missing_for_strong, at)
+    unmet = policy_problems(options.policy, shown)
+    return _failed(result, unmet) if unmet else result
 
 
 def _failed(result: VerifyResult, problems: Sequence[Problem]) -> VerifyResult:

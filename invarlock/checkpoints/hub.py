@@ -38,7 +38,7 @@ LISTING_TIMEOUT_SECONDS = 30.0
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 # The disk under the cache refuses, not the hub.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
-# No connection at all is the network's answer, not the hub's: asked once more, in case it was just coming up.
+# A failed connection is retried once, because the network may just be coming up.
 UNREACHABLE = frozenset({"ConnectError", "ConnectionError", "gaierror", "NameResolutionError", "ProxyError"})
 UNREACHABLE_ATTEMPTS = 2
 MAX_REASON_CHARACTERS = 160
@@ -136,7 +136,7 @@ def fetch_file(listing: Listing, name: str, patience: Patience = PATIENCE) -> tu
 
 
 def cached_file(repo_id: str, kind: Kind, commit: str, name: str) -> Path | None:
-    """Return where a file lies in the client's cache, None where it is not in it. Nothing is asked of the hub."""
+    """Return the path of a file in the client's cache, None if it is not there. Makes no connection."""
     found = try_to_load_from_cache(repo_id, name, revision=commit, repo_type=kind)
     return Path(found) if isinstance(found, str) else None
 

@@ -62,9 +62,9 @@ class ShardIndex:
 
 
 def read_index(folder: Path) -> ShardIndex | None:
-    """Return the index of a sharded checkpoint, None where the weights are one file.
+    """Return the index of a sharded checkpoint, None if the weights are one file.
 
-    As in transformers, a ``model.safetensors`` wins over an index beside it.
+    As in transformers, ``model.safetensors`` takes precedence over an index in the same folder.
 
     Raises:
         CheckpointError: when the folder has neither, or the index is malformed or names a file outside the folder.
@@ -83,7 +83,7 @@ def parse_index(path: Path, suffix: str) -> ShardIndex:
     """Return the index in a file, whose shards end with ``suffix``.
 
     Raises:
-        CheckpointError: when it is malformed or names a file outside the folder.
+        CheckpointError: if it is malformed or names a file outside the folder.
     """
     try:
         document = read_json(path, limit_bytes=MAX_INDEX_BYTES)
@@ -115,7 +115,7 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     """Return the names of the weight files, sorted.
 
     Raises:
-        CheckpointError: when there are none, or one that the index names is not there.
+        CheckpointError: if there are none, or one in the index is missing.
     """
     return shard_names(folder, read_index(folder))
 
@@ -143,7 +143,7 @@ def tokenizer_files(folder: Path) -> tuple[str, ...]:
 
 
 def code_files(folder: Path) -> tuple[str, ...]:
-    """Return the names of the files of code beside a checkpoint, sorted; they are no part of it."""
+    """Return the sorted names of code files in a checkpoint's folder; they are not part of the checkpoint."""
     return tuple(sorted(path.name for path in folder.glob(f"*{CODE_SUFFIX}") if path.is_file()))
 
 

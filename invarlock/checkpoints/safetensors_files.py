@@ -163,7 +163,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def stored_item_bytes(config: Mapping[str, Any]) -> int:
-    """Return the bytes of a weight that a config tells of; float32 where it tells of none, as transformers reads it."""
+    """Return the bytes of one weight of the type in a config; float32 if it names none, as in transformers."""
     name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}.get(name, 1 if name.startswith("float8") else 4)
 

@@ -43,7 +43,7 @@ def check_scorable(folder: Path, seq_len: int) -> None:
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:
-    """Return the longest input that a model was made for, None where its config sets no bound.
+    """Return the longest input that a model was made for, None if its config sets no bound.
 
     A config that extends rotary positions counts as extended.
     """

@@ -39,7 +39,7 @@ def make_snapshot(
         model_folder: weights, config and, unless ``tokenizer_folder`` is given, tokenizer files.
         tokenizer_folder: where the tokenizer files come from instead.
         target: the folder to make.
-        expected_digest: ``sha256:<hex>``, the pin; None where there is none yet.
+        expected_digest: ``sha256:<hex>``, the pin; None if it has no pin yet.
         code: files of code that the model may bring, sha256 by name; they are copied, and no part of the digest.
         storage: ``snapshot_copy``, or ``snapshot_symlink`` for links to the source's files.
 

@@ -65,7 +65,7 @@ def staged(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
 def link_or_copy(source: Path, target: Path) -> None:
     """Make ``target`` a hard link to the file ``source`` (behind symbolic links too), or a durable copy of it.
 
-    Whoever changes such a file later must write a new one: a link shares the bytes of its source.
+    To change such a file later, write a new one: a link shares the bytes of its source.
     """
     real = source.resolve(strict=True)
     try:

@@ -29,7 +29,7 @@ def read_subject_edit(folder: Path, given: str | None) -> SubjectEdit:
 
     Args:
         folder: of the subject.
-        given: what the user calls the edit, None where they do not.
+        given: what the user calls the edit, None if they do not.
 
     Raises:
         DocumentError: when ``edit_metadata.json`` is malformed.
@@ -64,7 +64,7 @@ def _described(path: Path) -> SubjectEdit | None:
 
 
 def _spec(document: Mapping[str, Any]) -> EditSpec | None:
-    """Return the edit that a document describes, None where it describes none of InvarLock's."""
+    """Return the edit that a document describes, None if it describes none of InvarLock's."""
     name = next((known for known in EDIT_NAMES if known == document["edit_type"]), None)
     if name is None:
         return None

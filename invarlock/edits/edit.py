@@ -111,7 +111,7 @@ class Edit:
         takes_weights: whether it changes anything.
         family_scope: the module families allowed in its scope; none of an edit of the whole model.
         move: moves numbers between matrices of the whole model, before ``apply`` gets those of attention and FFN.
-        packing: how its matrices are stored; None where they stay dense. Its edits take the whole model.
+        packing: how its matrices are stored; None if they stay dense. Its edits take the whole model.
         touches: the families of tensors that an edit of the whole model may change.
     """
 

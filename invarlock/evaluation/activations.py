@@ -94,8 +94,8 @@ def measure_activations(
     Args:
         model: a causal language model, in evaluation mode.
         tokens: token ids, shape (windows, seq_len).
-        room_bytes: what the model and a forward pass may take; None where the device's allocator bounds it.
-        turned: how outputs are brought into the baseline's form, None where they are measured as they are.
+        room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
+        turned: transforms outputs into the baseline's form, None to measure them as they are.
 
     Raises:
         EvaluationError: when the model's forward pass fails.

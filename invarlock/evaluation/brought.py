@@ -1,4 +1,4 @@
-"""Subjects of the user's own: their files, the edit that made them, and where they differ from their baseline."""
+"""Users' own subjects: their files, the edit that made them, and where they differ from their baseline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from invarlock.evaluation.request import Edited
 
 
 def brought_files(folder: Path, baseline: Path) -> dict[str, Path]:
-    """Return the files of a subject by name; one without a tokenizer has its baseline's.
+    """Return the files of a subject by name, with the baseline's tokenizer if it has none of its own.
 
     Raises:
         CheckpointError: when a file is missing.
@@ -30,12 +30,12 @@ def brought_files(folder: Path, baseline: Path) -> dict[str, Path]:
 
 
 def brought_digest(folder: Path, baseline: Path) -> str:
-    """Return ``sha256:<hex>`` of a subject as it is measured."""
+    """Return ``sha256:<hex>`` of a subject, including the tokenizer that it is measured with."""
     return combine_digests({name: digest_file(path) for name, path in brought_files(folder, baseline).items()})
 
 
 def link_brought(folder: Path, baseline: Path, target: Path) -> None:
-    """Make a folder of links to the files of a subject: removing it removes none of them.
+    """Make a folder of links to the files of a subject, so that the folder can be removed safely.
 
     Raises:
         CheckpointError: when a file is missing, or the disk refuses.
@@ -50,11 +50,11 @@ def link_brought(folder: Path, baseline: Path, target: Path) -> None:
 
 
 def brought_edit(folder: Path, baseline: Path, edit: SubjectEdit) -> tuple[Edited, str | None]:
-    """Return what a subject's report says of its edit, and the edit's scope.
+    """Return the description of a subject's edit for its report, and the edit's scope.
 
     Raises:
         DocumentError: when its ``edit_metadata.json`` is about another baseline or other files than the subject's.
-        UsageError: when it is called ``noop`` and is not its baseline.
+        UsageError: if it is labelled ``noop`` and differs from its baseline.
     """
     if edit.source == "edit_metadata" or edit.label == NOOP:
         _check_digests(folder, baseline, edit)

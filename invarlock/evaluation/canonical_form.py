@@ -36,7 +36,7 @@ DIGITS = spectral.DIGITS
 
 @dataclass(frozen=True)
 class TurnedOutputs:
-    """How outputs of the subject's layers are brought into the baseline's form.
+    """Transforms outputs of the subject's layers into the baseline's form.
 
     Attributes:
         residual: of the layers that write to the residual stream.
@@ -95,7 +95,7 @@ def needs_canonical_form(baseline: CheckpointFacts, subject: CheckpointFacts) ->
 def measure_canonical_form(
     baseline: Path, subject: Path, stored: CheckpointFacts, own: CheckpointFacts
 ) -> CanonicalForm | None:
-    """Return the form of a subject that is compared; None where it is compared as it is stored.
+    """Return the form of a subject that is compared; None if it is compared as it is stored.
 
     Peak memory is one matrix of both sides with its working copies, and the tensors read last.
 

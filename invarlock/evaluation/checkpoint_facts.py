@@ -60,7 +60,7 @@ class CheckpointFacts:
 
     ``changes`` are those of the matrices whose bytes differ from the baseline's, none where it is one itself. ``rows``
     has, by guard, what is measured of tensors one by one. ``canonical`` has spectra and changes of the matrices that
-    are compared in another form than the stored one; None where all are compared as they are stored.
+    are compared in another form than the stored one; None if all are compared as they are stored.
     """
 
     invariants: dict[str, Any]
@@ -201,7 +201,7 @@ def _rows_of_baseline(name: str, module: Module, tensor: torch.Tensor, base: Che
 
 
 def _known(against: Against | None, name: str, tensor: Mapping[str, Any]) -> CheckpointFacts | None:
-    """Return the facts of a baseline that has the same tensor, measured in the same way; None where it does not."""
+    """Return the facts of a baseline that has the same tensor, measured in the same way; None if it does not."""
     if against is None or against.facts.invariants["tensors"].get(name) != tensor:
         return None
     same_way = against.facts.spectral["measurement_contract_hash"] == contract_hash(SPECTRAL_CONTRACT)
@@ -241,7 +241,7 @@ class _Pair:
 
 
 def _pairs(name: str, files: CheckpointFiles, tensor: torch.Tensor, base: Checkpoint) -> Iterator[_Pair]:
-    """Yield each matrix of a changed tensor beside the baseline's, if that has one of its shape."""
+    """Yield each matrix of a changed tensor with the baseline's, if it has one of the same shape."""
     if name not in base.files.entries or base.files.shapes[name] != tuple(tensor.shape):
         return
     module, before = files.modules[name], base.read(name)

@@ -153,7 +153,7 @@ class Baseline:
 class Measured:
     """What was measured of a subject; ``not_scored`` says why there are no scores.
 
-    ``form`` says what was removed before weights were compared, None where they were compared as they are stored.
+    ``form`` says what was removed before weights were compared, None if they were compared as they are stored.
     """
 
     digest: str
@@ -203,8 +203,8 @@ def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may b
     where it is None. What is known of the baseline's files and weights already, ``weighed``, is not measured again.
 
     Raises:
-        CheckpointError: when it is no whole checkpoint.
-        EvaluationError: when it cannot be loaded or scored, a loss is not finite, or it predicts text no better than
+        CheckpointError: if it is not a complete checkpoint.
+        EvaluationError: if it cannot be loaded or scored, a loss is not finite, or it predicts text no better than
             chance.
     """
     started = time.perf_counter()
@@ -254,7 +254,7 @@ def weigh(folder: Path) -> Weighed:
     """Return what a baseline's files hold.
 
     Raises:
-        CheckpointError: when it is no whole checkpoint.
+        CheckpointError: if it is not a complete checkpoint.
         EvaluationError: when its tokenizer cannot be loaded.
     """
     facts = measure_checkpoint(folder, tokenizer_facts(folder))
@@ -275,9 +275,9 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
     A subject whose tensors are not the baseline's is not loaded: what is missing would be measured at random.
 
     Raises:
-        CheckpointError: when it is no whole checkpoint of a format that can be read.
+        CheckpointError: if it is not a complete checkpoint of a format that can be read.
         OutOfMemoryError: when the model or one window does not fit in memory.
-        UsageError: when it cannot be scored as it is stored for want of a library or a device.
+        UsageError: if it cannot be scored as it is stored for want of a library or a device.
     """
     started = time.perf_counter()
     baseline, draw, placement = comparison.baseline, comparison.draw, comparison.placement

@@ -71,7 +71,7 @@ def report_document(
         edited: what the subject is.
         measured: of the subject.
         make_seconds: how long it took to make the subject, None when it was there.
-        task_records: results of both sides on tasks, None where there are none.
+        task_records: results of both sides on tasks, None if there are none.
 
     Raises:
         DocumentError: when it would not hold to its schema.
@@ -122,7 +122,7 @@ def report_document(
 def probe_document(
     probe: str, baseline: Mapping[str, Any], measured: Measured, report: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the document of a probe beside a report.
+    """Return the document of a probe.
 
     Raises:
         DocumentError: when it would not hold to its schema.

@@ -1,4 +1,4 @@
-"""Running out of memory, noticed in one way whoever says it: CUDA's allocator, the CPU's, or the room of a placement.
+"""One error for running out of memory, whether CUDA's allocator, the CPU's, or the limit of a placement reports it.
 
 The CPU's allocator gives out memory that is not there and leaves the rest to the kernel, which kills. A room bounds
 what loading and scoring may take, by an estimate, before anything is taken.
@@ -22,7 +22,8 @@ LOGITS_TENSORS = 2
 
 @contextmanager
 def one_out_of_memory() -> Iterator[None]:
-    """Raise ``torch.OutOfMemoryError`` whoever has no memory: PyTorch's CPU allocator, Python, NumPy or the kernel.
+    """Raise ``torch.OutOfMemoryError`` for out-of-memory errors of PyTorch's CPU allocator, Python, NumPy or the
+    kernel.
 
     The CPU's allocator has no class of its own, and a file that cannot be mapped would look like one that is broken.
     """

@@ -1,9 +1,9 @@
-"""Evaluating any two checkpoints on disk: a baseline, and a subject that somebody brought.
+"""Evaluates any two checkpoints on disk: a baseline, and a user's subject.
 
 Example::
 
     request = PairRequest(baseline=Path("base"), subject=Path("quantised"), text=Path("held-out.txt"))
-    report = evaluate_pair(request, Path("out"))     # out/evaluation.report.json and the files beside it
+    report = evaluate_pair(request, Path("out"))     # out/evaluation.report.json and its sidecars
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the report, and the files to write beside what measuring has written into the staging folder."""
+    """Return the report, and the files to add to what measuring has written into the staging folder."""
     preset = None if request.preset is None else read_preset(request.preset)
     setup = _setup(request, preset)
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
@@ -190,7 +190,7 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw, kept: Path) -> dic
 
 
 def _top_k(draws: Sequence[Mapping[str, Any]], top_k: int) -> int | None:
-    """Return how many tokens are kept of the vocabulary of a baseline's report, None where it has no draw."""
+    """Return how many tokens are kept of the vocabulary of a baseline's report, None if it has no draw."""
     return min(top_k, draws[0]["fidelity"]["vocabulary"]) if draws else None
 
 

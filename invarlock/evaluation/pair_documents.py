@@ -57,11 +57,11 @@ def model_name(request: PairRequest, preset: Mapping[str, Any] | None) -> str:
 
 
 def given_records(request: PairRequest) -> dict[str, Any] | None:
-    """Return the results on tasks that are named, or lie in the subject's folder; None where there are none.
+    """Return the results on tasks that are named, or lie in the subject's folder; None if there are none.
 
     Raises:
         MissingFileError: when the file that is named does not exist.
-        DocumentError: when they are malformed.
+        DocumentError: if they are malformed.
     """
     return records_beside(request.subject) if request.records is None else read_records(request.records)
 
@@ -70,8 +70,8 @@ def read_baseline_report(path: Path) -> dict[str, Any]:
     """Return a baseline's own report, which holds to its schema.
 
     Raises:
-        MissingFileError: when it does not exist.
-        DocumentError: when it is malformed.
+        MissingFileError: if it does not exist.
+        DocumentError: if it is malformed.
     """
     document: dict[str, Any] = read_json(path)
     check_schema(document, "baseline_report", where=str(path))

@@ -1,4 +1,4 @@
-"""What ``invarlock evaluate`` is asked for, and whether it is there; torch, which takes seconds, is not imported."""
+"""The request of ``invarlock evaluate`` and the checks of its inputs, without importing torch, which takes seconds."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Edited:
 class StoredBaseline:
     """A model's snapshot, its own report, and ``sha256:<hex>`` of that report's bytes.
 
-    ``kept`` is the folder of its most probable tokens, None where that is next to the snapshot.
+    ``kept`` is the folder of its most probable tokens, None if that is next to the snapshot.
     """
 
     snapshot: Path

@@ -29,7 +29,7 @@ MAX_LOSS = 1e4
 
 @dataclass(frozen=True)
 class Scores:
-    """Losses in nats a token, None where not finite or above ``MAX_LOSS``, and the batch size that fitted."""
+    """Losses in nats a token, None if not finite or above ``MAX_LOSS``, and the batch size that fitted."""
 
     losses: tuple[float | None, ...]
     batch_size: int
@@ -65,7 +65,7 @@ def score_windows(
         model: a causal language model, in evaluation mode.
         tokens: token ids, shape (windows, seq_len).
         batch_size: windows a forward pass, to begin with.
-        room_bytes: what the model and a forward pass may take; None where the device's allocator bounds it.
+        room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
         observer: sees the log-probabilities of each position.
 
     Raises:

@@ -44,7 +44,8 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
     tier: str,
     model_id: str | None = None,
 ) -> int:
-    """Tune the edits of a model, write their entries, tell how it went, and return 1 when one found nothing.
+    """Tune the edits of a model, write their entries, print the results, and return 1 if an edit has no passing
+    parameters.
 
     The model is one of the suites folder, or a folder of its own, whose entries are for the id that a suite gives it
     in a slot (``MODEL_1=FOLDER``), unless ``model_id`` says for which.

@@ -24,13 +24,13 @@ class TokenizerFacts:
     """A tokenizer's tokens with their ids, the token ids that begin every text, and its special tokens.
 
     ``added_special`` counts a subject's special tokens that its baseline does not have, where all other tokens and ids
-    are the same and the scored text has the same ids; None where the two differ in another way, and for a baseline.
+    are the same and the scored text has the same ids; None if the two differ in another way, and for a baseline.
 
     Attributes:
         suffix: the token ids that end every text.
-        parts: digests of what splits a text into tokens and joins them again, by name; None where that is not known.
+        parts: digests of what splits a text into tokens and joins them again, by name; None if that is not known.
         special_names: the tokens that have a role, by role; padding has no effect.
-        chat_template: its digest, None where it has no chat template.
+        chat_template: its digest, None if it has no chat template.
         text_as_baseline: whether the scored text has the ids that the baseline's tokenizer gives it.
     """
 
@@ -56,7 +56,7 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
     """Return the facts of a checkpoint's tokenizer.
 
     Raises:
-        EvaluationError: when it cannot be loaded.
+        EvaluationError: if it cannot be loaded.
     """
     tokenizer = load_tokenizer(folder)
     special = frozenset(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
@@ -105,7 +105,7 @@ def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str] | None:
     if backend is None:
         return None
     document = json.loads(backend.to_str())
-    # scores of a vocabulary stand beside its tokens
+    # a vocabulary lists each token with its score
     model = {key: value for key, value in document["model"].items() if key != "vocab" or isinstance(value, list)}
     merges = model.pop("merges", None)
     rest = {key: value for key, value in model.items() if value not in (None, "")}

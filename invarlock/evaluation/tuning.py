@@ -67,7 +67,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was found for an edit: the strongest trial that holds, None where none does, and all trials."""
+    """What was found for an edit: the strongest trial that holds, None if none does, and all trials."""
 
     edit: str
     scope: Scope

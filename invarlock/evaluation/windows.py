@@ -42,7 +42,7 @@ def window_id(tokens: Tokens) -> str:
 
 
 def added_before(whole: Sequence[int], plain: Sequence[int]) -> tuple[int, ...] | None:
-    """Return the tokens of an encoding that stand before the text's own, None where those are not in it as they are."""
+    """Return the tokens of an encoding that stand before the text's own, None if those are not in it as they are."""
     for start in range(len(whole) - len(plain) + 1):
         if list(whole[start : start + len(plain)]) == list(plain):
             return tuple(whole[:start])

@@ -38,7 +38,7 @@ class Parameters:
         return value
 
     def text(self, name: str) -> str | None:
-        """Return a text, None where it is not given."""
+        """Return a text, None if it is not given."""
         value = self._values.get(name)
         if name in self._values and not (isinstance(value, str) and value):
             raise self._refuse(name, value, "a text")
@@ -46,7 +46,7 @@ class Parameters:
         return value
 
     def texts(self, name: str) -> tuple[str, ...] | None:
-        """Return a list of distinct texts, None where it is not given."""
+        """Return a list of distinct texts, None if it is not given."""
         value = self._values.get(name)
         if value is None and name not in self._values:
             self._used[name] = None

@@ -61,7 +61,7 @@ def configuration_violations(
     Args:
         baseline: the baseline's facts, as for ``derive_invariants``.
         subject: the subject's facts.
-        seq_len: tokens of the scored windows, None where that is not known.
+        seq_len: tokens of the scored windows, None if that is not known.
         layers: that the subject is declared to have; lists of layers end there.
     """
     own, base = subject["configuration"], baseline["configuration"]

@@ -49,7 +49,7 @@ def derive_invariants(
         edit: the report's ``edit``, with what it declares as ``expected``; None, a fault or a custom edit may
             change anything.
         equivalence: kinds of removed differences; with ``untied_head``, the head equals the embedding after removal.
-        seq_len: tokens of the scored windows, None where that is not known.
+        seq_len: tokens of the scored windows, None if that is not known.
     """
     baseline, subject = raw["baseline"], raw["subject"]
     declared = _Declared.by(edit, baseline)
@@ -81,7 +81,7 @@ def derive_invariants(
 
 @dataclass(frozen=True)
 class _Declared:
-    """What a subject is declared to have: rows of its embedding, and layers; None where nothing is declared."""
+    """What a subject is declared to have: rows of its embedding, and layers; None if nothing is declared."""
 
     vocabulary: int | None
     layers: int | None

@@ -1,4 +1,4 @@
-"""The plugin's fixtures, which a suites folder's tests ask for by name; there are none outside of a suites folder."""
+"""The plugin's fixtures, for the tests of a suites folder; they do not exist outside of one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def bench(pytestconfig: pytest.Config) -> Bench:
-    """The worker's bench, which makes baselines once and subjects as they are needed."""
+    """The worker's case runner, which makes baselines once and subjects as they are needed."""
     # imported here: it imports torch, and collecting the cases must not
     from invarlock.harness.cases.bench import Bench
 
@@ -51,14 +51,14 @@ def measured_null_run(null_run: PlannedNullRun, bench: Bench) -> Mapping[str, An
 
 @pytest.fixture
 def sentinel_folder(sentinel: str, pytestconfig: pytest.Config) -> Path:
-    """What a promotion sentinel left: the folder of its report."""
+    """The folder of a promotion sentinel's report."""
     with _failing_on_one_line():
         return run_sentinel(sentinel, pytestconfig.stash[SESSION].run)
 
 
 @contextmanager
 def _failing_on_one_line() -> Iterator[None]:
-    """Fail a test by what its user can act on: an error of ours, or what the disk refuses."""
+    """Turn an error of ours or of the disk into a test failure of one line."""
     try:
         yield
     except InvarLockError as error:

@@ -1,4 +1,4 @@
-"""Judging one case by its report, and saying why it is not as expected.
+"""Judges one case by its report, and explains why it is not as expected.
 
 A suites folder imports this when its cases are collected; what imports NumPy is imported where it is used.
 """

@@ -1,4 +1,4 @@
-"""A suites folder as one command line sees it: its catalog and the settings, both resolved once a process.
+"""A suites folder with its catalog and settings for one command line, both resolved once a process.
 
 Example::
 
@@ -33,8 +33,8 @@ class OpenSuite:
         folder: the suites folder.
         catalog: its models, scenarios and cases for this command line.
         settings: with the defaults of the suite.
-        handover: what the process outside the container passed in, None outside of one.
-        launch_problems: why the run is not in a container although its execution mode says so.
+        handover: values passed in by the process outside the container, None outside of a container.
+        launch_problems: why the run is not in a container although its execution mode requires one.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ def open_suite(config: pytest.Config) -> OpenSuite:
     """Return the suite that pytest's arguments name, read by the first call.
 
     Raises:
-        InvarLockError: when the folder's files or the settings are wrong.
+        InvarLockError: if the folder's files or the settings are wrong.
     """
     if OPEN_SUITE not in config.stash:
         folder = find_suites_folder(config)

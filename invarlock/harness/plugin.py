@@ -18,7 +18,7 @@ from invarlock.harness.selection.suites_folder import find_suites_folder, is_sui
 from invarlock.settings import SETTINGS
 
 CONTAINER = "container"
-# Options of pytest that ask for something else than a run.
+# Options of pytest that do not run tests.
 SHOWING = (
     "collectonly", "help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow", "setuponly",
     "setupplan",
@@ -51,7 +51,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     _prefer_worksteal(config)
     if hasattr(config, "workerinput") or any(getattr(config.option, name, False) for name in SHOWING):
         return None
-    # imported here: pytest in any other folder does without
+    # imported here: pytest in any other folder does not need it
     from invarlock.harness.opening import OPEN_SUITE, open_suite
 
     with _as_usage_errors():
@@ -69,9 +69,9 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def _prefer_worksteal(config: pytest.Config) -> None:
-    """Take ``--dist worksteal`` for workers where the command line names no other way to share cases.
+    """Use ``--dist worksteal`` unless the command line names another distribution.
 
-    xdist's own hook, which may run before this one, takes ``load``; what was given stands in the known arguments.
+    xdist's own hook, which may run before this one, chooses ``load``; what the user gave is in the known arguments.
     """
     option, given = config.option, getattr(config.known_args_namespace, "dist", None)
     if getattr(option, "numprocesses", None) and given == "no" and not option.distload:
@@ -79,7 +79,7 @@ def _prefer_worksteal(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out a suites folder that pytest comes across while it collects something else: it runs when it is named."""
+    """Ignore a suites folder unless it was named: pytest may find one while it collects something else."""
     if not is_suites_folder(collection_path):
         return None
     return None if collection_path.resolve() == find_suites_folder(config) else True
@@ -135,9 +135,9 @@ def _is_distributing(config: pytest.Config) -> bool:
 
 
 def _keep_off_the_network(*, online: bool) -> None:
-    """Let the hub's client make no connection; only the process that plans a run may, and only with ``--net 1``.
+    """Keep the hub's client from making connections; only the process that plans a run may, and only with ``--net 1``.
 
-    The client reads its variables when it is imported, which nothing has done yet, and workers inherit them.
+    The client reads its variables when it is imported, which has not happened yet, and workers inherit them.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

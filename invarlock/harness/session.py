@@ -83,13 +83,13 @@ class SuiteSession(ABC):
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pycollect_makeitem(self) -> Generator[None, object, object]:
-        """Leave out what this mode does not run: cases where presets are made, null runs where cases are run."""
+        """Skip what this mode does not run: cases if presets are made, null runs if cases are run."""
         made = yield
         left_out = Case if self.calibrates_only else PlannedNullRun
         return [one for one in made if _parameter(one, left_out) is None] if isinstance(made, list) else made
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Make a parameter of each case, null run or sentinel, where a test asks for one."""
+        """Parametrise tests that take a case, a null run or a sentinel."""
         if "sentinel" in metafunc.fixturenames:
             metafunc.parametrize("sentinel", [pytest.param(name, marks=pytest.mark.sentinel) for name in SENTINELS])
         if "null_run" in metafunc.fixturenames:
@@ -151,7 +151,7 @@ class SuiteSession(ABC):
 
 
 class Worker(SuiteSession):
-    """An xdist worker: the controller told it where the run directory is."""
+    """An xdist worker, which gets the run directory from the controller."""
 
     def __init__(self, suite: OpenSuite, config: pytest.Config) -> None:
         # imported here: collecting needs none of it
@@ -229,7 +229,7 @@ class Controller(SuiteSession):
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
         """Run a case whose worker died once more, on another; a case that kills a second worker fails.
 
-        One whose worker ended because the case took too long would take too long again.
+        A case that exceeded its time limit would do so again, so it is not repeated.
         """
         hang = hang_of(self.run.directory, parameter_id(crashitem))
         if hang is not None:
@@ -245,7 +245,7 @@ class Controller(SuiteSession):
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan the run from the collected cases, in a run of one process."""
-        # with xdist the controller collects nothing, its workers tell it what they found
+        # with xdist the controller collects nothing, its workers report what they found
         if session.items and not shows_only(session.config.option):
             self._plan([item.nodeid for item in session.items])
 
@@ -352,7 +352,7 @@ class Controller(SuiteSession):
             tell(line)
 
     def _check_sentinels(self, node_ids: Sequence[str]) -> None:
-        """Refuse sentinels whose run or subjects are not there, before the first is run."""
+        """Refuse sentinels whose run or subjects are missing, before the first one runs."""
         asked = [name for name in SENTINELS if any(node.endswith(f"::test_sentinel[{name}]") for node in node_ids)]
         found = sentinel_problems(self.run, asked) if asked else []
         if found:
@@ -386,7 +386,7 @@ Parameter = TypeVar("Parameter")
 
 
 def _parameter(item: pytest.Item, kind: type[Parameter]) -> Parameter | None:
-    """Return what an item is run with of some kind, None for any other test."""
+    """Return an item's parameter of a type, None for any other test."""
     callspec = getattr(item, "callspec", None)
     values = callspec.params.values() if callspec is not None else ()
     return next((value for value in values if isinstance(value, kind)), None)

@@ -17,7 +17,7 @@ class Context:
         edit: the report's ``edit``; None if unknown.
         not_scored: the reason why the subject could not be scored, None if it was scored.
         equivalence: the kinds of differences removed before comparing weights.
-        task_records: ``task_records`` of the report, None where it has none.
+        task_records: ``task_records`` of the report, None if it has none.
         scaled_by: matrices that received scales which were undone in another, by name, and that other.
         rounding: the largest relative error of a number that is rounded to a type in which tensors are stored.
         raws: the measurements of the metrics that have their own, by name.

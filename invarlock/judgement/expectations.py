@@ -69,13 +69,13 @@ def parse_expectations(given: Iterable[str]) -> tuple[Expectation, ...]:
 
 
 def expected(edit: Mapping[str, Any] | None, what: str) -> Expectation | None:
-    """Return what a report's ``edit`` declares about the vocabulary or the layers, None where it declares nothing."""
+    """Return what a report's ``edit`` declares about the vocabulary or the layers, None if it declares nothing."""
     declared = () if edit is None else edit.get("expected", ())
     return next((one for one in map(parse_expectation, declared) if one.what == what), None)
 
 
 def block_of(name: str) -> int | None:
-    """Return the number of the block that a tensor or module is part of, None where it is part of no block."""
+    """Return the number of the block that a tensor or module is part of, None if it is part of no block."""
     return next((int(part) for part in name.split(".") if _NUMBER.fullmatch(part)), None)
 
 

@@ -37,7 +37,7 @@ CONTRACT: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Largest singular value, its residual and the Frobenius norm; None where not finite."""
+    """Largest singular value, its residual and the Frobenius norm; None if not finite."""
 
     sigma: float | None
     residual: float | None

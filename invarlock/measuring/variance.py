@@ -24,6 +24,6 @@ def sum_of_squares(outputs: torch.Tensor) -> tuple[float, int]:
 
 
 def root_mean_square(total: float, count: int) -> float | None:
-    """Return sqrt(total / count), None where it is not finite."""
+    """Return sqrt(total / count), None if it is not finite."""
     value = math.sqrt(total / count) if count and math.isfinite(total) else math.nan
     return float(f"{value:.{spectral.DIGITS}g}") if math.isfinite(value) else None

@@ -40,7 +40,7 @@ def derive_fidelity(
     A window in which a number is not finite makes it ``invalid``: every number of the subject is null then.
 
     Args:
-        raw: ``baseline``, and ``subject``, which is None where it was not scored.
+        raw: ``baseline``, and ``subject``, which is None if it was not scored.
         token_counts: the predicted positions of each final window.
         bootstrap: ``replicates``, ``alpha`` and ``seed`` of the intervals.
         not_scored: why the subject was not scored, or None.

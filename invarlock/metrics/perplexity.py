@@ -152,7 +152,7 @@ def _mean_loss(part: Mapping[str, Any], side: str) -> float | None:
 
 
 def _mean_losses(preview: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the mean losses of both parts and sides, by the names of their perplexities; None where not finite."""
+    """Return the mean losses of both parts and sides, by the names of their perplexities; None if not finite."""
     return {
         "preview": _mean_loss(preview, "logloss"),
         "final": _mean_loss(final, "logloss"),

@@ -31,7 +31,7 @@ def derive_tasks(records: Block | None, limits: Block, bootstrap: Block) -> dict
     """Return the ``tasks`` block: per task and over all samples, how much worse the subject's scores are.
 
     Args:
-        records: ``task_records`` of a report, None where it has none.
+        records: ``task_records`` of a report, None if it has none.
         limits: the ``tasks`` limits.
         bootstrap: ``replicates``, ``alpha`` and ``seed`` of the intervals.
     """
@@ -48,7 +48,7 @@ def derive_tasks(records: Block | None, limits: Block, bootstrap: Block) -> dict
 
 
 def right_answers(baseline: Sequence[float], subject: Sequence[float]) -> list[list[bool] | None]:
-    """Return which answers of each side are right; None where a score of a side is neither 0 nor 1."""
+    """Return which answers of each side are right; None if a score of a side is neither 0 nor 1."""
     if not {*baseline, *subject} <= {0.0, 1.0}:
         return [None, None]
     return [[score == 1 for score in side] for side in (baseline, subject)]
@@ -72,7 +72,7 @@ def _compared(rows: Sequence[Block], bootstrap: Block) -> dict[str, Any]:
 
 
 def _flips(rows: Sequence[Block]) -> dict[str, int] | None:
-    """Return how many right answers were lost and gained; None where a task has no right and wrong answers."""
+    """Return how many right answers were lost and gained; None if a task has no right and wrong answers."""
     if any(row[side]["correct"] is None for row in rows for side in SIDES):
         return None
     pairs = [pair for row in rows for pair in zip(*(row[side]["correct"] for side in SIDES), strict=True)]

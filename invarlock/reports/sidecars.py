@@ -67,7 +67,7 @@ def edit_metadata(
         scenario: the row of ``scenarios.json``.
         edit_type: the edit's or the fault's name.
         label: the edit's name, ``noop``, ``custom`` for a subject of the user's, or what that is called.
-        scope: the edit's scope, None where it has none.
+        scope: the edit's scope, None if it has none.
         parameters: the parameters of the edit or fault, as used.
         edited_tensors: number of changed tensors.
         edited_params: number of their elements.

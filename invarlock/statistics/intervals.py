@@ -107,7 +107,7 @@ def quantile(values: Sequence[float], level: float) -> float:
 
 
 def exponential(value: float) -> float | None:
-    """Return exp(value), or None where it does not fit a float."""
+    """Return exp(value), or None if it does not fit a float."""
     try:
         return math.exp(value)
     except OverflowError:

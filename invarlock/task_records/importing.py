@@ -64,8 +64,8 @@ def read_records(path: Path) -> dict[str, Any]:
     """Return the records in a file that ``invarlock records import`` wrote.
 
     Raises:
-        MissingFileError: when it does not exist.
-        DocumentError: when it is malformed, or contradicts itself.
+        MissingFileError: if it does not exist.
+        DocumentError: if it is malformed, or contradicts itself.
     """
     document: dict[str, Any] = read_json(path)
     check_schema(document, "task_records", where=str(path))
@@ -76,7 +76,7 @@ def read_records(path: Path) -> dict[str, Any]:
 
 
 def records_beside(subject: Path) -> dict[str, Any] | None:
-    """Return the records in a subject's folder, None where it has none.
+    """Return the records in a subject's folder, None if it has none.
 
     Raises:
         DocumentError: as ``read_records``.

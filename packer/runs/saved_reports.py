@@ -47,7 +47,7 @@ def read_saved_report(
     Args:
         path: of the report.
         scenario: the row of the catalogue, which says what accompanies the report.
-        baseline: the baseline's own report, None where it is verified later.
+        baseline: the baseline's own report, None if it is verified later.
     """
     try:
         data = read_file(path)

@@ -58,7 +58,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """The matrices that share hidden units; ``gate`` is None where there is no gate."""
+    """The matrices that share hidden units; ``gate`` is None if there is no gate."""
 
     gate: Rows | None
     up: Rows
@@ -100,11 +100,11 @@ class Anatomy:
     Attributes:
         tokens: the input embedding.
         embeddings: rows of the residual stream: of tokens, and of positions where they are learned.
-        head: the output head, None where neither side stores one.
+        head: the output head, None if neither side stores one.
         norms: those whose output only matrices read, before attention, FFN and head.
         readers: the matrices that read the residual stream through a norm, the head aside.
         writers: those that add to it.
-        fixed: why the residual stream cannot be rotated, None where it can.
+        fixed: why the residual stream cannot be rotated, None if it can.
         subtracts_mean: whether the norms do, which only rotations that keep the mean pass.
     """
 
@@ -122,7 +122,7 @@ class Anatomy:
 
 
 def describe(files: CheckpointFiles, own_head: str | None = None) -> Anatomy | None:
-    """Return the anatomy of a checkpoint, None where it has no embedding or its blocks end with their norms.
+    """Return the anatomy of a checkpoint, None if it has no embedding or its blocks end with their norms.
 
     Args:
         files: the baseline.

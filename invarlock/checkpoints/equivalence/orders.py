@@ -16,14 +16,14 @@ FEW_ROWS = 256
 FOUND = 0.7
 # At least this share of the rows that are out of place must be found.
 LEAST_FOUND = 0.5
-# Rows are compared in so many random directions, which tell thousands of them apart, and so many at a time.
+# Rows are compared in this many random directions, enough to distinguish thousands of rows, and this many at a time.
 DIRECTIONS = 256
 SLICE_ROWS = 2048
 SEED = 0x5BEC
 
 
 def find_order(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
-    """Return for each row of ``base`` the number of its row in ``own``; None where they are in place, or not found.
+    """Return for each row of ``base`` the number of its row in ``own``; None if they are in place, or not found.
 
     Rows that are not found stand in what places are left, in their order.
 

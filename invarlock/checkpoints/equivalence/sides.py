@@ -143,7 +143,7 @@ class Sides:
         Args:
             kind: of the transformation.
             modules: that it was removed from.
-            largest: factor or angle that was found, None where there is no such number.
+            largest: factor or angle that was found, None if there is no such number.
         """
         return replace(self, removed=(*self.removed, Removed(kind, tuple(modules), largest)))
 

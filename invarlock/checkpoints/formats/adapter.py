@@ -191,7 +191,7 @@ def _parts(name: str) -> tuple[str, str]:
 def _problem(
     base: Mapping[str, TensorEntry], stored: Mapping[str, TensorEntry], name: str, transposed: bool
 ) -> str | None:
-    """Return what is wrong with the two matrices of a tensor, None where they fit it."""
+    """Return what is wrong with the two matrices of a tensor, None if they fit it."""
     found = [stored.get(part) for part in _parts(name)]
     low, high = found
     if low is None or high is None:

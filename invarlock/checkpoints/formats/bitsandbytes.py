@@ -119,7 +119,7 @@ def _packed_names(files: CheckpointFiles) -> Iterator[str]:
 
 
 def _eight_bit(files: CheckpointFiles, name: str) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how an int8 weight is stored, None where it cannot be read, and what is wrong with it."""
+    """Return how an int8 weight is stored, None if it cannot be read, and what is wrong with it."""
     entries, scale = files.entries, f"{name.removesuffix('weight')}SCB"
     codes = entries.get(name)
     if codes is None or codes.dtype != "I8" or len(codes.shape) != 2:
@@ -162,7 +162,7 @@ def _inspect_scale(what: str, scale: torch.Tensor, used: torch.Tensor) -> Iterat
 
 
 def _state_of(files: CheckpointFiles, name: str) -> QuantState | None:
-    """Return what a 4-bit tensor's ``quant_state`` says, None where it is missing or says what cannot be."""
+    """Return what a 4-bit tensor's ``quant_state`` says, None if it is missing or says what cannot be."""
     found = [one for one in files.entries if one.startswith(f"{name}{STATE}")]
     entry = files.entries[found[0]] if len(found) == 1 else None
     if entry is None or entry.dtype != "U8" or entry.size_bytes > MAX_STATE_BYTES:
@@ -194,7 +194,7 @@ def _state_of(files: CheckpointFiles, name: str) -> QuantState | None:
 
 
 def _four_bit(files: CheckpointFiles, name: str, state: QuantState | None) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a 4-bit weight is stored, None where it cannot be read, and what is wrong with it."""
+    """Return how a 4-bit weight is stored, None if it cannot be read, and what is wrong with it."""
     codes = files.entries.get(name)
     if codes is None or codes.dtype != "U8":
         return None, [Defect(name, PACKING, _stored_as(files, name, "bytes of 4-bit codes"))]

@@ -82,7 +82,7 @@ FORMAT = BlockFp8Format()
 
 
 def _block(source: CheckpointFolder, form: BlockFp8Format) -> tuple[int, int] | None:
-    """Return the rows and columns of a block, None where a tensor has one scale.
+    """Return the rows and columns of a block, None if a tensor has one scale.
 
     Raises:
         CheckpointError: when the config has no block's size there.

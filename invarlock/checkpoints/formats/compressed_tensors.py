@@ -182,7 +182,7 @@ def _packed_modules(files: CheckpointFiles) -> Iterator[str]:
 
 
 def _packed_tensor(files: CheckpointFiles, module: str, scheme: Scheme) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a module's weight is stored, None where it cannot be read, and what is wrong with it."""
+    """Return how a module's weight is stored, None if it cannot be read, and what is wrong with it."""
     name, entries = f"{module}.weight", files.entries
     codes = f"{module}.weight_packed" if scheme.format in (PACK, NVFP4, MXFP4) else name
     if codes not in entries:
@@ -245,7 +245,7 @@ def _broken_exponents(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _stored_shape(files: CheckpointFiles, module: str) -> tuple[int, int] | None:
-    """Return what ``weight_shape`` says, None where it is missing or is no shape of a matrix."""
+    """Return what ``weight_shape`` says, None if it is missing or is no shape of a matrix."""
     entry = files.entries.get(f"{module}.weight_shape")
     if entry is None or entry.shape != (2,) or entry.dtype not in ("I64", "I32"):
         return None
@@ -324,6 +324,6 @@ def _matches(module: str, pattern: str) -> bool:
 
 
 def _only(values: Iterator[Any]) -> Any:
-    """Return the value that all have in common, None where they differ."""
+    """Return the value that all have in common, None if they differ."""
     found = set(values)
     return found.pop() if len(found) == 1 else None

@@ -53,7 +53,7 @@ class CheckpointFolder:
 
     @cached_property
     def method(self) -> str | None:
-        """``quant_method`` in lower case, as transformers names it; None where nothing is packed."""
+        """``quant_method`` in lower case, as transformers names it; None if nothing is packed."""
         return find_quantisation(self.path)[0]
 
     @cached_property
@@ -61,7 +61,7 @@ class CheckpointFolder:
         """The stored tensors, from the headers.
 
         Raises:
-            CheckpointError: when it is no whole safetensors checkpoint.
+            CheckpointError: if it is not a complete safetensors checkpoint.
         """
         return read_checkpoint(self.path)
 
@@ -69,7 +69,7 @@ class CheckpointFolder:
 def find_quantisation(folder: Path) -> tuple[str | None, Mapping[str, Any], str]:
     """Return the method that a folder says its weights are packed by, what it says, and in which file.
 
-    The method is None where nothing is packed, and empty where it has no name.
+    The method is None if nothing is packed, and empty where it has no name.
     """
     config = read_document(folder / CONFIG_FILE)
     inner = config.get("text_config")

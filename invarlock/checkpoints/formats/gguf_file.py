@@ -73,7 +73,7 @@ def read_gguf(path: Path, sizes: Mapping[int, tuple[int, int]]) -> GgufFile:
         sizes: of each type of ggml, how many weights make a block, and its bytes.
 
     Raises:
-        CheckpointError: when it cannot be read, or is no whole GGUF file.
+        CheckpointError: if it cannot be read, or is no whole GGUF file.
     """
     try:
         with path.open("rb") as stream:

@@ -160,7 +160,7 @@ def _rope_type(config: Mapping[str, Any]) -> str:
 
 
 def _number(value: object) -> float | None:
-    """Return a finite number, None where there is something else."""
+    """Return a finite number, None if there is something else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

@@ -52,7 +52,7 @@ class Source:
 
     Attributes:
         tensor: of the file.
-        expert: the part of a stack of experts, None where the tensor is no stack.
+        expert: the part of a stack of experts, None if the tensor is no stack.
         heads: how many heads the rows of a query or key belong to, 0 where their order is the baseline's.
         shift: what was added to the weights.
     """

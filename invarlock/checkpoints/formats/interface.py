@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 # Kinds of defects: a scale's value or shape, something packed that should not be or the other way, the size of files,
-# and what a file says of the model beside its tensors.
+# and the metadata of the model in a file.
 SCALE, PACKING, SIZE, METADATA = "scale", "packing", "size", "metadata"
 DEQUANTISE = "save it dequantised (bfloat16 safetensors) and evaluate that"
 
@@ -36,7 +36,7 @@ class Quantisation:
         tool: what wrote the checkpoint, with its version where that is known.
         method: the storage format and its variant.
         bits: of a weight.
-        activation_bits: of the inputs of a quantised matrix, None where they are not quantised.
+        activation_bits: of the inputs of a quantised matrix, None if they are not quantised.
         group_size: weights along a row that share a scale; 0 where a whole row or tensor does.
         symmetric: whether there are no zero points.
         ignored_modules: names or patterns that were left as they were.
@@ -68,7 +68,7 @@ class Storage:
         packed_weights: those of them that are stored packed.
         packed_bytes: of the stored data of these, scales included.
         unpacked_modules: the matrices that are not packed, by name; none of a checkpoint that packs nothing.
-        quantisation: None where nothing is packed.
+        quantisation: None if nothing is packed.
     """
 
     format: str

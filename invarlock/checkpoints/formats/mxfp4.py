@@ -83,7 +83,7 @@ FORMAT = Mxfp4Format()
 
 
 def _packed_tensor(files: CheckpointFiles, name: str) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a stack is stored, None where it cannot be read, and what is wrong with it."""
+    """Return how a stack is stored, None if it cannot be read, and what is wrong with it."""
     entries = files.entries
     parts = {"codes": f"{name}{BLOCKS}", "scale": f"{name}{SCALES}"}
     codes = entries.get(parts["codes"])

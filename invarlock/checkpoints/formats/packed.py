@@ -202,7 +202,7 @@ def _parents(module: str) -> Iterator[str]:
 
 
 def bits_or_none(value: object) -> int | None:
-    """Return a number of bits, None where a config has something else in its place."""
+    """Return a number of bits, None if a config has something else in its place."""
     return value if type(value) is int and 0 < value <= MAX_BITS else None
 
 

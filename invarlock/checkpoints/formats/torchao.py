@@ -136,7 +136,7 @@ class _About:
 
 
 def _about(described: Mapping[str, Any]) -> _About | None:
-    """Return what the metadata say of a weight, None where they say nothing, or what cannot be."""
+    """Return what the metadata say of a weight, None if they say nothing, or what cannot be."""
     data, kind = described.get("_data"), described.get("_type")
     if not isinstance(data, dict) or kind not in READ:
         return None
@@ -154,7 +154,7 @@ def _text(value: object) -> str:
 
 
 def _packed_tensor(files: CheckpointFiles, name: str, about: _About | None) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a weight is stored, None where it cannot be read, and what is wrong with it."""
+    """Return how a weight is stored, None if it cannot be read, and what is wrong with it."""
     entries, module = files.entries, name.removesuffix("weight")
     parts = {part: f"{module}{_PREFIX}{part}" for part in PARTS}
     if name in entries:

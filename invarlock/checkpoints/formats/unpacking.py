@@ -27,7 +27,7 @@ def of_dtype(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
 
 
 def broken_values(scale: torch.Tensor) -> str | None:
-    """Return what is wrong with the values of a scale, None where all are finite and none is zero.
+    """Return what is wrong with the values of a scale, None if all are finite and none is zero.
 
     A scale may be negative: auto-round uses both ends of a symmetric range.
     """

@@ -116,7 +116,7 @@ def left_out(stated: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _packed_tensor(files: CheckpointFiles, module: str, layout: Layout) -> tuple[PackedTensor | None, list[Defect]]:
-    """Return how a module's weight is stored, None where it cannot be read, and what is wrong with it."""
+    """Return how a module's weight is stored, None if it cannot be read, and what is wrong with it."""
     name, entries = f"{module}.weight", files.entries
     parts = {part: f"{module}.{part}" for part in ENDINGS if f"{module}.{part}" in entries}
     missing = [part for part in ENDINGS[:3] if part not in parts]

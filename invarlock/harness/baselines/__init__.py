@@ -1,4 +1,4 @@
-"""What workers make once and share: baseline reports, null runs and the presets derived from them.
+"""Baseline reports, null runs and the presets derived from them: made once and shared by all workers.
 
-What an earlier session left is compared with the plan here, and kept where it fits.
+Results of an earlier session are compared with the plan here, and reused if they match it.
 """

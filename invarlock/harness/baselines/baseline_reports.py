@@ -1,7 +1,7 @@
 """Baselines of a run: their snapshots, their reports and their windows.
 
-What all workers share (a model's snapshot and its baseline report) is made by whoever comes first, under a lock; the
-others read it. What a worker has read, it keeps: the text, the draws, the parsed report.
+The first worker that needs a model's snapshot or baseline report makes it under a lock; the others read it. Each worker
+caches what it has read: the text, the draws, the parsed report.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from invarlock.reports.probes import probes_asked
 
 
 class Baselines:
-    """What a worker has of the baselines of its run."""
+    """One worker's cache of the baselines of its run."""
 
     def __init__(self, run: Run, placement: Placement, locks: Locks) -> None:
         self.run = run
@@ -56,20 +56,20 @@ class Baselines:
 
         Args:
             model: the model.
-            placement: where it is measured when it is this worker that makes it.
+            placement: the devices to measure it on, if this worker makes it.
 
         Raises:
-            InvarLockError: when its snapshot is not the one pinned, or it cannot be measured.
+            InvarLockError: if its snapshot does not match its pin, or it cannot be measured.
         """
         if model.id not in self._read:
             self._read[model.id] = self._shared(model, placement)
         return self._read[model.id]
 
     def snapshot(self, model: Model) -> Path:
-        """Return a model's snapshot, which is made or looked at once by each worker.
+        """Return a model's snapshot; each worker makes or checks it once.
 
         Raises:
-            InvarLockError: when it is not the one pinned.
+            InvarLockError: if it does not match its pin.
         """
         snapshot = self.run.directory.baseline_snapshot(model)
         if model.id not in self._snapshots:
@@ -79,7 +79,8 @@ class Baselines:
         return snapshot
 
     def draw(self, model: Model, run: int) -> Draw:
-        """Return the windows of a run; those of all runs of a model are drawn at once, its text tokenised once."""
+        """Return the windows of a run. The windows of all runs of a model are drawn together, so the text is tokenised
+        once."""
         if model.id not in self._tokens:
             runs = {case.run for case in self.run.catalog.cases if case.model == model}
             snapshot = self.run.directory.baseline_snapshot(model)
@@ -87,7 +88,7 @@ class Baselines:
         return self._tokens[model.id][run]
 
     def setup(self, model: Model) -> Setup:
-        """Return what every document of a model says."""
+        """Return the fields that all documents of a model share."""
         settings = self.run.settings
         context = {
             "suite": self.run.catalog.suite,
@@ -119,7 +120,7 @@ class Baselines:
         snapshot, path = directory.baseline_snapshot(model), directory.baseline_report(model)
         with self._locks.held(f"baseline_{model.folder}"):
             if self.run.settings.resume:
-                # what an earlier run left is looked at once by each worker
+                # each worker checks once what an earlier run left
                 self._make_snapshot(model, snapshot)
                 kept_baseline(path, self.setup(model), kept_folder(snapshot), probe=self._is_probed(model))
             if not path.is_file():

@@ -1,7 +1,7 @@
-"""Calibration in a worker: null runs are shared out, and the preset that follows from them judges every case.
+"""Calibration in a worker: workers divide the null runs, and the preset derived from them judges every case.
 
-Each null run has its lock. Whoever is free claims one that nobody has begun, and waits only when all that are left are
-being measured by others. The preset is derived by whoever comes first after the last of them.
+Each null run has a lock. A free worker claims one that nobody has begun, and waits only when others are measuring all
+of the rest. The first worker that finds all of them finished derives the preset.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from invarlock.reports.presets import Preset, check_fit
 
 
 class Calibration:
-    """What a worker has of the presets of its run."""
+    """One worker's cache of the presets of its run."""
 
     def __init__(self, run: Run, baselines: Baselines, locks: Locks) -> None:
         self.run = run
@@ -40,13 +40,13 @@ class Calibration:
         self._looked_at: set[PlannedNullRun] = set()
 
     def preset(self, model: Model, baseline: StoredBaseline, placement: Placement) -> Preset | None:
-        """Return the preset of a model, made together by the workers that need it; None in a run without presets.
+        """Return the preset of a model, which the workers that need it make together; None in a run without presets.
 
         Raises:
-            InvarLockError: when it is another's, or nothing can be learned from the null runs.
+            InvarLockError: if the preset belongs to another model, or cannot be derived from the null runs.
         """
         if model.id in self._failed:
-            # what cannot be calibrated is not tried again for every case
+            # a calibration that failed is not tried again for every case
             raise self._failed[model.id]
         if model.id not in self._presets:
             try:
@@ -59,7 +59,7 @@ class Calibration:
         return self._presets[model.id]
 
     def measure(self, null_run: PlannedNullRun, placement: Placement) -> dict[str, object]:
-        """Return the document of a null run, measured unless it is there, by this worker or by another.
+        """Return the document of a null run, which this worker or another measures unless it exists.
 
         Raises:
             InvarLockError: when it cannot be measured.
@@ -98,19 +98,19 @@ class Calibration:
             claimed = [null_run for null_run in left if self._claim(null_run, placement)]
             left = [null_run for null_run in left if null_run not in claimed]
             if left and not claimed:
-                # others have all that are left; one of them may die, and then its null run is claimed here
+                # other workers are measuring all of the rest; if one of them dies, its null run is claimed here
                 with self._locks.held(_lock_name(left[0])):
                     self._measure(left.pop(0), placement)
 
     def _claim(self, null_run: PlannedNullRun, placement: Placement) -> bool:
-        """Measure a null run unless another worker is at it; tell whether it is there now."""
+        """Measure a null run unless another worker is measuring it; return whether it is finished."""
         with self._locks.claimed(_lock_name(null_run)) as ours:
             if ours:
                 self._measure(null_run, placement)
         return ours
 
     def _measure(self, null_run: PlannedNullRun, placement: Placement) -> None:
-        """Measure a null run, unless its document is there and of this run's inputs. The caller holds its lock."""
+        """Measure a null run unless its document exists and matches this run's inputs. The caller holds its lock."""
         run, model, path = self.run, null_run.model, self._path(null_run)
         setup = self.baselines.setup(model)
         if run.settings.resume and null_run not in self._looked_at:

@@ -1,6 +1,6 @@
-"""Resuming a run: what is there, valid and made from the same inputs is kept; the rest is done again.
+"""Resuming a run: valid results made from the same inputs are reused; all others are made again.
 
-A file that does not fit is kept beside its successor as ``*.stale``.
+A file that does not match is renamed to ``*.stale``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from invarlock.task_records.importing import records_beside
 
 
 def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> dict[str, Any] | None:
-    """Return the baseline report of an earlier run, or None if it is missing or does not fit this run.
+    """Return the baseline report of an earlier run, or None if it is missing or does not match this run.
 
     Args:
         path: where the report would be.
@@ -60,7 +60,7 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> dict[
 
 
 def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> dict[str, Any] | None:
-    """Return the null run of an earlier run, or None if it is missing or does not fit this run."""
+    """Return the null run of an earlier run, or None if it is missing or does not match this run."""
     if not path.is_file():
         return None
     try:
@@ -93,15 +93,15 @@ def kept_report(
     repeats: int,
     subject_sha256: str | None = None,
 ) -> dict[str, Any] | None:
-    """Return the case report of an earlier run, or None if a file is missing or does not fit this run.
+    """Return the case report of an earlier run, or None if a file is missing or does not match this run.
 
     Args:
         case: the case.
         path: where its report would be.
         request: the evaluation that would make it now.
-        spec: the edit or fault that the case's subject is made by.
-        repeats: how many repeats are asked for.
-        subject_sha256: of a subject that is brought, as it is now.
+        spec: the edit or fault that makes the case's subject.
+        repeats: number of repeats requested.
+        subject_sha256: current digest of a user's subject.
     """
     if not path.is_file():
         return None
@@ -110,7 +110,7 @@ def kept_report(
     try:
         wrong: list[object] = [*saved.problems] or [*_mismatches(case, report, request, spec)]
     except InvarLockError:
-        # records beside a subject that cannot be read: measuring again says why
+        # unreadable task records next to a subject: measuring again reports the reason
         wrong = ["of other records"]
     if not wrong and subject_sha256 not in (None, report["subject"]["digest"]):
         wrong.append("of another subject")
@@ -123,12 +123,12 @@ def kept_report(
 
 
 def set_aside(path: Path) -> None:
-    """Rename a file that is not used to ``*.stale``; an older one of that name goes."""
+    """Rename an unused file to ``*.stale``, replacing an older file of that name."""
     path.replace(path.with_name(f"{path.name}.stale"))
 
 
 def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationRequest, spec: str) -> list[object]:
-    """Return where a report was made from other inputs than this run's."""
+    """Return the fields in which a report's inputs differ from this run's."""
     setup = request.setup
     asked = {
         "meta": {**setup.meta(), "scenario": case.scenario.id, "run": case.run, "seeds": setup.seeds(case.run)},
@@ -139,7 +139,7 @@ def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationReques
         "guards": list(setup.guards),
         "evaluation_windows.token_ids": setup.store_tokens,
     }
-    # what windows begin with is bound to the baseline's report
+    # the prefix of windows comes from the baseline's report
     dataset = setup.dataset(report["baseline_ref"]["tokenizer_sha256"], report["dataset"]["prefix_token_ids"])
     windows = {key: value for key, value in report["dataset"]["windows"].items() if key != "stats"}
     found = {

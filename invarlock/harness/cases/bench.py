@@ -1,6 +1,6 @@
-"""The bench on which a worker runs its cases: subjects made, measured against their baseline, and removed.
+"""Runs the cases of a worker: makes each subject, measures it against its baseline, and removes it.
 
-A case is done when its ``runtime.manifest.json`` is there, which binds the report beside it.
+A case is finished when its ``runtime.manifest.json`` exists; that file has the digest of the report in the same folder.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from invarlock.reports.probes import probes_asked
 from invarlock.reports.sidecars import PAGE_NAME
 from invarlock.runtime.determinism import apply_determinism
 
-# After it ran out of memory, a case is tried once more with so many times the memory.
+# A case that ran out of memory is run once more with this many times the memory.
 RETRY_FACTOR = 2
 
 _log = logging.getLogger(__name__)
 
 
 class Bench:
-    """A worker's bench. It holds devices while it runs a case, a GPU also between cases of one model.
+    """Runs a worker's cases. It has a lease on devices during a case, and keeps a GPU between cases of the same model.
 
-    It tells ``waiting`` while it waits for devices or for another worker.
+    It enters the context ``waiting`` while it waits for devices or for another worker.
     """
 
     def __init__(self, run: Run, waiting: Waiting = nullcontext) -> None:
@@ -80,19 +80,20 @@ class Bench:
         self._at: Model | None = None
 
     def evaluate(self, case: Case) -> dict[str, Any]:
-        """Run a case and return its report with its probes, which are then on disk with its sidecars.
+        """Run a case, write its files, and return its report with its probes.
 
-        A case that runs out of memory is run once more, on a lease of twice the memory.
+        A case that runs out of memory is run once more, with a lease on twice the memory.
 
         Raises:
-            InvarLockError: when the baseline is not the one pinned, the subject cannot be made, or it does not fit.
+            InvarLockError: if the baseline does not match its pin, the subject cannot be made, or it does not fit into
+            memory.
         """
         need = self._needs[case.model.id]
         try:
             with self._leased(case.model, need) as placement:
                 return self._evaluate(case, placement)
         except OutOfMemoryError:
-            # what follows is outside of this clause, so that the error's frames hold no tensor of the first try
+            # the retry stands outside of this clause, so that the error's frames keep no tensor of the first try alive
             _log.warning("out of memory with %s; retrying with %s", _size(need), _size(RETRY_FACTOR * need))
         with self._leased(case.model, RETRY_FACTOR * need) as placement:
             return self._evaluate(case, placement)
@@ -117,7 +118,7 @@ class Bench:
         return self._write(case, request, made, measurements, examined)
 
     def _prepare(self, case: Case, placement: Placement) -> EvaluationRequest:
-        """Return the evaluation of a case, with a baseline that is measured and a preset that is made."""
+        """Return the evaluation request of a case, after measuring its baseline and making its preset if needed."""
         started = time.perf_counter()
         baseline = self.baselines.baseline(case.model, placement)
         _log.info("baseline %s is ready after %.2f s", case.model.id, time.perf_counter() - started)
@@ -135,7 +136,7 @@ class Bench:
     def _measure(
         self, case: Case, request: EvaluationRequest, times: int
     ) -> tuple[Made, list[Measured], Mapping[str, Mapping[str, Any]]]:
-        """Make a case's subject, measure it so many times, and remove it unless subjects are kept."""
+        """Make a case's subject, measure it once for each repeat, and remove it unless subjects are kept."""
         subject, snapshot, placement = self.run.directory.subject(case), request.baseline.snapshot, request.placement
         examined: Mapping[str, Mapping[str, Any]] = {}
         keeps = bool(self.run.settings.keep_models)
@@ -164,37 +165,37 @@ class Bench:
         measurements: Sequence[Measured],
         examined: Mapping[str, Mapping[str, Any]],
     ) -> dict[str, Any]:
-        """Write a case's report with its companions, all of them or none."""
+        """Write a case's report and its sidecars, either all of them or none."""
         path, subject, settings = self.run.directory.report(case), self.run.directory.subject(case), self.run.settings
-        # that of an earlier report would stand beside another
+        # a leftover of an earlier report would describe another one
         path.with_name(PAGE_NAME).unlink(missing_ok=True)
         try:
             report = write_case(path, case, request, made, measurements, examined)
             if settings.keep_models and subject.is_dir():
-                # whoever loads the subject later knows what it is
+                # a later reader of the subject can see how it was made
                 name = "edit_metadata.json"
                 write_bytes(subject / name, path.with_name(name).read_bytes())
             if not (settings.skip_html or settings.defer_rendering):
                 write_page(path)
         except BaseException:  # Ctrl-C too
-            # without all that belongs beside it, it is none
+            # a report without its sidecars does not count as written
             path.unlink(missing_ok=True)
             raise
         _log.info("report written: %s, ratio %s, guards %s", *case_facts(report).values())
         return report
 
     def calibrate(self, null_run: PlannedNullRun) -> dict[str, Any]:
-        """Measure a null run, unless it is there, and return its document, which is then on disk.
+        """Measure a null run unless its document exists, write the document and return it.
 
         Raises:
-            InvarLockError: when the baseline is not the one pinned, or cannot be measured.
+            InvarLockError: if the baseline does not match its pin, or cannot be measured.
         """
         with self._leased(null_run.model, self._needs[null_run.model.id]) as placement:
             return self.calibration.measure(null_run, placement)
 
     @contextmanager
     def _leased(self, model: Model, need_bytes: int) -> Iterator[Placement]:
-        """Yield where a model is placed, on devices that nobody else uses meanwhile."""
+        """Yield the placement of a model on devices leased to this worker alone."""
         if self._at != model:
             self._let_go()
         with self._waiting():
@@ -212,7 +213,7 @@ class Bench:
             code, settings = self.run.runs_code_of(model), self.run.settings
             bounded = rooms if gpu or self._is_bounded() else ()
             yield Placement("cuda" if gpu else "cpu", bounded, code, self.run.attention(pool.kind), settings.scoring)
-        except BaseException:  # an interrupt and a failed test too: no device stays held
+        except BaseException:  # an interrupt and a failed test too: no device stays leased
             self._let_go()
             raise
         waiting = self.leases.longest_wait_seconds()
@@ -223,7 +224,7 @@ class Bench:
         return self.leases.pool.bytes_per_device is not None
 
     def _let_go(self) -> None:
-        """Give the devices back, with nothing of ours left on them."""
+        """Release the devices, after freeing our memory on them."""
         self._at = None
         if self.leases.pool.kind == "gpu" and self.leases.lease is not None:
             torch.cuda.empty_cache()
@@ -246,7 +247,8 @@ def _size(count: int) -> str:
 
 
 def _show_gpus(pool: Pool, worker: int) -> None:
-    """Let CUDA, which has not started yet, number GPUs as the pool does; of MIG instances it shows one to a process."""
+    """Make CUDA, which has not started yet, number GPUs as the pool does. CUDA shows a process only one MIG
+    instance."""
     if pool.kind != "gpu":
         return
     seen = pool.devices if pool.combinable else (pool.devices[worker % len(pool.devices)],)

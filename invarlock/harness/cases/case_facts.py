@@ -1,4 +1,4 @@
-"""What one line says of a case: what was applied, its ratio and its guards.
+"""The facts of a case that fit on one line: what was applied, the ratio and the guards.
 
 They travel with pytest's report of the case.
 """
@@ -29,6 +29,6 @@ def ratio_text(ratio: float | None) -> str:
 
 
 def guards_text(report: Mapping[str, Any]) -> str:
-    """Return ``pass``, or the guards that say something else: ``spectral fail, rmt warn``."""
+    """Return ``pass``, or the guards that did not pass: ``spectral fail, rmt warn``."""
     states = [(guard, report[guard]["status"]) for guard in GUARD_NAMES if guard in report]
     return ", ".join(f"{guard} {status}" for guard, status in states if status != "pass") or "pass"

@@ -1,4 +1,4 @@
-"""The files of a case: its report, the sidecars beside it, and the manifest that binds them and is written last."""
+"""The files of a case: its report, the sidecars, and the manifest with their digests, which is written last."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def write_case(
     measurements: Sequence[Measured],
     examined: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Write a case's report and what belongs beside it, and return the report with its probes and other documents.
+    """Write a case's report and its sidecars, and return the report with its probes and other documents.
 
     Args:
         path: the report's place.
         case: the case.
         request: the evaluation.
-        made: what the subject was made by.
+        made: how the subject was made.
         measurements: of the subject, and its repeats.
         examined: what was measured of a deployable subject, by document; empty for any other.
 
     Raises:
-        DocumentError: when a document would not hold to its schema.
+        DocumentError: if a document does not match its schema.
     """
     measured, setup, baseline = measurements[0], request.setup, request.baseline
     edited = Edited(made.name, made.label, made.spec, made.parameters, made.label_source)

@@ -1,8 +1,8 @@
-"""Edits of one model that are due, made in one pass over its baseline.
+"""Several edits of one model, made in one pass over its baseline.
 
-A worker that needs an edited subject makes those of the next cases of the model in the same pass, as many as the disk
-holds and as fall to one worker, and leaves them prepared. A case that finds its subject prepared renames it. What
-nobody takes is removed when the session ends.
+A worker that needs an edited subject also makes those of the model's next cases in the same pass: its share of them,
+and no more than fit on the disk. A case whose subject is already prepared renames it. Unused subjects are removed when
+the session ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from invarlock.harness.state.locks import Locks
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_json
 
-# Subjects of a pass: each reads the same tensors, and more of them gain little.
+# Subjects of a pass. All are made from the same tensors, and more of them gain little.
 MAX_AT_ONCE = 8
 RECORD = "prepared.json"
 
@@ -35,14 +35,14 @@ _log = logging.getLogger(__name__)
 
 
 class EditBatches:
-    """A worker's way to the edited subjects of its run.
+    """Makes edited subjects for a worker.
 
     Args:
         run: the run.
         tuned: the parameters of clean edits.
         locks: of the run.
         case_ids: the cases of the run, in the plan's order.
-        disk_bytes: what the run was planned to hold on its disk.
+        disk_bytes: planned size of the run on its disk.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class EditBatches:
         self._edits = [
             case for case in run.catalog.planned(case_ids) if isinstance(case.scenario.generation, EditGeneration)
         ]
-        # edits that cannot be applied: their own cases say so, and no further pass begins them
+        # edits that cannot be applied: their own cases report it, and no later pass tries them again
         self._refused: set[str] = set()
 
     def make(self, case: Case, snapshot: Path, subject: Path) -> EditSummary:
@@ -63,7 +63,7 @@ class EditBatches:
 
         Raises:
             EditError: when the edit cannot be applied to the model.
-            CheckpointError: when the baseline is malformed, or the disk refuses.
+            CheckpointError: if the baseline is malformed, or writing fails.
         """
         with self._locks.held(_lock(case)):
             found = self._take(case, subject)
@@ -86,7 +86,7 @@ class EditBatches:
         except CheckpointError:
             if not others:
                 raise
-            # the disk may hold one subject where it did not hold all
+            # one subject may fit on the disk although all of them did not
             return self._make(case, [], snapshot, subject)
         for folder, outcome in made.items():
             if isinstance(outcome, EditError):
@@ -101,7 +101,7 @@ class EditBatches:
         return own
 
     def _take(self, case: Case, subject: Path) -> EditSummary | None:
-        """Return what was prepared for a case, which then stands in its place; None when nothing was."""
+        """Move a case's prepared subject into place and return how it was made; None if it was not prepared."""
         place = self._prepared(case)
         if not (place / RECORD).is_file():
             return None
@@ -111,7 +111,7 @@ class EditBatches:
         return EditSummary(**row)
 
     def _due(self, case: Case, snapshot: Path) -> list[Case]:
-        """Return the next cases of the model whose edits fall to this pass: other edits, one case for each."""
+        """Return the model's next cases to prepare in this pass, one for each different edit."""
         chosen: dict[str, Case] = {str(self._spec(case)): case}
         for other in self._edits:
             if other.model != case.model or not self._is_due(other):
@@ -129,7 +129,7 @@ class EditBatches:
         return not any(path.exists() for path in there)
 
     def _spare_subjects(self, snapshot: Path) -> int:
-        """Return how many subjects more than planned the disk holds."""
+        """Return how many subjects more than planned fit on the disk."""
         directory = self._run.directory.path
         size = sum(path.stat().st_size for path in snapshot.iterdir() if path.is_file())
         still_planned = max(0, self._disk_bytes - held_bytes(directory).total_bytes)

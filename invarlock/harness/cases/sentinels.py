@@ -1,8 +1,8 @@
-"""Promotion sentinels: subjects that a run kept are loaded again and evaluated, as whoever promotes a model would.
+"""Promotion sentinels: subjects that a run kept are loaded and evaluated again, as before promoting a model.
 
 ``pytest suites -m sentinel --run-dir RUN --model MODEL`` evaluates two kept subjects directly, and one through the
-public commands ``invarlock evaluate`` and ``invarlock verify``. A sentinel passes when the load path completes and the
-files are there; what the metric says is in the report, and does not matter here.
+public commands ``invarlock evaluate`` and ``invarlock verify``. A sentinel passes if loading succeeds and the files
+exist; the metric is in the report and does not matter here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHOWN_LINES = 5
 
 @dataclass(frozen=True)
 class KeptRun:
-    """A run whose subjects were kept: where it is, the model that is looked at, and what it was scored on."""
+    """A run whose subjects were kept: its folder, the model to evaluate, and the text it was scored on."""
 
     directory: RunDirectory
     model_id: str
@@ -53,7 +53,7 @@ class KeptRun:
 
 
 def find_kept_run(run: Run) -> KeptRun:
-    """Return the run that ``--run-dir`` names, and its model that ``--model`` names.
+    """Return the run that ``--run-dir`` names, with its model that ``--model`` names.
 
     Raises:
         UsageError: when an option is missing, or the run has no such model.
@@ -81,7 +81,7 @@ def find_kept_run(run: Run) -> KeptRun:
 
 
 def sentinel_problems(run: Run, sentinels: list[str]) -> list[str]:
-    """Return what keeps sentinels from running, a line each, with its remedy."""
+    """Return each problem that prevents sentinels from running, with its remedy, one a line."""
     try:
         kept = find_kept_run(run)
     except (UsageError, MissingFileError) as error:
@@ -97,12 +97,12 @@ def sentinel_problems(run: Run, sentinels: list[str]) -> list[str]:
 
 
 def run_sentinel(sentinel: str, run: Run) -> Path:
-    """Evaluate a kept subject, and return the folder of its report.
+    """Evaluate a kept subject and return the folder of its report.
 
     Raises:
-        InvarLockError: when the load path does not complete.
+        InvarLockError: if loading or evaluating fails.
     """
-    # imported here: it imports torch, and telling what cannot work must not
+    # imported here: it imports torch, and reporting problems must not
     from invarlock.evaluation.pair import evaluate_pair
     from invarlock.evaluation.pair_request import PairRequest
 
@@ -130,12 +130,12 @@ def run_sentinel(sentinel: str, run: Run) -> Path:
 
 
 def _label(subject: Path) -> str | None:
-    """Return what a subject's edit is called: None where its own metadata says it, and of older runs ``custom``."""
+    """Return the label of a subject's edit: None if its own metadata has it, and ``custom`` for older runs."""
     return None if (subject / "edit_metadata.json").is_file() else "custom"
 
 
 def missing_files(sentinel: str, target: Path) -> list[str]:
-    """Return the files that a sentinel should have left and did not."""
+    """Return the files that a sentinel should have written and did not."""
     names = [REPORT_NAME, *([VERIFICATION] if sentinel == PUBLIC else [])]
     return [name for name in names if not (target / name).is_file()]
 
@@ -156,7 +156,7 @@ def _command(*arguments: object) -> None:
     """Run a public command.
 
     Raises:
-        EvaluationError: when it does not end well, with its last lines.
+        EvaluationError: if it fails, with the last lines of its output.
     """
     command = [sys.executable, "-m", "invarlock", *map(str, arguments)]
     try:
@@ -169,7 +169,7 @@ def _command(*arguments: object) -> None:
 
 
 def _text(kept: KeptRun, run: Run) -> tuple[Path, int]:
-    """Return a file with the text that the run was scored on, and its tokens a window."""
+    """Return a file with the text that the run was scored on, and the number of tokens in a window."""
     # imported here: it imports torch, and collecting must not
     from invarlock.evaluation.models import Placement
     from invarlock.harness.baselines.baseline_reports import Baselines

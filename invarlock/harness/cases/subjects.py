@@ -23,11 +23,11 @@ from invarlock.task_records.importing import records_beside
 
 @dataclass(frozen=True)
 class Made:
-    """What a subject was made by: for its report and its ``edit_metadata.json``.
+    """How a subject was made: for its report and its ``edit_metadata.json``.
 
-    ``packed_as`` is how a backend stores its weights, None where they are stored as the baseline's are.
-    ``label_source`` says what the label of a user's subject comes from. ``kept`` says whether its checkpoint stays in
-    the run directory.
+    ``packed_as`` is the format in which a backend stores its weights, None if it is the baseline's format.
+    ``label_source`` is the origin of the label of a user's subject. ``kept`` is true if its checkpoint stays in the run
+    directory.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Made:
 
 
 def subject_spec(case: Case, tuned: TunedParams) -> str:
-    """Return what a case's subject is made by, as its report says it."""
+    """Return the specification of a case's edit or fault, as in its report."""
     generation = case.scenario.generation
     if isinstance(generation, EditGeneration):
         return str(tuned.resolve(generation.for_model(case.model.id), case.model.id))
@@ -55,16 +55,16 @@ def subject_spec(case: Case, tuned: TunedParams) -> str:
 
 
 def subject_digest(case: Case, snapshot: Path) -> str | None:
-    """Return the digest of a subject that is brought, as it is now; None of one that is made."""
+    """Return the current digest of a user's subject; None for a subject that the run makes."""
     generation = case.scenario.generation
     return brought_digest(generation.folder, snapshot) if isinstance(generation, BroughtGeneration) else None
 
 
 def subject_records(case: Case) -> dict[str, Any] | None:
-    """Return the results on tasks that lie beside a subject that is brought; None where there are none.
+    """Return the task results in the folder of a user's subject, None if it has none.
 
     Raises:
-        DocumentError: when they are malformed.
+        DocumentError: if they are malformed.
     """
     generation = case.scenario.generation
     return records_beside(generation.folder) if isinstance(generation, BroughtGeneration) else None
@@ -81,12 +81,12 @@ def make_subject(
         edits: makes edited subjects, several in one pass.
         snapshot: the baseline's folder.
         subject: the folder to make.
-        placement: where a backend packs a deployable subject.
+        placement: the devices on which a backend packs a deployable subject.
 
     Raises:
-        EditError: when the edit or fault cannot be applied to the model.
-        CheckpointError: when the disk refuses.
-        EvaluationError: when a backend is to pack it, and cannot load it.
+        EditError: if the edit or fault cannot be applied to the model.
+        CheckpointError: if writing fails.
+        EvaluationError: if the backend that packs it cannot load it.
     """
     started = time.perf_counter()
     generation = case.scenario.generation

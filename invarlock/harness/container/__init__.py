@@ -1,1 +1,1 @@
-"""The same command line in the runtime image: what is mounted, which variables are passed, and the start."""
+"""Running the same command line in the runtime image: mounts, environment variables, and the start."""

@@ -1,6 +1,7 @@
-"""What a run in a container sees of the machine: the files that its options and variables name, and those variables.
+"""Mounts and variables of a run in a container: the files that its options and variables name, and those variables.
 
-The checkout and inputs are read-only; a run's folder, its pack's, the caches and folders for temporary files are not.
+The checkout and inputs are mounted read-only; the folders of the run and its pack, caches and temporary folders are
+writable.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from invarlock.runtime.starting import Written
 from invarlock.settings import SETTINGS, Settings
 
 RUNS = "evidence_pack_runs"
-# Beside the variables of the table: what sets up libraries, what pytest reads, and what CI gives.
+# Variables other than those of the table: of libraries, of pytest, and of CI services.
 LIBRARY_VARIABLES = ("OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_CUDA_ALLOC_CONF")
 SESSION_VARIABLES = ("PYTEST_ADDOPTS", "COLUMNS", "CI", "GITHUB_STEP_SUMMARY")
-# With --net 1: what the hub's client connects by, and files for it.
+# With --net 1: the connection settings of the hub's client, and files for it.
 HUB_VARIABLES = (
     "HF_ENDPOINT", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
 HUB_FILES = ("HF_TOKEN_PATH", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-# Where pytest keeps the names of files that it writes.
+# Names of pytest's options for files that it writes.
 PYTEST_FILES = ("xmlpath", "log_file")
-# Settings that name what a run writes; every other path is an input, but for caches, which are ambient.
+# Settings whose paths a run writes; every other path is an input, except for caches.
 OUTPUTS = ("output_dir", "run_dir", "pack_dir")
-# Inputs that belong to files beside them: a preset to its null runs.
+# Inputs that need the other files of their folder: a preset needs its null runs.
 WITH_NEIGHBOURS = ("calibration_preset_file",)
 
 
 def written(config: pytest.Config, settings: Settings) -> Written:
-    """Return what a run writes. Without ``--net 1`` it reads the caches that there are, and makes none."""
+    """Return the paths that a run writes. Without ``--net 1`` it only reads existing caches."""
     folders = [absolute(settings.output_dir or RUNS)]
     if settings.run_dir is not None:
         folders.append(absolute(settings.run_dir))
@@ -53,11 +54,11 @@ def written(config: pytest.Config, settings: Settings) -> Written:
 
 
 def job_mounts(config: pytest.Config, folder: Path, settings: Settings, writes: Written) -> Iterator[Mount]:
-    """Yield what a run sees, each at its own path."""
+    """Yield the mounts of a run, each at the same path as outside."""
     yield from (Mount(path) for path in _checkout(config, folder))
     yield from (Mount(path, writable=True) for path in (*writes.folders, *writes.files, *writes.caches))
     if settings.pack_dir is not None:
-        # a pack is made beside its place and renamed into it
+        # a pack is made in the parent folder and then renamed
         yield Mount(absolute(settings.pack_dir).parent, writable=True)
     yield from (Mount(path) for path in _inputs(settings) if path.exists())
     if settings.config is not None:
@@ -68,7 +69,7 @@ def job_mounts(config: pytest.Config, folder: Path, settings: Settings, writes: 
 
 
 def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the variables that a run has as they are, and those that are set for it."""
+    """Return the variables that are passed on unchanged, and those that are set for the container."""
     known = [variable for setting in SETTINGS for variable in setting.variables]
     known += [*LIBRARY_VARIABLES, *SESSION_VARIABLES]
     if settings.net:
@@ -82,7 +83,7 @@ def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writes: Written) -> Iterator[str]:
-    """Yield what cannot be mounted, or must not be, a line each."""
+    """Yield each path that cannot or must not be mounted, one a line."""
     yield from _pack_problems(settings, _checkout(config, folder), writes)
     for mount in job_mounts(config, folder, settings, writes):
         if "," in str(mount.path) or '"' in str(mount.path):
@@ -114,12 +115,12 @@ def _pack_problems(settings: Settings, checkout: list[Path], writes: Written) ->
 
 
 def not_writable(user: int) -> str:
-    """Return what is wrong with a folder that a container is to write, and what to do about it."""
+    """Return the problem of a folder that a container must write to, with its remedy."""
     return f"the container's user ({user}) cannot write it; run chown {user}, give another folder, {ON_THE_HOST}"
 
 
 def _checkout(config: pytest.Config, folder: Path) -> list[Path]:
-    """Return the folder that pytest calls its root, and the suites folder where that lies elsewhere."""
+    """Return pytest's root folder, and the suites folder if it lies elsewhere."""
     return [config.rootpath] if folder.is_relative_to(config.rootpath) else [config.rootpath, folder.parent]
 
 
@@ -146,7 +147,7 @@ def _temporary(settings: Settings) -> list[Path]:
 
 
 def _hub_home() -> Path:
-    """Return where the hub's client keeps its files; it says so itself, and is slow to import."""
+    """Return the folder in which the hub's client keeps its files, without importing the client, which is slow."""
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:
@@ -155,6 +156,6 @@ def _hub_home() -> Path:
 
 
 def absolute(path: str | Path) -> Path:
-    """Return the absolute path of one that an option or a variable gave."""
-    # not resolved: a container has a path by the name that it was given by
+    """Return the absolute path of a path from an option or a variable."""
+    # not resolved: inside the container a path has the name that the user gave
     return Path(os.path.normpath(Path.cwd() / path))

@@ -1,6 +1,6 @@
 """From pytest's command line to the same command line in the runtime image.
 
-What keeps it from starting is told by the checks before the first case, with everything else that is missing.
+Problems that prevent its start are reported by the checks before the first case, together with all others.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from invarlock.runtime.starting import Launch, start
 
 
 def run_in_container(config: pytest.Config, suite: OpenSuite) -> int | tuple[str, ...]:
-    """Run pytest's command line in the runtime image and return its exit code, or what keeps it from starting.
+    """Run pytest's command line in the runtime image and return its exit code, or the problems that prevent its start.
 
     Raises:
-        InvarLockError: when the engine does not start it.
+        InvarLockError: if the engine does not start it.
     """
     problems: list[str] = []
     launch = _plan(config, suite, problems)
@@ -37,13 +37,13 @@ def run_in_container(config: pytest.Config, suite: OpenSuite) -> int | tuple[str
 
 
 def _plan(config: pytest.Config, suite: OpenSuite, problems: list[str]) -> Launch | None:
-    """Return what is to be started; None, and a problem more, when there is no engine or no image."""
+    """Return the container to start; without an engine or an image, return None and append to the problems."""
     folder, settings, catalog = suite.folder, suite.settings, suite.catalog
     on_gpus = catalog.models.suites[catalog.suite].requires == "gpu"
     writes = written(config, settings)
     problems += mount_problems(config, folder, settings, writes)
     engine = image = source = None
-    # a marker file that is malformed is told by the check of the source
+    # the check of the source reports a malformed marker file
     with suppress(InvarLockError):
         source = source_of(folder)
     try:

@@ -1,11 +1,11 @@
-"""What a run may compute on: GPUs as NVML tells of them, or shares of the CPUs.
+"""The devices that a run may compute on: GPUs listed by NVML, or shares of the CPUs.
 
 Example::
 
     pool = make_pool(settings, requires="gpu", workers=8)
     pool.devices[0]     # Device(id="GPU-5a…", index=0, total_bytes=85899345920, free_bytes=85000000000, …)
 
-GPUs are counted as ``nvidia-smi`` counts them, by their place on the PCI bus.
+GPUs are numbered as in ``nvidia-smi``, by their place on the PCI bus.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Pool:
     """The devices of a run.
 
     Attributes:
-        kind: what they are.
+        kind: ``gpu`` or ``cpu``.
         devices: in the order of their index, which is CUDA's in a worker of the run.
-        threads: CPU threads that a worker computes with.
-        combinable: whether a model may lie on several; CUDA shows one MIG instance to a process.
-        bytes_per_device: what is planned with of each, None for what it has free.
+        threads: CPU threads of a worker.
+        combinable: whether a model may be spread over several devices; not over MIG instances, as CUDA shows a process
+        only one. bytes_per_device: memory to plan with on each device, None for its free memory.
     """
 
     kind: Literal["gpu", "cpu"]
@@ -58,7 +58,7 @@ class Pool:
         return device.free_bytes if self.bytes_per_device is None else min(device.free_bytes, self.bytes_per_device)
 
     def refreshed(self) -> Pool:
-        """Return the pool with what is free now."""
+        """Return the pool with the memory that is free now."""
         if self.kind == "cpu":
             return self
         now = {gpu.id: gpu.free_bytes for gpu in read_gpus()}
@@ -77,10 +77,10 @@ class Pool:
 
 
 def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
-    """Return the devices that a run's suite and settings give it.
+    """Return the devices of a run, from its suite and settings.
 
     Raises:
-        UsageError: when a GPU is needed and there is none that may be used, or one that was named is not there.
+        UsageError: if a GPU is needed and none is usable, or a named one does not exist.
     """
     cores = len(os.sched_getaffinity(0))
     planned = settings.gpu_memory_per_device
@@ -103,16 +103,17 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
 
 
 def _threads(share: int) -> int:
-    """Return the threads of a worker with this share of the CPUs: no more than ``OMP_NUM_THREADS``, where it is set."""
+    """Return the number of threads of a worker with this share of the CPUs, at most ``OMP_NUM_THREADS`` if it is
+    set."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(asked)) if asked.isdecimal() and int(asked) > 0 else share
 
 
 def read_gpus() -> list[Device]:
-    """Return the GPUs of this machine; of one that is divided, its MIG instances.
+    """Return the GPUs of this machine; a GPU divided by MIG is replaced by its instances.
 
     Raises:
-        UsageError: when NVML is not there.
+        UsageError: if NVML is not installed.
     """
     try:
         nvml: Any = importlib.import_module("pynvml")
@@ -156,7 +157,7 @@ def _device(nvml: Any, handle: Any, index: int) -> Device:
 
 
 def _visible(gpus: Sequence[Device], settings: Settings) -> list[Device]:
-    """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` shows, in its order; as in CUDA, what is unknown ends the list."""
+    """Return the GPUs in ``CUDA_VISIBLE_DEVICES``, in its order; as in CUDA, an unknown entry ends the list."""
     given = settings.cuda_visible_devices
     if given is None:
         return list(gpus)
@@ -172,7 +173,7 @@ def _visible(gpus: Sequence[Device], settings: Settings) -> list[Device]:
 
 
 def _named(gpus: Sequence[Device], settings: Settings) -> list[Device]:
-    """Return the GPUs of ``GPU_ID_LIST``: numbers count what is visible."""
+    """Return the GPUs of ``GPU_ID_LIST``; its numbers are indices into the visible GPUs."""
     if settings.gpu_ids is None:
         return list(gpus)
     chosen = []
@@ -187,7 +188,7 @@ def _named(gpus: Sequence[Device], settings: Settings) -> list[Device]:
 
 
 def _usable(gpus: Sequence[Device], settings: Settings) -> list[Device]:
-    """Return the GPUs that have enough memory free and, where that is asked for, that nobody else uses."""
+    """Return the GPUs with enough free memory that, if exclusive use is required, no other process uses."""
     reasons = []
     usable = []
     for gpu in gpus:
@@ -203,7 +204,7 @@ def _usable(gpus: Sequence[Device], settings: Settings) -> list[Device]:
 
 
 def _find(gpus: Sequence[Device], name: str) -> Device | None:
-    """Return the GPU of a number, or of the beginning of an id that no other has."""
+    """Return the GPU with a number, or with an id that begins with a unique prefix."""
     if name.isdigit():
         return gpus[int(name)] if int(name) < len(gpus) else None
     if not name.startswith(("GPU-", "MIG-")):

@@ -1,4 +1,4 @@
-"""Leases on the devices of a run: who computes on what, agreed on through files that are locked.
+"""Leases on the devices of a run, coordinated between workers by locked files.
 
 Example::
 
@@ -7,9 +7,9 @@ Example::
     …
     leases.give_back()
 
-A lease is a lock on a file per device, which the kernel lets go of when its process dies. Who waits stands in a queue
-of locked files, first come, first served: a model that needs all devices is not overtaken for ever by small ones.
-Devices are tried under one more lock without waiting for any of them, so nobody holds one while waiting for another.
+A lease is a lock on one file per device, which the kernel releases when the process dies. Waiting workers form a
+first-come, first-served queue of locked files, so small models cannot keep overtaking one that needs all devices.
+Devices are tried under one more lock without waiting, so no worker keeps a device while waiting for another.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from invarlock.harness.devices.inventory import Device, Pool
 from invarlock.harness.devices.memory_plan import devices_needed, fits
 
 POLL_SECONDS = (0.02, 0.5)
-# Longer than any case may take by default; who waits this long waits for memory that somebody else holds.
+# Longer than any case may take by default: after this time another program must be using the memory.
 WAIT_SECONDS = 12 * 3600.0
-# A worker that has its model on a GPU goes on with it for so long while others wait.
+# A worker with its model on a GPU may keep it this long while others wait.
 TURN_SECONDS = 300.0
 _TICKET = re.compile(r"(\d{20})-\d+\.ticket")
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The devices that a worker holds, and the bytes of each that it may take."""
+    """The devices leased to a worker, and the bytes of each that it may use."""
 
     devices: tuple[Device, ...]
     rooms: tuple[int, ...]
 
 
 def choose(free: Sequence[Device], need_bytes: int, pool: Pool, worker: int) -> tuple[Device, ...] | None:
-    """Return the devices that a worker takes of those that are free, None when it must wait.
+    """Return the free devices that a worker should take, None if it must wait.
 
-    It takes as many as the need asks of the whole pool, its own first: worker i prefers device i mod G. A need that the
-    whole pool cannot hold takes all of it.
+    It takes as many as the model needs, its own first: worker i prefers device i mod G. A model that does not fit into
+    the whole pool takes all of it.
 
     Args:
-        free: devices that nobody holds, with what they have free now.
+        free: devices without a lease, with their memory that is free now.
         need_bytes: memory that is needed.
-        pool: all devices, with what they had free when the run began.
+        pool: all devices, with their memory that was free when the run began.
         worker: number of the worker.
     """
     places = len(pool.devices)
     if not pool.combinable:
-        # a process that has seen one MIG instance sees no other
+        # a process that has used one MIG instance cannot use another
         own = [device for device in free if device.index == worker % places]
         return tuple(own) or None
     count = devices_needed(need_bytes, pool)
@@ -73,7 +73,7 @@ def choose(free: Sequence[Device], need_bytes: int, pool: Pool, worker: int) -> 
 
 
 class Leases:
-    """A worker's view of its run's devices; it holds at most one lease."""
+    """A worker's access to its run's devices; it has at most one lease."""
 
     def __init__(self, folder: Path, pool: Pool, worker: int, wait_seconds: float = WAIT_SECONDS) -> None:
         self.wait_seconds = wait_seconds
@@ -89,7 +89,7 @@ class Leases:
         """Wait for a turn and for devices with enough memory, and return the lease on them.
 
         Raises:
-            UsageError: when that takes longer than any case of the run may.
+            UsageError: if that takes longer than the time limit of a case.
         """
         assert self.lease is None, "a worker has at most one lease"
         deadline = time.monotonic() + self.wait_seconds
@@ -111,13 +111,13 @@ class Leases:
         return self.lease
 
     def give_back(self) -> None:
-        """Let go of the lease, if there is one."""
+        """Release the lease, if any."""
         for lock in self._held:
             lock.release()
         self._held, self.lease = [], None
 
     def longest_wait_seconds(self) -> float | None:
-        """Return for how long the first in the queue has been waiting, None when nobody is."""
+        """Return how long the first in the queue has been waiting, None if the queue is empty."""
         with self._counter:
             first = next(iter(self._waiting()), None)
         return None if first is None else (time.monotonic_ns() - _since(first)) / 1e9
@@ -130,7 +130,7 @@ class Leases:
         return ticket, own
 
     def _waiting(self, own: Path | None = None) -> list[Path]:
-        """Return who waits, first come first; tickets of the dead are removed."""
+        """Return the tickets in the queue, oldest first; those of dead processes are removed."""
         found = []
         for path in sorted(path for path in self.folder.iterdir() if _TICKET.fullmatch(path.name)):
             if path == own or is_held(path):
@@ -173,7 +173,7 @@ def _acquired(lock: filelock.FileLock) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process that lives holds the lock on a file."""
+    """Return whether a running process has the lock on a file."""
     lock = filelock.FileLock(path)
     if not _acquired(lock):
         return True

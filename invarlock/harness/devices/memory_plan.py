@@ -1,4 +1,4 @@
-"""How much memory a model needs to be scored, and on how many devices of a pool that is."""
+"""How much memory scoring a model needs, and how many devices of a pool that takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from invarlock.catalog.models import Model
 from invarlock.harness.devices.inventory import GB, Pool
 
-# On a GPU, beside the weights: activations of a batch and logits grow with the model, CUDA's context does not.
+# On a GPU, in addition to the weights: activations of a batch and logits grow with the model, CUDA's context does not.
 GPU_OVERHEAD_SHARE = 0.1
 GPU_OVERHEAD_BYTES = 2 * GB
 # On a CPU, as benchmarks/memory.py measured it, with a margin: Python with PyTorch and a chunk of logits; then, times
@@ -34,12 +34,12 @@ FLOAT32_BYTES = 4
 
 
 def needed_bytes(model: Model, kind: str, tokens: int = USUAL_TOKENS, seq_len: int = USUAL_SEQ_LEN) -> int:
-    """Return the memory that a case of a model needs: on GPUs for the model as stored, on CPUs for the whole process.
+    """Return the bytes that a case of a model needs: on GPUs for the model as stored, on CPUs for the whole process.
 
     Args:
         model: the model.
         kind: ``gpu`` or ``cpu``.
-        tokens: of a forward pass, which counts on CPUs alone: a GPU's batch is halved where it does not fit.
+        tokens: tokens of a forward pass; used for CPUs only, since a batch that does not fit on a GPU is halved.
         seq_len: tokens of a window.
     """
     if kind == "gpu":
@@ -54,7 +54,7 @@ def needed_bytes(model: Model, kind: str, tokens: int = USUAL_TOKENS, seq_len: i
 
 
 def devices_needed(need_bytes: int, pool: Pool) -> int | None:
-    """Return the fewest devices of a pool whose room together holds a need, None when all do not."""
+    """Return the smallest number of devices of a pool with enough memory together, None if all are not enough."""
     rooms = sorted((pool.room(device) for device in pool.devices), reverse=True)
     if not pool.combinable:
         rooms = rooms[:1]
@@ -62,13 +62,13 @@ def devices_needed(need_bytes: int, pool: Pool) -> int | None:
 
 
 def fits(need_bytes: int, rooms: list[int]) -> bool:
-    """Return whether devices with some rooms hold a need together."""
+    """Return whether a need fits on devices with the given free bytes."""
     share = SPREAD_SHARE if len(rooms) > 1 else 0.0
     return need_bytes <= sum(rooms) * (1 - share)
 
 
 def memory_problems(pool: Pool, needs: Mapping[str, int]) -> Iterator[str]:
-    """Yield each model that no lease on the pool can ever hold, and what to do about it.
+    """Yield a problem with its remedy for each model that does not fit on the whole pool.
 
     Args:
         pool: the devices of a run.

@@ -38,7 +38,7 @@ from invarlock.verdict.compiling import Outcome, Planned, planned_cases, read_ou
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: whether its verdict is PASS and its pack stands, and what to tell the operator."""
+    """How a run ended: whether its verdict is PASS and its pack is valid, and the lines to show."""
 
     passed: bool
     lines: tuple[str, ...]
@@ -47,7 +47,7 @@ class Ending:
 def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool) -> Ending:
     """Compile the verdict, write it with its summaries, and build, sign and verify the pack.
 
-    An interrupted run has a verdict, which is FAIL, and no pack. A failure while packing leaves no pack.
+    An interrupted run gets the verdict FAIL and no pack. A failure while packing leaves no pack.
     """
     state, directory = run.directory.state, run.directory
     reduced = reduce_pytest_report(pytest_report, directory.path)
@@ -65,7 +65,7 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     lines = verdict_lines(verdict, found)
     passed = verdict["verdict"] == "PASS"
     if run.settings.shard is not None:
-        # whether enough of the informational reports signal is for all shards together to say
+        # whether enough informational reports signal is decided over all shards together
         passed = verdict["counts"]["records_passed"] == verdict["counts"]["cases_total"]
         if interrupted or not run.settings.given("pack_dir"):
             return _end_shard(run, lines, passed=passed, interrupted=interrupted)
@@ -85,7 +85,7 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
 
 
 def cut_off(plan: Mapping[str, Planned], found: FoundReports, outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
-    """Return an outcome for each case that an interrupted run finished, and that pytest could not count any more."""
+    """Return an outcome for each case that finished, but too late for pytest to count it before an interrupt."""
     counted = {outcome["case"] for outcome in outcomes}
     done = [planned.case_id for path, planned in plan.items() if found.records.get(path) is not None]
     message = "its report is complete and --resume keeps it"
@@ -114,7 +114,7 @@ def finish_calibration(run: Run, models: Sequence[Model]) -> Ending:
 
 
 def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
-    """Build, sign and verify the pack; return what to tell the operator."""
+    """Build, sign and verify the pack; return the lines to show."""
     key, origin = _signing_key(run)
     write_provenance(run)
     built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
@@ -140,10 +140,10 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
 
 
 def write_provenance(run: Run) -> None:
-    """Write where the evidence comes from: the environment and the source repository.
+    """Write the provenance of the evidence: the environment and the source repository.
 
     Raises:
-        MissingFileError: when nothing says where the suites folder comes from.
+        MissingFileError: if the origin of the suites folder is unknown.
     """
     state = run.directory.state
     pool = Pool.read(run.directory.devices)
@@ -156,7 +156,7 @@ def write_provenance(run: Run) -> None:
 
 
 def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -> Ending:
-    """Leave what merging the shard needs; a shard has no pack of its own."""
+    """Write the files that merging the shard needs; a shard has no pack of its own."""
     assert run.settings.shard is not None
     index, shards = run.settings.shard
     name = f"shard {index}/{shards}"
@@ -189,10 +189,10 @@ def _signing_key(run: Run) -> tuple[SigningKey | None, str]:
 
 
 def _python(run: Run) -> str:
-    """Return how a person calls Python in their shell: by name where that finds this one, else by its path.
+    """Return the command for Python in the user's shell: its name if that finds this interpreter, else its path.
 
-    tox puts its environment first on the PATH of its commands, not on that of the shell it was called from. A path in
-    a container is none outside.
+    tox puts its environment first on the PATH of its commands, not on that of the shell it was called from. A path
+    inside a container does not exist outside.
     """
     if run.image is not None:
         return "python"

@@ -1,4 +1,4 @@
-"""pytest's own account of the cases, reduced to what a pack may hold: no path and no name of the machine."""
+"""pytest's own record of the cases, reduced for a pack: without paths and names of the machine."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from invarlock.errors import UsageError
 MAX_MESSAGE_CHARACTERS = 500
 # The outcome of a case whose worker died and which is run once more.
 RERUN = "rerun"
-# Where pytest-json-report writes unless it is told where.
+# Where pytest-json-report writes by default.
 DEFAULT_FILE = ".report.json"
-# What the reduced report does not take; a run of ten thousand cases need not hold it.
+# Fields that the reduced report omits; a run of ten thousand cases need not keep them in memory.
 OMITTED = ("collectors", "keywords", "log", "streams", "traceback", "warnings")
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w.+@-]+/)+(?=[\w.+@-])")
@@ -26,10 +26,10 @@ _WORKER = re.compile(r"\[gw\d+\] \S+ -- Python \S+ \S+\s*")
 
 
 def ask_for_json_report(option: argparse.Namespace) -> None:
-    """Have pytest-json-report note how each case ended; a file is written where the user names one or asks for it.
+    """Make pytest-json-report record how each case ended; it writes a file only if the user requests one.
 
     Raises:
-        UsageError: when it is not there, or is to leave the cases out.
+        UsageError: if the plugin is missing, or an option makes it omit the cases.
     """
     if not hasattr(option, "json_report"):
         raise UsageError(
@@ -51,7 +51,7 @@ def ask_for_json_report(option: argparse.Namespace) -> None:
 def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> dict[str, Any]:
     """Return ``pytest_report.json`` from the document of pytest-json-report.
 
-    Tests are sorted: which worker was done first says nothing.
+    Tests are sorted, because the order in which workers finish has no meaning.
     """
     tests = sorted((_reduce_test(test, run_directory) for test in report["tests"]), key=lambda test: test["nodeid"])
     counts = Counter(test["outcome"] for test in tests)

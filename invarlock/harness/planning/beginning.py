@@ -1,6 +1,6 @@
 """Before the first case: everything that can be known up front is checked, then the run directory is begun.
 
-All problems are told at once, each with its remedy, and nothing is left behind when there is one.
+All problems are reported at once, each with its remedy, and then nothing is left behind.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from invarlock.reports.verification import differences
 def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] = ()) -> list[str]:
     """Check a run's cases, fetch its models and write ``state/``: manifest, pins, settings, parameters and plan.
 
-    Returns what the operator should know of it.
+    Returns lines for the user.
 
     Args:
         run: the run.
         cases: its cases.
-        tell: is told of each file that is fetched.
+        tell: called with a line for each file that is downloaded.
         whole: of a shard, the cases of all shards.
 
     Raises:
@@ -88,7 +88,7 @@ def _repeat_remarks(run: Run, cases: Sequence[Case], repeated: Sequence[str]) ->
 
 
 def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) -> list[str]:
-    """Check what null runs need, fetch their models and write ``state/``; return what the operator should know.
+    """Check what null runs need, fetch their models and write ``state/``; return lines for the user.
 
     Raises:
         UsageError: with all problems, a line each.
@@ -104,7 +104,7 @@ def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) 
 
 
 def _cases_of(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[Case]:
-    """Return the cases that presets are made for."""
+    """Return the cases whose models get presets."""
     models = {null_run.model.id for null_run in null_runs}
     return [case for case in run.catalog.cases if case.model.id in models and run.catalog.suite in case.suites]
 
@@ -114,18 +114,18 @@ def _models(cases: Sequence[Case]) -> list[Model]:
 
 
 def _begin(run: Run, models: Sequence[Model], documents: Mapping[str, Any]) -> list[str]:
-    """Begin the run directory with what a run starts from, and return what the operator should know.
+    """Begin the run directory with the inputs of a run, and return lines for the user.
 
-    The caller holds the run directory's lock, and removes the directory when this fails and it was not there before.
+    The caller has the run directory's lock, and removes the directory if this fails and it is new.
 
     Args:
         run: the run.
         models: those of its cases.
-        documents: what goes to ``state/`` beside its settings and devices, by file name.
+        documents: further documents for ``state/`` besides settings and devices, by file name.
     """
     pool = pool_of(run)
     remove_leftovers(run)
-    # first: a folder that has it can be gone on with
+    # first: a folder with this file can be resumed
     write_json(run.directory.state / "settings.json", run.settings.document())
     for name, document in documents.items():
         write_json(run.directory.state / name, document)
@@ -141,7 +141,7 @@ def _pinned(cases: Sequence[Case], sources: Sources) -> list[Case]:
 
 
 def _remarks(run: Run, pool: Pool) -> Iterator[str]:
-    """Yield how workers and devices match, where one waits for the other."""
+    """Yield a remark if workers wait for devices, or devices for workers."""
     devices, workers = len(pool.devices), run.workers
     if run.settings.shard is not None and run.settings.determinism != "strict":
         yield "shards merge only if all measure the same baselines: use machines of one kind, or --determinism strict"
@@ -153,7 +153,7 @@ def _remarks(run: Run, pool: Pool) -> Iterator[str]:
 
 
 def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:
-    """Refuse to go on with a run that had other cases or other scenarios.
+    """Check that a resumed run has the same cases and scenarios.
 
     Raises:
         UsageError: naming the first difference.

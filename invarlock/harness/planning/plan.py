@@ -1,4 +1,4 @@
-"""What a session has planned, as a document and for people; collecting shows it, and imports no more than this.
+"""The plan of a session, as a document and as text. Collecting shows it, and imports no more than this.
 
 ``pytest --collect-only`` needs no PyTorch, NumPy or PyNaCl: what checks, measures or packs is imported where it is
 used.
@@ -44,7 +44,7 @@ def repeated_scenarios(run: Run, cases: Sequence[Case]) -> list[str]:
         cases: all that are selected, of every shard.
 
     Raises:
-        UsageError: when ``--repeat-scenario`` names one that is not selected.
+        UsageError: if ``--repeat-scenario`` names one that is not selected.
     """
     if not run.settings.repeats or not cases:
         return []
@@ -93,7 +93,7 @@ def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
 
 
 def scenario_lines(run: Run, cases: Sequence[Case]) -> list[str]:
-    """Return a line for each scenario: what makes its subject, for each model where models differ.
+    """Return a line for each scenario with its edit or fault, for each model if models differ.
 
     A ``clean`` edit has the parameters selected for the model, and stays ``clean`` where none are.
     """

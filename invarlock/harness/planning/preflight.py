@@ -1,6 +1,6 @@
-"""What is checked before the first case: a check a subject, each yields its problems with their remedies.
+"""The checks before the first case. Each yields its problems with their remedies.
 
-Whoever adds something that can be known up front adds its check to ``CHECKS``.
+To add a check of something that can be known up front, add a function to ``CHECKS``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def _holds_something(directory: RunDirectory) -> bool:
-    """Return whether a folder holds anything but this session's lock and the first file of a run that was killed."""
+    """Return whether a folder has files other than this session's lock and the first file of a killed run."""
     ours = {directory.state, directory.session_lock, directory.session_holder}
     return any(path not in ours for path in (*directory.path.iterdir(), *directory.state.glob("[!.]*")))
 
@@ -59,7 +59,7 @@ def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    """Yield what strict assurance needs that this run does not have."""
+    """Yield the requirements of strict assurance that this run does not meet."""
     if run.settings.report_assurance != "strict" or run.settings.no_pack:
         return
     asked = "--release-review" if run.settings.release_review else "--report-assurance strict"
@@ -74,7 +74,7 @@ def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    """Yield why the source of the product cannot be stated in the pack."""
+    """Yield why the pack cannot state the product's source."""
     if run.settings.no_pack:
         return
     try:
@@ -87,21 +87,21 @@ def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_container(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    """Yield why the run is not in a container although its execution mode says so."""
+    """Yield why the run is not in a container although its execution mode requires one."""
     yield from run.launch_problems
     if run.settings.execution_mode == "container" and run.image is None and not run.launch_problems:
         yield "--execution-mode container: pytest was not called to start a run; call it as `pytest SUITES`"
 
 
 def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    """Yield the opt-ins that the suite needs and that are not set."""
+    """Yield the opt-in variables that the suite needs and that are not set."""
     suite = run.catalog.models.suites[run.catalog.suite]
     if suite.requires == "gpu" and not run.settings.allow_remote_code:
         yield f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it"
 
 
 def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    """Yield the models that bring Python code of their own, where running it is not allowed."""
+    """Yield the models with Python code of their own, unless running it is allowed."""
     if run.settings.allow_remote_code:
         return
     for model in {case.model.id: case.model for case in cases}.values():
@@ -131,7 +131,7 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
         return
     missing: dict[str, dict[str, str]] = {}
     for case in cases:
-        # runs differ in their windows alone
+        # runs differ only in their windows
         if case.run == 1 and isinstance(case.scenario.generation, EditGeneration):
             spec = case.scenario.generation.for_model(case.model.id)
             try:
@@ -147,7 +147,7 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_flash_attention(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    """Yield a problem where flash-attention is to be used and is not installed."""
+    """Yield a problem if flash-attention is selected but not installed."""
     on_gpus = run.catalog.models.suites[run.catalog.suite].requires == "gpu"
     if on_gpus and not run.settings.skip_flash_attention and find_spec("flash_attn") is None:
         yield "SKIP_FLASH_ATTN=0: flash-attn is not installed; pip install flash-attn, or unset the variable"
@@ -166,7 +166,7 @@ def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    """Yield presets that are missing or were measured in another way."""
+    """Yield presets that are missing or were measured with other settings."""
     yield from preset_check(run, list({case.model.id: case.model for case in cases}.values()))
 
 
@@ -237,12 +237,12 @@ CHECKS: tuple[Check, ...] = (
     check_disk,
 )
 
-# What a run that makes presets and runs no case has to hold to.
+# The checks of a run that makes presets and runs no cases.
 CALIBRATION_CHECKS = tuple(check for check in CHECKS if check not in (check_pack, check_assurance, check_tuned_params))
 
 
 def problems(run: Run, cases: Sequence[Case], checks: Sequence[Check] = CHECKS) -> list[str]:
-    """Return every problem that the checks find, in their order."""
+    """Return all problems that the checks find, in the order of the checks."""
     return [line for check in checks for line in check(run, cases)]
 
 

@@ -1,4 +1,4 @@
-"""The presets of a run, as controller and workers see them: which of them are made, and which are given.
+"""The presets of a run: which of them it derives, and which it is given.
 
 Nothing here measures, and nothing here imports torch.
 """
@@ -27,17 +27,17 @@ def calibrates(run: Run) -> bool:
 
 
 def has_presets(run: Run) -> bool:
-    """Return whether the models of a run have presets at all."""
+    """Return whether a run uses presets."""
     return calibrates(run) or _are_given(run) or run.settings.suite_mode == RUN_ONLY
 
 
 def preset_path(run: Run, model: Model) -> Path:
-    """Return where a model's preset stands in the run."""
+    """Return the path of a model's preset in the run."""
     return run.directory.presets / preset_name(model.folder)
 
 
 def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
-    """Yield why the presets that a run is given, or goes on with, cannot be used."""
+    """Yield why the presets that a run is given, or that it resumes with, cannot be used."""
     if not _are_given(run) and run.settings.suite_mode != RUN_ONLY:
         return
     if not _are_given(run) and not run.settings.resume:
@@ -85,7 +85,7 @@ def _windows_text(counts: WindowCounts) -> str:
 
 
 def begin_presets(run: Run, models: Sequence[Model]) -> None:
-    """Bring given presets with their null runs into the run; of what is there, set aside what is not asked for."""
+    """Copy given presets with their null runs into the run; set existing ones aside if they are not wanted."""
     for model in models:
         folder = run.directory.presets / model.folder
         if _are_given(run):
@@ -106,10 +106,10 @@ def begin_presets(run: Run, models: Sequence[Model]) -> None:
 
 
 def derived_preset(run: Run, model: Model) -> Preset:
-    """Return the preset that follows from a model's null runs, written unless it is there.
+    """Return the preset derived from a model's null runs, and write it unless it exists.
 
     Raises:
-        InvarLockError: when nothing follows from them.
+        InvarLockError: if no preset can be derived from them.
     """
     path, tier = preset_path(run, model), run.settings.tier
     if path.is_file():
@@ -124,7 +124,7 @@ def derived_preset(run: Run, model: Model) -> Preset:
 
 
 def preset_lines(preset: Preset, where: str) -> Iterator[str]:
-    """Yield what people are told of a preset: where it is, what it allows beyond its tier, what its own check found."""
+    """Yield a summary of a preset: where it is, what it allows beyond its tier, what its own check found."""
     document = preset.document
     count = len(document["null_runs"])
     learned = f"{count} null run{'' if count == 1 else 's'} and one held out"
@@ -140,7 +140,7 @@ def _are_given(run: Run) -> bool:
 
 
 def _source(run: Run, model: Model) -> Path:
-    """Return where the preset of a model is taken from."""
+    """Return the file that a model's preset is copied from."""
     if run.settings.calibration_preset_file:
         return Path(run.settings.calibration_preset_file)
     if run.settings.calibration_preset_dir:

@@ -1,7 +1,7 @@
-"""One shard of a run: which of the collected cases are its own, and what it leaves for ``merge``.
+"""One shard of a run: which of the collected cases belong to it, and what it writes for ``merge``.
 
-The division needs all cases that are selected. Of these xdist tells its controller nothing but those that a worker
-keeps, so the workers write them into a file that the controller names.
+Dividing a run needs all selected cases. xdist reports to its controller only the cases that a worker keeps, so the
+workers write all of them to a file that the controller names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def own_cases(cases: Sequence[Case], shard: Shard) -> list[Case]:
 
 
 def shard_document(whole: dict[str, Any], shard: Shard) -> dict[str, Any]:
-    """Return ``state/shard.json``: which part of which run this is."""
+    """Return ``state/shard.json``, which identifies the run and this part of it."""
     index, shards = shard
     document = {"schema": SCHEMA, "index": index, "of": shards, "whole": whole}
     check_schema(document, "shard", where="state/shard.json")
@@ -36,7 +36,7 @@ def shard_document(whole: dict[str, Any], shard: Shard) -> dict[str, Any]:
 
 
 def manifest_of_shard(whole: dict[str, Any], shard: Shard, cases: Sequence[Case]) -> dict[str, Any]:
-    """Return the effective manifest of a shard that is to run some cases.
+    """Return the effective manifest of a shard with the given cases.
 
     Raises:
         UsageError: when these are not all of its cases, or it has none.
@@ -52,7 +52,7 @@ def manifest_of_shard(whole: dict[str, Any], shard: Shard, cases: Sequence[Case]
 
 
 class Collected:
-    """A file in which workers leave the ids of all cases that were selected before the shard was taken."""
+    """A file with the ids of all cases that were selected before the shard was taken, written by workers."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._made = path is None

@@ -1,4 +1,4 @@
-"""What a run needs: of memory for each model, and of room on the disk."""
+"""The memory that each model of a run needs, and the disk space of the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from invarlock.harness.devices.memory_plan import USUAL_SEQ_LEN, USUAL_TOKENS, n
 from invarlock.harness.sources.texts import window_counts
 from invarlock.harness.state.run import Run
 
-# What must stay free beside the need. The packs and reports of the embedded models take 30 MB.
+# Space that must stay free in addition to the need. The packs and reports of the embedded models take 30 MB.
 MIN_FREE_DISK_GB = {"gpu": 200.0, "cpu": 1.0}
 EXECUTION_MODES = {"gpu": "container", "cpu": "host"}
 
@@ -41,7 +41,7 @@ class ModelNeed:
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """What a run puts on disk: into the cache of the hub's client, and into its own folder."""
+    """The bytes that a run writes: to the cache of the hub's client, and to its own folder."""
 
     cache_bytes: int
     baselines_bytes: int
@@ -53,7 +53,7 @@ class DiskNeed:
         return self.baselines_bytes + self.subjects_bytes
 
     def on_run_disk(self, *, shares_cache: bool) -> int:
-        """Return what the run's filesystem must hold, which may be that of the cache too."""
+        """Return the bytes needed on the run's filesystem, including the cache if it is on the same one."""
         return self.run_bytes + (self.cache_bytes if shares_cache else 0)
 
 
@@ -80,7 +80,7 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
 
 
 def forward_pass(run: Run) -> tuple[int, int]:
-    """Return how many windows a forward pass has to begin with, and their length; the usual where no text is named."""
+    """Return the number of windows in the first forward pass, and their length; the defaults if no text is named."""
     try:
         return int(run.settings.eval_batch), window_counts(run).seq_len
     except UsageError:
@@ -88,7 +88,7 @@ def forward_pass(run: Run) -> tuple[int, int]:
 
 
 def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:
-    """Return the room that a run's folder needs at its peak: all baselines, and the subjects that are there at once."""
+    """Return the peak bytes of a run's folder: all baselines, and the subjects that exist at the same time."""
     return disk_need(
         needs,
         missing_bytes=0,
@@ -98,14 +98,14 @@ def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:
 
 
 def disk_need(needs: Sequence[ModelNeed], *, missing_bytes: int, storage: str, keep_models: bool) -> DiskNeed:
-    """Return the room that a run needs at its peak.
+    """Return the disk space that a run needs at its peak.
 
     Args:
         needs: of its models.
-        missing_bytes: what is to be fetched into the client's cache.
-        storage: ``snapshot_copy``, or ``snapshot_symlink``: then baselines take no room. Files may be cloned, which
-            is not counted on.
-        keep_models: whether all subjects stay; else those of the largest model are there at once at most.
+        missing_bytes: bytes to download into the client's cache.
+        storage: ``snapshot_copy``, or ``snapshot_symlink``, with which baselines take no space. Savings from cloned
+        files are ignored. keep_models: whether all subjects stay; else at most those of the largest model exist at the
+        same time.
     """
     subjects = [need.subjects_bytes for need in needs]
     copies = 0 if storage == "snapshot_symlink" else sum(need.baseline_bytes for need in needs)
@@ -113,7 +113,7 @@ def disk_need(needs: Sequence[ModelNeed], *, missing_bytes: int, storage: str, k
 
 
 def suite_defaults(suite: Suite) -> dict[str, Any]:
-    """Return the settings that follow from a suite where none are given."""
+    """Return the default settings of a suite."""
     return {
         "clean_runs": suite.clean_runs,
         "stress_runs": suite.stress_runs,

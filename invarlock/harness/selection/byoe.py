@@ -5,7 +5,7 @@ Example::
     pytest suites -m byoe --baseline ./base --subject ./mine --subject ./other
 
 runs ``test_scenario[base-mine-run1]`` and ``test_scenario[base-other-run1]``: each subject must pass every gate. The
-text is that of the suites folder. Packs know the folders by their names alone.
+text is that of the suites folder. A pack has only the names of the folders.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def bring(
     Args:
         models: of the suites folder, whose text is used.
         settings: with ``--baseline`` and ``--subject``.
-        here: what relative paths are relative to.
+        here: the folder that relative paths start from.
         other_suites: suites of the folder that ``-m`` asks for.
 
     Raises:
-        UsageError: with a line for each folder that is no checkpoint.
+        UsageError: with a line for each folder that is not a checkpoint.
     """
     if settings.baseline is None or not settings.subjects:
         raise UsageError("-m byoe: needs --baseline FOLDER and at least one --subject FOLDER")
@@ -83,7 +83,7 @@ def bring(
 
 
 def _read(folder: Path, option: str, problems: list[str], base: Path | None = None) -> CheckpointFiles | None:
-    """Return what a folder holds, by its headers; None, and a problem more, when it is no whole checkpoint.
+    """Return the checkpoint in a folder, by its headers; if it is incomplete, return None and append to the problems.
 
     A folder with a ``base`` may be packed; a baseline is dense.
     """
@@ -138,7 +138,7 @@ def _scenario(name: str, folder: Path, edit: SubjectEdit) -> Scenario:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each folder: its own, with a number behind it where an earlier one has that."""
+    """Return a name for each folder: its own, followed by a number if an earlier folder has that name."""
     names: list[str] = []
     for folder in folders:
         taken = {name.casefold() for name in names}
@@ -157,7 +157,7 @@ def _name(folder: Path) -> str:
 
 
 def _device(settings: Settings) -> Literal["cpu", "gpu"]:
-    """Return what the checkpoints are measured on: GPUs, where NVML tells of some and none are hidden."""
+    """Return the kind of device to measure on: GPUs if NVML lists any and none are hidden, else CPUs."""
     if settings.cuda_visible_devices == "":
         return "cpu"
     try:

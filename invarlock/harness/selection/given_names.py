@@ -19,7 +19,7 @@ from invarlock.settings import Mode, Settings, unknown_variables, unread_setting
 
 
 class GivenNames:
-    """Refuses unknown marks, and warns of what else is not read and of a signing key that others may read.
+    """Refuses unknown marks, and warns of settings that have no effect and of a signing key that others may read.
 
     For the process that plans a run.
     """
@@ -54,7 +54,7 @@ class GivenNames:
 
 
 def unknown_models(settings: Settings, known: Collection[str]) -> Iterator[str]:
-    """Yield each model that the config gives edit parameters for and that the suites folder does not know."""
+    """Yield each model with edit parameters in the config that is not in the suites folder."""
     if settings.config is None:
         return
     for model_id in settings.config.edits:

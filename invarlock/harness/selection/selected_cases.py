@@ -31,9 +31,9 @@ MAX_COMBINATIONS = 1 << 12
 
 @dataclass(frozen=True)
 class Catalog:
-    """What a suites folder holds, and the suite that this run is of.
+    """The content of a suites folder, and the suite of this run.
 
-    ``folder_marks`` are the folder's marks, also of suites and models that this run replaces by the user's own.
+    ``folder_marks`` are the folder's marks, including those of suites and models that the user's checkpoints replace.
     """
 
     models: Models
@@ -83,7 +83,7 @@ def marks_of(models: Models) -> tuple[str, ...]:
 
 
 def is_byoe(expression: MarkExpression, models: Models, settings: Settings) -> bool:
-    """Return whether a run is of checkpoints that the user brings."""
+    """Return whether a run validates the user's own checkpoints."""
     # the model of a brought baseline has a mark too, whose name is not known before the baseline is read
     fixed = {BYOE_SUITE, *models.suites, *CATEGORY_MARKS}
     others = [name for name in expression.names if name not in fixed]
@@ -95,7 +95,7 @@ def is_byoe(expression: MarkExpression, models: Models, settings: Settings) -> b
 
 
 def suites_asked_for(models: Models, cases: Sequence[Case], expression: MarkExpression) -> list[str]:
-    """Return the suites that a mark expression asks for: it selects some of their cases because of the suite's mark."""
+    """Return the suites that a mark expression names: it selects some of their cases because of the suite's mark."""
     rows = {frozenset(marks) for marks in _all_marks(models, cases)}
     return [suite for suite in models.suites if expression.asks_for(suite, rows)]
 
@@ -104,7 +104,7 @@ def check_mark_names(expression: MarkExpression, known: Sequence[str]) -> None:
     """Refuse an expression with a mark that neither the suites nor pytest's configuration know.
 
     Raises:
-        UsageError: naming the mark, and the known one that is most like it.
+        UsageError: naming the mark and the most similar known one.
     """
     for name in expression.names:
         if name not in known:
@@ -123,7 +123,7 @@ def make_catalog(
 ) -> Catalog:
     """Return the catalog of a run.
 
-    The suite is the one that ``-m`` asks for; without one, that of the node ids given, else ``smoke``.
+    The suite is the one in ``-m``; without one, that of the given node ids, else ``smoke``.
 
     Raises:
         UsageError: when ``-m`` asks for several suites or for cases of other suites, node ids name several, a scenario

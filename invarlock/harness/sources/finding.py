@@ -5,8 +5,8 @@ Example::
     sources = find_sources(run, models)          # asks the hub with --net 1, and only then; downloads nothing
     pins = obtain_pins(sources, ids, print)           # downloads what is missing, verified
 
-A pin is wanted by a run that is resumed, else by ``PACK_MODEL_REVISIONS_FILE``, else by ``model_revisions.json`` of the
-suites folder, else by ``models.toml``.
+A model's pin comes from the run that is resumed, else from ``PACK_MODEL_REVISIONS_FILE``, else from
+``model_revisions.json`` of the suites folder, else from ``models.toml``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from invarlock.harness.sources.texts import find_text
 from invarlock.harness.state.found_sources import Source, Sources, Tell, sized_by_files
 from invarlock.harness.state.run import Run
 
-# Repositories asked for at a time; each is one request and, of a model that no catalog knows, a small file.
+# Repositories requested at a time; each is one request and, for a model in no catalog, a small file.
 ASKED_AT_ONCE = 8
 # The name of a file of pins, in a suites folder and in a run.
 PINS_NAME = "model_revisions.json"
 
 
 def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()) -> Sources:
-    """Return where models come from. The hub is asked with ``--net 1`` alone, and nothing large is fetched.
+    """Return where models come from. The hub is contacted only with ``--net 1``, and nothing large is downloaded.
 
     Args:
         run: the run.
@@ -68,7 +68,7 @@ def obtain_pins(sources: Sources, model_ids: Sequence[str], tell: Tell) -> Pins:
     """Return the pins of a run's models, once every file of them is on disk and verified.
 
     Raises:
-        UsageError: with a line for each model that cannot be had.
+        UsageError: with a line for each model that cannot be obtained.
     """
     pins: dict[str, Pin] = {}
     problems: list[str] = []
@@ -100,10 +100,10 @@ def run_pins(run: Run) -> Pins:
 
 
 def _wanted(run: Run, model: Model) -> Pin | None:
-    """Return the pin that a model must have, None where nobody says.
+    """Return the pin that a model must have, None if nothing specifies one.
 
     Raises:
-        UsageError: when a run that is resumed would get another.
+        UsageError: if a resumed run would get another one.
     """
     given = _given_pins(run).models.get(model.id)
     if given is None and model.revision is not None:
@@ -199,7 +199,7 @@ def _fetched(source: Source, tell: Tell) -> Pin:
     for file in wanted:
         if file not in pin.files:
             raise HubError(f"{pin.id} at {pin.revision}: {file.name} differs from the pinned file; correct the pin")
-    # a run that is resumed keeps what it said of it
+    # a resumed run keeps what it recorded
     return source.wanted if source.wanted is not None and wanted else pin
 
 

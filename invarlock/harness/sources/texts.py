@@ -37,7 +37,7 @@ class DataSet:
     revision: str | None
 
 
-# The 245,000 words that perplexities are told on.
+# The 245,000 words on which perplexities are usually reported.
 WIKITEXT2 = DataSet(
     "Salesforce/wikitext", "wikitext-2-raw-v1", "test", "text", "b08601e04326c79dfdd32d625aee71d232d685c3"
 )
@@ -47,7 +47,7 @@ def suite_text(run: Run) -> Text:
     """Return the text that a run's suite is scored on, and how much of it; the settings may name another text.
 
     Raises:
-        UsageError: when there is none.
+        UsageError: if there is no text.
     """
     suites = run.catalog.models.suites
     text = suites[run.catalog.suite].text
@@ -74,7 +74,7 @@ class WindowCounts:
 
 
 def window_counts(run: Run) -> WindowCounts:
-    """Return how much text is scored: settings beat the suite's numbers, those beat the profile's.
+    """Return how much text is scored. Settings override the suite's numbers, which override the profile's.
 
     Raises:
         UsageError: when there is no text.
@@ -93,7 +93,7 @@ def window_counts(run: Run) -> WindowCounts:
 def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[str]:
     """Yield each model for which a text that did not ship with the suite is too short, naming both counts.
 
-    A tokenizer that is no ``tokenizer.json`` is left to the case that loads it.
+    A tokenizer without a ``tokenizer.json`` is checked by the case that loads it.
     """
     if suite_text(run).dataset == "embedded":
         return
@@ -125,7 +125,7 @@ def _tokenizer(run: Run, pins: Pins, model: Model) -> Path:
 
 
 def find_text(run: Run, earlier: Pins, given: Pins) -> TextSource:
-    """Return where the data set of a run comes from; empty for a text on disk.
+    """Return the source of a run's data set; empty for a text on disk.
 
     Args:
         run: the run.
@@ -154,7 +154,7 @@ def read_suite_text(run: Run, pins: Pins) -> SourceText:
     """Return the text of a run, from its own pins.
 
     Raises:
-        InvarLockError: when it is not there, or not what was pinned.
+        InvarLockError: if it is missing, or does not match its pin.
     """
     # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.revisions import dataset_files
@@ -173,7 +173,7 @@ def read_suite_text(run: Run, pins: Pins) -> SourceText:
 
 
 def data_set(run: Run) -> DataSet | None:
-    """Return the data set that a run is scored on, None where its text is on disk.
+    """Return the data set that a run is scored on, None if its text is on disk.
 
     Raises:
         UsageError: when none is named.
@@ -195,7 +195,7 @@ def data_set(run: Run) -> DataSet | None:
 
 
 def files_of(asked: DataSet, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the files of a data set's split, of the one kind that is read best.
+    """Return the files of a data set's split, in the preferred one of the formats available.
 
     Raises:
         HubError: when it has none.

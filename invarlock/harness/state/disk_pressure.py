@@ -1,4 +1,4 @@
-"""``state/disk_pressure.json``: how full the disk of a run is, and what the run holds of it, while it runs.
+"""``state/disk_pressure.json``: how full the disk of a run is, and how much of it the run uses, while it runs.
 
 Example::
 
@@ -32,7 +32,7 @@ BLOCK_BYTES = 512
 
 @dataclass(frozen=True)
 class Held:
-    """The bytes on disk that a run holds; what several names share is counted once, what links point at is not."""
+    """The bytes that a run uses on disk; hard links are counted once, targets of symbolic links are not counted."""
 
     baselines_bytes: int
     subjects_bytes: int
@@ -40,7 +40,7 @@ class Held:
 
     @property
     def total_bytes(self) -> int:
-        """Return all bytes that the run directory holds."""
+        """Return the bytes of the whole run directory."""
         return self.baselines_bytes + self.subjects_bytes + self.other_bytes
 
 
@@ -61,7 +61,7 @@ class DiskPressure:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the measuring, with a last one; nothing happens when it was not started."""
+        """Stop the thread after a last measurement; do nothing if it was not started."""
         if not self._thread.is_alive():
             return
         self._over.set()
@@ -73,7 +73,7 @@ class DiskPressure:
             self._measure()
 
     def _measure(self) -> None:
-        # a disk that is full cannot be written to; the cases tell of it, and the next measure may pass
+        # a full disk cannot be written to; the cases report it, and the next measurement may succeed
         with suppress(OSError, InvarLockError):
             write_json(self._directory.state / "disk_pressure.json", self._document())
 
@@ -102,7 +102,7 @@ class DiskPressure:
 
 
 def held_bytes(run: Path) -> Held:
-    """Return what a run holds of its disk: baselines below ``models``, subjects below ``<model>/models``."""
+    """Return a run's disk usage: baselines below ``models``, subjects below ``<model>/models``, and the rest."""
     sizes = {"baselines": 0, "subjects": 0, "other": 0}
     seen: set[tuple[int, int]] = set()
     # baselines first: a subject's files that are links to them are theirs

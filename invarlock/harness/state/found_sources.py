@@ -1,4 +1,4 @@
-"""Where the models and the text of a run come from, once that was looked for."""
+"""The sources of the models and the text of a run, after looking for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TextSource:
-    """Where the data set of a run comes from: its pin when it is on disk, else what the hub has of it."""
+    """The source of a run's data set: its pin if it is on disk, else its files on the hub."""
 
     pin: Pin | None = None
     resolved: Resolved | None = None
@@ -35,7 +35,7 @@ class TextSource:
         """Return the data set's pin by its id, once its files are on disk and verified; empty without a data set.
 
         Raises:
-            HubError: when it cannot be fetched.
+            HubError: if it cannot be downloaded.
         """
         # imported here: collecting reads no checkpoint
         from invarlock.checkpoints.revisions import fetch
@@ -50,9 +50,9 @@ class Source:
 
     Attributes:
         model: with its sizes and architecture as the source has them.
-        pin: what it is, where all of it is on disk.
-        resolved: what the hub has of it, where it is to be fetched.
-        wanted: the pin that was asked for.
+        pin: its pin, if all of it is on disk.
+        resolved: its files on the hub, if it must be downloaded.
+        wanted: the pin that was requested.
     """
 
     model: Model
@@ -75,13 +75,13 @@ class Source:
 
     @property
     def missing_bytes(self) -> int:
-        """How much of it is to be fetched into the client's cache."""
+        """Bytes to download into the client's cache."""
         return 0 if self.resolved is None else self.resolved.missing_bytes
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of a run's models by id and of its text, why others have none, and how much is to be fetched."""
+    """The sources of a run's models by id and of its text, why others have none, and how much must be downloaded."""
 
     models: Mapping[str, Source] = field(default_factory=dict)
     problems: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""What processes that were killed leave in a run directory: the session itself removes it, or the next one.
+"""Removes what killed processes leave in a run directory, in the same session or the next one.
 
-Processes first: the workers of a session die with it, and each holds a lock for as long as it lives. When all are gone,
-nobody owns what is removed then: subjects, staging folders, files that were being written, locks and queues.
+Processes come first: the workers of a session die with it, and each has a lock for as long as it runs. When all are
+gone, the rest has no owner and is removed: subjects, staging folders, files that were being written, locks and queues.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _NEVER_KEPT = re.compile(r"null_run_[0-9]+|.+__run_[0-9]+|.+__weights|.+__prepar
 
 
 def die_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it is gone, whatever either is doing then."""
+    """Make the kernel kill this process when its parent ends, whatever both are doing."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        # it was gone before the kernel had been told
+        # the parent was gone before the kernel knew
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def worker_lock(directory: RunDirectory, worker: int) -> filelock.FileLock:
-    """Return the lock that a worker holds for as long as it lives, taken."""
+    """Take and return the lock that a worker keeps for as long as it runs."""
     path = directory.worker_lock(worker)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
@@ -52,7 +52,7 @@ def worker_lock(directory: RunDirectory, worker: int) -> filelock.FileLock:
 
 
 def remove_leftovers(run: Run) -> None:
-    """Remove what is left of earlier sessions of a run; the caller holds the run directory's lock.
+    """Remove what is left of earlier sessions of a run; the caller has the run directory's lock.
 
     Raises:
         UsageError: when a worker of an earlier session does not end.
@@ -63,7 +63,7 @@ def remove_leftovers(run: Run) -> None:
 
 
 def remove_unfinished(run: Run) -> None:
-    """Remove what nobody will finish: subjects, staging folders, files that were being written. No worker lives."""
+    """Remove unfinished work when no worker runs: subjects, staging folders, files that were being written."""
     directory = run.directory
     kept = _finished_subjects(run)
     for subject in directory.path.glob("*/models/*"):
@@ -88,7 +88,7 @@ def _wait_for_workers(directory: RunDirectory) -> None:
 
 
 def _finished_subjects(run: Run) -> set[Path]:
-    """Return where the subjects of cases that are done stand; they are there only when a session was to keep them."""
+    """Return the folders of finished cases' subjects, which exist only if a session kept them."""
     directory = run.directory
     return {
         directory.subject(case)

@@ -1,4 +1,4 @@
-"""The locks by which workers share what is made once: a lock a piece, held by whoever makes it.
+"""Locks for results that one worker makes and all share: one lock for each result.
 
 Example::
 
@@ -6,7 +6,7 @@ Example::
     with locks.held("baseline_my-model"):       # waits for its turn
         …
     with locks.claimed("null_run_my-model_1") as ours:
-        if ours:                                # nobody else is at it
+        if ours:                                # no other worker is making it
             …
 """
 
@@ -21,12 +21,12 @@ from invarlock.errors import EvaluationError
 from invarlock.packer.runs.run_directory import RunDirectory
 
 Waiting = Callable[[], AbstractContextManager[object]]
-# A holder that hangs is ended when its time is over; who waits longer waits for one that cannot be ended.
+# A holder that hangs is ended when its time is over; after a longer wait, it must be one that cannot be ended.
 TIMES_CASE_TIMEOUT = 2
 
 
 class Locks:
-    """A worker's way to the locks of its run; it tells ``waiting`` while it waits."""
+    """A worker's access to the locks of its run; it enters the context ``waiting`` while it waits."""
 
     def __init__(self, directory: RunDirectory, case_timeout_seconds: float, waiting: Waiting = nullcontext) -> None:
         self._directory = directory
@@ -35,10 +35,10 @@ class Locks:
 
     @contextmanager
     def held(self, name: str) -> Iterator[None]:
-        """Wait for a lock and hold it.
+        """Wait for a lock and keep it during the context.
 
         Raises:
-            EvaluationError: when another worker does not let go of it.
+            EvaluationError: if another worker does not release it in time.
         """
         lock = self._lock(name)
         try:
@@ -55,7 +55,7 @@ class Locks:
 
     @contextmanager
     def claimed(self, name: str) -> Iterator[bool]:
-        """Hold a lock if nobody else does, and tell whether it is held."""
+        """Take a lock if it is free, and yield whether it was taken."""
         lock = self._lock(name)
         try:
             lock.acquire(blocking=False)

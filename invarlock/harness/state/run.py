@@ -1,4 +1,4 @@
-"""A run: what is validated, by which settings, and where its files go. The run directory is the state."""
+"""A run: its cases, its settings, and the paths of its files. The run directory is its only state."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from invarlock.settings import Settings
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that stays the same from the first case to the verdict.
+    """The values that stay the same from the first case to the verdict.
 
     Attributes:
-        sources: where its models come from, once that was looked for.
+        sources: sources of its models, after looking for them.
         worker: the number of this process.
-        image: of the container that it is in.
-        launch_problems: why it is not in one, though it should be.
+        image: image of the container that it runs in.
+        launch_problems: why it does not run in a container, although it should.
     """
 
     suites_folder: Path
@@ -45,7 +45,7 @@ class Run:
         return Path(given) if given else self.suites_folder / "tuned_edit_params.json"
 
     def tuned_params(self) -> TunedParams:
-        """Return the parameters of clean edits: the file's, with those of the config in their place.
+        """Return the parameters of clean edits: the file's, overridden by those of the config.
 
         A file that an option or a variable names wins over the config.
 
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def executed(self) -> str:
-        """How reports call where the run is."""
+        """The name in reports of where the run executes."""
         return "host-bypass" if self.image is None else "container"
 
     @property
@@ -79,10 +79,10 @@ class Run:
         return Path(given).resolve() if given else self.directory.pack
 
     def named(self, model_id: str) -> str:
-        """Return how a user names a model on a command line: its folder where it was given as one, else its id."""
+        """Return a model's name for a command line: its folder if it was given as one, else its id."""
         path = self.catalog.models.models[model_id].path
         return path if path is not None and Path(path).is_absolute() else model_id
 
     def runs_code_of(self, model: Model) -> bool:
-        """Return whether code that a model brings is run: where its row in models.toml and the user both say so."""
+        """Return whether a model's own code is run: only if both its row in models.toml and the user allow it."""
         return model.trust_remote_code and bool(self.settings.allow_remote_code)

@@ -3,12 +3,12 @@
 Example::
 
     lock = RunLock(run.directory)
-    lock.take()             # or a UsageError that names process and host of the session that has it
+    lock.take()             # or a UsageError with the process and host of the session that has it
     …
     lock.give_back()
 
-The kernel lets go of the lock when its process dies, so what a killed session leaves is free at once. The sentence
-that says who has it stands in a file of its own, since taking a lock empties the file that is locked.
+The kernel releases the lock when its process dies, so the folder of a killed session is free at once. The name of the
+owner is in a separate file, since taking a lock empties the locked file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class RunLock:
-    """A session's lock on its run directory, which it makes when there is none."""
+    """A session's lock on its run directory, which it creates if it does not exist."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
@@ -37,7 +37,7 @@ class RunLock:
         self._made: list[Path] = []
 
     def take(self) -> None:
-        """Take the lock; what is no folder is left to who checks the run directory.
+        """Take the lock. A path that is not a folder is left to the check of the run directory.
 
         Raises:
             UsageError: when another session has it, or the folder cannot be made.
@@ -55,7 +55,7 @@ class RunLock:
             since = utc_now()
             self._directory.session_holder.write_text(f"pid {os.getpid()} on {socket.gethostname()} since {since}\n")
         except filelock.Timeout:
-            # whoever made the folders, they are the other session's now
+            # the folders now belong to the other session
             self._made = []
             raise UsageError(f"--output-dir: {path} is in use by {self._holder()}; wait for it, or stop it") from None
         except OSError as error:
@@ -64,7 +64,7 @@ class RunLock:
         self._lock = lock
 
     def give_back(self) -> None:
-        """Let go of the lock, if it is held."""
+        """Release the lock, if it was taken."""
         if self._lock is None:
             return
         self._directory.session_holder.unlink(missing_ok=True)
@@ -72,7 +72,7 @@ class RunLock:
         self._lock = None
 
     def give_up(self) -> None:
-        """Let go of the lock of a run that is refused, and remove the folders that were made for it."""
+        """Release the lock of a refused run, and remove the folders that were made for it."""
         self.give_back()
         if self._directory.path in self._made:
             shutil.rmtree(self._directory.path, ignore_errors=True)
@@ -95,5 +95,5 @@ class RunLock:
         try:
             return self._directory.session_holder.read_text().strip() or "another session"
         except OSError:
-            # it has the lock, and has not said so yet
+            # it has the lock, and has not written its name yet
             return "another session"

@@ -1,9 +1,9 @@
-"""The time that a case may take, ``--case-timeout``, and what ends one that takes longer.
+"""The time limit of a case, ``--case-timeout``, and the ways to end a case that exceeds it.
 
 A worker of xdist ends itself, by a thread of C that needs neither Python's lock nor a signal: a kernel or a driver that
 never returns is ended like a Python loop. The controller finds where it was, replaces the worker and does not run the
 case again. A run of one process has nobody to replace it. There an alarm interrupts the case, which fails, and the
-others go on; what cannot be interrupted ends the process, with what is done kept.
+others go on; if it cannot be interrupted, the process ends, and finished cases are kept.
 
 Waiting for a device, or for what another worker makes, does not count: the time begins anew after each wait.
 """
@@ -23,7 +23,7 @@ import pytest
 
 from invarlock.packer.runs.run_directory import RunDirectory
 
-# For a case that was interrupted to end by itself, and then for the process to say why it ends.
+# Time for an interrupted case to end by itself, and then for the process to print why it ends.
 GRACE_SECONDS = 60.0
 LAST_WORD_SECONDS = 5.0
 # Where the clock of a process is.
@@ -31,17 +31,17 @@ CLOCK = pytest.StashKey["CaseClock"]()
 
 
 class Alarm(Protocol):
-    """Something that happens when a case takes too long."""
+    """An action when a case exceeds its time limit."""
 
     def start(self, place: Path) -> None:
-        """Begin to count; ``place`` is the file for where the process was."""
+        """Start the limit; ``place`` is the file for the stacks of the process."""
 
     def stop(self) -> None:
-        """Let nothing happen."""
+        """Cancel the alarm."""
 
 
 class Exit:
-    """Ends the process, whatever it does, and writes where each of its threads was."""
+    """Ends the process, whatever it is doing, and writes the stack of each thread."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -133,7 +133,7 @@ class CaseClock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count nothing for as long as this process waits for others, and begin anew afterwards."""
+        """Suspend the limit while this process waits for others, and restart it afterwards."""
         self._stop()
         try:
             yield
@@ -151,12 +151,12 @@ class CaseClock:
 
 
 def worker_alarms(seconds: float) -> list[Alarm]:
-    """Return what happens in a worker, which is replaced."""
+    """Return the alarms of a worker, which xdist replaces."""
     return [Exit(seconds)]
 
 
 def lone_alarms(seconds: float) -> list[Alarm]:
-    """Return what happens in a run of one process."""
+    """Return the alarms of a run of one process."""
     last = seconds + min(seconds, GRACE_SECONDS)
     line = f"{overdue(seconds)} and could not be interrupted; finished cases are kept, continue: --resume -n 1"
     return [Interrupt(seconds), LastWord(last, line), Exit(last + LAST_WORD_SECONDS)]
@@ -168,6 +168,6 @@ def overdue(seconds: float) -> str:
 
 
 def hang_of(directory: RunDirectory, case_id: str) -> Path | None:
-    """Return the file that says where a case's worker was when its time was over, None when it did not end so."""
+    """Return the file with the stacks of a worker whose case exceeded its limit, None if that was not the reason."""
     place = directory.hung(case_id)
     return place if place.is_file() and place.stat().st_size else None

@@ -1,8 +1,8 @@
 """Ctrl-C in a run with workers: each worker stops its case at once, and no report that a worker sent is lost.
 
-xdist gives its workers five seconds to end what they do before it interrupts them, during which they run further cases
-whose results nobody reads. Here the controller interrupts them first, reads what they still send, and ends those that
-do not stop.
+xdist gives its workers five seconds before it interrupts them, and during that time they run further cases whose
+results are lost. Here the controller interrupts them first, reads what they still send, and ends those that do not
+stop.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-# For a worker to leave its case and say so; what one operation of PyTorch takes longer than this is cut off.
+# Time for a worker to leave its case and report it; an operation of PyTorch that takes longer is cut off.
 STOP_SECONDS = 2.5
-# For a worker's process to end afterwards.
+# Time for a worker's process to end afterwards.
 EXIT_SECONDS = 0.3
 # What workers send of the cases that they have finished.
 REPORTS = ("testreport", "logstart", "logfinish")
@@ -39,7 +39,7 @@ class Interruption:
         manager = getattr(distributed, "nodemanager", None)
         if manager is None:
             return
-        # the terminal sends its signal to the workers too, a process that is asked to stop sends it to itself alone
+        # Ctrl-C in a terminal reaches the workers too, but a signal sent to one process does not
         for process in _processes(manager):
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGINT)
@@ -70,7 +70,7 @@ def _processes(manager: Any) -> Iterator[Any]:
 
 
 class InterruptedCase:
-    """Lets the first interrupt of a worker's process stop its case, and counts nothing that the case says afterwards.
+    """Lets the first interrupt of a worker's process stop its case, and ignores what the case reports afterwards.
 
     The terminal and the controller both send an interrupt, and a second would cut off what the worker says of its
     cases. What a case raises while it is being stopped (an interrupt that a library turns into an error of its own, a

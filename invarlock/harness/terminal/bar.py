@@ -1,4 +1,4 @@
-"""The bar below the lines of the cases, on a terminal only.
+"""The progress bar below the lines of the cases, on a terminal only.
 
 Example::
 

@@ -1,7 +1,8 @@
-"""Logs of a run: one file a worker and one a case below ``logs/``, and a failed case's last lines in its message.
+"""Logs of a run below ``logs/``: one file for each worker and each case. A failure message ends with the case's last
+lines.
 
-Whoever has something to say of a run logs it to a logger below ``invarlock``, such as ``getLogger(__name__)``. Logs
-stay in the run directory; no pack holds one.
+Code logs to a logger below ``invarlock``, such as ``getLogger(__name__)``. Logs stay in the run directory; packs have
+none.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Logs:
-    """Opens the log of this process with its first case, and each case's own for as long as the case runs."""
+    """Opens the log of this process at its first case, and the log of each case while it runs."""
 
     def __init__(self, run: Run, process: str) -> None:
         self.run = run
@@ -74,7 +75,7 @@ class Logs:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """Show the end of a case's log where xdist says that its worker died; what a pack says of it stays as it is."""
+        """Show the end of a case's log when its worker died; the message in the pack stays unchanged."""
         for case in self.run.catalog.planned([parameter_id(crashitem)]):
             path = self.run.directory.log(case)
             lines = last_lines(path)
@@ -90,7 +91,7 @@ class Logs:
     def _explain(self, case: Case, report: pytest.TestReport) -> None:
         """Log a failure, and put the last lines of the case's log below its message.
 
-        They are a section of the message: what a pack says of a failure is its first part alone.
+        They are a separate section of the message: only its first part goes into the pack.
         """
         path = self.run.directory.log(case)
         lines = last_lines(path)
@@ -106,7 +107,7 @@ class Logs:
 
 
 def last_lines(path: Path) -> list[str]:
-    """Return the last lines of a log, none when there is no such file."""
+    """Return the last lines of a log, empty if the file does not exist."""
     if not path.is_file():
         return []
     with path.open("rb") as stream:
@@ -124,7 +125,8 @@ def _first_line(report: pytest.TestReport) -> str:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that goes without what a full disk refuses: the case tells of it, and the log stops no run."""
+    """A log file that ignores write errors: on a full disk the case reports the problem, and the log does not stop the
+    run."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exception(), OSError):

@@ -1,4 +1,5 @@
-"""How far a run is: ``state/progress.json`` for those who watch from outside, a line a case and a bar on the terminal.
+"""The progress of a run: ``state/progress.json`` for other programs, and one line for each case and a bar on the
+terminal.
 
 With ``-q`` pytest's dots stand alone; with ``-v`` pytest's line of a case stands above ours.
 """
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts the cases of a run as they begin and end. What it keeps grows with those that fail alone."""
+    """Counts the cases of a run as they begin and end. Its memory grows only with the number of failures."""
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
@@ -65,7 +66,7 @@ class Progress:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Leave out pytest's dot where a line of ours says the same."""
+        """Omit pytest's dot when our own line replaces it."""
         # pytest asks once more for its summary, when the run is over
         ours = self._state == "running" and self._verbosity == 0 and parameter_id(report.nodeid) in self._cases
         if not ours or report.outcome == RERUN or (report.when != "call" and report.passed):
@@ -102,7 +103,7 @@ class Progress:
             self._write()
 
     def seconds_left(self) -> float | None:
-        """Return how long the rest will take if it goes on as it did; None before the first case is done."""
+        """Return the estimated seconds for the rest at the speed so far; None before the first case is done."""
         if not self._cost_done:
             return None
         return (time.monotonic() - self._began) * self._cost_left / self._cost_done
@@ -112,7 +113,7 @@ class Progress:
         return int(self.controller.config.get_verbosity())
 
     def _begin(self, node_ids: Sequence[str]) -> None:
-        """Take note of what will be run, once."""
+        """Record once which cases will run."""
         if self._cases or not self.controller.planned:
             return
         self._cases = {case.id: case for case in self.controller.planned}
@@ -157,7 +158,7 @@ class Progress:
             self._bar.clear()
 
     def _write(self) -> None:
-        """Write ``state/progress.json``; a disk that refuses stops no run."""
+        """Write ``state/progress.json``; write errors are ignored."""
         document = self._document()
         check_schema(document, "progress", where="progress.json")
         try:
@@ -189,12 +190,12 @@ class Progress:
 
 
 def cost(case: Case) -> int:
-    """Return how long a case takes, in bytes of weights: of use in proportions alone."""
+    """Return the relative duration of a case, in bytes of weights."""
     return FIXED_COST_BYTES + case.model.weight_bytes
 
 
 def case_line(case: Case, facts: Mapping[str, object], seconds: float, how: str) -> str:
-    """Return what is said of a case that is done: how it ended, model, scenario, edit, ratio, guards, seconds."""
+    """Return the line of a finished case: outcome, model, scenario, edit, ratio, guards, seconds."""
     run = "" if case.run == 1 else f" (run {case.run})"
     spec = f"  {facts['spec']}" if facts.get("spec", case.scenario.id) != case.scenario.id else ""
     measured = f"ratio {facts['ratio']}  guards {facts['guards']}" if "ratio" in facts else "no report"

@@ -92,8 +92,8 @@ def _verify_reports(reports: list[Path], options: argparse.Namespace) -> int:
     from invarlock.jsonio import check_schema, dump_json, read_json
     from invarlock.named_files import check_result_file, write_result
     from invarlock.packer.format.in_pack import in_pack
+    from invarlock.packer.runs.lone_pages import lone_page_problems
     from invarlock.packer.verify.report import join_envelopes, verify_envelope
-    from invarlock.reports.page_files import page_problems
     from invarlock.reports.preset_files import read_preset
     from invarlock.reports.presets import report_preset_problems
     from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
@@ -118,7 +118,7 @@ def _verify_reports(reports: list[Path], options: argparse.Namespace) -> int:
         if preset is not None and not problems:
             problems = list(report_preset_problems(report, preset, report["baseline_ref"], options.preset.name))
         if not problems:
-            problems = list(page_problems(path))
+            problems = list(lone_page_problems(path))
         lines.append(f"{path}: {'verified' if not problems else 'NOT VERIFIED'}")
         if preset is None and not problems and report["policy_provenance"]["preset_sha256"] is not None:
             lines.append(

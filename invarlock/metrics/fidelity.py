@@ -17,7 +17,7 @@ from invarlock.judgement.detector import DetectorKind
 from invarlock.judgement.gate import Gate, number_or_words
 from invarlock.judgement.learning import FittedLimit, LearnedLimit, NullChange, largest_with_margin
 from invarlock.judgement.shares import Shares, share_of
-from invarlock.metrics.fidelity_page import page_section
+from invarlock.metrics.fidelity_page import page_section, summary
 from invarlock.metrics.fidelity_raw import consistency_problems, null_problems, raw_problems
 from invarlock.metrics.metric import Metric
 from invarlock.statistics.histogram import quantile_edge
@@ -217,6 +217,7 @@ FIDELITY = Metric(
     name=NAME,
     judge=_judge,
     page_section=page_section,
+    summary=summary,
     flags=("fidelity_kl_acceptable", "fidelity_same_top_acceptable", "fidelity_tail_acceptable"),
     gates=_gates,
     detects=lambda validation: any(

@@ -6,9 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from invarlock.pages.markup import Markup, element
+from invarlock.pages.numbers import share_text
 from invarlock.pages.parts import data_table, definition_list, number_text
 
 Block = Mapping[str, Any]
+
+
+def summary(report: Block) -> Iterator[str]:
+    """Yield the mean divergence and the share of the same top token, with their limits where they are gates."""
+    block, limits = report["fidelity"], report["resolved_policy"]["fidelity"]
+    if block["invalid"]:
+        return
+    kl, same = (f", limit {number_text(limits['kl_limit'])}", f", limit {share_text(limits['same_top_limit'])}")
+    if limits["intent"] == "change":
+        kl = same = ""
+    yield f"divergence (KL) {number_text(block['kl_mean'])} nats a token{kl}"
+    yield f"same top token at {share_text(block['same_top_share'])} of positions{same}"
 
 
 def page_section(report: Block) -> Iterator[Markup]:
@@ -29,15 +42,15 @@ def page_section(report: Block) -> Iterator[Markup]:
             f"99 %: {number_text(block['kl_p99'])}, 99.9 %: {number_text(block['kl_p999'])} "
             f"(limit {number_text(limits['tail_limit'])}), largest {number_text(block['kl_max'])}; upper edges of "
             "the histogram's bins",
-            "same top token": f"{_percent(block['same_top_share'])} of positions, {level} interval "
-            f"{_interval(block['same_top_ci'], percent=True)}, limit {_percent(limits['same_top_limit'])}",
+            "same top token": f"{share_text(block['same_top_share'])} of positions, {level} interval "
+            f"{_interval(block['same_top_ci'], percent=True)}, limit {share_text(limits['same_top_limit'])}",
             "confident flips": None
             if block["confident_flip_share"] is None
-            else f"{_percent(block['confident_flip_share'])} of positions where the baseline gives its top token "
+            else f"{share_text(block['confident_flip_share'])} of positions where the baseline gives its top token "
             f"50 % or more, {level} interval {_interval(block['confident_flip_ci'], percent=True)}",
             "probability of the text's token": f"changes by {number_text(block['delta_p_rms'])} (root mean square)",
             "compared": f"the baseline's {block['top_k']} most probable tokens of "
-            f"{block['raw']['baseline']['vocabulary']}; all others, {_percent(block['rest_mass'])} of the "
+            f"{block['raw']['baseline']['vocabulary']}; all others, {share_text(block['rest_mass'])} of the "
             "probability, count as one",
         }
     )
@@ -46,7 +59,7 @@ def page_section(report: Block) -> Iterator[Markup]:
             (
                 name,
                 number_text(null["kl_mean"]),
-                _percent(null["same_top_share"]),
+                share_text(null["same_top_share"]),
                 number_text(null["kl_p999"]),
             )
             for name, null in sorted(limits["null_level"].items())
@@ -56,9 +69,5 @@ def page_section(report: Block) -> Iterator[Markup]:
 
 
 def _interval(ends: Sequence[float], *, percent: bool = False) -> str:
-    low, high = (_percent(end) if percent else number_text(end) for end in ends)
+    low, high = (share_text(end) if percent else number_text(end) for end in ends)
     return f"{low} to {high}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"

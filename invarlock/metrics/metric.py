@@ -40,6 +40,11 @@ def no_facts(block: Block) -> dict[str, Any]:
     return {}
 
 
+def no_summary(report: Block) -> Iterator[str]:
+    """Yield nothing."""
+    yield from ()
+
+
 def no_null_problems(change: NullChange) -> Iterator[Problem]:
     """Yield no problem."""
     yield from ()
@@ -52,6 +57,7 @@ class Metric:
     Attributes:
         name: its key in reports, policies and scenarios.
         judge: returns its block, given ``evaluation_windows`` of the report, its limits and the rest of the report.
+        summary: yields its numbers and limits in a few words, for the head of a report's page, given the report.
         page_section: yields the parts of its section of a report's page, given the report.
         flags: the flags of its gates under ``validation``.
         gates: returns its gates, given its block and its limits; none where it was not evaluated.
@@ -77,6 +83,7 @@ class Metric:
     flags: tuple[str, ...]
     gates: Callable[[Block, Block], list[Gate]]
     detects: Callable[[Block], bool]
+    summary: Callable[[Block], Iterator[str]] = no_summary
     limits_used: Callable[[Block, Block], Shares] = no_limits_used
     null_signals: Callable[[NullChange, Block], dict[str, bool]] = no_null_signals
     raw_problems: Callable[[Block], Iterator[Problem]] = no_problems

@@ -21,6 +21,7 @@ from invarlock.judgement.shares import Shares, share_of
 from invarlock.metrics.metric import Metric
 from invarlock.pages.figures import interval_figure
 from invarlock.pages.markup import Markup, element
+from invarlock.pages.numbers import change_text
 from invarlock.pages.parts import number_text
 from invarlock.statistics.intervals import bca_interval, exponential, weighted_mean
 from invarlock.statistics.rounding import rounded
@@ -219,6 +220,16 @@ def _limits_used(metric: Block, limits: Block) -> Shares:
     }
 
 
+def _summary(report: Block) -> Iterator[str]:
+    metric, limits = report["primary_metric"], report["resolved_policy"]["primary_metric"]
+    ratio, interval = metric["ratio_vs_baseline"], metric["ci"]
+    if ratio is None or interval is None or None in interval:
+        yield f"perplexity: no ratio ({metric['reason']})"
+        return
+    low, high = map(change_text, interval)
+    yield f"{change_text(ratio)} perplexity ({low} to {high}), limit {change_text(limits['ratio_limit'])}"
+
+
 def _page_section(report: Block) -> Iterator[Markup]:
     metric, limits = report["primary_metric"], report["resolved_policy"]["primary_metric"]
     ratio, interval, limit = metric["ratio_vs_baseline"], metric["ci"], limits["ratio_limit"]
@@ -229,19 +240,18 @@ def _page_section(report: Block) -> Iterator[Markup]:
         return
     low, high = interval
     level = f"{100 * (1 - limits['alpha']):g} %"
-    yield element("p", number_text(ratio), class_="figure")
+    yield element("p", change_text(ratio), class_="figure")
     yield element(
         "p",
-        f"{level} interval {number_text(low)} to {number_text(high)}, limit {number_text(limit)}; "
-        f"perplexity {number_text(metric['baseline_final'])} of the baseline, "
-        f"{number_text(metric['final'])} of the subject",
+        f"{level} interval {change_text(low)} to {change_text(high)}, limit {change_text(limit)}; perplexity "
+        f"{number_text(metric['baseline_final'])} of the baseline, {number_text(metric['final'])} of the subject",
     )
     yield element(
         "figure",
         interval_figure(ratio, low, high, limit),
         element(
             "figcaption",
-            f"paired ratio on the final windows; interval by {metric['interval_method']}, "
+            f"change of perplexity, paired on the final windows; interval by {metric['interval_method']}, "
             f"{limits['replicates']} replicates{', all windows alike' if metric['degenerate'] else ''}",
         ),
     )
@@ -301,6 +311,7 @@ PERPLEXITY = Metric(
     name="primary_metric",
     judge=_judge,
     page_section=_page_section,
+    summary=_summary,
     flags=("primary_metric_acceptable", "preview_final_drift_acceptable"),
     gates=_gates,
     detects=lambda validation: validation["primary_metric_acceptable"] is False,

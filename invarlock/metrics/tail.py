@@ -90,7 +90,8 @@ def _caption(tail: Block) -> str:
     if tail["value"] is None:
         return ""
     return (
-        f"; their quantile {tail['quantile']:g} is {number_text(tail['value'])}, its limit {tail['limit']:g} (dashed)"
+        f"; their quantile {tail['quantile']:g} is {number_text(tail['value'])}, limit {tail['limit']:g}, dashed "
+        "where it is near"
     )
 
 

@@ -11,29 +11,35 @@ from __future__ import annotations
 import math
 
 # A larger change is shown as a multiple.
-MAX_PERCENT = 1000.0
+MULTIPLE = 9.995
 NOTHING = "–"
 
 
 def change_text(ratio: float | None) -> str:
-    """Return a ratio as a signed change in per cent, above tenfold as a multiple, or a dash for None."""
+    """Return a ratio as a signed change in per cent, above tenfold as a multiple, or a dash for None.
+
+    It has three significant digits, and two decimals at most.
+    """
     if ratio is None or not math.isfinite(ratio):
         return NOTHING
     percent = 100.0 * (ratio - 1.0)
-    if percent > MAX_PERCENT:
+    if ratio >= 1.0 + MULTIPLE:
         return f"× {ratio:.3g}"
-    shown = f"{percent:+.{_decimals(percent)}f}"
-    return f"{shown if float(shown) else '0.00'} %"
+    if abs(percent) < 0.1:
+        return f"{percent:+.2f} %" if abs(percent) >= 0.005 else "0 %"
+    return f"{percent:+.3g} %"
 
 
 def share_text(share: float | None) -> str:
-    """Return a share in per cent, or a dash for None."""
+    """Return a share in per cent with two decimals at most, above hundredfold as a multiple, or a dash for None."""
     if share is None or not math.isfinite(share):
         return NOTHING
     percent = 100.0 * share
-    if percent > 10 * MAX_PERCENT:
+    if percent >= 9999.5:
         return f"× {share:.3g}"
-    return f"{percent:.{_decimals(percent)}f} %"
+    if 0 < percent < 0.01:
+        return "< 0.01 %"
+    return f"{percent:.2f}".rstrip("0").rstrip(".") + " %" if percent < 100 else f"{percent:.4g} %"
 
 
 def bytes_text(size: int) -> str:
@@ -42,8 +48,3 @@ def bytes_text(size: int) -> str:
         if size >= scale:
             return f"{size / scale:.3g} {unit}" if size < 1000 * scale else f"{size // scale} {unit}"
     return f"{size} bytes"
-
-
-def _decimals(percent: float) -> int:
-    """Return the decimals of a percentage: two below 100, one above."""
-    return 2 if abs(percent) < 99.995 else 1

@@ -46,8 +46,8 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere;unicode-bidi:isolate}
 details{margin:.6rem 0;border-top:1px solid var(--rule)}summary{cursor:pointer;padding:.4rem 0;font-weight:600}
 summary h2,summary h3{display:inline;margin:0}
 figure{margin:.5rem 0}
-svg{display:block;width:100%;height:auto;background:var(--shade);border-radius:.3rem}
-svg text{font:12px system-ui,sans-serif;fill:var(--soft)}
+svg{display:block;width:100%;max-width:40rem;height:auto;background:var(--shade);border-radius:.3rem}
+svg text{font:12px system-ui,sans-serif;fill:var(--soft);stroke:var(--shade);stroke-width:4;paint-order:stroke}
 .axis{stroke:var(--soft);stroke-width:1;opacity:.6}.limit{stroke:var(--bad);stroke-width:1.5;stroke-dasharray:4 3}
 .range{stroke:var(--mark);stroke-width:5;stroke-linecap:round;opacity:.55}.point{fill:var(--mark)}
 .bars{stroke:var(--mark);fill:none;opacity:.85}
@@ -76,7 +76,8 @@ footer{border-top:1px solid var(--rule);margin-top:2rem;padding-top:.8rem}
 .cards .number{text-align:left;white-space:normal}
 .grid{font-size:.75rem}.grid th,.grid td{padding:.2rem .25rem}.grid thead th{white-space:normal}
 dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4rem}.figure{font-size:1.6rem}}
-@media print{:root{color-scheme:light;--ink:#000;--soft:#444;--rule:#bbb;--paper:#fff;--shade:#fff;--good:#11653a;
+@media print{details::details-content{display:block;content-visibility:visible}
+:root{color-scheme:light;--ink:#000;--soft:#444;--rule:#bbb;--paper:#fff;--shade:#fff;--good:#11653a;
 --bad:#a81f18;--warn:#7a5200;--mark:#2453bf;--goodly:#fff;--badly:#fff;--warnly:#fff}
 .pass,.fail,.warn,.error,.note{border:1px solid currentColor}.controls{display:none}
 html{font-size:12px}body{max-width:none;padding:0;font-size:9pt}h2,h3{break-after:avoid}tr,figure,dl>*{break-inside:avoid}

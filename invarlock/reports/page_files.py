@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from invarlock.digests import sha256_hex
 from invarlock.jsonio import parse_json, read_file, write_bytes
-from invarlock.problems import Code, Problem
 from invarlock.reports.rendering import render_report
 from invarlock.reports.sidecars import PAGE_NAME
 
@@ -21,17 +19,6 @@ def write_page(report: Path) -> None:
     page, path = _rendered(report), report.with_name(PAGE_NAME)
     if not path.is_file() or read_file(path) != page:
         write_bytes(path, page)
-
-
-def page_problems(report: Path) -> Iterator[Problem]:
-    """Yield the problem if the page of a verified report exists and differs from the rendered one.
-
-    Raises:
-        DocumentError: when the report is not strict JSON.
-    """
-    path = report.with_name(PAGE_NAME)
-    if path.is_file() and read_file(path) != _rendered(report):
-        yield Problem(Code.PAGE_DIFFERS, str(path), "", "not the page that is rendered from the report")
 
 
 def _rendered(report: Path) -> bytes:

@@ -22,8 +22,9 @@ from invarlock.guards import BY_NAME
 from invarlock.guards.guard import Guard
 from invarlock.judgement.gate import Gate
 from invarlock.metrics import METRICS
-from invarlock.pages.document import html_document
-from invarlock.pages.markup import Markup, element, join
+from invarlock.pages.document import html_document, link
+from invarlock.pages.markup import Markup, breakable, element, join
+from invarlock.pages.numbers import bytes_text, share_text
 from invarlock.pages.parts import (
     code,
     compact,
@@ -35,21 +36,26 @@ from invarlock.pages.parts import (
     pill,
     plain_text,
 )
+from invarlock.reports.case_place import CasePlace
 from invarlock.reports.gates import judge_gates
+from invarlock.reports.page_facts import few_windows, report_warnings
 
 MAX_VIOLATIONS = 8
+# Each guard and gate has at most one.
+MAX_WARNINGS = 20
 # A tier has about 40 limits.
 MAX_LIMITS = 80
 # Reports are rendered model by model; a policy with a preset for a thousand modules takes about 100 KB.
 KEPT_POLICIES = 8
 
 
-def render_report(report: Mapping[str, Any], sha256: str) -> bytes:
+def render_report(report: Mapping[str, Any], sha256: str, place: CasePlace | None = None) -> bytes:
     """Return the HTML page of a verified report, as UTF-8.
 
     Args:
         report: the document.
         sha256: the sha256 of its bytes, 64 hex.
+        place: its place in a pack, None outside of one.
     """
     gates = judge_gates(report, report["resolved_policy"])
     primary, *others = METRICS
@@ -57,54 +63,99 @@ def render_report(report: Mapping[str, Any], sha256: str) -> bytes:
     title = f"{meta['scenario']} on {meta['model_id']}"
     body = join(
         (
-            _header(report, title),
-            *primary.page_section(report),
-            _gates(gates),
-            *(part for metric in others for part in metric.page_section(report)),
-            _compared(report),
-            *(_guard(report[name], BY_NAME[name]) for name in report["guards"]),
-            _policy(report),
-            _provenance(report),
-            _digests(report, sha256),
+            _header(report, title, place),
+            element(
+                "main",
+                *_loud(report, place),
+                _gates(gates),
+                *_warnings(report),
+                *primary.page_section(report),
+                *(part for metric in others for part in metric.page_section(report)),
+                *(_guard(report[name], BY_NAME[name]) for name in report["guards"]),
+                _compared(report),
+                _folded("Policy: every limit used", _policy(report)),
+                _folded("Text and provenance", _provenance(report)),
+                _folded("Digests", _digests(report, sha256)),
+            ),
             _footer(sha256),
         )
     )
     return html_document(title, body)
 
 
-def _header(report: Mapping[str, Any], title: str) -> Markup:
+def _header(report: Mapping[str, Any], title: str, place: CasePlace | None) -> Markup:
     verdict, reasons = report["assurance"]["verdict"], report["assurance"]["blocking_reasons"]
-    failed = f"{counted(len(reasons), 'required gate')} failed"
-    words = "every required gate passed" if verdict == "PASS" else failed
-    run = report["meta"]["run"]
+    run, edit = report["meta"]["run"], report["edit"]
+    if place is not None:
+        words = place.words
+    elif reasons:
+        words = f"{counted(len(reasons), 'required gate')} failed"
+    else:
+        words = "every required gate passed"
+    warnings = len(list(report_warnings(report)))
+    kind = ("pass" if verdict == "PASS" else "fail") if place is None else place.kind
     return element(
         "header",
+        *_links(place),
         element("p", "InvarLock evaluation report", class_="kind"),
-        element("h1", title, f", run {run}" if run > 1 else ""),
-        element("p", pill(verdict, verdict.lower()), words),
+        element("h1", breakable(title), f", run {run}" if run > 1 else ""),
         element(
             "p",
-            "PASS and FAIL show whether the subject passed its gates. The scenario decides whether it should: "
-            "destructive edits and faults are expected to fail.",
-            class_="soft",
+            pill(verdict, kind),
+            words,
+            f"; {counted(warnings, 'warning')}" if warnings else "",
+            class_="lead",
+        ),
+        element("p", "; ".join(line for metric in METRICS for line in metric.summary(report)), class_="lead"),
+        definition_list(
+            {
+                "subject": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']}, {edit_text(edit)}",
+                "baseline": f"{report['meta']['model_id']}, pinned to {report['meta']['revision']}"
+                if report["meta"]["revision"]
+                else f"{report['meta']['model_id']}, not pinned",
+            }
         ),
     )
 
 
+def _links(place: CasePlace | None) -> Iterator[Markup]:
+    """Yield the links to the overview of the pack and to the pages before and after."""
+    if place is None:
+        return
+    named = {"Overview": place.overview, "Previous": place.previous, "Next": place.next}
+    links = [link(path, name) for name, path in named.items() if path is not None]
+    if links:
+        yield element("nav", *links, aria_label="pages of the pack")
+
+
+def _loud(report: Mapping[str, Any], place: CasePlace | None) -> Iterator[Markup]:
+    """Yield what a reader must not miss: a result that was not expected, and too few windows."""
+    if place is not None and place.reasons:
+        lines = [element("li", reason) for reason in place.reasons[:MAX_VIOLATIONS]]
+        yield element("section", element("h2", "Not as expected"), element("ul", *lines), class_="box bad")
+    for line in few_windows(report):
+        yield element("p", line[0].upper(), line[1:], ".", class_="box")
+
+
+def _folded(title: str, content: Markup) -> Markup:
+    return element("details", element("summary", element("h2", title)), content)
+
+
+def _warnings(report: Mapping[str, Any]) -> Iterator[Markup]:
+    lines = list(report_warnings(report))
+    if lines:
+        yield element("h3", "Warnings")
+        yield element("p", "Warnings do not affect the verdict.", class_="soft")
+        yield element("ul", *(element("li", line) for line in lines[:MAX_WARNINGS]))
+
+
 def _gates(gates: Sequence[Gate]) -> Markup:
+    """Return the gates, the worst first."""
     rows = [
-        (
-            element("code", gate.flag),
-            gate.measured,
-            gate.limit,
-            _outcome(gate),
-        )
-        for gate in gates
+        (_outcome(gate), element("code", breakable(gate.flag)), gate.measured, gate.limit)
+        for gate in sorted(gates, key=lambda gate: (gate.holds, not gate.blocks))
     ]
-    warned = any(not gate.blocks and not gate.holds for gate in gates)
-    note = element("p", "Gates that warn do not affect the verdict.", class_="soft") if warned else ""
-    table = data_table(("gate", "measured", "limit", ""), rows)
-    return element("section", element("h2", "Gates"), table, note, class_="gates")
+    return element("section", element("h2", "Gates"), data_table(("result", "gate", "measured", "limit"), rows))
 
 
 def _outcome(gate: Gate) -> Markup:
@@ -155,7 +206,9 @@ def _equivalence(report: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _guard(block: Mapping[str, Any], guard: Guard) -> Markup:
-    heading = element("h2", f"Guard {guard.name} ", pill(block["status"], block["status"]))
+    status = block["status"]
+    kind = status if status in ("pass", "warn", "fail", "error") else "note"
+    heading = element("h2", f"Guard {guard.name} ", pill(status.replace("_", " "), kind))
     return join((heading, *guard.page_section(block), *_violations(block["violations"])))
 
 
@@ -171,7 +224,7 @@ def _violations(violations: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
         for row in violations[:MAX_VIOLATIONS]
     ]
     yield element("h3", "Violations")
-    yield data_table(("", "where", "what"), rows)
+    yield data_table(("severity", "where", "what"), rows)
     if len(violations) > MAX_VIOLATIONS:
         yield element("p", f"and {len(violations) - MAX_VIOLATIONS} more in the report", class_="soft")
 
@@ -211,8 +264,8 @@ def _storage(report: Mapping[str, Any]) -> dict[str, object]:
         "zero points": {True: "none", False: "yes"}.get(quantised["symmetric"]),
         "not quantised": listed(quantised["ignored_modules"][:MAX_VIOLATIONS]) or None,
         "calibrated on": quantised["calibration"],
-        "size": f"{number_text(own['bits_per_weight'])} bits per weight, {own['stored_bytes']} bytes, "
-        f"{100 * share:.0f} % of the baseline",
+        "size": f"{number_text(own['bits_per_weight'])} bits per weight, {bytes_text(own['stored_bytes'])}, "
+        f"{share_text(share)} of the baseline",
     }
 
 
@@ -227,7 +280,6 @@ def _policy(report: Mapping[str, Any]) -> Markup:
     preset = provenance["preset_sha256"]
     return join(
         (
-            element("h2", "Policy"),
             definition_list(
                 {
                     "tier": provenance["tier"],
@@ -236,7 +288,6 @@ def _policy(report: Mapping[str, Any]) -> Markup:
                     "overrides": compact(provenance["overrides"]) if provenance["overrides"] else "none",
                 }
             ),
-            element("h3", "Every limit used"),
             _every_limit(json.dumps(report["resolved_policy"], sort_keys=True)),
         )
     )
@@ -270,7 +321,6 @@ def _provenance(report: Mapping[str, Any]) -> Markup:
     seconds = [(name.removesuffix("_seconds"), value) for name, value in stages if name.endswith("_seconds")]
     return join(
         (
-            element("h2", "Text and provenance"),
             definition_list(
                 {
                     "text": f"{data['provider']}: {windows['preview']} preview and {windows['final']} final windows of "
@@ -304,7 +354,7 @@ def _digests(report: Mapping[str, Any], sha256: str) -> Markup:
         **contracts,
     }
     rows = [(name, element("code", digest)) for name, digest in digests.items()]
-    return join((element("h2", "Digests"), data_table(("of", "sha256"), rows)))
+    return data_table(("of", "sha256"), rows)
 
 
 def _footer(sha256: str) -> Markup:

@@ -19,6 +19,7 @@ from invarlock.packer.format.checksums import (
     write_checksums,
 )
 from invarlock.packer.format.contents import MemoryFiles
+from invarlock.packer.format.places import case_place, neighbours
 from invarlock.packer.format.readme import render_readme
 from invarlock.packer.format.references import reference
 from invarlock.packer.trust.keys import SigningKey, fingerprint
@@ -34,6 +35,7 @@ from invarlock.digests import sha256_hex
 from invarlock.errors import ReportError, UsageError
 from invarlock.jsonio import check_schema, dump_json, sync_folder
 from invarlock.problems import Code, Problem
+from invarlock.reports.rendering import render_report
 from invarlock.reports.verification import differences
 from invarlock.staging import staging_folder
 from invarlock.verdict.documents import Verdict
@@ -152,6 +154,10 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
     files = dict(content.files)
     for path in files:
         check_path(path)
+    # in the pack a page also says what was expected, so those that are given are rendered again
+    pages = [path for path in files if layout.is_report(path) and layout.sibling(path, layout.PAGE) in files]
+    for path in pages:
+        del files[layout.sibling(path, layout.PAGE)]
     if layout.SCENARIOS not in files:
         raise UsageError(f"{layout.SCENARIOS}: missing; give the effective manifest of the run")
     memory = MemoryFiles(files)
@@ -171,6 +177,11 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
     files[layout.VERDICT_JSON] = dump_json(verdict)
     files[layout.VERDICT_TEXT] = render_verdict_text(verdict).encode("utf-8")
     files |= {path: dump_json(document) for path, document in derive_results(found, verdict).items()}
+    around = neighbours(files)
+    for path in pages:
+        record, report = found.facts[path].record, memory.document(path)
+        place = None if record is None else case_place(record, around[path])
+        files[layout.sibling(path, layout.PAGE)] = render_report(report, memory.digests[path], place)
     return files, found, verdict
 
 

@@ -10,6 +10,7 @@ from invarlock.packer.format import layout
 from invarlock.packer.format.contents import PackFiles
 from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.format.layout import sibling
+from invarlock.packer.format.places import Neighbours, case_place
 from invarlock.packer.verify.edit_records import edit_record_problems
 from invarlock.packer.verify.plan import Plan
 from invarlock.packer.verify.presets import preset_use_problems
@@ -21,6 +22,7 @@ from invarlock.digests import sha256_hex
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
+from invarlock.reports.case_place import CasePlace
 from invarlock.reports.companions import companion_problems, companions_asked
 from invarlock.reports.page_facts import PageFacts, page_facts
 from invarlock.reports.presets import Preset
@@ -79,9 +81,16 @@ class Examined:
 
 
 def examine_report(
-    files: PackFiles, path: str, baseline: Baseline | None, plan: Plan, preset: Preset | None
+    files: PackFiles,
+    path: str,
+    baseline: Baseline | None,
+    plan: Plan,
+    preset: Preset | None,
+    around: Neighbours,
 ) -> Examined:
     """Return the facts of a report and the files in its folder, and everything that does not follow.
+
+    ``around`` are the pages that its own page links to.
 
     A file that does not match its digest is a problem of ``files`` and is not repeated here.
     """
@@ -105,7 +114,6 @@ def examine_report(
     runtime, wrong = _runtime_manifest(files, path, report, digest)
     problems += wrong
     problems += _timing_problems(files, path, report)
-    problems += _page_problems(files, path, report)
     metadata, wrong = _edit_metadata(files, path, report, plan)
     problems += wrong
     companions, wrong = _companions(files, path, report, planned, baseline, metadata)
@@ -120,6 +128,7 @@ def examine_report(
             point = sweep_point(planned, seen, f"sha256:{digest}")
     except InvarLockError as error:
         problems += [problem.of(path) for problem in in_pack(error, Code.REPORT_MALFORMED)]
+    problems += _page_problems(files, path, report, None if record is None else case_place(record, around))
     facts = ReportFacts(
         path=path,
         model_id=report["meta"]["model_id"],
@@ -265,12 +274,14 @@ def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> 
     return [Problem(Code.TIMING_DIFFERS, where, "", "differs from the report's telemetry")]
 
 
-def _page_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> Iterator[Problem]:
+def _page_problems(
+    files: PackFiles, path: str, report: Mapping[str, Any], place: CasePlace | None
+) -> Iterator[Problem]:
     """Yield the problem if a report's HTML page exists and is not the one rendered from the report."""
     where = sibling(path, layout.PAGE)
     if where not in files.digests:
         return
-    page = render_report(report, files.digests[path])
+    page = render_report(report, files.digests[path], place)
     if sha256_hex(page) != files.digests[where]:
         yield Problem(Code.PAGE_DIFFERS, where, "", "not the page that is rendered from the report")
 

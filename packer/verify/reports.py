@@ -16,6 +16,7 @@ from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.format.layout import is_baseline, is_report
 from invarlock.packer.format.limits import MAX_REPORTS
 from invarlock.packer.format.pack_page import PackFacts, render_pack_page
+from invarlock.packer.format.places import neighbours
 from invarlock.packer.verify.evidence import Scope, absent, pack_statement, scope_of
 from invarlock.packer.verify.plan import PlanFound, read_plan
 from invarlock.packer.verify.presets import read_presets
@@ -98,6 +99,7 @@ def examine_reports(files: PackFiles) -> Findings:
     facts: dict[str, ReportFacts] = {}
     envelopes: dict[str, dict[str, Any]] = {}
     baselines: dict[str, BaselineFacts] = {}
+    around = neighbours(files.digests)
     for _, group in groupby(sorted(paths, key=_by_model), key=layout.model_folder):
         baseline = None
         for path in group:
@@ -107,7 +109,8 @@ def examine_reports(files: PackFiles) -> Findings:
                 if baseline is not None:
                     baselines[path] = _facts_of(baseline)
                 continue
-            examined = examine_report(files, path, baseline, planned.plan, presets.get(layout.model_folder(path)))
+            preset = presets.get(layout.model_folder(path))
+            examined = examine_report(files, path, baseline, planned.plan, preset, around[path])
             envelopes[path] = examined.envelope
             if examined.facts is not None:
                 facts[path] = examined.facts

@@ -1,11 +1,14 @@
 """The pages of reports in a pack: optional, derived, taken by ``build`` where they are."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from html_pages import Page
 from invarlock.packer.build.building import build_pack
+from invarlock.packer.runs.lone_pages import lone_page_problems
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import (
     FAULT,
@@ -16,6 +19,7 @@ from packs import (
     content,
     edit_json,
     messages,
+    page,
     page_of,
     places,
     render_overview,
@@ -40,8 +44,8 @@ def test_a_pack_without_pages_or_with_some_verifies(pack: Path, reseal: Any) -> 
     render_overview(pack)
     reseal(pack)
     assert strict(pack).code == 0
-    for page in pack.rglob("*.html"):
-        page.unlink()
+    for other in pack.rglob("*.html"):
+        other.unlink()
     readme = (pack / "README.md").read_text()
     (pack / "README.md").write_text("".join(line for line in readme.splitlines(True) if "index.html" not in line))
     reseal(pack)
@@ -76,18 +80,56 @@ def test_a_page_that_nobody_sealed_is_refused_even_where_other_files_only_warn(p
     assert "notes.txt: not in checksums.sha256" in found.warnings
 
 
-def test_build_takes_the_pages_that_are_there_and_refuses_one_of_another_report(run: Path, tmp_path: Path) -> None:
+def test_build_renders_the_pages_again_where_there_are_some(run: Path, real_run: Any, tmp_path: Path) -> None:
     first, *others = sorted(run.glob("embedded__*/reports/**/evaluation.html"))
     others[0].unlink()
-    built = build_pack(tmp_path / "out", content(run), None, TIME)
     first.write_bytes(first.read_bytes().replace(b"passed", b"PASSED"))
 
-    with pytest.raises(ReportError) as caught:
-        build_pack(tmp_path / "other", content(run), None, TIME)
-    assert caught.value.code is Code.NOT_PACKED
-    assert [problem.code for problem in caught.value.problems] == [Code.PAGE_DIFFERS]
-    assert len(list(built.path.rglob("evaluation.html"))) == len(others)
-    assert not (tmp_path / "other").exists()
+    built = build_pack(tmp_path / "out", content(run), real_run.key, TIME)
+
+    pages = {page.parent.parent.name: page.read_text() for page in built.path.rglob("evaluation.html")}
+    assert len(pages) == len(others)
+    assert [page for page in pages.values() if "PASSED" in page or ">Overview</a>" not in page] == []
+    assert strict(built.path).code == 0
+
+
+def test_a_page_says_what_was_expected_and_leads_to_the_others(real_run: Any) -> None:
+    found = {path: Page((real_run.pack / page_of(path)).read_bytes()) for path in (FAULT, REPORT, STRESS)}
+
+    assert "FAILdetected, as expected: this is a fault that must be detected" in found[FAULT].text
+    assert "PASSas expected: this is an edit that must pass" in found[REPORT].text
+    assert "FAILas expected: this is a destructive edit that must fail" in found[STRESS].text
+    for path, shown in found.items():
+        links = [value for tag, name, value in shown.attributes if (tag, name) == ("a", "href")]
+        folder = (real_run.pack / path).parent
+        assert [link for link in links if not (folder / link).is_file()] == []
+        # the first and the last shown have one neighbour
+        assert len(links) == (3 if path == REPORT else 2)
+
+
+def test_a_page_that_calls_an_unexpected_result_expected_is_refused(pack: Path, reseal: Any) -> None:
+    page = pack / page_of(STRESS)
+    page.write_bytes(page.read_bytes().replace(b"must fail", b"must pass"))
+    reseal(pack)
+
+    assert places(strict(pack)) == [(Code.PAGE_DIFFERS, page_of(STRESS), "")]
+
+
+def test_the_page_of_a_report_verified_on_its_own_is_that_of_the_pack_around_it(pack: Path, tmp_path: Path) -> None:
+    report = pack / STRESS
+    alone = tmp_path / "alone"
+    shutil.copytree(report.parent, alone)
+
+    assert list(lone_page_problems(report)) == []
+    # outside of the pack nothing shows what was expected
+    assert [problem.code for problem in lone_page_problems(alone / report.name)] == [Code.PAGE_DIFFERS]
+    (alone / "evaluation.html").write_bytes(page(report.read_bytes()))
+    assert list(lone_page_problems(alone / report.name)) == []
+    forged = report.with_name("evaluation.html")
+    forged.write_bytes(forged.read_bytes().replace(b"must fail", b"must pass"))
+    assert [problem.code for problem in lone_page_problems(report)] == [Code.PAGE_DIFFERS]
+    forged.unlink()
+    assert list(lone_page_problems(report)) == []
 
 
 def test_strict_assurance_of_a_run_on_the_host_leaves_no_pack(run: Path, real_run: Any, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_page_says_what_was_expected_and_leads_to_the_others(real_run: Any) ->
         links = [value for tag, name, value in shown.attributes if (tag, name) == ("a", "href")]
         folder = (real_run.pack / path).parent
         assert [link for link in links if not (folder / link).is_file()] == []
-        # the first and the last shown have one neighbour
+        # the first and the last page have one neighbour
         assert len(links) == (3 if path == REPORT else 2)
 
 

@@ -27,7 +27,7 @@ def edited(path: str, change: Callable[[bytes], bytes]) -> Act:
 
 for case, change in (
     ("a_letter_changed", lambda data: data.replace(b"InvarLock", b"InvarLocK", 1)),
-    ("another_ratio", lambda data: data.replace(b">1</p>", b">0.9</p>", 1)),
+    ("another_ratio", lambda data: data.replace(b">0 %</p>", b">-5 %</p>", 1)),
     ("another_subject", lambda data: data.replace(b"sha256:", b"sha512:", 1)),
     ("a_script", lambda data: data.replace(b"</body>", b"<script src=https://example.org/x></script></body>")),
     ("a_picture_from_elsewhere", lambda data: data.replace(b"</body>", b"<img src=https://example.org/x></body>")),
@@ -39,6 +39,17 @@ for case, change in (
     ("nothing_in_it", lambda data: b""),
 ):
     ATTACKS[f"a_page_with_{case}"] = Attack(edited(PAGE, change), Code.PAGE_DIFFERS, PAGE, sealed="all")
+
+for case, change in (
+    ("fails_that_pass", lambda data: data.replace(b">fails<", b">passes<", 1)),
+    ("another_signer", lambda data: data.replace(b"sha256:", b"sha256:0", 1)),
+    ("another_script", lambda data: data.replace(b"use strict", b"use Strict")),
+    ("a_link_to_elsewhere", lambda data: data.replace(b'href="reports/', b'href="https://example.org/reports/', 1)),
+    ("nothing_in_it", lambda data: b""),
+):
+    ATTACKS[f"the_page_of_the_pack_with_{case}"] = Attack(
+        edited("index.html", change), Code.PAGE_DIFFERS, "index.html", sealed="all"
+    )
 
 ATTACKS["a_page_of_a_destructive_edit_that_says_pass"] = Attack(
     edited(

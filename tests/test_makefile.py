@@ -56,8 +56,8 @@ def documented(page: str) -> list[list[str]]:
     [
         (("dev-install",), "CONTRIBUTING.md"),
         (("runtime-image", "ENGINE=podman", "VARIANT=cpu"), "docs/container.md"),
-        (("pack", "SUITE=subset", "OPTIONS=-n 4 --net 1"), "README.md"),
-        (("pack", "SUITE=subset", "OPTIONS=-n 4"), "README.md"),
+        (("pack", "SUITE=subset", "OPTIONS=-n 4 --net 1"), "docs/models.md"),
+        (("pack", "SUITE=subset", "OPTIONS=-n 4"), "docs/models.md"),
     ],
 )
 def test_a_target_runs_one_command_of_the_documentation(arguments: tuple[str, ...], page: str) -> None:

@@ -23,7 +23,7 @@ def gate(pack: Path, checkpoint: Path, signer: str) -> tuple[int, str]:
     if result.problems:
         return int(result.code), f"refused: {result.problems[0].message}"
     # the pack is verified, so its reports can be read without further checks
-    reports = pack.glob("Reports/**/evaluation.report.json")
+    reports = pack.glob("reports/**/evaluation.report.json")
     measured = {read_json(report).get("subject", {}).get("digest") for report in reports}
     if (digest := digest_checkpoint(checkpoint)) not in measured:
         return 1, f"refused: no report of {pack} is about {checkpoint} ({digest})"

@@ -21,7 +21,7 @@ COLUMNS = ("pack", "model", "scenario", "run", "edit", "ratio", "ratio_low", "ra
 
 def rows(pack: Path) -> Iterator[dict[str, Any]]:
     """Yield a row for each report of a pack; a value that could not be measured is None."""
-    for path in sorted(pack.glob("Reports/**/evaluation.report.json")):
+    for path in sorted(pack.glob("reports/**/evaluation.report.json")):
         report = read_json(path)
         if "validation" not in report:
             continue  # a baseline's report

@@ -305,7 +305,7 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
     )
     top = most_changed({module: row["log_ratio"] for module, row in modules.items()})
     yield data_table(
-        ("matrix", "family", "ln ratio of norms", "ln ratio of stable ranks", "z", ""),
+        ("matrix", "family", "ln ratio of norms", "ln ratio of stable ranks", "z", "cap"),
         [
             (
                 element("code", module),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +13,7 @@ import filelock
 import pytest
 from invarlock.packer.trust.keys import SigningKey, load_signing_key, make_signing_key, write_key_pair
 from packs import seal
-
-ROOT = Path(__file__).parents[1]
-SMALL = {
-    "INVARLOCK_PREVIEW_WINDOWS": "8",
-    "INVARLOCK_FINAL_WINDOWS": "16",
-    "OMP_NUM_THREADS": "1",
-    "DRIFT_CALIBRATION_RUNS": "2",
-}
+from processes import ROOT, SMALL, run_pytest, succeed
 
 
 @dataclass(frozen=True)
@@ -96,15 +87,9 @@ def swept_run(made_once: MakeRun) -> RealRun:
 def make_run(folder: Path, scenarios: str, *options: str) -> None:
     """Run some scenarios of one model in a process of their own, and sign their pack."""
     write_key_pair(folder / "maker", make_signing_key())
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_"))
-    }
-    command = [sys.executable, "-m", "pytest", str(ROOT / "suites"), "-q", "-p", "no:cacheprovider"]
-    command += ["-p", "no:hypothesispytest"]
-    command += ["-k", f"mistral and ({scenarios})", "--output-dir", str(folder / "run")]
-    command += ["--signing-key", str(folder / "maker.pem"), *options]
-    done = subprocess.run(command, cwd=ROOT, env={**clean, **SMALL}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    given = (ROOT / "suites", "-q", "-k", f"mistral and ({scenarios})", "--output-dir", folder / "run")
+    key = ("--signing-key", folder / "maker.pem")
+    done = succeed(run_pytest(*given, *key, *options, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "2"}))
     (folder / "output.txt").write_text(done.stdout)
 
 

@@ -2,12 +2,11 @@
 
 import lzma
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import python, succeed
 
 from invarlock import api
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
@@ -34,7 +33,7 @@ def test_each_public_name_is_documented_in_its_docstring_and_on_the_page() -> No
 def test_verifying_a_pack_imports_no_pytorch() -> None:
     command = "from invarlock.api import verify_pack, verify_report; import sys; sys.exit('torch' in sys.modules)"
 
-    assert subprocess.run([sys.executable, "-c", command], check=False, cwd=ROOT).returncode == 0
+    succeed(python("-c", command, cwd=ROOT))
 
 
 def test_the_example_of_the_page_runs(

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from invarlock.packer.cli import main as packer
 from invarlock.packer.trust.signers import DEFAULT_STORE
+from processes import python, succeed
 from several_pytests import run_several
 
 from invarlock.cli import main
@@ -155,11 +155,8 @@ def test_checkpoints_are_compared_by_the_command_of_the_page(
     filled = fill_in(command, {**words, "OUT": str(tmp_path / "out")})
     few = "--seq-len 64 --preview-windows 4 --final-windows 8"
 
-    done = subprocess.run(
-        [sys.executable, "-m", *shlex.split(f"{filled} {few}")], capture_output=True, text=True, check=False
-    )
+    succeed(python("-m", *shlex.split(f"{filled} {few}")))
 
-    assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/runtime.manifest.json").is_file()
 
 

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python, succeed
 
 from invarlock.faults import BY_NAME as FAULTS
 
@@ -15,13 +14,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu_with_a_tiny_shape(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--shape", "tiny", "--device", "cpu", "--models", "1"]
-    command += ["--folder", str(tmp_path), "--json", str(tmp_path / "out.json")]
+    given = (ROOT / "benchmarks/gpu.py", "--shape", "tiny", "--device", "cpu", "--models", "1")
+    places = ("--folder", tmp_path, "--json", tmp_path / "out.json")
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = succeed(python(*given, *places, env={**os.environ, "OMP_NUM_THREADS": "1"}))
 
-    assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "out.json").read_bytes())
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
     cases = {row["case"]: row for row in found["cases"]}

@@ -6,16 +6,15 @@ A copy of the checkout is given one of each from ``tests/data/extension``, and r
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
+from processes import SMALL, clean, succeed
 
 from invarlock.jsonio import write_json
 from invarlock.runtime.provenance import MARKER_NAME, source_repository
@@ -32,12 +31,7 @@ ADDED = (
     ("edits", "snap", "SNAP", "EDITS: tuple[Edit, ...] = ("),
     ("faults", "spike", "SPIKE", "FAULTS: tuple[Fault, ...] = ("),
 )
-VARIABLES = {
-    "INVARLOCK_PREVIEW_WINDOWS": "8",
-    "INVARLOCK_FINAL_WINDOWS": "16",
-    "DRIFT_CALIBRATION_RUNS": "0",
-    "OMP_NUM_THREADS": "1",
-}
+VARIABLES = {**SMALL, "DRIFT_CALIBRATION_RUNS": "0"}
 MODEL = "embedded__mistral-tiny"
 
 
@@ -49,7 +43,7 @@ class Extended:
     output: str
     run: Path
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str) -> processes.Done:
         return python(self.root, arguments)
 
     def report(self, scenario: str) -> Path:
@@ -62,16 +56,8 @@ class Extended:
         return next(row for row in verdict["records"] if row["name"] == scenario)
 
 
-def python(root: Path, arguments: Sequence[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST"))}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=root,
-        env={**kept, "PYTHONPATH": str(root), **VARIABLES, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def python(root: Path, arguments: Sequence[str], **variables: str) -> processes.Done:
+    return processes.python(*arguments, cwd=root, env=clean({"PYTHONPATH": str(root), **VARIABLES, **variables}))
 
 
 def scenario(name: str, category: str, strictness: str, guard: str, generation: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,8 +87,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
         lines, closing, rest = after.partition("\n)")
         added = f"from invarlock.{folder}.{module} import {name}\n"
         table.write_text(f"{before}{added}{opening}{lines}\n    {name},{closing}{rest}")
-    made = python(root, ["-m", "invarlock.reports.schemas"])
-    assert made.returncode == 0, made.stderr
+    succeed(python(root, ["-m", "invarlock.reports.schemas"]))
     catalog = root / "suites/scenarios.json"
     document = json.loads(catalog.read_bytes())
     spike = {"kind": "error", "error_type": "spike", "params": {"factor": 3}, "params_by_model": {}}

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
+from processes import clean, invarlock_process, packer, run_pytest, start_pytest, succeed
 
 from invarlock.runtime.container import Job, Mount, caller, engine_arguments
 from invarlock.runtime.engines import find_engine, find_image
@@ -41,14 +41,8 @@ class Contained:
     source: Mapping[str, Any] | None
 
 
-def command(run: Path, *more: str) -> list[str]:
-    own = [sys.executable, "-m", "pytest", str(ROOT / "suites"), "--execution-mode", "container"]
-    return [*own, "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--output-dir", str(run), *more]
-
-
-def environment() -> dict[str, str]:
-    own = ("PACK_", "INVARLOCK_", "PYTEST_", "GITHUB_STEP")
-    return {**{name: value for name, value in os.environ.items() if not name.startswith(own)}, **SMALL}
+def arguments(run: Path, *more: str) -> list[str]:
+    return [str(ROOT / "suites"), "--execution-mode", "container", "--output-dir", str(run), *more]
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +52,13 @@ def contained(tmp_path_factory: pytest.TempPathFactory) -> Contained:
     key, source = make_signing_key(), source_repository(ROOT)
     write_key_pair(folder / "maker", key)
     chosen = "(mistral or qwen2) and (noop_control or prune_50 or nan_injection)"
-    arguments = command(folder / "run", "-n", "2", "-k", chosen, "--signing-key", str(folder / "maker.pem"))
-    done = subprocess.run(arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    given = arguments(folder / "run", "-n", "2", "-k", chosen, "--signing-key", str(folder / "maker.pem"))
+    succeed(run_pytest(*given, env=SMALL))
     return Contained(folder / "run" / "evidence_pack", fingerprint(key.public), source)
 
 
 def verify(pack: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "invarlock.packer", "verify", str(pack), "--strict", *more]
-    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+    return packer("verify", pack, "--strict", *more)
 
 
 def test_a_pack_made_in_the_container_is_strong_evidence(contained: Contained) -> None:
@@ -111,19 +103,11 @@ def test_two_checkpoints_are_evaluated_in_the_container_too(tmp_path: Path) -> N
     (tmp_path / "reports").chmod(0o777)
     tmp_path.chmod(0o755)
     text = ROOT / "suites/embedded/text/austen_heldout.txt.xz"
-    arguments = ["evaluate", "--execution-mode", "container", "--baseline", "base", "--subject", "./mine"]
-    arguments += ["--text", str(text), "--output-dir", "reports/out", "--seq-len", "64", "--preview-windows", "4"]
+    given = ["evaluate", "--execution-mode", "container", "--baseline", "base", "--subject", "./mine"]
+    given += ["--text", str(text), "--output-dir", "reports/out", "--seq-len", "64", "--preview-windows", "4"]
 
-    done = subprocess.run(
-        [sys.executable, "-m", "invarlock", *arguments, "--final-windows", "8"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    succeed(invarlock_process(*given, "--final-windows", "8", cwd=tmp_path, env=clean(SMALL)))
 
-    assert done.returncode == 0, done.stdout + done.stderr
     manifest = json.loads((tmp_path / "reports/out/runtime.manifest.json").read_text())
     report = json.loads((tmp_path / "reports/out/evaluation.report.json").read_text())
     assert (manifest["execution_mode"], manifest["runtime"]["image_ref"]) == ("container", IMAGE)
@@ -192,10 +176,8 @@ def test_a_container_is_offline_read_only_and_without_privileges(
 
 
 def test_ctrl_c_ends_the_run_inside_with_a_verdict_and_leaves_no_container(tmp_path: Path) -> None:
-    arguments = command(tmp_path / "run", "-k", "mistral and (noop_control or nan_injection or missing)")
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    given = arguments(tmp_path / "run", "-k", "mistral and (noop_control or nan_injection or missing)")
+    process = start_pytest(*given, env=SMALL)
     assert process.stdout is not None
     lines = [process.stdout.readline()]
     while lines[-1] and not lines[-1].startswith("passed"):

@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from invarlock.packer.cli import main as packer
+from processes import PACKER, python, succeed
 
 from invarlock.boundary import TRACEBACK_VARIABLE, run_command
 from invarlock.checkpoints.snapshots import make_snapshot
@@ -19,7 +19,6 @@ from invarlock.errors import MissingFileError, ReportError
 ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"
 CODES = {"packer": {0, 2, 3, 4, 5, 6, 7}, "invarlock": {0, 2, 3, 5, 6, 7}}
-PACKER = (sys.executable, "-m", "invarlock.packer")
 UNKNOWN_USER = (
     "setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "--inh-caps", "+dac_read_search",
     "--ambient-caps", "+dac_read_search", "--bounding-set", "-dac_override",
@@ -34,17 +33,14 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 sys.meta_path.insert(0, Missing())
 from invarlock.cli import main
+from processes import PACKER, python, succeed
 sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.mark.slow
 def test_odd_files_and_folders_end_in_one_line_and_a_documented_code(real_run: Any, tmp_path: Path) -> None:
-    command = [sys.executable, SUPPORT / "odd_command_lines.py", tmp_path, real_run.directory]
-
-    done = subprocess.run(command, capture_output=True, check=False, timeout=600)
-
-    assert done.returncode == 0, done.stderr
+    done = succeed(python(SUPPORT / "odd_command_lines.py", tmp_path, real_run.directory))
     rows = json.loads(done.stdout)
     assert len(rows) > 1500
     assert [row for row in rows if row[1] not in CODES[row[0][0]]] == []
@@ -255,10 +251,7 @@ def test_a_core_only_install_says_what_to_install(real_run: Any, tmp_path: Path,
     }
     name = ["advanced", "calibrate"] if command == "calibrate" else [command]
 
-    done = subprocess.run(
-        [sys.executable, "-c", CORE_ONLY, *map(str, [*name, *lines[command]])],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = python("-c", CORE_ONLY, *name, *lines[command])
 
     if command in ("evaluate", "tune"):
         assert (done.returncode, "pip install 'invarlock[suite]'" in done.stderr) == (2, True), done.stderr

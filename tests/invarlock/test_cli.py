@@ -1,23 +1,20 @@
 """``invarlock evaluate`` and ``invarlock verify`` on real checkpoints, as a user types them."""
 
-import io
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import invarlock, invarlock_process, python
 from safetensors.torch import load_file, save_file
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.cli import main
 from invarlock.faults.injection import inject_fault
 from invarlock.reports.sidecars import edit_metadata
 
@@ -26,23 +23,6 @@ TEXT = SUITES / "embedded" / "text" / "austen_heldout.txt.xz"
 REVISION = "sha256:573f2f128a1f3327943ef120a6f4e1512a363b07f1f32bb3f8e38563c311e4b0"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ("--seq-len", "64", "--preview-windows", "8", "--final-windows", "16")
-
-
-def typed(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user does, in a process of its own."""
-    command = [sys.executable, "-m", "invarlock", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def invarlock(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process, which has imported torch already."""
-    given, output, errors = list(map(str, arguments)), io.StringIO(), io.StringIO()
-    with redirect_stdout(output), redirect_stderr(errors):
-        try:
-            code = main(given)
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return subprocess.CompletedProcess(given, code, output.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +54,8 @@ def load(path: Path) -> Any:
 
 
 def test_two_checkpoints_are_compared_and_the_report_verifies(baseline: Path, quantised: Path, tmp_path: Path) -> None:
-    done = evaluate(baseline, quantised, tmp_path / "out", run=typed)
-    verified = typed(
+    done = evaluate(baseline, quantised, tmp_path / "out", run=invarlock_process)
+    verified = invarlock_process(
         "verify", tmp_path / "out/evaluation.report.json", "--baseline-report",
         tmp_path / "out/baseline/evaluation.report.json",
     )  # fmt: skip
@@ -297,8 +277,7 @@ from invarlock.cli import main
 code = main(sys.argv[1:])
 sys.exit(99 if "torch" in sys.modules else code)
 """
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return python("-c", script, *arguments)
 
 
 @pytest.mark.parametrize("option", ["--preset", "--baseline-report"])

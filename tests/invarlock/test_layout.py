@@ -1,8 +1,8 @@
 import json
-import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
+
+from processes import python
 
 ROOT = Path(__file__).parents[2]
 
@@ -11,7 +11,7 @@ def test_a_checkout_is_whole_for_a_python_that_has_no_editable_install() -> None
     # -S: without site-packages, so that what is found is what stands in the folder
     command = "import invarlock.packer, invarlock.contracts; print(invarlock.packer.__file__)"
 
-    done = subprocess.run([sys.executable, "-S", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python("-S", "-c", command, cwd=ROOT)
 
     assert (done.returncode, done.stdout.strip()) == (0, str(ROOT / "packer" / "__init__.py")), done.stderr
 

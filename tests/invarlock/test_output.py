@@ -4,8 +4,6 @@ import ast
 import io
 import os
 import shutil
-import subprocess
-import sys
 import unicodedata
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -15,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from invarlock.packer.cli import main as packer
 from invarlock.packer.format.readme import render_readme
+from processes import packer_process, succeed
 
 from invarlock.errors import printable
 from invarlock.output import say
@@ -188,11 +187,8 @@ def test_names_of_a_trust_store_and_of_an_argument_are_printable(tmp_path: Path)
 def test_a_name_that_is_not_utf8_can_be_written_as_json(pack: Path, tmp_path: Path) -> None:
     odd = Path(os.fsdecode(bytes(tmp_path) + b"/pack-\xff"))
     shutil.move(pack, odd)
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(odd), "--json"]
-    command += ["--json-out", str(tmp_path / "out.json")]
 
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = succeed(packer_process("verify", odd, "--json", "--json-out", tmp_path / "out.json"))
 
-    assert done.returncode == 0, done.stderr
     assert b"pack-\\\\udcff" in (tmp_path / "out.json").read_bytes()
     assert done.stdout.isascii()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import subprocess
-import sys
 from collections import Counter
 from typing import Any
 
 import pytest
+from processes import python
 
 import invarlock.edits
 import invarlock.faults
@@ -116,6 +115,6 @@ def test_an_edit_reads_its_own_ladder_and_its_own_scopes(edit: Edit) -> None:
 def test_a_table_is_read_without_the_libraries_that_compute(module: str, heavy: tuple[str, ...]) -> None:
     command = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
 
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    done = python("-c", command)
 
     assert done.stdout.strip() == "[]", done.stderr

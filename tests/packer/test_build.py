@@ -7,7 +7,8 @@ import pytest
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.cli import main
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
-from packs import TIME, content, pack_files, packer
+from packs import TIME, content, pack_files
+from processes import packer
 
 from invarlock.errors import MissingFileError, ReportError, UsageError
 from invarlock.problems import Code, Problem

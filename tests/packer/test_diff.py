@@ -9,7 +9,8 @@ import pytest
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.cli import main
 from invarlock.packer.inspection import inspect_pack
-from packs import REPORT, SCENARIOS, STRESS, TIME, content, edit_json, packer, page, page_of, sha256
+from packs import REPORT, SCENARIOS, STRESS, TIME, content, edit_json, page, page_of, sha256
+from processes import packer
 
 from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import compose, strip

@@ -14,9 +14,9 @@ from packs import (
     content,
     edit_json,
     messages,
-    packer,
     strict,
 )
+from processes import packer
 
 from invarlock.errors import UsageError
 

@@ -1,8 +1,6 @@
 """Packs made to exhaust whoever verifies them: they fail cleanly, within 256 MB of memory and in seconds."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
 from invarlock.packer.format.limits import MAX_CHECKSUMS_BYTES, MAX_FILES, MAX_FOLDERS, MAX_JSON_BYTES, MAX_JSON_VALUES
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import REPORT, codes, edit_json, pack_files, sha256, sign, strict
+from processes import python, succeed
 
 from invarlock.problems import Code
 
@@ -23,6 +22,7 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 from invarlock.packer.cli import main
+from processes import python, succeed
 code = main(sys.argv[1:])
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
 print("peak", int(peak[1]) * 1024)
@@ -129,13 +129,7 @@ def test_a_hostile_pack_costs_little(name: str, pack: Path, real_run: Any) -> No
         manifest["materials"] = []
         sign(pack, manifest, real_run.key)
 
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, "verify", pack, "--strict"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
+    done = python("-c", MEASURED, "verify", pack, "--strict", seconds=SECONDS)
 
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -159,11 +153,8 @@ def test_a_listing_that_was_cut_off_is_a_problem_with_and_without_strict_checks(
 def test_inspecting_keeps_no_document(pack: Path) -> None:
     large_runtime_manifests(pack)
 
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, "inspect", pack, "--json"], capture_output=True, text=True, check=False
-    )
+    done = succeed(python("-c", MEASURED, "inspect", pack, "--json"))
 
-    assert done.returncode == 0, done.stderr
     assert int(done.stdout.rsplit("peak ", 1)[1]) < MEMORY_BYTES // 2
 
 
@@ -173,13 +164,7 @@ def test_as_many_lines_as_checksums_may_have_cost_little(pack: Path, real_run: A
     (pack / "checksums.sha256").write_text("".join(f"{zeros}  x/{number}\n" for number in range(MAX_FILES)))
     sign(pack, json.loads((pack / "manifest.json").read_bytes()), real_run.key)
 
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, "verify", pack, "--strict"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
+    done = python("-c", MEASURED, "verify", pack, "--strict", seconds=SECONDS)
 
     assert done.returncode == 6, done.stdout + done.stderr
     assert int(done.stdout.rsplit("peak ", 1)[1]) < MEMORY_BYTES

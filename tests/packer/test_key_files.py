@@ -24,7 +24,7 @@ from invarlock.packer.trust.keys import (
     write_key_pair,
 )
 from invarlock.packer.trust.pem import PemBlock, find_blocks, private_seed, public_key, write_pem
-from packs import packer
+from processes import packer
 
 from invarlock.errors import SignatureError, UsageError
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from invarlock.packer.build.building import build_pack
-from packs import FAULT, REPORT, STRESS, TIME, VERDICT, content, edit_json, packer, strict
+from packs import FAULT, REPORT, STRESS, TIME, VERDICT, content, edit_json, strict
+from processes import packer
 
 from invarlock.errors import ReportError
 

@@ -21,12 +21,12 @@ from packs import (
     content,
     edit_json,
     messages,
-    packer,
     places,
     seal,
     sign,
     strict,
 )
+from processes import packer
 
 from invarlock.jsonio import dump_json
 from invarlock.problems import Code

@@ -18,11 +18,11 @@ from packs import (
     TIME,
     content,
     edit_json,
-    packer,
     places,
     sign,
     strict,
 )
+from processes import light_packer, packer
 
 from invarlock.errors import UsageError
 from invarlock.problems import Code
@@ -159,7 +159,7 @@ def test_no_command_imports_pytorch(pack: Path, real_run: Any, tmp_path: Path) -
         ("inspect", built),
     )  # fmt: skip
 
-    done = [packer(*command) for command in commands]
+    done = [light_packer(*command) for command in commands]
 
     assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * len(commands)
     verified = done[5].stdout

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -254,24 +252,6 @@ def change(document: Any, path: Path_) -> None:
 def sha256(data: bytes) -> str:
     """Return a SHA-256 digest in hex."""
     return hashlib.sha256(data).hexdigest()
-
-
-REFUSE_TORCH = (
-    "import sys\n"
-    "class Refuse:\n"
-    "    def find_spec(self, name, path=None, target=None):\n"
-    "        if name.split('.')[0] in ('torch', 'transformers', 'safetensors', 'pytest', '_pytest'):\n"
-    "            raise AssertionError(f'{name} was imported')\n"
-    "sys.meta_path.insert(0, Refuse())\n"
-    "from invarlock.packer.cli import main\n"
-    "sys.exit(main(sys.argv[1:]))\n"
-)
-
-
-def packer(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the packer in a process where importing PyTorch or pytest is an error."""
-    command = [sys.executable, "-c", REFUSE_TORCH, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def _name_report(document: dict[str, Any], digest: str) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import clean, python, succeed
 
 QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 
@@ -27,21 +26,8 @@ def run_several(command_lines: Sequence[CommandLine], folder: Path) -> list[tupl
 
     No other settings are in the environment. The command lines must end before a case runs.
     """
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_", "OUTPUT_DIR", "MIN_FREE", "GITHUB_STEP"))
-    }
-    done = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(command_lines),
-        cwd=folder,
-        env={**clean, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    environment = clean({"OMP_NUM_THREADS": "1"})
+    done = succeed(python(__file__, cwd=folder, env=environment, given=json.dumps(command_lines)))
     return [(status, output) for status, output in json.loads(done.stdout)]
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from processes import python
 from safetensors.torch import load_file, save_file
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
@@ -294,7 +293,7 @@ editing.apply_each_edit(Path(sys.argv[1]), {Path(sys.argv[2], text): parse_edit_
 def test_a_pass_that_is_killed_leaves_no_subject(tiny_model: TinyModels, tmp_path: Path) -> None:
     baseline, folder = tiny_model("llama", 20_000), tmp_path / "subjects"
 
-    killed = subprocess.run([sys.executable, "-c", KILLED, baseline, folder], check=False, timeout=60)
+    killed = python("-c", KILLED, baseline, folder, seconds=60)
 
     assert killed.returncode == -signal.SIGKILL
     assert len(list(folder.iterdir())) == 3

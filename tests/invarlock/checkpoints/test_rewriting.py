@@ -6,13 +6,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from processes import python, succeed
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -279,7 +278,7 @@ def test_a_killed_run_leaves_only_a_hidden_folder(tiny_model: TinyModels, tmp_pa
     source = Path(shutil.copytree(tiny_model("llama", 20_000), tmp_path / "source"))
     before = digest_checkpoint(source)
 
-    killed = subprocess.run([sys.executable, "-c", KILLED, source, tmp_path / "subject"], check=False, timeout=60)
+    killed = python("-c", KILLED, source, tmp_path / "subject", seconds=60)
 
     assert killed.returncode == -signal.SIGKILL
     left = [path.name for path in tmp_path.iterdir() if path != source]
@@ -318,9 +317,7 @@ def test_memory_is_a_shard_and_a_tensor_for_any_number_of_targets(tmp_path: Path
         weight_map |= dict.fromkeys(names, shard)
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
-    ran = subprocess.run(
-        [sys.executable, "-c", MEASURED, source, tmp_path], check=True, timeout=60, capture_output=True, text=True
-    )
+    ran = succeed(python("-c", MEASURED, source, tmp_path, seconds=60))
 
     # Three targets of three shards: 288 MB are written. The warm-up mapped one shard and held one tensor already.
     assert int(ran.stdout) * 1024 < 2 * tensor_bytes

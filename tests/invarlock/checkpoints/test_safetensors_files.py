@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import python, succeed
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -255,4 +254,4 @@ def test_reading_and_digesting_need_no_torch() -> None:
     code = "import sys; " + "; ".join(f"import invarlock.checkpoints.{module}" for module in modules)
 
     code += "; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    succeed(python("-c", code, seconds=60))

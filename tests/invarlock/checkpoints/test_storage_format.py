@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import python
 from safetensors.torch import load_file, save_file
 
 from invarlock.checkpoints.storage_format import KNOWN, check_dense
@@ -202,10 +201,9 @@ def test_a_format_is_named_without_pytorch(folder: Path, tmp_path: Path) -> None
     edit_config(folder, quantization_config={"quant_method": "awq"})
     (tmp_path / "text.txt").write_text("text")
     code = "import sys; sys.modules['torch'] = None\nfrom invarlock.cli import main\nsys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "evaluate", "--baseline", str(folder), "--subject", str(folder)]
-    command += ["--text", str(tmp_path / "text.txt"), "--output-dir", str(tmp_path / "out")]
+    given = ("evaluate", "--baseline", folder, "--subject", folder, "--text", tmp_path / "text.txt")
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python("-c", code, *given, "--output-dir", tmp_path / "out")
 
     assert (done.returncode, "AWQ" in done.stderr) == (2, True), done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from gpu_inventory import Inventory
+from processes import SMALL
 
 from invarlock.jsonio import write_json
 from invarlock.runtime.provenance import MARKER_NAME, source_repository
 
 ROOT = Path(__file__).parents[3]
-# enough windows for every expectation, few enough for a second a case; no presets, which have tests of their own
-SMALL = {
-    "INVARLOCK_PREVIEW_WINDOWS": "8",
-    "INVARLOCK_FINAL_WINDOWS": "16",
-    "OMP_NUM_THREADS": "1",
-    "COLUMNS": "200",
-    "DRIFT_CALIBRATION_RUNS": "0",
-}
-# no run takes as long; on a machine that has much else to do, several times its own time pass
-RUN_SECONDS = 900
 # Fixtures that start suites in processes of their own, which takes seconds, and mostly many.
 STARTING = frozenset({"run_pytest", "undisturbed", "runs", "fetched"})
 FAKE_NVML = ROOT / "tests" / "support" / "fake_nvml"
@@ -64,27 +54,13 @@ def run_pytest(tmp_path: Path) -> RunPytest:
 
     def run(*arguments: str, suites: Path = ROOT / "suites", directory: Path | None = None, **variables: str) -> Ran:
         target = directory or tmp_path / "run"
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_", "OUTPUT_DIR", "GITHUB_STEP"))
-        }
-        command = [sys.executable, "-m", "pytest", *arguments]
-        if not any(str(argument).startswith(str(suites)) for argument in arguments):
-            command.append(str(suites))
-        # hypothesis is here for these tests; its plugin takes a second and a half to load
-        command += ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--output-dir", str(target)]
+        named = any(str(argument).startswith(str(suites)) for argument in arguments)
+        given = (*arguments, *(() if named else (suites,)), "--output-dir", target)
         if suites != ROOT / "suites":
-            command += ["-p", "invarlock.harness.plugin", "--rootdir", str(suites.parent)]
-        done = subprocess.run(
-            command,
-            cwd=ROOT if suites == ROOT / "suites" else suites.parent,
-            env={**clean, **SMALL, **variables},
-            capture_output=True,
-            text=True,
-            timeout=RUN_SECONDS,
-            check=False,
-        )
+            given += ("-p", "invarlock.harness.plugin", "--rootdir", suites.parent)
+        cwd = ROOT if suites == ROOT / "suites" else suites.parent
+        # no presets, which have tests of their own
+        done = processes.run_pytest(*given, cwd=cwd, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "0", **variables})
         return Ran(done.returncode, done.stdout + done.stderr, target)
 
     return run

@@ -1,13 +1,12 @@
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_records import made_records
+from processes import packer, succeed
 from shipped_checkpoints import restore, write_baseline
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
@@ -65,9 +64,7 @@ def test_a_gguf_file_and_its_folder_are_cases_of_a_run(run_pytest: Callable[...,
     assert ran.status == 0, ran.output
     assert "passed  base  gguf-folder  ratio 1.0" in ran.output
     assert "passed  base  mine-Q4_0  ratio 1.0" in ran.output
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    succeed(packer("verify", ran.pack, "--strict"))
     assert not list(ran.pack.rglob("*.gguf"))
 
 
@@ -90,9 +87,7 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
     assert "FAILED  base  mine-3  ratio 1.000" in ran.output
     assert {path: path.read_bytes() for path in brought.rglob("*") if path.is_file()} == before
     # the pack verifies, and says what was brought without saying where it was
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    succeed(packer("verify", ran.pack, "--strict"))
     manifest = load(ran.pack / "metadata/scenarios.json")
     assert manifest["selection"]["cases"] == [
         {"model": "byoe/base", "run": 1, "scenario": "mine"},
@@ -136,8 +131,7 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
     # with the baseline's tokenizer it is the baseline
     same = load(ran.directory / "byoe__base/reports/mine-3/run_1/evaluation.report.json")
     assert same["edit"] == {"name": "noop", "label": "noop", "spec": "noop", "parameters": {}}
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    succeed(packer("verify", ran.pack, "--strict"))
 
 
 def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
@@ -204,9 +198,7 @@ def test_results_on_tasks_beside_a_subject_are_sealed_in_the_pack(
     report = load(ran.pack / "reports/byoe__base/mine/run_1/evaluation.report.json")
     assert report["tasks"]["overall"]["flips"] == {"lost": 10, "gained": 0}
     assert report["task_records"] == made_records(lost=10)
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    succeed(packer("verify", ran.pack, "--strict"))
 
     # with other results the report is made again
     (brought / "good/mine/task_records.json").write_bytes(dump_json(made_records(lost=100)))

@@ -1,14 +1,13 @@
 """Cases that take longer than ``--case-timeout``: in Python, in native code, and where no signal arrives."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import python
 
 RunPytest = Callable[..., Any]
 SELECT = ("-k", "mistral and (noop or inf_injection)")
@@ -17,6 +16,7 @@ HANG = """
 
 import ctypes, time
 from invarlock.harness.cases import bench as module
+from processes import python
 
 @pytest.fixture(autouse=True)
 def hang(case, monkeypatch):
@@ -95,14 +95,7 @@ def test_without_workers_what_cannot_be_interrupted_ends_the_process(
     )
     began = time.monotonic()
 
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "case.hung.txt")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = python("-c", script, tmp_path / "case.hung.txt", cwd=tmp_path, seconds=60)
 
     assert done.returncode == status, done.stderr
     assert last_word in done.stderr

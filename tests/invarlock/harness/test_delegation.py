@@ -3,13 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import invarlock_process
 from stand_in_engine import IMAGE, lay_down
 
 ROOT = Path(__file__).parents[3]
@@ -198,8 +197,7 @@ def test_an_evaluation_that_cannot_be_contained_is_told_why(path: Path, tmp_path
     arguments = ["evaluate", "--execution-mode", "container", "--baseline", "absent", "--subject", "absent"]
     arguments += ["--text", "absent.txt", "--output-dir", "nowhere/out", "--device", "cpu"]
 
-    command = [sys.executable, "-m", "invarlock", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, env={"PATH": str(path)}, capture_output=True, text=True, check=False)
+    done = invarlock_process(*arguments, cwd=tmp_path, env={"PATH": str(path)})
 
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr == (

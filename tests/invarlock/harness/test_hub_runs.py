@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ import torch
 from hub_client import client_environment
 from hub_server import Answer, Hub, Repository, serve_hub, with_other_file
 from invarlock.packer.format.layout import MODEL_REVISIONS
+from processes import packer
 from safetensors.torch import load_file
 
 from invarlock.checkpoints.digests import digest_checkpoint
@@ -46,8 +46,7 @@ def load(path: Path) -> Any:
 
 
 def verify(pack: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(pack), "--strict"]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return packer("verify", pack, "--strict")
 
 
 @pytest.fixture(scope="module")

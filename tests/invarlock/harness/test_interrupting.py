@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.packer.runs.run_ending import read_reports
+from processes import SMALL, finish, start_pytest
 
 from invarlock.harness.ending.finishing import cut_off
 from invarlock.jsonio import read_json
@@ -19,21 +18,15 @@ from invarlock.verdict.compiling import planned_cases
 ROOT = Path(__file__).parents[3]
 START_SECONDS = 240.0
 END_SECONDS = 300.0
-VARIABLES = {"INVARLOCK_PREVIEW_WINDOWS": "8", "INVARLOCK_FINAL_WINDOWS": "16", "DRIFT_CALIBRATION_RUNS": "0"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to_all", [False, True], ids=["controller", "terminal"])
 def test_an_interrupt_ends_a_run_with_workers_and_loses_no_finished_case(tmp_path: Path, to_all: bool) -> None:
     directory = tmp_path / "run"
-    command = [sys.executable, "-m", "pytest", "suites", "-n", "2", "-k", "mistral", "--output-dir", str(directory)]
-    command += ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_"))}
-    environment = {**clean, **VARIABLES, "OMP_NUM_THREADS": "1"}
+    given = ("suites", "-n", "2", "-k", "mistral", "--output-dir", directory)
 
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:
+    with start_pytest(*given, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "0"}, own_group=True) as process:
         deadline = time.monotonic() + START_SECONDS
         while counted(directory) < 3 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -41,7 +34,7 @@ def test_an_interrupt_ends_a_run_with_workers_and_loses_no_finished_case(tmp_pat
             os.killpg(process.pid, signal.SIGINT)
         else:
             process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=END_SECONDS)[0].decode()
+        output = finish(process, END_SECONDS).stdout
 
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "has a report, but pytest did not run it" not in output
@@ -95,16 +88,13 @@ def test_what_a_case_raises_while_it_is_stopped_says_nothing_of_it(tmp_path: Pat
         f"@pytest.fixture\ndef stages():\n{before}    yield\n{after}\n\n"
         f"def test_first():\n    pass\n\n\ndef test_waits(stages):\n{within}"
     )
-    command = [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
 
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:
+    with start_pytest("-n", "1", cwd=tmp_path, own_group=True) as process:
         deadline = time.monotonic() + START_SECONDS
         while not (tmp_path / "started").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=END_SECONDS)[0].decode()
+        output = finish(process, END_SECONDS).stdout
 
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "1 passed" in output or "2 passed" in output

@@ -4,16 +4,15 @@ The cases measure nothing, so that each run takes a second: what is tested is ho
 """
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from processes import clean, python
 
 ROOT = Path(__file__).parents[3]
 CLEAN = (
@@ -61,20 +60,11 @@ def run(project: Path) -> Pytest:
     def run_pytest(
         *arguments: str, output: str | None = None, cwd: Path = project, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        ours = ("PACK_", "INVARLOCK_", "PYTEST_", "OUTPUT_DIR", "GITHUB_STEP", "CI", "BUILD_NUMBER")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        command = [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *arguments]
-        if output is not None:
-            command += ["--no-pack", "--output-dir", str(project / output)]
-        return subprocess.run(
-            command,
-            cwd=cwd,
-            env={**clean, "COLUMNS": "200", "DRIFT_CALIBRATION_RUNS": "0", **variables},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        places = () if output is None else ("--no-pack", "--output-dir", project / output)
+        given = {"COLUMNS": "200", "DRIFT_CALIBRATION_RUNS": "0", **variables}
+        # pytest's cache belongs to what is tested here
+        environment = clean(given, without=("CI", "BUILD_NUMBER"))
+        return python("-m", "pytest", "-p", "no:hypothesispytest", *arguments, *places, cwd=cwd, env=environment)
 
     return run_pytest
 

@@ -1,10 +1,10 @@
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from processes import packer, succeed
 
 from invarlock.runtime.handover import code_digest
 
@@ -18,9 +18,7 @@ def test_the_example_of_an_own_suite_runs_to_a_pack_that_verifies(run_pytest: Ca
     assert "suite own: 2 cases on 1 model" in ran.output
     assert "3 passed, 1 skipped" in ran.output
     assert "skipped  mistral-tiny  one_nan" in ran.output
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict", "--require-pass"]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    succeed(packer("verify", ran.pack, "--strict", "--require-pass"))
     product = json.loads((ran.pack / "metadata/environment.json").read_bytes())["product"]
     assert product["code"] == code_digest()
     assert product["version"] == version("invarlock")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import packer, succeed
 from safetensors.torch import load_file, save_file
 from shipped_checkpoints import EMBEDDED, restore, write_baseline
 
@@ -61,9 +60,7 @@ def test_packed_subjects_are_judged_in_a_run_and_its_signed_pack_verifies(
         assert storage["quantisation"]["bits"] == 4
         assert report["scoring"]["scored_as"] == {"baseline": "native", "subject": "dequantised"}
         assert report["edit"]["label"] in ("awq", "compressed-tensors", "gptq"), name
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    succeed(packer("verify", ran.pack, "--strict"))
 
 
 def test_a_packed_model_is_no_baseline_of_a_suite(

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 from invarlock.packer.runs.run_directory import RunDirectory
+from processes import packer, succeed
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.edit_specs import parse_edit_spec
@@ -103,8 +102,7 @@ def test_runs_guards_and_token_ids_are_those_asked_for_and_verify(run_pytest: Ca
     assert "rmt_stable" not in first["validation"]
     assert first["evaluation_windows"]["final"]["window_ids"] != second["evaluation_windows"]["final"]["window_ids"]
     assert len(first["evaluation_windows"]["final"]["token_ids"][0].split(" ")) == 128
-    done = subprocess.run([sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"], check=False)
-    assert done.returncode == 0
+    succeed(packer("verify", ran.pack, "--strict"))
     plan = load(ran.directory / "state" / "plan.json")
     assert plan["cases"] == ["mistral-tiny-noop_control-run1", "mistral-tiny-noop_control-run2"]
     assert [(row["model"], row["cases"]) for row in plan["models"]] == [("embedded/mistral-tiny", 2)]
@@ -174,8 +172,7 @@ def test_a_run_by_a_config_seals_what_it_gave(run_pytest: Callable[..., Any], tm
     assert "given_by" not in entries["quant_rtn"]
     report = load(next(ran.pack.glob("reports/embedded__mistral-tiny/prune_clean/*/evaluation.report.json")))
     assert "magnitude_prune:0.05:ffn" in json.dumps(report["edit"])
-    done = subprocess.run([sys.executable, "-m", "invarlock.packer", "verify", str(ran.pack), "--strict"], check=False)
-    assert done.returncode == 0
+    succeed(packer("verify", ran.pack, "--strict"))
 
 
 PRUNE = {"sparsity": 0.05, "scope": "ffn", "status": "selected", "edit_dir_name": "prune", "reason": "agreed"}

@@ -3,14 +3,13 @@ import json
 import os
 import pty
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import start_pytest
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
@@ -145,13 +144,11 @@ def test_on_a_terminal_a_bar_stands_below_the_lines_of_the_cases(tmp_path: Path)
             (tmp_path / "suites" / path.name).symlink_to(path)
     # cases that measure nothing: what is tested is what pytest writes
     (tmp_path / "suites/test_nothing.py").write_text("def test_nothing(case): pass\n")
-    command = [sys.executable, "-m", "pytest", "suites", "-k", "mistral and (noop or prune_clean)", "--no-pack"]
-    command += ["-p", "invarlock.harness.plugin", "-p", "no:hypothesispytest", "-p", "no:cacheprovider"]
-    command += ["--rootdir", str(tmp_path), "--output-dir", str(tmp_path / "run")]
+    given = ("suites", "-k", "mistral and (noop or prune_clean)", "--no-pack", "-p", "invarlock.harness.plugin")
+    given += ("--rootdir", str(tmp_path), "--output-dir", str(tmp_path / "run"))
     ours, theirs = pty.openpty()
-    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "BUILD_NUMBER")}
 
-    with subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs, env=environment) as process:
+    with start_pytest(*given, cwd=tmp_path, without=("CI", "BUILD_NUMBER"), output=theirs) as process:
         os.close(theirs)
         output = _read_all(ours)
     os.close(ours)

@@ -6,23 +6,18 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from killed_runs import contents, group, leftovers
 
 ROOT = Path(__file__).parents[3]
 SELECT = ("-k", "mistral and (noop or nan_injection or prune_clean or ve_mlp)", "--determinism", "strict")
-SMALL = {
-    "INVARLOCK_PREVIEW_WINDOWS": "8",
-    "INVARLOCK_FINAL_WINDOWS": "16",
-    "OMP_NUM_THREADS": "1",
-    "DRIFT_CALIBRATION_RUNS": "0",
-}
+SMALL = {**processes.SMALL, "DRIFT_CALIBRATION_RUNS": "0"}
 FAULTS = ("nan_injection", "ve_mlp_scale_skew")
 REPORT = "embedded__mistral-tiny/reports/prune_clean/run_1/evaluation.report.json"
 # benchmarks/reliability.py kills fifty times
@@ -39,19 +34,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def start(directory: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a run with two workers in a process group of its own."""
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_"))
-    }
-    command = [sys.executable, "-m", "pytest", "suites", *SELECT, "-n", "2", "-q", "-p", "no:cacheprovider"]
-    return subprocess.Popen(
-        [*command, "--output-dir", str(directory), *arguments],
-        cwd=ROOT,
-        env={**clean, **SMALL},
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    given = ("suites", *SELECT, "-n", "2", "-q", "--output-dir", directory, *arguments)
+    return processes.start_pytest(*given, env=SMALL, output=subprocess.DEVNULL, own_group=True)
 
 
 def copied(run: Path, tmp_path: Path) -> Path:

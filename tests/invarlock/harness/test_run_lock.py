@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import filelock
 import pytest
 from invarlock.packer.runs.run_directory import RunDirectory
+from processes import start_pytest
 
 from invarlock.errors import UsageError
 from invarlock.harness.state.run_lock import RunLock
@@ -25,17 +25,11 @@ WAITING = "\n\ndef pytest_runtest_setup(item):\n    import time\n    time.sleep(
 
 
 @contextmanager
-def session(suites: Path, directory: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def session(suites: Path, directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Start a session that waits in its first case, and kill it at the end."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_"))}
-    command = [sys.executable, "-m", "pytest", str(suites), "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    command += ["-p", "invarlock.harness.plugin", "--rootdir", str(suites.parent), "-k", "mistral and noop"]
-    process = subprocess.Popen(
-        [*command, "--output-dir", str(directory), *arguments],
-        cwd=suites.parent,
-        env=clean,
-        stdout=subprocess.DEVNULL,
-    )
+    ours = ("-p", "invarlock.harness.plugin", "--rootdir", suites.parent, "-k", "mistral and noop")
+    given = (suites, *ours, "--output-dir", directory, *arguments)
+    process = start_pytest(*given, cwd=suites.parent, output=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     try:
         while not (directory / "state/plan.json").is_file() or not holder(directory).startswith(f"pid {process.pid} "):

@@ -1,13 +1,13 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from invarlock.packer.trust.keys import make_signing_key, write_key_pair
+from processes import packer, run_pytest, succeed
 
 ROOT = Path(__file__).parents[3]
 NOOP = "mistral-tiny-noop_control-run1"
@@ -18,8 +18,7 @@ def load(path: Path) -> Any:
 
 
 def verify(pack: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(pack), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return packer("verify", pack, *options)
 
 
 # What collecting does without. jsonschema_rs stays: models.toml and scenarios.json are held against their schemas.
@@ -107,8 +106,7 @@ def test_one_scenario_leaves_a_signed_pack_that_says_what_was_selected(
     assert list(load(ran.pack / "metadata" / "tuned_edit_params.json")["models"]) == ["embedded/mistral-tiny"]
     command = next(line for line in ran.output.splitlines() if line.startswith("verify it with: "))
     printed = command.removeprefix("verify it with: ").split(" verify ")[1].split()
-    checked = subprocess.run([sys.executable, "-m", "invarlock.packer", "verify", *printed], check=False, cwd=ROOT)
-    assert checked.returncode == 0
+    succeed(packer("verify", *printed, cwd=ROOT))
     assert not list((ran.directory / "embedded__mistral-tiny" / "models").glob("*/model.safetensors"))
 
 
@@ -383,14 +381,7 @@ def test_a_project_without_a_suites_folder_does_not_notice_the_plugin(tmp_path: 
     shutil.copy(ROOT / "conftest.py", tmp_path)
     (tmp_path / "test_mine.py").write_text("def test_mine(): assert 1 + 1 == 2\n")
 
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "."],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = succeed(run_pytest(".", cwd=tmp_path))
 
-    assert done.returncode == 0
     assert "invarlock" not in done.stdout
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"conftest.py", "test_mine.py"}

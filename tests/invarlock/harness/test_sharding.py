@@ -4,41 +4,24 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from invarlock.packer.trust.keys import make_signing_key, write_key_pair
+from processes import SMALL, finish, packer, python, start_pytest, succeed
 
 ROOT = Path(__file__).parents[3]
 # four subjects on two models, with a probe and repeats
 SELECT = "(mistral and (noop or prune_50 or ve_mlp)) or (qwen2 and nan_injection)"
-SMALL = {
-    "INVARLOCK_PREVIEW_WINDOWS": "8",
-    "INVARLOCK_FINAL_WINDOWS": "16",
-    "OMP_NUM_THREADS": "1",
-    "DRIFT_CALIBRATION_RUNS": "2",
-}
 TIMES = {"telemetry", "timestamp", "generated_at", "generated_at_utc", "seconds", "stages", "by_category", "by_model"}
 DIGESTS = {"report_sha256", "sha256", "digest", "checksums_sha256_digest", "signing_key_fingerprint"}
 
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PACK_", "INVARLOCK_", "PYTEST_"))
-    }
-    command = [sys.executable, "-m", "pytest", "suites", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    command += ["-k", SELECT, "--determinism", "strict", "--repeats", "1", "--output-dir", str(directory)]
-    return subprocess.Popen(
-        [*command, *arguments],
-        cwd=ROOT,
-        env={**clean, **SMALL},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    given = ("suites", "-q", "-k", SELECT, "--determinism", "strict", "--repeats", "1", "--output-dir", directory)
+    return start_pytest(*given, *arguments, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "2"})
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "three": start(folder / "three", "--shard", "3/3"),
     }
     for name, process in processes.items():
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+        output = succeed(finish(process)).stdout
         assert ("a shard has no pack" not in output and "is as expected" not in output) == (name == "undivided"), output
     return folder
 
@@ -69,8 +51,7 @@ def shards(runs: Path, tmp_path: Path) -> list[Path]:
 
 
 def merge(shards: list[Path], output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "invarlock.packer", "merge", *map(str, shards), "--output", str(output)]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, cwd=output.parent)
+    return packer("merge", *shards, "--output", output, *arguments, cwd=output.parent)
 
 
 def without(document: Any, keys: set[str]) -> Any:
@@ -114,8 +95,7 @@ def test_three_shards_merged_equal_one_run(runs: Path, shards: list[Path], tmp_p
     }
     baselines = "baselines/embedded__mistral-tiny/evaluation.report.json"
     assert (pack / baselines).read_bytes() == (undivided / baselines).read_bytes()
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(pack), "--strict", "--require-pass"]
-    assert subprocess.run([*command, "--quiet"], check=False).returncode == 0
+    succeed(packer("verify", pack, "--strict", "--require-pass", "--quiet"))
     parameters = json.loads((pack / "manifest.json").read_bytes())["invocation"]["parameters"]
     assert parameters["shard"] == {"source": "default", "value": None}
     assert parameters["repeats"] == {"source": "option", "value": 1}
@@ -305,7 +285,7 @@ def test_merging_imports_neither_pytest_nor_torch(runs: Path, shards: list[Path]
     )
     arguments = ["merge", *map(str, shards), "--output", str(tmp_path / "merged"), "--unsigned"]
 
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    done = python("-c", program, *arguments)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("[]")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from hub_client import client_environment
 from hub_server import Hub, Repository, serve_hub
 from invarlock.packer.format.layout import MODEL_REVISIONS
+from processes import packer
 
 from invarlock.errors import HubError
 from invarlock.harness.sources.texts import WIKITEXT2, DataSet, files_of
@@ -39,8 +38,7 @@ def load(path: Path) -> Any:
 
 
 def verify(pack: Path) -> int:
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(pack), "--strict"]
-    return subprocess.run(command, capture_output=True, check=False).returncode
+    return packer("verify", pack, "--strict").returncode
 
 
 def test_wikitext2_is_pinned_fetched_and_sealed(

@@ -1,11 +1,10 @@
 import json
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from processes import python, succeed
 
 from invarlock.errors import UsageError
 from invarlock.reports.sidecars import RuntimeImage
@@ -43,7 +42,6 @@ def test_installed_code_has_the_digest_of_the_checkout_it_was_installed_from(tmp
             shutil.copytree(ROOT / folder, place, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
     code = "from invarlock.runtime.handover import code_digest; print(code_digest())"
 
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(installed.parent)!r}); {code}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = succeed(python("-c", f"import sys; sys.path.insert(0, {str(installed.parent)!r}); {code}", cwd=tmp_path))
 
     assert done.stdout.strip() == code_digest()

@@ -2,11 +2,11 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import python, succeed
 
 from invarlock.errors import DocumentError
 from invarlock.jsonio import read_json
@@ -69,9 +69,9 @@ def test_a_copy_without_git_is_named_by_the_marker_file_that_its_checkout_made(t
     git(checkout, "commit", "--allow-empty", "-m", "first")
     git(checkout, "checkout", "--detach")
 
-    make = [sys.executable, "-m", "invarlock.runtime.provenance", str(copy / "source_repo.json")]
-    made = subprocess.run(make, cwd=checkout, capture_output=True, text=True, check=False)
-    nowhere = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, check=False)
+    make = ("-m", "invarlock.runtime.provenance", copy / "source_repo.json")
+    made = python(*make, cwd=checkout)
+    nowhere = python(*make, cwd=tmp_path)
 
     assert (made.returncode, made.stderr) == (0, "")
     assert source_of(copy / "suites") == source_repository(checkout)
@@ -121,7 +121,7 @@ print(json.dumps([determinism_switches("strict"), {
     "one_thread": torch.get_num_threads() == 1,
 }]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = succeed(python("-c", code))
 
     recorded, real = json.loads(done.stdout)
     assert recorded == real
@@ -139,8 +139,7 @@ def test_gpus_are_named_by_model_and_memory_and_not_by_id(tmp_path: Path) -> Non
     )
     code = "import json; from invarlock.runtime.graphics import graphics; print(json.dumps(graphics(['GPU-2'])))"
     variables = {"FAKE_NVML": str(inventory), "PYTHONPATH": str(ROOT / "tests" / "support" / "fake_nvml")}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+    done = succeed(python("-c", code, env={**os.environ, **variables}))
 
     assert json.loads(done.stdout) == {
         "driver": "570.86.15",

@@ -1,11 +1,10 @@
 """The guard-value sweep: points read off reports, and what they count up to."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from processes import packer, succeed
 
 from invarlock.reports.probes import file_name
 from invarlock.verdict.compiling import Planned
@@ -45,8 +44,7 @@ def test_a_sweep_says_what_perplexity_accepts_and_the_guards_see(swept: dict[str
 
 def test_the_pack_has_the_sweep_of_the_run_and_it_verifies(swept_run: Any, swept: dict[str, Any]) -> None:
     assert load(swept_run.pack / "reports" / FILE_NAME) == swept
-    command = [sys.executable, "-m", "invarlock.packer", "verify", str(swept_run.pack), "--strict"]
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    succeed(packer("verify", swept_run.pack, "--strict"))
 
 
 Planned_ = tuple[Planned, dict[str, Any]]

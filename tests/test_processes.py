@@ -1,0 +1,42 @@
+"""How tests start the product's commands and pytest."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from processes import light_packer, packer, packer_process, python, succeed
+
+TESTS = Path(__file__).parent
+# A command that names the product's modules or pytest, and is not in a text for a user.
+STARTS = re.compile(r"""["']-m["'], ["'](pytest|invarlock|invarlock\.packer|invarlock\.cli)["']""")
+
+
+def test_one_module_starts_pytest_and_the_products_commands() -> None:
+    found = [path.name for path in sorted(TESTS.rglob("*.py")) if STARTS.search(path.read_text("utf-8"))]
+
+    # these run a page's own command line, a copy of the checkout, and pytest with its cache
+    others = ["test_manners.py", "test_coming_from_shell_harness.py", "test_one_module_one_line.py"]
+    assert sorted(found) == sorted([*others, "processes.py"])
+
+
+@pytest.mark.parametrize("arguments", [("verify", "nowhere"), ("verify",), ("trust", "list", "--trust-store", "none")])
+def test_a_command_ends_the_same_in_this_process_and_in_its_own(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    here, there = packer(*arguments, cwd=tmp_path), packer_process(*arguments, cwd=tmp_path)
+
+    assert (here.returncode, here.stdout, here.stderr) == (there.returncode, there.stdout, there.stderr)
+    assert here.returncode != 0
+
+
+def test_what_must_not_be_imported_is_refused_in_the_light_process() -> None:
+    assert light_packer("trust", "list", "--help").returncode == 0
+    assert python("-c", "import sys; sys.exit('pytest' in sys.modules)").returncode == 0
+
+
+def test_a_failure_shows_what_was_printed_and_a_process_that_hangs_is_killed() -> None:
+    with pytest.raises(AssertionError, match=r"ended with 3\n(.|\n)*the last words"):
+        succeed(python("-c", "import sys; print('the last words'); sys.exit(3)"))
+    with pytest.raises(subprocess.TimeoutExpired):
+        python("-c", "import time; time.sleep(60)", seconds=0.2)

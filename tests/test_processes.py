@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from processes import light_packer, packer, packer_process, python, succeed
+from processes import light_packer, packer, packer_process, python, run_pytest, succeed
 
 TESTS = Path(__file__).parent
 # A command that names the product's modules or pytest, and is not in a text for a user.
@@ -40,3 +40,25 @@ def test_a_failure_shows_what_was_printed_and_a_process_that_hangs_is_killed() -
         succeed(python("-c", "import sys; print('the last words'); sys.exit(3)"))
     with pytest.raises(subprocess.TimeoutExpired):
         python("-c", "import time; time.sleep(60)", seconds=0.2)
+
+
+@pytest.mark.slow
+def test_a_pytest_that_is_forked_sees_its_own_folder_variables_and_end(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("VALUE = 1\n")
+    (tmp_path / "test_own.py").write_text(
+        "import os, sys, time\nimport own\n"
+        "def test_own():\n    assert (own.VALUE, os.environ['OWN'], os.getcwd()) == (1, 'x', sys.path[0])\n"
+        "def test_imported():\n    assert 'torch' in sys.modules\n"
+        "def test_fails():\n    assert os.environ['OWN'] == 'y'\n"
+        "def test_hangs():\n    time.sleep(60)\n"
+    )
+    given = {"cwd": tmp_path, "env": {"OWN": "x", "OMP_NUM_THREADS": "1"}}
+
+    done = run_pytest("-k", "not hangs", **given)
+
+    assert done.returncode == 1
+    assert "1 failed, 2 passed" in done.stdout
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_pytest("-k", "hangs", **given, seconds=2)
+    # variables that PyTorch reads when it is imported need a process that imports it
+    assert "1 failed" in run_pytest("-k", "imported", cwd=tmp_path, env={"OMP_NUM_THREADS": "2"}).stdout

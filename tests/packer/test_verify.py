@@ -45,9 +45,11 @@ def test_an_honest_pack_verifies_strictly(pack: Path, real_run: Any) -> None:
 def test_one_flipped_byte_in_any_file_is_noticed_with_the_code_of_its_class(pack: Path) -> None:
     files = sorted(path for path in pack.rglob("*") if path.is_file())
     wrong = {}
-    for path in files:
+    for number, path in enumerate(files):
         data = path.read_bytes()
-        for position in (0, len(data) // 2, len(data) - 1):
+        positions = (0, len(data) // 2, len(data) - 1)
+        # a digest binds every byte alike; what a control file says depends on the place
+        for position in positions if str(path.relative_to(pack)) in CONTROL else positions[number % 3 :][:1]:
             path.write_bytes(data[:position] + bytes([data[position] ^ 0x01]) + data[position + 1 :])
             code = strict(pack).code
             if code not in CONTROL.get(str(path.relative_to(pack)), {6}):

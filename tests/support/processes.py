@@ -11,11 +11,13 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import invarlock.packer.cli as packer_cli
+from warm_python import WarmPython
 
 import invarlock.cli as invarlock_cli
 
@@ -26,9 +28,10 @@ SECONDS = 900
 # Variables that would change what the product or pytest does.
 OURS = ("PACK_", "INVARLOCK_", "PYTEST_", "OUTPUT_DIR", "MIN_FREE", "GITHUB_STEP")
 # The plugins write files and load slowly, and no test needs them in a process.
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
 # The packer as a user starts it, for tests whose shell or timing matters.
 PACKER = (sys.executable, "-m", "invarlock.packer")
+WARM = WarmPython()
 # Few windows, enough for every expectation: a case takes a second.
 SMALL = {
     "INVARLOCK_PREVIEW_WINDOWS": "8",
@@ -126,13 +129,25 @@ def run_pytest(
 ) -> Done:
     """Run pytest in a process of its own, without settings from this process's environment.
 
+    Where it has no workers, which are processes of their own, it is forked from one that has imported PyTorch.
+
     Args:
         arguments: of pytest.
         cwd: folder to start it in.
         env: variables to add, or to give another value.
         seconds: it may take at most.
+
+    Raises:
+        subprocess.TimeoutExpired: with what it printed, when it takes longer.
     """
-    return python("-m", "pytest", *QUICK, *arguments, cwd=cwd, env=clean(env), seconds=seconds)
+    given, environment = [*QUICK, *map(str, arguments)], clean(env)
+    if "-n" in given or "--collect-only" in given or not WARM.fits(environment):
+        return python("-m", "pytest", *given, cwd=cwd, env=environment, seconds=seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "output")
+        status = WARM.pytest(given, cwd, environment, output, seconds)
+        printed = [Path(f"{output}{suffix}").read_text("utf-8", "replace") for suffix in ("", ".err")]
+    return subprocess.CompletedProcess(["pytest", *given], status, *printed)
 
 
 def start_pytest(

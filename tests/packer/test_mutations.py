@@ -22,7 +22,6 @@ from invarlock.jsonio import dump_json, write_json
 
 pytestmark = pytest.mark.slow
 
-MUTATIONS = 2300
 EACH_FIELD = 1
 EACH_RAW = 10
 SEED = 20261124
@@ -121,7 +120,7 @@ def mutate(pack: Path, files: dict[str, bytes], some: list[tuple[str, Path_]], k
 
 
 def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
-    """Return every field of every file once, raw ones of reports more often, and more at random."""
+    """Return every field of every kind of file once, in any file of that kind, and raw ones of reports often."""
     everything = [
         (name, path)
         for name, data in files.items()
@@ -129,17 +128,20 @@ def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
         for path in leaves(json.loads(data))
         if (name, path) != ("manifest.json", ("checksums_sha256_digest",))
     ]
-    rng = random.Random(SEED)
-    rng.shuffle(everything)
+    random.Random(SEED).shuffle(everything)
     fields: dict[tuple[str, str], list[tuple[str, Path_]]] = defaultdict(list)
     for name, path in everything:
-        fields[name, field(path)].append((name, path))
+        fields[kind(name), field(path)].append((name, path))
     # of what may be free, most leaves are bound, and losses matter most
     raw = [pattern for pattern in FREE if pattern[1] != "*"] + [(REPORTS, "evaluation_windows.*logloss.*")]
     often = {key for key in fields if any(is_of(key, pattern) for pattern in raw)}
-    once = {leaf for key, found in fields.items() for leaf in found[: EACH_RAW if key in often else EACH_FIELD]}
-    rest = [leaf for leaf in everything if leaf not in once]
-    return [*sorted(once, key=repr), *rest[: max(MUTATIONS - len(once), 0)]]
+    found = {leaf for key, some in fields.items() for leaf in some[: EACH_RAW if key in often else EACH_FIELD]}
+    return sorted(found, key=repr)
+
+
+def kind(name: str) -> str:
+    """Return the name of a file with a star for the case or the null run that it is of."""
+    return re.sub(r"null_run_\d+", "null_run_*", re.sub(r"^reports/.*/", "reports/*/", name))
 
 
 def field(path: Path_) -> str:
@@ -163,8 +165,8 @@ def is_of(key: tuple[str, str], pattern: tuple[str, str]) -> bool:
 def test_enough_leaves_were_changed(outcomes: dict[int, set[tuple[str, Path_]]]) -> None:
     derived = sum(len(found) for code, found in outcomes.items() if code)
 
-    assert derived >= 1800
-    assert derived + len(outcomes[0]) >= 2000
+    assert derived >= 1100
+    assert derived + len(outcomes[0]) >= 1300
 
 
 def test_what_survives_a_change_is_raw_and_listed_with_its_reason(

@@ -46,13 +46,13 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeR
     if "TESTS_KEEP_RUNS_IN" in os.environ:
         shared = Path(os.environ["TESTS_KEEP_RUNS_IN"])
 
-    def make(name: str, scenarios: str, *options: str) -> RealRun:
+    def make(name: str, scenarios: str, *options: str, null_runs: int = 0) -> RealRun:
         folder = shared / f"made_{name}"
         with filelock.FileLock(f"{folder}.lock"):
             if not (folder / "done").exists():
                 shutil.rmtree(folder, ignore_errors=True)  # of a session that was killed
                 folder.mkdir()
-                make_run(folder, scenarios, *options)
+                make_run(folder, scenarios, *options, null_runs=null_runs)
                 (folder / "done").touch()
         return RealRun(folder / "run", folder / "run" / "evidence_pack", folder / "maker.pem")
 
@@ -62,7 +62,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeR
 @pytest.fixture(scope="session")
 def real_run(made_once: MakeRun) -> RealRun:
     """Three cases on one model: a clean one, a destructive edit and a fault."""
-    return made_once("real", "noop or prune_50 or nan_injection")
+    return made_once("real", "noop or prune_50 or nan_injection", null_runs=2)
 
 
 @pytest.fixture(scope="session")
@@ -81,15 +81,15 @@ def deployed_run(made_once: MakeRun) -> RealRun:
 def swept_run(made_once: MakeRun) -> RealRun:
     """Three points of the guard-value sweep: two faults and a control."""
     chosen = "guard_value_spectral_factor_1.07 or guard_value_variance_factor_0.95 or guard_value_control_noop"
-    return made_once("swept", chosen, "-m", "guard_value")
+    return made_once("swept", chosen, "-m", "guard_value", null_runs=2)
 
 
-def make_run(folder: Path, scenarios: str, *options: str) -> None:
-    """Run some scenarios of one model in a process of their own, and sign their pack."""
+def make_run(folder: Path, scenarios: str, *options: str, null_runs: int) -> None:
+    """Run some scenarios of one model with presets of some null runs, and sign their pack."""
     write_key_pair(folder / "maker", make_signing_key())
     given = (ROOT / "suites", "-q", "-k", f"mistral and ({scenarios})", "--output-dir", folder / "run")
     key = ("--signing-key", folder / "maker.pem")
-    done = succeed(run_pytest(*given, *key, *options, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "2"}))
+    done = succeed(run_pytest(*given, *key, *options, env={**SMALL, "DRIFT_CALIBRATION_RUNS": str(null_runs)}))
     (folder / "output.txt").write_text(done.stdout)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import invarlock, invarlock_process, python
+from processes import invarlock, invarlock_process, light
 from safetensors.torch import load_file, save_file
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
@@ -53,6 +53,7 @@ def load(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
+@pytest.mark.slow
 def test_two_checkpoints_are_compared_and_the_report_verifies(baseline: Path, quantised: Path, tmp_path: Path) -> None:
     done = evaluate(baseline, quantised, tmp_path / "out", run=invarlock_process)
     verified = invarlock_process(
@@ -215,6 +216,7 @@ def test_equal_tensors_in_other_files_are_an_edit_that_nobody_knows(
     assert invarlock("verify", report).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_same_model_under_other_names_passes(baseline: Path, tmp_path: Path) -> None:
     renamed = Path(shutil.copytree(baseline, tmp_path / "renamed"))
     weights = load_file(renamed / "model.safetensors")
@@ -271,28 +273,22 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(
 
 def without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, which ends with 99 where PyTorch was imported."""
-    script = """
-import sys
-from invarlock.cli import main
-code = main(sys.argv[1:])
-sys.exit(99 if "torch" in sys.modules else code)
-"""
-    return python("-c", script, *arguments)
+    (done,) = light("invarlock", [arguments])
+    return done
 
 
-@pytest.mark.parametrize("option", ["--preset", "--baseline-report"])
-@pytest.mark.parametrize(("content", "code"), [(None, 3), ("{}", 2), ("{", 2)])
-def test_a_document_that_is_none_is_refused_before_torch_is_imported(
-    baseline: Path, tmp_path: Path, option: str, content: str | None, code: int
-) -> None:
-    path = tmp_path / "given.json"
-    if content is not None:
-        path.write_text(content)
+def test_a_document_that_is_none_is_refused_before_torch_is_imported(baseline: Path, tmp_path: Path) -> None:
+    (tmp_path / "of_nothing.json").write_text("{}")
+    (tmp_path / "cut_off.json").write_text("{")
+    codes = {"absent.json": 3, "of_nothing.json": 2, "cut_off.json": 2}
+    given = [(option, tmp_path / name) for option in ("--preset", "--baseline-report") for name in codes]
+    paths = ("--baseline", baseline, "--subject", baseline, "--text", TEXT, "--output-dir", tmp_path / "out")
 
-    done = evaluate(baseline, baseline, tmp_path / "out", option, path, run=without_torch)
+    done = light("invarlock", [("evaluate", *paths, *SMALL, *pair) for pair in given])
 
-    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
-    assert str(path) in done.stderr
+    for (_, path), one in zip(given, done, strict=True):
+        assert (one.returncode, one.stderr.count("\n")) == (codes[path.name], 1), one.stderr
+        assert str(path) in one.stderr
 
 
 @pytest.mark.slow
@@ -315,14 +311,14 @@ def test_a_baselines_report_of_another_setup_is_refused_before_torch_is_imported
         assert (done.returncode, words in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
 
 
-@pytest.mark.parametrize("missing", ["--baseline", "--subject", "--text"])
-def test_what_is_missing_is_told_before_torch_is_imported(baseline: Path, tmp_path: Path, missing: str) -> None:
-    named = {"--baseline": baseline, "--subject": baseline, "--text": TEXT} | {missing: tmp_path / "nowhere"}
-    given = [part for pair in named.items() for part in pair]
+def test_what_is_missing_is_told_before_torch_is_imported(baseline: Path, tmp_path: Path) -> None:
+    named = {"--baseline": baseline, "--subject": baseline, "--text": TEXT, "--output-dir": tmp_path / "out"}
+    lines = [named | {missing: tmp_path / "nowhere"} for missing in ("--baseline", "--subject", "--text")]
 
-    done = without_torch("evaluate", *given, "--output-dir", tmp_path / "out")
+    done = light("invarlock", [("evaluate", *(part for pair in line.items() for part in pair)) for line in lines])
 
-    assert (done.returncode, "nowhere: no such" in done.stderr) == (3 if missing == "--text" else 2, True), done.stderr
+    assert [one.returncode for one in done] == [2, 2, 3]
+    assert ["nowhere: no such" in one.stderr for one in done] == [True] * 3
 
 
 def test_a_changed_report_does_not_verify(baseline: Path, quantised: Path, tmp_path: Path) -> None:

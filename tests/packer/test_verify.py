@@ -22,7 +22,7 @@ from packs import (
     sign,
     strict,
 )
-from processes import light_packer, packer
+from processes import light, packer
 
 from invarlock.errors import UsageError
 from invarlock.problems import Code
@@ -161,7 +161,7 @@ def test_no_command_imports_pytorch(pack: Path, real_run: Any, tmp_path: Path) -
         ("inspect", built),
     )  # fmt: skip
 
-    done = [light_packer(*command) for command in commands]
+    done = light("packer", commands)
 
     assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * len(commands)
     verified = done[5].stdout

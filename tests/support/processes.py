@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,21 @@ SMALL = {
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
 }
+# Runs command lines one after another; 99 stands for the code of one after which something heavy is imported.
 LIGHT = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'transformers', 'safetensors', 'pytest', '_pytest'):
-            raise AssertionError(f'{name} was imported')
-sys.meta_path.insert(0, Refuse())
-from invarlock.packer.cli import main
-sys.exit(main(sys.argv[1:]))
+import contextlib, importlib, io, json, sys
+main = importlib.import_module(sys.argv[1]).main
+done = []
+for line in json.load(sys.stdin):
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            code = main(line)
+        except SystemExit as stop:
+            code = stop.code
+    heavy = set(sys.argv[2:]) & sys.modules.keys()
+    done.append([99 if heavy else int(code or 0), output.getvalue(), errors.getvalue()])
+json.dump(done, sys.stdout)
 """
 
 
@@ -114,9 +121,23 @@ def packer_process(*arguments: object, cwd: Path | None = None) -> Done:
     return python(*PACKER[1:], *arguments, cwd=cwd)
 
 
-def light_packer(*arguments: object, cwd: Path | None = None) -> Done:
-    """Run the packer in a process in which importing PyTorch or pytest is an error."""
-    return python("-c", LIGHT, *arguments, cwd=cwd)
+def light(program: str, command_lines: Iterable[Sequence[object]]) -> list[Done]:
+    """Run command lines one after another in a process that no test has imported anything into.
+
+    Args:
+        program: ``packer`` or ``invarlock``.
+        command_lines: arguments of each.
+
+    Returns:
+        list[Done]: what each ended with; the code is 99 once PyTorch, or by the packer pytest, is imported.
+    """
+    lines = [list(map(str, line)) for line in command_lines]
+    packs = program == "packer"
+    module = "invarlock.packer.cli" if packs else "invarlock.cli"
+    heavy = ("torch", "transformers", *(("safetensors", "pytest") if packs else ()))
+    done = succeed(python("-c", LIGHT, module, *heavy, given=json.dumps(lines)))
+    found = zip(lines, json.loads(done.stdout), strict=True)
+    return [subprocess.CompletedProcess(line, code, output, errors) for line, (code, output, errors) in found]
 
 
 def invarlock_process(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Done:

@@ -54,13 +54,13 @@ def test_a_pytest_that_is_forked_sees_its_own_folder_variables_and_end(tmp_path:
         "def test_fails():\n    assert os.environ['OWN'] == 'y'\n"
         "def test_hangs():\n    time.sleep(60)\n"
     )
-    given = {"cwd": tmp_path, "env": {"OWN": "x", "OMP_NUM_THREADS": "1"}}
+    variables = {"OWN": "x", "OMP_NUM_THREADS": "1"}
 
-    done = run_pytest("-k", "not hangs", **given)
+    done = run_pytest("-k", "not hangs", cwd=tmp_path, env=variables)
 
     assert done.returncode == 1
     assert "1 failed, 2 passed" in done.stdout
     with pytest.raises(subprocess.TimeoutExpired):
-        run_pytest("-k", "hangs", **given, seconds=2)
+        run_pytest("-k", "hangs", cwd=tmp_path, env=variables, seconds=2)
     # variables that PyTorch reads when it is imported need a process that imports it
     assert "1 failed" in run_pytest("-k", "imported", cwd=tmp_path, env={"OMP_NUM_THREADS": "2"}).stdout

@@ -55,9 +55,9 @@ def run_pytest(tmp_path: Path) -> RunPytest:
     def run(*arguments: str, suites: Path = ROOT / "suites", directory: Path | None = None, **variables: str) -> Ran:
         target = directory or tmp_path / "run"
         named = any(str(argument).startswith(str(suites)) for argument in arguments)
-        given = (*arguments, *(() if named else (suites,)), "--output-dir", target)
+        given = [*arguments, *([] if named else [str(suites)]), "--output-dir", str(target)]
         if suites != ROOT / "suites":
-            given += ("-p", "invarlock.harness.plugin", "--rootdir", suites.parent)
+            given += ["-p", "invarlock.harness.plugin", "--rootdir", str(suites.parent)]
         cwd = ROOT if suites == ROOT / "suites" else suites.parent
         # no presets, which have tests of their own
         done = processes.run_pytest(*given, cwd=cwd, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "0", **variables})

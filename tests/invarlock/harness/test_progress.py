@@ -145,10 +145,10 @@ def test_on_a_terminal_a_bar_stands_below_the_lines_of_the_cases(tmp_path: Path)
     # cases that measure nothing: what is tested is what pytest writes
     (tmp_path / "suites/test_nothing.py").write_text("def test_nothing(case): pass\n")
     given = ("suites", "-k", "mistral and (noop or prune_clean)", "--no-pack", "-p", "invarlock.harness.plugin")
-    given += ("--rootdir", str(tmp_path), "--output-dir", str(tmp_path / "run"))
+    places = ("--rootdir", tmp_path, "--output-dir", tmp_path / "run")
     ours, theirs = pty.openpty()
 
-    with start_pytest(*given, cwd=tmp_path, without=("CI", "BUILD_NUMBER"), output=theirs) as process:
+    with start_pytest(*given, *places, cwd=tmp_path, without=("CI", "BUILD_NUMBER"), output=theirs) as process:
         os.close(theirs)
         output = _read_all(ours)
     os.close(ours)

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from invarlock.packer.cli import PACK_COMMANDS
+from processes import python, succeed
 
 from invarlock.boundary import CommandParser
 from invarlock.cli.program import make_parser
@@ -104,8 +103,7 @@ def test_pages_of_the_site_link_to_nothing_outside_of_it() -> None:
 @cache
 def pytest_options() -> frozenset[str]:
     """Return the options of pytest with the plugin of the suites."""
-    command = [sys.executable, "-m", "pytest", "suites", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = succeed(python("-m", "pytest", "suites", "--help", cwd=ROOT))
     return frozenset(re.findall(r"(?<![\w-])-{1,2}[a-zA-Z][\w-]*", done.stdout)) | EARLY
 
 

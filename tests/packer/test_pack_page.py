@@ -14,7 +14,8 @@ from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.format.pack_page import PackFacts, render_pack_page
 from invarlock.packer.verify.reports import Findings, examine_reports
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
-from packs import FAULT, REPORT, STRESS, messages, pack_files, packer, page_of, places, strict
+from packs import FAULT, REPORT, STRESS, messages, pack_files, page_of, places, strict
+from processes import packer
 
 from invarlock.problems import Code
 

@@ -13,7 +13,8 @@ from invarlock.packer.trust.keys import fingerprint
 from invarlock.packer.trust.signers import parse_moment
 from invarlock.packer.verify.policies import REQUIREMENTS, ReceiverPolicy, read_policy
 from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
-from packs import SCENARIOS, TIME, content, packer
+from packs import SCENARIOS, TIME, content
+from processes import packer
 
 from invarlock.errors import DocumentError, MissingFileError, UsageError
 from invarlock.jsonio import dump_json

@@ -1,12 +1,11 @@
 """The program ``invarlock``: its commands, its help, its completion, and what ``run`` passes to pytest."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from invarlock.packer.cli import main as packer
+from processes import invarlock_process, python, succeed
 
 from invarlock import __version__
 from invarlock.catalog.shipped import shipped_suites
@@ -59,7 +58,7 @@ def test_help_and_version_import_no_library_that_takes_long() -> None:
         "print(sorted({'torch', 'transformers', 'pytest', 'safetensors', 'tqdm'} & set(sys.modules)))\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = succeed(python("-c", code, cwd=ROOT))
 
     assert done.stdout.splitlines()[-2:] == [f"invarlock {__version__}", "[]"]
 
@@ -108,12 +107,11 @@ def test_run_passes_options_to_pytest_over_the_shipped_suites(tmp_path: Path, mo
 
 
 def test_run_selects_cases_of_the_shipped_suites_from_any_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "invarlock", "run", "-m", "smoke", "-k", "noop_control", "--collect-only", "-q"]
+    given = ("run", "-m", "smoke", "-k", "noop_control", "--collect-only", "-q")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    done = succeed(invarlock_process(*given, cwd=tmp_path, env=environment))
 
-    assert done.returncode == 0, done.stdout + done.stderr
     assert "test_scenario[mistral-tiny-noop_control-run1]" in done.stdout
     assert not [path for path in tmp_path.iterdir() if path.name != ".pytest_cache"]
 
@@ -126,7 +124,7 @@ def test_completion_offers_commands_and_options(tmp_path: Path) -> None:
             **os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9",
             "_ARGCOMPLETE_STDOUT_FILENAME": str(output), "_ARGCOMPLETE_IFS": "\n",
         }  # fmt: skip
-        subprocess.run([sys.executable, "-m", "invarlock"], env=environment, check=True, cwd=ROOT)
+        succeed(invarlock_process(cwd=ROOT, env=environment))
         assert offered in [word.strip() for word in output.read_text().splitlines()]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from invarlock.boundary import Commands
 from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive
+from invarlock.errors import UsageError
 from invarlock.output import say
 from invarlock.problems import ExitCode
 from invarlock.reports.tiers import profile_names, tier_names
@@ -21,7 +22,15 @@ def add_evaluate(subparsers: Commands) -> None:
     parser.add_argument(
         "--baseline", type=Path, required=True, metavar="FOLDER", help="folder of the original checkpoint"
     )
-    parser.add_argument("--subject", type=Path, required=True, metavar="FOLDER", help="folder of the edited checkpoint")
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--subject", type=Path, metavar="FOLDER", help="folder of the edited checkpoint")
+    subject.add_argument(
+        "--subject-url",
+        metavar="URL",
+        help="server of the edited model, instead of a folder: an OpenAI-compatible API that returns the "
+        "log-probabilities of a prompt; guards are not evaluated then; its key is in INVARLOCK_SUBJECT_API_KEY",
+    )
+    parser.add_argument("--subject-model", metavar="NAME", help="name of the model on that server; default: its only one")
     parser.add_argument(
         "--text",
         type=Path,
@@ -149,16 +158,22 @@ def _evaluate(options: argparse.Namespace) -> int:
         scoring=options.scoring,
         image=None if handover is None else handover.image,
         expect=tuple(options.expect),
+        subject_url=options.subject_url,
+        subject_model=options.subject_model,
     )
     check_request(request, options.output_dir)
     check_documents(request)
     # imported here because they import torch, which a container launch or missing input does not need
     from invarlock.evaluation.pair import evaluate_pair
+    from invarlock.guards import GUARD_NAMES
     from invarlock.reports.gates import judge_gates
 
     report = evaluate_pair(request, options.output_dir)
     for gate in judge_gates(report, report["resolved_policy"]):
         say(f"{'passed' if gate.holds else 'FAILED'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
+    missing = [name for name in GUARD_NAMES if report[name]["status"] == "not_evaluated"]
+    if missing:
+        say(f"not evaluated: {', '.join(missing)} ({report[missing[0]]['reason']})")
     say(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
     return ExitCode.OK if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else ExitCode.GATE
 
@@ -167,10 +182,12 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
     # imported here to keep --help fast
     from invarlock.runtime.evaluating import Inputs, evaluate_in_container
 
+    if options.subject_url is not None:
+        raise UsageError("--subject-url: a container has no network; leave --execution-mode container out")
     # what lies beside these files is read too
     preset, report = (None if path is None else path.parent for path in (options.preset, options.baseline_report))
     inputs = Inputs(
-        (options.baseline, options.subject),
+        tuple(path for path in (options.baseline, options.subject) if path is not None),
         tuple(path for path in (options.text, report, options.records, preset) if path is not None),
         options.output_dir,
         options.device,

@@ -9,7 +9,7 @@ Example::
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -171,8 +171,16 @@ class Measured:
     fidelity: Mapping[str, Any] | None = None
 
 
-def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[int]) -> dict[int, Draw]:
+def draw_runs(
+    folder: Path,
+    text: SourceText,
+    plan: WindowPlan,
+    runs: Sequence[int],
+    usable: Callable[[Sequence[int]], bool] | None = None,
+) -> dict[int, Draw]:
     """Return the draw of each run, the text tokenised once with the checkpoint's own tokenizer.
+
+    Only ``usable`` windows of token ids are drawn, where it is given.
 
     Raises:
         CheckpointError: when it is no causal language model.
@@ -183,7 +191,8 @@ def draw_runs(folder: Path, text: SourceText, plan: WindowPlan, runs: Sequence[i
     tokenizer = load_tokenizer(folder)
     tokens, prefix = text_token_ids(tokenizer, text.text), prefix_token_ids(tokenizer)
     return {
-        run: draw_windows(tokens, plan.seq_len, plan.preview, plan.final, plan.window_seed(run), prefix) for run in runs
+        run: draw_windows(tokens, plan.seq_len, plan.preview, plan.final, plan.window_seed(run), prefix, usable=usable)
+        for run in runs
     }
 
 

@@ -16,8 +16,10 @@ from invarlock.evaluation.comparison import Baseline, Measured, window_columns
 from invarlock.evaluation.models import NATIVE
 from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, draw_of
 from invarlock.evaluation.scoring import Scores
+from invarlock.evaluation.served.subject import ServedMeasured
 from invarlock.evaluation.windows import Tokens
 from invarlock.jsonio import check_schema
+from invarlock.reports.consistency import SERVED
 from invarlock.reports.derivation import SCHEMA_VERSION, baseline_run_id, compose
 from invarlock.reports.probes import PROBED, compose_probe, file_name
 from invarlock.reports.sidecars import BASELINE_REUSED, RENDER_DEFERRED
@@ -76,45 +78,98 @@ def report_document(
     Raises:
         DocumentError: when it would not hold to its schema.
     """
-    setup, baseline, run = request.setup, request.baseline.document, request.run
-    own, base = window_columns(request.draw, measured.preview, measured.final, "logloss"), draw_of(baseline, run)
-    for part in ("preview", "final"):
-        own[part]["baseline_logloss"] = base[part]["logloss"]
-        if setup.store_tokens:
-            tokens: Tokens = getattr(request.draw, part).tokens
-            own[part]["token_ids"] = [" ".join(map(str, window)) for window in tokens.tolist()]
-    seconds = measured.seconds if make_seconds is None else {"make_subject": make_seconds, **measured.seconds}
+    setup, baseline = request.setup, request.baseline.document
+    base = draw_of(baseline, request.run)
     weights = measured.facts.against({guard: baseline[guard]["raw"] for guard in WEIGHT_CONTRACTS})
     outputs = measured.activations.by_guard(_losses(measured.scaled))
     raws = {**weights, **{guard: {"baseline": base[guard], "subject": own} for guard, own in outputs.items()}}
     contracts = {**WEIGHT_CONTRACTS, **ACTIVATION_CONTRACTS}
     raw = {
-        "schema_version": SCHEMA_VERSION,
-        "meta": {**setup.meta(), "scenario": request.scenario, "run": run, "seeds": setup.seeds(run)},
-        "context": dict(setup.context),
-        "edit": edited.document(),
+        **_outputs(request, edited, (measured.preview, measured.final), measured.fidelity),
         "subject": {"digest": measured.digest},
-        "baseline_ref": {**baseline["baseline"], "report_sha256": request.baseline.report_sha256},
-        "dataset": setup.dataset(baseline["baseline"]["tokenizer_sha256"], baseline["dataset"]["prefix_token_ids"]),
-        "evaluation_windows": own,
         "scoring": {
             "not_scored": measured.not_scored,
             "batch_size": None if measured.final is None else measured.final.batch_size,
             "scored_as": {"baseline": NATIVE, "subject": measured.scored_as},
         },
-        "fidelity": {"raw": {"baseline": base["fidelity"], "subject": measured.fidelity}},
         **{guard: {"raw": raws[guard], "measurement_contract": dict(contracts[guard])} for guard in setup.guards},
         **equivalence(measured.form),
-        **({} if task_records is None else {"task_records": dict(task_records)}),
         "guards": list(setup.guards),
-        "policy_provenance": setup.provenance(),
-        "telemetry": {
-            **telemetry(seconds),
-            BASELINE_REUSED: int(setup.reuses_baseline),
-            RENDER_DEFERRED: int(setup.defers_rendering),
-        },
     }
-    report = compose(raw)
+    seconds = measured.seconds if make_seconds is None else {"make_subject": make_seconds, **measured.seconds}
+    return _composed(request, raw, seconds, task_records)
+
+
+def served_document(
+    request: EvaluationRequest,
+    edited: Edited,
+    measured: ServedMeasured,
+    task_records: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the report of a served subject: no guard judges it, and it has no digest.
+
+    Raises:
+        DocumentError: when it would not hold to its schema.
+    """
+    raw = {
+        **_outputs(request, edited, (measured.preview, measured.final), measured.fidelity),
+        "subject": {"digest": None, "served": measured.served},
+        "scoring": {
+            "not_scored": None,
+            "batch_size": measured.final.batch_size,
+            "scored_as": {"baseline": NATIVE, "subject": SERVED},
+        },
+        "guards": [],
+    }
+    return _composed(request, raw, measured.seconds, task_records)
+
+
+def _outputs(
+    request: EvaluationRequest,
+    edited: Edited,
+    scores: tuple[Scores | None, Scores | None],
+    fidelity: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what the raw part of a report says of the outputs, and of what was compared on which text."""
+    setup, baseline, run = request.setup, request.baseline.document, request.run
+    own, base = window_columns(request.draw, *scores, "logloss"), draw_of(baseline, run)
+    for part in ("preview", "final"):
+        own[part]["baseline_logloss"] = base[part]["logloss"]
+        if setup.store_tokens:
+            tokens: Tokens = getattr(request.draw, part).tokens
+            own[part]["token_ids"] = [" ".join(map(str, window)) for window in tokens.tolist()]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "meta": {**setup.meta(), "scenario": request.scenario, "run": run, "seeds": setup.seeds(run)},
+        "context": dict(setup.context),
+        "edit": edited.document(),
+        "baseline_ref": {**baseline["baseline"], "report_sha256": request.baseline.report_sha256},
+        "dataset": setup.dataset(baseline["baseline"]["tokenizer_sha256"], baseline["dataset"]["prefix_token_ids"]),
+        "evaluation_windows": own,
+        "fidelity": {"raw": {"baseline": base["fidelity"], "subject": fidelity}},
+        "policy_provenance": setup.provenance(),
+    }
+
+
+def _composed(
+    request: EvaluationRequest,
+    raw: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    task_records: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the report that follows from the raw measurements, which holds to its schema."""
+    setup = request.setup
+    report = compose(
+        {
+            **raw,
+            **({} if task_records is None else {"task_records": dict(task_records)}),
+            "telemetry": {
+                **telemetry(seconds),
+                BASELINE_REUSED: int(setup.reuses_baseline),
+                RENDER_DEFERRED: int(setup.defers_rendering),
+            },
+        }
+    )
     check_schema(report, "evaluation_report", where="report")
     return report
 

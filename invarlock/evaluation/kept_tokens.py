@@ -62,6 +62,12 @@ def check_kept(path: Path, measured: Mapping[str, Any]) -> None:
         raise EvaluationError(f"{path}: not the file that the baseline's report names; measure the baseline again")
 
 
+def most_probable_tokens(path: Path) -> npt.NDArray[np.int32]:
+    """Return the baseline's most probable token at each position of a draw's final windows, (windows, positions)."""
+    records: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.array(records["ids"][..., 0])
+
+
 class BaselineObserver:
     """Writes the file of a draw while its final windows are scored; it appears whole at the end, or not at all.
 
@@ -146,6 +152,7 @@ class SubjectObserver:
         self._delta_p = np.zeros(shape)
         self._same = np.zeros(shape, dtype=bool)
         self._confident = np.zeros(shape, dtype=bool)
+        self._uncompared: Numbers | None = None
 
     def observe(self, windows: Span, positions: Span, scores: TokenScores, targets: torch.Tensor) -> None:
         """Compare what a part of a forward pass says; the same part may come again after it ran out of memory."""
@@ -161,10 +168,17 @@ class SubjectObserver:
         self._kl[place] = found.kl.cpu().numpy()
         self._same[place] = found.same_top.cpu().numpy()
         self._delta_p[place] = found.delta_p.cpu().numpy()
+        if found.uncompared is not None:
+            if self._uncompared is None:
+                self._uncompared = np.zeros(self._kl.shape)
+            self._uncompared[place] = found.uncompared.cpu().numpy()
         self._confident[place] = (kept.logprobs[..., 0] >= math.log(CONFIDENT)).cpu().numpy()
 
     def finish(self) -> dict[str, Any]:
-        """Return what a report says of the subject; a window in which a number is not finite has None."""
+        """Return what a report says of the subject; a window in which a number is not finite has None.
+
+        Where an engine gives a part of the tokens, ``compared`` has the baseline's mean probability of the others.
+        """
         whole = (np.isfinite(self._kl) & (self._kl <= MAX_KL) & np.isfinite(self._delta_p)).all(axis=1)
         values = self._kl[whole]
         counts = count_in_bins(values)
@@ -177,6 +191,11 @@ class SubjectObserver:
             "same_top": _each(whole, self._same.sum(axis=1)),
             "confident_same": _each(whole, (self._same & self._confident).sum(axis=1)),
             "delta_p_squared": _each(whole, np.square(self._delta_p).sum(axis=1)),
+            **(
+                {}
+                if self._uncompared is None
+                else {"compared": {"rest_mass": float(f"{self._uncompared.mean():.{DIGITS}g}")}}
+            ),
         }
 
 

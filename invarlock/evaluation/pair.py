@@ -8,6 +8,7 @@ Example::
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from invarlock.catalog.edit_labels import CUSTOM
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.storage_format import open_checkpoint
@@ -26,7 +28,7 @@ from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.errors import UsageError
 from invarlock.evaluation.brought import brought_edit, changed_tensors, link_brought, unchanged
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
-from invarlock.evaluation.documents import baseline_document, report_document
+from invarlock.evaluation.documents import baseline_document, report_document, served_document
 from invarlock.evaluation.kept_tokens import check_kept, kept_file
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.pair_documents import (
@@ -38,7 +40,11 @@ from invarlock.evaluation.pair_documents import (
 )
 from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
+from invarlock.evaluation.served.client import KEY_VARIABLE, Client, server_url
+from invarlock.evaluation.served.server import TEXT, find_server
+from invarlock.evaluation.served.subject import compare_served
 from invarlock.evaluation.text_files import read_local_text
+from invarlock.evaluation.tokenization import load_tokenizer
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
 from invarlock.judgement.expectations import parse_expectations
@@ -71,13 +77,16 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
     with TemporaryDirectory(prefix="invarlock-") as scratch:
         # as in a suite, a subject without a tokenizer has its baseline's
         subject = request.subject
-        if not tokenizer_files(subject):
+        if subject is not None and not tokenizer_files(subject):
             subject = Path(scratch) / "subject"
-            link_brought(request.subject, request.baseline, subject)
+            link_brought(request.folders[1], request.baseline, subject)
         with ExitStack() as stack:
             with _writing(target):
                 staging = stack.enter_context(staging_folder(target))
-            report, files = _evaluate(request, subject, staging)
+            if subject is None:
+                report, files = _evaluate_served(request, staging)
+            else:
+                report, files = _evaluate(request, subject, staging)
             with _writing(target):
                 for name, content in files.items():
                     write_bytes(staging / name, content)
@@ -107,7 +116,7 @@ def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[dict[
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
     kept = (staging / BASELINE_REPORT).parent
     document = _baseline(request, setup, draw, kept)
-    edited, metadata = _edited(request, document)
+    edited, metadata = _edited(request, request.folders[1], document)
     data = dump_json(document)
     baseline = StoredBaseline(request.baseline, document, digest_bytes(data), kept)
     evaluation = EvaluationRequest(setup, baseline, SCENARIO, RUN, draw, setup.placement)
@@ -118,6 +127,33 @@ def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[dict[
     metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
     report = report_document(evaluation, edited, measured, task_records=given_records(request))
     return report, _files(report, data, request.image, {**metadata, "subject_digest": measured.digest})
+
+
+def _evaluate_served(request: PairRequest, staging: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the same of a served subject, which has no files of its own; the server is asked before anything else."""
+    setup = _setup(request, None if request.preset is None else read_preset(request.preset))
+    draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
+    client = Client(server_url(str(request.subject_url)), os.environ.get(KEY_VARIABLE) or None)
+    served = find_server(
+        client,
+        request.subject_model,
+        load_tokenizer(request.baseline),
+        draw.final.tokens.tolist(),
+        len(draw.prefix),
+        request.top_k,
+    )
+    if served.dialect.prompt == TEXT:
+        draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN], served.takes)[RUN]
+    kept = (staging / BASELINE_REPORT).parent
+    document = _baseline(request, setup, draw, kept)
+    data = dump_json(document)
+    baseline = StoredBaseline(request.baseline, document, digest_bytes(data), kept)
+    evaluation = EvaluationRequest(setup, baseline, SCENARIO, RUN, draw, setup.placement)
+    measured = compare_served(served, evaluation.comparison())
+    label = request.edit_label or CUSTOM
+    edited = Edited(CUSTOM, label, CUSTOM, {}, None if request.edit_label is None else "given")
+    report = served_document(evaluation, edited, measured, given_records(request))
+    return report, _files(report, data, request.image, None)
 
 
 def _setup(request: PairRequest, preset: Preset | None) -> Setup:
@@ -194,12 +230,10 @@ def _top_k(draws: Sequence[Mapping[str, Any]], top_k: int) -> int | None:
     return min(top_k, draws[0]["fidelity"]["vocabulary"]) if draws else None
 
 
-def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, dict[str, Any]]:
+def _edited(request: PairRequest, subject: Path, baseline: Mapping[str, Any]) -> tuple[Edited, dict[str, Any]]:
     """Return what the subject is, and the arguments of its ``edit_metadata.json``."""
-    edited, scope = brought_edit(
-        request.subject, request.baseline, read_subject_edit(request.subject, request.edit_label)
-    )
-    before, after = open_checkpoint(request.baseline), open_checkpoint(request.subject, request.baseline)
+    edited, scope = brought_edit(subject, request.baseline, read_subject_edit(subject, request.edit_label))
+    before, after = open_checkpoint(request.baseline), open_checkpoint(subject, request.baseline)
     changed = changed_tensors(before, after)
     return edited, {
         "scope": scope,
@@ -212,17 +246,20 @@ def _edited(request: PairRequest, baseline: Mapping[str, Any]) -> tuple[Edited, 
 
 
 def _files(
-    report: Mapping[str, Any], baseline: bytes, image: RuntimeImage | None, metadata: dict[str, Any]
+    report: Mapping[str, Any], baseline: bytes, image: RuntimeImage | None, metadata: dict[str, Any] | None
 ) -> dict[str, bytes]:
+    """Return the files of a report by name; those of a served subject have no edit metadata."""
     data = dump_json(report)
     written = utc_now()
     runtime = runtime_manifest(data, PurePosixPath(REPORT_NAME), report["context"], written, image=image)
     runtime["context"]["command"] = "evaluate"
-    return {
+    files = {
         REPORT_NAME: data,
         PAGE_NAME: render_report(report, sha256_hex(data)),
         BASELINE_REPORT: baseline,
         "runtime.manifest.json": dump_json(runtime),
         "evaluate_timing.json": dump_json(report["telemetry"]),
-        "edit_metadata.json": dump_json(edit_metadata(scenario=BROUGHT, **metadata)),
     }
+    if metadata is not None:
+        files["edit_metadata.json"] = dump_json(edit_metadata(scenario=BROUGHT, **metadata))
+    return files

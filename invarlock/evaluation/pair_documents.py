@@ -63,7 +63,9 @@ def given_records(request: PairRequest) -> dict[str, Any] | None:
         MissingFileError: when the file that is named does not exist.
         DocumentError: if they are malformed.
     """
-    return records_beside(request.subject) if request.records is None else read_records(request.records)
+    if request.records is not None:
+        return read_records(request.records)
+    return None if request.subject is None else records_beside(request.subject)
 
 
 def read_baseline_report(path: Path) -> dict[str, Any]:

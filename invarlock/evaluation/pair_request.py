@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from invarlock.catalog.edit_labels import is_label
+from invarlock.catalog.edit_labels import NOOP, is_label
 from invarlock.checkpoints.layout import find_gguf, is_adapter
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
+from invarlock.evaluation.served.client import server_url
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.staging import check_can_be_made
 
@@ -19,11 +20,12 @@ from invarlock.staging import check_can_be_made
 class PairRequest:
     """What is compared with what, on which text, and by which limits; None takes the profile's own number.
 
-    ``image`` is that of the container that this is in.
+    The subject is a checkpoint, or a model that is served at ``subject_url``; ``subject_model`` is its name there, None
+    for the only one. ``image`` is that of the container that this is in.
     """
 
     baseline: Path
-    subject: Path
+    subject: Path | None
     text: Path
     text_field: str = "text"
     model_id: str | None = None
@@ -45,6 +47,13 @@ class PairRequest:
     scoring: str = "dequantised"
     image: RuntimeImage | None = None
     expect: tuple[str, ...] = ()
+    subject_url: str | None = None
+    subject_model: str | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Return the checkpoints: the baseline's, and the subject's unless it is served."""
+        return (self.baseline,) if self.subject is None else (self.baseline, self.subject)
 
 
 def check_request(request: PairRequest, target: Path) -> None:
@@ -64,14 +73,34 @@ def check_request(request: PairRequest, target: Path) -> None:
         raise UsageError(
             f"--edit-label: {request.edit_label[:40]!r} is no label; use letters, digits, dots, dashes, underscores"
         )
-    for folder in (request.baseline, request.subject):
+    _check_subject(request)
+    for folder in request.folders:
         if not folder.is_dir() and not find_gguf(folder):
             raise CheckpointError(f"{folder}: no such folder; give a checkpoint with config.json and safetensors")
     if not request.text.exists():
         raise MissingFileError(f"{request.text}: no such file; name a text to score on with --text")
     check_dense(request.baseline)
-    open_checkpoint(request.subject, request.baseline)
-    for folder in (request.baseline, request.subject):
+    if request.subject is not None:
+        open_checkpoint(request.subject, request.baseline)
+    for folder in request.folders:
         if not is_adapter(folder) and not find_gguf(folder):
             check_scorable(folder, request.seq_len)
-    read_subject_edit(request.subject, request.edit_label)
+    if request.subject is not None:
+        read_subject_edit(request.subject, request.edit_label)
+
+
+def _check_subject(request: PairRequest) -> None:
+    """Refuse a subject that is no checkpoint and not served, or both, and options that a served one does not take."""
+    if (request.subject is None) == (request.subject_url is None):
+        raise UsageError("a subject is a checkpoint or a served model: give --subject or --subject-url")
+    if request.subject_url is None:
+        if request.subject_model is not None:
+            raise UsageError("--subject-model: the name of a served model; give --subject-url too")
+        return
+    server_url(request.subject_url)
+    if request.edit_label == NOOP:
+        raise UsageError(f"--edit-label: whether nothing was edited cannot be seen of a served model; not {NOOP}")
+    if request.expect:
+        raise UsageError("--expect: the structure of a served model cannot be seen; leave it out")
+    if request.scoring != "dequantised":
+        raise UsageError("--scoring: the server decides how its model is run; leave it out")

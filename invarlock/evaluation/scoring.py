@@ -80,7 +80,7 @@ def score_windows(
         try:
             with one_out_of_memory():
                 check_room(forward_bytes(model, len(batch), tokens.shape[1]), room_bytes)
-                losses += [_stored(value) for value in _score_batch(model, batch, len(losses), observer)]
+                losses += [stored_loss(value) for value in _score_batch(model, batch, len(losses), observer)]
         except torch.OutOfMemoryError:
             if batch_size == 1:
                 raise OutOfMemoryError(
@@ -112,5 +112,6 @@ def _chunks(shape: torch.Size) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, positions)
 
 
-def _stored(loss: float) -> float | None:
+def stored_loss(loss: float) -> float | None:
+    """Return a loss as a report has it: nine digits, None where it is not finite or too large."""
     return float(f"{loss:.{LOSS_DIGITS}g}") if math.isfinite(loss) and loss <= MAX_LOSS else None

@@ -6,7 +6,7 @@ tokens then has ``seq_len - len(prefix)`` tokens of text, the first of which is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +49,15 @@ def added_before(whole: Sequence[int], plain: Sequence[int]) -> tuple[int, ...] 
     return None
 
 
-def draw_windows(
-    token_ids: Sequence[int], seq_len: int, preview: int, final: int, seed: int, prefix: Sequence[int] = ()
+def draw_windows(  # noqa: PLR0913 - a draw follows from all of them
+    token_ids: Sequence[int],
+    seq_len: int,
+    preview: int,
+    final: int,
+    seed: int,
+    prefix: Sequence[int] = (),
+    *,
+    usable: Callable[[Sequence[int]], bool] | None = None,
 ) -> Draw:
     """Return ``preview`` and then ``final`` windows of ``seq_len`` tokens, drawn by a seeded permutation.
 
@@ -64,6 +71,7 @@ def draw_windows(
         final: how many windows of that kind.
         seed: of the permutation.
         prefix: token ids that every window begins with.
+        usable: whether a window may be drawn; None where every one may.
 
     Raises:
         EvaluationError: when a window has no room for text, or the text has fewer distinct windows than needed, naming
@@ -80,10 +88,12 @@ def draw_windows(
     windows = np.hstack([np.tile(np.asarray(prefix, dtype=np.int32), (whole, 1)), text]) if prefix else text
     distinct: dict[str, int] = {}
     for index in range(whole):
-        distinct.setdefault(window_id(windows[index]), index)
+        if usable is None or usable(windows[index].tolist()):
+            distinct.setdefault(window_id(windows[index]), index)
     if len(distinct) < preview + final:
+        kind = "windows" if usable is None else "windows that the tokenizer reads back"
         raise EvaluationError(
-            f"the text has {len(distinct)} distinct windows of {width} tokens, {preview} + {final} are needed; "
+            f"the text has {len(distinct)} distinct {kind} of {width} tokens, {preview} + {final} are needed; "
             "use a longer text, fewer windows or a shorter seq_len"
         )
     names = list(distinct)

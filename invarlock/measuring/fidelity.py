@@ -34,7 +34,13 @@ class TokenScores(Protocol):
         """Return how many tokens the distribution is over."""
 
     def of_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the log-probabilities of tokens, given ids of shape (windows, positions, n) below ``vocabulary``."""
+        """Return the log-probabilities of tokens, given ids of shape (windows, positions, n) below ``vocabulary``.
+
+        Of a token that is not known, any value that is not above the probability it may have.
+        """
+
+    def known(self, ids: torch.Tensor) -> torch.Tensor | None:
+        """Return whether the engine gives the log-probability of each token of ids; None where it gives all."""
 
     def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log-probabilities in falling order and ids of the most probable, (windows, positions, count) each."""
@@ -62,6 +68,9 @@ class LogitScores:
     def of_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities of tokens."""
         return self.logprobs.gather(-1, ids)
+
+    def known(self, ids: torch.Tensor) -> None:
+        """Return None: logits give every token."""
 
     def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log-probabilities and ids of the most probable tokens."""
@@ -93,11 +102,14 @@ class Divergence:
         kl: the divergence in nats, float64; not finite where a side is not.
         same_top: whether a token that is most probable for the baseline is most probable for the subject.
         delta_p: the subject's probability of the token that follows in the text minus the baseline's, float64.
+        uncompared: the baseline's probability of all tokens that were not compared one by one, float64; None where
+            that is ``rest_mass``, as with every engine that gives all tokens.
     """
 
     kl: torch.Tensor
     same_top: torch.Tensor
     delta_p: torch.Tensor
+    uncompared: torch.Tensor | None = None
 
 
 def keep(scores: TokenScores, targets: torch.Tensor, top_k: int) -> Kept:
@@ -120,7 +132,8 @@ def rest_mass(kept: Kept) -> torch.Tensor:
 def diverge(scores: TokenScores, targets: torch.Tensor, kept: Kept) -> Divergence:
     """Return how a subject differs from its baseline.
 
-    Tokens that share the largest probability are all the top: equal logits count as the same.
+    Tokens that share the largest probability are all the top: equal logits count as the same. Tokens that the
+    subject's engine does not give belong to the rest, which keeps the divergence a lower bound.
 
     Args:
         scores: the subject's.
@@ -130,10 +143,14 @@ def diverge(scores: TokenScores, targets: torch.Tensor, kept: Kept) -> Divergenc
     own = _of_kept(scores, kept.ids)
     tied = kept.logprobs == kept.logprobs[..., :1]
     same = (tied & (own == scores.largest()[..., None])).any(dim=-1)
+    before, uncompared, known = kept.logprobs, None, scores.known(kept.ids)
+    if known is not None:
+        before, own = before.masked_fill(~known, LEAST), own.masked_fill(~known, LEAST)
+        uncompared = rest_mass(Kept(kept.ids, before, kept.target))
     # a window at a time, which stays in a processor's cache
-    kl = torch.stack([_kl(before, after) for before, after in zip(kept.logprobs, own, strict=True)])
+    kl = torch.stack([_kl(one, other) for one, other in zip(before, own, strict=True)])
     target = scores.of_tokens(targets[..., None])[..., 0]
-    return Divergence(kl, same, target.double().exp() - kept.target.double().exp())
+    return Divergence(kl, same, target.double().exp() - kept.target.double().exp(), uncompared)
 
 
 def _of_kept(scores: TokenScores, ids: torch.Tensor) -> torch.Tensor:

@@ -46,11 +46,13 @@ def derive_fidelity(
         not_scored: why the subject was not scored, or None.
     """
     baseline, subject = raw["baseline"], raw["subject"]
+    # an engine that gives a part of the tokens decides how many were compared
+    compared = baseline if subject is None else subject.get("compared", baseline)
     block: dict[str, Any] = {
         **dict.fromkeys(("kl_mean", "kl_mean_ci", *QUANTILES, "kl_max", "same_top_share", "same_top_ci")),
         **dict.fromkeys(("confident_flip_share", "confident_flip_ci", "delta_p_rms")),
-        "top_k": baseline["top_k"],
-        "rest_mass": baseline["rest_mass"],
+        "top_k": compared["top_k"],
+        "rest_mass": compared["rest_mass"],
         "invalid": True,
         "reason": None,
     }

@@ -49,9 +49,7 @@ def page_section(report: Block) -> Iterator[Markup]:
             else f"{share_text(block['confident_flip_share'])} of positions where the baseline gives its top token "
             f"50 % or more, {level} interval {_interval(block['confident_flip_ci'], percent=True)}",
             "probability of the text's token": f"changes by {number_text(block['delta_p_rms'])} (root mean square)",
-            "compared": f"the baseline's {block['top_k']} most probable tokens of "
-            f"{block['raw']['baseline']['vocabulary']}; all others, {share_text(block['rest_mass'])} of the "
-            "probability, count as one",
+            "compared": _compared(block),
         }
     )
     if limits["null_level"] is not None:
@@ -66,6 +64,17 @@ def page_section(report: Block) -> Iterator[Markup]:
         ]
         yield element("h3", "What harmless changes of this baseline measure")
         yield data_table(("change", "mean KL", "same top token", "99.9 % of KL"), rows)
+
+
+def _compared(block: Block) -> str:
+    """Return which tokens were compared one by one; what a server did not give makes the divergence a lower bound."""
+    others = f"all others, {share_text(block['rest_mass'])} of the probability, count as one"
+    if "compared" in block["raw"]["subject"]:
+        return (
+            f"the tokens that the server gave, {block['top_k']} or more at each position; {others}, and the "
+            "divergence is a lower bound"
+        )
+    return f"the baseline's {block['top_k']} most probable tokens of {block['raw']['baseline']['vocabulary']}; {others}"
 
 
 def _interval(ends: Sequence[float], *, percent: bool = False) -> str:

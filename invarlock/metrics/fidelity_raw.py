@@ -34,6 +34,11 @@ def consistency_problems(report: Block) -> Iterator[Problem]:
         return
     if subject is None:
         return
+    if ("compared" in subject) != ("served" in report["subject"]):
+        yield _contradiction(f"{where}.subject.compared", "it is there exactly where the subject is served")
+        return
+    if "compared" in subject:
+        yield from _compared_problems(f"{where}.subject.compared", report)
     final = report["evaluation_windows"]["final"]
     if subject["kl_max"] == 0 and any(
         own is None or base is None or abs(own - base) > ROUNDING
@@ -46,6 +51,16 @@ def consistency_problems(report: Block) -> Iterator[Problem]:
     pairs = zip(subject["kl_sum"], report["evaluation_windows"]["final"]["token_counts"], strict=False)
     if any(total is None or total > tolerance * count for total, count in pairs):
         yield _contradiction(f"{where}.subject.kl_sum", "a divergence, though the checkpoints have one digest")
+
+
+def _compared_problems(where: str, report: Block) -> Iterator[Problem]:
+    """Yield where the part of the tokens that a server gave contradicts the server's, or the tokens that were kept."""
+    raw = report["fidelity"]["raw"]
+    compared = raw["subject"]["compared"]
+    if compared["top_k"] != report["subject"]["served"]["top_k"]:
+        yield _contradiction(f"{where}.top_k", "not the number of tokens that the server gave")
+    if compared["rest_mass"] < raw["baseline"]["rest_mass"] - ROUNDING:
+        yield _contradiction(f"{where}.rest_mass", "less than the probability of the tokens that were not even kept")
 
 
 def null_problems(change: NullChange) -> Iterator[Problem]:

@@ -105,6 +105,18 @@ class Code(StrEnum):
         "A model, or one window of text, does not fit in the memory of its devices.",
         "Use a smaller batch or shorter windows, free device memory, or use a larger device.",
     )
+    SERVER_UNREACHABLE = (
+        "server_unreachable",
+        ExitCode.USAGE,
+        "The server of a subject does not answer, or refuses.",
+        "Check that it runs, the URL, the model's name and the key.",
+    )
+    SERVER_ANSWER_UNUSABLE = (
+        "server_answer_unusable",
+        ExitCode.USAGE,
+        "A server's answer is not the log-probabilities of the prompt's tokens.",
+        "Use a server that returns them, such as vLLM; `docs/served.md` says what is needed.",
+    )
     FILE_MISSING = (
         "file_missing",
         ExitCode.MISSING,

@@ -18,6 +18,7 @@ from invarlock.problems import Code, Problem
 NOOP = "noop"
 DENSE = "dense"
 CUSTOM = "custom"
+SERVED = "served"
 # The largest difference of a window's loss between two passes of one model, in nats: bfloat16 on a GPU, with a margin.
 SAME_MODEL_NATS = 0.05
 # A smaller change of a matrix may round to the same losses; one step of float32 is 6e-8.
@@ -30,6 +31,7 @@ def consistency_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     Args:
         report: a report that matches its schema; guards that did not run have no raw part.
     """
+    yield from _served_problems(report)
     yield from _digest_problems(report)
     yield from _loss_problems(report)
     if "raw" in report["invariants"]:
@@ -41,6 +43,25 @@ def consistency_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
         yield from metric.consistency_problems(report)
     if not any(value for name, value in report["telemetry"].items() if name.endswith("_seconds")):
         yield _contradiction("telemetry", "no stage took any time")
+
+
+def _served_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield contradictions between a subject that is known by its files or by a server, and what was measured of it."""
+    subject = report["subject"]
+    served = "served" in subject
+    if served != (subject["digest"] is None):
+        yield _contradiction("subject.digest", "a served subject has none, any other has one")
+    if served != (report["scoring"]["scored_as"]["subject"] == SERVED):
+        yield _contradiction("scoring.scored_as.subject", f"{SERVED} is what a subject behind a server is scored as")
+    if not served:
+        return
+    for field in ("guards", "equivalence", "equivalence_not_used"):
+        if report.get(field):
+            yield _contradiction(field, "a served subject has neither weights nor activations that can be seen")
+    if report["scoring"]["not_scored"] is not None:
+        yield _contradiction("scoring.not_scored", "a served subject without answers has no report")
+    if report["edit"]["name"] != CUSTOM:
+        yield _contradiction("edit.name", f"what was done to a served subject is {CUSTOM}")
 
 
 def _digest_problems(report: Mapping[str, Any]) -> Iterator[Problem]:

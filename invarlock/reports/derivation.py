@@ -25,6 +25,8 @@ from invarlock.reports.policy import policy_digest, resolve_policy
 SCHEMA_VERSION = "v1"
 # Blocks that are derived; guards and metrics keep their raw part, dataset and policy_provenance lose one key each.
 DERIVED_KEYS = ("run_id", *(metric.name for metric in METRICS), "resolved_policy", "validation", "assurance")
+# Why no guard judges a served subject.
+SERVED_REASON = "the subject is served: its weights, activations and configuration cannot be seen"
 GUARD_RAW_KEYS = ("raw", "measurement_contract")
 # Kinds of an equivalence whose modules are pairs: what the first loses, the second receives.
 SCALES = ("value_scales", "unit_scales")
@@ -40,6 +42,11 @@ def contract_hash(contract: Mapping[str, Any]) -> str:
 def run_id(model_id: str, case: str, digest: str, seeds: Mapping[str, Any]) -> str:
     """Return the 16 hex digits that identify a measurement by model, case, digest and seeds."""
     return digest_document([model_id, case, digest, dict(seeds)]).removeprefix("sha256:")[:16]
+
+
+def subject_identity(subject: Mapping[str, Any]) -> str:
+    """Return the digest of a subject's files; of a served one, whose files nobody sees, of what is known of it."""
+    return digest_document(subject["served"]) if "served" in subject else str(subject["digest"])
 
 
 def baseline_run_id(baseline: Mapping[str, Any]) -> str:
@@ -119,7 +126,7 @@ def compose(raw: Mapping[str, Any]) -> dict[str, Any]:
     report = dict(raw)
     meta = raw["meta"]
     report["run_id"] = run_id(
-        meta["model_id"], f"{meta['scenario']}/{meta['run']}", raw["subject"]["digest"], meta["seeds"]
+        meta["model_id"], f"{meta['scenario']}/{meta['run']}", subject_identity(raw["subject"]), meta["seeds"]
     )
     provenance, windows = raw["policy_provenance"], raw["evaluation_windows"]
     policy = resolve_policy(
@@ -144,7 +151,8 @@ def compose(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _guard_block(guard: str, report: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
     if guard not in report["guards"]:
-        return {"status": "not_evaluated", "passed": None, "reason": "this guard was not run"}
+        reason = SERVED_REASON if "served" in report["subject"] else "this guard was not run"
+        return {"status": "not_evaluated", "passed": None, "reason": reason}
     block = report[guard]
     derived = BY_NAME[guard].judge(block["raw"], policy.get(guard, {}), context(report))
     return {**block, "measurement_contract_hash": contract_hash(block["measurement_contract"]), **derived}

@@ -69,6 +69,7 @@ def render_report(report: Mapping[str, Any], sha256: str, place: CasePlace | Non
                 *_loud(report, place),
                 _gates(gates),
                 *_warnings(report),
+                *_not_evaluated(report),
                 *primary.page_section(report),
                 *(part for metric in others for part in metric.page_section(report)),
                 *(_guard(report[name], BY_NAME[name]) for name in report["guards"]),
@@ -174,7 +175,7 @@ def _compared(report: Mapping[str, Any]) -> Markup:
                     "model": meta["model_id"],
                     "revision": code(meta["revision"]),
                     "baseline": code(report["baseline_ref"]["digest"]),
-                    "subject": code(report["subject"]["digest"]),
+                    "subject": _subject(report["subject"]),
                     "edit": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']}, {edit_text(edit)}",
                     "spec": code(edit["spec"]),
                     "parameters": compact(edit["parameters"]),
@@ -188,6 +189,26 @@ def _compared(report: Mapping[str, Any]) -> Markup:
             *_equivalence(report),
         )
     )
+
+
+def _subject(subject: Mapping[str, Any]) -> object:
+    """Return the digest of a subject's files, or where it was served."""
+    served = subject.get("served")
+    if served is None:
+        return code(subject["digest"])
+    return (
+        f"{served['model']}, served at {served['url']} (asked with {served['dialect']}, the prompt as "
+        f"{served['prompt'].replace('_', ' ')}); its files were not seen, so it has no digest and its configuration "
+        "is not known"
+    )
+
+
+def _not_evaluated(report: Mapping[str, Any]) -> Iterator[Markup]:
+    """Yield the guards that did not judge the subject, with the reason."""
+    names = [name for name in BY_NAME if name not in report["guards"]]
+    if names:
+        yield element("h2", "Guards that were not evaluated")
+        yield definition_list({name: report[name]["reason"] for name in names})
 
 
 def _equivalence(report: Mapping[str, Any]) -> Iterator[Markup]:
@@ -345,7 +366,7 @@ def _digests(report: Mapping[str, Any], sha256: str) -> Markup:
         contracts[f"measurement contract, {name}"] = report[name]["measurement_contract_hash"]
     digests = {
         "evaluation.report.json": f"sha256:{sha256}",
-        "subject": report["subject"]["digest"],
+        **({} if report["subject"]["digest"] is None else {"subject": report["subject"]["digest"]}),
         "baseline": reference["digest"],
         "baseline's report": reference["report_sha256"],
         "tokenizer": reference["tokenizer_sha256"],

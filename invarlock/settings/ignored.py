@@ -14,8 +14,8 @@ from invarlock.settings.values import Settings
 PREFIXES = ("PACK_", "INVARLOCK_")
 
 
-# Read by commands, not by runs: `invarlock.boundary` shows tracebacks.
-OF_COMMANDS = ("INVARLOCK_TRACEBACK",)
+# Read by commands, not by runs: `invarlock.boundary` shows tracebacks, `evaluate` sends the key to a server.
+OF_COMMANDS = ("INVARLOCK_TRACEBACK", "INVARLOCK_SUBJECT_API_KEY")
 
 
 @dataclass(frozen=True)

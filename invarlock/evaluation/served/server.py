@@ -1,0 +1,198 @@
+"""A served model: which dialect its server speaks, how many tokens it gives, and its answers about windows.
+
+Example::
+
+    server = find_server(Client(url), None, tokenizer, sample, prefix=0, top_k=512)
+    answers = server.ask(draw.final.tokens)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from invarlock.errors import EvaluationError, UsageError
+from invarlock.evaluation.served.answers import (
+    Answer,
+    AnswerError,
+    NotSpokenError,
+    TokensDifferError,
+    TokenTexts,
+    read_echo,
+    read_prompt_logprobs,
+)
+from invarlock.evaluation.served.client import Client, RequestRefusedError, unusable
+from invarlock.evaluation.served.token_texts import VocabularyTexts
+from invarlock.evaluation.tokenization import text_token_ids
+from invarlock.evaluation.windows import Tokens
+
+PROMPT_LOGPROBS, ECHO = "prompt_logprobs", "echo"
+TOKEN_IDS, TEXT = "token_ids", "text"
+# vLLM gives 20 unless it is started with more, the older OpenAI API 5.
+FEWER = (100, 50, 20, 10, 5, 1)
+# Windows that are under way at once: a server batches them.
+AT_ONCE = 4
+MAX_NAME = 512
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a server is asked: ``prompt_logprobs`` or ``echo``, with the prompt as ``token_ids`` or ``text``."""
+
+    name: str
+    prompt: str
+
+
+DIALECTS = (Dialect(PROMPT_LOGPROBS, TOKEN_IDS), Dialect(ECHO, TOKEN_IDS), Dialect(ECHO, TEXT))
+
+
+@dataclass(frozen=True)
+class Served:
+    """A served model and how it is asked.
+
+    Attributes:
+        client: of its server.
+        model: the name by which the server knows it.
+        dialect: the one that the server speaks.
+        top_k: how many tokens it is asked for at each position.
+        tokenizer: the baseline's.
+        texts: of its vocabulary.
+        prefix: the number of tokens that the tokenizer puts before every text.
+    """
+
+    client: Client
+    model: str
+    dialect: Dialect
+    top_k: int
+    tokenizer: PreTrainedTokenizerBase
+    texts: TokenTexts
+    prefix: int
+
+    def ask(self, tokens: Tokens) -> Iterator[Answer]:
+        """Yield the answer about each window of token ids, (windows, seq_len), in order.
+
+        Raises:
+            EvaluationError: if the server cannot be reached, or its answer cannot be used.
+        """
+        windows = tokens.tolist()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for start in range(0, len(windows), AT_ONCE):
+                yield from pool.map(self._about, windows[start : start + AT_ONCE])
+
+    def takes(self, window: Sequence[int]) -> bool:
+        """Return whether the server can be asked about a window: as text, only if that is read as the same tokens."""
+        return self.dialect.prompt == TOKEN_IDS or _reads_back(self.tokenizer, window[self.prefix :])
+
+    def document(self, fewest: int) -> dict[str, Any]:
+        """Return what a report says of the served model, given the smallest number of tokens at a position."""
+        return {
+            "url": self.client.base,
+            "model": self.model,
+            "dialect": self.dialect.name,
+            "prompt": self.dialect.prompt,
+            "top_k": min(fewest, self.top_k),
+        }
+
+    def _about(self, window: Sequence[int]) -> Answer:
+        try:
+            return self.attempt(window)
+        except RequestRefusedError as error:
+            raise unusable(self.client.base, f"the server refuses a window of {len(window)} tokens ({error})") from None
+        except (AnswerError, NotSpokenError, TokensDifferError) as error:
+            raise unusable(self.client.base, str(error)) from None
+
+    def attempt(self, window: Sequence[int]) -> Answer:
+        """Return the answer about one window.
+
+        Raises:
+            RequestRefusedError: if the server does not take the request in this form.
+            NotSpokenError, AnswerError: if its answer has another shape, or other values than log-probabilities.
+            TokensDifferError: if it reads other tokens.
+            EvaluationError: if it cannot be reached.
+        """
+        ids, text = list(window), self.dialect.prompt == TEXT
+        prompt = _text_of(self.tokenizer, ids[self.prefix :]) if text else ids
+        # the old API cannot be asked for no token at all
+        body: dict[str, Any] = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0}
+        if self.dialect.name == PROMPT_LOGPROBS:
+            answer = self.client.post("completions", body | {"prompt_logprobs": self.top_k})
+            return read_prompt_logprobs(answer, ids)
+        # vLLM names tokens by their ids if asked to, other servers ignore it
+        echo = {"echo": True, "logprobs": self.top_k, "return_tokens_as_token_ids": True}
+        return read_echo(self.client.post("completions", body | echo), ids, self.prefix, self.texts)
+
+
+def find_server(
+    client: Client,
+    model: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    windows: Sequence[Sequence[int]],
+    prefix: int,
+    top_k: int,
+) -> Served:
+    """Return the served model, after one window was answered.
+
+    Args:
+        client: of the server.
+        model: the model's name; None takes the only one that the server has.
+        tokenizer: the baseline's.
+        windows: token ids of a few windows, each begins with the prefix.
+        prefix: the number of tokens of the prefix.
+        top_k: how many tokens are wanted at each position; a server may give fewer.
+
+    Raises:
+        UsageError: if the server has several models and none is named.
+        EvaluationError: if it cannot be reached, gives no log-probabilities of a prompt, or reads other tokens.
+    """
+    name = model or _only_model(client)
+    texts = VocabularyTexts(tokenizer)
+    reasons = []
+    for dialect in DIALECTS:
+        for count in sorted({top_k, *(k for k in FEWER if k < top_k)}, reverse=True):
+            served = Served(client, name, dialect, count, tokenizer, texts, prefix)
+            window = next((window for window in windows if served.takes(window)), None)
+            if window is None:
+                reasons.append("no window of the text is read back as the same tokens")
+                break
+            try:
+                served.attempt(window)
+            except RequestRefusedError as error:
+                reasons.append(str(error))
+                continue
+            except NotSpokenError as error:
+                reasons.append(str(error))
+                break
+            except AnswerError as error:
+                raise unusable(client.base, str(error)) from None
+            except TokensDifferError as error:
+                raise unusable(client.base, f"its tokens are not the baseline's: {error}") from None
+            return served
+    shown = "; ".join(dict.fromkeys(reasons[-3:]))
+    raise unusable(client.base, f"it gives no log-probabilities of a prompt ({shown})")
+
+
+def _only_model(client: Client) -> str:
+    try:
+        document = client.get("models")
+        names = [row["id"] for row in document["data"] if isinstance(row["id"], str)]
+    except (KeyError, TypeError, RequestRefusedError):
+        raise UsageError(f"{client.base}: it does not list its models; name one with --subject-model") from None
+    if len(names) != 1 or not 0 < len(names[0]) <= MAX_NAME:
+        shown = ", ".join(name[:60] for name in names[:5]) or "none"
+        raise UsageError(f"{client.base}: it has {len(names)} models ({shown}); name one with --subject-model")
+    return str(names[0])
+
+
+def _text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _reads_back(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
+    try:
+        return text_token_ids(tokenizer, _text_of(tokenizer, ids)) == list(ids)
+    except EvaluationError:
+        return False

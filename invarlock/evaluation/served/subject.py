@@ -1,0 +1,93 @@
+"""Measuring a served subject: losses and fidelity, from what its server answers; nothing of its files is known."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from invarlock.evaluation.comparison import Comparison
+from invarlock.evaluation.kept_tokens import SubjectObserver, most_probable_tokens
+from invarlock.evaluation.scoring import Observer, Scores, stored_loss
+from invarlock.evaluation.served.answers import Answer
+from invarlock.evaluation.served.client import unusable
+from invarlock.evaluation.served.scores import ServedScores
+from invarlock.evaluation.served.server import Served
+from invarlock.evaluation.windows import Tokens
+
+# The share of positions at which a server's most probable token is the baseline's of the next position. Of a model
+# that answers in time it is a few percent.
+LATE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class ServedMeasured:
+    """What was measured of a served subject: its losses, its fidelity, and what a report says of its server."""
+
+    served: dict[str, Any]
+    preview: Scores
+    final: Scores
+    fidelity: dict[str, Any]
+    seconds: dict[str, float]
+
+
+def compare_served(served: Served, comparison: Comparison) -> ServedMeasured:
+    """Return the measurements of a served subject on the windows of its baseline.
+
+    Raises:
+        EvaluationError: if the server cannot be reached, or its answers cannot be used.
+    """
+    started = time.perf_counter()
+    draw, observer = comparison.draw, SubjectObserver(comparison.baseline.kept)
+    preview, _ = _score(served, draw.preview.tokens, None)
+    final, answers = _score(served, draw.final.tokens, observer)
+    _check_in_time(served, answers, most_probable_tokens(comparison.baseline.kept))
+    fewest = min(answer.fewest for answer in answers)
+    fidelity = observer.finish()
+    document = served.document(fewest)
+    fidelity["compared"]["top_k"] = document["top_k"]
+    seconds = {"load": 0.0, "score": time.perf_counter() - started}
+    return ServedMeasured(document, preview, final, fidelity, seconds)
+
+
+@dataclass(frozen=True)
+class _Tops:
+    """What is kept of an answer: the most probable token of each position, and the fewest tokens of a position."""
+
+    ids: np.ndarray[Any, np.dtype[np.int64]]
+    fewest: int
+
+
+def _score(served: Served, tokens: Tokens, observer: Observer | None) -> tuple[Scores, list[_Tops]]:
+    losses, tops = [], []
+    for index, answer in enumerate(served.ask(tokens)):
+        losses.append(stored_loss(-float(answer.target.mean())))
+        tops.append(_tops(answer))
+        if observer is not None:
+            targets = torch.from_numpy(tokens[index : index + 1, 1:]).long()
+            observer.observe((index, index + 1), (0, targets.shape[1]), ServedScores([answer]), targets)
+    return Scores(tuple(losses), 1), tops
+
+
+def _tops(answer: Answer) -> _Tops:
+    first = answer.logprobs.argmax(axis=1)
+    return _Tops(np.take_along_axis(answer.ids, first[:, None], axis=1)[:, 0], answer.fewest)
+
+
+def _check_in_time(served: Served, answers: list[_Tops], baseline: np.ndarray[Any, Any]) -> None:
+    """Refuse answers that are one position late.
+
+    llama-cpp-python's server gives each token the probability that it has after itself, with models that have no BOS
+    (its issue 1983). Losses would be those of a broken model.
+    """
+    own = np.stack([answer.ids for answer in answers])
+    in_time, late = (own == baseline).mean(), (own[:, :-1] == baseline[:, 1:]).mean()
+    if late > LATE_SHARE and late > 2 * in_time:
+        raise unusable(
+            served.client.base,
+            f"its log-probabilities are one position late: {late:.0%} of its most probable tokens are the baseline's "
+            "of the next position; llama-cpp-python's server does that for models without BOS",
+        )

@@ -1,0 +1,192 @@
+"""A completions server on this machine: it computes what it answers with a model, in the dialects of real servers.
+
+Example::
+
+    with serve_model(folder, Dialect("prompt_logprobs")) as server:
+        main(["evaluate", "--subject-url", server.url, ...])
+        server.requests                              # what it was asked
+        server.misbehave = lambda answer: {}         # from now on
+
+``logits`` of a request are those of transformers; another engine can take its place.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Logprobs = npt.NDArray[np.float32]
+# Logits of each position, (positions, vocabulary), given token ids.
+Engine = Callable[[Sequence[int]], npt.NDArray[np.floating[Any]]]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """``prompt_logprobs`` as vLLM, or ``echo`` as the older OpenAI API, with at most ``most`` tokens a position.
+
+    With ``takes_ids`` false a prompt is text alone; ``late`` gives each token the distribution after itself, and
+    ``bos`` is put before a text and left out of the answer, as llama-cpp-python's server does both.
+    """
+
+    name: str
+    most: int = 20
+    takes_ids: bool = True
+    late: bool = False
+    bos: int | None = None
+
+
+@dataclass
+class Server:
+    """A running server: how it answers, what it does wrong, and what it was asked.
+
+    ``misbehave`` returns another answer, or bytes that are none. ``statuses``, with headers, are those of the next
+    answers.
+    """
+
+    url: str
+    dialect: Dialect
+    misbehave: Callable[[dict[str, Any]], Any] | None = None
+    names: Sequence[str] = ("m",)
+    statuses: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+
+@contextmanager
+def serve_model(folder: Path, dialect: Dialect) -> Iterator[Server]:
+    """Serve a checkpoint by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    load: Any = AutoModelForCausalLM.from_pretrained
+    model = load(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    loader: Any = PreTrainedTokenizerFast
+    tokenizer = loader.from_pretrained(folder)
+    lock = threading.Lock()
+
+    def logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        with lock, torch.inference_mode():
+            return np.asarray(model(input_ids=torch.tensor([list(ids)])).logits[0].float().numpy())
+
+    with serve(logits, tokenizer, dialect) as server:
+        yield server
+
+
+@contextmanager
+def serve(engine: Engine, tokenizer: Any, dialect: Dialect) -> Iterator[Server]:
+    """Serve what an engine computes."""
+    texts = Texts(tokenizer)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._begin()
+            self._send({"data": [{"id": name} for name in server.names]} if self.path == "/v1/models" else None)
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self._begin()
+            server.requests.append(body)
+            if server.statuses:
+                status, headers = server.statuses.pop(0)
+                self._send({"error": {"message": f"status {status}, {self.headers['Authorization']}"}}, status, headers)
+                return
+            if self.path != "/v1/completions":
+                self._send(None)
+                return
+            try:
+                answer: Any = _answer(engine, texts, server.dialect, body)
+            except ValueError as error:
+                self._send({"error": {"message": str(error)}}, 400)
+                return
+            self._send(answer if server.misbehave is None else server.misbehave(answer))
+
+        def _begin(self) -> None:
+            server.keys.append(self.headers["Authorization"])
+
+        def _send(self, document: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+            data = document if isinstance(document, bytes) else json.dumps(document or {}).encode()
+            self.send_response(404 if document is None else status)
+            for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            # a client that waits no longer
+            with suppress(OSError):
+                self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(f"http://127.0.0.1:{http.server_address[1]}", dialect)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+class Texts:
+    """The tokens of a vocabulary as this server writes them: each decoded alone."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._known: dict[int, str] = {}
+
+    def of(self, token: int) -> str:
+        if token not in self._known:
+            self._known[token] = self.tokenizer.decode([token])
+        return self._known[token]
+
+
+def _answer(engine: Engine, texts: Texts, dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
+    prompt = body["prompt"]
+    if not isinstance(prompt, str) and not dialect.takes_ids:
+        raise ValueError("prompt: Input should be a valid string")
+    ids = texts.tokenizer(prompt, add_special_tokens=False)["input_ids"] if isinstance(prompt, str) else list(prompt)
+    hidden = 0
+    if isinstance(prompt, str) and dialect.bos is not None:
+        ids, hidden = [dialect.bos, *ids], 1
+    if dialect.name == "prompt_logprobs":
+        count = body.get("prompt_logprobs")
+    else:
+        count = body.get("logprobs") if dialect.name == "echo" and body.get("echo") else None
+    if count is None:
+        return {"choices": [{"text": "x", "logprobs": None}]}
+    if count > dialect.most:
+        raise ValueError(f"Requested logprobs of {count}, which is greater than max allowed: {dialect.most}")
+    logits = np.asarray(engine(ids), dtype=np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    logprobs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    if dialect.name == "prompt_logprobs":
+        rows: list[Any] = [None]
+        for token, row in zip(ids[1:], logprobs, strict=False):
+            top = [int(index) for index in np.argsort(-row)[:count]]
+            rows.append({str(one): {"logprob": float(row[one]), "rank": 1} for one in dict.fromkeys([token, *top])})
+        return {"choices": [{"text": "x", "prompt_logprobs": rows}]}
+    shown = [texts.of(token) for token in ids]
+    shift = 0 if dialect.late else 1
+    values: list[Any] = [None] * len(ids)
+    tables: list[Any] = [None] * len(ids)
+    for place in range(1, len(ids)):
+        row = logprobs[place - shift]
+        table = {texts.of(int(one)): float(row[one]) for one in np.argsort(-row)[:count][::-1]}
+        values[place] = float(row[ids[place]])
+        tables[place] = {**table, shown[place]: values[place]}
+    generated = int(logprobs[-1].argmax())
+    shown, values, tables = (
+        [*shown, texts.of(generated)], [*values, float(logprobs[-1].max())], [*tables, {}]
+    )  # fmt: skip
+    block = {"tokens": shown[hidden:], "token_logprobs": values[hidden:], "top_logprobs": tables[hidden:]}
+    return {"choices": [{"text": "x", "logprobs": block}], "usage": {"prompt_tokens": len(ids)}}

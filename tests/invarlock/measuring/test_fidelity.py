@@ -287,6 +287,9 @@ def test_transformers_has_no_part_in_the_interface() -> None:
         def of_tokens(self, ids: torch.Tensor) -> torch.Tensor:
             return self._logprobs.gather(-1, ids)
 
+        def known(self, ids: torch.Tensor) -> None:
+            return None
+
         def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
             found = self._logprobs.sort(dim=-1, descending=True)
             return found.values[..., :count], found.indices[..., :count]
@@ -300,3 +303,32 @@ def test_transformers_has_no_part_in_the_interface() -> None:
     assert float(found.kl) == pytest.approx(0.25 * math.log(2), abs=1e-6)
     assert not bool(found.same_top)
     assert float(found.delta_p) == pytest.approx(0.25)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 7))
+def test_an_engine_that_gives_a_part_of_the_tokens_bounds_the_divergence_from_below(
+    seed: int, given_tokens: int
+) -> None:
+    class Part(LogitScores):
+        """An engine that gives its most probable tokens alone."""
+
+        def known(self, ids: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            least = self.logprobs.topk(given_tokens, dim=-1).values[..., -1:]
+            return self.of_tokens(ids) >= least
+
+    generator = torch.Generator().manual_seed(seed)
+    before, after = (2 * torch.randn(1, 4, 8, generator=generator) for _ in range(2))
+    targets = torch.zeros(1, 4, dtype=torch.long)
+    kept = keep(LogitScores.of(before), targets, 8)
+
+    whole = diverge(LogitScores.of(after), targets, kept)
+    part = diverge(Part.of(after), targets, kept)
+
+    assert part.uncompared is not None
+    # the rest is one minus the others, in float32
+    assert bool((part.kl <= whole.kl + 1e-3 * (1 + whole.kl)).all())
+    assert bool(torch.equal(part.same_top, whole.same_top))
+    hidden = ~Part.of(after).known(kept.ids)
+    wanted = (kept.logprobs.double().exp() * hidden).sum(-1)
+    torch.testing.assert_close(part.uncompared, wanted, atol=1e-6, rtol=0)

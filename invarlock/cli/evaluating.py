@@ -30,7 +30,9 @@ def add_evaluate(subparsers: Commands) -> None:
         help="server of the edited model, instead of a folder: an OpenAI-compatible API that returns the "
         "log-probabilities of a prompt; guards are not evaluated then; its key is in INVARLOCK_SUBJECT_API_KEY",
     )
-    parser.add_argument("--subject-model", metavar="NAME", help="name of the model on that server; default: its only one")
+    parser.add_argument(
+        "--subject-model", metavar="NAME", help="name of the model on that server; default: its only one"
+    )
     parser.add_argument(
         "--text",
         type=Path,

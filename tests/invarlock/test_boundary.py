@@ -33,7 +33,6 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 sys.meta_path.insert(0, Missing())
 from invarlock.cli import main
-from processes import PACKER, python, succeed
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -22,7 +22,6 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 from invarlock.packer.cli import main
-from processes import python, succeed
 code = main(sys.argv[1:])
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
 print("peak", int(peak[1]) * 1024)

@@ -16,7 +16,6 @@ HANG = """
 
 import ctypes, time
 from invarlock.harness.cases import bench as module
-from processes import python
 
 @pytest.fixture(autouse=True)
 def hang(case, monkeypatch):

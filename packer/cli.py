@@ -267,7 +267,32 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also write the result to this file, which must be outside the packs",
     )
+    parser.add_argument(
+        "--receipt",
+        type=Path,
+        metavar="FILE",
+        help="also write a signed statement of this verification, so that others need not repeat it; needs "
+        "--receipt-key",
+    )
+    parser.add_argument("--receipt-key", type=Path, metavar="FILE", help="private key of the receiver")
+    _add_passphrase(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; use the exit code")
+
+
+def add_verify_receipt(subparsers: Commands) -> None:
+    """Add the command ``verify-receipt``."""
+    parser = subparsers.add_parser(
+        "verify-receipt",
+        help="check a receiver's signed statement that packs were verified",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("receipt", type=Path, metavar="RECEIPT")
+    parser.add_argument("packs", type=Path, nargs="*", metavar="PACK", help="packs that the receipt must accept")
+    parser.add_argument(
+        "--public-key", type=Path, required=True, metavar="FILE", help="public key of the receiver who wrote it"
+    )
+    _add_json(parser, "the statement of the receipt, or the problems")
+    parser.set_defaults(command=commands.verify_receipt)
 
 
 def _add_allow_unsigned(parser: argparse.ArgumentParser) -> None:
@@ -289,5 +314,6 @@ def add_diff(subparsers: Commands) -> None:
 
 
 PACK_COMMANDS = (
-    add_keygen, add_build, add_merge, add_sign, add_attest, add_trust, add_inspect, add_verify, add_diff,
+    add_keygen, add_build, add_merge, add_sign, add_attest, add_trust, add_inspect, add_verify, add_verify_receipt,
+    add_diff,
 )  # fmt: skip

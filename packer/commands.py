@@ -207,6 +207,8 @@ def verify(options: Namespace) -> int:
     """Verify packs, print the results and return the highest exit code."""
     # imported here to keep --help fast
     from invarlock.packer.progress import ProgressLine
+    from invarlock.packer.receivers.receipts import make_receipt
+    from invarlock.packer.trust.envelopes import sign_statement
     from invarlock.packer.trust.signers import default_store, parse_fingerprint, parse_moment
     from invarlock.packer.verify.policies import read_policy
     from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
@@ -214,11 +216,15 @@ def verify(options: Namespace) -> int:
     from invarlock.jsonio import dump_json
     from invarlock.named_files import check_result_file, write_result
 
-    if options.json_out is not None:
-        check_result_file(options.json_out, "--json-out")
-    for pack in options.packs:
-        if options.json_out is not None and _real(options.json_out).is_relative_to(_real(pack)):
-            raise UsageError(f"--json-out: {options.json_out} is inside the pack; give a path outside it")
+    if (options.receipt is None) != (options.receipt_key is None):
+        raise UsageError("--receipt and --receipt-key belong together; give both")
+    for name, file in (("--json-out", options.json_out), ("--receipt", options.receipt)):
+        if file is not None:
+            check_result_file(file, name)
+            for pack in options.packs:
+                if _real(file).is_relative_to(_real(pack)):
+                    raise UsageError(f"{name}: {file} is inside the pack; give a path outside it")
+    receiver = None if options.receipt is None else _key_in(options.receipt_key, options)
     wanted = VerifyOptions(
         strict=options.strict,
         report_assurance=options.report_assurance,
@@ -241,11 +247,43 @@ def verify(options: Namespace) -> int:
     document = documents[0] if len(documents) == 1 else documents
     if options.json_out is not None:
         write_result(options.json_out, dump_json(document), "--json-out")
+    if receiver is not None:
+        write_result(
+            options.receipt, dump_json(sign_statement(make_receipt(results, utc_now()), receiver)), "--receipt"
+        )
     if options.json:
         say_json(document)
     elif not options.quiet:
         say(*_separated([_verify_lines(result) for result in results]))
     return max(result.code for result in results)
+
+
+def verify_receipt(options: Namespace) -> int:
+    """Check a receipt, print what it says, and return 0 if it accepts the packs."""
+    # imported here to keep --help fast
+    from invarlock.packer.format.checksums import MANIFEST_NAME
+    from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES, MAX_MANIFEST_BYTES
+    from invarlock.packer.receivers.receipts import open_receipt, receipt_lines, receipt_problems
+    from invarlock.packer.trust.keys import load_public_key
+
+    from invarlock.digests import sha256_hex
+    from invarlock.jsonio import read_file
+
+    statement = open_receipt(
+        read_file(options.receipt, limit_bytes=MAX_ATTESTATION_BYTES), load_public_key(options.public_key)
+    )
+    manifests = {
+        str(pack): sha256_hex(read_file(pack / MANIFEST_NAME, limit_bytes=MAX_MANIFEST_BYTES)) for pack in options.packs
+    }
+    problems = receipt_problems(statement, manifests)
+    if options.json:
+        errors = [problem.document() for problem in problems]
+        say_json({"ok": not problems, "statement": statement, "errors": errors})
+    else:
+        headline = "RECEIPT NOT ACCEPTED" if problems else "RECEIPT VALID"
+        said = [*receipt_lines(statement), *(f"  {problem} [{problem.code}]" for problem in problems)]
+        say(printable(f"{headline}: {options.receipt}"), *map(printable, said))
+    return max((problem.code.exit_code for problem in problems), default=0)
 
 
 def diff(options: Namespace) -> int:
@@ -329,12 +367,16 @@ def _passphrase(options: Namespace) -> bytes | None:
 
 
 def _signing_key(options: Namespace) -> SigningKey:
+    return _key_in(options.signing_key, options)
+
+
+def _key_in(path: Path, options: Namespace) -> SigningKey:
     # imported here to keep --help fast
     from invarlock.packer.trust.file_access import key_warnings
     from invarlock.packer.trust.keys import load_signing_key
 
-    key = load_signing_key(options.signing_key, _passphrase(options))
-    _warn(key_warnings(options.signing_key))
+    key = load_signing_key(path, _passphrase(options))
+    _warn(key_warnings(path))
     return key
 
 

@@ -25,6 +25,10 @@ OF_PACKS = {
     "allow_unsigned": "--allow-unsigned",
     "at": "--at",
     "require_pass": "--require-pass",
+    "policy": "--policy",
+    "receipt": "--receipt",
+    "receipt_key": "--receipt-key",
+    "passphrase_env": "--passphrase-env",
 }
 OF_REPORTS = {"baseline_report": "--baseline-report", "preset": "--preset"}
 

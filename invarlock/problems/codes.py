@@ -208,6 +208,18 @@ class Code(StrEnum):
         "The attestation is not signed, or not by the signer of the pack.",
         "Delete the attestation and let the signer attest the pack again.",
     )
+    RECEIPT_MALFORMED = (
+        "receipt_malformed",
+        ExitCode.SIGNATURE,
+        "A receipt cannot be read or does not match its schema.",
+        "Get the receipt again from the receiver who wrote it, or verify the pack yourself.",
+    )
+    RECEIPT_DOES_NOT_HOLD = (
+        "receipt_does_not_hold",
+        ExitCode.SIGNATURE,
+        "The signature of a receipt is not valid, or is not by the expected receiver.",
+        "Do not rely on the receipt; verify the pack yourself.",
+    )
     CHECKSUMS_MALFORMED = (
         "checksums_malformed",
         ExitCode.INTEGRITY,
@@ -579,4 +591,16 @@ class Code(StrEnum):
         ExitCode.REPORT,
         "The pack is valid but does not meet a requirement of the policy given with `--policy`.",
         "Ask the maker for a pack that meets it, or change the policy.",
+    )
+    RECEIPT_OF_OTHER_PACK = (
+        "receipt_of_other_pack",
+        ExitCode.REPORT,
+        "A receipt is valid, but not about this pack.",
+        "Get the receipt of this pack, or verify the pack yourself.",
+    )
+    RECEIPT_REFUSES = (
+        "receipt_refuses",
+        ExitCode.REPORT,
+        "A receipt is valid, and it says that the verification did not succeed.",
+        "Do not rely on the pack. The receipt names the problems that the receiver found.",
     )

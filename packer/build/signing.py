@@ -10,7 +10,8 @@ from invarlock.packer.format.checksums import ATTESTATION_NAME, MANIFEST_NAME, S
 from invarlock.packer.format.limits import MAX_MANIFEST_BYTES
 from invarlock.packer.format.manifest import read_manifest
 from invarlock.packer.format.pack_folder import open_pack
-from invarlock.packer.trust.attestation import make_statement, sign_statement
+from invarlock.packer.trust.attestation import make_statement
+from invarlock.packer.trust.envelopes import sign_statement
 from invarlock.packer.trust.keys import SigningKey, fingerprint
 from invarlock.packer.trust.signature import sign_manifest
 from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack

@@ -4,34 +4,32 @@ Example::
 
     statement = make_statement(sealed, manifest, verdict, reports)
     envelope = sign_statement(statement, key)          # manifest.attestation.json
-    statement = open_envelope(data, public_key)
+    statement = open_attestation(data, public_key)
 
-Sources: in-toto Attestation Framework, Statement v1 (https://github.com/in-toto/attestation/blob/main/spec/v1); DSSE v1
-(https://github.com/secure-systems-lab/dsse/blob/master/protocol.md).
+Source: in-toto Attestation Framework, Statement v1 (https://github.com/in-toto/attestation/blob/main/spec/v1).
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from invarlock.packer.format.checksums import ATTESTATION_NAME, MANIFEST_NAME
-from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES, MAX_JSON_VALUES
-from invarlock.packer.trust.keys import SigningKey, fingerprint
-from invarlock.packer.trust.pem import decode_base64
-from invarlock.packer.trust.signature import check_signature
+from invarlock.packer.trust.envelopes import STATEMENT_TYPE, EnvelopeKind, open_envelope
 
 from invarlock.digests import sha256_hex
-from invarlock.errors import DocumentError, SignatureError
-from invarlock.jsonio import canonical_json, check_schema, parse_json
 from invarlock.problems import Code, Problem
 from invarlock.reports.verification import differences
 
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:invarlock:evidence-pack-verdict:v1"
+ATTESTATION = EnvelopeKind(
+    ATTESTATION_NAME,
+    "attestation_statement",
+    "the pack's signer is",
+    Code.ATTESTATION_MALFORMED,
+    Code.ATTESTATION_DOES_NOT_HOLD,
+)
 CHECKPOINT_DIGEST = (
     "sha256 over the sorted lines '<sha256 of file>  <name>' of the checkpoint's weight, config and tokenizer files"
 )
@@ -92,62 +90,19 @@ def make_statement(
     }
 
 
-def sign_statement(statement: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
-    """Return the DSSE envelope of a statement; the payload is its canonical JSON."""
-    payload = canonical_json(statement)
-    signature = base64.b64encode(key.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload)))
-    return {
-        "payloadType": PAYLOAD_TYPE,
-        "payload": base64.b64encode(payload).decode("ascii"),
-        "signatures": [{"keyid": fingerprint(key.public), "sig": signature.decode("ascii")}],
-    }
-
-
-def open_envelope(data: bytes, public: bytes) -> dict[str, Any]:
-    """Return the statement of an envelope after checking its only signature with a raw public key.
+def open_attestation(data: bytes, public: bytes) -> dict[str, Any]:
+    """Return the statement of a pack's attestation after checking its signature with the raw public key of its signer.
 
     Raises:
         SignatureError: when the envelope or its statement is malformed, or the signature is invalid or by another key.
     """
-    try:
-        envelope = parse_json(data, where=ATTESTATION_NAME, limit_bytes=MAX_ATTESTATION_BYTES)
-        check_schema(envelope, "attestation", where=ATTESTATION_NAME)
-        payload = decode_base64(envelope["payload"])
-        (row,) = envelope["signatures"]
-        signature = decode_base64(row["sig"])
-    except DocumentError as error:
-        raise _malformed(error) from None
-    except ValueError as error:
-        raise SignatureError(str(error), where=ATTESTATION_NAME, code=Code.ATTESTATION_MALFORMED) from None
-    if row["keyid"] != fingerprint(public):
-        words = f"signed by {row['keyid']}, but the pack's signer is {fingerprint(public)}"
-        raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
-    if not check_signature(public, pre_authentication_encoding(PAYLOAD_TYPE, payload), signature):
-        words = "its signature is not valid for its payload"
-        raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
-    try:
-        statement: dict[str, Any] = parse_json(payload, where=ATTESTATION_NAME, limit_values=MAX_JSON_VALUES)
-        check_schema(statement, "attestation_statement", where=ATTESTATION_NAME)
-    except DocumentError as error:
-        raise _malformed(error) from None
-    return statement
-
-
-def _malformed(error: DocumentError) -> SignatureError:
-    problems = [problem.coded(Code.ATTESTATION_MALFORMED) for problem in error.problems]
-    return SignatureError(str(error), problems=problems)
+    return open_envelope(data, public, ATTESTATION)
 
 
 def statement_problems(statement: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the differences between a statement and the one that follows from the pack."""
     code = Code.ATTESTATION_DIFFERS
     yield from differences(dict(statement), dict(expected), where=ATTESTATION_NAME, code=code)
-
-
-def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
-    """Return the bytes that DSSE signs: ``DSSEv1 <length> <type> <length> <payload>`` (protocol.md, PAE)."""
-    kind = payload_type.encode("utf-8")
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
 def _checkpoints(reports: Sequence[AttestedReport]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from invarlock.packer.format.checksums import (
 from invarlock.packer.format.documents import Manifest
 from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES, MAX_SIGNATURE_BYTES
 from invarlock.packer.format.pack_folder import PackFolder
-from invarlock.packer.trust.attestation import open_envelope
+from invarlock.packer.trust.attestation import open_attestation
 from invarlock.packer.trust.keys import fingerprint
 from invarlock.packer.trust.signature import verify_manifest
 from invarlock.packer.trust.signers import Authenticity, TrustedSigner, judge_signer
@@ -155,4 +155,4 @@ def _read_attestation(folder: PackFolder, public: bytes | None) -> Mapping[str, 
     if public is None:
         words = "the pack has an attestation but no signature; sign the pack first"
         raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
-    return open_envelope(data, public)
+    return open_attestation(data, public)

@@ -26,6 +26,7 @@ class VerifyResult:
         verdict_document: the derived verdict, or None.
         envelope: the ``verify-v1`` document of all reports.
         has_page: whether the pack has an ``index.html``, which was rendered again and compared.
+        manifest_sha256: digest of the exact bytes of its manifest, None if they could not be read.
     """
 
     pack: Path
@@ -48,6 +49,7 @@ class VerifyResult:
     verdict_document: Mapping[str, Any] | None = None
     attested_reports: tuple[AttestedReport, ...] = ()
     has_page: bool = False
+    manifest_sha256: str | None = None
 
     @property
     def code(self) -> ExitCode:

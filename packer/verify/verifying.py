@@ -31,7 +31,7 @@ from invarlock.packer.trust.file_access import store_warnings
 from invarlock.packer.trust.signers import TrustedSigner, read_trust_store
 from invarlock.packer.verify.authenticity import Signature, check_signature
 from invarlock.packer.verify.claims import Claims, check_claims, version_problems
-from invarlock.packer.verify.control_files import ManifestFound, check_manifest, read_control_files
+from invarlock.packer.verify.control_files import ControlFiles, ManifestFound, check_manifest, read_control_files
 from invarlock.packer.verify.evidence import absent, covered, evidence_level, missing_in_pack, not_covered
 from invarlock.packer.verify.integrity import close_sealed, open_sealed
 from invarlock.packer.verify.options import ReportAssurance, StartProgress, VerifyOptions
@@ -41,6 +41,7 @@ from invarlock.packer.verify.reports import Findings, examine_reports
 from invarlock.packer.verify.result import VerifyResult
 from invarlock.packer.verify.results import Results, check_results
 
+from invarlock.digests import sha256_hex
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError, printable
 from invarlock.problems import Code, ExitCode, Problem, first_class
 from invarlock.verdict.compiling import NOT_DERIVED
@@ -67,7 +68,10 @@ def verify_pack(
     store = None if store_path is None else read_trust_store(store_path)
     try:
         with open_pack(path, added) as folder:
-            steps = _take_steps(folder, options, store, start_progress)
+            control = read_control_files(folder)
+            steps = _take_steps(folder, control, options, store, start_progress)
+        if not control.problems:
+            steps = replace(steps, manifest_sha256=sha256_hex(control.manifest))
     except InvarLockError as error:
         steps = _Steps(problems=tuple(in_pack(error)))
     return _conclude(path, options, store_path, steps)
@@ -86,16 +90,17 @@ class _Steps:
     paths: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    manifest_sha256: str | None = None
     finished: bool = False
 
 
 def _take_steps(
     folder: PackFolder,
+    control: ControlFiles,
     options: VerifyOptions,
     store: Sequence[TrustedSigner] | None,
     start_progress: StartProgress | None,
 ) -> _Steps:
-    control = read_control_files(folder)
     if control.problems:
         return _Steps(problems=control.problems)
     manifest = check_manifest(control)
@@ -149,6 +154,7 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
         signer=steps.signature.signer,
         authenticity=steps.signature.authenticity,
         trust_store=None if store is None else str(store),
+        manifest_sha256=steps.manifest_sha256,
     )
     if not steps.finished or any(problem.code.exit_code < ExitCode.REPORT for problem in steps.problems):
         return _failed(result, steps.problems)

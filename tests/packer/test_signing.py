@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.build.signing import attest_pack, sign_pack
-from invarlock.packer.trust.attestation import (
+from invarlock.packer.trust.envelopes import (
     PAYLOAD_TYPE,
     pre_authentication_encoding,
     sign_statement,

@@ -1,0 +1,1 @@
+"""What a receiver makes of a pack for others: receipts of verifications."""

@@ -151,3 +151,13 @@ def test_every_requirement_of_the_schema_is_judged() -> None:
     properties = json.loads((CONTRACTS / "receiver_policy.schema.json").read_bytes())["properties"]
 
     assert REQUIREMENTS.keys() == properties.keys() - {"schema", "comment"}
+
+
+def test_the_example_of_the_page_is_a_policy_and_its_table_has_every_rule(tmp_path: Path) -> None:
+    page = next((CONTRACTS.parent / "docs").rglob("receivers.md")).read_text()
+    example = page.partition("```json\n")[2].partition("```")[0]
+    path = tmp_path / "policy.json"
+    path.write_text(example)
+
+    assert read_policy(path).requirements.keys() <= REQUIREMENTS.keys()
+    assert [name for name in REQUIREMENTS if f"`{name}`" not in page] == []

@@ -7,7 +7,6 @@ only runs cases. Both collect the same cases from the same files.
 from __future__ import annotations
 
 import argparse
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -36,7 +35,6 @@ from invarlock.harness.state.run import Run
 from invarlock.harness.state.run_lock import RunLock
 from invarlock.harness.stopping.case_clock import hang_of, overdue
 from invarlock.packer.runs.run_directory import RunDirectory
-from invarlock.reports.markdown import code_block
 from invarlock.runtime.handover import check_code
 
 if TYPE_CHECKING:
@@ -266,6 +264,7 @@ class Controller(SuiteSession):
             return
         # imported here: collecting needs none of it, nor does a worker
         from invarlock.harness.ending.finishing import Ending
+        from invarlock.harness.ending.job import write_job_summary
         from invarlock.harness.state.leftovers import remove_unfinished
 
         report = getattr(getattr(self.config, "_json_report", None), "report", None) or {"tests": []}
@@ -279,10 +278,7 @@ class Controller(SuiteSession):
             self.ending = self._finish(report, interrupted=interrupted)
         except OSError as error:
             self.ending = Ending(False, (f"there is no verdict: {disk_refuses(error)}, then continue with --resume",))
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if summary:
-            with Path(summary).open("a", encoding="utf-8") as stream:
-                stream.write(code_block(self.ending.lines))
+        write_job_summary(self.ending)
         if session.exitstatus == pytest.ExitCode.OK and not self.ending.passed:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -310,6 +306,11 @@ class Controller(SuiteSession):
         terminalreporter.section("invarlock")
         for line in self.ending.lines:
             terminalreporter.write_line(printable(line))
+        # imported here: only the end of a run needs it
+        from invarlock.harness.ending.job import annotation_lines
+
+        for line in annotation_lines(self.ending):
+            terminalreporter.write_line(line)
 
     def _cases(self, node_ids: Sequence[str]) -> list[Case]:
         return self.catalog.planned([parameter_id(node) for node in node_ids])

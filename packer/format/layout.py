@@ -43,6 +43,8 @@ DEPLOYABLES = (
 # In the folders of reports that were measured more than once, and their summary.
 REPEATS = "determinism_repeats.json"
 REPEATS_SUMMARY = "results/determinism_repeats.json"
+# The verdict as a badge; packs made before have none.
+BADGE = "results/badge.json"
 # Present if a guard-value sweep was run.
 GUARD_VALUE = "reports/guard_value_all_guard_probe_sweep.json"
 

@@ -27,6 +27,7 @@ from invarlock.verdict.compiling import Outcome, Planned, compile_records, judge
 from invarlock.verdict.documents import Verdict
 from invarlock.verdict.guard_value import FILE_NAME as GUARD_VALUE_NAME
 from invarlock.verdict.guard_value import sweep_document, sweep_lines, sweep_point
+from invarlock.verdict.job_summary import BADGE_NAME, badge
 from invarlock.verdict.rendering import render_verdict_text
 from invarlock.verdict.summaries import summarise, summarise_seconds
 
@@ -86,6 +87,7 @@ def write_results(
     write_bytes(folder / "final_verdict.txt", render_verdict_text(verdict).encode("utf-8"))
     for name, document in summarise(verdict).items():
         write_json(folder / name, document)
+    write_json(folder / BADGE_NAME, badge(verdict))
     write_json(directory.analysis / Path(layout.SECONDS_SUMMARY).name, summarise_seconds(found.telemetry))
     if found.repeats:
         write_json(directory.analysis / layout.REPEATS, summarise_repeats(found.repeats))

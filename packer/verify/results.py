@@ -27,6 +27,7 @@ from invarlock.reports.verification import differences
 from invarlock.verdict.compiling import compile_records
 from invarlock.verdict.documents import Verdict
 from invarlock.verdict.guard_value import sweep_document
+from invarlock.verdict.job_summary import badge
 from invarlock.verdict.rendering import render_verdict_text
 from invarlock.verdict.summaries import summarise, summarise_artifacts, summarise_seconds
 
@@ -77,6 +78,7 @@ def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any
     results[layout.SECONDS_SUMMARY] = summarise_seconds(
         (facts.model_id, facts.kind, facts.telemetry) for facts in found.facts.values() if facts.is_timed
     )
+    results[layout.BADGE] = badge(verdict)
     repeated = {path: facts.repeats for path, facts in found.facts.items() if facts.repeats is not None}
     if repeated:
         results[layout.REPEATS_SUMMARY] = summarise_repeats(repeated)
@@ -102,7 +104,8 @@ def check_results(files: PackFiles, found: Findings) -> Results:
     problems = _differences(layout.VERDICT_JSON, claimed, verdict)
     expected = derive_results(found, verdict)
     for path, document in expected.items():
-        problems += _compare(files, path, document)
+        if path != layout.BADGE or path in files.digests:
+            problems += _compare(files, path, document)
     if files.digests.get(layout.VERDICT_TEXT) != sha256_hex(render_verdict_text(verdict).encode("utf-8")):
         words = "not the text of the derived verdict"
         problems.append(Problem(Code.RESULT_DOES_NOT_FOLLOW, layout.VERDICT_TEXT, "", words))

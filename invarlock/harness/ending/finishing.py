@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,11 @@ from invarlock.verdict.compiling import Outcome, Planned, planned_cases, read_ou
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: whether its verdict is PASS and its pack is valid, and the lines to show."""
+    """How a run ended: whether its verdict is PASS and its pack is valid, the lines to show, and the verdict."""
 
     passed: bool
     lines: tuple[str, ...]
+    verdict: Mapping[str, Any] | None = None
 
 
 def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool) -> Ending:
@@ -62,7 +63,12 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     verdict = write_results(directory, manifest, plan, found, outcomes, finished)
     if not run.settings.skip_html:
         write_pages(found)
-    lines = verdict_lines(verdict, found)
+    return replace(_ending(run, verdict, found, finished, interrupted=interrupted), verdict=verdict)
+
+
+def _ending(run: Run, verdict: Mapping[str, Any], found: FoundReports, finished: str, *, interrupted: bool) -> Ending:
+    """Build, sign and verify the pack of a run whose verdict is written, if it gets one."""
+    directory, lines = run.directory, verdict_lines(verdict, found)
     passed = verdict["verdict"] == "PASS"
     if run.settings.shard is not None:
         # whether enough informational reports signal is decided over all shards together

@@ -70,7 +70,7 @@ def job_summary(verdict: Row, lines: Sequence[str], artifacts: str | None = None
     return f"## InvarLock: {inline(headline(verdict))}\n\n{counts}\n\n{where}{reasons}{shown}\n\n{printed}"
 
 
-def annotations(verdict: Row) -> Iterator[str]:
+def failure_annotations(verdict: Row) -> Iterator[str]:
     """Yield a workflow command of GitHub Actions for each failed requirement."""
     for reason in verdict["failed_requirements"][:MAX_ANNOTATIONS]:
         case, separator, words = reason.partition(": ")

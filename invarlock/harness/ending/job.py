@@ -8,7 +8,7 @@ from pathlib import Path
 
 from invarlock.harness.ending.finishing import Ending
 from invarlock.reports.markdown import code_block
-from invarlock.verdict.job_summary import annotations, job_summary
+from invarlock.verdict.job_summary import failure_annotations, job_summary
 
 
 def write_job_summary(ending: Ending) -> None:
@@ -22,7 +22,7 @@ def write_job_summary(ending: Ending) -> None:
 def annotation_lines(ending: Ending) -> Iterator[str]:
     """Yield the lines that annotate what failed; none outside of GitHub Actions."""
     if ending.verdict is not None and os.environ.get("GITHUB_ACTIONS") == "true":
-        yield from annotations(ending.verdict)
+        yield from failure_annotations(ending.verdict)
 
 
 def _summary(ending: Ending) -> str:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from invarlock.verdict.job_summary import annotations, badge, job_summary
+from invarlock.verdict.job_summary import badge, failure_annotations, job_summary
 
 ROW = {"model": "a/b", "run_num": 1, "passed": True, "gates_hold": True, "any_core_guard_flag": False}
 ROW |= {"detectors_hit": False}
@@ -58,7 +58,7 @@ def test_no_text_of_a_run_makes_markup_in_the_summary() -> None:
 
 
 def test_each_failed_requirement_is_an_annotation_of_one_line() -> None:
-    lines = list(annotations(verdict(failed_requirements=["b-prune-run1: 100 % is\n::error::no", *["x"] * 20])))
+    lines = list(failure_annotations(verdict(failed_requirements=["b-prune-run1: 100 % is\n::error::no", *["x"] * 20])))
 
     assert lines[0] == "::error title=InvarLock%3A b-prune-run1::100 %25 is\\n::error::no"
     assert lines[1] == "::error title=InvarLock::x"

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,8 @@ MAGIC, VERSIONS = b"GGUF", (2, 3)
 # Tokens and merges of the largest vocabularies take some 20 MB.
 MAX_HEADER_BYTES = 256 * 1024 * 1024
 MAX_DIMENSIONS, ALIGNMENT = 4, 32
+# The parts of the largest model; an evaluation opens its subject several times.
+KEPT_HEADERS = 32
 SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
@@ -68,6 +71,8 @@ class GgufFile:
 def read_gguf(path: Path, sizes: Mapping[int, tuple[int, int]]) -> GgufFile:
     """Return what the header of a GGUF file says.
 
+    A header is parsed once while its file stays as it is: the tokens of a large vocabulary take seconds.
+
     Args:
         path: the file.
         sizes: of each type of ggml, how many weights make a block, and its bytes.
@@ -76,10 +81,18 @@ def read_gguf(path: Path, sizes: Mapping[int, tuple[int, int]]) -> GgufFile:
         CheckpointError: if it cannot be read, or is no whole GGUF file.
     """
     try:
-        with path.open("rb") as stream:
-            return _Header(path, stream).read(sizes)
+        state = path.stat()
+        version = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        return _parse(path, version, tuple(sizes.items()))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+
+
+@lru_cache(maxsize=KEPT_HEADERS)
+def _parse(path: Path, version: tuple[int, ...], sizes: tuple[tuple[int, tuple[int, int]], ...]) -> GgufFile:
+    """Return the header of a file; ``version`` differs where the file was written again."""
+    with path.open("rb") as stream:
+        return _Header(path, stream).read(dict(sizes))
 
 
 class _Header:

@@ -106,6 +106,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/guards/variance.py": GUARDS,
     "invarlock/guards/weight_changes.py": GUARDS,
     "invarlock/judgement/expectations.py": ("tests/invarlock/evaluation/test_declared_changes.py",),
+    "invarlock/judgement/widths.py": ("tests/invarlock/evaluation/test_declared_changes.py",),
     "invarlock/judgement/gate.py": (f"{REPORTS}/test_gates.py", *GUARDS),
     "invarlock/judgement/learning.py": (f"{REPORTS}/test_presets.py", *GUARDS),
     "invarlock/judgement/shares.py": (f"{REPORTS}/test_shares.py", *GUARDS),

@@ -143,7 +143,7 @@ def test_a_documented_command_is_one_that_its_program_accepts(line: str) -> None
         elif words[0] == "python" and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file()
         elif words[0] == "tox" and "-e" in words:
-            known = re.findall(r"^\[testenv:(\w+)\]", (ROOT / "tox.ini").read_text("utf-8"), re.MULTILINE)
+            known = re.findall(r"^\[testenv:([\w-]+)\]", (ROOT / "tox.ini").read_text("utf-8"), re.MULTILINE)
             assert set(words[words.index("-e") + 1].split(",")) <= {*known, "py"}
         elif words[0] == "make":
             assert set(words[1:2]) <= {"dev-install", "runtime-image", "pack", "help"}

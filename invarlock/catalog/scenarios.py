@@ -64,10 +64,12 @@ class DeployableGeneration:
 
 @dataclass(frozen=True)
 class BroughtGeneration:
-    """A user's own subject: its folder, which no document contains, and the known facts about its edit."""
+    """A user's own subject: its folder, which no document contains, the known facts about its edit, and its declared
+    changes of structure."""
 
     folder: Path
     edit: SubjectEdit
+    expected: tuple[str, ...] = ()
 
     @property
     def spec(self) -> str:

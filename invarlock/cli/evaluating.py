@@ -82,7 +82,8 @@ def add_evaluate(subparsers: Commands) -> None:
         action="append",
         default=[],
         metavar="CHANGE",
-        help="a change of structure on purpose, vocabulary+8, layers=28 or layers-2; it is no violation where it is so",
+        help="a change of structure on purpose, such as vocabulary+8, layers=28, ffn=1024, width=512, heads=12 or "
+        "kv-heads-2; may be repeated; it is no violation if it is so",
     )
     parser.add_argument(
         "--execution-mode",

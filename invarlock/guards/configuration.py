@@ -54,7 +54,12 @@ _OTHER_INPUTS = re.compile(r"(^|\.)(vision|audio|image|speech|video|talker|code2
 
 
 def configuration_violations(
-    baseline: Facts, subject: Facts, seq_len: int | None, *, layers: int | None = None
+    baseline: Facts,
+    subject: Facts,
+    seq_len: int | None,
+    *,
+    layers: int | None = None,
+    excused: frozenset[str] = frozenset(),
 ) -> Iterator[Violation]:
     """Yield each field of the configuration that differs, with both values.
 
@@ -63,9 +68,12 @@ def configuration_violations(
         subject: the subject's facts.
         seq_len: tokens of the scored windows, None if that is not known.
         layers: that the subject is declared to have; lists of layers end there.
+        excused: the last parts of the names of fields that are declared to change.
     """
     own, base = subject["configuration"], baseline["configuration"]
     for name in _differing(own["config"], base["config"]):
+        if name.removeprefix("text_config.") in excused:
+            continue
         if layers is not None and _is_cut(name, own["config"].get(name), base["config"].get(name), layers):
             continue
         yield _config_violation(name, own["config"], base["config"], seq_len)

@@ -14,8 +14,9 @@ from invarlock.guards.guard import Guard
 from invarlock.guards.structure import missing_tensors
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
-from invarlock.judgement.expectations import expected
+from invarlock.judgement.expectations import WIDTHS, expected
 from invarlock.judgement.gate import Gate, worst_violation
+from invarlock.judgement.widths import Widths, declared_widths, width_of
 from invarlock.pages.markup import Markup, element
 from invarlock.pages.parts import listed, plain_text
 
@@ -52,7 +53,7 @@ def derive_invariants(
         seq_len: tokens of the scored windows, None if that is not known.
     """
     baseline, subject = raw["baseline"], raw["subject"]
-    declared = _Declared.by(edit, baseline)
+    declared = _Declared.by(edit, baseline, subject)
     violations = [
         *_expectation_violations(baseline, subject, edit),
         *_storage_violations(baseline, subject),
@@ -60,7 +61,7 @@ def derive_invariants(
         *_embedding_violations(baseline, subject, declared),
         *_tie_violations(baseline, subject, "untied_head" in equivalence),
         *_config_violations(baseline, subject, declared),
-        *configuration_violations(baseline, subject, seq_len, layers=declared.layers),
+        *configuration_violations(baseline, subject, seq_len, layers=declared.layers, excused=declared.widths.fields),
         *_tokenizer_violations(baseline, subject),
         *_scope_violations(baseline, subject, edit),
     ]
@@ -81,24 +82,30 @@ def derive_invariants(
 
 @dataclass(frozen=True)
 class _Declared:
-    """What a subject is declared to have: rows of its embedding, and layers; None if nothing is declared."""
+    """What a subject is declared to have: rows of its embedding, and layers; None where nothing is declared.
+
+    ``widths`` has what follows from declared widths.
+    """
 
     vocabulary: int | None
     layers: int | None
+    widths: Widths
 
     @classmethod
-    def by(cls, edit: Mapping[str, Any] | None, baseline: Facts) -> _Declared:
+    def by(cls, edit: Mapping[str, Any] | None, baseline: Facts, subject: Facts) -> _Declared:
         sizes = {"vocabulary": _rows(baseline), "layers": baseline["config"].get("num_hidden_layers")}
         wanted = {
             what: None if before is None or (one := expected(edit, what)) is None else one.wanted(before)
             for what, before in sizes.items()
         }
-        return cls(**wanted)
+        configs = (side["configuration"]["config"] for side in (baseline, subject))
+        return cls(**wanted, widths=declared_widths(edit, *configs))
 
-    def rows_of(self, name: str, own: list[int], base: list[int], baseline: Facts) -> bool:
-        """Return whether a tensor has the declared rows, and is else of the baseline's shape."""
-        grows = name in _vocabulary_tensors(baseline)
-        return grows and own[:1] == [self.vocabulary] and base[:1] == [_rows(baseline)] and own[1:] == base[1:]
+    def shape_of(self, name: str, own: list[int], base: list[int], baseline: Facts) -> bool:
+        """Return whether a tensor has the declared rows and widths, and is else of the baseline's shape."""
+        if name in _vocabulary_tensors(baseline) and own[:1] == [self.vocabulary] and base[:1] == [_rows(baseline)]:
+            return self.widths.fits(own[1:], base[1:])
+        return self.widths.fits(own, base)
 
 
 def _vocabulary_tensors(baseline: Facts) -> frozenset[str]:
@@ -108,11 +115,13 @@ def _vocabulary_tensors(baseline: Facts) -> frozenset[str]:
 
 def _expectation_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
     """Yield each change that is declared and not there."""
-    sizes = (
-        ("vocabulary", _rows(baseline), _rows(subject)),
-        ("layers", baseline["config"].get("num_hidden_layers"), subject["config"].get("num_hidden_layers")),
-    )
-    for what, before, after in sizes:
+    configs = [side["configuration"]["config"] for side in (baseline, subject)]
+    sizes: dict[str, tuple[int | None, int | None]] = {
+        "vocabulary": (_rows(baseline), _rows(subject)),
+        "layers": (baseline["config"].get("num_hidden_layers"), subject["config"].get("num_hidden_layers")),
+        **{what: (width_of(configs[0], what), width_of(configs[1], what)) for what in WIDTHS},
+    }
+    for what, (before, after) in sizes.items():
         declared = expected(edit, what)
         if declared is None:
             continue
@@ -165,7 +174,7 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
         elif base is None:
             yield _violation(name, "unexpected", "the subject has it, the baseline does not")
         elif own["shape"] != base["shape"]:
-            if declared.rows_of(name, own["shape"], base["shape"], baseline):
+            if declared.shape_of(name, own["shape"], base["shape"], baseline):
                 continue
             what = "router shape" if base["family"] == "router" else "shape"
             yield _violation(name, "reshaped", f"{what} {own['shape']} where the baseline has {base['shape']}")

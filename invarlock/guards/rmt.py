@@ -13,7 +13,7 @@ from typing import Any
 
 from invarlock.guards.guard import Guard, NullPart, Probe
 from invarlock.judgement.context import Context
-from invarlock.judgement.expectations import without_dropped
+from invarlock.judgement.expectations import comparable
 from invarlock.judgement.gate import Gate, worst_violation
 from invarlock.judgement.learning import (
     MARGIN,
@@ -100,7 +100,7 @@ def _violation(module: str, severity: str, reason: str) -> dict[str, str]:
 
 
 def _unmeasured(before: Modules, after: Modules) -> Iterator[dict[str, str]]:
-    if not after:
+    if before and not after:
         yield _violation("*", "error", "the subject's activations could not be measured")
         return
     for name in sorted({*before, *after}):
@@ -148,7 +148,7 @@ def _families(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dic
 
 
 def _judge(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
-    return derive_rmt(without_dropped(raw, context.edit), limits)
+    return derive_rmt(comparable(raw, context.edit, "features"), limits)
 
 
 def _judge_probe(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
@@ -186,10 +186,21 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _raw_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterator[Problem]:
-    """Yield the layers whose activations differ in shape between the sides; only experts may have other tokens."""
+    """Yield the layers whose activations differ in shape between the sides; only experts may have other tokens.
+
+    A layer whose stored weight has another shape has other features.
+    """
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
+    shapes = [
+        {name: tensor["shape"] for name, tensor in others["invariants"][side]["tensors"].items()}
+        for side in ("baseline", "subject")
+        if "invariants" in others
+    ]
     for name in sorted(before.keys() & after.keys()):
-        keys = ("features",) if name.endswith("]") else ("features", "tokens")
+        keys: tuple[str, ...] = ("features",) if name.endswith("]") else ("features", "tokens")
+        stored = name.partition("[")[0]
+        if shapes and any(shapes[0].get(tensor) != shapes[1].get(tensor) for tensor in (stored, f"{stored}.weight")):
+            keys = keys[1:]
         for key in keys:
             if before[name][key] != after[name][key]:
                 field = f"{where}.subject.modules.{name}.{key}"

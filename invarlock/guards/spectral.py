@@ -19,7 +19,7 @@ from invarlock.guards.guard import Guard, NullPart
 from invarlock.guards.weight_changes import change_metrics, judge_changes, reordered, rounded_only
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
-from invarlock.judgement.expectations import without_dropped
+from invarlock.judgement.expectations import comparable
 from invarlock.judgement.gate import Gate, gravest, worst_violation
 from invarlock.judgement.learning import (
     MARGIN,
@@ -254,7 +254,7 @@ def _falls(policy: Mapping[str, Any]) -> list[tuple[str, str, list[_Fall]]]:
 
 
 def _judge(raw: Module, limits: Module, context: Context) -> dict[str, Any]:
-    return derive_spectral(without_dropped(raw, context.edit), limits, context.scaled_by, context.rounding)
+    return derive_spectral(comparable(raw, context.edit, "shape"), limits, context.scaled_by, context.rounding)
 
 
 def _gates(block: Module, limits: Module) -> list[Gate]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from invarlock.guards.guard import Guard, NullPart, Probe
 from invarlock.judgement.context import Context
-from invarlock.judgement.expectations import without_dropped
+from invarlock.judgement.expectations import comparable
 from invarlock.judgement.learning import LearnedLimit, NullChange
 from invarlock.judgement.shares import Shares, largest_share, magnitude, share_of
 from invarlock.pages.markup import Markup, element
@@ -132,7 +132,7 @@ def _predictive_gate(
 
 
 def _judge(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
-    return derive_variance(without_dropped(raw, context.edit), limits, context.windows["final"], context.bootstrap)
+    return derive_variance(comparable(raw, context.edit), limits, context.windows["final"], context.bootstrap)
 
 
 def _judge_probe(raw: Block, limits: Block, context: Context) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Changes of structure that a user declares: ``vocabulary+8``, ``layers=28``.
+"""Changes of structure that a user declares: ``vocabulary+8``, ``layers=28``, ``ffn=1024``.
 
 Example::
 
     parse_expectation("vocabulary+8")                         # Expectation("vocabulary", "+", 8)
     parse_expectation("vocabulary+8").wanted(32000)           # 32008
-    without_dropped(raw, {"expected": ["layers=28"], …})      # raw, whose baseline has no module of block 28 and later
+    comparable(raw, {"expected": ["layers=28"], …})           # raw, whose baseline has no module of block 28 and later
 
 A declared change that is there is no violation. One that is not there is, and so is a change that nobody declared.
 """
@@ -19,15 +19,21 @@ from typing import Any, Literal, cast
 
 from invarlock.errors import UsageError
 
-_FORM = re.compile(r"(vocabulary)(\+)([1-9][0-9]{0,8})|(layers)(=|-)([1-9][0-9]{0,5})")
+# Of the residual stream, and in hidden units of an FFN, heads of queries, and heads of keys and values.
+WIDTHS = ("width", "ffn", "heads", "kv-heads")
+_FORM = re.compile(r"(vocabulary)(\+)([1-9][0-9]{0,8})|(layers|width|ffn|heads|kv-heads)(=|-)([1-9][0-9]{0,5})")
+FORMS = (
+    "vocabulary+8 (rows at the end of the embedding), layers=28 or layers-2 (blocks at the end), width=512, ffn=1024, "
+    "heads=12 or kv-heads-2"
+)
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """One declared change: of the rows of the embedding, or of the number of blocks."""
+    """One declared change: of the rows of the embedding, of the number of blocks, or of a width."""
 
-    what: Literal["vocabulary", "layers"]
+    what: Literal["vocabulary", "layers", "width", "ffn", "heads", "kv-heads"]
     sign: Literal["+", "-", "="]
     number: int
 
@@ -47,10 +53,7 @@ def parse_expectation(given: str) -> Expectation:
     """
     found = _FORM.fullmatch(given)
     if found is None:
-        raise UsageError(
-            f"--expect: {given[:40]!r} declares nothing; write vocabulary+8 (rows at the end of the embedding), "
-            "layers=28 or layers-2 (blocks at the end)"
-        )
+        raise UsageError(f"--expect: {given[:40]!r} declares nothing; write {FORMS}")
     what, sign, number = (part for part in found.groups() if part is not None)
     return Expectation(cast(Any, what), cast(Any, sign), int(number))
 
@@ -69,7 +72,7 @@ def parse_expectations(given: Iterable[str]) -> tuple[Expectation, ...]:
 
 
 def expected(edit: Mapping[str, Any] | None, what: str) -> Expectation | None:
-    """Return what a report's ``edit`` declares about the vocabulary or the layers, None if it declares nothing."""
+    """Return what a report's ``edit`` declares about the vocabulary, the layers or a width; None if it is nothing."""
     declared = () if edit is None else edit.get("expected", ())
     return next((one for one in map(parse_expectation, declared) if one.what == what), None)
 
@@ -85,18 +88,28 @@ def is_dropped(name: str, layers: int | None) -> bool:
     return layers is not None and block is not None and block >= layers
 
 
-def without_dropped(raw: Mapping[str, Any], edit: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return the raw part of a guard whose baseline has no module of a block that is declared to be dropped.
+def comparable(raw: Mapping[str, Any], edit: Mapping[str, Any] | None, size: str | None = None) -> Mapping[str, Any]:
+    """Return the raw part of a guard without the modules that a declared change leaves nothing to compare with.
+
+    These are the baseline's modules of blocks that are dropped and, where a width is declared, the modules of both
+    sides whose sizes differ; ``invariants`` judges whether the sizes are the declared ones.
 
     Args:
-        raw: of the guard; ``baseline`` has its ``modules``.
+        raw: of the guard; ``baseline`` and ``subject`` have their ``modules``.
         edit: the report's.
+        size: the key of a module's size, None where modules of any size are compared.
     """
+    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     declared = expected(edit, "layers")
-    if declared is None:
-        return raw
-    before = raw["baseline"]["modules"]
-    blocks = [block for block in map(block_of, before) if block is not None]
-    layers = declared.wanted(max(blocks, default=-1) + 1)
-    modules = {name: row for name, row in before.items() if not is_dropped(name, layers)}
-    return {**raw, "baseline": {**raw["baseline"], "modules": modules}}
+    if declared is not None:
+        blocks = [block for block in map(block_of, before) if block is not None]
+        layers = declared.wanted(max(blocks, default=-1) + 1)
+        before = {name: row for name, row in before.items() if not is_dropped(name, layers)}
+    if size is not None and any(expected(edit, what) for what in WIDTHS):
+        other = {name for name in before.keys() & after.keys() if before[name][size] != after[name][size]}
+        before, after = ({name: row for name, row in side.items() if name not in other} for side in (before, after))
+    return {
+        **raw,
+        "baseline": {**raw["baseline"], "modules": before},
+        "subject": {**raw["subject"], "modules": after},
+    }

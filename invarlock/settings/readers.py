@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from invarlock.errors import UsageError
+from invarlock.judgement.expectations import FORMS, parse_expectation
+
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h)?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -61,6 +64,14 @@ def edit_label(given: str) -> str:
     if not _LABEL.fullmatch(given):
         raise ValueError("a name of letters, digits, dots, dashes and underscores, such as gptq or custom")
     return given
+
+
+def expectation(given: str) -> str:
+    """Parse a change of structure that is declared."""
+    try:
+        return str(parse_expectation(given))
+    except UsageError:
+        raise ValueError(FORMS) from None
 
 
 def host_word(given: str) -> str:

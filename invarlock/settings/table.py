@@ -133,6 +133,16 @@ WHAT_IS_RUN = (
         shown="by `edit_metadata.json`, quantisation config or path",
     ),
     Setting(
+        "expect",
+        "-m byoe: a change of the subjects' structure on purpose, such as vocabulary+8, layers=28 or ffn=1024; may be "
+        "repeated, and holds for all subjects",
+        (),
+        readers.expectation,
+        "--expect",
+        shown="none",
+        many=True,
+    ),
+    Setting(
         "clean_runs",
         "number of runs of each clean scenario, each on different windows; 0 skips them",
         None,

@@ -43,6 +43,7 @@ class Settings:
     baseline: str | None
     subjects: tuple[str, ...]
     edit_label: str | None
+    expect: tuple[str, ...]
     error_injection: bool
     model_1: str | None
     model_2: str | None

@@ -268,6 +268,7 @@ def _mismatches(case: Mapping[str, Any], scenario: Mapping[str, Any], report: Ma
         if not is_planned(edit, label, generation.get("edit_label_source")):
             source = edit.get("label_source")
             wanted.append(("edit.label", edit["label"] if source is None else f"{edit['label']} ({source})", label))
+        wanted.append(("edit.expected", edit.get("expected", []), generation.get("expected", [])))
     else:
         spec = generation.get("edit_spec_by_model", {}).get(case["model"], generation["edit_spec"])
         wanted.append(("edit.name", edit["name"], spec.partition(":")[0]))

@@ -159,6 +159,7 @@ def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationReques
         asked["task_records"], found["task_records"] = records_beside(generation.folder), report.get("task_records")
         asked["edit.label"] = True
         found["edit.label"] = is_planned(report["edit"], edit.label, edit.source)
+        asked["edit.expected"], found["edit.expected"] = list(generation.expected), report["edit"].get("expected", [])
         if report["edit"]["name"] == NOOP:
             del asked["edit.spec"], found["edit.spec"]
     return [

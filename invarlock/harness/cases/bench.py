@@ -39,6 +39,7 @@ from invarlock.harness.state.leftovers import worker_lock
 from invarlock.harness.state.locks import TIMES_CASE_TIMEOUT, Locks, Waiting
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_bytes
+from invarlock.judgement.expectations import parse_expectations
 from invarlock.reports.page_files import write_page
 from invarlock.reports.probes import probes_asked
 from invarlock.reports.sidecars import PAGE_NAME
@@ -149,7 +150,7 @@ class Bench:
                 # what is served is scored
                 request = replace(request, placement=replace(placement, scoring=NATIVE))
                 examined = examine_artifact(snapshot, subject, generation.spec, placement, request.draw)
-            comparison = request.comparison()
+            comparison = replace(request.comparison(), expected=parse_expectations(made.expected))
             measurements = [compare(subject, comparison) for _ in range(times)]
         finally:
             # all runs of a scenario have the same subject: one is kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -45,6 +46,7 @@ def write_case(
     measured, setup, baseline = measurements[0], request.setup, request.baseline
     edited = Edited(made.name, made.label, made.spec, made.parameters, made.label_source)
     edited = unchanged(edited, measured.digest, baseline.document["baseline"]["digest"])
+    edited = replace(edited, expected=made.expected)
     records = subject_records(case)
     report, *repeats = (report_document(request, edited, one, made.seconds, records) for one in measurements)
     if repeats:

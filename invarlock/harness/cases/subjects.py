@@ -42,6 +42,7 @@ class Made:
     packed_as: str | None = None
     label_source: str | None = None
     kept: bool = False
+    expected: tuple[str, ...] = ()
 
 
 def subject_spec(case: Case, tuned: TunedParams) -> str:
@@ -152,4 +153,5 @@ def _bring(generation: BroughtGeneration, snapshot: Path, subject: Path, started
         total_params=before.files.total_parameters,
         seconds=time.perf_counter() - started,
         label_source=edited.label_source,
+        expected=generation.expected,
     )

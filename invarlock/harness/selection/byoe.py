@@ -25,6 +25,7 @@ from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.devices.inventory import read_gpus
 from invarlock.harness.selection.selected_cases import BYOE_SUITE as SUITE
+from invarlock.judgement.expectations import parse_expectations
 from invarlock.settings import Settings
 from invarlock.settings.table import MODEL_SLOTS
 from invarlock.task_records.importing import records_beside
@@ -46,7 +47,7 @@ def bring(
         other_suites: suites of the folder that ``-m`` asks for.
 
     Raises:
-        UsageError: with a line for each folder that is not a checkpoint.
+        UsageError: with a line for each folder that is not a checkpoint, or if two declared changes are about the same.
     """
     if settings.baseline is None or not settings.subjects:
         raise UsageError("-m byoe: needs --baseline FOLDER and at least one --subject FOLDER")
@@ -55,6 +56,7 @@ def bring(
     slot = next((slot for slot in range(1, MODEL_SLOTS + 1) if settings.given(f"model_{slot}")), None)
     if slot is not None:
         raise UsageError(f"MODEL_{slot}: -m byoe only uses the model of --baseline; unset it")
+    expected = tuple(map(str, parse_expectations(settings.expect)))
     baseline = here / settings.baseline
     problems: list[str] = []
     found = _read(baseline, "--baseline", problems)
@@ -77,7 +79,8 @@ def bring(
     text = next((suite.text for suite in models.suites.values() if suite.text is not None), None)
     suite = Suite(SUITE, (model.id,), _device(settings), "brought by the user", clean_runs=1, stress_runs=1, text=text)
     scenarios = tuple(
-        _scenario(name, folder, edit) for name, folder, edit in zip(_names(folders), folders, edits, strict=True)
+        _scenario(name, folder, edit, expected)
+        for name, folder, edit in zip(_names(folders), folders, edits, strict=True)
     )
     return Models({model.id: model}, {SUITE: suite}), scenarios
 
@@ -110,8 +113,10 @@ def _model(folder: Path, files: CheckpointFiles) -> Model:
     )
 
 
-def _scenario(name: str, folder: Path, edit: SubjectEdit) -> Scenario:
-    generation = {"kind": "brought", "edit_label": edit.label}
+def _scenario(name: str, folder: Path, edit: SubjectEdit, expected: tuple[str, ...]) -> Scenario:
+    generation: dict[str, Any] = {"kind": "brought", "edit_label": edit.label}
+    if expected:
+        generation["expected"] = list(expected)
     document: dict[str, Any] = {
         "id": name,
         "suites": [SUITE],
@@ -133,7 +138,7 @@ def _scenario(name: str, folder: Path, edit: SubjectEdit) -> Scenario:
         "contains_model_weights_in_pack": False,
         "run_directory_contains_edit_artifacts": False,
     }
-    brought = BroughtGeneration(folder.resolve(), edit)
+    brought = BroughtGeneration(folder.resolve(), edit, expected)
     return Scenario(name, "clean", "must_pass", "primary_metric", brought, (SUITE,), document)
 
 

@@ -19,6 +19,7 @@ from invarlock.errors import UsageError
 from invarlock.evaluation.pair import evaluate_pair
 from invarlock.evaluation.pair_request import PairRequest
 from invarlock.judgement.expectations import parse_expectation, parse_expectations
+from invarlock.judgement.widths import declared_widths, width_of
 from invarlock.reports.rendering import render_report
 from invarlock.reports.verification import verify_report
 
@@ -27,7 +28,7 @@ AUTO_MODEL: Any = transformers.AutoModelForCausalLM
 Judged = Callable[..., dict[str, Any]]
 
 
-@given(st.integers(1, 999_999), st.sampled_from(["vocabulary+", "layers=", "layers-"]))
+@given(st.integers(1, 999_999), st.sampled_from(["vocabulary+", "layers=", "layers-", "ffn=", "width-", "kv-heads="]))
 def test_an_expectation_is_written_as_it_is_read(number: int, form: str) -> None:
     read = parse_expectation(f"{form}{number}")
 
@@ -36,7 +37,7 @@ def test_an_expectation_is_written_as_it_is_read(number: int, form: str) -> None
 
 
 @pytest.mark.parametrize(
-    "words", ["", "vocabulary", "vocabulary-8", "layers+1", "layers=0", "width=64", "vocabulary+08"]
+    "words", ["", "vocabulary", "vocabulary-8", "layers+1", "layers=0", "width+64", "depth=4", "vocabulary+08"]
 )
 def test_what_declares_nothing_is_refused(words: str) -> None:
     with pytest.raises(UsageError, match=r"--expect: .* declares nothing; write vocabulary"):
@@ -178,3 +179,101 @@ def test_fewer_layers_than_declared_fail(judged: Judged) -> None:
 
     assert report["assurance"]["verdict"] == "FAIL"
     assert "expected" in kinds(report)
+
+
+def narrowed(**sizes: int) -> Any:
+    """Return a model of smaller sizes that has the first units, heads and features of the whole one."""
+    whole = load()
+    config = copy.deepcopy(whole.config)
+    config.head_dim = config.hidden_size // config.num_attention_heads
+    for name, size in sizes.items():
+        setattr(config, name, size)
+    model = AUTO_MODEL.from_config(config).eval()
+    for name, tensor in model.state_dict().items():
+        before = whole.state_dict()[name]
+        tensor.copy_(before[tuple(slice(0, size) for size in tensor.shape)])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expect"),
+    [
+        ({"intermediate_size": 368}, ("ffn=368",)),
+        ({"num_attention_heads": 2, "num_key_value_heads": 1}, ("heads=2", "kv-heads=1")),
+        ({"hidden_size": 120}, ("width=120",)),
+        ({"hidden_size": 96, "intermediate_size": 256}, ("width=96", "ffn=256")),
+    ],
+)
+def test_declared_widths_are_no_violation(judged: Judged, sizes: dict[str, int], expect: tuple[str, ...]) -> None:
+    report = judged(narrowed(**sizes), *expect)
+
+    assert [row for row in report["invariants"]["violations"] if row["severity"] == "fail"] == []
+    assert report["edit"]["expected"] == sorted(expect)
+    assert report["scoring"]["not_scored"] is None
+    assert report["primary_metric"]["ratio_vs_baseline"] > 1.0
+    statuses = {guard: report[guard]["status"] for guard in ("spectral", "rmt", "variance")}
+    assert "error" not in statuses.values(), statuses
+    assert report["spectral"]["metrics"]["caps_applied"] == 0
+
+
+def test_a_narrower_ffn_undeclared_fails(judged: Judged) -> None:
+    report = judged(narrowed(intermediate_size=368))
+
+    assert report["assurance"]["verdict"] == "FAIL"
+    assert kinds(report) >= {"reshaped", "config"}
+    assert report["spectral"]["status"] == "error"
+
+
+@pytest.mark.parametrize("expect", ["ffn=352", "width=368"])
+def test_a_width_that_is_not_as_declared_fails(judged: Judged, expect: str) -> None:
+    report = judged(narrowed(intermediate_size=368), expect)
+
+    assert report["assurance"]["verdict"] == "FAIL"
+    assert kinds(report) >= {"expected", "reshaped"}
+
+
+def test_a_declared_width_excuses_no_other_change(judged: Judged) -> None:
+    model = narrowed(intermediate_size=368)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.v_proj.weight *= 3
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("inf")
+
+    report = judged(model, "ffn=368")
+
+    assert report["assurance"]["verdict"] == "FAIL"
+    assert kinds(report) == {"nonfinite"}
+    assert report["spectral"]["metrics"]["capped_modules"] == ["model.layers.1.self_attn.v_proj.weight"]
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_only_lengths_that_follow_from_a_declared_width_fit(units: int, other: int) -> None:
+    before = {"hidden_size": 1000, "intermediate_size": 500, "num_attention_heads": 10, "head_dim": 100}
+
+    widths = declared_widths({"expected": [f"ffn={units}"]}, before, {**before, "intermediate_size": units})
+
+    assert widths.fits([units, 1000], [500, 1000])
+    assert widths.fits([3, 2 * units, 1000], [3, 1000, 1000])
+    assert widths.fits([other, 1000], [500, 1000]) == (other == units)
+    assert not widths.fits([units], [400])
+    assert not widths.fits([units, 999], [500, 1000])
+    assert not widths.fits([units, 1000], [500])
+    assert declared_widths(None, before, before).fits([500], [500])
+    assert not declared_widths(None, before, before).fits([units], [500])
+
+
+def test_a_size_of_a_head_follows_from_the_width_unless_it_is_stated() -> None:
+    def sizes(width: int, head: int) -> dict[str, int]:
+        return {"hidden_size": width, "intermediate_size": 64, "num_attention_heads": 4, "head_dim": head}
+
+    edit = {"expected": ["width=96"]}
+
+    assert "head_dim" in declared_widths(edit, sizes(128, 32), sizes(96, 24)).fields
+    assert "head_dim" not in declared_widths(edit, sizes(128, 32), sizes(96, 32)).fields
+    assert not declared_widths(edit, sizes(128, 32), sizes(96, 16)).fits([16], [32])
+
+
+def test_a_width_is_read_by_the_words_of_each_family() -> None:
+    assert width_of({"n_embd": 64}, "width") == 64
+    assert width_of({"n_embd": 64, "n_inner": None}, "ffn") == 256
+    assert width_of({"text_config.num_attention_heads": 8}, "kv-heads") == 8
+    assert width_of({"vision_config.hidden_size": 8}, "width") is None

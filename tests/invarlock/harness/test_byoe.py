@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from made_records import made_records
 from processes import packer, succeed
+from safetensors.torch import load_file, save_file
 from shipped_checkpoints import restore, write_baseline
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
@@ -207,3 +209,46 @@ def test_results_on_tasks_beside_a_subject_are_sealed_in_the_pack(
 
     assert resumed.status == 1, resumed.output
     assert "tasks_regression_acceptable" in resumed.output
+
+
+@pytest.mark.slow
+def test_a_declared_change_of_structure_holds_for_a_run(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+    base, subject = write_baseline("mistral-tiny", tmp_path / "base"), tmp_path / "mine"
+    shutil.copytree(base, subject)
+    tensors = load_file(base / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    for padded in {name, "lm_head.weight"} & tensors.keys():
+        tensors[padded] = torch.cat([tensors[padded], tensors[padded][:8]])
+    save_file(tensors, subject / "model.safetensors", metadata={"format": "pt"})
+    config = load(subject / "config.json")
+    (subject / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
+    asked = ("-m", "byoe", f"--baseline={base}", f"--subject={subject}")
+
+    ran = run_pytest(*asked, "--expect", "vocabulary+8")
+
+    assert ran.status == 0, ran.output
+    report = load(ran.pack / "reports/byoe__base/mine/run_1/evaluation.report.json")
+    assert report["edit"]["expected"] == ["vocabulary+8"]
+    (row,) = load(ran.pack / "metadata/scenarios.json")["scenarios"]
+    assert row["generation"]["expected"] == ["vocabulary+8"]
+    succeed(packer("verify", ran.pack, "--strict"))
+
+    # with another declaration it is another run
+    resumed = run_pytest(*asked, "--resume")
+
+    assert resumed.status == 4, resumed.output
+    assert "is a different run" in resumed.output
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [(["depth=3"], "vocabulary+8"), (["layers=2", "layers-1"], "about the same")]
+)
+def test_what_declares_nothing_is_refused_before_a_run(
+    run_pytest: Callable[..., Any], brought: Path, given: list[str], words: str
+) -> None:
+    options = [part for text in given for part in ("--expect", text)]
+
+    ran = run_pytest("-m", "byoe", f"--baseline={brought / 'base'}", f"--subject={brought / 'good/mine'}", *options)
+
+    assert ran.status == 4, ran.output
+    assert words in ran.output

@@ -95,15 +95,19 @@ def apply_each_edit(baseline: Path, subjects: Mapping[Path, EditSpec]) -> dict[P
 
 def edit_tensor(weight: torch.Tensor, module: Module, spec: EditSpec) -> torch.Tensor:
     """Return a tensor as an edit leaves it: every matrix as (out, in), every expert of a stack by itself."""
-    apply = BY_NAME[spec.edit].apply
+    edit = BY_NAME[spec.edit].apply
+
+    def apply(matrix: torch.Tensor) -> torch.Tensor:
+        if module.transposed:
+            return edit(matrix.T.contiguous(), spec.parameters).T.contiguous()
+        return edit(matrix, spec.parameters)
+
     if module.experts:
         edited = torch.empty_like(weight)
         for expert, matrix in enumerate(weight):
-            edited[expert] = apply(matrix, spec.parameters)
+            edited[expert] = apply(matrix)
         return edited
-    if module.transposed:
-        return apply(weight.T.contiguous(), spec.parameters).T.contiguous()
-    return apply(weight, spec.parameters)
+    return apply(weight)
 
 
 def _rewrite(files: CheckpointFiles, spec: EditSpec) -> Rewrite:

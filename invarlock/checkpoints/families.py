@@ -26,6 +26,8 @@ from invarlock.errors import EditError
 ROLES: tuple[Role, ...] = ("q", "k", "v", "qkv", "o", "gate", "gate_up", "up", "down")
 # Model types without a table whose matrices are stored (in, out).
 TRANSPOSED = frozenset({"openai-gpt"})
+# Those whose stacks of experts are stored (expert, in, out).
+TRANSPOSED_STACKS = frozenset({"aria", "aria_text", "gpt_oss", "llama4", "llama4_text", "openai_privacy_filter"})
 _PARAMETERS = ("weight", "bias", "gamma", "beta")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
@@ -34,7 +36,8 @@ _NUMBER = re.compile(r"[0-9]{1,6}")
 class Module:
     """The module that a tensor belongs to.
 
-    ``transposed`` matrices are stored (in, out), as in GPT-2; ``experts`` stacks have shape (expert, out, in).
+    ``transposed`` matrices are stored (in, out), as in GPT-2; ``experts`` stacks have shape (expert, out, in), and
+    (expert, in, out) where they are ``transposed``, as in gpt-oss.
     """
 
     family: Family
@@ -77,7 +80,7 @@ def classify(model_type: str, tensor_name: str, shape: Sequence[int]) -> Module:
         role=role,
         layer=numbers[0] if numbers else None,
         expert=numbers[1] if of_expert else None,
-        transposed=in_block and len(shape) == 2 and transposed,
+        transposed=in_block and ((len(shape) == 2 and transposed) or (stacked and model_type in TRANSPOSED_STACKS)),
         experts=in_block and stacked,
     )
 

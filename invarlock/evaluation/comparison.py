@@ -38,7 +38,7 @@ from invarlock.evaluation.canonical_form import (
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
 from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, kept_file, kept_folder
 from invarlock.evaluation.models import NATIVE, Placement, load_dequantised, load_model, load_stored_model
-from invarlock.evaluation.plausibility import MOST_OF_CHANCE, check_plausible
+from invarlock.evaluation.plausibility import MOST_OF_CHANCE, check_begins_with_bos, check_plausible
 from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
@@ -214,7 +214,7 @@ def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may b
     Raises:
         CheckpointError: if it is not a complete checkpoint.
         EvaluationError: if it cannot be loaded or scored, a loss is not finite, or it predicts text no better than
-            chance.
+            chance, or far better behind a BOS token that its tokenizer leaves out.
     """
     started = time.perf_counter()
     known = weighed or weigh(folder)
@@ -241,6 +241,7 @@ def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may b
             raise
         except EvaluationError as error:
             raise EvaluationError(f"the baseline cannot be scored: {error}") from None
+        check_begins_with_bos(model, draw.preview.tokens, rows)
         check_plausible([*preview.losses, *final.losses], rows, plan.most_of_chance)
         scored[run] = ScoredDraw(
             run,

@@ -27,6 +27,8 @@ Violation = dict[str, str]
 SPACIOUS = 1.75
 # Even if unchanged embeddings are most of a model, as in Gemma 3 270M, 4 bits save more than this.
 BARELY_SMALLER = 0.9
+# Types of the same numbers, but for their precision.
+PRECISIONS = frozenset({"BF16", "F16", "F32"})
 
 
 def derive_invariants(
@@ -40,7 +42,7 @@ def derive_invariants(
     Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
     a tokenizer with other tokens, and a changed tie structure fail; so does a tensor that changed though the edit does
     not take it, so do defects of packed weights, and so does configuration that computes something else on the scored
-    text. A changed dtype warns, as does packing that saves little, and other configuration.
+    text. A changed dtype of a dense checkpoint warns, as does packing that saves little, and other configuration.
 
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
@@ -159,7 +161,8 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
     before, after = baseline["tensors"], subject["tensors"]
     heads = {baseline["head"], subject["head"]} - {None}
     missing = frozenset(missing_tensors(baseline, subject, declared.layers))
-    packed = _packed_matrices(subject)
+    # codes have no precision, and what a quantiser leaves it stores in the type that its kernels compute in
+    packs = subject["storage"]["packed_weights"] > 0
     for name in sorted({*before, *after}):
         own, base = after.get(name), before.get(name)
         if own is not None and own["nonfinite"]:
@@ -178,20 +181,11 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
                 continue
             what = "router shape" if base["family"] == "router" else "shape"
             yield _violation(name, "reshaped", f"{what} {own['shape']} where the baseline has {base['shape']}")
-        elif own["dtype"] != base["dtype"] and not (own["dtype"] == "F32" and name in packed):
+        elif own["dtype"] != base["dtype"] and not (packs and {own["dtype"], base["dtype"]} <= PRECISIONS):
             reason = f"stored as {own['dtype']} where the baseline has {base['dtype']}"
             # numbers in another precision are the same weights, integers instead of floats are not
             alike = _is_float(own["dtype"]) == _is_float(base["dtype"])
             yield _violation(name, "dtype", reason, "warn" if alike else "fail")
-
-
-def _packed_matrices(side: Facts) -> frozenset[str]:
-    """Return the matrices that are stored as codes: float32, where they stand for that, is no type of the file."""
-    storage = side["storage"]
-    if not storage["packed_weights"]:
-        return frozenset()
-    dense = frozenset(storage["unpacked_modules"])
-    return frozenset(name for name, tensor in side["tensors"].items() if len(tensor["shape"]) > 1) - dense
 
 
 def _is_float(dtype: str) -> bool:

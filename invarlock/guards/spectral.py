@@ -51,6 +51,8 @@ def derive_spectral(
     policy: Mapping[str, Any],
     scaled_by: Mapping[str, str] = MappingProxyType({}),
     rounding: float = 0.0,
+    *,
+    low_rank: bool = False,
 ) -> dict[str, Any]:
     """Return status, metrics, per-module numbers and violations of the guard.
 
@@ -63,6 +65,7 @@ def derive_spectral(
         policy: the ``spectral`` limits.
         scaled_by: matrices that received scales which were undone in another, by name, and that other.
         rounding: the relative error of a number that is rounded to the type in which tensors are stored.
+        low_rank: whether the subject is an adapter, whose changes run along few directions by nature.
     """
     before, after, changes = _compared(raw)
     violations = []
@@ -78,7 +81,7 @@ def derive_spectral(
         modules[name] = _compare(before[name], after[name], policy, scores[name]) | {"change": changes.get(name)}
     same = reordered(changes, after)
     skipped = same | rounded_only(changes, raw.get("canonical", {}).get("changes", ()), policy["change"], rounding)
-    suspicious = judge_changes(changes, skipped, policy["change"])
+    suspicious = judge_changes(changes, skipped, policy["change"], low_rank)
     significant = _survivors({name: row["p_value"] for name, row in modules.items()}, policy)
     deadband, falls = math.log(policy["deadband_ratio"]), _falls(policy)
     for name, row in modules.items():
@@ -100,7 +103,7 @@ def derive_spectral(
             (abs(row["log_ratio"]) for row in modules.values() if row["log_ratio"] is not None), default=None
         ),
         "deadband": rounded(deadband),
-        **change_metrics(changes, same, skipped, suspicious),
+        **change_metrics(changes, same, skipped, suspicious, low_rank),
     }
     severities = {violation["severity"] for violation in violations}
     failed = len(capped) > policy["max_caps"]
@@ -254,7 +257,13 @@ def _falls(policy: Mapping[str, Any]) -> list[tuple[str, str, list[_Fall]]]:
 
 
 def _judge(raw: Module, limits: Module, context: Context) -> dict[str, Any]:
-    return derive_spectral(comparable(raw, context.edit, "shape"), limits, context.scaled_by, context.rounding)
+    return derive_spectral(
+        comparable(raw, context.edit, "shape"),
+        limits,
+        context.scaled_by,
+        context.rounding,
+        low_rank=context.low_rank,
+    )
 
 
 def _gates(block: Module, limits: Module) -> list[Gate]:

@@ -19,15 +19,19 @@ _SHARES = (
 )
 
 
-def judge_changes(changes: Rows, skipped: set[str], limits: Mapping[str, Any]) -> dict[str, list[str]]:
+def judge_changes(
+    changes: Rows, skipped: set[str], limits: Mapping[str, Any], low_rank: bool = False
+) -> dict[str, list[str]]:
     """Return the findings of each matrix that changed as compression does not.
 
     Args:
         changes: raw, by matrix: ``relative``, ``coherent``, ``flipped``, ``edge_risk``, ``unit_order``.
         skipped: the matrices that ``reordered`` and ``rounded_only`` return.
         limits: ``coherent_share``, ``flipped_share``, ``edge_risk``.
+        low_rank: whether the subject is stored as a change of low rank, which runs along few directions by nature.
     """
-    found = {name: _findings(change, limits) for name, change in changes.items() if name not in skipped}
+    judged = _judged(changes, skipped, low_rank)
+    found = {name: _findings(change, limits) for name, change in judged.items()}
     return {name: reasons for name, reasons in found.items() if reasons}
 
 
@@ -60,9 +64,11 @@ def reordered(changes: Rows, modules: Rows) -> set[str]:
     return same
 
 
-def change_metrics(changes: Rows, same: set[str], skipped: set[str], findings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how many matrices changed, how, and the most extreme of each share."""
-    judged = [row for name, row in changes.items() if name not in skipped]
+def change_metrics(
+    changes: Rows, same: set[str], skipped: set[str], findings: Mapping[str, Any], low_rank: bool = False
+) -> dict[str, Any]:
+    """Return how many matrices changed, how, and the most extreme of each share that is judged."""
+    judged = _judged(changes, skipped, low_rank).values()
     return {
         "changed_modules": len(changes),
         "reordered_modules": len(same),
@@ -71,6 +77,12 @@ def change_metrics(changes: Rows, same: set[str], skipped: set[str], findings: M
             f"max_{key}": max((row[key] for row in judged if row[key] is not None), default=None)
             for key, _, _ in _SHARES
         },
+    }
+
+
+def _judged(changes: Rows, skipped: set[str], low_rank: bool) -> dict[str, Mapping[str, Any]]:
+    return {
+        name: {**row, "edge_risk": None} if low_rank else row for name, row in changes.items() if name not in skipped
     }
 
 

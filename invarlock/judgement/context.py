@@ -20,6 +20,7 @@ class Context:
         task_records: ``task_records`` of the report, None if it has none.
         scaled_by: matrices that received scales which were undone in another, by name, and that other.
         rounding: the largest relative error of a number that is rounded to a type in which tensors are stored.
+        low_rank: whether the subject is an adapter: a change of low rank.
         raws: the measurements of the metrics that have their own, by name.
         blocks: the blocks of the metrics judged before this one, by name.
     """
@@ -32,5 +33,6 @@ class Context:
     task_records: Mapping[str, Any] | None = None
     scaled_by: Mapping[str, str] = field(default_factory=dict)
     rounding: float = 0.0
+    low_rank: bool = False
     raws: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

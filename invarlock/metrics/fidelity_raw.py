@@ -40,9 +40,10 @@ def consistency_problems(report: Block) -> Iterator[Problem]:
     if "compared" in subject:
         yield from _compared_problems(f"{where}.subject.compared", report)
     final = report["evaluation_windows"]["final"]
+    # a window without a finite loss has no divergence either
     if subject["kl_max"] == 0 and any(
-        own is None or base is None or abs(own - base) > ROUNDING
-        for own, base in zip(final["logloss"], final["baseline_logloss"], strict=False)
+        (own is None) != (total is None) or (own is not None and (base is None or abs(own - base) > ROUNDING))
+        for own, base, total in zip(final["logloss"], final["baseline_logloss"], subject["kl_sum"], strict=False)
     ):
         yield _contradiction(f"{where}.subject.kl_max", "no divergence, and other losses than the baseline's")
     if report["subject"]["digest"] != report["baseline_ref"]["digest"]:

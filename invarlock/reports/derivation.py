@@ -30,6 +30,8 @@ SERVED_REASON = "the subject is served: its weights, activations and configurati
 GUARD_RAW_KEYS = ("raw", "measurement_contract")
 # Kinds of an equivalence whose modules are pairs: what the first loses, the second receives.
 SCALES = ("value_scales", "unit_scales")
+# The storage of an adapter, as its reader calls it.
+ADAPTER = "a PEFT adapter"
 # The relative error of one rounding to a type of safetensors: half a unit in the last place.
 ROUNDOFF: Mapping[str, float] = {"BF16": 2.0**-8, "F16": 2.0**-11, "F32": 2.0**-24}
 
@@ -76,6 +78,7 @@ def context(report: Mapping[str, Any]) -> Context:
         task_records=report.get("task_records"),
         scaled_by=_scaled_by(report.get("equivalence", ())),
         rounding=_rounding(report.get("invariants", {}).get("raw", {})),
+        low_rank=_is_adapter(report.get("invariants", {}).get("raw", {})),
         raws={metric.name: report[metric.name]["raw"] for metric in METRICS if metric.has_raw},
         blocks={metric.name: report[metric.name] for metric in METRICS if metric.name in report},
     )
@@ -88,6 +91,10 @@ def _scaled_by(equivalence: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         if row["kind"] in SCALES:
             found |= dict(zip(row["modules"][1::2], row["modules"][::2], strict=False))
     return found
+
+
+def _is_adapter(facts: Mapping[str, Any]) -> bool:
+    return "subject" in facts and facts["subject"]["storage"]["format"] == ADAPTER
 
 
 def _rounding(facts: Mapping[str, Any]) -> float:

@@ -96,11 +96,12 @@ def test_conv1d_weights_are_edited_as_out_by_in(tiny_model: TinyModels, tmp_path
         assert torch.equal(after[name], EDITS[edit](before[name].T.contiguous()).T)
 
 
+@pytest.mark.parametrize(("model_type", "transposed"), [("qwen3_moe", False), ("gpt_oss", True)])
 @pytest.mark.parametrize("edit", sorted(EDITS))
-def test_every_expert_of_a_stack_is_a_matrix(tmp_path: Path, edit: str) -> None:
+def test_every_expert_of_a_stack_is_a_matrix(tmp_path: Path, edit: str, model_type: str, transposed: bool) -> None:
     baseline = tmp_path / "baseline"
     baseline.mkdir()
-    (baseline / "config.json").write_text('{"model_type": "qwen3_moe"}')
+    (baseline / "config.json").write_text(json.dumps({"model_type": model_type}))
     name = "model.layers.0.mlp.experts.down_proj"
     stack = (
         torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 10, 100])[:, None, None]
@@ -110,7 +111,8 @@ def test_every_expert_of_a_stack_is_a_matrix(tmp_path: Path, edit: str) -> None:
     summary = apply_edits(baseline, {tmp_path / "subject": spec(f"{edit}:ffn")})[tmp_path / "subject"]
 
     after = tensors(tmp_path / "subject")
-    assert torch.equal(after[name], torch.stack([EDITS[edit](matrix) for matrix in stack]))
+    by_hand = [EDITS[edit](matrix.T.contiguous()).T if transposed else EDITS[edit](matrix) for matrix in stack]
+    assert torch.equal(after[name], torch.stack(by_hand))
     assert (after["model.layers.0.mlp.gate.weight"] == 1).all()
     assert (summary.edited_tensors, summary.edited_params, summary.total_params) == (1, 480, 504)
 

@@ -182,7 +182,7 @@ def test_names_alone_say_what_a_table_says(tiny_model: TinyModels, architecture:
             "gpt_oss",
             "model.layers.0.mlp.experts.gate_up_proj",
             (4, 32, 96),
-            Module("ffn", "gate_up", 0, None, False, True),
+            Module("ffn", "gate_up", 0, None, True, True),
         ),
         (
             "longcat_flash",

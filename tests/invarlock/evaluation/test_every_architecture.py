@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from invarlock.checkpoints.families import classify
-from invarlock.checkpoints.safetensors_files import read_checkpoint
+from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.errors import EvaluationError
 from invarlock.evaluation.activations import measure_activations
 from invarlock.evaluation.checkpoint_facts import SPECTRAL_FAMILIES, measure_checkpoint
@@ -107,6 +107,7 @@ def assert_is_measured(model: Any, tmp_path: Path) -> None:
     assert_modules_are_known(loaded)
     files = read_checkpoint(tmp_path)
     assert_tensors_are_known(files.shapes, files.model_type)
+    assert_stacks_are_turned_as_stored(files, model.config.get_text_config())
     embedding = facts.invariants["embedding"]
     own: Any = loaded.get_input_embeddings()
     assert files.shapes[embedding] == tuple(own.weight.shape)
@@ -120,6 +121,16 @@ def assert_is_measured(model: Any, tmp_path: Path) -> None:
         and files.entries[name].is_float
         and (module.experts or len(files.shapes[name]) == 2)
     }
+
+
+def assert_stacks_are_turned_as_stored(files: CheckpointFiles, config: Any) -> None:
+    """Compare the orientation of each stack of experts with the width of the model, where one side has it alone."""
+    width = getattr(config, "hidden_size", None)
+    for name, module in files.modules.items():
+        _, outputs, inputs = (0, *files.shapes[name][-2:]) if module.experts else (0, 0, 0)
+        if (outputs == width) != (inputs == width):
+            is_as_named = (outputs if module.role == "down" else inputs) == width
+            assert is_as_named != module.transposed, name
 
 
 def own_losses(model: nn.Module) -> list[float]:

@@ -54,6 +54,7 @@ def test_a_healthy_packed_subject_passes(name: str, bits: int, tmp_path: Path) -
 
     assert code == 0, output
     assert report["assurance"]["verdict"] == "PASS"
+    assert [report[guard]["violations"] for guard in ("invariants", "spectral", "rmt", "variance")] == [[]] * 4
     assert 0.99 < report["primary_metric"]["ratio_vs_baseline"] < 1.05
     assert report["invariants"]["raw"]["subject"]["storage"]["quantisation"]["bits"] == bits
 
@@ -132,6 +133,7 @@ def test_an_adapter_is_judged_as_its_merged_model(name: str, tmp_path: Path) -> 
     code, report, output = evaluate(restore(name, tmp_path / "subject"), tmp_path)
 
     assert code == 0, output
+    assert report["spectral"]["violations"] == report["invariants"]["violations"] == []
     assert "LoRA" in report["invariants"]["raw"]["subject"]["storage"]["quantisation"]["method"]
     changed = report["invariants"]["raw"]
     assert changed["subject"]["tensors"][f"{UP}.weight"] != changed["baseline"]["tensors"][f"{UP}.weight"]

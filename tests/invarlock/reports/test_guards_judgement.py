@@ -96,6 +96,17 @@ def test_a_changed_dtype_warns() -> None:
     assert [row["kind"] for row in block["violations"]] == ["dtype"]
 
 
+def test_a_precision_of_a_packed_checkpoint_is_no_finding() -> None:
+    def kinds(dtype: str) -> list[tuple[str, str]]:
+        subject = facts(**{"up.weight": (dtype, [6, 4], "ffn", 0), "norm.weight": (dtype, [4], "norm", 0)})
+        block = derive_invariants({"baseline": facts(), "subject": subject | {"storage": packed(400, 24, 220)}}, None)
+        return [(row["kind"], row["severity"]) for row in block["violations"] if row["kind"] != "size"]
+
+    assert kinds("F16") == kinds("F32") == []
+    assert kinds("I8") == [("dtype", "fail")] * 2
+    assert kinds("F8_E4M3") == [("dtype", "warn")] * 2
+
+
 def test_defects_of_packed_weights_fail_with_one_line_each() -> None:
     subject = facts() | {"storage": packed(400, 400, 220)}
     subject["defects"] = [

@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import io
+import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ from invarlock.packer.trust.keys import fingerprint, make_signing_key
 
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.storage_format import open_checkpoint
+from invarlock.cli import main as invarlock
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,3 +91,31 @@ def test_the_workflow_has_few_rights_and_pinned_actions() -> None:
     used = [step["uses"] for step in job["steps"] if "uses" in step]
     assert used
     assert all(len(action.partition("@")[2]) == 40 for action in used)
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs/tutorial.md").read_text("utf-8")
+    wanted = ("python examples/", "invarlock evaluate ", "invarlock verify demo/out")
+    lines = [line for line in page.splitlines() if line.startswith(wanted)]
+    monkeypatch.chdir(tmp_path)
+    codes, printed = [], []
+
+    for line in lines:
+        words = shlex.split(line)
+        if words[0] == "invarlock":
+            codes.append(invarlock(words[1:]))
+            printed.append(capsys.readouterr().out)
+        else:
+            monkeypatch.setattr(sys, "argv", words[1:])
+            example(Path(words[1]).stem).main()
+
+    assert codes == [0, 0, 1]
+    outcomes = re.findall(r"^(passed|FAILED|PASS|FAIL)\W+(\w+)", printed[0], re.MULTILINE)
+    assert outcomes
+    for where in (page, (ROOT / "README.md").read_text("utf-8")):
+        (shown,) = re.findall(r"```\n(passed .*?)```", where, re.DOTALL)
+        assert re.findall(r"^(passed|FAILED|PASS|FAIL)\W+(\w+)", shown, re.MULTILINE) == outcomes
+    assert "FAILED  fidelity_kl_acceptable" in printed[2]

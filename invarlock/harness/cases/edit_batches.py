@@ -22,7 +22,7 @@ from invarlock.catalog.tuned_params import TunedParams
 from invarlock.checkpoints.editing import EditSummary, apply_each_edit
 from invarlock.edits import BY_NAME
 from invarlock.errors import CheckpointError, EditError
-from invarlock.harness.state.disk_pressure import held_bytes
+from invarlock.harness.state.disk_pressure import measure_disk_usage
 from invarlock.harness.state.locks import Locks
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_json
@@ -132,7 +132,7 @@ class EditBatches:
         """Return how many subjects more than planned fit on the disk."""
         directory = self._run.directory.path
         size = sum(path.stat().st_size for path in snapshot.iterdir() if path.is_file())
-        still_planned = max(0, self._disk_bytes - held_bytes(directory).total_bytes)
+        still_planned = max(0, self._disk_bytes - measure_disk_usage(directory).total_bytes)
         spare = shutil.disk_usage(directory).free - self._run.settings.min_free_disk_gb * 1e9 - still_planned
         return max(0, int(spare // size))
 

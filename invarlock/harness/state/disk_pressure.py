@@ -31,7 +31,7 @@ BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True)
-class Held:
+class DiskUsage:
     """The bytes that a run uses on disk; hard links are counted once, targets of symbolic links are not counted."""
 
     baselines_bytes: int
@@ -79,7 +79,7 @@ class DiskPressure:
 
     def _document(self) -> dict[str, Any]:
         usage = shutil.disk_usage(self._directory.path)
-        held = held_bytes(self._directory.path)
+        held = measure_disk_usage(self._directory.path)
         lowest = self._lowest_free_bytes
         self._lowest_free_bytes = usage.free if lowest is None else min(lowest, usage.free)
         self._highest_held_bytes = max(self._highest_held_bytes, held.total_bytes)
@@ -101,7 +101,7 @@ class DiskPressure:
         return document
 
 
-def held_bytes(run: Path) -> Held:
+def measure_disk_usage(run: Path) -> DiskUsage:
     """Return a run's disk usage: baselines below ``models``, subjects below ``<model>/models``, and the rest."""
     sizes = {"baselines": 0, "subjects": 0, "other": 0}
     seen: set[tuple[int, int]] = set()
@@ -113,7 +113,7 @@ def held_bytes(run: Path) -> Held:
         seen.add(key)
         kind = "baselines" if path[0] == "models" else "subjects" if path[1:2] == ("models",) else "other"
         sizes[kind] += status.st_blocks * BLOCK_BYTES
-    return Held(sizes["baselines"], sizes["subjects"], sizes["other"])
+    return DiskUsage(sizes["baselines"], sizes["subjects"], sizes["other"])
 
 
 def _files(run: Path) -> Iterator[tuple[tuple[str, ...], os.stat_result]]:

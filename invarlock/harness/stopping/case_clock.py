@@ -84,7 +84,7 @@ class Interrupt:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-class LastWord:
+class ExitWithMessage:
     """Ends the process with a line on stderr, which pytest may have captured since this was made."""
 
     def __init__(self, seconds: float, line: str) -> None:
@@ -159,7 +159,7 @@ def lone_alarms(seconds: float) -> list[Alarm]:
     """Return the alarms of a run of one process."""
     last = seconds + min(seconds, GRACE_SECONDS)
     line = f"{overdue(seconds)} and could not be interrupted; finished cases are kept, continue: --resume -n 1"
-    return [Interrupt(seconds), LastWord(last, line), Exit(last + LAST_WORD_SECONDS)]
+    return [Interrupt(seconds), ExitWithMessage(last, line), Exit(last + LAST_WORD_SECONDS)]
 
 
 def overdue(seconds: float) -> str:

@@ -13,7 +13,7 @@ from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.catalog.models import read_models
 from invarlock.harness.devices.memory_plan import needed_bytes
 from invarlock.harness.planning.sizing import ModelNeed, disk_need
-from invarlock.harness.state.disk_pressure import DiskPressure, held_bytes
+from invarlock.harness.state.disk_pressure import DiskPressure, measure_disk_usage
 from invarlock.jsonio import check_schema, read_json
 
 SUITES = Path(__file__).parents[3] / "suites"
@@ -60,7 +60,7 @@ def test_what_a_run_holds_is_counted_once_by_kind(tmp_path: Path) -> None:
     (subject / "changed.safetensors").write_bytes(os.urandom(1 << 19))
     (tmp_path / "state" / "link").symlink_to(baseline / "model.safetensors")
 
-    held = held_bytes(tmp_path)
+    held = measure_disk_usage(tmp_path)
 
     assert held.baselines_bytes == 1 << 20
     assert held.subjects_bytes == 1 << 19

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
-from invarlock.errors import InvarLockError, disk_refuses, printable
+from invarlock.errors import CombinedError, InvarLockError, disk_refuses, printable
 from invarlock.nearest import did_you_mean
 from invarlock.output import abandon_full_streams, flush_output, prepare_output, say_error
 from invarlock.problems import ExitCode
@@ -70,7 +70,7 @@ def run_command(work: Callable[[], int]) -> int:
         return code
     except InvarLockError as error:
         if not isinstance(error.__cause__, BrokenPipeError):
-            _complain(error, str(error))
+            _complain(error, *(error.lines if isinstance(error, CombinedError) else (str(error),)))
         return error.exit_code
     except KeyboardInterrupt:
         say_error("interrupted")
@@ -110,7 +110,7 @@ def _missing_package(error: ImportError) -> str:
     return f"a package cannot be imported ({error}); reinstall it: pip install --force-reinstall 'invarlock[suite]'"
 
 
-def _complain(error: BaseException, line: str) -> None:
+def _complain(error: BaseException, *lines: str) -> None:
     if os.environ.get(TRACEBACK_VARIABLE) == "1":
         say_error(*"".join(traceback.format_exception(error)).rstrip("\n").split("\n"))
-    say_error(f"error: {line}")
+    say_error(*(f"error: {line}" for line in lines))

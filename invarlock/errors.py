@@ -71,6 +71,23 @@ def _rebuilt(kind: type[InvarLockError], message: str, code: Code, problems: tup
     return kind(message, code=code, problems=problems)
 
 
+class CombinedError(InvarLockError):
+    """Several errors that were found together; its code is that of the lowest exit code.
+
+    Args:
+        errors: at least one.
+    """
+
+    def __init__(self, errors: Sequence[InvarLockError]) -> None:
+        self.lines = tuple(map(str, errors))
+        problems = [problem for error in errors for problem in error.problems]
+        code = min((error.code for error in errors), key=lambda code: code.exit_code)
+        super().__init__("; ".join(self.lines), code=code, problems=problems)
+
+    def __reduce__(self) -> tuple[Callable[..., InvarLockError], tuple[object, ...]]:
+        return _rebuilt, (InvarLockError, str(self), self.code, self.problems)
+
+
 class UsageError(InvarLockError):
     """An option, a variable or a combination of them is invalid."""
 

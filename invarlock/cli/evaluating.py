@@ -134,8 +134,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         check_code(handover)
     check_installed(*MEASURING)
     # imported here to keep --help fast
-    from invarlock.evaluation.pair_documents import check_documents
-    from invarlock.evaluation.pair_request import PairRequest, check_request
+    from invarlock.evaluation.early_checks import check_pair
+    from invarlock.evaluation.pair_request import PairRequest
 
     request = PairRequest(
         baseline=options.baseline,
@@ -164,8 +164,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         subject_url=options.subject_url,
         subject_model=options.subject_model,
     )
-    check_request(request, options.output_dir)
-    check_documents(request)
+    check_pair(request, options.output_dir)
     # imported here because they import torch, which a container launch or missing input does not need
     from invarlock.evaluation.pair import evaluate_pair
     from invarlock.guards import GUARD_NAMES

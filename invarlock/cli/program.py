@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:2] == ["advanced", "evidence-pack"]:
         return packs.main(given[2:])
-    return run_command(lambda: _run(given))
+    return run_command(lambda: run(given))
 
 
 def make_parser() -> Program:
@@ -55,7 +55,13 @@ def make_parser() -> Program:
     return parser
 
 
-def _run(given: list[str]) -> int:
+def run(given: list[str]) -> int:
+    """Run a command and return its exit code.
+
+    Raises:
+        InvarLockError: by the command; ``main`` reports it.
+        SystemExit: from the parser.
+    """
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:
         # imported here: only the shell's completion needs it

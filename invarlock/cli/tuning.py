@@ -10,7 +10,6 @@ from invarlock.catalog.shipped import shipped_suites
 from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive, share
 from invarlock.edits import EDITS
 from invarlock.reports.tiers import tier_names
-from invarlock.staging import check_can_be_made
 
 TUNED = tuple(edit.name for edit in EDITS if edit.ladder is not None)
 
@@ -51,14 +50,12 @@ def add_tune(subparsers: Commands) -> None:
 
 def _tune(options: argparse.Namespace) -> int:
     check_installed(*MEASURING)
-    check_can_be_made(options.output, "--output")
-    if Path(options.model).is_dir():
-        # imported here to keep --help fast
-        from invarlock.checkpoints.storage_format import check_dense
-
-        # reported before PyTorch is imported
-        check_dense(Path(options.model))
     # imported here to keep --help fast
+    from invarlock.evaluation.tuned_model import check_tuning
+
+    scopes = [options.scope] if options.lowrank_scope is None else [options.scope, options.lowrank_scope]
+    check_tuning(options.suites, options.model, options.output, scopes, options.model_id)
+    # imported here because it imports PyTorch
     from invarlock.evaluation.suite_tuning import tune_suite_model
 
     return tune_suite_model(

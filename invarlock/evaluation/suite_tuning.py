@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from invarlock.catalog.edit_specs import parse_scope
-from invarlock.catalog.models import Model, Text, read_models
-from invarlock.catalog.pins import Pin
-from invarlock.catalog.slots import local_model
-from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.checkpoints.families import count_blocks
-from invarlock.checkpoints.revisions import find_model, model_folder
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.edits import BY_NAME
-from invarlock.errors import EditError, UsageError
+from invarlock.errors import EditError
 from invarlock.evaluation.comparison import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import read_embedded_text
+from invarlock.evaluation.tuned_model import find_tuned, hub_folder, read_entries
 from invarlock.evaluation.tuning import Trial, TunedModel, tune
 from invarlock.jsonio import check_schema, write_json
 from invarlock.moments import utc_now
@@ -55,13 +49,13 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
         HubError: when it is one of the hub, and not in the client's cache.
         MissingFileError, DocumentError: when the folder or the output file is malformed.
     """
-    document = _entries(output)
-    model, text = _find(suites, name, model_id)
+    document = read_entries(output)
+    model, text = find_tuned(suites, name, model_id)
     plan = WindowPlan(text.seq_len, text.preview_windows, text.final_windows, 0, BATCH_SIZE)
     missed = 0
     with tempfile.TemporaryDirectory(prefix="invarlock-tune-") as folder:
         snapshot = Path(folder) / "baseline"
-        source_folder = _hub_folder(model) if model.path is None else suites / model.path
+        source_folder = hub_folder(model) if model.path is None else suites / model.path
         tokenizer = None if model.tokenizer_path is None else suites / model.tokenizer_path
         make_snapshot(source_folder, tokenizer, snapshot, model.revision if model.path is not None else None)
         assert text.source is not None
@@ -87,39 +81,6 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
             # a link stays one
             write_json(output.resolve(), document)
     return 1 if missed else 0
-
-
-def _find(suites: Path, name: str, model_id: str | None) -> tuple[Model, Text]:
-    models = read_models(suites / "models.toml")
-    shipped = ((suite.models, suite.text) for suite in models.suites.values() if suite.text is not None)
-    texts = [(names, text) for names, text in shipped if text.dataset == "embedded"]
-    model = models.models.get(name)
-    if model is None and not Path(name).is_dir():
-        raise UsageError(
-            f"{name!r} is no folder, and no model of {suites / 'models.toml'}; known: {', '.join(models.models)}"
-        )
-    if not texts:
-        raise UsageError(f"{suites / 'models.toml'}: no suite has a text that ships with it; add one")
-    if model is None:
-        return local_model(Path(name), model_id), texts[0][1]
-    return model, next((text for names, text in texts if name in names), texts[0][1])
-
-
-def _hub_folder(model: Model) -> Path:
-    if model.revision is None:
-        raise UsageError(f"{model.id}: models.toml pins no revision of it; name the folder that it is in")
-    pin = Pin(model.id, model.revision)
-    find_model(pin)
-    return model_folder(pin)
-
-
-def _entries(output: Path) -> dict[str, Any]:
-    if os.path.lexists(output):
-        if not output.is_file():
-            raise UsageError(f"--output: {output} is no file that entries can be added to; name another")
-        document: dict[str, Any] = dict(read_tuned_params(output).document)
-        return document
-    return {"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}}
 
 
 def _tell(trial: Trial) -> None:

@@ -41,8 +41,12 @@ def add_signer(store: Path, signer: TrustedSigner) -> None:
     """Add a signer to a store; a missing store is created.
 
     Raises:
-        UsageError: when the file is not a trust store, cannot be written, or already lists the signer, also as revoked.
+        UsageError: when the file is not a trust store, cannot be written, or already lists the signer, also as revoked,
+            or the signer's period has no end after its beginning.
     """
+
+    if signer.not_before is not None and signer.not_after is not None and signer.not_before >= signer.not_after:
+        raise UsageError("--not-after: not later than --not-before, so the signer would never be trusted; swap them")
 
     def add(lists: list[list[Any]]) -> None:
         known = _entries_of(lists, signer.fingerprint)

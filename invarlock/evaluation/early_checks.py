@@ -1,0 +1,176 @@
+"""Everything that is cheap to know about an evaluation, checked before PyTorch is imported and reported at once.
+
+Example::
+
+    check_pair(request, Path("out"))    # CombinedError: no such folder …, the text has at most 3 windows …
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from invarlock.checkpoints.layout import find_gguf, is_adapter, tokenizer_files
+from invarlock.checkpoints.safetensors_files import CheckpointFiles
+from invarlock.checkpoints.scorable import check_scorable
+from invarlock.checkpoints.storage_format import TOKENIZER_FILE, check_dense, open_checkpoint
+from invarlock.checkpoints.subject_edits import read_subject_edit
+from invarlock.errors import (
+    CheckpointError,
+    CombinedError,
+    EvaluationError,
+    InvarLockError,
+    MissingFileError,
+    OutOfMemoryError,
+    OutputError,
+    UsageError,
+)
+from invarlock.evaluation.pair_documents import check_documents
+from invarlock.evaluation.pair_request import PairRequest, check_request
+from invarlock.evaluation.text_files import read_local_text
+from invarlock.reports.tiers import profile_windows
+
+# An id and a log-probability for each kept token.
+KEPT_BYTES = 8
+# Dense weights are loaded with at least two bytes each.
+LOADED_BYTES = 2
+# A text with more bytes for each needed token is long enough in any language; it is not tokenised twice.
+ENOUGH_BYTES_PER_TOKEN = 16
+# Devices of NVIDIA's driver, of WSL and of ROCm.
+GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
+
+
+def check_pair(request: PairRequest, target: Path) -> None:
+    """Check all that is known about a request without PyTorch.
+
+    Raises:
+        InvarLockError: the problem that was found.
+        CombinedError: with all problems, if there are several.
+    """
+    checks = Checks()
+    checks.run(lambda: check_request(request, target))
+    baseline = request.baseline
+    files = checks.run(lambda: _folder(baseline, "--baseline") or check_dense(baseline))
+    if isinstance(files, CheckpointFiles):
+        checks.run(lambda: check_scorable(baseline, request.seq_len))
+        checks.run(lambda: _check_tokenizer(baseline))
+        checks.run(lambda: _check_memory(files, request.device))
+        checks.run(lambda: check_documents(request))
+    if request.subject is not None:
+        _check_subject(request.subject, request, checks, has_baseline=files is not None)
+    checks.run(lambda: _check_text(request))
+    checks.run(lambda: _check_disk(request, target))
+    checks.run(lambda: _check_device(request.device))
+    checks.raise_problems()
+
+
+class Checks:
+    """Runs checks and keeps the errors of those that fail."""
+
+    def __init__(self) -> None:
+        self._errors: list[InvarLockError] = []
+
+    def run(self, check: Callable[[], object]) -> object:
+        """Return what a check returns, None if it fails."""
+        try:
+            return check()
+        except InvarLockError as error:
+            if str(error) not in map(str, self._errors):
+                self._errors.append(error)
+            return None
+
+    def raise_problems(self) -> None:
+        """Raise the error that was found, or all of them as one.
+
+        Raises:
+            InvarLockError: when a check failed.
+        """
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise CombinedError(self._errors)
+
+
+def check_text_length(folder: Path, text: str, where: Path, seq_len: int, windows: int) -> None:
+    """Check that a text is long enough, with the tokenizer of a folder; one that cannot be read here is not judged.
+
+    Raises:
+        EvaluationError: when the text has fewer windows than needed.
+    """
+    length = len(text.encode("utf-8"))
+    if length > ENOUGH_BYTES_PER_TOKEN * seq_len * windows or not (folder / TOKENIZER_FILE).is_file():
+        return
+    # imported here: other checks do without it
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
+        prefix = len(tokenizer.encode("").ids)
+    except Exception:  # noqa: BLE001 - measuring reports what a tokenizer refuses, and why
+        return
+    width = max(1, seq_len - prefix)
+    if tokens // width < windows:
+        raise EvaluationError(
+            f"{where}: the text has {tokens // width} windows of {width} tokens, {windows} are needed; "
+            "use a longer text, fewer windows or a shorter seq_len"
+        )
+
+
+def _check_subject(subject: Path, request: PairRequest, checks: Checks, *, has_baseline: bool) -> None:
+    if checks.run(lambda: _folder(subject, "--subject") or True) is None:
+        return
+    if has_baseline:
+        checks.run(lambda: open_checkpoint(subject, request.baseline))
+    if not is_adapter(subject) and not find_gguf(subject):
+        checks.run(lambda: check_scorable(subject, request.seq_len))
+    checks.run(lambda: read_subject_edit(subject, request.edit_label))
+
+
+def _folder(folder: Path, option: str) -> None:
+    """Check that a checkpoint is there; the message is that of ``check_request``."""
+    if not folder.is_dir() and not find_gguf(folder):
+        raise CheckpointError(f"{folder}: no such folder; give a checkpoint with config.json and safetensors")
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not tokenizer_files(folder):
+        raise CheckpointError(f"{folder}: no tokenizer files; add those of the model, the text needs them")
+
+
+def _check_text(request: PairRequest) -> None:
+    if not request.text.exists():
+        raise MissingFileError(f"{request.text}: no such file; name a text to score on with --text")
+    source = read_local_text(request.text, request.text_field)
+    preview, final = profile_windows(request.profile)
+    windows = (request.preview_windows or preview) + (request.final_windows or final)
+    check_text_length(request.baseline, source.text, request.text, request.seq_len, windows)
+
+
+def _check_memory(files: CheckpointFiles, device: str | None) -> None:
+    needed, total = files.total_parameters * LOADED_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if device == "cpu" and needed > total:
+        raise OutOfMemoryError(
+            f"--device cpu: the baseline has weights of {needed / 1e9:.0f} GB, and this machine has {total / 1e9:.0f} "
+            "GB of memory; use a machine with more memory, or a GPU"
+        )
+
+
+def _check_disk(request: PairRequest, target: Path) -> None:
+    preview, final = profile_windows(request.profile)
+    windows = (request.preview_windows or preview) + (request.final_windows or final)
+    needed = windows * request.seq_len * request.top_k * KEPT_BYTES
+    above = next((folder for folder in target.absolute().parents if folder.is_dir()), None)
+    free = needed if above is None else shutil.disk_usage(above).free
+    if free < needed:
+        raise OutputError(
+            f"--output-dir: {target} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; free some space, "
+            "or use fewer windows or a smaller --top-k"
+        )
+
+
+def _check_device(device: str | None) -> None:
+    if device == "cuda" and not any(path.exists() for path in GPU_DEVICES):
+        raise UsageError("--device cuda: this machine has no GPU; use --device cpu, or leave the option out")

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
-from invarlock.errors import CombinedError, InvarLockError, disk_refuses, printable
+from invarlock.errors import CombinedError, Interrupted, InvarLockError, disk_refuses, printable
 from invarlock.nearest import did_you_mean
 from invarlock.output import abandon_full_streams, flush_output, prepare_output, say_error
 from invarlock.problems import ExitCode
@@ -72,8 +72,8 @@ def run_command(work: Callable[[], int]) -> int:
         if not isinstance(error.__cause__, BrokenPipeError):
             _complain(error, *(error.lines if isinstance(error, CombinedError) else (str(error),)))
         return error.exit_code
-    except KeyboardInterrupt:
-        say_error("interrupted")
+    except KeyboardInterrupt as error:
+        say_error(str(error) if isinstance(error, Interrupted) else "interrupted")
         return INTERRUPTED
     except SystemExit:
         raise

@@ -22,6 +22,10 @@ _NOT_SHOWN = re.compile(
 )
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a command; the message says what is left and how to go on."""
+
+
 class InvarLockError(Exception):
     """Base of every error that a user can act on.
 

@@ -13,11 +13,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from contextlib import suppress
 from typing import TextIO
 
 from invarlock.errors import OutputError, printable
+
+GOOD = ("VERIFIED", "PASS", "passed", "verified")
+GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
+# At the start of a line, where no name stands.
+_RESULT = re.compile(
+    r"^(?P<before>(verdict: )?)(?P<word>NOT VERIFIED|VERIFIED|NOT SIGNED|PASS|FAILED|FAIL|passed)(?![A-Za-z0-9_])"
+)
 
 
 def say(*lines: str) -> None:
@@ -31,6 +39,31 @@ def say(*lines: str) -> None:
             print(printable(line))
     except OSError as error:
         raise output_error(error) from error
+
+
+def say_results(*lines: str) -> None:
+    """Print lines; on a terminal, the result that one begins with is green or red, unless ``NO_COLOR`` is set.
+
+    Raises:
+        OutputError: when they cannot be written.
+    """
+    if not is_coloured(sys.stdout):
+        say(*lines)
+        return
+    try:
+        for line in lines:
+            print(_RESULT.sub(_paint, printable(line)))
+    except OSError as error:
+        raise output_error(error) from error
+
+
+def is_coloured(stream: TextIO) -> bool:
+    """Return whether colours are printed: on a terminal that has them, and if nobody asks for none."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _paint(found: re.Match[str]) -> str:
+    return f"{found['before']}{GREEN if found['word'] in GOOD else RED}{found['word']}{PLAIN}"
 
 
 def say_json(document: object) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invarlock.errors import ReportError, UsageError, printable
+from invarlock.folding import fold_problems, fold_warnings
 from invarlock.moments import utc_now
-from invarlock.output import say, say_error, say_json
+from invarlock.output import say, say_error, say_json, say_results
 from invarlock.problems import Code
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def verify(options: Namespace) -> int:
     if options.json:
         say_json(document)
     elif not options.quiet:
-        say(*_separated([_verify_lines(result) for result in results]))
+        say_results(*_separated([_verify_lines(result) for result in results]))
     return max(result.code for result in results)
 
 
@@ -315,7 +316,7 @@ def diff(options: Namespace) -> int:
 def _verify_lines(result: VerifyResult) -> list[str]:
     """Return the text output: the result first, then the claims, then the warnings."""
     if not result.holds:
-        shown = [f"  {problem} [{problem.code}]" for problem in result.problems]
+        shown = [f"  {line}" for line in fold_problems(result.problems)]
         more = [f"  and {result.left_out} more problems of this class"] if result.left_out else []
         remedies: dict[str, list[str]] = {}
         for code in dict.fromkeys(problem.code for problem in result.problems):
@@ -336,7 +337,7 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         f"signer: {signer}{', attested' if result.attested else ''}",
         derived if result.reports_verified else "reports: not verified",
         *([f"overview: {result.pack / layout.PACK_PAGE}"] if result.has_page else []),
-        *(f"warning: {warning}" for warning in result.warnings),
+        *(f"warning: {warning}" for warning in fold_warnings(result.warnings)),
     ]
 
 

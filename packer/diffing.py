@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from invarlock.folding import fold
+
 Case = tuple[str, str, int]
 # The requirements of a case: a weaker plan, another policy or another preset may change a verdict.
 REQUIREMENTS = (
@@ -64,10 +66,12 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
     if "verdict" in diff:
         lines.append(f"verdict: {diff['verdict'][0]} -> {diff['verdict'][1]}")
     for name, key in (("only in the first", "only_in_first"), ("only in the second", "only_in_second")):
-        lines += [f"{name}: {case}" for case in diff[key]]
+        lines += fold([(case, name) for case in diff[key]], "cases")
+    rows = []
     for row in diff["cases"]:
         changes = [f"{key} {_value(old)} -> {_value(new)}" for key, (old, new) in row["changed"].items()]
-        lines.append(f"{_name((row['model'], row['scenario'], row['run']))}: {'; '.join(changes)}")
+        rows.append((_name((row["model"], row["scenario"], row["run"])), "; ".join(changes)))
+    lines += fold(rows, "cases", exact=True)
     compared, changed = diff["cases_compared"], len(diff["cases"])
     other = sum(any(key in REQUIREMENTS for key in row["changed"]) for row in diff["cases"])
     requirements = f", {other} with other requirements" if other else ""

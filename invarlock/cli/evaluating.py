@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from contextlib import suppress
 from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 from invarlock.boundary import Commands
+from invarlock.catalog.shipped import shipped_suites
 from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive
-from invarlock.errors import UsageError
-from invarlock.output import say
+from invarlock.errors import Interrupted, InvarLockError, UsageError
+from invarlock.library_notices import notices_in
+from invarlock.output import say, say_results
 from invarlock.problems import ExitCode
+from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME
 from invarlock.reports.tiers import profile_names, tier_names
 from invarlock.settings.readers import host_word
+from invarlock.stage_line import StageLine, StageLog
+from invarlock.stages import listening, stage
+
+if TYPE_CHECKING:
+    from invarlock.evaluation.pair_request import PairRequest
+
+# Preview and final windows of --quick.
+QUICK_WINDOWS = (16, 32)
+LOG_NAME = "evaluate.log"
 
 
 def add_evaluate(subparsers: Commands) -> None:
     """Add the command ``evaluate``."""
     parser = subparsers.add_parser(
-        "evaluate", help="measure two checkpoints on disk and write a report", epilog=EXIT_CODES
+        "evaluate",
+        help="measure two checkpoints on disk and write a report",
+        epilog=f"{fill(EXIT_CODES, 78)}\n\n{_example()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--baseline", type=Path, required=True, metavar="FOLDER", help="folder of the original checkpoint"
@@ -57,6 +76,12 @@ def add_evaluate(subparsers: Commands) -> None:
         "--model-id", metavar="NAME", help="name of the model in the report; default: the baseline's folder name"
     )
     parser.add_argument("--profile", choices=profile_names(), default="dev", help="amount of measurement; default: dev")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"{QUICK_WINDOWS[0]} and {QUICK_WINDOWS[1]} windows: a first look in a fraction of the time, with a wide "
+        "interval; options of windows win",
+    )
     parser.add_argument(
         "--tier", choices=tier_names(), default="balanced", help="limits of the gates; default: balanced"
     )
@@ -123,6 +148,16 @@ def add_evaluate(subparsers: Commands) -> None:
     parser.set_defaults(command=_evaluate)
 
 
+def _example() -> str:
+    """Return commands that run as they stand, with files that ship: a tiny model against itself."""
+    files = shlex.quote(str(shipped_suites() / "embedded"))
+    return f"""example, on a tiny model that ships with InvarLock:
+  mkdir base && cp {files}/mistral-tiny/* {files}/tokenizer/* base
+  cp -r base edited
+  invarlock evaluate --baseline base --subject edited --text {files}/text/austen_heldout.txt.xz \\
+    --seq-len 128 --quick --output-dir first-report"""
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     # imported here to keep --help fast
     from invarlock.runtime.handover import check_code, read_handover
@@ -150,8 +185,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         preset=options.preset,
         records=options.records,
         seq_len=options.seq_len,
-        preview_windows=options.preview_windows,
-        final_windows=options.final_windows,
+        preview_windows=options.preview_windows or (QUICK_WINDOWS[0] if options.quick else None),
+        final_windows=options.final_windows or (QUICK_WINDOWS[1] if options.quick else None),
         seed=options.seed,
         batch_size=options.batch_size,
         top_k=options.top_k,
@@ -165,19 +200,48 @@ def _evaluate(options: argparse.Namespace) -> int:
         subject_model=options.subject_model,
     )
     check_pair(request, options.output_dir)
-    # imported here because they import torch, which a container launch or missing input does not need
-    from invarlock.evaluation.pair import evaluate_pair
+    report = _measured(request, options)
+    # imported here to keep --help fast
     from invarlock.guards import GUARD_NAMES
     from invarlock.reports.gates import judge_gates
 
-    report = evaluate_pair(request, options.output_dir)
     for gate in judge_gates(report, report["resolved_policy"]):
-        say(f"{'passed' if gate.holds else 'FAILED'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
+        say_results(f"{'passed' if gate.holds else 'FAILED'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
     missing = [name for name in GUARD_NAMES if report[name]["status"] == "not_evaluated"]
     if missing:
         say(f"not evaluated: {', '.join(missing)} ({report[missing[0]]['reason']})")
-    say(f"{report['assurance']['verdict']}: {options.output_dir / 'evaluation.report.json'}")
+    say_results(
+        f"{report['assurance']['verdict']}: {options.output_dir / REPORT_NAME}",
+        f"page: {options.output_dir / PAGE_NAME}",
+        f"verify it with: {shlex.join(['invarlock', 'verify', str(options.output_dir / REPORT_NAME)])}",
+    )
     return ExitCode.OK if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else ExitCode.GATE
+
+
+def _measured(request: PairRequest, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the report of a request, with a line that says what goes on.
+
+    Raises:
+        Interrupted: when the user stops it, with the command that begins anew.
+    """
+    log = options.output_dir.with_name(f"{options.output_dir.name}.log")
+    try:
+        with notices_in(log) as terminal, StageLine(terminal) as line, listening(line, StageLog(log)):
+            with stage("loading PyTorch"):
+                # imported here because it imports PyTorch, which missing input does not need
+                from invarlock.evaluation.pair import evaluate_pair
+            report = evaluate_pair(request, options.output_dir)
+    except InvarLockError:
+        # says itself what is wrong
+        log.unlink(missing_ok=True)
+        raise
+    except KeyboardInterrupt:
+        log.unlink(missing_ok=True)
+        again = shlex.join(["invarlock", *options.given])
+        raise Interrupted(f"interrupted, no report was written; begin again with: {again}") from None
+    with suppress(OSError):
+        log.rename(options.output_dir / LOG_NAME)
+    return report
 
 
 def _evaluate_in_container(options: argparse.Namespace) -> int:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from invarlock.boundary import Commands
 from invarlock.catalog.shipped import shipped_suites
 from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive, share
 from invarlock.edits import EDITS
+from invarlock.errors import Interrupted, InvarLockError
+from invarlock.library_notices import notices_in
 from invarlock.reports.tiers import tier_names
+from invarlock.stage_line import StageLine, StageLog
+from invarlock.stages import listening, stage
 
 TUNED = tuple(edit.name for edit in EDITS if edit.ladder is not None)
 
@@ -55,8 +60,25 @@ def _tune(options: argparse.Namespace) -> int:
 
     scopes = [options.scope] if options.lowrank_scope is None else [options.scope, options.lowrank_scope]
     check_tuning(options.suites, options.model, options.output, scopes, options.model_id)
-    # imported here because it imports PyTorch
-    from invarlock.evaluation.suite_tuning import tune_suite_model
+    log = options.output.with_name(f"{options.output.name}.log")
+    try:
+        with notices_in(log) as terminal, StageLine(terminal) as line, listening(line, StageLog(log)):
+            return _measured(options)
+    except InvarLockError:
+        # says itself what is wrong
+        log.unlink(missing_ok=True)
+        raise
+    except KeyboardInterrupt:
+        log.unlink(missing_ok=True)
+        kept = f"the entries found so far are in {options.output}; " if options.output.exists() else ""
+        again = shlex.join(["invarlock", *options.given])
+        raise Interrupted(f"interrupted; {kept}begin again with: {again}") from None
+
+
+def _measured(options: argparse.Namespace) -> int:
+    with stage("loading PyTorch"):
+        # imported here because it imports PyTorch
+        from invarlock.evaluation.suite_tuning import tune_suite_model
 
     return tune_suite_model(
         options.suites,

@@ -9,6 +9,7 @@ from typing import Any
 from invarlock.boundary import Commands
 from invarlock.cli.parsing import EXIT_CODES
 from invarlock.errors import InvarLockError, UsageError
+from invarlock.folding import fold_problems
 from invarlock.output import say, say_json
 from invarlock.packer.cli import add_verify_options
 from invarlock.packer.format.checksums import MANIFEST_NAME
@@ -128,7 +129,7 @@ def _verify_reports(reports: list[Path], options: argparse.Namespace) -> int:
             lines.append(
                 "  its limits come from a preset, as recorded in the report; pass --preset FILE to derive them again"
             )
-        lines += [f"  {problem} [{problem.code}]" for problem in problems]
+        lines += [f"  {line}" for line in fold_problems(problems)]
         worst = max(worst, ExitCode.REPORT if problems else ExitCode.OK)
         envelopes[str(path)] = verify_envelope(path.name, report, "evaluate", problems)
     document = join_envelopes(envelopes)

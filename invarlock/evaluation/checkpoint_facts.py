@@ -21,6 +21,7 @@ from invarlock.guards import GUARDS
 from invarlock.guards.guard import TensorMeasure
 from invarlock.measuring import invariants, spectral, weight_changes
 from invarlock.reports.derivation import contract_hash
+from invarlock.stages import counted
 
 # How the spectral guard measures: matrices, and what became of them.
 SPECTRAL_CONTRACT: Mapping[str, Any] = {
@@ -124,7 +125,7 @@ def measure_checkpoint(
     changed: dict[tuple[int, ...], list[_Pair]] = {}
     rows: dict[str, dict[str, Any]] = {guard: {} for guard in ROW_MEASURES}
     ties = _embedding_facts(checkpoint)
-    for name, tensor in _read_tensors(checkpoint):
+    for name, tensor in counted(_read_tensors(checkpoint), "weights", len(files.entries)):
         module = files.modules[name]
         tensors[name] = {
             "digest": invariants.tensor_digest(tensor),

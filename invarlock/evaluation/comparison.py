@@ -48,6 +48,7 @@ from invarlock.guards.structure import missing_tensors
 from invarlock.guards.variance import propose_scales
 from invarlock.judgement.expectations import Expectation
 from invarlock.measuring import rmt
+from invarlock.stages import stage
 
 # The most probable tokens of a position: they hold 99.9 % of the probability, in 4 KB.
 TOP_K = 512
@@ -219,7 +220,8 @@ def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may b
     started = time.perf_counter()
     known = weighed or weigh(folder)
     read = time.perf_counter()
-    model = load_model(folder, placement)
+    with stage("loading"):
+        model = load_model(folder, placement)
     loaded = time.perf_counter()
     room = placement.room_bytes
     rows = _embedding_rows(model)
@@ -313,7 +315,8 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
     if reason is not None:
         return unscored(reason)
     try:
-        model = _load_subject(subject, baseline.folder, placement, facts)
+        with stage("loading"):
+            model = _load_subject(subject, baseline.folder, placement, facts)
     except OutOfMemoryError:
         # says nothing of the subject
         raise

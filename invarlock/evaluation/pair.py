@@ -55,6 +55,7 @@ from invarlock.reports.presets import Preset, check_fit
 from invarlock.reports.rendering import render_report
 from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME, RuntimeImage, edit_metadata, runtime_manifest
 from invarlock.reports.tiers import profile_windows
+from invarlock.stages import stage
 from invarlock.staging import staging_folder
 
 SCENARIO = "evaluate"
@@ -115,13 +116,15 @@ def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[dict[
     setup = _setup(request, preset)
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
     kept = (staging / BASELINE_REPORT).parent
-    document = _baseline(request, setup, draw, kept)
+    with stage(f"baseline {request.baseline.name}"):
+        document = _baseline(request, setup, draw, kept)
     edited, metadata = _edited(request, request.folders[1], document)
     data = dump_json(document)
     baseline = StoredBaseline(request.baseline, document, digest_bytes(data), kept)
     evaluation = EvaluationRequest(setup, baseline, SCENARIO, RUN, draw, setup.placement)
     declared = parse_expectations(request.expect)
-    measured = compare(subject, replace(evaluation.comparison(), expected=declared))
+    with stage(f"subject {request.folders[1].name}"):
+        measured = compare(subject, replace(evaluation.comparison(), expected=declared))
     edited = unchanged(edited, measured.digest, document["baseline"]["digest"])
     edited = replace(edited, expected=tuple(map(str, declared)))
     metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
@@ -145,11 +148,13 @@ def _evaluate_served(request: PairRequest, staging: Path) -> tuple[dict[str, Any
     if served.dialect.prompt == TEXT:
         draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN], served.takes)[RUN]
     kept = (staging / BASELINE_REPORT).parent
-    document = _baseline(request, setup, draw, kept)
+    with stage(f"baseline {request.baseline.name}"):
+        document = _baseline(request, setup, draw, kept)
     data = dump_json(document)
     baseline = StoredBaseline(request.baseline, document, digest_bytes(data), kept)
     evaluation = EvaluationRequest(setup, baseline, SCENARIO, RUN, draw, setup.placement)
-    measured = compare_served(served, evaluation.comparison())
+    with stage(f"subject at {request.subject_url}"):
+        measured = compare_served(served, evaluation.comparison())
     label = request.edit_label or CUSTOM
     edited = Edited(CUSTOM, label, CUSTOM, {}, None if request.edit_label is None else "given")
     report = served_document(evaluation, edited, measured, given_records(request))

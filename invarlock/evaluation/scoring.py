@@ -15,6 +15,7 @@ from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_me
 from invarlock.evaluation.models import forward
 from invarlock.evaluation.windows import Tokens
 from invarlock.measuring.fidelity import LogitScores, TokenScores
+from invarlock.stages import announce
 
 # Logits of one forward pass: 128 million values are 512 MB as float32, and half of it as bfloat16. A vocabulary of
 # 32,000 is scored eight windows of 512 tokens at a time. A single window may take more.
@@ -75,12 +76,14 @@ def score_windows(
     losses: list[float | None] = []
     vocabulary = model.config.get_text_config().vocab_size
     batch_size = max(1, min(batch_size, PASS_LOGITS // (tokens.shape[1] * vocabulary)))
+    announce("windows", 0, len(tokens))
     while len(losses) < len(tokens):
         batch = torch.from_numpy(tokens[len(losses) : len(losses) + batch_size]).long().to(model.device)
         try:
             with one_out_of_memory():
                 check_room(forward_bytes(model, len(batch), tokens.shape[1]), room_bytes)
                 losses += [stored_loss(value) for value in _score_batch(model, batch, len(losses), observer)]
+            announce("windows", len(losses), len(tokens))
         except torch.OutOfMemoryError:
             if batch_size == 1:
                 raise OutOfMemoryError(

@@ -34,6 +34,7 @@ from invarlock.guards import BY_NAME
 from invarlock.jsonio import digest_document
 from invarlock.reports.margins import limits_used, tightest
 from invarlock.reports.repeats import content_digest
+from invarlock.stages import stage
 
 SCENARIO = "tune"
 # Candidates of a pass: more of them save little reading for their room on the disk.
@@ -228,7 +229,8 @@ def tune(
             )
             for search in [search for search in searches if str(search.wanted[0]) in made]:
                 spec = search.wanted[0]
-                trial = _judged(judge, spec, made[str(spec)])
+                with stage(f"trial {spec}"):
+                    trial = _judged(judge, spec, made[str(spec)])
                 candidates.drop(str(spec))
                 search.trials.append(trial)
                 if tell is not None:
@@ -257,7 +259,8 @@ def _begin(model: TunedModel, margin: float, draws: int, kept: Path) -> _Judge:
     }
     revision = digest_checkpoint(model.folder)
     setup = Setup(model.model_id, revision, context, model.placement, model.plan, model.text)
-    baseline = measure_baseline(model.folder, runs, model.plan, model.placement, probe=False, kept=kept)
+    with stage(f"baseline {model.model_id}"):
+        baseline = measure_baseline(model.folder, runs, model.plan, model.placement, probe=False, kept=kept)
     document = baseline_document(setup, baseline)
     stored = StoredBaseline(model.folder, document, digest_document(document), kept)
     return _Judge(model, margin, runs, setup, stored)

@@ -38,7 +38,8 @@ def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[
 
     with _failing_on_one_line():
         found = bench.evaluate(case)
-    request.node.user_properties.extend(case_facts(found).items())
+    facts = {**case_facts(found), "baseline_seconds": f"{bench.baseline_seconds:.1f}"}
+    request.node.user_properties.extend(facts.items())
     return found
 
 

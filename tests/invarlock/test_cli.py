@@ -1,7 +1,10 @@
 """``invarlock evaluate`` and ``invarlock verify`` on real checkpoints, as a user types them."""
 
 import json
+import os
+import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +69,7 @@ def test_two_checkpoints_are_compared_and_the_report_verifies(baseline: Path, qu
     assert (verified.returncode, verified.stdout.count("verified")) == (0, 1)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "evaluation.report.json", "evaluation.html", "runtime.manifest.json", "edit_metadata.json",
-        "evaluate_timing.json", "baseline",
+        "evaluate_timing.json", "baseline", "evaluate.log",
     }  # fmt: skip
     page = tmp_path / "out/evaluation.html"
     page.write_text(page.read_text().replace("</body>", "<p>held</p></body>"))
@@ -312,7 +315,9 @@ def test_a_baselines_report_of_another_setup_is_refused_before_torch_is_imported
 
 
 def test_what_is_missing_is_told_before_torch_is_imported(baseline: Path, tmp_path: Path) -> None:
-    named = {"--baseline": baseline, "--subject": baseline, "--text": TEXT, "--output-dir": tmp_path / "out"}
+    named = {
+        "--baseline": baseline, "--subject": baseline, "--text": TEXT, "--output-dir": tmp_path / "out", "--seq-len": "64",
+    }  # fmt: skip
     lines = [named | {missing: tmp_path / "nowhere"} for missing in ("--baseline", "--subject", "--text")]
 
     done = light("invarlock", [("evaluate", *(part for pair in line.items() for part in pair)) for line in lines])
@@ -391,3 +396,40 @@ def test_a_proposal_of_limits_is_fitted_to_a_run_and_no_tier_changes(real_run: A
     assert (SUITES.parent / "contracts/tiers.json").read_bytes() == tiers
     assert (again.returncode, "already exists; give another file" in again.stderr) == (2, True)
     assert (nothing.returncode, "nothing to fit" in nothing.stderr) == (3, True)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_help_runs_as_it_stands(tmp_path: Path) -> None:
+    example = typed("evaluate", "--help").stdout.partition("InvarLock:\n")[2]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    done = subprocess.run(
+        ["bash", "-ec", example], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS: first-report/evaluation.report.json" in done.stdout
+    assert (tmp_path / "first-report/evaluate.log").read_text().count("subject edited") >= 1
+    # what goes on stands on standard error, without words of libraries
+    assert done.stderr.splitlines()[0] == "loading PyTorch"
+    assert all(line.startswith(("loading", "baseline", "subject")) for line in done.stderr.splitlines()), done.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupt_says_how_to_begin_again(baseline: Path, quantised: Path, tmp_path: Path) -> None:
+    given = [
+        "evaluate", "--baseline", baseline, "--subject", quantised, "--text", TEXT, "--output-dir", tmp_path / "out",
+        *SMALL,
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "invarlock", *map(str, given)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        first = running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        output, errors = running.communicate(timeout=60)
+
+    assert (first, running.returncode, output) == ("loading PyTorch\n", 130, "")
+    said = errors.splitlines()[-1]
+    assert said == f"interrupted, no report was written; begin again with: {shlex.join(['invarlock', *command[3:]])}"
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()

@@ -24,6 +24,7 @@ from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_json
 from invarlock.reports.preset_files import null_run_name, read_preset
 from invarlock.reports.presets import Preset, check_fit
+from invarlock.stages import stage
 
 
 class Calibration:
@@ -121,14 +122,15 @@ class Calibration:
         if model.id not in self._draws:
             numbers = range(1, run.settings.calibration_runs + 1)
             self._draws[model.id] = null_draws(run.directory.baseline_snapshot(model), setup, numbers)
-        document = measure_null_run(
-            run.directory.baseline_snapshot(model),
-            setup,
-            null_run.run,
-            self._draws[model.id][null_run.run],
-            run.directory.path / model.folder / "models" / f"null_run_{null_run.run}",
-            self._weigh(model),
-        )
+        with stage(f"null run {null_run.run}/{run.settings.calibration_runs}"):
+            document = measure_null_run(
+                run.directory.baseline_snapshot(model),
+                setup,
+                null_run.run,
+                self._draws[model.id][null_run.run],
+                run.directory.path / model.folder / "models" / f"null_run_{null_run.run}",
+                self._weigh(model),
+            )
         write_json(path, document)
 
     def _weigh(self, model: Model) -> Weighed:

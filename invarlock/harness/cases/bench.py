@@ -44,6 +44,7 @@ from invarlock.reports.page_files import write_page
 from invarlock.reports.probes import probes_asked
 from invarlock.reports.sidecars import PAGE_NAME
 from invarlock.runtime.determinism import apply_determinism
+from invarlock.stages import stage
 
 # A case that ran out of memory is run once more with this many times the memory.
 RETRY_FACTOR = 2
@@ -79,6 +80,8 @@ class Bench:
         self.edits = EditBatches(run, self.tuned, self._locks, plan["cases"], plan["disk_bytes"])
         self._repeated = frozenset(plan["repeated"])
         self._at: Model | None = None
+        # of the case that was evaluated last: how long it waited for what all cases of its model share
+        self.baseline_seconds = 0.0
 
     def evaluate(self, case: Case) -> dict[str, Any]:
         """Run a case, write its files, and return its report with its probes.
@@ -90,6 +93,7 @@ class Bench:
             memory.
         """
         need = self._needs[case.model.id]
+        self.baseline_seconds = 0.0
         try:
             with self._leased(case.model, need) as placement:
                 return self._evaluate(case, placement)
@@ -114,16 +118,19 @@ class Bench:
             if kept is not None:
                 _log.info("the report exists, verifies and has the same inputs: kept")
                 return kept
-        made, measurements, examined = self._measure(case, request, 1 + repeats)
+        with stage(f"{case.model.short_name} {case.scenario.id}"):
+            made, measurements, examined = self._measure(case, request, 1 + repeats)
         _log_measured(measurements[0], placement)
         return self._write(case, request, made, measurements, examined)
 
     def _prepare(self, case: Case, placement: Placement) -> EvaluationRequest:
         """Return the evaluation request of a case, after measuring its baseline and making its preset if needed."""
         started = time.perf_counter()
-        baseline = self.baselines.baseline(case.model, placement)
-        _log.info("baseline %s is ready after %.2f s", case.model.id, time.perf_counter() - started)
-        preset = self.calibration.preset(case.model, baseline, placement)
+        with stage(f"baseline {case.model.short_name}"):
+            baseline = self.baselines.baseline(case.model, placement)
+            _log.info("baseline %s is ready after %.2f s", case.model.id, time.perf_counter() - started)
+            preset = self.calibration.preset(case.model, baseline, placement)
+        self.baseline_seconds = time.perf_counter() - started
         return EvaluationRequest(
             replace(self.baselines.setup(case.model), preset=preset),
             baseline,

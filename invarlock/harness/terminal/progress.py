@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -22,10 +23,16 @@ from invarlock.harness.session import Controller
 from invarlock.harness.terminal.bar import CaseBar
 from invarlock.jsonio import check_schema, write_json
 from invarlock.moments import format_moment, utc_now
+from invarlock.stage_line import PLAIN_SECONDS
+from invarlock.stages import Moment, listening
 
 FORMAT = "progress-v1"
 # A case takes a time of its own, and one that grows with the model: on one worker about that of so many bytes more.
 FIXED_COST_BYTES = 300_000_000
+BAR_SECONDS = 0.5
+# A baseline that was there already is looked at in less.
+SHOWN_SECONDS = 0.1
+MAX_STAGE_CHARACTERS = 500
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +54,10 @@ class Progress:
         self._seconds: dict[str, float] = {}
         self._began = time.monotonic()
         self._state = "running"
+        self._stage: str | None = None
+        self._stage_due = 0.0
+        self._baseline_seconds = 0.0
+        self._listening = ExitStack()
         self._terminal: Any = None
         self._bar: CaseBar | None = None
 
@@ -99,6 +110,7 @@ class Progress:
             return (yield)
         finally:
             self._state = "ended"
+            self._listening.close()
             self._running.clear()
             self._write()
 
@@ -106,7 +118,9 @@ class Progress:
         """Return the estimated seconds for the rest at the speed so far; None before the first case is done."""
         if not self._cost_done:
             return None
-        return (time.monotonic() - self._began) * self._cost_left / self._cost_done
+        # baselines and null runs are made once: the rest goes on without them
+        spent = max(0.0, time.monotonic() - self._began - self._baseline_seconds)
+        return spent * self._cost_left / self._cost_done
 
     @property
     def _verbosity(self) -> int:
@@ -128,11 +142,33 @@ class Progress:
         if self._terminal is not None and self._terminal.isatty and "CI" not in os.environ:
             writer = self.controller.config.get_terminal_writer()
             self._bar = CaseBar(self._terminal, self._cost_left, lambda: writer.fullwidth)
+        # workers have their stages to themselves
+        if getattr(self.controller.config.option, "dist", "no") == "no":
+            self._stage_due = self._began + (0 if self._bar is not None else PLAIN_SECONDS)
+            self._listening.enter_context(listening(self._show_stage))
         self._write()
+
+    def _show_stage(self, moment: Moment) -> None:
+        """Show what the running case does, at most twice a second, where no terminal is every so often."""
+        self._stage = str(moment)[:MAX_STAGE_CHARACTERS] or None
+        now = time.monotonic()
+        if now < self._stage_due or self._state != "running":
+            return
+        self._stage_due = now + (BAR_SECONDS if self._bar is not None else PLAIN_SECONDS)
+        self._write()
+        if self._bar is not None:
+            self._draw_bar()
+        elif self._terminal is not None and self._verbosity >= 0:
+            self._terminal.write_line(printable(f"{self._done}/{self._total} cases · {moment}"))
 
     def _end(self, case: Case, node: str) -> None:
         del self._running[node]
         seconds, shown = self._seconds.pop(node), self._shown.pop(node, None)
+        facts = dict(shown.user_properties) if shown is not None else {}
+        shared = min(seconds, float(str(facts.get("baseline_seconds", 0.0))))
+        seconds -= shared
+        self._baseline_seconds += shared
+        self._stage = None
         failed = shown is not None and shown.failed
         if failed:
             self._failed[node] = None
@@ -141,7 +177,7 @@ class Progress:
         self._cost_done += cost(case)
         self._write()
         how = "FAILED" if failed else "passed" if shown is None else shown.outcome
-        line = case_line(case, dict(shown.user_properties) if shown is not None else {}, seconds, how)
+        line = case_line(case, facts, seconds, how)
         _log.info("%s", line)
         if self._terminal is not None and self._verbosity >= 0:
             self._clear_bar()
@@ -151,7 +187,8 @@ class Progress:
     def _draw_bar(self) -> None:
         if self._bar is not None and self._done < self._total:
             failed = f", {len(self._failed)} failed" if self._failed else ""
-            self._bar.draw(f"{self._done}/{self._total} cases{failed}", self._cost_done)
+            doing = f" · {self._stage}" if self._stage else ""
+            self._bar.draw(printable(f"{self._done}/{self._total} cases{failed}{doing}"), self._cost_done)
 
     def _clear_bar(self) -> None:
         if self._bar is not None:
@@ -172,6 +209,7 @@ class Progress:
             "format": FORMAT,
             "suite": self.controller.catalog.suite,
             "state": self._state,
+            "stage": self._stage,
             "workers": self.controller.run.workers,
             "cases": {
                 "total": self._total,
@@ -200,4 +238,6 @@ def case_line(case: Case, facts: Mapping[str, object], seconds: float, how: str)
     spec = f"  {facts['spec']}" if facts.get("spec", case.scenario.id) != case.scenario.id else ""
     measured = f"ratio {facts['ratio']}  guards {facts['guards']}" if "ratio" in facts else "no report"
     measured = f"{measured}{spec}"
-    return f"{how}  {case.model.short_name}  {case.scenario.id}{run}  {measured}  {seconds:.1f} s"
+    shared = float(str(facts.get("baseline_seconds", 0.0)))
+    before = f", after {shared:.1f} s for the baseline" if shared >= SHOWN_SECONDS else ""
+    return f"{how}  {case.model.short_name}  {case.scenario.id}{run}  {measured}  {seconds:.1f} s{before}"

@@ -1,0 +1,89 @@
+"""What an evaluation is doing: the code announces its stages and counts, and a listener shows them.
+
+Example::
+
+    with listening(print), stage("baseline mistral-tiny"), stage("null run 2/2"):
+        for tensor in counted(tensors, "weights", 272):
+            ...                 # Moment(("baseline mistral-tiny", "null run 2/2"), "weights", 41, 272)
+
+Without a listener nothing happens. Listener and stages belong to the context of the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of the work.
+
+    Attributes:
+        stages: the outermost first.
+        what: what is counted in the innermost stage; empty if nothing is.
+        done: how many of them are done.
+        total: how many there are.
+    """
+
+    stages: tuple[str, ...]
+    what: str = ""
+    done: int = 0
+    total: int = 0
+
+    def __str__(self) -> str:
+        return " · ".join([*self.stages, *([f"{self.what} {self.done}/{self.total}"] if self.what else [])])
+
+
+Listener = Callable[[Moment], object]
+
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_STAGES: ContextVar[tuple[str, ...]] = ContextVar("stages", default=())
+
+
+@contextmanager
+def listening(*listeners: Listener) -> Iterator[None]:
+    """Call listeners with each moment of the work inside."""
+
+    def call_all(moment: Moment) -> None:
+        for listener in listeners:
+            listener(moment)
+
+    token = _LISTENER.set(call_all)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Announce a stage; the work inside is a part of it."""
+    token = _STAGES.set((*_STAGES.get(), name))
+    try:
+        announce()
+        yield
+    finally:
+        _STAGES.reset(token)
+
+
+def announce(what: str = "", done: int = 0, total: int = 0) -> None:
+    """Tell the listener how far the innermost stage is."""
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener(Moment(_STAGES.get(), what, done, total))
+
+
+def counted(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """Yield items and announce how many are done."""
+    done = 0
+    announce(what, done, total)
+    for item in items:
+        yield item
+        done += 1
+        announce(what, done, total)

@@ -114,8 +114,8 @@ def check_text_length(folder: Path, text: str, where: Path, seq_len: int, window
     width = max(1, seq_len - prefix)
     if tokens // width < windows:
         raise EvaluationError(
-            f"{where}: the text has at most {tokens // width} distinct windows of {width} tokens, {windows} are needed; "
-            "use a longer text, fewer windows or a shorter seq_len"
+            f"{where}: the text has at most {tokens // width} distinct windows of {width} tokens, {windows} are "
+            "needed; use a longer text, fewer windows or a shorter seq_len"
         )
 
 

@@ -4,14 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+from invarlock.packer.cli import add_verify_options
 from invarlock.packer.cli import main as packer
 from processes import invarlock_process, python, succeed
 
 from invarlock import __version__
+from invarlock.boundary import CommandParser
 from invarlock.catalog.shipped import shipped_suites
 from invarlock.cli import main
 from invarlock.cli.program import GROUPS, make_parser
 from invarlock.cli.running import pytest_arguments
+from invarlock.cli.verifying import OF_PACKS
 from invarlock.problems import Code
 
 ROOT = Path(__file__).parents[3]
@@ -114,6 +117,15 @@ def test_run_selects_cases_of_the_shipped_suites_from_any_folder(tmp_path: Path)
 
     assert "test_scenario[mistral-tiny-noop_control-run1]" in done.stdout
     assert not [path for path in tmp_path.iterdir() if path.name != ".pytest_cache"]
+
+
+def test_verify_knows_which_options_are_of_packs_alone() -> None:
+    parser = CommandParser()
+    add_verify_options(parser)
+
+    found = set(vars(parser.parse_args([]))) - {"json", "json_out", "quiet"}
+
+    assert found == set(OF_PACKS)
 
 
 def test_completion_offers_commands_and_options(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from textwrap import fill
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from invarlock.boundary import Commands
 from invarlock.catalog.shipped import shipped_suites
 from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive
-from invarlock.errors import Interrupted, InvarLockError, UsageError
+from invarlock.errors import EvaluationError, Interrupted, InvarLockError, UsageError
 from invarlock.library_notices import notices_in
 from invarlock.output import say, say_results
 from invarlock.problems import ExitCode
@@ -224,13 +226,16 @@ def _measured(request: PairRequest, options: argparse.Namespace) -> dict[str, An
     Raises:
         Interrupted: when the user stops it, with the command that begins anew.
     """
+    # imported here to keep --help fast
+    from invarlock.evaluation.unfinished import unfinished_folder
+
     log = options.output_dir.with_name(f"{options.output_dir.name}.log")
     try:
         with notices_in(log) as terminal, StageLine(terminal) as line, listening(line, StageLog(log)):
             with stage("loading PyTorch"):
                 # imported here because it imports PyTorch, which missing input does not need
                 from invarlock.evaluation.pair import evaluate_pair
-            report = evaluate_pair(request, options.output_dir)
+            report = _going_on(evaluate_pair, request, options.output_dir)
     except InvarLockError:
         # says itself what is wrong
         log.unlink(missing_ok=True)
@@ -238,9 +243,30 @@ def _measured(request: PairRequest, options: argparse.Namespace) -> dict[str, An
     except KeyboardInterrupt:
         log.unlink(missing_ok=True)
         again = shlex.join(["invarlock", *options.given])
+        if unfinished_folder(options.output_dir).is_dir():
+            raise Interrupted(f"interrupted, nothing lost: the baseline is measured; go on with: {again}") from None
         raise Interrupted(f"interrupted, no report was written; begin again with: {again}") from None
     with suppress(OSError):
         log.rename(options.output_dir / LOG_NAME)
+    return report
+
+
+def _going_on(
+    evaluate: Callable[[PairRequest, Path], dict[str, Any]], request: PairRequest, target: Path
+) -> dict[str, Any]:
+    """Return the report of a request, with the baseline that an interrupted evaluation left if it is of its setup."""
+    # imported here to keep --help fast
+    from invarlock.evaluation.unfinished import go_on, unfinished_folder
+
+    folder = unfinished_folder(target)
+    resumed = go_on(request, folder)
+    try:
+        report = evaluate(resumed, target)
+    except EvaluationError as error:
+        if resumed is request or not str(error).startswith(str(folder)):
+            raise
+        report = evaluate(request, target)
+    shutil.rmtree(folder, ignore_errors=True)
     return report
 
 

@@ -52,7 +52,7 @@ def check_pair(request: PairRequest, target: Path) -> None:
     checks = Checks()
     checks.run(lambda: check_request(request, target))
     baseline = request.baseline
-    files = checks.run(lambda: _folder(baseline, "--baseline") or check_dense(baseline))
+    files = checks.run(lambda: _is_there(baseline) and check_dense(baseline))
     if isinstance(files, CheckpointFiles):
         checks.run(lambda: check_scorable(baseline, request.seq_len))
         checks.run(lambda: _check_tokenizer(baseline))
@@ -120,7 +120,7 @@ def check_text_length(folder: Path, text: str, where: Path, seq_len: int, window
 
 
 def _check_subject(subject: Path, request: PairRequest, checks: Checks, *, has_baseline: bool) -> None:
-    if checks.run(lambda: _folder(subject, "--subject") or True) is None:
+    if checks.run(lambda: _is_there(subject)) is None:
         return
     if has_baseline:
         checks.run(lambda: open_checkpoint(subject, request.baseline))
@@ -129,10 +129,11 @@ def _check_subject(subject: Path, request: PairRequest, checks: Checks, *, has_b
     checks.run(lambda: read_subject_edit(subject, request.edit_label))
 
 
-def _folder(folder: Path, option: str) -> None:
-    """Check that a checkpoint is there; the message is that of ``check_request``."""
+def _is_there(folder: Path) -> bool:
+    """Return True for a checkpoint that is there; the message is that of ``check_request``."""
     if not folder.is_dir() and not find_gguf(folder):
         raise CheckpointError(f"{folder}: no such folder; give a checkpoint with config.json and safetensors")
+    return True
 
 
 def _check_tokenizer(folder: Path) -> None:

@@ -45,6 +45,7 @@ from invarlock.evaluation.served.server import TEXT, find_server
 from invarlock.evaluation.served.subject import compare_served
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.tokenization import load_tokenizer
+from invarlock.evaluation.unfinished import keep_baseline
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
 from invarlock.judgement.expectations import parse_expectations
@@ -84,6 +85,8 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
         with ExitStack() as stack:
             with _writing(target):
                 staging = stack.enter_context(staging_folder(target))
+            # before the staging folder is removed
+            stack.push(lambda kind, *_: keep_baseline(kind, (staging / BASELINE_REPORT).parent, target))
             if subject is None:
                 report, files = _evaluate_served(request, staging)
             else:
@@ -204,7 +207,10 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw, kept: Path) -> dic
     """
     if request.baseline_report is None:
         measured = measure_baseline(request.baseline, {RUN: draw}, setup.plan, setup.placement, probe=False, kept=kept)
-        return baseline_document(setup, measured)
+        document = baseline_document(setup, measured)
+        # for an evaluation that is interrupted
+        write_bytes(kept / REPORT_NAME, dump_json(document))
+        return document
     path = request.baseline_report
     document = read_baseline_report(path)
     tokenizer = tokenizer_digest(request.baseline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def check_tuning(suites: Path, name: str, output: Path, scopes: Sequence[str], m
     checks.run(lambda: check_can_be_made(output, "--output"))
     checks.run(lambda: read_entries(output))
     for scope in scopes:
-        checks.run(lambda scope=scope: parse_scope(scope, where="--scope"))  # type: ignore[misc]
+        checks.run(partial(parse_scope, scope, where="--scope"))
     folder = Path(name)
     if folder.is_dir():
         checks.run(lambda: check_dense(folder))

@@ -6,6 +6,8 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -316,8 +318,12 @@ def test_a_baselines_report_of_another_setup_is_refused_before_torch_is_imported
 
 def test_what_is_missing_is_told_before_torch_is_imported(baseline: Path, tmp_path: Path) -> None:
     named = {
-        "--baseline": baseline, "--subject": baseline, "--text": TEXT, "--output-dir": tmp_path / "out", "--seq-len": "64",
-    }  # fmt: skip
+        "--baseline": baseline,
+        "--subject": baseline,
+        "--text": TEXT,
+        "--output-dir": tmp_path / "out",
+        "--seq-len": "64",
+    }
     lines = [named | {missing: tmp_path / "nowhere"} for missing in ("--baseline", "--subject", "--text")]
 
     done = light("invarlock", [("evaluate", *(part for pair in line.items() for part in pair)) for line in lines])
@@ -400,7 +406,7 @@ def test_a_proposal_of_limits_is_fitted_to_a_run_and_no_tier_changes(real_run: A
 
 @pytest.mark.slow
 def test_the_example_of_the_help_runs_as_it_stands(tmp_path: Path) -> None:
-    example = typed("evaluate", "--help").stdout.partition("InvarLock:\n")[2]
+    example = invarlock_process("evaluate", "--help").stdout.partition("InvarLock:\n")[2]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     done = subprocess.run(
@@ -433,3 +439,49 @@ def test_an_interrupt_says_how_to_begin_again(baseline: Path, quantised: Path, t
     assert said == f"interrupted, no report was written; begin again with: {shlex.join(['invarlock', *command[3:]])}"
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_evaluation_goes_on_with_its_baseline(baseline: Path, quantised: Path, tmp_path: Path) -> None:
+    given = (
+        "evaluate",
+        "--baseline",
+        baseline,
+        "--subject",
+        quantised,
+        "--text",
+        TEXT,
+        "--output-dir",
+        tmp_path / "out",
+    )
+    command = [sys.executable, "-m", "invarlock", *map(str, (*given, *SMALL))]
+    log = tmp_path / "out.log"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 120
+        while "subject" not in (log.read_text() if log.is_file() else "") and time.monotonic() < deadline:
+            time.sleep(0.005)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+
+    assert (running.returncode, "nothing lost" in errors, "Traceback" in errors) == (130, True, False), errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.unfinished"]
+    left = (tmp_path / "out.unfinished/evaluation.report.json").read_bytes()
+
+    # another setup measures the baseline again
+    other = evaluate(baseline, quantised, tmp_path / "out", "--seed", "7")
+    assert other.returncode == 0, other.stderr
+    shutil.move(tmp_path / "out", tmp_path / "other")
+    assert load(tmp_path / "other/baseline/evaluation.report.json")["draws"] != json.loads(left)["draws"]
+    (tmp_path / "out.unfinished").mkdir()
+    for name in ("evaluation.report.json", "kept_tokens_1.npy"):
+        shutil.copy(tmp_path / "other/baseline" / name, tmp_path / "out.unfinished" / name)
+
+    done = evaluate(baseline, quantised, tmp_path / "out", "--seed", "7")
+
+    assert done.returncode == 0, done.stderr
+    first, second = (load(tmp_path / name / "evaluation.report.json") for name in ("other", "out"))
+    assert (first["primary_metric"], first["spectral"]) == (second["primary_metric"], second["spectral"])
+    assert (tmp_path / "out/baseline/evaluation.report.json").read_bytes() == (
+        tmp_path / "other/baseline/evaluation.report.json"
+    ).read_bytes()
+    assert not (tmp_path / "out.unfinished").exists()

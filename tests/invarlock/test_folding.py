@@ -60,7 +60,8 @@ class Terminal(io.StringIO):
 )
 def test_results_have_a_colour_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch, line: str, painted: str) -> None:
     printed = []
-    for environment in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}):
+    environments: tuple[dict[str, str], ...] = ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"})
+    for environment in environments:
         monkeypatch.delenv("NO_COLOR", raising=False)
         monkeypatch.setenv("TERM", "xterm")
         for name, value in environment.items():

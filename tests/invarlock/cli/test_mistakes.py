@@ -24,6 +24,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
 HEX = f"sha256:{'0' * 64}"
 EARLIER, LATER = "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"
 # What would import PyTorch once nothing is wrong.
+HALTED: Any = None
 MEASURING = ("invarlock.evaluation.pair", "invarlock.evaluation.suite_tuning")
 
 
@@ -69,7 +70,12 @@ def _pickle_only(folder: Path) -> None:
 
 
 def _replace(name: str, data: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink() or ((folder / name).write_bytes(data) and None)  # type: ignore[func-returns-value]
+    def change(folder: Path) -> None:
+        # the file may be a link
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_bytes(data)
+
+    return change
 
 
 def _no_tokenizer(folder: Path) -> None:
@@ -88,8 +94,8 @@ BROKEN: dict[str, Callable[[Path], None]] = {
     "masked": _edit_config(architectures=["BertForMaskedLM"]),
     "encoder_decoder": _edit_config(is_encoder_decoder=True),
     "packed": _edit_config(quantization_config={"quant_method": "hqq"}),
-    "adapter_beside": lambda folder: (folder / "adapter_config.json").write_text("{}") and None,
-    "bad_metadata": lambda folder: (folder / "edit_metadata.json").write_text("[]") and None,
+    "adapter_beside": _replace("adapter_config.json", b"{}"),
+    "bad_metadata": _replace("edit_metadata.json", b"[]"),
 }
 
 EVALUATE = "evaluate --baseline {good} --subject {good} --text {text.txt} --output-dir {out} --seq-len 64"
@@ -228,7 +234,7 @@ def test_a_mistake_is_answered_before_anything_is_measured(
 ) -> None:
     line, exit_code, codes = MISTAKES[mistake]
     for name in MEASURING:
-        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, name, HALTED)
     before = sorted(path.name for path in here.iterdir())
 
     found = end(words(line, here), capsys)
@@ -243,7 +249,7 @@ def test_there_are_sixty_mistakes() -> None:
 
 def test_what_is_right_is_not_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in MEASURING:
-        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, name, HALTED)
 
     # measuring would begin here
     for line in (evaluate(), "tune {good} --output {new.json}", "tune embedded/mistral-tiny --output {new.json}"):

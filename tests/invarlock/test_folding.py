@@ -66,12 +66,14 @@ def test_results_have_a_colour_on_a_terminal_alone(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("TERM", "xterm")
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "stdout", Terminal())
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
         say_results(line)
-        printed.append(sys.stdout.getvalue())  # type: ignore[attr-defined]
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
+        printed.append(terminal.getvalue())
+    pipe = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", pipe)
     say_results(line)
 
     plain = line.replace("\x1b", "\\x1b") + "\n"
     assert printed == [painted + "\n", plain, plain]
-    assert sys.stdout.getvalue() == plain  # type: ignore[attr-defined]
+    assert pipe.getvalue() == plain

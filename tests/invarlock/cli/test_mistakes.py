@@ -225,7 +225,8 @@ def end(given: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, list
         return int(stop.code or 0), []
     document = json.loads(capsys.readouterr().out)
     rows = document.get("errors") or [row for one in document["results"] for row in one["problems"]]
-    return code, [Code(row["code"]) for row in rows]
+    known = {one.value: one for one in Code}
+    return code, [known[row["code"]] for row in rows]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
-from invarlock.errors import CombinedError, Interrupted, InvarLockError, disk_refuses, printable
+from invarlock.errors import CombinedError, Interrupted, InvarLockError, disk_refuses
 from invarlock.nearest import did_you_mean
 from invarlock.output import abandon_full_streams, flush_output, prepare_output, say_error
 from invarlock.problems import ExitCode
@@ -37,8 +37,9 @@ class CommandParser(argparse.ArgumentParser):
     """An argument parser that escapes control characters in its messages."""
 
     def error(self, message: str) -> NoReturn:
-        """Print a usage error, with control characters replaced, and exit."""
-        super().error(printable(message))
+        """Print a usage error on one line, with control characters replaced, and exit."""
+        say_error(f"{self.prog}: error: {message}; options: {self.prog} --help")
+        self.exit(int(ExitCode.USAGE))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

@@ -45,6 +45,10 @@ CHAT_TEMPLATES = "chat_template*"
 # A mixture of 1,000 experts in 100 blocks has some 300,000 tensors; its index is 30 MB.
 MAX_INDEX_BYTES = 64 * 1024 * 1024
 
+# Weights of PyTorch, which other tools write.
+PICKLES = ("pytorch_model*.bin", "consolidated*.pth", "*.pt")
+# What stands in the place of a file that Git LFS has not fetched.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 GGUF_SUFFIX = ".gguf"
 _GGUF_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\.gguf")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,213}")
@@ -61,6 +65,17 @@ class ShardIndex:
     document: Mapping[str, Any]
 
 
+def check_fetched(path: Path) -> None:
+    """Check that a file is not a pointer of Git LFS.
+
+    Raises:
+        CheckpointError: when it is.
+    """
+    with path.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise CheckpointError(f"{path}: a pointer of Git LFS in the place of the file; fetch it: git lfs pull")
+
+
 def read_index(folder: Path) -> ShardIndex | None:
     """Return the index of a sharded checkpoint, None if the weights are one file.
 
@@ -73,6 +88,12 @@ def read_index(folder: Path) -> ShardIndex | None:
         return None
     path = folder / INDEX_FILE
     if not path.is_file():
+        pickle = next((found.name for pattern in PICKLES for found in sorted(folder.glob(pattern))), None)
+        if pickle is not None:
+            raise CheckpointError(
+                f"{folder}: weights as pickles alone ({pickle}), which can run code; save the model as safetensors: "
+                "model.save_pretrained(FOLDER) in transformers"
+            )
         raise CheckpointError(
             f"{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}; point at a folder with safetensors weights"
         )

@@ -22,7 +22,7 @@ from typing import Any
 
 from invarlock.checkpoints.architectures import ARCHITECTURES, Role
 from invarlock.checkpoints.families import Module, classify, has_table
-from invarlock.checkpoints.layout import CONFIG_FILE, ShardIndex, read_index, shard_names
+from invarlock.checkpoints.layout import CONFIG_FILE, ShardIndex, check_fetched, read_index, shard_names
 from invarlock.errors import CheckpointError, DocumentError, MissingFileError
 from invarlock.jsonio import parse_json, read_json
 
@@ -175,6 +175,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
         CheckpointError: when the header is malformed, or its tensors do not fill the file exactly.
     """
     try:
+        check_fetched(path)
         with path.open("rb") as stream:
             file_bytes = stream.seek(0, 2)
             stream.seek(0)

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from invarlock.checkpoints.layout import find_gguf, is_adapter, tokenizer_files
+from invarlock.checkpoints.layout import check_fetched, find_gguf, is_adapter, tokenizer_files
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import TOKENIZER_FILE, check_dense, open_checkpoint
@@ -139,6 +139,8 @@ def _is_there(folder: Path) -> bool:
 def _check_tokenizer(folder: Path) -> None:
     if not tokenizer_files(folder):
         raise CheckpointError(f"{folder}: no tokenizer files; add those of the model, the text needs them")
+    for name in tokenizer_files(folder):
+        check_fetched(folder / name)
 
 
 def _check_text(request: PairRequest) -> None:

@@ -88,6 +88,7 @@ BROKEN: dict[str, Callable[[Path], None]] = {
     "bad_config": _replace("config.json", b"{"),
     "pickle": _pickle_only,
     "pointer": _replace("model.safetensors", POINTER),
+    "tokenizer_pointer": _replace("tokenizer.json", POINTER),
     "cut_off": lambda folder: os.truncate(folder / "model.safetensors", 100_000),
     "no_weights": lambda folder: (folder / "model.safetensors").unlink(),
     "no_tokenizer": _no_tokenizer,
@@ -130,6 +131,9 @@ MISTAKES: dict[str, tuple[str, int, Sequence[Code]]] = {
     "a malformed config.json": (evaluate(subject="{bad_config}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "a checkpoint of pickles alone": (evaluate(subject="{pickle}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "a pointer of Git LFS": (evaluate(subject="{pointer}"), 2, [C.CHECKPOINT_UNUSABLE]),
+    "a tokenizer that is a pointer of Git LFS": (
+        evaluate(baseline="{tokenizer_pointer}"), 2, [C.CHECKPOINT_UNUSABLE],
+    ),
     "a shard that is cut off": (evaluate(subject="{cut_off}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "no weights": (evaluate(subject="{no_weights}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "a baseline without tokenizer": (evaluate(baseline="{no_tokenizer}"), 2, [C.CHECKPOINT_UNUSABLE]),
@@ -277,3 +281,25 @@ def test_pytorch_is_not_imported_for_it(here: Path, mistake: str) -> None:
 def test_all_problems_are_printed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(MISTAKES["everything is missing"][0], here)) == 2
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words_of_it"),
+    [
+        ("a pointer of Git LFS", "git lfs pull"),
+        ("a checkpoint of pickles alone", "pytorch_model.bin"),
+        ("an unknown tier", "did you mean balanced?"),
+        ("no options", "invarlock evaluate --help"),
+    ],
+)
+def test_the_line_says_what_to_do(
+    here: Path, capsys: pytest.CaptureFixture[str], mistake: str, words_of_it: str
+) -> None:
+    given = words(MISTAKES[mistake][0], here)
+    try:
+        code = main(given)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    said = capsys.readouterr().err.splitlines()
+
+    assert (code, len(said), words_of_it in said[0]) == (2, 1, True), said

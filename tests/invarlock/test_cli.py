@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import invarlock, invarlock_process, light
+from processes import INVARLOCK, invarlock, invarlock_process, light
 from safetensors.torch import load_file, save_file
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
@@ -427,7 +427,7 @@ def test_an_interrupt_says_how_to_begin_again(baseline: Path, quantised: Path, t
         "evaluate", "--baseline", baseline, "--subject", quantised, "--text", TEXT, "--output-dir", tmp_path / "out",
         *SMALL,
     ]  # fmt: skip
-    command = [sys.executable, "-m", "invarlock", *map(str, given)]
+    command = [*INVARLOCK, *map(str, given)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         first = running.stderr.readline()
@@ -454,7 +454,7 @@ def test_an_interrupted_evaluation_goes_on_with_its_baseline(baseline: Path, qua
         "--output-dir",
         tmp_path / "out",
     )
-    command = [sys.executable, "-m", "invarlock", *map(str, (*given, *SMALL))]
+    command = [*INVARLOCK, *map(str, (*given, *SMALL))]
     log = tmp_path / "out.log"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         deadline = time.monotonic() + 120

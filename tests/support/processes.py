@@ -32,6 +32,8 @@ OURS = ("PACK_", "INVARLOCK_", "PYTEST_", "OUTPUT_DIR", "MIN_FREE", "GITHUB_STEP
 QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio")
 # The packer as a user starts it, for tests whose shell or timing matters.
 PACKER = (sys.executable, "-m", "invarlock.packer")
+# InvarLock as a user starts it, for tests that interrupt it.
+INVARLOCK = (sys.executable, "-m", "invarlock")
 WARM = WarmPython()
 # Few windows, enough for every expectation: a case takes a second.
 SMALL = {

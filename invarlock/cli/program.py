@@ -28,7 +28,7 @@ from invarlock.task_records.command import add_records_command
 COMPLETION = (
     "Shell completion: pip install 'invarlock[completion]', then: eval \"$(register-python-argcomplete invarlock)\""
 )
-_HELP_COLUMN = 14
+_HELP_COLUMN = 18
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

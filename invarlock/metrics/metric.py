@@ -71,10 +71,9 @@ class Metric:
         is_guarded: whether a verdict lists it among the guards, whose signals it counts.
         facts: returns what the verdict's record of a report says of it.
         schema: its part of the schemas, as ``reports.schemas`` takes it; None if ``contracts/parts`` has it.
-        has_raw: whether it has measurements of its own beside the losses: ``raw`` of its block, with ``baseline`` and
-            ``subject``. ``judge`` finds them in the context.
-        consistency_problems: yields where its measurements contradict others of a report.
-        null_problems: the same of a change of a null run.
+        has_raw: whether it has measurements of its own in addition to the losses: ``raw`` of its block, with
+            ``baseline`` and ``subject``. ``judge`` finds them in the context. consistency_problems: yields where its
+            measurements contradict others of a report. null_problems: the same of a change of a null run.
     """
 
     name: str

@@ -34,7 +34,7 @@ def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> d
 
     Args:
         windows: ``evaluation_windows`` of a report.
-        asked: windows asked for, ``preview`` and ``final``.
+        asked: requested number of windows, ``preview`` and ``final``.
     """
     preview, final = windows["preview"], windows["final"]
     ids = [*preview["window_ids"], *final["window_ids"]]

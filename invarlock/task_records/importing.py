@@ -20,7 +20,7 @@ from invarlock.task_records.lm_eval import is_samples, read_samples
 from invarlock.task_records.pairing import paired_records
 from invarlock.task_records.record import ChosenMetric, TaskRecords
 
-# Beside the files of a subject, like its edit_metadata.json.
+# In the folder of a subject, like its edit_metadata.json.
 RECORDS_NAME = "task_records.json"
 LM_EVAL, INSPECT = "lm-evaluation-harness", "inspect-ai"
 

@@ -92,7 +92,7 @@ def _record(where: str, row: Mapping[str, Any], metric: str) -> Record:
 
 
 def _plain(arguments: Any) -> Any:
-    """Return what was asked of the model as lists: versions differ in the names that they give the parts."""
+    """Return the model's input as lists, since versions name its parts differently."""
     if isinstance(arguments, dict) and all(re.fullmatch(r"(gen_args_|arg_)\d+", str(key)) for key in arguments):
         return [_plain(arguments[key]) for key in sorted(arguments, key=lambda key: int(key.rsplit("_", 1)[1]))]
     if isinstance(arguments, list):

@@ -1,4 +1,4 @@
-"""The one form of a result: what was asked by digest, and the score that the answer got."""
+"""The common form of a result: the digest of the input, and the score of the answer."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from invarlock.verdict.words import is_neutral, seen_words, subject_words
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The pages around that of a report, by paths relative to its folder; None where there is none."""
+    """The pages around that of a report, by paths relative to its folder; None if a page does not exist."""
 
     overview: str | None = None
     previous: str | None = None

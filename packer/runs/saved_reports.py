@@ -1,4 +1,4 @@
-"""One case's report on disk: whether it is whole and follows, asked when a run resumes, ends or is merged."""
+"""Checks one case's report on disk: complete and derived correctly. Used when a run resumes, ends or is merged."""
 
 from __future__ import annotations
 

@@ -57,6 +57,8 @@ COMMANDS = [
     if page.name not in HISTORY
     for number, line in enumerate(commands(page.read_text("utf-8")))
 ]
+WORKFLOW = (ROOT / "examples/github-workflow.yml").read_text("utf-8")
+COMMANDS += [pytest.param(line, id=line) for line in commands(f"```yaml\n{WORKFLOW}```")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -309,6 +309,7 @@ def add_diff(subparsers: Commands) -> None:
     parser.add_argument("first", type=Path, metavar="A")
     parser.add_argument("second", type=Path, metavar="B")
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the differences as a page for browsers")
     _add_allow_unsigned(parser)
     parser.set_defaults(command=commands.diff)
 

@@ -290,9 +290,13 @@ def verify_receipt(options: Namespace) -> int:
 def diff(options: Namespace) -> int:
     """Verify two packs, and print how their verdicts differ."""
     # imported here to keep --help fast
-    from invarlock.packer.diffing import diff_verdicts, render_diff
+    from invarlock.packer.diffing import diff_verdicts, render_diff, render_diff_page
     from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 
+    from invarlock.named_files import check_result_file, write_result
+
+    if options.html is not None:
+        check_result_file(options.html, "--html")
     verdicts, signed = [], []
     for pack in (options.first, options.second):
         result = verify_pack(pack, VerifyOptions(allow_unsigned=options.allow_unsigned))
@@ -306,6 +310,9 @@ def diff(options: Namespace) -> int:
         verdicts.append(result.verdict_document)
         signed.append(result.signed)
     found = {**diff_verdicts(*verdicts), "signed": signed}
+    if options.html is not None:
+        page = render_diff_page(found, (str(options.first), str(options.second)))
+        write_result(options.html, page, "--html")
     if options.json:
         say_json(found)
     else:

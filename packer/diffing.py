@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from invarlock.folding import fold
+from invarlock.pages.document import html_document
+from invarlock.pages.markup import Markup, breakable, element, join
+from invarlock.pages.numbers import change_text, share_text
+from invarlock.pages.parts import data_table, definition_list, pill
 
 Case = tuple[str, str, int]
 # The requirements of a case: a weaker plan, another policy or another preset may change a verdict.
@@ -76,6 +80,81 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
     other = sum(any(key in REQUIREMENTS for key in row["changed"]) for row in diff["cases"])
     requirements = f", {other} with other requirements" if other else ""
     return [*lines, f"{compared} cases compared, {changed} differ{requirements}"]
+
+
+def render_diff_page(diff: Mapping[str, Any], names: tuple[str, str]) -> bytes:
+    """Return the differences as an HTML page in the style of the page of a pack; ``names`` are those of the packs."""
+    compared, changed = diff["cases_compared"], len(diff["cases"])
+    unsigned = [name for name, is_signed in zip(names, diff.get("signed", (True, True)), strict=True) if not is_signed]
+    verdicts = diff.get("verdict")
+    body = join(
+        (
+            element(
+                "header",
+                element("p", "InvarLock comparison of two packs", class_="kind"),
+                element("h1", f"{changed} of {compared} cases differ"),
+                definition_list(
+                    {
+                        "first pack": names[0],
+                        "second pack": names[1],
+                        "verdict": join(_pills(verdicts)) if verdicts else "the same",
+                    }
+                ),
+                *(
+                    element("p", f"{name} is not signed: anybody could have made it.", class_="box")
+                    for name in unsigned
+                ),
+            ),
+            element("main", *_only(diff), *_changes(diff["cases"])),
+            element("footer", element("p", "Both packs verified when this page was made. It is not part of a pack.")),
+        )
+    )
+    return html_document(f"{changed} of {compared} cases differ", body, is_wide=True)
+
+
+def _pills(verdicts: Sequence[str]) -> tuple[Markup, str, Markup]:
+    kinds = {"PASS": "pass", "FAIL": "fail"}
+    first, second = (pill(words, kinds.get(words, "note")) for words in verdicts)
+    return first, " → ", second
+
+
+def _only(diff: Mapping[str, Any]) -> Iterator[Markup]:
+    for title, key in (("Only in the first pack", "only_in_first"), ("Only in the second pack", "only_in_second")):
+        if diff[key]:
+            yield element("h2", title)
+            yield element("ul", *(element("li", case) for case in diff[key]))
+
+
+def _changes(cases: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
+    """Yield what changed: requirements, which may change a verdict by themselves, before measurements."""
+    for title, keys, about in (
+        ("Other requirements", REQUIREMENTS, "A weaker plan, another policy or another preset may change a verdict."),
+        ("Other results", MEASURED, ""),
+    ):
+        rows = [
+            (
+                breakable(row["scenario"]) + (f", run {row['run']}" if row["run"] > 1 else ""),
+                row["model"],
+                key.replace("_", " "),
+                *(_shown(key, value) for value in row["changed"][key]),
+            )
+            for row in cases
+            for key in keys
+            if key in row["changed"]
+        ]
+        yield element("h2", title)
+        if rows and about:
+            yield element("p", about, class_="soft")
+        cells = [(Markup(scenario), *rest) for scenario, *rest in rows]
+        yield data_table(("scenario", "model", "what", "first", "second"), cells, "none")
+
+
+def _shown(key: str, value: Any) -> object:
+    if key == "passed":
+        return pill("as expected", "pass") if value else pill("not as expected", "fail")
+    if key == "ratio_vs_baseline":
+        return "no ratio" if value is None else f"{change_text(value)} perplexity"
+    return share_text(value) if key == "fidelity_same_top_share" else _value(value)
 
 
 def _records(verdict: Mapping[str, Any]) -> dict[Case, Mapping[str, Any]]:

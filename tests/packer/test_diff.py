@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from html_pages import Page
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.cli import main
+from invarlock.packer.diffing import render_diff_page
 from invarlock.packer.inspection import inspect_pack
 from packs import REPORT, SCENARIOS, STRESS, TIME, content, edit_json, page, page_of, sha256
 from processes import packer
@@ -46,6 +48,33 @@ def test_ratios_flags_and_missing_cases_are_told(run: Path, real_run: Any, tmp_p
     old, new = changed["prune_50pct_stress"]["ratio_vs_baseline"]
     assert new > old
     assert "noop_control" not in changed
+
+
+HOSTILE = "</td>\"'><script>alert(1)</script>&\x1b[31m\u202e"
+
+
+def test_the_differences_are_a_page_that_nothing_in_a_pack_can_change() -> None:
+    changed = {"passed": [True, False], "ratio_vs_baseline": [1.01, None], "edit_spec": ["a", HOSTILE]}
+    row = {"model": HOSTILE, "scenario": HOSTILE, "run": 2, "changed": changed}
+    diff = {"verdict": ["PASS", "FAIL"], "only_in_first": [HOSTILE], "only_in_second": [], "cases": [row]}
+    diff |= {"cases_compared": 3, "signed": [True, False]}
+
+    page = Page(data := render_diff_page(diff, ("one", HOSTILE)))
+
+    shown = ["1 of 3 cases differ", "+1 % perplexity", "as expected", "not as expected", ", run 2", "is not signed"]
+    assert [text for text in shown if text not in page.text] == []
+    assert {"script", "a", "img"}.isdisjoint(page.elements)
+    assert b"\x1b" not in data
+    same = {"only_in_first": [], "only_in_second": [], "cases": [], "cases_compared": 3}
+    assert "0 of 3 cases differ" in Page(render_diff_page(same, ("one", "two"))).text
+
+
+def test_diff_writes_a_page(real_run: Any, tmp_path: Path) -> None:
+    page = tmp_path / "diff.html"
+
+    assert main(["diff", str(real_run.pack), str(real_run.pack), "--html", str(page)]) == 0
+
+    assert "0 of 3 cases differ" in Page(page.read_bytes()).text
 
 
 def test_an_unsigned_pack_is_compared_where_that_is_allowed_and_is_said_to_be_unsigned(

@@ -153,7 +153,7 @@ def test_checkpoints_are_compared_by_the_command_of_the_page(
     command: str, words: dict[str, str], tmp_path: Path
 ) -> None:
     filled = fill_in(command, {**words, "OUT": str(tmp_path / "out")})
-    few = "--seq-len 64 --preview-windows 4 --final-windows 8"
+    few = "--seq-len 64 --preview-windows 4 --final-windows 16"
 
     succeed(python("-m", *shlex.split(f"{filled} {few}")))
 

@@ -28,6 +28,9 @@ from invarlock.statistics.rounding import rounded
 
 Block = Mapping[str, Any]
 
+EVIDENCE_FLAG = "primary_metric_evidence_acceptable"
+TOO_FEW = "too few windows"
+
 
 def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> dict[str, Any]:
     """Return how well the windows of both sides pair: counts, and the fractions scored and shared.
@@ -73,6 +76,7 @@ def derive_primary_metric(
         "unit": "ppl",
         "direction": "lower_is_better",
         "gating_basis": "upper",
+        "windows": len(final["window_ids"]),
         **{name: None if mean is None else rounded(exponential(mean)) for name, mean in means.items()},
         "drift": _drift(means),
         "ratio_vs_baseline": None,
@@ -199,7 +203,36 @@ def _gates(block: Block, limits: Block) -> list[Gate]:
             f"{low:g} to {high:g}",
             drift_is_acceptable(block, limits),
         ),
+        Gate(
+            EVIDENCE_FLAG,
+            _evidence_words(block, limits),
+            f"at least {limits['minimum_windows']} windows and an interval at most "
+            f"{limits['maximum_interval_width']:g} wide",
+            not missing_evidence(block, limits),
+        ),
     ]
+
+
+def missing_evidence(block: Block, limits: Block) -> list[str]:
+    """Return why the windows are too little to judge a subject by: too few of them, or an interval that is too wide.
+
+    A metric that is not valid has no interval; another gate fails then.
+    """
+    reasons = []
+    if block["windows"] < limits["minimum_windows"]:
+        reasons.append(TOO_FEW)
+    ends = block["ci"]
+    if ends is not None and None not in ends and ends[1] - ends[0] > limits["maximum_interval_width"]:
+        reasons.append("the interval is too wide")
+    return reasons
+
+
+def _evidence_words(block: Block, limits: Block) -> str:
+    ends = block["ci"]
+    measured = f"{block['windows']} windows"
+    if ends is not None and None not in ends:
+        measured += f" and an interval {ends[1] - ends[0]:.6g} wide"
+    return "; ".join((*missing_evidence(block, limits), measured))
 
 
 def _ratio_words(block: Block) -> str:
@@ -312,7 +345,7 @@ PERPLEXITY = Metric(
     judge=_judge,
     page_section=_page_section,
     summary=_summary,
-    flags=("primary_metric_acceptable", "preview_final_drift_acceptable"),
+    flags=("primary_metric_acceptable", "preview_final_drift_acceptable", EVIDENCE_FLAG),
     gates=_gates,
     detects=lambda validation: validation["primary_metric_acceptable"] is False,
     limits_used=_limits_used,

@@ -10,7 +10,7 @@ from invarlock.judgement.gate import Gate, number_or_words
 from invarlock.judgement.learning import FittedLimit, largest_with_margin
 from invarlock.judgement.shares import Shares, share_of
 from invarlock.metrics.metric import Metric
-from invarlock.metrics.perplexity import loss_differences
+from invarlock.metrics.perplexity import TOO_FEW, loss_differences
 from invarlock.pages.figures import window_figure
 from invarlock.pages.markup import Markup, element
 from invarlock.pages.parts import number_text
@@ -23,7 +23,8 @@ Block = Mapping[str, Any]
 def derive_tail(windows: Block, policy: Block, invalid: bool) -> dict[str, Any]:
     """Return the ``primary_metric_tail`` block: a high quantile of the loss differences against its limit.
 
-    Fewer windows than the policy asks for leave it not evaluated. In mode ``warn`` it never blocks.
+    In mode ``warn`` it never blocks, and fewer windows than the policy needs leave it not evaluated. In mode ``fail``
+    they fail it: too little evidence is no pass.
     """
     final = windows["final"]
     count = len(final["window_ids"])
@@ -34,11 +35,13 @@ def derive_tail(windows: Block, policy: Block, invalid: bool) -> dict[str, Any]:
         "windows": count,
         "value": None,
         "status": "not_evaluated",
+        "reason": None,
     }
     if invalid:
         return {**block, "status": "fail"}
     if count < policy["min_windows"]:
-        return block
+        status = "fail" if policy["mode"] == "fail" else "not_evaluated"
+        return {**block, "status": status, "reason": TOO_FEW}
     value = rounded(quantile(loss_differences(final), policy["quantile"]))
     assert value is not None
     acceptable = value <= policy["limit"]
@@ -54,7 +57,7 @@ def _gates(block: Block, limits: Block) -> list[Gate]:
         return []
     value, limit = block["value"], block["limit"]
     holds = value is not None and value <= limit
-    measured = number_or_words(value)
+    measured = block["reason"] or number_or_words(value)
     return [Gate("primary_metric_tail_acceptable", measured, f"{limit:g}", holds, block["mode"] == "fail")]
 
 

@@ -106,7 +106,7 @@ def test_two_checkpoints_are_evaluated_in_the_container_too(tmp_path: Path) -> N
     given = ["evaluate", "--execution-mode", "container", "--baseline", "base", "--subject", "./mine"]
     given += ["--text", str(text), "--output-dir", "reports/out", "--seq-len", "64", "--preview-windows", "4"]
 
-    succeed(invarlock_process(*given, "--final-windows", "8", cwd=tmp_path, env=clean(SMALL)))
+    succeed(invarlock_process(*given, "--final-windows", "16", cwd=tmp_path, env=clean(SMALL)))
 
     manifest = json.loads((tmp_path / "reports/out/runtime.manifest.json").read_text())
     report = json.loads((tmp_path / "reports/out/evaluation.report.json").read_text())

@@ -213,7 +213,7 @@ def test_a_report_says_what_was_removed(
     subject = save(model, tmp_path / "subject")
 
     request = PairRequest(
-        baseline=baselines(name), subject=subject, text=text, seq_len=64, preview_windows=8, final_windows=8
+        baseline=baselines(name), subject=subject, text=text, seq_len=64, preview_windows=8, final_windows=16
     )
     report = evaluate_pair(request, tmp_path / "out")
 

@@ -77,7 +77,7 @@ def judged(base: Path, text: Path, tmp_path: Path) -> Judged:
     def judge(model: Any, *expect: str) -> dict[str, Any]:
         subject = save(model, tmp_path / "subject")
         request = PairRequest(
-            base, subject, text, seq_len=64, preview_windows=4, final_windows=8, device="cpu", edit_label="mine",
+            base, subject, text, seq_len=64, preview_windows=4, final_windows=16, device="cpu", edit_label="mine",
             expect=expect,
         )  # fmt: skip
         report = evaluate_pair(request, tmp_path / "out")

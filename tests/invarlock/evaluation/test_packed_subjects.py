@@ -242,7 +242,7 @@ def evaluate(tmp_path: Path, base: Path, subject: Path, *options: str) -> int:
     text.write_bytes(lzma.decompress(TEXT.read_bytes()))
     arguments = ["evaluate", "--execution-mode", "host", "--baseline", str(base), "--subject", str(subject)]
     arguments += ["--text", str(text), "--output-dir", str(tmp_path / "out"), "--seq-len", "64"]
-    return main([*arguments, "--preview-windows", "4", "--final-windows", "8", *options])
+    return main([*arguments, "--preview-windows", "4", "--final-windows", "16", *options])
 
 
 @pytest.mark.slow

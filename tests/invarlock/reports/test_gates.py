@@ -18,6 +18,7 @@ def blocks(**changed: Any) -> dict[str, Any]:
     return {
         "primary_metric": {
             "invalid": False,
+            "windows": 16,
             "ratio_vs_baseline": 1.0,
             "ci": [1.0, 1.0],
             "drift": 1.0,
@@ -43,7 +44,7 @@ def blocks(**changed: Any) -> dict[str, Any]:
 
 
 def tail(mode: str, value: float | None) -> dict[str, Any]:
-    return {"status": "pass", "mode": mode, "value": value, "limit": 0.2}
+    return {"status": "pass", "mode": mode, "value": value, "limit": 0.2, "reason": None}
 
 
 def test_what_was_not_evaluated_has_no_gate() -> None:
@@ -52,6 +53,7 @@ def test_what_was_not_evaluated_has_no_gate() -> None:
     assert [gate.flag for gate in gates] == [
         "primary_metric_acceptable",
         "preview_final_drift_acceptable",
+        "primary_metric_evidence_acceptable",
         "fidelity_kl_acceptable",
         "fidelity_same_top_acceptable",
         "fidelity_tail_acceptable",
@@ -59,6 +61,25 @@ def test_what_was_not_evaluated_has_no_gate() -> None:
         "spectral_stable",
     ]
     assert all(gate.holds and gate.blocks for gate in gates)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"windows": 15}, "too few windows; 15 windows"),
+        ({"windows": 0, "ci": None, "invalid": True, "reason": "no window was scored"}, "too few windows; 0 windows"),
+        ({"windows": 16, "ci": [0.99, 1.0901]}, "the interval is too wide; 16 windows"),
+        ({"windows": 16, "ci": [0.99, 1.0899]}, None),
+        ({"windows": 16, "ci": None, "invalid": True, "reason": "a loss is not finite"}, None),
+    ],
+)
+def test_too_little_evidence_is_no_pass(changed: dict[str, Any], reason: str | None) -> None:
+    given = blocks()
+    given["primary_metric"] |= changed
+    gate = {gate.flag: gate for gate in judge_gates(given, POLICY)}["primary_metric_evidence_acceptable"]
+
+    assert (gate.holds, gate.blocks) == (reason is None, True)
+    assert reason is None or gate.measured.startswith(reason)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,10 @@ def test_the_tail_needs_fifty_windows_and_warns() -> None:
     limits = POLICY["primary_metric_tail"]
     own, base = [3.0] * 46 + [4.0] * 4, [3.0] * 50
 
-    assert derive_tail(windows(own[:49], base[:49]), limits, False)["status"] == "not_evaluated"
+    few = derive_tail(windows(own[:49], base[:49]), limits, False)
+    assert (few["status"], few["reason"]) == ("not_evaluated", "too few windows")
+    failed = derive_tail(windows(base[:49], base[:49]), {**limits, "mode": "fail"}, False)
+    assert (failed["status"], failed["reason"]) == ("fail", "too few windows")
     tail = derive_tail(windows(own, base), limits, False)
 
     assert (tail["status"], tail["value"]) == ("warn", 1.0)

@@ -16,7 +16,7 @@ RunPytest = Callable[..., Any]
 MODEL = "embedded__mistral-tiny"
 PRESET = f"calibrated_preset_{MODEL}"
 SELECT = ("-k", "mistral and (noop or prune_clean)", "-n", "2")
-TWO = {"DRIFT_CALIBRATION_RUNS": "2", "INVARLOCK_FINAL_WINDOWS": "8"}
+TWO = {"DRIFT_CALIBRATION_RUNS": "2", "INVARLOCK_FINAL_WINDOWS": "16"}
 
 
 def load(path: Path) -> Any:

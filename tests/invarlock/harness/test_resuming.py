@@ -157,12 +157,12 @@ def test_other_limits_or_another_baseline_make_everything_anew(
 ) -> None:
     directory = copied(undisturbed, tmp_path)
 
-    ran = resume(run_pytest, directory, "--tier", "conservative")
+    ran = resume(run_pytest, directory, "--tier", "aggressive")
 
     assert ran.status == 0, ran.output
     # the baseline's report says the tier too
     assert len(list(directory.rglob("*.stale"))) == 5
-    assert json.loads((directory / REPORT).read_bytes())["context"]["tier"] == "conservative"
+    assert json.loads((directory / REPORT).read_bytes())["context"]["tier"] == "aggressive"
 
 
 def test_a_run_with_a_link_for_a_folder_of_reports_is_not_resumed(

@@ -11,6 +11,7 @@ DECIDES_NOTHING = {
     "invarlock/judgement/context.py": "a value",
     "invarlock/judgement/detector.py": "a value",
     "invarlock/metrics/fidelity_page.py": "what a page shows",
+    "invarlock/metrics/perplexity_page.py": "what a page shows",
     "invarlock/verdict/documents.py": "types",
     "invarlock/verdict/job_summary.py": "what a CI service shows",
     "invarlock/verdict/words.py": "what pages and tables show",

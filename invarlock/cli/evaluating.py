@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from textwrap import fill
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 # Preview and final windows of --quick.
 QUICK_WINDOWS = (16, 32)
 LOG_NAME = "evaluate.log"
+
+# As ``dataset.slices`` of a report has it.
+_SLICE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)")
 
 
 def add_evaluate(subparsers: Commands) -> None:
@@ -56,10 +61,18 @@ def add_evaluate(subparsers: Commands) -> None:
     )
     parser.add_argument(
         "--text",
-        type=Path,
+        action="append",
         required=True,
-        metavar="FILE",
-        help="text on which both are scored: .txt, .xz, .jsonl or .parquet",
+        metavar="[NAME=]FILE",
+        help="text on which both are scored: .txt, .xz, .jsonl or .parquet; given several times, each with a name, "
+        "they are slices, and every limit must hold in each",
+    )
+    parser.add_argument(
+        "--slice-limit",
+        action="append",
+        default=[],
+        metavar="NAME.LIMIT=VALUE",
+        help="a limit of one slice, such as code.ratio_limit=1.2; it is an override of the tier",
     )
     parser.add_argument(
         "--text-field", default="text", metavar="NAME", help="field with the text of a row; default: text"
@@ -177,7 +190,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     request = PairRequest(
         baseline=options.baseline,
         subject=options.subject,
-        text=options.text,
+        text=texts_of(options.text),
         text_field=options.text_field,
         model_id=options.model_id,
         profile=options.profile,
@@ -200,6 +213,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         expect=tuple(options.expect),
         subject_url=options.subject_url,
         subject_model=options.subject_model,
+        slice_limits=slice_limits_of(options.slice_limit),
     )
     check_pair(request, options.output_dir)
     report = _measured(request, options)
@@ -278,10 +292,55 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
         raise UsageError("--subject-url: a container has no network; leave --execution-mode container out")
     # what lies beside these files is read too
     preset, report = (None if path is None else path.parent for path in (options.preset, options.baseline_report))
+    texts = texts_of(options.text)
+    paths = (texts,) if isinstance(texts, Path) else tuple(texts.values())
     inputs = Inputs(
         tuple(path for path in (options.baseline, options.subject) if path is not None),
-        tuple(path for path in (options.text, report, options.records, preset) if path is not None),
+        tuple(path for path in (*paths, report, options.records, preset) if path is not None),
         options.output_dir,
         options.device,
     )
     return evaluate_in_container(options.given, inputs)
+
+
+def texts_of(given: Sequence[str]) -> Path | dict[str, Path]:
+    """Return the text of ``--text FILE``, or the slices of ``--text NAME=FILE``, by name.
+
+    Raises:
+        UsageError: when one of several has no name, or two have the same.
+    """
+    if len(given) == 1 and (Path(given[0]).exists() or not _SLICE.fullmatch(given[0])):
+        return Path(given[0])
+    texts: dict[str, Path] = {}
+    for text in given:
+        found = _SLICE.fullmatch(text)
+        if found is None:
+            raise UsageError(
+                f"--text: {text[:80]!r} has no name; give each of several texts as NAME=FILE, with a name of letters, "
+                "digits, dots, dashes and underscores"
+            )
+        name, path = found.groups()
+        if name in texts:
+            raise UsageError(f"--text: two texts are called {name!r}; give each its own name")
+        texts[name] = Path(path)
+    return texts
+
+
+def slice_limits_of(given: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the limits of ``--slice-limit NAME.LIMIT=VALUE``, by slice and by their names.
+
+    Raises:
+        UsageError: when one has another form.
+    """
+    limits: dict[str, dict[str, float]] = {}
+    for text in given:
+        left, _, value = text.partition("=")
+        name, _, limit = left.rpartition(".")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name or not math.isfinite(number):
+            raise UsageError(f"--slice-limit: {text[:80]!r} is no limit; write NAME.LIMIT=VALUE: code.ratio_limit=1.2")
+        limits.setdefault(name, {})[limit] = int(number) if value.isdigit() else number
+    return limits

@@ -43,7 +43,7 @@ from invarlock.evaluation.scoring import Scores, score_windows
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
 from invarlock.evaluation.tokenizer_facts import subject_tokenizer_facts, tokenizer_facts
-from invarlock.evaluation.windows import Draw, draw_windows
+from invarlock.evaluation.windows import Draw, draw_windows, join_draws
 from invarlock.guards.structure import missing_tensors
 from invarlock.guards.variance import propose_scales
 from invarlock.judgement.expectations import Expectation
@@ -181,7 +181,8 @@ def draw_runs(
 ) -> dict[int, Draw]:
     """Return the draw of each run, the text tokenised once with the checkpoint's own tokenizer.
 
-    Only ``usable`` windows of token ids are drawn, where it is given.
+    Only ``usable`` windows of token ids are drawn, where it is given. A text of several slices gives the plan's windows
+    of each.
 
     Raises:
         CheckpointError: when it is no causal language model.
@@ -190,11 +191,19 @@ def draw_runs(
     """
     check_scorable(folder, plan.seq_len)
     tokenizer = load_tokenizer(folder)
-    tokens, prefix = text_token_ids(tokenizer, text.text), prefix_token_ids(tokenizer)
-    return {
-        run: draw_windows(tokens, plan.seq_len, plan.preview, plan.final, plan.window_seed(run), prefix, usable=usable)
-        for run in runs
-    }
+    prefix = prefix_token_ids(tokenizer)
+
+    def draws(source: SourceText) -> dict[int, Draw]:
+        tokens, counts = text_token_ids(tokenizer, source.text), (plan.preview, plan.final)
+        return {
+            run: draw_windows(tokens, plan.seq_len, *counts, plan.window_seed(run), prefix, usable=usable)
+            for run in runs
+        }
+
+    if not text.slices:
+        return draws(text)
+    sliced = {name: draws(source) for name, source in text.slices.items()}
+    return {run: join_draws({name: own[run] for name, own in sliced.items()}) for run in runs}
 
 
 def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may be spared or need beyond
@@ -329,7 +338,7 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
     room = placement.room_bytes
     try:
         preview = score_windows(model, draw.preview.tokens, comparison.plan.batch_size, room)
-        observer = SubjectObserver(baseline.kept)
+        observer = SubjectObserver(baseline.kept, draw.final.slices)
         final = score_windows(model, draw.final.tokens, preview.batch_size, room, observer)
     except OutOfMemoryError:
         raise
@@ -406,6 +415,7 @@ def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key
             "window_ids": list(windows.ids),
             "token_counts": [seq_len - 1] * count,
             key: [None] * count if scores is None else list(scores.losses),
+            **({"slices": list(windows.slices)} if windows.slices else {}),
         }
     return parts
 

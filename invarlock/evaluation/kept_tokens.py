@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -145,7 +145,14 @@ class BaselineObserver:
 class SubjectObserver:
     """Compares a subject with the file of its baseline while the same windows are scored."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, slices: Sequence[str] = ()) -> None:
+        """Open the file of a baseline.
+
+        Args:
+            path: the file.
+            slices: the slice of each window; empty for one text without a name.
+        """
+        self._slices = np.asarray(slices)
         self._records: Any = np.load(path, mmap_mode="r", allow_pickle=False)
         shape = self._records.shape
         self._kl = np.full(shape, math.nan)
@@ -180,14 +187,14 @@ class SubjectObserver:
         Where an engine gives a part of the tokens, ``compared`` has the baseline's mean probability of the others.
         """
         whole = (np.isfinite(self._kl) & (self._kl <= MAX_KL) & np.isfinite(self._delta_p)).all(axis=1)
-        values = self._kl[whole]
-        counts = count_in_bins(values)
-        used = [index for index, count in enumerate(counts) if count]
-        first, last = (used[0], used[-1]) if used else (0, -1)
+        slices = {
+            str(name): _spread(self._kl[whole & (self._slices == name)])
+            for name in dict.fromkeys(self._slices.tolist())
+        }
         return {
             "kl_sum": _each(whole, self._kl.sum(axis=1)),
-            "kl_max": _stored(float(values.max())) if values.size else None,
-            "histogram": {"first": first, "counts": counts[first : last + 1]},
+            **_spread(self._kl[whole]),
+            **({"slices": slices} if slices else {}),
             "same_top": _each(whole, self._same.sum(axis=1)),
             "confident_same": _each(whole, (self._same & self._confident).sum(axis=1)),
             "delta_p_squared": _each(whole, np.square(self._delta_p).sum(axis=1)),
@@ -197,6 +204,17 @@ class SubjectObserver:
                 else {"compared": {"rest_mass": float(f"{self._uncompared.mean():.{DIGITS}g}")}}
             ),
         }
+
+
+def _spread(values: Numbers) -> dict[str, Any]:
+    """Return the largest divergence of some windows, and the histogram of all."""
+    counts = count_in_bins(values)
+    used = [index for index, count in enumerate(counts) if count]
+    first, last = (used[0], used[-1]) if used else (0, -1)
+    return {
+        "kl_max": _stored(float(values.max())) if values.size else None,
+        "histogram": {"first": first, "counts": counts[first : last + 1]},
+    }
 
 
 def _each(whole: Any, values: npt.NDArray[Any]) -> list[float | int | None]:

@@ -43,6 +43,7 @@ from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, Store
 from invarlock.evaluation.served.client import KEY_VARIABLE, Client, server_url
 from invarlock.evaluation.served.server import TEXT, find_server
 from invarlock.evaluation.served.subject import compare_served
+from invarlock.evaluation.text import SourceText, sliced_text
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.tokenization import load_tokenizer
 from invarlock.evaluation.unfinished import keep_baseline
@@ -50,7 +51,7 @@ from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
 from invarlock.judgement.expectations import parse_expectations
 from invarlock.moments import utc_now
-from invarlock.reports.policy import overrides_of
+from invarlock.reports.policy import overrides_of, slice_overrides
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
 from invarlock.reports.rendering import render_report
@@ -193,11 +194,23 @@ def _setup(request: PairRequest, preset: Preset | None) -> Setup:
         context,
         Placement(device, attention=request.attention, scoring=request.scoring),
         plan,
-        read_local_text(request.text, request.text_field),
-        overrides=overrides_of(request.intent),
+        _text(request),
+        overrides={**overrides_of(request.intent), **slice_overrides(request.slice_limits, request.tier)},
         preset=preset,
         reuses_baseline=request.baseline_report is not None,
     )
+
+
+def _text(request: PairRequest) -> SourceText:
+    """Return the text, or the texts of several slices.
+
+    Raises:
+        MissingFileError: when one is not there.
+        EvaluationError: when one is no text.
+    """
+    if isinstance(request.text, Path):
+        return read_local_text(request.text, request.text_field)
+    return sliced_text({name: read_local_text(path, request.text_field) for name, path in request.text.items()})
 
 
 def _baseline(request: PairRequest, setup: Setup, draw: Draw, kept: Path) -> dict[str, Any]:

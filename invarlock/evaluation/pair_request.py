@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from invarlock.catalog.edit_labels import NOOP, is_label
@@ -12,6 +13,7 @@ from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
 from invarlock.evaluation.served.client import server_url
+from invarlock.reports.policy import resolve_policy, slice_overrides
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.staging import check_can_be_made
 
@@ -21,12 +23,12 @@ class PairRequest:
     """What is compared with what, on which text, and by which limits; None takes the profile's own number.
 
     The subject is a checkpoint, or a model that is served at ``subject_url``; ``subject_model`` is its name there, None
-    for the only one. ``image`` is that of the container that this is in.
+    for the only one. ``image`` is that of the container that this is in. Several texts are slices, by name.
     """
 
     baseline: Path
     subject: Path | None
-    text: Path
+    text: Path | Mapping[str, Path]
     text_field: str = "text"
     model_id: str | None = None
     profile: str = "dev"
@@ -49,6 +51,7 @@ class PairRequest:
     expect: tuple[str, ...] = ()
     subject_url: str | None = None
     subject_model: str | None = None
+    slice_limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -77,8 +80,14 @@ def check_request(request: PairRequest, target: Path) -> None:
     for folder in request.folders:
         if not folder.is_dir() and not find_gguf(folder):
             raise CheckpointError(f"{folder}: no such folder; give a checkpoint with config.json and safetensors")
-    if not request.text.exists():
-        raise MissingFileError(f"{request.text}: no such file; name a text to score on with --text")
+    policy = slice_overrides(request.slice_limits, request.tier)
+    resolve_policy(request.tier, request.profile, policy)
+    for name in request.slice_limits:
+        if isinstance(request.text, Path) or name not in request.text:
+            raise UsageError(f"--slice-limit: there is no slice {name!r}; name a text with --text {name}=FILE")
+    for text in (request.text,) if isinstance(request.text, Path) else request.text.values():
+        if not text.exists():
+            raise MissingFileError(f"{text}: no such file; name a text to score on with --text")
     check_dense(request.baseline)
     if request.subject is not None:
         open_checkpoint(request.subject, request.baseline)

@@ -82,8 +82,20 @@ class Setup:
             "tokenizer_sha256": tokenizer_sha256,
             "seq_len": self.plan.seq_len,
             "prefix_token_ids": list(prefix_token_ids),
-            "windows": {"preview": self.plan.preview, "final": self.plan.final},
+            "windows": {
+                "preview": self.text.parts * self.plan.preview,
+                "final": self.text.parts * self.plan.final,
+            },
+            **self._slices(),
         }
+
+    def _slices(self) -> dict[str, Any]:
+        """Return the texts of several slices; nothing for one text without a name."""
+        rows = [
+            {"name": name, "provider": text.provider, "source_sha256": text.sha256}
+            for name, text in self.text.slices.items()
+        ]
+        return {"slices": rows} if rows else {}
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.errors import EvaluationError, MissingFileError
 from invarlock.evaluation.compressed_text import decode, decompress
+from invarlock.jsonio import digest_document
+
+# The provider of several texts; each has its own.
+SLICED = "slices"
 
 
 @dataclass(frozen=True)
 class SourceText:
-    """A text, the kind of source that it came from, and the digest of the text's UTF-8 bytes."""
+    """A text, the kind of source that it came from, and the digest of the text's UTF-8 bytes.
+
+    ``slices`` has the texts of several slices by name; the text is empty then, and the digest is of theirs.
+    """
 
     provider: str
     text: str
     sha256: str
+    slices: Mapping[str, SourceText] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> int:
+        """Return how many texts there are, each with the windows of the plan."""
+        return max(1, len(self.slices))
+
+
+def sliced_text(slices: Mapping[str, SourceText]) -> SourceText:
+    """Return one source of several texts by name."""
+    digest = digest_document([[name, text.sha256] for name, text in slices.items()])
+    return SourceText(SLICED, "", digest, dict(slices))
 
 
 def read_embedded_text(path: Path, expected_sha256: str) -> SourceText:

@@ -6,7 +6,7 @@ tokens then has ``seq_len - len(prefix)`` tokens of text, the first of which is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,14 @@ Tokens = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of one kind: ids, and token ids of shape (windows, seq_len), the prefix included."""
+    """Windows of one kind: ids, and token ids of shape (windows, seq_len), the prefix included.
+
+    ``slices`` has the name of each window's slice; it is empty for one text without a name.
+    """
 
     ids: tuple[str, ...]
     tokens: Tokens
+    slices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,3 +108,27 @@ def draw_windows(  # noqa: PLR0913 - a draw follows from all of them
         return Windows(tuple(chosen), windows[[distinct[name] for name in chosen]])
 
     return Draw(seed, take(order[:preview]), take(order[preview : preview + final]), tuple(prefix))
+
+
+def join_draws(draws: Mapping[str, Draw]) -> Draw:
+    """Return one draw of the windows of several slices, one slice after another; each window names its slice.
+
+    Raises:
+        EvaluationError: when two slices share a window.
+    """
+    seen: dict[str, str] = {}
+    for name, draw in draws.items():
+        for window in (*draw.preview.ids, *draw.final.ids):
+            if seen.setdefault(window, name) != name:
+                raise EvaluationError(f"the slices {seen[window]!r} and {name!r} share windows; give different texts")
+    first = next(iter(draws.values()))
+
+    def joined(part: str) -> Windows:
+        parts: dict[str, Windows] = {name: getattr(draw, part) for name, draw in draws.items()}
+        return Windows(
+            tuple(window for own in parts.values() for window in own.ids),
+            np.concatenate([own.tokens for own in parts.values()]),
+            tuple(name for name, own in parts.items() for _ in own.ids),
+        )
+
+    return Draw(first.seed, joined("preview"), joined("final"), first.prefix)

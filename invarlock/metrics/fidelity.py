@@ -17,8 +17,9 @@ from invarlock.judgement.detector import DetectorKind
 from invarlock.judgement.gate import Gate, number_or_words
 from invarlock.judgement.learning import FittedLimit, LearnedLimit, NullChange, largest_with_margin
 from invarlock.judgement.shares import Shares, share_of
+from invarlock.judgement.slices import chosen, in_every_slice, largest_shares, names, places
 from invarlock.metrics.fidelity_page import page_section, summary
-from invarlock.metrics.fidelity_raw import consistency_problems, null_problems, raw_problems
+from invarlock.metrics.fidelity_raw import consistency_problems, null_problems, raw_of_slice, raw_problems
 from invarlock.metrics.metric import Metric
 from invarlock.statistics.histogram import quantile_edge
 from invarlock.statistics.intervals import bca_interval, weighted_mean
@@ -107,14 +108,24 @@ def _quantiles(subject: Block) -> dict[str, float | None]:
 
 
 def _judge(windows: Block, limits: Block, context: Context) -> dict[str, Any]:
-    counts = windows["final"]["token_counts"]
-    return derive_fidelity(context.raws[NAME], counts, context.bootstrap, context.not_scored)
+    final, raw = windows["final"], context.raws[NAME]
+    block = derive_fidelity(raw, final["token_counts"], context.bootstrap, context.not_scored)
+    slices = {}
+    for name in names(final):
+        wanted = places(final, name)
+        counts = chosen(final["token_counts"], wanted)
+        slices[name] = derive_fidelity(raw_of_slice(raw, name, wanted), counts, context.bootstrap, context.not_scored)
+        # these are of all windows
+        del slices[name]["top_k"], slices[name]["rest_mass"]
+    return {**block, "slices": slices} if slices else block
 
 
 def _gates(block: Block, limits: Block) -> list[Gate]:
     """Return the gates of a subject that should answer as its baseline does; of another it is reported only."""
-    if limits["intent"] == CHANGE:
-        return []
+    return [] if limits["intent"] == CHANGE else in_every_slice(block, limits, _gates_of)
+
+
+def _gates_of(block: Block, limits: Block) -> list[Gate]:
     upper, lower, tail = _ends(block)
     return [
         Gate(
@@ -156,8 +167,10 @@ def _words(block: Block, value: float | None, interval: Sequence[float | None] |
 
 
 def _limits_used(block: Block, limits: Block) -> Shares:
-    if limits["intent"] == CHANGE:
-        return {}
+    return {} if limits["intent"] == CHANGE else largest_shares(block, limits, _shares_of)
+
+
+def _shares_of(block: Block, limits: Block) -> Shares:
     upper, lower, tail = _ends(block)
     return {
         "fidelity.kl_limit": share_of(upper, limits["kl_limit"]),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from invarlock.judgement.slices import limits_of
 from invarlock.pages.markup import Markup, element
 from invarlock.pages.numbers import share_text
-from invarlock.pages.parts import data_table, definition_list, number_text
+from invarlock.pages.parts import data_table, definition_list, number_cell, number_text
 
 Block = Mapping[str, Any]
 
@@ -52,6 +53,18 @@ def page_section(report: Block) -> Iterator[Markup]:
             "compared": _compared(block),
         }
     )
+    rows = [
+        (
+            name,
+            *map(number_cell, (row["kl_mean"], *(row["kl_mean_ci"] or (None, None)), row["kl_p999"])),
+            "–" if row["same_top_share"] is None else share_text(row["same_top_share"]),
+            number_cell(limits_of(limits, name)["kl_limit"]),
+        )
+        for name, row in sorted(block.get("slices", {}).items())
+    ]
+    if rows:
+        yield element("h3", "Fidelity by slice")
+        yield data_table(("slice", "mean KL", "from", "to", "99.9 % of KL", "same top token", "limit"), rows)
     if limits["null_level"] is not None:
         rows = [
             (

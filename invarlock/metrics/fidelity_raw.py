@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from invarlock.judgement.learning import NullChange
+from invarlock.judgement.slices import chosen, names, places
 from invarlock.problems import Code, Problem
 from invarlock.statistics.histogram import BINS, lower_edge, upper_edge
 
@@ -22,8 +24,53 @@ ROUNDING = 1e-5
 
 def raw_problems(report: Block) -> Iterator[Problem]:
     """Yield where the raw part of a report contradicts itself."""
-    counts = report["evaluation_windows"]["final"]["token_counts"]
-    yield from part_problems("fidelity.raw", report["fidelity"]["raw"], counts)
+    final, raw = report["evaluation_windows"]["final"], report["fidelity"]["raw"]
+    found = list(part_problems("fidelity.raw", raw, final["token_counts"]))
+    if not found and len(final.get("slices", final["token_counts"])) == len(final["token_counts"]):
+        found += _slice_problems(raw, final)
+    yield from found
+
+
+def raw_of_slice(raw: Block, name: str, wanted: Sequence[int]) -> dict[str, Any]:
+    """Return the raw part of one slice, given the numbers of its windows."""
+    baseline, subject = raw["baseline"], raw["subject"]
+    own = {
+        key: chosen(values, wanted) if isinstance(values, list) else values
+        for key, values in (subject or {}).items()
+        if key != "slices"
+    }
+    return {
+        "baseline": {**baseline, "confident": chosen(baseline["confident"], wanted)},
+        "subject": None if subject is None else {**own, **subject["slices"][name]},
+    }
+
+
+def _slice_problems(raw: Block, final: Block) -> Iterator[Problem]:
+    """Yield where what is said of the slices contradicts what is said of all windows."""
+    where, subject, slices = "fidelity.raw.subject", raw["subject"], names(final)
+    if subject is None:
+        return
+    rows = subject.get("slices", {})
+    if rows.keys() != set(slices):
+        yield _contradiction(f"{where}.slices", f"{', '.join(rows) or 'none'}; windows are of {', '.join(slices)}")
+        return
+    found: list[Problem] = []
+    for name in slices:
+        wanted = places(final, name)
+        own = raw_of_slice(raw, name, wanted)
+        found += part_problems(f"fidelity.raw.slices.{name}", own, chosen(final["token_counts"], wanted))
+    yield from found
+    if found or not slices:
+        return
+    if _bins(subject) != sum((_bins(row) for row in rows.values()), Counter()):
+        yield _contradiction(f"{where}.slices", "their histograms together are not that of all windows")
+    if subject["kl_max"] != max((row["kl_max"] for row in rows.values() if row["kl_max"] is not None), default=None):
+        yield _contradiction(f"{where}.slices", "the largest of their values is not that of all windows")
+
+
+def _bins(row: Block) -> Counter[int]:
+    first = row["histogram"]["first"]
+    return Counter({first + place: count for place, count in enumerate(row["histogram"]["counts"]) if count})
 
 
 def consistency_problems(report: Block) -> Iterator[Problem]:

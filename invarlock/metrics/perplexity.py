@@ -18,11 +18,9 @@ from invarlock.judgement.learning import (
     upper_quantile,
 )
 from invarlock.judgement.shares import Shares, share_of
+from invarlock.judgement.slices import in_every_slice, largest_shares, names, of_slice
 from invarlock.metrics.metric import Metric
-from invarlock.pages.figures import interval_figure
-from invarlock.pages.markup import Markup, element
-from invarlock.pages.numbers import change_text
-from invarlock.pages.parts import number_text
+from invarlock.metrics.perplexity_page import page_section, summary
 from invarlock.statistics.intervals import bca_interval, exponential, weighted_mean
 from invarlock.statistics.rounding import rounded
 
@@ -30,6 +28,18 @@ Block = Mapping[str, Any]
 
 EVIDENCE_FLAG = "primary_metric_evidence_acceptable"
 TOO_FEW = "too few windows"
+# What a report has of each slice.
+OF_A_SLICE = (
+    "windows",
+    "baseline_final",
+    "final",
+    "ratio_vs_baseline",
+    "ci",
+    "interval_method",
+    "degenerate",
+    "invalid",
+    "reason",
+)
 
 
 def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> dict[str, Any]:
@@ -185,23 +195,35 @@ def _display(value: float | None) -> float | None:
 
 
 def _judge(windows: Block, limits: Block, context: Context) -> dict[str, Any]:
-    return derive_primary_metric(windows, limits, context.bootstrap["seed"], context.not_scored)
+    seed, not_scored = context.bootstrap["seed"], context.not_scored
+    block = derive_primary_metric(windows, limits, seed, not_scored)
+    slices = {}
+    for name in names(windows["final"]):
+        own = derive_primary_metric(of_slice(windows, name), limits, seed, not_scored)
+        slices[name] = {key: own[key] for key in OF_A_SLICE}
+    return {**block, "slices": slices} if slices else block
 
 
 def _gates(block: Block, limits: Block) -> list[Gate]:
     low, high = limits["drift_band"]
+    ratio, evidence = in_every_slice(block, limits, _ratio_gates)
+    drift = Gate(
+        "preview_final_drift_acceptable",
+        number_or_words(block["drift"]),
+        f"{low:g} to {high:g}",
+        drift_is_acceptable(block, limits),
+    )
+    return [ratio, drift, evidence]
+
+
+def _ratio_gates(block: Block, limits: Block) -> list[Gate]:
+    """Return the gates of the ratio, which every slice has too; its few windows say little of a drift."""
     return [
         Gate(
             "primary_metric_acceptable",
             _ratio_words(block),
             f"{limits['ratio_limit']:g}",
             ratio_is_acceptable(block, limits),
-        ),
-        Gate(
-            "preview_final_drift_acceptable",
-            number_or_words(block["drift"]),
-            f"{low:g} to {high:g}",
-            drift_is_acceptable(block, limits),
         ),
         Gate(
             EVIDENCE_FLAG,
@@ -242,52 +264,20 @@ def _ratio_words(block: Block) -> str:
     return f"ratio {block['ratio_vs_baseline']:.6g} [{low}, {high}]"
 
 
-def _limits_used(metric: Block, limits: Block) -> Shares:
+def _ratio_used(metric: Block, limits: Block) -> Shares:
     upper = None if metric["ci"] is None else metric["ci"][1]
+    used = None if upper is None else share_of(upper - 1, limits["ratio_limit"] - 1)
+    return {"primary_metric.ratio_limit": used}
+
+
+def _limits_used(metric: Block, limits: Block) -> Shares:
     low, high = limits["drift_band"]
     drift = metric["drift"]
     edge = high if drift is not None and drift > 1 else low
     return {
-        "primary_metric.ratio_limit": None if upper is None else share_of(upper - 1, limits["ratio_limit"] - 1),
+        **largest_shares(metric, limits, _ratio_used),
         "primary_metric.drift_band": None if drift is None else share_of((drift - 1) / (edge - 1), 1.0),
     }
-
-
-def _summary(report: Block) -> Iterator[str]:
-    metric, limits = report["primary_metric"], report["resolved_policy"]["primary_metric"]
-    ratio, interval = metric["ratio_vs_baseline"], metric["ci"]
-    if ratio is None or interval is None or None in interval:
-        yield f"perplexity: no ratio ({metric['reason']})"
-        return
-    low, high = map(change_text, interval)
-    yield f"{change_text(ratio)} perplexity ({low} to {high}), limit {change_text(limits['ratio_limit'])}"
-
-
-def _page_section(report: Block) -> Iterator[Markup]:
-    metric, limits = report["primary_metric"], report["resolved_policy"]["primary_metric"]
-    ratio, interval, limit = metric["ratio_vs_baseline"], metric["ci"], limits["ratio_limit"]
-    yield element("h2", "Perplexity of the subject, relative to the baseline")
-    if ratio is None or interval is None or None in interval:
-        yield element("p", "no ratio", class_="figure")
-        yield element("p", metric["reason"] or "")
-        return
-    low, high = interval
-    level = f"{100 * (1 - limits['alpha']):g} %"
-    yield element("p", change_text(ratio), class_="figure")
-    yield element(
-        "p",
-        f"{level} interval {change_text(low)} to {change_text(high)}, limit {change_text(limit)}; perplexity "
-        f"{number_text(metric['baseline_final'])} of the baseline, {number_text(metric['final'])} of the subject",
-    )
-    yield element(
-        "figure",
-        interval_figure(ratio, low, high, limit),
-        element(
-            "figcaption",
-            f"change of perplexity, paired on the final windows; interval by {metric['interval_method']}, "
-            f"{limits['replicates']} replicates{', all windows alike' if metric['degenerate'] else ''}",
-        ),
-    )
 
 
 def _null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
@@ -343,8 +333,8 @@ def _fitted_band(logarithms: Sequence[float]) -> tuple[float, Any]:
 PERPLEXITY = Metric(
     name="primary_metric",
     judge=_judge,
-    page_section=_page_section,
-    summary=_summary,
+    page_section=page_section,
+    summary=summary,
     flags=("primary_metric_acceptable", "preview_final_drift_acceptable", EVIDENCE_FLAG),
     gates=_gates,
     detects=lambda validation: validation["primary_metric_acceptable"] is False,

@@ -74,6 +74,32 @@ def overrides_of(intent: str) -> dict[str, Any]:
     return {} if intent == PRESERVE else {"fidelity.intent": intent}
 
 
+def intent_of(overrides: Mapping[str, Any]) -> str:
+    """Return the intent that a report's overrides state: the inverse of ``overrides_of``."""
+    return str(overrides.get("fidelity.intent", PRESERVE))
+
+
+def slice_overrides(limits: Mapping[str, Mapping[str, float]], tier: str) -> dict[str, Any]:
+    """Return the overrides by which a policy takes limits of slices.
+
+    Args:
+        limits: the limits of each slice, by its name and theirs, such as ``{"code": {"ratio_limit": 1.2}}``.
+        tier: the tier, which has the names of the limits.
+
+    Raises:
+        UsageError: when a limit is not one that a slice may have.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    known = {part.name: read_tiers()["tiers"][tier].get(part.name, {}) for part in METRICS}
+    for name, own in limits.items():
+        for limit, value in own.items():
+            owner = next((part for part, row in known.items() if "slices" in row and limit in row), None)
+            if owner is None:
+                raise UsageError(f"--slice-limit: {limit!r} is not a limit of a slice; see docs/metrics.md")
+            found.setdefault(f"{owner}.slices", {}).setdefault(name, {})[limit] = value
+    return dict(found)
+
+
 def _check_preset(limits: Mapping[str, Any], tier: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse a preset whose scales or drift band are wider, or whose epsilons are narrower, than its tier's.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, DeployableSpec, parse_deployable_spec
@@ -117,6 +118,8 @@ def _baseline_differences(report: Mapping[str, Any], baseline: Mapping[str, Any]
         ):
             if not alike(own[key], base[theirs]):
                 yield f"evaluation_windows.{part}.{key}", "differs from the measurement in the baseline's report"
+        if not alike(own.get("slices"), base.get("slices")):
+            yield f"evaluation_windows.{part}.slices", "differs from the measurement in the baseline's report"
     for metric in (metric for metric in METRICS if metric.has_raw):
         if not alike(report[metric.name]["raw"]["baseline"], draws[0][metric.name]):
             yield f"{metric.name}.raw.baseline", "differs from the measurement in the baseline's report"
@@ -274,6 +277,7 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
         yield _contradiction("dataset.windows.final", "differs from the number of windows scored")
     if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
         yield _contradiction("dataset.windows.preview", "differs from the number of windows scored")
+    yield from _slice_problems(report)
     yield from _equivalence_problems(report)
     for metric in METRICS:
         yield from metric.raw_problems(report)
@@ -293,6 +297,17 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(
                     Code.CONTRACT_NOT_KEPT, "", f"{name}.raw.{side}", "was not measured under the measurement contract"
                 )
+
+
+def _slice_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where the slices of windows are not those of the texts: each has its windows behind the one before."""
+    wanted = [row["name"] for row in report["dataset"].get("slices", ())]
+    if len(set(wanted)) < len(wanted):
+        yield _contradiction("dataset.slices", "a name is given twice")
+    for part in ("preview", "final"):
+        given = report["evaluation_windows"][part].get("slices", [])
+        if [name for name, _ in groupby(given)] != wanted:
+            yield _contradiction(f"evaluation_windows.{part}.slices", "not the slices of the texts in their order")
 
 
 def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:

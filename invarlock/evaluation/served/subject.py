@@ -41,7 +41,7 @@ def compare_served(served: Served, comparison: Comparison) -> ServedMeasured:
         EvaluationError: if the server cannot be reached, or its answers cannot be used.
     """
     started = time.perf_counter()
-    draw, observer = comparison.draw, SubjectObserver(comparison.baseline.kept)
+    draw, observer = comparison.draw, SubjectObserver(comparison.baseline.kept, comparison.draw.final.slices)
     preview, _ = _score(served, draw.preview.tokens, None)
     final, answers = _score(served, draw.final.tokens, observer)
     _check_in_time(served, answers, most_probable_tokens(comparison.baseline.kept))

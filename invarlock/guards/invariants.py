@@ -36,6 +36,8 @@ def derive_invariants(
     edit: Mapping[str, Any] | None,
     equivalence: Collection[str] = (),
     seq_len: int | None = None,
+    *,
+    meant_to_change: bool = False,
 ) -> dict[str, Any]:
     """Return status, metrics and violations of the guard.
 
@@ -53,6 +55,8 @@ def derive_invariants(
             change anything.
         equivalence: kinds of removed differences; with ``untied_head``, the head equals the embedding after removal.
         seq_len: tokens of the scored windows, None if that is not known.
+        meant_to_change: whether the subject is meant to answer differently; then the fields of ``config.json`` that
+            compute something else warn.
     """
     baseline, subject = raw["baseline"], raw["subject"]
     declared = _Declared.by(edit, baseline, subject)
@@ -63,7 +67,7 @@ def derive_invariants(
         *_embedding_violations(baseline, subject, declared),
         *_tie_violations(baseline, subject, "untied_head" in equivalence),
         *_config_violations(baseline, subject, declared),
-        *configuration_violations(baseline, subject, seq_len, layers=declared.layers, excused=declared.widths.fields),
+        *_configuration_violations(baseline, subject, seq_len, declared, meant_to_change=meant_to_change),
         *_tokenizer_violations(baseline, subject),
         *_scope_violations(baseline, subject, edit),
     ]
@@ -251,6 +255,15 @@ def changed_tensors(baseline: Facts, subject: Facts) -> list[str]:
     ]
 
 
+def _configuration_violations(
+    baseline: Facts, subject: Facts, seq_len: int | None, declared: _Declared, *, meant_to_change: bool
+) -> Iterator[Mapping[str, Any]]:
+    found = configuration_violations(baseline, subject, seq_len, layers=declared.layers, excused=declared.widths.fields)
+    for violation in found:
+        relaxed = meant_to_change and violation["kind"] == "config"
+        yield {**violation, "severity": "warn"} if relaxed else violation
+
+
 def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
     """Yield the changed tensors that are outside the scope of the edit."""
     if edit is None or edit["name"] not in (*EDIT_NAMES, *BACKENDS):
@@ -305,7 +318,8 @@ def _tokenizer_violations(baseline: Facts, subject: Facts) -> Iterator[Violation
 def _judge(raw: Facts, limits: Facts, context: Context) -> dict[str, Any]:
     counts = context.windows["final"]["token_counts"]
     seq_len = max(counts) + 1 if counts else None
-    return derive_invariants(raw, context.edit, context.equivalence, seq_len)
+    meant_to_change = context.intent == "change"
+    return derive_invariants(raw, context.edit, context.equivalence, seq_len, meant_to_change=meant_to_change)
 
 
 def _gates(block: Facts, limits: Facts) -> list[Gate]:

@@ -22,6 +22,7 @@ class Context:
         rounding: the largest relative error of a number that is rounded to a type in which tensors are stored.
         low_rank: whether the subject is an adapter: a change of low rank.
         raws: the measurements of the metrics that have their own, by name.
+        intent: ``preserve``, or ``change`` where the subject is meant to answer differently.
         blocks: the blocks of the metrics judged before this one, by name.
     """
 
@@ -34,5 +35,6 @@ class Context:
     scaled_by: Mapping[str, str] = field(default_factory=dict)
     rounding: float = 0.0
     low_rank: bool = False
+    intent: str = "preserve"
     raws: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -79,6 +79,7 @@ def context(report: Mapping[str, Any]) -> Context:
         scaled_by=_scaled_by(report.get("equivalence", ())),
         rounding=_rounding(report.get("invariants", {}).get("raw", {})),
         low_rank=_is_adapter(report.get("invariants", {}).get("raw", {})),
+        intent=report["resolved_policy"]["fidelity"]["intent"],
         raws={metric.name: report[metric.name]["raw"] for metric in METRICS if metric.has_raw},
         blocks={metric.name: report[metric.name] for metric in METRICS if metric.name in report},
     )

@@ -30,7 +30,7 @@ REVIEW_PROFILES = frozenset({"ci", "release"})
 # The manifest's fields about the selection.
 SELECTED = ("suite", "model_list", "models", "model_licenses", "verification_baselines")
 # Settings of the run that every report also has; null means the profile's default.
-SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows")
+SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows", "intent")
 
 
 def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, Any]:

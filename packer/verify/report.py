@@ -25,6 +25,7 @@ from invarlock.problems import Code, Problem
 from invarlock.reports.case_place import CasePlace
 from invarlock.reports.companions import companion_problems, companions_asked
 from invarlock.reports.page_facts import PageFacts, page_facts
+from invarlock.reports.policy import intent_of
 from invarlock.reports.presets import Preset
 from invarlock.reports.probes import file_name
 from invarlock.reports.rendering import render_report
@@ -366,4 +367,5 @@ def _settings(report: Mapping[str, Any]) -> dict[str, Any]:
         "seq_len": report["dataset"]["seq_len"],
         "preview_windows": windows["preview"],
         "final_windows": windows["final"],
+        "intent": intent_of(report["policy_provenance"]["overrides"]),
     }

@@ -12,6 +12,9 @@ from shipped_checkpoints import EMBEDDED, write_baseline
 
 from invarlock.cli import main
 from invarlock.jsonio import dump_json
+from invarlock.reports.derivation import compose, strip
+from invarlock.reports.policy import overrides_of
+from invarlock.reports.verification import verify_report
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +71,11 @@ def test_records_beside_a_subject_are_found_and_a_config_that_computes_something
         ("config.json", "fail", "rope_parameters.rope_theta is 11000.0, in the baseline 10000.0"),
     ]
     assert main(["verify", str(folder / "out/evaluation.report.json")]) == 0
+    raw = strip(report)
+    meant = compose({**raw, "policy_provenance": {**raw["policy_provenance"], "overrides": overrides_of("change")}})
+    assert {row["severity"] for row in meant["invariants"]["violations"]} == {"warn"}
+    assert meant["validation"]["invariants_pass"] is True
+    assert verify_report(meant) == []
 
 
 def test_records_that_are_malformed_are_refused_before_anything_is_measured(folder: Path) -> None:

@@ -133,6 +133,11 @@ for case, edit, reason in (
         (Code.SETTINGS_DIFFER, "manifest.json", "invocation.parameters.final_windows"),
     ),
     (
+        "of_another_intent",
+        lambda m: m["invocation"]["parameters"]["intent"].update(value="change"),
+        (Code.SETTINGS_DIFFER, "manifest.json", "invocation.parameters.intent"),
+    ),
+    (
         "with_an_absolute_reference",
         lambda m: m["subject"].update(path="/etc/passwd"),
         (Code.REFERENCE_DANGLES, "manifest.json", "subject"),

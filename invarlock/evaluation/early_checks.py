@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from invarlock.checkpoints.layout import check_fetched, find_gguf, is_adapter, tokenizer_files
@@ -60,7 +61,8 @@ def check_pair(request: PairRequest, target: Path) -> None:
         checks.run(lambda: check_documents(request))
     if request.subject is not None:
         _check_subject(request.subject, request, checks, has_baseline=files is not None)
-    checks.run(lambda: _check_text(request))
+    for text in request.texts:
+        checks.run(partial(_check_text, request, text))
     checks.run(lambda: _check_disk(request, target))
     checks.run(lambda: _check_device(request.device))
     checks.raise_problems()
@@ -143,13 +145,13 @@ def _check_tokenizer(folder: Path) -> None:
         check_fetched(folder / name)
 
 
-def _check_text(request: PairRequest) -> None:
-    if not request.text.exists():
-        raise MissingFileError(f"{request.text}: no such file; name a text to score on with --text")
-    source = read_local_text(request.text, request.text_field)
+def _check_text(request: PairRequest, text: Path) -> None:
+    if not text.exists():
+        raise MissingFileError(f"{text}: no such file; name a text to score on with --text")
+    source = read_local_text(text, request.text_field)
     preview, final = profile_windows(request.profile)
     windows = (request.preview_windows or preview) + (request.final_windows or final)
-    check_text_length(request.baseline, source.text, request.text, request.seq_len, windows)
+    check_text_length(request.baseline, source.text, text, request.seq_len, windows)
 
 
 def _check_memory(files: CheckpointFiles, device: str | None) -> None:
@@ -164,7 +166,7 @@ def _check_memory(files: CheckpointFiles, device: str | None) -> None:
 def _check_disk(request: PairRequest, target: Path) -> None:
     preview, final = profile_windows(request.profile)
     windows = (request.preview_windows or preview) + (request.final_windows or final)
-    needed = windows * request.seq_len * request.top_k * KEPT_BYTES
+    needed = len(request.texts) * windows * request.seq_len * request.top_k * KEPT_BYTES
     above = next((folder for folder in target.absolute().parents if folder.is_dir()), None)
     free = needed if above is None else shutil.disk_usage(above).free
     if free < needed:

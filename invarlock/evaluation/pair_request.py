@@ -54,6 +54,11 @@ class PairRequest:
     slice_limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
+    def texts(self) -> tuple[Path, ...]:
+        """Return the files of the text, or of each slice."""
+        return (self.text,) if isinstance(self.text, Path) else tuple(self.text.values())
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """Return the checkpoints: the baseline's, and the subject's unless it is served."""
         return (self.baseline,) if self.subject is None else (self.baseline, self.subject)
@@ -85,7 +90,7 @@ def check_request(request: PairRequest, target: Path) -> None:
     for name in request.slice_limits:
         if isinstance(request.text, Path) or name not in request.text:
             raise UsageError(f"--slice-limit: there is no slice {name!r}; name a text with --text {name}=FILE")
-    for text in (request.text,) if isinstance(request.text, Path) else request.text.values():
+    for text in request.texts:
         if not text.exists():
             raise MissingFileError(f"{text}: no such file; name a text to score on with --text")
     check_dense(request.baseline)

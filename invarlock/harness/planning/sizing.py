@@ -20,13 +20,17 @@ EXECUTION_MODES = {"gpu": "container", "cpu": "host"}
 
 @dataclass(frozen=True)
 class ModelNeed:
-    """What the cases of one model need: bytes of memory for one case, and of disk for all."""
+    """What the cases of one model need: bytes of memory for one case, and of disk for all.
+
+    ``kept_bytes`` are those of the baseline's most probable tokens, which every draw has.
+    """
 
     model: Model
     cases: int
     memory_bytes: int
     baseline_bytes: int
     subjects_bytes: int
+    kept_bytes: int = 0
 
     def document(self) -> dict[str, Any]:
         """Return the need as a row of the plan's document."""
@@ -36,6 +40,7 @@ class ModelNeed:
             "memory_bytes": self.memory_bytes,
             "baseline_bytes": self.baseline_bytes,
             "subjects_bytes": self.subjects_bytes,
+            "kept_bytes": self.kept_bytes,
         }
 
 
@@ -46,11 +51,12 @@ class DiskNeed:
     cache_bytes: int
     baselines_bytes: int
     subjects_bytes: int
+    kept_bytes: int = 0
 
     @property
     def run_bytes(self) -> int:
         """Return the bytes that the run directory needs."""
-        return self.baselines_bytes + self.subjects_bytes
+        return self.baselines_bytes + self.subjects_bytes + self.kept_bytes
 
     def on_run_disk(self, *, shares_cache: bool) -> int:
         """Return the bytes needed on the run's filesystem, including the cache if it is on the same one."""
@@ -61,6 +67,7 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
     """Return the need of each model, in the order of the plan."""
     suite = run.catalog.models.suites[run.catalog.suite]
     windows, seq_len = forward_pass(run)
+    kept = kept_bytes(run)
     needs = []
     for model in {case.model.id: case.model for case in cases}.values():
         own = [case for case in cases if case.model == model]
@@ -74,9 +81,22 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
                 needed_bytes(sized, suite.requires, windows * seq_len, seq_len),
                 sized.weight_bytes,
                 alive * sized.weight_bytes,
+                len({case.run for case in own}) * kept,
             )
         )
     return needs
+
+
+def kept_bytes(run: Run) -> int:
+    """Return what the most probable tokens of a baseline take for one draw of windows, 0 where no text is named.
+
+    A position has an id and a log-probability for each, and the log-probability of the text's token: 4 bytes each.
+    """
+    try:
+        counts = window_counts(run)
+    except UsageError:
+        return 0
+    return counts.final * (counts.seq_len - 1) * (8 * int(run.settings.top_k) + 4)
 
 
 def forward_pass(run: Run) -> tuple[int, int]:
@@ -109,7 +129,8 @@ def disk_need(needs: Sequence[ModelNeed], *, missing_bytes: int, storage: str, k
     """
     subjects = [need.subjects_bytes for need in needs]
     copies = 0 if storage == "snapshot_symlink" else sum(need.baseline_bytes for need in needs)
-    return DiskNeed(missing_bytes, copies, sum(subjects) if keep_models else max(subjects, default=0))
+    alive = sum(subjects) if keep_models else max(subjects, default=0)
+    return DiskNeed(missing_bytes, copies, alive, sum(need.kept_bytes for need in needs))
 
 
 def suite_defaults(suite: Suite) -> dict[str, Any]:

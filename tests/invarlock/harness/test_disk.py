@@ -51,6 +51,17 @@ def test_subjects_of_all_models_count_where_they_are_kept_and_those_of_the_large
     assert removed == small + 4 * large
 
 
+def test_the_most_probable_tokens_of_each_draw_count() -> None:
+    model = read_models(SUITES / "models.toml").models["embedded/mistral-tiny"]
+    # 3 draws of 400 windows of 512 tokens
+    need = ModelNeed(model, 1, 0, 0, 0, 3 * 400 * 511 * (8 * 512 + 4))
+
+    found = disk_need([need], missing_bytes=0, storage="snapshot_symlink", keep_models=False)
+
+    assert found.run_bytes == need.kept_bytes
+    assert found.run_bytes / 3e6 == pytest.approx(838, rel=0.01)
+
+
 def test_what_a_run_holds_is_counted_once_by_kind(tmp_path: Path) -> None:
     baseline, subject = tmp_path / "models/m/baseline", tmp_path / "m/models/noop_control"
     for folder in (baseline, subject, tmp_path / "state"):

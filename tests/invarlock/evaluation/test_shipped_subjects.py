@@ -54,7 +54,9 @@ def test_a_healthy_packed_subject_passes(name: str, bits: int, tmp_path: Path) -
 
     assert code == 0, output
     assert report["assurance"]["verdict"] == "PASS"
-    assert [report[guard]["violations"] for guard in ("invariants", "spectral", "rmt", "variance")] == [[]] * 4
+    found = [row for guard in ("invariants", "spectral", "rmt", "variance") for row in report[guard]["violations"]]
+    # torchao stores a byte for each of its 4-bit codes
+    assert [row["kind"] for row in found] == (["size"] if name == "torchao-int4" else [])
     assert 0.99 < report["primary_metric"]["ratio_vs_baseline"] < 1.05
     assert report["invariants"]["raw"]["subject"]["storage"]["quantisation"]["bits"] == bits
 

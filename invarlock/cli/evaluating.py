@@ -7,9 +7,12 @@ import math
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +114,19 @@ def add_evaluate(subparsers: Commands) -> None:
         type=Path,
         metavar="FILE",
         help="results of both on tasks, by invarlock records import; default: the subject's task_records.json",
+    )
+    parser.add_argument(
+        "--tasks",
+        metavar="NAME[,NAME]",
+        help="run these tasks of lm-evaluation-harness on both (pip install 'invarlock[tasks]') instead of --records",
+    )
+    parser.add_argument("--tasks-limit", type=positive, metavar="N", help="samples of each task; default: all")
+    parser.add_argument("--tasks-fewshot", type=positive, metavar="N", help="examples; default: the task's own number")
+    parser.add_argument(
+        "--tasks-include", type=Path, metavar="DIR", help="folder with the YAML files of your own tasks"
+    )
+    parser.add_argument(
+        "--tasks-python", metavar="FILE", help="interpreter that has lm-evaluation-harness; default: this one"
     )
     parser.add_argument(
         "--edit-label",
@@ -216,7 +232,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         slice_limits=slice_limits_of(options.slice_limit),
     )
     check_pair(request, options.output_dir)
-    report = _measured(request, options)
+    with TemporaryDirectory(prefix="invarlock-") as scratch:
+        report = _measured(_with_tasks(request, options, Path(scratch)), options)
     # imported here to keep --help fast
     from invarlock.guards import GUARD_NAMES
     from invarlock.reports.gates import judge_gates
@@ -232,6 +249,32 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"verify it with: {shlex.join(['invarlock', 'verify', str(options.output_dir / REPORT_NAME)])}",
     )
     return ExitCode.OK if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else ExitCode.GATE
+
+
+def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path) -> PairRequest:
+    """Return the request with the records of the tasks that ``--tasks`` names, which are run on both sides first."""
+    if options.tasks is None:
+        return request
+    # imported here to keep --help fast
+    from invarlock.jsonio import dump_json
+    from invarlock.task_records.running import TaskRun, run_tasks
+
+    if options.records is not None:
+        raise UsageError("--tasks: the results of tasks are run or read; leave --tasks or --records out")
+    if request.subject is None:
+        raise UsageError("--tasks: lm-evaluation-harness runs folders here; run it on the server, and give --records")
+    run = TaskRun(
+        tuple(options.tasks.split(",")),
+        options.tasks_limit,
+        options.tasks_fewshot,
+        options.seed,
+        device=options.device,
+        include=options.tasks_include,
+        python=options.tasks_python or sys.executable,
+    )
+    path = scratch / "records.json"
+    path.write_bytes(dump_json(run_tasks(run, request.baseline, request.subject)))
+    return replace(request, records=path)
 
 
 def _measured(request: PairRequest, options: argparse.Namespace) -> dict[str, Any]:
@@ -290,6 +333,10 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
 
     if options.subject_url is not None:
         raise UsageError("--subject-url: a container has no network; leave --execution-mode container out")
+    if options.tasks is not None:
+        raise UsageError(
+            "--tasks: the runtime image has no lm-evaluation-harness; leave --execution-mode container out"
+        )
     # what lies beside these files is read too
     preset, report = (None if path is None else path.parent for path in (options.preset, options.baseline_report))
     texts = texts_of(options.text)

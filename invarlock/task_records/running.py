@@ -1,0 +1,128 @@
+"""Running lm-evaluation-harness on both sides, in a process of its own, and importing its samples.
+
+Example::
+
+    records = run_tasks(TaskRun(("arc_easy", "gsm8k"), limit=200), Path("base"), Path("quantised"))
+
+The harness pins many packages, so it may live in an environment of its own: ``python`` is that of the environment.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from invarlock.errors import EvaluationError, UsageError, printable
+from invarlock.task_records.importing import import_records
+
+MODULE = "lm_eval"
+ANSWER_SECONDS = 120
+MAX_WORDS = 300
+_TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]*")
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """What is run: the same on both sides.
+
+    Attributes:
+        tasks: names of tasks or groups of the harness.
+        limit: samples of each task, from the first; None for all.
+        fewshot: examples before each question; None for the task's own number.
+        seed: of the harness, for what a task samples.
+        batch_size: of its model.
+        device: ``cpu`` or ``cuda``; None for the harness's choice.
+        include: a folder with tasks of the user's own.
+        python: the interpreter that has the harness.
+    """
+
+    tasks: tuple[str, ...]
+    limit: int | None = None
+    fewshot: int | None = None
+    seed: int = 0
+    batch_size: int = 8
+    device: str | None = None
+    include: Path | None = None
+    python: str = sys.executable
+
+
+def check_task_run(run: TaskRun, baseline: Path, subject: Path) -> None:
+    """Check that the harness is there and can be given both checkpoints.
+
+    Raises:
+        UsageError: if it is not, or a name of a task or a path cannot be passed to it.
+    """
+    wrong = [task for task in run.tasks if not _TASK.fullmatch(task)]
+    if wrong or not run.tasks:
+        raise UsageError(f"--tasks: {wrong[0] if wrong else ''!r} is no name of a task; give names with commas between")
+    for folder in (baseline, subject):
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"--tasks: {folder} is no folder that transformers loads by itself; leave --tasks out")
+        if set(",=") & set(str(folder.resolve())):
+            raise UsageError(f"--tasks: {folder} has a comma or '=' in its path, which lm_eval splits at; rename it")
+    if run.include is not None and not run.include.is_dir():
+        raise UsageError(f"--tasks-include: {run.include} is no folder; give one with the YAML files of tasks")
+    command = [run.python, "-c", f"import {MODULE}"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_SECONDS, check=False
+        )
+        found = done.returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        found = False
+    if not found:
+        raise UsageError(
+            f"--tasks: {run.python} has no lm-evaluation-harness; install it (pip install 'invarlock[tasks]'), or name "
+            "the interpreter of another environment with --tasks-python"
+        )
+
+
+def run_tasks(run: TaskRun, baseline: Path, subject: Path) -> dict[str, Any]:
+    """Return the paired records of both sides, as ``import_records``.
+
+    Raises:
+        UsageError: as ``check_task_run``.
+        EvaluationError: if the harness fails.
+        DocumentError: if its results do not pair.
+    """
+    check_task_run(run, baseline, subject)
+    with TemporaryDirectory(prefix="invarlock-tasks-") as scratch:
+        own, other = Path(scratch) / "baseline", Path(scratch) / "subject"
+        _run(run, baseline, own)
+        _run(run, subject, other)
+        return import_records([own], [other])
+
+
+def task_command(run: TaskRun, folder: Path, output: Path) -> list[str]:
+    """Return the command line that runs the harness on one side and keeps its samples."""
+    options: dict[str, object] = {
+        "--limit": run.limit,
+        "--num_fewshot": run.fewshot,
+        "--device": run.device,
+        "--include_path": None if run.include is None else run.include.resolve(),
+    }
+    given = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
+    return [
+        *(run.python, "-m", MODULE, "run", "--model", "hf"),
+        *("--model_args", f"pretrained={folder.resolve()},dtype=auto", "--tasks", ",".join(run.tasks)),
+        *("--seed", str(run.seed), "--batch_size", str(run.batch_size), *given),
+        *("--output_path", str(output), "--log_samples"),
+    ]
+
+
+def _run(run: TaskRun, folder: Path, output: Path) -> None:
+    log = output.with_suffix(".log")
+    with log.open("wb") as file:
+        # no limit of time: a task takes as long as it takes, and Ctrl-C reaches the harness too
+        done = subprocess.run(
+            task_command(run, folder, output), stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
+        )
+    if done.returncode != 0:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        last = printable(lines[-1][:MAX_WORDS]) if lines else "no output"
+        raise EvaluationError(f"lm_eval on {folder} ended with {done.returncode} ({last}); run it by hand to see more")

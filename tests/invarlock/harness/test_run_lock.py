@@ -79,18 +79,19 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_who_made_the_folders_and_came_second_to_the_lock_leaves_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_made_the_folders_and_came_second_to_the_lock_leaves_them(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
-    late, first = RunLock(directory), filelock.FileLock(directory.session_lock)
-    make_folders = RunLock._make_folders
+    first = filelock.FileLock(directory.session_lock)
 
-    def make_folders_and_be_slow(lock: RunLock) -> None:
-        make_folders(lock)
-        first.acquire()
+    class TakenMeanwhile(RunDirectory):
+        """A run directory whose lock another session takes between its folders and the lock of this one."""
 
-    monkeypatch.setattr(RunLock, "_make_folders", make_folders_and_be_slow)
+        @property
+        def session_lock(self) -> Path:
+            first.acquire()
+            return directory.session_lock
+
+    late = RunLock(TakenMeanwhile(tmp_path / "run"))
 
     with pytest.raises(UsageError, match="is in use by another session"):
         late.take()

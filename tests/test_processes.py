@@ -20,7 +20,11 @@ def test_one_module_starts_pytest_and_the_products_commands() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("verify", "nowhere"), ("verify",), ("trust", "list", "--trust-store", "none")])
-def test_a_command_ends_the_same_in_this_process_and_in_its_own(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_command_ends_the_same_in_this_process_and_in_its_own(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # usage is wrapped at the width of the terminal
+    monkeypatch.setenv("COLUMNS", "120")
     here, there = packer(*arguments, cwd=tmp_path), packer_process(*arguments, cwd=tmp_path)
 
     assert (here.returncode, here.stdout, here.stderr) == (there.returncode, there.stdout, there.stderr)

@@ -34,8 +34,11 @@ IMPORTED = (
     "transformers.models.qwen2.modeling_qwen2",
     "transformers.tokenization_utils_tokenizers",
 )
-# These libraries read such variables when they are imported.
-READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "CUDA", "CUBLAS", "OMP_", "MKL_", "TOKENIZERS_")
+# Python reads such variables when it starts, and these libraries when they are imported.
+READ_AT_IMPORT = (
+    "CUBLAS", "CUDA", "HF_", "LANG", "LC_", "MKL_", "OMP_", "PYTHON", "PYTORCH_", "TOKENIZERS_", "TORCH",
+    "TRANSFORMERS_",
+)  # fmt: skip
 THREADS = {"OMP_NUM_THREADS": "1"}
 
 
@@ -140,7 +143,6 @@ def _become_pytest(arguments: list[str], cwd: str, environment: dict[str, str], 
     os.environ.update(environment)
     sys.argv = [sys.executable, *arguments]
     sys.path[0] = cwd
-    sys.path[1:1] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.exit(int(importlib.import_module("pytest").main(arguments)))
 
 

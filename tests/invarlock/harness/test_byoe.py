@@ -234,6 +234,7 @@ def test_a_declared_change_of_structure_holds_for_a_run(run_pytest: Callable[...
     succeed(packer("verify", ran.pack, "--strict"))
 
     # with another declaration it is another run
+    shutil.rmtree(ran.pack)
     resumed = run_pytest(*asked, "--resume")
 
     assert resumed.status == 4, resumed.output

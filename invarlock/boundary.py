@@ -71,7 +71,7 @@ def run_command(work: Callable[[], int]) -> int:
         return code
     except InvarLockError as error:
         if not isinstance(error.__cause__, BrokenPipeError):
-            _complain(error, *(error.lines if isinstance(error, CombinedError) else (str(error),)))
+            _complain(error, *(error.lines if isinstance(error, CombinedError) else (error.coded_text,)))
         return error.exit_code
     except KeyboardInterrupt as error:
         say_error(str(error) if isinstance(error, Interrupted) else "interrupted")

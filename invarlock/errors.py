@@ -7,8 +7,8 @@ that caused it; their code determines the exit code of the command.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Self
 
 from invarlock.problems import Code, ExitCode, Problem
 
@@ -52,6 +52,12 @@ class InvarLockError(Exception):
         self.code = code or self.problems[0].code
         super().__init__(message if problems else str(self.problems[0]))
 
+    @classmethod
+    def listing(cls, lines: Iterable[str], *, code: Code, separator: str = "\n") -> Self:
+        """Return the error of several problems of one code, with one line for each."""
+        found = [Problem(code, "", "", line) for line in dict.fromkeys(lines)]
+        return cls(separator.join(map(str, found)), problems=found)
+
     def __reduce__(self) -> tuple[Callable[..., InvarLockError], tuple[object, ...]]:
         return _rebuilt, (type(self), str(self), self.code, self.problems)
 
@@ -59,6 +65,11 @@ class InvarLockError(Exception):
     def exit_code(self) -> ExitCode:
         """The exit code of a command that ends with this error."""
         return self.code.exit_code
+
+    @property
+    def coded_text(self) -> str:
+        """The text of the error with its code at the end of each line, as commands and pytest print it."""
+        return "\n".join(f"{line} [{self.code}]" for line in str(self).split("\n"))
 
     def document(self) -> dict[str, Any]:
         """Return what a command prints with ``--json`` when it ends with this error."""
@@ -83,10 +94,10 @@ class CombinedError(InvarLockError):
     """
 
     def __init__(self, errors: Sequence[InvarLockError]) -> None:
-        self.lines = tuple(map(str, errors))
+        self.lines = tuple(error.coded_text for error in errors)
         problems = [problem for error in errors for problem in error.problems]
         code = min((error.code for error in errors), key=lambda code: code.exit_code)
-        super().__init__("; ".join(self.lines), code=code, problems=problems)
+        super().__init__("; ".join(map(str, errors)), code=code, problems=problems)
 
     def __reduce__(self) -> tuple[Callable[..., InvarLockError], tuple[object, ...]]:
         return _rebuilt, (InvarLockError, str(self), self.code, self.problems)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from invarlock.errors import UsageError
 from invarlock.jsonio import write_bytes
+from invarlock.problems import Code
 from invarlock.staging import check_can_be_made
 
 # A reader that is started at the same time, as a shell starts both ends of a pipe, is ready within milliseconds.
@@ -42,9 +43,11 @@ def check_result_file(path: Path, option: str) -> None:
         if found is None or _standard_stream(found) is None:
             check_can_be_made(_target(path, option), option)
     elif not (stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode) or _standard_stream(found) is not None):
-        raise UsageError(f"{option}: {path} is not a file that can be written; give another path")
+        raise UsageError(
+            f"{option}: {path} is not a file that can be written; give another path", code=Code.OUTPUT_UNWRITABLE
+        )
     elif not os.access(path, os.W_OK):
-        raise UsageError(f"{option}: {path} is not writable; give another file")
+        raise UsageError(f"{option}: {path} is not writable; give another file", code=Code.OUTPUT_UNWRITABLE)
 
 
 def is_taken(path: Path) -> bool:
@@ -72,7 +75,9 @@ def write_result(path: Path, data: bytes, option: str) -> None:
             _write_into(path, data)
     except OSError as error:
         reason = "no process reads from this pipe" if error.errno in (errno.ENXIO, errno.EPIPE) else error.strerror
-        raise UsageError(f"{option}: {path} cannot be written ({reason}); give another file") from None
+        raise UsageError(
+            f"{option}: {path} cannot be written ({reason}); give another file", code=Code.OUTPUT_UNWRITABLE
+        ) from None
 
 
 def _status(path: Path, option: str) -> os.stat_result | None:
@@ -82,14 +87,18 @@ def _status(path: Path, option: str) -> os.stat_result | None:
         return None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{option}: {path} cannot be written ({reason}); give another file") from None
+        raise UsageError(
+            f"{option}: {path} cannot be written ({reason}); give another file", code=Code.OUTPUT_UNWRITABLE
+        ) from None
 
 
 def _target(path: Path, option: str) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError) as error:
-        raise UsageError(f"{option}: {path} is a broken link ({error}); give another file") from None
+        raise UsageError(
+            f"{option}: {path} is a broken link ({error}); give another file", code=Code.OUTPUT_UNWRITABLE
+        ) from None
 
 
 def _standard_stream(found: os.stat_result) -> int | None:

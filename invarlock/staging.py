@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 _STAGING = re.compile(r"\..+\.staging-[0-9a-f]{8}")
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -61,11 +62,19 @@ def check_can_be_made(target: Path, option: str) -> None:
     try:
         above = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
         if not above.is_dir():
-            raise UsageError(f"{option}: {target} cannot be created, {above} is not a folder; give another path")
+            raise UsageError(
+                f"{option}: {target} cannot be created, {above} is not a folder; give another path",
+                code=Code.OUTPUT_UNWRITABLE,
+            )
     except OSError as error:
-        raise UsageError(f"{option}: {target} cannot be created ({error.strerror}); give another path") from None
+        raise UsageError(
+            f"{option}: {target} cannot be created ({error.strerror}); give another path", code=Code.OUTPUT_UNWRITABLE
+        ) from None
     if not os.access(above, os.W_OK | os.X_OK):
-        raise UsageError(f"{option}: {target} cannot be created, {above} is not writable; give another path")
+        raise UsageError(
+            f"{option}: {target} cannot be created, {above} is not writable; give another path",
+            code=Code.OUTPUT_UNWRITABLE,
+        )
 
 
 def remove_abandoned(parent: Path) -> None:

@@ -218,13 +218,15 @@ def verify(options: Namespace) -> int:
     from invarlock.named_files import check_result_file, write_result
 
     if (options.receipt is None) != (options.receipt_key is None):
-        raise UsageError("--receipt and --receipt-key belong together; give both")
+        raise UsageError("--receipt and --receipt-key belong together; give both", code=Code.VERDICT_NOT_CLAIMED)
     for name, file in (("--json-out", options.json_out), ("--receipt", options.receipt)):
         if file is not None:
             check_result_file(file, name)
             for pack in options.packs:
                 if _real(file).is_relative_to(_real(pack)):
-                    raise UsageError(f"{name}: {file} is inside the pack; give a path outside it")
+                    raise UsageError(
+                        f"{name}: {file} is inside the pack; give a path outside it", code=Code.VERDICT_NOT_CLAIMED
+                    )
     receiver = None if options.receipt is None else _key_in(options.receipt_key, options)
     wanted = VerifyOptions(
         strict=options.strict,
@@ -306,7 +308,9 @@ def diff(options: Namespace) -> int:
             say_error(*_verify_lines(result))
             return result.code
         if result.verdict_document is None:
-            raise UsageError(f"{pack}: claims no verdict, so there is nothing to compare")
+            raise UsageError(
+                "claims no verdict, so there is nothing to compare", code=Code.VERDICT_NOT_CLAIMED, where=str(pack)
+            )
         verdicts.append(result.verdict_document)
         signed.append(result.signed)
     found = {**diff_verdicts(*verdicts), "signed": signed}

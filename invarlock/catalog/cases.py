@@ -13,6 +13,7 @@ from typing import Any
 from invarlock.catalog.models import Model, Models, folder_name
 from invarlock.catalog.scenarios import Scenario
 from invarlock.errors import DocumentError, UsageError
+from invarlock.problems import Code
 
 SCHEMA = "evidence_pack_scenarios_v1"
 # A suite's policy, in its row of models.toml and in the selection of an effective manifest.
@@ -82,7 +83,9 @@ def plan_cases(
     for model in models.models.values():
         other = names.setdefault(model.short_name, model.id)
         if other != model.id:
-            raise DocumentError(f"models.toml: {other!r} and {model.id!r} would share node ids; rename one")
+            raise DocumentError(
+                f"models.toml: {other!r} and {model.id!r} would share node ids; rename one", code=Code.SUITE_MALFORMED
+            )
     cases = []
     for model in sorted(models.models.values(), key=lambda model: model.weight_bytes):
         suites = [suite for suite in models.suites.values() if model.id in suite.models]
@@ -121,7 +124,7 @@ def effective_manifest(
         UsageError: when nothing is selected.
     """
     if not cases:
-        raise UsageError("no case is selected; list the cases with --collect-only")
+        raise UsageError("no case is selected; list the cases with --collect-only", code=Code.SELECTION_INVALID)
     chosen = {case.scenario.id for case in cases}
     models = {case.model.id: case.model for case in cases}
     rows = sorted((case.model.id, case.scenario.id, case.run) for case in cases)

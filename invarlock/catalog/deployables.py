@@ -16,6 +16,7 @@ from typing import Any
 
 from invarlock.catalog.edit_specs import Scope, parse_scope
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 # The pip requirement that installs all backends.
 EXTRA = "deployable"
@@ -69,16 +70,26 @@ def parse_deployable_spec(text: str) -> DeployableSpec:
     """
     fields = text.split(":")
     if len(fields) != 4:
-        raise UsageError(f"deployable spec {text!r}: write <backend>:<bits>:<group size or row>:<scope>")
+        raise UsageError(
+            f"deployable spec {text!r}: write <backend>:<bits>:<group size or row>:<scope>", code=Code.EDIT_SPEC_INVALID
+        )
     name, bits, group, scope = fields
     facts = BACKENDS.get(name)
     if facts is None:
-        raise UsageError(f"deployable spec {text!r}: unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+        raise UsageError(
+            f"deployable spec {text!r}: unknown backend {name!r}; known: {', '.join(BACKENDS)}",
+            code=Code.EDIT_SPEC_INVALID,
+        )
     if bits != str(facts.bits):
-        raise UsageError(f"deployable spec {text!r}: {name} packs {facts.bits} bits, not {bits!r}")
+        raise UsageError(
+            f"deployable spec {text!r}: {name} packs {facts.bits} bits, not {bits!r}", code=Code.EDIT_SPEC_INVALID
+        )
     if group != ROW and (not facts.groups or re.fullmatch(r"[1-9][0-9]{0,6}", group) is None):
         allowed = "a whole number or row" if facts.groups else "row"
-        raise UsageError(f"deployable spec {text!r}: the group size of {name} is {allowed}, not {group!r}")
+        raise UsageError(
+            f"deployable spec {text!r}: the group size of {name} is {allowed}, not {group!r}",
+            code=Code.EDIT_SPEC_INVALID,
+        )
     return DeployableSpec(name, int(bits), None if group == ROW else int(group), parse_scope(scope, where=text))
 
 

@@ -18,6 +18,7 @@ from functools import lru_cache
 from invarlock.edits import BY_NAME
 from invarlock.edits.edit import SCOPE_FAMILIES, Edit
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 EDIT_NAMES: tuple[str, ...] = tuple(BY_NAME)
 
@@ -66,15 +67,21 @@ def parse_edit_spec(text: str) -> EditSpec | CleanSpec:
     name, *fields = text.split(":")
     edit = BY_NAME.get(name)
     if edit is None:
-        raise UsageError(f"edit spec {text!r}: unknown edit {name!r}; known: {', '.join(EDIT_NAMES)}")
+        raise UsageError(
+            f"edit spec {text!r}: unknown edit {name!r}; known: {', '.join(EDIT_NAMES)}", code=Code.EDIT_SPEC_INVALID
+        )
     if not edit.takes_weights:
         if fields:
-            raise UsageError(f"edit spec {text!r}: {name} takes no parameters; write {edit.syntax}")
+            raise UsageError(
+                f"edit spec {text!r}: {name} takes no parameters; write {edit.syntax}", code=Code.EDIT_SPEC_INVALID
+            )
         return EditSpec(name)
     if len(fields) == 2 and fields[0] == "clean" and edit.family_scope:
         return CleanSpec(name, _in_scope_of(edit, parse_scope(fields[1], where=text), text))
     if len(fields) != len(edit.parameters) + bool(edit.family_scope):
-        raise UsageError(f"edit spec {text!r}: {len(fields)} fields after the edit; write {edit.syntax}")
+        raise UsageError(
+            f"edit spec {text!r}: {len(fields)} fields after the edit; write {edit.syntax}", code=Code.EDIT_SPEC_INVALID
+        )
     scope = parse_scope(fields.pop(), where=text) if edit.family_scope else None
     given = {parameter.name: value for parameter, value in zip(edit.parameters, fields, strict=True)}
     return make_edit_spec(name, given, scope, text)
@@ -90,21 +97,27 @@ def make_edit_spec(edit: str, values: Mapping[str, object], scope: Scope | None,
     """
     known = BY_NAME.get(edit)
     if known is None:
-        raise UsageError(f"{where}: unknown edit {edit!r}; known: {', '.join(EDIT_NAMES)}")
+        raise UsageError(
+            f"unknown edit {edit!r}; known: {', '.join(EDIT_NAMES)}", code=Code.EDIT_SPEC_INVALID, where=where
+        )
     parameters: dict[str, int | float | str] = {}
     for parameter in known.parameters:
         if parameter.name not in values:
-            raise UsageError(f"{where}: {edit} needs {parameter.name!r}; write {known.syntax}")
+            raise UsageError(
+                f"{edit} needs {parameter.name!r}; write {known.syntax}", code=Code.EDIT_SPEC_INVALID, where=where
+            )
         parameters[parameter.name] = parameter.read(str(values[parameter.name]), where)
     if scope is None and known.family_scope:
-        raise UsageError(f"{where}: {edit} needs a scope; write {known.syntax}")
+        raise UsageError(f"{edit} needs a scope; write {known.syntax}", code=Code.EDIT_SPEC_INVALID, where=where)
     return EditSpec(edit, parameters, None if scope is None else _in_scope_of(known, scope, where))
 
 
 def _in_scope_of(edit: Edit, scope: Scope, where: str) -> Scope:
     if scope.family not in edit.family_scope:
         allowed = ", ".join(edit.family_scope) or "no scope"
-        raise UsageError(f"{where}: {edit.name} cannot edit {scope.family!r}; allowed: {allowed}")
+        raise UsageError(
+            f"{edit.name} cannot edit {scope.family!r}; allowed: {allowed}", code=Code.EDIT_SPEC_INVALID, where=where
+        )
     return scope
 
 
@@ -116,5 +129,9 @@ def parse_scope(text: str, *, where: str) -> Scope:
     """
     match = _SCOPE.fullmatch(text)
     if match is None:
-        raise UsageError(f"{where}: unknown scope {text!r}; use {', '.join(SCOPE_FAMILIES)}, optionally with @layer=N")
+        raise UsageError(
+            f"unknown scope {text!r}; use {', '.join(SCOPE_FAMILIES)}, optionally with @layer=N",
+            code=Code.EDIT_SPEC_INVALID,
+            where=where,
+        )
     return Scope(match[1], None if match[2] is None else int(match[2]))

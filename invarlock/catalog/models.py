@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from invarlock.errors import DocumentError, MissingFileError
 from invarlock.jsonio import check_schema
+from invarlock.problems import Code
 
 # The default number of runs of a scenario, each with its own windows; a suite may set another number.
 CLEAN_RUNS = 3
@@ -101,11 +102,13 @@ def read_models(path: Path) -> Models:
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such file; a suites folder must have one") from None
+        raise MissingFileError(
+            "no such file; a suites folder must have one", code=Code.FILE_MISSING, where=str(path)
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DocumentError(f"{path}: {error}") from None
+        raise DocumentError(f"{error}", code=Code.SUITE_MALFORMED, where=str(path)) from None
     except OSError as error:
-        raise DocumentError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DocumentError(f"cannot be read ({error.strerror})", code=Code.SUITE_MALFORMED, where=str(path)) from None
     check_schema(document, "models", where=str(path))
     models = {row["id"]: Model(**row) for row in _unique(document["model"], "id", path)}
     suites = {row["name"]: _suite(row) for row in _unique(document["suite"], "name", path)}
@@ -113,12 +116,18 @@ def read_models(path: Path) -> Models:
     for model in models:
         other = folders.setdefault(folder_name(model), model)
         if other != model:
-            raise DocumentError(f"{path}: models {other!r} and {model!r} would share the folder {folder_name(model)!r}")
+            raise DocumentError(
+                f"models {other!r} and {model!r} would share the folder {folder_name(model)!r}",
+                code=Code.SUITE_MALFORMED,
+                where=str(path),
+            )
     for suite in suites.values():
         for model in suite.models:
             if model not in models:
                 raise DocumentError(
-                    f"{path}: suite {suite.name!r} lists {model!r}, which has no [[model]] table; add one"
+                    f"suite {suite.name!r} lists {model!r}, which has no [[model]] table; add one",
+                    code=Code.SUITE_MALFORMED,
+                    where=str(path),
                 )
     return Models(models, suites)
 
@@ -127,7 +136,7 @@ def _unique(rows: list[dict[str, Any]], key: str, path: Path) -> list[dict[str, 
     seen: set[str] = set()
     for row in rows:
         if row[key] in seen:
-            raise DocumentError(f"{path}: {key} {row[key]!r} appears twice")
+            raise DocumentError(f"{key} {row[key]!r} appears twice", code=Code.SUITE_MALFORMED, where=str(path))
         seen.add(row[key])
     return rows
 

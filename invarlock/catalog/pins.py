@@ -19,6 +19,7 @@ from typing import Any
 from invarlock.digests import digest_bytes
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, read_json
+from invarlock.problems import Code
 
 SCHEMA = "model_revisions_v1"
 # A model's own code is pinned, but is not part of the checkpoint.
@@ -134,7 +135,9 @@ def _pins(rows: Sequence[Mapping[str, Any]], key: str, where: str) -> dict[str, 
     pins: dict[str, Pin] = {}
     for row in rows:
         if row[key] in pins:
-            raise DocumentError(f"{where}: {row[key]!r} is pinned twice; remove one entry")
+            raise DocumentError(
+                f"{row[key]!r} is pinned twice; remove one entry", code=Code.SUITE_MALFORMED, where=where
+            )
         pins[row[key]] = Pin(
             id=row[key],
             revision=row["revision"],

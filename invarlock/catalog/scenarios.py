@@ -14,6 +14,7 @@ from invarlock.catalog.models import Suite
 from invarlock.catalog.sweeps import step_problem, steps
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import check_schema, read_json
+from invarlock.problems import Code
 
 Category = Literal["clean", "stress", "error_injection", "deployable"]
 Strictness = Literal["must_pass", "must_fail", "must_detect", "informational"]
@@ -109,23 +110,27 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
     scenarios: dict[str, Scenario] = {}
     for row in (step for catalogued in document["scenarios"] for step in steps(catalogued)):
         if row["id"] in scenarios:
-            raise DocumentError(f"{path}: scenario {row['id']!r} appears twice")
+            raise DocumentError(f"scenario {row['id']!r} appears twice", code=Code.SUITE_MALFORMED, where=str(path))
         problem = step_problem(row)
         if problem is not None:
-            raise DocumentError(f"{path}: {problem}")
+            raise DocumentError(f"{problem}", code=Code.SUITE_MALFORMED, where=str(path))
         requirements = row["requirements"]
         if row["strictness"] == "must_detect" and not (
             requirements["detectors_all_of"] or requirements["detectors_any_of"]
         ):
             raise DocumentError(
-                f"{path}: scenario {row['id']!r}: it must be detected, but has no detector; add one to "
-                "detectors_all_of, or make it informational"
+                f"scenario {row['id']!r}: it must be detected, but has no detector; add one to "
+                "detectors_all_of, or make it informational",
+                code=Code.SUITE_MALFORMED,
+                where=str(path),
             )
         if row["artifact_class"] not in ARTIFACT_CLASSES[row["generation"]["kind"]]:
             allowed = " or ".join(ARTIFACT_CLASSES[row["generation"]["kind"]])
             raise DocumentError(
-                f"{path}: scenario {row['id']!r}: its artifact_class is {row['artifact_class']!r}, but its "
-                f"generation makes a {allowed}; correct the class"
+                f"scenario {row['id']!r}: its artifact_class is {row['artifact_class']!r}, but its "
+                f"generation makes a {allowed}; correct the class",
+                code=Code.SUITE_MALFORMED,
+                where=str(path),
             )
         scenarios[row["id"]] = Scenario(
             id=row["id"],
@@ -142,7 +147,11 @@ def read_scenarios(path: Path) -> tuple[Scenario, ...]:
 def _generation(row: dict[str, Any], path: Path) -> EditGeneration | FaultGeneration | DeployableGeneration:
     generation = row["generation"]
     if generation["kind"] == "brought":
-        raise DocumentError(f"{path}: scenario {row['id']!r}: own subjects are given with --subject; remove the row")
+        raise DocumentError(
+            f"scenario {row['id']!r}: own subjects are given with --subject; remove the row",
+            code=Code.SUITE_MALFORMED,
+            where=str(path),
+        )
     if generation["kind"] == "error":
         return FaultGeneration(
             generation["error_type"], generation.get("params", {}), generation.get("params_by_model", {})
@@ -151,11 +160,14 @@ def _generation(row: dict[str, Any], path: Path) -> EditGeneration | FaultGenera
         if generation["kind"] == "deployable_edit":
             spec = parse_deployable_spec(generation["edit_spec"])
             if spec.backend != generation["backend"]:
-                raise UsageError(f"its backend is {generation['backend']!r}, but its edit_spec has {spec.backend!r}")
+                raise UsageError(
+                    f"its backend is {generation['backend']!r}, but its edit_spec has {spec.backend!r}",
+                    code=Code.EDIT_SPEC_INVALID,
+                )
             return DeployableGeneration(spec)
         by_model = generation.get("edit_spec_by_model", {})
         return EditGeneration(
             parse_edit_spec(generation["edit_spec"]), {model: parse_edit_spec(text) for model, text in by_model.items()}
         )
     except UsageError as error:
-        raise DocumentError(f"{path}: scenario {row['id']!r}: {error}") from None
+        raise DocumentError(f"scenario {row['id']!r}: {error}", code=Code.SUITE_MALFORMED, where=str(path)) from None

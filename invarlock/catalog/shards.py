@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 Group = tuple[str, str]
 SCHEMA = "invarlock/shard-v1"
@@ -43,7 +44,10 @@ def shard_manifest(whole: Mapping[str, Any], index: int, shards: int) -> dict[st
     groups = divide(((case["model"], case["scenario"]) for case in selection["cases"]), shards)
     cases = [case for case in selection["cases"] if groups[case["model"], case["scenario"]] == index]
     if not cases:
-        raise UsageError(f"--shard {index}/{shards}: only {len(groups)} subjects; use at most {len(groups)} shards")
+        raise UsageError(
+            f"--shard {index}/{shards}: only {len(groups)} subjects; use at most {len(groups)} shards",
+            code=Code.SELECTION_INVALID,
+        )
     models, scenarios = ({case[key] for case in cases} for key in ("model", "scenario"))
     return {
         **whole,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from invarlock.catalog.models import Model, Models
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 # The parts of a hub id, which has at most one slash.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
@@ -49,7 +50,7 @@ def fill_slots(models: Models, suite: str, slots: Sequence[str | None]) -> Model
     if not chosen and not problems:
         problems.append(f"MODEL_1: every slot of suite {suite} is empty; give a model")
     if problems:
-        raise UsageError("; ".join(problems))
+        raise UsageError.listing(problems, code=Code.SETTING_INVALID, separator="; ")
     return Models(chosen, {suite: replace(models.suites[suite], models=tuple(chosen))})
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from invarlock.errors import DocumentError
+from invarlock.problems import Code
 
 # The parameter name for the whole spec of an edit.
 EDIT_SPEC = "edit_spec"
@@ -34,7 +35,8 @@ def steps(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     parameter = sweep["parameter"]
     if (parameter == EDIT_SPEC) != (generation["kind"] == "edit"):
         raise DocumentError(
-            f"scenario {row['id']!r}: a sweep of a fault needs one of its parameters, one of an edit {EDIT_SPEC!r}"
+            f"scenario {row['id']!r}: a sweep of a fault needs one of its parameters, one of an edit {EDIT_SPEC!r}",
+            code=Code.SUITE_MALFORMED,
         )
     kept = {key: value for key, value in row.items() if key != "sweep"}
     common = {key: value for key, value in sweep.items() if key != "values"}

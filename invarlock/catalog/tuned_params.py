@@ -10,6 +10,7 @@ from typing import Any
 from invarlock.catalog.edit_specs import CleanSpec, EditSpec, make_edit_spec, parse_scope
 from invarlock.errors import MissingFileError, UsageError
 from invarlock.jsonio import check_schema, read_json
+from invarlock.problems import Code
 
 MAX_TUNED_PARAMS_BYTES = 16 * 1024 * 1024
 
@@ -35,13 +36,16 @@ class TunedParams:
         if row is None:
             raise UsageError(
                 f"{self.source}: no tuned parameters of {spec.edit} for {model_id}; add an entry, or give "
-                "parameters in the scenario's edit_spec_by_model"
+                "parameters in the scenario's edit_spec_by_model",
+                code=Code.TUNED_PARAMETERS_UNUSABLE,
             )
         where = f"{self.source}: {model_id}, {spec.edit}"
         selected = make_edit_spec(spec.edit, row, parse_scope(row["scope"], where=where), where)
         if "evidence" in row and str(selected) not in _passed(row["evidence"]):
             raise UsageError(
-                f"{where}: {selected} did not pass according to its evidence; tune again, or drop the evidence"
+                f"{selected} did not pass according to its evidence; tune again, or drop the evidence",
+                code=Code.TUNED_PARAMETERS_UNUSABLE,
+                where=where,
             )
         return selected
 
@@ -86,7 +90,8 @@ def read_tuned_params(path: Path) -> TunedParams:
     except MissingFileError as error:
         raise MissingFileError(
             f"{error}; clean edits need it: create the file, give another with "
-            "PACK_TUNED_EDIT_PARAMS_FILE, or make one: invarlock tune MODEL --output FILE"
+            "PACK_TUNED_EDIT_PARAMS_FILE, or make one: invarlock tune MODEL --output FILE",
+            code=Code.FILE_MISSING,
         ) from None
     check_schema(document, "tuned_edit_params", where=str(path))
     return TunedParams(path.name, document["models"], document)

@@ -13,6 +13,7 @@ from typing import Any
 
 from invarlock.checkpoints.safetensors_files import read_config
 from invarlock.errors import CheckpointError, UsageError
+from invarlock.problems import Code
 
 # What families call the number of positions. BLOOM and MPT have none of them: ALiBi has no bound.
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
@@ -38,7 +39,8 @@ def check_scorable(folder: Path, seq_len: int) -> None:
     if positions is not None and seq_len > positions:
         raise UsageError(
             f"{folder}: windows of {seq_len} tokens, and the model has positions for {positions}; "
-            f"use a seq_len of at most {positions}"
+            f"use a seq_len of at most {positions}",
+            code=Code.SETTING_INVALID,
         )
 
 

@@ -9,6 +9,7 @@ from invarlock.boundary import Commands
 from invarlock.cli.parsing import EXIT_CODES
 from invarlock.errors import UsageError
 from invarlock.output import say
+from invarlock.problems import Code
 from invarlock.reports.tiers import tier_names
 
 
@@ -37,7 +38,9 @@ def _calibrate(options: argparse.Namespace) -> int:
     from invarlock.reports.tier_fitting import fit_tier, proposal_lines
 
     if is_taken(options.output):
-        raise UsageError(f"{options.output}: already exists; give another file with --output")
+        raise UsageError(
+            "already exists; give another file with --output", code=Code.OUTPUT_EXISTS, where=str(options.output)
+        )
     check_result_file(options.output, "--output")
     proposal = fit_tier(options.folder, options.tier)
     check_schema(proposal, "tier_proposal", where=str(options.output))

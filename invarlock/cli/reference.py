@@ -26,7 +26,10 @@ def _problems(options: argparse.Namespace) -> int:
     known = {code.value: code for code in Code}
     for name in options.codes:
         if name not in known:
-            raise UsageError(f"{name!r} is no problem code{did_you_mean(name, known)}; list all: invarlock problems")
+            raise UsageError(
+                f"{name!r} is no problem code{did_you_mean(name, known)}; list all: invarlock problems",
+                code=Code.USAGE_INVALID,
+            )
     for code in (known[name] for name in options.codes):
         say(f"{code.value} (exit code {code.exit_code.value})", f"  {code.meaning}", f"  {code.remedy}")
     return 0

@@ -69,11 +69,17 @@ def _verify(options: argparse.Namespace) -> int:
     reports = [found for path in options.paths if (found := report_at(path)) is not None]
     packs = [path for path in options.paths if report_at(path) is None]
     if packs and reports:
-        raise UsageError(f"{packs[0]} is a pack and {reports[0]} is a report; verify them one after the other")
+        raise UsageError(
+            f"{packs[0]} is a pack and {reports[0]} is a report; verify them one after the other",
+            code=Code.OPTIONS_CONFLICT,
+        )
     foreign, kind = (OF_REPORTS, "a report") if packs else (OF_PACKS, "a pack")
     for name, option in foreign.items():
         if getattr(options, name) != options.defaults[name]:
-            raise UsageError(f"{option}: an option of {kind}, but {options.paths[0]} is not one; leave it out")
+            raise UsageError(
+                f"{option}: an option of {kind}, but {options.paths[0]} is not one; leave it out",
+                code=Code.OPTIONS_CONFLICT,
+            )
     if reports:
         return _verify_reports(reports, options)
     # imported here to keep --help fast

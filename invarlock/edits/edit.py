@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +137,11 @@ def whole_number(name: str, low: int, high: int) -> Callable[[str, str], int]:
     def read(text: str, where: str) -> int:
         if re.fullmatch(r"[0-9]{1,7}", text) and low <= int(text) <= high:
             return int(text)
-        raise UsageError(f"{where}: {name} must be a whole number from {low} to {high}, not {text!r}")
+        raise UsageError(
+            f"{name} must be a whole number from {low} to {high}, not {text!r}",
+            code=Code.EDIT_SPEC_INVALID,
+            where=where,
+        )
 
     return read
 
@@ -147,7 +152,9 @@ def one_of(name: str, known: tuple[str, ...]) -> Callable[[str, str], str]:
     def read(text: str, where: str) -> str:
         if text in known:
             return text
-        raise UsageError(f"{where}: {name} {text!r} is unknown; use one of {', '.join(known)}")
+        raise UsageError(
+            f"{name} {text!r} is unknown; use one of {', '.join(known)}", code=Code.EDIT_SPEC_INVALID, where=where
+        )
 
     return read
 

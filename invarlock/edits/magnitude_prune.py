@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from invarlock.edits.edit import Edit, Parameter, Parameters
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +108,9 @@ def _read_fraction(text: str, where: str) -> float:
         fraction = -1.0
     if 0 < fraction < 1:
         return fraction
-    raise UsageError(f"{where}: the fraction to prune must be between 0 and 1, not {text!r}")
+    raise UsageError(
+        f"the fraction to prune must be between 0 and 1, not {text!r}", code=Code.EDIT_SPEC_INVALID, where=where
+    )
 
 
 def _apply(weight: torch.Tensor, parameters: Parameters) -> torch.Tensor:

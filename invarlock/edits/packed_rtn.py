@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from invarlock.edits.edit import Edit, Packing, Parameter, Parameters, at_least, whole_number
 from invarlock.edits.quant_rtn import GRID, round_matrix
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,9 @@ def _config(ignored: Sequence[str], parameters: Parameters) -> Mapping[str, Any]
 def _read_width(text: str, where: str) -> int:
     bits = whole_number("bits", min(WIDTHS), max(WIDTHS))(text, where)
     if bits not in WIDTHS:
-        raise UsageError(f"{where}: bits must be one of {', '.join(map(str, WIDTHS))}, not {bits}")
+        raise UsageError(
+            f"bits must be one of {', '.join(map(str, WIDTHS))}, not {bits}", code=Code.EDIT_SPEC_INVALID, where=where
+        )
     return bits
 
 

@@ -14,6 +14,7 @@ from invarlock.checkpoints.layout import checkpoint_files, checkpoint_folder, to
 from invarlock.checkpoints.subject_edits import METADATA_NAME
 from invarlock.errors import CheckpointError, DocumentError, UsageError
 from invarlock.evaluation.request import Edited
+from invarlock.problems import Code
 
 
 def brought_files(folder: Path, baseline: Path) -> dict[str, Path]:
@@ -70,15 +71,22 @@ def _check_digests(folder: Path, baseline: Path, edit: SubjectEdit) -> None:
     where, before, after = folder / METADATA_NAME, digest_checkpoint(baseline), brought_digest(folder, baseline)
     if edit.baseline_digest not in (None, before):
         raise DocumentError(
-            f"{where}: its baseline_digest is not that of {baseline}; name that baseline, or the edit with --edit-label"
+            f"its baseline_digest is not that of {baseline}; name that baseline, or the edit with --edit-label",
+            code=Code.DOCUMENT_MALFORMED,
+            where=str(where),
         )
     if edit.subject_digest not in (None, after):
         raise DocumentError(
-            f"{where}: its subject_digest is not that of {folder}, which was changed since; remove the file, or name "
-            "the edit with --edit-label"
+            f"its subject_digest is not that of {folder}, which was changed since; remove the file, or name "
+            "the edit with --edit-label",
+            code=Code.DOCUMENT_MALFORMED,
+            where=str(where),
         )
     if edit.label == NOOP and before != after:
-        raise UsageError(f"{folder}: called noop, and differs from its baseline; name its edit with --edit-label")
+        raise UsageError(
+            f"{folder}: called noop, and differs from its baseline; name its edit with --edit-label",
+            code=Code.EDIT_SPEC_INVALID,
+        )
 
 
 def unchanged(edited: Edited, subject_digest: str, baseline_digest: str) -> Edited:

@@ -48,6 +48,7 @@ from invarlock.guards.structure import missing_tensors
 from invarlock.guards.variance import propose_scales
 from invarlock.judgement.expectations import Expectation
 from invarlock.measuring import rmt
+from invarlock.problems import Code
 from invarlock.stages import stage
 
 # The most probable tokens of a position: they hold 99.9 % of the probability, in 4 KB.
@@ -238,7 +239,8 @@ def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may b
     if largest >= rows:
         raise EvaluationError(
             f"the baseline: token {largest} of the text is beyond the {rows} rows of its embedding; "
-            "is the tokenizer another model's?"
+            "is the tokenizer another model's?",
+            code=Code.BASELINE_IMPLAUSIBLE,
         )
     scored = {}
     for run, draw in draws.items():
@@ -251,7 +253,7 @@ def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may b
         except OutOfMemoryError:
             raise
         except EvaluationError as error:
-            raise EvaluationError(f"the baseline cannot be scored: {error}") from None
+            raise EvaluationError(f"the baseline cannot be scored: {error}", code=Code.BASELINE_IMPLAUSIBLE) from None
         check_begins_with_bos(model, draw.preview.tokens, rows)
         check_plausible([*preview.losses, *final.losses], rows, plan.most_of_chance)
         scored[run] = ScoredDraw(
@@ -396,7 +398,8 @@ def _load_subject(subject: Path, baseline: Path, placement: Placement, facts: Ch
             raise
         # nothing is wrong with the checkpoint: a library, a kernel or a device is missing
         raise UsageError(
-            f"--scoring native: {subject.name}: {error}; install what it needs, or use --scoring dequantised"
+            f"--scoring native: {subject.name}: {error}; install what it needs, or use --scoring dequantised",
+            code=Code.EXTRA_NOT_INSTALLED,
         ) from None
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from invarlock.errors import EvaluationError
+from invarlock.problems import Code
 
 # The longest text that is scored; the embedded one is 0.4 MB.
 MAX_TEXT_BYTES = 256 * 1024 * 1024
@@ -44,18 +45,20 @@ def decompress(data: bytes, suffix: str, where: str) -> bytes:
     """
     whole = bytearray()
     if not data:
-        raise EvaluationError(f"{where}: not a {suffix} file, it is empty; fetch it again")
+        raise EvaluationError(f"not a {suffix} file, it is empty; fetch it again", code=Code.TEXT_UNUSABLE, where=where)
     while data:
         stream = _DECOMPRESSORS[suffix]()
         try:
             whole += stream.decompress(data, MAX_TEXT_BYTES + 1 - len(whole))
         except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
             what = "something else follows its end" if whole else f"not a {suffix} file"
-            raise EvaluationError(f"{where}: {what} ({error}); fetch it again") from None
+            raise EvaluationError(f"{what} ({error}); fetch it again", code=Code.TEXT_UNUSABLE, where=where) from None
         if len(whole) > MAX_TEXT_BYTES:
             raise too_long(where)
         if not stream.eof:
-            raise EvaluationError(f"{where}: it is cut off, its end is missing; fetch it again")
+            raise EvaluationError(
+                "it is cut off, its end is missing; fetch it again", code=Code.TEXT_UNUSABLE, where=where
+            )
         # streams may be padded with zeros
         data = stream.unused_data.lstrip(b"\0")
     return bytes(whole)
@@ -69,11 +72,15 @@ def decode(data: bytes, where: str) -> str:
     """
     for mark, encoding in _OTHER_ENCODINGS.items():
         if data.startswith(mark):
-            raise EvaluationError(f"{where}: not UTF-8 text, it is {encoding}; convert it with iconv")
+            raise EvaluationError(
+                f"not UTF-8 text, it is {encoding}; convert it with iconv", code=Code.TEXT_UNUSABLE, where=where
+            )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise EvaluationError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise EvaluationError(
+            f"not UTF-8 text ({error.reason} at byte {error.start})", code=Code.TEXT_UNUSABLE, where=where
+        ) from None
     return one_line_end(text)
 
 
@@ -84,4 +91,6 @@ def one_line_end(text: str) -> str:
 
 def too_long(where: str) -> EvaluationError:
     """Return the error for a text of more than ``MAX_TEXT_BYTES``."""
-    return EvaluationError(f"{where}: more than {MAX_TEXT_BYTES} bytes of text; use a shorter one")
+    return EvaluationError(
+        f"more than {MAX_TEXT_BYTES} bytes of text; use a shorter one", code=Code.TEXT_UNUSABLE, where=where
+    )

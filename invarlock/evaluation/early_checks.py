@@ -31,6 +31,7 @@ from invarlock.errors import (
 from invarlock.evaluation.pair_documents import check_documents
 from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.evaluation.text_files import read_local_text
+from invarlock.problems import Code
 from invarlock.reports.tiers import profile_windows
 
 # An id and a log-probability for each kept token.
@@ -92,7 +93,7 @@ class Checks:
         if len(self._errors) == 1:
             raise self._errors[0]
         if self._errors:
-            raise CombinedError(self._errors)
+            raise CombinedError(self._errors, code=Code.DEVICE_UNAVAILABLE)
 
 
 def check_text_length(folder: Path, text: str, where: Path, seq_len: int, windows: int) -> None:
@@ -116,8 +117,10 @@ def check_text_length(folder: Path, text: str, where: Path, seq_len: int, window
     width = max(1, seq_len - prefix)
     if tokens // width < windows:
         raise EvaluationError(
-            f"{where}: the text has at most {tokens // width} distinct windows of {width} tokens, {windows} are "
-            "needed; use a longer text, fewer windows or a shorter seq_len"
+            f"the text has at most {tokens // width} distinct windows of {width} tokens, {windows} are "
+            "needed; use a longer text, fewer windows or a shorter seq_len",
+            code=Code.DEVICE_UNAVAILABLE,
+            where=where,
         )
 
 
@@ -134,20 +137,27 @@ def _check_subject(subject: Path, request: PairRequest, checks: Checks, *, has_b
 def _is_there(folder: Path) -> bool:
     """Return True for a checkpoint that is there; the message is that of ``check_request``."""
     if not folder.is_dir() and not find_gguf(folder):
-        raise CheckpointError(f"{folder}: no such folder; give a checkpoint with config.json and safetensors")
+        raise CheckpointError(
+            f"{folder}: no such folder; give a checkpoint with config.json and safetensors",
+            code=Code.DEVICE_UNAVAILABLE,
+        )
     return True
 
 
 def _check_tokenizer(folder: Path) -> None:
     if not tokenizer_files(folder):
-        raise CheckpointError(f"{folder}: no tokenizer files; add those of the model, the text needs them")
+        raise CheckpointError(
+            f"{folder}: no tokenizer files; add those of the model, the text needs them", code=Code.DEVICE_UNAVAILABLE
+        )
     for name in tokenizer_files(folder):
         check_fetched(folder / name)
 
 
 def _check_text(request: PairRequest, text: Path) -> None:
     if not text.exists():
-        raise MissingFileError(f"{text}: no such file; name a text to score on with --text")
+        raise MissingFileError(
+            f"{text}: no such file; name a text to score on with --text", code=Code.DEVICE_UNAVAILABLE
+        )
     source = read_local_text(text, request.text_field)
     preview, final = profile_windows(request.profile)
     windows = (request.preview_windows or preview) + (request.final_windows or final)
@@ -159,7 +169,8 @@ def _check_memory(files: CheckpointFiles, device: str | None) -> None:
     if device == "cpu" and needed > total:
         raise OutOfMemoryError(
             f"--device cpu: the baseline has weights of {needed / 1e9:.0f} GB, and this machine has {total / 1e9:.0f} "
-            "GB of memory; use a machine with more memory, or a GPU"
+            "GB of memory; use a machine with more memory, or a GPU",
+            code=Code.DEVICE_UNAVAILABLE,
         )
 
 
@@ -172,10 +183,14 @@ def _check_disk(request: PairRequest, target: Path) -> None:
     if free < needed:
         raise OutputError(
             f"--output-dir: {target} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; free some space, "
-            "or use fewer windows or a smaller --top-k"
+            "or use fewer windows or a smaller --top-k",
+            code=Code.DEVICE_UNAVAILABLE,
         )
 
 
 def _check_device(device: str | None) -> None:
     if device == "cuda" and not any(path.exists() for path in GPU_DEVICES):
-        raise UsageError("--device cuda: this machine has no GPU; use --device cpu, or leave the option out")
+        raise UsageError(
+            "--device cuda: this machine has no GPU; use --device cpu, or leave the option out",
+            code=Code.DEVICE_UNAVAILABLE,
+        )

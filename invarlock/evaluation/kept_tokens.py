@@ -21,6 +21,7 @@ import torch
 from invarlock.checkpoints.digests import digest_file
 from invarlock.errors import EvaluationError
 from invarlock.measuring.fidelity import Kept, TokenScores, diverge, keep, rest_mass
+from invarlock.problems import Code
 from invarlock.statistics.histogram import count_in_bins
 
 # A baseline's probability from which its most probable token counts as confident.
@@ -56,10 +57,16 @@ def check_kept(path: Path, measured: Mapping[str, Any]) -> None:
     """
     if not path.is_file():
         raise EvaluationError(
-            f"{path}: missing; the baseline's most probable tokens are compared with: measure it again"
+            "missing; the baseline's most probable tokens are compared with: measure it again",
+            code=Code.BASELINE_IMPLAUSIBLE,
+            where=str(path),
         )
     if f"sha256:{digest_file(path)}" != measured["sha256"]:
-        raise EvaluationError(f"{path}: not the file that the baseline's report names; measure the baseline again")
+        raise EvaluationError(
+            "not the file that the baseline's report names; measure the baseline again",
+            code=Code.BASELINE_IMPLAUSIBLE,
+            where=str(path),
+        )
 
 
 def most_probable_tokens(path: Path) -> npt.NDArray[np.int32]:
@@ -137,7 +144,8 @@ class BaselineObserver:
             size = record.itemsize * math.prod(self._shape) / 1e6
             raise EvaluationError(
                 f"{self._path}: cannot be written ({error.strerror}); the baseline's most probable tokens need "
-                f"{size:.0f} MB"
+                f"{size:.0f} MB",
+                code=Code.OUTPUT_UNWRITABLE,
             ) from None
         return mapped
 

@@ -24,6 +24,7 @@ from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.errors import EvaluationError, OutOfMemoryError
 from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_memory
+from invarlock.problems import Code
 
 # transformers leaves these untyped, or typed without output_loading_info
 _LOGGING: Any = logging
@@ -120,7 +121,8 @@ def auto_class(config: PreTrainedConfig) -> Any:
         if kind not in _CAUSAL and not getattr(config, "auto_map", None):
             raise EvaluationError(
                 f"transformers has no language model for model_type {config.model_type!r}; where a language model is "
-                "part of it, save that part and evaluate it"
+                "part of it, save that part and evaluate it",
+                code=Code.MODEL_NOT_LOADABLE,
             )
         return _AUTO_MODEL
     if kind not in _CAUSAL:
@@ -197,7 +199,9 @@ class _LazyTensor:
 
 def _not_loaded(folder: Path, error: Exception) -> EvaluationError:
     line = " ".join(str(error).replace(str(folder), folder.name).split())
-    return EvaluationError(f"the model cannot be loaded ({line[:200] or type(error).__name__})")
+    return EvaluationError(
+        f"the model cannot be loaded ({line[:200] or type(error).__name__})", code=Code.MODEL_NOT_LOADABLE
+    )
 
 
 def _check_loading(info: Mapping[str, Collection[object]]) -> None:
@@ -210,7 +214,8 @@ def _check_loading(info: Mapping[str, Collection[object]]) -> None:
         if info[kind]:
             names = sorted(str(key) for key in info[kind])
             raise EvaluationError(
-                f"the model cannot be loaded: {len(names)} {kind.replace('_', ' ')}, such as {names[0]}"
+                f"the model cannot be loaded: {len(names)} {kind.replace('_', ' ')}, such as {names[0]}",
+                code=Code.MODEL_NOT_LOADABLE,
             )
 
 
@@ -291,6 +296,9 @@ def forward(model: PreTrainedModel, batch: torch.Tensor) -> Any:
         line = " ".join(str(error).split())[:200]
         if isinstance(error, TypeError) and "required positional argument" in line:
             raise EvaluationError(
-                f"the model reads more than text ({line}); save its language model and evaluate that"
+                f"the model reads more than text ({line}); save its language model and evaluate that",
+                code=Code.MODEL_NOT_LOADABLE,
             ) from None
-        raise EvaluationError(f"the model's forward pass fails ({type(error).__name__}: {line})") from None
+        raise EvaluationError(
+            f"the model's forward pass fails ({type(error).__name__}: {line})", code=Code.MODEL_NOT_LOADABLE
+        ) from None

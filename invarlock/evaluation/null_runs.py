@@ -46,6 +46,7 @@ from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.windows import Draw
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
+from invarlock.problems import Code
 from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
 from invarlock.reports.policy import resolve_policy
 
@@ -192,7 +193,10 @@ def _guard_blocks(sides: Mapping[str, Any], probe: ActivationFacts) -> dict[str,
 
 def _change_block(name: str, measured: Measured) -> dict[str, Any]:
     if measured.preview is None or measured.final is None:
-        raise EvaluationError(f"null run: {name} of the baseline could not be scored ({measured.not_scored})")
+        raise EvaluationError(
+            f"null run: {name} of the baseline could not be scored ({measured.not_scored})",
+            code=Code.NULL_RUNS_UNUSABLE,
+        )
     sides = {**measured.facts.by_guard, **measured.activations.by_guard(_losses(measured.scaled))}
     return {
         "name": name,

@@ -51,6 +51,7 @@ from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
 from invarlock.judgement.expectations import parse_expectations
 from invarlock.moments import utc_now
+from invarlock.problems import Code
 from invarlock.reports.policy import overrides_of, slice_overrides
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import Preset, check_fit
@@ -96,7 +97,11 @@ def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
                 for name, content in files.items():
                     write_bytes(staging / name, content)
                 if target.exists():
-                    raise UsageError(f"{target}: already exists; choose another folder with --output-dir")
+                    raise UsageError(
+                        "already exists; choose another folder with --output-dir",
+                        code=Code.OUTPUT_EXISTS,
+                        where=str(target),
+                    )
                 staging.rename(target)
         return report
 
@@ -111,7 +116,9 @@ def _writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
+        raise UsageError(
+            f"cannot be written ({error.strerror})", code=Code.OUTPUT_UNWRITABLE, where=str(target)
+        ) from None
 
 
 def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -13,6 +13,7 @@ from invarlock.checkpoints.digests import tokenizer_digest
 from invarlock.errors import EvaluationError, UsageError
 from invarlock.evaluation.pair_request import PairRequest
 from invarlock.jsonio import check_schema, read_json
+from invarlock.problems import Code
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import check_fit
 from invarlock.reports.verification import verify_baseline
@@ -51,7 +52,8 @@ def model_name(request: PairRequest, preset: Mapping[str, Any] | None) -> str:
         return request.model_id or request.baseline.resolve().name
     if request.model_id not in (None, preset["model_id"]):
         raise UsageError(
-            f"--model-id: {request.model_id!r}, and the preset is of {preset['model_id']!r}; leave --model-id out"
+            f"--model-id: {request.model_id!r}, and the preset is of {preset['model_id']!r}; leave --model-id out",
+            code=Code.OPTIONS_CONFLICT,
         )
     return str(preset["model_id"])
 
@@ -82,14 +84,20 @@ def read_baseline_report(path: Path) -> dict[str, Any]:
 
 def another_setup(path: Path, what: str) -> EvaluationError:
     """Return the error for a baseline's report that cannot be used here."""
-    return EvaluationError(f"{path}: of another setup, {what} differs; leave --baseline-report out")
+    return EvaluationError(
+        f"of another setup, {what} differs; leave --baseline-report out",
+        code=Code.BASELINE_IMPLAUSIBLE,
+        where=str(path),
+    )
 
 
 def _check_report(request: PairRequest, path: Path, name: str) -> None:
     document = read_baseline_report(path)
     problem = next(iter(verify_baseline(document)), None)
     if problem is not None:
-        raise EvaluationError(f"{path}: {problem}; leave --baseline-report out")
+        raise EvaluationError(
+            f"{problem}; leave --baseline-report out", code=Code.BASELINE_IMPLAUSIBLE, where=str(path)
+        )
     meta, dataset, context = document["meta"], document["dataset"], document["context"]
     pairs = {
         "meta.model_id": (meta["model_id"], name),

@@ -13,6 +13,7 @@ from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.errors import CheckpointError, MissingFileError, UsageError
 from invarlock.evaluation.served.client import server_url
+from invarlock.problems import Code
 from invarlock.reports.policy import resolve_policy, slice_overrides
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.staging import check_can_be_made
@@ -75,24 +76,33 @@ def check_request(request: PairRequest, target: Path) -> None:
         MissingFileError: when there is no text.
     """
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target}: already exists; choose another folder with --output-dir")
+        raise UsageError(
+            "already exists; choose another folder with --output-dir", code=Code.OUTPUT_EXISTS, where=str(target)
+        )
     check_can_be_made(target, "--output-dir")
     if request.edit_label is not None and not is_label(request.edit_label):
         raise UsageError(
-            f"--edit-label: {request.edit_label[:40]!r} is no label; use letters, digits, dots, dashes, underscores"
+            f"--edit-label: {request.edit_label[:40]!r} is no label; use letters, digits, dots, dashes, underscores",
+            code=Code.USAGE_INVALID,
         )
     _check_subject(request)
     for folder in request.folders:
         if not folder.is_dir() and not find_gguf(folder):
-            raise CheckpointError(f"{folder}: no such folder; give a checkpoint with config.json and safetensors")
+            raise CheckpointError(
+                f"{folder}: no such folder; give a checkpoint with config.json and safetensors",
+                code=Code.CHECKPOINT_UNUSABLE,
+            )
     policy = slice_overrides(request.slice_limits, request.tier)
     resolve_policy(request.tier, request.profile, policy)
     for name in request.slice_limits:
         if isinstance(request.text, Path) or name not in request.text:
-            raise UsageError(f"--slice-limit: there is no slice {name!r}; name a text with --text {name}=FILE")
+            raise UsageError(
+                f"--slice-limit: there is no slice {name!r}; name a text with --text {name}=FILE",
+                code=Code.OPTIONS_CONFLICT,
+            )
     for text in request.texts:
         if not text.exists():
-            raise MissingFileError(f"{text}: no such file; name a text to score on with --text")
+            raise MissingFileError(f"{text}: no such file; name a text to score on with --text", code=Code.FILE_MISSING)
     check_dense(request.baseline)
     if request.subject is not None:
         open_checkpoint(request.subject, request.baseline)
@@ -106,15 +116,24 @@ def check_request(request: PairRequest, target: Path) -> None:
 def _check_subject(request: PairRequest) -> None:
     """Refuse a subject that is no checkpoint and not served, or both, and options that a served one does not take."""
     if (request.subject is None) == (request.subject_url is None):
-        raise UsageError("a subject is a checkpoint or a served model: give --subject or --subject-url")
+        raise UsageError(
+            "a subject is a checkpoint or a served model: give --subject or --subject-url", code=Code.OPTIONS_CONFLICT
+        )
     if request.subject_url is None:
         if request.subject_model is not None:
-            raise UsageError("--subject-model: the name of a served model; give --subject-url too")
+            raise UsageError(
+                "--subject-model: the name of a served model; give --subject-url too", code=Code.OPTIONS_CONFLICT
+            )
         return
     server_url(request.subject_url)
     if request.edit_label == NOOP:
-        raise UsageError(f"--edit-label: whether nothing was edited cannot be seen of a served model; not {NOOP}")
+        raise UsageError(
+            f"--edit-label: whether nothing was edited cannot be seen of a served model; not {NOOP}",
+            code=Code.USAGE_INVALID,
+        )
     if request.expect:
-        raise UsageError("--expect: the structure of a served model cannot be seen; leave it out")
+        raise UsageError(
+            "--expect: the structure of a served model cannot be seen; leave it out", code=Code.OPTIONS_CONFLICT
+        )
     if request.scoring != "dequantised":
-        raise UsageError("--scoring: the server decides how its model is run; leave it out")
+        raise UsageError("--scoring: the server decides how its model is run; leave it out", code=Code.OPTIONS_CONFLICT)

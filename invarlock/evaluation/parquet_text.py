@@ -14,6 +14,7 @@ from typing import Any
 
 from invarlock.errors import EvaluationError, MissingFileError
 from invarlock.evaluation.compressed_text import MAX_TEXT_BYTES, decode, too_long
+from invarlock.problems import Code
 
 PARQUET_ADVICE = "a .parquet file is read with pyarrow; pip install 'invarlock[parquet]'"
 ROWS_A_BATCH = 16384
@@ -40,7 +41,9 @@ def parquet_rows(path: Path, field: str) -> list[str]:
         return [text for text in _rows(path, field, arrow) if text.strip()]
     except (arrow.ArrowException, OSError) as error:
         line = " ".join(str(error).split())[:160]
-        raise EvaluationError(f"{path}: not a whole parquet file ({line}); fetch it again") from None
+        raise EvaluationError(
+            f"not a whole parquet file ({line}); fetch it again", code=Code.TEXT_UNUSABLE, where=str(path)
+        ) from None
 
 
 def _rows(path: Path, field: str, arrow: Any) -> Iterator[str]:
@@ -60,8 +63,10 @@ def _rows(path: Path, field: str, arrow: Any) -> Iterator[str]:
             number += 1
             if row is None:
                 raise EvaluationError(
-                    f"{path}: row {number}: no text in column {field!r}; drop the rows without a text, or give them an "
-                    "empty one"
+                    f"row {number}: no text in column {field!r}; drop the rows without a text, or give them an "
+                    "empty one",
+                    code=Code.TEXT_UNUSABLE,
+                    where=str(path),
                 )
             yield decode(row.encode("utf-8") if isinstance(row, str) else row, f"{path}: row {number}")
 
@@ -69,12 +74,16 @@ def _rows(path: Path, field: str, arrow: Any) -> Iterator[str]:
 def _check_column(path: Path, field: str, schema: Any, arrow: Any) -> None:
     """Refuse a column that is not there, or holds no text."""
     if field not in schema.names:
-        raise EvaluationError(f"{path}: no column {field!r}; it has {', '.join(schema.names)}")
+        raise EvaluationError(
+            f"no column {field!r}; it has {', '.join(schema.names)}", code=Code.TEXT_UNUSABLE, where=str(path)
+        )
     kind = schema.field(field).type
     inner = kind.value_type if arrow.types.is_dictionary(kind) else kind
     if not any(is_text(inner) for is_text in _text_types(arrow.types)):
         raise EvaluationError(
-            f"{path}: column {field!r} is of type {inner}, not text; it has {', '.join(schema.names)}"
+            f"column {field!r} is of type {inner}, not text; it has {', '.join(schema.names)}",
+            code=Code.TEXT_UNUSABLE,
+            where=str(path),
         )
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from invarlock.errors import EvaluationError
 from invarlock.evaluation.scoring import score_windows
 from invarlock.evaluation.windows import Tokens
+from invarlock.problems import Code
 
 # A model that knows nothing has a perplexity of its vocabulary; trained ones have 0.1 % to 10 % of it, and models of
 # single characters up to a quarter.
@@ -29,13 +30,16 @@ def check_plausible(losses: Sequence[float | None], rows: int, most: float) -> N
     """
     finite = [loss for loss in losses if loss is not None]
     if len(finite) < len(losses):
-        raise EvaluationError("the baseline's own loss is not finite; it cannot be compared with")
+        raise EvaluationError(
+            "the baseline's own loss is not finite; it cannot be compared with", code=Code.BASELINE_IMPLAUSIBLE
+        )
     mean = sum(finite) / len(finite)
     if mean > math.log(most * rows):
         perplexity = f"{math.exp(mean):.0f}" if mean < 50 else f"exp({mean:.0f})"
         raise EvaluationError(
             f"the baseline's perplexity is {perplexity}, and a guess among the {rows} tokens of its vocabulary has "
-            f"{rows}; is it trained, its tokenizer its own, and the text in a language that it knows?"
+            f"{rows}; is it trained, its tokenizer its own, and the text in a language that it knows?",
+            code=Code.BASELINE_IMPLAUSIBLE,
         )
 
 
@@ -63,7 +67,8 @@ def check_begins_with_bos(model: PreTrainedModel, tokens: Tokens, rows: int) -> 
         return
     raise EvaluationError(
         f"the baseline's perplexity is {math.exp(min(without, 50)):.0f}, and {math.exp(with_bos):.0f} where a text "
-        f"begins with its BOS token {bos}, which its tokenizer leaves out; set add_bos_token in tokenizer_config.json"
+        f"begins with its BOS token {bos}, which its tokenizer leaves out; set add_bos_token in tokenizer_config.json",
+        code=Code.BASELINE_IMPLAUSIBLE,
     )
 
 

@@ -10,6 +10,7 @@ from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.errors import EvaluationError, MissingFileError
 from invarlock.evaluation.compressed_text import decode, decompress
 from invarlock.jsonio import digest_document
+from invarlock.problems import Code
 
 # The provider of several texts; each has its own.
 SLICED = "slices"
@@ -55,9 +56,15 @@ def read_embedded_text(path: Path, expected_sha256: str) -> SourceText:
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file; the suite's text is named in models.toml") from None
     except OSError as error:
-        raise EvaluationError(f"{path}: cannot be read ({error.strerror}); restore the file") from None
+        raise EvaluationError(
+            f"cannot be read ({error.strerror}); restore the file", code=Code.TEXT_UNUSABLE, where=str(path)
+        ) from None
     found = sha256_hex(packed)
     if found != expected_sha256:
-        raise EvaluationError(f"{path}: sha256 is {found}, models.toml expects {expected_sha256}; restore the file")
+        raise EvaluationError(
+            f"sha256 is {found}, models.toml expects {expected_sha256}; restore the file",
+            code=Code.TEXT_UNUSABLE,
+            where=str(path),
+        )
     text = decode(decompress(packed, ".xz", str(path)), str(path))
     return SourceText("embedded", text, digest_bytes(text.encode("utf-8")))

@@ -26,6 +26,7 @@ from invarlock.evaluation.compressed_text import (
 from invarlock.evaluation.parquet_text import parquet_rows
 from invarlock.evaluation.text import SourceText
 from invarlock.jsonio import parse_json
+from invarlock.problems import Code
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 ROW_SUFFIXES = (*LINE_SUFFIXES, ".json", ".parquet")
@@ -51,7 +52,9 @@ def read_text_files(provider: str, paths: Sequence[Path], field: str) -> SourceT
     text = "\n\n".join(part for part in parts if part.strip())
     data = text.encode("utf-8")
     if not data:
-        raise EvaluationError(f"{paths[0] if paths else provider}: there is no text in it; use another")
+        raise EvaluationError(
+            f"{paths[0] if paths else provider}: there is no text in it; use another", code=Code.TEXT_UNUSABLE
+        )
     if len(data) > MAX_TEXT_BYTES:
         raise too_long(str(paths[0]))
     return SourceText(provider, text, digest_bytes(data))
@@ -81,10 +84,16 @@ def _kind(path: Path) -> tuple[str, str]:
 def _parts(path: Path, field: str) -> list[str]:
     kind, compression = _kind(path)
     if kind in UNREADABLE:
-        raise EvaluationError(f"{path}: {kind} files are not read; give plain text, .jsonl, .json or .parquet")
+        raise EvaluationError(
+            f"{kind} files are not read; give plain text, .jsonl, .json or .parquet",
+            code=Code.TEXT_UNUSABLE,
+            where=str(path),
+        )
     if kind == ".parquet":
         if compression:
-            raise EvaluationError(f"{path}: a compressed .parquet file; decompress it first")
+            raise EvaluationError(
+                "a compressed .parquet file; decompress it first", code=Code.TEXT_UNUSABLE, where=str(path)
+            )
         return parquet_rows(path, field)
     text = _text(path, compression)
     if kind == ".json":
@@ -118,7 +127,9 @@ def _fields(path: Path, rows: Sequence[tuple[str, Any]], field: str) -> list[str
     for where, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
             raise EvaluationError(
-                f"{path}: {where}: each must be an object with a text {field!r}; --text-field names another"
+                f"{where}: each must be an object with a text {field!r}; --text-field names another",
+                code=Code.TEXT_UNUSABLE,
+                where=str(path),
             )
     return [one_line_end(row[field]) for _, row in rows]
 
@@ -130,7 +141,7 @@ def _text(path: Path, compression: str) -> str:
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file; name a text to score on") from None
     except OSError as error:
-        raise EvaluationError(f"{path}: cannot be read ({error.strerror})") from None
+        raise EvaluationError(f"cannot be read ({error.strerror})", code=Code.TEXT_UNUSABLE, where=str(path)) from None
     if len(data) > MAX_TEXT_BYTES:
         raise too_long(str(path))
     return decode(decompress(data, compression, str(path)) if compression else data, str(path))

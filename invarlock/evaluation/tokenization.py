@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from invarlock.errors import EvaluationError
 from invarlock.evaluation.windows import added_before
+from invarlock.problems import Code
 
 # Texts that are encoded with and without special tokens; a template may merge with one of them.
 SAMPLES = ("The quick brown fox", "a", "1 2 3")
@@ -40,10 +41,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
                 folder, local_files_only=True, trust_remote_code=False
             )
     except ImportError as error:
-        raise EvaluationError(f"the tokenizer of {folder.name} cannot be loaded ({_line(error, folder)})") from None
+        raise EvaluationError(
+            f"the tokenizer of {folder.name} cannot be loaded ({_line(error, folder)})", code=Code.TOKENIZER_UNUSABLE
+        ) from None
     except Exception as error:  # noqa: BLE001 - whatever a library raises on a broken file says that it is broken
         raise EvaluationError(
-            f"the tokenizer of {folder.name} cannot be loaded ({_line(error, folder)}){_advice(folder)}"
+            f"the tokenizer of {folder.name} cannot be loaded ({_line(error, folder)}){_advice(folder)}",
+            code=Code.TOKENIZER_UNUSABLE,
         ) from None
     return tokenizer
 
@@ -87,7 +91,8 @@ def _added_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...
             return prefix, tuple(whole[len(prefix) + len(plain) :])
     raise EvaluationError(
         "the tokenizer encodes a text in another way when it adds special tokens, so it is not known what a text "
-        "begins with; check the post_processor of its tokenizer.json"
+        "begins with; check the post_processor of its tokenizer.json",
+        code=Code.TOKENIZER_UNUSABLE,
     )
 
 
@@ -99,7 +104,9 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> 
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - tokenizers raise plain Exception
-        raise EvaluationError(f"the tokenizer fails on the text ({_line(error)}); check its tokenizer.json") from None
+        raise EvaluationError(
+            f"the tokenizer fails on the text ({_line(error)}); check its tokenizer.json", code=Code.TOKENIZER_UNUSABLE
+        ) from None
     return ids
 
 
@@ -113,7 +120,7 @@ def _panics_are_errors() -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise EvaluationError(_line(error)) from None
+        raise EvaluationError(_line(error), code=Code.TOKENIZER_UNUSABLE) from None
 
 
 def _line(error: BaseException, folder: Path | None = None) -> str:

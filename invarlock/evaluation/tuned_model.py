@@ -20,6 +20,7 @@ from invarlock.checkpoints.storage_format import check_dense
 from invarlock.errors import CheckpointError, UsageError
 from invarlock.evaluation.early_checks import Checks, check_text_length
 from invarlock.evaluation.text import read_embedded_text
+from invarlock.problems import Code
 from invarlock.staging import check_can_be_made
 
 
@@ -54,7 +55,9 @@ def _check_model(suites: Path, name: str, model_id: str | None) -> None:
     folder = hub_folder(model) if model.path is None else suites / model.path
     tokenizer = folder if model.tokenizer_path is None else suites / model.tokenizer_path
     if not tokenizer_files(tokenizer):
-        raise CheckpointError(f"{tokenizer}: no tokenizer files; add those of the model, the text needs them")
+        raise CheckpointError(
+            f"{tokenizer}: no tokenizer files; add those of the model, the text needs them", code=Code.INPUT_UNREADABLE
+        )
     if folder.is_dir():
         check_scorable(folder, text.seq_len)
     assert text.source is not None
@@ -76,10 +79,13 @@ def find_tuned(suites: Path, name: str, model_id: str | None) -> tuple[Model, Te
     model = models.models.get(name)
     if model is None and not Path(name).is_dir():
         raise UsageError(
-            f"{name!r} is no folder, and no model of {suites / 'models.toml'}; known: {', '.join(models.models)}"
+            f"{name!r} is no folder, and no model of {suites / 'models.toml'}; known: {', '.join(models.models)}",
+            code=Code.INPUT_UNREADABLE,
         )
     if not texts:
-        raise UsageError(f"{suites / 'models.toml'}: no suite has a text that ships with it; add one")
+        raise UsageError(
+            f"{suites / 'models.toml'}: no suite has a text that ships with it; add one", code=Code.TEXT_UNUSABLE
+        )
     if model is None:
         return local_model(Path(name), model_id), texts[0][1]
     return model, next((text for names, text in texts if name in names), texts[0][1])
@@ -93,7 +99,9 @@ def hub_folder(model: Model) -> Path:
         HubError: when it is not in the cache.
     """
     if model.revision is None:
-        raise UsageError(f"{model.id}: models.toml pins no revision of it; name the folder that it is in")
+        raise UsageError(
+            f"{model.id}: models.toml pins no revision of it; name the folder that it is in", code=Code.PIN_UNUSABLE
+        )
     pin = Pin(model.id, model.revision)
     find_model(pin)
     return model_folder(pin)
@@ -108,7 +116,9 @@ def read_entries(output: Path) -> dict[str, Any]:
     """
     if os.path.lexists(output):
         if not output.is_file():
-            raise UsageError(f"--output: {output} is no file that entries can be added to; name another")
+            raise UsageError(
+                f"--output: {output} is no file that entries can be added to; name another", code=Code.OUTPUT_UNWRITABLE
+            )
         document: dict[str, Any] = dict(read_tuned_params(output).document)
         return document
     return {"_meta": {"schema": "tuned_edit_params_v1"}, "models": {}}

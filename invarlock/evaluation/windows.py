@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from invarlock.digests import short_digest
 from invarlock.errors import EvaluationError
+from invarlock.problems import Code
 
 Tokens = npt.NDArray[np.int32]
 
@@ -85,7 +86,8 @@ def draw_windows(  # noqa: PLR0913 - a draw follows from all of them
     if width < 1 or seq_len < 2:
         raise EvaluationError(
             f"a window of {seq_len} tokens has no room for text behind the {len(prefix)} tokens that the tokenizer "
-            "begins a text with; use a longer seq_len"
+            "begins a text with; use a longer seq_len",
+            code=Code.TEXT_UNUSABLE,
         )
     whole = len(token_ids) // width
     text = np.asarray(token_ids[: whole * width], dtype=np.int32).reshape(whole, width)
@@ -98,7 +100,8 @@ def draw_windows(  # noqa: PLR0913 - a draw follows from all of them
         kind = "windows" if usable is None else "windows that the tokenizer reads back"
         raise EvaluationError(
             f"the text has {len(distinct)} distinct {kind} of {width} tokens, {preview} + {final} are needed; "
-            "use a longer text, fewer windows or a shorter seq_len"
+            "use a longer text, fewer windows or a shorter seq_len",
+            code=Code.TEXT_UNUSABLE,
         )
     names = list(distinct)
     keys = np.random.PCG64(seed).random_raw(len(names))
@@ -120,7 +123,10 @@ def join_draws(draws: Mapping[str, Draw]) -> Draw:
     for name, draw in draws.items():
         for window in (*draw.preview.ids, *draw.final.ids):
             if seen.setdefault(window, name) != name:
-                raise EvaluationError(f"the slices {seen[window]!r} and {name!r} share windows; give different texts")
+                raise EvaluationError(
+                    f"the slices {seen[window]!r} and {name!r} share windows; give different texts",
+                    code=Code.TEXT_UNUSABLE,
+                )
     first = next(iter(draws.values()))
 
     def joined(part: str) -> Windows:

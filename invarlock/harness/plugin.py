@@ -151,4 +151,4 @@ def _as_usage_errors() -> Iterator[None]:
     try:
         yield
     except InvarLockError as error:
-        raise pytest.UsageError(printable_lines(str(error))) from None
+        raise pytest.UsageError(printable_lines(error.coded_text)) from None

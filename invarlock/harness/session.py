@@ -343,7 +343,7 @@ class Controller(SuiteSession):
         except BaseException as error:  # Ctrl-C too: a session that does not begin holds nothing
             self._lock.give_up()
             if isinstance(error, InvarLockError):
-                raise pytest.UsageError(printable_lines(str(error))) from None
+                raise pytest.UsageError(printable_lines(error.coded_text)) from None
             if isinstance(error, OSError):
                 raise pytest.UsageError(printable(disk_refuses(error))) from None
             raise

@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import Any, Literal, cast
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 # Of the residual stream, and in hidden units of an FFN, heads of queries, and heads of keys and values.
 WIDTHS = ("width", "ffn", "heads", "kv-heads")
@@ -53,7 +54,7 @@ def parse_expectation(given: str) -> Expectation:
     """
     found = _FORM.fullmatch(given)
     if found is None:
-        raise UsageError(f"--expect: {given[:40]!r} declares nothing; write {FORMS}")
+        raise UsageError(f"--expect: {given[:40]!r} declares nothing; write {FORMS}", code=Code.USAGE_INVALID)
     what, sign, number = (part for part in found.groups() if part is not None)
     return Expectation(cast(Any, what), cast(Any, sign), int(number))
 
@@ -67,7 +68,9 @@ def parse_expectations(given: Iterable[str]) -> tuple[Expectation, ...]:
     found = sorted((parse_expectation(text) for text in given), key=lambda one: one.what)
     for one, other in pairwise(found):
         if one.what == other.what:
-            raise UsageError(f"--expect: {one} and {other} are about the same; leave one of them out")
+            raise UsageError(
+                f"--expect: {one} and {other} are about the same; leave one of them out", code=Code.USAGE_INVALID
+            )
     return tuple(found)
 
 

@@ -21,6 +21,7 @@ from invarlock.judgement.slices import chosen, in_every_slice, largest_shares, n
 from invarlock.metrics.fidelity_page import page_section, summary
 from invarlock.metrics.fidelity_raw import consistency_problems, null_problems, raw_of_slice, raw_problems
 from invarlock.metrics.metric import Metric
+from invarlock.problems import Code
 from invarlock.statistics.histogram import quantile_edge
 from invarlock.statistics.intervals import bca_interval, weighted_mean
 from invarlock.statistics.rounding import rounded
@@ -212,7 +213,10 @@ def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> dict[
     for name in dict.fromkeys(change["name"] for change in changes):
         own = [change for change in changes if change["name"] == name]
         if any(change["kl_mean"] is None for change in own):
-            raise EvaluationError(f"{name}: a divergence from the baseline is not finite; no null level follows")
+            raise EvaluationError(
+                f"{name}: a divergence from the baseline is not finite; no null level follows",
+                code=Code.NULL_RUNS_UNUSABLE,
+            )
         level = {
             "kl_mean": max(change["kl_mean"] for change in own),
             "same_top_share": min(change["same_top_share"] for change in own),
@@ -222,7 +226,8 @@ def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> dict[
         if beyond or level["kl_p999"] > limits["tail_limit"]:
             raise EvaluationError(
                 f"{name}: a harmless change of the baseline diverges by {level['kl_mean']:.4g} nats a token and keeps "
-                f"{level['same_top_share']:.1%} of the top tokens, beyond the tier's limits; use another tier"
+                f"{level['same_top_share']:.1%} of the top tokens, beyond the tier's limits; use another tier",
+                code=Code.NULL_RUNS_UNUSABLE,
             )
         levels[name] = level
     return {"n": len(changes), "limit": levels}

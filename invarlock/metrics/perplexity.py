@@ -21,6 +21,7 @@ from invarlock.judgement.shares import Shares, share_of
 from invarlock.judgement.slices import in_every_slice, largest_shares, names, of_slice
 from invarlock.metrics.metric import Metric
 from invarlock.metrics.perplexity_page import page_section, summary
+from invarlock.problems import Code
 from invarlock.statistics.intervals import bca_interval, exponential, weighted_mean
 from invarlock.statistics.rounding import rounded
 
@@ -308,7 +309,8 @@ def _drift_band(drifts: Sequence[float], policy: Block, windows: int) -> dict[st
     if math.exp(-level) < low or math.exp(level) > high:
         raise EvaluationError(
             f"harmless changes drift from preview to final by up to {math.exp(level):.4g} times, the tier allows "
-            f"{low:g} to {high:g}; score more windows"
+            f"{low:g} to {high:g}; score more windows",
+            code=Code.NULL_RUNS_UNUSABLE,
         )
     return {"n": len(drifts), "null_band": null_band, "limit": [low, high]}
 

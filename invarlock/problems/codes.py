@@ -69,6 +69,48 @@ class Code(StrEnum):
         "The result of a command cannot be written.",
         "Check free disk space, permissions and the output pipe.",
     )
+    OUTPUT_EXISTS = (
+        "output_exists",
+        ExitCode.USAGE,
+        "The target of a command already exists, and nothing is overwritten.",
+        "Give another path, or delete the old file or folder first.",
+    )
+    INPUT_UNREADABLE = (
+        "input_unreadable",
+        ExitCode.USAGE,
+        "A given file or folder cannot be read, or is not of the kind that the command reads.",
+        "Check the path and its permissions; the message and `--help` say what the command reads.",
+    )
+    EXTRA_NOT_INSTALLED = (
+        "extra_not_installed",
+        ExitCode.USAGE,
+        "A package that this command needs is not installed.",
+        "Install it with the command in the message.",
+    )
+    OPTIONS_CONFLICT = (
+        "options_conflict",
+        ExitCode.USAGE,
+        "Two options, or an option and a variable, cannot be combined, or one needs another.",
+        "Add or drop the option that the message names.",
+    )
+    SETTING_INVALID = (
+        "setting_invalid",
+        ExitCode.USAGE,
+        "A setting has a value that is not allowed, or does not exist.",
+        "Correct it; `docs/settings.md` lists all settings with their values.",
+    )
+    CONFIG_MALFORMED = (
+        "config_malformed",
+        ExitCode.USAGE,
+        "A configuration file is malformed, or has an unknown key.",
+        "Correct the file at the place given in the message; `docs/settings.md` has an example.",
+    )
+    INCLUDE_REFUSED = (
+        "include_refused",
+        ExitCode.USAGE,
+        "A file named by `!include` does not exist, lies outside of the configuration's folder, or includes itself.",
+        "Correct the name, or move the file into the folder of the configuration.",
+    )
     DOCUMENT_MALFORMED = (
         "document_malformed",
         ExitCode.USAGE,
@@ -81,11 +123,83 @@ class Code(StrEnum):
         "A checkpoint is incomplete, malformed, in an unsupported format, or not the pinned one.",
         "Download or save the checkpoint again, or use another one.",
     )
+    SUITE_MALFORMED = (
+        "suite_malformed",
+        ExitCode.USAGE,
+        "`models.toml`, `scenarios.json` or a file of pins contradicts itself.",
+        "Correct the entry in the message.",
+    )
+    EDIT_SPEC_INVALID = (
+        "edit_spec_invalid",
+        ExitCode.USAGE,
+        "An edit or a deployable is unknown, or its parameters are invalid.",
+        "Write it as the message says; `docs/own-suites.md` lists all edits with their parameters.",
+    )
+    TUNED_PARAMETERS_UNUSABLE = (
+        "tuned_parameters_unusable",
+        ExitCode.USAGE,
+        "The tuned parameters of a model's edit are missing, or their evidence is of a failure.",
+        "Tune the edit: `invarlock tune MODEL`, or give the parameters in the scenario.",
+    )
+    POLICY_UNKNOWN = (
+        "policy_unknown",
+        ExitCode.USAGE,
+        "A tier, a profile, or the name of a limit is unknown.",
+        "Use one of the names in the message.",
+    )
+    PRESET_UNUSABLE = (
+        "preset_unusable",
+        ExitCode.USAGE,
+        "A preset is malformed, or belongs to another model or setup.",
+        "Calibrate the model again, or omit the preset.",
+    )
+    NULL_RUNS_UNUSABLE = (
+        "null_runs_unusable",
+        ExitCode.USAGE,
+        "No limits follow from the null runs: some are missing, failed, or were measured differently.",
+        "Run the calibration again: `pytest suites --suite-mode calibrate-only`.",
+    )
+    TASK_RESULTS_DIFFER = (
+        "task_results_differ",
+        ExitCode.USAGE,
+        "The results of a task on baseline and subject cannot be paired.",
+        "Run the same version of the task on both, with the same samples and metric.",
+    )
     HUB_UNAVAILABLE = (
         "hub_unavailable",
         ExitCode.USAGE,
         "A model or a data set cannot be downloaded, or is not the pinned one.",
         "Check the network, the token and the pin, or run offline with a complete cache.",
+    )
+    PIN_UNUSABLE = (
+        "pin_unusable",
+        ExitCode.USAGE,
+        "A model or a data set has no pinned revision, or its files differ from the pin.",
+        "Download it with `--net 1`, or correct the pin.",
+    )
+    TEXT_UNUSABLE = (
+        "text_unusable",
+        ExitCode.USAGE,
+        "A text cannot be read, has another encoding, form or content than expected, or is missing.",
+        "Give another text, or restore the file; the message says what is wrong with it.",
+    )
+    TOKENIZER_UNUSABLE = (
+        "tokenizer_unusable",
+        ExitCode.USAGE,
+        "The tokenizer of a checkpoint cannot be loaded or used.",
+        "Save the tokenizer again with the checkpoint, or copy it from the baseline.",
+    )
+    MODEL_NOT_LOADABLE = (
+        "model_not_loadable",
+        ExitCode.USAGE,
+        "A model cannot be loaded, or fails in its first forward pass.",
+        "Load the checkpoint with transformers itself to see why, and save it again.",
+    )
+    BASELINE_IMPLAUSIBLE = (
+        "baseline_implausible",
+        ExitCode.USAGE,
+        "The baseline itself does not predict text, or differs from the report given for it, so nothing can be compared with it.",
+        "Check that it is the trained model with its own tokenizer, or measure it again.",
     )
     EDIT_NOT_APPLICABLE = (
         "edit_not_applicable",
@@ -105,6 +219,144 @@ class Code(StrEnum):
         "A model, or one window of text, does not fit in the memory of its devices.",
         "Use a smaller batch or shorter windows, free device memory, or use a larger device.",
     )
+    SELECTION_INVALID = (
+        "selection_invalid",
+        ExitCode.USAGE,
+        "The selected cases do not exist, belong to several suites, or are not all there are.",
+        "Correct the selection; `pytest suites --collect-only` lists all cases.",
+    )
+    SUBJECTS_UNUSABLE = (
+        "subjects_unusable",
+        ExitCode.USAGE,
+        "The checkpoints given with `--baseline` and `--subject` cannot be evaluated.",
+        "Give complete checkpoint folders; the message has one line for each problem.",
+    )
+    RUN_CANNOT_BEGIN = (
+        "run_cannot_begin",
+        ExitCode.USAGE,
+        "A check before the first case found that the run would fail later.",
+        "The message has one line for each problem, with its remedy.",
+    )
+    RUN_DIFFERS = (
+        "run_differs",
+        ExitCode.USAGE,
+        "The run directory belongs to another run than the one to resume.",
+        "Use the same selection, settings and pins, or start a new run in another folder.",
+    )
+    RUN_IN_USE = (
+        "run_in_use",
+        ExitCode.USAGE,
+        "Another session, or a process of an earlier one, uses the run directory.",
+        "Wait until it ends, or stop it.",
+    )
+    RUN_DIRECTORY_UNUSABLE = (
+        "run_directory_unusable",
+        ExitCode.USAGE,
+        "The given run has not what the command needs.",
+        "Give the `--output-dir` of a run of the kind in the message.",
+    )
+    DEVICE_UNAVAILABLE = (
+        "device_unavailable",
+        ExitCode.USAGE,
+        "There is no usable GPU, not as many as requested, or none with enough free memory.",
+        "Check `nvidia-smi` and the settings in the message, or use the suite for CPUs: `-m smoke`.",
+    )
+    CONTAINER_UNAVAILABLE = (
+        "container_unavailable",
+        ExitCode.USAGE,
+        "The container engine or the runtime image is missing, does not answer, or does not match.",
+        "Follow the message, or run on the host; see `docs/container.md`.",
+    )
+    KEY_MALFORMED = (
+        "key_malformed",
+        ExitCode.USAGE,
+        "A file is not the PEM file of an Ed25519 key of the needed kind.",
+        "Make a key pair with `python -m invarlock.packer keygen NAME.pem`; NAME.pub.pem is the public one.",
+    )
+    KEY_ENCRYPTED = (
+        "key_encrypted",
+        ExitCode.USAGE,
+        "The private key is encrypted, and no passphrase was given.",
+        "Give the variable that has it: `--passphrase-env VAR`.",
+    )
+    KEY_NOT_ENCRYPTED = (
+        "key_not_encrypted",
+        ExitCode.USAGE,
+        "A passphrase was given for a private key that is not encrypted.",
+        "Drop `--passphrase-env`.",
+    )
+    PASSPHRASE_UNUSABLE = (
+        "passphrase_unusable",
+        ExitCode.USAGE,
+        "The variable of the passphrase is unset, empty, or too long.",
+        "Set the variable in `--passphrase-env` to the passphrase.",
+    )
+    PASSPHRASE_WRONG = (
+        "passphrase_wrong",
+        ExitCode.USAGE,
+        "The passphrase does not decrypt the private key, or the file is damaged.",
+        "Check the passphrase; restore the file from its copy.",
+    )
+    WRITABLE_BY_EVERYBODY = (
+        "writable_by_everybody",
+        ExitCode.USAGE,
+        "Every user of the machine may write a key, a trust store, or a folder above it.",
+        "Remove the permission: `chmod o-w PATH`.",
+    )
+    FINGERPRINT_MALFORMED = (
+        "fingerprint_malformed",
+        ExitCode.USAGE,
+        "A fingerprint is not `sha256:` and 64 hexadecimal digits.",
+        "Copy the fingerprint that `keygen` printed or the maker published.",
+    )
+    TIME_MALFORMED = (
+        "time_malformed",
+        ExitCode.USAGE,
+        "A time is not written as in ISO 8601.",
+        "Write it like `2026-01-31T12:00:00Z`.",
+    )
+    TRUST_STORE_MALFORMED = (
+        "trust_store_malformed",
+        ExitCode.USAGE,
+        "A trust store is not strict JSON, or has an unknown field or an invalid entry.",
+        "Correct the file; `trust add` and `trust revoke` keep it well-formed.",
+    )
+    TRUST_STORE_UNUSABLE = (
+        "trust_store_unusable",
+        ExitCode.USAGE,
+        "The trust store cannot be found, read, locked or written.",
+        "Give another with `--trust-store FILE`, or correct the permissions.",
+    )
+    SIGNER_ALREADY_LISTED = (
+        "signer_already_listed",
+        ExitCode.USAGE,
+        "The trust store already lists the signer as trusted or revoked.",
+        "Edit the store to change the dates of a signer. A revocation is permanent.",
+    )
+    ALREADY_SIGNED = (
+        "already_signed",
+        ExitCode.USAGE,
+        "The pack already has a signature or an attestation, which is never replaced.",
+        "Build the pack again to sign it with another key.",
+    )
+    VERDICT_NOT_CLAIMED = (
+        "verdict_not_claimed",
+        ExitCode.USAGE,
+        "The pack claims no verdict, so there is nothing to attest or compare.",
+        "Build the pack from a complete run.",
+    )
+    BUILD_INPUT_UNUSABLE = (
+        "build_input_unusable",
+        ExitCode.USAGE,
+        "A file given to `build` cannot be sealed: it is malformed, too large, given twice, or its run is unknown.",
+        "Correct the option or file in the message; `build --help` lists what can be sealed.",
+    )
+    SHARDS_DIFFER = (
+        "shards_differ",
+        ExitCode.USAGE,
+        "The given shards belong to different runs or divisions, one is given twice, or their machines differ.",
+        "Give the shards of one run, each once, all made on identical machines.",
+    )
     SERVER_UNREACHABLE = (
         "server_unreachable",
         ExitCode.USAGE,
@@ -122,6 +374,18 @@ class Code(StrEnum):
         ExitCode.MISSING,
         "A required file does not exist.",
         "Check the path; the message says how to create the file.",
+    )
+    KEY_MISSING = (
+        "key_missing",
+        ExitCode.MISSING,
+        "The file of a private key does not exist.",
+        "Check the path, or make a key pair with `python -m invarlock.packer keygen NAME.pem`.",
+    )
+    SHARD_INCOMPLETE = (
+        "shard_incomplete",
+        ExitCode.MISSING,
+        "A folder is no shard, a shard of the run is not given, or one is not finished.",
+        "Give the run directories of all shards; continue an unfinished one with `--resume`.",
     )
     PACK_MISSING = (
         "pack_missing",

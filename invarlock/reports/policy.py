@@ -13,6 +13,7 @@ from invarlock.judgement.learning import LearnedLimit
 from invarlock.metrics import METRICS
 from invarlock.metrics.fidelity import PRESERVE
 from invarlock.metrics.metric import Metric
+from invarlock.problems import Code
 from invarlock.reports.tiers import read_tiers
 
 # Everything that judges, in order.
@@ -42,9 +43,11 @@ def resolve_policy(
     """
     tiers = read_tiers()
     if tier not in tiers["tiers"]:
-        raise UsageError(f"tier {tier!r} is unknown; known: {', '.join(tiers['tiers'])}")
+        raise UsageError(f"tier {tier!r} is unknown; known: {', '.join(tiers['tiers'])}", code=Code.POLICY_UNKNOWN)
     if profile not in tiers["profiles"]:
-        raise UsageError(f"profile {profile!r} is unknown; known: {', '.join(tiers['profiles'])}")
+        raise UsageError(
+            f"profile {profile!r} is unknown; known: {', '.join(tiers['profiles'])}", code=Code.POLICY_UNKNOWN
+        )
     policy: dict[str, Any] = {guard: dict(limits) for guard, limits in tiers["tiers"][tier].items()}
     replicates = tiers["profiles"][profile]["replicates"]
     if replicates is not None:
@@ -52,13 +55,13 @@ def resolve_policy(
     tier_policy = {guard: dict(limits) for guard, limits in policy.items()}
     for name, value in (preset_limits or {}).items():
         if name not in PRESET_LIMITS:
-            raise UsageError(f"preset limit {name!r} is not a limit that a preset may set")
+            raise UsageError(f"preset limit {name!r} is not a limit that a preset may set", code=Code.POLICY_UNKNOWN)
         guard, _, limit = name.partition(".")
         policy[guard][limit] = value
     for name, value in overrides.items():
         guard, _, limit = name.partition(".")
         if limit not in policy.get(guard, {}):
-            raise UsageError(f"policy override {name!r} is not a limit of tier {tier!r}")
+            raise UsageError(f"policy override {name!r} is not a limit of tier {tier!r}", code=Code.POLICY_UNKNOWN)
         policy[guard][limit] = value
     if overrides or preset_limits:
         document = {"format": "tiers-v1", "profiles": {}, "tiers": {tier: policy}}
@@ -95,7 +98,9 @@ def slice_overrides(limits: Mapping[str, Mapping[str, float]], tier: str) -> dic
         for limit, value in own.items():
             owner = next((part for part, row in known.items() if "slices" in row and limit in row), None)
             if owner is None:
-                raise UsageError(f"--slice-limit: {limit!r} is not a limit of a slice; see docs/metrics.md")
+                raise UsageError(
+                    f"--slice-limit: {limit!r} is not a limit of a slice; see docs/metrics.md", code=Code.POLICY_UNKNOWN
+                )
             found.setdefault(f"{owner}.slices", {}).setdefault(name, {})[limit] = value
     return dict(found)
 
@@ -113,7 +118,7 @@ def _check_preset(limits: Mapping[str, Any], tier: Mapping[str, Mapping[str, Any
         for line in learnt.refusals(limits[learnt.limit], tier[learnt.owner])
     ]
     if wrong:
-        raise UsageError(f"preset: {wrong[0]}; calibrate the model again")
+        raise UsageError(f"preset: {wrong[0]}; calibrate the model again", code=Code.PRESET_UNUSABLE)
 
 
 def policy_digest(policy: Mapping[str, Any]) -> str:

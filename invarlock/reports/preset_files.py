@@ -16,6 +16,7 @@ from invarlock.catalog.models import folder_name
 from invarlock.digests import digest_bytes
 from invarlock.errors import DocumentError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json, parse_json, read_file, write_bytes
+from invarlock.problems import Code
 from invarlock.reports.documents import PresetDocument
 from invarlock.reports.presets import NullRun, Preset, preset_problems
 
@@ -67,17 +68,21 @@ def read_preset(path: Path) -> Preset:
         DocumentError: when it is malformed, or does not follow from its null runs.
     """
     if path.suffix != ".json":
-        raise UsageError(f"{path}: give the preset's .json file, in a folder with its null runs")
+        raise UsageError(
+            "give the preset's .json file, in a folder with its null runs", code=Code.PRESET_UNUSABLE, where=str(path)
+        )
     try:
         data = read_file(path)
     except MissingFileError as error:
-        raise MissingFileError(f"{error}; make presets with --suite-mode calibrate-only") from None
+        raise MissingFileError(
+            f"{error}; make presets with --suite-mode calibrate-only", code=Code.FILE_MISSING
+        ) from None
     document = parse_json(data, where=str(path))
     check_schema(document, "calibrated_preset", where=str(path))
     runs = read_null_runs(path.parent, folder_name(document["model_id"]))
     wrong = preset_problems(document, runs)
     if wrong:
-        raise DocumentError(f"{path}: {wrong[0]}; calibrate the model again")
+        raise DocumentError(f"{wrong[0]}; calibrate the model again", code=Code.PRESET_UNUSABLE, where=str(path))
     return Preset(document, digest_bytes(data))
 
 

@@ -86,7 +86,9 @@ def derive_preset(runs: Iterable[NullRun], tier: str) -> PresetDocument:
         held_out = run
     if first is None or held_out is None or not learned:
         count = 0 if held_out is None else 1
-        raise EvaluationError(f"null runs: only {count}, but two are needed: one to fit and one held out")
+        raise EvaluationError(
+            f"null runs: only {count}, but two are needed: one to fit and one held out", code=Code.NULL_RUNS_UNUSABLE
+        )
     windows = len(held_out.document["windows"]["final"]["window_ids"])
     blocks = {
         learnt.block: learnt.derive([kept[learnt.block] for kept in changes], tier_policy, windows)
@@ -136,10 +138,10 @@ def preset_problems(preset: Any, runs: Iterable[NullRun]) -> list[Problem]:
             seen.append((run.run, run.sha256))
             if seen != named[: len(seen)]:
                 # values derived from other runs cannot be compared with this preset
-                raise EvaluationError(OTHER_RUNS, field="null_runs")
+                raise EvaluationError(OTHER_RUNS, field="null_runs", code=Code.NULL_RUNS_UNUSABLE)
             yield run
         if len(seen) < len(named):
-            raise EvaluationError(OTHER_RUNS, field="null_runs")
+            raise EvaluationError(OTHER_RUNS, field="null_runs", code=Code.NULL_RUNS_UNUSABLE)
 
     try:
         expected = derive_preset(noted(), preset["tier"])
@@ -171,7 +173,11 @@ def check_fit(preset: PresetDocument, baseline: Mapping[str, Any], tier: str, *,
     }
     for what, (found, wanted) in pairs.items():
         if found != wanted:
-            raise UsageError(f"{where}: {what} is {found}, not {wanted}; calibrate this model, or omit the preset")
+            raise UsageError(
+                f"{what} is {found}, not {wanted}; calibrate this model, or omit the preset",
+                code=Code.PRESET_UNUSABLE,
+                where=where,
+            )
 
 
 def report_preset_problems(
@@ -237,15 +243,21 @@ def _check_run(run: NullRun, number: int, first: NullRunHeader | None) -> None:
     """
     if run.run != number:
         raise EvaluationError(
-            f"found null run {run.run} instead of {number}: null runs are numbered from 1 without gaps"
+            f"found null run {run.run} instead of {number}: null runs are numbered from 1 without gaps",
+            code=Code.NULL_RUNS_UNUSABLE,
         )
     if first is not None:
         for key in ALIKE:
             for line in differences(run.document[key], first[key], key):
-                raise EvaluationError(f"null run {number}: measured differently from the first: {line}")
+                raise EvaluationError(
+                    f"null run {number}: measured differently from the first: {line}", code=Code.NULL_RUNS_UNUSABLE
+                )
         if run.document["seeds"]["windows"] != first["seeds"]["windows"] + number - 1:
             raise EvaluationError(
-                f"null run {number}: seeds: each run must have the next seed, so that it has another draw"
+                f"null run {number}: seeds: each run must have the next seed, so that it has another draw",
+                code=Code.NULL_RUNS_UNUSABLE,
             )
     for problem in null_run_problems(run.document):
-        raise EvaluationError(f"null run {number}: {problem}; it cannot be used for limits")
+        raise EvaluationError(
+            f"null run {number}: {problem}; it cannot be used for limits", code=Code.NULL_RUNS_UNUSABLE
+        )

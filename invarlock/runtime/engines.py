@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 from invarlock.reports.sidecars import RuntimeImage
 
 EngineName = Literal["podman", "docker"]
@@ -49,7 +50,8 @@ def find_engine(wanted: EngineName | None, image: str) -> Engine:
     choice = "".join(f", or choose another with INVARLOCK_CONTAINER_ENGINE={name}" for name in others)
     raise UsageError(
         f"no container engine: install {' or '.join(names)}{choice}, and build the runtime image in a checkout: "
-        f"{names[0]} build -t {image} ., {ON_THE_HOST}"
+        f"{names[0]} build -t {image} ., {ON_THE_HOST}",
+        code=Code.CONTAINER_UNAVAILABLE,
     )
 
 
@@ -65,7 +67,10 @@ def find_image(engine: Engine, reference: str) -> RuntimeImage:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(f"{engine.name} does not answer ({type(error).__name__}); restart it, {ON_THE_HOST}") from None
+        raise UsageError(
+            f"{engine.name} does not answer ({type(error).__name__}); restart it, {ON_THE_HOST}",
+            code=Code.CONTAINER_UNAVAILABLE,
+        ) from None
     found = _IDENTIFIER.fullmatch(done.stdout.strip())
     if done.returncode == 0 and found is not None:
         return RuntimeImage(reference, f"sha256:{found[1]}")
@@ -73,9 +78,13 @@ def find_image(engine: Engine, reference: str) -> RuntimeImage:
     if re.search(r"no such|not known|not found", said, re.IGNORECASE):
         raise UsageError(
             f"{engine.name} has no image {reference}; build it in a checkout: {engine.name} build -t {reference} ., "
-            f"{ON_THE_HOST}"
+            f"{ON_THE_HOST}",
+            code=Code.CONTAINER_UNAVAILABLE,
         )
-    raise UsageError(f"{engine.name} cannot inspect {reference} ({said[-200:]}); repair it, {ON_THE_HOST}")
+    raise UsageError(
+        f"{engine.name} cannot inspect {reference} ({said[-200:]}); repair it, {ON_THE_HOST}",
+        code=Code.CONTAINER_UNAVAILABLE,
+    )
 
 
 def gpu_problems(engine: Engine) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 from invarlock.runtime.container import TEMPORARY, Job, Mount, caller
 from invarlock.runtime.engines import ON_THE_HOST, find_engine, find_image, gpu_problems
 from invarlock.runtime.handover import Handover, code_digest
@@ -56,7 +57,7 @@ def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
     except UsageError as error:
         problems.append(str(error).replace(ON_THE_HOST, "or leave --execution-mode out"))
     if problems or engine is None or image is None:
-        raise UsageError("; ".join(problems))
+        raise UsageError.listing(problems, code=Code.OPTIONS_CONFLICT, separator="; ")
     job = Job(
         ("invarlock", *arguments),
         here,

@@ -18,6 +18,7 @@ from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.errors import UsageError
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.packer.verify.catalogue import catalogue_path
+from invarlock.problems import Code
 from invarlock.reports.sidecars import RuntimeImage
 
 SUITE = "suite"
@@ -84,7 +85,10 @@ def check_code(handover: Handover) -> None:
     """
     if handover.code != code_digest():
         name = handover.image.reference
-        raise UsageError(f"{name}: contains other code than the invarlock that started it; rebuild it from that code")
+        raise UsageError(
+            f"{name}: contains other code than the invarlock that started it; rebuild it from that code",
+            code=Code.CONTAINER_UNAVAILABLE,
+        )
 
 
 def code_digest() -> str:

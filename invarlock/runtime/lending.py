@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 from invarlock.runtime.container import Caller
 
 
@@ -37,7 +38,10 @@ def lent(folders: Sequence[Path], files: Sequence[Path], caches: Sequence[Path],
                 _give(path, by)
         yield
     except OSError as error:
-        raise UsageError(f"{error.filename}: cannot be created or given to the container ({error.strerror})") from None
+        raise UsageError(
+            f"{error.filename}: cannot be created or given to the container ({error.strerror})",
+            code=Code.CONTAINER_UNAVAILABLE,
+        ) from None
     finally:
         for path in reversed(made):
             _remove_empty(path)

@@ -22,6 +22,7 @@ from invarlock.boundary import run_command
 from invarlock.errors import MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json, read_json
 from invarlock.named_files import write_result
+from invarlock.problems import Code
 from invarlock.runtime.handover import code_digest, read_handover
 
 MARKER_NAME = "source_repo.json"
@@ -180,10 +181,13 @@ def main() -> int:
 
 def _write_marker(arguments: list[str]) -> int:
     if len(arguments) != 1:
-        raise UsageError(f"usage: python -m invarlock.runtime.provenance {MARKER_NAME}")
+        raise UsageError(f"usage: python -m invarlock.runtime.provenance {MARKER_NAME}", code=Code.USAGE_INVALID)
     found = source_repository(Path.cwd())
     if found is None:
-        raise MissingFileError(f"{Path.cwd()}: not a git repository, or git is not installed; run this in the checkout")
+        raise MissingFileError(
+            f"{Path.cwd()}: not a git repository, or git is not installed; run this in the checkout",
+            code=Code.FILE_MISSING,
+        )
     write_result(Path(arguments[0]), dump_json(found), MARKER_NAME)
     return 0
 

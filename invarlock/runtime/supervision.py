@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 from invarlock.runtime.engines import ANSWER_SECONDS, Engine
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -30,7 +31,9 @@ def run_to_the_end(engine: Engine, name: str, command: Sequence[str]) -> int:
         # its own process group: a terminal sends Ctrl-C to the whole group, so it would arrive twice
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     except OSError as error:
-        raise UsageError(f"{engine.program}: cannot be started ({error.strerror})") from None
+        raise UsageError(
+            f"{engine.program}: cannot be started ({error.strerror})", code=Code.CONTAINER_UNAVAILABLE
+        ) from None
     try:
         with _forwarding(engine, name, process):
             return process.wait()

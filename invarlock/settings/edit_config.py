@@ -16,6 +16,7 @@ from typing import Any
 
 from invarlock.errors import DocumentError, UsageError, printable
 from invarlock.nearest import did_you_mean
+from invarlock.problems import Code
 from invarlock.settings.rows import Setting
 from invarlock.settings.table import SETTINGS
 
@@ -62,20 +63,28 @@ def read_edit_config(path: Path, *, root: Path | None = None, include_outside: b
     document = read_yaml(path, folder=folder, texts=("settings",))
     value = document.value
     if not isinstance(value, dict) or not value:
-        raise UsageError(f"{where}: has neither settings nor edits; see docs/settings.md for an example")
+        raise UsageError(
+            "has neither settings nor edits; see docs/settings.md for an example",
+            code=Code.CONFIG_MALFORMED,
+            where=where,
+        )
     for name in value:
         if name not in TABLES:
             near = did_you_mean(name, TABLES)
-            raise UsageError(f"{where}: unknown key {name[:80]!r}{near}; a config has settings and edits")
+            raise UsageError(
+                f"unknown key {name[:80]!r}{near}; a config has settings and edits",
+                code=Code.CONFIG_MALFORMED,
+                where=where,
+            )
     settings = value.get("settings") or {}
     if isinstance(settings, dict):
         problems = [f"{where}: settings: {found}" for name in settings if (found := _name_problem(name)) is not None]
         if problems:
-            raise UsageError("; ".join(problems))
+            raise UsageError("; ".join(problems), code=Code.CONFIG_MALFORMED)
     try:
         check_schema({name: table for name, table in value.items() if table is not None}, "edit_config", where=where)
     except DocumentError as error:
-        raise UsageError(printable(str(error))) from None
+        raise UsageError(printable(str(error)), code=Code.CONFIG_MALFORMED) from None
     texts = {name: _texts(given) for name, given in settings.items() if given is not None}
     return EditConfig(path, texts, value.get("edits") or {}, document.files)
 
@@ -111,7 +120,7 @@ def _folder(path: Path, root: Path | None) -> Path:
     except ValueError:
         is_folder = False
     if not is_folder:
-        raise UsageError(f"INVARLOCK_CONFIG_ROOT: {printable(str(root))}: no such folder")
+        raise UsageError(f"INVARLOCK_CONFIG_ROOT: {printable(str(root))}: no such folder", code=Code.SETTING_INVALID)
     return root if file.is_relative_to(root) else file.parent
 
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from invarlock.errors import UsageError, printable
+from invarlock.problems import Code
 from invarlock.settings.combinations import RELEASE_REVIEW_DEFAULTS, combination_problems
 from invarlock.settings.edit_config import LOCATING, EditConfig, read_edit_config, read_from_config
 from invarlock.settings.rows import Setting
@@ -62,7 +63,7 @@ def resolve_settings(options: Mapping[str, Any], environment: Mapping[str, str])
         settings = settings.with_defaults(RELEASE_REVIEW_DEFAULTS)
     problems += combination_problems(settings)
     if problems:
-        raise UsageError("; ".join(dict.fromkeys(problems)))
+        raise UsageError.listing(problems, code=Code.SETTING_INVALID, separator="; ")
     return settings
 
 
@@ -100,7 +101,7 @@ def _resolve(
             where, shown = f"{printable(str(config.path))}: settings: {setting.name}", written
             return read_from_config(setting, written), "config"
     except ValueError as error:
-        raise UsageError(f"{where}: {shown!r} is not allowed (use {error})") from None
+        raise UsageError(f"{shown!r} is not allowed (use {error})", code=Code.SETTING_INVALID, where=where) from None
     return setting.default, "default"
 
 

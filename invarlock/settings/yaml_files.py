@@ -18,6 +18,7 @@ from typing import Any
 
 from invarlock.errors import DocumentError, MissingFileError, UsageError, printable
 from invarlock.jsonio import read_file
+from invarlock.problems import Code
 
 YAML_ADVICE = "reading YAML files needs PyYAML: pip install 'invarlock[yaml]'"
 # More than twice the largest known file of edit parameters; PyYAML reads it in a second.
@@ -74,7 +75,7 @@ def read_yaml(path: Path, *, folder: Path | None, texts: Collection[str] = ()) -
             cycle, or outside the folder.
     """
     if importlib.util.find_spec("yaml") is None:
-        raise UsageError(f"{_shown(path)}: {YAML_ADVICE}")
+        raise UsageError(f"{_shown(path)}: {YAML_ADVICE}", code=Code.EXTRA_NOT_INSTALLED)
     reader = _Reader(folder, texts)
     file = Path(os.path.normpath(Path.cwd() / path))
     value = reader.read(file, _Place(file, ()), _shown(path))
@@ -96,21 +97,32 @@ class _Reader:
             real, is_file = file.resolve(), file.is_file()
         except (OSError, RuntimeError, ValueError):
             # an impossible file name, or a cycle of links
-            raise UsageError(f"{where}: not a usable file name; correct it") from None
+            raise UsageError("not a usable file name; correct it", code=Code.INCLUDE_REFUSED, where=where) from None
         if at.opened and self._folder is not None and not real.is_relative_to(self._folder):
             raise UsageError(
-                f"{where}: !include {_shown(file)} is outside {_shown(self._folder)}; move it there, or allow it: "
-                "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE=1"
+                f"!include {_shown(file)} is outside {_shown(self._folder)}; move it there, or allow it: "
+                "INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE=1",
+                code=Code.INCLUDE_REFUSED,
+                where=where,
             )
         if not is_file:
-            raise UsageError(f"{where}: {_shown(file)} is not a file" if at.opened else f"{where}: no such file")
+            raise UsageError(
+                f"{where}: {_shown(file)} is not a file" if at.opened else f"{where}: no such file",
+                code=Code.INCLUDE_REFUSED,
+            )
         if real in at.opened:
-            raise UsageError(f"{where}: !include {_shown(file)} is circular; remove it")
+            raise UsageError(f"!include {_shown(file)} is circular; remove it", code=Code.INCLUDE_REFUSED, where=where)
         if len(at.opened) > MAX_INCLUDE_DEPTH:
-            raise UsageError(f"{where}: includes are nested deeper than {MAX_INCLUDE_DEPTH} files; join some")
+            raise UsageError(
+                f"includes are nested deeper than {MAX_INCLUDE_DEPTH} files; join some",
+                code=Code.INCLUDE_REFUSED,
+                where=where,
+            )
         self._opened += 1
         if self._opened > MAX_FILES:
-            raise UsageError(f"{where}: more than {MAX_FILES} files are included; join some")
+            raise UsageError(
+                f"more than {MAX_FILES} files are included; join some", code=Code.INCLUDE_REFUSED, where=where
+            )
         self.files[file] = None
         node = self._compose(file)
         # an empty file has no node
@@ -120,9 +132,9 @@ class _Reader:
         try:
             text = read_file(file, limit_bytes=MAX_FILE_BYTES).decode("utf-8-sig")
         except (DocumentError, MissingFileError) as error:
-            raise UsageError(printable(str(error))) from None
+            raise UsageError(printable(str(error)), code=Code.CONFIG_MALFORMED) from None
         except UnicodeDecodeError as error:
-            raise UsageError(f"{_shown(file)}: not UTF-8 at byte {error.start}") from None
+            raise UsageError(f"{_shown(file)}: not UTF-8 at byte {error.start}", code=Code.CONFIG_MALFORMED) from None
         try:
             loader = self._yaml.BaseLoader(text)
             compose, depth = loader.compose_node, 0
@@ -131,7 +143,9 @@ class _Reader:
                 nonlocal depth
                 depth += 1
                 if depth > MAX_DEPTH:
-                    raise UsageError(f"{_shown(file)}: nested deeper than {MAX_DEPTH} levels")
+                    raise UsageError(
+                        f"{_shown(file)}: nested deeper than {MAX_DEPTH} levels", code=Code.CONFIG_MALFORMED
+                    )
                 node = compose(parent, index)
                 depth -= 1
                 return node
@@ -147,22 +161,30 @@ class _Reader:
         except self._yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = "" if mark is None else f": line {mark.line + 1}"
-            raise UsageError(f"{_shown(file)}{line}: not YAML: {printable(str(error.problem))}") from None
+            raise UsageError(
+                f"{_shown(file)}{line}: not YAML: {printable(str(error.problem))}", code=Code.CONFIG_MALFORMED
+            ) from None
         except (self._yaml.YAMLError, ValueError, OverflowError) as error:
             # PyYAML passes on the ValueError of chr() for an escape such as \UFFFFFFFF
-            raise UsageError(f"{_shown(file)}: not YAML: {printable(' '.join(str(error).split()))}") from None
+            raise UsageError(
+                f"{_shown(file)}: not YAML: {printable(' '.join(str(error).split()))}", code=Code.CONFIG_MALFORMED
+            ) from None
 
     def _value(self, node: Any, at: _Place) -> Any:
         self._values += 1
         if self._values > MAX_VALUES:
-            raise UsageError(f"{at.where(node)}: more than {MAX_VALUES} values, including aliases; use fewer")
+            raise UsageError(
+                f"{at.where(node)}: more than {MAX_VALUES} values, including aliases; use fewer",
+                code=Code.CONFIG_MALFORMED,
+            )
         if at.depth > MAX_DEPTH:
-            raise UsageError(f"{at.where(node)}: nested deeper than {MAX_DEPTH} levels")
+            raise UsageError(f"{at.where(node)}: nested deeper than {MAX_DEPTH} levels", code=Code.CONFIG_MALFORMED)
         if node.tag == _INCLUDE:
             return self._included(node, at)
         if node.tag not in (_PLAIN, _QUOTED, _COLLECTION):
             raise UsageError(
-                f"{at.where(node)}: {printable(node.tag)}: only the tag !include is supported; remove this one"
+                f"{at.where(node)}: {printable(node.tag)}: only the tag !include is supported; remove this one",
+                code=Code.INCLUDE_REFUSED,
             )
         if isinstance(node, self._yaml.ScalarNode):
             return _scalar(node, at)
@@ -174,19 +196,24 @@ class _Reader:
         table: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, self._yaml.ScalarNode) or key_node.tag not in (_PLAIN, _QUOTED):
-                raise UsageError(f"{at.where(key_node)}: a key must be a string")
+                raise UsageError(f"{at.where(key_node)}: a key must be a string", code=Code.CONFIG_MALFORMED)
             key = _bounded(key_node, at)
             if key == "<<" and key_node.tag == _PLAIN:
-                raise UsageError(f"{at.where(key_node)}: merge keys (<<) are not supported; write the values out")
+                raise UsageError(
+                    f"{at.where(key_node)}: merge keys (<<) are not supported; write the values out",
+                    code=Code.CONFIG_MALFORMED,
+                )
             if key in table:
-                raise UsageError(f"{at.where(key_node)}: key {_cut(key)} appears twice in one table")
+                raise UsageError(
+                    f"{at.where(key_node)}: key {_cut(key)} appears twice in one table", code=Code.CONFIG_MALFORMED
+                )
             as_text = at.as_text or (at.depth == 0 and key in self._texts)
             table[key] = self._value(value_node, _Place(at.file, at.opened, at.depth + 1, as_text))
         return table
 
     def _included(self, node: Any, at: _Place) -> Any:
         if not isinstance(node, self._yaml.ScalarNode) or not node.value:
-            raise UsageError(f"{at.where(node)}: !include needs a file name")
+            raise UsageError(f"{at.where(node)}: !include needs a file name", code=Code.CONFIG_MALFORMED)
         file = Path(os.path.normpath(at.file.parent / _bounded(node, at)))
         return self.read(file, at, at.where(node))
 
@@ -202,29 +229,37 @@ def _scalar(node: Any, at: _Place) -> Any:
     if text in _FLAGS:
         return _FLAGS[text]
     if _NOT_FINITE.fullmatch(text):
-        raise UsageError(f"{at.where(node)}: {text} is not a finite number")
+        raise UsageError(f"{at.where(node)}: {text} is not a finite number", code=Code.CONFIG_MALFORMED)
     if not _NUMBER.fullmatch(text):
         return text
     if len(text) > MAX_NUMBER_CHARACTERS:
-        raise UsageError(f"{at.where(node)}: a number of {len(text)} characters is out of range")
+        raise UsageError(
+            f"{at.where(node)}: a number of {len(text)} characters is out of range", code=Code.CONFIG_MALFORMED
+        )
     if _WHOLE.fullmatch(text):
         return int(text)
     if not math.isfinite(float(text)):
-        raise UsageError(f"{at.where(node)}: the number {text} is too large")
+        raise UsageError(f"{at.where(node)}: the number {text} is too large", code=Code.CONFIG_MALFORMED)
     return float(text)
 
 
 def _bounded(node: Any, at: _Place) -> str:
     text: str = node.value
     if len(text) > MAX_TEXT_CHARACTERS:
-        raise UsageError(f"{at.where(node)}: a text of {len(text)} characters, more than {MAX_TEXT_CHARACTERS}")
+        raise UsageError(
+            f"{at.where(node)}: a text of {len(text)} characters, more than {MAX_TEXT_CHARACTERS}",
+            code=Code.CONFIG_MALFORMED,
+        )
     if not _HALF_OF_A_PAIR.search(text):
         return text
     try:
         # JSON escapes some characters as two surrogates
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
-        raise UsageError(f"{at.where(node)}: a string has an unpaired surrogate, which is not a character") from None
+        raise UsageError(
+            f"{at.where(node)}: a string has an unpaired surrogate, which is not a character",
+            code=Code.CONFIG_MALFORMED,
+        ) from None
 
 
 def _shown(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from invarlock.errors import UsageError
 from invarlock.output import say
+from invarlock.problems import Code
 
 if TYPE_CHECKING:
     from invarlock.boundary import Commands
@@ -49,7 +50,7 @@ def _import(options: argparse.Namespace) -> int:
     from invarlock.task_records.record import ChosenMetric
 
     if is_taken(options.output):
-        raise UsageError(f"{options.output}: exists; name another file with --output")
+        raise UsageError("exists; name another file with --output", code=Code.OUTPUT_EXISTS, where=str(options.output))
     check_result_file(options.output, "--output")
     document = import_records(options.baseline, options.subject, ChosenMetric.parse(options.metric))
     write_result(options.output, dump_json(document), "--output")

@@ -16,6 +16,7 @@ from typing import Any
 
 from invarlock.errors import DocumentError, MissingFileError, UsageError
 from invarlock.jsonio import read_file
+from invarlock.problems import Code
 from invarlock.task_records.record import (
     ChosenMetric,
     Record,
@@ -189,7 +190,8 @@ def _zstandard(data: bytes) -> bytes:
     except ImportError:
         raise UsageError(
             "this .eval log is compressed with Zstandard: pip install 'invarlock[parquet]', or write the log as JSON "
-            "with inspect log convert --to json"
+            "with inspect log convert --to json",
+            code=Code.EXTRA_NOT_INSTALLED,
         ) from None
     with arrow.CompressedInputStream(arrow.BufferReader(data), "zstd") as stream:
         whole: bytes = stream.read(MAX_ENTRY_BYTES + 1)

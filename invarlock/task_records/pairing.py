@@ -14,6 +14,7 @@ from typing import Any
 
 from invarlock.errors import DocumentError
 from invarlock.metrics.tasks import SIDES, right_answers
+from invarlock.problems import Code
 from invarlock.task_records.record import Record, TaskRecords
 
 FORMAT = "task-records-v1"
@@ -37,7 +38,11 @@ def paired_records(
     baseline, subject = (_by_task(side, sides[side]) for side in SIDES)
     for task in sorted(baseline.keys() ^ subject.keys()):
         has, lacks = SIDES if task in baseline else SIDES[::-1]
-        raise DocumentError(f"the {has} has results on it, the {lacks} has none; run both on it", where=f"task {task}")
+        raise DocumentError(
+            f"the {has} has results on it, the {lacks} has none; run both on it",
+            where=f"task {task}",
+            code=Code.TASK_RESULTS_DIFFER,
+        )
     return {
         "format": FORMAT,
         "tool": tool,
@@ -49,7 +54,11 @@ def paired_records(
 def _by_task(side: str, tasks: Sequence[TaskRecords]) -> dict[str, TaskRecords]:
     twice = [task for task, count in Counter(one.task for one in tasks).items() if count > 1]
     if twice:
-        raise DocumentError(f"the {side} has two files of it; name those of one run", where=f"task {twice[0]}")
+        raise DocumentError(
+            f"the {side} has two files of it; name those of one run",
+            where=f"task {twice[0]}",
+            code=Code.TASK_RESULTS_DIFFER,
+        )
     return {one.task: one for one in tasks}
 
 
@@ -57,7 +66,9 @@ def _paired(baseline: TaskRecords, subject: TaskRecords) -> dict[str, Any]:
     where = f"task {baseline.task}"
     if baseline.metric != subject.metric:
         raise DocumentError(
-            f"scored by {subject.metric}, in the baseline by {baseline.metric}; choose one with --metric", where=where
+            f"scored by {subject.metric}, in the baseline by {baseline.metric}; choose one with --metric",
+            where=where,
+            code=Code.TASK_RESULTS_DIFFER,
         )
     before, after = (_by_sample(side, one) for side, one in zip(SIDES, (baseline, subject), strict=True))
     alone = before.keys() ^ after.keys()
@@ -67,6 +78,7 @@ def _paired(baseline: TaskRecords, subject: TaskRecords) -> dict[str, Any]:
         raise DocumentError(
             f"{len(alone)} samples stand on one side only, such as {name[:60]} of the {side}; run both on the same",
             where=where,
+            code=Code.TASK_RESULTS_DIFFER,
         )
     for field, words in _SAME.items():
         other = [name for name in before if getattr(before[name], field) != getattr(after[name], field)]
@@ -75,6 +87,7 @@ def _paired(baseline: TaskRecords, subject: TaskRecords) -> dict[str, Any]:
                 f"{len(other)} samples have another {words} on each side, such as {min(other, key=_order)[:60]}; "
                 "run both with the same version of the task, the same examples and the same chat template",
                 where=where,
+                code=Code.TASK_RESULTS_DIFFER,
             )
     names = sorted(before, key=_order)
     scores = [[side[name].score for name in names] for side in (before, after)]
@@ -94,7 +107,11 @@ def _paired(baseline: TaskRecords, subject: TaskRecords) -> dict[str, Any]:
 def _by_sample(side: str, task: TaskRecords) -> dict[str, Record]:
     twice = [name for name, count in Counter(one.sample for one in task.records).items() if count > 1]
     if twice:
-        raise DocumentError(f"the {side} has sample {twice[0][:60]} twice; name one run", where=f"task {task.task}")
+        raise DocumentError(
+            f"the {side} has sample {twice[0][:60]} twice; name one run",
+            where=f"task {task.task}",
+            code=Code.TASK_RESULTS_DIFFER,
+        )
     return {one.sample: one for one in task.records}
 
 

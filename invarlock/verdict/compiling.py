@@ -20,6 +20,7 @@ from invarlock.errors import DocumentError, UsageError
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
 from invarlock.metrics import METRICS
+from invarlock.problems import Code
 from invarlock.reports.deployables import CATEGORY, VALIDATION, failed_checks
 from invarlock.reports.policy import CORE_GUARDS
 from invarlock.reports.verification import shorten
@@ -64,7 +65,7 @@ def planned_cases(manifest: Mapping[str, Any]) -> dict[str, Planned]:
     if "selection" not in manifest:
         raise DocumentError("manifest: no selection; a verdict needs the effective manifest of a run")
     if not manifest["selection"]["cases"]:
-        raise UsageError("manifest: the selection is empty; select at least one case")
+        raise UsageError("manifest: the selection is empty; select at least one case", code=Code.SELECTION_INVALID)
     scenarios = {row["id"]: row for row in manifest["scenarios"]}
     plan: dict[str, Planned] = {}
     for case in manifest["selection"]["cases"]:

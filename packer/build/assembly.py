@@ -73,7 +73,11 @@ def gather_files(
         data = _read(path)
         place = _place(data, path, categories)
         if place in files:
-            raise UsageError(f"{path}: a second report for the case {place}; give one report per case")
+            raise UsageError(
+                f"a second report for the case {place}; give one report per case",
+                code=Code.BUILD_INPUT_UNUSABLE,
+                where=str(path),
+            )
         files[place] = data
         for name in layout.SIDECARS:
             files[layout.sibling(place, name)] = _read(path.with_name(name))
@@ -112,14 +116,18 @@ def _read(path: Path, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
     try:
         return read_file(path, limit_bytes=limit_bytes)
     except DocumentError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(str(error), code=Code.BUILD_INPUT_UNUSABLE) from None
 
 
 def _verdict(path: Path) -> dict[str, Any]:
     document = parse_json(_read(path), where=str(path))
     records = document.get("records") if isinstance(document, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise UsageError(f"{path}: not a final_verdict.json (it has no list of records); give the file of a run")
+        raise UsageError(
+            "not a final_verdict.json (it has no list of records); give the file of a run",
+            code=Code.BUILD_INPUT_UNUSABLE,
+            where=str(path),
+        )
     return dict(document)
 
 
@@ -128,10 +136,12 @@ def _text(path: Path) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
+        raise UsageError("not UTF-8 text", code=Code.BUILD_INPUT_UNUSABLE, where=str(path)) from None
     if len(data) > MAX_TEXT_BYTES // 2:
         raise UsageError(
-            f"{path}: {len(data)} bytes, more than the limit of {MAX_TEXT_BYTES // 2} for a README; shorten it"
+            f"{len(data)} bytes, more than the limit of {MAX_TEXT_BYTES // 2} for a README; shorten it",
+            code=Code.BUILD_INPUT_UNUSABLE,
+            where=str(path),
         )
     return text
 
@@ -158,7 +168,7 @@ def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> str:
     meta = document["meta"]
     if meta["scenario"] not in categories:
         words = f"{meta['scenario']!r} is not a scenario of the manifest"
-        raise ReportError(words, where=str(path), field="meta.scenario")
+        raise ReportError(words, where=str(path), field="meta.scenario", code=Code.REPORT_MALFORMED)
     folder = report_folder(meta["model_id"], meta["scenario"], categories[meta["scenario"]], meta["run"])
     return f"reports/{folder}/{layout.REPORT_NAME}"
 
@@ -175,5 +185,8 @@ def _model_folder(data: bytes, path: Path) -> str:
 def _material(text: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
     if not separator or not path or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise UsageError(f"--material {text!r}: write NAME=FILE; NAME may contain letters, digits, '.', '_' and '-'")
+        raise UsageError(
+            f"--material {text!r}: write NAME=FILE; NAME may contain letters, digits, '.', '_' and '-'",
+            code=Code.BUILD_INPUT_UNUSABLE,
+        )
     return name, Path(path)

@@ -102,7 +102,11 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
         IntegrityError: when a path of the content is unsafe.
     """
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target}: already exists and a pack is never changed; choose another folder")
+        raise UsageError(
+            "already exists and a pack is never changed; choose another folder",
+            code=Code.OUTPUT_EXISTS,
+            where=str(target),
+        )
     files, found, verdict = _complete(content, generated_at)
     manifest = _manifest(content, files, found, verdict, signing_key, generated_at)
     evidence = found.pack_statement(manifest, files, verdict)
@@ -124,11 +128,17 @@ def build_pack(target: Path, content: PackContent, signing_key: SigningKey | Non
                 raise _refused(f"the pack would not verify: {result.problems[0]}", result.problems)
             # rename replaces an empty folder, so the target is checked again as late as possible
             if target.exists():
-                raise UsageError(f"{target}: already exists and a pack is never changed; choose another folder")
+                raise UsageError(
+                    "already exists and a pack is never changed; choose another folder",
+                    code=Code.OUTPUT_EXISTS,
+                    where=str(target),
+                )
             staging.rename(target)
             sync_folder(target.parent)
     except OSError as error:
-        raise UsageError(f"{target}: cannot be written ({error.strerror})") from None
+        raise UsageError(
+            f"cannot be written ({error.strerror})", code=Code.OUTPUT_UNWRITABLE, where=str(target)
+        ) from None
     signer = None if signing_key is None else fingerprint(signing_key.public)
     summary = headline(verdict) if "not_bundled" in verdict else f"verdict {verdict['verdict']}"
     return BuiltPack(target, verdict["verdict"], summary, manifest["evidence_level"], signer, tuple(evidence))
@@ -159,7 +169,9 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
     for path in pages:
         del files[layout.sibling(path, layout.PAGE)]
     if layout.SCENARIOS not in files:
-        raise UsageError(f"{layout.SCENARIOS}: missing; give the effective manifest of the run")
+        raise UsageError(
+            f"{layout.SCENARIOS}: missing; give the effective manifest of the run", code=Code.BUILD_INPUT_UNUSABLE
+        )
     memory = MemoryFiles(files)
     found = examine_reports(memory)
     problems = [*found.problems, *metadata_problems(found, memory)]

@@ -31,7 +31,7 @@ def sign_pack(pack: Path, key: SigningKey) -> str:
         InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     if os.path.lexists(pack / SIGNATURE_NAME):
-        raise UsageError(f"{pack}: already signed; a signature is never replaced")
+        raise UsageError("already signed; a signature is never replaced", code=Code.ALREADY_SIGNED, where=str(pack))
     sealed = _read_manifest(pack)
     signer, claimed = fingerprint(key.public), read_manifest(sealed).get("signing_key_fingerprint")
     if claimed not in (None, signer):
@@ -53,7 +53,7 @@ def attest_pack(pack: Path, key: SigningKey) -> str:
         InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     if os.path.lexists(pack / ATTESTATION_NAME):
-        raise UsageError(f"{pack}: already has an attestation; it is never replaced")
+        raise UsageError("already has an attestation; it is never replaced", code=Code.ALREADY_SIGNED, where=str(pack))
     sealed = _read_manifest(pack)
     result = _verified(pack, {})
     signer = fingerprint(key.public)
@@ -61,7 +61,9 @@ def attest_pack(pack: Path, key: SigningKey) -> str:
         words = f"its signer is {result.signer or 'nobody'}, but this key is {signer}; use the signer's key"
         raise SignatureError(words, where=str(pack), code=Code.SIGNER_DIFFERS)
     if result.verdict_document is None:
-        raise UsageError(f"{pack}: claims no verdict, so there is nothing to attest")
+        raise UsageError(
+            "claims no verdict, so there is nothing to attest", code=Code.VERDICT_NOT_CLAIMED, where=str(pack)
+        )
     statement = make_statement(sealed, read_manifest(sealed), result.verdict_document, result.attested_reports)
     attestation = dump_json(sign_statement(statement, key))
     _verified(pack, {ATTESTATION_NAME: attestation})
@@ -98,6 +100,10 @@ def _add(pack: Path, name: str, data: bytes) -> None:
                 (staging / name).rename(pack / name)
             sync_folder(pack)
     except FileExistsError:
-        raise UsageError(f"{pack / name}: already exists; it is never replaced") from None
+        raise UsageError(
+            "already exists; it is never replaced", code=Code.ALREADY_SIGNED, where=str(pack / name)
+        ) from None
     except OSError as error:
-        raise UsageError(f"{pack}: cannot be written to ({error.strerror})") from None
+        raise UsageError(
+            f"cannot be written to ({error.strerror})", code=Code.OUTPUT_UNWRITABLE, where=str(pack)
+        ) from None

@@ -31,5 +31,5 @@ def read_manifest(sealed: bytes) -> Manifest:
         raise ManifestError(str(error), problems=problems) from None
     except ValueError:
         words = f"{manifest['generated_at']} is not a time such as 2026-01-31T12:00:00Z"
-        raise ManifestError(words, where=MANIFEST_NAME, field="generated_at") from None
+        raise ManifestError(words, where=MANIFEST_NAME, field="generated_at", code=Code.MANIFEST_MALFORMED) from None
     return manifest

@@ -45,7 +45,10 @@ def make_receipt(results: Sequence[VerifyResult], verified_at: str) -> dict[str,
     """
     for result in results:
         if result.manifest_sha256 is None:
-            raise UsageError(f"--receipt: {result.pack} has no manifest that can be read, so no receipt can name it")
+            raise UsageError(
+                f"--receipt: {result.pack} has no manifest that can be read, so no receipt can name it",
+                code=Code.INPUT_UNREADABLE,
+            )
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": "manifest.json", "digest": {"sha256": result.manifest_sha256}} for result in results],

@@ -58,7 +58,7 @@ def merge_runs(runs: Sequence[Path], target: Path, key: SigningKey | None, finis
         ReportError: when a report does not verify.
     """
     if target.exists() or target.is_symlink():
-        raise UsageError(f"--output: {target} already exists; choose another folder")
+        raise UsageError(f"--output: {target} already exists; choose another folder", code=Code.OUTPUT_EXISTS)
     check_can_be_made(target, "--output")
     shards = sorted((read_shard(path) for path in runs), key=lambda shard: shard.index)
     check_belonging(shards)
@@ -73,7 +73,9 @@ def merge_runs(runs: Sequence[Path], target: Path, key: SigningKey | None, finis
             staging.rename(target)
             sync_folder(target.parent)
     except OSError as error:
-        raise UsageError(f"--output: {target}: cannot be written ({error.strerror})") from None
+        raise UsageError(
+            f"--output: {target}: cannot be written ({error.strerror})", code=Code.OUTPUT_UNWRITABLE
+        ) from None
     return merged
 
 
@@ -110,7 +112,8 @@ def _check_reports(shards: Sequence[Shard]) -> None:
             if planned.case_id in passed and place not in found.files:
                 raise MissingFileError(
                     f"{shard.directory.source_of(place)}: missing, although its case passed; restore it, or rerun it "
-                    "with --resume"
+                    "with --resume",
+                    code=Code.SHARD_INCOMPLETE,
                 )
 
 

@@ -13,6 +13,7 @@ from invarlock.packer.format import layout
 from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 from invarlock.reports.preset_files import preset_name
 
 # The maximum depth of a report below its run directory.
@@ -40,8 +41,10 @@ def find_inputs(
     scenarios = scenarios or _in_state(run, "scenarios.json")
     if scenarios is None:
         raise UsageError(
-            f"{given[0]}: not in a run directory (a folder with state/scenarios.json); give the effective "
-            "manifest of its run with --scenarios"
+            "not in a run directory (a folder with state/scenarios.json); give the effective "
+            "manifest of its run with --scenarios",
+            code=Code.BUILD_INPUT_UNUSABLE,
+            where=str(given[0]),
         )
     folder = run.presets if run is not None and run.presets.is_dir() else None
     metadata = {name: path for name in METADATA if (path := _in_state(run, name)) is not None}
@@ -65,10 +68,18 @@ def check_inputs(content: PackContent) -> None:
     for path in sorted(filter(layout.is_report, content.files)):
         model = layout.model_folder(path)
         if layout.baseline_path(model) not in content.files:
-            raise UsageError(f"{path}: the report of its baseline was not found; give it with --baseline")
+            raise UsageError(
+                "the report of its baseline was not found; give it with --baseline",
+                code=Code.BUILD_INPUT_UNUSABLE,
+                where=str(path),
+            )
         provenance: Mapping[str, Any] = json.loads(content.files[path])["policy_provenance"]
         if provenance.get("preset_sha256") and f"{layout.PRESETS}{preset_name(model)}" not in content.files:
-            raise UsageError(f"{path}: the preset it was judged with was not found; give its folder with --presets")
+            raise UsageError(
+                "the preset it was judged with was not found; give its folder with --presets",
+                code=Code.BUILD_INPUT_UNUSABLE,
+                where=str(path),
+            )
 
 
 def _run_of(path: Path) -> RunDirectory | None:

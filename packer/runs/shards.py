@@ -66,7 +66,9 @@ def read_shard(path: Path) -> Shard:
     directory = RunDirectory(path)
     if not directory.shard.is_file():
         raise MissingFileError(
-            f"{path}: not the run directory of a shard (no state/shard.json); create one with --shard"
+            "not the run directory of a shard (no state/shard.json); create one with --shard",
+            code=Code.SHARD_INCOMPLETE,
+            where=str(path),
         )
     check_no_links(directory)
     document = read_json(directory.shard)
@@ -77,7 +79,9 @@ def read_shard(path: Path) -> Shard:
         file = directory.state / name
         if not file.is_file():
             raise MissingFileError(
-                f"{file}: missing; this shard is not finished, continue it with: {_resuming(document)}"
+                f"missing; this shard is not finished, continue it with: {_resuming(document)}",
+                code=Code.SHARD_INCOMPLETE,
+                where=str(file),
             )
         state[name] = read_json(file)
     for name in ("environment", "source_repo"):
@@ -112,18 +116,28 @@ def check_belonging(shards: Sequence[Shard]) -> None:
     for shard in shards:
         if shard.of != first.of:
             raise UsageError(
-                f"{shard.name} and {first.name} belong to different divisions; merge the shards of one run"
+                f"{shard.name} and {first.name} belong to different divisions; merge the shards of one run",
+                code=Code.SHARDS_DIFFER,
             )
         other = seen.setdefault(shard.index, shard)
         if other is not shard:
-            raise UsageError(f"{shard.directory.path} and {other.name} are the same shard; give only one of them")
+            raise UsageError(
+                f"{shard.directory.path} and {other.name} are the same shard; give only one of them",
+                code=Code.SHARDS_DIFFER,
+            )
     for shard in shards[1:]:
         wrong = next(_disagreements(shard, first), None)
         if wrong is not None:
-            raise UsageError(f"{shard.name} and {first.name} belong to different runs: {wrong}; run one of them again")
+            raise UsageError(
+                f"{shard.name} and {first.name} belong to different runs: {wrong}; run one of them again",
+                code=Code.SHARDS_DIFFER,
+            )
     missing = [f"{index}/{first.of}" for index in range(1, first.of + 1) if index not in seen]
     if missing:
-        raise MissingFileError(f"shards {', '.join(missing)} are missing; give the run directories of all {first.of}")
+        raise MissingFileError(
+            f"shards {', '.join(missing)} are missing; give the run directories of all {first.of}",
+            code=Code.SHARD_INCOMPLETE,
+        )
 
 
 def shared_files(shards: Sequence[Shard]) -> dict[str, Path]:
@@ -142,7 +156,8 @@ def shared_files(shards: Sequence[Shard]) -> dict[str, Path]:
                 what = _difference(_parsed(data), _parsed(read_file(known))) or "the bytes differ"
                 raise UsageError(
                     f"{shard.name} and {other.name} measured {where} differently: {what}; all reports depend on it, "
-                    "so run all shards on identical machines or with --determinism strict"
+                    "so run all shards on identical machines or with --determinism strict",
+                    code=Code.SHARDS_DIFFER,
                 )
     return {where: path for where, (_, path) in found.items()}
 
@@ -180,7 +195,8 @@ def _check_cases(shard: Shard) -> None:
     if waiting:
         raise MissingFileError(
             f"{shard.name}: {len(waiting)} of {len(planned)} cases were not run, for example {waiting[0]}; it is "
-            f"not finished, continue it with: {_resuming({'index': shard.index, 'of': shard.of})}"
+            f"not finished, continue it with: {_resuming({'index': shard.index, 'of': shard.of})}",
+            code=Code.SHARD_INCOMPLETE,
         )
     strange = sorted(said & {case.case_id for case in planned_cases(shard.whole).values()} - set(planned))
     if strange:
@@ -249,10 +265,12 @@ def _check_shapes(where: Path, state: Mapping[str, Any]) -> None:
     """
     for name in ("settings.json", "model_revisions.json"):
         if not isinstance(state[name], dict):
-            raise DocumentError(f"{where / name}: not an object")
+            raise DocumentError(f"{where / name}: not an object", code=Code.DOCUMENT_MALFORMED)
     if not all(isinstance(row, dict) and "value" in row for row in state["settings.json"].values()):
-        raise DocumentError(f"{where / 'settings.json'}: a setting without a value")
+        raise DocumentError(f"{where / 'settings.json'}: a setting without a value", code=Code.DOCUMENT_MALFORMED)
     for key, name in PINNED.items():
         rows = state["model_revisions.json"].get(key, [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) and name in row for row in rows):
-            raise DocumentError(f"{where / 'model_revisions.json'}: {key}: not a list of pins")
+            raise DocumentError(
+                f"{where / 'model_revisions.json'}: {key}: not a list of pins", code=Code.DOCUMENT_MALFORMED
+            )

@@ -21,6 +21,7 @@ from invarlock.packer.trust.signers import (
 
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import dump_json, parse_json, read_json, write_bytes
+from invarlock.problems import Code
 
 # an edit takes milliseconds
 LOCK_SECONDS = 10.0
@@ -46,14 +47,25 @@ def add_signer(store: Path, signer: TrustedSigner) -> None:
     """
 
     if signer.not_before is not None and signer.not_after is not None and signer.not_before >= signer.not_after:
-        raise UsageError("--not-after: not later than --not-before, so the signer would never be trusted; swap them")
+        raise UsageError(
+            "--not-after: not later than --not-before, so the signer would never be trusted; swap them",
+            code=Code.TRUST_STORE_UNUSABLE,
+        )
 
     def add(lists: list[list[Any]]) -> None:
         known = _entries_of(lists, signer.fingerprint)
         if any(isinstance(entry, dict) and entry.get("revoked") for entry in known):
-            raise UsageError(f"{store}: {signer.fingerprint} is revoked there, and a revocation cannot be undone")
+            raise UsageError(
+                f"{signer.fingerprint} is revoked there, and a revocation cannot be undone",
+                code=Code.SIGNER_ALREADY_LISTED,
+                where=str(store),
+            )
         if known:
-            raise UsageError(f"{store}: {signer.fingerprint} is already listed; edit the file to change its dates")
+            raise UsageError(
+                f"{signer.fingerprint} is already listed; edit the file to change its dates",
+                code=Code.SIGNER_ALREADY_LISTED,
+                where=str(store),
+            )
         lists[0].append(_entry(signer))
 
     _edit(store, add)
@@ -87,7 +99,11 @@ def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
     # if the store is a link, replace the target and keep the link
     path = Path(os.path.realpath(store))
     if path.exists() and not path.is_file():
-        raise UsageError(f"{store}: not a regular file; give another trust store with --trust-store")
+        raise UsageError(
+            "not a regular file; give another trust store with --trust-store",
+            code=Code.TRUST_STORE_UNUSABLE,
+            where=str(store),
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
@@ -100,10 +116,14 @@ def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
             write_bytes(path, data)
     except Timeout:
         raise UsageError(
-            f"{store}: cannot be locked; wait for the other command, or check that {path.parent} supports file locks"
+            f"cannot be locked; wait for the other command, or check that {path.parent} supports file locks",
+            code=Code.TRUST_STORE_UNUSABLE,
+            where=str(store),
         ) from None
     except OSError as error:
-        raise UsageError(f"{store}: cannot be written ({error.strerror})") from None
+        raise UsageError(
+            f"cannot be written ({error.strerror})", code=Code.TRUST_STORE_UNUSABLE, where=str(store)
+        ) from None
 
 
 def _readable(document: Any, store: Path) -> bytes:
@@ -116,7 +136,11 @@ def _readable(document: Any, store: Path) -> bytes:
         data = dump_json(document)
         parse_trust_store(parse_json(data, where=str(store), limit_bytes=MAX_STORE_BYTES), where=str(store))
     except (ValueError, DocumentError) as error:
-        raise UsageError(f"{store}: the changed store would be unreadable ({error}); it was left unchanged") from None
+        raise UsageError(
+            f"the changed store would be unreadable ({error}); it was left unchanged",
+            code=Code.TRUST_STORE_MALFORMED,
+            where=str(store),
+        ) from None
     return data
 
 

@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 
 def check_nobody_else_writes(path: Path) -> None:
@@ -26,7 +27,8 @@ def check_nobody_else_writes(path: Path) -> None:
         if mode & stat.S_IWOTH and not (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
             raise UsageError(
                 f"{place}: every user of this machine may write it (mode {stat.S_IMODE(mode):04o}); "
-                f"run: chmod o-w {place}"
+                f"run: chmod o-w {place}",
+                code=Code.WRITABLE_BY_EVERYBODY,
             )
 
 

@@ -26,6 +26,7 @@ from nacl.signing import SigningKey as NaclSigningKey
 
 from invarlock.digests import digest_bytes
 from invarlock.errors import MissingFileError, SignatureError, UsageError
+from invarlock.problems import Code
 
 ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 PRIVATE_LABELS = frozenset({"PRIVATE KEY", ENCRYPTED, "OPENSSH PRIVATE KEY", *LABEL_KEYS})
@@ -68,10 +69,14 @@ def passphrase_from(variable: str) -> bytes:
     """
     passphrase = os.environ.get(variable, "")
     if not passphrase:
-        raise UsageError(f"--passphrase-env: the variable {variable} is unset or empty; set it to the passphrase")
+        raise UsageError(
+            f"--passphrase-env: the variable {variable} is unset or empty; set it to the passphrase",
+            code=Code.PASSPHRASE_UNUSABLE,
+        )
     if len(os.fsencode(passphrase)) > MAX_PASSPHRASE_BYTES:
         raise UsageError(
-            f"--passphrase-env: the passphrase in {variable} exceeds {MAX_PASSPHRASE_BYTES} bytes; use a shorter one"
+            f"--passphrase-env: the passphrase in {variable} exceeds {MAX_PASSPHRASE_BYTES} bytes; use a shorter one",
+            code=Code.PASSPHRASE_UNUSABLE,
         )
     return os.fsencode(passphrase)
 
@@ -90,13 +95,15 @@ def load_signing_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
         if block.label == ENCRYPTED:
             if passphrase is None:
                 named = "give the variable with its passphrase: --passphrase-env VAR"
-                raise UsageError(f"{path}: an encrypted key; {named}")
+                raise UsageError(f"an encrypted key; {named}", code=Code.KEY_ENCRYPTED, where=str(path))
             return _decrypt(path, block, passphrase)
         seed = private_seed(block)
     except ValueError as error:
-        raise UsageError(f"{path}: {error}; {MAKE_ONE}") from None
+        raise UsageError(f"{error}; {MAKE_ONE}", code=Code.KEY_MALFORMED, where=str(path)) from None
     if passphrase is not None:
-        raise UsageError(f"{path}: the key is not encrypted; drop --passphrase-env")
+        raise UsageError(
+            "the key is not encrypted; drop --passphrase-env", code=Code.KEY_NOT_ENCRYPTED, where=str(path)
+        )
     return SigningKey(seed)
 
 
@@ -109,7 +116,7 @@ def load_public_key(path: Path) -> bytes:
     try:
         data = _read_key_file(path, f"{path}: neither sha256:HEX nor an existing public key file")
     except MissingFileError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(str(error), code=Code.INPUT_UNREADABLE) from None
     try:
         blocks = find_blocks(data)
         if any(block.label in PRIVATE_LABELS for block in blocks):
@@ -118,7 +125,9 @@ def load_public_key(path: Path) -> bytes:
             raise ValueError(f"{len(blocks)} PEM blocks; give a file with only the public key")
         return public_key(blocks[0])
     except ValueError as error:
-        raise UsageError(f"{path}: not the PEM file of an Ed25519 public key: {error}") from None
+        raise UsageError(
+            f"not the PEM file of an Ed25519 public key: {error}", code=Code.KEY_MALFORMED, where=str(path)
+        ) from None
 
 
 def write_key_pair(name: Path, key: SigningKey, passphrase: bytes | None = None) -> tuple[Path, Path]:
@@ -148,14 +157,15 @@ def write_key_pair(name: Path, key: SigningKey, passphrase: bytes | None = None)
         for path in made:
             path.unlink(missing_ok=True)
         reason = "already exists and is not overwritten" if isinstance(error, FileExistsError) else str(error.strerror)
-        raise UsageError(f"{error.filename}: {reason}; give another name") from None
+        raise UsageError(f"{error.filename}: {reason}; give another name", code=Code.OUTPUT_UNWRITABLE) from None
     return private, public
 
 
 def _pair_of(name: Path) -> tuple[Path, Path]:
     if name.name.endswith(".pub.pem"):
         raise UsageError(
-            f"{name}: the name of a public key; give the private key's name, the public key is written next to it"
+            f"{name}: the name of a public key; give the private key's name, the public key is written next to it",
+            code=Code.KEY_MALFORMED,
         )
     stem = name.with_name(name.name.removesuffix(".pem")) if name.name not in ("", ".pem") else name
     return Path(f"{stem}.pem"), Path(f"{stem}.pub.pem")
@@ -175,9 +185,13 @@ def read_public_pem(text: str) -> bytes:
     try:
         der = read_canonical_pem(text, "PUBLIC KEY")
     except ValueError as error:
-        raise SignatureError(str(error), where=SIGNATURE_NAME, field="public_key") from None
+        raise SignatureError(
+            str(error), where=SIGNATURE_NAME, field="public_key", code=Code.SIGNATURE_MALFORMED
+        ) from None
     if len(der) != len(PUBLIC_PREFIX) + PUBLIC_BYTES or not der.startswith(PUBLIC_PREFIX):
-        raise SignatureError("not an Ed25519 public key", where=SIGNATURE_NAME, field="public_key")
+        raise SignatureError(
+            "not an Ed25519 public key", where=SIGNATURE_NAME, field="public_key", code=Code.SIGNATURE_MALFORMED
+        )
     return der[len(PUBLIC_PREFIX) :]
 
 
@@ -186,9 +200,9 @@ def _read_key_file(path: Path, missing: str) -> bytes:
         with path.open("rb") as stream:
             return stream.read(MAX_PEM_BYTES + 1)
     except FileNotFoundError:
-        raise MissingFileError(missing) from None
+        raise MissingFileError(missing, code=Code.KEY_MISSING) from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UsageError(f"cannot be read ({error.strerror})", code=Code.INPUT_UNREADABLE, where=str(path)) from None
 
 
 def _private_block(blocks: list[PemBlock]) -> PemBlock:
@@ -220,9 +234,13 @@ def _decrypt(path: Path, block: PemBlock, passphrase: bytes) -> SigningKey:
     try:
         key = serialization.load_pem_private_key(pem.encode("ascii", "replace"), passphrase)
     except Exception:  # noqa: BLE001 - which errors a wrong passphrase and a broken file give is not documented
-        raise UsageError(f"{path}: wrong passphrase, or the file is damaged") from None
+        raise UsageError(
+            "wrong passphrase, or the file is damaged", code=Code.PASSPHRASE_WRONG, where=str(path)
+        ) from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise UsageError(f"{path}: an encrypted key, but not an Ed25519 private key; {MAKE_ONE}")
+        raise UsageError(
+            f"an encrypted key, but not an Ed25519 private key; {MAKE_ONE}", code=Code.KEY_MALFORMED, where=str(path)
+        )
     return SigningKey(key.private_bytes_raw())
 
 
@@ -233,6 +251,7 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
         raise UsageError(
-            "encrypted keys need the package cryptography: pip install 'invarlock[encrypted-keys]'"
+            "encrypted keys need the package cryptography: pip install 'invarlock[encrypted-keys]'",
+            code=Code.EXTRA_NOT_INSTALLED,
         ) from None
     return ed25519, serialization

@@ -82,7 +82,8 @@ def default_store() -> Path | None:
     except OSError as error:
         # the store may exist and list the signer as revoked, so it must not be ignored
         raise UsageError(
-            f"{DEFAULT_STORE}: cannot be read ({error.strerror}); give a store with --trust-store FILE, or set HOME"
+            f"{DEFAULT_STORE}: cannot be read ({error.strerror}); give a store with --trust-store FILE, or set HOME",
+            code=Code.TRUST_STORE_UNUSABLE,
         ) from None
     return path
 
@@ -96,7 +97,10 @@ def own_store() -> Path:
     try:
         return DEFAULT_STORE.expanduser()
     except RuntimeError:
-        raise UsageError("this user has no home folder; give a store with --trust-store FILE, or set HOME") from None
+        raise UsageError(
+            "this user has no home folder; give a store with --trust-store FILE, or set HOME",
+            code=Code.TRUST_STORE_UNUSABLE,
+        ) from None
 
 
 def parse_fingerprint(text: str) -> str:
@@ -106,7 +110,9 @@ def parse_fingerprint(text: str) -> str:
         UsageError: when it is malformed.
     """
     if _FINGERPRINT.fullmatch(text.lower()) is None:
-        raise UsageError(f"{text[:80]!r} is not a fingerprint; write sha256: and 64 hex digits")
+        raise UsageError(
+            f"{text[:80]!r} is not a fingerprint; write sha256: and 64 hex digits", code=Code.FINGERPRINT_MALFORMED
+        )
     return text.lower()
 
 
@@ -120,7 +126,7 @@ def parse_moment(text: Any) -> datetime:
         moment = datetime.fromisoformat(text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"{text!r} is not a time such as 2026-01-31T12:00:00Z") from None
+        raise UsageError(f"{text!r} is not a time such as 2026-01-31T12:00:00Z", code=Code.TIME_MALFORMED) from None
 
 
 def write_moment(moment: datetime) -> str:
@@ -139,7 +145,7 @@ def read_trust_store(path: Path) -> list[TrustedSigner]:
     try:
         document = read_json(path, limit_bytes=MAX_STORE_BYTES)
     except DocumentError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(str(error), code=Code.TRUST_STORE_MALFORMED) from None
     return parse_trust_store(document, where=str(path))
 
 
@@ -157,7 +163,11 @@ def parse_trust_store(document: Any, *, where: str) -> list[TrustedSigner]:
     if isinstance(document, dict):
         for name, value in document.items():
             if name not in LISTS and isinstance(value, list | dict):
-                raise UsageError(f"{where}: unknown field {name!r}; list signers in 'trusted_signers'")
+                raise UsageError(
+                    f"unknown field {name!r}; list signers in 'trusted_signers'",
+                    code=Code.TRUST_STORE_MALFORMED,
+                    where=where,
+                )
     return signers
 
 
@@ -169,7 +179,11 @@ def signer_lists(document: Any, *, where: str) -> list[list[Any]]:
     """
     lists = [document[name] for name in LISTS if name in document] if isinstance(document, dict) else [document]
     if not lists or not all(isinstance(entries, list) for entries in lists):
-        raise UsageError(f"{where}: expected a list of fingerprints, or an object with 'trusted_signers'")
+        raise UsageError(
+            "expected a list of fingerprints, or an object with 'trusted_signers'",
+            code=Code.TRUST_STORE_MALFORMED,
+            where=where,
+        )
     return lists
 
 
@@ -207,12 +221,12 @@ def _signer(item: Any, where: str) -> TrustedSigner:
     if isinstance(item, str):
         return TrustedSigner(_checked_fingerprint(item, where))
     if not isinstance(item, dict) or not isinstance(item.get("fingerprint"), str):
-        raise UsageError(f"{where}: neither a fingerprint nor an object with one")
+        raise UsageError("neither a fingerprint nor an object with one", code=Code.TRUST_STORE_MALFORMED, where=where)
     unknown = set(item) - {"fingerprint", "name", "not_before", "not_after", "revoked"}
     if unknown:
-        raise UsageError(f"{where}: unknown field {sorted(unknown)[0]!r}")
+        raise UsageError(f"unknown field {sorted(unknown)[0]!r}", code=Code.TRUST_STORE_MALFORMED, where=where)
     if not isinstance(item.get("revoked", False), bool):
-        raise UsageError(f"{where}: revoked must be true or false")
+        raise UsageError("revoked must be true or false", code=Code.TRUST_STORE_MALFORMED, where=where)
     return TrustedSigner(
         _checked_fingerprint(item["fingerprint"], where),
         None if item.get("name") is None else str(item["name"]),
@@ -226,7 +240,7 @@ def _checked_fingerprint(text: str, where: str) -> str:
     try:
         return parse_fingerprint(text)
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError(f"{error}", code=Code.TRUST_STORE_MALFORMED, where=where) from None
 
 
 def _moment(text: Any, where: str) -> datetime | None:
@@ -235,4 +249,4 @@ def _moment(text: Any, where: str) -> datetime | None:
     try:
         return parse_moment(text)
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError(f"{error}", code=Code.TRUST_STORE_MALFORMED, where=where) from None

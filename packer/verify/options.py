@@ -12,6 +12,7 @@ from invarlock.packer.format.pack_folder import Progress
 from invarlock.packer.verify.policies import ReceiverPolicy
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 ReportAssurance = Literal["report", "strict", "off"]
 # Called with the size of the pack in bytes; returns the function to call with the bytes done.
@@ -43,9 +44,13 @@ class VerifyOptions:
             UsageError: naming two of them.
         """
         if self.policy is not None and self.report_assurance == "off":
-            raise UsageError("--policy and --report-assurance off cannot be combined; drop one")
+            raise UsageError(
+                "--policy and --report-assurance off cannot be combined; drop one", code=Code.OPTIONS_CONFLICT
+            )
         if self.strict and self.report_assurance == "off":
-            raise UsageError("--strict and --report-assurance off cannot be combined; drop one")
+            raise UsageError(
+                "--strict and --report-assurance off cannot be combined; drop one", code=Code.OPTIONS_CONFLICT
+            )
         needs_signature = {
             "--strict": self.strict,
             "--expected-fingerprint": self.expected_fingerprint is not None,
@@ -53,4 +58,6 @@ class VerifyOptions:
         }
         if self.allow_unsigned:
             for option in (name for name, given in needs_signature.items() if given):
-                raise UsageError(f"--allow-unsigned and {option} cannot be combined; drop one")
+                raise UsageError(
+                    f"--allow-unsigned and {option} cannot be combined; drop one", code=Code.OPTIONS_CONFLICT
+                )

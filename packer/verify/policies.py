@@ -74,7 +74,11 @@ def read_policy(path: Path) -> ReceiverPolicy:
     check_schema(document, SCHEMA, where=str(path))
     requirements = {name: value for name, value in document.items() if name not in ("schema", "comment")}
     if not requirements:
-        raise UsageError(f"{path}: the policy requires nothing; add a requirement such as 'verdict': 'PASS'")
+        raise UsageError(
+            "the policy requires nothing; add a requirement such as 'verdict': 'PASS'",
+            code=Code.DOCUMENT_MALFORMED,
+            where=str(path),
+        )
     return ReceiverPolicy(requirements)
 
 

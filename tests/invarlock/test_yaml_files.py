@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from invarlock.errors import UsageError, printable
+from invarlock.problems import Code
 from invarlock.settings.yaml_files import (
     MAX_DEPTH,
     MAX_FILE_BYTES,
@@ -34,12 +35,13 @@ def lay(folder: Path, **files: str) -> Path:
     return folder / "a.yaml"
 
 
-def refused(path: Path, folder: Path | None) -> str:
+def refused(path: Path, folder: Path | None, code: Code | None = None) -> str:
     with pytest.raises(UsageError) as caught:
         read_yaml(path, folder=folder)
     said = str(caught.value)
     assert said.isprintable()
     assert caught.value.exit_code == 2
+    assert code is None or caught.value.code is code
     return said
 
 
@@ -282,4 +284,5 @@ def test_without_pyyaml_it_is_said_what_to_install(tmp_path: Path, monkeypatch: 
 
     path = lay(tmp_path, a="x: 1")
 
-    assert refused(path, tmp_path) == f"{path}: reading YAML files needs PyYAML: pip install 'invarlock[yaml]'"
+    said = refused(path, tmp_path, Code.EXTRA_NOT_INSTALLED)
+    assert said == f"{path}: reading YAML files needs PyYAML: pip install 'invarlock[yaml]'"

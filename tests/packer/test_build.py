@@ -33,8 +33,9 @@ def test_a_pack_names_no_folder_of_the_machine_that_made_it(real_run: Any) -> No
 def test_an_existing_folder_is_never_written_to(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
 
-    with pytest.raises(UsageError, match="already exists"):
+    with pytest.raises(UsageError, match="already exists") as caught:
         build_pack(tmp_path / "out", content(run), None, TIME)
+    assert caught.value.code is Code.OUTPUT_EXISTS
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -198,8 +198,9 @@ def test_parts_of_different_divisions_are_not_merged(shards: list[Path]) -> None
     first, second = map(read_shard, shards)
     object.__setattr__(second, "of", 3)
 
-    with pytest.raises(UsageError, match="different"):
+    with pytest.raises(UsageError, match="different") as caught:
         check_belonging([first, second])
+    assert caught.value.code is Code.SHARDS_DIFFER
 
 
 def test_what_shards_measured_alike_is_the_same_in_all_but_seconds(shards: list[Path]) -> None:

@@ -25,6 +25,7 @@ from packs import (
     strict,
 )
 
+from invarlock.errors import UsageError
 from invarlock.problems import Code
 
 
@@ -153,6 +154,9 @@ def test_a_folder_of_any_files_can_be_sealed_and_checked(tmp_path: Path, real_ru
     assured = strict(tmp_path, report_assurance="strict")
     assert (assured.code, assured.reports_verified) == (7, False)
     assert codes(assured) == {Code.CLEAN_REPORT_REQUIRED}
+    with pytest.raises(UsageError) as refused:
+        attest_pack(tmp_path, real_run.key)
+    assert refused.value.code is Code.VERDICT_NOT_CLAIMED
 
 
 def bare(folder: Path, key: SigningKey, files: dict[str, bytes], **claims: Any) -> None:

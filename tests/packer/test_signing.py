@@ -50,8 +50,9 @@ def test_signing_adds_one_file_and_changes_none(unsigned: Path, real_run: Any) -
 def test_a_signature_is_never_replaced(pack: Path, real_run: Any) -> None:
     before = pack_files(pack)
 
-    with pytest.raises(UsageError, match="already signed"):
+    with pytest.raises(UsageError, match="already signed") as caught:
         sign_pack(pack, real_run.key)
+    assert caught.value.code is Code.ALREADY_SIGNED
     assert pack_files(pack) == before
 
 

@@ -163,11 +163,15 @@ def server_url(text: str) -> str:
     except ValueError:
         host = None
     if host is None or parts.scheme not in ("http", "https") or not URL_CHARACTERS.fullmatch(text):
-        raise UsageError("--subject-url: not the URL of a server; give http://HOST:PORT or http://HOST:PORT/v1")
+        raise UsageError(
+            "--subject-url: not the URL of a server; give http://HOST:PORT or http://HOST:PORT/v1",
+            code=Code.USAGE_INVALID,
+        )
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise UsageError(
             "--subject-url: credentials, a query or a fragment in a URL end in reports; give the key in the "
-            f"environment variable {KEY_VARIABLE}"
+            f"environment variable {KEY_VARIABLE}",
+            code=Code.USAGE_INVALID,
         )
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc.lower()}{path or '/v1'}"

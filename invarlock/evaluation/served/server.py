@@ -29,6 +29,7 @@ from invarlock.evaluation.served.client import Client, RequestRefusedError, unus
 from invarlock.evaluation.served.token_texts import VocabularyTexts
 from invarlock.evaluation.tokenization import text_token_ids
 from invarlock.evaluation.windows import Tokens
+from invarlock.problems import Code
 
 PROMPT_LOGPROBS, ECHO = "prompt_logprobs", "echo"
 TOKEN_IDS, TEXT = "token_ids", "text"
@@ -180,10 +181,15 @@ def _only_model(client: Client) -> str:
         document = client.get("models")
         names = [row["id"] for row in document["data"] if isinstance(row["id"], str)]
     except (KeyError, TypeError, RequestRefusedError):
-        raise UsageError(f"{client.base}: it does not list its models; name one with --subject-model") from None
+        raise UsageError(
+            f"{client.base}: it does not list its models; name one with --subject-model", code=Code.USAGE_INVALID
+        ) from None
     if len(names) != 1 or not 0 < len(names[0]) <= MAX_NAME:
         shown = ", ".join(name[:60] for name in names[:5]) or "none"
-        raise UsageError(f"{client.base}: it has {len(names)} models ({shown}); name one with --subject-model")
+        raise UsageError(
+            f"{client.base}: it has {len(names)} models ({shown}); name one with --subject-model",
+            code=Code.USAGE_INVALID,
+        )
     return str(names[0])
 
 

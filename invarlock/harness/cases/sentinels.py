@@ -18,6 +18,7 @@ from invarlock.errors import EvaluationError, MissingFileError, UsageError
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, read_json, write_bytes
 from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.problems import Code
 from invarlock.reports.sidecars import REPORT_NAME
 
 # A sentinel, and the kept subject that it loads.
@@ -61,22 +62,32 @@ def find_kept_run(run: Run) -> KeptRun:
     """
     given, wanted = run.settings.run_dir, run.settings.sentinel_model
     if given is None:
-        raise UsageError("-m sentinel: give a run made with --keep-models: --run-dir RUN")
+        raise UsageError(
+            "-m sentinel: give a run made with --keep-models: --run-dir RUN", code=Code.RUN_DIRECTORY_UNUSABLE
+        )
     path = Path(given)
     manifest_path = path / "state" / "scenarios.json"
     if not manifest_path.is_file():
         raise MissingFileError(f"--run-dir: {path} is not a run directory; give the --output-dir of a run")
     link = next(RunDirectory(path).links(), None)
     if link is not None:
-        raise UsageError(f"--run-dir: {link} is a symbolic link, which is not followed; replace it with its target")
+        raise UsageError(
+            f"--run-dir: {link} is a symbolic link, which is not followed; replace it with its target",
+            code=Code.RUN_DIRECTORY_UNUSABLE,
+        )
     manifest: dict[str, Any] = read_json(manifest_path)
     check_schema(manifest, "scenarios", where=str(manifest_path))
     models = sorted(row["model_id"] for row in manifest["selection"]["models"])
     found = [model for model in models if wanted in (None, model, folder_name(model))]
     if wanted is None and len(models) > 1:
-        raise UsageError(f"-m sentinel: {path} has the models {', '.join(models)}; choose one with --model")
+        raise UsageError(
+            f"-m sentinel: {path} has the models {', '.join(models)}; choose one with --model",
+            code=Code.RUN_DIRECTORY_UNUSABLE,
+        )
     if not found:
-        raise UsageError(f"--model: {path} has no model {wanted!r}; it has {', '.join(models)}")
+        raise UsageError(
+            f"--model: {path} has no model {wanted!r}; it has {', '.join(models)}", code=Code.RUN_DIRECTORY_UNUSABLE
+        )
     return KeptRun(RunDirectory(path.resolve()), found[0], manifest["selection"]["suite"])
 
 

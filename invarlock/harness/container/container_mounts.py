@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 from invarlock.runtime.container import Mount, caller
 from invarlock.runtime.engines import ON_THE_HOST
 from invarlock.runtime.lending import writable_by
@@ -151,7 +152,9 @@ def _hub_home() -> Path:
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:
-        raise UsageError("this user has no home folder; set HF_HOME to a folder for downloads") from None
+        raise UsageError(
+            "this user has no home folder; set HF_HOME to a folder for downloads", code=Code.CONTAINER_UNAVAILABLE
+        ) from None
     return absolute(os.environ.get("HF_HOME") or Path(home) / "huggingface")
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from invarlock.errors import UsageError
 from invarlock.jsonio import read_json, write_json
+from invarlock.problems import Code
 from invarlock.settings import Settings
 
 GB = 1_000_000_000
@@ -94,7 +95,8 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
     if settings.num_gpus is not None:
         if settings.num_gpus > len(gpus):
             raise UsageError(
-                f"NUM_GPUS: {settings.num_gpus} GPUs requested, but only {len(gpus)} can be used; lower it"
+                f"NUM_GPUS: {settings.num_gpus} GPUs requested, but only {len(gpus)} can be used; lower it",
+                code=Code.DEVICE_UNAVAILABLE,
             )
         gpus = gpus[: settings.num_gpus]
     whole = all(not gpu.id.startswith("MIG-") for gpu in gpus)
@@ -118,17 +120,21 @@ def read_gpus() -> list[Device]:
     try:
         nvml: Any = importlib.import_module("pynvml")
     except ImportError:
-        raise UsageError("NVML is required to find GPUs; run: pip install nvidia-ml-py") from None
+        raise UsageError(
+            "NVML is required to find GPUs; run: pip install nvidia-ml-py", code=Code.EXTRA_NOT_INSTALLED
+        ) from None
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        raise UsageError(f"no NVIDIA GPU found ({error}); install the NVIDIA driver, or use -m smoke") from None
+        raise UsageError(
+            f"no NVIDIA GPU found ({error}); install the NVIDIA driver, or use -m smoke", code=Code.DEVICE_UNAVAILABLE
+        ) from None
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
         parts = [part for handle in handles for part in _parts(nvml, handle)]
         return [_device(nvml, handle, index) for index, handle in enumerate(parts)]
     except nvml.NVMLError as error:
-        raise UsageError(f"NVML cannot read a GPU ({error}); check nvidia-smi") from None
+        raise UsageError(f"NVML cannot read a GPU ({error}); check nvidia-smi", code=Code.DEVICE_UNAVAILABLE) from None
     finally:
         nvml.nvmlShutdown()
 
@@ -168,7 +174,10 @@ def _visible(gpus: Sequence[Device], settings: Settings) -> list[Device]:
             break
         shown.append(gpu)
     if not shown:
-        raise UsageError(f"CUDA_VISIBLE_DEVICES: {given!r} shows none of the {len(gpus)} GPUs; unset it")
+        raise UsageError(
+            f"CUDA_VISIBLE_DEVICES: {given!r} shows none of the {len(gpus)} GPUs; unset it",
+            code=Code.DEVICE_UNAVAILABLE,
+        )
     return shown
 
 
@@ -182,7 +191,7 @@ def _named(gpus: Sequence[Device], settings: Settings) -> list[Device]:
         found = _find(visible, name)
         if found is None or found in chosen:
             problem = "listed twice" if found is not None else f"not one of the {len(gpus)} visible GPUs"
-            raise UsageError(f"GPU_ID_LIST: {name!r} is {problem}")
+            raise UsageError(f"GPU_ID_LIST: {name!r} is {problem}", code=Code.DEVICE_UNAVAILABLE)
         chosen.append(found)
     return chosen
 
@@ -199,7 +208,7 @@ def _usable(gpus: Sequence[Device], settings: Settings) -> list[Device]:
         else:
             usable.append(gpu)
     if not usable:
-        raise UsageError("; ".join(reasons) or "no GPU found; use -m smoke")
+        raise UsageError("; ".join(reasons) or "no GPU found; use -m smoke", code=Code.DEVICE_UNAVAILABLE)
     return usable
 
 
@@ -221,4 +230,6 @@ def _available_memory_bytes() -> int:
     for line in Path("/proc/meminfo").read_text("ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    raise UsageError("/proc/meminfo has no MemAvailable; set the memory with GPU_MEMORY_PER_DEVICE")
+    raise UsageError(
+        "/proc/meminfo has no MemAvailable; set the memory with GPU_MEMORY_PER_DEVICE", code=Code.DEVICE_UNAVAILABLE
+    )

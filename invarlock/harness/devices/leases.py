@@ -26,6 +26,7 @@ import filelock
 from invarlock.errors import UsageError
 from invarlock.harness.devices.inventory import Device, Pool
 from invarlock.harness.devices.memory_plan import devices_needed, fits
+from invarlock.problems import Code
 
 POLL_SECONDS = (0.02, 0.5)
 # Longer than any case may take by default: after this time another program must be using the memory.
@@ -99,7 +100,8 @@ class Leases:
             while not self._try(own, need_bytes):
                 if time.monotonic() > deadline:
                     raise UsageError(
-                        f"no device had {need_bytes / 1e9:.1f} GB free for {self.wait_seconds / 3600:.0f} hours"
+                        f"no device had {need_bytes / 1e9:.1f} GB free for {self.wait_seconds / 3600:.0f} hours",
+                        code=Code.DEVICE_UNAVAILABLE,
                     )
                 time.sleep(pause)
                 pause = min(POLL_SECONDS[1], 2 * pause)

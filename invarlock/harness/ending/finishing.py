@@ -29,6 +29,7 @@ from invarlock.packer.runs.run_ending import (
     write_results,
 )
 from invarlock.packer.trust.keys import SigningKey, load_signing_key, make_signing_key
+from invarlock.problems import Code
 from invarlock.reports.preset_files import null_run_name
 from invarlock.runtime.determinism import determinism_switches
 from invarlock.runtime.graphics import graphics
@@ -108,7 +109,9 @@ def finish_calibration(run: Run, models: Sequence[Model]) -> Ending:
         absent = [str(number) for number, path in paths.items() if not path.is_file()]
         try:
             if absent:
-                raise EvaluationError(f"null runs {', '.join(absent)} are missing; continue with --resume")
+                raise EvaluationError(
+                    f"null runs {', '.join(absent)} are missing; continue with --resume", code=Code.NULL_RUNS_UNUSABLE
+                )
             lines += preset_lines(derived_preset(run, model), _shown(preset_path(run, model)))
         except InvarLockError as error:
             missing += 1

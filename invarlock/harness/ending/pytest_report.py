@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 # A failure message is a short table; what is longer is a traceback, and its end says what happened.
 MAX_MESSAGE_CHARACTERS = 500
@@ -34,12 +35,17 @@ def ask_for_json_report(option: argparse.Namespace) -> None:
     if not hasattr(option, "json_report"):
         raise UsageError(
             "pytest-json-report is not installed, but the verdict needs its report of the cases; run: pip install "
-            "pytest-json-report, or drop -p no:jsonreport"
+            "pytest-json-report, or drop -p no:jsonreport",
+            code=Code.EXTRA_NOT_INSTALLED,
         )
     if not hasattr(option, "tbstyle"):
-        raise UsageError("-p no:terminal removes options that pytest-json-report needs; use -qq")
+        raise UsageError(
+            "-p no:terminal removes options that pytest-json-report needs; use -qq", code=Code.OPTIONS_CONFLICT
+        )
     if option.json_report_summary:
-        raise UsageError("--json-report-summary omits the cases, which the verdict needs; drop it")
+        raise UsageError(
+            "--json-report-summary omits the cases, which the verdict needs; drop it", code=Code.OPTIONS_CONFLICT
+        )
     if option.json_report:
         return
     option.json_report = True

@@ -23,6 +23,7 @@ from invarlock.harness.state.found_sources import Sources, Tell
 from invarlock.harness.state.leftovers import remove_leftovers
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, read_json, write_json
+from invarlock.problems import Code
 from invarlock.reports.verification import differences
 
 
@@ -50,11 +51,11 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
     except UsageError as error:
         found.append(str(error))
     if found:
-        raise UsageError("\n".join(found))
+        raise UsageError.listing(found, code=Code.RUN_CANNOT_BEGIN)
     pins = obtain_pins(run.sources, [model.id for model in models], tell)
     short = list(length_problems(run, pins, models))
     if short:
-        raise UsageError("\n".join(short))
+        raise UsageError.listing(short, code=Code.RUN_CANNOT_BEGIN)
     shard = run.settings.shard
     selected = _pinned(whole if shard else cases, run.sources)
     policy = run.catalog.models.suites[run.catalog.suite].informational_stress_min_signal_fraction
@@ -97,7 +98,7 @@ def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) 
     run = replace(run, sources=find_sources(run, _models(cases), []))
     found = problems(run, cases, CALIBRATION_CHECKS)
     if found:
-        raise UsageError("\n".join(found))
+        raise UsageError.listing(found, code=Code.RUN_CANNOT_BEGIN)
     pins = obtain_pins(run.sources, [model.id for model in _models(cases)], tell)
     documents = {PINS_NAME: pins.document(), "plan.json": {**plan_document(run, cases), "cases": []}}
     return _begin(run, _models(cases), documents)
@@ -168,5 +169,6 @@ def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:
     wrong = next(differences(found, asked), None)
     if wrong is not None:
         raise UsageError(
-            f"--resume: {run.directory.path} is a different run: {wrong}; use the same selection and settings"
+            f"--resume: {run.directory.path} is a different run: {wrong}; use the same selection and settings",
+            code=Code.RUN_DIFFERS,
         )

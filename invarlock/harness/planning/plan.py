@@ -18,6 +18,7 @@ from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.planning.sizing import disk_bytes, model_needs
 from invarlock.harness.state.run import Run
 from invarlock.nearest import did_you_mean
+from invarlock.problems import Code
 
 CALIBRATE_ONLY = "calibrate-only"
 RUN_ONLY = "run-only"
@@ -54,7 +55,8 @@ def repeated_scenarios(run: Run, cases: Sequence[Case]) -> list[str]:
         if name not in selected:
             raise UsageError(
                 f"--repeat-scenario: {name!r} is not a selected scenario{did_you_mean(name, selected)}; "
-                f"selected: {', '.join(selected)}"
+                f"selected: {', '.join(selected)}",
+                code=Code.SELECTION_INVALID,
             )
     clean = next((case.scenario.id for case in cases if case.scenario.category == "clean"), selected[0])
     return list(given) if given else [clean]

@@ -16,6 +16,7 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.shards import SCHEMA, divide, shard_manifest
 from invarlock.errors import UsageError
 from invarlock.jsonio import check_schema, parse_json, write_json
+from invarlock.problems import Code
 
 Shard = tuple[int, int]
 
@@ -46,7 +47,8 @@ def manifest_of_shard(whole: dict[str, Any], shard: Shard, cases: Sequence[Case]
     if planned != {(case.model.id, case.scenario.id, case.run) for case in cases}:
         raise UsageError(
             f"--shard {shard[0]}/{shard[1]}: {len(cases)} of its {len(planned)} cases are selected; drop options "
-            "that select by an earlier run (--lf, --sw)"
+            "that select by an earlier run (--lf, --sw)",
+            code=Code.SELECTION_INVALID,
         )
     return manifest
 

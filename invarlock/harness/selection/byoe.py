@@ -26,6 +26,7 @@ from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.devices.inventory import read_gpus
 from invarlock.harness.selection.selected_cases import BYOE_SUITE as SUITE
 from invarlock.judgement.expectations import parse_expectations
+from invarlock.problems import Code
 from invarlock.settings import Settings
 from invarlock.settings.table import MODEL_SLOTS
 from invarlock.task_records.importing import records_beside
@@ -50,12 +51,19 @@ def bring(
         UsageError: with a line for each folder that is not a checkpoint, or if two declared changes are about the same.
     """
     if settings.baseline is None or not settings.subjects:
-        raise UsageError("-m byoe: needs --baseline FOLDER and at least one --subject FOLDER")
+        raise UsageError(
+            "-m byoe: needs --baseline FOLDER and at least one --subject FOLDER", code=Code.OPTIONS_CONFLICT
+        )
     if other_suites:
-        raise UsageError(f"--baseline: -m selects the suite {other_suites[0]}, which has its own models; use -m byoe")
+        raise UsageError(
+            f"--baseline: -m selects the suite {other_suites[0]}, which has its own models; use -m byoe",
+            code=Code.OPTIONS_CONFLICT,
+        )
     slot = next((slot for slot in range(1, MODEL_SLOTS + 1) if settings.given(f"model_{slot}")), None)
     if slot is not None:
-        raise UsageError(f"MODEL_{slot}: -m byoe only uses the model of --baseline; unset it")
+        raise UsageError(
+            f"MODEL_{slot}: -m byoe only uses the model of --baseline; unset it", code=Code.OPTIONS_CONFLICT
+        )
     expected = tuple(map(str, parse_expectations(settings.expect)))
     baseline = here / settings.baseline
     problems: list[str] = []
@@ -74,7 +82,7 @@ def bring(
         except InvarLockError as error:
             problems.append(f"--subject: {error}")
     if found is None or problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError("\n".join(problems), code=Code.SUBJECTS_UNUSABLE)
     model = _model(baseline, found)
     text = next((suite.text for suite in models.suites.values() if suite.text is not None), None)
     suite = Suite(SUITE, (model.id,), _device(settings), "brought by the user", clean_runs=1, stress_runs=1, text=text)

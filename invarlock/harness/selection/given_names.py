@@ -36,7 +36,7 @@ class GivenNames:
         try:
             check_mark_names(MarkExpression.parse(self.config.option.markexpr), registered)
         except InvarLockError as error:
-            raise pytest.UsageError(printable_lines(str(error))) from None
+            raise pytest.UsageError(printable_lines(error.coded_text)) from None
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is None:
             return

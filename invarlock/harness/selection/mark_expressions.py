@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from _pytest.mark import expression as grammar
 
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 _NAME = re.compile(r"[\w:+\-.\[\]\\/]+")
 _STRING = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -52,7 +53,9 @@ class MarkExpression:
             reason = getattr(error, "msg", None) or getattr(error, "message", None) or str(error)
             reason = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in reason)
             where = f"column {column}: " if column else ""
-            raise UsageError(f"-m {text!r}: {where}{reason}; correct the expression") from None
+            raise UsageError(
+                f"-m {text!r}: {where}{reason}; correct the expression", code=Code.SELECTION_INVALID
+            ) from None
         bare = _ARGUMENTS.sub("", _STRING.sub("''", text))
         return MarkExpression(text, tuple(dict.fromkeys(n for n in _NAME.findall(bare) if n not in _OPERATORS)))
 

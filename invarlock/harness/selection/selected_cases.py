@@ -14,6 +14,7 @@ from invarlock.catalog.slots import fill_slots
 from invarlock.errors import UsageError
 from invarlock.harness.selection.mark_expressions import MarkExpression
 from invarlock.nearest import did_you_mean
+from invarlock.problems import Code
 from invarlock.settings import Settings
 from invarlock.settings.table import MODEL_SLOTS
 
@@ -110,7 +111,8 @@ def check_mark_names(expression: MarkExpression, known: Sequence[str]) -> None:
         if name not in known:
             raise UsageError(
                 f"-m {expression.text!r}: no case has the mark {name!r}{did_you_mean(name, known)}; "
-                "pytest --markers lists all, and pytest's configuration registers marks of your own tests"
+                "pytest --markers lists all, and pytest's configuration registers marks of your own tests",
+                code=Code.SELECTION_INVALID,
             )
 
 
@@ -135,7 +137,10 @@ def make_catalog(
     for name in scenario_ids or ():
         if name not in known:
             found = did_you_mean(name, known)
-            raise UsageError(f"--scenario-ids: {name!r} is unknown{found}; known: {', '.join(sorted(known))}")
+            raise UsageError(
+                f"--scenario-ids: {name!r} is unknown{found}; known: {', '.join(sorted(known))}",
+                code=Code.SELECTION_INVALID,
+            )
     suite = _suite(models, cases, expression, node_ids)
     texts = [row.text for row in models.suites.values() if row.text is not None and row.text.dataset == "embedded"]
     slots = [settings.value(f"model_{slot}") for slot in range(1, MODEL_SLOTS + 1)]
@@ -163,7 +168,8 @@ def _suite(models: Models, cases: Sequence[Case], expression: MarkExpression, no
     if len(asked) > 1:
         raise UsageError(
             f"-m {expression.text!r}: selects cases of the suites {' and '.join(asked)}, but a run has one suite; "
-            "select one, or run them one after the other"
+            "select one, or run them one after the other",
+            code=Code.SELECTION_INVALID,
         )
     if asked:
         return asked[0]
@@ -175,7 +181,8 @@ def _suite(models: Models, cases: Sequence[Case], expression: MarkExpression, no
     if others and suite not in others and not foreign:
         raise UsageError(
             f"-m {expression.text!r}: selects no case of suite {suite}, but cases of {', '.join(others)}; "
-            f"select one suite, such as -m '{others[0]} and ({expression.text.strip()})'"
+            f"select one suite, such as -m '{others[0]} and ({expression.text.strip()})'",
+            code=Code.SELECTION_INVALID,
         )
     return suite
 
@@ -218,5 +225,8 @@ def _suite_of(cases: Sequence[Case], node_ids: Sequence[str]) -> str | None:
     shared = set.intersection(*(set(case.suites) for case in named))
     if not shared:
         suites = ", ".join(dict.fromkeys(case.suites[0] for case in named))
-        raise UsageError(f"the given cases belong to the suites {suites}, but a run has one; give cases of one suite")
+        raise UsageError(
+            f"the given cases belong to the suites {suites}, but a run has one; give cases of one suite",
+            code=Code.SELECTION_INVALID,
+        )
     return next(suite for suite in named[0].suites if suite in shared)

@@ -27,6 +27,7 @@ from invarlock.errors import CheckpointError, HubError, InvarLockError, MissingF
 from invarlock.harness.sources.texts import find_text
 from invarlock.harness.state.found_sources import Source, Sources, Tell, sized_by_files
 from invarlock.harness.state.run import Run
+from invarlock.problems import Code
 
 # Repositories requested at a time; each is one request and, for a model in no catalog, a small file.
 ASKED_AT_ONCE = 8
@@ -86,7 +87,7 @@ def obtain_pins(sources: Sources, model_ids: Sequence[str], tell: Tell) -> Pins:
     except InvarLockError as error:
         problems.append(str(error))
     if problems:
-        raise UsageError("\n".join(problems))
+        raise UsageError("\n".join(problems), code=Code.PIN_UNUSABLE)
     return Pins(pins, datasets)
 
 
@@ -112,7 +113,8 @@ def _wanted(run: Run, model: Model) -> Pin | None:
     if earlier is not None and given is not None and given.revision != earlier.revision:
         raise UsageError(
             f"--resume: {model.id}: this run is pinned to {earlier.revision}, but {given.revision} was requested; "
-            "a run keeps its pins: start a new one"
+            "a run keeps its pins: start a new one",
+            code=Code.RUN_DIFFERS,
         )
     return earlier or given
 
@@ -162,7 +164,8 @@ def _on_disk(suites_folder: Path, model: Model, wanted: Pin | None) -> Source:
     if wanted is not None and wanted.revision != pin.revision:
         raise CheckpointError(
             f"{model.id}: its digest is {pin.revision}, but {wanted.revision} was expected; restore its files, "
-            "or correct the pin"
+            "or correct the pin",
+            code=Code.PIN_UNUSABLE,
         )
     return Source(sized_by_files(model, folder), pin, wanted=wanted)
 
@@ -171,7 +174,8 @@ def _in_cache(model: Model, wanted: Pin | None) -> Source:
     if wanted is None:
         raise HubError(
             f"{model.id}: no pinned revision; resolve and download it with --net 1, or give a file of pins with "
-            "PACK_MODEL_REVISIONS_FILE"
+            "PACK_MODEL_REVISIONS_FILE",
+            code=Code.PIN_UNUSABLE,
         )
     pin = find_model(wanted, code=model.trust_remote_code)
     return Source(sized_by_files(model, model_folder(pin)), pin, wanted=wanted)
@@ -198,7 +202,10 @@ def _fetched(source: Source, tell: Tell) -> Pin:
     wanted = () if source.wanted is None else source.wanted.files
     for file in wanted:
         if file not in pin.files:
-            raise HubError(f"{pin.id} at {pin.revision}: {file.name} differs from the pinned file; correct the pin")
+            raise HubError(
+                f"{pin.id} at {pin.revision}: {file.name} differs from the pinned file; correct the pin",
+                code=Code.PIN_UNUSABLE,
+            )
     # a resumed run keeps what it recorded
     return source.wanted if source.wanted is not None and wanted else pin
 

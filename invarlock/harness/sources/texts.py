@@ -20,6 +20,7 @@ from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.evaluation.text_files import read_text_files
 from invarlock.harness.state.found_sources import TextSource
 from invarlock.harness.state.run import Run
+from invarlock.problems import Code
 from invarlock.reports.tiers import profile_windows
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -52,7 +53,9 @@ def suite_text(run: Run) -> Text:
     suites = run.catalog.models.suites
     text = suites[run.catalog.suite].text
     if text is None:
-        raise UsageError(f"suite {run.catalog.suite!r} has no text; add a [suite.text] table to models.toml")
+        raise UsageError(
+            f"suite {run.catalog.suite!r} has no text; add a [suite.text] table to models.toml", code=Code.TEXT_UNUSABLE
+        )
     wanted = run.settings.dataset or text.dataset
     if wanted == text.dataset:
         return text
@@ -60,7 +63,10 @@ def suite_text(run: Run) -> Text:
         return replace(text, dataset=wanted, source=None, sha256=None)
     shipped = run.catalog.embedded_text
     if shipped is None:
-        raise UsageError("INVARLOCK_DATASET=embedded: models.toml has no embedded text; choose another data set")
+        raise UsageError(
+            "INVARLOCK_DATASET=embedded: models.toml has no embedded text; choose another data set",
+            code=Code.TEXT_UNUSABLE,
+        )
     return replace(text, dataset=wanted, source=shipped.source, sha256=shipped.sha256)
 
 
@@ -184,7 +190,9 @@ def data_set(run: Run) -> DataSet | None:
     if kind != "hf_text":
         return None
     if settings.hf_dataset is None:
-        raise UsageError("INVARLOCK_DATASET=hf_text: no data set is given; set INVARLOCK_HF_DATASET")
+        raise UsageError(
+            "INVARLOCK_DATASET=hf_text: no data set is given; set INVARLOCK_HF_DATASET", code=Code.SETTING_INVALID
+        )
     return DataSet(
         settings.hf_dataset,
         settings.hf_config,
@@ -210,8 +218,10 @@ def files_of(asked: DataSet, names: Iterable[str]) -> tuple[str, ...]:
     where = asked.id if asked.config is None else f"{asked.id}, configuration {asked.config}"
     readable = [name for name in every if name.endswith(SUFFIXES)][:8]
     raise HubError(
-        f"{where}: no file of the split {asked.split!r}; it has {', '.join(readable) or 'no readable text'}; "
-        "correct INVARLOCK_HF_CONFIG or INVARLOCK_HF_SPLIT"
+        f"no file of the split {asked.split!r}; it has {', '.join(readable) or 'no readable text'}; "
+        "correct INVARLOCK_HF_CONFIG or INVARLOCK_HF_SPLIT",
+        code=Code.SETTING_INVALID,
+        where=where,
     )
 
 
@@ -241,7 +251,10 @@ def _in_cache(asked: DataSet, pin: Pin | None) -> TextSource:
     from invarlock.checkpoints.revisions import find_dataset
 
     if pin is None:
-        raise HubError(f"{asked.id}: no pinned revision; download it with --net 1, or set INVARLOCK_HF_REVISION")
+        raise HubError(
+            f"{asked.id}: no pinned revision; download it with --net 1, or set INVARLOCK_HF_REVISION",
+            code=Code.PIN_UNUSABLE,
+        )
     if pin.files:
         return TextSource(find_dataset(pin, [file.name for file in pin.files]))
     cached = cached_names(asked.id, "dataset", pin.revision)

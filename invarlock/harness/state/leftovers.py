@@ -20,6 +20,7 @@ from invarlock.errors import UsageError
 from invarlock.harness.devices.leases import is_held
 from invarlock.harness.state.run import Run
 from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.problems import Code
 from invarlock.staging import remove_abandoned
 
 # linux/prctl.h
@@ -82,7 +83,8 @@ def _wait_for_workers(directory: RunDirectory) -> None:
     while alive := [path.stem for path in directory.locks.glob("worker_*.lock") if is_held(path)]:
         if time.monotonic() > deadline:
             raise UsageError(
-                f"{directory.path}: {', '.join(alive)} of an earlier session does not end; kill its process first"
+                f"{directory.path}: {', '.join(alive)} of an earlier session does not end; kill its process first",
+                code=Code.RUN_IN_USE,
             )
         time.sleep(POLL_SECONDS)
 

@@ -19,6 +19,7 @@ import filelock
 
 from invarlock.errors import EvaluationError
 from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.problems import Code
 
 Waiting = Callable[[], AbstractContextManager[object]]
 # A holder that hangs is ended when its time is over; after a longer wait, it must be one that cannot be ended.
@@ -46,7 +47,8 @@ class Locks:
                 lock.acquire(timeout=self._timeout_seconds)
         except filelock.Timeout:
             raise EvaluationError(
-                f"{lock.lock_file}: locked by another worker for {self._timeout_seconds:.0f} s; end its process"
+                f"{lock.lock_file}: locked by another worker for {self._timeout_seconds:.0f} s; end its process",
+                code=Code.RUN_IN_USE,
             ) from None
         try:
             yield

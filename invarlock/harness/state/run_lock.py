@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from invarlock.errors import UsageError, disk_refuses
 from invarlock.moments import utc_now
 from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.problems import Code
 
 if TYPE_CHECKING:
     import filelock
@@ -57,10 +58,14 @@ class RunLock:
         except filelock.Timeout:
             # the folders now belong to the other session
             self._made = []
-            raise UsageError(f"--output-dir: {path} is in use by {self._holder()}; wait for it, or stop it") from None
+            raise UsageError(
+                f"--output-dir: {path} is in use by {self._holder()}; wait for it, or stop it", code=Code.RUN_IN_USE
+            ) from None
         except OSError as error:
             self.give_up()
-            raise UsageError(f"--output-dir: {disk_refuses(error)}, or choose another folder") from None
+            raise UsageError(
+                f"--output-dir: {disk_refuses(error)}, or choose another folder", code=Code.OUTPUT_UNWRITABLE
+            ) from None
         self._lock = lock
 
     def give_back(self) -> None:

@@ -12,6 +12,7 @@ from invarlock.errors import EvaluationError
 from invarlock.evaluation import scoring
 from invarlock.evaluation.models import Placement, load_model, load_stored_model
 from invarlock.evaluation.scoring import score_windows
+from invarlock.problems import Code
 
 CPU = Placement("cpu")
 ARCHITECTURES = ["llama", "qwen2", "mixtral", "gpt2", "gpt_neox", "opt", "phi", "gemma2"]
@@ -88,6 +89,7 @@ def test_a_forward_pass_that_fails_is_one_line(tiny_model: Callable[..., Path]) 
         score_windows(model, beyond, 2)
 
     assert "\n" not in str(raised.value)
+    assert raised.value.code is Code.MODEL_NOT_LOADABLE
 
 
 def test_a_loss_does_not_depend_on_the_batch_or_on_the_chunks(

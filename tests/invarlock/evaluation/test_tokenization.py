@@ -11,6 +11,7 @@ from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
 from invarlock.evaluation.tokenizer_facts import TokenizerFacts, subject_tokenizer_facts
+from invarlock.problems import Code
 
 EMBEDDED = Path(__file__).parents[3] / "suites/embedded"
 BOS, EOS = 900, 901
@@ -76,6 +77,7 @@ def test_a_tokenizer_that_is_broken_is_one_line(tmp_path: Path) -> None:
         load_tokenizer(folder)
 
     assert "\n" not in str(raised.value)
+    assert raised.value.code is Code.TOKENIZER_UNUSABLE
 
 
 def test_a_sentencepiece_model_alone_says_what_to_install(tmp_path: Path) -> None:

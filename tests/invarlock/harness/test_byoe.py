@@ -14,6 +14,7 @@ from shipped_checkpoints import restore, write_baseline
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.jsonio import dump_json
+from invarlock.problems import Code
 
 ROOT = Path(__file__).parents[3]
 
@@ -155,6 +156,7 @@ def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
     ]
     assert f"--subject: {brought / 'absent'}: no such folder; give a checkpoint" in ran.output
     assert f"--baseline: {brought / 'base'}: no tokenizer files" in ran.output
+    assert ran.output.count(f"[{Code.SUBJECTS_UNUSABLE}]") == 3
     assert not ran.directory.exists()
 
 

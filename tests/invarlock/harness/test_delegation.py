@@ -11,6 +11,8 @@ import pytest
 from processes import invarlock_process
 from stand_in_engine import IMAGE, lay_down
 
+from invarlock.problems import Code
+
 ROOT = Path(__file__).parents[3]
 RunPytest = Callable[..., Any]
 
@@ -205,7 +207,7 @@ def test_an_evaluation_that_cannot_be_contained_is_told_why(path: Path, tmp_path
         f"{tmp_path}/absent.txt: does not exist; give an existing file or folder; "
         f"--output-dir: {tmp_path}/nowhere does not exist; create it; "
         "no container engine: install podman or docker, and build the runtime image in a checkout: "
-        "podman build -t invarlock-runtime:local ., or leave --execution-mode out\n"
+        f"podman build -t invarlock-runtime:local ., or leave --execution-mode out [{Code.CONTAINER_UNAVAILABLE}]\n"
     )
 
 

@@ -11,6 +11,7 @@ from invarlock.catalog.models import Model
 from invarlock.errors import UsageError
 from invarlock.harness.devices.inventory import GB, Pool, make_pool
 from invarlock.harness.devices.memory_plan import devices_needed, needed_bytes
+from invarlock.problems import Code
 from invarlock.settings import resolve_settings
 
 
@@ -70,6 +71,7 @@ def test_what_cannot_be_chosen_is_refused(variables: dict[str, Any], message: st
         pool(**variables)
 
     assert message in str(refused.value)
+    assert refused.value.code is Code.DEVICE_UNAVAILABLE
 
 
 def test_a_machine_without_a_driver_is_told_so(inventory: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:

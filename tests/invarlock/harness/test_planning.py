@@ -21,6 +21,7 @@ from invarlock.harness.planning.plan import repeated_scenarios
 from invarlock.harness.selection.mark_expressions import MarkExpression
 from invarlock.harness.selection.selected_cases import make_catalog
 from invarlock.harness.state.run import Run
+from invarlock.problems import Code
 from invarlock.reports.verification import verify_report
 from invarlock.settings import resolve_settings
 
@@ -40,11 +41,11 @@ def test_all_that_is_missing_is_told_at_once_each_with_its_remedy(run_pytest: Ca
 
     lines = ran.output.partition("ERROR: ")[2].strip().splitlines()
     assert ran.status == 4, ran.output
-    assert (
-        lines[0]
-        == "--signing-key: absent.pem: no such file; make a key with keygen: python -m invarlock.packer keygen NAME.pem"
+    assert lines[0] == (
+        "--signing-key: absent.pem: no such file; make a key with keygen: python -m invarlock.packer keygen NAME.pem "
+        f"[{Code.RUN_CANNOT_BEGIN}]"
     )
-    assert "suite subset: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it" in lines
+    assert any("GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it" in line for line in lines)
     assert any(line.startswith("--report-assurance strict: every clean report must come") for line in lines)
     assert any("900000 GB must stay free; free some space" in line for line in lines)
     assert not ran.directory.exists()

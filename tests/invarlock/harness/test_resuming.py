@@ -15,6 +15,8 @@ import processes
 import pytest
 from killed_runs import contents, group, leftovers
 
+from invarlock.problems import Code
+
 ROOT = Path(__file__).parents[3]
 SELECT = ("-k", "mistral and (noop or nan_injection or prune_clean or ve_mlp)", "--determinism", "strict")
 SMALL = {**processes.SMALL, "DRIFT_CALIBRATION_RUNS": "0"}
@@ -189,7 +191,7 @@ def test_what_cannot_be_resumed_is_refused_on_one_line(
     finished = resume(run_pytest, undisturbed)
     again = run_pytest(*SELECT, directory=directory)
 
-    assert (other.status, "is a different run" in other.output) == (4, True), other.output
+    assert (other.status, f"[{Code.RUN_DIFFERS}]" in other.output) == (4, True), other.output
     assert (none.status, "is not a run directory; drop --resume" in none.output) == (4, True), none.output
     assert not (tmp_path / "none").exists()
     assert (finished.status, "already exists; choose another folder" in finished.output) == (4, True), finished.output

@@ -17,6 +17,7 @@ from processes import start_pytest
 
 from invarlock.errors import UsageError
 from invarlock.harness.state.run_lock import RunLock
+from invarlock.problems import Code
 
 ROOT = Path(__file__).parents[3]
 RunPytest = Callable[..., Any]
@@ -93,8 +94,9 @@ def test_who_made_the_folders_and_came_second_to_the_lock_leaves_them(tmp_path: 
 
     late = RunLock(TakenMeanwhile(tmp_path / "run"))
 
-    with pytest.raises(UsageError, match="is in use by another session"):
+    with pytest.raises(UsageError, match="is in use by another session") as refused:
         late.take()
+    assert refused.value.code is Code.RUN_IN_USE
     late.give_up()
 
     assert first.is_locked

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.jsonio import check_schema
+from invarlock.problems import Code
 
 MODEL = "embedded/mistral-tiny"
 FOLDER = "embedded__mistral-tiny"
@@ -42,3 +43,4 @@ def test_kept_subjects_load_and_evaluate_and_lost_ones_are_told(run_pytest: Call
     )
     assert "has no model 'gpt5'; it has embedded/mistral-tiny" in other.output
     assert "-m sentinel: give a run made with --keep-models: --run-dir RUN" in absent.output
+    assert f"[{Code.RUN_DIRECTORY_UNUSABLE}]" in absent.output

@@ -142,8 +142,9 @@ def test_an_incomplete_or_harmful_run_is_refused(edit: Callable[[Any], object], 
     ("runs", "message"), [([null_run(1)], "two are needed"), ([null_run(1), HELD_OUT], "without gaps")]
 )
 def test_missing_runs_are_reported(runs: list[NullRun], message: str) -> None:
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(EvaluationError, match=message) as caught:
         derive_preset(runs, "balanced")
+    assert caught.value.code is Code.NULL_RUNS_UNUSABLE
 
 
 @pytest.mark.parametrize(

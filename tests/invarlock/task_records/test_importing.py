@@ -18,6 +18,7 @@ from task_files import change_rows, restore_files, samples_file
 from invarlock.cli import main
 from invarlock.errors import DocumentError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema, dump_json, read_json
+from invarlock.problems import Code
 from invarlock.task_records.importing import import_records, read_records
 from invarlock.task_records.record import ChosenMetric
 
@@ -184,8 +185,11 @@ def test_a_task_on_one_side_only_and_two_runs_of_a_task_are_refused(kept: Path) 
 
     for path in subject.parent.glob("samples_next_words_*"):
         path.unlink()
-    with pytest.raises(DocumentError, match="task next_words: the baseline has results on it, the subject has none"):
+    with pytest.raises(
+        DocumentError, match="task next_words: the baseline has results on it, the subject has none"
+    ) as caught:
         lm_eval(kept)
+    assert caught.value.code is Code.TASK_RESULTS_DIFFER
 
 
 def test_files_of_two_tools_are_refused(kept: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -16,6 +17,14 @@ PACKAGES = {
     "invarlock.contracts": ROOT / "contracts",
 }
 Graph = Mapping[str, set[str]]
+# Modules that start a command or pytest: `--help` and `--collect-only` need not load what their functions import.
+ENTRIES = {
+    "invarlock.cli",
+    "invarlock.task_records.command",
+    "invarlock.packer.commands",
+    "invarlock.harness.plugin",
+    "invarlock.harness.session",
+}
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -38,6 +47,30 @@ def test_every_import_in_a_function_has_its_reason() -> None:
     bare = [place for path in modules().values() for place in unexplained(path)]
 
     assert bare == []
+
+
+def test_every_import_in_a_function_saves_start_up_time() -> None:
+    sources = {name: path.read_text() for name, path in modules().items()}
+
+    without = [f"{name}: {found}" for name, found, added in late_imports(sources) if not added and name not in ENTRIES]
+
+    assert without == [], "it loads no package that its module has not loaded already: import it at the top"
+
+
+def test_an_import_in_a_function_that_loads_nothing_new_is_found() -> None:
+    sources = {
+        "invarlock.heavy": "import torch\n",
+        "invarlock.light": "import json\n",
+        "invarlock.user": "def late():\n    import invarlock.heavy\n    import invarlock.light\n    import yaml\n",
+        "invarlock.other": "import torch\ndef late():\n    from invarlock import heavy\n",
+    }
+
+    assert list(late_imports(sources)) == [
+        ("invarlock.user", "invarlock.heavy", {"torch"}),
+        ("invarlock.user", "invarlock.light", set()),
+        ("invarlock.user", "yaml", {"yaml"}),
+        ("invarlock.other", "invarlock.heavy", set()),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,14 +146,46 @@ def _start_of_import(lines: list[str], number: int) -> int:
     return number
 
 
+def late_imports(sources: Mapping[str, str]) -> Iterator[tuple[str, str, set[str]]]:
+    """Yield each import in a function: its module, what it imports, and the packages that are loaded only by it."""
+    above = {name: set(_names(_at_the_top(ast.parse(text).body), sources)) for name, text in sources.items()}
+    for name, text in sources.items():
+        loaded = _packages(above[name] | {name}, above)
+        functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
+        for found in dict.fromkeys(found for node in functions for found in _names(ast.walk(node), sources)):
+            yield name, found, _packages({found}, above) - loaded
+
+
+def _at_the_top(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that run when a module is imported."""
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):
+            yield from () if "TYPE_CHECKING" in ast.unparse(node) else _at_the_top(node.body)
+        else:
+            yield node
+
+
+def _packages(names: set[str], above: Graph) -> set[str]:
+    """Return the packages of others that are loaded when these modules are imported."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += above.get(name, ())
+    return {name.partition(".")[0] for name in found - above.keys()} - sys.stdlib_module_names - {"invarlock"}
+
+
 def _imported(text: str, known: Mapping[str, str]) -> Iterator[str]:
-    for node in ast.walk(ast.parse(text)):
+    yield from (name for name in _names(ast.walk(ast.parse(text)), known) if name in known)
+
+
+def _names(nodes: Iterable[ast.AST], known: Mapping[str, str]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             members = [f"{node.module}.{alias.name}" for alias in node.names]
             # a name that is no module is taken from the module itself
-            names = [member if member in known else node.module for member in members]
-        else:
-            continue
-        yield from (name for name in names if name in known)
+            yield from (member if member in known else node.module for member in members)

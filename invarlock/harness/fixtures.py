@@ -11,6 +11,7 @@ import pytest
 
 from invarlock.catalog.cases import Case
 from invarlock.errors import InvarLockError, disk_refuses
+from invarlock.harness.cases.case_facts import case_facts
 from invarlock.harness.cases.sentinels import run_sentinel
 from invarlock.harness.planning.plan import PlannedNullRun
 from invarlock.harness.session import SESSION
@@ -33,9 +34,6 @@ def bench(pytestconfig: pytest.Config) -> Bench:
 @pytest.fixture
 def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[str, Any]:
     """The case's report, made by editing, measuring and comparing; several tests of a case share it."""
-    # imported here: it imports NumPy
-    from invarlock.harness.cases.case_facts import case_facts
-
     with _failing_on_one_line():
         found = bench.evaluate(case)
     facts = {**case_facts(found), "baseline_seconds": f"{bench.baseline_seconds:.1f}"}

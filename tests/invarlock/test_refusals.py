@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,14 @@ GENERAL = {"InvarLockError", "UsageError"}
 SIGNER = f"sha256:{'a' * 64}"
 
 
-def _refusals(*folders: str) -> Iterator[tuple[str, str, ast.Call]]:
-    """Yield the place, the class and the call of each error that product code makes."""
-    for folder in folders:
+@cache
+def _refusals() -> list[tuple[str, str, ast.Call]]:
+    """Return the place, the class and the call of each error that product code makes."""
+    return list(_calls())
+
+
+def _calls() -> Iterator[tuple[str, str, ast.Call]]:
+    for folder in ("invarlock", "packer"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CLASSES:
@@ -59,10 +65,10 @@ def _is_coded(call: ast.Call) -> bool:
 
 
 def test_each_refusal_has_a_code_that_says_what_happened() -> None:
-    general = [place for place, kind, call in _refusals("invarlock", "packer") if kind in GENERAL]
+    general = [place for place, kind, call in _refusals() if kind in GENERAL]
     without = [
         place
-        for place, kind, call in _refusals("invarlock", "packer")
+        for place, kind, call in _refusals()
         if not _is_coded(call) and (kind in GENERAL or place.startswith("packer/"))
     ]
 
@@ -75,7 +81,7 @@ def test_a_code_has_the_exit_code_of_its_class() -> None:
     in_packs = ("packer/verify/", "packer/format/")
     wrong = [
         (place, kind, keyword.value.attr)
-        for place, kind, call in _refusals("invarlock", "packer")
+        for place, kind, call in _refusals()
         for keyword in call.keywords
         if keyword.arg == "code" and isinstance(keyword.value, ast.Attribute) and kind != "InvarLockError"
         if not place.startswith(in_packs)

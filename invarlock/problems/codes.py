@@ -198,7 +198,7 @@ class Code(StrEnum):
     BASELINE_IMPLAUSIBLE = (
         "baseline_implausible",
         ExitCode.USAGE,
-        "The baseline itself does not predict text, or differs from the report given for it, so nothing can be compared with it.",
+        "The baseline does not predict text, or differs from the report given for it.",
         "Check that it is the trained model with its own tokenizer, or measure it again.",
     )
     EDIT_NOT_APPLICABLE = (

@@ -80,7 +80,7 @@ def read_edit_config(path: Path, *, root: Path | None = None, include_outside: b
     if isinstance(settings, dict):
         problems = [f"{where}: settings: {found}" for name in settings if (found := _name_problem(name)) is not None]
         if problems:
-            raise UsageError("; ".join(problems), code=Code.CONFIG_MALFORMED)
+            raise UsageError.listing(problems, code=Code.CONFIG_MALFORMED, separator="; ")
     try:
         check_schema({name: table for name, table in value.items() if table is not None}, "edit_config", where=where)
     except DocumentError as error:

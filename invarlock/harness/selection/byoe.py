@@ -82,7 +82,7 @@ def bring(
         except InvarLockError as error:
             problems.append(f"--subject: {error}")
     if found is None or problems:
-        raise UsageError("\n".join(problems), code=Code.SUBJECTS_UNUSABLE)
+        raise UsageError.listing(problems, code=Code.SUBJECTS_UNUSABLE)
     model = _model(baseline, found)
     text = next((suite.text for suite in models.suites.values() if suite.text is not None), None)
     suite = Suite(SUITE, (model.id,), _device(settings), "brought by the user", clean_runs=1, stress_runs=1, text=text)

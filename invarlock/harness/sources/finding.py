@@ -87,7 +87,7 @@ def obtain_pins(sources: Sources, model_ids: Sequence[str], tell: Tell) -> Pins:
     except InvarLockError as error:
         problems.append(str(error))
     if problems:
-        raise UsageError("\n".join(problems), code=Code.PIN_UNUSABLE)
+        raise UsageError.listing(problems, code=Code.PIN_UNUSABLE)
     return Pins(pins, datasets)
 
 

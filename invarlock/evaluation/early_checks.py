@@ -120,7 +120,7 @@ def check_text_length(folder: Path, text: str, where: Path, seq_len: int, window
             f"the text has at most {tokens // width} distinct windows of {width} tokens, {windows} are "
             "needed; use a longer text, fewer windows or a shorter seq_len",
             code=Code.DEVICE_UNAVAILABLE,
-            where=where,
+            where=str(where),
         )
 
 

@@ -93,7 +93,7 @@ class Checks:
         if len(self._errors) == 1:
             raise self._errors[0]
         if self._errors:
-            raise CombinedError(self._errors, code=Code.DEVICE_UNAVAILABLE)
+            raise CombinedError(self._errors)
 
 
 def check_text_length(folder: Path, text: str, where: Path, seq_len: int, windows: int) -> None:
@@ -119,7 +119,7 @@ def check_text_length(folder: Path, text: str, where: Path, seq_len: int, window
         raise EvaluationError(
             f"the text has at most {tokens // width} distinct windows of {width} tokens, {windows} are "
             "needed; use a longer text, fewer windows or a shorter seq_len",
-            code=Code.DEVICE_UNAVAILABLE,
+            code=Code.TEXT_UNUSABLE,
             where=str(where),
         )
 
@@ -139,7 +139,7 @@ def _is_there(folder: Path) -> bool:
     if not folder.is_dir() and not find_gguf(folder):
         raise CheckpointError(
             f"{folder}: no such folder; give a checkpoint with config.json and safetensors",
-            code=Code.DEVICE_UNAVAILABLE,
+            code=Code.CHECKPOINT_UNUSABLE,
         )
     return True
 
@@ -147,7 +147,7 @@ def _is_there(folder: Path) -> bool:
 def _check_tokenizer(folder: Path) -> None:
     if not tokenizer_files(folder):
         raise CheckpointError(
-            f"{folder}: no tokenizer files; add those of the model, the text needs them", code=Code.DEVICE_UNAVAILABLE
+            f"{folder}: no tokenizer files; add those of the model, the text needs them", code=Code.CHECKPOINT_UNUSABLE
         )
     for name in tokenizer_files(folder):
         check_fetched(folder / name)
@@ -155,9 +155,7 @@ def _check_tokenizer(folder: Path) -> None:
 
 def _check_text(request: PairRequest, text: Path) -> None:
     if not text.exists():
-        raise MissingFileError(
-            f"{text}: no such file; name a text to score on with --text", code=Code.DEVICE_UNAVAILABLE
-        )
+        raise MissingFileError(f"{text}: no such file; name a text to score on with --text", code=Code.FILE_MISSING)
     source = read_local_text(text, request.text_field)
     preview, final = profile_windows(request.profile)
     windows = (request.preview_windows or preview) + (request.final_windows or final)
@@ -170,7 +168,7 @@ def _check_memory(files: CheckpointFiles, device: str | None) -> None:
         raise OutOfMemoryError(
             f"--device cpu: the baseline has weights of {needed / 1e9:.0f} GB, and this machine has {total / 1e9:.0f} "
             "GB of memory; use a machine with more memory, or a GPU",
-            code=Code.DEVICE_UNAVAILABLE,
+            code=Code.MEMORY_EXHAUSTED,
         )
 
 
@@ -184,7 +182,7 @@ def _check_disk(request: PairRequest, target: Path) -> None:
         raise OutputError(
             f"--output-dir: {target} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; free some space, "
             "or use fewer windows or a smaller --top-k",
-            code=Code.DEVICE_UNAVAILABLE,
+            code=Code.OUTPUT_UNWRITABLE,
         )
 
 

@@ -22,7 +22,7 @@ from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positi
 from invarlock.errors import EvaluationError, Interrupted, InvarLockError, UsageError
 from invarlock.library_notices import notices_in
 from invarlock.output import say, say_results
-from invarlock.problems import ExitCode
+from invarlock.problems import Code, ExitCode
 from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME
 from invarlock.reports.tiers import profile_names, tier_names
 from invarlock.settings.readers import host_word
@@ -260,9 +260,14 @@ def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path
     from invarlock.task_records.running import TaskRun, run_tasks
 
     if options.records is not None:
-        raise UsageError("--tasks: the results of tasks are run or read; leave --tasks or --records out")
+        raise UsageError(
+            "--tasks: the results of tasks are run or read; leave --tasks or --records out", code=Code.OPTIONS_CONFLICT
+        )
     if request.subject is None:
-        raise UsageError("--tasks: lm-evaluation-harness runs folders here; run it on the server, and give --records")
+        raise UsageError(
+            "--tasks: lm-evaluation-harness runs folders here; run it on the server, and give --records",
+            code=Code.OPTIONS_CONFLICT,
+        )
     run = TaskRun(
         tuple(options.tasks.split(",")),
         options.tasks_limit,
@@ -332,10 +337,14 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
     from invarlock.runtime.evaluating import Inputs, evaluate_in_container
 
     if options.subject_url is not None:
-        raise UsageError("--subject-url: a container has no network; leave --execution-mode container out")
+        raise UsageError(
+            "--subject-url: a container has no network; leave --execution-mode container out",
+            code=Code.OPTIONS_CONFLICT,
+        )
     if options.tasks is not None:
         raise UsageError(
-            "--tasks: the runtime image has no lm-evaluation-harness; leave --execution-mode container out"
+            "--tasks: the runtime image has no lm-evaluation-harness; leave --execution-mode container out",
+            code=Code.OPTIONS_CONFLICT,
         )
     # what lies beside these files is read too
     preset, report = (None if path is None else path.parent for path in (options.preset, options.baseline_report))
@@ -364,11 +373,14 @@ def texts_of(given: Sequence[str]) -> Path | dict[str, Path]:
         if found is None:
             raise UsageError(
                 f"--text: {text[:80]!r} has no name; give each of several texts as NAME=FILE, with a name of letters, "
-                "digits, dots, dashes and underscores"
+                "digits, dots, dashes and underscores",
+                code=Code.OPTIONS_CONFLICT,
             )
         name, path = found.groups()
         if name in texts:
-            raise UsageError(f"--text: two texts are called {name!r}; give each its own name")
+            raise UsageError(
+                f"--text: two texts are called {name!r}; give each its own name", code=Code.OPTIONS_CONFLICT
+            )
         texts[name] = Path(path)
     return texts
 
@@ -388,6 +400,9 @@ def slice_limits_of(given: Sequence[str]) -> dict[str, dict[str, float]]:
         except ValueError:
             number = math.nan
         if not name or not math.isfinite(number):
-            raise UsageError(f"--slice-limit: {text[:80]!r} is no limit; write NAME.LIMIT=VALUE: code.ratio_limit=1.2")
+            raise UsageError(
+                f"--slice-limit: {text[:80]!r} is no limit; write NAME.LIMIT=VALUE: code.ratio_limit=1.2",
+                code=Code.OPTIONS_CONFLICT,
+            )
         limits.setdefault(name, {})[limit] = int(number) if value.isdigit() else number
     return limits

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from invarlock.errors import EvaluationError, UsageError, printable
+from invarlock.problems import Code
 from invarlock.task_records.importing import import_records
 
 MODULE = "lm_eval"
@@ -59,14 +60,26 @@ def check_task_run(run: TaskRun, baseline: Path, subject: Path) -> None:
     """
     wrong = [task for task in run.tasks if not _TASK.fullmatch(task)]
     if wrong or not run.tasks:
-        raise UsageError(f"--tasks: {wrong[0] if wrong else ''!r} is no name of a task; give names with commas between")
+        raise UsageError(
+            f"--tasks: {wrong[0] if wrong else ''!r} is no name of a task; give names with commas between",
+            code=Code.USAGE_INVALID,
+        )
     for folder in (baseline, subject):
         if not (folder / "config.json").is_file():
-            raise UsageError(f"--tasks: {folder} is no folder that transformers loads by itself; leave --tasks out")
+            raise UsageError(
+                f"--tasks: {folder} is no folder that transformers loads by itself; leave --tasks out",
+                code=Code.USAGE_INVALID,
+            )
         if set(",=") & set(str(folder.resolve())):
-            raise UsageError(f"--tasks: {folder} has a comma or '=' in its path, which lm_eval splits at; rename it")
+            raise UsageError(
+                f"--tasks: {folder} has a comma or '=' in its path, which lm_eval splits at; rename it",
+                code=Code.USAGE_INVALID,
+            )
     if run.include is not None and not run.include.is_dir():
-        raise UsageError(f"--tasks-include: {run.include} is no folder; give one with the YAML files of tasks")
+        raise UsageError(
+            f"--tasks-include: {run.include} is no folder; give one with the YAML files of tasks",
+            code=Code.USAGE_INVALID,
+        )
     command = [run.python, "-c", f"import {MODULE}"]
     try:
         done = subprocess.run(
@@ -78,7 +91,8 @@ def check_task_run(run: TaskRun, baseline: Path, subject: Path) -> None:
     if not found:
         raise UsageError(
             f"--tasks: {run.python} has no lm-evaluation-harness; install it (pip install 'invarlock[tasks]'), or name "
-            "the interpreter of another environment with --tasks-python"
+            "the interpreter of another environment with --tasks-python",
+            code=Code.EXTRA_NOT_INSTALLED,
         )
 
 
@@ -125,4 +139,7 @@ def _run(run: TaskRun, folder: Path, output: Path) -> None:
     if done.returncode != 0:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         last = printable(lines[-1][:MAX_WORDS]) if lines else "no output"
-        raise EvaluationError(f"lm_eval on {folder} ended with {done.returncode} ({last}); run it by hand to see more")
+        raise EvaluationError(
+            f"lm_eval on {folder} ended with {done.returncode} ({last}); run it by hand to see more",
+            code=Code.USAGE_INVALID,
+        )

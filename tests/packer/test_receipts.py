@@ -13,7 +13,8 @@ from invarlock.packer.trust.envelopes import PAYLOAD_TYPE, pre_authentication_en
 from invarlock.packer.trust.keys import SigningKey, fingerprint, make_signing_key, write_key_pair
 from invarlock.packer.verify.policies import ReceiverPolicy
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
-from packs import TIME, content, edit_json, packer, sha256
+from packs import TIME, content, edit_json, sha256
+from processes import packer
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 

@@ -69,8 +69,9 @@ class LogitScores:
         """Return the log-probabilities of tokens."""
         return self.logprobs.gather(-1, ids)
 
-    def known(self, ids: torch.Tensor) -> None:
+    def known(self, ids: torch.Tensor) -> torch.Tensor | None:
         """Return None: logits give every token."""
+        return None
 
     def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log-probabilities and ids of the most probable tokens."""

@@ -313,7 +313,7 @@ def test_an_engine_that_gives_a_part_of_the_tokens_bounds_the_divergence_from_be
     class Part(LogitScores):
         """An engine that gives its most probable tokens alone."""
 
-        def known(self, ids: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        def known(self, ids: torch.Tensor) -> torch.Tensor | None:
             least = self.logprobs.topk(given_tokens, dim=-1).values[..., -1:]
             return self.of_tokens(ids) >= least
 
@@ -329,6 +329,8 @@ def test_an_engine_that_gives_a_part_of_the_tokens_bounds_the_divergence_from_be
     # the rest is one minus the others, in float32
     assert bool((part.kl <= whole.kl + 1e-3 * (1 + whole.kl)).all())
     assert bool(torch.equal(part.same_top, whole.same_top))
-    hidden = ~Part.of(after).known(kept.ids)
+    known = Part.of(after).known(kept.ids)
+    assert known is not None
+    hidden = ~known
     wanted = (kept.logprobs.double().exp() * hidden).sum(-1)
     torch.testing.assert_close(part.uncompared, wanted, atol=1e-6, rtol=0)

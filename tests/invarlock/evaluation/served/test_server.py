@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def tokenizer(model: Path) -> Any:
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the seconds that a client would have slept."""
     seconds: list[float] = []
-    monkeypatch.setattr(client_module.time, "sleep", seconds.append)
+    monkeypatch.setattr("invarlock.evaluation.served.client.time.sleep", seconds.append)
     return seconds
 
 
@@ -224,7 +225,7 @@ def test_a_server_that_refuses_ends_in_one_line_without_the_key(
 
 
 def test_a_server_that_is_not_there_or_hangs_ends_in_one_line(server: Server, tokenizer: Any) -> None:
-    server.misbehave = lambda answer: client_module.time.sleep(1) or {}
+    server.misbehave = lambda answer: time.sleep(1) or {}
 
     hangs = failure(server, tokenizer, timeout_seconds=0.1)
     server.url, url = "http://127.0.0.1:9", server.url

@@ -57,7 +57,7 @@ def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
     except UsageError as error:
         problems.append(str(error).replace(ON_THE_HOST, "or leave --execution-mode out"))
     if problems or engine is None or image is None:
-        raise UsageError.listing(problems, code=Code.OPTIONS_CONFLICT, separator="; ")
+        raise UsageError.listing(problems, code=Code.CONTAINER_UNAVAILABLE, separator="; ")
     job = Job(
         ("invarlock", *arguments),
         here,

@@ -33,6 +33,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     # trust
     "packer/trust/attestation.py": (SIGNATURE, f"{PACKER}/test_signing.py", *VERIFYING),
     "packer/trust/editing.py": (f"{PACKER}/test_file_access.py", f"{PACKER}/test_keys_and_trust.py"),
+    "packer/trust/envelopes.py": (SIGNATURE, f"{PACKER}/test_receipts.py", f"{PACKER}/test_signing.py"),
     "packer/trust/file_access.py": (f"{PACKER}/test_file_access.py", *KEYS),
     "packer/trust/keys.py": KEYS,
     "packer/trust/pem.py": KEYS,

@@ -42,8 +42,9 @@ def presets_section(presets: Mapping[str, Mapping[str, Any]], paths: Collection[
 
 
 def _levels(derivation: Mapping[str, Any]) -> Iterator[Markup]:
-    fidelity = derivation.get("fidelity", {}).get("limit")
-    if isinstance(fidelity, Mapping):
+    # a metric without a limit to learn has its level under each harmless change there
+    by_change = {name: block["limit"] for name, block in derivation.items() if isinstance(block.get("limit"), Mapping)}
+    for _, measured in sorted(by_change.items()):
         changes = [
             (
                 name,
@@ -51,10 +52,10 @@ def _levels(derivation: Mapping[str, Any]) -> Iterator[Markup]:
                 number_words(share_text(null.get("same_top_share"))),
                 number_cell(null.get("kl_p999")),
             )
-            for name, null in sorted(fidelity.items())
+            for name, null in sorted(measured.items())
         ]
         yield data_table(("harmless change", "divergence (KL), mean", "same top token", "99.9 % of KL"), changes)
-    rows = [row for block in sorted(derivation) if block != "fidelity" for row in _block(block, derivation[block])]
+    rows = [row for block in sorted(derivation) if block not in by_change for row in _block(block, derivation[block])]
     yield data_table(("measured", "null level", "limit"), rows)
 
 

@@ -49,7 +49,7 @@ def add_signer(store: Path, signer: TrustedSigner) -> None:
     if signer.not_before is not None and signer.not_after is not None and signer.not_before >= signer.not_after:
         raise UsageError(
             "--not-after: not later than --not-before, so the signer would never be trusted; swap them",
-            code=Code.TRUST_STORE_UNUSABLE,
+            code=Code.OPTIONS_CONFLICT,
         )
 
     def add(lists: list[list[Any]]) -> None:

@@ -156,8 +156,10 @@ def write_key_pair(name: Path, key: SigningKey, passphrase: bytes | None = None)
     except OSError as error:
         for path in made:
             path.unlink(missing_ok=True)
-        reason = "already exists and is not overwritten" if isinstance(error, FileExistsError) else str(error.strerror)
-        raise UsageError(f"{error.filename}: {reason}; give another name", code=Code.OUTPUT_UNWRITABLE) from None
+        exists = isinstance(error, FileExistsError)
+        reason = "already exists and is not overwritten" if exists else str(error.strerror)
+        code = Code.OUTPUT_EXISTS if exists else Code.OUTPUT_UNWRITABLE
+        raise UsageError(f"{error.filename}: {reason}; give another name", code=code) from None
     return private, public
 
 

@@ -69,7 +69,9 @@ class InvarLockError(Exception):
     @property
     def coded_text(self) -> str:
         """The text of the error with its code at the end of each line, as commands and pytest print it."""
-        return "\n".join(f"{line} [{self.code}]" for line in str(self).split("\n"))
+        # a name in the text of one problem may have a line break, which is printed escaped
+        lines = str(self).split("\n") if len(self.problems) > 1 else [str(self)]
+        return "\n".join(f"{line} [{self.code}]" for line in lines)
 
     def document(self) -> dict[str, Any]:
         """Return what a command prints with ``--json`` when it ends with this error."""

@@ -54,5 +54,5 @@ def test_the_example_of_the_page_runs(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[0] == "True"
     assert float(lines[0].split()[1]) == pytest.approx(1.0, abs=0.02)
-    assert lines[1:] == ["usage_invalid 2"]
+    assert lines[1:] == ["output_exists 2"]
     assert found["result"].holds

@@ -128,7 +128,7 @@ def test_the_refusal_of_a_text_that_is_missing_names_the_option(
 ) -> None:
     folders = ["--baseline", str(tmp_path), "--subject", str(tmp_path), "--output-dir", str(tmp_path / "out")]
 
-    assert main(["evaluate", *folders, "--text", "absent.txt"]) == 3
+    assert main(["evaluate", *folders, "--text", "absent.txt"]) == 2
 
     line = line_with("absent.txt: no such file", capsys.readouterr().err)
     assert "name a text to score on with --text" in line

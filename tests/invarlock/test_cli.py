@@ -49,9 +49,8 @@ def quantised(baseline: Path) -> Path:
 def evaluate(
     baseline: Path, subject: Path, out: Path, *more: object, run: Run = invarlock
 ) -> subprocess.CompletedProcess[str]:
-    return run(
-        "evaluate", "--baseline", baseline, "--subject", subject, "--text", TEXT, "--output-dir", out, *SMALL, *more
-    )
+    text = () if "--text" in more else ("--text", TEXT)
+    return run("evaluate", "--baseline", baseline, "--subject", subject, *text, "--output-dir", out, *SMALL, *more)
 
 
 def load(path: Path) -> Any:

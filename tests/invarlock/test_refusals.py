@@ -136,7 +136,7 @@ REFUSALS: dict[Code, Callable[[Path], object]] = {
     Code.PASSPHRASE_UNUSABLE: lambda folder: passphrase_from("NO_SUCH_VARIABLE"),
     Code.WRITABLE_BY_EVERYBODY: _world_writable,
     Code.INPUT_UNREADABLE: lambda folder: load_public_key(folder / "absent.pub.pem"),
-    Code.OUTPUT_UNWRITABLE: lambda folder: [_key(folder), _key(folder)],
+    Code.OUTPUT_EXISTS: lambda folder: [_key(folder), _key(folder)],
     Code.FINGERPRINT_MALFORMED: lambda folder: fingerprint_of("sha256:12"),
     Code.TIME_MALFORMED: lambda folder: parse_moment("yesterday"),
     Code.TRUST_STORE_MALFORMED: lambda folder: read_trust_store(_written(folder, "store.json", '{"signers": []}')),

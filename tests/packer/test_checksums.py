@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from invarlock.packer.format import checksums
 from invarlock.packer.format.checksums import CONTROL_FILES, check_path, read_checksums, write_checksums
@@ -48,6 +48,7 @@ def can_be_sealed(paths: Iterable[str]) -> bool:
     return True
 
 
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(PATHS)
 def test_a_safe_path_stays_in_its_folder_on_every_system_and_is_written_in_one_way(path: str) -> None:
     assume(is_safe(path))

@@ -370,6 +370,12 @@ def test_any_time_given_is_refused_at_once_or_read_back_the_same(start: datetime
             # near the first and the last year, where the time in UTC would be outside of the calendar
             assert start.year in (1, 9999)
             return
+        assert signer.not_before is not None
+        assert signer.not_after is not None
+        if signer.not_before >= signer.not_after:
+            with pytest.raises(UsageError, match="never be trusted"):
+                add_signer(path, signer)
+            return
         add_signer(path, signer)
 
         assert read_trust_store(path) == [signer]

@@ -200,7 +200,10 @@ def test_a_config_that_claims_more_than_the_files_hold_is_refused_at_once(
 def test_a_format_is_named_without_pytorch(folder: Path, tmp_path: Path) -> None:
     edit_config(folder, quantization_config={"quant_method": "awq"})
     (tmp_path / "text.txt").write_text("text")
-    code = "import sys; sys.modules['torch'] = None\nfrom invarlock.cli import main\nsys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys\nfrom invarlock.cli import main\n"
+        "code = main(sys.argv[1:])\nsys.exit(99 if 'torch' in sys.modules else code)"
+    )
     given = ("evaluate", "--baseline", folder, "--subject", folder, "--text", tmp_path / "text.txt")
 
     done = python("-c", code, *given, "--output-dir", tmp_path / "out")

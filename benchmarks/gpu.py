@@ -237,7 +237,7 @@ def every_case(
             shutil.rmtree(subject, ignore_errors=True)
         parameters = spec.parameters if isinstance(spec, EditSpec) else {}
         edited = Edited(name.partition(":")[0], name.partition(":")[0], name, parameters)
-        report = report_document(request, edited, found, made)
+        report: Any = report_document(request, edited, found, made)
         statuses = {guard: report[guard]["status"] for guard in GUARD_NAMES}
         loaded = report["primary_metric"]["ratio_vs_baseline"] is not None
         print(f"{name}: made in {made:.1f} s, measured in {sum(found.seconds.values()):.1f} s", file=sys.stderr)

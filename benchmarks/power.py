@@ -31,7 +31,7 @@ from invarlock.catalog.models import Models, read_models
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.families import Module, matrices
 from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
-from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
+from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
@@ -135,7 +135,7 @@ def catalog() -> Models:
 
 
 @cache
-def bench(model_id: str) -> tuple[Path, CheckpointFiles, Setup, dict[str, Any], Any]:
+def bench(model_id: str) -> Any:
     """Return what subjects of a model are measured against; made once a process."""
     torch.set_num_threads(1)
     model, text = catalog().models[model_id], catalog().suites["smoke"].text
@@ -255,7 +255,7 @@ def measure(subject: Subject, preset_limits: Mapping[str, Any] = MappingProxyTyp
     finally:
         shutil.rmtree(target)
     edited = Edited("custom", "custom", "custom", {})
-    report = report_document(request, edited, measured)
+    report: Any = report_document(request, edited, measured)
     final = report["evaluation_windows"]["final"]
     deltas = [own - base for own, base in zip(final["logloss"], final["baseline_logloss"], strict=True)]
     mean = sum(deltas) / len(deltas)

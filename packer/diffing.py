@@ -40,7 +40,7 @@ MEASURED = (
 HEADLINES = ("verdict", "counts")
 
 
-def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def diff_verdicts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, object]:
     """Return the differences between two derived verdicts.
 
     ``cases`` has a row for each case whose requirements or measurements differ; ``only_in_first`` and

@@ -31,13 +31,14 @@ from invarlock.packer.trust.signature import verify_manifest
 from invarlock.packer.verify.evidence import absent, pack_statement, scope_of
 
 from invarlock.digests import sha256_hex
+from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError, SignatureError
 from invarlock.jsonio import check_schema, parse_json
 from invarlock.problems import Problem
 from invarlock.verdict.compiling import Planned, planned_cases
 
 
-def inspect_pack(path: Path) -> dict[str, Any]:
+def inspect_pack(path: Path) -> JsonObject:
     """Return a summary of a pack: manifest, signature, checksum coverage, references, reports, strict readiness, sizes.
 
     Raises:
@@ -107,7 +108,7 @@ def inspect_pack(path: Path) -> dict[str, Any]:
     }
 
 
-def _not_ready(conditions: dict[str, bool]) -> dict[str, Any]:
+def _not_ready(conditions: dict[str, bool]) -> dict[str, object]:
     """Return whether ``verify --strict --report-assurance strict`` could succeed, and what prevents it."""
     against: Sequence[str] = [name for name, holds in conditions.items() if not holds]
     return {"ready": not against, "against": against}

@@ -12,6 +12,6 @@ from invarlock.harness.judging import judge_case
 
 
 @pytest.fixture
-def record(case: Case, report: Mapping[str, Any]) -> dict[str, Any]:
+def record(case: Case, report: Mapping[str, Any]) -> Any:
     """The verdict's record of the case: what was expected, what was seen, and whether that passes."""
     return judge_case(case, report)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from invarlock.catalog.models import Model, Models, folder_name
 from invarlock.catalog.scenarios import Scenario
+from invarlock.documents.catalog import EffectiveManifest
 from invarlock.errors import DocumentError, UsageError
 from invarlock.problems import Code
 
@@ -110,7 +111,7 @@ def effective_manifest(
     scenarios: Iterable[Scenario],
     expression: Mapping[str, Any],
     min_signal_fraction: float | None = None,
-) -> dict[str, Any]:
+) -> EffectiveManifest:
     """Return the effective manifest of the selected cases.
 
     Args:
@@ -128,7 +129,7 @@ def effective_manifest(
     chosen = {case.scenario.id for case in cases}
     models = {case.model.id: case.model for case in cases}
     rows = sorted((case.model.id, case.scenario.id, case.run) for case in cases)
-    return {
+    manifest = {
         "schema": SCHEMA,
         "schema_version": 1,
         "scenarios": [dict(scenario.document) for scenario in scenarios if scenario.id in chosen],
@@ -144,3 +145,4 @@ def effective_manifest(
             **({} if min_signal_fraction is None else {SIGNAL_POLICY: min_signal_fraction}),
         },
     }
+    return cast("EffectiveManifest", manifest)

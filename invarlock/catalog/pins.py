@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from invarlock.digests import digest_bytes
+from invarlock.documents import JsonObject
+from invarlock.documents.catalog import PinnedFileRow, PinRow, PinsDocument
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, read_json
 from invarlock.problems import Code
@@ -75,7 +77,7 @@ class Pins:
     models: Mapping[str, Pin] = field(default_factory=dict)
     datasets: Mapping[str, Pin] = field(default_factory=dict)
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> PinsDocument:
         """Return the document for ``state/model_revisions.json`` and the pack."""
         return {
             "schema": SCHEMA,
@@ -113,18 +115,18 @@ def combine_digests(digests: Mapping[str, str]) -> str:
     return digest_bytes(b"".join(lines))
 
 
-def _row(key: str, pin: Pin) -> dict[str, Any]:
-    row = {
+def _row(key: str, pin: Pin) -> PinRow:
+    row: JsonObject = {
         key: pin.id,
         "revision": pin.revision,
         "licence": pin.licence,
         "resolved_at": pin.resolved_at,
         "files": _file_rows(pin.files),
     }
-    return {**row, "converted_from": _file_rows(pin.converted_from)} if pin.converted_from else row
+    return cast("PinRow", {**row, "converted_from": _file_rows(pin.converted_from)} if pin.converted_from else row)
 
 
-def _file_rows(files: Sequence[PinnedFile]) -> list[dict[str, Any]]:
+def _file_rows(files: Sequence[PinnedFile]) -> list[PinnedFileRow]:
     return [
         {"name": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256}
         for file in sorted(files, key=lambda file: file.name)

@@ -7,9 +7,9 @@ effective manifest only, so every machine, and the merge of their runs, computes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from invarlock.documents.catalog import EffectiveManifest
 from invarlock.errors import UsageError
 from invarlock.problems import Code
 
@@ -34,7 +34,7 @@ def divide(groups: Iterable[Group], shards: int) -> dict[Group, int]:
     return found
 
 
-def shard_manifest(whole: Mapping[str, Any], index: int, shards: int) -> dict[str, Any]:
+def shard_manifest(whole: EffectiveManifest, index: int, shards: int) -> EffectiveManifest:
     """Return the effective manifest of one shard, derived from the manifest of the whole run.
 
     Raises:

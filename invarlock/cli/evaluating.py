@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from invarlock.stage_line import StageLine, StageLog
 from invarlock.stages import listening, stage
 
 if TYPE_CHECKING:
+    from invarlock.documents.reports import Report
     from invarlock.evaluation.pair_request import PairRequest
 
 # Preview and final windows of --quick.
@@ -233,7 +234,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     check_pair(request, options.output_dir)
     with TemporaryDirectory(prefix="invarlock-") as scratch:
-        report = _measured(_with_tasks(request, options, Path(scratch)), options)
+        report: Mapping[str, Any] = _measured(_with_tasks(request, options, Path(scratch)), options)
     # imported here to keep --help fast
     from invarlock.guards import GUARD_NAMES
     from invarlock.reports.gates import judge_gates
@@ -282,7 +283,7 @@ def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path
     return replace(request, records=path)
 
 
-def _measured(request: PairRequest, options: argparse.Namespace) -> dict[str, Any]:
+def _measured(request: PairRequest, options: argparse.Namespace) -> Report:
     """Return the report of a request, with a line that says what goes on.
 
     Raises:
@@ -313,9 +314,7 @@ def _measured(request: PairRequest, options: argparse.Namespace) -> dict[str, An
     return report
 
 
-def _going_on(
-    evaluate: Callable[[PairRequest, Path], dict[str, Any]], request: PairRequest, target: Path
-) -> dict[str, Any]:
+def _going_on(evaluate: Callable[[PairRequest, Path], Report], request: PairRequest, target: Path) -> Report:
     """Return the report of a request, with the baseline that an interrupted evaluation left if it is of its setup."""
     # imported here to keep --help fast
     from invarlock.evaluation.unfinished import go_on, unfinished_folder

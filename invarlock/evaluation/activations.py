@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from invarlock.checkpoints.equivalence.steps import apply_to_outputs
 from invarlock.checkpoints.families import Module, classify
+from invarlock.documents import JsonObject
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.canonical_form import UNTURNED, TurnedOutputs
 from invarlock.evaluation.expert_stacks import can_run_experts, is_expert_stack, run_experts
@@ -39,10 +40,10 @@ from invarlock.reports.derivation import contract_hash
 class ActivationFacts:
     """The raw measurements of the guards ``rmt`` and ``variance``, as a report holds them."""
 
-    rmt: dict[str, Any]
-    variance: dict[str, Any]
+    rmt: JsonObject
+    variance: JsonObject
 
-    def by_guard(self, scaled_logloss: Sequence[float | None] | None) -> dict[str, dict[str, Any]]:
+    def by_guard(self, scaled_logloss: Sequence[float | None] | None) -> dict[str, JsonObject]:
         """Return the subject's raw part of each guard on activations; the losses are those with scales applied."""
         return {"rmt": self.rmt, "variance": {**self.variance, "scaled_logloss": scaled_logloss}}
 

@@ -24,6 +24,8 @@ from transformers import CONFIG_MAPPING
 from invarlock.checkpoints.layout import CONFIG_FILE
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.digests import short_digest
+from invarlock.documents import JsonObject
+from invarlock.documents.measurements import ConfigurationFacts
 from invarlock.errors import CheckpointError, DocumentError
 from invarlock.evaluation.tokenizer_facts import TokenizerFacts
 from invarlock.jsonio import read_json
@@ -63,7 +65,7 @@ GENERATION_DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def configuration_facts(files: CheckpointFiles, tokenizer: TokenizerFacts | None) -> dict[str, Any]:
+def configuration_facts(files: CheckpointFiles, tokenizer: TokenizerFacts | None) -> ConfigurationFacts:
     """Return the ``configuration`` of the invariants guard's facts.
 
     Args:
@@ -89,17 +91,17 @@ def configuration_facts(files: CheckpointFiles, tokenizer: TokenizerFacts | None
     }
 
 
-def _resolved(files: CheckpointFiles) -> dict[str, Any]:
+def _resolved(files: CheckpointFiles) -> JsonObject:
     """Return a config with the defaults of its class; as it stands where the library has none, or refuses it."""
     stated = copy.deepcopy(dict(files.config))
     try:
-        found: dict[str, Any] = CONFIG_MAPPING[files.model_type].from_dict(stated).to_dict()
+        found: JsonObject = CONFIG_MAPPING[files.model_type].from_dict(stated).to_dict()
     except Exception:  # noqa: BLE001 - a model that cannot be built is not scored, and the report says why
         return dict(files.config)
     return found
 
 
-def _generation(folder: Path) -> dict[str, Any] | None:
+def _generation(folder: Path) -> JsonObject | None:
     """Return what a folder states of generation; None of an adapter or a GGUF file, which have their baseline's."""
     if not (folder / CONFIG_FILE).is_file():
         return None

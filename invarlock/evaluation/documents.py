@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
+from invarlock.documents.json_object import JsonObject
+from invarlock.documents.reports import BaselineReport, Report
 from invarlock.evaluation.activations import ACTIVATION_CONTRACTS
 from invarlock.evaluation.canonical_form import CanonicalForm
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS
@@ -25,7 +27,7 @@ from invarlock.reports.probes import PROBED, compose_probe, file_name
 from invarlock.reports.sidecars import BASELINE_REUSED, RENDER_DEFERRED
 
 
-def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
+def baseline_document(setup: Setup, baseline: Baseline) -> BaselineReport:
     """Return the report of a baseline: its raw measurements, and no times: the same measurements are the same bytes.
 
     Raises:
@@ -56,7 +58,7 @@ def baseline_document(setup: Setup, baseline: Baseline) -> dict[str, Any]:
     }
     document["run_id"] = baseline_run_id(document)
     check_schema(document, "baseline_report", where="baseline report")
-    return document
+    return cast("BaselineReport", document)
 
 
 def report_document(
@@ -65,7 +67,7 @@ def report_document(
     measured: Measured,
     make_seconds: float | None = None,
     task_records: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Return the report of a subject, all that follows from its measurements included.
 
     Args:
@@ -80,7 +82,7 @@ def report_document(
     """
     setup, baseline = request.setup, request.baseline.document
     base = draw_of(baseline, request.run)
-    weights = measured.facts.against({guard: baseline[guard]["raw"] for guard in WEIGHT_CONTRACTS})
+    weights = measured.facts.against({guard: cast("JsonObject", baseline)[guard]["raw"] for guard in WEIGHT_CONTRACTS})
     outputs = measured.activations.by_guard(_losses(measured.scaled))
     raws = {**weights, **{guard: {"baseline": base[guard], "subject": own} for guard, own in outputs.items()}}
     contracts = {**WEIGHT_CONTRACTS, **ACTIVATION_CONTRACTS}
@@ -105,7 +107,7 @@ def served_document(
     edited: Edited,
     measured: ServedMeasured,
     task_records: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """Return the report of a served subject: no guard judges it, and it has no digest.
 
     Raises:
@@ -156,7 +158,7 @@ def _composed(
     raw: Mapping[str, Any],
     seconds: Mapping[str, float],
     task_records: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+) -> Report:
     """Return the report that follows from the raw measurements, which holds to its schema."""
     setup = request.setup
     report = compose(
@@ -191,7 +193,7 @@ def probe_document(
     return document
 
 
-def equivalence(form: CanonicalForm | None) -> dict[str, Any]:
+def equivalence(form: CanonicalForm | None) -> JsonObject:
     """Return what a report says of differences that leave the function as it is; nothing where there are none."""
     found = {} if form is None else {"equivalence": form.removed, "equivalence_not_used": form.skipped}
     return {key: rows for key, rows in found.items() if rows}

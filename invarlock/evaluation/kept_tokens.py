@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from invarlock.checkpoints.digests import digest_file
+from invarlock.documents.measurements import KeptTokens
 from invarlock.errors import EvaluationError
 from invarlock.measuring.fidelity import Kept, TokenScores, diverge, keep, rest_mass
 from invarlock.problems import Code
@@ -118,7 +119,7 @@ class BaselineObserver:
         self._confident[place] = (kept.logprobs[..., 0] >= math.log(CONFIDENT)).cpu().numpy()
         self._rest[place] = rest_mass(kept).cpu().numpy()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> KeptTokens:
         """Put the file in its place, and return what the baseline's report says of it."""
         top_k = self._records["ids"].shape[-1]
         self._records.flush()

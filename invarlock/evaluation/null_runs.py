@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -26,6 +26,7 @@ from invarlock.checkpoints.editing import edit_tensor
 from invarlock.checkpoints.families import Module, matrices
 from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
+from invarlock.documents import JsonObject
 from invarlock.errors import EvaluationError
 from invarlock.evaluation.activations import ACTIVATION_CONTRACTS, ActivationFacts
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
@@ -47,6 +48,7 @@ from invarlock.evaluation.windows import Draw
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code
+from invarlock.reports.documents import NullRunDocument
 from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
 from invarlock.reports.policy import resolve_policy
 
@@ -63,7 +65,7 @@ def measure_null_run(
     draw: Draw,
     workspace: Path,
     weighed: Weighed | None = None,
-) -> dict[str, Any]:
+) -> NullRunDocument:
     """Return the document of a null run; the checkpoints that it needs are made in ``workspace`` and removed.
 
     Args:
@@ -112,10 +114,10 @@ def measure_null_run(
         "changes": changes,
     }
     check_schema(document, "null_run", where=f"null run {run} of {setup.model_id}")
-    return document
+    return cast("NullRunDocument", document)
 
 
-def null_contracts() -> dict[str, dict[str, Any]]:
+def null_contracts() -> dict[str, JsonObject]:
     """Return how the guards' numbers in a null run are measured."""
     contracts = {**WEIGHT_CONTRACTS, **ACTIVATION_CONTRACTS}
     return {guard.name: dict(contracts[guard.name]) for guard in _IN_NULL_RUNS}
@@ -171,7 +173,7 @@ _CHANGES: Mapping[str, Callable[[torch.Tensor, Module, int], torch.Tensor]] = {
 }
 
 
-def _baseline_block(own: ScoredDraw, facts: CheckpointFacts) -> dict[str, Any]:
+def _baseline_block(own: ScoredDraw, facts: CheckpointFacts) -> JsonObject:
     assert own.probe is not None
     sides = {**facts.by_guard, **asdict(own.activations)}
     return {
@@ -181,7 +183,7 @@ def _baseline_block(own: ScoredDraw, facts: CheckpointFacts) -> dict[str, Any]:
     }
 
 
-def _guard_blocks(sides: Mapping[str, Any], probe: ActivationFacts) -> dict[str, Any]:
+def _guard_blocks(sides: Mapping[str, Any], probe: ActivationFacts) -> JsonObject:
     """Return one side's measurements of the guards that null runs have, and those of their probes."""
     probed = asdict(probe)
     blocks = {guard.name: sides[guard.name] for guard in _IN_NULL_RUNS}
@@ -191,7 +193,7 @@ def _guard_blocks(sides: Mapping[str, Any], probe: ActivationFacts) -> dict[str,
     return blocks
 
 
-def _change_block(name: str, measured: Measured) -> dict[str, Any]:
+def _change_block(name: str, measured: Measured) -> JsonObject:
     if measured.preview is None or measured.final is None:
         raise EvaluationError(
             f"null run: {name} of the baseline could not be scored ({measured.not_scored})",

@@ -25,6 +25,7 @@ from invarlock.checkpoints.layout import tokenizer_files
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.digests import digest_bytes, sha256_hex
+from invarlock.documents.reports import BaselineReport, Report
 from invarlock.errors import UsageError
 from invarlock.evaluation.brought import brought_edit, changed_tensors, link_brought, unchanged
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
@@ -68,7 +69,7 @@ BASELINE_REPORT = f"baseline/{REPORT_NAME}"
 BROUGHT: Mapping[str, Any] = {"artifact_class": "validation_subject_checkpoint"}
 
 
-def evaluate_pair(request: PairRequest, target: Path) -> dict[str, Any]:
+def evaluate_pair(request: PairRequest, target: Path) -> Report:
     """Measure both checkpoints and write the report with its sidecars into a new folder, whole or not at all.
 
     Raises:
@@ -121,7 +122,7 @@ def _writing(target: Path) -> Iterator[None]:
         ) from None
 
 
-def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[Report, dict[str, bytes]]:
     """Return the report, and the files to add to what measuring has written into the staging folder."""
     preset = None if request.preset is None else read_preset(request.preset)
     setup = _setup(request, preset)
@@ -143,7 +144,7 @@ def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[dict[
     return report, _files(report, data, request.image, {**metadata, "subject_digest": measured.digest})
 
 
-def _evaluate_served(request: PairRequest, staging: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _evaluate_served(request: PairRequest, staging: Path) -> tuple[Report, dict[str, bytes]]:
     """Return the same of a served subject, which has no files of its own; the server is asked before anything else."""
     setup = _setup(request, None if request.preset is None else read_preset(request.preset))
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
@@ -220,7 +221,7 @@ def _text(request: PairRequest) -> SourceText:
     return sliced_text({name: read_local_text(path, request.text_field) for name, path in request.text.items()})
 
 
-def _baseline(request: PairRequest, setup: Setup, draw: Draw, kept: Path) -> dict[str, Any]:
+def _baseline(request: PairRequest, setup: Setup, draw: Draw, kept: Path) -> BaselineReport:
     """Return the baseline's report: measured now, or the one given when it is of this baseline and this setup.
 
     The file of its most probable tokens is then in the folder ``kept``.

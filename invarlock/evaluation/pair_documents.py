@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.checkpoints.digests import tokenizer_digest
+from invarlock.documents.reports import BaselineReport, TaskRecordsDocument
 from invarlock.errors import EvaluationError, UsageError
 from invarlock.evaluation.pair_request import PairRequest
 from invarlock.jsonio import check_schema, read_json
@@ -58,7 +59,7 @@ def model_name(request: PairRequest, preset: Mapping[str, Any] | None) -> str:
     return str(preset["model_id"])
 
 
-def given_records(request: PairRequest) -> dict[str, Any] | None:
+def given_records(request: PairRequest) -> TaskRecordsDocument | None:
     """Return the results on tasks that are named, or lie in the subject's folder; None if there are none.
 
     Raises:
@@ -70,14 +71,14 @@ def given_records(request: PairRequest) -> dict[str, Any] | None:
     return None if request.subject is None else records_beside(request.subject)
 
 
-def read_baseline_report(path: Path) -> dict[str, Any]:
+def read_baseline_report(path: Path) -> BaselineReport:
     """Return a baseline's own report, which holds to its schema.
 
     Raises:
         MissingFileError: if it does not exist.
         DocumentError: if it is malformed.
     """
-    document: dict[str, Any] = read_json(path)
+    document: BaselineReport = read_json(path)
     check_schema(document, "baseline_report", where=str(path))
     return document
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from invarlock.documents.reports import BaselineReport, EditBlock, MeasuredMeta, PolicyOrigin, ScoredText
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
 from invarlock.evaluation.comparison import Comparison, Reference, WindowPlan
 from invarlock.evaluation.kept_tokens import kept_file, kept_folder
@@ -54,7 +55,7 @@ class Setup:
         """Return the seeds of a run: of its windows, and of its bootstrap."""
         return {"windows": self.plan.window_seed(run), "bootstrap": self.plan.window_seed(run)}
 
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> MeasuredMeta:
         """Return the block ``meta`` of a report: model, device, type of weights, attention and windows."""
         return {
             "model_id": self.model_id,
@@ -65,7 +66,7 @@ class Setup:
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
         }
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> PolicyOrigin:
         """Return what the policy of a report follows from: the tier, the model's preset, overrides."""
         return {
             "tier": self.context["tier"],
@@ -74,9 +75,9 @@ class Setup:
             "overrides": dict(self.overrides),
         }
 
-    def dataset(self, tokenizer_sha256: str, prefix_token_ids: Sequence[int]) -> dict[str, Any]:
+    def dataset(self, tokenizer_sha256: str, prefix_token_ids: Sequence[int]) -> ScoredText:
         """Return what was scored: the text, and windows of ``seq_len`` tokens that begin with a prefix."""
-        return {
+        text = {
             "provider": self.text.provider,
             "source_sha256": self.text.sha256,
             "tokenizer_sha256": tokenizer_sha256,
@@ -88,6 +89,7 @@ class Setup:
             },
             **self._slices(),
         }
+        return cast("ScoredText", text)
 
     def _slices(self) -> dict[str, Any]:
         """Return the texts of several slices; nothing for one text without a name."""
@@ -113,9 +115,9 @@ class Edited:
     label_source: str | None = None
     expected: tuple[str, ...] = ()
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> EditBlock:
         """Return the ``edit`` of a report."""
-        return {
+        block = {
             "name": self.name,
             "label": self.label,
             "spec": self.spec,
@@ -123,6 +125,7 @@ class Edited:
             **({} if self.label_source is None else {"label_source": self.label_source}),
             **({} if not self.expected else {"expected": list(self.expected)}),
         }
+        return cast("EditBlock", block)
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class StoredBaseline:
     """
 
     snapshot: Path
-    document: dict[str, Any]
+    document: BaselineReport
     report_sha256: str
     kept: Path | None = None
 

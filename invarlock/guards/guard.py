@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from invarlock.documents import JsonObject
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
 from invarlock.judgement.gate import Gate
@@ -22,7 +23,7 @@ from invarlock.pages.markup import Markup
 from invarlock.problems import Problem
 
 Block = Mapping[str, Any]
-Judge = Callable[[Block, Block, Context], dict[str, Any]]
+Judge = Callable[[Block, Block, Context], Block]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def no_modules(block: Block) -> list[str] | None:
     return None
 
 
-def no_facts(block: Block) -> dict[str, Any]:
+def no_facts(block: Block) -> Block:
     """Return no fact."""
     return {}
 
@@ -104,7 +105,7 @@ class TensorMeasure:
     """
 
     contract: Mapping[str, Any]
-    of_tensor: Callable[[str, str, Any], dict[str, Any] | None]
+    of_tensor: Callable[[str, str, Any], JsonObject | None]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Guard:
     detects: Callable[[Block], bool] = detects_by_status
     limits_used: Callable[[Block, Block], Shares] = no_limits_used
     signalled_modules: Callable[[Block], list[str] | None] = no_modules
-    facts: Callable[[Block], dict[str, Any]] = no_facts
+    facts: Callable[[Block], Block] = no_facts
     raw_problems: Callable[[str, Block, Mapping[str, Block]], Iterator[Problem]] = no_problems
     detectors: tuple[DetectorKind, ...] = ()
     measure: TensorMeasure | None = None

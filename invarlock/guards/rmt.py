@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
+from invarlock.documents.blocks import Violation
 from invarlock.guards.guard import Guard, NullPart, Probe
 from invarlock.judgement.context import Context
 from invarlock.judgement.expectations import comparable
@@ -33,7 +34,54 @@ Block = Mapping[str, Any]
 Modules = Mapping[str, Block]
 
 
-def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+class GrowthMetrics(TypedDict):
+    """The extremes of the growth of edge risks."""
+
+    modules: int
+    largest_growth: float | None
+    largest_fall: float | None
+    violating_families: list[str]
+
+
+class FamilyGrowth(TypedDict):
+    """The largest edge risk of a family on both sides, its growth, and the limit of the growth."""
+
+    modules: int
+    baseline: float | None
+    subject: float | None
+    growth: float | None
+    epsilon: float
+
+
+class RmtBlock(TypedDict):
+    """What the guard derives in a report; ``modules`` has the growth of each."""
+
+    status: str
+    passed: bool
+    metrics: GrowthMetrics
+    families: dict[str, FamilyGrowth]
+    modules: dict[str, float | None]
+    violations: list[Violation]
+
+
+class RmtProbeBlock(TypedDict):
+    """What follows from a probe: the modules beyond their own limits."""
+
+    detected: bool
+    detected_modules: list[str]
+    modules: dict[str, float | None]
+    violations: list[Violation]
+
+
+class LearnedEpsilon(TypedDict):
+    """A limit of growth that null runs teach."""
+
+    n: int
+    quantile: float | None
+    limit: float | None
+
+
+def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> RmtBlock:
     """Return status, metrics, families, per-module growth and violations of the guard.
 
     A module that could not be measured on one side is an error, so the guard fails; activations that are not finite
@@ -73,7 +121,7 @@ def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def derive_rmt_probe(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+def derive_rmt_probe(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> RmtProbeBlock:
     """Return the probe's result: the modules that grew or fell beyond their own limits, and whether any did.
 
     Args:
@@ -95,11 +143,11 @@ def derive_rmt_probe(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[
     return {"detected": bool(found), "detected_modules": found, "modules": growths, "violations": violations}
 
 
-def _violation(module: str, severity: str, reason: str) -> dict[str, str]:
+def _violation(module: str, severity: str, reason: str) -> Violation:
     return {"module": module, "severity": severity, "reason": reason}
 
 
-def _unmeasured(before: Modules, after: Modules) -> Iterator[dict[str, str]]:
+def _unmeasured(before: Modules, after: Modules) -> Iterator[Violation]:
     if before and not after:
         yield _violation("*", "error", "the subject's activations could not be measured")
         return
@@ -128,8 +176,8 @@ def _growth(before: float | None, after: float | None) -> float | None:
     return rounded(after / before - 1.0) if before > 0 else (0.0 if after == 0 else None)
 
 
-def _families(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    families: dict[str, dict[str, Any]] = {}
+def _families(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dict[str, FamilyGrowth]:
+    families: dict[str, FamilyGrowth] = {}
     own = policy.get("epsilon_by_family", {})
     for family in sorted({row["family"] for row in before.values()}):
         names = [name for name, row in before.items() if row["family"] == family and name in after]
@@ -147,11 +195,11 @@ def _families(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dic
     return families
 
 
-def _judge(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
+def _judge(raw: Block, limits: Block, context: Context) -> RmtBlock:
     return derive_rmt(comparable(raw, context.edit, "features"), limits)
 
 
-def _judge_probe(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
+def _judge_probe(raw: Block, limits: Block, context: Context) -> RmtProbeBlock:
     return derive_rmt_probe(raw, limits)
 
 
@@ -219,9 +267,9 @@ def _null_modules(change: NullChange, policy: Block) -> dict[str, float]:
 
 def _epsilons(
     least: str, changes: Sequence[Mapping[str, float]], policy: Block, windows: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, LearnedEpsilon]:
     """Return epsilon by name: the larger of the tier's and the 97.5 % quantile of the growths plus 10 % of it."""
-    rows = {}
+    rows: dict[str, LearnedEpsilon] = {}
     for name in sorted({name for change in changes for name in change}):
         values = [change[name] for change in changes if name in change]
         level = upper_quantile(values)

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from invarlock.catalog.cases import Case
+from invarlock.verdict.documents import Record
 
 
-def judge_case(case: Case, report: Mapping[str, Any]) -> dict[str, Any]:
+def judge_case(case: Case, report: Mapping[str, Any]) -> Record:
     """Return the verdict's record of a case's report."""
     # imported here: it imports NumPy
     from invarlock.verdict.compiling import Planned, judge_report

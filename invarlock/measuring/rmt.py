@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from invarlock.documents.measurements import EdgeRiskRow
 from invarlock.measuring import spectral
 
 # The number of windows reduced at a time; about 200 MB of activations for a layer of a larger model.
@@ -74,7 +75,7 @@ def _sigma(scaled: torch.Tensor) -> float | None:
     return spectral.measure_spectra(scaled[None])[0].sigma
 
 
-def join(chunks: list[EdgeRisk]) -> dict[str, Any]:
+def join(chunks: list[EdgeRisk]) -> EdgeRiskRow:
     """Return the report's row of a layer: the edge risks of its chunks, weighted by tokens."""
     measured = [chunk for chunk in chunks if chunk.value is not None]
     tokens = sum(chunk.tokens for chunk in measured)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from invarlock.documents import JsonObject
 from invarlock.errors import EvaluationError
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
@@ -36,7 +37,7 @@ QUANTILES = {"kl_p50": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
 
 def derive_fidelity(
     raw: Block, token_counts: Sequence[int], bootstrap: Block, not_scored: str | None = None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the derived part of the ``fidelity`` block.
 
     A window in which a number is not finite makes it ``invalid``: every number of the subject is null then.
@@ -180,7 +181,7 @@ def _shares_of(block: Block, limits: Block) -> Shares:
     }
 
 
-def _null_block(change: NullChange) -> dict[str, Any]:
+def _null_block(change: NullChange) -> JsonObject:
     """Return what a null change measures; no limit follows from the intervals, which one replicate makes fast."""
     bootstrap = {"replicates": 1, "alpha": 0.05, "seed": 0}
     return derive_fidelity(change.pair(NAME), change.windows["final"]["token_counts"], bootstrap)
@@ -197,12 +198,12 @@ def _null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
     return {NAME: not holds}
 
 
-def _null_level(change: NullChange, policy: Block) -> dict[str, Any]:
+def _null_level(change: NullChange, policy: Block) -> JsonObject:
     block = _null_block(change)
     return {"name": change.change["name"], **{key: block[key] for key in ("kl_mean", "same_top_share", "kl_p999")}}
 
 
-def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> dict[str, Any]:
+def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> JsonObject:
     """Return the null level of each kind of change: the largest divergences and the smallest share of its runs.
 
     Raises:

@@ -35,7 +35,7 @@ def no_problems(report: Block) -> Iterator[Problem]:
     yield from ()
 
 
-def no_facts(block: Block) -> dict[str, Any]:
+def no_facts(block: Block) -> Block:
     """Return no fact."""
     return {}
 
@@ -77,7 +77,7 @@ class Metric:
     """
 
     name: str
-    judge: Callable[[Block, Block, Context], dict[str, Any]]
+    judge: Callable[[Block, Block, Context], Block]
     page_section: Callable[[Block], Iterator[Markup]]
     flags: tuple[str, ...]
     gates: Callable[[Block, Block], list[Gate]]
@@ -90,7 +90,7 @@ class Metric:
     learned: tuple[LearnedLimit, ...] = ()
     fitted: tuple[FittedLimit, ...] = ()
     is_guarded: bool = True
-    facts: Callable[[Block], dict[str, Any]] = no_facts
+    facts: Callable[[Block], Block] = no_facts
     schema: Mapping[str, Any] | None = None
     has_raw: bool = False
     consistency_problems: Callable[[Block], Iterator[Problem]] = no_problems

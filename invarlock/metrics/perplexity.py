@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
+from invarlock.documents import JsonObject
 from invarlock.errors import EvaluationError
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
@@ -43,7 +44,39 @@ OF_A_SLICE = (
 )
 
 
-def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> dict[str, Any]:
+class PartCoverage(TypedDict):
+    """The numbers of windows that a setting requires and that were scored."""
+
+    asked: int
+    scored: int
+
+
+class Coverage(TypedDict):
+    """The scored windows and tokens."""
+
+    preview: PartCoverage
+    final: PartCoverage
+    tokens: int
+
+
+class WindowStatistics(TypedDict):
+    """How well the windows of both sides pair."""
+
+    paired_windows: int
+    window_match_fraction: float | None
+    window_overlap_fraction: float | None
+    coverage: Coverage
+
+
+class DriftBand(TypedDict):
+    """The band of drifts that null runs teach."""
+
+    n: int
+    null_band: list[float | None]
+    limit: list[float]
+
+
+def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> WindowStatistics:
     """Return how well the windows of both sides pair: counts, and the fractions scored and shared.
 
     Args:
@@ -68,7 +101,7 @@ def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> d
 
 def derive_primary_metric(
     windows: Mapping[str, Any], policy: Mapping[str, Any], bootstrap_seed: int, not_scored: str | None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the ``primary_metric`` block: perplexities, paired ratio, interval, drift.
 
     D = sum(t * (l_subject - l_baseline)) / sum(t) over the final windows, ratio = exp(D), interval = exp(BCa of D).
@@ -82,7 +115,7 @@ def derive_primary_metric(
     """
     final, preview = windows["final"], windows["preview"]
     means = _mean_losses(preview, final)
-    block: dict[str, Any] = {
+    block: JsonObject = {
         "kind": "ppl_causal",
         "unit": "ppl",
         "direction": "lower_is_better",
@@ -297,7 +330,7 @@ def _null_drift(change: NullChange, policy: Block) -> float:
     return drift
 
 
-def _drift_band(drifts: Sequence[float], policy: Block, windows: int) -> dict[str, Any]:
+def _drift_band(drifts: Sequence[float], policy: Block, windows: int) -> DriftBand:
     """Return the drift band: the larger of the nulls' and the tier's, which must hold the nulls'.
 
     Raises:

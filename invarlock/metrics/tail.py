@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from invarlock.judgement.context import Context
 from invarlock.judgement.gate import Gate, number_or_words
@@ -20,7 +20,19 @@ from invarlock.statistics.rounding import rounded
 Block = Mapping[str, Any]
 
 
-def derive_tail(windows: Block, policy: Block, invalid: bool) -> dict[str, Any]:
+class TailBlock(TypedDict):
+    """A quantile of the loss differences by window, in nats per token, and its limit."""
+
+    mode: str
+    quantile: float
+    limit: float
+    windows: int
+    value: float | None
+    status: str
+    reason: str | None
+
+
+def derive_tail(windows: Block, policy: Block, invalid: bool) -> TailBlock:
     """Return the ``primary_metric_tail`` block: a high quantile of the loss differences against its limit.
 
     In mode ``warn`` it never blocks, and fewer windows than the policy needs leave it not evaluated. In mode ``fail``
@@ -28,7 +40,7 @@ def derive_tail(windows: Block, policy: Block, invalid: bool) -> dict[str, Any]:
     """
     final = windows["final"]
     count = len(final["window_ids"])
-    block: dict[str, Any] = {
+    block: TailBlock = {
         "mode": policy["mode"],
         "quantile": policy["quantile"],
         "limit": policy["limit"],
@@ -48,7 +60,7 @@ def derive_tail(windows: Block, policy: Block, invalid: bool) -> dict[str, Any]:
     return {**block, "value": value, "status": "pass" if acceptable else policy["mode"]}
 
 
-def _judge(windows: Block, limits: Block, context: Context) -> dict[str, Any]:
+def _judge(windows: Block, limits: Block, context: Context) -> TailBlock:
     return derive_tail(windows, limits, context.blocks["primary_metric"]["invalid"])
 
 

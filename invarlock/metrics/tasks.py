@@ -7,8 +7,9 @@ nothing to judge here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
+from invarlock.documents import JsonObject
 from invarlock.jsonio import digest_document
 from invarlock.judgement.context import Context
 from invarlock.judgement.gate import Gate
@@ -27,7 +28,27 @@ IDENTITY = ("task", "metric", "samples", "targets", "prompts")
 NOT_EVALUATED: Block = {"status": "not_evaluated", "reason": "no results of tasks were given"}
 
 
-def derive_tasks(records: Block | None, limits: Block, bootstrap: Block) -> dict[str, Any]:
+class Flips(TypedDict):
+    """The numbers of right answers that were lost and gained."""
+
+    lost: int
+    gained: int
+
+
+class TaskComparison(TypedDict):
+    """The scores of both sides on the same samples."""
+
+    samples: int
+    baseline_mean: float | None
+    subject_mean: float | None
+    difference: float | None
+    ci: list[float | None]
+    interval_method: str
+    flips: Flips | None
+    mcnemar_p: float | None
+
+
+def derive_tasks(records: Block | None, limits: Block, bootstrap: Block) -> JsonObject:
     """Return the ``tasks`` block: per task and over all samples, how much worse the subject's scores are.
 
     Args:
@@ -54,7 +75,7 @@ def right_answers(baseline: Sequence[float], subject: Sequence[float]) -> list[l
     return [[score == 1 for score in side] for side in (baseline, subject)]
 
 
-def _compared(rows: Sequence[Block], bootstrap: Block) -> dict[str, Any]:
+def _compared(rows: Sequence[Block], bootstrap: Block) -> TaskComparison:
     """Return means, difference, interval and flips over the samples of some tasks, each sample with the same weight."""
     baseline, subject = ([score for row in rows for score in row[side]["scores"]] for side in SIDES)
     found = mean_difference(baseline, subject, **bootstrap)
@@ -71,7 +92,7 @@ def _compared(rows: Sequence[Block], bootstrap: Block) -> dict[str, Any]:
     }
 
 
-def _flips(rows: Sequence[Block]) -> dict[str, int] | None:
+def _flips(rows: Sequence[Block]) -> Flips | None:
     """Return how many right answers were lost and gained; None if a task has no right and wrong answers."""
     if any(row[side]["correct"] is None for row in rows for side in SIDES):
         return None
@@ -82,7 +103,7 @@ def _flips(rows: Sequence[Block]) -> dict[str, int] | None:
     }
 
 
-def _judge(windows: Block, limits: Block, context: Context) -> dict[str, Any]:
+def _judge(windows: Block, limits: Block, context: Context) -> JsonObject:
     return derive_tasks(context.task_records, limits, context.bootstrap)
 
 

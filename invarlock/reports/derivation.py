@@ -12,8 +12,10 @@ follow from the measurements.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+from invarlock.documents.json_object import JsonObject
+from invarlock.documents.reports import Report
 from invarlock.guards import BY_NAME, GUARD_NAMES
 from invarlock.jsonio import digest_document
 from invarlock.judgement.context import Context
@@ -104,7 +106,7 @@ def _rounding(facts: Mapping[str, Any]) -> float:
     return max((ROUNDOFF.get(dtype, 0.0) for dtype in dtypes), default=0.0)
 
 
-def strip(report: Mapping[str, Any]) -> dict[str, Any]:
+def strip(report: Mapping[str, Any]) -> JsonObject:
     """Return the raw part of a report; its values are shared with the report, not copied."""
     raw = {key: value for key, value in report.items() if key not in (*DERIVED_KEYS, *GUARD_NAMES)}
     windows = _without(report["dataset"]["windows"], "stats")
@@ -120,11 +122,11 @@ def strip(report: Mapping[str, Any]) -> dict[str, Any]:
     return raw
 
 
-def _without(block: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _without(block: Mapping[str, Any], name: str) -> JsonObject:
     return {key: value for key, value in block.items() if key != name}
 
 
-def compose(raw: Mapping[str, Any]) -> dict[str, Any]:
+def compose(raw: Mapping[str, Any]) -> Report:
     """Return the report that follows from raw measurements; raw values are shared, not copied.
 
     Raises:
@@ -154,10 +156,10 @@ def compose(raw: Mapping[str, Any]) -> dict[str, Any]:
     report["validation"] = {gate.flag: gate.holds for gate in gates}
     blocking = [gate.line for gate in gates if gate.blocks and not gate.holds]
     report["assurance"] = {"mode": "report", "verdict": "FAIL" if blocking else "PASS", "blocking_reasons": blocking}
-    return report
+    return cast("Report", report)
 
 
-def _guard_block(guard: str, report: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+def _guard_block(guard: str, report: Mapping[str, Any], policy: Mapping[str, Any]) -> JsonObject:
     if guard not in report["guards"]:
         reason = SERVED_REASON if "served" in report["subject"] else "this guard was not run"
         return {"status": "not_evaluated", "passed": None, "reason": reason}

@@ -6,25 +6,11 @@ against; a test compares the fields here with those.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
-
-class BaselineDigests(TypedDict):
-    """The baseline checkpoint: ``sha256:<hex>`` of its weights, and of its tokenizer's files."""
-
-    digest: str
-    tokenizer_sha256: str
-
-
-class DatasetDocument(TypedDict):
-    """The text and the windows: ``seq_len`` in tokens, ``prefix_token_ids`` at the start of each window."""
-
-    provider: str
-    source_sha256: str
-    seq_len: int
-    tokenizer_sha256: str
-    prefix_token_ids: list[int]
-    windows: dict[str, Any]
+from invarlock.documents import JsonObject
+from invarlock.documents.measurements import KeptTokens, Spectra
+from invarlock.documents.reports import BaselineDigests, ScoredText, ScoredWindows
 
 
 class MeasuredOn(TypedDict):
@@ -45,7 +31,7 @@ class NullRunReference(TypedDict):
 class HeldOutRun(NullRunReference):
     """The null run that is judged by what the others taught; ``signals`` lists each guard's, by guard."""
 
-    signals: dict[str, Any]
+    signals: JsonObject
 
 
 class PresetDocument(TypedDict):
@@ -56,11 +42,11 @@ class PresetDocument(TypedDict):
     tier: str
     baseline: BaselineDigests
     measured: MeasuredOn
-    dataset: DatasetDocument
+    dataset: ScoredText
     changes: list[str]
     null_runs: list[NullRunReference]
-    limits: dict[str, Any]
-    derivation: dict[str, Any]
+    limits: JsonObject
+    derivation: JsonObject
     held_out: HeldOutRun
 
 
@@ -86,18 +72,25 @@ class NullRunHeader(TypedDict):
     seeds: NullRunSeeds
     meta: NullRunMeta
     baseline: BaselineDigests
-    dataset: DatasetDocument
-    measurement_contracts: dict[str, Any]
+    dataset: ScoredText
+    measurement_contracts: JsonObject
+
+
+class NullRunWindows(TypedDict):
+    """The windows of a null run, with the losses of the baseline."""
+
+    preview: ScoredWindows
+    final: ScoredWindows
 
 
 class NullRunDocument(NullRunHeader):
     """The raw measurements of one null run: the baseline's, and those of each harmless change in ``changes``."""
 
     schema: Literal["invarlock/null-run-v1"]
-    windows: dict[str, Any]
-    fidelity: dict[str, Any]
-    spectral: dict[str, Any]
-    rmt: dict[str, Any]
-    rmt_probe: dict[str, Any]
-    variance: dict[str, Any]
-    changes: list[dict[str, Any]]
+    windows: NullRunWindows
+    fidelity: KeptTokens
+    spectral: Spectra
+    rmt: JsonObject
+    rmt_probe: JsonObject
+    variance: JsonObject
+    changes: list[JsonObject]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from invarlock.documents import JsonObject
 from invarlock.guards import BY_NAME, GUARDS
 from invarlock.guards.guard import Guard
 from invarlock.judgement.context import Context
@@ -127,7 +128,7 @@ def _harm(document: Mapping[str, Any]) -> Iterator[Problem]:
                 yield _unusable(f"{change['name']}.{key}", "has other modules than the baseline")
 
 
-def _windows(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _windows(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, JsonObject]:
     """Return ``evaluation_windows`` of a change in the form of a report."""
     return {
         part: {

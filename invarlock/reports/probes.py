@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError, InvarLockError
 from invarlock.guards import GUARDS
 from invarlock.guards.guard import Guard, Probe
@@ -33,7 +34,7 @@ def file_name(probe: str) -> str:
 
 def compose_probe(
     probe: str, raw: Mapping[str, Any], contract: Mapping[str, Any], report: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the document of a probe; limits and losses are taken from the report.
 
     Args:

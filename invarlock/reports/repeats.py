@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from invarlock.documents.json_object import JsonObject
+from invarlock.documents.verification import RepeatedRun, RepeatsDocument
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema, digest_document
 from invarlock.problems import Code, Problem
@@ -22,14 +24,14 @@ def content_digest(report: Mapping[str, Any]) -> str:
     return digest_document(without_times(report))
 
 
-def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
+def without_times(report: Mapping[str, Any]) -> JsonObject:
     """Return a report without its times, which differ between measurements."""
     kept = {key: value for key, value in report.items() if key != "telemetry"}
     flags = {flag: holds for flag, holds in report["validation"].items() if flag != OVERHEAD_FLAG}
     return {**kept, "validation": flags}
 
 
-def repeats_document(report: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def repeats_document(report: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> RepeatsDocument:
     """Return the document of a report's repeats: their digests, and the drift of each field.
 
     Args:
@@ -37,7 +39,7 @@ def repeats_document(report: Mapping[str, Any], repeats: Sequence[Mapping[str, A
         repeats: the reports of further measurements of the same subject.
     """
     digest = content_digest(report)
-    runs = [{"digest": content_digest(other), "drift": drift(report, other)} for other in repeats]
+    runs: list[RepeatedRun] = [{"digest": content_digest(other), "drift": drift(report, other)} for other in repeats]
     return {
         "schema": SCHEMA,
         "run_id": report["run_id"],
@@ -70,7 +72,7 @@ def repeats_problems(document: Any, report: Mapping[str, Any]) -> Iterator[Probl
             yield Problem(Code.REPEATS_DIFFER, FILE_NAME, f"runs[{index}]", "drift and digest contradict each other")
 
 
-def summarise_repeats(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summarise_repeats(documents: Mapping[str, RepeatsDocument]) -> JsonObject:
     """Return ``determinism_repeats.json`` of a run: which cases are identical in all repeats, and the largest drift.
 
     Args:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from invarlock.digests import sha256_hex
+from invarlock.documents.reports import EditMetadata, RuntimeManifest
 from invarlock.edits import BY_NAME
 from invarlock.errors import DocumentError
 from invarlock.jsonio import check_schema
@@ -60,7 +61,7 @@ def edit_metadata(
     kept: bool = False,
     label_source: str | None = None,
     stored_as: str = FAULT_STORAGE,
-) -> dict[str, Any]:
+) -> EditMetadata:
     """Return the ``edit_metadata.json`` of a subject: the description of its edit.
 
     Args:
@@ -113,7 +114,7 @@ def edit_metadata(
         "baseline_digest": baseline_digest,
     }
     check_schema(document, "edit_metadata", where="edit_metadata.json")
-    return document
+    return cast("EditMetadata", document)
 
 
 def stored_as(report: Mapping[str, Any]) -> str:
@@ -142,7 +143,7 @@ def runtime_manifest(
     image: RuntimeImage | None = None,
     allow_network: bool = False,
     allow_remote_code: bool = False,
-) -> dict[str, Any]:
+) -> RuntimeManifest:
     """Return the ``runtime.manifest.json`` that binds a report's bytes to its execution environment.
 
     Args:
@@ -157,7 +158,7 @@ def runtime_manifest(
     Raises:
         DocumentError: when the document would not match its schema.
     """
-    document = {
+    document: RuntimeManifest = {
         "manifest_version": 1,
         "verifier_contract_version": RUNTIME_MANIFEST,
         "generated_at_utc": generated_at,

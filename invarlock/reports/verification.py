@@ -32,7 +32,7 @@ MAX_PROBLEMS = 20
 _LEAVES = frozenset({str, float, int, bool})
 
 
-def verify_report(report: dict[str, Any]) -> list[Problem]:
+def verify_report(report: Mapping[str, Any]) -> list[Problem]:
     """Return the problems of a report; empty if it verifies. The caller adds the file name.
 
     Every derived field is computed again from the raw ones with the functions that wrote it, and compared.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import cast
+
+from invarlock.documents.provenance import DeterminismSwitches
 
 # cuBLAS reads it when it creates its first handle
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 STRICT_CUBLAS_WORKSPACE = ":4096:8"
 
 
-def determinism_switches(mode: str) -> dict[str, Any]:
+def determinism_switches(mode: str) -> DeterminismSwitches:
     """Return the switches of a mode, as recorded in ``metadata/environment.json``; None means the library's default."""
     if mode == "throughput":
         return {
@@ -48,8 +50,8 @@ def apply_determinism(mode: str, threads: int) -> None:
     torch.set_num_threads(1 if switches["one_thread"] else threads)
     if not switches["deterministic_algorithms"]:
         return
-    os.environ.setdefault(CUBLAS_WORKSPACE, switches["cublas_workspace"])
+    os.environ.setdefault(CUBLAS_WORKSPACE, cast("str", switches["cublas_workspace"]))
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = switches["cudnn_benchmark"]
-    torch.backends.cuda.matmul.allow_tf32 = switches["tf32"]
-    torch.backends.cudnn.allow_tf32 = switches["tf32"]
+    torch.backends.cudnn.benchmark = cast("bool", switches["cudnn_benchmark"])
+    torch.backends.cuda.matmul.allow_tf32 = cast("bool", switches["tf32"])
+    torch.backends.cudnn.allow_tf32 = cast("bool", switches["tf32"])

@@ -6,8 +6,10 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from invarlock.documents.provenance import Gpu, Graphics
 
-def graphics(gpu_ids: Sequence[str]) -> dict[str, Any]:
+
+def graphics(gpu_ids: Sequence[str]) -> Graphics:
     """Return the driver, its CUDA version, and name and memory in bytes of the GPUs with the given NVML ids.
 
     Without ids NVML is not queried: GPUs that a CPU run did not use are not part of its environment.
@@ -31,7 +33,7 @@ def graphics(gpu_ids: Sequence[str]) -> dict[str, Any]:
         nvml.nvmlShutdown()
 
 
-def _gpu(nvml: Any, gpu_id: str) -> dict[str, Any]:
+def _gpu(nvml: Any, gpu_id: str) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByUUID(gpu_id)
     return {
         "name": _text(nvml.nvmlDeviceGetName(handle)),

@@ -8,13 +8,13 @@ container.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from invarlock import contracts, packer
 from invarlock.digests import digest_bytes, sha256_hex
+from invarlock.documents.provenance import SourceRepository
 from invarlock.errors import UsageError
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.packer.verify.catalogue import catalogue_path
@@ -38,7 +38,7 @@ class Handover:
 
     image: RuntimeImage
     code: str
-    source: Mapping[str, Any] | None
+    source: SourceRepository | None
 
     def write(self, path: Path) -> None:
         """Write the file, readable by every user.

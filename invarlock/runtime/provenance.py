@@ -12,13 +12,20 @@ import platform
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import cast
 from urllib.parse import urlsplit, urlunsplit
 
 from invarlock.boundary import run_command
+from invarlock.documents.provenance import (
+    DeterminismSwitches,
+    Environment,
+    Graphics,
+    Product,
+    SourceRepository,
+    TorchBuild,
+)
 from invarlock.errors import MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json, read_json
 from invarlock.named_files import write_result
@@ -38,7 +45,7 @@ LIBRARIES = (
 )  # fmt: skip
 
 
-def source_of(folder: Path) -> dict[str, Any] | None:
+def source_of(folder: Path) -> SourceRepository | None:
     """Return the source of a folder: its source marker file, its repository, or the nearest marker above, or None.
 
     In a container it is the source found outside, where git is available.
@@ -48,7 +55,7 @@ def source_of(folder: Path) -> dict[str, Any] | None:
     """
     handover = read_handover()
     if handover is not None and handover.source is not None:
-        return dict(handover.source)
+        return cast("SourceRepository", dict(handover.source))
     # suites of a wheel may lie in an environment below the repository of another project
     if (folder / MARKER_NAME).is_file():
         return read_marker(folder / MARKER_NAME)
@@ -61,18 +68,18 @@ def source_of(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def read_marker(path: Path) -> dict[str, Any]:
+def read_marker(path: Path) -> SourceRepository:
     """Return the content of a source marker file.
 
     Raises:
         DocumentError: when it does not match its schema.
     """
-    document: dict[str, Any] = read_json(path)
+    document: SourceRepository = read_json(path)
     check_schema(document, "source_repo", where=str(path))
     return document
 
 
-def source_repository(folder: Path) -> dict[str, Any] | None:
+def source_repository(folder: Path) -> SourceRepository | None:
     """Return commit, branch, describe, dirty and uri of a folder's repository, or None outside a repository."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
@@ -90,28 +97,28 @@ def source_repository(folder: Path) -> dict[str, Any] | None:
     }
 
 
-def environment(determinism: Mapping[str, Any], graphics: Mapping[str, Any]) -> dict[str, Any]:
+def environment(determinism: DeterminismSwitches, graphics: Graphics) -> Environment:
     """Return platform, versions, GPUs and determinism switches for ``metadata/environment.json``.
 
     Args:
         determinism: the switches of the run's determinism mode.
         graphics: the GPUs of the run, with their driver.
     """
-    document = {
+    document: Environment = {
         "schema": "invarlock/environment-v1",
         "platform": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "product": product(),
         "libraries": {name: version for name in LIBRARIES if (version := _version(name)) is not None},
         "torch": _torch_build(),
-        "graphics": dict(graphics),
-        "determinism": dict(determinism),
+        "graphics": cast("Graphics", dict(graphics)),
+        "determinism": cast("DeterminismSwitches", dict(determinism)),
     }
     check_schema(document, "environment", where="environment.json")
     return document
 
 
-def product() -> dict[str, Any]:
+def product() -> Product:
     """Return InvarLock's version, the digest of its code, and its commit if it runs from a checkout.
 
     A user's own suites folder is in another repository, which ``source_of`` returns.
@@ -128,7 +135,7 @@ def product() -> dict[str, Any]:
     }
 
 
-def _torch_build() -> dict[str, Any]:
+def _torch_build() -> TorchBuild:
     """Return the CUDA version and commit of PyTorch's build, from the file in which its build records them.
 
     Importing PyTorch for this would cost the controller more than a second.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from invarlock.digests import digest_bytes
+from invarlock.documents.reports import ResultFile, TaskRecordsDocument
 from invarlock.errors import DocumentError, MissingFileError
 from invarlock.jsonio import check_schema, read_file, read_json
 from invarlock.metrics.tasks import SIDES, record_problems
@@ -27,7 +27,7 @@ LM_EVAL, INSPECT = "lm-evaluation-harness", "inspect-ai"
 
 def import_records(
     baseline: Sequence[Path], subject: Sequence[Path], chosen: ChosenMetric | None = None
-) -> dict[str, Any]:
+) -> TaskRecordsDocument:
     """Return the results of both sides on the same samples, as ``contracts/task_records.schema.json`` says.
 
     Args:
@@ -49,7 +49,7 @@ def import_records(
         )
     (tool,) = tools
     sides = {side: [_read(path, chosen or ChosenMetric()) for path in paths] for side, paths in files.items()}
-    sources = {
+    sources: dict[str, list[ResultFile]] = {
         side: [
             {"name": path.name, "sha256": digest_bytes(read_file(path, limit_bytes=MAX_FILE_BYTES))} for path in paths
         ]
@@ -60,14 +60,14 @@ def import_records(
     return document
 
 
-def read_records(path: Path) -> dict[str, Any]:
+def read_records(path: Path) -> TaskRecordsDocument:
     """Return the records in a file that ``invarlock records import`` wrote.
 
     Raises:
         MissingFileError: if it does not exist.
         DocumentError: if it is malformed, or contradicts itself.
     """
-    document: dict[str, Any] = read_json(path)
+    document: TaskRecordsDocument = read_json(path)
     check_schema(document, "task_records", where=str(path))
     problem = next(record_problems(document), None)
     if problem is not None:
@@ -75,7 +75,7 @@ def read_records(path: Path) -> dict[str, Any]:
     return document
 
 
-def records_beside(subject: Path) -> dict[str, Any] | None:
+def records_beside(subject: Path) -> TaskRecordsDocument | None:
     """Return the records in a subject's folder, None if it has none.
 
     Raises:

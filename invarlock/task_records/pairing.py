@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+from invarlock.documents.reports import ResultFile, TaskRecordsDocument
 from invarlock.errors import DocumentError
 from invarlock.metrics.tasks import SIDES, right_answers
 from invarlock.problems import Code
@@ -23,8 +24,8 @@ _SAME = {"prompt": "prompt", "target": "right answer"}
 
 
 def paired_records(
-    tool: str, sides: Mapping[str, Sequence[TaskRecords]], sources: Mapping[str, Sequence[Mapping[str, str]]]
-) -> dict[str, Any]:
+    tool: str, sides: Mapping[str, Sequence[TaskRecords]], sources: Mapping[str, Sequence[ResultFile]]
+) -> TaskRecordsDocument:
     """Return the document of both sides' results, which has digests and scores and no text of a sample.
 
     Args:
@@ -43,12 +44,13 @@ def paired_records(
             where=f"task {task}",
             code=Code.TASK_RESULTS_DIFFER,
         )
-    return {
+    document = {
         "format": FORMAT,
         "tool": tool,
         "sources": {side: [dict(row) for row in sources[side]] for side in SIDES},
         "tasks": [_paired(baseline[task], subject[task]) for task in sorted(baseline)],
     }
+    return cast("TaskRecordsDocument", document)
 
 
 def _by_task(side: str, tasks: Sequence[TaskRecords]) -> dict[str, TaskRecords]:

@@ -15,8 +15,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from invarlock.documents.reports import TaskRecordsDocument
 from invarlock.errors import EvaluationError, UsageError, printable
 from invarlock.problems import Code
 from invarlock.task_records.importing import import_records
@@ -96,7 +96,7 @@ def check_task_run(run: TaskRun, baseline: Path, subject: Path) -> None:
         )
 
 
-def run_tasks(run: TaskRun, baseline: Path, subject: Path) -> dict[str, Any]:
+def run_tasks(run: TaskRun, baseline: Path, subject: Path) -> TaskRecordsDocument:
     """Return the paired records of both sides, as ``import_records``.
 
     Raises:

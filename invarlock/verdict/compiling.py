@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from invarlock.catalog.cases import SIGNAL_POLICY, case_id, planned_edit, report_folder
 from invarlock.catalog.edit_labels import edit_text, is_planned
 from invarlock.catalog.node_ids import parameter_id
+from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError, UsageError
 from invarlock.guards import GUARDS
 from invarlock.jsonio import check_schema
@@ -32,7 +33,7 @@ from invarlock.verdict.detectors import (
     primary_guard_hit,
     signals,
 )
-from invarlock.verdict.documents import Missing, Verdict
+from invarlock.verdict.documents import Missing, PlannedCase, Record, Verdict
 
 REPORT_NAME = "evaluation.report.json"
 # The verdict of a partial pack: its cases are as expected, and nothing follows about the others.
@@ -85,7 +86,7 @@ def planned_cases(manifest: Mapping[str, Any]) -> dict[str, Planned]:
 def compile_records(
     manifest: Mapping[str, Any],
     plan: Mapping[str, Planned],
-    found: Mapping[str, dict[str, Any] | None],
+    found: Mapping[str, Record | None],
     outcomes: Sequence[Outcome] | None = None,
     *,
     timestamp: str = "",
@@ -108,7 +109,7 @@ def compile_records(
         # several tests may cover one case: any failure counts, and a skipped test is ignored
         said[outcome["case"]] = outcome
     scenarios = {row["id"]: row for row in manifest["scenarios"]}
-    records: list[dict[str, Any]] = []
+    records: list[Record] = []
     missing: list[Planned] = []
     failed: list[str] = []
     left_out: list[str] = []
@@ -171,7 +172,7 @@ def _missing(cases: Sequence[Planned]) -> Missing:
     by_model: dict[str, list[str]] = {}
     for planned in cases:
         by_model.setdefault(planned.case["model"], []).append(planned.case_id)
-    rows = [
+    rows: list[PlannedCase] = [
         {
             "case": planned.case_id,
             "model": planned.case["model"],
@@ -204,7 +205,7 @@ def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> dict[str, Any]:
+def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> Record:
     """Return the verdict's record of one report: the expectation, the findings, and whether they match.
 
     Raises:
@@ -221,7 +222,7 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
         and (not any_of or any(row["hit"] for row in any_of))
     )
     flags = guard_flags(report)
-    record: dict[str, Any] = {
+    record: JsonObject = {
         "model": case["model"],
         "name": scenario["id"],
         "run_num": case["run"],
@@ -249,7 +250,7 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> di
         "report_sha256": digest,
     }
     reasons = [*_mismatches(case, scenario, report), *_unmet(record, scenario, report)]
-    return {**record, "passed": not reasons, "reasons": reasons}
+    return cast("Record", {**record, "passed": not reasons, "reasons": reasons})
 
 
 def _mismatches(case: Mapping[str, Any], scenario: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:

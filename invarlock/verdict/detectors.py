@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError
 from invarlock.guards import BY_NAME, GUARDS
 from invarlock.judgement.detector import DetectorKind
@@ -17,7 +18,7 @@ Report = Mapping[str, Any]
 _METRICS = {metric.name: metric for metric in METRICS if metric.is_guarded}
 
 
-def detect(detector: Detector, report: Report) -> dict[str, Any]:
+def detect(detector: Detector, report: Report) -> JsonObject:
     """Return the detector with its measured value and whether it hit; probes are in ``report`` under their names.
 
     Raises:

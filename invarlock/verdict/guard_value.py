@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from invarlock.guards import GUARD_NAMES, GUARDS, LIMITED
 from invarlock.jsonio import check_schema
@@ -18,6 +18,7 @@ from invarlock.statistics.intervals import weighted_mean
 from invarlock.statistics.rounding import rounded
 from invarlock.verdict.compiling import Planned
 from invarlock.verdict.detectors import guard_flags, primary_guard_hit
+from invarlock.verdict.documents import FaultCounts, GuardCounts, SweepDocument, SweepPoint
 
 FILE_NAME = "guard_value_all_guard_probe_sweep.json"
 SCHEMA = "invarlock/guard-value-sweep-v1"
@@ -25,10 +26,8 @@ _GUARD_FLAGS = tuple(flag for guard in GUARDS for flag in guard.flags)
 # A fault changes the model measurably if the paired t of its loss differences exceeds this.
 MEASURABLE_T = 3.0
 
-Point = Mapping[str, Any]
 
-
-def sweep_point(planned: Planned, report: Mapping[str, Any], digest: str) -> dict[str, Any] | None:
+def sweep_point(planned: Planned, report: Mapping[str, Any], digest: str) -> SweepPoint | None:
     """Return a report's point of the sweep, or None if its scenario is not a step of a sweep.
 
     Args:
@@ -45,7 +44,7 @@ def sweep_point(planned: Planned, report: Mapping[str, Any], digest: str) -> dic
     validation, metric = report["validation"], report["primary_metric"]
     refused = [flag for flag in _GUARD_FLAGS if validation.get(flag) is False]
     t = _paired_t(report["evaluation_windows"]["final"])
-    return {
+    point = {
         **{key: planned.case[key] for key in ("model", "scenario", "run")},
         **{key: step.get(key) for key in ("role", "guard", "parameter", "value")},
         "path": planned.path,
@@ -62,9 +61,10 @@ def sweep_point(planned: Planned, report: Mapping[str, Any], digest: str) -> dic
         "guards_detect": bool(signals or any(probes.values())),
         "limits_used": limits_used(report),
     }
+    return cast("SweepPoint", point)
 
 
-def sweep_document(points: Mapping[str, Point]) -> dict[str, Any]:
+def sweep_document(points: Mapping[str, SweepPoint]) -> SweepDocument:
     """Return the sweep's document.
 
     Args:
@@ -73,7 +73,7 @@ def sweep_document(points: Mapping[str, Point]) -> dict[str, Any]:
     rows = sorted(points.values(), key=_order)
     faults = [row for row in rows if row["role"] == "fault"]
     controls = [row for row in rows if row["role"] == "control"]
-    document = {
+    document: SweepDocument = {
         "schema": SCHEMA,
         "measurable_t": MEASURABLE_T,
         "faults": _counts(faults),
@@ -84,13 +84,13 @@ def sweep_document(points: Mapping[str, Point]) -> dict[str, Any]:
             "false_alarms": sum(row["guards_detect"] for row in controls),
             "alarms": [row["path"] for row in controls if row["guards_detect"]],
         },
-        "points": [dict(row) for row in rows],
+        "points": [cast("SweepPoint", dict(row)) for row in rows],
     }
     check_schema(document, "guard_value_sweep", where=FILE_NAME)
     return document
 
 
-def sweep_lines(points: Mapping[str, Point]) -> list[str]:
+def sweep_lines(points: Mapping[str, SweepPoint]) -> list[str]:
     """Return the summary of a sweep as text; empty without a sweep."""
     if not points:
         return []
@@ -111,14 +111,14 @@ def _detects(guard: str, report: Mapping[str, Any]) -> bool:
     return bool(guard_flags(report)[guard]) or primary_guard_hit(guard, report)
 
 
-def _order(row: Point) -> tuple[Any, ...]:
+def _order(row: SweepPoint) -> tuple[Any, ...]:
     """Return the sort key: model, faults before controls, then guard, series and value."""
     number = row["value"] if isinstance(row["value"], int | float) else math.inf
     series = row["scenario"].removesuffix(f"_{row['parameter']}_{number:g}")
     return row["model"], row["role"] != "fault", row["guard"] or "", series, number, row["scenario"], row["run"]
 
 
-def _counts(rows: Sequence[Point]) -> dict[str, int]:
+def _counts(rows: Sequence[SweepPoint]) -> FaultCounts:
     accepted = [row for row in rows if row["perplexity_accepts"]]
     return {
         "points": len(rows),
@@ -130,7 +130,7 @@ def _counts(rows: Sequence[Point]) -> dict[str, int]:
     }
 
 
-def _guard(guard: str, faults: Sequence[Point], controls: Sequence[Point]) -> dict[str, int]:
+def _guard(guard: str, faults: Sequence[SweepPoint], controls: Sequence[SweepPoint]) -> GuardCounts:
     own = [row for row in faults if row["guard"] == guard]
     return {
         **_counts(own),
@@ -139,7 +139,7 @@ def _guard(guard: str, faults: Sequence[Point], controls: Sequence[Point]) -> di
     }
 
 
-def _signalling(row: Point) -> set[str]:
+def _signalling(row: SweepPoint) -> set[str]:
     """Return the guards that signal a point, in its report or in a probe."""
     probed = {PROBED[name][0].name for name, detected in row["probes"].items() if detected}
     return {*row["guards_that_signal"], *probed}

@@ -6,9 +6,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from invarlock.documents import JsonObject
 from invarlock.reports.sidecars import BASELINE_REUSED, RENDER_DEFERRED
+from invarlock.verdict.documents import (
+    ArtifactSummary,
+    CategorySummary,
+    GuardInterventions,
+    GuardSignals,
+    PlannedCase,
+    Record,
+    ScenarioSummary,
+    SecondsSummary,
+    WithoutReport,
+)
 
-Record = Mapping[str, Any]
 # The artifact class of reports without a description of their subject.
 EVIDENCE_ONLY = "evidence_only_pack"
 # The fields of an ``edit_metadata.json`` in the summary of edited checkpoints.
@@ -22,11 +33,11 @@ ARTIFACT_KEYS = (
 )
 
 
-def summarise(verdict: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(verdict: Mapping[str, Any]) -> JsonObject:
     """Return the four summaries of a verdict by file name; three of them list the cases without a report."""
     records: Sequence[Record] = verdict["records"]
     guards: Sequence[str] = verdict["core_guard_order"]
-    missing: Sequence[Record] = verdict.get("missing", {}).get("cases", ())
+    missing: Sequence[PlannedCase] = verdict.get("missing", {}).get("cases", ())
     return {
         "category_summary.json": {
             category: _category(
@@ -47,7 +58,7 @@ def summarise(verdict: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]], without: int = 0) -> dict[str, Any]:
+def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]], without: int = 0) -> ArtifactSummary:
     """Return ``edit_artifact_summary.json``: the edited checkpoints, by path of the ``edit_metadata.json``.
 
     Args:
@@ -59,7 +70,7 @@ def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]], without: int 
     return {"artifacts": rows, "by_class": {name: classes.count(name) for name in sorted(set(classes))}}
 
 
-def summarise_seconds(telemetry: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Any]:
+def summarise_seconds(telemetry: Iterable[tuple[str, str, Mapping[str, Any]]]) -> SecondsSummary:
     """Return ``evaluation_optimization_summary.json``: the time spent on all reports, and the time saved.
 
     Args:
@@ -90,7 +101,7 @@ def _seconds(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {**totals, "total_seconds": round(math.fsum(row.get(stage) or 0.0 for row in rows for stage in stages), 6)}
 
 
-def _category(records: Sequence[Record], missing: Sequence[Record]) -> dict[str, Any]:
+def _category(records: Sequence[Record], missing: Sequence[PlannedCase]) -> CategorySummary:
     return {
         "records": len(records),
         "passed": sum(record["passed"] for record in records),
@@ -100,12 +111,12 @@ def _category(records: Sequence[Record], missing: Sequence[Record]) -> dict[str,
     }
 
 
-def _without_report(missing: Sequence[Record]) -> dict[str, Any]:
+def _without_report(missing: Sequence[PlannedCase]) -> WithoutReport:
     """Return the ids of cases without a report; empty if every case has one."""
     return {"without_report": [case["case"] for case in missing]} if missing else {}
 
 
-def _signals(guard: str, records: Sequence[Record]) -> dict[str, Any]:
+def _signals(guard: str, records: Sequence[Record]) -> GuardSignals:
     evaluated = [record for record in records if record["guard_flags"][guard] is not None]
     raised = [record for record in evaluated if record["guard_flags"][guard]]
     return {
@@ -122,7 +133,7 @@ def _signals(guard: str, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _interventions(guard: str, records: Sequence[Record], missing: Sequence[Record]) -> dict[str, Any]:
+def _interventions(guard: str, records: Sequence[Record], missing: Sequence[PlannedCase]) -> GuardInterventions:
     """Return the signals of a guard that fail no requirement, in clean and informational reports."""
     found = [
         r
@@ -132,7 +143,7 @@ def _interventions(guard: str, records: Sequence[Record], missing: Sequence[Reco
     return {"records": [record["path"] for record in found], "total": len(found), **_without_report(missing)}
 
 
-def _scenario(records: Sequence[Record], missing: Sequence[Record]) -> dict[str, Any]:
+def _scenario(records: Sequence[Record], missing: Sequence[PlannedCase]) -> ScenarioSummary:
     planned = [*records, *missing]
     return {
         "name": planned[0]["name"],

@@ -15,6 +15,7 @@ from invarlock.packer.verify.verifying import ReportAssurance
 
 from invarlock.catalog.cases import report_folder
 from invarlock.catalog.models import folder_name
+from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError, ReportError, UsageError
 from invarlock.jsonio import MAX_DOCUMENT_BYTES, check_schema, parse_json, read_file
 from invarlock.problems import Code
@@ -119,7 +120,7 @@ def _read(path: Path, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
         raise UsageError(str(error), code=Code.BUILD_INPUT_UNUSABLE) from None
 
 
-def _verdict(path: Path) -> dict[str, Any]:
+def _verdict(path: Path) -> JsonObject:
     document = parse_json(_read(path), where=str(path))
     records = document.get("records") if isinstance(document, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):

@@ -32,6 +32,7 @@ from invarlock.packer.verify.verifying import ReportAssurance, VerifyOptions, ve
 
 from invarlock import __version__
 from invarlock.digests import sha256_hex
+from invarlock.documents import JsonObject
 from invarlock.errors import ReportError, UsageError
 from invarlock.jsonio import check_schema, dump_json, sync_folder
 from invarlock.problems import Code, Problem
@@ -74,7 +75,7 @@ class BuiltPack:
     fingerprint: str | None
     evidence: tuple[str, ...]
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the description of the pack that ``build --json`` and ``merge --json`` print."""
         return {
             "pack": str(self.path),
@@ -229,10 +230,10 @@ def _manifest(
     verdict: Mapping[str, Any],
     signing_key: SigningKey | None,
     generated_at: str,
-) -> dict[str, Any]:
+) -> JsonObject:
     memory = MemoryFiles(files)
     derived = derive_manifest(found, memory.digests)
-    manifest: dict[str, Any] = {
+    manifest: JsonObject = {
         "format": "evidence-pack-v1",
         "checksums_sha256": CHECKSUMS_NAME,
         "generated_at": generated_at,

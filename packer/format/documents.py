@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Required, TypedDict
 
+from invarlock.documents.json_object import JsonObject
+
 
 class Reference(TypedDict, total=False):
     """A file of the pack by its path, its digest (``sha256:<hex>``), or both."""
@@ -37,7 +39,7 @@ class Invocation(TypedDict, total=False):
     """How a run was started; ``parameters`` are its settings, each with ``value`` and ``source``."""
 
     config_source: ConfigSource
-    parameters: dict[str, Any]
+    parameters: JsonObject
 
 
 class Verification(TypedDict, total=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from invarlock.packer.build.building import BuiltPack
 from invarlock.packer.runs.run_directory import RunDirectory
@@ -24,6 +24,10 @@ from invarlock.packer.runs.run_ending import (
 from invarlock.packer.runs.shards import PINNED, Shard, check_belonging, read_shard, shared_files
 from invarlock.packer.trust.keys import SigningKey
 
+from invarlock.documents import JsonObject
+from invarlock.documents.catalog import PinsDocument
+from invarlock.documents.provenance import Environment
+from invarlock.documents.runs import PytestReport
 from invarlock.errors import MissingFileError, ReportError, UsageError
 from invarlock.jsonio import check_schema, read_file, read_json, sync_folder, write_bytes, write_json
 from invarlock.problems import Code
@@ -144,7 +148,7 @@ def _copy(source: Path, goal: Path) -> None:
     write_bytes(goal, read_file(source))
 
 
-def merged_settings(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_settings(documents: Sequence[Mapping[str, Any]]) -> JsonObject:
     """Return the settings of the whole run: those that all shards agree on, without ``shard``."""
     first, *others = documents
     agreed = {name: row for name, row in first.items() if all(other.get(name) == row for other in others)}
@@ -152,21 +156,21 @@ def merged_settings(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**agreed, "shard": whole["shard"]}
 
 
-def merged_pins(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_pins(documents: Sequence[Mapping[str, Any]]) -> PinsDocument:
     """Return the pins of all shards, each once, sorted by id, with the earliest time at which it was resolved."""
-    merged = dict(documents[0])
+    merged: JsonObject = dict(documents[0])
     for key, name in PINNED.items():
-        rows: dict[str, dict[str, Any]] = {}
+        rows: dict[str, Mapping[str, Any]] = {}
         for row in (row for document in documents for row in document.get(key, [])):
             known = rows.setdefault(row[name], row)
             if (row.get("resolved_at") or "") < (known.get("resolved_at") or ""):
                 rows[row[name]] = row
         if key in merged or rows:
             merged[key] = [rows[identity] for identity in sorted(rows)]
-    return merged
+    return cast("PinsDocument", merged)
 
 
-def merged_outcomes(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_outcomes(documents: Sequence[Mapping[str, Any]]) -> PytestReport:
     """Return pytest's report of the cases of all shards, as of a single session that deselected none of them."""
     tests = sorted((test for document in documents for test in document["tests"]), key=lambda test: str(test["nodeid"]))
     outcomes = sorted(test["outcome"] for test in tests)
@@ -184,7 +188,7 @@ def merged_outcomes(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def merged_environment(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_environment(documents: Sequence[Mapping[str, Any]]) -> Environment:
     """Return the environment of all shards: every GPU, and each distinct value of fields that differ by machine."""
     graphics = [document["graphics"] for document in documents]
     merged = {
@@ -193,7 +197,7 @@ def merged_environment(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "graphics": {**_several(graphics), "gpus": [gpu for one in graphics for gpu in one["gpus"]]},
     }
     check_schema(merged, "environment", where="environment.json")
-    return merged
+    return cast("Environment", merged)
 
 
 def _several(rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:

@@ -18,13 +18,14 @@ from invarlock.packer.runs.saved_reports import read_saved_report
 from invarlock.packer.trust.keys import SigningKey
 
 from invarlock.digests import digest_bytes
+from invarlock.documents.verification import RepeatsDocument
 from invarlock.jsonio import write_bytes, write_json
 from invarlock.problems import Problem
 from invarlock.reports.page_files import write_page
 from invarlock.reports.repeats import summarise_repeats
 from invarlock.settings import public_settings
 from invarlock.verdict.compiling import Outcome, Planned, compile_records, judge_report
-from invarlock.verdict.documents import Verdict
+from invarlock.verdict.documents import Record, SweepPoint, Verdict
 from invarlock.verdict.guard_value import FILE_NAME as GUARD_VALUE_NAME
 from invarlock.verdict.guard_value import sweep_document, sweep_lines, sweep_point
 from invarlock.verdict.job_summary import BADGE_NAME, badge
@@ -42,10 +43,10 @@ class FoundReports:
     """
 
     files: dict[str, Path] = field(default_factory=dict)
-    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
     telemetry: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
-    repeats: dict[str, dict[str, Any]] = field(default_factory=dict)
-    sweep: dict[str, dict[str, Any]] = field(default_factory=dict)
+    repeats: dict[str, RepeatsDocument] = field(default_factory=dict)
+    sweep: dict[str, SweepPoint] = field(default_factory=dict)
     unverified: dict[str, list[Problem]] = field(default_factory=dict)
 
 

@@ -12,6 +12,7 @@ from invarlock.packer.build.building import PackContent
 from invarlock.packer.format import layout
 from invarlock.packer.runs.run_directory import RunDirectory
 
+from invarlock.documents import JsonObject
 from invarlock.errors import UsageError
 from invarlock.problems import Code
 from invarlock.reports.preset_files import preset_name
@@ -30,7 +31,7 @@ def find_inputs(
     pytest_report: Path | None,
     source_repo: Path | None,
     environment: Path | None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the arguments of ``gather_files`` that were not given, from the run directory of the first given file.
 
     Raises:

@@ -11,6 +11,8 @@ from invarlock.packer.format import layout
 from invarlock.packer.format.in_pack import in_pack
 
 from invarlock.digests import sha256_hex
+from invarlock.documents import JsonObject
+from invarlock.documents.verification import RepeatsDocument
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json
 from invarlock.problems import Code, Problem
@@ -33,9 +35,9 @@ class SavedReport:
     """
 
     data: bytes = b""
-    document: dict[str, Any] = field(default_factory=dict)
-    companions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    repeats: dict[str, Any] | None = None
+    document: JsonObject = field(default_factory=dict)
+    companions: dict[str, JsonObject] = field(default_factory=dict)
+    repeats: RepeatsDocument | None = None
     problems: tuple[Problem, ...] = ()
 
 
@@ -79,8 +81,8 @@ def _unbound(path: Path, data: bytes, report: Mapping[str, Any]) -> Iterator[Pro
         yield Problem(Code.TIMING_DIFFERS, layout.TIMING, "", "not the timing of the report")
 
 
-def _document(report: Path, name: str, schema: str) -> dict[str, Any]:
+def _document(report: Path, name: str, schema: str) -> JsonObject:
     path = report.with_name(name)
-    document: dict[str, Any] = read_json(path)
+    document: JsonObject = read_json(path)
     check_schema(document, schema, where=str(path))
     return document

@@ -15,6 +15,8 @@ from invarlock.packer.format import layout
 from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.catalog.shards import shard_manifest
+from invarlock.documents import JsonObject
+from invarlock.documents.catalog import EffectiveManifest
 from invarlock.errors import DocumentError, IntegrityError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json
 from invarlock.problems import Code
@@ -46,7 +48,7 @@ class Shard:
     directory: RunDirectory
     index: int
     of: int
-    whole: Mapping[str, Any]
+    whole: EffectiveManifest
     state: Mapping[str, Any]
 
     @property
@@ -74,7 +76,7 @@ def read_shard(path: Path) -> Shard:
     document = read_json(directory.shard)
     check_schema(document, "shard", where=str(directory.shard))
     check_schema(document["whole"], "scenarios", where=f"{directory.shard}: whole")
-    state: dict[str, Any] = {}
+    state: JsonObject = {}
     for name in STATE_FILES:
         file = directory.state / name
         if not file.is_file():
@@ -232,11 +234,11 @@ def _disagreements(shard: Shard, first: Shard) -> Iterator[str]:
             yield f"{name}: {found}"
 
 
-def _binding(shard: Shard) -> dict[str, Any]:
+def _binding(shard: Shard) -> JsonObject:
     return {name: row["value"] for name, row in shard.state["settings.json"].items() if name not in MAY_DIFFER}
 
 
-def _pins(revisions: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _pins(revisions: Mapping[str, Any], key: str) -> dict[str, JsonObject]:
     """Return the pins of models or data sets by id, without the time of the hub request."""
     return {row[PINNED[key]]: {**row, "resolved_at": None} for row in revisions.get(key, [])}
 

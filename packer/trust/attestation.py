@@ -19,6 +19,7 @@ from invarlock.packer.format.checksums import ATTESTATION_NAME, MANIFEST_NAME
 from invarlock.packer.trust.envelopes import STATEMENT_TYPE, EnvelopeKind, open_envelope
 
 from invarlock.digests import sha256_hex
+from invarlock.documents import JsonObject
 from invarlock.problems import Code, Problem
 from invarlock.reports.verification import differences
 
@@ -51,7 +52,7 @@ class AttestedReport:
 
 def make_statement(
     sealed: bytes, manifest: Mapping[str, Any], verdict: Mapping[str, Any], reports: Iterable[AttestedReport]
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the statement about a pack.
 
     Its subjects are the manifest, by the digest of its exact bytes, and each subject checkpoint, by its digest; its
@@ -120,7 +121,7 @@ def _checkpoints(reports: Sequence[AttestedReport]) -> list[dict[str, Any]]:
     ]
 
 
-def _provenance(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(manifest: Mapping[str, Any]) -> JsonObject:
     source = manifest.get("invocation", {}).get("config_source") or {}
     found = {
         "suite": manifest.get("suite"),

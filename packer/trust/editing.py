@@ -149,8 +149,8 @@ def _entries_of(lists: list[list[Any]], signer: str) -> list[Any]:
     return [entry for entry in entries if (entry if isinstance(entry, str) else entry["fingerprint"]).lower() == signer]
 
 
-def _entry(signer: TrustedSigner) -> dict[str, Any]:
-    row: dict[str, Any] = {"fingerprint": signer.fingerprint}
+def _entry(signer: TrustedSigner) -> dict[str, object]:
+    row: dict[str, object] = {"fingerprint": signer.fingerprint}
     if signer.name is not None:
         row["name"] = signer.name
     for name, moment in (("not_before", signer.not_before), ("not_after", signer.not_after)):

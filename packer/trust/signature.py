@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 from invarlock.packer.format.checksums import SIGNATURE_NAME
 from invarlock.packer.format.limits import MAX_SIGNATURE_BYTES
@@ -13,6 +12,7 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.exceptions import BadSignatureError, UnavailableError
 from nacl.signing import VerifyKey
 
+from invarlock.documents.signatures import ManifestSignature
 from invarlock.errors import DocumentError, SignatureError
 from invarlock.jsonio import check_schema, parse_json
 from invarlock.problems import Code
@@ -21,7 +21,7 @@ FORMAT = "evidence-pack-signature-v1"
 ED25519_SIGNATURE_BYTES = 64
 
 
-def sign_manifest(manifest: bytes, key: SigningKey) -> dict[str, Any]:
+def sign_manifest(manifest: bytes, key: SigningKey) -> ManifestSignature:
     """Return the ``manifest.signature.json`` document for a manifest's bytes."""
     return {
         "format": FORMAT,

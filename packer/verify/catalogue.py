@@ -13,6 +13,7 @@ from invarlock.packer.format.documents import Manifest
 from invarlock import __version__
 from invarlock.catalog.shipped import shipped_suites
 from invarlock.catalog.sweeps import steps
+from invarlock.documents import JsonObject
 
 # The fields of a catalogue row that are requirements; the others are descriptive.
 REQUIREMENTS = ("category", "strictness", "intent", "failure_class", "primary_guard", "requirements", "generation")
@@ -35,7 +36,7 @@ def catalogue_warnings(manifest: Manifest, scenarios: Mapping[str, Any]) -> list
     return lines[:MAX_LINES] + more
 
 
-def _differences(rows: list[dict[str, Any]]) -> Iterator[str]:
+def _differences(rows: list[JsonObject]) -> Iterator[str]:
     shipped = _catalogue()
     unknown = []
     for row in rows:

@@ -8,6 +8,7 @@ from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, parse_deployable_spec
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
+from invarlock.documents.reports import EditMetadata
 from invarlock.errors import DocumentError, UsageError
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
@@ -61,7 +62,7 @@ def _differs(path: str, field: str, message: str) -> Problem:
     return Problem(Code.EDIT_METADATA_DIFFERS, path, field, message)
 
 
-def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: Mapping[str, Any]) -> dict[str, Any]:
+def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: Mapping[str, Any]) -> EditMetadata:
     """Return the metadata derived from a report and its scenario, with the fields that only the metadata has.
 
     Raises:

@@ -15,6 +15,7 @@ from invarlock.packer.verify.reports import Findings
 
 from invarlock.catalog.pins import parse_pins
 from invarlock.catalog.sweeps import step_problem
+from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
@@ -33,7 +34,7 @@ SELECTED = ("suite", "model_list", "models", "model_licenses", "verification_bas
 SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows", "intent")
 
 
-def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, Any]:
+def derive_manifest(found: Findings, digests: Mapping[str, str]) -> JsonObject:
     """Return the manifest fields that follow from the pack's files, each as the builder writes it.
 
     Raises:
@@ -43,7 +44,7 @@ def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, An
         words = "missing or malformed, but the manifest is derived from it"
         raise DocumentError(words, where=layout.SCENARIOS, code=Code.PLAN_MISSING)
     selection = found.planned.scenarios["selection"]
-    fields: dict[str, Any] = {
+    fields: JsonObject = {
         "suite": selection["suite"],
         "network_mode": "online" if any(facts.allows_network for facts in found.facts.values()) else "offline",
         "determinism": _common(found, "determinism"),
@@ -76,7 +77,7 @@ def derive_manifest(found: Findings, digests: Mapping[str, str]) -> dict[str, An
     return fields
 
 
-def derive_source(files: PackFiles) -> dict[str, Any] | None:
+def derive_source(files: PackFiles) -> JsonObject | None:
     """Return ``invocation.config_source`` from ``metadata/source_repo.json``, or None if the pack has no such file.
 
     Raises:

@@ -11,6 +11,7 @@ from invarlock.packer.format.contents import PackFiles
 from invarlock.packer.format.in_pack import in_pack
 
 from invarlock.catalog.tuned_params import TunedParams
+from invarlock.documents.catalog import EffectiveManifest
 from invarlock.errors import IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
@@ -34,7 +35,7 @@ class PlanFound:
     ``scenarios`` is the effective manifest, None if it is missing or unreadable; ``outcomes`` are pytest's outcomes.
     """
 
-    scenarios: dict[str, Any] | None = None
+    scenarios: EffectiveManifest | None = None
     plan: Plan = field(default_factory=lambda: Plan({}, {}, None))
     outcomes: Sequence[Outcome] | None = None
     problems: tuple[Problem, ...] = ()

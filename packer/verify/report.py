@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from invarlock.packer.format import layout
 from invarlock.packer.format.contents import PackFiles
@@ -19,6 +19,8 @@ from invarlock.catalog.edit_specs import parse_edit_spec
 from invarlock.catalog.models import folder_name
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.digests import sha256_hex
+from invarlock.documents import JsonObject
+from invarlock.documents.verification import RepeatsDocument, VerifyEnvelope
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
@@ -32,6 +34,7 @@ from invarlock.reports.rendering import render_report
 from invarlock.reports.repeats import repeats_problems
 from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
 from invarlock.verdict.compiling import Planned, judge_report
+from invarlock.verdict.documents import Record, SweepPoint
 from invarlock.verdict.guard_value import sweep_point
 from invarlock.verdict.summaries import ARTIFACT_KEYS
 
@@ -53,7 +56,7 @@ class ReportFacts:
     model_id: str
     revision: str | None
     kind: str
-    record: dict[str, Any] | None
+    record: Record | None
     artifact: Mapping[str, Any] | None
     subject_is_kept: bool | None
     telemetry: Mapping[str, Any]
@@ -63,8 +66,8 @@ class ReportFacts:
     validation: Mapping[str, Any]
     versions: Mapping[str, str]
     companions: tuple[str, ...]
-    repeats: Mapping[str, Any] | None
-    sweep: Mapping[str, Any] | None
+    repeats: RepeatsDocument | None
+    sweep: SweepPoint | None
     overrides: tuple[str, ...]
     in_container: bool
     is_timed: bool
@@ -77,7 +80,7 @@ class Examined:
     """An examined report: its facts if it verifies, its ``verify-v1`` envelope, and its problems."""
 
     facts: ReportFacts | None
-    envelope: dict[str, Any]
+    envelope: VerifyEnvelope
     problems: tuple[Problem, ...] = ()
 
 
@@ -156,14 +159,14 @@ def examine_report(
     return Examined(facts, envelope, tuple(problems))
 
 
-def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: Sequence[Problem]) -> dict[str, Any]:
+def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: Sequence[Problem]) -> VerifyEnvelope:
     """Return the ``verify-v1`` envelope of one report, given the problems from ``verify_report``."""
     metric: Mapping[str, Any] = {}
     reason = "malformed"
     if not problems:
         metric = report["primary_metric"]
         reason = "ok" if report["assurance"]["verdict"] == "PASS" else "policy_fail"
-    return {
+    envelope = {
         "format_version": "verify-v1",
         "summary": {"ok": not problems, "reason": reason},
         "evaluation_report": {"count": 1},
@@ -187,9 +190,10 @@ def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: S
             }
         ],
     }
+    return cast("VerifyEnvelope", envelope)
 
 
-def join_envelopes(envelopes: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def join_envelopes(envelopes: Mapping[str, VerifyEnvelope]) -> VerifyEnvelope:
     """Return one envelope for all reports."""
     results = [envelope["results"][0] for _, envelope in sorted(envelopes.items())]
     bad = [result for result in results if not result["ok"]]
@@ -326,11 +330,11 @@ def _companions(
     planned: Planned | None,
     baseline: Baseline | None,
     metadata: Mapping[str, Any] | None,
-) -> tuple[dict[str, Any], list[Problem]]:
+) -> tuple[JsonObject, list[Problem]]:
     """Return the additional documents that a scenario requires, none if one is wrong, and the problems."""
     if planned is None:
         return {}, []
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     wrong: list[Problem] = []
     for name in companions_asked(planned.scenario):
         document, unread = _document(files, sibling(path, file_name(name)))
@@ -345,7 +349,7 @@ def _companions(
     return ({} if wrong else found), wrong
 
 
-def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, list[Problem]]:
+def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[RepeatsDocument | None, list[Problem]]:
     """Return the repeats of a report, None if it has none, and their problems."""
     where = sibling(path, layout.REPEATS)
     if where not in files.digests:
@@ -358,7 +362,7 @@ def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Ma
     return (None, problems) if problems else (document, [])
 
 
-def _settings(report: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(report: Mapping[str, Any]) -> JsonObject:
     """Return the settings of the run that a report records, by name."""
     windows = report["dataset"]["windows"]
     return {

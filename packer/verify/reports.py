@@ -22,6 +22,7 @@ from invarlock.packer.verify.plan import PlanFound, read_plan
 from invarlock.packer.verify.presets import read_presets
 from invarlock.packer.verify.report import Baseline, ReportFacts, examine_report
 
+from invarlock.documents.verification import VerifyEnvelope
 from invarlock.errors import DocumentError, IntegrityError
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
@@ -46,7 +47,7 @@ class Findings:
 
     planned: PlanFound = field(default_factory=PlanFound)
     facts: Mapping[str, ReportFacts] = field(default_factory=dict)
-    envelopes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    envelopes: Mapping[str, VerifyEnvelope] = field(default_factory=dict)
     baselines: Mapping[str, BaselineFacts] = field(default_factory=dict)
     presets: Mapping[str, Preset] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
@@ -97,7 +98,7 @@ def examine_reports(files: PackFiles) -> Findings:
         words = f"the pack has {len(paths)} reports, more than the limit of {MAX_REPORTS}"
         return Findings(planned, problems=(*problems, Problem(Code.TOO_MANY_REPORTS, "", "", words)))
     facts: dict[str, ReportFacts] = {}
-    envelopes: dict[str, dict[str, Any]] = {}
+    envelopes: dict[str, VerifyEnvelope] = {}
     baselines: dict[str, BaselineFacts] = {}
     around = neighbours(files.digests)
     for _, group in groupby(sorted(paths, key=_by_model), key=layout.model_folder):

@@ -12,6 +12,8 @@ from invarlock.packer.trust.signers import Authenticity
 from invarlock.packer.verify.evidence import statement
 from invarlock.packer.verify.options import VerifyOptions
 
+from invarlock.documents import JsonObject
+from invarlock.documents.verification import VerifyEnvelope
 from invarlock.problems import ExitCode, Problem
 
 
@@ -45,7 +47,7 @@ class VerifyResult:
     not_covered: tuple[str, ...] = ()
     integrity_ok: bool = False
     reports_verified: bool = False
-    envelope: Mapping[str, Any] | None = None
+    envelope: VerifyEnvelope | None = None
     verdict_document: Mapping[str, Any] | None = None
     attested_reports: tuple[AttestedReport, ...] = ()
     has_page: bool = False
@@ -87,7 +89,7 @@ class VerifyResult:
         # a valid pack without reports: there was no report to check
         return "not_checked" if self.holds or self.options.report_assurance == "off" else "failed"
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         """Return the ``verify --json`` document."""
         assurance = self.options.report_assurance
         return {

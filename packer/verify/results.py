@@ -19,6 +19,7 @@ from invarlock.packer.format.limits import MAX_JSON_BYTES, MAX_JSON_VALUES
 from invarlock.packer.verify.reports import Findings
 
 from invarlock.digests import sha256_hex
+from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError
 from invarlock.jsonio import parse_json
 from invarlock.problems import Code, Problem
@@ -64,9 +65,9 @@ def derive_verdict(found: Findings, timestamp: str, not_bundled: Collection[str]
     )
 
 
-def derive_results(found: Findings, verdict: Mapping[str, Any]) -> dict[str, Any]:
+def derive_results(found: Findings, verdict: Mapping[str, Any]) -> JsonObject:
     """Return the derived files by path: ``results/`` without the verdict, sweeps, and every ``verify.json``."""
-    results: dict[str, Any] = {f"results/{name}": document for name, document in summarise(verdict).items()}
+    results: JsonObject = {f"results/{name}": document for name, document in summarise(verdict).items()}
     results[layout.ARTIFACT_SUMMARY] = summarise_artifacts(
         {
             sibling(path, layout.EDIT_METADATA): facts.artifact

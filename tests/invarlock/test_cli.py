@@ -145,7 +145,7 @@ def test_metadata_of_other_files_is_refused_unless_the_user_names_the_edit(
     baseline: Path, quantised: Path, tmp_path: Path, key: str
 ) -> None:
     subject = Path(shutil.copytree(quantised, tmp_path / "subject"))
-    document = edit_metadata(
+    document: Any = edit_metadata(
         scenario={"artifact_class": "validation_subject_checkpoint"},
         edit_type="quant_rtn",
         label="quant_rtn",

@@ -26,6 +26,7 @@ from invarlock.catalog.edit_specs import parse_edit_spec
 from invarlock.catalog.models import read_models
 from invarlock.catalog.shards import shard_manifest
 from invarlock.catalog.tuned_params import TunedParams
+from invarlock.documents.catalog import EffectiveManifest
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.evaluation.plausibility import check_plausible
 from invarlock.evaluation.text_files import read_local_text
@@ -127,6 +128,12 @@ def _report_of_no_run(folder: Path) -> None:
     )
 
 
+EMPTY: EffectiveManifest = {
+    "schema": "",
+    "schema_version": 1,
+    "scenarios": [],
+    "selection": {"suite": "", "models": [], "scenario_ids": [], "expression": {}, "cases": []},
+}
 REFUSALS: dict[Code, Callable[[Path], object]] = {
     Code.KEY_MISSING: lambda folder: load_signing_key(folder / "absent.pem"),
     Code.KEY_MALFORMED: lambda folder: load_signing_key(_written(folder, "key.pem", "no key")),
@@ -150,7 +157,7 @@ REFUSALS: dict[Code, Callable[[Path], object]] = {
         parse_edit_spec("quant_rtn:clean:ffn"), "org/model"
     ),
     Code.SUITE_MALFORMED: _models_twice,
-    Code.SELECTION_INVALID: lambda folder: shard_manifest({"selection": {"cases": []}}, 1, 3),
+    Code.SELECTION_INVALID: lambda folder: shard_manifest(EMPTY, 1, 3),
     Code.POLICY_UNKNOWN: lambda folder: resolve_policy("strictest", "ci", {}),
     Code.PRESET_UNUSABLE: lambda folder: read_preset(folder / "preset.yaml"),
     Code.SETTING_INVALID: lambda folder: resolve_settings({}, {"PACK_SUITE_MODE": "sometimes"}),

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,8 @@ def test_a_private_key_does_not_show_in_its_representation() -> None:
     assert repr(key.seed) not in repr(key)
 
 
-def changed(document: dict[str, Any], **parts: Any) -> bytes:
-    document = {**document, **parts}
-    return dump_json(document)
+def changed(document: Mapping[str, Any], **parts: Any) -> bytes:
+    return dump_json({**document, **parts})
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,9 @@ def test_pins_are_those_of_all_shards_each_once_with_the_earliest_time() -> None
     }
     third = {"models": [{"model_id": "d", "resolved_at": late}]}
 
-    assert merged_pins([one, other, third]) == {
+    merged: Any = merged_pins([one, other, third])
+    same: Any = merged_pins([third, third])
+    assert merged == {
         "models": [
             {"model_id": "a", "resolved_at": None},
             {"model_id": "b", "resolved_at": early},
@@ -275,7 +277,7 @@ def test_pins_are_those_of_all_shards_each_once_with_the_earliest_time() -> None
         ],
         "datasets": [{"dataset_id": "c", "resolved_at": late}],
     }
-    assert merged_pins([third, third]) == third
+    assert same == third
 
 
 def outcomes(*names: str, code: int = 0, outcome: str = "passed", **summary: int) -> dict[str, Any]:
@@ -311,7 +313,7 @@ def test_the_environment_lists_every_gpu_and_each_value_once(real_run: Any) -> N
     other = json.loads(json.dumps(one))
     other["platform"][keys[0]] = "aaa"
 
-    merged = merged_environment([one, other, one])
+    merged: Any = merged_environment([one, other, one])
 
     assert merged["platform"][keys[0]] == ", ".join(sorted({str(one["platform"][keys[0]]), "aaa"}))
     assert {key: merged["platform"][key] for key in keys[1:]} == {key: one["platform"][key] for key in keys[1:]}

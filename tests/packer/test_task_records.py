@@ -24,18 +24,18 @@ FREE = {"sources": "raw: which files the records were read from", "tool": "raw: 
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> dict[str, Any]:
+def records(tmp_path: Path) -> Any:
     kept = restore_files(tmp_path / "kept")
     return import_records([kept / "lm_eval/baseline"], [kept / "lm_eval/subject"])
 
 
 @pytest.fixture
-def report(real_run: Any, records: dict[str, Any]) -> dict[str, Any]:
+def report(real_run: Any, records: dict[str, Any]) -> Any:
     raw = strip(json.loads((real_run.pack / REPORT).read_bytes()))
     return compose(json.loads(dump_json({**raw, "task_records": records})))
 
 
-def few(report: dict[str, Any], samples: int) -> dict[str, Any]:
+def few(report: dict[str, Any], samples: int) -> Any:
     """Return a report with the first samples of each task."""
     raw = copy.deepcopy(strip(report))
     for row in raw["task_records"]["tasks"]:

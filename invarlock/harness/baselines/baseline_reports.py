@@ -7,12 +7,12 @@ caches what it has read: the text, the draws, the parsed report.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from invarlock.catalog.models import Model
 from invarlock.checkpoints.revisions import model_folder
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.digests import digest_bytes
+from invarlock.documents.reports import BaselineReport
 from invarlock.evaluation.comparison import WindowPlan, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, telemetry
 from invarlock.evaluation.kept_tokens import check_kept, kept_file, kept_folder
@@ -127,7 +127,7 @@ class Baselines:
                 self._make_snapshot(model, snapshot)
                 self._measure(model, snapshot, path, placement)
         data = read_file(path)
-        document: dict[str, Any] = parse_json(data, where=str(path))
+        document: BaselineReport = parse_json(data, where=str(path))
         check_schema(document, "baseline_report", where=str(path))
         for draw in document["draws"]:
             check_kept(kept_file(kept_folder(snapshot), draw["run"]), draw["fidelity"])

@@ -22,6 +22,7 @@ from invarlock.harness.planning.presets import calibrates, derived_preset, has_p
 from invarlock.harness.state.locks import Locks
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_json
+from invarlock.reports.documents import NullRunDocument
 from invarlock.reports.preset_files import null_run_name, read_preset
 from invarlock.reports.presets import Preset, check_fit
 from invarlock.stages import stage
@@ -59,7 +60,7 @@ class Calibration:
                 raise
         return self._presets[model.id]
 
-    def measure(self, null_run: PlannedNullRun, placement: Placement) -> dict[str, object]:
+    def measure(self, null_run: PlannedNullRun, placement: Placement) -> NullRunDocument:
         """Return the document of a null run, which this worker or another measures unless it exists.
 
         Raises:
@@ -68,7 +69,7 @@ class Calibration:
         self.baselines.snapshot(null_run.model)
         with self._locks.held(_lock_name(null_run)):
             self._measure(null_run, placement)
-        document: dict[str, object] = read_json(self._path(null_run))
+        document: NullRunDocument = read_json(self._path(null_run))
         return document
 
     def _shared(self, model: Model, baseline: StoredBaseline, placement: Placement) -> Preset | None:

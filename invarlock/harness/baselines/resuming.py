@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.edit_labels import NOOP, is_planned
 from invarlock.catalog.scenarios import BroughtGeneration
+from invarlock.documents import JsonObject
+from invarlock.documents.reports import BaselineReport, Report
 from invarlock.errors import InvarLockError
 from invarlock.evaluation.comparison import Weighed
 from invarlock.evaluation.kept_tokens import check_kept, kept_file
@@ -19,12 +21,13 @@ from invarlock.evaluation.null_runs import null_contracts
 from invarlock.evaluation.request import EvaluationRequest, Setup
 from invarlock.jsonio import check_schema, read_json
 from invarlock.packer.runs.saved_reports import read_saved_report
+from invarlock.reports.documents import NullRunDocument
 from invarlock.reports.null_runs import NULL_SEED, null_run_problems
 from invarlock.reports.verification import differences, verify_baseline
 from invarlock.task_records.importing import records_beside
 
 
-def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> dict[str, Any] | None:
+def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> BaselineReport | None:
     """Return the baseline report of an earlier run, or None if it is missing or does not match this run.
 
     Args:
@@ -36,7 +39,7 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> dict[
     if not path.is_file():
         return None
     try:
-        document: dict[str, Any] = read_json(path)
+        document: JsonObject = read_json(path)
         check_schema(document, "baseline_report", where=path.name)
         wrong: list[object] = [*verify_baseline(document)]
         asked = {"meta": setup.meta(), "context": dict(setup.context)}
@@ -56,15 +59,15 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> dict[
     if wrong:
         set_aside(path)
         return None
-    return document
+    return cast("BaselineReport", document)
 
 
-def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> dict[str, Any] | None:
+def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> NullRunDocument | None:
     """Return the null run of an earlier run, or None if it is missing or does not match this run."""
     if not path.is_file():
         return None
     try:
-        document: dict[str, Any] = read_json(path)
+        document: JsonObject = read_json(path)
         check_schema(document, "null_run", where=path.name)
         wrong: list[object] = [*null_run_problems(document)]
         seed = setup.plan.window_seed(NULL_SEED + run)
@@ -82,7 +85,7 @@ def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> dict
     if wrong:
         set_aside(path)
         return None
-    return document
+    return cast("NullRunDocument", document)
 
 
 def kept_report(
@@ -92,7 +95,7 @@ def kept_report(
     spec: str,
     repeats: int,
     subject_sha256: str | None = None,
-) -> dict[str, Any] | None:
+) -> Report | None:
     """Return the case report of an earlier run, or None if a file is missing or does not match this run.
 
     Args:
@@ -119,7 +122,7 @@ def kept_report(
     if wrong:
         set_aside(path)
         return None
-    return {**report, **saved.companions}
+    return cast("Report", {**report, **saved.companions})
 
 
 def set_aside(path: Path) -> None:

@@ -21,6 +21,7 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
 from invarlock.catalog.scenarios import DeployableGeneration
 from invarlock.deployables.artifacts import examine_artifact
+from invarlock.documents.reports import Report
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.comparison import Measured, compare
 from invarlock.evaluation.models import NATIVE, Placement
@@ -40,6 +41,7 @@ from invarlock.harness.state.locks import TIMES_CASE_TIMEOUT, Locks, Waiting
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_bytes
 from invarlock.judgement.expectations import parse_expectations
+from invarlock.reports.documents import NullRunDocument
 from invarlock.reports.page_files import write_page
 from invarlock.reports.probes import probes_asked
 from invarlock.reports.sidecars import PAGE_NAME
@@ -83,7 +85,7 @@ class Bench:
         # of the case that was evaluated last: how long it waited for what all cases of its model share
         self.baseline_seconds = 0.0
 
-    def evaluate(self, case: Case) -> dict[str, Any]:
+    def evaluate(self, case: Case) -> Report:
         """Run a case, write its files, and return its report with its probes.
 
         A case that runs out of memory is run once more, with a lease on twice the memory.
@@ -103,12 +105,12 @@ class Bench:
         with self._leased(case.model, RETRY_FACTOR * need) as placement:
             return self._evaluate(case, placement)
 
-    def _evaluate(self, case: Case, placement: Placement) -> dict[str, Any]:
+    def _evaluate(self, case: Case, placement: Placement) -> Report:
         # a suites folder may have several tests of a case: the first makes the report, the others read it
         with self._locks.held(f"case_{case.id}"):
             return self._evaluate_alone(case, placement)
 
-    def _evaluate_alone(self, case: Case, placement: Placement) -> dict[str, Any]:
+    def _evaluate_alone(self, case: Case, placement: Placement) -> Report:
         request = self._prepare(case, placement)
         path = self.run.directory.report(case)
         repeats = self.run.settings.repeats if case.scenario.id in self._repeated else 0
@@ -172,7 +174,7 @@ class Bench:
         made: Made,
         measurements: Sequence[Measured],
         examined: Mapping[str, Mapping[str, Any]],
-    ) -> dict[str, Any]:
+    ) -> Report:
         """Write a case's report and its sidecars, either all of them or none."""
         path, subject, settings = self.run.directory.report(case), self.run.directory.subject(case), self.run.settings
         # a leftover of an earlier report would describe another one
@@ -192,7 +194,7 @@ class Bench:
         _log.info("report written: %s, ratio %s, guards %s", *case_facts(report).values())
         return report
 
-    def calibrate(self, null_run: PlannedNullRun) -> dict[str, Any]:
+    def calibrate(self, null_run: PlannedNullRun) -> NullRunDocument:
         """Measure a null run unless its document exists, write the document and return it.
 
         Raises:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from invarlock.catalog.cases import Case
+from invarlock.documents.reports import Report
 from invarlock.evaluation.brought import unchanged
 from invarlock.evaluation.comparison import Measured
 from invarlock.evaluation.documents import probe_document, report_document
@@ -29,7 +30,7 @@ def write_case(
     made: Made,
     measurements: Sequence[Measured],
     examined: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+) -> Report:
     """Write a case's report and its sidecars, and return the report with its probes and other documents.
 
     Args:
@@ -94,7 +95,7 @@ def write_case(
         allow_remote_code=setup.allow_remote_code,
     )
     write_json(path.with_name("runtime.manifest.json"), runtime)
-    return {**report, **probes}
+    return cast("Report", {**report, **probes})
 
 
 def _packed(made: Made, examined: Mapping[str, Mapping[str, Any]]) -> Packed | None:

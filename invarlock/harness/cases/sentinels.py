@@ -11,9 +11,9 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from invarlock.catalog.models import folder_name
+from invarlock.documents.catalog import EffectiveManifest
 from invarlock.errors import EvaluationError, MissingFileError, UsageError
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, read_json, write_bytes
@@ -75,7 +75,7 @@ def find_kept_run(run: Run) -> KeptRun:
             f"--run-dir: {link} is a symbolic link, which is not followed; replace it with its target",
             code=Code.RUN_DIRECTORY_UNUSABLE,
         )
-    manifest: dict[str, Any] = read_json(manifest_path)
+    manifest: EffectiveManifest = read_json(manifest_path)
     check_schema(manifest, "scenarios", where=str(manifest_path))
     models = sorted(row["model_id"] for row in manifest["selection"]["models"])
     found = [model for model in models if wanted in (None, model, folder_name(model))]

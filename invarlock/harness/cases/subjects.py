@@ -14,6 +14,7 @@ from invarlock.catalog.tuned_params import TunedParams
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.deployables.artifacts import make_artifact
+from invarlock.documents.reports import TaskRecordsDocument
 from invarlock.evaluation.brought import brought_digest, brought_edit, changed_tensors, link_brought
 from invarlock.evaluation.models import Placement
 from invarlock.faults.injection import inject_fault
@@ -61,7 +62,7 @@ def subject_digest(case: Case, snapshot: Path) -> str | None:
     return brought_digest(generation.folder, snapshot) if isinstance(generation, BroughtGeneration) else None
 
 
-def subject_records(case: Case) -> dict[str, Any] | None:
+def subject_records(case: Case) -> TaskRecordsDocument | None:
     """Return the task results in the folder of a user's subject, None if it has none.
 
     Raises:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from invarlock.documents.runs import CaseOutcome, PytestReport
 from invarlock.errors import UsageError
 from invarlock.problems import Code
 
@@ -54,7 +55,7 @@ def ask_for_json_report(option: argparse.Namespace) -> None:
         option.json_report_omit = [*OMITTED]
 
 
-def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> dict[str, Any]:
+def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> PytestReport:
     """Return ``pytest_report.json`` from the document of pytest-json-report.
 
     Tests are sorted, because the order in which workers finish has no meaning.
@@ -69,7 +70,7 @@ def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> dict
     }
 
 
-def _reduce_test(test: Mapping[str, Any], run_directory: Path) -> dict[str, Any]:
+def _reduce_test(test: Mapping[str, Any], run_directory: Path) -> CaseOutcome:
     # setup, call, teardown; the stage of a case whose worker died is called "???"
     stages = [stage for stage in test.values() if isinstance(stage, Mapping) and "outcome" in stage]
     failed = next((stage for stage in stages if stage.get("outcome") == "failed"), None)

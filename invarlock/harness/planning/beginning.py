@@ -11,6 +11,7 @@ from typing import Any
 
 from invarlock.catalog.cases import Case, effective_manifest
 from invarlock.catalog.models import Model
+from invarlock.documents.catalog import EffectiveManifest
 from invarlock.errors import UsageError
 from invarlock.harness.devices.inventory import Pool
 from invarlock.harness.planning.plan import PlannedNullRun, plan_document, repeated_scenarios
@@ -153,7 +154,7 @@ def _remarks(run: Run, pool: Pool) -> Iterator[str]:
         yield f"{workers} workers use {workers} of {devices} {what}, the others stay idle; -n {devices} uses all"
 
 
-def _check_same_run(run: Run, manifest: dict[str, Any]) -> None:
+def _check_same_run(run: Run, manifest: EffectiveManifest) -> None:
     """Check that a resumed run has the same cases and scenarios.
 
     Raises:

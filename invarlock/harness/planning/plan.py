@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from invarlock.catalog.cases import Case, planned_edit
 from invarlock.catalog.models import Model
 from invarlock.catalog.scenarios import EditGeneration
 from invarlock.catalog.tuned_params import NO_TUNED_PARAMS, TunedParams
+from invarlock.documents.runs import PlanDocument
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.planning.sizing import disk_bytes, model_needs
 from invarlock.harness.state.run import Run
@@ -62,7 +62,7 @@ def repeated_scenarios(run: Run, cases: Sequence[Case]) -> list[str]:
     return list(given) if given else [clean]
 
 
-def plan_document(run: Run, cases: Sequence[Case], repeated: Sequence[str] = ()) -> dict[str, Any]:
+def plan_document(run: Run, cases: Sequence[Case], repeated: Sequence[str] = ()) -> PlanDocument:
     """Return ``state/plan.json``: the cases in their order, and what each model needs of memory and disk.
 
     Args:

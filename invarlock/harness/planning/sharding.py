@@ -10,10 +10,11 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.shards import SCHEMA, divide, shard_manifest
+from invarlock.documents.catalog import EffectiveManifest
+from invarlock.documents.runs import ShardDocument
 from invarlock.errors import UsageError
 from invarlock.jsonio import check_schema, parse_json, write_json
 from invarlock.problems import Code
@@ -28,15 +29,15 @@ def own_cases(cases: Sequence[Case], shard: Shard) -> list[Case]:
     return [case for case in cases if groups[case.model.id, case.scenario.id] == index]
 
 
-def shard_document(whole: dict[str, Any], shard: Shard) -> dict[str, Any]:
+def shard_document(whole: EffectiveManifest, shard: Shard) -> ShardDocument:
     """Return ``state/shard.json``, which identifies the run and this part of it."""
     index, shards = shard
-    document = {"schema": SCHEMA, "index": index, "of": shards, "whole": whole}
+    document: ShardDocument = {"schema": SCHEMA, "index": index, "of": shards, "whole": whole}
     check_schema(document, "shard", where="state/shard.json")
     return document
 
 
-def manifest_of_shard(whole: dict[str, Any], shard: Shard, cases: Sequence[Case]) -> dict[str, Any]:
+def manifest_of_shard(whole: EffectiveManifest, shard: Shard, cases: Sequence[Case]) -> EffectiveManifest:
     """Return the effective manifest of a shard with the given cases.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import Any
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model, Suite
+from invarlock.documents.runs import PlannedModel
 from invarlock.errors import UsageError
 from invarlock.harness.devices.memory_plan import USUAL_SEQ_LEN, USUAL_TOKENS, needed_bytes
 from invarlock.harness.sources.texts import window_counts
@@ -32,7 +33,7 @@ class ModelNeed:
     subjects_bytes: int
     kept_bytes: int = 0
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> PlannedModel:
         """Return the need as a row of the plan's document."""
         return {
             "model": self.model.id,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from invarlock.catalog.edit_labels import SubjectEdit
 from invarlock.catalog.models import Model, Models, Suite
@@ -22,6 +22,7 @@ from invarlock.checkpoints.layout import GGUF_SUFFIX, tokenizer_files
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
+from invarlock.documents.json_object import JsonObject
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.devices.inventory import read_gpus
 from invarlock.harness.selection.selected_cases import BYOE_SUITE as SUITE
@@ -122,10 +123,10 @@ def _model(folder: Path, files: CheckpointFiles) -> Model:
 
 
 def _scenario(name: str, folder: Path, edit: SubjectEdit, expected: tuple[str, ...]) -> Scenario:
-    generation: dict[str, Any] = {"kind": "brought", "edit_label": edit.label}
+    generation: JsonObject = {"kind": "brought", "edit_label": edit.label}
     if expected:
         generation["expected"] = list(expected)
-    document: dict[str, Any] = {
+    document: JsonObject = {
         "id": name,
         "suites": [SUITE],
         "category": "clean",

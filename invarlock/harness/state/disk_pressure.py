@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from invarlock.documents.runs import DiskPressureDocument
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import check_schema, write_json
 from invarlock.moments import utc_now
@@ -77,13 +77,13 @@ class DiskPressure:
         with suppress(OSError, InvarLockError):
             write_json(self._directory.state / "disk_pressure.json", self._document())
 
-    def _document(self) -> dict[str, Any]:
+    def _document(self) -> DiskPressureDocument:
         usage = shutil.disk_usage(self._directory.path)
         held = measure_disk_usage(self._directory.path)
         lowest = self._lowest_free_bytes
         self._lowest_free_bytes = usage.free if lowest is None else min(lowest, usage.free)
         self._highest_held_bytes = max(self._highest_held_bytes, held.total_bytes)
-        document = {
+        document: DiskPressureDocument = {
             "schema": SCHEMA,
             "measured_at": utc_now(),
             "total_bytes": usage.total,

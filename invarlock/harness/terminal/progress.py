@@ -17,6 +17,7 @@ import pytest
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.node_ids import parameter_id
+from invarlock.documents.runs import ProgressDocument
 from invarlock.errors import printable
 from invarlock.harness.ending.pytest_report import RERUN
 from invarlock.harness.session import Controller
@@ -203,7 +204,7 @@ class Progress:
         except OSError as error:
             _log.warning("state/progress.json cannot be written: %s", error.strerror)
 
-    def _document(self) -> dict[str, Any]:
+    def _document(self) -> ProgressDocument:
         left, ending = self.seconds_left(), self.controller.ending
         return {
             "format": FORMAT,

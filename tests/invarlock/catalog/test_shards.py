@@ -2,7 +2,6 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,12 +11,13 @@ from invarlock.catalog.cases import effective_manifest, plan_cases
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.catalog.shards import divide, shard_manifest
+from invarlock.documents.catalog import EffectiveManifest
 from invarlock.errors import UsageError
 
 SUITES = Path(__file__).parents[3] / "suites"
 
 
-def manifest(suite: str) -> dict[str, Any]:
+def manifest(suite: str) -> EffectiveManifest:
     scenarios = read_scenarios(SUITES / "scenarios.json")
     cases = [case for case in plan_cases(read_models(SUITES / "models.toml"), scenarios) if suite in case.suites]
     return effective_manifest(suite, cases, scenarios, {"-m": suite})

@@ -215,7 +215,7 @@ def test_a_report_says_what_was_removed(
     request = PairRequest(
         baseline=baselines(name), subject=subject, text=text, seq_len=64, preview_windows=8, final_windows=16
     )
-    report = evaluate_pair(request, tmp_path / "out")
+    report: Any = evaluate_pair(request, tmp_path / "out")
 
     assert report["assurance"]["verdict"] == "PASS"
     assert {guard: report[guard]["status"] for guard in report["guards"]} == dict.fromkeys(report["guards"], "pass")

@@ -171,7 +171,7 @@ def test_long_and_odd_values_are_kept_short(tmp_path: Path) -> None:
 
     fields = configuration_facts(open_checkpoint(subject).files, None)["config"]
 
-    assert len(fields["long"]) <= 200
+    assert len(str(fields["long"])) <= 200
     assert fields["odd"] == "a\\u202eb\\x00"
     assert fields["table.inner.value"] == 1
 

@@ -74,7 +74,7 @@ def save(model: Any, folder: Path) -> Path:
 
 @pytest.fixture
 def judged(base: Path, text: Path, tmp_path: Path) -> Judged:
-    def judge(model: Any, *expect: str) -> dict[str, Any]:
+    def judge(model: Any, *expect: str) -> Any:
         subject = save(model, tmp_path / "subject")
         request = PairRequest(
             base, subject, text, seq_len=64, preview_windows=4, final_windows=16, device="cpu", edit_label="mine",

@@ -110,6 +110,7 @@ def assert_is_measured(model: Any, tmp_path: Path) -> None:
     assert_stacks_are_turned_as_stored(files, model.config.get_text_config())
     embedding = facts.invariants["embedding"]
     own: Any = loaded.get_input_embeddings()
+    assert embedding is not None
     assert files.shapes[embedding] == tuple(own.weight.shape)
     assert facts.invariants["tied_by_storage"] == (is_tied(loaded) or model_type in UNTIED)
     assert activations.rmt["modules"]

@@ -81,7 +81,7 @@ def know_frequencies(model: Any) -> None:
     model.lm_head.weight[:, 0] = (counts / counts.sum()).log() / math.sqrt(WIDTH)
 
 
-def judge(base: Path, subject: Path, target: Path) -> dict[str, Any]:
+def judge(base: Path, subject: Path, target: Path) -> Any:
     request = PairRequest(
         base, subject, TEXT, seq_len=64, preview_windows=8, final_windows=16, device="cpu", edit_label="mxfp4"
     )

@@ -103,7 +103,7 @@ class Bank:
     report: Path
     folder: Path
 
-    def judge(self, storage: Storage, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    def judge(self, storage: Storage, tensors: Mapping[str, torch.Tensor]) -> Any:
         work = self.folder / str(len(list(self.folder.iterdir())))
         subject = write(self.base, work / "subject", storage, tensors)
         return evaluate_pair(request(self.base, subject, self.report), work / "out")

@@ -41,7 +41,7 @@ def as_type(model_type: str, folder: Path) -> Path:
     return folder
 
 
-def judged(model_type: str, spec: str, text: Path, folder: Path) -> dict[str, Any]:
+def judged(model_type: str, spec: str, text: Path, folder: Path) -> Any:
     base = as_type(model_type, folder / "base")
     edit = parse_edit_spec(spec)
     assert isinstance(edit, EditSpec)

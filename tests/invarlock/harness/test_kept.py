@@ -18,6 +18,7 @@ from packs import edit_json
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
+from invarlock.documents.reports import Report
 from invarlock.evaluation.comparison import WindowPlan
 from invarlock.evaluation.kept_tokens import kept_folder
 from invarlock.evaluation.models import Placement
@@ -97,7 +98,7 @@ def kept(left: Path, report_path: Path) -> Kept:
         assert (found is None) == report_path.with_name(f"{report_path.name}.stale").is_file()
         return found is not None
 
-    def made_of(**changed: Any) -> dict[str, Any] | None:
+    def made_of(**changed: Any) -> Report | None:
         given = {**usual, **changed}
         setup, stored = given.pop("setup"), StoredBaseline(left, given.pop("baseline"), given.pop("baseline_sha256"))
         draw = draw_windows(range(8), 4, 1, 1, 0)

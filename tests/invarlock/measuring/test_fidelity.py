@@ -62,7 +62,7 @@ def plain(folder: Path, baseline: Any, subject: Any) -> Exact:
     }
 
 
-def observed(baseline: Any, subject: Any, path: Path, top_k: int, batch: int = 3) -> tuple[dict[str, Any], ...]:
+def observed(baseline: Any, subject: Any, path: Path, top_k: int, batch: int = 3) -> Any:
     """Return what reports say of both sides, measured in the passes that score them."""
     with BaselineObserver(path, windows=7, positions=15, top_k=top_k) as observer:
         score_windows(baseline, TOKENS, batch, observer=observer)

@@ -23,7 +23,7 @@ def side(**risks: float | None) -> dict[str, Any]:
     return {"measurement_contract_hash": "0" * 16, "modules": rows}
 
 
-def rmt(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+def rmt(before: dict[str, Any], after: dict[str, Any]) -> Any:
     return derive_rmt({"baseline": before, "subject": after}, POLICY["rmt"])
 
 
@@ -111,7 +111,7 @@ def test_scales_are_ratios_clamped_and_only_beyond_the_deadband() -> None:
     assert propose_scales(before, after, fewer) == {"c": 0.85}
 
 
-def variance(scaled: Sequence[float | None] | None, loss: float = 3.0, **policy: Any) -> dict[str, Any]:
+def variance(scaled: Sequence[float | None] | None, loss: float = 3.0, **policy: Any) -> Any:
     raw = {
         "baseline": {"modules": outputs(a=1.0)},
         "subject": {"modules": outputs(a=0.9), "scaled_logloss": scaled},

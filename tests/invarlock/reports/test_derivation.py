@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from packs import STRESS
 
+from invarlock.documents.reports import Report
 from invarlock.reports.derivation import compose, strip
 
 
@@ -18,7 +19,7 @@ def raw(real_run: Any) -> dict[str, Any]:
     return strip(json.loads((real_run.pack / STRESS).read_bytes()))
 
 
-def with_seed(raw: dict[str, Any], name: str, value: int) -> dict[str, Any]:
+def with_seed(raw: dict[str, Any], name: str, value: int) -> Report:
     changed = copy.deepcopy(raw)
     changed["meta"]["seeds"][name] = value
     return compose(changed)

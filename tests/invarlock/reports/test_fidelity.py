@@ -275,6 +275,7 @@ def test_raw_numbers_that_contradict_each_other_are_refused(
     raw = copy.deepcopy(strip(real_reports[STRESS]))
     change(raw["fidelity"]["raw"]["subject"])
 
+    report: Any
     try:
         report = compose(raw)
     except (ValueError, TypeError):

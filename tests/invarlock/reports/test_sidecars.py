@@ -1,17 +1,16 @@
 """What an edit's metadata says of it."""
 
-from typing import Any
-
 import pytest
 
 from invarlock.catalog.edit_specs import EDIT_NAMES
+from invarlock.documents.reports import EditMetadata
 from invarlock.errors import DocumentError
 from invarlock.reports.sidecars import FAULT_SEMANTICS, edit_metadata
 
 DIGEST = f"sha256:{'0' * 64}"
 
 
-def metadata(edit_type: str, kind: str) -> dict[str, Any]:
+def metadata(edit_type: str, kind: str) -> EditMetadata:
     return edit_metadata(
         scenario={"artifact_class": "validation_subject_checkpoint", "generation": {"kind": kind}},
         edit_type=edit_type,

@@ -3,11 +3,11 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from processes import python, succeed
 
+from invarlock.documents.provenance import Graphics
 from invarlock.errors import DocumentError
 from invarlock.jsonio import read_json
 from invarlock.runtime import provenance
@@ -17,7 +17,7 @@ from invarlock.runtime.handover import code_digest
 from invarlock.runtime.provenance import environment, source_of, source_repository
 
 ROOT = Path(__file__).parents[3]
-NO_GPUS: dict[str, Any] = {"driver": None, "driver_cuda": None, "gpus": []}
+NO_GPUS: Graphics = {"driver": None, "driver_cuda": None, "gpus": []}
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -167,4 +167,4 @@ def test_the_product_is_named_by_its_code_and_where_it_runs_from_a_checkout_by_i
 
     assert untracked["code"] == tracked["code"] == code_digest()
     assert (untracked["commit"], untracked["dirty"]) == (None, None)
-    assert (len(tracked["commit"]), tracked["dirty"]) == (40, False)
+    assert (len(tracked["commit"] or ""), tracked["dirty"]) == (40, False)

@@ -30,12 +30,12 @@ def kept(tmp_path: Path) -> Path:
     return restore_files(tmp_path / "kept")
 
 
-def lm_eval(kept: Path, metric: str | None = None) -> dict[str, Any]:
+def lm_eval(kept: Path, metric: str | None = None) -> Any:
     baseline, subject = ([kept / "lm_eval" / side] for side in ("baseline", "subject"))
     return import_records(baseline, subject, ChosenMetric.parse(metric))
 
 
-def inspect(kept: Path, suffix: str = "json", metric: str | None = None) -> dict[str, Any]:
+def inspect(kept: Path, suffix: str = "json", metric: str | None = None) -> Any:
     baseline, subject = ([kept / "inspect" / f"{side}.{suffix}"] for side in ("baseline", "subject"))
     return import_records(baseline, subject, ChosenMetric.parse(metric))
 

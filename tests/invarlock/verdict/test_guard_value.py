@@ -71,7 +71,7 @@ def test_each_point_is_what_a_report_and_its_probes_give(planned: list[Planned_]
     ]
 
 
-def point_of(planned: Planned_, **changes: Any) -> dict[str, Any]:
+def point_of(planned: Planned_, **changes: Any) -> Any:
     """Return the point of a report with some blocks changed."""
     case, report = planned
     blocks = {name: {**report[name], **change} for name, change in changes.items()}
@@ -130,7 +130,7 @@ def test_counts_follow_from_the_points(swept: dict[str, Any]) -> None:
     points[skew] |= {"perplexity_accepts": False, "gates_that_refuse": ["spectral_stable"]}
     points[noop] |= {"guards_detect": True, "probes": {"rmt_probe": True, "ve_probe": False}}
 
-    document = sweep_document(points)
+    document: Any = sweep_document(points)
 
     assert [document["faults"][name] for name in COUNTS] == [2, 1, 0, 0]
     assert document["guards"]["variance"]["accepted_and_detected_by_it"] == 0

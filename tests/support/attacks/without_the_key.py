@@ -20,6 +20,7 @@ from packs import (
 )
 
 from attacks.catalogue import Act, Attack, catalogue
+from invarlock.documents.signatures import ManifestSignature
 from invarlock.jsonio import dump_json
 from invarlock.problems import Code
 
@@ -221,7 +222,7 @@ def signature(change: Callable[[Any], object]) -> Act:
     return lambda pack: edit_json(pack / "manifest.signature.json", change)
 
 
-def other_signature(manifest: bytes) -> dict[str, Any]:
+def other_signature(manifest: bytes) -> ManifestSignature:
     return sign_manifest(manifest, make_signing_key())
 
 

@@ -225,7 +225,7 @@ def test_a_server_that_refuses_ends_in_one_line_without_the_key(
 
 
 def test_a_server_that_is_not_there_or_hangs_ends_in_one_line(server: Server, tokenizer: Any) -> None:
-    server.misbehave = lambda answer: time.sleep(1) or {}
+    server.misbehave = lambda answer: time.sleep(1) or {}  # type: ignore[func-returns-value]
 
     hangs = failure(server, tokenizer, timeout_seconds=0.1)
     server.url, url = "http://127.0.0.1:9", server.url

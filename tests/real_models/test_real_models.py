@@ -119,7 +119,7 @@ Judged = Callable[[Path, Path], dict[str, Any]]
 @pytest.fixture
 def judged(text: Path, tmp_path: Path) -> Judged:
     def judge(base: Path, subject: Path) -> Any:
-        request = PairRequest(base, subject, text, seq_len=128, preview_windows=4, final_windows=8, device="cpu")
+        request = PairRequest(base, subject, text, seq_len=128, preview_windows=4, final_windows=16, device="cpu")
         report = evaluate_pair(request, tmp_path / "out")
         metric, kl = report["primary_metric"], report["fidelity"]["kl_mean"]
         print(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from shipped_checkpoints import EMBEDDED, restore, write_baseline
@@ -111,7 +111,7 @@ class Bank:
 
 def request(base: Path, subject: Path, report: Path | None = None) -> PairRequest:
     return PairRequest(
-        base, subject, TEXT, seq_len=64, preview_windows=4, final_windows=8, device="cpu", edit_label="stored",
+        base, subject, TEXT, seq_len=64, preview_windows=4, final_windows=16, device="cpu", edit_label="stored",
         baseline_report=report,
     )  # fmt: skip
 
@@ -130,7 +130,10 @@ def _same(base: Path) -> PairRequest:
 
 
 @pytest.mark.slow
-@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=3, deadline=None, derandomize=True, phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
 @given(STORAGES)
 def test_a_healthy_model_passes_and_a_broken_one_fails(bank: Bank, storage: Storage) -> None:
     tensors = load_file(bank.base / "model.safetensors")

@@ -39,7 +39,7 @@ def check_scorable(folder: Path, seq_len: int) -> None:
     if positions is not None and seq_len > positions:
         raise UsageError(
             f"{folder}: windows of {seq_len} tokens, and the model has positions for {positions}; "
-            f"use a seq_len of at most {positions}",
+            f"use --seq-len {positions} or less",
             code=Code.SETTING_INVALID,
         )
 

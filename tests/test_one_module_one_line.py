@@ -17,6 +17,7 @@ import pytest
 from processes import SMALL, clean, succeed
 
 from invarlock.jsonio import write_json
+from invarlock.pages.parts import number_text
 from invarlock.runtime.provenance import MARKER_NAME, source_repository
 
 pytestmark = pytest.mark.slow
@@ -154,7 +155,7 @@ def test_each_has_its_section_of_the_page(extended: Extended) -> None:
     growth = json.loads(path.read_bytes())["peak"]["metrics"]["largest_growth"]
 
     assert "Guard peak" in page
-    assert f"largest growth of a peak {growth:.6g}" in page
+    assert f"largest growth of a peak {number_text(growth)}" in page
     assert "The window that got worst" in page
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.node_ids import parameter_id
-from invarlock.errors import InvarLockError, disk_refuses, printable, printable_lines
+from invarlock.errors import InvarLockError, UsageError, disk_refuses, printable, printable_lines
 from invarlock.harness.cases.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.ending.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.opening import OpenSuite
@@ -35,6 +35,7 @@ from invarlock.harness.state.run import Run
 from invarlock.harness.state.run_lock import RunLock
 from invarlock.harness.stopping.case_clock import hang_of, overdue
 from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.problems import Code
 from invarlock.runtime.handover import check_code
 
 if TYPE_CHECKING:
@@ -357,7 +358,8 @@ class Controller(SuiteSession):
         asked = [name for name in SENTINELS if any(node.endswith(f"::test_sentinel[{name}]") for node in node_ids)]
         found = sentinel_problems(self.run, asked) if asked else []
         if found:
-            raise pytest.UsageError("\n".join(map(printable, found)))
+            error = UsageError.listing(found, code=Code.RUN_DIRECTORY_UNUSABLE)
+            raise pytest.UsageError(printable_lines(error.coded_text))
 
 
 def shows_only(option: argparse.Namespace) -> bool:

@@ -120,7 +120,7 @@ def mutate(pack: Path, files: dict[str, bytes], some: list[tuple[str, Path_]], k
 
 
 def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
-    """Return every field of every kind of file once, in any file of that kind, and raw ones of reports often."""
+    """Return every field of every kind of file once, in any file of that kind; what may be free in each file."""
     everything = [
         (name, path)
         for name, data in files.items()
@@ -129,12 +129,17 @@ def chosen(files: dict[str, bytes]) -> list[tuple[str, Path_]]:
         if (name, path) != ("manifest.json", ("checksums_sha256_digest",))
     ]
     random.Random(SEED).shuffle(everything)
-    fields: dict[tuple[str, str], list[tuple[str, Path_]]] = defaultdict(list)
-    for name, path in everything:
-        fields[kind(name), field(path)].append((name, path))
     # of what may be free, most leaves are bound, and losses matter most
     raw = [pattern for pattern in FREE if pattern[1] != "*"] + [(REPORTS, "evaluation_windows.*logloss.*")]
-    often = {key for key in fields if any(is_of(key, pattern) for pattern in raw)}
+    fields: dict[tuple[str, str], list[tuple[str, Path_]]] = defaultdict(list)
+    often = set()
+    for name, path in everything:
+        key = kind(name), field(path)
+        may_be_free = any(is_of(key, pattern) for pattern in FREE)
+        own = (name, key[1]) if may_be_free else key
+        fields[own].append((name, path))
+        if any(is_of(key, pattern) for pattern in raw):
+            often.add(own)
     found = {leaf for key, some in fields.items() for leaf in some[: EACH_RAW if key in often else EACH_FIELD]}
     return sorted(found, key=repr)
 

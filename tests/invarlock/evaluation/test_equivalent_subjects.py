@@ -107,6 +107,6 @@ def test_clipping_by_a_real_quantiser_caps_no_module(tmp_path: Path) -> None:
 
     assert code == 0, output
     assert report["spectral"]["violations"] == []
-    # what only warns is said in the gate's line: what, and where
+    # what a packed checkpoint leaves dense may be stored in another float type
     (line,) = [line for line in output.splitlines() if "invariants_pass" in line]
-    assert "model.embed_tokens.weight: stored as F32" in line
+    assert line == "passed  invariants_pass: pass, limit no violation"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import invarlock_process
+from processes import QUICK, invarlock_process
 from stand_in_engine import IMAGE, lay_down
 
 from invarlock.problems import Code
@@ -29,7 +29,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def problems(output: str) -> list[str]:
-    return output.partition("ERROR: ")[2].strip().splitlines()
+    lines = output.partition("ERROR: ")[2].strip().splitlines()
+    return [line.removesuffix(f" [{Code.RUN_CANNOT_BEGIN}]") for line in lines]
 
 
 def test_a_machine_with_nothing_is_told_all_that_is_missing_in_one_list(
@@ -95,9 +96,8 @@ def test_the_engine_runs_the_same_command_line_with_what_it_names_and_gives_its_
     assert inspected["arguments"] == ["image", "inspect", "--format", "{{.Id}}", "invarlock-runtime:local"]
     arguments = told["arguments"]
     assert arguments[arguments.index(IMAGE) + 1 :] == [
-        *("pytest", "-m", "subset", "-n", "2", "--net", "0", "--signing-key", str(key)),
-        *("--junitxml", str(tmp_path / "j.xml"), str(ROOT / "suites")),
-        *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--output-dir", str(ran.directory)),
+        *("pytest", *QUICK, "-m", "subset", "-n", "2", "--net", "0", "--signing-key", str(key)),
+        *("--junitxml", str(tmp_path / "j.xml"), str(ROOT / "suites"), "--output-dir", str(ran.directory)),
     ]
     assert removed["arguments"] == ["rm", "--force", told["arguments"][3].removeprefix("--name=")]
     mounts = [one.removeprefix("--mount=type=bind,") for one in arguments if one.startswith("--mount")]

@@ -16,7 +16,7 @@ from typing import Any
 import filelock
 import pytest
 from invarlock.packer.trust.keys import SigningKey
-from packs import FAULT, Path_, change, forge, leaves, pack_files, put, strict
+from packs import FAULT, Path_, change, forge, leaves, pack_files, put, seal, strict
 
 from invarlock.jsonio import dump_json, write_json
 
@@ -87,6 +87,7 @@ def outcomes(
     shared.mkdir(exist_ok=True)
     pack = tmp_path_factory.mktemp("mutated") / "pack"
     shutil.copytree(real_run.pack, pack)
+    leave_pages_out(pack, real_run.key)
     files = pack_files(pack)
     everything = chosen(files)
     # first the parts that nobody is at, then those of the others
@@ -101,6 +102,17 @@ def outcomes(
         for code, name, path in json.loads((shared / f"{part}.json").read_bytes()):
             found[code].add((name, tuple(path)))
     return found
+
+
+def leave_pages_out(pack: Path, key: SigningKey) -> None:
+    """Make a pack as a run with PACK_SKIP_HTML leaves it: a page shows a change that nothing else would."""
+    for page in pack.rglob("*.html"):
+        page.unlink()
+    readme = pack / "README.md"
+    lines = readme.read_text().splitlines(keepends=True)
+    readme.write_text("".join(line for line in lines if "`index.html`" not in line))
+    seal(pack, key)
+    assert strict(pack).code == 0
 
 
 def mutate(pack: Path, files: dict[str, bytes], some: list[tuple[str, Path_]], key: SigningKey) -> list[Any]:

@@ -53,7 +53,7 @@ def test_each_code_is_found_by_some_check_and_seen_by_some_test() -> None:
 def _codes_named_in(*folders: Path) -> set[str]:
     own = {Path(__file__), ROOT / "invarlock/problems/codes.py"}
     texts = [path.read_text() for folder in folders for path in folder.rglob("*.py") if path not in own]
-    named = {name for text in texts for name in re.findall(r"\bCode\.([A-Z_]+)\b", text)}
+    named = {name for text in texts for name in re.findall(r"\bC(?:ode)?\.([A-Z_]+)\b", text)}
     # an error that is raised without a code has that of its class
     raised = {name for text in texts for name in re.findall(r"\brais(?:e |es\()(\w+Error)\b", text)}
     return named | {vars(errors)[name].default_code.name for name in raised if name in vars(errors)}

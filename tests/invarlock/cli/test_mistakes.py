@@ -172,6 +172,7 @@ MISTAKES: dict[str, tuple[str, int, Sequence[Code]]] = {
     "no options": ("evaluate", 2, []),
     "an unknown command": ("evalute", 2, []),
     "tune: an unknown model": ("tune mistral --output {new.json}", 2, [C.INPUT_UNREADABLE]),
+    "tune: a model without a pin": ("tune Qwen/Qwen2.5-14B --output {new.json}", 2, [C.PIN_UNUSABLE]),
     "tune: an unknown scope": ("tune {good} --scope mlp --output {new.json}", 2, [C.EDIT_SPEC_INVALID]),
     "tune: a folder as output": ("tune {good} --output {exists}", 2, [C.OUTPUT_UNWRITABLE]),
     "tune: a malformed output": ("tune {good} --output {bad.json}", 2, [C.DOCUMENT_MALFORMED]),

@@ -145,7 +145,7 @@ def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[Repor
 
 
 def _evaluate_served(request: PairRequest, staging: Path) -> tuple[Report, dict[str, bytes]]:
-    """Return the same of a served subject, which has no files of its own; the server is asked before anything else."""
+    """Return the same for a served subject, which has no files; the first request is sent before measuring begins."""
     setup = _setup(request, None if request.preset is None else read_preset(request.preset))
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
     client = Client(server_url(str(request.subject_url)), os.environ.get(KEY_VARIABLE) or None)

@@ -197,7 +197,7 @@ def _subject(subject: Mapping[str, Any]) -> object:
     if served is None:
         return code(subject["digest"])
     return (
-        f"{served['model']}, served at {served['url']} (asked with {served['dialect']}, the prompt as "
+        f"{served['model']}, served at {served['url']} (requests: {served['dialect']}, the prompt as "
         f"{served['prompt'].replace('_', ' ')}); its files were not seen, so it has no digest and its configuration "
         "is not known"
     )

@@ -106,7 +106,7 @@ def _streams(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
 
 
 def _serve() -> None:
-    # whoever started this leaves its end, and Ctrl-C is for the tests
+    # the process that started this one ends it; Ctrl-C is meant for the tests
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in IMPORTED:
         importlib.import_module(name)

@@ -42,7 +42,7 @@ MAX_NAME = 512
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a server is asked: ``prompt_logprobs`` or ``echo``, with the prompt as ``token_ids`` or ``text``."""
+    """The form of a request: ``prompt_logprobs`` or ``echo``, with the prompt as ``token_ids`` or ``text``."""
 
     name: str
     prompt: str
@@ -53,13 +53,13 @@ DIALECTS = (Dialect(PROMPT_LOGPROBS, TOKEN_IDS), Dialect(ECHO, TOKEN_IDS), Diale
 
 @dataclass(frozen=True)
 class Served:
-    """A served model and how it is asked.
+    """A served model and the form of its requests.
 
     Attributes:
         client: of its server.
         model: the name by which the server knows it.
         dialect: the one that the server speaks.
-        top_k: how many tokens it is asked for at each position.
+        top_k: how many of the most probable tokens are requested at each position.
         tokenizer: the baseline's.
         texts: of its vocabulary.
         prefix: the number of tokens that the tokenizer puts before every text.
@@ -85,7 +85,7 @@ class Served:
                 yield from pool.map(self._about, windows[start : start + AT_ONCE])
 
     def takes(self, window: Sequence[int]) -> bool:
-        """Return whether the server can be asked about a window: as text, only if that is read as the same tokens."""
+        """Return whether the server can score a window: as text, only if it reads the text as the same tokens."""
         return self.dialect.prompt == TOKEN_IDS or _reads_back(self.tokenizer, window[self.prefix :])
 
     def document(self, fewest: int) -> dict[str, Any]:
@@ -117,12 +117,12 @@ class Served:
         """
         ids, text = list(window), self.dialect.prompt == TEXT
         prompt = _text_of(self.tokenizer, ids[self.prefix :]) if text else ids
-        # the old API cannot be asked for no token at all
+        # the old API always generates at least one token
         body: dict[str, Any] = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0}
         if self.dialect.name == PROMPT_LOGPROBS:
             answer = self.client.post("completions", body | {"prompt_logprobs": self.top_k})
             return read_prompt_logprobs(answer, ids)
-        # vLLM names tokens by their ids if asked to, other servers ignore it
+        # with this, vLLM names tokens by their ids; other servers ignore it
         echo = {"echo": True, "logprobs": self.top_k, "return_tokens_as_token_ids": True}
         return read_echo(self.client.post("completions", body | echo), ids, self.prefix, self.texts)
 

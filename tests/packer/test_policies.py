@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from invarlock.packer.build.building import build_pack
+from invarlock.packer.format.documents import Manifest
 from invarlock.packer.trust.keys import fingerprint
 from invarlock.packer.trust.signers import parse_moment
-from invarlock.packer.verify.policies import REQUIREMENTS, ReceiverPolicy, read_policy
+from invarlock.packer.verify.policies import REQUIREMENTS, PackShown, ReceiverPolicy, policy_problems, read_policy
+from invarlock.packer.verify.reports import Findings
 from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
 from packs import SCENARIOS, TIME, content
 from processes import packer
@@ -161,3 +163,13 @@ def test_the_example_of_the_page_is_a_policy_and_its_table_has_every_rule(tmp_pa
 
     assert read_policy(path).requirements.keys() <= REQUIREMENTS.keys()
     assert [name for name in REQUIREMENTS if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize(("share", "met"), [(0.89, False), (0.9, True), (0.91, True), (None, False)])
+def test_a_share_is_limited_from_below(share: float | None, met: bool) -> None:
+    row = {"strictness": "must_pass", "path": "a.json", "fidelity_same_top_share": share}
+    shown = PackShown(cast(Manifest, {}), None, Findings(), {"records": [row]}, (), parse_moment(A_DAY_LATER))
+
+    problems = policy_problems(ReceiverPolicy({"limits": {"fidelity_same_top_share": 0.9}}), shown)
+
+    assert [problem.where for problem in problems] == ([] if met else ["a.json"])

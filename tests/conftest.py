@@ -29,6 +29,11 @@ class RealRun:
         return load_signing_key(self.key_path)
 
 
+# Workers of xdist share the cores, and so do the processes that they start. PyTorch would start a thread per core in
+# each; these wait for each other in busy loops, which makes all of them several times slower on a machine that is busy.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Who is started in the background by a shell ignores Ctrl-C, and so do its children; tests send it to theirs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

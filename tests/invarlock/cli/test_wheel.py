@@ -9,8 +9,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from processes import ROOT, SECONDS, SMALL, clean
 
-ROOT = Path(__file__).parents[3]
 MAX_WHEEL_BYTES = 8_000_000
 
 
@@ -58,7 +58,7 @@ def test_an_installed_wheel_runs_a_case_in_an_empty_folder(wheel: Path, tmp_path
     )
     done = subprocess.run(
         [python, "-m", "invarlock", "run", "-m", "smoke", "-k", "noop_control and mistral", "--unsigned"],
-        capture_output=True, text=True, cwd=empty, timeout=300,
+        capture_output=True, text=True, cwd=empty, env=clean(SMALL), timeout=SECONDS,
     )  # fmt: skip
 
     assert found.stdout.startswith(str(packages))

@@ -6,6 +6,7 @@ PACKER, CHECKPOINTS = "tests/packer", "tests/invarlock/checkpoints"
 REPORTS, HARNESS = "tests/invarlock/reports", "tests/invarlock/harness"
 KEYS = (f"{PACKER}/test_key_files.py", f"{PACKER}/test_keys_and_trust.py", f"{PACKER}/test_signing.py")
 SIGNATURE, RESULTS = f"{PACKER}/test_signature_step.py", f"{PACKER}/test_plan_and_results.py"
+ATTESTATIONS = f"{PACKER}/test_attestations.py"
 CLAIMED = f"{PACKER}/test_manifest_claims.py"
 RESULT = (f"{PACKER}/test_verify_result.py", f"{PACKER}/test_expected_signers.py")
 VERIFYING = (f"{PACKER}/test_verify.py", f"{PACKER}/test_attacks.py")
@@ -32,6 +33,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/format/references.py": VERIFYING,
     # trust
     "packer/trust/attestation.py": (SIGNATURE, f"{PACKER}/test_signing.py", *VERIFYING),
+    "packer/trust/attested.py": (ATTESTATIONS, *VERIFYING),
+    "packer/trust/bundles.py": (ATTESTATIONS,),
+    "packer/trust/checkpoint_subjects.py": (ATTESTATIONS, f"{PACKER}/test_signing.py"),
+    "packer/trust/predicates.py": (ATTESTATIONS, SIGNATURE, f"{PACKER}/test_signing.py"),
     "packer/trust/editing.py": (f"{PACKER}/test_file_access.py", f"{PACKER}/test_keys_and_trust.py"),
     "packer/trust/envelopes.py": (SIGNATURE, f"{PACKER}/test_receipts.py", f"{PACKER}/test_signing.py"),
     "packer/trust/file_access.py": (f"{PACKER}/test_file_access.py", *KEYS),
@@ -56,6 +61,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "packer/verify/verifying.py": (*VERIFYING, *EVIDENCE, f"{PACKER}/test_pages.py", f"{PACKER}/test_signing.py"),
     # claims
+    "packer/verify/attestable.py": (ATTESTATIONS, f"{PACKER}/test_signing.py"),
     "packer/verify/catalogue.py": (f"{PACKER}/test_catalogue.py", *VERIFYING),
     "packer/verify/claims.py": (SIGNATURE, *EVIDENCE, *VERIFYING, f"{PACKER}/test_signing.py"),
     "packer/verify/edit_records.py": (f"{PACKER}/test_edit_records.py", f"{PACKER}/test_deployables.py", *VERIFYING),

@@ -169,6 +169,22 @@ def add_attest(subparsers: Commands) -> None:
         "attest", help="verify a signed pack and add an in-toto attestation by its signer", epilog=EXIT_CODES
     )
     _add_pack_and_key(parser)
+    parser.add_argument(
+        "--predicate",
+        choices=("invarlock", "svr", "test-result"),
+        default="invarlock",
+        help="invarlock: the verdict and the gates of each case (default); svr: in-toto Simple Verification Result; "
+        "test-result: in-toto Test Result",
+    )
+    parser.add_argument(
+        "--checkpoint-files",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="output of sha256sum over the weight, config and tokenizer files of a subject, made in its folder; the "
+        "statement then names each of them; may be repeated",
+    )
     parser.set_defaults(command=commands.attest)
 
 

@@ -116,12 +116,15 @@ def sign(options: Namespace) -> int:
 
 
 def attest(options: Namespace) -> int:
-    """Sign an in-toto statement about the manifest of a pack."""
+    """Sign an in-toto statement about a pack, and write it as a DSSE envelope and as a Sigstore bundle."""
     # imported here to keep --help fast
-    from invarlock.packer.build.signing import attest_pack
+    from invarlock.packer.build.attesting import attest_pack, read_file_lists
+    from invarlock.packer.format.checksums import ATTESTATIONS, BUNDLES
 
-    signer = attest_pack(options.pack, _signing_key(options))
-    say(f"attested {options.pack}", f"signer: {signer}")
+    name = options.predicate
+    files = read_file_lists(options.checkpoint_files)
+    signer = attest_pack(options.pack, _signing_key(options), name, files)
+    say(f"attested {options.pack}: {ATTESTATIONS[name]}, {BUNDLES[name]}", f"signer: {signer}")
     return 0
 
 
@@ -345,11 +348,15 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         f"{headline}: {result.pack}",
         _verdict_line(result),
         *result.evidence,
-        f"signer: {signer}{', attested' if result.attested else ''}",
+        f"signer: {signer}{_attested_words(result)}",
         derived if result.reports_verified else "reports: not verified",
         *([f"overview: {result.pack / layout.PACK_PAGE}"] if result.has_page else []),
         *(f"warning: {warning}" for warning in fold_warnings(result.warnings)),
     ]
+
+
+def _attested_words(result: VerifyResult) -> str:
+    return f", attested ({', '.join(result.attested)})" if result.attested else ""
 
 
 def _verdict_line(result: VerifyResult) -> str:

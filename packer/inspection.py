@@ -8,7 +8,7 @@ from typing import Any
 
 from invarlock.packer.format import layout
 from invarlock.packer.format.checksums import (
-    ATTESTATION_NAME,
+    ATTESTATIONS,
     CHECKSUMS_NAME,
     CONTROL_FILES,
     MANIFEST_NAME,
@@ -75,7 +75,7 @@ def inspect_pack(path: Path) -> JsonObject:
         "signature": signature,
         "signature_problems": [problem.document() for problem in unsound],
         "signer_fingerprint": signer,
-        "attestation": "present" if ATTESTATION_NAME in listing.files else "missing",
+        "attestation": "present" if set(ATTESTATIONS.values()) & set(listing.files) else "missing",
         "verdict_claimed": None if claimed is None else claimed["verdict"],
         "verified": False,
         "checksums": {"digest_ok": digest_ok, "files": len(promised), "missing": missing, "uncovered": uncovered},

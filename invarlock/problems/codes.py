@@ -463,7 +463,7 @@ class Code(StrEnum):
     ATTESTATION_MALFORMED = (
         "attestation_malformed",
         ExitCode.SIGNATURE,
-        "`manifest.attestation.json` cannot be read or does not match its schema.",
+        "An attestation of the pack cannot be read or does not match its schema.",
         "Delete the attestation and let the signer attest the pack again.",
     )
     ATTESTATION_DOES_NOT_HOLD = (
@@ -818,6 +818,12 @@ class Code(StrEnum):
         "attestation_differs",
         ExitCode.REPORT,
         "The attestation contradicts the pack.",
+        "Delete the attestation and let the signer attest the pack again.",
+    )
+    ATTESTED_SUBJECT_DIFFERS = (
+        "attested_subject_differs",
+        ExitCode.REPORT,
+        "An attestation is about another manifest or other checkpoints than those of the pack.",
         "Delete the attestation and let the signer attest the pack again.",
     )
     OTHER_VERSION = (

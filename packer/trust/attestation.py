@@ -1,134 +1,113 @@
-"""An in-toto attestation of a pack: its claims in a standard form for other tools, signed by the pack's signer.
+"""In-toto attestations of a pack: its claims in standard forms for other tools, signed by the pack's signer.
 
 Example::
 
-    statement = make_statement(sealed, manifest, verdict, reports)
-    envelope = sign_statement(statement, key)          # manifest.attestation.json
-    statement = open_attestation(data, public_key)
+    statement = make_statement("svr", attested, utc_now())
+    envelope = sign_statement(statement, key)          # manifest.svr.json
+    statement = open_attestation("svr", data, public_key)
+    list(statement_problems("svr", statement, attested))   # [] if it follows from the pack
 
 Source: in-toto Attestation Framework, Statement v1 (https://github.com/in-toto/attestation/blob/main/spec/v1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
-from invarlock.packer.format.checksums import ATTESTATION_NAME, MANIFEST_NAME
+from invarlock.packer.format.checksums import ATTESTATIONS, MANIFEST_NAME
+from invarlock.packer.trust.attested import AttestedPack
+from invarlock.packer.trust.checkpoint_subjects import checkpoint_subjects, stated_files
 from invarlock.packer.trust.envelopes import STATEMENT_TYPE, EnvelopeKind, open_envelope
+from invarlock.packer.trust.predicates import PREDICATES
 
 from invarlock.digests import sha256_hex
 from invarlock.documents import JsonObject
+from invarlock.errors import DocumentError, SignatureError, UsageError
+from invarlock.jsonio import check_schema
+from invarlock.moments import format_moment
 from invarlock.problems import Code, Problem
 from invarlock.reports.verification import differences
 
-PREDICATE_TYPE = "urn:invarlock:evidence-pack-verdict:v1"
-ATTESTATION = EnvelopeKind(
-    ATTESTATION_NAME,
-    "attestation_statement",
-    "the pack's signer is",
-    Code.ATTESTATION_MALFORMED,
-    Code.ATTESTATION_DOES_NOT_HOLD,
-)
-CHECKPOINT_DIGEST = (
-    "sha256 over the sorted lines '<sha256 of file>  <name>' of the checkpoint's weight, config and tokenizer files"
-)
-
-
-@dataclass(frozen=True)
-class AttestedReport:
-    """The entry of a statement about one report; digests are ``sha256:<hex>``."""
-
-    model: str
-    scenario: str
-    run: int
-    subject_digest: str
-    validation: Mapping[str, Any]
-    ratio_vs_baseline: float | None
-    passed: bool
-    report_sha256: str
-
 
 def make_statement(
-    sealed: bytes, manifest: Mapping[str, Any], verdict: Mapping[str, Any], reports: Iterable[AttestedReport]
+    name: str, pack: AttestedPack, created: str, files: Mapping[str, Mapping[str, str]] | None = None
 ) -> JsonObject:
-    """Return the statement about a pack.
+    """Return the statement about a pack with one of the predicates.
 
-    Its subjects are the manifest, by the digest of its exact bytes, and each subject checkpoint, by its digest; its
-    predicate has the verdict, the gates of each case, and their provenance.
+    Its subjects are the manifest, by the digest of its exact bytes, and each baseline and subject checkpoint.
 
     Args:
-        sealed: the bytes of ``manifest.json``.
-        manifest: its document.
-        verdict: the verdict that follows from the pack's reports.
-        reports: the entry for each report.
+        name: ``invarlock``, ``svr`` or ``test-result``.
+        pack: the facts of the pack.
+        created: the time of the statement, in predicates that have one.
+        files: the files of checkpoints, by the checkpoint's digest: SHA-256 (64 hex) by name.
+
+    Raises:
+        UsageError: when the pack has no result of this kind.
     """
-    ordered = sorted(reports, key=lambda report: (report.model, report.scenario, report.run))
-    manifest_subject = {"name": MANIFEST_NAME, "digest": {"sha256": sha256_hex(sealed)}}
+    predicate = PREDICATES[name]
+    manifest_subject = {"name": MANIFEST_NAME, "digest": {"sha256": sha256_hex(pack.sealed)}}
     return {
         "_type": STATEMENT_TYPE,
-        "subject": [manifest_subject, *_checkpoints(ordered)],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "verdict": verdict["verdict"],
-            "evidence_level": manifest.get("evidence_level"),
-            "counts": dict(verdict["counts"]),
-            "cases": [
-                {
-                    "model": report.model,
-                    "scenario": report.scenario,
-                    "run": report.run,
-                    "passed": report.passed,
-                    "ratio_vs_baseline": report.ratio_vs_baseline,
-                    "gates": dict(report.validation),
-                    "report_sha256": report.report_sha256,
-                }
-                for report in ordered
-            ],
-            "provenance": _provenance(manifest),
-        },
+        "subject": [manifest_subject, *checkpoint_subjects(pack, {**pack.baseline_files, **(files or {})})],
+        "predicateType": predicate.type,
+        "predicate": predicate.make(pack, created),
     }
 
 
-def open_attestation(data: bytes, public: bytes) -> dict[str, Any]:
+def open_attestation(name: str, data: bytes, public: bytes, *, where: str | None = None) -> dict[str, Any]:
     """Return the statement of a pack's attestation after checking its signature with the raw public key of its signer.
+
+    Args:
+        name: the predicate that it must have.
+        data: the DSSE envelope.
+        public: the key of the signer.
+        where: the file, if the envelope is in another one than ``ATTESTATIONS`` names.
 
     Raises:
         SignatureError: when the envelope or its statement is malformed, or the signature is invalid or by another key.
     """
-    return open_envelope(data, public, ATTESTATION)
+    kind = attestation_kind(where or ATTESTATIONS[name])
+    statement = open_envelope(data, public, kind)
+    predicate = PREDICATES[name]
+    try:
+        if statement["predicateType"] != predicate.type:
+            raise DocumentError(f"{kind.name}: predicateType: not {predicate.type}")
+        check_schema(statement["predicate"], predicate.schema, where=kind.name)
+    except DocumentError as error:
+        problems = [problem.coded(kind.malformed) for problem in error.problems]
+        raise SignatureError(str(error), problems=problems) from None
+    return statement
 
 
-def statement_problems(statement: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the differences between a statement and the one that follows from the pack."""
-    code = Code.ATTESTATION_DIFFERS
-    yield from differences(dict(statement), dict(expected), where=ATTESTATION_NAME, code=code)
+def attestation_kind(where: str) -> EnvelopeKind:
+    """Return the kind of the envelope in a file of a pack."""
+    codes = (Code.ATTESTATION_MALFORMED, Code.ATTESTATION_DOES_NOT_HOLD)
+    return EnvelopeKind(where, "attestation_statement", "the pack's signer is", *codes)
 
 
-def _checkpoints(reports: Sequence[AttestedReport]) -> list[dict[str, Any]]:
-    """Return each distinct checkpoint once, under the name of its first case."""
-    names: dict[str, str] = {}
-    for report in reports:
-        names.setdefault(report.subject_digest, f"{report.model}/{report.scenario}/run_{report.run}")
-    return [
-        {
-            "name": name,
-            "digest": {"sha256": digest.removeprefix("sha256:")},
-            "annotations": {"digest_method": CHECKPOINT_DIGEST},
-        }
-        for digest, name in names.items()
-    ]
+def statement_problems(
+    name: str, statement: Mapping[str, Any], pack: AttestedPack, where: str | None = None
+) -> Iterator[Problem]:
+    """Yield the differences between a statement and the one that follows from the pack.
 
-
-def _provenance(manifest: Mapping[str, Any]) -> JsonObject:
-    source = manifest.get("invocation", {}).get("config_source") or {}
-    found = {
-        "suite": manifest.get("suite"),
-        "generated_at": manifest.get("generated_at"),
-        "invarlock_version": manifest.get("invarlock_version"),
-        "models": manifest.get("models"),
-        "source": {key: source[key] for key in ("uri", "commit", "dirty") if key in source} or None,
-        "environment": manifest.get("environment", {}).get("digest"),
-    }
-    return {key: value for key, value in found.items() if value is not None}
+    The time of a statement and the files of a subject checkpoint are statements of the signer; the files must have the
+    checkpoint's digest, and the time must not be before the pack was made.
+    """
+    place = where or ATTESTATIONS[name]
+    created = str(statement["predicate"].get("timeCreated", ""))
+    try:
+        expected = make_statement(name, pack, created, stated_files(statement))
+    except UsageError as error:
+        yield Problem(Code.ATTESTATION_DIFFERS, place, "predicate", str(error))
+        return
+    found, derived = dict(statement), dict(expected)
+    subjects = found.pop("subject"), derived.pop("subject")
+    yield from differences(*subjects, "subject", where=place, code=Code.ATTESTED_SUBJECT_DIFFERS)
+    yield from differences(found, derived, where=place, code=Code.ATTESTATION_DIFFERS)
+    made = pack.manifest.get("generated_at")
+    if created and made is not None and created < format_moment(datetime.fromisoformat(made)):
+        words = f"{created}, before the pack was made"
+        yield Problem(Code.ATTESTATION_DIFFERS, place, "predicate.timeCreated", words)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from invarlock.packer.format.checksums import (
-    ATTESTATION_NAME,
+    ATTESTATIONS,
+    BUNDLES,
     LINE_ENDS,
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -18,6 +19,7 @@ from invarlock.packer.format.documents import Manifest
 from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES, MAX_SIGNATURE_BYTES
 from invarlock.packer.format.pack_folder import PackFolder
 from invarlock.packer.trust.attestation import open_attestation
+from invarlock.packer.trust.bundles import read_bundle
 from invarlock.packer.trust.keys import fingerprint
 from invarlock.packer.trust.signature import verify_manifest
 from invarlock.packer.trust.signers import Authenticity, TrustedSigner, judge_signer
@@ -36,15 +38,23 @@ REMEDY = (
 
 
 @dataclass(frozen=True)
+class Attestation:
+    """The statement of an attestation, and the name of its predicate."""
+
+    predicate: str
+    statement: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Signature:
     """The signer of a pack: the fingerprint, None if unsigned, and whether the receiver trusts it.
 
-    ``statement`` is the statement of the pack's attestation, None without one.
+    ``statements`` are the statements of the pack's attestations, by the file of each.
     """
 
     signer: str | None = None
     authenticity: Authenticity = "unpinned"
-    statement: Mapping[str, Any] | None = None
+    statements: Mapping[str, Attestation] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
@@ -68,7 +78,7 @@ def check_signature(
         if found.problems:
             return found
     try:
-        return replace(found, statement=_read_attestation(folder, public))
+        return replace(found, statements=_read_attestations(folder, public))
     except SignatureError as error:
         return replace(found, problems=error.problems)
 
@@ -140,19 +150,30 @@ def _judge(signer: str, manifest: Manifest, options: VerifyOptions, store: Seque
     return Signature(signer, authenticity, warnings=tuple(warnings))
 
 
-def _read_attestation(folder: PackFolder, public: bytes | None) -> Mapping[str, Any] | None:
-    """Return the statement of a pack's attestation, or None without one.
+def _read_attestations(folder: PackFolder, public: bytes | None) -> dict[str, Attestation]:
+    """Return the statements of a pack's attestations, by the file of each.
 
     Raises:
-        SignatureError: when the attestation is malformed, or not by the pack's signer.
+        SignatureError: when an attestation is malformed, or not by the pack's signer.
     """
+    found = {}
+    for files in (ATTESTATIONS, BUNDLES):
+        for predicate, where in files.items():
+            data = _attestation_data(folder, where)
+            if data is None:
+                continue
+            if public is None:
+                words = "the pack has an attestation but no signature; sign the pack first"
+                raise SignatureError(words, where=where, code=Code.ATTESTATION_DOES_NOT_HOLD)
+            envelope = read_bundle(data, where) if files is BUNDLES else data
+            found[where] = Attestation(predicate, open_attestation(predicate, envelope, public, where=where))
+    return found
+
+
+def _attestation_data(folder: PackFolder, where: str) -> bytes | None:
     try:
-        data = folder.read(ATTESTATION_NAME, MAX_ATTESTATION_BYTES)
+        return folder.read(where, MAX_ATTESTATION_BYTES)
     except MissingFileError:
         return None
     except IntegrityError as error:
         raise _unreadable(error, Code.ATTESTATION_MALFORMED) from None
-    if public is None:
-        words = "the pack has an attestation but no signature; sign the pack first"
-        raise SignatureError(words, where=ATTESTATION_NAME, code=Code.ATTESTATION_DOES_NOT_HOLD)
-    return open_attestation(data, public)

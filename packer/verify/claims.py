@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from invarlock.packer.format import layout
-from invarlock.packer.format.checksums import ATTESTATION_NAME, MANIFEST_NAME
+from invarlock.packer.format.checksums import MANIFEST_NAME
 from invarlock.packer.format.contents import SealedFiles
 from invarlock.packer.format.documents import Manifest
 from invarlock.packer.format.readme import readme_follows
-from invarlock.packer.trust.attestation import AttestedReport, make_statement, statement_problems
-from invarlock.packer.verify.authenticity import Signature
+from invarlock.packer.trust.attestation import statement_problems
+from invarlock.packer.trust.attested import AttestedPack
+from invarlock.packer.verify.attestable import attestable
+from invarlock.packer.verify.authenticity import Attestation, Signature
 from invarlock.packer.verify.catalogue import catalogue_warnings
 from invarlock.packer.verify.control_files import ControlFiles, ManifestFound
 from invarlock.packer.verify.manifest_claims import manifest_problems, metadata_problems
-from invarlock.packer.verify.report import ReportFacts
 from invarlock.packer.verify.reports import Findings
 from invarlock.packer.verify.results import Results
 
@@ -28,10 +29,10 @@ from invarlock.problems import Code, Problem
 
 @dataclass(frozen=True)
 class Claims:
-    """The attestation entry of each report, and whether the pack has an attestation that was compared with them."""
+    """The facts that attestations state, None without a verdict, and the predicates that were compared with them."""
 
-    attested_reports: tuple[AttestedReport, ...] = ()
-    attested: bool = False
+    attestable: AttestedPack | None = None
+    attested: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
 
@@ -46,18 +47,18 @@ def check_claims(
 ) -> Claims:
     """Return the claims of a pack that do not follow from its reports and its plan."""
     document, verdict = manifest.document, results.verdict
-    reports = tuple(_attested(facts, facts.record) for facts in found.facts.values() if facts.record is not None)
+    pack = None if verdict is None else attestable(control.manifest, document, found, verdict, files)
     problems = [*manifest_problems(document, found, files, verdict), *metadata_problems(found, files)]
     problems += _misleading_names(files)
     problems += _readme_problems(document, found, verdict, files)
-    if signature.statement is not None:
-        problems += _attestation_problems(control, document, signature.statement, verdict, reports)
+    for where, attestation in signature.statements.items():
+        problems += _attestation_problems(where, attestation, pack)
     if not (problems or found.problems or results.problems):
         # it shows what follows from everything else, so that any other problem would be one of the page too
         problems += _page_problems(document, found, verdict, files)
     return Claims(
-        reports,
-        attested=signature.statement is not None and verdict is not None,
+        pack,
+        attested=() if pack is None else tuple(sorted({one.predicate for one in signature.statements.values()})),
         warnings=(*_plan_warnings(document, found), *_opaque_warnings(document, files, derived=verdict is not None)),
         problems=tuple(problems),
     )
@@ -108,18 +109,12 @@ def _page_problems(
         yield Problem(Code.PAGE_DIFFERS, path, "", "not the page that is rendered from the reports")
 
 
-def _attestation_problems(
-    control: ControlFiles,
-    manifest: Manifest,
-    statement: Mapping[str, Any],
-    verdict: Mapping[str, Any] | None,
-    reports: tuple[AttestedReport, ...],
-) -> Iterator[Problem]:
-    if verdict is None:
+def _attestation_problems(where: str, attestation: Attestation, pack: AttestedPack | None) -> Iterator[Problem]:
+    if pack is None:
         words = "attests a verdict, but none follows from the pack"
-        yield Problem(Code.ATTESTATION_DIFFERS, ATTESTATION_NAME, "", words)
+        yield Problem(Code.ATTESTATION_DIFFERS, where, "", words)
         return
-    yield from statement_problems(statement, make_statement(control.manifest, manifest, verdict, reports))
+    yield from statement_problems(attestation.predicate, attestation.statement, pack, where)
 
 
 def _plan_warnings(manifest: Manifest, found: Findings) -> list[str]:
@@ -135,16 +130,3 @@ def _opaque_warnings(manifest: Manifest, files: SealedFiles, *, derived: bool) -
         return []
     shown = ", ".join(opaque[:3]) + (f" and {len(opaque) - 3} more" if len(opaque) > 3 else "")
     return [f"sealed, but not used by any check: {shown}"]
-
-
-def _attested(facts: ReportFacts, record: Mapping[str, Any]) -> AttestedReport:
-    return AttestedReport(
-        model=facts.model_id,
-        scenario=record["name"],
-        run=record["run_num"],
-        subject_digest=facts.subject_digest,
-        validation=facts.validation,
-        ratio_vs_baseline=record["ratio_vs_baseline"],
-        passed=record["passed"],
-        report_sha256=record["report_sha256"],
-    )

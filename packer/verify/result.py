@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invarlock.packer.trust.attestation import AttestedReport
+from invarlock.packer.trust.attested import AttestedPack
 from invarlock.packer.trust.signers import Authenticity
 from invarlock.packer.verify.evidence import statement
 from invarlock.packer.verify.options import VerifyOptions
@@ -27,6 +27,8 @@ class VerifyResult:
         verdict: PASS, FAIL or NOT_DERIVED; None if the pack claims none or its integrity check failed.
         verdict_document: the derived verdict, or None.
         envelope: the ``verify-v1`` document of all reports.
+        attested: the predicates of its attestations, each of which follows from its reports.
+        attestable: the facts that its attestations may state; None if it has no verdict.
         has_page: whether the pack has an ``index.html``, which was rendered again and compared.
         manifest_sha256: digest of the exact bytes of its manifest, None if they could not be read.
     """
@@ -39,7 +41,7 @@ class VerifyResult:
     signer: str | None = None
     authenticity: Authenticity = "unpinned"
     trust_store: str | None = None
-    attested: bool = False
+    attested: tuple[str, ...] = ()
     verdict: str | None = None
     evidence_level: str | None = None
     missing_for_strong: tuple[str, ...] = ()
@@ -49,7 +51,7 @@ class VerifyResult:
     reports_verified: bool = False
     envelope: VerifyEnvelope | None = None
     verdict_document: Mapping[str, Any] | None = None
-    attested_reports: tuple[AttestedReport, ...] = ()
+    attestable: AttestedPack | None = None
     has_page: bool = False
     manifest_sha256: str | None = None
 
@@ -115,7 +117,8 @@ class VerifyResult:
             },
             "authenticity": self.authenticity if self.signed or not self.holds else "unsigned",
             "signer_fingerprint": self.signer,
-            "attested": self.attested,
+            "attested": bool(self.attested),
+            "attested_predicates": list(self.attested),
             "trust_store": self.trust_store,
             "verdict": self.verdict,
             "verify": self.envelope,

@@ -165,7 +165,7 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
         warnings=(*result.warnings, *_assurance_warnings(manifest, found, is_off=is_off)),
         integrity_ok=True,
         attested=steps.claims.attested,
-        attested_reports=steps.claims.attested_reports,
+        attestable=steps.claims.attestable,
         verdict=steps.verdict,
         verdict_document=verdict,
         envelope=None if is_off else join_envelopes(found.envelopes),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build.signing import attest_pack
+from invarlock.packer.build.attesting import attest_pack
 from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
 from invarlock.packer.inspection import inspect_pack
 from invarlock.packer.trust.keys import SigningKey
@@ -225,4 +225,4 @@ def test_an_attestation_of_a_pack_without_a_verdict_is_refused(tmp_path: Path, r
 
     result = strict(tmp_path / "bare")
 
-    assert (places(result), result.attested) == ([(Code.ATTESTATION_DIFFERS, "manifest.attestation.json", "")], False)
+    assert (places(result), result.attested) == ([(Code.ATTESTATION_DIFFERS, "manifest.attestation.json", "")], ())

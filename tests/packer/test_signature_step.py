@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.build.signing import attest_pack
+from invarlock.packer.build.attesting import attest_pack
 from invarlock.packer.format.checksums import ATTESTATION_NAME
 from invarlock.packer.trust import signature as signatures
 from invarlock.packer.trust.attestation import open_attestation
@@ -103,19 +103,19 @@ def envelope(pack: Path, key: SigningKey) -> dict[str, Any]:
 
 def test_an_attestation_whose_signature_is_another_payloads_does_not_hold(pack: Path, real_run: Any) -> None:
     document, public = envelope(pack, real_run.key), real_run.key.public
-    statement = open_attestation(dump_json(document), public)
+    statement = open_attestation("invarlock", dump_json(document), public)
     other = real_run.key.sign(pre_authentication_encoding(document["payloadType"], b"{}"))
     document["signatures"][0]["sig"] = base64.b64encode(other).decode("ascii")
 
     with pytest.raises(SignatureError) as caught:
-        open_attestation(dump_json(document), public)
+        open_attestation("invarlock", dump_json(document), public)
 
     assert caught.value.code == Code.ATTESTATION_DOES_NOT_HOLD
     assert statement["predicate"]["verdict"] == "PASS"
 
 
 def test_an_attestation_says_which_source_made_the_pack(pack: Path, real_run: Any) -> None:
-    statement = open_attestation(dump_json(envelope(pack, real_run.key)), real_run.key.public)
+    statement = open_attestation("invarlock", dump_json(envelope(pack, real_run.key)), real_run.key.public)
     manifest = json.loads((pack / "manifest.json").read_bytes())
     source = manifest["invocation"]["config_source"]
 

@@ -55,7 +55,7 @@ def test_a_result_is_of_nothing_until_something_was_found() -> None:
     result = VerifyResult(PACK, VerifyOptions())
 
     assert (result.code, result.ok, result.signed, result.reports_verified) == (ExitCode.OK, False, False, False)
-    assert (result.integrity_ok, result.attested, result.strong) == (False, False, False)
+    assert (result.integrity_ok, result.attested, result.strong) == (False, (), False)
 
 
 @pytest.mark.parametrize(

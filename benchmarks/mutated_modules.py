@@ -44,6 +44,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/trust/pem.py": KEYS,
     "packer/trust/signature.py": (SIGNATURE, *KEYS, *VERIFYING),
     "packer/trust/signers.py": (SIGNATURE, f"{PACKER}/test_expected_signers.py", *KEYS, f"{PACKER}/test_verify.py"),
+    "packer/trust/timestamps.py": (f"{PACKER}/test_timestamps.py",),
     # the verifier
     "packer/verify/authenticity.py": (SIGNATURE, f"{PACKER}/test_expected_signers.py", *KEYS, *VERIFYING),
     "packer/verify/control_files.py": VERIFYING,

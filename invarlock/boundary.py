@@ -29,6 +29,8 @@ EXTRAS = {
     "bitsandbytes": "deployable",
     "pyarrow": "parquet",
     "yaml": "yaml",
+    "rfc3161_client": "timestamps",
+    "model_signing": "model-signatures",
     "cryptography": "encrypted-keys",
 }
 

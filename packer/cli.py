@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from invarlock.packer import commands
+from invarlock.packer import commands, signing_commands
 
 from invarlock.boundary import CommandParser, Commands, run_command
 from invarlock.errors import InvarLockError
@@ -65,7 +65,7 @@ def add_keygen(subparsers: Commands) -> None:
         metavar="VAR",
         help="encrypt the private key with the passphrase in this environment variable",
     )
-    parser.set_defaults(command=commands.keygen)
+    parser.set_defaults(command=signing_commands.keygen)
 
 
 def add_build(subparsers: Commands) -> None:
@@ -158,9 +158,15 @@ def add_merge(subparsers: Commands) -> None:
 
 def add_sign(subparsers: Commands) -> None:
     """Add the command ``sign``."""
-    parser = subparsers.add_parser("sign", help="verify an unsigned pack and sign it", epilog=EXIT_CODES)
-    _add_pack_and_key(parser)
-    parser.set_defaults(command=commands.sign)
+    parser = subparsers.add_parser("sign", help="verify a pack and sign it, or stamp its signature", epilog=EXIT_CODES)
+    _add_pack_and_key(parser, required=False)
+    parser.add_argument(
+        "--timestamp-url",
+        metavar="URL",
+        help="also get a time stamp (RFC 3161) of the signature from this authority, which learns its digest alone; "
+        "without --signing-key the pack must be signed already",
+    )
+    parser.set_defaults(command=signing_commands.sign)
 
 
 def add_attest(subparsers: Commands) -> None:
@@ -185,12 +191,12 @@ def add_attest(subparsers: Commands) -> None:
         help="output of sha256sum over the weight, config and tokenizer files of a subject, made in its folder; the "
         "statement then names each of them; may be repeated",
     )
-    parser.set_defaults(command=commands.attest)
+    parser.set_defaults(command=signing_commands.attest)
 
 
-def _add_pack_and_key(parser: argparse.ArgumentParser) -> None:
+def _add_pack_and_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("pack", type=Path, metavar="PACK")
-    parser.add_argument("--signing-key", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--signing-key", type=Path, required=required, metavar="FILE")
     _add_passphrase(parser)
 
 
@@ -213,13 +219,18 @@ def add_trust(subparsers: Commands) -> None:
     add.add_argument("--name", metavar="TEXT", help="name of the signer")
     add.add_argument("--not-before", metavar="TIME", help="trusted from this time on, for example 2026-01-31T12:00:00Z")
     add.add_argument("--not-after", metavar="TIME", help="trusted until this time")
-    add.set_defaults(command=commands.trust_add)
+    add.set_defaults(command=signing_commands.trust_add)
     show = actions.add_parser("list", help="list the signers and whether each is trusted now")
     show.add_argument("--json", action="store_true")
-    show.set_defaults(command=commands.trust_list)
+    show.set_defaults(command=signing_commands.trust_list)
     revoke = actions.add_parser("revoke", help="revoke a signer, for packs of any date")
     revoke.add_argument("signer", metavar="SIGNER", help="sha256:HEX, or the signer's .pub.pem file")
-    revoke.set_defaults(command=commands.trust_revoke)
+    revoke.add_argument(
+        "--since",
+        metavar="TIME",
+        help="when its key could first have been misused: packs whose time stamp is earlier stay trusted",
+    )
+    revoke.set_defaults(command=signing_commands.trust_revoke)
     for action in (add, show, revoke):
         action.add_argument(
             "--trust-store", type=Path, metavar="FILE", help="default: ~/.config/invarlock/trusted-signers.json"
@@ -266,6 +277,13 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="trusted signers; default: ~/.config/invarlock/trusted-signers.json, if it exists; with "
         "--expected-fingerprint, the signer must also be in this store",
+    )
+    parser.add_argument(
+        "--timestamp-certificate",
+        type=Path,
+        metavar="FILE",
+        help="root certificate (PEM) of a time-stamping authority: require its time stamp of the signature, and check "
+        "the signer's validity at its time",
     )
     _add_allow_unsigned(parser)
     parser.add_argument("--at", metavar="TIME", help="check the signer's validity at this time instead of now")

@@ -9,32 +9,20 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from invarlock.packer.signing_commands import key_in, signing_key
+
 from invarlock.errors import ReportError, UsageError, printable
 from invarlock.folding import fold_problems, fold_warnings
-from invarlock.moments import utc_now
+from invarlock.moments import format_moment, utc_now
 from invarlock.output import say, say_error, say_json, say_results
 from invarlock.problems import Code
 
 if TYPE_CHECKING:
     from invarlock.packer.runs.merging import MergedRun
-    from invarlock.packer.trust.keys import SigningKey
     from invarlock.packer.verify.verifying import VerifyResult
-
-
-def keygen(options: Namespace) -> int:
-    """Make a signing key, write both halves and print their paths and the fingerprint."""
-    # imported here to keep --help fast
-    from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
-
-    key = make_signing_key()
-    private, public = write_key_pair(options.name, key, _passphrase(options))
-    kept = "keep it secret" if options.passphrase_env is None else "encrypted"
-    say(f"private key: {private} ({kept})", f"public key:  {public}", f"fingerprint: {fingerprint(key.public)}")
-    return 0
 
 
 def build(options: Namespace) -> int:
@@ -45,7 +33,7 @@ def build(options: Namespace) -> int:
     from invarlock.packer.build.building import build_pack
     from invarlock.packer.runs.run_inputs import check_inputs, find_inputs
 
-    key = None if options.signing_key is None else _signing_key(options)
+    key = None if options.signing_key is None else signing_key(options)
     content = gather_files(
         reports=options.report,
         final_verdict=options.final_verdict,
@@ -79,7 +67,7 @@ def merge(options: Namespace) -> int:
     from invarlock.packer.trust.keys import make_signing_key
 
     made = options.signing_key is None and not options.unsigned
-    key = None if options.unsigned else make_signing_key() if made else _signing_key(options)
+    key = None if options.unsigned else make_signing_key() if made else signing_key(options)
     merged = merge_runs(options.runs, options.output, key, utc_now())
     origin = " (temporary key, now discarded; pass --signing-key to sign with your own)" if made else ""
     if options.json:
@@ -103,83 +91,6 @@ def _require_pass(merged: MergedRun, options: Namespace) -> None:
     if options.require_pass and merged.verdict != "PASS":
         words = f"the verdict is {merged.verdict}, but --require-pass requires PASS"
         raise ReportError(words, where=str(merged.path), code=Code.PASS_REQUIRED)
-
-
-def sign(options: Namespace) -> int:
-    """Sign the manifest of a pack."""
-    # imported here to keep --help fast
-    from invarlock.packer.build.signing import sign_pack
-
-    signer = sign_pack(options.pack, _signing_key(options))
-    say(f"signed {options.pack}", f"signer: {signer}")
-    return 0
-
-
-def attest(options: Namespace) -> int:
-    """Sign an in-toto statement about a pack, and write it as a DSSE envelope and as a Sigstore bundle."""
-    # imported here to keep --help fast
-    from invarlock.packer.build.attesting import attest_pack, read_file_lists
-    from invarlock.packer.format.checksums import ATTESTATIONS, BUNDLES
-
-    name = options.predicate
-    files = read_file_lists(options.checkpoint_files)
-    signer = attest_pack(options.pack, _signing_key(options), name, files)
-    say(f"attested {options.pack}: {ATTESTATIONS[name]}, {BUNDLES[name]}", f"signer: {signer}")
-    return 0
-
-
-def trust_add(options: Namespace) -> int:
-    """Add a signer to the trust store."""
-    # imported here to keep --help fast
-    from invarlock.packer.trust.editing import add_signer, fingerprint_of
-    from invarlock.packer.trust.signers import TrustedSigner, parse_moment
-
-    signer = TrustedSigner(
-        fingerprint_of(options.signer),
-        options.name,
-        None if options.not_before is None else parse_moment(options.not_before),
-        None if options.not_after is None else parse_moment(options.not_after),
-    )
-    store = _store(options)
-    add_signer(store, signer)
-    say(f"trusted: {signer.fingerprint} in {store}")
-    return 0
-
-
-def trust_list(options: Namespace) -> int:
-    """Print the signers of the trust store."""
-    # imported here to keep --help fast
-    from invarlock.packer.trust.signers import read_trust_store
-
-    store = _store(options)
-    if not store.exists() and options.trust_store is None:
-        say("[]" if options.json else f"no signer is trusted: {store} does not exist; add a signer with 'trust add'")
-        return 0
-    signers = read_trust_store(store)
-    now = datetime.now(UTC)
-    rows = []
-    for signer in signers:
-        refusal = signer.refuses(now)
-        refused = None if refusal is None else refusal.reason
-        rows.append({"fingerprint": signer.fingerprint, "name": signer.name, "refused": refused})
-    if options.json:
-        say_json(rows)
-        return 0
-    for row in rows:
-        say(f"{row['fingerprint']}  {row['name'] or '-'}  {row['refused'] or 'trusted'}")
-    say(f"{len(rows)} signers in {store}")
-    return 0
-
-
-def trust_revoke(options: Namespace) -> int:
-    """Mark a signer of the trust store as revoked."""
-    # imported here to keep --help fast
-    from invarlock.packer.trust.editing import fingerprint_of, revoke_signer
-
-    signer = fingerprint_of(options.signer)
-    known = revoke_signer(_store(options), signer)
-    say(f"revoked: {signer}" + ("" if known else " (it was not in the store; it was added as revoked)"))
-    return 0
 
 
 def inspect(options: Namespace) -> int:
@@ -230,7 +141,7 @@ def verify(options: Namespace) -> int:
                     raise UsageError(
                         f"{name}: {file} is inside the pack; give a path outside it", code=Code.VERDICT_NOT_CLAIMED
                     )
-    receiver = None if options.receipt is None else _key_in(options.receipt_key, options)
+    receiver = None if options.receipt is None else key_in(options.receipt_key, options)
     wanted = VerifyOptions(
         strict=options.strict,
         report_assurance=options.report_assurance,
@@ -244,6 +155,7 @@ def verify(options: Namespace) -> int:
         require_pass=options.require_pass,
         at=None if options.at is None else parse_moment(options.at),
         policy=None if options.policy is None else read_policy(options.policy),
+        timestamp_certificate=options.timestamp_certificate,
     )
     results = []
     for pack in options.packs:
@@ -349,10 +261,17 @@ def _verify_lines(result: VerifyResult) -> list[str]:
         _verdict_line(result),
         *result.evidence,
         f"signer: {signer}{_attested_words(result)}",
+        f"time: {_time_words(result)}",
         derived if result.reports_verified else "reports: not verified",
         *([f"overview: {result.pack / layout.PACK_PAGE}"] if result.has_page else []),
         *(f"warning: {warning}" for warning in fold_warnings(result.warnings)),
     ]
+
+
+def _time_words(result: VerifyResult) -> str:
+    if result.stamp is not None:
+        return f"signed at {format_moment(result.stamp.moment)} at the latest, as {result.stamp.authority} states"
+    return f"made at {result.made_at or 'an unknown time'}, as the maker states; no authority confirms it"
 
 
 def _attested_words(result: VerifyResult) -> str:
@@ -376,39 +295,3 @@ def _real(path: Path) -> Path:
 def _separated(blocks: Sequence[list[str]]) -> list[str]:
     """Return the lines of all blocks, separated by empty lines."""
     return [line for number, block in enumerate(blocks) for line in (["", *block] if number else block)]
-
-
-def _passphrase(options: Namespace) -> bytes | None:
-    # imported here to keep --help fast
-    from invarlock.packer.trust.keys import passphrase_from
-
-    return None if options.passphrase_env is None else passphrase_from(options.passphrase_env)
-
-
-def _signing_key(options: Namespace) -> SigningKey:
-    return _key_in(options.signing_key, options)
-
-
-def _key_in(path: Path, options: Namespace) -> SigningKey:
-    # imported here to keep --help fast
-    from invarlock.packer.trust.file_access import key_warnings
-    from invarlock.packer.trust.keys import load_signing_key
-
-    key = load_signing_key(path, _passphrase(options))
-    _warn(key_warnings(path))
-    return key
-
-
-def _store(options: Namespace) -> Path:
-    # imported here to keep --help fast
-    from invarlock.packer.trust.file_access import store_warnings
-    from invarlock.packer.trust.signers import own_store
-
-    store: Path = options.trust_store or own_store()
-    _warn(store_warnings(store))
-    return store
-
-
-def _warn(lines: Sequence[str]) -> None:
-    for line in lines:
-        say_error(f"warning: {line}")

@@ -29,6 +29,7 @@ OF_PACKS = {
     "policy": "--policy",
     "receipt": "--receipt",
     "receipt_key": "--receipt-key",
+    "timestamp_certificate": "--timestamp-certificate",
     "passphrase_env": "--passphrase-env",
 }
 OF_REPORTS = {"baseline_report": "--baseline-report", "preset": "--preset"}

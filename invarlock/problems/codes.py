@@ -357,6 +357,12 @@ class Code(StrEnum):
         "The given shards belong to different runs or divisions, one is given twice, or their machines differ.",
         "Give the shards of one run, each once, all made on identical machines.",
     )
+    TIMESTAMP_NOT_OBTAINED = (
+        "timestamp_not_obtained",
+        ExitCode.USAGE,
+        "The time-stamping authority does not answer, or answers something else than a time stamp of the signature.",
+        "Check the URL and the network, or try again later: `invarlock sign PACK --timestamp-url URL`.",
+    )
     SERVER_UNREACHABLE = (
         "server_unreachable",
         ExitCode.USAGE,
@@ -457,7 +463,7 @@ class Code(StrEnum):
     SIGNER_OUT_OF_DATE = (
         "signer_out_of_date",
         ExitCode.SIGNATURE,
-        "The signer is not trusted now, or was not trusted when the pack was made.",
+        "The signer is not trusted now, or was not trusted when the pack was made or time-stamped.",
         "Check `not_before` and `not_after` in the trust store; `--at TIME` checks at another time.",
     )
     ATTESTATION_MALFORMED = (
@@ -471,6 +477,30 @@ class Code(StrEnum):
         ExitCode.SIGNATURE,
         "The attestation is not signed, or not by the signer of the pack.",
         "Delete the attestation and let the signer attest the pack again.",
+    )
+    TIMESTAMP_MISSING = (
+        "timestamp_missing",
+        ExitCode.SIGNATURE,
+        "The receiver requires a time stamp, and the pack has none.",
+        "Ask the maker to add one: `invarlock sign PACK --timestamp-url URL`; or do not require it.",
+    )
+    TIMESTAMP_MALFORMED = (
+        "timestamp_malformed",
+        ExitCode.SIGNATURE,
+        "`manifest.signature.tsr` is not a granted RFC 3161 time stamp.",
+        "Delete it and stamp the pack again: `invarlock sign PACK --timestamp-url URL`.",
+    )
+    TIMESTAMP_OF_OTHER_SIGNATURE = (
+        "timestamp_of_other_signature",
+        ExitCode.SIGNATURE,
+        "The time stamp is of another signature than that of the pack.",
+        "Do not rely on the time; ask the maker to stamp the pack again.",
+    )
+    TIMESTAMP_OF_OTHER_AUTHORITY = (
+        "timestamp_of_other_authority",
+        ExitCode.SIGNATURE,
+        "The time stamp is not by the authority whose certificate the receiver pinned.",
+        "Compare the certificate in `--timestamp-certificate` with that of the maker's authority.",
     )
     RECEIPT_MALFORMED = (
         "receipt_malformed",

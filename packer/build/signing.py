@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from invarlock.packer.format.checksums import MANIFEST_NAME, SIGNATURE_NAME
-from invarlock.packer.format.limits import MAX_MANIFEST_BYTES
+from invarlock.packer.format.checksums import MANIFEST_NAME, SIGNATURE_NAME, TIMESTAMP_NAME
+from invarlock.packer.format.limits import MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES
 from invarlock.packer.format.manifest import read_manifest
 from invarlock.packer.format.pack_folder import open_pack
 from invarlock.packer.trust.keys import SigningKey, fingerprint
 from invarlock.packer.trust.signature import sign_manifest
+from invarlock.packer.trust.timestamps import request_timestamp
 from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
 
 from invarlock.errors import InvarLockError, SignatureError, UsageError
@@ -20,8 +21,10 @@ from invarlock.problems import Code
 from invarlock.staging import staging_folder
 
 
-def sign_pack(pack: Path, key: SigningKey) -> str:
+def sign_pack(pack: Path, key: SigningKey, timestamp_url: str | None = None) -> str:
     """Verify an unsigned pack, put ``manifest.signature.json`` into it, and return the signer's fingerprint.
+
+    The signature is written only if a time stamp for it was obtained, where ``timestamp_url`` requests one.
 
     Raises:
         UsageError: when the pack is already signed.
@@ -37,9 +40,29 @@ def sign_pack(pack: Path, key: SigningKey) -> str:
         raise SignatureError(words, where=MANIFEST_NAME, code=Code.SIGNER_DIFFERS)
     signature = dump_json(sign_manifest(sealed, key))
     # the signed pack is verified in memory first, so a pack that does not verify never gets a signature file
-    verified(pack, {SIGNATURE_NAME: signature})
-    add_file(pack, SIGNATURE_NAME, signature)
+    added = {SIGNATURE_NAME: signature}
+    verified(pack, added)
+    if timestamp_url is not None:
+        added[TIMESTAMP_NAME] = request_timestamp(timestamp_url, signature)
+    for name, data in added.items():
+        add_file(pack, name, data)
     return signer
+
+
+def stamp_pack(pack: Path, timestamp_url: str) -> str:
+    """Verify a signed pack, put a time stamp of its signature into it, and return the signer's fingerprint.
+
+    Raises:
+        UsageError: when it already has one, or the authority gives none.
+        InvarLockError: with the problems of the pack and their exit code, when it does not verify.
+    """
+    if os.path.lexists(pack / TIMESTAMP_NAME):
+        raise UsageError("already has a time stamp; it is never replaced", code=Code.ALREADY_SIGNED, where=str(pack))
+    result = verified(pack, {})
+    with open_pack(pack) as folder:
+        signature = folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES)
+    add_file(pack, TIMESTAMP_NAME, request_timestamp(timestamp_url, signature))
+    return str(result.signer)
 
 
 def read_sealed(pack: Path) -> bytes:

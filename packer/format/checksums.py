@@ -25,11 +25,14 @@ ATTESTATION_NAME = "manifest.attestation.json"
 # exists, this must be its whole content.
 ATTRIBUTES_NAME = ".gitattributes"
 ATTRIBUTES = b"* -text\n"
+# An authority's RFC 3161 token of the signature file.
+TIMESTAMP_NAME = "manifest.signature.tsr"
 # The attestations of a pack by their predicate, and each as a Sigstore bundle.
 ATTESTATIONS = {"invarlock": ATTESTATION_NAME, "svr": "manifest.svr.json", "test-result": "manifest.test-result.json"}
 BUNDLES = {predicate: name.replace(".json", ".sigstore.json") for predicate, name in ATTESTATIONS.items()}
 CONTROL_FILES = frozenset(
-    {CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, ATTRIBUTES_NAME, *ATTESTATIONS.values(), *BUNDLES.values()}
+    {CHECKSUMS_NAME, MANIFEST_NAME, SIGNATURE_NAME, TIMESTAMP_NAME, ATTRIBUTES_NAME}
+    | {*ATTESTATIONS.values(), *BUNDLES.values()}
 )
 LINE_ENDS = (
     "its line endings were changed, perhaps by git (core.autocrlf); get the pack again as an archive, or clone it with "

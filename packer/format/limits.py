@@ -12,6 +12,8 @@ MAX_MANIFEST_VALUES = 200_000
 # A signature file has some 500 bytes, an attestation some 500 a report.
 MAX_SIGNATURE_BYTES = 64 * 1024
 MAX_ATTESTATION_BYTES = 8 * 1024 * 1024
+# A token with three certificates has some 6 KB.
+MAX_TIMESTAMP_BYTES = 64 * 1024
 # Ten thousand reports with seven accompanying files each.
 MAX_FILES = 100_000
 # One folder per report for ten thousand reports; empty folders are not in the checksums but cost time to list.

@@ -102,6 +102,7 @@ def receipt_lines(statement: Mapping[str, Any]) -> list[str]:
     wanted = [
         "--strict" if options["strict"] else "",
         f"--report-assurance {options['report_assurance']}",
+        "--timestamp-certificate" if options["timestamp_certificate"] else "",
         "--require-pass" if options["require_pass"] else "",
         "--allow-unsigned" if options["allow_unsigned"] else "",
         f"a policy of {len(options['policy'])} requirements" if options["policy"] else "",
@@ -129,6 +130,7 @@ def _options(options: VerifyOptions) -> dict[str, Any]:
         "allow_unsigned": options.allow_unsigned,
         "require_pass": options.require_pass,
         "at": None if options.at is None else format_moment(options.at),
+        "timestamp_certificate": options.timestamp_certificate is not None,
         "policy": None if options.policy is None else dict(options.policy.requirements),
     }
 
@@ -143,5 +145,6 @@ def _result(result: VerifyResult) -> dict[str, Any]:
         "evidence_level": result.evidence_level,
         "signer_fingerprint": result.signer,
         "authenticity": result.authenticity if result.signed or not result.holds else "unsigned",
+        "stamped_at": None if result.stamp is None else format_moment(result.stamp.moment),
         "problems": [{"code": problem.code.value, "message": str(problem)[:2000]} for problem in result.problems],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,10 @@ def add_signer(store: Path, signer: TrustedSigner) -> None:
     _edit(store, add)
 
 
-def revoke_signer(store: Path, signer: str) -> bool:
+def revoke_signer(store: Path, signer: str, since: datetime | None = None) -> bool:
     """Mark a signer as revoked, and return whether the store already listed it.
+
+    ``since`` is when its key could first have been misused; None if unknown.
 
     Raises:
         UsageError: when the file is not a trust store or cannot be written.
@@ -86,9 +89,10 @@ def revoke_signer(store: Path, signer: str) -> bool:
                 text = entry if isinstance(entry, str) else entry["fingerprint"]
                 if text.lower() == signer:
                     known = True
-                    entries[number] = {**({"fingerprint": text} if isinstance(entry, str) else entry), "revoked": True}
+                    row = {"fingerprint": text} if isinstance(entry, str) else entry
+                    entries[number] = {**row, **_revocation(since)}
         if not known:
-            lists[0].append(_entry(TrustedSigner(signer, revoked=True)))
+            lists[0].append({"fingerprint": signer, **_revocation(since)})
 
     _edit(store, revoke)
     return known
@@ -156,6 +160,8 @@ def _entry(signer: TrustedSigner) -> dict[str, object]:
     for name, moment in (("not_before", signer.not_before), ("not_after", signer.not_after)):
         if moment is not None:
             row[name] = write_moment(moment)
-    if signer.revoked:
-        row["revoked"] = True
     return row
+
+
+def _revocation(since: datetime | None) -> dict[str, object]:
+    return {"revoked": True, **({} if since is None else {"revoked_since": write_moment(since)})}

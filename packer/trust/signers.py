@@ -1,7 +1,8 @@
 """The signers that a receiver trusts: a pinned fingerprint or a trust store.
 
 A store is a JSON list of fingerprints, or an object with ``trusted_signers`` or ``fingerprints``, or both; items are
-strings, or objects with ``fingerprint`` and optionally ``name``, ``not_before``, ``not_after`` and ``revoked``.
+strings, or objects with ``fingerprint`` and optionally ``name``, ``not_before``, ``not_after``, ``revoked`` and
+``revoked_since``.
 """
 
 from __future__ import annotations
@@ -45,11 +46,17 @@ class TrustedSigner:
     not_before: datetime | None = None
     not_after: datetime | None = None
     revoked: bool = False
+    revoked_since: datetime | None = None
 
-    def refuses(self, moment: datetime) -> Refusal | None:
-        """Return why the signer is not trusted at a moment, or None if it is."""
-        if self.revoked:
-            return Refusal(Code.SIGNER_REVOKED, "it is revoked")
+    def refuses(self, moment: datetime, *, proven: bool = False) -> Refusal | None:
+        """Return why the signer is not trusted at a moment, or None if it is.
+
+        A signature from before the revocation stays trusted only if its time is ``proven``: whoever has a stolen key
+        can state any time.
+        """
+        if self.revoked and not (proven and self.revoked_since is not None and moment < self.revoked_since):
+            since = "" if self.revoked_since is None else f" since {write_moment(self.revoked_since)}"
+            return Refusal(Code.SIGNER_REVOKED, f"it is revoked{since}")
         if self.not_before is not None and moment < self.not_before:
             return Refusal(Code.SIGNER_OUT_OF_DATE, f"it is trusted from {write_moment(self.not_before)} on")
         if self.not_after is not None and moment > self.not_after:
@@ -194,11 +201,12 @@ def judge_signer(
     moment: datetime,
     *,
     store_is_default: bool = False,
+    proven: bool = False,
 ) -> Trust:
     """Return whether a signer is the expected one and is trusted by the store at a moment.
 
     The default store need not list the expected signer: it only refuses one that it lists as revoked, or
-    outside its dates.
+    outside its dates. ``proven`` means that a time stamp shows the moment.
     """
     if expected is not None and signer != expected:
         words = f"signed by {signer}, but {expected} was expected"
@@ -209,7 +217,7 @@ def judge_signer(
     if not known and not (store_is_default and expected is not None):
         words = f"the signer {signer} is not in the trust store"
         return Trust("mismatch", Refusal(Code.SIGNER_UNKNOWN, words))
-    refusals = [refusal for entry in known if (refusal := entry.refuses(moment)) is not None]
+    refusals = [refusal for entry in known if (refusal := entry.refuses(moment, proven=proven)) is not None]
     # an entry that revokes wins over one that does not
     if refusals:
         words = f"the signer {signer} is not trusted: {refusals[0].reason}"
@@ -222,7 +230,7 @@ def _signer(item: Any, where: str) -> TrustedSigner:
         return TrustedSigner(_checked_fingerprint(item, where))
     if not isinstance(item, dict) or not isinstance(item.get("fingerprint"), str):
         raise UsageError("neither a fingerprint nor an object with one", code=Code.TRUST_STORE_MALFORMED, where=where)
-    unknown = set(item) - {"fingerprint", "name", "not_before", "not_after", "revoked"}
+    unknown = set(item) - {"fingerprint", "name", "not_before", "not_after", "revoked", "revoked_since"}
     if unknown:
         raise UsageError(f"unknown field {sorted(unknown)[0]!r}", code=Code.TRUST_STORE_MALFORMED, where=where)
     if not isinstance(item.get("revoked", False), bool):
@@ -233,6 +241,7 @@ def _signer(item: Any, where: str) -> TrustedSigner:
         _moment(item.get("not_before"), where),
         _moment(item.get("not_after"), where),
         item.get("revoked", False),
+        _moment(item.get("revoked_since"), where),
     )
 
 

@@ -13,16 +13,18 @@ from invarlock.packer.format.checksums import (
     LINE_ENDS,
     MANIFEST_NAME,
     SIGNATURE_NAME,
+    TIMESTAMP_NAME,
     with_line_ends_restored,
 )
 from invarlock.packer.format.documents import Manifest
-from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES, MAX_SIGNATURE_BYTES
+from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES, MAX_SIGNATURE_BYTES, MAX_TIMESTAMP_BYTES
 from invarlock.packer.format.pack_folder import PackFolder
 from invarlock.packer.trust.attestation import open_attestation
 from invarlock.packer.trust.bundles import read_bundle
 from invarlock.packer.trust.keys import fingerprint
 from invarlock.packer.trust.signature import verify_manifest
 from invarlock.packer.trust.signers import Authenticity, TrustedSigner, judge_signer
+from invarlock.packer.trust.timestamps import TimeAuthority, TimeStamp, check_timestamp
 from invarlock.packer.verify.control_files import ControlFiles, ManifestFound
 from invarlock.packer.verify.options import VerifyOptions
 
@@ -38,6 +40,14 @@ REMEDY = (
 
 
 @dataclass(frozen=True)
+class TrustedParties:
+    """The parties that a receiver trusts: signers, and an authority of time; None where it names none."""
+
+    signers: Sequence[TrustedSigner] | None = None
+    authority: TimeAuthority | None = None
+
+
+@dataclass(frozen=True)
 class Attestation:
     """The statement of an attestation, and the name of its predicate."""
 
@@ -49,11 +59,12 @@ class Attestation:
 class Signature:
     """The signer of a pack: the fingerprint, None if unsigned, and whether the receiver trusts it.
 
-    ``statements`` are the statements of the pack's attestations, by the file of each.
+    ``stamp`` is its verified time stamp. ``statements`` are the statements of the pack's attestations, by their file.
     """
 
     signer: str | None = None
     authenticity: Authenticity = "unpinned"
+    stamp: TimeStamp | None = None
     statements: Mapping[str, Attestation] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -64,9 +75,12 @@ def check_signature(
     control: ControlFiles,
     manifest: ManifestFound,
     options: VerifyOptions,
-    store: Sequence[TrustedSigner] | None,
+    trusted: TrustedParties,
 ) -> Signature:
-    """Return the signer of a pack, and whether it is expected and was trusted both now and when the pack was made."""
+    """Return the signer of a pack, and whether it is expected and was trusted when it signed.
+
+    That is the time of its time stamp if the receiver pins an authority, else both now and when the pack was made.
+    """
     try:
         public = _public_key(folder, control.manifest, manifest.document, options)
     except SignatureError as error:
@@ -74,9 +88,14 @@ def check_signature(
     if public is None:
         found = Signature(warnings=("the pack is not signed: anybody could have made it",))
     else:
-        found = _judge(fingerprint(public), manifest.document, options, store)
+        try:
+            stamp, warnings = _time_stamp(folder, trusted.authority)
+        except SignatureError as error:
+            return Signature(fingerprint(public), problems=error.problems)
+        found = _judge(fingerprint(public), manifest.document, options, trusted.signers, stamp)
         if found.problems:
             return found
+        found = replace(found, warnings=(*found.warnings, *warnings))
     try:
         return replace(found, statements=_read_attestations(folder, public))
     except SignatureError as error:
@@ -127,27 +146,63 @@ def _unreadable(error: IntegrityError, code: Code) -> SignatureError:
     return SignatureError(str(error), problems=[problem.coded(code) for problem in error.problems])
 
 
-def _judge(signer: str, manifest: Manifest, options: VerifyOptions, store: Sequence[TrustedSigner] | None) -> Signature:
-    """Return whether a signer is the expected one, or trusted, both now and when the pack was made."""
-    moment = options.at or datetime.now(UTC)
+def _time_stamp(folder: PackFolder, authority: TimeAuthority | None) -> tuple[TimeStamp | None, list[str]]:
+    """Return the time stamp of a pack's signature, None if the receiver pins no authority, and warnings.
+
+    Raises:
+        SignatureError: when the receiver pins an authority, and the pack has no time stamp of it for its signature.
+    """
+    try:
+        token = folder.read(TIMESTAMP_NAME, MAX_TIMESTAMP_BYTES)
+    except MissingFileError:
+        if authority is None:
+            return None, []
+        words = "missing, but --timestamp-certificate requires a time stamp"
+        raise SignatureError(words, where=TIMESTAMP_NAME, code=Code.TIMESTAMP_MISSING) from None
+    except IntegrityError as error:
+        raise _unreadable(error, Code.TIMESTAMP_MALFORMED) from None
+    if authority is None:
+        return None, ["the time stamp was not checked: pass the authority's certificate with --timestamp-certificate"]
+    return check_timestamp(token, folder.read(SIGNATURE_NAME, MAX_SIGNATURE_BYTES), authority), []
+
+
+def _judge(
+    signer: str,
+    manifest: Manifest,
+    options: VerifyOptions,
+    store: Sequence[TrustedSigner] | None,
+    stamp: TimeStamp | None,
+) -> Signature:
+    """Return whether a signer is the expected one, or trusted, when it signed."""
+    now = options.at or datetime.now(UTC)
     made = datetime.fromisoformat(manifest["generated_at"]) if "generated_at" in manifest else None
+    moments = [stamp.moment] if stamp is not None else [now] if made is None else [now, made]
     authenticity: Authenticity = "unpinned"
-    for when in (moment,) if made is None else (moment, made):
+    for when in moments:
         trust = judge_signer(
-            signer, options.expected_fingerprint, store, when, store_is_default=options.trust_store is None
+            signer,
+            options.expected_fingerprint,
+            store,
+            when,
+            store_is_default=options.trust_store is None,
+            proven=stamp is not None,
         )
         authenticity = trust.authenticity
         if trust.refusal is not None:
             problem = Problem(trust.refusal.code, SIGNATURE_NAME, "", trust.refusal.reason)
-            return Signature(signer, authenticity, problems=(problem,))
+            return Signature(signer, authenticity, stamp, problems=(problem,))
     warnings = []
     if authenticity == "unpinned":
         warnings.append(
             "the signer is not pinned: compare the fingerprint, or pass --expected-fingerprint or --trust-store"
         )
-    if made is not None and made > moment:
+    if made is not None and made > now:
         warnings.append(f"the pack claims to be made at {format_moment(made)}, which is in the future")
-    return Signature(signer, authenticity, warnings=tuple(warnings))
+    if stamp is not None and stamp.moment > now:
+        warnings.append(f"the time stamp is of {format_moment(stamp.moment)}, which is in the future")
+    if stamp is not None and made is not None and made > stamp.moment:
+        warnings.append(f"the pack claims to be made at {format_moment(made)}, after its time stamp")
+    return Signature(signer, authenticity, stamp, warnings=tuple(warnings))
 
 
 def _read_attestations(folder: PackFolder, public: bytes | None) -> dict[str, Attestation]:

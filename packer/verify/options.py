@@ -24,7 +24,8 @@ class VerifyOptions:
     """The requirements of a receiver; ``at`` is the moment at which trust is judged.
 
     ``default_store`` is the trust store used without ``--trust-store``: with an expected fingerprint it can only
-    revoke, while a ``trust_store`` must also list the signer.
+    revoke, while a ``trust_store`` must also list the signer. A ``timestamp_certificate`` requires a time stamp by its
+    authority, at whose time trust is then judged.
     """
 
     strict: bool = False
@@ -36,6 +37,7 @@ class VerifyOptions:
     require_pass: bool = False
     at: datetime | None = None
     policy: ReceiverPolicy | None = None
+    timestamp_certificate: Path | None = None
 
     def check(self) -> None:
         """Refuse options that cannot be combined.
@@ -55,6 +57,7 @@ class VerifyOptions:
             "--strict": self.strict,
             "--expected-fingerprint": self.expected_fingerprint is not None,
             "--trust-store": self.trust_store is not None,
+            "--timestamp-certificate": self.timestamp_certificate is not None,
         }
         if self.allow_unsigned:
             for option in (name for name, given in needs_signature.items() if given):

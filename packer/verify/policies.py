@@ -52,6 +52,7 @@ class PackShown:
         verdict: the derived verdict, None without one.
         missing_for_strong: why it is not strong evidence for this receiver.
         at: the moment at which it is judged.
+        stamped_at: the time of its verified time stamp, None without one.
     """
 
     manifest: Manifest
@@ -60,6 +61,7 @@ class PackShown:
     verdict: Mapping[str, Any] | None
     missing_for_strong: Sequence[str]
     at: datetime
+    stamped_at: datetime | None = None
 
 
 def read_policy(path: Path) -> ReceiverPolicy:
@@ -122,7 +124,9 @@ def _maximum_age_days(wanted: float, shown: PackShown) -> Unmet:
     if stated is None:
         yield MANIFEST_NAME, "does not say when the pack was made"
         return
-    age = (shown.at - parse_moment(stated)).total_seconds() / SECONDS_A_DAY
+    # a pack cannot be younger than the time stamp of its signature
+    made = parse_moment(stated) if shown.stamped_at is None else min(parse_moment(stated), shown.stamped_at)
+    age = (shown.at - made).total_seconds() / SECONDS_A_DAY
     if age > wanted:
         yield MANIFEST_NAME, f"the pack is {age:.1f} days old, the policy allows {wanted:g}"
     elif age < 0:

@@ -9,11 +9,13 @@ from typing import Any
 
 from invarlock.packer.trust.attested import AttestedPack
 from invarlock.packer.trust.signers import Authenticity
+from invarlock.packer.trust.timestamps import TimeStamp
 from invarlock.packer.verify.evidence import statement
 from invarlock.packer.verify.options import VerifyOptions
 
 from invarlock.documents import JsonObject
 from invarlock.documents.verification import VerifyEnvelope
+from invarlock.moments import format_moment
 from invarlock.problems import ExitCode, Problem
 
 
@@ -29,6 +31,8 @@ class VerifyResult:
         envelope: the ``verify-v1`` document of all reports.
         attested: the predicates of its attestations, each of which follows from its reports.
         attestable: the facts that its attestations may state; None if it has no verdict.
+        made_at: the time at which the pack was made, as its signer states it.
+        stamp: the verified time stamp of the signature.
         has_page: whether the pack has an ``index.html``, which was rendered again and compared.
         manifest_sha256: digest of the exact bytes of its manifest, None if they could not be read.
     """
@@ -40,6 +44,8 @@ class VerifyResult:
     warnings: tuple[str, ...] = ()
     signer: str | None = None
     authenticity: Authenticity = "unpinned"
+    made_at: str | None = None
+    stamp: TimeStamp | None = None
     trust_store: str | None = None
     attested: tuple[str, ...] = ()
     verdict: str | None = None
@@ -91,6 +97,16 @@ class VerifyResult:
         # a valid pack without reports: there was no report to check
         return "not_checked" if self.holds or self.options.report_assurance == "off" else "failed"
 
+    def _time(self) -> JsonObject:
+        """Return when the pack was signed, and who states it: an authority, or the signer alone."""
+        if self.stamp is None:
+            return {"signed_by": self.made_at, "stated_by": "signer", "authority": None}
+        return {
+            "signed_by": format_moment(self.stamp.moment),
+            "stated_by": "timestamp_authority",
+            "authority": self.stamp.authority,
+        }
+
     def document(self) -> JsonObject:
         """Return the ``verify --json`` document."""
         assurance = self.options.report_assurance
@@ -120,6 +136,7 @@ class VerifyResult:
             "attested": bool(self.attested),
             "attested_predicates": list(self.attested),
             "trust_store": self.trust_store,
+            "time": self._time(),
             "verdict": self.verdict,
             "verify": self.envelope,
         }

@@ -28,8 +28,9 @@ from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.format.limits import MAX_PROBLEMS
 from invarlock.packer.format.pack_folder import PackFolder, open_pack
 from invarlock.packer.trust.file_access import store_warnings
-from invarlock.packer.trust.signers import TrustedSigner, read_trust_store
-from invarlock.packer.verify.authenticity import Signature, check_signature
+from invarlock.packer.trust.signers import read_trust_store
+from invarlock.packer.trust.timestamps import read_authority
+from invarlock.packer.verify.authenticity import Signature, TrustedParties, check_signature
 from invarlock.packer.verify.claims import Claims, check_claims, version_problems
 from invarlock.packer.verify.control_files import ControlFiles, ManifestFound, check_manifest, read_control_files
 from invarlock.packer.verify.evidence import absent, covered, evidence_level, missing_in_pack, not_covered
@@ -60,16 +61,19 @@ def verify_pack(
     ``added`` are control files, by name, that are verified as part of the pack before they are in its folder.
 
     Raises:
-        UsageError: when the options exclude each other or the trust store is malformed.
-        MissingFileError: when the trust store does not exist.
+        UsageError: when the options exclude each other, or the trust store or the authority's certificate is malformed.
+        MissingFileError: when one of these files does not exist.
     """
     options.check()
     store_path = options.trust_store or options.default_store
-    store = None if store_path is None else read_trust_store(store_path)
+    trusted = TrustedParties(
+        None if store_path is None else read_trust_store(store_path),
+        None if options.timestamp_certificate is None else read_authority(options.timestamp_certificate),
+    )
     try:
         with open_pack(path, added) as folder:
             control = read_control_files(folder)
-            steps = _take_steps(folder, control, options, store, start_progress)
+            steps = _take_steps(folder, control, options, trusted, start_progress)
         if not control.problems:
             steps = replace(steps, manifest_sha256=sha256_hex(control.manifest))
     except InvarLockError as error:
@@ -98,7 +102,7 @@ def _take_steps(
     folder: PackFolder,
     control: ControlFiles,
     options: VerifyOptions,
-    store: Sequence[TrustedSigner] | None,
+    trusted: TrustedParties,
     start_progress: StartProgress | None,
 ) -> _Steps:
     if control.problems:
@@ -106,7 +110,7 @@ def _take_steps(
     manifest = check_manifest(control)
     if manifest.problems:
         return _Steps(problems=manifest.problems)
-    signature = check_signature(folder, control, manifest, options, store)
+    signature = check_signature(folder, control, manifest, options, trusted)
     if signature.problems:
         return _Steps(manifest, signature, warnings=signature.warnings, problems=signature.problems)
     try:
@@ -153,6 +157,8 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
         warnings=(*([] if store is None else store_warnings(store)), *steps.warnings),
         signer=steps.signature.signer,
         authenticity=steps.signature.authenticity,
+        made_at=steps.manifest.document.get("generated_at") if steps.manifest.document else None,
+        stamp=steps.signature.stamp,
         trust_store=None if store is None else str(store),
         manifest_sha256=steps.manifest_sha256,
     )
@@ -185,7 +191,8 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
     if options.policy is None:
         return result
     at = options.at or datetime.now(UTC)
-    shown = PackShown(manifest, result.signer, found, verdict, result.missing_for_strong, at)
+    stamped_at = None if result.stamp is None else result.stamp.moment
+    shown = PackShown(manifest, result.signer, found, verdict, result.missing_for_strong, at, stamped_at)
     unmet = policy_problems(options.policy, shown)
     return _failed(result, unmet) if unmet else result
 

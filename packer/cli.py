@@ -174,7 +174,7 @@ def add_attest(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "attest", help="verify a signed pack and add an in-toto attestation by its signer", epilog=EXIT_CODES
     )
-    _add_pack_and_key(parser)
+    _add_pack_and_key(parser, required=False)
     parser.add_argument(
         "--predicate",
         choices=("invarlock", "svr", "test-result"),
@@ -182,6 +182,16 @@ def add_attest(subparsers: Commands) -> None:
         help="invarlock: the verdict and the gates of each case (default); svr: in-toto Simple Verification Result; "
         "test-result: in-toto Test Result",
     )
+    for option, what in (
+        ("--predicate-out", "predicate (JSON)"),
+        ("--subjects-out", "subjects (as sha256sum prints them)"),
+    ):
+        parser.add_argument(
+            option,
+            type=Path,
+            metavar="FILE",
+            help=f"without --signing-key: write the {what} of the statement for another signer, such as actions/attest",
+        )
     parser.add_argument(
         "--checkpoint-files",
         type=Path,

@@ -55,12 +55,27 @@ def sign(options: Namespace) -> int:
 
 
 def attest(options: Namespace) -> int:
-    """Sign an in-toto statement about a pack, and write it as a DSSE envelope and as a Sigstore bundle."""
+    """Sign an in-toto statement about a pack, as a DSSE envelope and as a Sigstore bundle, or write what to sign.
+
+    Raises:
+        UsageError: when neither a key nor both files are given, or both are.
+    """
     # imported here to keep --help fast
-    from invarlock.packer.build.attesting import attest_pack, read_file_lists
+    from invarlock.packer.build.attesting import attest_pack, read_file_lists, write_predicate
+    from invarlock.packer.trust.predicates import PREDICATES
 
     name = options.predicate
     files = read_file_lists(options.checkpoint_files)
+    outputs = [path for path in (options.predicate_out, options.subjects_out) if path is not None]
+    if len(outputs) != (0 if options.signing_key is not None else 2):
+        raise UsageError(
+            "give --signing-key to attest the pack, or --predicate-out and --subjects-out for another signer",
+            code=Code.OPTIONS_CONFLICT,
+        )
+    if outputs:
+        write_predicate(options.pack, name, outputs[0], outputs[1], files)
+        say(f"predicate: {outputs[0]}, of type {PREDICATES[name].type}", f"subjects: {outputs[1]}")
+        return 0
     signer = attest_pack(options.pack, signing_key(options), name, files)
     say(f"attested {options.pack}: {ATTESTATIONS[name]}, {BUNDLES[name]}", f"signer: {signer}")
     return 0

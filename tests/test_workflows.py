@@ -1,5 +1,7 @@
 """The workflows' own scripts, run as a runner runs them: two shards of a real run, merged, signed and verified."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -14,10 +16,15 @@ from typing import Any
 import pytest
 import yaml
 from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
+from invarlock.packer.trust.predicates import PREDICATES
 from packaging.requirements import Requirement
+
+from invarlock.jsonio import check_schema
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+# What a job needs that attests with the identity of its workflow.
+IDENTITY = {"id-token": "write", "attestations": "write"}
 # Stands before Python on the PATH: notes the mode of the signing key's file, and who still has the key in a variable.
 WITNESS = f"""#!/bin/bash
 for argument; do
@@ -205,7 +212,8 @@ def test_a_workflow_pins_limits_and_grants_what_it_must(path: Path) -> None:
     assert document["permissions"] == {}
     assert "group" in document["concurrency"]
     for name, job in document["jobs"].items():
-        assert job["permissions"] in ({}, {"contents": "read"}), name
+        wanted = IDENTITY if (path.name, name) == ("evidence.yml", "attest") else {}
+        assert job["permissions"] in ({}, {"contents": "read", **wanted}), name
         assert 0 < job["timeout-minutes"] <= 4320, name
         for step in job["steps"]:
             # an input in a script is code; in a variable it is text
@@ -226,12 +234,40 @@ def test_only_the_merging_job_has_the_key_and_only_in_one_step() -> None:
     assert jobs("evidence.yml")["merge"]["environment"] == "evidence"
 
 
-def test_where_the_key_is_nothing_is_installed_that_is_not_named_by_its_hash() -> None:
-    steps = jobs("evidence.yml")["merge"]["steps"]
+def test_the_workflow_attests_with_its_identity_what_a_verified_pack_states(runner: Runner, real_run: Any) -> None:
+    job = jobs("evidence.yml")["attest"]
+    shutil.copytree(real_run.pack, runner.folder / "evidence/merged/evidence_pack")
+    (action,) = (row["with"] for row in job["steps"] if row.get("uses", "").startswith("actions/attest@"))
+
+    code, output = runner.run("attest", "predicate", runner.folder)
+
+    assert code == 0, output
+    predicate = json.loads((runner.folder / action["predicate-path"]).read_bytes())
+    assert predicate["verdict"] == "PASS"
+    assert action["predicate-type"] == PREDICATES["invarlock"].type
+    check_schema(predicate, PREDICATES["invarlock"].schema, where="predicate")
+    lines = (runner.folder / action["subject-checksums"]).read_text().splitlines()
+    manifest = (runner.folder / "evidence/merged/evidence_pack/manifest.json").read_bytes()
+    assert lines[0] == f"{hashlib.sha256(manifest).hexdigest()}  manifest.json"
+    assert all(re.fullmatch(r"[0-9a-f]{64}  \S+", line) for line in lines)
+    # who attests has no secret, and no environment that has one
+    assert "secrets." not in str(job)
+    assert "environment" not in job
+
+    (runner.folder / "evidence/merged/evidence_pack/README.md").write_text("other")
+    for name in ("predicate.json", "subjects.sha256"):
+        (runner.folder / name).unlink()
+    assert runner.run("attest", "predicate", runner.folder)[0] == 6
+    assert not (runner.folder / "predicate.json").exists()
+
+
+@pytest.mark.parametrize("job", ["merge", "attest"])
+def test_where_the_key_or_the_identity_is_nothing_is_installed_that_is_not_named_by_its_hash(job: str) -> None:
+    steps = jobs("evidence.yml")[job]["steps"]
     installs = [line.strip() for step in steps for line in step.get("run", "").splitlines() if "pip install" in line]
     with_the_key = [step["name"] for step in steps if "secrets." in str(step.get("env", {}))]
 
-    assert with_the_key == ["merge and sign"]
+    assert with_the_key == (["merge and sign"] if job == "merge" else [])
     assert len(installs) == 2
     assert all("--require-hashes" in line or "--no-index" in line for line in installs)
     pinned = (ROOT / ".github/signing-requirements.txt").read_text()

@@ -11,14 +11,17 @@ from invarlock.packer.build.signing import add_file, verified
 from invarlock.packer.format.checksums import ATTESTATIONS, BUNDLES
 from invarlock.packer.format.limits import MAX_TEXT_BYTES
 from invarlock.packer.trust.attestation import make_statement
+from invarlock.packer.trust.attested import AttestedPack
 from invarlock.packer.trust.bundles import make_bundle
 from invarlock.packer.trust.envelopes import sign_statement
 from invarlock.packer.trust.keys import SigningKey, fingerprint
+from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
 
 from invarlock.catalog.pins import combine_digests
-from invarlock.errors import SignatureError, UsageError
+from invarlock.errors import InvarLockError, SignatureError, UsageError
 from invarlock.jsonio import dump_json, read_file
 from invarlock.moments import utc_now
+from invarlock.named_files import write_result
 from invarlock.problems import Code
 
 _SHA256SUM = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?([^/\\\0]{1,255})")
@@ -51,24 +54,68 @@ def attest_pack(
     if result.signer != signer:
         words = f"its signer is {result.signer or 'nobody'}, but this key is {signer}; use the signer's key"
         raise SignatureError(words, where=str(pack), code=Code.SIGNER_DIFFERS)
+    attestable = _attestable(result)
+    known = _known(attestable, files)
+    envelope = sign_statement(make_statement(predicate, attestable, utc_now(), known), key)
+    added = dict(zip(names, (dump_json(envelope), dump_json(make_bundle(envelope))), strict=True))
+    verified(pack, added)
+    for name, data in added.items():
+        add_file(pack, name, data)
+    return signer
+
+
+def write_predicate(
+    pack: Path, predicate: str, target: Path, subjects: Path, files: Sequence[Mapping[str, str]] = ()
+) -> VerifyResult:
+    """Verify a pack, signed or not, and write a predicate and its subjects for others to sign, such as actions/attest.
+
+    Args:
+        pack: the folder of the pack.
+        predicate: ``invarlock``, ``svr`` or ``test-result``.
+        target: the file of the predicate, JSON.
+        subjects: the file of the subjects, in the form of ``sha256sum``.
+        files: the files of subject checkpoints that the statement names: SHA-256 (64 hex) by name.
+
+    Raises:
+        UsageError: when the pack has no verdict, files are of no checkpoint of it, or a file cannot be written.
+        InvarLockError: with the problems of the pack and their exit code, when it does not verify.
+    """
+    result = verify_pack(pack, VerifyOptions(allow_unsigned=True))
+    if not result.holds:
+        raise InvarLockError(f"{pack}: does not verify: {result.problems[0]}", problems=result.problems)
+    attestable = _attestable(result)
+    statement = make_statement(predicate, attestable, utc_now(), _known(attestable, files))
+    lines = [f"{row['digest']['sha256']}  {row['name']}\n" for row in statement["subject"]]
+    write_result(target, dump_json(statement["predicate"]), "--predicate-out")
+    write_result(subjects, "".join(lines).encode(), "--subjects-out")
+    return result
+
+
+def _attestable(result: VerifyResult) -> AttestedPack:
     if result.attestable is None:
         raise UsageError(
-            "claims no verdict, so there is nothing to attest", code=Code.VERDICT_NOT_CLAIMED, where=str(pack)
+            "claims no verdict, so there is nothing to attest",
+            code=Code.VERDICT_NOT_CLAIMED,
+            where=str(result.pack),
         )
+    return result.attestable
+
+
+def _known(pack: AttestedPack, files: Sequence[Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
+    """Return the files of checkpoints by the checkpoint's digest.
+
+    Raises:
+        UsageError: when one is no subject of the pack.
+    """
     known = {combine_digests(one): one for one in files}
-    unknown = known.keys() - {report.subject_digest for report in result.attestable.reports}
+    unknown = known.keys() - {report.subject_digest for report in pack.reports}
     if unknown:
         raise UsageError(
             f"--checkpoint-files: {sorted(unknown)[0]} is the digest of no subject of this pack; list exactly the "
             "weight, config and tokenizer files of one",
             code=Code.USAGE_INVALID,
         )
-    envelope = sign_statement(make_statement(predicate, result.attestable, utc_now(), known), key)
-    added = dict(zip(names, (dump_json(envelope), dump_json(make_bundle(envelope))), strict=True))
-    verified(pack, added)
-    for name, data in added.items():
-        add_file(pack, name, data)
-    return signer
+    return known
 
 
 def read_file_lists(paths: Sequence[Path]) -> list[dict[str, str]]:

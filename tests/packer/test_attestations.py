@@ -187,7 +187,7 @@ def test_a_statement_that_does_not_follow_from_the_pack_is_refused(
 def test_a_bundle_is_read_by_sigstore_and_by_model_signing(pack: Path, real_run: Any, tmp_path: Path) -> None:
     attest_pack(pack, real_run.key, "svr")
 
-    bundle = ModelSignature.read(pack / BUNDLES["svr"]).bundle
+    bundle: Any = ModelSignature.read(pack / BUNDLES["svr"]).bundle
 
     envelope = bundle.dsse_envelope
     assert bundle.media_type == "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -300,3 +300,23 @@ def test_the_schemas_of_the_predicates_describe_them(pack: Path, real_run: Any) 
         data = (pack / ATTESTATIONS[predicate]).read_bytes()
         statement = open_attestation(predicate, data, real_run.key.public)
         check_schema(statement["predicate"], schema, where=predicate)
+
+
+def test_what_another_signer_signs_is_written_without_a_key(
+    pack: Path, failing: Path, real_run: Any, tmp_path: Path
+) -> None:
+    predicate, subjects = tmp_path / "predicate.json", tmp_path / "subjects.sha256"
+    private, _ = write_key_pair(tmp_path / "maker", real_run.key)
+    outputs = ("--predicate-out", predicate, "--subjects-out", subjects)
+    before = pack_files(failing)
+
+    done = packer("attest", failing, "--predicate", "test-result", *outputs)
+    alone = packer("attest", failing, "--predicate-out", predicate)
+    both = packer("attest", failing, "--signing-key", private, *outputs)
+
+    assert (done.returncode, alone.returncode, both.returncode) == (0, 2, 2)
+    assert pack_files(failing) == before
+    assert json.loads(predicate.read_bytes())["result"] == "FAILED"
+    attest_pack(failing, real_run.key, "test-result")
+    rows = statement_of(failing, "test-result")["subject"]
+    assert subjects.read_text() == "".join(f"{row['digest']['sha256']}  {row['name']}\n" for row in rows)

@@ -58,7 +58,7 @@ class TimeAuthority:
 
     def accepts(self, token: Path, data: Path) -> bool:
         """Return whether openssl verifies a time stamp of a file."""
-        command = ["openssl", "ts", "-verify", "-in", token, "-data", data, "-CAfile", self.root]
+        command = ["openssl", "ts", "-verify", "-in", str(token), "-data", str(data), "-CAfile", str(self.root)]
         return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
 
     @contextmanager

@@ -143,6 +143,16 @@ def add_evaluate(subparsers: Commands) -> None:
         "kv-heads-2; may be repeated; it is no violation if it is so",
     )
     parser.add_argument(
+        "--model-signature",
+        action="append",
+        default=[],
+        metavar="SIDE=HOW",
+        help="verify the OpenSSF model signature (model.sig) of baseline or subject first, offline, and record signer "
+        "and digest: subject=key:PUBLIC_KEY, subject=certificate:ROOT or "
+        "subject=sigstore:IDENTITY,ISSUER,TRUST_CONFIG; once for each side (pip install "
+        "'invarlock[model-signatures]')",
+    )
+    parser.add_argument(
         "--execution-mode",
         type=host_word,
         choices=("host", "container"),
@@ -201,6 +211,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         check_code(handover)
     check_installed(*MEASURING)
     # imported here to keep --help fast
+    from invarlock.checkpoints.model_signatures import parse_signature
     from invarlock.evaluation.early_checks import check_pair
     from invarlock.evaluation.pair_request import PairRequest
 
@@ -231,6 +242,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         subject_url=options.subject_url,
         subject_model=options.subject_model,
         slice_limits=slice_limits_of(options.slice_limit),
+        model_signatures=tuple(map(parse_signature, options.model_signature)),
     )
     check_pair(request, options.output_dir)
     with TemporaryDirectory(prefix="invarlock-") as scratch:
@@ -343,6 +355,11 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
     if options.tasks is not None:
         raise UsageError(
             "--tasks: the runtime image has no lm-evaluation-harness; leave --execution-mode container out",
+            code=Code.OPTIONS_CONFLICT,
+        )
+    if options.model_signature:
+        raise UsageError(
+            "--model-signature: the runtime image has no model-signing; leave --execution-mode container out",
             code=Code.OPTIONS_CONFLICT,
         )
     # what lies beside these files is read too

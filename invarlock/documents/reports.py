@@ -44,10 +44,19 @@ class BaselineDigests(TypedDict):
     tokenizer_sha256: str
 
 
+class ModelSignatureBlock(TypedDict):
+    """The OpenSSF model signature of a checkpoint that was verified: how, who signed, and its digest of the model."""
+
+    method: str
+    signer: str
+    digest: str
+
+
 class BaselineReference(BaselineDigests):
     """The baseline of a report, with ``sha256:<hex>`` of the baseline's own report."""
 
     report_sha256: str | None
+    model_signature: NotRequired[ModelSignatureBlock]
 
 
 class WindowCounts(TypedDict):
@@ -135,6 +144,7 @@ class Subject(TypedDict):
 
     digest: str | None
     served: NotRequired[ServedModel]
+    model_signature: NotRequired[ModelSignatureBlock]
 
 
 class ScoredAs(TypedDict):

@@ -67,6 +67,7 @@ def report_document(
     measured: Measured,
     make_seconds: float | None = None,
     task_records: Mapping[str, Any] | None = None,
+    signatures: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Report:
     """Return the report of a subject, all that follows from its measurements included.
 
@@ -76,6 +77,7 @@ def report_document(
         measured: of the subject.
         make_seconds: how long it took to make the subject, None when it was there.
         task_records: results of both sides on tasks, None if there are none.
+        signatures: the model signatures that were verified, by side.
 
     Raises:
         DocumentError: when it would not hold to its schema.
@@ -99,7 +101,14 @@ def report_document(
         "guards": list(setup.guards),
     }
     seconds = measured.seconds if make_seconds is None else {"make_subject": make_seconds, **measured.seconds}
-    return _composed(request, raw, seconds, task_records)
+    return _composed(request, _signed(raw, signatures), seconds, task_records)
+
+
+def _signed(raw: Mapping[str, Any], signatures: Mapping[str, Mapping[str, str]] | None) -> dict[str, Any]:
+    """Return the raw part of a report with the model signatures that were verified."""
+    blocks = {"baseline": "baseline_ref", "subject": "subject"}
+    found = {blocks[side]: signature for side, signature in (signatures or {}).items()}
+    return {**raw, **{name: {**raw[name], "model_signature": dict(one)} for name, one in found.items()}}
 
 
 def served_document(
@@ -107,6 +116,7 @@ def served_document(
     edited: Edited,
     measured: ServedMeasured,
     task_records: Mapping[str, Any] | None = None,
+    signatures: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Report:
     """Return the report of a served subject: no guard judges it, and it has no digest.
 
@@ -123,7 +133,7 @@ def served_document(
         },
         "guards": [],
     }
-    return _composed(request, raw, measured.seconds, task_records)
+    return _composed(request, _signed(raw, signatures), measured.seconds, task_records)
 
 
 def _outputs(

@@ -22,6 +22,7 @@ import torch
 from invarlock.catalog.edit_labels import CUSTOM
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.checkpoints.layout import tokenizer_files
+from invarlock.checkpoints.model_signatures import verify_signature
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.digests import digest_bytes, sha256_hex
@@ -85,15 +86,16 @@ def evaluate_pair(request: PairRequest, target: Path) -> Report:
         if subject is not None and not tokenizer_files(subject):
             subject = Path(scratch) / "subject"
             link_brought(request.folders[1], request.baseline, subject)
+        signatures = _signatures(request)
         with ExitStack() as stack:
             with _writing(target):
                 staging = stack.enter_context(staging_folder(target))
             # before the staging folder is removed
             stack.push(lambda kind, *_: keep_baseline(kind, (staging / BASELINE_REPORT).parent, target))
             if subject is None:
-                report, files = _evaluate_served(request, staging)
+                report, files = _evaluate_served(request, staging, signatures)
             else:
-                report, files = _evaluate(request, subject, staging)
+                report, files = _evaluate(request, subject, staging, signatures)
             with _writing(target):
                 for name, content in files.items():
                     write_bytes(staging / name, content)
@@ -122,7 +124,23 @@ def _writing(target: Path) -> Iterator[None]:
         ) from None
 
 
-def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[Report, dict[str, bytes]]:
+def _signatures(request: PairRequest) -> dict[str, dict[str, str]]:
+    """Return the model signatures of the checkpoints that must have one, verified, by their side.
+
+    Raises:
+        CheckpointError: when one is missing or does not hold.
+    """
+    folders = {"baseline": request.baseline, "subject": request.folders[-1]}
+    found: dict[str, dict[str, str]] = {}
+    for wanted in request.model_signatures:
+        with stage(f"model signature of the {wanted.side}"):
+            found[wanted.side] = verify_signature(folders[wanted.side], wanted).document()
+    return found
+
+
+def _evaluate(
+    request: PairRequest, subject: Path, staging: Path, signatures: Mapping[str, Mapping[str, str]]
+) -> tuple[Report, dict[str, bytes]]:
     """Return the report, and the files to add to what measuring has written into the staging folder."""
     preset = None if request.preset is None else read_preset(request.preset)
     setup = _setup(request, preset)
@@ -140,11 +158,13 @@ def _evaluate(request: PairRequest, subject: Path, staging: Path) -> tuple[Repor
     edited = unchanged(edited, measured.digest, document["baseline"]["digest"])
     edited = replace(edited, expected=tuple(map(str, declared)))
     metadata |= {"edit_type": edited.name, "label": edited.label, "label_source": edited.label_source}
-    report = report_document(evaluation, edited, measured, task_records=given_records(request))
+    report = report_document(evaluation, edited, measured, task_records=given_records(request), signatures=signatures)
     return report, _files(report, data, request.image, {**metadata, "subject_digest": measured.digest})
 
 
-def _evaluate_served(request: PairRequest, staging: Path) -> tuple[Report, dict[str, bytes]]:
+def _evaluate_served(
+    request: PairRequest, staging: Path, signatures: Mapping[str, Mapping[str, str]]
+) -> tuple[Report, dict[str, bytes]]:
     """Return the same for a served subject, which has no files; the first request is sent before measuring begins."""
     setup = _setup(request, None if request.preset is None else read_preset(request.preset))
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
@@ -169,7 +189,7 @@ def _evaluate_served(request: PairRequest, staging: Path) -> tuple[Report, dict[
         measured = compare_served(served, evaluation.comparison())
     label = request.edit_label or CUSTOM
     edited = Edited(CUSTOM, label, CUSTOM, {}, None if request.edit_label is None else "given")
-    report = served_document(evaluation, edited, measured, given_records(request))
+    report = served_document(evaluation, edited, measured, given_records(request), signatures)
     return report, _files(report, data, request.image, None)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from invarlock.catalog.edit_labels import NOOP, is_label
 from invarlock.checkpoints.layout import find_gguf, is_adapter
+from invarlock.checkpoints.model_signatures import WantedSignature
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
@@ -53,6 +54,7 @@ class PairRequest:
     subject_url: str | None = None
     subject_model: str | None = None
     slice_limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    model_signatures: tuple[WantedSignature, ...] = ()
 
     @property
     def texts(self) -> tuple[Path, ...]:
@@ -86,6 +88,12 @@ def check_request(request: PairRequest, target: Path) -> None:
             code=Code.USAGE_INVALID,
         )
     _check_subject(request)
+    sides = [wanted.side for wanted in request.model_signatures]
+    if len(set(sides)) < len(sides) or ("subject" in sides and request.subject is None):
+        raise UsageError(
+            "--model-signature: give one for each side, and none for a served subject, whose files cannot be seen",
+            code=Code.OPTIONS_CONFLICT,
+        )
     for folder in request.folders:
         if not folder.is_dir() and not find_gguf(folder):
             raise CheckpointError(

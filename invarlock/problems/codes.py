@@ -117,6 +117,18 @@ class Code(StrEnum):
         "A given JSON, YAML or TOML file is malformed or does not match its schema.",
         _OWN_FILE,
     )
+    MODEL_SIGNATURE_MISSING = (
+        "model_signature_missing",
+        ExitCode.USAGE,
+        "A checkpoint must have an OpenSSF model signature, and has none.",
+        "Get the `model.sig` of the model, or leave `--model-signature` out.",
+    )
+    MODEL_SIGNATURE_DOES_NOT_HOLD = (
+        "model_signature_does_not_hold",
+        ExitCode.USAGE,
+        "The model signature of a checkpoint is by another signer, or of other files, or does not cover a file.",
+        "Do not use the checkpoint; get it again, or ask its signer.",
+    )
     CHECKPOINT_UNUSABLE = (
         "checkpoint_unusable",
         ExitCode.USAGE,

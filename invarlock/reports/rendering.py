@@ -176,6 +176,7 @@ def _compared(report: Mapping[str, Any]) -> Markup:
                     "revision": code(meta["revision"]),
                     "baseline": code(report["baseline_ref"]["digest"]),
                     "subject": _subject(report["subject"]),
+                    "model signatures": listed(_signatures(report)) or None,
                     "edit": edit["name"] if edit["label"] == edit["name"] else f"{edit['name']}, {edit_text(edit)}",
                     "spec": code(edit["spec"]),
                     "parameters": compact(edit["parameters"]),
@@ -358,6 +359,13 @@ def _provenance(report: Mapping[str, Any]) -> Markup:
             ),
         )
     )
+
+
+def _signatures(report: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the signer of each model signature that was verified."""
+    for side, block in (("baseline", report["baseline_ref"]), ("subject", report["subject"])):
+        if found := block.get("model_signature"):
+            yield f"{side} signed by {found['signer']} ({found['method']}), {found['digest']}"
 
 
 def _digests(report: Mapping[str, Any], sha256: str) -> Markup:

@@ -34,7 +34,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 def model_signature_digest(files: Mapping[str, str]) -> str:
     """Return the digest (64 hex) of an OpenSSF model signature over files, given as name to SHA-256 (64 hex)."""
     digest = hashlib.sha256()
-    for _, file_digest in sorted(files.items()):
+    for _, file_digest in sorted(files.items(), key=lambda file: file[0].split("/")):
         digest.update(bytes.fromhex(file_digest))
     return digest.hexdigest()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,12 +65,15 @@ class DeployableGeneration:
 
 @dataclass(frozen=True)
 class BroughtGeneration:
-    """A user's own subject: its folder, which no document contains, the known facts about its edit, and its declared
-    changes of structure."""
+    """A user's own subject: its folder, which no document contains, and the known facts about its edit.
+
+    ``expected`` are its declared changes of structure, ``signatures`` the verified model signatures by side.
+    """
 
     folder: Path
     edit: SubjectEdit
     expected: tuple[str, ...] = ()
+    signatures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def spec(self) -> str:

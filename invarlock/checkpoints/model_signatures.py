@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -83,6 +83,50 @@ def parse_signature(text: str) -> WantedSignature:
     return WantedSignature(cast("Side", match[1]), match[2], trusted)
 
 
+def check_sides(wanted: Sequence[WantedSignature]) -> None:
+    """Check that no side has two signatures.
+
+    Raises:
+        UsageError: when one has.
+    """
+    if len({one.side for one in wanted}) < len(wanted):
+        raise UsageError("--model-signature: give one for each side", code=Code.OPTIONS_CONFLICT)
+
+
+def signatures_of(
+    baseline: Path, subject: Path, wanted: Sequence[WantedSignature], *, verified: bool = False
+) -> dict[str, dict[str, str]]:
+    """Return the signatures that two checkpoints must have, by side, as reports record them.
+
+    Args:
+        baseline: the folder of the baseline.
+        subject: the folder of the subject.
+        wanted: at most one for each side.
+        verified: whether they were verified already, so that the files need not be hashed again.
+
+    Raises:
+        CheckpointError: when one is missing or does not hold.
+        UsageError: when the library is not installed.
+    """
+    folders = {"baseline": baseline, "subject": subject}
+    look = read_signature if verified else verify_signature
+    return {one.side: look(folders[one.side], one).document() for one in wanted}
+
+
+def read_signature(folder: Path, wanted: WantedSignature) -> ModelSignature:
+    """Return what the signature of a checkpoint says, without verifying it.
+
+    Raises:
+        CheckpointError: when there is none, or it cannot be read.
+    """
+    path = _signature_file(folder)
+    try:
+        bundle = json.loads(read_file(path, limit_bytes=MAX_SIGNATURE_BYTES))
+        return _described(bundle, _statement(bundle), wanted)
+    except Exception as error:  # noqa: BLE001 - which errors a hostile signature gives is not documented
+        raise _refused(folder, _words(error)) from None
+
+
 def verify_signature(folder: Path, wanted: WantedSignature) -> ModelSignature:
     """Return the signature of a checkpoint after verifying it and every file that it lists.
 
@@ -91,13 +135,7 @@ def verify_signature(folder: Path, wanted: WantedSignature) -> ModelSignature:
         UsageError: when the library is not installed.
     """
     library = _library()
-    where = checkpoint_folder(folder)
-    path = where / SIGNATURE_FILE
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder}: has no {SIGNATURE_FILE}; get the signature of the model, or leave --model-signature out",
-            code=Code.MODEL_SIGNATURE_MISSING,
-        )
+    where, path = checkpoint_folder(folder), _signature_file(folder)
     try:
         bundle = json.loads(read_file(path, limit_bytes=MAX_SIGNATURE_BYTES))
         statement = _statement(bundle)
@@ -109,14 +147,32 @@ def verify_signature(folder: Path, wanted: WantedSignature) -> ModelSignature:
         config.verify(where, path)
         names = (row["name"] for row in statement["predicate"]["resources"])
         signed = set(names) if in_files else {name.rsplit(":", 2)[0] for name in names}
-        signer, digest = _signer(bundle, wanted), f"sha256:{statement['subject'][0]['digest']['sha256']}"
+        found = _described(bundle, statement, wanted)
     except Exception as error:  # noqa: BLE001 - which errors a hostile signature gives is not documented
-        words = " ".join(str(error).split())[:300] or type(error).__name__
-        raise _refused(folder, words) from None
+        raise _refused(folder, _words(error)) from None
     unsigned = sorted(set(checkpoint_files(folder)) - signed)
     if unsigned:
         raise _refused(folder, f"it does not cover {unsigned[0]}")
-    return ModelSignature(wanted.method, signer, digest)
+    return found
+
+
+def _signature_file(folder: Path) -> Path:
+    path = checkpoint_folder(folder) / SIGNATURE_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: has no {SIGNATURE_FILE}; get the signature of the model, or leave --model-signature out",
+            code=Code.MODEL_SIGNATURE_MISSING,
+        )
+    return path
+
+
+def _described(bundle: Mapping[str, Any], statement: Mapping[str, Any], wanted: WantedSignature) -> ModelSignature:
+    digest = f"sha256:{statement['subject'][0]['digest']['sha256']}"
+    return ModelSignature(wanted.method, _signer(bundle, wanted), digest)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _configured(config: Any, wanted: WantedSignature) -> Any:

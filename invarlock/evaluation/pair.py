@@ -22,7 +22,7 @@ import torch
 from invarlock.catalog.edit_labels import CUSTOM
 from invarlock.checkpoints.digests import digest_checkpoint, tokenizer_digest
 from invarlock.checkpoints.layout import tokenizer_files
-from invarlock.checkpoints.model_signatures import verify_signature
+from invarlock.checkpoints.model_signatures import signatures_of
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.digests import digest_bytes, sha256_hex
@@ -130,12 +130,10 @@ def _signatures(request: PairRequest) -> dict[str, dict[str, str]]:
     Raises:
         CheckpointError: when one is missing or does not hold.
     """
-    folders = {"baseline": request.baseline, "subject": request.folders[-1]}
-    found: dict[str, dict[str, str]] = {}
-    for wanted in request.model_signatures:
-        with stage(f"model signature of the {wanted.side}"):
-            found[wanted.side] = verify_signature(folders[wanted.side], wanted).document()
-    return found
+    if not request.model_signatures:
+        return {}
+    with stage("model signatures"):
+        return signatures_of(request.baseline, request.folders[-1], request.model_signatures)
 
 
 def _evaluate(

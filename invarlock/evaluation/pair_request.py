@@ -8,7 +8,7 @@ from pathlib import Path
 
 from invarlock.catalog.edit_labels import NOOP, is_label
 from invarlock.checkpoints.layout import find_gguf, is_adapter
-from invarlock.checkpoints.model_signatures import WantedSignature
+from invarlock.checkpoints.model_signatures import WantedSignature, check_sides
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
@@ -88,10 +88,10 @@ def check_request(request: PairRequest, target: Path) -> None:
             code=Code.USAGE_INVALID,
         )
     _check_subject(request)
-    sides = [wanted.side for wanted in request.model_signatures]
-    if len(set(sides)) < len(sides) or ("subject" in sides and request.subject is None):
+    check_sides(request.model_signatures)
+    if request.subject is None and any(wanted.side == "subject" for wanted in request.model_signatures):
         raise UsageError(
-            "--model-signature: give one for each side, and none for a served subject, whose files cannot be seen",
+            "--model-signature: the files of a served subject cannot be seen; give one for the baseline alone",
             code=Code.OPTIONS_CONFLICT,
         )
     for folder in request.folders:

@@ -75,7 +75,9 @@ def _read_suite(folder: Path, settings: Settings, config: pytest.Config) -> tupl
         from invarlock.harness.selection.byoe import bring
 
         others = suites_asked_for(models, plan_cases(models, scenarios), expression)
-        models, scenarios = bring(models, settings, config.invocation_params.dir, others)
+        models, scenarios = bring(
+            models, settings, config.invocation_params.dir, others, verified=hasattr(config, "workerinput")
+        )
     catalog = make_catalog(models, scenarios, expression, config.args, settings)
     catalog = replace(catalog, folder_marks=folder_marks)
     return catalog, settings.with_defaults(suite_defaults(catalog.models.suites[catalog.suite]))

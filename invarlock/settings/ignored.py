@@ -54,7 +54,7 @@ _UNREAD = (
         lambda settings, _: settings.edit_config is None,
         "only --edit-config reads it",
     ),
-    _Unread(("edit_label", "expect"), lambda _, mode: not mode.brought, "only -m byoe reads it"),
+    _Unread(("edit_label", "expect", "model_signatures"), lambda _, mode: not mode.brought, "only -m byoe reads it"),
     _Unread(("tuned_params_file",), lambda _, mode: mode.brought, "-m byoe makes no edit"),
     _Unread(
         ("local_jsonl_file", "local_jsonl_field"),

@@ -143,6 +143,16 @@ WHAT_IS_RUN = (
         many=True,
     ),
     Setting(
+        "model_signatures",
+        "-m byoe: verify the OpenSSF model signature of `baseline` or `subject` first, and record signer and digest: "
+        "subject=key:FILE, subject=certificate:FILE or subject=sigstore:IDENTITY,ISSUER,FILE; once for each side",
+        (),
+        readers.text,
+        "--model-signature",
+        shown="none",
+        many=True,
+    ),
+    Setting(
         "clean_runs",
         "number of runs of each clean scenario, each on different windows; 0 skips them",
         None,

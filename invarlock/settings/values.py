@@ -44,6 +44,7 @@ class Settings:
     subjects: tuple[str, ...]
     edit_label: str | None
     expect: tuple[str, ...]
+    model_signatures: tuple[str, ...]
     error_injection: bool
     model_1: str | None
     model_2: str | None

@@ -271,6 +271,9 @@ def _mismatches(case: Mapping[str, Any], scenario: Mapping[str, Any], report: Ma
             source = edit.get("label_source")
             wanted.append(("edit.label", edit["label"] if source is None else f"{edit['label']} ({source})", label))
         wanted.append(("edit.expected", edit.get("expected", []), generation.get("expected", [])))
+        signed = generation.get("model_signatures", {})
+        for side, block in (("baseline", "baseline_ref"), ("subject", "subject")):
+            wanted.append((f"{block}.model_signature", report[block].get("model_signature"), signed.get(side)))
     else:
         spec = generation.get("edit_spec_by_model", {}).get(case["model"], generation["edit_spec"])
         wanted.append(("edit.name", edit["name"], spec.partition(":")[0]))

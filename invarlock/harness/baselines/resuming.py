@@ -163,6 +163,9 @@ def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationReques
         asked["edit.label"] = True
         found["edit.label"] = is_planned(report["edit"], edit.label, edit.source)
         asked["edit.expected"], found["edit.expected"] = list(generation.expected), report["edit"].get("expected", [])
+        for side, block in (("baseline", "baseline_ref"), ("subject", "subject")):
+            name, signed = f"{block}.model_signature", generation.signatures.get(side)
+            asked[name], found[name] = signed, report[block].get("model_signature")
         if report["edit"]["name"] == NOOP:
             del asked["edit.spec"], found["edit.spec"]
     return [

@@ -49,7 +49,8 @@ def write_case(
     edited = unchanged(edited, measured.digest, baseline.document["baseline"]["digest"])
     edited = replace(edited, expected=made.expected)
     records = subject_records(case)
-    report, *repeats = (report_document(request, edited, one, made.seconds, records) for one in measurements)
+    signed = case.scenario.document["generation"].get("model_signatures")
+    report, *repeats = (report_document(request, edited, one, made.seconds, records, signed) for one in measurements)
     if repeats:
         write_json(path.with_name(REPEATS_NAME), repeats_document(report, repeats))
     data = dump_json(report)

@@ -19,11 +19,12 @@ from invarlock.catalog.edit_labels import SubjectEdit
 from invarlock.catalog.models import Model, Models, Suite
 from invarlock.catalog.scenarios import BroughtGeneration, Scenario
 from invarlock.checkpoints.layout import GGUF_SUFFIX, tokenizer_files
+from invarlock.checkpoints.model_signatures import check_sides, parse_signature, signatures_of
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.documents.json_object import JsonObject
-from invarlock.errors import InvarLockError, UsageError
+from invarlock.errors import CheckpointError, InvarLockError, UsageError
 from invarlock.harness.devices.inventory import read_gpus
 from invarlock.harness.selection.selected_cases import BYOE_SUITE as SUITE
 from invarlock.judgement.expectations import parse_expectations
@@ -38,7 +39,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def bring(
-    models: Models, settings: Settings, here: Path, other_suites: Sequence[str]
+    models: Models, settings: Settings, here: Path, other_suites: Sequence[str], *, verified: bool = False
 ) -> tuple[Models, tuple[Scenario, ...]]:
     """Return the models and scenarios of a run: the baseline, and a scenario for each subject.
 
@@ -47,6 +48,7 @@ def bring(
         settings: with ``--baseline`` and ``--subject``.
         here: the folder that relative paths start from.
         other_suites: suites of the folder that ``-m`` asks for.
+        verified: whether the controller has verified the model signatures already.
 
     Raises:
         UsageError: with a line for each folder that is not a checkpoint, or if two declared changes are about the same.
@@ -84,12 +86,13 @@ def bring(
             problems.append(f"--subject: {error}")
     if found is None or problems:
         raise UsageError.listing(problems, code=Code.SUBJECTS_UNUSABLE)
+    signatures = _signatures(settings, baseline, folders, verified=verified)
     model = _model(baseline, found)
     text = next((suite.text for suite in models.suites.values() if suite.text is not None), None)
     suite = Suite(SUITE, (model.id,), _device(settings), "brought by the user", clean_runs=1, stress_runs=1, text=text)
     scenarios = tuple(
-        _scenario(name, folder, edit, expected)
-        for name, folder, edit in zip(_names(folders), folders, edits, strict=True)
+        _scenario(name, BroughtGeneration(folder.resolve(), edit, expected, signed))
+        for name, folder, edit, signed in zip(_names(folders), folders, edits, signatures, strict=True)
     )
     return Models({model.id: model}, {SUITE: suite}), scenarios
 
@@ -122,10 +125,37 @@ def _model(folder: Path, files: CheckpointFiles) -> Model:
     )
 
 
-def _scenario(name: str, folder: Path, edit: SubjectEdit, expected: tuple[str, ...]) -> Scenario:
+def _signatures(
+    settings: Settings, baseline: Path, subjects: Sequence[Path], *, verified: bool
+) -> list[dict[str, dict[str, str]]]:
+    """Return the model signatures of the baseline and of each subject, those that the settings want.
+
+    Raises:
+        UsageError: when an option has another form, or one is missing or does not hold.
+    """
+    wanted = [parse_signature(text) for text in settings.model_signatures]
+    if wanted and _device(settings) == "gpu" and settings.execution_mode != "host":
+        raise UsageError(
+            "--model-signature: the runtime image has no model-signing; add --execution-mode host",
+            code=Code.OPTIONS_CONFLICT,
+        )
+    check_sides(wanted)
+    own, ours = ([one for one in wanted if one.side == side] for side in ("baseline", "subject"))
+    try:
+        # the baseline is hashed once for all subjects
+        common = signatures_of(baseline, baseline, own, verified=verified)
+        return [{**common, **signatures_of(baseline, one, ours, verified=verified)} for one in subjects]
+    except CheckpointError as error:
+        raise UsageError(str(error), code=error.code) from None
+
+
+def _scenario(name: str, brought: BroughtGeneration) -> Scenario:
+    edit = brought.edit
     generation: JsonObject = {"kind": "brought", "edit_label": edit.label}
-    if expected:
-        generation["expected"] = list(expected)
+    if brought.expected:
+        generation["expected"] = list(brought.expected)
+    if brought.signatures:
+        generation["model_signatures"] = {side: dict(signed) for side, signed in brought.signatures.items()}
     document: JsonObject = {
         "id": name,
         "suites": [SUITE],
@@ -147,7 +177,6 @@ def _scenario(name: str, folder: Path, edit: SubjectEdit, expected: tuple[str, .
         "contains_model_weights_in_pack": False,
         "run_directory_contains_edit_artifacts": False,
     }
-    brought = BroughtGeneration(folder.resolve(), edit, expected)
     return Scenario(name, "clean", "must_pass", "primary_metric", brought, (SUITE,), document)
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 from made_records import made_records
+from model_signers import make_key, sign_with_key
 from processes import packer, succeed
 from safetensors.torch import load_file, save_file
 from shipped_checkpoints import restore, write_baseline
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.editing import apply_edits
+from invarlock.checkpoints.model_signatures import parse_signature, verify_signature
 from invarlock.jsonio import dump_json
 from invarlock.problems import Code
 
@@ -241,6 +243,37 @@ def test_a_declared_change_of_structure_holds_for_a_run(run_pytest: Callable[...
 
     assert resumed.status == 4, resumed.output
     assert "is a different run" in resumed.output
+
+
+@pytest.mark.slow
+def test_the_model_signatures_of_a_run_are_verified_and_recorded(
+    run_pytest: Callable[..., Any], brought: Path, tmp_path: Path
+) -> None:
+    base, subject = brought / "base", brought / "good/mine"
+    private, public = make_key(tmp_path, "maker")
+    sign_with_key(base, private)
+    sign_with_key(subject, private)
+    signed = tuple(f"--model-signature={side}=key:{public}" for side in ("baseline", "subject"))
+    asked = ("-m", "byoe", f"--baseline={base}", f"--subject={subject}")
+
+    ran = run_pytest(*asked, *signed)
+
+    assert ran.status == 0, ran.output
+    (case,) = ran.pack.glob("reports/**/evaluation.report.json")
+    report = load(case)
+    (row,) = load(ran.pack / "metadata/scenarios.json")["scenarios"]
+    found = {"baseline": report["baseline_ref"]["model_signature"], "subject": report["subject"]["model_signature"]}
+    assert row["generation"]["model_signatures"] == found
+    assert found["subject"] == verify_signature(subject, parse_signature(f"subject=key:{public}")).document()
+    assert found["baseline"]["digest"] != found["subject"]["digest"]
+    succeed(packer("verify", ran.pack, "--strict"))
+
+    # a file that was changed since
+    shutil.rmtree(ran.pack)
+    (subject / "config.json").write_text((subject / "config.json").read_text() + "\n")
+    refused = run_pytest(*asked, *signed)
+    assert refused.status == 4, refused.output
+    assert "model signature does not hold" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,17 @@ class DeterminismSwitches(TypedDict):
     one_thread: bool
 
 
+class Node(TypedDict):
+    """A node of a fleet: its number, its system and its GPUs, and how many cases it ran."""
+
+    number: int
+    platform: Platform
+    graphics: Graphics
+    cases: int
+
+
 class Environment(TypedDict):
-    """``environment.json``: the machine, the libraries and the switches of a run."""
+    """``environment.json``: the machine, the libraries and the switches of a run; ``nodes`` only of a fleet."""
 
     schema: Literal["invarlock/environment-v1"]
     platform: Platform
@@ -84,3 +93,4 @@ class Environment(TypedDict):
     torch: TorchBuild
     graphics: Graphics
     determinism: DeterminismSwitches
+    nodes: NotRequired[list[Node]]

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from invarlock.errors import InvarLockError, printable_lines
 from invarlock.harness.selection.suites_folder import find_suites_folder, is_suites_folder
 from invarlock.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from invarlock.harness.session import SuiteSession
 
 CONTAINER = "container"
 # Options of pytest that do not run tests.
@@ -56,7 +60,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
     with _as_usage_errors():
         suite = open_suite(config)
-        if suite.handover is not None or suite.settings.execution_mode != CONTAINER:
+        on_host = suite.settings.execution_mode != CONTAINER or suite.settings.fleet is not None
+        if suite.handover is not None or on_host:
             return None
         # imported here: a run on the host does without
         from invarlock.harness.container.delegation import run_in_container
@@ -93,7 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from invarlock.harness import fixtures
     from invarlock.harness.opening import open_suite
     from invarlock.harness.selection.given_names import GivenNames
-    from invarlock.harness.session import SESSION, Controller, SuiteSession, Worker, shows_only, timed_id
+    from invarlock.harness.session import SESSION, Controller, Worker, shows_only, timed_id
 
     session: SuiteSession
     process = "controller" if _is_distributing(config) else "worker_0"
@@ -114,6 +119,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(names, "invarlock-given-names")
     if shows_only(config.option):
         return
+    _join_fleet(session, config)
     # imported here: what only shows something runs no case
     from invarlock.harness.stopping.case_clock import CLOCK, CaseClock, lone_alarms, worker_alarms
     from invarlock.harness.stopping.interrupting import Interruption
@@ -128,6 +134,32 @@ def pytest_configure(config: pytest.Config) -> None:
     if isinstance(session, Controller):
         config.pluginmanager.register(Progress(session), "invarlock-progress")
         config.pluginmanager.register(Interruption(config), "invarlock-interruption")
+
+
+def _join_fleet(session: SuiteSession, config: pytest.Config) -> None:
+    """Make this session the controller of a fleet, or one of its nodes, as its settings say."""
+    if session.settings.piece is not None:
+        # imported here: only a node of a fleet needs it
+        from invarlock.harness.fleet.node import OUTCOMES
+        from invarlock.harness.fleet.piece_session import PieceOutcomes
+        from invarlock.harness.state.leftovers import die_with_parent
+
+        die_with_parent()
+        outcomes = PieceOutcomes(session.run.directory.state / OUTCOMES, config)
+        config.pluginmanager.register(outcomes, "invarlock-piece-outcomes")
+    if session.settings.fleet is None:
+        return
+    # imported here: a run on one machine does without
+    from invarlock.harness.fleet.loop import FleetLoop
+    from invarlock.harness.fleet.ray_cluster import check_ray_installed
+    from invarlock.harness.session import Controller
+
+    with _as_usage_errors():
+        check_ray_installed(session.settings.fleet)
+    if _is_distributing(config):
+        raise pytest.UsageError("--fleet and -n cannot be combined: the cluster places the cases; drop -n")
+    assert isinstance(session, Controller)
+    config.pluginmanager.register(FleetLoop(session), "invarlock-fleet")
 
 
 def _is_distributing(config: pytest.Config) -> bool:

@@ -21,6 +21,7 @@ from invarlock.errors import InvarLockError, UsageError, disk_refuses, printable
 from invarlock.harness.cases.sentinels import SENTINELS, sentinel_problems
 from invarlock.harness.ending.pytest_report import RERUN, ask_for_json_report
 from invarlock.harness.opening import OpenSuite
+from invarlock.harness.planning.piece_file import PieceFile
 from invarlock.harness.planning.plan import (
     CALIBRATE_ONLY,
     PlannedNullRun,
@@ -123,10 +124,15 @@ class SuiteSession(ABC):
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         selected = {item: self._selects(item) for item in items}
         self.whole = [case for item in items if selected[item] and (case := _parameter(item, Case)) is not None]
-        if self.settings.shard is not None:
+        own: set[str] | None = None
+        if self.settings.piece is not None:
+            piece = PieceFile.read(Path(self.settings.piece))
+            own, others, self.whole = set(piece.cases), False, self.catalog.planned(piece.whole)
+        elif self.settings.shard is not None:
             own = {case.id for case in own_cases(self.whole, self.settings.shard)}
             # a test that runs no case belongs to the first shard
             others = self.settings.shard[0] == 1
+        if own is not None:
             selected = {
                 item: kept and (others if (case := _parameter(item, Case)) is None else case.id in own)
                 for item, kept in selected.items()

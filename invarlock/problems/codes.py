@@ -375,6 +375,12 @@ class Code(StrEnum):
         "The time-stamping authority does not answer, or answers something else than a time stamp of the signature.",
         "Check the URL and the network, or try again later: `invarlock sign PACK --timestamp-url URL`.",
     )
+    NODE_DIFFERS = (
+        "node_differs",
+        ExitCode.USAGE,
+        "A node of a fleet has other versions, another source, or measured something differently.",
+        "Install the same on all nodes, and use nodes of one kind or `--determinism strict`; continue with `--resume`.",
+    )
     SERVER_UNREACHABLE = (
         "server_unreachable",
         ExitCode.USAGE,
@@ -639,6 +645,12 @@ class Code(StrEnum):
         ExitCode.INTEGRITY,
         "An `edit_metadata.json` does not follow from the report and its scenario.",
         _MAKER,
+    )
+    ARCHIVE_DAMAGED = (
+        "archive_damaged",
+        ExitCode.INTEGRITY,
+        "The archive of a piece changed on its way between controller and node.",
+        "Continue the run with `--resume`; check the network and the memory of the node.",
     )
     SHARD_CONTRADICTS_ITSELF = (
         "shard_contradicts_itself",

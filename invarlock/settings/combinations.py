@@ -17,6 +17,8 @@ EXCLUDING = (
         "calibration_preset_file",
         "PACK_CALIBRATION_PRESET_FILE",
     ),
+    ("fleet", "--fleet", "shard", "--shard"),
+    ("fleet", "--fleet", "keep_models", "--keep-models"),
     ("release_review", "--release-review", "unsigned", "--unsigned"),
     ("release_review", "--release-review", "no_pack", "--no-pack"),
 )
@@ -39,6 +41,10 @@ def combination_problems(settings: Settings) -> Iterator[str]:
         yield "--suite-mode calibrate-only makes presets, but PACK_CALIBRATION_PRESET_DIR|FILE gives them; drop one"
     if mode != "full" and settings.calibration_runs == 0 and not given:
         yield f"--suite-mode {mode} and DRIFT_CALIBRATION_RUNS=0 cannot be combined; drop one"
+    if settings.fleet and mode == "calibrate-only":
+        yield "--fleet and --suite-mode calibrate-only cannot be combined; a fleet makes presets with its first cases"
+    if settings.fleet and settings.release_review:
+        yield "--fleet and --release-review cannot be combined: a review needs containers, which a fleet does not start"
     if settings.release_review:
         if settings.given("profile") and settings.profile == "dev":
             yield "--release-review needs --profile ci or release, not dev; drop --profile to use ci"

@@ -12,6 +12,7 @@ _DURATION = re.compile(r"([0-9]{1,9})(s|m|h)?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
+_FLEET = re.compile(r"ray(://[^\s/@]+:[0-9]{1,5})?")
 
 
 def text(given: str) -> str:
@@ -130,6 +131,13 @@ def shard(given: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError("i/n with i from 1 to n, such as 1/3")
     return int(match[1]), int(match[2])
+
+
+def fleet(given: str) -> str:
+    """Parse ``ray`` or ``ray://HOST:PORT``."""
+    if not _FLEET.fullmatch(given):
+        raise ValueError("ray, or ray://HOST:PORT, such as ray://10.0.0.1:10001")
+    return given
 
 
 def host_execution(given: str) -> str | None:

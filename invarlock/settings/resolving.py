@@ -21,12 +21,13 @@ _PATH_STARTS = ("/", "~", "./", "../")
 def public_settings(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document of a run's settings for a manifest, without folders of the machine.
 
-    A path is reduced to its last component; the cache locations of libraries are omitted.
+    A path is reduced to its last component, an address to its scheme; the cache locations of libraries are omitted.
     """
+    addresses = {setting.name for setting in SETTINGS if setting.address}
     paths = {setting.name for setting in SETTINGS if setting.path}
     left_out = {setting.name for setting in SETTINGS if setting.path and setting.ambient}
     return {
-        name: {**row, "value": _public(row["value"], name in paths)}
+        name: {**row, "value": _scheme(row["value"]) if name in addresses else _public(row["value"], name in paths)}
         for name, row in document.items()
         if name not in left_out
     }
@@ -115,6 +116,10 @@ def _of_option(setting: Setting, given: Any) -> Any:
 
 def _is_set(setting: Setting, text: str | None) -> bool:
     return text is not None and (text != "" or setting.empty_counts)
+
+
+def _scheme(value: str | None) -> str | None:
+    return None if value is None else value.partition("://")[0]
 
 
 def _public(value: Any, is_path: bool) -> Any:

@@ -27,6 +27,7 @@ class Setting:
         path: the value is a file or folder, which a manifest must not contain.
         ambient: read by libraries from the environment; only recorded and passed on here.
         per_shard: specific to a machine or session; the shards of one run may differ in it.
+        address: the value may contain a network address, which a manifest must not contain.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Setting:
     path: bool = False
     ambient: bool = False
     per_shard: bool = False
+    address: bool = False
 
     @property
     def may_differ(self) -> bool:

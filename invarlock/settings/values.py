@@ -38,6 +38,9 @@ class Settings:
 
     scenario_ids: tuple[str, ...] | None
     shard: tuple[int, int] | None
+    fleet: str | None
+    piece_seconds: int
+    piece: str | None
     run_dir: str | None
     sentinel_model: str | None
     baseline: str | None

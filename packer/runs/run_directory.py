@@ -33,6 +33,16 @@ class RunDirectory:
         return self.state / "shard.json"
 
     @property
+    def fleet(self) -> Path:
+        """The file about the nodes of a fleet; only in the run directory of its controller."""
+        return self.state / "fleet.json"
+
+    @property
+    def outcomes(self) -> Path:
+        """The folder of pytest's reports of finished cases; only in the run directory of a fleet's controller."""
+        return self.state / "outcomes"
+
+    @property
     def verdict(self) -> Path:
         """Return the path of the verdict."""
         return self.path / "reports" / "final_verdict.json"
@@ -55,6 +65,11 @@ class RunDirectory:
     def baseline_snapshot(self, model: Model) -> Path:
         """Return the folder of a model's baseline checkpoint."""
         return self.path / "models" / model.folder / "baseline"
+
+    def kept_tokens(self, model: Model) -> Path:
+        """Return the folder of the most probable tokens of a model's baseline."""
+        snapshot = self.baseline_snapshot(model)
+        return snapshot.with_name(f"{snapshot.name}_kept_tokens")
 
     def baseline_report(self, model: Model) -> Path:
         """Return the path of a model's baseline report."""

@@ -36,7 +36,7 @@ STATE_FILES = (
     "source_repo.json",
 )
 # Fields of the environment that may differ between machines; libraries and versions may not.
-OF_A_MACHINE = ("platform", "graphics")
+OF_A_MACHINE = ("platform", "graphics", "nodes")
 PINNED = {"models": "model_id", "datasets": "dataset_id"}
 MAY_DIFFER = frozenset(setting.name for setting in SETTINGS if setting.may_differ)
 
@@ -155,7 +155,7 @@ def shared_files(shards: Sequence[Shard]) -> dict[str, Path]:
             data = read_file(path)
             other, known = found.setdefault(where, (shard, path))
             if read_file(known) != data:
-                what = _difference(_parsed(data), _parsed(read_file(known))) or "the bytes differ"
+                what = first_difference(_parsed(data), _parsed(read_file(known))) or "the bytes differ"
                 raise UsageError(
                     f"{shard.name} and {other.name} measured {where} differently: {what}; all reports depend on it, "
                     "so run all shards on identical machines or with --determinism strict",
@@ -188,7 +188,7 @@ def _is_kept(path: Path) -> bool:
 def _check_cases(shard: Shard) -> None:
     """Check that a shard's cases are its part of the run, and that pytest finished all of them."""
     derived = shard_manifest(shard.whole, shard.index, shard.of)
-    wrong = _difference(shard.state["scenarios.json"], derived)
+    wrong = first_difference(shard.state["scenarios.json"], derived)
     if wrong is not None:
         raise _contradiction(shard, "scenarios.json", f"does not match its shard.json: {wrong}")
     said = {outcome["case"] for outcome in read_outcomes(shard.state["pytest_report.json"])}
@@ -219,23 +219,26 @@ def _disagreements(shard: Shard, first: Shard) -> Iterator[str]:
     both = {key: pins[key].keys() & known[key].keys() for key in PINNED}
     compared = {
         "plan": (shard.whole, first.whole),
-        "settings": (_binding(shard), _binding(first)),
+        "settings": (binding_settings(shard.state["settings.json"]), binding_settings(first.state["settings.json"])),
         "tuned parameters": tuple(one.state["tuned_edit_params.json"] for one in (shard, first)),
         "pins": tuple({key: {name: rows[key][name] for name in both[key]} for key in PINNED} for rows in (pins, known)),
-        "environment": tuple(
-            {key: value for key, value in one.state["environment.json"].items() if key not in OF_A_MACHINE}
-            for one in (shard, first)
-        ),
+        "environment": tuple(versions(one.state["environment.json"]) for one in (shard, first)),
         "source repository": tuple(one.state["source_repo.json"] for one in (shard, first)),
     }
     for name, (one, other) in compared.items():
-        found = _difference(one, other)
+        found = first_difference(one, other)
         if found is not None:
             yield f"{name}: {found}"
 
 
-def _binding(shard: Shard) -> JsonObject:
-    return {name: row["value"] for name, row in shard.state["settings.json"].items() if name not in MAY_DIFFER}
+def binding_settings(document: Mapping[str, Any]) -> JsonObject:
+    """Return the values of ``settings.json`` that must be equal in all parts of a run."""
+    return {name: row["value"] for name, row in document.items() if name not in MAY_DIFFER}
+
+
+def versions(environment: Mapping[str, Any]) -> JsonObject:
+    """Return the fields of ``environment.json`` that must be equal on all machines of a run."""
+    return {key: value for key, value in environment.items() if key not in OF_A_MACHINE}
 
 
 def _pins(revisions: Mapping[str, Any], key: str) -> dict[str, JsonObject]:
@@ -243,7 +246,7 @@ def _pins(revisions: Mapping[str, Any], key: str) -> dict[str, JsonObject]:
     return {row[PINNED[key]]: {**row, "resolved_at": None} for row in revisions.get(key, [])}
 
 
-def _difference(one: Any, other: Any) -> str | None:
+def first_difference(one: Any, other: Any) -> str | None:
     """Return the first difference between two documents with both values, or None if they are equal."""
     found = next(leaf_differences(one, other), None)
     if found is None:

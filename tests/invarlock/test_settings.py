@@ -260,6 +260,8 @@ PROMISED: dict[str, Any] = {
     "--subject": (),
     "--edit-label": None,
     "--shard": None,
+    "--fleet": None,
+    "--piece-seconds": 600,
     "--case-timeout": 21600,
     **{f"MODEL_{slot}": None for slot in range(1, 9)},
     **dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE", "TMPDIR", "TMP")),

@@ -19,6 +19,7 @@ from unittest import mock
 from xdist.scheduler import WorkStealingScheduling
 
 from invarlock.catalog.cases import Case, plan_cases
+from invarlock.catalog.costs import Costs
 from invarlock.catalog.models import Model, read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.harness.devices import leases as leases_module
@@ -28,40 +29,6 @@ from invarlock.harness.devices.memory_plan import devices_needed, needed_bytes
 
 SUITES = Path(__file__).parents[2] / "suites"
 SHUTDOWN = -1
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds from sizes: rates of one data-centre GPU of 80 GB and a local disk.
-
-    Attributes:
-        disk: bytes a second, read or written.
-        compute: floating-point operations a second that scoring reaches.
-        tokens: of all windows of a case.
-        fixed_seconds: of a case, whatever the model: tokens, statistics, files.
-        edit_passes: how often the weights are read or written to make and hash a subject.
-        low_rank: seconds a GB of weights that a low-rank edit takes beside that.
-    """
-
-    disk: float = 2e9
-    compute: float = 2e14
-    tokens: int = 400 * 512
-    fixed_seconds: float = 5.0
-    edit_passes: float = 3.0
-    low_rank: float = 1.0
-
-    def case_seconds(self, case: Case) -> float:
-        weights = case.model.weight_bytes
-        spec = str(case.scenario.document["generation"].get("edit_spec", ""))
-        slow = self.low_rank * weights / GB if spec.startswith("lowrank") else 0.0
-        return self.fixed_seconds + (self.edit_passes + 1) * weights / self.disk + slow + self._scoring(case.model)
-
-    def baseline_seconds(self, model: Model, runs: int) -> float:
-        """Return the seconds of a model's snapshot and its own report, which are made once."""
-        return self.fixed_seconds + 3 * model.weight_bytes / self.disk + runs * self._scoring(model)
-
-    def _scoring(self, model: Model) -> float:
-        return 2 * model.parameters * self.tokens / self.compute
 
 
 @dataclass(frozen=True)

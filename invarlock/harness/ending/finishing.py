@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from invarlock.errors import EvaluationError, InvarLockError, MissingFileError, 
 from invarlock.harness.devices.inventory import Pool
 from invarlock.harness.ending.pytest_report import reduce_pytest_report
 from invarlock.harness.planning.presets import derived_preset, preset_lines, preset_path
+from invarlock.harness.state.nodes import fleet_environment
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_json
 from invarlock.moments import utc_now
@@ -54,6 +56,11 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     state, directory = run.directory.state, run.directory
     reduced = reduce_pytest_report(pytest_report, directory.path)
     write_json(state / "pytest_report.json", reduced)
+    if run.settings.piece is not None:
+        # the controller compiles the verdict; without a pack the source may be unknown
+        with suppress(MissingFileError):
+            write_provenance(run)
+        return Ending(not interrupted, ())
     manifest = read_json(state / "scenarios.json")
     plan = planned_cases(manifest)
     found = read_reports(directory, plan)
@@ -157,7 +164,10 @@ def write_provenance(run: Run) -> None:
     state = run.directory.state
     pool = Pool.read(run.directory.devices)
     gpus = [device.id for device in pool.devices] if pool.kind == "gpu" else []
-    write_json(state / "environment.json", environment(determinism_switches(run.settings.determinism), graphics(gpus)))
+    document = environment(determinism_switches(run.settings.determinism), graphics(gpus))
+    if run.settings.fleet is not None:
+        document = fleet_environment(run.directory) or document
+    write_json(state / "environment.json", document)
     source = source_of(run.suites_folder)
     if source is None:
         raise MissingFileError(f"{run.suites_folder}: {NO_SOURCE}")

@@ -37,18 +37,19 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
         run: the run.
         cases: its cases.
         tell: called with a line for each file that is downloaded.
-        whole: of a shard, the cases of all shards.
+        whole: of a shard or a piece, all cases of the run.
 
     Raises:
         UsageError: with all problems, a line each.
     """
+    shard, divided = run.settings.shard, run.settings.shard is not None or run.settings.piece is not None
     models = used_models(case.model for case in cases)
     others = [model for model in used_models(case.model for case in whole) if model not in models]
     run = replace(run, sources=find_sources(run, models, others))
     found = problems(run, cases)
     repeated: list[str] = []
     try:
-        repeated = repeated_scenarios(run, whole if run.settings.shard else cases)
+        repeated = repeated_scenarios(run, whole if divided else cases)
     except UsageError as error:
         found.append(str(error))
     if found:
@@ -57,8 +58,7 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
     short = list(length_problems(run, pins, models))
     if short:
         raise UsageError.listing(short, code=Code.RUN_CANNOT_BEGIN)
-    shard = run.settings.shard
-    selected = _pinned(whole if shard else cases, run.sources)
+    selected = _pinned(whole if divided else cases, run.sources)
     policy = run.catalog.models.suites[run.catalog.suite].informational_stress_min_signal_fraction
     manifest = effective_manifest(run.catalog.suite, selected, run.catalog.scenarios, run.expression, policy)
     part = None if shard is None else shard_document(manifest, shard)

@@ -93,6 +93,15 @@ def check_container(run: Run, cases: Sequence[Case]) -> Iterator[str]:
         yield "--execution-mode container: pytest was not called to start a run; call it as `pytest SUITES`"
 
 
+def check_fleet(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+    """Yield why a fleet cannot run the cases."""
+    if run.settings.fleet is not None and run.settings.execution_mode == "container":
+        yield (
+            "--fleet: nodes start no containers; start the cluster in the runtime image, and run with "
+            "--execution-mode host"
+        )
+
+
 def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     """Yield the opt-in variables that the suite needs and that are not set."""
     suite = run.catalog.models.suites[run.catalog.suite]
@@ -171,7 +180,9 @@ def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 
 def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
-    """Yield models that fit on none of the devices."""
+    """Yield models that fit on none of the devices; nodes of a fleet are checked when they are known."""
+    if run.settings.fleet is not None:
+        return
     try:
         needs = {need.model.id: need.memory_bytes for need in model_needs(run, cases)}
         yield from memory_problems(pool_of(run), needs)
@@ -181,7 +192,9 @@ def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
 
 def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     """Yield filesystems with less free space than the run needs."""
-    if run.settings.skip_disk_preflight or run.settings.resume:
+    # the controller of a fleet has no checkpoints; each node checks its own disk
+    resumed = run.settings.resume and run.settings.piece is None
+    if run.settings.skip_disk_preflight or resumed or run.settings.fleet is not None:
         return
     need = disk_need(
         model_needs(run, cases),
@@ -225,6 +238,7 @@ CHECKS: tuple[Check, ...] = (
     check_assurance,
     check_source,
     check_container,
+    check_fleet,
     check_opt_ins,
     check_remote_code,
     check_sources,
@@ -252,4 +266,6 @@ def pool_of(run: Run) -> Pool:
     Raises:
         UsageError: when it has none.
     """
-    return make_pool(run.settings, run.catalog.models.suites[run.catalog.suite].requires, run.workers)
+    # the controller of a fleet measures nothing
+    requires = "cpu" if run.settings.fleet is not None else run.catalog.models.suites[run.catalog.suite].requires
+    return make_pool(run.settings, requires, run.workers)

@@ -1,0 +1,52 @@
+"""How long cases take, estimated from the size of their models.
+
+Example::
+
+    Costs().case_seconds(case)      # 42.7
+
+The estimates order and divide work; only their ratios matter. Measured times replace them while a run is in progress.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.models import Model
+
+GB = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds from sizes: rates of one data-centre GPU of 80 GB and a local disk.
+
+    Attributes:
+        disk: bytes a second, read or written.
+        compute: floating-point operations a second that scoring reaches.
+        tokens: of all windows of a case.
+        fixed_seconds: of a case, for any model: tokens, statistics, files.
+        edit_passes: how often the weights are read or written to make and hash a subject.
+        low_rank: additional seconds of a low-rank edit for a GB of weights.
+    """
+
+    disk: float = 2e9
+    compute: float = 2e14
+    tokens: int = 400 * 512
+    fixed_seconds: float = 5.0
+    edit_passes: float = 3.0
+    low_rank: float = 1.0
+
+    def case_seconds(self, case: Case) -> float:
+        """Return the seconds of a case: making its subject, reading it and scoring it."""
+        weights = case.model.weight_bytes
+        spec = str(case.scenario.document["generation"].get("edit_spec", ""))
+        slow = self.low_rank * weights / GB if spec.startswith("lowrank") else 0.0
+        return self.fixed_seconds + (self.edit_passes + 1) * weights / self.disk + slow + self._scoring(case.model)
+
+    def baseline_seconds(self, model: Model, runs: int) -> float:
+        """Return the seconds of a model's snapshot and its own report, which are made once."""
+        return self.fixed_seconds + 3 * model.weight_bytes / self.disk + runs * self._scoring(model)
+
+    def _scoring(self, model: Model) -> float:
+        return 2 * model.parameters * self.tokens / self.compute

@@ -1,0 +1,283 @@
+"""The controller of a fleet: it submits pieces instead of running cases, and replays what pytest reported on the nodes.
+
+To the other plugins the session looks like one of this process: they get the same reports of the same tests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.costs import Costs
+from invarlock.errors import InvarLockError, UsageError, printable, printable_lines
+from invarlock.harness.devices.inventory import Device, Pool
+from invarlock.harness.devices.memory_plan import devices_needed
+from invarlock.harness.fleet.agreement import NodeFacts, disagreement, node_facts
+from invarlock.harness.fleet.command_line import node_arguments, node_variables
+from invarlock.harness.fleet.joining import (
+    Outcomes,
+    baseline_archive,
+    finished_outcomes,
+    has_baseline,
+    join_part,
+    state_archive,
+)
+from invarlock.harness.fleet.node import Order, Part
+from invarlock.harness.fleet.pieces import Piece, PieceQueue
+from invarlock.harness.fleet.ray_cluster import Need, RayCluster
+from invarlock.harness.planning.piece_file import PieceFile
+from invarlock.harness.planning.sizing import model_needs
+from invarlock.harness.session import Controller, case_of
+from invarlock.harness.state.nodes import FleetState
+from invarlock.jsonio import read_json, write_bytes
+from invarlock.packer.runs.shards import binding_settings
+from invarlock.problems import Code
+
+
+class FleetLoop:
+    """Runs the cases of a session on the nodes of a cluster."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller, self.config = controller, controller.config
+        self.directory = controller.run.directory
+        self._cluster: RayCluster | None = None
+        self._agreed: Mapping[str, Any] = {}
+        self._facts: dict[str, NodeFacts] = {}
+        self._state = FleetState({})
+        self._pieces: dict[int, Piece] = {}
+        self._lost: set[str] = set()
+        self._files: dict[str, Any] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Connect to the cluster and compare its nodes, before the run directory is begun."""
+        if not session.items:
+            return
+        try:
+            self._connect()
+        except InvarLockError as error:
+            raise pytest.UsageError(printable_lines(error.coded_text)) from None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Run the session's tests and return True; tests that run no case are run here."""
+        if session.testsfailed and not self.config.option.continue_on_collection_errors:
+            # pytest reports the errors of its collection
+            return None
+        tests: dict[str, list[pytest.Item]] = {}
+        others = []
+        for item in session.items:
+            case = case_of(item)
+            if case is None:
+                others.append(item)
+            else:
+                tests.setdefault(case.id, []).append(item)
+        for item in others:
+            self.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        try:
+            self._run(session, tests)
+        except InvarLockError as error:
+            raise session.Interrupted(printable(error.coded_text)) from None
+        return True
+
+    def pytest_unconfigure(self) -> None:
+        """Cancel what still runs on the cluster."""
+        if self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None
+
+    def _connect(self) -> None:
+        suite, settings = self.controller.suite, self.controller.settings
+        requires = self.controller.catalog.models.suites[self.controller.catalog.suite].requires
+        self._agreed = node_facts(suite.folder, settings.determinism, gpus=False).agreed()
+        self._cluster = RayCluster(settings.fleet or "")
+        names = self._cluster.names()
+        self._facts = self._cluster.facts(suite.folder, settings.determinism, gpus=requires == "gpu")
+        for node, facts in self._facts.items():
+            wrong = disagreement(self._agreed, facts.agreed())
+            if wrong is not None:
+                message = f"node {names[node]}: {wrong}; install the same on all nodes"
+                raise UsageError(message, code=Code.NODE_DIFFERS)
+
+    def _run(self, session: pytest.Session, tests: Mapping[str, list[pytest.Item]]) -> None:
+        assert self._cluster is not None
+        planned = self.controller.planned
+        self._begin_state()
+        needs = self._needs(planned)
+        left = []
+        for case in planned:
+            known = finished_outcomes(self.directory, case) if self.controller.settings.resume else None
+            if known is None:
+                left.append(case)
+            else:
+                self._replay(session, tests, known)
+        if not left:
+            return
+        queue = PieceQueue(
+            left,
+            Costs(),
+            self.controller.settings.piece_seconds,
+            {case.model.id for case in left if has_baseline(self.directory, case.model)},
+        )
+        state = self._cluster.share(state_archive(self.directory))
+        slots = sum(self._cluster.slots(need) for need in dict.fromkeys(needs.values()))
+        if not slots:
+            self._tell("no node of the cluster has room for a case now; waiting for one that has")
+        while queue.left or self._cluster.running:
+            # a few more than there is room for: Ray starts the next one at once, and an autoscaler sees what waits
+            while self._cluster.running < 2 * max(1, slots) and (piece := queue.take()) is not None:
+                self._submit(piece, state, needs[piece.model.id], planned)
+            number, node, part = self._cluster.wait()
+            self._end(session, tests, queue, self._pieces.pop(number), node, part)
+
+    def _begin_state(self) -> None:
+        agreed = {**self._agreed, "settings": binding_settings(read_json(self.directory.state / "settings.json"))}
+        self._state = FleetState(agreed)
+        if self.controller.settings.resume and self.directory.fleet.is_file():
+            self._state = FleetState.read(self.directory)
+            wrong = disagreement(self._state.agreed, agreed)
+            if wrong is not None:
+                raise UsageError(
+                    f"--resume: {self.directory.path} was begun with other nodes: {wrong}; start a new run",
+                    code=Code.RUN_DIFFERS,
+                )
+        self._state.write(self.directory)
+
+    def _needs(self, cases: Sequence[Case]) -> dict[str, Need]:
+        """Return what a piece of each model needs of its node.
+
+        Raises:
+            UsageError: if a model fits on no node.
+        """
+        assert self._cluster is not None
+        pools = [
+            Pool("gpu", tuple(Device(str(index), index, room, room) for index, room in enumerate(facts.gpu_bytes)), 1)
+            for facts in self._facts.values()
+            if facts.gpu_bytes
+        ]
+        needs, cores = {}, self._cluster.cores_per_gpu()
+        for row in model_needs(self.controller.run, cases):
+            if not pools:
+                needs[row.model.id] = Need(memory_bytes=row.memory_bytes)
+                continue
+            counts = [count for pool in pools if (count := devices_needed(row.memory_bytes, pool)) is not None]
+            if not counts:
+                raise UsageError(
+                    f"{row.model.id}: needs {row.memory_bytes / 1e9:.3g} GB, more than the GPUs of any node; add a "
+                    "larger node, or deselect the model with -k",
+                    code=Code.DEVICE_UNAVAILABLE,
+                )
+            # Ray knows the number of GPUs and not their memory: the smaller ones must be enough
+            needs[row.model.id] = Need(max(counts), max(counts) * cores)
+        return needs
+
+    def _submit(self, piece: Piece, state: Any, need: Need, planned: Sequence[Case]) -> None:
+        assert self._cluster is not None
+        files = [state]
+        if has_baseline(self.directory, piece.model):
+            if piece.model.id not in self._files:
+                self._files[piece.model.id] = self._cluster.share(baseline_archive(self.directory, piece.model))
+            files.append(self._files[piece.model.id])
+        order = Order(
+            piece.number,
+            node_arguments(self.config),
+            str(self.config.invocation_params.dir),
+            node_variables(os.environ),
+            str(self.controller.suite.folder),
+            self.controller.settings.determinism,
+            PieceFile(tuple(case.id for case in piece.cases), tuple(case.id for case in planned)),
+            dict(self._agreed),
+        )
+        self._pieces[piece.number] = piece
+        self._cluster.submit(order, files, need)
+
+    def _end(
+        self,
+        session: pytest.Session,
+        tests: Mapping[str, list[pytest.Item]],
+        queue: PieceQueue,
+        piece: Piece,
+        node: str,
+        part: Part,
+    ) -> None:
+        """Join the part of a finished piece, replay its reports, and put its lost cases back, once each."""
+        finished = self._join(piece, node, part)
+        queue.finished(piece, part.seconds, baseline=has_baseline(self.directory, piece.model))
+        for outcomes in finished.values():
+            self._replay(session, tests, outcomes)
+        lost = [case for case in piece.cases if case.id not in finished]
+        why = part.ended or "its report is missing or does not verify"
+        for case in lost:
+            if case.id in self._lost:
+                for item in tests[case.id]:
+                    self._fail(session, item, f"lost twice on the fleet: {why}; logs/piece_{piece.number}.log")
+        again = [case for case in lost if case.id not in self._lost]
+        if again:
+            self._lost.update(case.id for case in again)
+            queue.again(again)
+            self._tell(f"piece {piece.number}: {_count(again)} lost, to be run once more: {why}")
+
+    def _join(self, piece: Piece, node: str, part: Part) -> dict[str, Outcomes]:
+        assert self._cluster is not None
+        name = self._cluster.names().get(node, node[:8])
+        if part.output:
+            write_bytes(self.directory.logs / f"piece_{piece.number}.log", part.output.encode("utf-8"))
+        if part.refusal is not None:
+            raise UsageError(f"node {name}: {part.refusal}; then continue with --resume", code=Code.NODE_DIFFERS)
+        if part.archive is None:
+            return {}
+        try:
+            finished, environment = join_part(self.directory, part.archive, piece.cases)
+        except UsageError as error:
+            raise UsageError(f"node {name}: {error}; then continue with --resume", code=Code.NODE_DIFFERS) from None
+        if environment is not None:
+            self._state = self._state.with_part(node, environment, list(finished))
+            self._state.write(self.directory)
+            number = self._state.number(node)
+            self._tell(f"node {number}: {_count(finished)} of {piece.model.id} in {part.seconds:.0f} s")
+        return finished
+
+    def _replay(self, session: pytest.Session, tests: Mapping[str, list[pytest.Item]], outcomes: Outcomes) -> None:
+        """Give the plugins of this session what pytest reported on a node."""
+        hook = self.config.hook
+        reports = [hook.pytest_report_from_serializable(config=self.config, data=document) for document in outcomes]
+        items = {item.nodeid: item for item in tests[_case_of(reports, tests)]}
+        for nodeid, item in items.items():
+            hook.pytest_runtest_logstart(nodeid=nodeid, location=item.location)
+            for report in reports:
+                if report.nodeid == nodeid:
+                    hook.pytest_runtest_logreport(report=report)
+            hook.pytest_runtest_logfinish(nodeid=nodeid, location=item.location)
+        self._stop_early(session)
+
+    def _fail(self, session: pytest.Session, item: pytest.Item, why: str) -> None:
+        hook = self.config.hook
+        report = pytest.TestReport(item.nodeid, item.location, {}, "failed", printable(why), "???")  # type: ignore[arg-type]  # as xdist's
+        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        hook.pytest_runtest_logreport(report=report)
+        hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        self._stop_early(session)
+
+    def _stop_early(self, session: pytest.Session) -> None:
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+
+    def _tell(self, line: str) -> None:
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if terminal is not None and self.config.get_verbosity() >= 0:
+            terminal.write_line(printable(f"invarlock: {line}"), flush=True)
+
+
+def _case_of(reports: Sequence[pytest.TestReport], tests: Mapping[str, Sequence[pytest.Item]]) -> str:
+    nodes = {report.nodeid for report in reports}
+    return next(case for case, items in tests.items() if any(item.nodeid in nodes for item in items))
+
+
+def _count(cases: Collection[object]) -> str:
+    return "1 case" if len(cases) == 1 else f"{len(cases)} cases"

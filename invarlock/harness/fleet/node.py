@@ -1,0 +1,168 @@
+"""A node's side of a fleet: it runs a piece with pytest in a folder of its own, and returns its part of the run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from invarlock.documents import JsonObject
+from invarlock.errors import InvarLockError, disk_refuses
+from invarlock.harness.fleet.agreement import disagreement, node_facts
+from invarlock.harness.fleet.archives import Archive, pack_files, unpack
+from invarlock.harness.planning.piece_file import PieceFile
+from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.settings import SETTINGS
+
+# pytest's exit code for a command line, or a run, that cannot begin
+USAGE_ERROR = 4
+OUTPUT_CHARACTERS = 200_000
+PREFIX = "invarlock-piece-"
+LOCK = "session.lock"
+YOUNG_SECONDS = 60.0
+OUTCOMES = "outcomes.jsonl"
+STATE_FILES = ("environment.json", "settings.json", "tuned_edit_params.json", OUTCOMES)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a node needs to run a piece, besides the files of its model.
+
+    Attributes:
+        number: of the piece.
+        arguments: of pytest, without those about the run directory.
+        folder: the working directory.
+        variables: of the environment; other variables of settings are removed.
+        suites: the suites folder.
+        determinism: the mode of the run.
+        cases: ids of the cases to run, and of all cases of the run.
+        agreed: what the node must have.
+    """
+
+    number: int
+    arguments: tuple[str, ...]
+    folder: str
+    variables: Mapping[str, str]
+    suites: str
+    determinism: str
+    cases: PieceFile
+    agreed: JsonObject
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a node returns.
+
+    Attributes:
+        seconds: the time of its session.
+        refusal: why the node did not run the piece, None if it did.
+        archive: its part of the run directory; the cases in it are finished.
+        output: what pytest printed.
+        ended: how a session ended that did not run all cases, else empty.
+    """
+
+    seconds: float = 0.0
+    refusal: str | None = None
+    archive: Archive | None = None
+    output: str = ""
+    ended: str = ""
+
+
+def run_piece(order: Order, *files: Archive) -> Part:
+    """Run a piece and return its part of the run.
+
+    Args:
+        order: the piece.
+        files: archives of the run's state, and of the baseline of its model if that exists.
+    """
+    began = time.monotonic()
+    try:
+        facts = node_facts(Path(order.suites), order.determinism, gpus=False)
+        wrong = disagreement(order.agreed, facts.agreed())
+        if wrong is not None:
+            return Part(refusal=f"{wrong}; install the same on all nodes")
+        with _piece_folder() as folder:
+            directory = RunDirectory(folder / "run")
+            known = {name for archive in files for name in unpack(archive, directory.path)}
+            code, output = _run_pytest(order, folder)
+            if code == USAGE_ERROR:
+                return Part(refusal=_refusal(output), output=output)
+            archive = pack_files(directory.path, sorted(_returned(directory, known)))
+            ended = "" if code in (0, 1) else f"its session ended with exit code {code}"
+            return Part(time.monotonic() - began, None, archive, output, ended)
+    except InvarLockError as error:
+        return Part(refusal=str(error))
+    except OSError as error:
+        return Part(ended=disk_refuses(error))
+
+
+def _run_pytest(order: Order, folder: Path) -> tuple[int, str]:
+    order.cases.write(folder / "piece.json")
+    log = folder / "output.txt"
+    with log.open("wb") as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *order.arguments, "--resume", "--output-dir", str(folder / "run")],
+            cwd=order.folder,
+            env=_environment(order, folder),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    return done.returncode, log.read_bytes()[-OUTPUT_CHARACTERS:].decode("utf-8", "replace")
+
+
+def _environment(order: Order, folder: Path) -> dict[str, str]:
+    """Return the variables of pytest: those of this node, with the settings of the run."""
+    names = {name for setting in SETTINGS if not setting.ambient for name in setting.variables}
+    own = {name: value for name, value in os.environ.items() if name not in names}
+    # pages are written once, from all reports
+    return {**own, **order.variables, "PACK_PIECE": str(folder / "piece.json"), "PACK_SKIP_HTML": "1"}
+
+
+def _refusal(output: str) -> str:
+    """Return the errors that pytest printed about a run that could not begin."""
+    lines = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
+    return "; ".join(lines) or " ".join(output.split())[-500:]
+
+
+def _returned(directory: RunDirectory, known: set[str]) -> Iterator[Path]:
+    """Yield the files of a node's part: reports, what its model's other pieces need, state and logs."""
+    for path in directory.path.rglob("*"):
+        place = path.relative_to(directory.path)
+        if not path.is_file() or path.is_symlink() or path.name.startswith(".") or path.suffix in (".stale", ".lock"):
+            continue
+        if place.parts[0] == "state":
+            yield from [path] if len(place.parts) == 2 and path.name in STATE_FILES else []
+        elif "models" not in place.parts or place.parts[-2].endswith("_kept_tokens"):
+            # the baseline of an earlier piece is not sent back
+            yield from [] if str(place) in known else [path]
+
+
+@contextmanager
+def _piece_folder() -> Iterator[Path]:
+    """Make a folder for a piece and remove it afterwards, with those of killed sessions on this node."""
+    # imported here: the controller does without
+    import filelock
+
+    parent = Path(tempfile.gettempdir())
+    for left in parent.glob(f"{PREFIX}*"):
+        with suppress(filelock.Timeout, OSError):
+            # a younger one may not have its lock yet
+            if time.time() - left.stat().st_mtime < YOUNG_SECONDS:
+                continue
+            with filelock.FileLock(left / LOCK, blocking=False):
+                shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        with filelock.FileLock(folder / LOCK):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

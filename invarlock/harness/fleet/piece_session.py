@@ -1,0 +1,22 @@
+"""pytest's reports of the cases of a piece, a line each, for the controller, which replays them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+class PieceOutcomes:
+    """Writes each report when pytest has it, so that a session that dies leaves those of its finished cases."""
+
+    def __init__(self, path: Path, config: pytest.Config) -> None:
+        self._path, self._config = path, config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Append a report."""
+        document = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(document) + "\n")

@@ -1,0 +1,209 @@
+"""A Ray cluster that runs pieces: Ray places them, and repeats those whose node is lost.
+
+Example::
+
+    cluster = RayCluster("ray://10.0.0.1:10001")
+    state = cluster.share(archive)
+    cluster.submit(order, [state], Need(gpus=1))
+    number, node, part = cluster.wait()
+    cluster.close()
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from invarlock.errors import InvarLockError, UsageError
+from invarlock.harness.fleet.agreement import NodeFacts, node_facts
+from invarlock.harness.fleet.archives import Archive
+from invarlock.harness.fleet.node import Order, Part, run_piece
+from invarlock.problems import Code
+
+# How often Ray repeats a piece whose node or worker is lost, before the controller hears of it.
+RAY_RETRIES = 3
+# A node answers about its versions in seconds; a worker that imports nothing large starts in less.
+FACTS_SECONDS = 120.0
+CONNECT_SECONDS = 10.0
+INSTALL = "run: pip install 'invarlock[ray]', on the nodes too"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a piece needs of its node: GPUs and CPU cores, and without GPUs bytes of memory."""
+
+    gpus: int = 0
+    cores: int = 1
+    memory_bytes: int = 0
+
+
+def check_ray_installed(fleet: str) -> None:
+    """Check that Ray is installed, with its client for an address.
+
+    Raises:
+        UsageError: with the command that installs it.
+    """
+    missing = find_spec("ray") is None or ("://" in fleet and find_spec("grpc") is None)
+    if missing:
+        raise UsageError(f"--fleet {fleet}: Ray is not installed; {INSTALL}", code=Code.EXTRA_NOT_INSTALLED)
+
+
+class RayCluster:
+    """A connection to a running cluster."""
+
+    def __init__(self, fleet: str) -> None:
+        """Connect to the cluster of this machine (``ray``), or to the one at an address (``ray://HOST:PORT``).
+
+        Raises:
+            UsageError: when there is none.
+        """
+        # imported here: a run on one machine does without
+        import ray
+
+        self._ray = ray
+        self._running: dict[Any, int] = {}
+        address = fleet if "://" in fleet else "auto"
+        known = fleet if "://" in fleet else os.environ.get("RAY_ADDRESS", "")
+        try:
+            _check_port(known)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="invarlock")
+        except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+            why = str(error).strip().split("\n")[0]
+            raise UsageError(
+                f"--fleet {fleet}: no Ray cluster answers ({why}); start one with: ray start --head",
+                code=Code.DEVICE_UNAVAILABLE,
+            ) from None
+        # a worker process for each piece: what it leaves in memory or in variables ends with it
+        self._piece = ray.remote(max_calls=1)(_run_here)
+        self._facts = ray.remote(_facts_here)
+
+    def names(self) -> dict[str, str]:
+        """Return how messages name each node that is alive, by its id: host name and address."""
+        return {
+            str(
+                row["NodeID"]
+            ): f"{row['NodeManagerHostname']} ({row['NodeManagerAddress']}, Ray node {row['NodeID'][:8]})"
+            for row in self._ray.nodes()
+            if row["Alive"]
+        }
+
+    def facts(self, suites: Path, determinism: str, *, gpus: bool) -> dict[str, NodeFacts]:
+        """Return the facts of each node, by its id.
+
+        Raises:
+            UsageError: naming a node that cannot run InvarLock.
+        """
+        # imported here: a run on one machine does without
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        waiting = {
+            node: self._facts.options(
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+            ).remote(suites, determinism, gpus)
+            for node in self.names()
+        }
+        found = {}
+        for node, reference in waiting.items():
+            try:
+                answer = self._ray.get(reference, timeout=FACTS_SECONDS)
+            except self._ray.exceptions.RayError as error:
+                answer = _reason(error)
+            if isinstance(answer, str):
+                name = self.names().get(node, f"Ray node {node[:8]}")
+                raise UsageError(
+                    f"node {name}: {answer}; install the same InvarLock on all nodes, and the suites folder at the "
+                    "same path",
+                    code=Code.NODE_DIFFERS,
+                )
+            found[node] = answer
+        return found
+
+    def slots(self, need: Need) -> int:
+        """Return how many pieces with a need the nodes can run at the same time."""
+        rows = [row["Resources"] for row in self._ray.nodes() if row["Alive"]]
+        if need.gpus:
+            return sum(int(row.get("GPU", 0)) // need.gpus for row in rows)
+        return sum(min(int(row.get("CPU", 0)), int(row.get("memory", 0) // max(1, need.memory_bytes))) for row in rows)
+
+    def cores_per_gpu(self) -> int:
+        """Return the number of CPU cores for each GPU of the nodes that have GPUs, at least 1."""
+        rows = [row["Resources"] for row in self._ray.nodes() if row["Alive"] and row["Resources"].get("GPU", 0) >= 1]
+        return max(1, min((int(row.get("CPU", 0) // row["GPU"]) for row in rows), default=1))
+
+    def share(self, archive: Archive) -> Any:
+        """Put an archive into the object store, from which each node takes it once."""
+        return self._ray.put(archive)
+
+    def submit(self, order: Order, files: Sequence[Any], need: Need) -> None:
+        """Submit a piece.
+
+        Args:
+            order: the piece.
+            files: its archives, as ``share`` returned them.
+            need: of its node.
+        """
+        resources: Mapping[str, Any] = {"num_gpus": need.gpus} if need.gpus else {"memory": need.memory_bytes}
+        piece = self._piece.options(
+            **resources, num_cpus=need.cores, max_retries=RAY_RETRIES, name=f"piece {order.number}"
+        )
+        self._running[piece.remote(order, *files)] = order.number
+
+    def wait(self) -> tuple[int, str, Part]:
+        """Return the number, the node's id and the part of the next piece that ends; the id is empty if it is lost."""
+        (ended,), _ = self._ray.wait(list(self._running), num_returns=1)
+        number = self._running.pop(ended)
+        try:
+            node, part = self._ray.get(ended)
+        except self._ray.exceptions.RayError as error:
+            return number, "", Part(ended=_reason(error))
+        return number, node, part
+
+    @property
+    def running(self) -> int:
+        """Return the number of submitted pieces that did not end."""
+        return len(self._running)
+
+    def close(self) -> None:
+        """Cancel what runs, and disconnect."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running = {}
+        self._ray.shutdown()
+
+
+def _check_port(address: str) -> None:
+    """Check that something listens at an address: Ray itself would try for minutes.
+
+    Raises:
+        OSError: if nothing does.
+    """
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    if parts.hostname is not None and parts.port is not None:
+        socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_SECONDS).close()
+
+
+def _run_here(order: Order, *files: Archive) -> tuple[str, Part]:
+    # imported here: a run on one machine does without
+    import ray
+
+    return ray.get_runtime_context().get_node_id(), run_piece(order, *files)
+
+
+def _facts_here(suites: Path, determinism: str, gpus: bool) -> NodeFacts | str:
+    try:
+        return node_facts(suites, determinism, gpus=gpus)
+    except InvarLockError as error:
+        return str(error)
+
+
+def _reason(error: Exception) -> str:
+    """Return the last line of an error of Ray: the first ones are a traceback, if it has one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    name = type(error).__name__
+    return f"{name}: {(lines or [''])[-1][:300]}"

@@ -1,0 +1,37 @@
+"""The file that names the cases of a piece and of its run, which the controller of a fleet writes for a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.errors import DocumentError
+from invarlock.jsonio import read_json, write_json
+from invarlock.problems import Code
+
+
+@dataclass(frozen=True)
+class PieceFile:
+    """The ids of the cases that a node runs, and of all cases of the run."""
+
+    cases: tuple[str, ...]
+    whole: tuple[str, ...]
+
+    def write(self, path: Path) -> None:
+        """Write the file."""
+        write_json(path, {"cases": list(self.cases), "whole": list(self.whole)})
+
+    @staticmethod
+    def read(path: Path) -> PieceFile:
+        """Return the content of a file.
+
+        Raises:
+            DocumentError: when it is not the file of a piece.
+        """
+        document: Any = read_json(path)
+        lists = [document.get(name) for name in ("cases", "whole")] if isinstance(document, dict) else [None]
+        if not all(isinstance(ids, list) and all(isinstance(one, str) for one in ids) for ids in lists):
+            message = "not the cases of a piece; --fleet writes this file"
+            raise DocumentError(message, where=str(path), code=Code.DOCUMENT_MALFORMED)
+        return PieceFile(tuple(document["cases"]), tuple(document["whole"]))

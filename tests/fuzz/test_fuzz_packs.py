@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from invarlock.packer.format.checksums import CONTROL_FILES, SIGNATURE_NAME
+from invarlock.packer.build.attesting import attest_pack
+from invarlock.packer.format.checksums import ATTESTATIONS, BUNDLES, CONTROL_FILES, SIGNATURE_NAME
 from invarlock.packer.inspection import inspect_pack
 from invarlock.packer.trust.keys import SigningKey
 from invarlock.packer.trust.signers import judge_signer, read_trust_store
@@ -35,6 +36,9 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 
+SIGNATURES = (SIGNATURE_NAME, ATTESTATIONS["svr"], BUNDLES["svr"])
+FUZZED = ("checksums.sha256", "manifest.json", ".gitattributes", *SIGNATURES)
+
 TOKENS = [
     b"", b"\0", b"\xff", b"\xef\xbb\xbf", b"\r\n", b"\n", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"null",
     b"NaN", b"-Infinity", b"1e999", b"-0.0", b"9" * 400, b"\\ud800", b'"a":', b"../", b"/", b"true", b"0" * 64,
@@ -51,6 +55,15 @@ def fuzzed(real_run: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """A copy of a real pack, and its files to put back."""
     pack = tmp_path_factory.mktemp("fuzz") / "pack"
     shutil.copytree(real_run.pack, pack)
+    return pack, pack_files(pack)
+
+
+@pytest.fixture(scope="module")
+def attested(fuzzed: Any, real_run: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """The same of a pack with an attestation."""
+    pack = tmp_path_factory.mktemp("attested") / "pack"
+    shutil.copytree(fuzzed[0], pack)
+    attest_pack(pack, real_run.key, "svr")
     return pack, pack_files(pack)
 
 
@@ -104,17 +117,17 @@ def apply(data: bytes, places: list[tuple[float, int, bytes]]) -> bytes:
 
 
 @SETTINGS
-@given(name=st.sampled_from(sorted(CONTROL_FILES - {"manifest.attestation.json"})), places=edits())
-def test_bytes_of_a_control_file(fuzzed: Any, name: str, places: Any) -> None:
-    pack, files = fuzzed
+@given(name=st.sampled_from(FUZZED), places=edits())
+def test_bytes_of_a_control_file(attested: Any, name: str, places: Any) -> None:
+    pack, files = attested
     data = apply(files[name], places)
 
     with changed(pack, files, name, data):
         code = check(pack).code
 
     if code == 0:
-        # nothing covers the spaces of the signature file, which other tools may write in their own way
-        assert data == files[name] or (name, json.loads(data)) == (SIGNATURE_NAME, json.loads(files[name]))
+        # nothing covers the spaces of signatures and attestations, which other tools may write in their own way
+        assert data == files[name] or (name in SIGNATURES and json.loads(data) == json.loads(files[name]))
 
 
 @SETTINGS

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from model_signing import hashing, signing
+
+# the library's classes have no types of their own
+HASHING: Any = hashing.Config
+SIGNING: Any = signing.Config
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, Path]:
@@ -32,20 +37,20 @@ def make_certificates(folder: Path, name: str) -> tuple[Path, Path, Path]:
 
 def sign_with_key(folder: Path, private: Path, *ignored: str, shard_bytes: int | None = None) -> None:
     """Sign the files of a folder, except those that are ignored, and put ``model.sig`` into it."""
-    config = signing.Config().use_elliptic_key_signer(private_key=private)
+    config = SIGNING().use_elliptic_key_signer(private_key=private)
     config.set_hashing_config(_hashing(folder, ignored, shard_bytes)).sign(folder, folder / "model.sig")
 
 
 def sign_with_certificate(folder: Path, private: Path, certificate: Path, root: Path) -> None:
     """Sign the files of a folder by a certificate, and put ``model.sig`` into it."""
-    config = signing.Config().use_certificate_signer(
+    config = SIGNING().use_certificate_signer(
         private_key=private, signing_certificate=certificate, certificate_chain=[root]
     )
     config.set_hashing_config(_hashing(folder, (), None)).sign(folder, folder / "model.sig")
 
 
-def _hashing(folder: Path, ignored: tuple[str, ...], shard_bytes: int | None) -> hashing.Config:
-    config = hashing.Config()
+def _hashing(folder: Path, ignored: tuple[str, ...], shard_bytes: int | None) -> Any:
+    config = HASHING()
     if shard_bytes is not None:
         config = config.use_shard_serialization(shard_size=shard_bytes)
     return config.set_ignored_paths(paths=[folder / name for name in ("model.sig", *ignored)])

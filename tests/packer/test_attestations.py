@@ -24,14 +24,14 @@ from invarlock.packer.trust.attested import AttestedPack
 from invarlock.packer.trust.bundles import make_bundle
 from invarlock.packer.trust.checkpoint_subjects import model_signature_digest, stated_files
 from invarlock.packer.trust.envelopes import pre_authentication_encoding, sign_statement
-from invarlock.packer.trust.keys import make_signing_key, write_key_pair
+from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from model_signing import hashing
 from model_signing._signing.sign_sigstore_pb import Signature as ModelSignature
 from model_signing._signing.sign_sigstore_pb import pae
 from model_signing._signing.signing import Payload
 from nacl.signing import VerifyKey
-from packs import TIME, content, messages, pack_files, places, sha256, strict
+from packs import TIME, contain, content, messages, pack_files, places, sha256, strict
 from processes import ROOT, packer
 
 from invarlock.catalog.pins import combine_digests
@@ -320,3 +320,21 @@ def test_what_another_signer_signs_is_written_without_a_key(
     attest_pack(failing, real_run.key, "test-result")
     rows = statement_of(failing, "test-result")["subject"]
     assert subjects.read_text() == "".join(f"{row['digest']['sha256']}  {row['name']}\n" for row in rows)
+
+
+def test_a_simple_verification_says_strong_where_a_receiver_who_pins_the_signer_finds_it(
+    run: Path, real_run: Any, tmp_path: Path
+) -> None:
+    whole = content(run)
+    pins = {"metadata/model_revisions.json": (run / "state/model_revisions.json").read_bytes()}
+    files = {**contain(dict(whole.files)), **pins}
+    inside = replace(whole, files=files, claimed_verdict=None, report_assurance="strict")
+    pack = build_pack(tmp_path / "contained", inside, real_run.key, TIME).path
+    pinned = strict(pack, report_assurance="strict", expected_fingerprint=fingerprint(real_run.key.public))
+
+    attest_pack(pack, real_run.key, "svr")
+
+    properties = statement_of(pack, "svr")["predicate"]["properties"]
+    assert (pinned.code, pinned.strong) == (0, True), pinned.missing_for_strong
+    assert properties == ["INVARLOCK_PACK_VERIFIED", "INVARLOCK_VERDICT_PASS", "INVARLOCK_STRONG"]
+    assert strict(pack).attested == ("svr",)

@@ -152,10 +152,14 @@ def _join_fleet(session: SuiteSession, config: pytest.Config) -> None:
     # imported here: a run on one machine does without
     from invarlock.harness.fleet.loop import FleetLoop
     from invarlock.harness.fleet.ray_cluster import check_ray_installed
+    from invarlock.harness.fleet.slurm_cluster import check_submitit_installed
     from invarlock.harness.session import Controller
 
     with _as_usage_errors():
-        check_ray_installed(session.settings.fleet)
+        if session.settings.fleet == "slurm":
+            check_submitit_installed()
+        else:
+            check_ray_installed(session.settings.fleet)
     if _is_distributing(config):
         raise pytest.UsageError("--fleet and -n cannot be combined: the cluster places the cases; drop -n")
     assert isinstance(session, Controller)

@@ -12,7 +12,7 @@ _DURATION = re.compile(r"([0-9]{1,9})(s|m|h)?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHARD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
-_FLEET = re.compile(r"ray(://[^\s/@]+:[0-9]{1,5})?")
+_FLEET = re.compile(r"slurm|ray(://[^\s/@]+:[0-9]{1,5})?")
 
 
 def text(given: str) -> str:
@@ -134,10 +134,18 @@ def shard(given: str) -> tuple[int, int]:
 
 
 def fleet(given: str) -> str:
-    """Parse ``ray`` or ``ray://HOST:PORT``."""
+    """Parse ``ray``, ``ray://HOST:PORT`` or ``slurm``."""
     if not _FLEET.fullmatch(given):
-        raise ValueError("ray, or ray://HOST:PORT, such as ray://10.0.0.1:10001")
+        raise ValueError("ray, ray://HOST:PORT such as ray://10.0.0.1:10001, or slurm")
     return given
+
+
+def slurm_parameter(given: str) -> tuple[str, str]:
+    """Parse ``NAME=VALUE``."""
+    name, separator, value = given.partition("=")
+    if not separator or not re.fullmatch(r"[a-z_]{1,40}", name) or not value:
+        raise ValueError("NAME=VALUE, such as partition=gpu")
+    return name, value
 
 
 def host_execution(given: str) -> str | None:

@@ -91,7 +91,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "fleet",
-        "run the cases on the nodes of a Ray cluster: ray for the cluster of this machine, ray://HOST:PORT for another",
+        "run the cases on the nodes of a cluster: ray for the Ray cluster of this machine, ray://HOST:PORT, or slurm",
         None,
         readers.fleet,
         "--fleet",
@@ -99,6 +99,17 @@ WHAT_IS_RUN = (
         shown="this machine",
         per_shard=True,
         address=True,
+    ),
+    Setting(
+        "slurm",
+        "with --fleet slurm: a parameter of submitit, such as partition=gpu, timeout_min=30 or array_parallelism=16; "
+        "may be repeated",
+        (),
+        readers.slurm_parameter,
+        "--slurm",
+        shown="none",
+        many=True,
+        per_shard=True,
     ),
     Setting(
         "piece_seconds",

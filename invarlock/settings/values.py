@@ -39,6 +39,7 @@ class Settings:
     scenario_ids: tuple[str, ...] | None
     shard: tuple[int, int] | None
     fleet: str | None
+    slurm: tuple[tuple[str, str], ...]
     piece_seconds: int
     piece: str | None
     run_dir: str | None

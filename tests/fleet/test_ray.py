@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invarlock.packer.trust.keys import make_signing_key, write_key_pair
-from processes import ROOT, SMALL, Done, finish, packer, start_pytest, succeed
+from fleet_runs import check_same, piece_sessions, start_run, wait_for
+from processes import finish
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
-# five subjects on two models
-SELECT = "(mistral and (noop or prune_50 or ve_mlp)) or (qwen2 and (nan_injection or noop))"
 CLIENT_PORT = 23017
-TIMES = {"telemetry", "timestamp", "generated_at", "generated_at_utc", "seconds", "stages", "by_category", "by_model"}
-DIGESTS = {"report_sha256", "sha256", "digest", "checksums_sha256_digest", "signing_key_fingerprint"}
 
 
 @pytest.fixture(scope="module")
@@ -35,58 +31,9 @@ def cluster() -> Iterator[Any]:
     made.shutdown()
 
 
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("key")
-    write_key_pair(folder / "maker", make_signing_key())
-    return folder / "maker.pem"
-
-
-def start(directory: Path, *arguments: object, **variables: str) -> Any:
-    given = ("suites", "-k", SELECT, "--determinism", "strict", "--output-dir", directory, *arguments)
-    return start_pytest(*given, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "2", **variables}, own_group=True)
-
-
 def start_fleet(cluster: Any, directory: Path, *arguments: object, fleet: str = "ray") -> Any:
     # a second is less than a case takes: each group of cases is a piece
-    return start(directory, "--fleet", fleet, "--piece-seconds", "1s", *arguments, RAY_ADDRESS=cluster.address)
-
-
-def without(document: Any, keys: set[str]) -> Any:
-    if isinstance(document, dict):
-        return {key: without(value, keys) for key, value in document.items() if key not in keys}
-    return [without(value, keys) for value in document] if isinstance(document, list) else document
-
-
-def contents(pack: Path) -> dict[str, Any]:
-    """Return the documents of a pack without times, digests, and what names the fleet."""
-    documents = {
-        str(path.relative_to(pack)): json.loads(path.read_bytes())
-        for path in pack.rglob("*.json")
-        if path.name not in ("evaluate_timing.json", "manifest.signature.json")
-    }
-    documents.pop("metadata/settings.json", None)
-    for name in ("run_dir", "invocation"):
-        del documents["manifest.json"][name]
-    documents["metadata/environment.json"].pop("nodes", None)
-    return {name: without(document, TIMES | DIGESTS) for name, document in documents.items()}
-
-
-@pytest.fixture(scope="module")
-def undivided(tmp_path_factory: pytest.TempPathFactory, key: Path) -> Path:
-    directory = tmp_path_factory.mktemp("undivided") / "run"
-    succeed(finish(start(directory, "--signing-key", key)))
-    return directory / "evidence_pack"
-
-
-def check_same(done: Done, directory: Path, undivided: Path) -> None:
-    succeed(done)
-    pack = directory / "evidence_pack"
-    assert contents(pack) == contents(undivided)
-    assert {str(path.relative_to(pack)) for path in pack.rglob("*")} == {
-        str(path.relative_to(undivided)) for path in undivided.rglob("*")
-    }
-    succeed(packer("verify", pack, "--strict", "--require-pass", "--quiet"))
+    return start_run(directory, "--fleet", fleet, "--piece-seconds", "1s", *arguments, RAY_ADDRESS=cluster.address)
 
 
 def test_the_pack_of_a_fleet_equals_that_of_one_machine(
@@ -205,27 +152,8 @@ def test_a_node_with_another_library_is_refused_by_name(cluster: Any, tmp_path: 
 
 
 def test_without_a_cluster_nothing_begins(tmp_path: Path) -> None:
-    done = finish(start(tmp_path / "run", "--fleet", "ray", RAY_ADDRESS="127.0.0.1:1"))
+    done = finish(start_run(tmp_path / "run", "--fleet", "ray", RAY_ADDRESS="127.0.0.1:1"))
 
     assert done.returncode == 4
     assert "no Ray cluster answers" in done.stdout
     assert not (tmp_path / "run").exists()
-
-
-def piece_sessions() -> list[int]:
-    """Return the processes in which nodes run pieces."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            line = path.read_bytes()
-            if b"/invarlock-piece-" in line and os.fsencode(ROOT) in line:
-                found.append(int(path.parent.name))
-    return found
-
-
-def wait_for(happened: Any, process: Any) -> None:
-    deadline = time.monotonic() + 600
-    while not happened():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

@@ -262,6 +262,7 @@ PROMISED: dict[str, Any] = {
     "--shard": None,
     "--fleet": None,
     "--piece-seconds": 600,
+    "--slurm": (),
     "--case-timeout": 21600,
     **{f"MODEL_{slot}": None for slot in range(1, 9)},
     **dict.fromkeys(("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "TRANSFORMERS_CACHE", "TMPDIR", "TMP")),

@@ -16,7 +16,7 @@ PLUGIN = "invarlock.harness.plugin"
 # Settings of the controller alone.
 NOT_HANDED = frozenset(
     {
-        "fleet", "piece", "piece_seconds", "output_dir", "resume", "shard", "run_dir", "sentinel_model",
+        "fleet", "slurm", "piece", "piece_seconds", "output_dir", "resume", "shard", "run_dir", "sentinel_model",
         "pack_dir", "signing_key", "unsigned", "defer_rendering", "skip_html", "gpu_ids", "num_gpus",
     }
 )  # fmt: skip

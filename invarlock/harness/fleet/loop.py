@@ -17,6 +17,7 @@ from invarlock.errors import InvarLockError, UsageError, printable, printable_li
 from invarlock.harness.devices.inventory import Device, Pool
 from invarlock.harness.devices.memory_plan import devices_needed
 from invarlock.harness.fleet.agreement import NodeFacts, disagreement, node_facts
+from invarlock.harness.fleet.cluster import Cluster, Need
 from invarlock.harness.fleet.command_line import node_arguments, node_variables
 from invarlock.harness.fleet.joining import (
     Outcomes,
@@ -28,7 +29,8 @@ from invarlock.harness.fleet.joining import (
 )
 from invarlock.harness.fleet.node import Order, Part
 from invarlock.harness.fleet.pieces import Piece, PieceQueue
-from invarlock.harness.fleet.ray_cluster import Need, RayCluster
+from invarlock.harness.fleet.ray_cluster import RayCluster
+from invarlock.harness.fleet.slurm_cluster import SlurmCluster, check_options
 from invarlock.harness.planning.piece_file import PieceFile
 from invarlock.harness.planning.sizing import model_needs
 from invarlock.harness.session import Controller, case_of
@@ -37,6 +39,9 @@ from invarlock.jsonio import read_json, write_bytes
 from invarlock.packer.runs.shards import binding_settings
 from invarlock.problems import Code
 
+# Of a node of which only their memory is known; a model that needs more is refused.
+GPUS_OF_A_NODE = 8
+
 
 class FleetLoop:
     """Runs the cases of a session on the nodes of a cluster."""
@@ -44,7 +49,7 @@ class FleetLoop:
     def __init__(self, controller: Controller) -> None:
         self.controller, self.config = controller, controller.config
         self.directory = controller.run.directory
-        self._cluster: RayCluster | None = None
+        self._cluster: Cluster | None = None
         self._agreed: Mapping[str, Any] = {}
         self._facts: dict[str, NodeFacts] = {}
         self._state = FleetState({})
@@ -92,11 +97,15 @@ class FleetLoop:
 
     def _connect(self) -> None:
         suite, settings = self.controller.suite, self.controller.settings
-        requires = self.controller.catalog.models.suites[self.controller.catalog.suite].requires
         self._agreed = node_facts(suite.folder, settings.determinism, gpus=False).agreed()
-        self._cluster = RayCluster(settings.fleet or "")
+        if settings.fleet == "slurm":
+            check_options(dict(settings.slurm))
+        else:
+            self._cluster = RayCluster(settings.fleet or "")
+        if self._cluster is None:
+            return
         names = self._cluster.names()
-        self._facts = self._cluster.facts(suite.folder, settings.determinism, gpus=requires == "gpu")
+        self._facts = self._cluster.facts(suite.folder, settings.determinism, gpus=self._on_gpus)
         for node, facts in self._facts.items():
             wrong = disagreement(self._agreed, facts.agreed())
             if wrong is not None:
@@ -104,7 +113,9 @@ class FleetLoop:
                 raise UsageError(message, code=Code.NODE_DIFFERS)
 
     def _run(self, session: pytest.Session, tests: Mapping[str, list[pytest.Item]]) -> None:
-        assert self._cluster is not None
+        if self._cluster is None:
+            # in the run directory, which now exists; submitit makes links, which its other folders may not have
+            self._cluster = SlurmCluster(self.directory.logs / "slurm", dict(self.controller.settings.slurm))
         planned = self.controller.planned
         self._begin_state()
         needs = self._needs(planned)
@@ -128,9 +139,10 @@ class FleetLoop:
         if not slots:
             self._tell("no node of the cluster has room for a case now; waiting for one that has")
         while queue.left or self._cluster.running:
-            # a few more than there is room for: Ray starts the next one at once, and an autoscaler sees what waits
+            # more than there is room for: the next one starts at once, and an autoscaler sees what waits
             while self._cluster.running < 2 * max(1, slots) and (piece := queue.take()) is not None:
                 self._submit(piece, state, needs[piece.model.id], planned)
+            self._cluster.flush()
             number, node, part = self._cluster.wait()
             self._end(session, tests, queue, self._pieces.pop(number), node, part)
 
@@ -159,6 +171,8 @@ class FleetLoop:
             for facts in self._facts.values()
             if facts.gpu_bytes
         ]
+        if not pools and self._on_gpus:
+            pools = [self._planned_pool()]
         needs, cores = {}, self._cluster.cores_per_gpu()
         for row in model_needs(self.controller.run, cases):
             if not pools:
@@ -174,6 +188,27 @@ class FleetLoop:
             # Ray knows the number of GPUs and not their memory: the smaller ones must be enough
             needs[row.model.id] = Need(max(counts), max(counts) * cores)
         return needs
+
+    @property
+    def _on_gpus(self) -> bool:
+        catalog = self.controller.catalog
+        return catalog.models.suites[catalog.suite].requires == "gpu"
+
+    def _planned_pool(self) -> Pool:
+        """Return the GPUs of a node that is not known before it runs a piece.
+
+        Raises:
+            UsageError: if their memory is not given.
+        """
+        gigabytes = self.controller.settings.gpu_memory_per_device
+        if gigabytes is None:
+            raise UsageError(
+                "--fleet slurm: the memory of the nodes' GPUs is unknown; give the GB of one with "
+                "GPU_MEMORY_PER_DEVICE",
+                code=Code.DEVICE_UNAVAILABLE,
+            )
+        room = int(gigabytes * 1e9)
+        return Pool("gpu", tuple(Device(str(index), index, room, room) for index in range(GPUS_OF_A_NODE)), 1)
 
     def _submit(self, piece: Piece, state: Any, need: Need, planned: Sequence[Case]) -> None:
         assert self._cluster is not None

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.fleet.agreement import NodeFacts, node_facts
 from invarlock.harness.fleet.archives import Archive
+from invarlock.harness.fleet.cluster import Need
 from invarlock.harness.fleet.node import Order, Part, run_piece
 from invarlock.problems import Code
 
@@ -32,15 +32,6 @@ RAY_RETRIES = 3
 FACTS_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
 INSTALL = "run: pip install 'invarlock[ray]', on the nodes too"
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a piece needs of its node: GPUs and CPU cores, and without GPUs bytes of memory."""
-
-    gpus: int = 0
-    cores: int = 1
-    memory_bytes: int = 0
 
 
 def check_ray_installed(fleet: str) -> None:
@@ -153,6 +144,9 @@ class RayCluster:
             **resources, num_cpus=need.cores, max_retries=RAY_RETRIES, name=f"piece {order.number}"
         )
         self._running[piece.remote(order, *files)] = order.number
+
+    def flush(self) -> None:
+        """Do nothing: Ray takes each piece at once."""
 
     def wait(self) -> tuple[int, str, Part]:
         """Return the number, the node's id and the part of the next piece that ends; the id is empty if it is lost."""

@@ -208,12 +208,21 @@ def test_a_manifest_has_no_address_of_a_cluster() -> None:
     assert public_settings(resolve_settings({}, {}).document())["fleet"]["value"] is None
 
 
-@pytest.mark.parametrize("given", ["slurm", "ray://", "ray://head", "ray://user:pass@head:1", "http://head:1", "RAY"])
+@pytest.mark.parametrize("given", ["SLURM", "ray://", "ray://head", "ray://user:pass@head:1", "http://head:1", "RAY"])
 def test_an_unknown_fleet_is_refused(given: str) -> None:
     with pytest.raises(UsageError) as found:
         resolve_settings({"fleet": given}, {})
 
     assert found.value.code == Code.SETTING_INVALID
+
+
+def test_parameters_of_slurm_are_names_with_values() -> None:
+    settings = resolve_settings({"slurm": ["partition=gpu", "timeout_min=30"]}, {})
+
+    assert settings.slurm == (("partition", "gpu"), ("timeout_min", "30"))
+    for wrong in ("partition", "partition=", "=gpu", "Partition=gpu", "par tition=gpu"):
+        with pytest.raises(UsageError):
+            resolve_settings({"slurm": [wrong]}, {})
 
 
 @pytest.mark.parametrize(

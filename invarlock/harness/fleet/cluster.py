@@ -1,0 +1,56 @@
+"""What the controller of a fleet needs of a cluster engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from invarlock.harness.fleet.agreement import NodeFacts
+from invarlock.harness.fleet.archives import Archive
+from invarlock.harness.fleet.node import Order, Part
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a piece needs of its node: GPUs and CPU cores, and without GPUs bytes of memory."""
+
+    gpus: int = 0
+    cores: int = 1
+    memory_bytes: int = 0
+
+
+class Cluster(Protocol):
+    """A connection to a cluster that runs pieces."""
+
+    def names(self) -> dict[str, str]:
+        """Return how messages name each known node, by its id."""
+
+    def facts(self, suites: Path, determinism: str, *, gpus: bool) -> dict[str, NodeFacts]:
+        """Return the facts of each node that can be queried before the first piece, by its id."""
+
+    def cores_per_gpu(self) -> int:
+        """Return the number of CPU cores for each GPU."""
+
+    def slots(self, need: Need) -> int:
+        """Return how many pieces with a need can run at the same time."""
+
+    def share(self, archive: Archive) -> Any:
+        """Make an archive available to all nodes, and return what ``submit`` takes for it."""
+
+    def submit(self, order: Order, files: Sequence[Any], need: Need) -> None:
+        """Submit a piece, at the latest with the next ``flush``."""
+
+    def flush(self) -> None:
+        """Submit what was not submitted yet."""
+
+    def wait(self) -> tuple[int, str, Part]:
+        """Return the number, the node's id and the part of the next piece that ends; the id is empty if it is lost."""
+
+    @property
+    def running(self) -> int:
+        """Return the number of submitted pieces that did not end."""
+
+    def close(self) -> None:
+        """Cancel what runs, and disconnect."""

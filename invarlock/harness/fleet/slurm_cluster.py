@@ -1,0 +1,226 @@
+"""A Slurm cluster that runs pieces: submitit submits them as job arrays, and requeues those that are preempted.
+
+Orders, archives and parts are files in a folder of the run directory, which must be on a file system that all nodes
+share.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from invarlock.errors import UsageError
+from invarlock.harness.fleet.agreement import NodeFacts
+from invarlock.harness.fleet.archives import Archive
+from invarlock.harness.fleet.cluster import Need
+from invarlock.harness.fleet.node import Order, Part, run_piece
+from invarlock.jsonio import read_json, write_bytes, write_json
+from invarlock.problems import Code
+
+POLL_SECONDS = 1.0
+# A piece is planned to take minutes; a queue's own limit may be shorter: --slurm timeout_min=30
+USUAL_MINUTES = 240
+# A job that Slurm stops at its time limit starts again so often.
+TIMEOUTS = 3
+JOBS = "jobs.json"
+QUEUE_SECONDS = 15.0
+COMMAND_SECONDS = 60.0
+SHARED_FILE_SECONDS = 10.0
+MANY = 1 << 30
+# Parameters that submitit has for every kind of cluster.
+COMMON = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
+
+
+def check_submitit_installed() -> None:
+    """Check that submitit and Slurm's commands are installed.
+
+    Raises:
+        UsageError: with the command that installs it.
+    """
+    if find_spec("submitit") is None:
+        raise UsageError(
+            "--fleet slurm: submitit is not installed; run: pip install 'invarlock[slurm]', on the nodes too",
+            code=Code.EXTRA_NOT_INSTALLED,
+        )
+    if shutil.which("sbatch") is None:
+        raise UsageError(
+            "--fleet slurm: there is no sbatch on this machine; start the run on a login node of the cluster",
+            code=Code.DEVICE_UNAVAILABLE,
+        )
+
+
+def check_options(options: Mapping[str, str]) -> None:
+    """Check that submitit knows the parameters.
+
+    Raises:
+        UsageError: naming an unknown one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _make_executor(Path(folder), Need(), options)
+
+
+class SlurmCluster:
+    """Jobs of a Slurm cluster."""
+
+    def __init__(self, folder: Path, options: Mapping[str, str]) -> None:
+        """Prepare to submit jobs; those that an earlier controller of the run left are cancelled.
+
+        Args:
+            folder: for orders, parts and logs, shared by all nodes.
+            options: parameters of submitit for Slurm, such as ``partition``.
+        """
+        # imported here: a run on one machine does without
+        import submitit
+
+        self._submitit = submitit
+        self._folder = folder
+        self._cancel_earlier()
+        self._options = options
+        self._files = 0
+        self._waiting: list[tuple[Order, list[Path], Need]] = []
+        self._running: dict[int, Any] = {}
+
+    def names(self) -> dict[str, str]:
+        """Return nothing: Slurm's nodes are known by their host names."""
+        return {}
+
+    def facts(self, suites: Path, determinism: str, *, gpus: bool) -> dict[str, NodeFacts]:
+        """Return nothing: a job learns its node when it begins, and compares the node then."""
+        return {}
+
+    def cores_per_gpu(self) -> int:
+        """Return 1; ``--slurm cpus_per_task=N`` sets another number."""
+        return 1
+
+    def slots(self, need: Need) -> int:
+        """Return a large number: Slurm's queue takes every piece at once."""
+        return MANY
+
+    def share(self, archive: Archive) -> Path:
+        """Write an archive for the nodes, and return its path."""
+        self._files += 1
+        path = self._folder / f"archive_{self._files}.tar"
+        write_bytes(path, archive.data)
+        write_bytes(path.with_suffix(".sha256"), archive.sha256.encode("ascii"))
+        return path
+
+    def submit(self, order: Order, files: Sequence[Path], need: Need) -> None:
+        """Add a piece to those that ``flush`` submits."""
+        self._waiting.append((order, list(files), need))
+
+    def flush(self) -> None:
+        """Submit the pieces that were added, as one array for each need."""
+        for need in dict.fromkeys(one[2] for one in self._waiting):
+            executor = _make_executor(self._folder, need, self._options)
+            chosen = [(order, files) for order, files, own in self._waiting if own == need]
+            with executor.batch():
+                jobs = [executor.submit(SlurmPiece(), order, files) for order, files in chosen]
+            self._running |= {order.number: job for (order, _), job in zip(chosen, jobs, strict=True)}
+        self._waiting = []
+        write_json(self._folder / JOBS, [job.job_id for job in self._running.values()])
+
+    def wait(self) -> tuple[int, str, Part]:
+        """Return the number, the node's name and the part of the next piece that ends; no name if it is lost."""
+        looked = time.monotonic()
+        while True:
+            for number, job in list(self._running.items()):
+                if job.paths.result_pickle.exists():
+                    del self._running[number]
+                    return number, *self._result(job)
+            if time.monotonic() - looked > QUEUE_SECONDS:
+                looked = time.monotonic()
+                gone = self._gone()
+                if gone is not None:
+                    del self._running[gone]
+                    return gone, "", Part(ended="its job is no longer in Slurm's queue and left no result")
+            time.sleep(POLL_SECONDS)
+
+    @property
+    def running(self) -> int:
+        """Return the number of submitted pieces that did not end."""
+        return len(self._running) + len(self._waiting)
+
+    def close(self) -> None:
+        """Cancel what runs, and remove the folder."""
+        for job in self._running.values():
+            job.cancel(check=False)
+        self._running = {}
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _gone(self) -> int | None:
+        """Return the number of a piece whose job is neither in the queue nor has a result, None without such a piece.
+
+        submitit would ask Slurm's accounting, which a cluster may not have.
+        """
+        done = subprocess.run(
+            ["squeue", "--noheader", "--array", "--format=%i"],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        queued = set(done.stdout.split())
+        if done.returncode:
+            # Slurm's controller does not answer now
+            return None
+        left = [number for number, job in self._running.items() if job.job_id not in queued]
+        if not left:
+            return None
+        # a result may take some seconds to appear on a shared file system
+        time.sleep(SHARED_FILE_SECONDS)
+        return next((number for number in left if not self._running[number].paths.result_pickle.exists()), None)
+
+    def _result(self, job: Any) -> tuple[str, Part]:
+        try:
+            node, part = job.result()
+        except (self._submitit.core.utils.UncompletedJobError, self._submitit.core.utils.FailedJobError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return "", Part(ended=f"job {job.job_id}: {(lines or [''])[-1][:300]}")
+        return node, part
+
+    def _cancel_earlier(self) -> None:
+        jobs = self._folder / JOBS
+        for job in read_json(jobs) if jobs.is_file() else ():
+            self._submitit.SlurmJob(self._folder, job).cancel(check=False)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+
+
+def _make_executor(folder: Path, need: Need, options: Mapping[str, str]) -> Any:
+    # imported here: a run on one machine does without
+    import submitit
+
+    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
+    asked: dict[str, Any] = {"timeout_min": USUAL_MINUTES, "slurm_job_name": "invarlock"}
+    asked |= {"gpus_per_node": need.gpus} if need.gpus else {"mem_gb": max(1.0, need.memory_bytes / 2**30)}
+    for name, value in options.items():
+        asked[name if name in COMMON else f"slurm_{name}"] = int(value) if value.isdigit() else value
+    try:
+        executor.update_parameters(**asked)
+    except (NameError, ValueError, TypeError) as error:
+        raise UsageError(f"--slurm: {' '.join(str(error).split())[:600]}", code=Code.SETTING_INVALID) from None
+    return executor
+
+
+class SlurmPiece:
+    """Runs a piece in a job. Slurm may stop the job, which then starts again."""
+
+    def __call__(self, order: Order, files: Sequence[Path]) -> tuple[str, Part]:
+        """Run the piece; return the node's name and its part."""
+        archives = [Archive(path.read_bytes(), path.with_suffix(".sha256").read_text("ascii")) for path in files]
+        return os.environ.get("SLURMD_NODENAME", socket.gethostname()), run_piece(order, *archives)
+
+    def checkpoint(self, order: Order, files: Sequence[Path]) -> Any:
+        """Return what the job does when it starts again: all of the piece, which has no state on the node."""
+        # imported here: only a job that is stopped needs it
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, order, files)

@@ -1,0 +1,77 @@
+"""Runs of a few cases on a cluster, and the comparison of their packs with that of one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from processes import ROOT, SMALL, Done, packer, start_pytest, succeed
+
+# five subjects on two models
+SELECT = "(mistral and (noop or prune_50 or ve_mlp)) or (qwen2 and (nan_injection or noop))"
+TIMES = {"telemetry", "timestamp", "generated_at", "generated_at_utc", "seconds", "stages", "by_category", "by_model"}
+DIGESTS = {"report_sha256", "sha256", "digest", "checksums_sha256_digest", "signing_key_fingerprint"}
+
+
+def start_run(directory: Path, *arguments: object, **variables: str) -> Any:
+    given = ("suites", "-k", SELECT, "--determinism", "strict", "--output-dir", directory, *arguments)
+    return start_pytest(*given, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "2", **variables}, own_group=True)
+
+
+def without(document: Any, keys: set[str]) -> Any:
+    if isinstance(document, dict):
+        return {key: without(value, keys) for key, value in document.items() if key not in keys}
+    return [without(value, keys) for value in document] if isinstance(document, list) else document
+
+
+def contents(pack: Path) -> dict[str, Any]:
+    """Return the documents of a pack without times, digests, and what names the fleet."""
+    documents = {
+        str(path.relative_to(pack)): json.loads(path.read_bytes())
+        for path in pack.rglob("*.json")
+        if path.name not in ("evaluate_timing.json", "manifest.signature.json")
+    }
+    documents.pop("metadata/settings.json", None)
+    for name in ("run_dir", "invocation"):
+        del documents["manifest.json"][name]
+    documents["metadata/environment.json"].pop("nodes", None)
+    return {name: without(document, TIMES | DIGESTS) for name, document in documents.items()}
+
+
+def check_same(done: Done, directory: Path, undivided: Path) -> None:
+    succeed(done)
+    pack = directory / "evidence_pack"
+    assert contents(pack) == contents(undivided)
+    assert {str(path.relative_to(pack)) for path in pack.rglob("*")} == {
+        str(path.relative_to(undivided)) for path in undivided.rglob("*")
+    }
+    succeed(packer("verify", pack, "--strict", "--require-pass", "--quiet"))
+
+
+def outcomes_of(directory: Path) -> dict[str, bytes]:
+    """Return the stored reports of the finished cases of a run, by file name."""
+    return {path.name: path.read_bytes() for path in (directory / "state/outcomes").glob("*.json")}
+
+
+def piece_sessions() -> list[int]:
+    """Return the processes in which nodes run pieces."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes()
+            if b"/invarlock-piece-" in line and os.fsencode(ROOT) in line:
+                found.append(int(path.parent.name))
+    return found
+
+
+def wait_for(happened: Callable[[], object], process: Any) -> None:
+    deadline = time.monotonic() + 600
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -106,8 +106,11 @@ def read_from_config(setting: Setting, given: str | tuple[str, ...]) -> Any:
 
 
 def may_be_in_config(setting: Setting) -> bool:
-    """Return whether a config may give a setting: not its own location, and not variables that libraries read."""
-    return setting.name not in LOCATING and not setting.ambient
+    """Return whether a config may give a setting.
+
+    It may not give its own location, variables that libraries read, or what ``--fleet`` sets on its nodes.
+    """
+    return setting.name not in (*LOCATING, "piece") and not setting.ambient
 
 
 def _folder(path: Path, root: Path | None) -> Path:

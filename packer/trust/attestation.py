@@ -74,7 +74,7 @@ def open_attestation(name: str, data: bytes, public: bytes, *, where: str | None
     predicate = PREDICATES[name]
     try:
         if statement["predicateType"] != predicate.type:
-            raise DocumentError(f"{kind.name}: predicateType: not {predicate.type}")
+            raise SignatureError(f"predicateType: not {predicate.type}", where=kind.name, code=kind.malformed)
         check_schema(statement["predicate"], predicate.schema, where=kind.name)
     except DocumentError as error:
         problems = [problem.coded(kind.malformed) for problem in error.problems]

@@ -12,7 +12,6 @@ over the SHA-256 digests of its files, in the order of their names.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from invarlock.packer.trust.attested import AttestedPack
 
 from invarlock.catalog.pins import combine_digests
+from invarlock.digests import sha256_hex
 from invarlock.documents import JsonObject
 
 CHECKPOINT_DIGEST = (
@@ -33,10 +33,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 def model_signature_digest(files: Mapping[str, str]) -> str:
     """Return the digest (64 hex) of an OpenSSF model signature over files, given as name to SHA-256 (64 hex)."""
-    digest = hashlib.sha256()
-    for _, file_digest in sorted(files.items(), key=lambda file: file[0].split("/")):
-        digest.update(bytes.fromhex(file_digest))
-    return digest.hexdigest()
+    ordered = sorted(files.items(), key=lambda file: file[0].split("/"))
+    return sha256_hex(b"".join(bytes.fromhex(file_digest) for _, file_digest in ordered))
 
 
 def checkpoint_subjects(pack: AttestedPack, files: Mapping[str, Mapping[str, str]]) -> Iterator[JsonObject]:

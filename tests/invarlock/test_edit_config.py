@@ -125,7 +125,7 @@ def test_every_setting_is_read_from_a_config_or_refused_there(tmp_path: Path, se
         "preserve",
     )
     # a release review needs a key too
-    values += ("podman", "snapshot_copy", "custom", "64", "layers-1", "true, signing_key: k.pem")
+    values += ("podman", "snapshot_copy", "custom", "64", "layers-1", "true, signing_key: k.pem", "ray", "array=4")
     sources = set()
     for value in values:
         try:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from suite_simulation import Costs, simulate
+from suite_simulation import simulate
+
+from invarlock.catalog.costs import Costs
 
 RATES = {
     "as assumed": Costs(),

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
-from suite_simulation import Costs, simulate
+from suite_simulation import simulate
+
+from invarlock.catalog.costs import Costs
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import messages
 
 ARCHIVE = Path(__file__).parents[1] / "data/pack_made_before.tar.xz"
-SIGNER = "sha256:92387fce25db718788d26eb3f38a7db85275a36a12fd235c808a12927712e5e9"
+SIGNER = "sha256:46c78f34bfa48461148bfe3e0d6115e673d7bacb6f4413c8bf58336ea9b880a7"
 
 
 @pytest.fixture

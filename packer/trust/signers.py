@@ -233,15 +233,20 @@ def _signer(item: Any, where: str) -> TrustedSigner:
     unknown = set(item) - {"fingerprint", "name", "not_before", "not_after", "revoked", "revoked_since"}
     if unknown:
         raise UsageError(f"unknown field {sorted(unknown)[0]!r}", code=Code.TRUST_STORE_MALFORMED, where=where)
-    if not isinstance(item.get("revoked", False), bool):
+    since = _moment(item.get("revoked_since"), where)
+    # the time of a revocation says that there is one
+    revoked = item.get("revoked", since is not None)
+    if not isinstance(revoked, bool):
         raise UsageError("revoked must be true or false", code=Code.TRUST_STORE_MALFORMED, where=where)
+    if since is not None and not revoked:
+        raise UsageError("revoked_since needs revoked: true", code=Code.TRUST_STORE_MALFORMED, where=where)
     return TrustedSigner(
         _checked_fingerprint(item["fingerprint"], where),
         None if item.get("name") is None else str(item["name"]),
         _moment(item.get("not_before"), where),
         _moment(item.get("not_after"), where),
-        item.get("revoked", False),
-        _moment(item.get("revoked_since"), where),
+        revoked,
+        since,
     )
 
 

@@ -149,6 +149,7 @@ def test_every_form_of_a_trust_store_is_read(tmp_path: Path, document: Any) -> N
     ("entry", "code"),
     [
         ({"revoked": True}, Code.SIGNER_REVOKED),
+        ({"revoked_since": "2026-07-01T00:00:00Z"}, Code.SIGNER_REVOKED),
         ({"not_before": "2026-07-01T00:00:00Z"}, Code.SIGNER_OUT_OF_DATE),
         ({"not_after": "2026-05-01T00:00:00Z"}, Code.SIGNER_OUT_OF_DATE),
     ],

@@ -140,8 +140,17 @@ def test_what_is_no_fingerprint_is_shown_as_far_as_a_line_goes() -> None:
     assert str(caught.value).startswith(f"'{'x' * 80}' ")
 
 
-@pytest.mark.parametrize("row", [{"not_before": "soon"}, {"not_after": "late"}, {"fingerprint": "abc"}])
-def test_an_entry_of_a_store_that_is_wrong_is_named(row: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"not_before": "soon"},
+        {"not_after": "late"},
+        {"fingerprint": "abc"},
+        {"revoked": 1},
+        {"revoked": False, "revoked_since": "2026-01-01"},
+    ],
+)
+def test_an_entry_of_a_store_that_is_wrong_is_named(row: dict[str, Any]) -> None:
     good = {"fingerprint": fingerprint(KEY.public)}
 
     with pytest.raises(UsageError, match=r"^store: entry 2: "):

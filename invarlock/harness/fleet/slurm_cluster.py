@@ -160,17 +160,18 @@ class SlurmCluster:
 
         submitit would ask Slurm's accounting, which a cluster may not have.
         """
-        done = subprocess.run(
-            ["squeue", "--noheader", "--array", "--format=%i"],
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
-        queued = set(done.stdout.split())
-        if done.returncode:
+        try:
+            done = subprocess.run(
+                ["squeue", "--noheader", "--array", "--format=%i"],
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_SECONDS,
+                check=True,
+            )
+        except subprocess.SubprocessError:
             # Slurm's controller does not answer now
             return None
+        queued = set(done.stdout.split())
         left = [number for number, job in self._running.items() if job.job_id not in queued]
         if not left:
             return None

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from invarlock.errors import UsageError
+from invarlock.output import say_error
 from invarlock.problems import Code
 from invarlock.runtime.engines import ANSWER_SECONDS, Engine
 
@@ -64,11 +65,14 @@ def _forwarding(engine: Engine, name: str, process: subprocess.Popen[bytes]) -> 
 def _control(engine: Engine, *arguments: str) -> None:
     """Run an engine command for a container that may already be gone."""
     command = [engine.program, *arguments]
-    subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        timeout=ANSWER_SECONDS,
-        check=False,
-    )
+    try:
+        subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=ANSWER_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        say_error(f"{engine.program} does not answer; when it does again, run: {' '.join(command)}")

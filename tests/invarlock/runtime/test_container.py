@@ -18,6 +18,7 @@ from invarlock.reports.sidecars import RuntimeImage
 from invarlock.runtime.container import IMAGE_USER, Caller, Job, Mount, engine_arguments, joined
 from invarlock.runtime.engines import Engine, find_engine, find_image
 from invarlock.runtime.lending import lent, readable_by, writable_by
+from invarlock.runtime.supervision import run_to_the_end
 
 ROOT = Path(__file__).parents[3]
 RUNTIME = RuntimeImage("invarlock-runtime:local", f"sha256:{IMAGE}")
@@ -270,3 +271,17 @@ def test_a_third_signal_ends_the_container_at_once(tmp_path: Path) -> None:
 
     assert starter.wait(20) == 42
     assert calls(log) == [["run", "one"], ["kill", "one"], ["rm", "--force", "one"]]
+
+
+def test_an_engine_that_no_longer_answers_does_not_hide_how_the_run_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "podman"
+    program.write_text('#!/bin/sh\n[ "$1" = rm ] && exec sleep 30\nexit 7\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("invarlock.runtime.supervision.ANSWER_SECONDS", 0.2)
+
+    code = run_to_the_end(Engine("podman", str(program)), "one", [str(program), "run", "one"])
+
+    assert code == 7
+    assert f"run: {program} rm --force one" in capsys.readouterr().err

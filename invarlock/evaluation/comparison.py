@@ -122,8 +122,8 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """What the files of a baseline hold: their digest, the tokenizer's, and the facts of the weights."""
+class KnownBaseline:
+    """A baseline's files, measured before: their digest, the tokenizer's digest, and the facts of the weights."""
 
     digest: str
     tokenizer_sha256: str
@@ -131,7 +131,7 @@ class Weighed:
 
     @property
     def prefix_token_ids(self) -> list[int]:
-        """Return the token ids that the tokenizer begins every text with."""
+        """The token ids that the tokenizer puts at the start of every text."""
         return list(self.facts.invariants["prefix_token_ids"])
 
 
@@ -147,7 +147,7 @@ class Baseline:
 
     @property
     def prefix_token_ids(self) -> list[int]:
-        """Return the token ids that every window begins with."""
+        """The token ids at the start of every window."""
         return list(self.facts.invariants["prefix_token_ids"])
 
 
@@ -207,28 +207,34 @@ def draw_runs(
     return {run: join_draws({name: own[run] for name, own in sliced.items()}) for run in runs}
 
 
-def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may be spared or need beyond
+def measure_baseline(  # noqa: PLR0913  # the last two are optional
     folder: Path,
     draws: dict[int, Draw],
     plan: WindowPlan,
     placement: Placement,
     *,
     probe: bool,
-    weighed: Weighed | None = None,
+    known: KnownBaseline | None = None,
     kept: Path | None = None,
 ) -> Baseline:
-    """Return all measurements of a baseline; with ``probe`` the activations over the probe's windows too.
+    """Return all measurements of a baseline.
 
-    The files of its most probable tokens, one a draw, are written into the folder ``kept``, next to the checkpoint's
-    where it is None. What is known of the baseline's files and weights already, ``weighed``, is not measured again.
+    Args:
+        folder: the checkpoint.
+        draws: the windows of each run.
+        plan: the number and length of the windows.
+        placement: the devices and types of the model.
+        probe: whether activations are measured over the probe's windows as well.
+        known: the digests and facts of the baseline's files, if they were measured before.
+        kept: the folder for the files of its most probable tokens, one for each draw; default: next to the checkpoint.
 
     Raises:
         CheckpointError: if it is not a complete checkpoint.
         EvaluationError: if it cannot be loaded or scored, a loss is not finite, or it predicts text no better than
-            chance, or far better behind a BOS token that its tokenizer leaves out.
+            chance, or far better after a BOS token that its tokenizer does not add.
     """
     started = time.perf_counter()
-    known = weighed or weigh(folder)
+    known = known or measure_baseline_weights(folder)
     read = time.perf_counter()
     with stage("loading"):
         model = load_model(folder, placement)
@@ -273,15 +279,15 @@ def measure_baseline(  # noqa: PLR0913  # its last two are what a baseline may b
     return Baseline(known.digest, known.tokenizer_sha256, known.facts, scored, seconds)
 
 
-def weigh(folder: Path) -> Weighed:
-    """Return what a baseline's files hold.
+def measure_baseline_weights(folder: Path) -> KnownBaseline:
+    """Return the digests and the facts of a baseline's files.
 
     Raises:
         CheckpointError: if it is not a complete checkpoint.
         EvaluationError: when its tokenizer cannot be loaded.
     """
     facts = measure_checkpoint(folder, tokenizer_facts(folder))
-    return Weighed(digest_checkpoint(folder), tokenizer_digest(folder), facts)
+    return KnownBaseline(digest_checkpoint(folder), tokenizer_digest(folder), facts)
 
 
 def compare(subject: Path, comparison: Comparison) -> Measured:
@@ -315,8 +321,8 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
         form = measure_canonical_form(baseline.folder, subject, baseline.facts, facts)
         if form is not None and form.changes:
             facts = replace(facts, canonical={**form.spectra, "changes": form.changes})
-    weighed = time.perf_counter()
-    seconds = {"measure_weights": weighed - started, "load": 0.0, "score": 0.0}
+    weights_read = time.perf_counter()
+    seconds = {"measure_weights": weights_read - started, "load": 0.0, "score": 0.0}
     way = scored_as(facts, placement)
 
     def unscored(reason: str) -> Measured:
@@ -358,7 +364,7 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
 
     activations, scaled = measure(baseline.outputs, rmt.REPORT_WINDOWS)
     measured = time.perf_counter()
-    seconds |= {"load": loaded - weighed, "score": scored - loaded, "measure_activations": measured - scored}
+    seconds |= {"load": loaded - weights_read, "score": scored - loaded, "measure_activations": measured - scored}
     result = Measured(
         digest,
         facts,

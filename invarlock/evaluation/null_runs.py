@@ -32,10 +32,10 @@ from invarlock.evaluation.activations import ACTIVATION_CONTRACTS, ActivationFac
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
 from invarlock.evaluation.comparison import (
     Comparison,
+    KnownBaseline,
     Measured,
     Reference,
     ScoredDraw,
-    Weighed,
     compare,
     draw_runs,
     measure_baseline,
@@ -64,7 +64,7 @@ def measure_null_run(
     run: int,
     draw: Draw,
     workspace: Path,
-    weighed: Weighed | None = None,
+    known: KnownBaseline | None = None,
 ) -> NullRunDocument:
     """Return the document of a null run; the checkpoints that it needs are made in ``workspace`` and removed.
 
@@ -74,7 +74,7 @@ def measure_null_run(
         run: its number, from 1; it decides the seed.
         draw: its windows, which ``null_draws`` gives.
         workspace: a folder for the changed checkpoints, removed at the end.
-        weighed: what is known of the baseline's files and weights.
+        known: the digests and facts of the baseline's files and weights.
 
     Raises:
         EvaluationError: when the text is too short, or a changed model cannot be loaded or scored.
@@ -85,7 +85,7 @@ def measure_null_run(
     changes = []
     try:
         baseline = measure_baseline(
-            snapshot, {run: draw}, setup.plan, setup.placement, kept=workspace, probe=True, weighed=weighed
+            snapshot, {run: draw}, setup.plan, setup.placement, kept=workspace, probe=True, known=known
         )
         own = baseline.draws[run]
         assert own.probe is not None

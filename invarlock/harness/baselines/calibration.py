@@ -10,7 +10,7 @@ from pathlib import Path
 
 from invarlock.catalog.models import Model
 from invarlock.errors import InvarLockError, OutOfMemoryError
-from invarlock.evaluation.comparison import Weighed, weigh
+from invarlock.evaluation.comparison import KnownBaseline, measure_baseline_weights
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.null_runs import measure_null_run, null_draws
 from invarlock.evaluation.request import StoredBaseline, weight_facts
@@ -37,7 +37,7 @@ class Calibration:
         self._locks = locks
         self._presets: dict[str, Preset | None] = {}
         self._failed: dict[str, InvarLockError] = {}
-        self._weighed: dict[str, Weighed] = {}
+        self._known_baselines: dict[str, KnownBaseline] = {}
         self._draws: dict[str, dict[int, Draw]] = {}
         self._looked_at: set[PlannedNullRun] = set()
 
@@ -78,7 +78,7 @@ class Calibration:
         if calibrates(self.run):
             document = baseline.document
             facts = weight_facts(document)
-            self._weighed[model.id] = Weighed(**document["baseline"], facts=facts)
+            self._known_baselines[model.id] = KnownBaseline(**document["baseline"], facts=facts)
             self._measure_all(model, placement)
             with self._locks.held(f"preset_{model.folder}"):
                 preset = derived_preset(self.run, model)
@@ -116,7 +116,7 @@ class Calibration:
         run, model, path = self.run, null_run.model, self._path(null_run)
         setup = self.baselines.setup(model)
         if run.settings.resume and null_run not in self._looked_at:
-            kept_null_run(path, setup, null_run.run, self._weigh(model))
+            kept_null_run(path, setup, null_run.run, self._known_baseline(model))
             self._looked_at.add(null_run)
         if path.is_file():
             return
@@ -130,14 +130,14 @@ class Calibration:
                 null_run.run,
                 self._draws[model.id][null_run.run],
                 run.directory.path / model.folder / "models" / f"null_run_{null_run.run}",
-                self._weigh(model),
+                self._known_baseline(model),
             )
         write_json(path, document)
 
-    def _weigh(self, model: Model) -> Weighed:
-        if model.id not in self._weighed:
-            self._weighed[model.id] = weigh(self.run.directory.baseline_snapshot(model))
-        return self._weighed[model.id]
+    def _known_baseline(self, model: Model) -> KnownBaseline:
+        if model.id not in self._known_baselines:
+            self._known_baselines[model.id] = measure_baseline_weights(self.run.directory.baseline_snapshot(model))
+        return self._known_baselines[model.id]
 
     def _path(self, null_run: PlannedNullRun) -> Path:
         return self.run.directory.presets / null_run_name(null_run.model.folder, null_run.run)

@@ -15,7 +15,7 @@ from invarlock.catalog.scenarios import BroughtGeneration
 from invarlock.documents import JsonObject
 from invarlock.documents.reports import BaselineReport, Report
 from invarlock.errors import InvarLockError
-from invarlock.evaluation.comparison import Weighed
+from invarlock.evaluation.comparison import KnownBaseline
 from invarlock.evaluation.kept_tokens import check_kept, kept_file
 from invarlock.evaluation.null_runs import null_contracts
 from invarlock.evaluation.request import EvaluationRequest, Setup
@@ -62,7 +62,7 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> Basel
     return cast("BaselineReport", document)
 
 
-def kept_null_run(path: Path, setup: Setup, run: int, baseline: Weighed) -> NullRunDocument | None:
+def kept_null_run(path: Path, setup: Setup, run: int, baseline: KnownBaseline) -> NullRunDocument | None:
     """Return the null run of an earlier run, or None if it is missing or does not match this run."""
     if not path.is_file():
         return None

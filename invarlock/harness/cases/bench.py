@@ -32,7 +32,7 @@ from invarlock.harness.baselines.resuming import kept_report
 from invarlock.harness.cases.case_facts import case_facts
 from invarlock.harness.cases.case_files import write_case
 from invarlock.harness.cases.edit_batches import EditBatches
-from invarlock.harness.cases.subjects import Made, make_subject, subject_digest, subject_spec
+from invarlock.harness.cases.subjects import MadeSubject, make_subject, subject_digest, subject_spec
 from invarlock.harness.devices.inventory import Pool
 from invarlock.harness.devices.leases import TURN_SECONDS, WAIT_SECONDS, Leases
 from invarlock.harness.planning.plan import PlannedNullRun
@@ -145,7 +145,7 @@ class Bench:
 
     def _measure(
         self, case: Case, request: EvaluationRequest, times: int
-    ) -> tuple[Made, list[Measured], Mapping[str, Mapping[str, Any]]]:
+    ) -> tuple[MadeSubject, list[Measured], Mapping[str, Mapping[str, Any]]]:
         """Make a case's subject, measure it once for each repeat, and remove it unless subjects are kept."""
         subject, snapshot, placement = self.run.directory.subject(case), request.baseline.snapshot, request.placement
         examined: Mapping[str, Mapping[str, Any]] = {}
@@ -171,7 +171,7 @@ class Bench:
         self,
         case: Case,
         request: EvaluationRequest,
-        made: Made,
+        made: MadeSubject,
         measurements: Sequence[Measured],
         examined: Mapping[str, Mapping[str, Any]],
     ) -> Report:

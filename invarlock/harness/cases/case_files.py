@@ -13,7 +13,7 @@ from invarlock.evaluation.brought import unchanged
 from invarlock.evaluation.comparison import Measured
 from invarlock.evaluation.documents import probe_document, report_document
 from invarlock.evaluation.request import Edited, EvaluationRequest
-from invarlock.harness.cases.subjects import Made, subject_records
+from invarlock.harness.cases.subjects import MadeSubject, subject_records
 from invarlock.jsonio import dump_json, write_bytes, write_json
 from invarlock.moments import utc_now
 from invarlock.reports.deployables import MEMORY, SCHEMAS, VALIDATION, validate_artifact
@@ -27,7 +27,7 @@ def write_case(
     path: Path,
     case: Case,
     request: EvaluationRequest,
-    made: Made,
+    made: MadeSubject,
     measurements: Sequence[Measured],
     examined: Mapping[str, Mapping[str, Any]],
 ) -> Report:
@@ -99,7 +99,7 @@ def write_case(
     return cast("Report", {**report, **probes})
 
 
-def _packed(made: Made, examined: Mapping[str, Mapping[str, Any]]) -> Packed | None:
+def _packed(made: MadeSubject, examined: Mapping[str, Mapping[str, Any]]) -> Packed | None:
     if made.packed_as is None:
         return None
     return Packed(made.name, made.packed_as, examined[MEMORY]["ratio"]["loaded_bytes"] < 1.0)

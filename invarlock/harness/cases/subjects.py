@@ -23,7 +23,7 @@ from invarlock.task_records.importing import records_beside
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeSubject:
     """How a subject was made: for its report and its ``edit_metadata.json``.
 
     ``packed_as`` is the format in which a backend stores its weights, None if it is the baseline's format.
@@ -74,7 +74,7 @@ def subject_records(case: Case) -> TaskRecordsDocument | None:
 
 def make_subject(
     case: Case, tuned: TunedParams, edits: EditBatches, snapshot: Path, subject: Path, placement: Placement
-) -> Made:
+) -> MadeSubject:
     """Make a case's subject in a new folder, whole or not at all.
 
     Args:
@@ -95,7 +95,7 @@ def make_subject(
     if isinstance(generation, EditGeneration):
         spec = tuned.resolve(generation.for_model(case.model.id), case.model.id)
         edited = edits.make(case, snapshot, subject)
-        return Made(
+        return MadeSubject(
             name=spec.edit,
             label=spec.edit,
             spec=str(spec),
@@ -108,7 +108,7 @@ def make_subject(
         )
     if isinstance(generation, DeployableGeneration):
         packed = make_artifact(snapshot, subject, generation.spec, placement)
-        return Made(
+        return MadeSubject(
             name=generation.spec.backend,
             label=generation.spec.backend,
             spec=str(generation.spec),
@@ -125,7 +125,7 @@ def make_subject(
     fault = inject_fault(generation.error_type, snapshot, subject, generation.for_model(case.model.id))
     before, after = read_checkpoint(snapshot), read_checkpoint(subject).entries
     changed = [after.get(name) or before.entries[name] for name in fault.changed_tensors]
-    return Made(
+    return MadeSubject(
         name=fault.error_type,
         label=fault.error_type,
         spec=fault.error_type,
@@ -138,12 +138,12 @@ def make_subject(
     )
 
 
-def _bring(generation: BroughtGeneration, snapshot: Path, subject: Path, started: float) -> Made:
+def _bring(generation: BroughtGeneration, snapshot: Path, subject: Path, started: float) -> MadeSubject:
     edited, scope = brought_edit(generation.folder, snapshot, generation.edit)
     link_brought(generation.folder, snapshot, subject)
     before, after = open_checkpoint(snapshot), open_checkpoint(subject, snapshot)
     changed = changed_tensors(before, after)
-    return Made(
+    return MadeSubject(
         name=edited.name,
         label=edited.label,
         spec=edited.spec,

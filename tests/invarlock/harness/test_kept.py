@@ -292,9 +292,9 @@ def test_a_null_run_is_kept_by_a_run_like_its_own_and_by_no_other(swept_run: Any
     document, path = json.loads(source.read_bytes()), tmp_path / source.name
     report = json.loads((left / "reports" / "errors" / SPECTRAL_FAULT / "evaluation.report.json").read_bytes())
     setup, run = make_setup(report), document["run"]
-    weighed: Any = SimpleNamespace(**document["baseline"], prefix_token_ids=document["dataset"]["prefix_token_ids"])
-    other: Any = SimpleNamespace(**{**vars(weighed), "digest": OTHER})
-    assert kept_null_run(path, setup, run, weighed) is None
+    known: Any = SimpleNamespace(**document["baseline"], prefix_token_ids=document["dataset"]["prefix_token_ids"])
+    other: Any = SimpleNamespace(**{**vars(known), "digest": OTHER})
+    assert kept_null_run(path, setup, run, known) is None
 
     def is_kept(data: bytes, setup: Setup, run: int, baseline: Any) -> bool:
         path.write_bytes(data)
@@ -303,12 +303,12 @@ def test_a_null_run_is_kept_by_a_run_like_its_own_and_by_no_other(swept_run: Any
         return found is not None
 
     data = source.read_bytes()
-    assert is_kept(data, setup, run, weighed)
+    assert is_kept(data, setup, run, known)
     for wrong in (b"{}", b"[", dump_json({**document, "run": run + 1})):
-        assert not is_kept(wrong, setup, run, weighed)
+        assert not is_kept(wrong, setup, run, known)
         path.with_name(f"{path.name}.stale").unlink()
-    assert not is_kept(data, setup, run + 1, weighed)
+    assert not is_kept(data, setup, run + 1, known)
     path.with_name(f"{path.name}.stale").unlink()
     assert not is_kept(data, setup, run, other)
     path.with_name(f"{path.name}.stale").unlink()
-    assert not is_kept(data, replace(setup, revision="1" * 40), run, weighed)
+    assert not is_kept(data, replace(setup, revision="1" * 40), run, known)

@@ -1,4 +1,4 @@
-"""Fixtures of the suites, beside the plugin's own: ``case``, ``bench`` and ``report``."""
+"""Fixtures of the suites. The plugin has ``case``, ``report`` and ``case_runner``."""
 
 from __future__ import annotations
 

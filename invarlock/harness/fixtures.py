@@ -18,34 +18,34 @@ from invarlock.harness.session import SESSION
 from invarlock.harness.stopping.case_clock import CLOCK
 
 if TYPE_CHECKING:
-    from invarlock.harness.cases.bench import Bench
+    from invarlock.harness.cases.case_runner import CaseRunner
 
 
 @pytest.fixture(scope="session")
-def bench(pytestconfig: pytest.Config) -> Bench:
+def case_runner(pytestconfig: pytest.Config) -> CaseRunner:
     """The worker's case runner, which makes baselines once and subjects as they are needed."""
     # imported here: it imports torch, and collecting the cases must not
-    from invarlock.harness.cases.bench import Bench
+    from invarlock.harness.cases.case_runner import CaseRunner
 
     with _failing_on_one_line():
-        return Bench(pytestconfig.stash[SESSION].run, pytestconfig.stash[CLOCK].waiting)
+        return CaseRunner(pytestconfig.stash[SESSION].run, pytestconfig.stash[CLOCK].waiting)
 
 
 @pytest.fixture
-def report(case: Case, bench: Bench, request: pytest.FixtureRequest) -> Mapping[str, Any]:
+def report(case: Case, case_runner: CaseRunner, request: pytest.FixtureRequest) -> Mapping[str, Any]:
     """The case's report, made by editing, measuring and comparing; several tests of a case share it."""
     with _failing_on_one_line():
-        found = bench.evaluate(case)
-    facts = {**case_facts(found), "baseline_seconds": f"{bench.baseline_seconds:.1f}"}
+        found = case_runner.evaluate(case)
+    facts = {**case_facts(found), "baseline_seconds": f"{case_runner.baseline_seconds:.1f}"}
     request.node.user_properties.extend(facts.items())
     return found
 
 
 @pytest.fixture
-def measured_null_run(null_run: PlannedNullRun, bench: Bench) -> Mapping[str, Any]:
+def measured_null_run(null_run: PlannedNullRun, case_runner: CaseRunner) -> Mapping[str, Any]:
     """The document of a null run: the baseline against harmless changes of itself."""
     with _failing_on_one_line():
-        return bench.calibrate(null_run)
+        return case_runner.calibrate(null_run)
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ class Simulation:
 
 
 class Node:
-    """A worker: xdist's queue and protocol on one side, a bench with its lease on the other."""
+    """A worker: xdist's queue and protocol on one side, a case runner with its lease on the other."""
 
     def __init__(self, simulation: Simulation, number: int, leases: Leases) -> None:
         self.simulation, self.leases = simulation, leases

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -23,34 +23,45 @@ from invarlock.reports.repeats import repeats_document
 from invarlock.reports.sidecars import REPORT_NAME, Packed, edit_metadata, runtime_manifest, stored_as
 
 
-def write_case(
-    path: Path,
-    case: Case,
-    request: EvaluationRequest,
-    made: MadeSubject,
-    measurements: Sequence[Measured],
-    examined: Mapping[str, Mapping[str, Any]],
-) -> Report:
-    """Write a case's report and its sidecars, and return the report with its probes and other documents.
+@dataclass(frozen=True)
+class MeasuredCase:
+    """A case that was measured, before its files are written.
 
-    Args:
-        path: the report's place.
+    Attributes:
         case: the case.
         request: the evaluation.
         made: how the subject was made.
         measurements: of the subject, and its repeats.
-        examined: what was measured of a deployable subject, by document; empty for any other.
+        examined: the measurements of a deployable subject, by document; empty for any other.
+    """
+
+    case: Case
+    request: EvaluationRequest
+    made: MadeSubject
+    measurements: Sequence[Measured]
+    examined: Mapping[str, Mapping[str, Any]]
+
+
+def write_case(path: Path, found: MeasuredCase) -> Report:
+    """Write a case's report and its sidecars, and return the report with its probes and other documents.
+
+    Args:
+        path: the file of the report.
+        found: the case with its measurements.
 
     Raises:
         DocumentError: if a document does not match its schema.
     """
-    measured, setup, baseline = measurements[0], request.setup, request.baseline
+    case, request, made, examined = found.case, found.request, found.made, found.examined
+    measured, setup, baseline = found.measurements[0], request.setup, request.baseline
     edited = Edited(made.name, made.label, made.spec, made.parameters, made.label_source)
     edited = unchanged(edited, measured.digest, baseline.document["baseline"]["digest"])
     edited = replace(edited, expected=made.expected)
     records = subject_records(case)
     signed = case.scenario.document["generation"].get("model_signatures")
-    report, *repeats = (report_document(request, edited, one, made.seconds, records, signed) for one in measurements)
+    report, *repeats = (
+        report_document(request, edited, one, made.seconds, records, signed) for one in found.measurements
+    )
     if repeats:
         write_json(path.with_name(REPEATS_NAME), repeats_document(report, repeats))
     data = dump_json(report)

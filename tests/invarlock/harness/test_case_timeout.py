@@ -11,16 +11,16 @@ from processes import python
 
 RunPytest = Callable[..., Any]
 SELECT = ("-k", "mistral and (noop or inf_injection)")
-# in a case that has its lease; PyTorch is imported before the first case begins
+# while a case is measured, with its lease; PyTorch is imported before the first case begins
 HANG = """
 
 import ctypes, time
-from invarlock.harness.cases import bench as module
+from invarlock.harness.cases import case_runner as module
 
 @pytest.fixture(autouse=True)
 def hang(case, monkeypatch):
     if case.scenario.id in {scenarios!r}:
-        monkeypatch.setattr(module.Bench, "_evaluate", lambda *arguments: {hang})
+        monkeypatch.setattr(module, "compare", lambda *arguments: {hang})
 """
 # it holds Python's lock, so nothing of Python runs in this process again
 IN_C_WITH_THE_LOCK = "ctypes.PyDLL(None).pause()"
@@ -49,7 +49,7 @@ def test_a_worker_that_hangs_in_native_code_is_replaced_and_its_case_is_not_run_
     for case in ("mistral-tiny-noop_control-run1", "mistral-tiny-inf_injection-run1"):
         where = f"logs/{case}.hung.txt"
         assert f"exceeded --case-timeout (6 s); its worker is replaced; stack traces: {where}" in ran.output
-        assert "bench.py" in (ran.directory / where).read_text()
+        assert "case_runner.py" in (ran.directory / where).read_text()
     assert len(verdict(ran.directory)["missing"]["by_model"]["embedded/mistral-tiny"]) == 2
 
 

@@ -245,7 +245,7 @@ def test_a_fault_that_does_nothing_fails_the_run(run_pytest: Callable[..., Any],
     with (own_suites / "conftest.py").open("a") as stream:
         stream.write(
             "\n\n@pytest.fixture(autouse=True)\n"
-            "def faults_that_do_nothing(bench, monkeypatch):\n"
+            "def faults_that_do_nothing(case_runner, monkeypatch):\n"
             "    from invarlock.catalog.edit_specs import EditSpec\n"
             "    from invarlock.checkpoints.editing import apply_edits\n"
             "    from invarlock.harness.cases import subjects as module\n"

@@ -10,7 +10,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -30,9 +30,9 @@ from invarlock.harness.baselines.baseline_reports import Baselines
 from invarlock.harness.baselines.calibration import Calibration
 from invarlock.harness.baselines.resuming import kept_report
 from invarlock.harness.cases.case_facts import case_facts
-from invarlock.harness.cases.case_files import write_case
+from invarlock.harness.cases.case_files import MeasuredCase, write_case
 from invarlock.harness.cases.edit_batches import EditBatches
-from invarlock.harness.cases.subjects import MadeSubject, make_subject, subject_digest, subject_spec
+from invarlock.harness.cases.subjects import make_subject, subject_digest, subject_spec
 from invarlock.harness.devices.inventory import Pool
 from invarlock.harness.devices.leases import TURN_SECONDS, WAIT_SECONDS, Leases
 from invarlock.harness.planning.plan import PlannedNullRun
@@ -54,8 +54,8 @@ RETRY_FACTOR = 2
 _log = logging.getLogger(__name__)
 
 
-class Bench:
-    """Runs a worker's cases. It has a lease on devices during a case, and keeps a GPU between cases of the same model.
+class CaseRunner:
+    """Runs a worker's cases. It has a lease on devices during a case, and keeps a GPU between cases of one model.
 
     It enters the context ``waiting`` while it waits for devices or for another worker.
     """
@@ -121,9 +121,9 @@ class Bench:
                 _log.info("the report exists, verifies and has the same inputs: kept")
                 return kept
         with stage(f"{case.model.short_name} {case.scenario.id}"):
-            made, measurements, examined = self._measure(case, request, 1 + repeats)
-        _log_measured(measurements[0], placement)
-        return self._write(case, request, made, measurements, examined)
+            found = self._measure(case, request, 1 + repeats)
+        _log_measured(found.measurements[0], placement)
+        return self._write(found)
 
     def _prepare(self, case: Case, placement: Placement) -> EvaluationRequest:
         """Return the evaluation request of a case, after measuring its baseline and making its preset if needed."""
@@ -143,9 +143,7 @@ class Bench:
             probe=bool(probes_asked(case.scenario.document)),
         )
 
-    def _measure(
-        self, case: Case, request: EvaluationRequest, times: int
-    ) -> tuple[MadeSubject, list[Measured], Mapping[str, Mapping[str, Any]]]:
+    def _measure(self, case: Case, request: EvaluationRequest, times: int) -> MeasuredCase:
         """Make a case's subject, measure it once for each repeat, and remove it unless subjects are kept."""
         subject, snapshot, placement = self.run.directory.subject(case), request.baseline.snapshot, request.placement
         examined: Mapping[str, Mapping[str, Any]] = {}
@@ -154,33 +152,27 @@ class Bench:
         try:
             made = make_subject(case, self.tuned, self.edits, snapshot, subject, placement)
             _log.info("subject made by %s in %.2f s: %d tensors changed", made.spec, made.seconds, made.edited_tensors)
-            generation = case.scenario.generation
+            generation, comparison = case.scenario.generation, request.comparison()
             if isinstance(generation, DeployableGeneration):
                 # what is served is scored
-                request = replace(request, placement=replace(placement, scoring=NATIVE))
+                comparison = replace(request, placement=replace(placement, scoring=NATIVE)).comparison()
                 examined = examine_artifact(snapshot, subject, generation.spec, placement, request.draw)
-            comparison = replace(request.comparison(), expected=parse_expectations(made.expected))
+            comparison = replace(comparison, expected=parse_expectations(made.expected))
             measurements = [compare(subject, comparison) for _ in range(times)]
         finally:
             # all runs of a scenario have the same subject: one is kept
             if not keeps or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)
-        return replace(made, kept=keeps), measurements, examined
+        return MeasuredCase(case, request, replace(made, kept=keeps), measurements, examined)
 
-    def _write(
-        self,
-        case: Case,
-        request: EvaluationRequest,
-        made: MadeSubject,
-        measurements: Sequence[Measured],
-        examined: Mapping[str, Mapping[str, Any]],
-    ) -> Report:
+    def _write(self, found: MeasuredCase) -> Report:
         """Write a case's report and its sidecars, either all of them or none."""
-        path, subject, settings = self.run.directory.report(case), self.run.directory.subject(case), self.run.settings
+        case, settings = found.case, self.run.settings
+        path, subject = self.run.directory.report(case), self.run.directory.subject(case)
         # a leftover of an earlier report would describe another one
         path.with_name(PAGE_NAME).unlink(missing_ok=True)
         try:
-            report = write_case(path, case, request, made, measurements, examined)
+            report = write_case(path, found)
             if settings.keep_models and subject.is_dir():
                 # a later reader of the subject can see how it was made
                 name = "edit_metadata.json"

@@ -64,7 +64,7 @@ class DeployableGeneration:
 
 
 @dataclass(frozen=True)
-class BroughtGeneration:
+class UserSubjectGeneration:
     """A user's own subject: its folder, which no document contains, and the known facts about its edit.
 
     ``expected`` are its declared changes of structure, ``signatures`` the verified model signatures by side.
@@ -89,7 +89,7 @@ class Scenario:
     category: Category
     strictness: Strictness
     primary_guard: str
-    generation: EditGeneration | FaultGeneration | DeployableGeneration | BroughtGeneration
+    generation: EditGeneration | FaultGeneration | DeployableGeneration | UserSubjectGeneration
     suites: tuple[str, ...]
     document: Mapping[str, Any]
 

@@ -28,7 +28,6 @@ from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.documents.reports import BaselineReport, Report
 from invarlock.errors import UsageError
-from invarlock.evaluation.brought import brought_edit, changed_tensors, link_brought, unchanged
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document, served_document
 from invarlock.evaluation.kept_tokens import check_kept, kept_file
@@ -49,6 +48,7 @@ from invarlock.evaluation.text import SourceText, sliced_text
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.tokenization import load_tokenizer
 from invarlock.evaluation.unfinished import keep_baseline
+from invarlock.evaluation.user_subjects import changed_tensors, link_user_subject, unchanged, user_subject_edit
 from invarlock.evaluation.windows import Draw
 from invarlock.jsonio import dump_json, write_bytes
 from invarlock.judgement.expectations import parse_expectations
@@ -66,8 +66,8 @@ from invarlock.staging import staging_folder
 SCENARIO = "evaluate"
 RUN = 1
 BASELINE_REPORT = f"baseline/{REPORT_NAME}"
-# A subject of the user's own: what it is stands in its edit_metadata.json, or nobody knows.
-BROUGHT: Mapping[str, Any] = {"artifact_class": "validation_subject_checkpoint"}
+# A user's subject is described by its own edit_metadata.json, if it has one.
+USER_SUBJECT: Mapping[str, Any] = {"artifact_class": "validation_subject_checkpoint"}
 
 
 def evaluate_pair(request: PairRequest, target: Path) -> Report:
@@ -85,7 +85,7 @@ def evaluate_pair(request: PairRequest, target: Path) -> Report:
         subject = request.subject
         if subject is not None and not tokenizer_files(subject):
             subject = Path(scratch) / "subject"
-            link_brought(request.folders[1], request.baseline, subject)
+            link_user_subject(request.folders[1], request.baseline, subject)
         signatures = _signatures(request)
         with ExitStack() as stack:
             with _writing(target):
@@ -282,7 +282,7 @@ def _top_k(draws: Sequence[Mapping[str, Any]], top_k: int) -> int | None:
 
 def _edited(request: PairRequest, subject: Path, baseline: Mapping[str, Any]) -> tuple[Edited, dict[str, Any]]:
     """Return what the subject is, and the arguments of its ``edit_metadata.json``."""
-    edited, scope = brought_edit(subject, request.baseline, read_subject_edit(subject, request.edit_label))
+    edited, scope = user_subject_edit(subject, request.baseline, read_subject_edit(subject, request.edit_label))
     before, after = open_checkpoint(request.baseline), open_checkpoint(subject, request.baseline)
     changed = changed_tensors(before, after)
     return edited, {
@@ -311,5 +311,5 @@ def _files(
         "evaluate_timing.json": dump_json(report["telemetry"]),
     }
     if metadata is not None:
-        files["edit_metadata.json"] = dump_json(edit_metadata(scenario=BROUGHT, **metadata))
+        files["edit_metadata.json"] = dump_json(edit_metadata(scenario=USER_SUBJECT, **metadata))
     return files

@@ -24,13 +24,13 @@ class Mode:
 
     Attributes:
         sentinels: whether it evaluates kept subjects (``-m sentinel``).
-        brought: whether its checkpoints are the user's (``-m byoe``).
+        user_subjects: whether its checkpoints are the user's (``-m byoe``).
         device: the device of its suite, ``cpu`` or ``gpu``.
         dataset: the data set that it scores.
     """
 
     sentinels: bool
-    brought: bool
+    user_subjects: bool
     device: str
     dataset: str
 
@@ -54,8 +54,8 @@ _UNREAD = (
         lambda settings, _: settings.edit_config is None,
         "only --edit-config reads it",
     ),
-    _Unread(("edit_label", "expect", "model_signatures"), lambda _, mode: not mode.brought, "only -m byoe reads it"),
-    _Unread(("tuned_params_file",), lambda _, mode: mode.brought, "-m byoe makes no edit"),
+    _Unread(("edit_label", "expect", "model_signatures"), lambda _, mode: not mode.user_subjects, "only -m byoe reads it"),
+    _Unread(("tuned_params_file",), lambda _, mode: mode.user_subjects, "-m byoe makes no edit"),
     _Unread(
         ("local_jsonl_file", "local_jsonl_field"),
         lambda _, mode: mode.dataset != "local_jsonl",

@@ -21,7 +21,7 @@ from invarlock.settings.edit_config import may_be_in_config, read_edit_config
 
 ROOT = Path(__file__).parents[2]
 PRUNE = {"sparsity": 0.15, "scope": "ffn", "status": "selected", "edit_dir_name": "prune_clean", "reason": "agreed"}
-HOST = Mode(sentinels=False, brought=False, device="cpu", dataset="embedded")
+HOST = Mode(sentinels=False, user_subjects=False, device="cpu", dataset="embedded")
 
 
 def lay(folder: Path, text: str) -> Path:
@@ -258,7 +258,7 @@ def test_edits_that_nothing_reads_are_named(
     wanted = [] if why is None else [f"{path}: edits: it has no effect: {why}"]
     assert [line for line in lines if ": edits: " in line] == wanted
     label = f"{path}: settings: edit_label: it has no effect: only -m byoe reads it"
-    assert (label in lines) is not mode.brought
+    assert (label in lines) is not mode.user_subjects
 
 
 def test_the_locating_settings_are_unread_without_a_config() -> None:

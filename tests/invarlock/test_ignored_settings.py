@@ -14,8 +14,8 @@ from invarlock.nearest import nearest
 from invarlock.settings import SETTINGS, Mode, resolve_settings, unknown_variables, unread_settings
 from invarlock.settings.ignored import _UNREAD
 
-SMOKE = Mode(sentinels=False, brought=False, device="cpu", dataset="embedded")
-GPU = Mode(sentinels=False, brought=False, device="gpu", dataset="wikitext2")
+SMOKE = Mode(sentinels=False, user_subjects=False, device="cpu", dataset="embedded")
+GPU = Mode(sentinels=False, user_subjects=False, device="gpu", dataset="wikitext2")
 VARIABLES = [name for setting in SETTINGS for name in setting.variables if name.startswith(("PACK_", "INVARLOCK_"))]
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from invarlock.catalog.cases import Case
 from invarlock.catalog.edit_labels import NOOP, is_planned
-from invarlock.catalog.scenarios import BroughtGeneration
+from invarlock.catalog.scenarios import UserSubjectGeneration
 from invarlock.documents import JsonObject
 from invarlock.documents.reports import BaselineReport, Report
 from invarlock.errors import InvarLockError
@@ -157,7 +157,7 @@ def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationReques
         "evaluation_windows.token_ids": "token_ids" in report["evaluation_windows"]["final"],
     }
     generation = case.scenario.generation
-    if isinstance(generation, BroughtGeneration):
+    if isinstance(generation, UserSubjectGeneration):
         edit = generation.edit
         asked["task_records"], found["task_records"] = records_beside(generation.folder), report.get("task_records")
         asked["edit.label"] = True

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from invarlock.catalog.cases import Case
 from invarlock.documents.reports import Report
-from invarlock.evaluation.brought import unchanged
 from invarlock.evaluation.comparison import Measured
 from invarlock.evaluation.documents import probe_document, report_document
 from invarlock.evaluation.request import Edited, EvaluationRequest
+from invarlock.evaluation.user_subjects import unchanged
 from invarlock.harness.cases.subjects import MadeSubject, subject_records
 from invarlock.jsonio import dump_json, write_bytes, write_json
 from invarlock.moments import utc_now

@@ -115,8 +115,8 @@ class CaseRunner:
         path = self.run.directory.report(case)
         repeats = self.run.settings.repeats if case.scenario.id in self._repeated else 0
         if path.is_file():
-            brought = subject_digest(case, request.baseline.snapshot)
-            kept = kept_report(case, path, request, subject_spec(case, self.tuned), repeats, brought)
+            digest = subject_digest(case, request.baseline.snapshot)
+            kept = kept_report(case, path, request, subject_spec(case, self.tuned), repeats, digest)
             if kept is not None:
                 _log.info("the report exists, verifies and has the same inputs: kept")
                 return kept

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from invarlock.catalog.cases import Case
-from invarlock.catalog.scenarios import BroughtGeneration, DeployableGeneration, EditGeneration
+from invarlock.catalog.scenarios import DeployableGeneration, EditGeneration, UserSubjectGeneration
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.deployables.artifacts import make_artifact
 from invarlock.documents.reports import TaskRecordsDocument
-from invarlock.evaluation.brought import brought_digest, brought_edit, changed_tensors, link_brought
 from invarlock.evaluation.models import Placement
+from invarlock.evaluation.user_subjects import (
+    changed_tensors,
+    link_user_subject,
+    user_subject_digest,
+    user_subject_edit,
+)
 from invarlock.faults.injection import inject_fault
 from invarlock.harness.cases.edit_batches import EditBatches
 from invarlock.task_records.importing import records_beside
@@ -51,7 +56,7 @@ def subject_spec(case: Case, tuned: TunedParams) -> str:
     generation = case.scenario.generation
     if isinstance(generation, EditGeneration):
         return str(tuned.resolve(generation.for_model(case.model.id), case.model.id))
-    if isinstance(generation, BroughtGeneration):
+    if isinstance(generation, UserSubjectGeneration):
         return generation.spec
     return str(generation.spec) if isinstance(generation, DeployableGeneration) else generation.error_type
 
@@ -59,7 +64,7 @@ def subject_spec(case: Case, tuned: TunedParams) -> str:
 def subject_digest(case: Case, snapshot: Path) -> str | None:
     """Return the current digest of a user's subject; None for a subject that the run makes."""
     generation = case.scenario.generation
-    return brought_digest(generation.folder, snapshot) if isinstance(generation, BroughtGeneration) else None
+    return user_subject_digest(generation.folder, snapshot) if isinstance(generation, UserSubjectGeneration) else None
 
 
 def subject_records(case: Case) -> TaskRecordsDocument | None:
@@ -69,7 +74,7 @@ def subject_records(case: Case) -> TaskRecordsDocument | None:
         DocumentError: if they are malformed.
     """
     generation = case.scenario.generation
-    return records_beside(generation.folder) if isinstance(generation, BroughtGeneration) else None
+    return records_beside(generation.folder) if isinstance(generation, UserSubjectGeneration) else None
 
 
 def make_subject(
@@ -120,7 +125,7 @@ def make_subject(
             seconds=time.perf_counter() - started,
             packed_as=packed.storage_format,
         )
-    if isinstance(generation, BroughtGeneration):
+    if isinstance(generation, UserSubjectGeneration):
         return _bring(generation, snapshot, subject, started)
     fault = inject_fault(generation.error_type, snapshot, subject, generation.for_model(case.model.id))
     before, after = read_checkpoint(snapshot), read_checkpoint(subject).entries
@@ -138,9 +143,9 @@ def make_subject(
     )
 
 
-def _bring(generation: BroughtGeneration, snapshot: Path, subject: Path, started: float) -> MadeSubject:
-    edited, scope = brought_edit(generation.folder, snapshot, generation.edit)
-    link_brought(generation.folder, snapshot, subject)
+def _bring(generation: UserSubjectGeneration, snapshot: Path, subject: Path, started: float) -> MadeSubject:
+    edited, scope = user_subject_edit(generation.folder, snapshot, generation.edit)
+    link_user_subject(generation.folder, snapshot, subject)
     before, after = open_checkpoint(snapshot), open_checkpoint(subject, snapshot)
     changed = changed_tensors(before, after)
     return MadeSubject(

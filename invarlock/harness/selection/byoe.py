@@ -17,7 +17,7 @@ from typing import Literal
 
 from invarlock.catalog.edit_labels import SubjectEdit
 from invarlock.catalog.models import Model, Models, Suite
-from invarlock.catalog.scenarios import BroughtGeneration, Scenario
+from invarlock.catalog.scenarios import Scenario, UserSubjectGeneration
 from invarlock.checkpoints.layout import GGUF_SUFFIX, tokenizer_files
 from invarlock.checkpoints.model_signatures import check_sides, parse_signature, signatures_of
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
@@ -89,9 +89,11 @@ def bring(
     signatures = _signatures(settings, baseline, folders, verified=verified)
     model = _model(baseline, found)
     text = next((suite.text for suite in models.suites.values() if suite.text is not None), None)
-    suite = Suite(SUITE, (model.id,), _device(settings), "brought by the user", clean_runs=1, stress_runs=1, text=text)
+    suite = Suite(
+        SUITE, (model.id,), _device(settings), "checkpoints of the user", clean_runs=1, stress_runs=1, text=text
+    )
     scenarios = tuple(
-        _scenario(name, BroughtGeneration(folder.resolve(), edit, expected, signed))
+        _scenario(name, UserSubjectGeneration(folder.resolve(), edit, expected, signed))
         for name, folder, edit, signed in zip(_names(folders), folders, edits, signatures, strict=True)
     )
     return Models({model.id: model}, {SUITE: suite}), scenarios
@@ -149,13 +151,13 @@ def _signatures(
         raise UsageError(str(error), code=error.code) from None
 
 
-def _scenario(name: str, brought: BroughtGeneration) -> Scenario:
-    edit = brought.edit
+def _scenario(name: str, subject: UserSubjectGeneration) -> Scenario:
+    edit = subject.edit
     generation: JsonObject = {"kind": "brought", "edit_label": edit.label}
-    if brought.expected:
-        generation["expected"] = list(brought.expected)
-    if brought.signatures:
-        generation["model_signatures"] = {side: dict(signed) for side, signed in brought.signatures.items()}
+    if subject.expected:
+        generation["expected"] = list(subject.expected)
+    if subject.signatures:
+        generation["model_signatures"] = {side: dict(signed) for side, signed in subject.signatures.items()}
     document: JsonObject = {
         "id": name,
         "suites": [SUITE],
@@ -177,7 +179,7 @@ def _scenario(name: str, brought: BroughtGeneration) -> Scenario:
         "contains_model_weights_in_pack": False,
         "run_directory_contains_edit_artifacts": False,
     }
-    return Scenario(name, "clean", "must_pass", "primary_metric", brought, (SUITE,), document)
+    return Scenario(name, "clean", "must_pass", "primary_metric", subject, (SUITE,), document)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

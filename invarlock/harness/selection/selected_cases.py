@@ -85,7 +85,7 @@ def marks_of(models: Models) -> tuple[str, ...]:
 
 def is_byoe(expression: MarkExpression, models: Models, settings: Settings) -> bool:
     """Return whether a run validates the user's own checkpoints."""
-    # the model of a brought baseline has a mark too, whose name is not known before the baseline is read
+    # the model of a user's baseline has a mark too, whose name is known only after the baseline is read
     fixed = {BYOE_SUITE, *models.suites, *CATEGORY_MARKS}
     others = [name for name in expression.names if name not in fixed]
     rows = (

@@ -9,8 +9,8 @@ from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.errors import DocumentError, UsageError
-from invarlock.evaluation.brought import brought_edit, unchanged
 from invarlock.evaluation.request import Edited
+from invarlock.evaluation.user_subjects import unchanged, user_subject_edit
 
 NOOP = Edited("noop", "noop", "noop", {})
 CUSTOM = Edited("custom", "custom", "custom", {})
@@ -37,14 +37,14 @@ def rtn() -> EditSpec:
 def test_an_edit_that_the_metadata_describes_is_that_edit(baseline: Path, subject: Path) -> None:
     edit = SubjectEdit("quant_rtn", "edit_metadata", rtn(), digest_checkpoint(baseline), digest_checkpoint(subject))
 
-    edited, scope = brought_edit(subject, baseline, edit)
+    edited, scope = user_subject_edit(subject, baseline, edit)
 
     assert edited == Edited("quant_rtn", "quant_rtn", str(rtn()), rtn().parameters)
     assert scope == "ffn@layer=0"
 
 
 def test_a_label_alone_is_a_custom_edit(baseline: Path, subject: Path) -> None:
-    edited, scope = brought_edit(subject, baseline, SubjectEdit("gptq", "inferred"))
+    edited, scope = user_subject_edit(subject, baseline, SubjectEdit("gptq", "inferred"))
 
     assert (edited, scope) == (Edited("custom", "gptq", "custom", {}, "inferred"), None)
 
@@ -54,7 +54,7 @@ def test_metadata_is_about_these_two_checkpoints(baseline: Path, subject: Path) 
 
     for digests, name in (((A, after), "baseline_digest"), ((before, A), "subject_digest")):
         with pytest.raises(DocumentError, match=name):
-            brought_edit(subject, baseline, SubjectEdit("merge", "edit_metadata", None, *digests))
+            user_subject_edit(subject, baseline, SubjectEdit("merge", "edit_metadata", None, *digests))
 
 
 @pytest.mark.parametrize("source", ["given", "edit_metadata"])
@@ -62,9 +62,9 @@ def test_noop_is_the_baseline_and_nothing_else(baseline: Path, subject: Path, tm
     same = Path(shutil.copytree(baseline, tmp_path / "same"))
     edit = SubjectEdit("noop", source)  # type: ignore[arg-type]
 
-    assert brought_edit(same, baseline, edit) == (NOOP, None)
+    assert user_subject_edit(same, baseline, edit) == (NOOP, None)
     with pytest.raises(UsageError, match="differs from its baseline"):
-        brought_edit(subject, baseline, edit)
+        user_subject_edit(subject, baseline, edit)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from invarlock.evaluation.request import Edited
 from invarlock.problems import Code
 
 
-def brought_files(folder: Path, baseline: Path) -> dict[str, Path]:
+def user_subject_files(folder: Path, baseline: Path) -> dict[str, Path]:
     """Return the files of a subject by name, with the baseline's tokenizer if it has none of its own.
 
     Raises:
@@ -30,18 +30,18 @@ def brought_files(folder: Path, baseline: Path) -> dict[str, Path]:
     return files
 
 
-def brought_digest(folder: Path, baseline: Path) -> str:
+def user_subject_digest(folder: Path, baseline: Path) -> str:
     """Return ``sha256:<hex>`` of a subject, including the tokenizer that it is measured with."""
-    return combine_digests({name: digest_file(path) for name, path in brought_files(folder, baseline).items()})
+    return combine_digests({name: digest_file(path) for name, path in user_subject_files(folder, baseline).items()})
 
 
-def link_brought(folder: Path, baseline: Path, target: Path) -> None:
+def link_user_subject(folder: Path, baseline: Path, target: Path) -> None:
     """Make a folder of links to the files of a subject, so that the folder can be removed safely.
 
     Raises:
         CheckpointError: when a file is missing, or the disk refuses.
     """
-    files = brought_files(folder, baseline)
+    files = user_subject_files(folder, baseline)
     try:
         target.mkdir(parents=True)
         for name, path in files.items():
@@ -50,7 +50,7 @@ def link_brought(folder: Path, baseline: Path, target: Path) -> None:
         raise CheckpointError(f"{target}: no link to {folder} can be made there ({error.strerror})") from None
 
 
-def brought_edit(folder: Path, baseline: Path, edit: SubjectEdit) -> tuple[Edited, str | None]:
+def user_subject_edit(folder: Path, baseline: Path, edit: SubjectEdit) -> tuple[Edited, str | None]:
     """Return the description of a subject's edit for its report, and the edit's scope.
 
     Raises:
@@ -68,7 +68,7 @@ def brought_edit(folder: Path, baseline: Path, edit: SubjectEdit) -> tuple[Edite
 
 
 def _check_digests(folder: Path, baseline: Path, edit: SubjectEdit) -> None:
-    where, before, after = folder / METADATA_NAME, digest_checkpoint(baseline), brought_digest(folder, baseline)
+    where, before, after = folder / METADATA_NAME, digest_checkpoint(baseline), user_subject_digest(folder, baseline)
     if edit.baseline_digest not in (None, before):
         raise DocumentError(
             f"its baseline_digest is not that of {baseline}; name that baseline, or the edit with --edit-label",

@@ -73,7 +73,7 @@ class Baselines:
         """
         snapshot = self.run.directory.baseline_snapshot(model)
         if model.id not in self._snapshots:
-            with self._locks.held(f"baseline_{model.folder}"):
+            with self._locks.acquire(f"baseline_{model.folder}"):
                 self._make_snapshot(model, snapshot)
             self._snapshots.add(model.id)
         return snapshot
@@ -118,7 +118,7 @@ class Baselines:
     def _shared(self, model: Model, placement: Placement) -> StoredBaseline:
         directory = self.run.directory
         snapshot, path = directory.baseline_snapshot(model), directory.baseline_report(model)
-        with self._locks.held(f"baseline_{model.folder}"):
+        with self._locks.acquire(f"baseline_{model.folder}"):
             if self.run.settings.resume:
                 # each worker checks once what an earlier run left
                 self._make_snapshot(model, snapshot)

@@ -67,7 +67,7 @@ class Calibration:
             InvarLockError: when it cannot be measured.
         """
         self.baselines.snapshot(null_run.model)
-        with self._locks.held(_lock_name(null_run)):
+        with self._locks.acquire(_lock_name(null_run)):
             self._measure(null_run, placement)
         document: NullRunDocument = read_json(self._path(null_run))
         return document
@@ -80,7 +80,7 @@ class Calibration:
             facts = weight_facts(document)
             self._known_baselines[model.id] = KnownBaseline(**document["baseline"], facts=facts)
             self._measure_all(model, placement)
-            with self._locks.held(f"preset_{model.folder}"):
+            with self._locks.acquire(f"preset_{model.folder}"):
                 preset = derived_preset(self.run, model)
         else:
             preset = read_preset(preset_path(self.run, model))
@@ -97,16 +97,16 @@ class Calibration:
     def _measure_all(self, model: Model, placement: Placement) -> None:
         left = [PlannedNullRun(model, number) for number in range(1, self.run.settings.calibration_runs + 1)]
         while left:
-            claimed = [null_run for null_run in left if self._claim(null_run, placement)]
-            left = [null_run for null_run in left if null_run not in claimed]
-            if left and not claimed:
+            try_acquire = [null_run for null_run in left if self._claim(null_run, placement)]
+            left = [null_run for null_run in left if null_run not in try_acquire]
+            if left and not try_acquire:
                 # other workers are measuring all of the rest; if one of them dies, its null run is claimed here
-                with self._locks.held(_lock_name(left[0])):
+                with self._locks.acquire(_lock_name(left[0])):
                     self._measure(left.pop(0), placement)
 
     def _claim(self, null_run: PlannedNullRun, placement: Placement) -> bool:
         """Measure a null run unless another worker is measuring it; return whether it is finished."""
-        with self._locks.claimed(_lock_name(null_run)) as ours:
+        with self._locks.try_acquire(_lock_name(null_run)) as ours:
             if ours:
                 self._measure(null_run, placement)
         return ours

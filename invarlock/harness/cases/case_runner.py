@@ -107,7 +107,7 @@ class CaseRunner:
 
     def _evaluate(self, case: Case, placement: Placement) -> Report:
         # a suites folder may have several tests of a case: the first makes the report, the others read it
-        with self._locks.held(f"case_{case.id}"):
+        with self._locks.acquire(f"case_{case.id}"):
             return self._evaluate_alone(case, placement)
 
     def _evaluate_alone(self, case: Case, placement: Placement) -> Report:

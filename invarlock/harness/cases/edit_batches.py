@@ -65,7 +65,7 @@ class EditBatches:
             EditError: when the edit cannot be applied to the model.
             CheckpointError: if the baseline is malformed, or writing fails.
         """
-        with self._locks.held(_lock(case)):
+        with self._locks.acquire(_lock(case)):
             found = self._take(case, subject)
             if found is not None:
                 return found
@@ -73,7 +73,7 @@ class EditBatches:
                 others = [
                     other
                     for other in self._due(case, snapshot)
-                    if stack.enter_context(self._locks.claimed(_lock(other))) and self._is_due(other)
+                    if stack.enter_context(self._locks.try_acquire(_lock(other))) and self._is_due(other)
                 ]
                 return self._make(case, others, snapshot, subject)
 

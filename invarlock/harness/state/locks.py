@@ -2,10 +2,10 @@
 
 Example::
 
-    locks = Locks(run.directory, clock.waiting, timeout_seconds)
-    with locks.held("baseline_my-model"):       # waits for its turn
+    locks = Locks(run.directory, case_timeout_seconds, clock.waiting)
+    with locks.acquire("baseline_my-model"):       # waits for its turn
         …
-    with locks.claimed("null_run_my-model_1") as ours:
+    with locks.try_acquire("null_run_my-model_1") as ours:
         if ours:                                # no other worker is making it
             …
 """
@@ -35,7 +35,7 @@ class Locks:
         self._waiting = waiting
 
     @contextmanager
-    def held(self, name: str) -> Iterator[None]:
+    def acquire(self, name: str) -> Iterator[None]:
         """Wait for a lock and keep it during the context.
 
         Raises:
@@ -56,7 +56,7 @@ class Locks:
             lock.release()
 
     @contextmanager
-    def claimed(self, name: str) -> Iterator[bool]:
+    def try_acquire(self, name: str) -> Iterator[bool]:
         """Take a lock if it is free, and yield whether it was taken."""
         lock = self._lock(name)
         try:

@@ -111,7 +111,7 @@ def test_what_is_done_or_being_made_is_not_made_again(setting: Setting) -> None:
 
 def test_another_worker_takes_what_was_prepared_and_leaves_out_what_is_claimed(setting: Setting) -> None:
     first, second, *_ = setting.cases
-    with setting.worker()._locks.held(f"edit_{second.id}"):
+    with setting.worker()._locks.acquire(f"edit_{second.id}"):
         setting.make(first)
 
     assert len(setting.passes[0]) == len(EDITS) - 1

@@ -18,8 +18,8 @@ from invarlock.harness.state.locks import TIMES_CASE_TIMEOUT, Locks
 HOLDER = (
     "import sys; from pathlib import Path; from invarlock.harness.state.locks import Locks\n"
     "from invarlock.packer.runs.run_directory import RunDirectory\n"
-    "with Locks(RunDirectory(Path(sys.argv[1])), 60).held('piece'):\n"
-    "    print('held', flush=True); sys.stdin.read()\n"
+    "with Locks(RunDirectory(Path(sys.argv[1])), 60).acquire('piece'):\n"
+    "    print('acquired', flush=True); sys.stdin.read()\n"
 )
 
 
@@ -34,7 +34,7 @@ def another_process(directory: RunDirectory) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLDER, str(directory.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        assert process.stdout.readline() == "acquired\n"
         try:
             yield process
         finally:
@@ -44,16 +44,16 @@ def another_process(directory: RunDirectory) -> Iterator[subprocess.Popen[str]]:
 def test_a_claim_is_refused_while_another_process_has_the_lock(directory: RunDirectory) -> None:
     locks = Locks(directory, 60)
     with another_process(directory) as process:
-        with locks.claimed("piece") as ours:
+        with locks.try_acquire("piece") as ours:
             assert not ours
-        with locks.claimed("another piece") as ours:
+        with locks.try_acquire("another piece") as ours:
             assert ours
 
         process.kill()
         process.wait(10)
 
         # the kernel gives back the lock of a process that died
-        with locks.claimed("piece") as ours:
+        with locks.try_acquire("piece") as ours:
             assert ours
 
 
@@ -69,7 +69,7 @@ def test_a_lock_that_stays_taken_is_an_error_after_twice_the_time_of_a_case(dire
             waits.append("ended")
 
     locks = Locks(directory, 0.1 / TIMES_CASE_TIMEOUT, waiting)
-    with another_process(directory), pytest.raises(EvaluationError, match="piece"), locks.held("piece"):
+    with another_process(directory), pytest.raises(EvaluationError, match="piece"), locks.acquire("piece"):
         pass
 
     # the clock of the case stands still meanwhile, and runs again after it
@@ -79,8 +79,8 @@ def test_a_lock_that_stays_taken_is_an_error_after_twice_the_time_of_a_case(dire
 def test_a_lock_is_given_back_when_its_holder_fails(directory: RunDirectory) -> None:
     first, second = Locks(directory, 60), Locks(directory, 60)
 
-    for taken in (first.held("piece"), first.claimed("piece")):
+    for taken in (first.acquire("piece"), first.try_acquire("piece")):
         with pytest.raises(ZeroDivisionError), taken:
             raise ZeroDivisionError
-        with second.claimed("piece") as ours:
+        with second.try_acquire("piece") as ours:
             assert ours

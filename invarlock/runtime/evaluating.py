@@ -12,8 +12,8 @@ from invarlock.problems import Code
 from invarlock.runtime.container import TEMPORARY, Job, Mount, caller
 from invarlock.runtime.engines import ON_THE_HOST, find_engine, find_image, gpu_problems
 from invarlock.runtime.handover import Handover, code_digest
-from invarlock.runtime.lending import writable_by
-from invarlock.runtime.starting import Launch, Written, start
+from invarlock.runtime.starting import Launch, start
+from invarlock.runtime.writable_paths import WritablePaths, writable_by
 from invarlock.settings import resolve_settings
 
 # Exists if the NVIDIA driver is loaded.
@@ -38,16 +38,16 @@ def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
         UsageError: with one line for everything that is missing.
     """
     settings, here = resolve_settings({}, os.environ), Path.cwd()
-    beside = (here / inputs.output).parent
+    parent = (here / inputs.output).parent
     reads = [Path(os.path.normpath(here / path)) for path in (*inputs.checkpoints, *inputs.files)]
     problems = [
         f"{path}: does not exist; give an existing file or folder" for path in dict.fromkeys(reads) if not path.exists()
     ]
-    if not beside.is_dir():
-        problems.append(f"--output-dir: {beside} does not exist; create it")
-    elif not writable_by(beside, caller()):
+    if not parent.is_dir():
+        problems.append(f"--output-dir: {parent} does not exist; create it")
+    elif not writable_by(parent, caller()):
         user = caller().user
-        problems.append(f"--output-dir: {beside}: not writable for the container's user ({user}); run: chown {user}")
+        problems.append(f"--output-dir: {parent}: not writable for the container's user ({user}); run: chown {user}")
     on_gpus = inputs.device == "cuda" or (inputs.device is None and DRIVER.exists())
     engine = image = None
     try:
@@ -62,9 +62,9 @@ def evaluate_in_container(arguments: Sequence[str], inputs: Inputs) -> int:
         ("invarlock", *arguments),
         here,
         # a report is written in a sibling folder and renamed into place
-        (*(Mount(path) for path in reads), Mount(Path(os.path.normpath(beside)), writable=True)),
+        (*(Mount(path) for path in reads), Mount(Path(os.path.normpath(parent)), writable=True)),
         tuple(name for name in PASSED if name in os.environ),
         {"HOME": TEMPORARY},
         gpus=on_gpus,
     )
-    return start(Launch(engine, job, Written(), Handover(image, code_digest(), None)))
+    return start(Launch(engine, job, WritablePaths(), Handover(image, code_digest(), None)))

@@ -15,17 +15,8 @@ from invarlock.output import flush_output, say
 from invarlock.runtime.container import Caller, Job, Mount, caller, engine_arguments
 from invarlock.runtime.engines import Engine
 from invarlock.runtime.handover import PLACE, Handover
-from invarlock.runtime.lending import lent, readable_by
 from invarlock.runtime.supervision import run_to_the_end
-
-
-@dataclass(frozen=True)
-class Written:
-    """The folders and files that a job writes exclusively, and the caches that it shares."""
-
-    folders: tuple[Path, ...] = ()
-    files: tuple[Path, ...] = ()
-    caches: tuple[Path, ...] = ()
+from invarlock.runtime.writable_paths import WritablePaths, grant_write_access, readable_by
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,7 @@ class Launch:
 
     engine: Engine
     job: Job
-    written: Written
+    writable: WritablePaths
     handover: Handover
     secret: Path | None = None
 
@@ -66,5 +57,5 @@ def _handed_over(launch: Launch, by: Caller) -> Iterator[Job]:
             copied.chmod(0o400)
             os.chown(copied, by.user, by.group)
             mounts.append(Mount(launch.secret, source=copied))
-        with lent(launch.written.folders, launch.written.files, launch.written.caches, by):
+        with grant_write_access(launch.writable, by):
             yield replace(launch.job, mounts=(*mounts, *launch.job.mounts))

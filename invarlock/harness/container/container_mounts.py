@@ -16,8 +16,7 @@ from invarlock.errors import UsageError
 from invarlock.problems import Code
 from invarlock.runtime.container import Mount, caller
 from invarlock.runtime.engines import ON_THE_HOST
-from invarlock.runtime.lending import writable_by
-from invarlock.runtime.starting import Written
+from invarlock.runtime.writable_paths import WritablePaths, writable_by
 from invarlock.settings import SETTINGS, Settings
 
 RUNS = "evidence_pack_runs"
@@ -37,7 +36,7 @@ OUTPUTS = ("output_dir", "run_dir", "pack_dir")
 WITH_NEIGHBOURS = ("calibration_preset_file",)
 
 
-def written(config: pytest.Config, settings: Settings) -> Written:
+def writable_paths(config: pytest.Config, settings: Settings) -> WritablePaths:
     """Return the paths that a run writes. Without ``--net 1`` it only reads existing caches."""
     folders = [absolute(settings.output_dir or RUNS)]
     if settings.run_dir is not None:
@@ -51,13 +50,13 @@ def written(config: pytest.Config, settings: Settings) -> Written:
         files.append(absolute(os.environ["GITHUB_STEP_SUMMARY"]))
     caches = tuple(dict.fromkeys((*_ambient(settings), _hub_home())))
     there = tuple(path for path in caches if settings.net or path.is_dir())
-    return Written(tuple(folders), tuple(files), there)
+    return WritablePaths(tuple(folders), tuple(files), there)
 
 
-def job_mounts(config: pytest.Config, folder: Path, settings: Settings, writes: Written) -> Iterator[Mount]:
+def job_mounts(config: pytest.Config, folder: Path, settings: Settings, writable: WritablePaths) -> Iterator[Mount]:
     """Yield the mounts of a run, each at the same path as outside."""
     yield from (Mount(path) for path in _checkout(config, folder))
-    yield from (Mount(path, writable=True) for path in (*writes.folders, *writes.files, *writes.caches))
+    yield from (Mount(path, writable=True) for path in (*writable.folders, *writable.files, *writable.caches))
     if settings.pack_dir is not None:
         # a pack is made in the parent folder and then renamed
         yield Mount(absolute(settings.pack_dir).parent, writable=True)
@@ -83,36 +82,36 @@ def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
     return passed, variables
 
 
-def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writes: Written) -> Iterator[str]:
+def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writable: WritablePaths) -> Iterator[str]:
     """Yield each path that cannot or must not be mounted, one a line."""
-    yield from _pack_problems(settings, _checkout(config, folder), writes)
-    for mount in job_mounts(config, folder, settings, writes):
+    yield from _pack_problems(settings, _checkout(config, folder), writable)
+    for mount in job_mounts(config, folder, settings, writable):
         if "," in str(mount.path) or '"' in str(mount.path):
             yield f"{mount.path}: a path with a comma or a quote cannot be mounted; rename it"
     by, temporary = caller(), _temporary(settings)
-    for path in writes.caches:
+    for path in writable.caches:
         # offline a run only reads what the hub's client keeps
         needed = settings.net or path in temporary
         if needed and path.is_dir() and not writable_by(path, by):
             yield f"{path}: {not_writable(by.user)}"
 
 
-def _pack_problems(settings: Settings, checkout: list[Path], writes: Written) -> Iterator[str]:
+def _pack_problems(settings: Settings, checkout: list[Path], writable: WritablePaths) -> Iterator[str]:
     if settings.pack_dir is None:
         return
-    beside = absolute(settings.pack_dir).parent
-    if any(beside.is_relative_to(path) for path in writes.folders):
+    parent = absolute(settings.pack_dir).parent
+    if any(parent.is_relative_to(path) for path in writable.folders):
         # the run's own folder, which is made
         return
-    if not beside.is_dir():
-        yield f"--pack-dir: {beside} does not exist; create it"
-    elif any(path.is_relative_to(beside) for path in checkout):
+    if not parent.is_dir():
+        yield f"--pack-dir: {parent} does not exist; create it"
+    elif any(path.is_relative_to(parent) for path in checkout):
         yield (
-            f"--pack-dir: a container writes to {beside}, but {checkout[0]} is mounted read-only; give a folder "
+            f"--pack-dir: a container writes to {parent}, but {checkout[0]} is mounted read-only; give a folder "
             "elsewhere, or leave it out"
         )
-    elif not writable_by(beside, caller()):
-        yield f"--pack-dir: {beside}: {not_writable(caller().user)}"
+    elif not writable_by(parent, caller()):
+        yield f"--pack-dir: {parent}: {not_writable(caller().user)}"
 
 
 def not_writable(user: int) -> str:

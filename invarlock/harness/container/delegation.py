@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from invarlock.errors import InvarLockError
-from invarlock.harness.container.container_mounts import absolute, job_mounts, job_variables, mount_problems, written
+from invarlock.harness.container.container_mounts import (
+    absolute,
+    job_mounts,
+    job_variables,
+    mount_problems,
+    writable_paths,
+)
 from invarlock.harness.opening import OpenSuite
 from invarlock.harness.selection.given_names import warn_before_launch
 from invarlock.runtime.container import Job
@@ -40,8 +46,8 @@ def _plan(config: pytest.Config, suite: OpenSuite, problems: list[str]) -> Launc
     """Return the container to start; without an engine or an image, return None and append to the problems."""
     folder, settings, catalog = suite.folder, suite.settings, suite.catalog
     on_gpus = catalog.models.suites[catalog.suite].requires == "gpu"
-    writes = written(config, settings)
-    problems += mount_problems(config, folder, settings, writes)
+    writable = writable_paths(config, settings)
+    problems += mount_problems(config, folder, settings, writable)
     engine = image = source = None
     # the check of the source reports a malformed marker file
     with suppress(InvarLockError):
@@ -58,7 +64,7 @@ def _plan(config: pytest.Config, suite: OpenSuite, problems: list[str]) -> Launc
     job = Job(
         ("pytest", *map(str, config.invocation_params.args)),
         config.invocation_params.dir,
-        tuple(job_mounts(config, folder, settings, writes)),
+        tuple(job_mounts(config, folder, settings, writable)),
         passed,
         variables,
         gpus=on_gpus,
@@ -66,4 +72,4 @@ def _plan(config: pytest.Config, suite: OpenSuite, problems: list[str]) -> Launc
     )
     key = settings.signing_key
     secret = absolute(key) if key is not None and Path(key).is_file() else None
-    return Launch(engine, job, writes, Handover(image, code_digest(), source), secret)
+    return Launch(engine, job, writable, Handover(image, code_digest(), source), secret)

@@ -17,8 +17,8 @@ from invarlock.errors import UsageError
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.runtime.container import IMAGE_USER, Caller, Job, Mount, engine_arguments, joined
 from invarlock.runtime.engines import Engine, find_engine, find_image
-from invarlock.runtime.lending import lent, readable_by, writable_by
 from invarlock.runtime.supervision import run_to_the_end
+from invarlock.runtime.writable_paths import WritablePaths, grant_write_access, readable_by, writable_by
 
 ROOT = Path(__file__).parents[3]
 RUNTIME = RuntimeImage("invarlock-runtime:local", f"sha256:{IMAGE}")
@@ -186,7 +186,7 @@ def test_root_gives_a_run_to_the_containers_user_and_shared_files_to_nobody(tmp_
     (run / "report").write_text("{}")
     junit, empty = tmp_path / "junit.xml", tmp_path / "a" / "b"
 
-    with lent([run, empty], [junit], [cache, new_cache], ROOT_USER):
+    with grant_write_access(WritablePaths((run, empty), (junit,), (cache, new_cache)), ROOT_USER):
         owners = {path.name: path.lstat().st_uid for path in (run, run / "models", run / "report", junit, new_cache)}
         kept = {path.name: path.stat().st_uid for path in (cache, cache / "blob")}
         junit.write_text("<xml/>")

@@ -1,10 +1,11 @@
-"""The writable files of a container: created before it starts, owned by its user, removed if left empty."""
+"""The paths that a container writes: created before it starts, owned by its user, removed if they stay empty."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from invarlock.errors import UsageError
@@ -12,14 +13,27 @@ from invarlock.problems import Code
 from invarlock.runtime.container import Caller
 
 
+@dataclass(frozen=True)
+class WritablePaths:
+    """The paths that a container writes.
+
+    Attributes:
+        folders: written by this container alone; created if missing.
+        files: written by this container alone; created empty if missing.
+        caches: shared with other processes; created if missing, and existing ones keep their owner.
+    """
+
+    folders: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
+    caches: tuple[Path, ...] = ()
+
+
 @contextmanager
-def lent(folders: Sequence[Path], files: Sequence[Path], caches: Sequence[Path], by: Caller) -> Iterator[None]:
-    """Give a container write access to folders with their content, and to files, creating them if needed.
+def grant_write_access(paths: WritablePaths, by: Caller) -> Iterator[None]:
+    """Give a container write access to its paths, creating them if needed; what stays empty is removed afterwards.
 
     Args:
-        folders: created if missing.
-        files: created empty if missing.
-        caches: created if missing; existing ones keep their owner.
+        paths: the paths that the container writes.
         by: the user who starts the container.
 
     Raises:
@@ -27,15 +41,15 @@ def lent(folders: Sequence[Path], files: Sequence[Path], caches: Sequence[Path],
     """
     made: list[Path] = []
     try:
-        for path in (*folders, *caches, *(file.parent for file in files)):
+        for path in (*paths.folders, *paths.caches, *(file.parent for file in paths.files)):
             made += _make(path)
-        for file in files:
+        for file in paths.files:
             if not file.exists():
                 file.touch()
                 made.append(file)
         if by.is_root:
-            for path in (*folders, *files, *(path for path in caches if path in made)):
-                _give(path, by)
+            for path in (*paths.folders, *paths.files, *(path for path in paths.caches if path in made)):
+                _change_owner(path, by)
         yield
     except OSError as error:
         raise UsageError(
@@ -70,7 +84,7 @@ def _make(folder: Path) -> list[Path]:
     return missing[::-1]
 
 
-def _give(path: Path, by: Caller) -> None:
+def _change_owner(path: Path, by: Caller) -> None:
     """Change the owner of a file, or of a folder with its content, to the container's user.
 
     A file with several hard links keeps its owner: it may be the hub client's, linked into a run.

@@ -289,7 +289,7 @@ def interval(hits: int, count: int) -> str:
     return f"{100 * share:.1f} % ({100 * max(0.0, centre - half):.1f}–{100 * (centre + half):.1f}), {hits} of {count}"
 
 
-def tell(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[dict[str, Any]]) -> None:
     harmless = [row for row in rows if row["harmless"]]
     faults = [row for row in rows if not row["harmless"]]
     missed = [row for row in faults if not row["flags"]["primary_metric"]]
@@ -335,7 +335,7 @@ def main() -> None:
         rows = list(processes.map(measure, subjects, chunksize=8))
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1))
-    tell(rows)
+    show(rows)
 
 
 if __name__ == "__main__":

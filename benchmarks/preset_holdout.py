@@ -53,7 +53,7 @@ def raised_by_harmless(subject: power.Subject, limits: Mapping[str, Any]) -> lis
     return [guard for guard, is_raised in power.measure(subject, limits)["flags"].items() if is_raised]
 
 
-def tell(found: Found) -> None:
+def show(found: Found) -> None:
     """Print a row for each judge: the share of null edits that raise anything, and which signals they raise."""
     print("\n| preset | null edits | any signal | which |\n| --- | --- | --- | --- |")
     totals: Found = defaultdict(list)
@@ -93,12 +93,12 @@ def main() -> None:
             for count in options.learned:
                 judge(model, "fresh runs", list(raised_by(fresh, presets[model, count])), count)
         if (run - first) % TOLD_EVERY == TOLD_EVERY - 1:
-            tell(found)
+            show(found)
     for model in power.MODELS if options.bank else ():
         for subject in power.rewrites_cached(model):
             for count in options.learned if subject.harmless else ():
                 judge(model, "other kinds", [raised_by_harmless(subject, presets[model, count])], count)
-    tell(found)
+    show(found)
     if options.json is not None:
         options.json.write_text(json.dumps([[*key, edits] for key, edits in found.items()], indent=1))
 

@@ -15,10 +15,14 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
 from invarlock.errors import OutputError, printable
+
+# How a function shows a line about its progress.
+ShowLine = Callable[[str], None]
 
 GOOD = ("VERIFIED", "PASS", "passed", "verified")
 GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"

@@ -73,7 +73,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def announce(what: str = "", done: int = 0, total: int = 0) -> None:
-    """Tell the listener how far the innermost stage is."""
+    """Report the progress of the innermost stage to the listener."""
     listener = _LISTENER.get()
     if listener is not None:
         listener(Moment(_STAGES.get(), what, done, total))

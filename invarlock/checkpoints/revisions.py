@@ -42,12 +42,11 @@ from invarlock.checkpoints.layout import (
 from invarlock.checkpoints.pickled_weights import PICKLED_FILE, PICKLED_INDEX, convert_weights, pickled_shards
 from invarlock.errors import CheckpointError, HubError
 from invarlock.moments import utc_now
+from invarlock.output import ShowLine
 
 # Files fetched at a time. The client splits a large one further where the hub's storage allows it.
 DOWNLOADS_AT_ONCE = 4
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def resolve_model(
     return Resolved(listing, tuple(sorted([*weights, *pickled, *configs, *tokenizer, *own])), pickled)
 
 
-def fetch(resolved: Resolved, tell: Tell, patience: Patience = PATIENCE) -> Pin:
+def fetch(resolved: Resolved, show: ShowLine, patience: Patience = PATIENCE) -> Pin:
     """Fetch and verify all files of a repository that are wanted, and return its pin.
 
     Raises:
@@ -123,12 +122,12 @@ def fetch(resolved: Resolved, tell: Tell, patience: Patience = PATIENCE) -> Pin:
                 _, file = future.result()
                 files.append(file)
                 done += file.size_bytes
-                tell(f"{listing.repo_id}: {file.name} ({_gigabytes(done)} of {_gigabytes(resolved.size_bytes)} GB)")
+                show(f"{listing.repo_id}: {file.name} ({_gigabytes(done)} of {_gigabytes(resolved.size_bytes)} GB)")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     now = utc_now()
     pin = Pin(listing.repo_id, listing.commit, listing.licence, _sorted(files), now)
-    return _converted(pin, resolved.pickled, tell) if resolved.pickled else pin
+    return _converted(pin, resolved.pickled, show) if resolved.pickled else pin
 
 
 def find_model(pin: Pin, *, code: bool = False) -> Pin:
@@ -256,7 +255,7 @@ def _converted_folder(model_id: str, commit: str) -> Path:
     return repository_folder(model_id, "model") / "safetensors" / commit
 
 
-def _converted(pin: Pin, pickled: Sequence[str], tell: Tell) -> Pin:
+def _converted(pin: Pin, pickled: Sequence[str], show: ShowLine) -> Pin:
     """Convert the pickles of a pin, unless that was done, and return the pin of what they became."""
     folder = _converted_folder(pin.id, pin.revision)
     source = model_folder(pin)
@@ -264,7 +263,7 @@ def _converted(pin: Pin, pickled: Sequence[str], tell: Tell) -> Pin:
     try:
         if not folder.is_dir():
             some = f"{len(pickled)} files" if len(pickled) > 1 else pickled[0]
-            tell(f"{pin.id}: converting {some} to safetensors")
+            show(f"{pin.id}: converting {some} to safetensors")
             _convert({name: source / name for name in pickled}, {name: source / name for name in kept}, folder)
         names = checkpoint_files(folder)
     except CheckpointError as error:

@@ -67,7 +67,7 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
             edit: (lowrank_scope or f"ffn@layer={middle}") if BY_NAME[edit].tunes_one_block else scope for edit in edits
         }
         wanted = {edit: parse_scope(text, where="--scope") for edit, text in scopes.items()}
-        for found in tune(tuned, wanted, margin=margin, draws=draws, tell=_tell):
+        for found in tune(tuned, wanted, margin=margin, draws=draws, show=_show):
             try:
                 entry = found.entry()
             except EditError as error:
@@ -83,7 +83,7 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
     return 1 if missed else 0
 
 
-def _tell(trial: Trial) -> None:
+def _show(trial: Trial) -> None:
     ratio = "no ratio" if trial.ratio is None else f"ratio {trial.ratio:.4g}, upper end {trial.upper or 0.0:.4g}"
     name, share = tightest(trial.used) if trial.used else ("", None)
     most = "" if share is None else f", {share:.0%} of {name}"

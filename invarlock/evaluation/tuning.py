@@ -200,7 +200,7 @@ def tune(
     *,
     margin: float,
     draws: int,
-    tell: Callable[[Trial], object] | None = None,
+    show: Callable[[Trial], object] | None = None,
 ) -> Iterator[Selection]:
     """Yield for each edit the strongest parameters that hold on every draw, as soon as they are found.
 
@@ -209,7 +209,7 @@ def tune(
         edits: the edits to tune, and the weights that each takes.
         margin: share of what each limit of a gate allows that may be used, 0 to 1.
         draws: how many draws of windows each candidate is measured on.
-        tell: called with each trial as it is done.
+        show: called with each trial when it is done.
 
     Raises:
         EditError: when a scope takes nothing.
@@ -233,8 +233,8 @@ def tune(
                     trial = _judged(judge, spec, made[str(spec)])
                 candidates.drop(str(spec))
                 search.trials.append(trial)
-                if tell is not None:
-                    tell(trial)
+                if show is not None:
+                    show(trial)
                 search.advance(not trial.against)
                 if not search.wanted:
                     searches.remove(search)
@@ -277,7 +277,7 @@ def _against(report: Mapping[str, Any], margin: float) -> list[str]:
     ]
     name, share = tightest(limits_used(report))
     if not lines and (share is None or share > margin):
-        told = "not measured" if share is None else f"{share:.0%} of it is used, the margin ends at {margin:.0%}"
+        words = "not measured" if share is None else f"{share:.0%} of it is used, the margin ends at {margin:.0%}"
         lines.append(f"draw {run}: {name}: {told}")
     return lines
 

@@ -166,10 +166,10 @@ class Worker(SuiteSession):
         die_with_parent()
         config.pluginmanager.register(InterruptedCase(), "invarlock-interrupted-case")
         super().__init__(suite, config)
-        told: dict[str, Any] = config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
-        started = datetime.fromisoformat(told["started"])
+        given: dict[str, Any] = config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
+        started = datetime.fromisoformat(given["started"])
         number = int(config.workerinput["workerid"].removeprefix("gw"))  # type: ignore[attr-defined]  # xdist sets it
-        self._of = self._run(Path(told["run_directory"]), int(told["workers"]), started, number)
+        self._of = self._run(Path(given["run_directory"]), int(given["workers"]), started, number)
 
     @property
     def run(self) -> Run:
@@ -178,9 +178,9 @@ class Worker(SuiteSession):
 
     def pytest_collection_finish(self) -> None:
         """Write the ids of all selected cases where the controller needs them to divide shards."""
-        told = self.config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
-        if told["collected"] is not None:
-            Collected(Path(told["collected"])).write(self.whole)
+        given = self.config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
+        if given["collected"] is not None:
+            Collected(Path(given["collected"])).write(self.whole)
 
 
 class Controller(SuiteSession):
@@ -339,14 +339,14 @@ class Controller(SuiteSession):
 
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
 
-        def tell(line: str) -> None:
+        def show(line: str) -> None:
             if terminal is not None:
                 terminal.write_line(printable(f"invarlock: {line}"), flush=True)
 
         try:
             self._lock.take()
             whole = self.whole if self._collected is None else self.catalog.planned(self._collected.read())
-            lines = plan_calibration(self.run, null_runs, tell) if null_runs else plan_run(self.run, cases, tell, whole)
+            lines = plan_calibration(self.run, null_runs, show) if null_runs else plan_run(self.run, cases, show, whole)
         except BaseException as error:  # Ctrl-C too: a session that does not begin holds nothing
             self._lock.give_up()
             if isinstance(error, InvarLockError):
@@ -357,7 +357,7 @@ class Controller(SuiteSession):
         self.planned, self._null_runs_planned = cases, null_runs
         self._pressure.start()
         for line in lines:
-            tell(line)
+            show(line)
 
     def _check_sentinels(self, node_ids: Sequence[str]) -> None:
         """Refuse sentinels whose run or subjects are missing, before the first one runs."""

@@ -137,7 +137,7 @@ class FleetLoop:
         state = self._cluster.share(state_archive(self.directory))
         slots = sum(self._cluster.slots(need) for need in dict.fromkeys(needs.values()))
         if not slots:
-            self._tell("no node of the cluster has room for a case now; waiting for one that has")
+            self._show("no node of the cluster has room for a case now; waiting for one that has")
         while queue.left or self._cluster.running:
             # more than there is room for: the next one starts at once, and an autoscaler sees what waits
             while self._cluster.running < 2 * max(1, slots) and (piece := queue.take()) is not None:
@@ -254,7 +254,7 @@ class FleetLoop:
         if again:
             self._lost.update(case.id for case in again)
             queue.again(again)
-            self._tell(f"piece {piece.number}: {_count(again)} lost, to be run once more: {why}")
+            self._show(f"piece {piece.number}: {_count(again)} lost, to be run once more: {why}")
 
     def _join(self, piece: Piece, node: str, part: Part) -> dict[str, Outcomes]:
         assert self._cluster is not None
@@ -273,7 +273,7 @@ class FleetLoop:
             self._state = self._state.with_part(node, environment, list(finished))
             self._state.write(self.directory)
             number = self._state.number(node)
-            self._tell(f"node {number}: {_count(finished)} of {piece.model.id} in {part.seconds:.0f} s")
+            self._show(f"node {number}: {_count(finished)} of {piece.model.id} in {part.seconds:.0f} s")
         return finished
 
     def _replay(self, session: pytest.Session, tests: Mapping[str, list[pytest.Item]], outcomes: Outcomes) -> None:
@@ -303,7 +303,7 @@ class FleetLoop:
         if session.shouldstop:
             raise session.Interrupted(session.shouldstop)
 
-    def _tell(self, line: str) -> None:
+    def _show(self, line: str) -> None:
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is not None and self.config.get_verbosity() >= 0:
             terminal.write_line(printable(f"invarlock: {line}"), flush=True)

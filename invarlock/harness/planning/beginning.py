@@ -20,15 +20,16 @@ from invarlock.harness.planning.presets import begin_presets
 from invarlock.harness.planning.sharding import manifest_of_shard, shard_document
 from invarlock.harness.sources.finding import PINS_NAME, find_sources, obtain_pins, used_models
 from invarlock.harness.sources.texts import length_problems
-from invarlock.harness.state.found_sources import Sources, Tell
+from invarlock.harness.state.found_sources import Sources
 from invarlock.harness.state.leftovers import remove_leftovers
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, read_json, write_json
+from invarlock.output import ShowLine
 from invarlock.problems import Code
 from invarlock.reports.verification import differences
 
 
-def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] = ()) -> list[str]:
+def plan_run(run: Run, cases: Sequence[Case], show: ShowLine, whole: Sequence[Case] = ()) -> list[str]:
     """Check a run's cases, fetch its models and write ``state/``: manifest, pins, settings, parameters and plan.
 
     Returns lines for the user.
@@ -36,7 +37,7 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
     Args:
         run: the run.
         cases: its cases.
-        tell: called with a line for each file that is downloaded.
+        show: called with a line for each file that is downloaded.
         whole: of a shard or a piece, all cases of the run.
 
     Raises:
@@ -54,7 +55,7 @@ def plan_run(run: Run, cases: Sequence[Case], tell: Tell, whole: Sequence[Case] 
         found.append(str(error))
     if found:
         raise UsageError.listing(found, code=Code.RUN_CANNOT_BEGIN)
-    pins = obtain_pins(run.sources, [model.id for model in models], tell)
+    pins = obtain_pins(run.sources, [model.id for model in models], show)
     short = list(length_problems(run, pins, models))
     if short:
         raise UsageError.listing(short, code=Code.RUN_CANNOT_BEGIN)
@@ -89,7 +90,7 @@ def _repeat_remarks(run: Run, cases: Sequence[Case], repeated: Sequence[str]) ->
             yield f"--repeats {times}: this shard has no case of {name}, so none is repeated"
 
 
-def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) -> list[str]:
+def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], show: ShowLine) -> list[str]:
     """Check what null runs need, fetch their models and write ``state/``; return lines for the user.
 
     Raises:
@@ -100,7 +101,7 @@ def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], tell: Tell) 
     found = problems(run, cases, CALIBRATION_CHECKS)
     if found:
         raise UsageError.listing(found, code=Code.RUN_CANNOT_BEGIN)
-    pins = obtain_pins(run.sources, [model.id for model in _models(cases)], tell)
+    pins = obtain_pins(run.sources, [model.id for model in _models(cases)], show)
     documents = {PINS_NAME: pins.document(), "plan.json": {**plan_document(run, cases), "cases": []}}
     return _begin(run, _models(cases), documents)
 

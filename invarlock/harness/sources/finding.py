@@ -25,8 +25,9 @@ from invarlock.checkpoints.safetensors_files import read_config, stored_item_byt
 from invarlock.checkpoints.snapshots import snapshot_sources
 from invarlock.errors import CheckpointError, HubError, InvarLockError, MissingFileError, UsageError
 from invarlock.harness.sources.texts import find_text
-from invarlock.harness.state.found_sources import Source, Sources, Tell, sized_by_files
+from invarlock.harness.state.found_sources import Source, Sources, sized_by_files
 from invarlock.harness.state.run import Run
+from invarlock.output import ShowLine
 from invarlock.problems import Code
 
 # Repositories requested at a time; each is one request and, for a model in no catalog, a small file.
@@ -65,7 +66,7 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
     return Sources(found, tuple(problems), missing + text.missing_bytes, text)
 
 
-def obtain_pins(sources: Sources, model_ids: Sequence[str], tell: Tell) -> Pins:
+def obtain_pins(sources: Sources, model_ids: Sequence[str], show: ShowLine) -> Pins:
     """Return the pins of a run's models, once every file of them is on disk and verified.
 
     Raises:
@@ -76,14 +77,14 @@ def obtain_pins(sources: Sources, model_ids: Sequence[str], tell: Tell) -> Pins:
     for model_id in model_ids:
         source = sources.models[model_id]
         try:
-            pin = source.pin or _fetched(source, tell)
+            pin = source.pin or _fetched(source, show)
         except InvarLockError as error:
             problems.append(_named(model_id, str(error)))
             continue
         pins[model_id] = replace(pin, licence=source.pinned_model.licence)
     datasets: dict[str, Pin] = {}
     try:
-        datasets = sources.text.obtain(tell)
+        datasets = sources.text.obtain(show)
     except InvarLockError as error:
         problems.append(str(error))
     if problems:
@@ -196,9 +197,9 @@ def _on_hub(model: Model, wanted: Pin | None, *, pickles: bool) -> Source:
     return Source(sized, resolved=resolved, wanted=wanted)
 
 
-def _fetched(source: Source, tell: Tell) -> Pin:
+def _fetched(source: Source, show: ShowLine) -> Pin:
     assert source.resolved is not None
-    pin = fetch(source.resolved, tell)
+    pin = fetch(source.resolved, show)
     wanted = () if source.wanted is None else source.wanted.files
     for file in wanted:
         if file not in pin.files:

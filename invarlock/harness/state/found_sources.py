@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from invarlock.catalog.models import Model
 from invarlock.catalog.pins import Pin
 from invarlock.errors import InvarLockError
+from invarlock.output import ShowLine
 
 # imported where it is used otherwise: readers of checkpoints take time to start, and collecting needs none
 if TYPE_CHECKING:
     from invarlock.checkpoints.revisions import Resolved
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class TextSource:
         """Return how much of the text has to be downloaded."""
         return 0 if self.resolved is None else self.resolved.missing_bytes
 
-    def obtain(self, tell: Tell) -> dict[str, Pin]:
+    def obtain(self, show: ShowLine) -> dict[str, Pin]:
         """Return the data set's pin by its id, once its files are on disk and verified; empty without a data set.
 
         Raises:
@@ -40,7 +39,7 @@ class TextSource:
         # imported here: collecting reads no checkpoint
         from invarlock.checkpoints.revisions import fetch
 
-        pin = self.pin if self.resolved is None else fetch(self.resolved, tell)
+        pin = self.pin if self.resolved is None else fetch(self.resolved, show)
         return {} if pin is None else {pin.id: replace(pin, licence=pin.licence or "unknown")}
 
 

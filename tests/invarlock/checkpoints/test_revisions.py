@@ -38,14 +38,14 @@ def repository(hub: Hub) -> Repository:
     return hub.add(replace(made, files={**made.files, **extra}))
 
 
-def obtain(revision: str | None = None, told: list[str] | None = None) -> Pin:
-    return fetch(resolve_model(MODEL, revision, QUICK), (told if told is not None else []).append, QUICK)
+def obtain(revision: str | None = None, shown: list[str] | None = None) -> Pin:
+    return fetch(resolve_model(MODEL, revision, QUICK), (shown if shown is not None else []).append, QUICK)
 
 
 def test_a_model_is_resolved_to_its_commit_and_fetched(hub: Hub, repository: Repository) -> None:
-    told: list[str] = []
+    shown: list[str] = []
 
-    pin = obtain(told=told)
+    pin = obtain(shown=shown)
 
     assert pin.revision == repository.commit
     assert pin.licence == "apache-2.0"
@@ -57,8 +57,8 @@ def test_a_model_is_resolved_to_its_commit_and_fetched(hub: Hub, repository: Rep
     }
     assert sorted(path.name for path in model_folder(pin).iterdir()) == wanted
     assert digest_checkpoint(model_folder(pin)) == pin.digest
-    assert len(told) == len(wanted)
-    assert told[-1].endswith("(0.002 of 0.002 GB)")
+    assert len(shown) == len(wanted)
+    assert shown[-1].endswith("(0.002 of 0.002 GB)")
 
 
 def test_a_sharded_model_is_fetched_as_its_index_says(hub: Hub) -> None:

@@ -192,9 +192,9 @@ def test_the_model_of_a_folder_is_tuned_and_other_entries_are_kept(
 
     assert main([*arguments, "--edit", "fp8_quant", "--draws", "1", "--output", str(output)]) == 0
 
-    told = capsys.readouterr().out
-    assert "fp8_quant:e4m3:ffn: ratio 1" in told
-    assert "selected: fp8_quant:e5m2:ffn" in told
+    shown = capsys.readouterr().out
+    assert "fp8_quant:e4m3:ffn: ratio 1" in shown
+    assert "selected: fp8_quant:e5m2:ffn" in shown
     tuned = read_tuned_params(output)
     entry = tuned.models["embedded/mixtral-tiny"]["fp8_quant"]
     assert (entry["format"], entry["status"], entry["scope"]) == ("e5m2", "selected", "ffn")
@@ -217,10 +217,10 @@ def test_a_guards_limit_used_beyond_the_margin_speaks_against_a_candidate(
     # a tenth of what the ratio allows is not used, of what the spectral guard allows a change more is
     assert main([*arguments, "--margin", "0.1", "--output", str(tmp_path / "tuned.json")]) in (0, 1)
 
-    told = capsys.readouterr().out
-    assert "fp8_quant:e4m3:ffn" in told
-    assert "spectral.change.coherent_share: " in told
-    assert "of it is used, the margin ends at 10%" in told
+    shown = capsys.readouterr().out
+    assert "fp8_quant:e4m3:ffn" in shown
+    assert "spectral.change.coherent_share: " in shown
+    assert "of it is used, the margin ends at 10%" in shown
 
 
 @pytest.mark.parametrize(

@@ -277,14 +277,14 @@ def test_a_part_of_a_run_is_not_derived_and_fails_where_a_case_of_it_fails() -> 
     part = compile_records(plan, cases, records, not_bundled=others)
     partly = compile_records(plan, cases, records, not_bundled=others[:1])
     failed = compile_records(plan, cases, failing, not_bundled=others)
-    told = compile_records(plan, cases, records, [*said, passed], not_bundled=others)
+    verdict = compile_records(plan, cases, records, [*said, passed], not_bundled=others)
 
     assert (part["verdict"], sorted(part["not_bundled"])) == ("NOT_DERIVED", others)
     assert render_verdict_text(part).splitlines()[0] == "Verdict: not derived: the pack has 1 of 3 cases"
     assert (partly["verdict"], partly["failed_requirements"]) == ("FAIL", [f"{others[1]}: no report"])
     assert failed["verdict"] == "FAIL"
     assert render_verdict_text(failed).splitlines()[0].endswith("the pack has 1 of 3 cases, not all as expected")
-    assert (told["verdict"], len(told["failed_requirements"])) == ("FAIL", 1)
+    assert (verdict["verdict"], len(verdict["failed_requirements"])) == ("FAIL", 1)
     assert "not_bundled" not in compile_records(plan, cases, records)
 
 

@@ -18,7 +18,7 @@ from invarlock.problems import Code
 from invarlock.reports.preset_files import read_preset
 from invarlock.reports.presets import check_fit
 from invarlock.reports.verification import verify_baseline
-from invarlock.task_records.importing import read_records, records_beside
+from invarlock.task_records.importing import find_task_records, read_records
 
 
 def check_documents(request: PairRequest) -> None:
@@ -68,7 +68,7 @@ def given_records(request: PairRequest) -> TaskRecordsDocument | None:
     """
     if request.records is not None:
         return read_records(request.records)
-    return None if request.subject is None else records_beside(request.subject)
+    return None if request.subject is None else find_task_records(request.subject)
 
 
 def read_baseline_report(path: Path) -> BaselineReport:

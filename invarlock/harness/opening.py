@@ -19,7 +19,7 @@ from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.harness.planning.sizing import suite_defaults
 from invarlock.harness.selection.mark_expressions import MarkExpression
-from invarlock.harness.selection.selected_cases import Catalog, is_byoe, make_catalog, marks_of, suites_asked_for
+from invarlock.harness.selection.selected_cases import Catalog, is_byoe, make_catalog, marks_of, named_suites
 from invarlock.harness.selection.suites_folder import find_suites_folder
 from invarlock.runtime.handover import Handover, read_handover
 from invarlock.settings import SETTINGS, Settings, resolve_settings
@@ -74,7 +74,7 @@ def _read_suite(folder: Path, settings: Settings, config: pytest.Config) -> tupl
         # imported here: it reads checkpoints, which no other run does before its first case
         from invarlock.harness.selection.byoe import bring
 
-        others = suites_asked_for(models, plan_cases(models, scenarios), expression)
+        others = named_suites(models, plan_cases(models, scenarios), expression)
         models, scenarios = bring(
             models, settings, config.invocation_params.dir, others, verified=hasattr(config, "workerinput")
         )

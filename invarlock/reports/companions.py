@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from invarlock.problems import Problem
-from invarlock.reports.deployables import deployable_problems, documents_asked
-from invarlock.reports.probes import probe_problems, probes_asked
+from invarlock.reports.deployables import deployable_problems, required_documents
+from invarlock.reports.probes import probe_problems, required_probes
 
 
-def companions_asked(scenario: Mapping[str, Any]) -> tuple[str, ...]:
+def required_companions(scenario: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the additional documents of a scenario's reports, by name without ``.json``."""
-    return (*probes_asked(scenario), *documents_asked(scenario))
+    return (*required_probes(scenario), *required_documents(scenario))
 
 
 def companion_problems(
@@ -31,7 +31,7 @@ def companion_problems(
         baseline: the baseline's own report, or None.
         metadata: the ``edit_metadata.json`` in the report's folder, None if missing or malformed.
     """
-    for name in probes_asked(scenario):
+    for name in required_probes(scenario):
         yield from probe_problems(name, documents[name], report, baseline)
-    if documents_asked(scenario):
+    if required_documents(scenario):
         yield from deployable_problems(documents, report, metadata)

@@ -27,7 +27,7 @@ SCHEMAS: Mapping[str, str] = {name: f"invarlock/{name.replace('_', '-')}-v1" for
 Documents = Mapping[str, Mapping[str, Any]]
 
 
-def documents_asked(scenario: Mapping[str, Any]) -> tuple[str, ...]:
+def required_documents(scenario: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the deployable documents of a scenario's reports."""
     return DOCUMENTS if scenario["category"] == CATEGORY else ()
 

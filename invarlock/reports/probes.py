@@ -20,7 +20,7 @@ PROBED: Mapping[str, tuple[Guard, Probe]] = {
 }
 
 
-def probes_asked(scenario: Mapping[str, Any]) -> tuple[str, ...]:
+def required_probes(scenario: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the probes that a scenario's detectors read."""
     requirements = scenario["requirements"]
     kinds = {detector["kind"] for detector in (*requirements["detectors_all_of"], *requirements["detectors_any_of"])}

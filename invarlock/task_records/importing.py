@@ -75,7 +75,7 @@ def read_records(path: Path) -> TaskRecordsDocument:
     return document
 
 
-def records_beside(subject: Path) -> TaskRecordsDocument | None:
+def find_task_records(subject: Path) -> TaskRecordsDocument | None:
     """Return the records in a subject's folder, None if it has none.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from invarlock.guards import GUARD_NAMES, GUARDS, LIMITED
 from invarlock.jsonio import check_schema
 from invarlock.reports.margins import limits_used
-from invarlock.reports.probes import PROBED, probes_asked
+from invarlock.reports.probes import PROBED, required_probes
 from invarlock.statistics.intervals import weighted_mean
 from invarlock.statistics.rounding import rounded
 from invarlock.verdict.compiling import Planned
@@ -40,7 +40,7 @@ def sweep_point(planned: Planned, report: Mapping[str, Any], digest: str) -> Swe
         return None
     flags = guard_flags(report)
     signals = [guard for guard, flag in flags.items() if flag and guard in GUARD_NAMES]
-    probes = {name: bool(report[name]["detected"]) for name in probes_asked(planned.scenario) if name in report}
+    probes = {name: bool(report[name]["detected"]) for name in required_probes(planned.scenario) if name in report}
     validation, metric = report["validation"], report["primary_metric"]
     refused = [flag for flag in _GUARD_FLAGS if validation.get(flag) is False]
     t = _paired_t(report["evaluation_windows"]["final"])

@@ -16,7 +16,7 @@ from invarlock.documents.verification import RepeatsDocument
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json
 from invarlock.problems import Code, Problem
-from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.companions import companion_problems, required_companions
 from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import repeats_problems
 from invarlock.reports.verification import verify_against_baseline, verify_report
@@ -58,7 +58,7 @@ def read_saved_report(
         if problems:
             return SavedReport(data, problems=tuple(problems))
         metadata = _document(path, layout.EDIT_METADATA, "edit_metadata")
-        companions = {name: read_json(path.with_name(file_name(name))) for name in companions_asked(scenario)}
+        companions = {name: read_json(path.with_name(file_name(name))) for name in required_companions(scenario)}
         problems += _unbound(path, data, report)
         problems += companion_problems(scenario, companions, report, baseline, metadata)
         if baseline is not None:

@@ -25,7 +25,7 @@ from invarlock.errors import DocumentError, IntegrityError, InvarLockError, Miss
 from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
 from invarlock.reports.case_place import CasePlace
-from invarlock.reports.companions import companion_problems, companions_asked
+from invarlock.reports.companions import companion_problems, required_companions
 from invarlock.reports.page_facts import PageFacts, page_facts
 from invarlock.reports.policy import intent_of
 from invarlock.reports.presets import Preset
@@ -336,12 +336,12 @@ def _companions(
         return {}, []
     found: JsonObject = {}
     wrong: list[Problem] = []
-    for name in companions_asked(planned.scenario):
+    for name in required_companions(planned.scenario):
         document, unread = _document(files, sibling(path, file_name(name)))
         wrong += unread
         if document is not None:
             found[name] = document
-    if len(found) < len(companions_asked(planned.scenario)):
+    if len(found) < len(required_companions(planned.scenario)):
         return {}, wrong
     base = None if baseline is None else baseline.document
     folder = path.removesuffix(layout.REPORT_NAME)

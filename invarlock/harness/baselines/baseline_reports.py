@@ -27,7 +27,7 @@ from invarlock.harness.state.locks import Locks
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json, write_json
 from invarlock.reports.policy import overrides_of
-from invarlock.reports.probes import probes_asked
+from invarlock.reports.probes import required_probes
 
 
 class Baselines:
@@ -156,7 +156,7 @@ class Baselines:
         else:
             # all shards must measure the same baseline
             manifest = read_json(directory.shard)["whole"]
-        probed = {row["id"] for row in manifest["scenarios"] if probes_asked(row)}
+        probed = {row["id"] for row in manifest["scenarios"] if required_probes(row)}
         return any(row["scenario"] in probed for row in manifest["selection"]["cases"] if row["model"] == model.id)
 
 

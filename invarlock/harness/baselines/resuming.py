@@ -24,7 +24,7 @@ from invarlock.packer.runs.saved_reports import read_saved_report
 from invarlock.reports.documents import NullRunDocument
 from invarlock.reports.null_runs import NULL_SEED, null_run_problems
 from invarlock.reports.verification import differences, verify_baseline
-from invarlock.task_records.importing import records_beside
+from invarlock.task_records.importing import find_task_records
 
 
 def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> BaselineReport | None:
@@ -159,7 +159,7 @@ def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationReques
     generation = case.scenario.generation
     if isinstance(generation, UserSubjectGeneration):
         edit = generation.edit
-        asked["task_records"], found["task_records"] = records_beside(generation.folder), report.get("task_records")
+        asked["task_records"], found["task_records"] = find_task_records(generation.folder), report.get("task_records")
         asked["edit.label"] = True
         found["edit.label"] = is_planned(report["edit"], edit.label, edit.source)
         asked["edit.expected"], found["edit.expected"] = list(generation.expected), report["edit"].get("expected", [])

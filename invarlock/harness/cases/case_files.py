@@ -17,7 +17,7 @@ from invarlock.harness.cases.subjects import MadeSubject, subject_records
 from invarlock.jsonio import dump_json, write_bytes, write_json
 from invarlock.moments import utc_now
 from invarlock.reports.deployables import MEMORY, SCHEMAS, VALIDATION, validate_artifact
-from invarlock.reports.probes import file_name, probes_asked
+from invarlock.reports.probes import file_name, required_probes
 from invarlock.reports.repeats import FILE_NAME as REPEATS_NAME
 from invarlock.reports.repeats import repeats_document
 from invarlock.reports.sidecars import REPORT_NAME, Packed, edit_metadata, runtime_manifest, stored_as
@@ -66,7 +66,8 @@ def write_case(path: Path, found: MeasuredCase) -> Report:
         write_json(path.with_name(REPEATS_NAME), repeats_document(report, repeats))
     data = dump_json(report)
     probes = {
-        name: probe_document(name, baseline.document, measured, report) for name in probes_asked(case.scenario.document)
+        name: probe_document(name, baseline.document, measured, report)
+        for name in required_probes(case.scenario.document)
     }
     if examined:
         bound = {"run_id": report["run_id"], "subject_digest": measured.digest}

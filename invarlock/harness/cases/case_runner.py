@@ -43,7 +43,7 @@ from invarlock.jsonio import read_json, write_bytes
 from invarlock.judgement.expectations import parse_expectations
 from invarlock.reports.documents import NullRunDocument
 from invarlock.reports.page_files import write_page
-from invarlock.reports.probes import probes_asked
+from invarlock.reports.probes import required_probes
 from invarlock.reports.sidecars import PAGE_NAME
 from invarlock.runtime.determinism import apply_determinism
 from invarlock.stages import stage
@@ -140,7 +140,7 @@ class CaseRunner:
             case.run,
             self.baselines.draw(case.model, case.run),
             placement,
-            probe=bool(probes_asked(case.scenario.document)),
+            probe=bool(required_probes(case.scenario.document)),
         )
 
     def _measure(self, case: Case, request: EvaluationRequest, times: int) -> MeasuredCase:

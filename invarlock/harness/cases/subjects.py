@@ -24,7 +24,7 @@ from invarlock.evaluation.user_subjects import (
 )
 from invarlock.faults.injection import inject_fault
 from invarlock.harness.cases.edit_batches import EditBatches
-from invarlock.task_records.importing import records_beside
+from invarlock.task_records.importing import find_task_records
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def subject_records(case: Case) -> TaskRecordsDocument | None:
         DocumentError: if they are malformed.
     """
     generation = case.scenario.generation
-    return records_beside(generation.folder) if isinstance(generation, UserSubjectGeneration) else None
+    return find_task_records(generation.folder) if isinstance(generation, UserSubjectGeneration) else None
 
 
 def make_subject(

@@ -135,7 +135,7 @@ class Leases:
         """Return the tickets in the queue, oldest first; those of dead processes are removed."""
         found = []
         for path in sorted(path for path in self.folder.iterdir() if _TICKET.fullmatch(path.name)):
-            if path == own or is_held(path):
+            if path == own or is_locked(path):
                 found.append(path)
             else:
                 path.unlink(missing_ok=True)
@@ -174,7 +174,7 @@ def _acquired(lock: filelock.FileLock) -> bool:
     return True
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Return whether a running process has the lock on a file."""
     lock = filelock.FileLock(path)
     if not _acquired(lock):

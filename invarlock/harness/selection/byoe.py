@@ -31,7 +31,7 @@ from invarlock.judgement.expectations import parse_expectations
 from invarlock.problems import Code
 from invarlock.settings import Settings
 from invarlock.settings.table import MODEL_SLOTS
-from invarlock.task_records.importing import records_beside
+from invarlock.task_records.importing import find_task_records
 
 # The longest id of a scenario has a hundred characters; a number may follow.
 MAX_NAME_CHARACTERS = 90
@@ -81,7 +81,7 @@ def bring(
         _read(folder, "--subject", problems, base=folder if found is None else baseline)
         try:
             edits.append(read_subject_edit(folder, settings.edit_label))
-            records_beside(folder)
+            find_task_records(folder)
         except InvarLockError as error:
             problems.append(f"--subject: {error}")
     if found is None or problems:

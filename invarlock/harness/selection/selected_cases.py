@@ -95,7 +95,7 @@ def is_byoe(expression: MarkExpression, models: Models, settings: Settings) -> b
     return expression.asks_for(BYOE_SUITE, rows) or settings.baseline is not None or bool(settings.subjects)
 
 
-def suites_asked_for(models: Models, cases: Sequence[Case], expression: MarkExpression) -> list[str]:
+def named_suites(models: Models, cases: Sequence[Case], expression: MarkExpression) -> list[str]:
     """Return the suites that a mark expression names: it selects some of their cases because of the suite's mark."""
     rows = {frozenset(marks) for marks in _all_marks(models, cases)}
     return [suite for suite in models.suites if expression.asks_for(suite, rows)]
@@ -164,7 +164,7 @@ def _suite(models: Models, cases: Sequence[Case], expression: MarkExpression, no
     Raises:
         UsageError: when ``-m`` or node ids ask for several, or for cases that only other suites have.
     """
-    asked = suites_asked_for(models, cases, expression)
+    asked = named_suites(models, cases, expression)
     if len(asked) > 1:
         raise UsageError(
             f"-m {expression.text!r}: selects cases of the suites {' and '.join(asked)}, but a run has one suite; "

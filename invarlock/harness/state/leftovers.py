@@ -17,7 +17,7 @@ from pathlib import Path
 import filelock
 
 from invarlock.errors import UsageError
-from invarlock.harness.devices.leases import is_held
+from invarlock.harness.devices.leases import is_locked
 from invarlock.harness.state.run import Run
 from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.problems import Code
@@ -80,7 +80,7 @@ def remove_unfinished(run: Run) -> None:
 
 def _wait_for_workers(directory: RunDirectory) -> None:
     deadline = time.monotonic() + WORKERS_GONE_SECONDS
-    while alive := [path.stem for path in directory.locks.glob("worker_*.lock") if is_held(path)]:
+    while alive := [path.stem for path in directory.locks.glob("worker_*.lock") if is_locked(path)]:
         if time.monotonic() > deadline:
             raise UsageError(
                 f"{directory.path}: {', '.join(alive)} of an earlier session does not end; kill its process first",

@@ -8,7 +8,7 @@ import pytest
 from invarlock.errors import UsageError
 from invarlock.harness.devices import leases as leases_module
 from invarlock.harness.devices.inventory import GB, Device, Pool
-from invarlock.harness.devices.leases import POLL_SECONDS, Leases, is_held
+from invarlock.harness.devices.leases import POLL_SECONDS, Leases, is_locked
 
 DEVICES = tuple(Device(f"slot/{number}", number, 8 * GB, 8 * GB) for number in range(2))
 POOL = Pool("cpu", DEVICES, 1)
@@ -79,14 +79,14 @@ def test_what_is_no_ticket_stays_in_the_folder(workers: list[Leases]) -> None:
 
 def test_a_lock_is_held_while_somebody_has_it(workers: list[Leases], tmp_path: Path) -> None:
     path = workers[0].folder / "slot_0.lock"
-    assert not is_held(path)
+    assert not is_locked(path)
 
     workers[0].take(1)
 
-    assert is_held(path)
-    assert not is_held(workers[0].folder / "slot_1.lock")
+    assert is_locked(path)
+    assert not is_locked(workers[0].folder / "slot_1.lock")
     workers[0].give_back()
-    assert not is_held(path)
+    assert not is_locked(path)
 
 
 def test_a_wait_grows_to_half_a_second_and_no_further(workers: list[Leases], monkeypatch: pytest.MonkeyPatch) -> None:

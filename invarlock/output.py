@@ -62,7 +62,7 @@ def say_results(*lines: str) -> None:
 
 
 def is_coloured(stream: TextIO) -> bool:
-    """Return whether colours are printed: on a terminal that has them, and if nobody asks for none."""
+    """Return whether colours are printed: on a terminal that has them, unless ``NO_COLOR`` is set."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

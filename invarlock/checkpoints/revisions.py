@@ -8,7 +8,7 @@ where a repository has nothing else and the user allows it, and are then convert
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,7 +51,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True)
 class Resolved:
-    """A repository at a commit, and which of its files are wanted; ``pickled`` are those of them to be converted."""
+    """A repository at a commit and the names of its required files; ``pickled`` are those that must be converted."""
 
     listing: Listing
     names: tuple[str, ...]
@@ -131,12 +131,12 @@ def fetch(resolved: Resolved, show: ShowLine, patience: Patience = PATIENCE) -> 
 
 
 def find_model(pin: Pin, *, code: bool = False) -> Pin:
-    """Return a model's pin with its files, which are in the client's cache. Nothing is asked of the hub.
+    """Return a model's pin with its files, which must be in the client's cache. The hub is not contacted.
 
-    Of a pin that does not say which files, the code that the model brings is one of them only where asked for.
+    If the pin lists no files, the model's own Python files are included only with ``code``.
 
     Raises:
-        HubError: when one is missing, or is not the one pinned.
+        HubError: when a file is missing or differs from its pin.
     """
     folder = model_folder(pin)
     if pin.files:
@@ -152,16 +152,16 @@ def find_model(pin: Pin, *, code: bool = False) -> Pin:
 
 
 def find_dataset(pin: Pin, names: Sequence[str]) -> Pin:
-    """Return a data set's pin with its files, which are in the client's cache. Nothing is asked of the hub.
+    """Return a data set's pin with its files, which must be in the client's cache. The hub is not contacted.
 
     Raises:
-        HubError: when one is missing, or is not the one pinned.
+        HubError: when a file is missing or differs from its pin.
     """
     return _found(pin, "dataset", names)
 
 
 def model_folder(pin: Pin) -> Path:
-    """Return the folder of the client's cache that holds a pinned model.
+    """Return the folder of a pinned model in the client's cache.
 
     Raises:
         HubError: when the cache does not have it.
@@ -178,7 +178,7 @@ def dataset_files(pin: Pin, names: Iterable[str]) -> list[Path]:
     """Return where the files of a pinned data set lie in the client's cache, each verified against its pin.
 
     Raises:
-        HubError: when one is missing, or is not the one pinned.
+        HubError: when a file is missing or differs from its pin.
     """
     pinned, paths = {file.name: file for file in pin.files}, []
     for name in names:

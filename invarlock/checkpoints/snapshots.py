@@ -1,9 +1,8 @@
-"""Pinned snapshots: a model folder and its tokenizer as one folder whose bytes are known.
+"""Pinned snapshots: a model folder and its tokenizer as one folder with known digests.
 
-A snapshot shares no bytes with its source that a change of one could carry into the other: files are cloned where the
-filesystem clones (copy on write), and copied elsewhere. They are never hard links, as subjects share files with their
-snapshot and whoever edits a kept subject in place would change the hub's cache with it. Only a snapshot that was asked
-for as links points into its source.
+Changing a snapshot does not change its source: files are cloned if the file system supports it (copy on write), and
+copied otherwise. They are never hard links: subjects share files with their snapshot, so editing a kept subject in
+place would change the hub's cache. Only a snapshot made with links points into its source.
 """
 
 from __future__ import annotations

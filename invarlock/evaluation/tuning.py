@@ -278,7 +278,7 @@ def _against(report: Mapping[str, Any], margin: float) -> list[str]:
     name, share = tightest(limits_used(report))
     if not lines and (share is None or share > margin):
         words = "not measured" if share is None else f"{share:.0%} of it is used, the margin ends at {margin:.0%}"
-        lines.append(f"draw {run}: {name}: {told}")
+        lines.append(f"draw {run}: {name}: {words}")
     return lines
 
 

@@ -28,7 +28,7 @@ Judge = Callable[[Block, Block, Context], Block]
 
 @dataclass(frozen=True)
 class Probe:
-    """A guard's measurement over more windows, in a file next to the report of the scenarios that ask for it.
+    """A guard's measurement over more windows, in a file next to the report of the scenarios that require it.
 
     Attributes:
         name: of its file without ``.json``, and of the detectors that read it.

@@ -361,8 +361,8 @@ class Controller(SuiteSession):
 
     def _check_sentinels(self, node_ids: Sequence[str]) -> None:
         """Refuse sentinels whose run or subjects are missing, before the first one runs."""
-        asked = [name for name in SENTINELS if any(node.endswith(f"::test_sentinel[{name}]") for node in node_ids)]
-        found = sentinel_problems(self.run, asked) if asked else []
+        names = [name for name in SENTINELS if any(node.endswith(f"::test_sentinel[{name}]") for node in node_ids)]
+        found = sentinel_problems(self.run, names) if names else []
         if found:
             error = UsageError.listing(found, code=Code.RUN_DIRECTORY_UNUSABLE)
             raise pytest.UsageError(printable_lines(error.coded_text))

@@ -76,12 +76,12 @@ class DriftBand(TypedDict):
     limit: list[float]
 
 
-def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> WindowStatistics:
+def window_statistics(windows: Mapping[str, Any], requested: Mapping[str, int]) -> WindowStatistics:
     """Return how well the windows of both sides pair: counts, and the fractions scored and shared.
 
     Args:
         windows: ``evaluation_windows`` of a report.
-        asked: requested number of windows, ``preview`` and ``final``.
+        requested: number of windows, ``preview`` and ``final``.
     """
     preview, final = windows["preview"], windows["final"]
     ids = [*preview["window_ids"], *final["window_ids"]]
@@ -92,8 +92,8 @@ def window_statistics(windows: Mapping[str, Any], asked: Mapping[str, int]) -> W
         "window_match_fraction": rounded(paired / len(ids)) if ids else 0.0,
         "window_overlap_fraction": rounded(shared / len(ids)) if ids else 0.0,
         "coverage": {
-            "preview": {"asked": asked["preview"], "scored": len(preview["window_ids"])},
-            "final": {"asked": asked["final"], "scored": len(final["window_ids"])},
+            "preview": {"asked": requested["preview"], "scored": len(preview["window_ids"])},
+            "final": {"asked": requested["final"], "scored": len(final["window_ids"])},
             "tokens": sum(preview["token_counts"]) + sum(final["token_counts"]),
         },
     }

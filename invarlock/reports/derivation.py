@@ -142,8 +142,8 @@ def compose(raw: Mapping[str, Any]) -> Report:
     policy = resolve_policy(
         provenance["tier"], raw["context"]["profile"], provenance["overrides"], provenance["preset_limits"]
     )
-    asked = {part: raw["dataset"]["windows"][part] for part in ("preview", "final")}
-    statistics = window_statistics(windows, asked)
+    requested = {part: raw["dataset"]["windows"][part] for part in ("preview", "final")}
+    statistics = window_statistics(windows, requested)
     report["dataset"] = {**raw["dataset"], "windows": {**raw["dataset"]["windows"], "stats": statistics}}
     report["policy_provenance"] = {**provenance, "policy_digest": policy_digest(policy)}
     report["resolved_policy"] = policy

@@ -100,8 +100,8 @@ def _baseline_differences(report: Mapping[str, Any], baseline: Mapping[str, Any]
     for block, keys in MEASURED_ALIKE.items():
         pairs += [(f"{block}.{key}", report[block][key], baseline[block][key]) for key in keys]
     dataset = report["dataset"]
-    asked = {key: value for key, value in dataset["windows"].items() if key != "stats"}
-    pairs.append(("dataset", {**dataset, "windows": asked}, baseline["dataset"]))
+    unscored = {key: value for key, value in dataset["windows"].items() if key != "stats"}
+    pairs.append(("dataset", {**dataset, "windows": unscored}, baseline["dataset"]))
     yield from ((name, "differs from the baseline's report") for name, own, theirs in pairs if not alike(own, theirs))
     draws = [draw for draw in baseline["draws"] if draw["run"] == report["meta"]["run"]]
     if len(draws) != 1:

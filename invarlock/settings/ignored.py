@@ -54,7 +54,9 @@ _UNREAD = (
         lambda settings, _: settings.edit_config is None,
         "only --edit-config reads it",
     ),
-    _Unread(("edit_label", "expect", "model_signatures"), lambda _, mode: not mode.user_subjects, "only -m byoe reads it"),
+    _Unread(
+        ("edit_label", "expect", "model_signatures"), lambda _, mode: not mode.user_subjects, "only -m byoe reads it"
+    ),
     _Unread(("tuned_params_file",), lambda _, mode: mode.user_subjects, "-m byoe makes no edit"),
     _Unread(
         ("local_jsonl_file", "local_jsonl_field"),

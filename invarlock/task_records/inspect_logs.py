@@ -108,7 +108,7 @@ def _record(sample: Mapping[str, Any], score: str, several_epochs: bool, path: s
 
 
 def _prompt(sample: Mapping[str, Any]) -> Any:
-    """Return what a sample asks: a text, or messages without the ids that each run gives them."""
+    """Return the input of a sample: a text, or messages without the ids that each run gives them."""
     given = sample.get("input")
     if isinstance(given, list):
         return [

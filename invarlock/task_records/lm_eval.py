@@ -1,6 +1,6 @@
 """Samples of lm-evaluation-harness: the JSONL files that ``lm_eval --log_samples`` writes, one a task.
 
-A line has ``doc_id``, ``target``, ``arguments`` (the prompt, and what it asks of the model), ``filter``, ``metrics``,
+A line has ``doc_id``, ``target``, ``arguments`` (the prompt, and the request to the model), ``filter``, ``metrics``,
 and a field for each metric. The name of the task stands in the file's name alone. Source: lm_eval 0.4
 (``lm_eval/loggers/evaluation_tracker.py``, ``lm_eval/evaluator.py``).
 """

@@ -61,7 +61,7 @@ class AdapterCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """Return one weight of the base, plus the scaled product of the adapter's two matrices where it has them."""
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         weight = read_stored(self.base, name)
@@ -89,7 +89,7 @@ class AdapterCheckpoint:
         return tuple(sorted({*self.defects, *self._broken()}, key=lambda defect: (defect.tensor, defect.reason)))
 
     def _broken(self) -> Iterator[Defect]:
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         for name in self.scales:

@@ -138,7 +138,7 @@ def _eight_bit(files: CheckpointFiles, name: str) -> tuple[PackedTensor | None, 
 
 
 def _unpack_int8(parts: Mapping[str, Any], *, dtype: str) -> torch.Tensor:
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     dense: torch.Tensor = parts["codes"] * parts["scale"].float().reshape(-1, 1) * INT8_STEP
@@ -237,7 +237,7 @@ def _absmax(parts: Mapping[str, Any], state: QuantState) -> torch.Tensor:
 
 
 def _nibbles(parts: Mapping[str, Any], count: int) -> torch.Tensor:
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     import torch
 
     codes = parts["codes"].reshape(-1)
@@ -245,7 +245,7 @@ def _nibbles(parts: Mapping[str, Any], count: int) -> torch.Tensor:
 
 
 def _unpack_four(parts: Mapping[str, Any], *, state: QuantState) -> torch.Tensor:
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     count = state.shape[0] * state.shape[1]
@@ -255,7 +255,7 @@ def _unpack_four(parts: Mapping[str, Any], *, state: QuantState) -> torch.Tensor
 
 def _inspect_four(parts: Mapping[str, Any], *, state: QuantState) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with scales and tables; a block whose codes all stand for zero may have the scale zero."""
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     import torch
 
     for part, what in _FINITE.items():

@@ -126,7 +126,7 @@ def _packed_tensor(
 
 
 def _unpack(parts: Mapping[str, Any], *, block: tuple[int, int] | None, dtype: str) -> torch.Tensor:
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     codes, scale = parts["codes"].float(), parts["scale"].float()

@@ -255,7 +255,7 @@ def _stored_shape(files: CheckpointFiles, module: str) -> tuple[int, int] | None
 
 
 def _unpack(parts: Mapping[str, Any], *, scheme: Scheme, shape: tuple[int, int], dtype: str) -> torch.Tensor:
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     import torch
 
     from invarlock.checkpoints.formats import unpacking

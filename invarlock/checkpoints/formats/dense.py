@@ -21,7 +21,7 @@ class DenseCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """Return a tensor as it is stored, on the CPU."""
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         return read_stored(self.files, name)

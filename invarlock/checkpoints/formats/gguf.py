@@ -81,7 +81,7 @@ class GgufCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor of ``files``, dense, on the CPU."""
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import of_dtype
 
         return of_dtype(self._values(self.sources[name]), self.files.entries[name].dtype)
@@ -126,7 +126,7 @@ class GgufCheckpoint:
 
     def _dtype(self, name: str, source: Source) -> str:
         """Return the type of a dense tensor: float32 for codes, and the baseline's where its numbers are of that."""
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import of_dtype
 
         kind = self._kind(source.tensor)
@@ -149,7 +149,7 @@ class GgufCheckpoint:
 
     def _values(self, source: Source) -> torch.Tensor:
         """Return a tensor in float32, with what the converter did to it undone."""
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         import torch
 
         kind = self.library.GGMLQuantizationType(source.tensor.kind)
@@ -182,7 +182,7 @@ class GgufCheckpoint:
 
     def _weighty(self, name: str, source: Source, lost: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
         """Return how many of the blocks have weights in the baseline that a scale would not be zero for."""
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         import torch
 
         from invarlock.checkpoints.formats.unpacking import read_stored

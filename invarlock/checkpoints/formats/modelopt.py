@@ -130,7 +130,7 @@ def _packed_tensor(files: CheckpointFiles, module: str, algorithm: str) -> tuple
 
 
 def _unpack(parts: Mapping[str, Any], *, dtype: str) -> torch.Tensor:
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     scale = parts["scale"].float()

@@ -107,7 +107,7 @@ def _broken_exponents(parts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _unpack(parts: Mapping[str, Any], *, dtype: str) -> torch.Tensor:
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     weights = unpacking.unpack_e2m1(parts["codes"]) * unpacking.powers_of_two(parts["scale"])[..., None]

@@ -91,7 +91,7 @@ class PackedCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """Return one weight as a dense tensor of its logical shape, on the CPU."""
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         tensor = self.packed.get(name)
@@ -137,7 +137,7 @@ class PackedCheckpoint:
         return tuple(sorted(found, key=lambda defect: (defect.tensor, defect.reason)))
 
     def _broken_scales(self) -> Iterator[Defect]:
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import broken_values, read_stored
 
         for name, tensor in self.packed.items():
@@ -148,7 +148,7 @@ class PackedCheckpoint:
                     yield Defect(name, SCALE, f"{stored.rpartition('.')[2]}: {problem}")
 
     def _broken_parts(self) -> Iterator[Defect]:
-        # imported here: who only asks for the format does not wait for PyTorch
+        # imported here: recognising the format must not wait for PyTorch
         from invarlock.checkpoints.formats.unpacking import read_stored
 
         for name, tensor in self.packed.items():
@@ -213,7 +213,7 @@ def texts(value: object) -> tuple[str, ...]:
 
 def broken_exponents(scale: Any, name: str) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with scales that are stored as powers of two: 255 stands for no number (OCP MX v1.0)."""
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     from invarlock.checkpoints.formats.unpacking import exponents
 
     count = int((exponents(scale) == 255).sum())

@@ -201,7 +201,7 @@ def _inspect(parts: Mapping[str, Any], *, about: _About) -> Iterator[tuple[str, 
 
 
 def _unpack(parts: Mapping[str, Any], *, about: _About, dtype: str) -> torch.Tensor:
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     from invarlock.checkpoints.formats import unpacking
 
     if about.kind == NIBBLES:

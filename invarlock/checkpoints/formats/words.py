@@ -162,7 +162,7 @@ def _out_of_range(parts: Mapping[str, Any], *, groups: int) -> Iterator[tuple[st
 
 
 def _unpack(parts: Mapping[str, Any], *, bits: int, along_outputs: bool, offset: int, group: int) -> torch.Tensor:
-    # imported here: who only asks for the format does not wait for PyTorch
+    # imported here: recognising the format must not wait for PyTorch
     import torch
 
     from invarlock.checkpoints.formats import unpacking

@@ -42,10 +42,10 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> Basel
         document: JsonObject = read_json(path)
         check_schema(document, "baseline_report", where=path.name)
         wrong: list[object] = [*verify_baseline(document)]
-        asked = {"meta": setup.meta(), "context": dict(setup.context)}
+        expected = {"meta": setup.meta(), "context": dict(setup.context)}
         prefix = document["invariants"]["raw"]["prefix_token_ids"]
-        asked["dataset"] = setup.dataset(document["baseline"]["tokenizer_sha256"], prefix)
-        wrong += differences({key: document[key] for key in asked}, asked)
+        expected["dataset"] = setup.dataset(document["baseline"]["tokenizer_sha256"], prefix)
+        wrong += differences({key: document[key] for key in expected}, expected)
         wrong += [
             f"draws of run {draw['run']}: different seeds, or no probe"
             for draw in document["draws"]
@@ -71,7 +71,7 @@ def kept_null_run(path: Path, setup: Setup, run: int, baseline: KnownBaseline) -
         check_schema(document, "null_run", where=path.name)
         wrong: list[object] = [*null_run_problems(document)]
         seed = setup.plan.window_seed(NULL_SEED + run)
-        asked = {
+        expected = {
             "run": run,
             "seeds": {"windows": seed, "changes": seed},
             "meta": setup.meta(),
@@ -79,7 +79,7 @@ def kept_null_run(path: Path, setup: Setup, run: int, baseline: KnownBaseline) -
             "dataset": setup.dataset(baseline.tokenizer_sha256, baseline.prefix_token_ids),
             "measurement_contracts": null_contracts(),
         }
-        wrong += differences({key: document[key] for key in asked}, asked)
+        wrong += differences({key: document[key] for key in expected}, expected)
     except (InvarLockError, KeyError, TypeError):
         wrong = ["malformed"]
     if wrong:
@@ -133,7 +133,7 @@ def set_aside(path: Path) -> None:
 def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationRequest, spec: str) -> list[object]:
     """Return the fields in which a report's inputs differ from this run's."""
     setup = request.setup
-    asked = {
+    expected = {
         "meta": {**setup.meta(), "scenario": case.scenario.id, "run": case.run, "seeds": setup.seeds(case.run)},
         "context": dict(setup.context),
         "edit.spec": spec,
@@ -159,17 +159,23 @@ def _mismatches(case: Case, report: Mapping[str, Any], request: EvaluationReques
     generation = case.scenario.generation
     if isinstance(generation, UserSubjectGeneration):
         edit = generation.edit
-        asked["task_records"], found["task_records"] = find_task_records(generation.folder), report.get("task_records")
-        asked["edit.label"] = True
+        expected["task_records"], found["task_records"] = (
+            find_task_records(generation.folder),
+            report.get("task_records"),
+        )
+        expected["edit.label"] = True
         found["edit.label"] = is_planned(report["edit"], edit.label, edit.source)
-        asked["edit.expected"], found["edit.expected"] = list(generation.expected), report["edit"].get("expected", [])
+        expected["edit.expected"], found["edit.expected"] = (
+            list(generation.expected),
+            report["edit"].get("expected", []),
+        )
         for side, block in (("baseline", "baseline_ref"), ("subject", "subject")):
             name, signed = f"{block}.model_signature", generation.signatures.get(side)
-            asked[name], found[name] = signed, report[block].get("model_signature")
+            expected[name], found[name] = signed, report[block].get("model_signature")
         if report["edit"]["name"] == NOOP:
-            del asked["edit.spec"], found["edit.spec"]
+            del expected["edit.spec"], found["edit.spec"]
     return [
-        *differences(found, asked),
+        *differences(found, expected),
         *differences({**report["dataset"], "windows": windows}, dataset, "dataset"),
         *_parameter_mismatches(case, report),
     ]

@@ -107,8 +107,8 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
 def _threads(share: int) -> int:
     """Return the number of threads of a worker with this share of the CPUs, at most ``OMP_NUM_THREADS`` if it is
     set."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(asked)) if asked.isdecimal() and int(asked) > 0 else share
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(requested)) if requested.isdecimal() and int(requested) > 0 else share
 
 
 def read_gpus() -> list[Device]:

@@ -200,12 +200,12 @@ def _make_executor(folder: Path, need: Need, options: Mapping[str, str]) -> Any:
     import submitit
 
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
-    asked: dict[str, Any] = {"timeout_min": USUAL_MINUTES, "slurm_job_name": "invarlock"}
-    asked |= {"gpus_per_node": need.gpus} if need.gpus else {"mem_gb": max(1.0, need.memory_bytes / 2**30)}
+    parameters: dict[str, Any] = {"timeout_min": USUAL_MINUTES, "slurm_job_name": "invarlock"}
+    parameters |= {"gpus_per_node": need.gpus} if need.gpus else {"mem_gb": max(1.0, need.memory_bytes / 2**30)}
     for name, value in options.items():
-        asked[name if name in COMMON else f"slurm_{name}"] = int(value) if value.isdigit() else value
+        parameters[name if name in COMMON else f"slurm_{name}"] = int(value) if value.isdigit() else value
     try:
-        executor.update_parameters(**asked)
+        executor.update_parameters(**parameters)
     except (NameError, ValueError, TypeError) as error:
         raise UsageError(f"--slurm: {' '.join(str(error).split())[:600]}", code=Code.SETTING_INVALID) from None
     return executor

@@ -167,8 +167,10 @@ def _check_same_run(run: Run, manifest: EffectiveManifest) -> None:
         return
     earlier = read_json(path)
     # which words selected the cases does not matter, the cases do
-    found, asked = ({**one, "selection": {**one.get("selection", {}), "expression": {}}} for one in (earlier, manifest))
-    wrong = next(differences(found, asked), None)
+    found, current = (
+        {**one, "selection": {**one.get("selection", {}), "expression": {}}} for one in (earlier, manifest)
+    )
+    wrong = next(differences(found, current), None)
     if wrong is not None:
         raise UsageError(
             f"--resume: {run.directory.path} is a different run: {wrong}; use the same selection and settings",

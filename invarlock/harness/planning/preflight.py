@@ -62,15 +62,15 @@ def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     """Yield the requirements of strict assurance that this run does not meet."""
     if run.settings.report_assurance != "strict" or run.settings.no_pack:
         return
-    asked = "--release-review" if run.settings.release_review else "--report-assurance strict"
+    option = "--release-review" if run.settings.release_review else "--report-assurance strict"
     if run.settings.execution_mode != "container":
         yield (
-            f"{asked}: every clean report must come from a container, but this run is on the host; run it with "
+            f"{option}: every clean report must come from a container, but this run is on the host; run it with "
             "--execution-mode container, or without this option"
         )
     # the pack of a shard is that of all shards
     if run.settings.shard is None and not any(case.scenario.category == "clean" for case in cases):
-        yield f"{asked}: it needs a clean case, but none is selected; select one, or run without this option"
+        yield f"{option}: it needs a clean case, but none is selected; select one, or run without this option"
 
 
 def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
@@ -205,11 +205,11 @@ def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     folder, cache = _existing(run.directory.path), _existing(_cache()) if need.cache_bytes else None
     shares_cache = cache is not None and cache.stat().st_dev == folder.stat().st_dev
     spare = run.settings.min_free_disk_gb
-    if (free := shutil.disk_usage(folder).free) < (asked := need.on_run_disk(shares_cache=shares_cache)) + spare * 1e9:
+    if (free := shutil.disk_usage(folder).free) < (needed := need.on_run_disk(shares_cache=shares_cache)) + spare * 1e9:
         what = "the run and its downloads need" if shares_cache else "the run needs"
         another = "use another disk with --output-dir" + (" or HF_HUB_CACHE" if shares_cache else "")
         yield (
-            f"{folder}: {free / 1e9:.1f} GB free, {what} {asked / 1e9:.1f} GB and {spare:g} GB must stay free; "
+            f"{folder}: {free / 1e9:.1f} GB free, {what} {needed / 1e9:.1f} GB and {spare:g} GB must stay free; "
             f"free some space, {another}, lower MIN_FREE_DISK_GB, or start anyway: "
             "PACK_SKIP_DISK_PREFLIGHT=1"
         )

@@ -47,7 +47,7 @@ def bring(
         models: of the suites folder, whose text is used.
         settings: with ``--baseline`` and ``--subject``.
         here: the folder that relative paths start from.
-        other_suites: suites of the folder that ``-m`` asks for.
+        other_suites: suites of the folder that ``-m`` names.
         verified: whether the controller has verified the model signatures already.
 
     Raises:

@@ -29,7 +29,7 @@ _PARSE_ERROR: type[Exception] = getattr(grammar, "ParseError", SyntaxError)
 
 @dataclass(frozen=True)
 class MarkExpression:
-    """A mark expression that pytest can evaluate; an empty one selects every case and asks for no mark.
+    """A mark expression that pytest can evaluate; an empty one selects every case and names no mark.
 
     Attributes:
         text: the expression as given to ``-m``.

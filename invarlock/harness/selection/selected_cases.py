@@ -26,7 +26,7 @@ CATEGORY_MARKS = ("clean", "stress", "error_injection", "deployable")
 OPT_IN_CATEGORIES = ("deployable",)
 SENTINEL_MARK = "sentinel"
 DEVICE_MARKS = ("cpu", "gpu")
-# combinations of marks that are tried to see what an expression asks for
+# combinations of marks that are tried to find the marks that an expression names
 MAX_COMBINATIONS = 1 << 12
 
 
@@ -128,7 +128,7 @@ def make_catalog(
     The suite is the one in ``-m``; without one, that of the given node ids, else ``smoke``.
 
     Raises:
-        UsageError: when ``-m`` asks for several suites or for cases of other suites, node ids name several, a scenario
+        UsageError: when ``-m`` names several suites or selects cases of other suites, node ids name several, a scenario
             id is unknown, or a slot holds no model.
     """
     scenario_ids = settings.scenario_ids
@@ -149,10 +149,10 @@ def make_catalog(
         cases = tuple(plan_cases(models, scenarios, settings.clean_runs, settings.stress_runs))
     left_out = set() if settings.error_injection else {"error_injection"}
     rows = [set(_marks(models, case)) for case in cases]
-    asked = {name for name in CATEGORY_MARKS if expression.asks_for(name, rows)}
-    asked |= {known[name].category for name in scenario_ids or ()}
-    asked |= {case.scenario.category for case in cases if case.id in _case_ids(node_ids)}
-    left_out |= set(OPT_IN_CATEGORIES) - asked
+    requested = {name for name in CATEGORY_MARKS if expression.asks_for(name, rows)}
+    requested |= {known[name].category for name in scenario_ids or ()}
+    requested |= {case.scenario.category for case in cases if case.id in _case_ids(node_ids)}
+    left_out |= set(OPT_IN_CATEGORIES) - requested
     categories = tuple(name for name in CATEGORY_MARKS if name not in left_out)
     sentinels = expression.asks_for(SENTINEL_MARK, [{SENTINEL_MARK}]) or any("::test_sentinel[" in n for n in node_ids)
     return Catalog(models, scenarios, cases, suite, categories, sentinels, texts[0] if texts else None)
@@ -162,21 +162,21 @@ def _suite(models: Models, cases: Sequence[Case], expression: MarkExpression, no
     """Return the suite of a run.
 
     Raises:
-        UsageError: when ``-m`` or node ids ask for several, or for cases that only other suites have.
+        UsageError: when ``-m`` or node ids name several, or cases that only other suites have.
     """
-    asked = named_suites(models, cases, expression)
-    if len(asked) > 1:
+    suites = named_suites(models, cases, expression)
+    if len(suites) > 1:
         raise UsageError(
-            f"-m {expression.text!r}: selects cases of the suites {' and '.join(asked)}, but a run has one suite; "
+            f"-m {expression.text!r}: selects cases of the suites {' and '.join(suites)}, but a run has one suite; "
             "select one, or run them one after the other",
             code=Code.SELECTION_INVALID,
         )
-    if asked:
-        return asked[0]
+    if suites:
+        return suites[0]
     suite = _suite_of(cases, node_ids) or _default_suite(models)
     selected = [marks for marks in _all_marks(models, cases) if expression.selects(marks)]
     others = [name for name in models.suites if any(name in marks for marks in selected)]
-    # a mark that no case has is that of a test of the folder's own, or unknown, which is told later
+    # a mark that no case has is that of one of the folder's own tests, or unknown, which is reported later
     foreign = set(expression.names) - set().union(*_all_marks(models, cases), models.suites)
     if others and suite not in others and not foreign:
         raise UsageError(

@@ -2,7 +2,7 @@
 
 Example::
 
-    sources = find_sources(run, models)          # asks the hub with --net 1, and only then; downloads nothing
+    sources = find_sources(run, models)          # contacts the hub only with --net 1; downloads nothing
     pins = obtain_pins(sources, ids, print)           # downloads what is missing, verified
 
 A model's pin comes from the run that is resumed, else from ``PACK_MODEL_REVISIONS_FILE``, else from

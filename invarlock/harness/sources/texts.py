@@ -139,20 +139,20 @@ def find_text(run: Run, earlier: Pins, given: Pins) -> TextSource:
         given: pins that the user names.
     """
     try:
-        asked = data_set(run)
-        if asked is None:
+        requested = data_set(run)
+        if requested is None:
             return TextSource(problems=tuple(_disk_problems(run)))
-        found = earlier.datasets.get(asked.id)
-        pin = found or given.datasets.get(asked.id)
-        if pin is None and asked.revision is not None:
-            pin = Pin(asked.id, asked.revision)
-        source = _on_hub(asked, pin) if run.settings.net else _in_cache(asked, pin)
+        found = earlier.datasets.get(requested.id)
+        pin = found or given.datasets.get(requested.id)
+        if pin is None and requested.revision is not None:
+            pin = Pin(requested.id, requested.revision)
+        source = _on_hub(requested, pin) if run.settings.net else _in_cache(requested, pin)
     except InvarLockError as error:
         return TextSource(problems=(str(error),))
     names = [file.name for file in source.pin.files] if source.pin is not None else []
     names += source.resolved.names if source.resolved is not None else ()
     if any(name.endswith(".parquet") for name in names) and not has_parquet():
-        return replace(source, problems=(f"{asked.id}: {PARQUET_ADVICE}",))
+        return replace(source, problems=(f"{requested.id}: {PARQUET_ADVICE}",))
     return source
 
 
@@ -172,10 +172,10 @@ def read_suite_text(run: Run, pins: Pins) -> SourceText:
         return read_embedded_text(run.suites_folder / text.source, text.sha256)
     if text.dataset == "local_jsonl":
         return read_text_files("local_jsonl", [_local_file(run)], run.settings.local_jsonl_field)
-    asked = data_set(run)
-    assert asked is not None
-    pin = pins.datasets[asked.id]
-    return read_text_files(text.dataset, dataset_files(pin, [file.name for file in pin.files]), asked.field)
+    requested = data_set(run)
+    assert requested is not None
+    pin = pins.datasets[requested.id]
+    return read_text_files(text.dataset, dataset_files(pin, [file.name for file in pin.files]), requested.field)
 
 
 def data_set(run: Run) -> DataSet | None:
@@ -202,23 +202,23 @@ def data_set(run: Run) -> DataSet | None:
     )
 
 
-def files_of(asked: DataSet, names: Iterable[str]) -> tuple[str, ...]:
+def files_of(requested: DataSet, names: Iterable[str]) -> tuple[str, ...]:
     """Return the files of a data set's split, in the preferred one of the formats available.
 
     Raises:
         HubError: when it has none.
     """
     every = sorted(names)
-    folders = ("", "data") if asked.config is None else (asked.config,)
-    found = [name for name in every if _is_of(PurePosixPath(name), folders, asked.split)]
+    folders = ("", "data") if requested.config is None else (requested.config,)
+    found = [name for name in every if _is_of(PurePosixPath(name), folders, requested.split)]
     for suffix in SUFFIXES:
         chosen = tuple(name for name in found if name.endswith(suffix))
         if chosen:
             return chosen
-    where = asked.id if asked.config is None else f"{asked.id}, configuration {asked.config}"
+    where = requested.id if requested.config is None else f"{requested.id}, configuration {requested.config}"
     readable = [name for name in every if name.endswith(SUFFIXES)][:8]
     raise HubError(
-        f"no file of the split {asked.split!r}; it has {', '.join(readable) or 'no readable text'}; "
+        f"no file of the split {requested.split!r}; it has {', '.join(readable) or 'no readable text'}; "
         "correct INVARLOCK_HF_CONFIG or INVARLOCK_HF_SPLIT",
         code=Code.SETTING_INVALID,
         where=where,
@@ -230,7 +230,7 @@ def _is_of(path: PurePosixPath, folders: tuple[str, ...], split: str) -> bool:
     return folder in folders and (path.stem == split or path.name.startswith((f"{split}-", f"{split}.")))
 
 
-def _on_hub(asked: DataSet, pin: Pin | None) -> TextSource:
+def _on_hub(requested: DataSet, pin: Pin | None) -> TextSource:
     # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.hub import list_repository
     from invarlock.checkpoints.revisions import Resolved, find_dataset
@@ -241,26 +241,26 @@ def _on_hub(asked: DataSet, pin: Pin | None) -> TextSource:
         except HubError:
             # some of it is to be fetched
             pass
-    listing = list_repository(asked.id, "dataset", None if pin is None else pin.revision)
-    return TextSource(resolved=Resolved(listing, files_of(asked, listing.files)))
+    listing = list_repository(requested.id, "dataset", None if pin is None else pin.revision)
+    return TextSource(resolved=Resolved(listing, files_of(requested, listing.files)))
 
 
-def _in_cache(asked: DataSet, pin: Pin | None) -> TextSource:
+def _in_cache(requested: DataSet, pin: Pin | None) -> TextSource:
     # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.hub import cached_names
     from invarlock.checkpoints.revisions import find_dataset
 
     if pin is None:
         raise HubError(
-            f"{asked.id}: no pinned revision; download it with --net 1, or set INVARLOCK_HF_REVISION",
+            f"{requested.id}: no pinned revision; download it with --net 1, or set INVARLOCK_HF_REVISION",
             code=Code.PIN_UNUSABLE,
         )
     if pin.files:
         return TextSource(find_dataset(pin, [file.name for file in pin.files]))
-    cached = cached_names(asked.id, "dataset", pin.revision)
+    cached = cached_names(requested.id, "dataset", pin.revision)
     if not cached:
-        raise HubError(f"{asked.id} at {pin.revision}: not in the cache; download it with --net 1")
-    return TextSource(find_dataset(pin, files_of(asked, cached)))
+        raise HubError(f"{requested.id} at {pin.revision}: not in the cache; download it with --net 1")
+    return TextSource(find_dataset(pin, files_of(requested, cached)))
 
 
 def _disk_problems(run: Run) -> Iterator[str]:

@@ -79,7 +79,7 @@ class Progress:
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Omit pytest's dot when our own line replaces it."""
-        # pytest asks once more for its summary, when the run is over
+        # pytest calls this once more for its summary, when the run is over
         ours = self._state == "running" and self._verbosity == 0 and parameter_id(report.nodeid) in self._cases
         if not ours or report.outcome == RERUN or (report.when != "call" and report.passed):
             return None

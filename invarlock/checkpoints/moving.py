@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 
 from invarlock.checkpoints.equivalence.anatomy import Anatomy, Attention, FeedForward, Norm, Rows, Site, describe
-from invarlock.checkpoints.equivalence.steps import Scale, Step, Turn, apply, apply_to_outputs
+from invarlock.checkpoints.equivalence.steps import Rotate, Scale, Step, apply, apply_to_outputs
 from invarlock.checkpoints.families import matrices
 from invarlock.checkpoints.rewriting import Replacement, Rewrite
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
@@ -132,7 +132,7 @@ class MovedWeights:
         anatomy = self._anatomy
         if anatomy.fixed is not None or anatomy.subtracts_mean:
             raise self._refused(anatomy.fixed or "its norms subtract the mean")
-        reads, writes = Turn("inputs", rotation), Turn("outputs", rotation)
+        reads, writes = Rotate("inputs", rotation), Rotate("outputs", rotation)
         heads = () if anatomy.head is None else (anatomy.head,)
         for site in (*anatomy.embeddings, *anatomy.readers, *heads):
             self._steps[site].append(reads)

@@ -27,7 +27,7 @@ from invarlock.checkpoints.equivalence.steps import apply_to_outputs
 from invarlock.checkpoints.families import Module, classify
 from invarlock.documents import JsonObject
 from invarlock.errors import OutOfMemoryError
-from invarlock.evaluation.canonical_form import UNTURNED, TurnedOutputs
+from invarlock.evaluation.canonical_form import NO_TRANSFORM, OutputTransform
 from invarlock.evaluation.expert_stacks import can_run_experts, is_expert_stack, run_experts
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
 from invarlock.evaluation.models import forward
@@ -86,7 +86,7 @@ def evenly_spaced(tokens: Tokens, count: int) -> Tokens:
 
 @torch.inference_mode()
 def measure_activations(
-    model: PreTrainedModel, tokens: Tokens, room_bytes: int | None = None, turned: TurnedOutputs | None = None
+    model: PreTrainedModel, tokens: Tokens, room_bytes: int | None = None, transform: OutputTransform | None = None
 ) -> ActivationFacts:
     """Return the edge risk of every linear layer of attention and FFN, and the output of every FFN.
 
@@ -96,7 +96,7 @@ def measure_activations(
         model: a causal language model, in evaluation mode.
         tokens: token ids, shape (windows, seq_len).
         room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
-        turned: transforms outputs into the baseline's form, None to measure them as they are.
+        transform: brings outputs into the baseline's form, None to measure them as they are.
 
     Raises:
         EvaluationError: when the model's forward pass fails.
@@ -107,7 +107,7 @@ def measure_activations(
         try:
             with one_out_of_memory():
                 check_room(forward_bytes(model, min(chunk, len(tokens)), tokens.shape[1]), room_bytes)
-                return _measure(model, tokens, chunk, turned or UNTURNED)
+                return _measure(model, tokens, chunk, transform or NO_TRANSFORM)
         except torch.OutOfMemoryError:
             if chunk == 1:
                 raise OutOfMemoryError(
@@ -132,10 +132,10 @@ def scaled_outputs(model: PreTrainedModel, scales: Mapping[str, float]) -> Itera
         yield
 
 
-def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int, turned: TurnedOutputs) -> ActivationFacts:
+def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int, transform: OutputTransform) -> ActivationFacts:
     reduced = _Reduced()
     with ExitStack() as stack:
-        for handle in _hooks(model, reduced, turned):
+        for handle in _hooks(model, reduced, transform):
             stack.callback(handle.remove)
         for start in range(0, len(tokens), chunk):
             batch = torch.from_numpy(tokens[start : start + chunk]).long().to(model.device)
@@ -151,21 +151,21 @@ def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int, turned: TurnedO
     )
 
 
-def _hooks(model: PreTrainedModel, reduced: _Reduced, turned: TurnedOutputs) -> Iterator[Any]:
+def _hooks(model: PreTrainedModel, reduced: _Reduced, transform: OutputTransform) -> Iterator[Any]:
     """Put a hook on each linear layer in scope and on each stack of experts, and yield its handle."""
     model_type = model.config.model_type
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
             found = classify(model_type, f"{name}.weight", tuple(module.weight.shape))
             if found.family in rmt.CONTRACT["scope"]:
-                yield module.register_forward_hook(_linear_hook(name, found, reduced, turned))
+                yield module.register_forward_hook(_linear_hook(name, found, reduced, transform))
         elif is_expert_stack(module):
             block = classify(model_type, f"{name}.down_proj", tuple(module.down_proj.shape)).layer
-            yield module.register_forward_hook(_experts_hook(name, block, reduced, turned))
+            yield module.register_forward_hook(_experts_hook(name, block, reduced, transform))
 
 
-def _linear_hook(name: str, found: Module, reduced: _Reduced, turned: TurnedOutputs) -> Any:
-    steps = turned.of_linear(name, found.role)
+def _linear_hook(name: str, found: Module, reduced: _Reduced, transform: OutputTransform) -> Any:
+    steps = transform.of_linear(name, found.role)
 
     def hook(module: nn.Module, given: Any, output: torch.Tensor) -> None:
         reduced.add_risk(name, found.family, apply_to_outputs(steps, output.flatten(0, -2)))
@@ -176,8 +176,8 @@ def _linear_hook(name: str, found: Module, reduced: _Reduced, turned: TurnedOutp
     return hook
 
 
-def _experts_hook(name: str, block: int | None, reduced: _Reduced, turned: TurnedOutputs) -> Any:
-    numbers, steps = turned.experts.get(block if block is not None else -1), turned.of_linear(name, "down")
+def _experts_hook(name: str, block: int | None, reduced: _Reduced, transform: OutputTransform) -> Any:
+    numbers, steps = transform.experts.get(block if block is not None else -1), transform.of_linear(name, "down")
 
     def hook(module: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         reduced.add_output(name, output)

@@ -19,7 +19,7 @@ from invarlock.checkpoints.equivalence.anatomy import Site
 from invarlock.checkpoints.equivalence.finding import find_equivalence
 from invarlock.checkpoints.equivalence.names import RenamedCheckpoint
 from invarlock.checkpoints.equivalence.sides import Sides
-from invarlock.checkpoints.equivalence.steps import Step, Turn, TurnHeads
+from invarlock.checkpoints.equivalence.steps import Rotate, RotateHeads, Step
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.evaluation.checkpoint_facts import SPECTRAL_FAMILIES, CheckpointFacts
 from invarlock.measuring import spectral, weight_changes
@@ -35,7 +35,7 @@ DIGITS = spectral.DIGITS
 
 
 @dataclass(frozen=True)
-class TurnedOutputs:
+class OutputTransform:
     """Transforms outputs of the subject's layers into the baseline's form.
 
     Attributes:
@@ -44,8 +44,8 @@ class TurnedOutputs:
         experts: by block, the baseline's number of each of the subject's experts.
     """
 
-    residual: Turn | None
-    values: Mapping[str, TurnHeads]
+    residual: Rotate | None
+    values: Mapping[str, RotateHeads]
     experts: Mapping[int, tuple[int, ...]]
 
     def of_linear(self, module: str, role: str) -> tuple[Step, ...]:
@@ -55,7 +55,7 @@ class TurnedOutputs:
         return (self.values[module],) if module in self.values else ()
 
 
-UNTURNED = TurnedOutputs(None, {}, {})
+NO_TRANSFORM = OutputTransform(None, {}, {})
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class CanonicalForm:
     skipped: list[dict[str, Any]]
     spectra: Mapping[str, Rows]
     changes: Rows
-    outputs: TurnedOutputs
+    outputs: OutputTransform
 
 
 def needs_canonical_form(baseline: CheckpointFacts, subject: CheckpointFacts) -> bool:
@@ -134,7 +134,7 @@ def measure_canonical_form(
         [{"kind": one.kind, "reason": one.reason} for one in sides.skipped],
         {side: dict(sorted(rows.items())) for side, rows in spectra.items()},
         dict(sorted(changes.items())),
-        _turned_outputs(sides),
+        _output_transform(sides),
     )
 
 
@@ -163,14 +163,14 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
 
 
-def _turned_outputs(sides: Sides) -> TurnedOutputs:
-    residual: Turn | None = None
-    values: dict[str, TurnHeads] = {}
+def _output_transform(sides: Sides) -> OutputTransform:
+    residual: Rotate | None = None
+    values: dict[str, RotateHeads] = {}
     for site, steps in sides.own_steps.items():
         for step in _of_outputs(steps):
-            if isinstance(step, Turn):
+            if isinstance(step, Rotate):
                 residual = step
-            elif isinstance(step, TurnHeads):
+            elif isinstance(step, RotateHeads):
                 values[site.tensor.removesuffix(".weight")] = step
     experts: dict[int, dict[int, int]] = {}
     modules = sides.base.files.modules
@@ -182,7 +182,7 @@ def _turned_outputs(sides: Sides) -> TurnedOutputs:
         other = modules[source.tensor].expert if source.expert is None else source.expert
         if number is not None and other is not None:
             experts.setdefault(module.layer, {})[other] = number
-    return TurnedOutputs(
+    return OutputTransform(
         residual,
         values,
         {layer: tuple(order[number] for number in sorted(order)) for layer, order in experts.items()},

@@ -32,7 +32,7 @@ from invarlock.evaluation.activations import (
 )
 from invarlock.evaluation.canonical_form import (
     CanonicalForm,
-    TurnedOutputs,
+    OutputTransform,
     measure_canonical_form,
 )
 from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
@@ -410,9 +410,9 @@ def _load_subject(subject: Path, baseline: Path, placement: Placement, facts: Ch
 
 
 def _activations(
-    model: PreTrainedModel, draw: Draw, windows: int, room_bytes: int | None, turned: TurnedOutputs | None = None
+    model: PreTrainedModel, draw: Draw, windows: int, room_bytes: int | None, transform: OutputTransform | None = None
 ) -> ActivationFacts:
-    return measure_activations(model, evenly_spaced(draw.final.tokens, windows), room_bytes, turned)
+    return measure_activations(model, evenly_spaced(draw.final.tokens, windows), room_bytes, transform)
 
 
 def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key: str) -> dict[str, dict[str, Any]]:

@@ -133,19 +133,19 @@ def _with_heads(sides: Sides, anatomy: Anatomy) -> Sides:
 def _residual_stream(sides: Sides, anatomy: Anatomy) -> Sides:
     """Return both sides with norms folded and the residual stream rotated back, where the subject needs it."""
     folded = norms.fold(sides, anatomy)
-    turned = rotation.undo_rotation(folded, anatomy)
+    rotated = rotation.undo_rotation(folded, anatomy)
     names, largest = norms.largest_change(sides, anatomy)
-    if not turned.removed and not (names and norms.are_folded(sides, anatomy)):
-        return replace(sides, skipped=turned.skipped)
+    if not rotated.removed and not (names and norms.are_folded(sides, anatomy)):
+        return replace(sides, skipped=rotated.skipped)
     if names:
-        turned = turned.remove("norms", names, largest)
+        rotated = rotated.remove("norms", names, largest)
     head = anatomy.head
-    if head is not None and head in turned.base_sources and turned.has(head):
-        base, own = turned.pair(head)
+    if head is not None and head in rotated.base_sources and rotated.has(head):
+        base, own = rotated.pair(head)
         left = float(torch.linalg.vector_norm(own - base) / torch.linalg.vector_norm(base))
         if left < UNTIED_LEFT:
-            return turned.remove("untied_head", [head.label], left)
-    return turned
+            return rotated.remove("untied_head", [head.label], left)
+    return rotated
 
 
 def _by_kind(removed: tuple[Removed, ...]) -> tuple[Removed, ...]:

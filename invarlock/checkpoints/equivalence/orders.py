@@ -6,7 +6,7 @@ import torch
 
 from invarlock.checkpoints.equivalence.anatomy import Attention, Experts, FeedForward, Rows, Site
 from invarlock.checkpoints.equivalence.sides import BIAS, Sides
-from invarlock.checkpoints.equivalence.steps import Order, Step
+from invarlock.checkpoints.equivalence.steps import Permute, Step
 
 # A row that is as near to the one in its place needs no other: rounding to 4 bits leaves 0.99.
 IN_PLACE = 0.95
@@ -66,7 +66,7 @@ def order_experts(sides: Sides, experts: Experts) -> Sides:
     sources = dict(sides.own_sources)
     for member, number in zip(experts.members, order.tolist(), strict=True):
         sources |= zip(_sites(member), _sites(experts.members[number]), strict=True)
-    ordered = sides.with_own_sources(sources).with_steps({experts.router: (Order("outputs", order),)})
+    ordered = sides.with_own_sources(sources).with_steps({experts.router: (Permute("outputs", order),)})
     return ordered.remove("experts", [experts.router.label], _moved(order))
 
 
@@ -78,7 +78,7 @@ def order_units(sides: Sides, ffn: FeedForward) -> Sides:
     order = find_order(*sides.pair_of_rows(ffn.gate or ffn.up))
     if order is None:
         return sides
-    steps: dict[Site, tuple[Step, ...]] = {ffn.down: (Order("inputs", order),)}
+    steps: dict[Site, tuple[Step, ...]] = {ffn.down: (Permute("inputs", order),)}
     for rows in (ffn.gate, ffn.up):
         if rows is not None:
             steps[rows.site] = (*steps.get(rows.site, ()), _of_rows(sides, rows, rows.index[order]))
@@ -111,17 +111,17 @@ def order_heads(sides: Sides, attention: Attention) -> Sides:
     for rows, chosen in ((query, order), (key, kept), (value, kept)):
         steps[rows.site] = (*steps.get(rows.site, ()), _of_rows(sides, rows, rows.index[chosen]))
     inputs = torch.arange(heads * query.index.shape[1]).view(heads, -1)
-    steps[attention.output] = (Order("inputs", inputs[order].flatten()),)
+    steps[attention.output] = (Permute("inputs", inputs[order].flatten()),)
     if not sides.biases_follow(steps):
         return sides.skip("heads", BIAS)
     return sides.with_steps(steps).remove("heads", [attention.output.label], moved)
 
 
-def _of_rows(sides: Sides, rows: Rows, taken: torch.Tensor) -> Order:
+def _of_rows(sides: Sides, rows: Rows, taken: torch.Tensor) -> Permute:
     """Return the order of a whole matrix in which some of its rows are others of them."""
     order = torch.arange(sides.outputs(rows.site))
     order[rows.index.flatten()] = taken.flatten()
-    return Order("outputs", order)
+    return Permute("outputs", order)
 
 
 def _sites(ffn: FeedForward) -> tuple[Site, ...]:

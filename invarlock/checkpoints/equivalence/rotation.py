@@ -13,7 +13,7 @@ import torch
 
 from invarlock.checkpoints.equivalence.anatomy import Anatomy, Site
 from invarlock.checkpoints.equivalence.sides import BIAS, Sides, energy
-from invarlock.checkpoints.equivalence.steps import Step, Turn
+from invarlock.checkpoints.equivalence.steps import Rotate, Step
 
 # Embeddings nearer than this are not rotated: rounding to 4 bits moves them by 0.15 at most.
 SAME = 0.3
@@ -49,7 +49,7 @@ def undo_rotation(sides: Sides, anatomy: Anatomy) -> Sides:
     ones = torch.ones(len(rotation))
     if anatomy.subtracts_mean and float((rotation.mT @ ones - ones).abs().max()) > KEEPS_MEAN:
         return sides.skip("rotation", "the norms subtract the mean, which the rotation does not keep")
-    reads, writes = Turn("inputs", rotation), Turn("outputs", rotation)
+    reads, writes = Rotate("inputs", rotation), Rotate("outputs", rotation)
     steps: dict[Site, tuple[Step, ...]] = dict.fromkeys((*anatomy.embeddings, *anatomy.readers), (reads,))
     if anatomy.head is not None:
         steps[anatomy.head] = (reads,)

@@ -12,7 +12,7 @@ import torch
 from invarlock.checkpoints.equivalence.anatomy import Attention, FeedForward, Rows, Site
 from invarlock.checkpoints.equivalence.rotation import find_rotation
 from invarlock.checkpoints.equivalence.sides import BIAS, Sides, energy
-from invarlock.checkpoints.equivalence.steps import Scale, Step, TurnHeads, apply
+from invarlock.checkpoints.equivalence.steps import RotateHeads, Scale, Step, apply
 
 # A row whose cosine with the baseline's is less has no scale.
 ALIKE = 0.5
@@ -52,15 +52,15 @@ def undo_value_rotations(sides: Sides, attention: Attention) -> Sides:
         return sides
     # rows are features here: Q maps the subject's columns, taken as points, to the baseline's
     rotations = torch.stack([find_rotation(before.mT, after.mT) for before, after in zip(base, own, strict=True)])
-    turned = rotations.mT @ own
-    share = energy(turned - base) / max(energy(base), 1e-300)
+    rotated = rotations.mT @ own
+    share = energy(rotated - base) / max(energy(base), 1e-300)
     if share > MOST_LEFT_BY_ROTATION * energy(own - base) / max(energy(base), 1e-300):
         return sides
     inputs = torch.arange(attention.query.index.numel()).view(attention.query.index.shape)
     repeats = len(inputs) // len(rotations)
     steps: dict[Site, tuple[Step, ...]] = {
-        value.site: (TurnHeads("outputs", value.index, rotations),),
-        output: (TurnHeads("inputs", inputs, rotations.repeat_interleave(repeats, 0)),),
+        value.site: (RotateHeads("outputs", value.index, rotations),),
+        output: (RotateHeads("inputs", inputs, rotations.repeat_interleave(repeats, 0)),),
     }
     if not _helps(sides, steps, value, output):
         return sides

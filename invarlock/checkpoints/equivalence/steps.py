@@ -31,7 +31,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Order:
+class Permute:
     """Take the features in another order: the new feature ``i`` is the old feature ``order[i]``."""
 
     side: Side
@@ -43,7 +43,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Rotate:
     """Rotate the features: x becomes x Q; ``rotation`` is Q, shape (features, features)."""
 
     side: Side
@@ -55,7 +55,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class TurnHeads:
+class RotateHeads:
     """Rotate the features of each head by its own Q; the others stay.
 
     Attributes:
@@ -69,13 +69,13 @@ class TurnHeads:
 
     def on_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the rows of a matrix with the features of each head rotated: shape [rows, columns]."""
-        turned = rows.clone()
+        rotated = rows.clone()
         features = self.features.to(rows.device)
-        turned[features.flatten()] = (self.rotations.to(rows).mT @ rows[features]).flatten(0, 1)
-        return turned
+        rotated[features.flatten()] = (self.rotations.to(rows).mT @ rows[features]).flatten(0, 1)
+        return rotated
 
 
-Step = Scale | Order | Turn | TurnHeads
+Step = Scale | Permute | Rotate | RotateHeads
 
 
 def apply(steps: Iterable[Step], matrix: torch.Tensor) -> torch.Tensor:

@@ -50,14 +50,14 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often something is tried; the wait doubles each time."""
 
     attempts: int = 5
     first_wait_seconds: float = 1.0
 
 
-PATIENCE = Patience()
+RETRY_POLICY = RetryPolicy()
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _NotTheFile(OSError):
     """What came is not the file that is listed."""
 
 
-def list_repository(repo_id: str, kind: Kind, revision: str | None, patience: Patience = PATIENCE) -> Listing:
+def list_repository(repo_id: str, kind: Kind, revision: str | None, retries: RetryPolicy = RETRY_POLICY) -> Listing:
     """Return what a repository holds at a revision; None is its main branch.
 
     Raises:
@@ -102,7 +102,7 @@ def list_repository(repo_id: str, kind: Kind, revision: str | None, patience: Pa
         return info
 
     where = repo_id if revision is None else f"{repo_id} at {revision}"
-    info = _retried(ask, where, patience)
+    info = _retried(ask, where, retries)
     if info.id != repo_id:
         raise HubError(f"{repo_id}: the hub calls it {info.id!r} now; use that name")
     if not _COMMIT.fullmatch(str(info.sha)):
@@ -116,7 +116,7 @@ def list_repository(repo_id: str, kind: Kind, revision: str | None, patience: Pa
     )
 
 
-def fetch_file(listing: Listing, name: str, patience: Patience = PATIENCE) -> tuple[Path, PinnedFile]:
+def fetch_file(listing: Listing, name: str, retries: RetryPolicy = RETRY_POLICY) -> tuple[Path, PinnedFile]:
     """Return where a file of a repository lies in the client's cache, fetched if need be, and what it is.
 
     Raises:
@@ -132,7 +132,7 @@ def fetch_file(listing: Listing, name: str, patience: Patience = PATIENCE) -> tu
             _forget(path)
             raise
 
-    return _retried(fetch, f"{listing.repo_id} at {listing.commit}: {name}", patience)
+    return _retried(fetch, f"{listing.repo_id} at {listing.commit}: {name}", retries)
 
 
 def cached_file(repo_id: str, kind: Kind, commit: str, name: str) -> Path | None:
@@ -209,13 +209,13 @@ def _forget(path: Path) -> None:
         path = target
 
 
-def _retried(call: Callable[[], Result], where: str, patience: Patience) -> Result:
-    wait = patience.first_wait_seconds
-    for attempt in range(1, patience.attempts + 1):
+def _retried(call: Callable[[], Result], where: str, retries: RetryPolicy) -> Result:
+    wait = retries.first_wait_seconds
+    for attempt in range(1, retries.attempts + 1):
         try:
             return call()
         except _CLIENT_ERRORS as error:
-            last = UNREACHABLE_ATTEMPTS if type(_cause(error)).__name__ in UNREACHABLE else patience.attempts
+            last = UNREACHABLE_ATTEMPTS if type(_cause(error)).__name__ in UNREACHABLE else retries.attempts
             if attempt >= last or not _passes(error):
                 _refuse(error, where, attempt)
         time.sleep(wait)

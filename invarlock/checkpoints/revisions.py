@@ -16,10 +16,10 @@ from pathlib import Path
 from invarlock.catalog.pins import CODE_SUFFIX, Pin, PinnedFile
 from invarlock.checkpoints.digests import digest_file
 from invarlock.checkpoints.hub import (
-    PATIENCE,
+    RETRY_POLICY,
     Kind,
     Listing,
-    Patience,
+    RetryPolicy,
     cache_folder,
     cached_file,
     fetch_file,
@@ -79,7 +79,12 @@ class Resolved:
 
 
 def resolve_model(
-    model_id: str, revision: str | None, patience: Patience = PATIENCE, *, code: bool = False, pickles: bool = False
+    model_id: str,
+    revision: str | None,
+    retries: RetryPolicy = RETRY_POLICY,
+    *,
+    code: bool = False,
+    pickles: bool = False,
 ) -> Resolved:
     """Return the commit of a model and its files: weights, config and tokenizer.
 
@@ -93,7 +98,7 @@ def resolve_model(
     Raises:
         HubError: when the repository cannot be read, or holds no safetensors, config or tokenizer.
     """
-    listing = list_repository(model_id, "model", revision, patience)
+    listing = list_repository(model_id, "model", revision, retries)
     where = f"{model_id} at {listing.commit}"
     if CONFIG_FILE not in listing.files:
         raise HubError(f"{where}: no {CONFIG_FILE}; name a repository of a transformers model")
@@ -102,12 +107,12 @@ def resolve_model(
         raise HubError(f"{where}: no tokenizer files; name a repository that has them")
     configs = [name for name in CONFIG_FILES if name in listing.files]
     own = [name for name in listing.files if code and name.endswith(CODE_SUFFIX) and "/" not in name]
-    weights = _weights(listing, where, patience)
-    pickled = () if weights else _pickled(listing, where, patience, allowed=pickles)
+    weights = _weights(listing, where, retries)
+    pickled = () if weights else _pickled(listing, where, retries, allowed=pickles)
     return Resolved(listing, tuple(sorted([*weights, *pickled, *configs, *tokenizer, *own])), pickled)
 
 
-def fetch(resolved: Resolved, show: ShowLine, patience: Patience = PATIENCE) -> Pin:
+def fetch(resolved: Resolved, show: ShowLine, retries: RetryPolicy = RETRY_POLICY) -> Pin:
     """Fetch and verify all files of a repository that are wanted, and return its pin.
 
     Raises:
@@ -116,7 +121,7 @@ def fetch(resolved: Resolved, show: ShowLine, patience: Patience = PATIENCE) -> 
     listing, done = resolved.listing, 0
     files: list[PinnedFile] = []
     with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-        waiting = [pool.submit(fetch_file, listing, name, patience) for name in resolved.names]
+        waiting = [pool.submit(fetch_file, listing, name, retries) for name in resolved.names]
         try:
             for future in as_completed(waiting):
                 _, file = future.result()
@@ -202,13 +207,13 @@ def pin_folder(model_id: str, licence: str | None, sources: Mapping[str, Path]) 
     return replace(pin, revision=str(pin.digest))
 
 
-def _weights(listing: Listing, where: str, patience: Patience) -> tuple[str, ...]:
+def _weights(listing: Listing, where: str, retries: RetryPolicy) -> tuple[str, ...]:
     """Return the names of the safetensors, with that of their index, fetched to know them; () for none."""
     if SINGLE_FILE in listing.files:
         return (SINGLE_FILE,)
     if INDEX_FILE not in listing.files:
         return ()
-    path, _ = fetch_file(listing, INDEX_FILE, patience)
+    path, _ = fetch_file(listing, INDEX_FILE, retries)
     try:
         index = read_index(path.parent)
     except CheckpointError as error:
@@ -221,7 +226,7 @@ def _weights(listing: Listing, where: str, patience: Patience) -> tuple[str, ...
     return (*shards, INDEX_FILE)
 
 
-def _pickled(listing: Listing, where: str, patience: Patience, *, allowed: bool) -> tuple[str, ...]:
+def _pickled(listing: Listing, where: str, retries: RetryPolicy, *, allowed: bool) -> tuple[str, ...]:
     """Return the names of the pickled weights, with that of their index, of a repository that has no others."""
     pickles = sorted(name for name in listing.files if _matches(name, PICKLES))
     if not pickles:
@@ -239,7 +244,7 @@ def _pickled(listing: Listing, where: str, patience: Patience, *, allowed: bool)
             f"{where}: weights as {pickles[0]}, and neither {PICKLED_FILE} nor {PICKLED_INDEX}; convert them to "
             "safetensors, and use the folder (MODEL_1=FOLDER)"
         )
-    path, _ = fetch_file(listing, PICKLED_INDEX, patience)
+    path, _ = fetch_file(listing, PICKLED_INDEX, retries)
     try:
         shards = pickled_shards(path)
     except CheckpointError as error:

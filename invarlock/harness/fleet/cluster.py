@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from invarlock.harness.fleet.agreement import NodeFacts
 from invarlock.harness.fleet.archives import Archive
-from invarlock.harness.fleet.node import Order, Part
+from invarlock.harness.fleet.node import Part, WorkOrder
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Cluster(Protocol):
     def share(self, archive: Archive) -> Any:
         """Make an archive available to all nodes, and return what ``submit`` takes for it."""
 
-    def submit(self, order: Order, files: Sequence[Any], need: Need) -> None:
+    def submit(self, order: WorkOrder, files: Sequence[Any], need: Need) -> None:
         """Submit a piece, at the latest with the next ``flush``."""
 
     def flush(self) -> None:

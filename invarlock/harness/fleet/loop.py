@@ -27,7 +27,7 @@ from invarlock.harness.fleet.joining import (
     join_part,
     state_archive,
 )
-from invarlock.harness.fleet.node import Order, Part
+from invarlock.harness.fleet.node import Part, WorkOrder
 from invarlock.harness.fleet.pieces import Piece, PieceQueue
 from invarlock.harness.fleet.ray_cluster import RayCluster
 from invarlock.harness.fleet.slurm_cluster import SlurmCluster, check_options
@@ -217,7 +217,7 @@ class FleetLoop:
             if piece.model.id not in self._files:
                 self._files[piece.model.id] = self._cluster.share(baseline_archive(self.directory, piece.model))
             files.append(self._files[piece.model.id])
-        order = Order(
+        order = WorkOrder(
             piece.number,
             node_arguments(self.config),
             str(self.config.invocation_params.dir),

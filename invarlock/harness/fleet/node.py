@@ -32,7 +32,7 @@ STATE_FILES = ("environment.json", "settings.json", "tuned_edit_params.json", OU
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkOrder:
     """What a node needs to run a piece, besides the files of its model.
 
     Attributes:
@@ -75,7 +75,7 @@ class Part:
     ended: str = ""
 
 
-def run_piece(order: Order, *files: Archive) -> Part:
+def run_piece(order: WorkOrder, *files: Archive) -> Part:
     """Run a piece and return its part of the run.
 
     Args:
@@ -103,7 +103,7 @@ def run_piece(order: Order, *files: Archive) -> Part:
         return Part(ended=disk_refuses(error))
 
 
-def _run_pytest(order: Order, folder: Path) -> tuple[int, str]:
+def _run_pytest(order: WorkOrder, folder: Path) -> tuple[int, str]:
     order.cases.write(folder / "piece.json")
     log = folder / "output.txt"
     with log.open("wb") as stream:
@@ -119,7 +119,7 @@ def _run_pytest(order: Order, folder: Path) -> tuple[int, str]:
     return done.returncode, log.read_bytes()[-OUTPUT_CHARACTERS:].decode("utf-8", "replace")
 
 
-def _environment(order: Order, folder: Path) -> dict[str, str]:
+def _environment(order: WorkOrder, folder: Path) -> dict[str, str]:
     """Return the variables of pytest: those of this node, with the settings of the run."""
     names = {name for setting in SETTINGS if not setting.ambient for name in setting.variables}
     own = {name: value for name, value in os.environ.items() if name not in names}

@@ -23,7 +23,7 @@ from invarlock.errors import InvarLockError, UsageError
 from invarlock.harness.fleet.agreement import NodeFacts, node_facts
 from invarlock.harness.fleet.archives import Archive
 from invarlock.harness.fleet.cluster import Need
-from invarlock.harness.fleet.node import Order, Part, run_piece
+from invarlock.harness.fleet.node import Part, WorkOrder, run_piece
 from invarlock.problems import Code
 
 # How often Ray repeats a piece whose node or worker is lost, before the controller hears of it.
@@ -131,7 +131,7 @@ class RayCluster:
         """Put an archive into the object store, from which each node takes it once."""
         return self._ray.put(archive)
 
-    def submit(self, order: Order, files: Sequence[Any], need: Need) -> None:
+    def submit(self, order: WorkOrder, files: Sequence[Any], need: Need) -> None:
         """Submit a piece.
 
         Args:
@@ -182,7 +182,7 @@ def _check_port(address: str) -> None:
         socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_SECONDS).close()
 
 
-def _run_here(order: Order, *files: Archive) -> tuple[str, Part]:
+def _run_here(order: WorkOrder, *files: Archive) -> tuple[str, Part]:
     # imported here: a run on one machine does without
     import ray
 

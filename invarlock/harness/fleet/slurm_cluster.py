@@ -21,7 +21,7 @@ from invarlock.errors import UsageError
 from invarlock.harness.fleet.agreement import NodeFacts
 from invarlock.harness.fleet.archives import Archive
 from invarlock.harness.fleet.cluster import Need
-from invarlock.harness.fleet.node import Order, Part, run_piece
+from invarlock.harness.fleet.node import Part, WorkOrder, run_piece
 from invarlock.jsonio import read_json, write_bytes, write_json
 from invarlock.problems import Code
 
@@ -85,7 +85,7 @@ class SlurmCluster:
         self._cancel_earlier()
         self._options = options
         self._files = 0
-        self._waiting: list[tuple[Order, list[Path], Need]] = []
+        self._waiting: list[tuple[WorkOrder, list[Path], Need]] = []
         self._running: dict[int, Any] = {}
 
     def names(self) -> dict[str, str]:
@@ -112,7 +112,7 @@ class SlurmCluster:
         write_bytes(path.with_suffix(".sha256"), archive.sha256.encode("ascii"))
         return path
 
-    def submit(self, order: Order, files: Sequence[Path], need: Need) -> None:
+    def submit(self, order: WorkOrder, files: Sequence[Path], need: Need) -> None:
         """Add a piece to those that ``flush`` submits."""
         self._waiting.append((order, list(files), need))
 
@@ -214,12 +214,12 @@ def _make_executor(folder: Path, need: Need, options: Mapping[str, str]) -> Any:
 class SlurmPiece:
     """Runs a piece in a job. Slurm may stop the job, which then starts again."""
 
-    def __call__(self, order: Order, files: Sequence[Path]) -> tuple[str, Part]:
+    def __call__(self, order: WorkOrder, files: Sequence[Path]) -> tuple[str, Part]:
         """Run the piece; return the node's name and its part."""
         archives = [Archive(path.read_bytes(), path.with_suffix(".sha256").read_text("ascii")) for path in files]
         return os.environ.get("SLURMD_NODENAME", socket.gethostname()), run_piece(order, *archives)
 
-    def checkpoint(self, order: Order, files: Sequence[Path]) -> Any:
+    def checkpoint(self, order: WorkOrder, files: Sequence[Path]) -> Any:
         """Return what the job does when it starts again: all of the piece, which has no state on the node."""
         # imported here: only a job that is stopped needs it
         from submitit.helpers import DelayedSubmission

@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 
 from invarlock.catalog.pins import Pin, Pins, parse_pins
 from invarlock.checkpoints.digests import digest_checkpoint
-from invarlock.checkpoints.hub import Patience
+from invarlock.checkpoints.hub import RetryPolicy
 from invarlock.checkpoints.pickled_weights import PICKLED_FILE, convert_weights
 from invarlock.checkpoints.revisions import fetch, find_model, model_folder, resolve_model
 from invarlock.errors import CheckpointError, HubError
 
 EMBEDDED = Path(__file__).parents[3] / "suites" / "embedded"
 MODEL = "org/mistral-tiny"
-QUICK = Patience(attempts=3, first_wait_seconds=0.001)
+QUICK = RetryPolicy(attempts=3, first_wait_seconds=0.001)
 
 
 def pickled(value: object, **more: bool) -> bytes:

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from invarlock.catalog.pins import Pin, Pins, read_pins
 from invarlock.checkpoints.digests import digest_checkpoint
-from invarlock.checkpoints.hub import Patience, list_repository
+from invarlock.checkpoints.hub import RetryPolicy, list_repository
 from invarlock.checkpoints.revisions import (
     Resolved,
     dataset_files,
@@ -28,7 +28,7 @@ from invarlock.jsonio import write_json
 
 EMBEDDED = Path(__file__).parents[3] / "suites" / "embedded"
 MODEL = "org/mistral-tiny"
-QUICK = Patience(attempts=3, first_wait_seconds=0.001)
+QUICK = RetryPolicy(attempts=3, first_wait_seconds=0.001)
 
 
 @pytest.fixture

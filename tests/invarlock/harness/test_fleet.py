@@ -22,7 +22,7 @@ from invarlock.harness.fleet.agreement import disagreement, node_facts
 from invarlock.harness.fleet.archives import Archive, pack_files, unpack
 from invarlock.harness.fleet.command_line import node_variables
 from invarlock.harness.fleet.joining import join_part
-from invarlock.harness.fleet.node import Order, run_piece
+from invarlock.harness.fleet.node import WorkOrder, run_piece
 from invarlock.harness.fleet.pieces import Piece, PieceQueue
 from invarlock.harness.planning.piece_file import PieceFile
 from invarlock.harness.state.nodes import FleetState, fleet_environment
@@ -178,7 +178,7 @@ def test_nodes_with_equal_versions_agree_and_another_library_is_named() -> None:
 def test_a_node_that_differs_refuses_a_piece_before_it_runs_anything(tmp_path: Path) -> None:
     agreed = node_facts(SUITES, "strict", gpus=False).agreed()
     agreed["versions"]["libraries"]["torch"] = "0.1"
-    order = Order(1, ("--no-such-option",), str(tmp_path), {}, str(SUITES), "strict", PieceFile((), ()), agreed)
+    order = WorkOrder(1, ("--no-such-option",), str(tmp_path), {}, str(SUITES), "strict", PieceFile((), ()), agreed)
 
     part = run_piece(order)
 

@@ -26,7 +26,7 @@ from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, meas
 from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.kept_tokens import SubjectObserver, kept_file, kept_folder
 from invarlock.evaluation.models import Placement, load_model
-from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
+from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.scoring import score_windows
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.evaluation.windows import Draw
@@ -123,7 +123,7 @@ def table(name: str, final: int, *, with_cost: bool) -> None:
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for label, subject in subjects(folder, draws[1]):
             measured = compare(subject, request.comparison())
-            report = report_document(request, Edited("custom", "custom", "custom", {}), measured)
+            report = report_document(request, EditDescription("custom", "custom", "custom", {}), measured)
             found, ratio = report["fidelity"], report["primary_metric"]["ratio_vs_baseline"]
             print(
                 f"| {label} | {ratio:.4f} | {found['kl_mean']:.5f} | {found['kl_p99']:.3f} | {found['kl_p999']:.3f} "

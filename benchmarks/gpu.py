@@ -37,7 +37,7 @@ from invarlock.errors import EditError
 from invarlock.evaluation.comparison import Baseline, WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.models import Placement, load_model
-from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
+from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.faults import BY_NAME as FAULTS
 from invarlock.faults.injection import inject_fault
@@ -236,7 +236,7 @@ def every_case(
         finally:
             shutil.rmtree(subject, ignore_errors=True)
         parameters = spec.parameters if isinstance(spec, EditSpec) else {}
-        edited = Edited(name.partition(":")[0], name.partition(":")[0], name, parameters)
+        edited = EditDescription(name.partition(":")[0], name.partition(":")[0], name, parameters)
         report: Any = report_document(request, edited, found, made)
         statuses = {guard: report[guard]["status"] for guard in GUARD_NAMES}
         loaded = report["primary_metric"]["ratio_vs_baseline"] is not None

@@ -36,7 +36,7 @@ from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.models import Placement
-from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
+from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.guards import GUARD_NAMES
 from invarlock.reports.documents import PresetDocument
@@ -254,7 +254,7 @@ def measure(subject: Subject, preset_limits: Mapping[str, Any] = MappingProxyTyp
         measured = compare(target, request.comparison())
     finally:
         shutil.rmtree(target)
-    edited = Edited("custom", "custom", "custom", {})
+    edited = EditDescription("custom", "custom", "custom", {})
     report: Any = report_document(request, edited, measured)
     final = report["evaluation_windows"]["final"]
     deltas = [own - base for own, base in zip(final["logloss"], final["baseline_logloss"], strict=True)]

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 CHANGING = {
     "FoundReports",
     "Listing",
-    "Measured",
+    "LimitMeasurements",
     "MovedWeights",
     "PackFolder",
     "RecentTensors",

@@ -91,15 +91,15 @@ class CheckpointFacts:
 
 
 @dataclass(frozen=True)
-class Against:
-    """The baseline that a checkpoint is measured against: its folder, and the facts of its weights."""
+class BaselineWeights:
+    """A baseline to compare a checkpoint with: its folder, and the facts of its weights."""
 
     folder: Path
     facts: CheckpointFacts
 
 
 def measure_checkpoint(
-    folder: Path, tokenizer: TokenizerFacts | None, against: Against | None = None
+    folder: Path, tokenizer: TokenizerFacts | None, against: BaselineWeights | None = None
 ) -> CheckpointFacts:
     """Return the facts of a checkpoint, read from its files without loading the model.
 
@@ -201,7 +201,7 @@ def _rows_of_baseline(name: str, module: Module, tensor: torch.Tensor, base: Che
     return tensor[:rows] if list(tensor.shape[1:]) == rest else tensor
 
 
-def _known(against: Against | None, name: str, tensor: Mapping[str, Any]) -> CheckpointFacts | None:
+def _known(against: BaselineWeights | None, name: str, tensor: Mapping[str, Any]) -> CheckpointFacts | None:
     """Return the facts of a baseline that has the same tensor, measured in the same way; None if it does not."""
     if against is None or against.facts.invariants["tensors"].get(name) != tensor:
         return None

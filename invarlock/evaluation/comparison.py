@@ -35,7 +35,7 @@ from invarlock.evaluation.canonical_form import (
     OutputTransform,
     measure_canonical_form,
 )
-from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
+from invarlock.evaluation.checkpoint_facts import BaselineWeights, CheckpointFacts, measure_checkpoint
 from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, kept_file, kept_folder
 from invarlock.evaluation.models import NATIVE, Placement, load_dequantised, load_model, load_stored_model
 from invarlock.evaluation.plausibility import MOST_OF_CHANCE, check_begins_with_bos, check_plausible
@@ -152,10 +152,10 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured of a subject; ``not_scored`` says why there are no scores.
+class SubjectMeasurement:
+    """The measurements of a subject; ``not_scored`` is the reason if there are no scores.
 
-    ``form`` says what was removed before weights were compared, None if they were compared as they are stored.
+    ``form`` describes what was removed before weights were compared, None if they were compared as they are stored.
     """
 
     digest: str
@@ -290,7 +290,7 @@ def measure_baseline_weights(folder: Path) -> KnownBaseline:
     return KnownBaseline(digest_checkpoint(folder), tokenizer_digest(folder), facts)
 
 
-def compare(subject: Path, comparison: Comparison) -> Measured:
+def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
     """Return the measurements of a subject on the windows of its baseline.
 
     The guards of weights measure the dense tensors that packed ones stand for; the model is scored with these too, or
@@ -317,7 +317,7 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
         facts = baseline.facts
     else:
         tokenizer = subject_tokenizer_facts(subject, baseline.folder, baseline.facts.invariants, draw)
-        facts = measure_checkpoint(subject, tokenizer, Against(baseline.folder, baseline.facts))
+        facts = measure_checkpoint(subject, tokenizer, BaselineWeights(baseline.folder, baseline.facts))
         form = measure_canonical_form(baseline.folder, subject, baseline.facts, facts)
         if form is not None and form.changes:
             facts = replace(facts, canonical={**form.spectra, "changes": form.changes})
@@ -325,8 +325,8 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
     seconds = {"measure_weights": weights_read - started, "load": 0.0, "score": 0.0}
     way = scored_as(facts, placement)
 
-    def unscored(reason: str) -> Measured:
-        return Measured(digest, facts, None, None, reason, seconds, scored_as=way, form=form)
+    def unscored(reason: str) -> SubjectMeasurement:
+        return SubjectMeasurement(digest, facts, None, None, reason, seconds, scored_as=way, form=form)
 
     reason = _incomplete(baseline.facts, facts, comparison.expected)
     if reason is not None:
@@ -365,7 +365,7 @@ def compare(subject: Path, comparison: Comparison) -> Measured:
     activations, scaled = measure(baseline.outputs, rmt.REPORT_WINDOWS)
     measured = time.perf_counter()
     seconds |= {"load": loaded - weights_read, "score": scored - loaded, "measure_activations": measured - scored}
-    result = Measured(
+    result = SubjectMeasurement(
         digest,
         facts,
         preview,

@@ -14,11 +14,11 @@ from invarlock.documents.reports import BaselineReport, Report
 from invarlock.evaluation.activations import ACTIVATION_CONTRACTS
 from invarlock.evaluation.canonical_form import CanonicalForm
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS
-from invarlock.evaluation.comparison import Baseline, Measured, window_columns
+from invarlock.evaluation.comparison import Baseline, SubjectMeasurement, window_columns
 from invarlock.evaluation.models import NATIVE
-from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, draw_of
+from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, draw_of
 from invarlock.evaluation.scoring import Scores
-from invarlock.evaluation.served.subject import ServedMeasured
+from invarlock.evaluation.served.subject import ServedMeasurement
 from invarlock.evaluation.windows import Tokens
 from invarlock.jsonio import check_schema
 from invarlock.reports.consistency import SERVED
@@ -63,8 +63,8 @@ def baseline_document(setup: Setup, baseline: Baseline) -> BaselineReport:
 
 def report_document(
     request: EvaluationRequest,
-    edited: Edited,
-    measured: Measured,
+    edited: EditDescription,
+    measured: SubjectMeasurement,
     make_seconds: float | None = None,
     task_records: Mapping[str, Any] | None = None,
     signatures: Mapping[str, Mapping[str, str]] | None = None,
@@ -113,8 +113,8 @@ def _signed(raw: Mapping[str, Any], signatures: Mapping[str, Mapping[str, str]] 
 
 def served_document(
     request: EvaluationRequest,
-    edited: Edited,
-    measured: ServedMeasured,
+    edited: EditDescription,
+    measured: ServedMeasurement,
     task_records: Mapping[str, Any] | None = None,
     signatures: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Report:
@@ -138,7 +138,7 @@ def served_document(
 
 def _outputs(
     request: EvaluationRequest,
-    edited: Edited,
+    edited: EditDescription,
     scores: tuple[Scores | None, Scores | None],
     fidelity: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _composed(
 
 
 def probe_document(
-    probe: str, baseline: Mapping[str, Any], measured: Measured, report: Mapping[str, Any]
+    probe: str, baseline: Mapping[str, Any], measured: SubjectMeasurement, report: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the document of a probe.
 

@@ -33,9 +33,9 @@ from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFa
 from invarlock.evaluation.comparison import (
     Comparison,
     KnownBaseline,
-    Measured,
     Reference,
     ScoredDraw,
+    SubjectMeasurement,
     compare,
     draw_runs,
     measure_baseline,
@@ -193,7 +193,7 @@ def _guard_blocks(sides: Mapping[str, Any], probe: ActivationFacts) -> JsonObjec
     return blocks
 
 
-def _change_block(name: str, measured: Measured) -> JsonObject:
+def _change_block(name: str, measured: SubjectMeasurement) -> JsonObject:
     if measured.preview is None or measured.final is None:
         raise EvaluationError(
             f"null run: {name} of the baseline could not be scored ({measured.not_scored})",

@@ -40,7 +40,7 @@ from invarlock.evaluation.pair_documents import (
     read_baseline_report,
 )
 from invarlock.evaluation.pair_request import PairRequest, check_request
-from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
+from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.served.client import KEY_VARIABLE, Client, server_url
 from invarlock.evaluation.served.server import TEXT, find_server
 from invarlock.evaluation.served.subject import compare_served
@@ -186,7 +186,7 @@ def _evaluate_served(
     with stage(f"subject at {request.subject_url}"):
         measured = compare_served(served, evaluation.comparison())
     label = request.edit_label or CUSTOM
-    edited = Edited(CUSTOM, label, CUSTOM, {}, None if request.edit_label is None else "given")
+    edited = EditDescription(CUSTOM, label, CUSTOM, {}, None if request.edit_label is None else "given")
     report = served_document(evaluation, edited, measured, given_records(request), signatures)
     return report, _files(report, data, request.image, None)
 
@@ -280,7 +280,7 @@ def _top_k(draws: Sequence[Mapping[str, Any]], top_k: int) -> int | None:
     return min(top_k, draws[0]["fidelity"]["vocabulary"]) if draws else None
 
 
-def _edited(request: PairRequest, subject: Path, baseline: Mapping[str, Any]) -> tuple[Edited, dict[str, Any]]:
+def _edited(request: PairRequest, subject: Path, baseline: Mapping[str, Any]) -> tuple[EditDescription, dict[str, Any]]:
     """Return what the subject is, and the arguments of its ``edit_metadata.json``."""
     edited, scope = user_subject_edit(subject, request.baseline, read_subject_edit(subject, request.edit_label))
     before, after = open_checkpoint(request.baseline), open_checkpoint(subject, request.baseline)

@@ -101,8 +101,8 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Edited:
-    """What a subject is: for its report and its ``edit_metadata.json``.
+class EditDescription:
+    """The edit of a subject, as its report and its ``edit_metadata.json`` describe it.
 
     ``label_source`` says what the label comes from where it does not follow from the spec. ``expected`` has the changes
     of structure that are declared, such as ``vocabulary+8``.

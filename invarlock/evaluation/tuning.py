@@ -27,7 +27,7 @@ from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, meas
 from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.ladders import climb, ladder
 from invarlock.evaluation.models import Placement
-from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
+from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
 from invarlock.guards import BY_NAME
@@ -141,7 +141,7 @@ class _Judge:
         for run, draw in self.draws.items():
             request = EvaluationRequest(self.setup, self.baseline, SCENARIO, run, draw, self.model.placement)
             measured = compare(subject, request.comparison())
-            edited = Edited(spec.edit, spec.edit, str(spec), spec.parameters)
+            edited = EditDescription(spec.edit, spec.edit, str(spec), spec.parameters)
             reports.append(report_document(request, edited, measured))
         against = [line for report in reports for line in _against(report, self.margin)]
         used = [limits_used(report) for report in reports]

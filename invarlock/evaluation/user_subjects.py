@@ -13,7 +13,7 @@ from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.layout import checkpoint_files, checkpoint_folder, tokenizer_files
 from invarlock.checkpoints.subject_edits import METADATA_NAME
 from invarlock.errors import CheckpointError, DocumentError, UsageError
-from invarlock.evaluation.request import Edited
+from invarlock.evaluation.request import EditDescription
 from invarlock.problems import Code
 
 
@@ -50,7 +50,7 @@ def link_user_subject(folder: Path, baseline: Path, target: Path) -> None:
         raise CheckpointError(f"{target}: no link to {folder} can be made there ({error.strerror})") from None
 
 
-def user_subject_edit(folder: Path, baseline: Path, edit: SubjectEdit) -> tuple[Edited, str | None]:
+def user_subject_edit(folder: Path, baseline: Path, edit: SubjectEdit) -> tuple[EditDescription, str | None]:
     """Return the description of a subject's edit for its report, and the edit's scope.
 
     Raises:
@@ -60,11 +60,11 @@ def user_subject_edit(folder: Path, baseline: Path, edit: SubjectEdit) -> tuple[
     if edit.source == "edit_metadata" or edit.label == NOOP:
         _check_digests(folder, baseline, edit)
     if edit.label == NOOP:
-        return Edited(NOOP, NOOP, NOOP, {}), None
+        return EditDescription(NOOP, NOOP, NOOP, {}), None
     if edit.spec is None:
-        return Edited(CUSTOM, edit.label, CUSTOM, {}, edit.source), None
+        return EditDescription(CUSTOM, edit.label, CUSTOM, {}, edit.source), None
     scope = None if edit.spec.scope is None else str(edit.spec.scope)
-    return Edited(edit.spec.edit, edit.spec.edit, str(edit.spec), edit.spec.parameters), scope
+    return EditDescription(edit.spec.edit, edit.spec.edit, str(edit.spec), edit.spec.parameters), scope
 
 
 def _check_digests(folder: Path, baseline: Path, edit: SubjectEdit) -> None:
@@ -89,14 +89,14 @@ def _check_digests(folder: Path, baseline: Path, edit: SubjectEdit) -> None:
         )
 
 
-def unchanged(edited: Edited, subject_digest: str, baseline_digest: str) -> Edited:
+def unchanged(edited: EditDescription, subject_digest: str, baseline_digest: str) -> EditDescription:
     """Return ``noop`` for a subject that is its baseline byte for byte, unless the user calls it something else.
 
     Equal tensors next to another config are another model.
     """
     if subject_digest != baseline_digest or edited.name != CUSTOM or edited.label_source == "given":
         return edited
-    return Edited(NOOP, NOOP, NOOP, {})
+    return EditDescription(NOOP, NOOP, NOOP, {})
 
 
 def changed_tensors(before: Checkpoint, after: Checkpoint) -> list[str]:

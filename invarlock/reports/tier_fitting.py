@@ -34,7 +34,7 @@ FEW = 40
 
 
 @dataclass
-class Measured:
+class LimitMeasurements:
     """The measured values of each limit from a folder, the files used, and the files not used with the reasons."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def fit_tier(folder: Path, tier: str) -> dict[str, Any]:
     }
 
 
-def measure_folder(folder: Path, policy: Mapping[str, Any]) -> Measured:
+def measure_folder(folder: Path, policy: Mapping[str, Any]) -> LimitMeasurements:
     """Return the measured values of the reports and null runs below a folder.
 
     Raises:
@@ -76,7 +76,7 @@ def measure_folder(folder: Path, policy: Mapping[str, Any]) -> Measured:
     """
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder; give one with reports or null runs")
-    measured = Measured()
+    measured = LimitMeasurements()
     seen: set[str] = set()
     for path in sorted([*folder.rglob(REPORT_NAME), *folder.rglob("null_run_*.json")]):
         place = str(path.relative_to(folder))
@@ -122,7 +122,7 @@ def proposal_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
     yield f"fitted to {len(proposal['sources'])} files, {len(proposal['left_out'])} not used; the tier is unchanged"
 
 
-def _learn(document: Any, policy: Mapping[str, Any], measured: Measured) -> str | None:
+def _learn(document: Any, policy: Mapping[str, Any], measured: LimitMeasurements) -> str | None:
     """Add the values of a document; return why it is not used, empty if it is neither a report nor a null run."""
     if not isinstance(document, dict):
         return "not an object"

@@ -24,7 +24,7 @@ ROUNDING = 0.02
 TOKEN_ID = "token_id:"
 
 
-class NotSpokenError(Exception):
+class DialectError(Exception):
     """An answer has no log-probabilities of the prompt in this dialect; the message says what is missing."""
 
 
@@ -75,7 +75,7 @@ def read_prompt_logprobs(document: Any, tokens: Sequence[int]) -> Answer:
     """
     rows = _choice(document).get("prompt_logprobs")
     if not isinstance(rows, list):
-        raise NotSpokenError("the answer has no prompt_logprobs")
+        raise DialectError("the answer has no prompt_logprobs")
     if len(rows) != len(tokens):
         raise TokensDifferError(f"the server reads {len(rows)} tokens, and the window has {len(tokens)}")
     found: list[dict[int, float]] = []
@@ -108,10 +108,10 @@ def read_echo(document: Any, tokens: Sequence[int], prefix: int, texts: TokenTex
     """
     block = _choice(document).get("logprobs")
     if not isinstance(block, dict):
-        raise NotSpokenError("the answer has no logprobs")
+        raise DialectError("the answer has no logprobs")
     listed, values, tables = (block.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
     if not (isinstance(listed, list) and isinstance(values, list) and isinstance(tables, list)):
-        raise NotSpokenError("the answer's logprobs have no tokens, token_logprobs and top_logprobs")
+        raise DialectError("the answer's logprobs have no tokens, token_logprobs and top_logprobs")
     if not len(listed) == len(values) == len(tables):
         raise AnswerError("the answer's lists of log-probabilities differ in length")
     _check_prompt_tokens(document, len(tokens))
@@ -145,7 +145,7 @@ def _choice(document: Any) -> Mapping[str, Any]:
     except (KeyError, IndexError, TypeError):
         choice = None
     if not isinstance(choice, dict):
-        raise NotSpokenError("the answer has no choices")
+        raise DialectError("the answer has no choices")
     return choice
 
 

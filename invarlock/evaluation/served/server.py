@@ -19,7 +19,7 @@ from invarlock.errors import EvaluationError, UsageError
 from invarlock.evaluation.served.answers import (
     Answer,
     AnswerError,
-    NotSpokenError,
+    DialectError,
     TokensDifferError,
     TokenTexts,
     read_echo,
@@ -103,7 +103,7 @@ class Served:
             return self.attempt(window)
         except RequestRefusedError as error:
             raise unusable(self.client.base, f"the server refuses a window of {len(window)} tokens ({error})") from None
-        except (AnswerError, NotSpokenError, TokensDifferError) as error:
+        except (AnswerError, DialectError, TokensDifferError) as error:
             raise unusable(self.client.base, str(error)) from None
 
     def attempt(self, window: Sequence[int]) -> Answer:
@@ -164,7 +164,7 @@ def find_server(
             except RequestRefusedError as error:
                 reasons.append(str(error))
                 continue
-            except NotSpokenError as error:
+            except DialectError as error:
                 reasons.append(str(error))
                 break
             except AnswerError as error:

@@ -24,8 +24,8 @@ LATE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class ServedMeasured:
-    """What was measured of a served subject: its losses, its fidelity, and what a report says of its server."""
+class ServedMeasurement:
+    """The measurements of a served subject: its losses, its fidelity, and the description of its server."""
 
     served: dict[str, Any]
     preview: Scores
@@ -34,7 +34,7 @@ class ServedMeasured:
     seconds: dict[str, float]
 
 
-def compare_served(served: Served, comparison: Comparison) -> ServedMeasured:
+def compare_served(served: Served, comparison: Comparison) -> ServedMeasurement:
     """Return the measurements of a served subject on the windows of its baseline.
 
     Raises:
@@ -50,7 +50,7 @@ def compare_served(served: Served, comparison: Comparison) -> ServedMeasured:
     document = served.document(fewest)
     fidelity["compared"]["top_k"] = document["top_k"]
     seconds = {"load": 0.0, "score": time.perf_counter() - started}
-    return ServedMeasured(document, preview, final, fidelity, seconds)
+    return ServedMeasurement(document, preview, final, fidelity, seconds)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from invarlock.catalog.cases import Case
 from invarlock.documents.reports import Report
-from invarlock.evaluation.comparison import Measured
+from invarlock.evaluation.comparison import SubjectMeasurement
 from invarlock.evaluation.documents import probe_document, report_document
-from invarlock.evaluation.request import Edited, EvaluationRequest
+from invarlock.evaluation.request import EditDescription, EvaluationRequest
 from invarlock.evaluation.user_subjects import unchanged
 from invarlock.harness.cases.subjects import MadeSubject, subject_records
 from invarlock.jsonio import dump_json, write_bytes, write_json
@@ -38,7 +38,7 @@ class MeasuredCase:
     case: Case
     request: EvaluationRequest
     made: MadeSubject
-    measurements: Sequence[Measured]
+    measurements: Sequence[SubjectMeasurement]
     examined: Mapping[str, Mapping[str, Any]]
 
 
@@ -54,7 +54,7 @@ def write_case(path: Path, found: MeasuredCase) -> Report:
     """
     case, request, made, examined = found.case, found.request, found.made, found.examined
     measured, setup, baseline = found.measurements[0], request.setup, request.baseline
-    edited = Edited(made.name, made.label, made.spec, made.parameters, made.label_source)
+    edited = EditDescription(made.name, made.label, made.spec, made.parameters, made.label_source)
     edited = unchanged(edited, measured.digest, baseline.document["baseline"]["digest"])
     edited = replace(edited, expected=made.expected)
     records = subject_records(case)

@@ -23,7 +23,7 @@ from invarlock.catalog.scenarios import DeployableGeneration
 from invarlock.deployables.artifacts import examine_artifact
 from invarlock.documents.reports import Report
 from invarlock.errors import OutOfMemoryError
-from invarlock.evaluation.comparison import Measured, compare
+from invarlock.evaluation.comparison import SubjectMeasurement, compare
 from invarlock.evaluation.models import NATIVE, Placement
 from invarlock.evaluation.request import EvaluationRequest
 from invarlock.harness.baselines.baseline_reports import Baselines
@@ -233,7 +233,7 @@ class CaseRunner:
         self.leases.give_back()
 
 
-def _log_measured(measured: Measured, placement: Placement) -> None:
+def _log_measured(measured: SubjectMeasurement, placement: Placement) -> None:
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in measured.seconds.items())
     _log.info("subject measured: %s", stages)
     if measured.not_scored is not None:

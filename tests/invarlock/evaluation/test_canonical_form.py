@@ -16,7 +16,7 @@ import transformers
 from tiny_models import CONFIGS
 
 from invarlock.evaluation.canonical_form import measure_canonical_form, needs_canonical_form
-from invarlock.evaluation.checkpoint_facts import Against, measure_checkpoint
+from invarlock.evaluation.checkpoint_facts import BaselineWeights, measure_checkpoint
 from invarlock.evaluation.documents import equivalence
 from invarlock.evaluation.pair import evaluate_pair
 from invarlock.evaluation.pair_request import PairRequest
@@ -72,7 +72,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(base: Path, subject: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return what the guards on weights say, and the report's equivalence."""
     before = measure_checkpoint(base, None)
-    after = measure_checkpoint(subject, None, Against(base, before))
+    after = measure_checkpoint(subject, None, BaselineWeights(base, before))
     form = measure_canonical_form(base, subject, before, after)
     if form is not None and form.changes:
         after = replace(after, canonical={**form.spectra, "changes": form.changes})
@@ -189,7 +189,7 @@ def test_equal_and_rounded_checkpoints_are_compared_as_they_are_stored(baselines
 
     made.round_weights(model)
     folder = save(model, tmp_path)
-    other = measure_checkpoint(folder, None, Against(baselines("mistral-tiny"), same))
+    other = measure_checkpoint(folder, None, BaselineWeights(baselines("mistral-tiny"), same))
 
     assert not needs_canonical_form(same, same)
     assert not needs_canonical_form(same, other)

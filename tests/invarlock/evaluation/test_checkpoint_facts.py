@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import read_checkpoint
-from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
+from invarlock.evaluation.checkpoint_facts import BaselineWeights, CheckpointFacts, measure_checkpoint
 from invarlock.measuring.spectral import measure_spectra
 
 TinyModels = Callable[..., Path]
@@ -19,7 +19,7 @@ def measured(base: Path, folder: Path, **tensors: Replacement) -> CheckpointFact
     """Return the facts of a subject that differs from the baseline in some tensors."""
     rewrite_checkpoint(read_checkpoint(base), {folder: Rewrite(tensors)})
     facts = measure_checkpoint(base, None)
-    return measure_checkpoint(folder, None, Against(base, facts))
+    return measure_checkpoint(folder, None, BaselineWeights(base, facts))
 
 
 def reordered(order: torch.Tensor, dim: int) -> Any:
@@ -49,7 +49,7 @@ def test_tensors_of_the_baseline_are_not_measured_again(
         return measure_spectra(stack)
 
     monkeypatch.setattr("invarlock.measuring.spectral.measure_spectra", measure)
-    facts = measure_checkpoint(tmp_path / "subject", None, Against(base, before))
+    facts = measure_checkpoint(tmp_path / "subject", None, BaselineWeights(base, before))
 
     assert sizes == [1]
     assert facts.invariants == whole.invariants
@@ -62,7 +62,7 @@ def test_tensors_of_the_baseline_are_not_measured_again(
         assert facts.spectral["modules"][name][figure] == pytest.approx(expected, rel=1e-5)
 
     other = replace(before, spectral={**before.spectral, "measurement_contract_hash": "0" * 16})
-    assert measure_checkpoint(tmp_path / "subject", None, Against(base, other)).spectral == whole.spectral
+    assert measure_checkpoint(tmp_path / "subject", None, BaselineWeights(base, other)).spectral == whole.spectral
 
 
 def test_the_same_bytes_in_another_shape_are_measured(tiny_model: TinyModels, tmp_path: Path) -> None:

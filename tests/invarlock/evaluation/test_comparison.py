@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.errors import EvaluationError
-from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
+from invarlock.evaluation.checkpoint_facts import BaselineWeights, CheckpointFacts, measure_checkpoint
 from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document
 from invarlock.evaluation.models import Placement
@@ -86,7 +86,9 @@ def test_a_subject_with_the_baselines_files_is_not_measured_again(
     comparison = EvaluationRequest(setup, stored, "case", 1, draw[1], CPU).comparison()
     read: list[str] = []
 
-    def measure(folder: Path, tokenizer: TokenizerFacts | None, baseline: Against | None = None) -> CheckpointFacts:
+    def measure(
+        folder: Path, tokenizer: TokenizerFacts | None, baseline: BaselineWeights | None = None
+    ) -> CheckpointFacts:
         read.append(folder.name)
         return measure_checkpoint(folder, tokenizer, baseline)
 

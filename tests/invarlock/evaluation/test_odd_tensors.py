@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from invarlock.checkpoints.storage_format import check_dense
 from invarlock.errors import InvarLockError
-from invarlock.evaluation.checkpoint_facts import Against, CheckpointFacts, measure_checkpoint
+from invarlock.evaluation.checkpoint_facts import BaselineWeights, CheckpointFacts, measure_checkpoint
 from invarlock.guards.invariants import derive_invariants
 from invarlock.guards.spectral import derive_spectral
 from invarlock.reports.policy import resolve_policy
@@ -35,7 +35,7 @@ NAMES = [
 
 
 def facts_of(base: Path, folder: Path) -> CheckpointFacts:
-    return measure_checkpoint(folder, None, Against(base, measure_checkpoint(base, None)))
+    return measure_checkpoint(folder, None, BaselineWeights(base, measure_checkpoint(base, None)))
 
 
 def judge(base: Path, folder: Path) -> tuple[str, str]:

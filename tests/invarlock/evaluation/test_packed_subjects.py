@@ -17,10 +17,10 @@ from shipped_checkpoints import EMBEDDED, restore, write_baseline
 
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.cli import main
-from invarlock.evaluation.comparison import Measured, WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.comparison import SubjectMeasurement, WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.models import Placement
-from invarlock.evaluation.request import Edited, EvaluationRequest, Setup, StoredBaseline
+from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.reports.rendering import render_report
 from invarlock.reports.verification import verify_report
@@ -71,24 +71,24 @@ class Bank:
         self.base = write_baseline("qwen2-tiny", folder)
         self.draw = draw_runs(self.base, SOURCE, PLAN, [1])
         self.setup = Setup("qwen2-tiny", None, CONTEXT, CPU, PLAN, SOURCE)
-        self.known: dict[str, Measured] = {}
+        self.known: dict[str, SubjectMeasurement] = {}
         self.document = baseline_document(self.setup, measure_baseline(self.base, self.draw, PLAN, CPU, probe=False))
 
-    def compare(self, subject: Path, placement: Placement = CPU) -> Measured:
+    def compare(self, subject: Path, placement: Placement = CPU) -> SubjectMeasurement:
         return compare(subject, self.request(placement).comparison())
 
     def request(self, placement: Placement = CPU) -> EvaluationRequest:
         stored = StoredBaseline(self.base, self.document, f"sha256:{'0' * 64}")
         return EvaluationRequest(self.setup, stored, "packed", 1, self.draw[1], placement)
 
-    def healthy(self, name: str) -> Measured:
+    def healthy(self, name: str) -> SubjectMeasurement:
         """Return the measurements of a kept checkpoint, made once."""
         if name not in self.known:
             self.known[name] = self.compare(packed_subject(name, self.base.parent / name))
         return self.known[name]
 
-    def report(self, measured: Measured) -> Any:
-        edited = Edited("custom", "custom", "custom", {})
+    def report(self, measured: SubjectMeasurement) -> Any:
+        edited = EditDescription("custom", "custom", "custom", {})
         return report_document(self.request(), edited, measured)
 
 

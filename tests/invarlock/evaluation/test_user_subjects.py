@@ -9,11 +9,11 @@ from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.errors import DocumentError, UsageError
-from invarlock.evaluation.request import Edited
+from invarlock.evaluation.request import EditDescription
 from invarlock.evaluation.user_subjects import unchanged, user_subject_edit
 
-NOOP = Edited("noop", "noop", "noop", {})
-CUSTOM = Edited("custom", "custom", "custom", {})
+NOOP = EditDescription("noop", "noop", "noop", {})
+CUSTOM = EditDescription("custom", "custom", "custom", {})
 A, B = (f"sha256:{digit * 64}" for digit in "ab")
 
 
@@ -39,14 +39,14 @@ def test_an_edit_that_the_metadata_describes_is_that_edit(baseline: Path, subjec
 
     edited, scope = user_subject_edit(subject, baseline, edit)
 
-    assert edited == Edited("quant_rtn", "quant_rtn", str(rtn()), rtn().parameters)
+    assert edited == EditDescription("quant_rtn", "quant_rtn", str(rtn()), rtn().parameters)
     assert scope == "ffn@layer=0"
 
 
 def test_a_label_alone_is_a_custom_edit(baseline: Path, subject: Path) -> None:
     edited, scope = user_subject_edit(subject, baseline, SubjectEdit("gptq", "inferred"))
 
-    assert (edited, scope) == (Edited("custom", "gptq", "custom", {}, "inferred"), None)
+    assert (edited, scope) == (EditDescription("custom", "gptq", "custom", {}, "inferred"), None)
 
 
 def test_metadata_is_about_these_two_checkpoints(baseline: Path, subject: Path) -> None:
@@ -72,14 +72,22 @@ def test_noop_is_the_baseline_and_nothing_else(baseline: Path, subject: Path, tm
     [
         (CUSTOM, A, NOOP),
         (CUSTOM, B, CUSTOM),
-        (Edited("custom", "gptq", "custom", {}, "inferred"), A, NOOP),
-        (Edited("custom", "gptq", "custom", {}, "given"), A, Edited("custom", "gptq", "custom", {}, "given")),
-        (Edited("custom", "custom", "custom", {}, "given"), A, Edited("custom", "custom", "custom", {}, "given")),
+        (EditDescription("custom", "gptq", "custom", {}, "inferred"), A, NOOP),
+        (
+            EditDescription("custom", "gptq", "custom", {}, "given"),
+            A,
+            EditDescription("custom", "gptq", "custom", {}, "given"),
+        ),
+        (
+            EditDescription("custom", "custom", "custom", {}, "given"),
+            A,
+            EditDescription("custom", "custom", "custom", {}, "given"),
+        ),
         # an edit of weights that are its fixed point
-        (Edited("quant_rtn", "quant_rtn", "quant_rtn:8:32:ffn", {}), A, None),
+        (EditDescription("quant_rtn", "quant_rtn", "quant_rtn:8:32:ffn", {}), A, None),
     ],
 )
 def test_the_baselines_bytes_are_no_edit_unless_the_user_says_so(
-    edited: Edited, digest: str, then: Edited | None
+    edited: EditDescription, digest: str, then: EditDescription | None
 ) -> None:
     assert unchanged(edited, digest, A) == (edited if then is None else then)

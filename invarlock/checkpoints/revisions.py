@@ -50,7 +50,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
-class Resolved:
+class RequiredFiles:
     """A repository at a commit and the names of its required files; ``pickled`` are those that must be converted."""
 
     listing: Listing
@@ -85,7 +85,7 @@ def resolve_model(
     *,
     code: bool = False,
     pickles: bool = False,
-) -> Resolved:
+) -> RequiredFiles:
     """Return the commit of a model and its files: weights, config and tokenizer.
 
     Args:
@@ -109,10 +109,10 @@ def resolve_model(
     own = [name for name in listing.files if code and name.endswith(CODE_SUFFIX) and "/" not in name]
     weights = _weights(listing, where, retries)
     pickled = () if weights else _pickled(listing, where, retries, allowed=pickles)
-    return Resolved(listing, tuple(sorted([*weights, *pickled, *configs, *tokenizer, *own])), pickled)
+    return RequiredFiles(listing, tuple(sorted([*weights, *pickled, *configs, *tokenizer, *own])), pickled)
 
 
-def fetch(resolved: Resolved, show: ShowLine, retries: RetryPolicy = RETRY_POLICY) -> Pin:
+def fetch(resolved: RequiredFiles, show: ShowLine, retries: RetryPolicy = RETRY_POLICY) -> Pin:
     """Fetch and verify all files of a repository that are wanted, and return its pin.
 
     Raises:

@@ -21,7 +21,7 @@ import torch
 from invarlock.checkpoints.digests import digest_file
 from invarlock.documents.measurements import KeptTokens
 from invarlock.errors import EvaluationError
-from invarlock.measuring.fidelity import Kept, TokenScores, diverge, keep, rest_mass
+from invarlock.measuring.fidelity import BaselineTokens, TokenScores, diverge, keep, rest_mass
 from invarlock.problems import Code
 from invarlock.statistics.histogram import count_in_bins
 
@@ -174,13 +174,13 @@ class SubjectObserver:
         """Compare what a part of a forward pass says; the same part may come again after it ran out of memory."""
         place = slice(*windows), slice(*positions)
         part = self._records[place]
-        kept = Kept(
+        kept = BaselineTokens(
             *(
                 torch.from_numpy(np.ascontiguousarray(part[name])).to(targets.device)
                 for name in ("ids", "logprobs", "target")
             )
         )
-        found = diverge(scores, targets, Kept(kept.ids.long(), kept.logprobs, kept.target))
+        found = diverge(scores, targets, BaselineTokens(kept.ids.long(), kept.logprobs, kept.target))
         self._kl[place] = found.kl.cpu().numpy()
         self._same[place] = found.same_top.cpu().numpy()
         self._delta_p[place] = found.delta_p.cpu().numpy()

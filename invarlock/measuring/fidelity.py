@@ -84,8 +84,8 @@ class LogitScores:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept of a baseline: the K most probable tokens of each position, and the token that follows in the text.
+class BaselineTokens:
+    """A baseline's K most probable tokens at each position, and the token that follows in the text.
 
     ``ids`` and ``logprobs`` have shape (windows, positions, K), ``target`` (windows, positions).
     """
@@ -113,7 +113,7 @@ class Divergence:
     uncompared: torch.Tensor | None = None
 
 
-def keep(scores: TokenScores, targets: torch.Tensor, top_k: int) -> Kept:
+def keep(scores: TokenScores, targets: torch.Tensor, top_k: int) -> BaselineTokens:
     """Return what is kept of a baseline.
 
     Args:
@@ -122,15 +122,15 @@ def keep(scores: TokenScores, targets: torch.Tensor, top_k: int) -> Kept:
         top_k: how many tokens are kept at each position, at most the vocabulary.
     """
     logprobs, ids = scores.most_probable(top_k)
-    return Kept(ids, logprobs.clamp_min(LEAST), scores.of_tokens(targets[..., None])[..., 0])
+    return BaselineTokens(ids, logprobs.clamp_min(LEAST), scores.of_tokens(targets[..., None])[..., 0])
 
 
-def rest_mass(kept: Kept) -> torch.Tensor:
+def rest_mass(kept: BaselineTokens) -> torch.Tensor:
     """Return the baseline's probability of all tokens that were not kept, (windows, positions), float64, 0 at least."""
     return (1.0 - kept.logprobs.double().exp().sum(dim=-1)).clamp_min(0.0)
 
 
-def diverge(scores: TokenScores, targets: torch.Tensor, kept: Kept) -> Divergence:
+def diverge(scores: TokenScores, targets: torch.Tensor, kept: BaselineTokens) -> Divergence:
     """Return how a subject differs from its baseline.
 
     Tokens that share the largest probability are all the top: equal logits count as the same. Tokens that the
@@ -147,7 +147,7 @@ def diverge(scores: TokenScores, targets: torch.Tensor, kept: Kept) -> Divergenc
     before, uncompared, known = kept.logprobs, None, scores.known(kept.ids)
     if known is not None:
         before, own = before.masked_fill(~known, LEAST), own.masked_fill(~known, LEAST)
-        uncompared = rest_mass(Kept(kept.ids, before, kept.target))
+        uncompared = rest_mass(BaselineTokens(kept.ids, before, kept.target))
     # a window at a time, which stays in a processor's cache
     kl = torch.stack([_kl(one, other) for one, other in zip(before, own, strict=True)])
     target = scores.of_tokens(targets[..., None])[..., 0]

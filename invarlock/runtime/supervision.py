@@ -16,7 +16,7 @@ from invarlock.runtime.engines import ANSWER_SECONDS, Engine
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A third Ctrl-C kills the container without waiting for a verdict.
-GRACE_SECONDS = 2
+SIGNALS_BEFORE_KILL = 2
 
 
 def run_to_the_end(engine: Engine, name: str, command: Sequence[str]) -> int:
@@ -49,7 +49,7 @@ def _forwarding(engine: Engine, name: str, process: subprocess.Popen[bytes]) -> 
     def forward(number: int, frame: FrameType | None) -> None:
         nonlocal received
         received += 1
-        if received > GRACE_SECONDS:
+        if received > SIGNALS_BEFORE_KILL:
             _control(engine, "kill", name)
         else:
             process.send_signal(number)

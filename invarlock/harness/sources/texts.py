@@ -233,7 +233,7 @@ def _is_of(path: PurePosixPath, folders: tuple[str, ...], split: str) -> bool:
 def _on_hub(requested: DataSet, pin: Pin | None) -> TextSource:
     # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.hub import list_repository
-    from invarlock.checkpoints.revisions import Resolved, find_dataset
+    from invarlock.checkpoints.revisions import RequiredFiles, find_dataset
 
     if pin is not None and pin.files:
         try:
@@ -242,7 +242,7 @@ def _on_hub(requested: DataSet, pin: Pin | None) -> TextSource:
             # some of it is to be fetched
             pass
     listing = list_repository(requested.id, "dataset", None if pin is None else pin.revision)
-    return TextSource(resolved=Resolved(listing, files_of(requested, listing.files)))
+    return TextSource(resolved=RequiredFiles(listing, files_of(requested, listing.files)))
 
 
 def _in_cache(requested: DataSet, pin: Pin | None) -> TextSource:

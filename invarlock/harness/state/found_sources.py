@@ -14,7 +14,7 @@ from invarlock.output import ShowLine
 
 # imported where it is used otherwise: readers of checkpoints take time to start, and collecting needs none
 if TYPE_CHECKING:
-    from invarlock.checkpoints.revisions import Resolved
+    from invarlock.checkpoints.revisions import RequiredFiles
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TextSource:
     """The source of a run's data set: its pin if it is on disk, else its files on the hub."""
 
     pin: Pin | None = None
-    resolved: Resolved | None = None
+    resolved: RequiredFiles | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -56,7 +56,7 @@ class Source:
 
     model: Model
     pin: Pin | None = None
-    resolved: Resolved | None = None
+    resolved: RequiredFiles | None = None
     wanted: Pin | None = None
 
     @property

@@ -15,7 +15,7 @@ from invarlock.catalog.pins import Pin, Pins, read_pins
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.hub import RetryPolicy, list_repository
 from invarlock.checkpoints.revisions import (
-    Resolved,
+    RequiredFiles,
     dataset_files,
     fetch,
     find_dataset,
@@ -314,7 +314,9 @@ def test_a_data_set_is_pinned_like_a_model(hub: Hub, monkeypatch: pytest.MonkeyP
     made = hub.add(Repository("org/text", {"raw/test.parquet": b"rows", "other.txt": b""}, kind="dataset"))
     names = ["raw/test.parquet"]
 
-    pin = fetch(Resolved(list_repository("org/text", "dataset", None, QUICK), tuple(names)), lambda line: None, QUICK)
+    pin = fetch(
+        RequiredFiles(list_repository("org/text", "dataset", None, QUICK), tuple(names)), lambda line: None, QUICK
+    )
 
     assert pin.revision == made.commit
     assert [(file.name, file.sha256) for file in pin.files] == [(names[0], hashlib.sha256(b"rows").hexdigest())]

@@ -20,7 +20,7 @@ from typing import TextIO
 
 from invarlock.errors import printable
 from invarlock.moments import utc_now
-from invarlock.stages import Moment
+from invarlock.stages import StageEvent
 
 REDRAW_SECONDS = 0.1
 PLAIN_SECONDS = 15.0
@@ -52,17 +52,17 @@ class StageLine:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.clear()
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, event: StageEvent) -> None:
         """Show a moment, unless another was shown just before."""
         now = self._clock()
-        if (moment.stages, moment.what) != self._step:
-            self._step, self._began = (moment.stages, moment.what), now
-        is_new = self._is_live and moment.stages != self._stages
+        if (event.stages, event.what) != self._step:
+            self._step, self._began = (event.stages, event.what), now
+        is_new = self._is_live and event.stages != self._stages
         if now < self._next and not is_new:
             return
-        self._stages = moment.stages
+        self._stages = event.stages
         self._next = now + (REDRAW_SECONDS if self._is_live else PLAIN_SECONDS)
-        self._write(f"{moment}{self._left(moment, now)}")
+        self._write(f"{event}{self._left(event, now)}")
 
     def clear(self) -> None:
         """Remove the line from a terminal."""
@@ -70,11 +70,11 @@ class StageLine:
             self._put("\r\x1b[K")
             self._is_drawn = False
 
-    def _left(self, moment: Moment, now: float) -> str:
+    def _left(self, event: StageEvent, now: float) -> str:
         spent = now - self._began
-        if not moment.done or spent < ESTIMATE_SECONDS:
+        if not event.done or spent < ESTIMATE_SECONDS:
             return ""
-        return f" · {left_text(spent / moment.done * (moment.total - moment.done))}"
+        return f" · {left_text(spent / event.done * (event.total - event.done))}"
 
     def _write(self, text: str) -> None:
         text = printable(text)
@@ -101,14 +101,14 @@ class StageLog:
         self._path = path
         self._stages: tuple[str, ...] | None = None
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, event: StageEvent) -> None:
         """Write a moment if its stage is new."""
-        if moment.stages == self._stages:
+        if event.stages == self._stages:
             return
-        self._stages = moment.stages
+        self._stages = event.stages
         # a full disk stops no evaluation before its report
         with suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
-            stream.write(f"{utc_now()} {printable(str(moment))}\n")
+            stream.write(f"{utc_now()} {printable(str(event))}\n")
 
 
 def left_text(seconds: float) -> str:

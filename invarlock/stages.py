@@ -21,8 +21,8 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A moment of the work.
+class StageEvent:
+    """The progress of the work at one time.
 
     Attributes:
         stages: the outermost first.
@@ -40,7 +40,7 @@ class Moment:
         return " · ".join([*self.stages, *([f"{self.what} {self.done}/{self.total}"] if self.what else [])])
 
 
-Listener = Callable[[Moment], object]
+Listener = Callable[[StageEvent], object]
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 _STAGES: ContextVar[tuple[str, ...]] = ContextVar("stages", default=())
@@ -48,11 +48,11 @@ _STAGES: ContextVar[tuple[str, ...]] = ContextVar("stages", default=())
 
 @contextmanager
 def listening(*listeners: Listener) -> Iterator[None]:
-    """Call listeners with each moment of the work inside."""
+    """Call listeners with each event of the work inside."""
 
-    def call_all(moment: Moment) -> None:
+    def call_all(event: StageEvent) -> None:
         for listener in listeners:
-            listener(moment)
+            listener(event)
 
     token = _LISTENER.set(call_all)
     try:
@@ -76,7 +76,7 @@ def announce(what: str = "", done: int = 0, total: int = 0) -> None:
     """Report the progress of the innermost stage to the listener."""
     listener = _LISTENER.get()
     if listener is not None:
-        listener(Moment(_STAGES.get(), what, done, total))
+        listener(StageEvent(_STAGES.get(), what, done, total))
 
 
 def counted(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:

@@ -13,7 +13,7 @@ CHANGING = {
     "MovedWeights",
     "PackFolder",
     "RecentTensors",
-    "_Reduced",
+    "_Accumulated",
     "_Search",
     "_Stored",
     "_Target",

@@ -81,7 +81,7 @@ class Listing:
     files: Mapping[str, RemoteFile]
 
 
-class _NotTheFile(OSError):
+class _WrongFileError(OSError):
     """What came is not the file that is listed."""
 
 
@@ -128,7 +128,7 @@ def fetch_file(listing: Listing, name: str, retries: RetryPolicy = RETRY_POLICY)
         path = Path(hf_hub_download(listing.repo_id, name, repo_type=listing.kind, revision=listing.commit))
         try:
             return path, _verified(path, remote)
-        except _NotTheFile:
+        except _WrongFileError:
             _forget(path)
             raise
 
@@ -184,12 +184,12 @@ def _verified(path: Path, remote: RemoteFile) -> PinnedFile:
     """Return what a file is, once its size and hash are those listed."""
     size_bytes = path.stat().st_size
     if size_bytes != remote.size_bytes:
-        raise _NotTheFile(f"it has {size_bytes} bytes, the hub lists {remote.size_bytes}")
+        raise _WrongFileError(f"it has {size_bytes} bytes, the hub lists {remote.size_bytes}")
     digest = digest_file(path)
     if remote.sha256 is not None and digest != remote.sha256:
-        raise _NotTheFile(f"its sha256 is {digest}, the hub lists {remote.sha256}")
+        raise _WrongFileError(f"its sha256 is {digest}, the hub lists {remote.sha256}")
     if remote.sha256 is None and remote.blob_sha1 != (found := _blob_sha1(path)):
-        raise _NotTheFile(f"its git hash is {found}, the hub lists {remote.blob_sha1}")
+        raise _WrongFileError(f"its git hash is {found}, the hub lists {remote.blob_sha1}")
     return PinnedFile(remote.name, size_bytes, digest)
 
 

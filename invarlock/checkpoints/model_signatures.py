@@ -41,7 +41,7 @@ _WANTED = re.compile(r"(baseline|subject)=(key|certificate|sigstore):(.+)")
 
 
 @dataclass(frozen=True)
-class WantedSignature:
+class RequiredSignature:
     """The signature that a checkpoint must have: its side, how it was signed, and what is trusted.
 
     ``trusted`` is a public key's file, a root certificate's file, or an identity, its issuer and a file with the roots.
@@ -68,7 +68,7 @@ class ModelSignature:
         return asdict(self)
 
 
-def parse_signature(text: str) -> WantedSignature:
+def parse_signature(text: str) -> RequiredSignature:
     """Return the signature that an option names, such as ``subject=key:maker.pub``.
 
     Raises:
@@ -80,10 +80,10 @@ def parse_signature(text: str) -> WantedSignature:
         raise UsageError(f"--model-signature: {text[:200]!r} has another form; {FORM}", code=Code.USAGE_INVALID)
     if not Path(trusted[-1]).is_file():
         raise UsageError(f"--model-signature: {trusted[-1]}: no such file", code=Code.INPUT_UNREADABLE)
-    return WantedSignature(cast("Side", match[1]), match[2], trusted)
+    return RequiredSignature(cast("Side", match[1]), match[2], trusted)
 
 
-def check_sides(wanted: Sequence[WantedSignature]) -> None:
+def check_sides(wanted: Sequence[RequiredSignature]) -> None:
     """Check that no side has two signatures.
 
     Raises:
@@ -94,7 +94,7 @@ def check_sides(wanted: Sequence[WantedSignature]) -> None:
 
 
 def signatures_of(
-    baseline: Path, subject: Path, wanted: Sequence[WantedSignature], *, verified: bool = False
+    baseline: Path, subject: Path, wanted: Sequence[RequiredSignature], *, verified: bool = False
 ) -> dict[str, dict[str, str]]:
     """Return the signatures that two checkpoints must have, by side, as reports record them.
 
@@ -113,7 +113,7 @@ def signatures_of(
     return {one.side: look(folders[one.side], one).document() for one in wanted}
 
 
-def read_signature(folder: Path, wanted: WantedSignature) -> ModelSignature:
+def read_signature(folder: Path, wanted: RequiredSignature) -> ModelSignature:
     """Return what the signature of a checkpoint says, without verifying it.
 
     Raises:
@@ -127,7 +127,7 @@ def read_signature(folder: Path, wanted: WantedSignature) -> ModelSignature:
         raise _refused(folder, _words(error)) from None
 
 
-def verify_signature(folder: Path, wanted: WantedSignature) -> ModelSignature:
+def verify_signature(folder: Path, wanted: RequiredSignature) -> ModelSignature:
     """Return the signature of a checkpoint after verifying it and every file that it lists.
 
     Raises:
@@ -166,7 +166,7 @@ def _signature_file(folder: Path) -> Path:
     return path
 
 
-def _described(bundle: Mapping[str, Any], statement: Mapping[str, Any], wanted: WantedSignature) -> ModelSignature:
+def _described(bundle: Mapping[str, Any], statement: Mapping[str, Any], wanted: RequiredSignature) -> ModelSignature:
     digest = f"sha256:{statement['subject'][0]['digest']['sha256']}"
     return ModelSignature(wanted.method, _signer(bundle, wanted), digest)
 
@@ -175,7 +175,7 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _configured(config: Any, wanted: WantedSignature) -> Any:
+def _configured(config: Any, wanted: RequiredSignature) -> Any:
     """Return the library's configuration for what is trusted."""
     if wanted.method == "key":
         return config.use_elliptic_key_verifier(public_key=Path(wanted.trusted[0]))
@@ -204,7 +204,7 @@ def _statement(bundle: Mapping[str, Any]) -> Mapping[str, Any]:
     return statement
 
 
-def _signer(bundle: Mapping[str, Any], wanted: WantedSignature) -> str:
+def _signer(bundle: Mapping[str, Any], wanted: RequiredSignature) -> str:
     """Return who made a verified signature."""
     # installed with the library
     from cryptography import x509

@@ -59,7 +59,7 @@ NOT_MEASURED = ActivationFacts(
 
 
 @dataclass
-class _Reduced:
+class _Accumulated:
     """What is kept of the chunks seen so far."""
 
     families: dict[str, str] = field(default_factory=dict)
@@ -133,7 +133,7 @@ def scaled_outputs(model: PreTrainedModel, scales: Mapping[str, float]) -> Itera
 
 
 def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int, transform: OutputTransform) -> ActivationFacts:
-    reduced = _Reduced()
+    reduced = _Accumulated()
     with ExitStack() as stack:
         for handle in _hooks(model, reduced, transform):
             stack.callback(handle.remove)
@@ -151,7 +151,7 @@ def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int, transform: Outp
     )
 
 
-def _hooks(model: PreTrainedModel, reduced: _Reduced, transform: OutputTransform) -> Iterator[Any]:
+def _hooks(model: PreTrainedModel, reduced: _Accumulated, transform: OutputTransform) -> Iterator[Any]:
     """Put a hook on each linear layer in scope and on each stack of experts, and yield its handle."""
     model_type = model.config.model_type
     for name, module in model.named_modules():
@@ -164,7 +164,7 @@ def _hooks(model: PreTrainedModel, reduced: _Reduced, transform: OutputTransform
             yield module.register_forward_hook(_experts_hook(name, block, reduced, transform))
 
 
-def _linear_hook(name: str, found: Module, reduced: _Reduced, transform: OutputTransform) -> Any:
+def _linear_hook(name: str, found: Module, reduced: _Accumulated, transform: OutputTransform) -> Any:
     steps = transform.of_linear(name, found.role)
 
     def hook(module: nn.Module, given: Any, output: torch.Tensor) -> None:
@@ -176,7 +176,7 @@ def _linear_hook(name: str, found: Module, reduced: _Reduced, transform: OutputT
     return hook
 
 
-def _experts_hook(name: str, block: int | None, reduced: _Reduced, transform: OutputTransform) -> Any:
+def _experts_hook(name: str, block: int | None, reduced: _Accumulated, transform: OutputTransform) -> Any:
     numbers, steps = transform.experts.get(block if block is not None else -1), transform.of_linear(name, "down")
 
     def hook(module: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

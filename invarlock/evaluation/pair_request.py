@@ -8,7 +8,7 @@ from pathlib import Path
 
 from invarlock.catalog.edit_labels import NOOP, is_label
 from invarlock.checkpoints.layout import find_gguf, is_adapter
-from invarlock.checkpoints.model_signatures import WantedSignature, check_sides
+from invarlock.checkpoints.model_signatures import RequiredSignature, check_sides
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
 from invarlock.checkpoints.subject_edits import read_subject_edit
@@ -54,7 +54,7 @@ class PairRequest:
     subject_url: str | None = None
     subject_model: str | None = None
     slice_limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    model_signatures: tuple[WantedSignature, ...] = ()
+    model_signatures: tuple[RequiredSignature, ...] = ()
 
     @property
     def texts(self) -> tuple[Path, ...]:

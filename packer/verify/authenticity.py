@@ -25,7 +25,7 @@ from invarlock.packer.trust.keys import fingerprint
 from invarlock.packer.trust.signature import verify_manifest
 from invarlock.packer.trust.signers import Authenticity, TrustedSigner, judge_signer
 from invarlock.packer.trust.timestamps import TimeAuthority, TimeStamp, check_timestamp
-from invarlock.packer.verify.control_files import ControlFiles, ManifestFound
+from invarlock.packer.verify.control_files import ControlFiles, ManifestResult
 from invarlock.packer.verify.options import VerifyOptions
 
 from invarlock.errors import IntegrityError, MissingFileError, SignatureError
@@ -73,7 +73,7 @@ class Signature:
 def check_signature(
     folder: PackFolder,
     control: ControlFiles,
-    manifest: ManifestFound,
+    manifest: ManifestResult,
     options: VerifyOptions,
     trusted: TrustedParties,
 ) -> Signature:

@@ -16,7 +16,7 @@ from invarlock.packer.trust.attested import AttestedPack
 from invarlock.packer.verify.attestable import attestable
 from invarlock.packer.verify.authenticity import Attestation, Signature
 from invarlock.packer.verify.catalogue import catalogue_warnings
-from invarlock.packer.verify.control_files import ControlFiles, ManifestFound
+from invarlock.packer.verify.control_files import ControlFiles, ManifestResult
 from invarlock.packer.verify.manifest_claims import manifest_problems, metadata_problems
 from invarlock.packer.verify.reports import Findings
 from invarlock.packer.verify.results import Results
@@ -39,7 +39,7 @@ class Claims:
 
 def check_claims(
     control: ControlFiles,
-    manifest: ManifestFound,
+    manifest: ManifestResult,
     signature: Signature,
     found: Findings,
     results: Results,

@@ -31,7 +31,7 @@ class ControlFiles:
 
 
 @dataclass(frozen=True)
-class ManifestFound:
+class ManifestResult:
     """The document of ``manifest.json``, which matches its schema; ``NO_MANIFEST`` if there are problems."""
 
     document: Manifest = field(default_factory=lambda: NO_MANIFEST)
@@ -48,9 +48,9 @@ def read_control_files(folder: PackFolder) -> ControlFiles:
         return ControlFiles(problems=error.problems)
 
 
-def check_manifest(control: ControlFiles) -> ManifestFound:
+def check_manifest(control: ControlFiles) -> ManifestResult:
     """Return the manifest of a pack, read strictly and before anything else of the pack is parsed."""
     try:
-        return ManifestFound(read_manifest(control.manifest))
+        return ManifestResult(read_manifest(control.manifest))
     except ManifestError as error:
-        return ManifestFound(problems=error.problems)
+        return ManifestResult(problems=error.problems)

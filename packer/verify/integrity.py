@@ -23,7 +23,7 @@ from invarlock.packer.format.contents import SealedFiles
 from invarlock.packer.format.limits import MAX_MANIFEST_BYTES, MAX_PROBLEMS, THREADED_BYTES
 from invarlock.packer.format.pack_folder import Listing, PackFolder
 from invarlock.packer.format.references import reference_problems
-from invarlock.packer.verify.control_files import ControlFiles, ManifestFound
+from invarlock.packer.verify.control_files import ControlFiles, ManifestResult
 from invarlock.packer.verify.options import StartProgress
 
 from invarlock.digests import sha256_hex
@@ -42,7 +42,7 @@ class SealedPack:
 
 
 def open_sealed(
-    folder: PackFolder, control: ControlFiles, manifest: ManifestFound, *, strict: bool, start: StartProgress | None
+    folder: PackFolder, control: ControlFiles, manifest: ManifestResult, *, strict: bool, start: StartProgress | None
 ) -> SealedPack:
     """Return the files of a pack, and start hashing the large ones; the caller ends with ``close_sealed``.
 

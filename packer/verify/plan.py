@@ -29,7 +29,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class PlanFound:
+class PlanResult:
     """The plan in a pack.
 
     ``scenarios`` is the effective manifest, None if it is missing or unreadable; ``outcomes`` are pytest's outcomes.
@@ -41,20 +41,20 @@ class PlanFound:
     problems: tuple[Problem, ...] = ()
 
 
-def read_plan(files: PackFiles) -> PlanFound:
+def read_plan(files: PackFiles) -> PlanResult:
     """Return the plan; without an effective manifest it is empty, and reports are examined individually."""
     try:
         scenarios = files.document(layout.SCENARIOS)
         check_schema(scenarios, "scenarios", where=layout.SCENARIOS)
         rows = {row["id"]: row for row in scenarios["scenarios"]}
-        found = PlanFound(scenarios, Plan(planned_cases(scenarios), rows, _read_tuned(files)))
+        found = PlanResult(scenarios, Plan(planned_cases(scenarios), rows, _read_tuned(files)))
     except (MissingFileError, IntegrityError):
         # reported as a problem of the files, or when the verdict is derived
-        return PlanFound()
+        return PlanResult()
     except InvarLockError as error:
         # what lacks a selection has no place of its own
         wrong = (problem if problem.where else problem.of(layout.SCENARIOS) for problem in in_pack(error))
-        return PlanFound(problems=tuple(wrong))
+        return PlanResult(problems=tuple(wrong))
     if layout.PYTEST_REPORT not in files.digests:
         return found
     try:

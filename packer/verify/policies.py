@@ -42,7 +42,7 @@ class ReceiverPolicy:
 
 
 @dataclass(frozen=True)
-class PackShown:
+class PackProperties:
     """What a valid pack shows to a policy.
 
     Attributes:
@@ -84,7 +84,7 @@ def read_policy(path: Path) -> ReceiverPolicy:
     return ReceiverPolicy(requirements)
 
 
-def policy_problems(policy: ReceiverPolicy, shown: PackShown) -> list[Problem]:
+def policy_problems(policy: ReceiverPolicy, shown: PackProperties) -> list[Problem]:
     """Return a problem for each way in which a pack does not meet a policy."""
     return [
         Problem(Code.POLICY_UNMET, where, name, words)
@@ -97,29 +97,29 @@ def policy_problems(policy: ReceiverPolicy, shown: PackShown) -> list[Problem]:
 Unmet = Iterator[tuple[str, str]]
 
 
-def _verdict(wanted: str, shown: PackShown) -> Unmet:
+def _verdict(wanted: str, shown: PackProperties) -> Unmet:
     verdict = None if shown.verdict is None else shown.verdict["verdict"]
     if verdict != wanted:
         yield layout.VERDICT_JSON, f"the verdict is {verdict or 'missing'}, the policy requires {wanted}"
 
 
-def _strong_evidence(wanted: bool, shown: PackShown) -> Unmet:
+def _strong_evidence(wanted: bool, shown: PackProperties) -> Unmet:
     if wanted and shown.missing_for_strong:
         yield "", f"the pack is not strong evidence, missing: {'; '.join(shown.missing_for_strong)}"
 
 
-def _signers(wanted: Sequence[str], shown: PackShown) -> Unmet:
+def _signers(wanted: Sequence[str], shown: PackProperties) -> Unmet:
     if shown.signer not in wanted:
         yield "", f"signed by {shown.signer or 'nobody'}, which is not among the {len(wanted)} signers of the policy"
 
 
-def _suites(wanted: Sequence[str], shown: PackShown) -> Unmet:
+def _suites(wanted: Sequence[str], shown: PackProperties) -> Unmet:
     suite = shown.manifest.get("suite")
     if suite not in wanted:
         yield MANIFEST_NAME, f"suite {suite or 'not stated'}, the policy requires {_any_of(wanted)}"
 
 
-def _maximum_age_days(wanted: float, shown: PackShown) -> Unmet:
+def _maximum_age_days(wanted: float, shown: PackProperties) -> Unmet:
     stated = shown.manifest.get("generated_at")
     if stated is None:
         yield MANIFEST_NAME, "does not say when the pack was made"
@@ -133,18 +133,18 @@ def _maximum_age_days(wanted: float, shown: PackShown) -> Unmet:
         yield MANIFEST_NAME, f"the pack says that it was made at {stated}, which is in the future"
 
 
-def _models(wanted: Sequence[str], shown: PackShown) -> Unmet:
+def _models(wanted: Sequence[str], shown: PackProperties) -> Unmet:
     for model in sorted({facts.model_id for facts in shown.found.facts.values()} - set(wanted)):
         yield "", f"model {model}, which is not among the {len(wanted)} models of the policy"
 
 
-def _minimum_models(wanted: int, shown: PackShown) -> Unmet:
+def _minimum_models(wanted: int, shown: PackProperties) -> Unmet:
     models = len({facts.model_id for facts in shown.found.facts.values()})
     if models < wanted:
         yield "", f"reports of {models} models, the policy requires {wanted}"
 
 
-def _scenarios(wanted: Sequence[str], shown: PackShown) -> Unmet:
+def _scenarios(wanted: Sequence[str], shown: PackProperties) -> Unmet:
     done = {(row["model"], row["name"]) for row in _passed(shown)}
     models = sorted({planned.case["model"] for planned in shown.found.planned.plan.cases.values()})
     if not models:
@@ -155,28 +155,28 @@ def _scenarios(wanted: Sequence[str], shown: PackShown) -> Unmet:
             yield "", f"{model}: no passed case of {', '.join(missing)}"
 
 
-def _minimum_faults(wanted: int, shown: PackShown) -> Unmet:
+def _minimum_faults(wanted: int, shown: PackProperties) -> Unmet:
     detected = sum(row["strictness"] == "must_detect" for row in _passed(shown))
     if detected < wanted:
         yield "", f"{detected} detected faults, the policy requires {wanted}"
 
 
-def _tiers(wanted: Sequence[str], shown: PackShown) -> Unmet:
+def _tiers(wanted: Sequence[str], shown: PackProperties) -> Unmet:
     yield from _clean_reports_have("tier", wanted, shown)
 
 
-def _profiles(wanted: Sequence[str], shown: PackShown) -> Unmet:
+def _profiles(wanted: Sequence[str], shown: PackProperties) -> Unmet:
     yield from _clean_reports_have("profile", wanted, shown)
 
 
-def _formats(wanted: Sequence[str], shown: PackShown) -> Unmet:
+def _formats(wanted: Sequence[str], shown: PackProperties) -> Unmet:
     for facts in _clean(shown):
         form = None if facts.page.storage is None else facts.page.storage.form
         if form not in wanted:
             yield facts.path, f"the subject's format is {form or 'unknown'}, the policy allows {_any_of(wanted)}"
 
 
-def _limits(wanted: Mapping[str, float], shown: PackShown) -> Unmet:
+def _limits(wanted: Mapping[str, float], shown: PackProperties) -> Unmet:
     rows = [row for row in _records(shown) if row["strictness"] == "must_pass"]
     if not rows:
         yield layout.VERDICT_JSON, "no edit had to pass, so the limits of the policy were not tested"
@@ -191,7 +191,7 @@ def _limits(wanted: Mapping[str, float], shown: PackShown) -> Unmet:
                 yield row["path"], f"{name} {value:.6g}, the policy requires {most} {limit:g}"
 
 
-REQUIREMENTS: Mapping[str, Callable[[Any, PackShown], Unmet]] = {
+REQUIREMENTS: Mapping[str, Callable[[Any, PackProperties], Unmet]] = {
     "formats": _formats,
     "limits": _limits,
     "maximum_age_days": _maximum_age_days,
@@ -208,19 +208,19 @@ REQUIREMENTS: Mapping[str, Callable[[Any, PackShown], Unmet]] = {
 }
 
 
-def _records(shown: PackShown) -> Sequence[Mapping[str, Any]]:
+def _records(shown: PackProperties) -> Sequence[Mapping[str, Any]]:
     return [] if shown.verdict is None else list(shown.verdict["records"])
 
 
-def _passed(shown: PackShown) -> Iterator[Mapping[str, Any]]:
+def _passed(shown: PackProperties) -> Iterator[Mapping[str, Any]]:
     return (row for row in _records(shown) if row["passed"])
 
 
-def _clean(shown: PackShown) -> Iterator[ReportFacts]:
+def _clean(shown: PackProperties) -> Iterator[ReportFacts]:
     return (shown.found.facts[path] for path in shown.found.clean)
 
 
-def _clean_reports_have(key: str, wanted: Sequence[str], shown: PackShown) -> Unmet:
+def _clean_reports_have(key: str, wanted: Sequence[str], shown: PackProperties) -> Unmet:
     if not shown.found.clean:
         yield "", f"the pack has no clean report, so none with a {key} of the policy"
     for facts in _clean(shown):

@@ -76,7 +76,7 @@ class ReportFacts:
 
 
 @dataclass(frozen=True)
-class Examined:
+class ExaminedReport:
     """An examined report: its facts if it verifies, its ``verify-v1`` envelope, and its problems."""
 
     facts: ReportFacts | None
@@ -91,7 +91,7 @@ def examine_report(
     plan: Plan,
     preset: Preset | None,
     around: Neighbours,
-) -> Examined:
+) -> ExaminedReport:
     """Return the facts of a report and the files in its folder, and everything that does not follow.
 
     ``around`` are the pages that its own page links to.
@@ -103,14 +103,14 @@ def examine_report(
     try:
         report = files.document(path)
     except IntegrityError as error:
-        return Examined(None, verify_envelope(path, {}, kind, error.problems))
+        return ExaminedReport(None, verify_envelope(path, {}, kind, error.problems))
     except DocumentError as error:
         malformed = in_pack(error, Code.REPORT_MALFORMED)
-        return Examined(None, verify_envelope(path, {}, kind, malformed), tuple(malformed))
+        return ExaminedReport(None, verify_envelope(path, {}, kind, malformed), tuple(malformed))
     problems = [problem.of(path) for problem in verify_report(report)]
     envelope = verify_envelope(path, report, kind, problems)
     if problems:
-        return Examined(None, envelope, tuple(problems))
+        return ExaminedReport(None, envelope, tuple(problems))
     digest = files.digests[path]
     problems += _place_problems(path, report, baseline)
     problems += _tuned_problems(path, report, planned, plan.tuned)
@@ -156,7 +156,7 @@ def examine_report(
         allows_network=bool(runtime and runtime["allow_network"]),
         page=page_facts(report),
     )
-    return Examined(facts, envelope, tuple(problems))
+    return ExaminedReport(facts, envelope, tuple(problems))
 
 
 def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: Sequence[Problem]) -> VerifyEnvelope:

@@ -18,7 +18,7 @@ from invarlock.packer.format.limits import MAX_REPORTS
 from invarlock.packer.format.pack_page import PackFacts, render_pack_page
 from invarlock.packer.format.places import neighbours
 from invarlock.packer.verify.evidence import Scope, absent, pack_statement, scope_of
-from invarlock.packer.verify.plan import PlanFound, read_plan
+from invarlock.packer.verify.plan import PlanResult, read_plan
 from invarlock.packer.verify.presets import read_presets
 from invarlock.packer.verify.report import Baseline, ReportFacts, examine_report
 
@@ -45,7 +45,7 @@ class BaselineFacts:
 class Findings:
     """The findings of a pack's reports by path, their plan, the presets by model folder, and the problems."""
 
-    planned: PlanFound = field(default_factory=PlanFound)
+    planned: PlanResult = field(default_factory=PlanResult)
     facts: Mapping[str, ReportFacts] = field(default_factory=dict)
     envelopes: Mapping[str, VerifyEnvelope] = field(default_factory=dict)
     baselines: Mapping[str, BaselineFacts] = field(default_factory=dict)

@@ -32,11 +32,11 @@ from invarlock.packer.trust.signers import read_trust_store
 from invarlock.packer.trust.timestamps import read_authority
 from invarlock.packer.verify.authenticity import Signature, TrustedParties, check_signature
 from invarlock.packer.verify.claims import Claims, check_claims, version_problems
-from invarlock.packer.verify.control_files import ControlFiles, ManifestFound, check_manifest, read_control_files
+from invarlock.packer.verify.control_files import ControlFiles, ManifestResult, check_manifest, read_control_files
 from invarlock.packer.verify.evidence import absent, covered, evidence_level, missing_in_pack, not_covered
 from invarlock.packer.verify.integrity import close_sealed, open_sealed
 from invarlock.packer.verify.options import ReportAssurance, StartProgress, VerifyOptions
-from invarlock.packer.verify.policies import PackShown, policy_problems
+from invarlock.packer.verify.policies import PackProperties, policy_problems
 from invarlock.packer.verify.report import join_envelopes
 from invarlock.packer.verify.reports import Findings, examine_reports
 from invarlock.packer.verify.result import VerifyResult
@@ -85,7 +85,7 @@ def verify_pack(
 class _Steps:
     """The results of the steps; those after a failed step are empty. ``verdict`` is the pack's own claim."""
 
-    manifest: ManifestFound = field(default_factory=ManifestFound)
+    manifest: ManifestResult = field(default_factory=ManifestResult)
     signature: Signature = field(default_factory=Signature)
     found: Findings = field(default_factory=Findings)
     results: Results = field(default_factory=Results)
@@ -192,7 +192,7 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
         return result
     at = options.at or datetime.now(UTC)
     stamped_at = None if result.stamp is None else result.stamp.moment
-    shown = PackShown(manifest, result.signer, found, verdict, result.missing_for_strong, at, stamped_at)
+    shown = PackProperties(manifest, result.signer, found, verdict, result.missing_for_strong, at, stamped_at)
     unmet = policy_problems(options.policy, shown)
     return _failed(result, unmet) if unmet else result
 

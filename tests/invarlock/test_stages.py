@@ -10,7 +10,7 @@ import pytest
 
 from invarlock.library_notices import notices_in
 from invarlock.stage_line import StageLine, StageLog, left_text
-from invarlock.stages import Moment, announce, counted, listening, stage
+from invarlock.stages import StageEvent, announce, counted, listening, stage
 
 
 class Terminal(io.StringIO):
@@ -27,13 +27,13 @@ class Clock:
 
 
 def test_stages_are_nested_and_counted() -> None:
-    seen: list[Moment] = []
+    seen: list[StageEvent] = []
 
     with listening(seen.append), stage("baseline m"), stage("null run 2/2"):
         assert list(counted(iter("ab"), "weights", 2)) == ["a", "b"]
     announce("nobody listens", 1, 2)
 
-    assert [str(moment) for moment in seen] == [
+    assert [str(event) for event in seen] == [
         "baseline m",
         "baseline m · null run 2/2",
         "baseline m · null run 2/2 · weights 0/2",
@@ -43,14 +43,14 @@ def test_stages_are_nested_and_counted() -> None:
 
 
 def test_a_stage_ends_when_its_work_fails() -> None:
-    seen: list[Moment] = []
+    seen: list[StageEvent] = []
 
     with listening(seen.append):
         with pytest.raises(ValueError, match="x"), stage("a"):
             raise ValueError("x")
         announce("b", 1, 1)
 
-    assert seen[-1] == Moment((), "b", 1, 1)
+    assert seen[-1] == StageEvent((), "b", 1, 1)
 
 
 def test_a_terminal_has_one_line_which_is_redrawn_and_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,12 +59,12 @@ def test_a_terminal_has_one_line_which_is_redrawn_and_removed(monkeypatch: pytes
     terminal, clock = Terminal(), Clock()
 
     with StageLine(terminal, clock) as line:
-        line(Moment(("a",), "weights", 0, 272))
+        line(StageEvent(("a",), "weights", 0, 272))
         clock.now += 41
-        line(Moment(("a",), "weights", 41, 272))
+        line(StageEvent(("a",), "weights", 41, 272))
         # too soon after the one before
-        line(Moment(("a",), "weights", 42, 272))
-        line(Moment(("b" * 100,)))
+        line(StageEvent(("a",), "weights", 42, 272))
+        line(StageEvent(("b" * 100,)))
 
     drawn = terminal.getvalue().split("\r")
     assert drawn[0] == ""
@@ -79,7 +79,7 @@ def test_a_log_has_a_plain_line_every_so_often(monkeypatch: pytest.MonkeyPatch) 
 
     with StageLine(stream, clock) as line:
         for done in range(100):
-            line(Moment(("a",), "windows", done, 100))
+            line(StageEvent(("a",), "windows", done, 100))
             clock.now += 1
 
     lines = stream.getvalue().splitlines()
@@ -93,7 +93,7 @@ def test_ci_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
 
     with StageLine(terminal) as line:
-        line(Moment(("a",)))
+        line(StageEvent(("a",)))
 
     assert terminal.getvalue() == "a\n"
 

@@ -12,7 +12,7 @@ from invarlock.packer.build.building import build_pack
 from invarlock.packer.format.documents import Manifest
 from invarlock.packer.trust.keys import fingerprint
 from invarlock.packer.trust.signers import parse_moment
-from invarlock.packer.verify.policies import REQUIREMENTS, PackShown, ReceiverPolicy, policy_problems, read_policy
+from invarlock.packer.verify.policies import REQUIREMENTS, PackProperties, ReceiverPolicy, policy_problems, read_policy
 from invarlock.packer.verify.reports import Findings
 from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
 from packs import SCENARIOS, TIME, content
@@ -168,7 +168,7 @@ def test_the_example_of_the_page_is_a_policy_and_its_table_has_every_rule(tmp_pa
 @pytest.mark.parametrize(("share", "met"), [(0.89, False), (0.9, True), (0.91, True), (None, False)])
 def test_a_share_is_limited_from_below(share: float | None, met: bool) -> None:
     row = {"strictness": "must_pass", "path": "a.json", "fidelity_same_top_share": share}
-    shown = PackShown(cast(Manifest, {}), None, Findings(), {"records": [row]}, (), parse_moment(A_DAY_LATER))
+    shown = PackProperties(cast(Manifest, {}), None, Findings(), {"records": [row]}, (), parse_moment(A_DAY_LATER))
 
     problems = policy_problems(ReceiverPolicy({"limits": {"fidelity_same_top_share": 0.9}}), shown)
 

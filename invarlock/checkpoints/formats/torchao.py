@@ -126,7 +126,7 @@ def _quantises_inputs(described: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class _About:
+class _WeightMetadata:
     """What the metadata say of a weight: its class, the bits of a code, its block and its type, None as the scale's."""
 
     kind: str
@@ -135,7 +135,7 @@ class _About:
     dtype: str | None
 
 
-def _about(described: Mapping[str, Any]) -> _About | None:
+def _about(described: Mapping[str, Any]) -> _WeightMetadata | None:
     """Return what the metadata say of a weight, None if they say nothing, or what cannot be."""
     data, kind = described.get("_data"), described.get("_type")
     if not isinstance(data, dict) or kind not in READ:
@@ -146,14 +146,16 @@ def _about(described: Mapping[str, Any]) -> _About | None:
         return None
     if bits not in _BITS or (dtype is None and kind != NIBBLES):
         return None
-    return _About(kind, _BITS[bits], (block[0], block[1]), dtype)
+    return _WeightMetadata(kind, _BITS[bits], (block[0], block[1]), dtype)
 
 
 def _text(value: object) -> str:
     return str(value.get("_data")) if isinstance(value, dict) else ""
 
 
-def _packed_tensor(files: CheckpointFiles, name: str, about: _About | None) -> tuple[PackedTensor | None, list[Defect]]:
+def _packed_tensor(
+    files: CheckpointFiles, name: str, about: _WeightMetadata | None
+) -> tuple[PackedTensor | None, list[Defect]]:
     """Return how a weight is stored, None if it cannot be read, and what is wrong with it."""
     entries, module = files.entries, name.removesuffix("weight")
     parts = {part: f"{module}{_PREFIX}{part}" for part in PARTS}
@@ -187,7 +189,7 @@ def _packed_tensor(files: CheckpointFiles, name: str, about: _About | None) -> t
     return PackedTensor(name, dtype, (rows, columns), parts, ("scale",), unpack, inspect), []
 
 
-def _inspect(parts: Mapping[str, Any], *, about: _About) -> Iterator[tuple[str, str]]:
+def _inspect(parts: Mapping[str, Any], *, about: _WeightMetadata) -> Iterator[tuple[str, str]]:
     half = 1 << (about.bits - 1)
     if about.kind == UNPACKED:
         outside = int(((parts["qdata"] < -half) | (parts["qdata"] >= half)).sum())
@@ -200,7 +202,7 @@ def _inspect(parts: Mapping[str, Any], *, about: _About) -> Iterator[tuple[str, 
             yield SCALE, f"_weight_zero_point: {count} of {zero.numel()} values are not finite"
 
 
-def _unpack(parts: Mapping[str, Any], *, about: _About, dtype: str) -> torch.Tensor:
+def _unpack(parts: Mapping[str, Any], *, about: _WeightMetadata, dtype: str) -> torch.Tensor:
     # imported here: recognising the format must not wait for PyTorch
     from invarlock.checkpoints.formats import unpacking
 

@@ -54,14 +54,14 @@ def compare_served(served: Served, comparison: Comparison) -> ServedMeasurement:
 
 
 @dataclass(frozen=True)
-class _Tops:
+class _TopTokens:
     """What is kept of an answer: the most probable token of each position, and the fewest tokens of a position."""
 
     ids: np.ndarray[Any, np.dtype[np.int64]]
     fewest: int
 
 
-def _score(served: Served, tokens: Tokens, observer: Observer | None) -> tuple[Scores, list[_Tops]]:
+def _score(served: Served, tokens: Tokens, observer: Observer | None) -> tuple[Scores, list[_TopTokens]]:
     losses, tops = [], []
     for index, answer in enumerate(served.ask(tokens)):
         losses.append(stored_loss(-float(answer.target.mean())))
@@ -72,12 +72,12 @@ def _score(served: Served, tokens: Tokens, observer: Observer | None) -> tuple[S
     return Scores(tuple(losses), 1), tops
 
 
-def _tops(answer: Answer) -> _Tops:
+def _tops(answer: Answer) -> _TopTokens:
     first = answer.logprobs.argmax(axis=1)
-    return _Tops(np.take_along_axis(answer.ids, first[:, None], axis=1)[:, 0], answer.fewest)
+    return _TopTokens(np.take_along_axis(answer.ids, first[:, None], axis=1)[:, 0], answer.fewest)
 
 
-def _check_in_time(served: Served, answers: list[_Tops], baseline: np.ndarray[Any, Any]) -> None:
+def _check_in_time(served: Served, answers: list[_TopTokens], baseline: np.ndarray[Any, Any]) -> None:
     """Refuse answers that are one position late.
 
     llama-cpp-python's server gives each token the probability that it has after itself, with models that have no BOS

@@ -25,7 +25,7 @@ from invarlock.harness.terminal.bar import CaseBar
 from invarlock.jsonio import check_schema, write_json
 from invarlock.moments import format_moment, utc_now
 from invarlock.stage_line import PLAIN_SECONDS
-from invarlock.stages import Moment, listening
+from invarlock.stages import StageEvent, listening
 
 FORMAT = "progress-v1"
 # A case takes a time of its own, and one that grows with the model: on one worker about that of so many bytes more.
@@ -149,9 +149,9 @@ class Progress:
             self._listening.enter_context(listening(self._show_stage))
         self._write()
 
-    def _show_stage(self, moment: Moment) -> None:
+    def _show_stage(self, event: StageEvent) -> None:
         """Show what the running case does, at most twice a second, where no terminal is every so often."""
-        self._stage = str(moment)[:MAX_STAGE_CHARACTERS] or None
+        self._stage = str(event)[:MAX_STAGE_CHARACTERS] or None
         now = time.monotonic()
         if now < self._stage_due or self._state != "running":
             return
@@ -160,7 +160,7 @@ class Progress:
         if self._bar is not None:
             self._draw_bar()
         elif self._terminal is not None and self._verbosity >= 0:
-            self._terminal.write_line(printable(f"{self._done}/{self._total} cases · {moment}"))
+            self._terminal.write_line(printable(f"{self._done}/{self._total} cases · {event}"))
 
     def _end(self, case: Case, node: str) -> None:
         del self._running[node]

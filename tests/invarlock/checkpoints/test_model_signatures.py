@@ -14,7 +14,7 @@ from shipped_checkpoints import write_baseline
 
 from invarlock.checkpoints.digests import digest_file
 from invarlock.checkpoints.layout import checkpoint_files
-from invarlock.checkpoints.model_signatures import ModelSignature, WantedSignature, parse_signature, verify_signature
+from invarlock.checkpoints.model_signatures import ModelSignature, RequiredSignature, parse_signature, verify_signature
 from invarlock.cli import main
 from invarlock.errors import CheckpointError, InvarLockError, UsageError
 from invarlock.evaluation.pair_request import PairRequest, check_request
@@ -32,11 +32,11 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def by_key(public: Path) -> WantedSignature:
+def by_key(public: Path) -> RequiredSignature:
     return parse_signature(f"subject=key:{public}")
 
 
-def refused(folder: Path, wanted: WantedSignature) -> Code:
+def refused(folder: Path, wanted: RequiredSignature) -> Code:
     with pytest.raises(InvarLockError) as caught:
         verify_signature(folder, wanted)
     return caught.value.code

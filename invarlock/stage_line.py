@@ -53,7 +53,7 @@ class StageLine:
         self.clear()
 
     def __call__(self, event: StageEvent) -> None:
-        """Show a moment, unless another was shown just before."""
+        """Show an event, unless another was shown just before."""
         now = self._clock()
         if (event.stages, event.what) != self._step:
             self._step, self._began = (event.stages, event.what), now
@@ -102,7 +102,7 @@ class StageLog:
         self._stages: tuple[str, ...] | None = None
 
     def __call__(self, event: StageEvent) -> None:
-        """Write a moment if its stage is new."""
+        """Write an event if its stage is new."""
         if event.stages == self._stages:
             return
         self._stages = event.stages

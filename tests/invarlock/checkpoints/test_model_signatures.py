@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import sys
 from base64 import b64decode
 from pathlib import Path
 
 import pytest
+import sigstore
 from invarlock.packer.trust.checkpoint_subjects import model_signature_digest
 from model_signers import make_certificates, make_key, sign_with_certificate, sign_with_key
 from shipped_checkpoints import write_baseline
 
+from invarlock.checkpoints import model_signatures
 from invarlock.checkpoints.digests import digest_file
 from invarlock.checkpoints.layout import checkpoint_files
 from invarlock.checkpoints.model_signatures import ModelSignature, RequiredSignature, parse_signature, verify_signature
@@ -19,6 +23,11 @@ from invarlock.cli import main
 from invarlock.errors import CheckpointError, InvarLockError, UsageError
 from invarlock.evaluation.pair_request import PairRequest, check_request
 from invarlock.problems import Code
+
+# Two files that a maintainer of model-signing signed with a Sigstore identity: scripts/tests/v1.0.0-sigstore of
+# https://github.com/sigstore/model-transparency (Apache-2.0). Nobody can sign so without a network.
+SIGSTORE_MODEL = Path(__file__).parents[2] / "data/sigstore_model"
+IDENTITY, ISSUER = "stefanb@us.ibm.com", "https://sigstore.verify.ibm.com/oauth2"
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +140,66 @@ def test_a_key_is_not_taken_for_a_sigstore_identity(model: Path, keys: tuple[Pat
     assert wanted.trusted[:2] == ("me@example.com", "https://accounts.example.com")
     assert refused(model, wanted) is Code.MODEL_SIGNATURE_DOES_NOT_HOLD
     assert refused(model, parse_signature(f"subject=certificate:{public}")) is Code.MODEL_SIGNATURE_DOES_NOT_HOLD
+
+
+@pytest.fixture
+def sigstore_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(SIGSTORE_MODEL, tmp_path / "signed")
+    # these files are no checkpoint, which has other names
+    monkeypatch.setattr(model_signatures, "checkpoint_files", lambda folder: ["signme-1", "signme-2"])
+    return tmp_path / "signed"
+
+
+@pytest.fixture(scope="module")
+def sigstore_roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The roots of the public instance that come with sigstore-python, as a trust configuration."""
+    store = Path(sigstore.__file__).parent / "_store/https%3A%2F%2Ftuf-repo-cdn.sigstore.dev"
+    path = tmp_path_factory.mktemp("roots") / "trust.json"
+    path.write_text(
+        json.dumps(
+            {
+                "mediaType": "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
+                "trustedRoot": json.loads((store / "trusted_root.json").read_bytes()),
+                "signingConfig": json.loads((store / "signing_config.v0.2.json").read_bytes()),
+            }
+        )
+    )
+    return path
+
+
+def by_identity(roots: Path, identity: str = IDENTITY, issuer: str = ISSUER) -> WantedSignature:
+    return parse_signature(f"subject=sigstore:{identity},{issuer},{roots}")
+
+
+def test_a_signature_by_a_sigstore_identity_is_verified_offline(
+    sigstore_model: Path, sigstore_roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", _no_network)
+
+    found = verify_signature(sigstore_model, by_identity(sigstore_roots))
+
+    files = {name: digest_file(sigstore_model / name) for name in ("signme-1", "signme-2")}
+    assert found == ModelSignature("sigstore", f"{IDENTITY} ({ISSUER})", f"sha256:{model_signature_digest(files)}")
+
+
+def _no_network(*_: object) -> None:
+    raise AssertionError("verifying a model signature asked for an address")
+
+
+def test_a_sigstore_signature_of_another_identity_or_other_files_is_refused(
+    sigstore_model: Path, sigstore_roots: Path
+) -> None:
+    does_not_hold = Code.MODEL_SIGNATURE_DOES_NOT_HOLD
+    other_instance = json.loads(sigstore_roots.read_bytes())
+    other_instance["trustedRoot"]["certificateAuthorities"] = []
+    elsewhere = sigstore_roots.with_name("elsewhere.json")
+    elsewhere.write_text(json.dumps(other_instance))
+
+    assert refused(sigstore_model, by_identity(sigstore_roots, identity="mallory@us.ibm.com")) is does_not_hold
+    assert refused(sigstore_model, by_identity(sigstore_roots, issuer="https://accounts.google.com")) is does_not_hold
+    assert refused(sigstore_model, by_identity(elsewhere)) is does_not_hold
+    (sigstore_model / "signme-1").write_text("another")
+    assert refused(sigstore_model, by_identity(sigstore_roots)) is does_not_hold
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"dsseEnvelope": {"payload": "e30="}}', b"[" * 5000])

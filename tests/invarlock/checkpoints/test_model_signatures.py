@@ -167,7 +167,7 @@ def sigstore_roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def by_identity(roots: Path, identity: str = IDENTITY, issuer: str = ISSUER) -> WantedSignature:
+def by_identity(roots: Path, identity: str = IDENTITY, issuer: str = ISSUER) -> RequiredSignature:
     return parse_signature(f"subject=sigstore:{identity},{issuer},{roots}")
 
 

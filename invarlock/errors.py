@@ -67,11 +67,17 @@ class InvarLockError(Exception):
         return self.code.exit_code
 
     @property
+    def listed(self) -> tuple[Problem, ...]:
+        """The problems in the order of the error's lines; a single one for an error with a text of its own."""
+        if str(self) == "\n".join(map(str, self.problems)):
+            return self.problems
+        return (Problem(self.code, "", "", str(self)),)
+
+    @property
     def coded_text(self) -> str:
-        """The text of the error with its code at the end of each line, as commands and pytest print it."""
-        # a name in the text of one problem may have a line break, which is printed escaped
-        lines = str(self).split("\n") if len(self.problems) > 1 else [str(self)]
-        return "\n".join(f"{line} [{self.code}]" for line in lines)
+        """The lines of the error, each followed by the code of its problem, as commands and pytest print them."""
+        # a name in a problem may contain a line break, which must not look like the end of a line
+        return "\n".join(f"{printable(str(problem))} [{problem.code}]" for problem in self.listed)
 
     def document(self) -> dict[str, Any]:
         """Return what a command prints with ``--json`` when it ends with this error."""
@@ -100,6 +106,11 @@ class CombinedError(InvarLockError):
         problems = [problem for error in errors for problem in error.problems]
         code = min((error.code for error in errors), key=lambda code: code.exit_code)
         super().__init__("; ".join(map(str, errors)), code=code, problems=problems)
+
+    @property
+    def coded_text(self) -> str:
+        """The lines of each error, one error after the other."""
+        return "\n".join(self.lines)
 
     def __reduce__(self) -> tuple[Callable[..., InvarLockError], tuple[object, ...]]:
         return _rebuilt, (InvarLockError, str(self), self.code, self.problems)

@@ -21,6 +21,7 @@ from invarlock.harness.planning.sizing import suite_defaults
 from invarlock.harness.selection.mark_expressions import MarkExpression
 from invarlock.harness.selection.selected_cases import Catalog, is_byoe, make_catalog, marks_of, named_suites
 from invarlock.harness.selection.suites_folder import find_suites_folder
+from invarlock.problems import Problem
 from invarlock.runtime.handover import Handover, read_handover
 from invarlock.settings import SETTINGS, Settings, resolve_settings
 
@@ -41,7 +42,7 @@ class OpenSuite:
     catalog: Catalog
     settings: Settings
     handover: Handover | None
-    launch_problems: tuple[str, ...] = ()
+    launch_problems: tuple[Problem, ...] = ()
 
 
 OPEN_SUITE = pytest.StashKey[OpenSuite]()

@@ -27,7 +27,7 @@ from invarlock.catalog.models import read_models
 from invarlock.catalog.shards import shard_manifest
 from invarlock.catalog.tuned_params import TunedParams
 from invarlock.documents.catalog import EffectiveManifest
-from invarlock.errors import InvarLockError, UsageError
+from invarlock.errors import CombinedError, InvarLockError, UsageError
 from invarlock.evaluation.plausibility import check_plausible
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.problems import Code, ExitCode, Problem
@@ -192,3 +192,22 @@ def test_an_error_of_several_problems_lists_each_once() -> None:
 
     assert error.problems == tuple(Problem(Code.RUN_CANNOT_BEGIN, "", "", line) for line in ("one", "two"))
     assert error.coded_text == "one [run_cannot_begin]\ntwo [run_cannot_begin]"
+
+
+def test_each_line_of_an_error_ends_with_the_code_of_its_own_problem() -> None:
+    key, folder = (
+        Problem(Code.KEY_MISSING, "key.pem", "", "no such file"),
+        Problem(Code.RUN_CANNOT_BEGIN, "", "", "full"),
+    )
+    listing = UsageError(f"{key}\n{folder}", code=Code.RUN_CANNOT_BEGIN, problems=[key, folder])
+    summary = UsageError("the pack does not verify", code=Code.NOT_PACKED, problems=[key, folder])
+
+    assert listing.coded_text == "key.pem: no such file [key_missing]\nfull [run_cannot_begin]"
+    assert summary.coded_text == f"the pack does not verify [{Code.NOT_PACKED}]"
+    assert CombinedError([listing, summary]).coded_text == f"{listing.coded_text}\n{summary.coded_text}"
+
+
+def test_a_line_break_in_a_name_does_not_end_the_line_of_its_problem() -> None:
+    error = UsageError("a\nb: bad", code=Code.USAGE_INVALID)
+
+    assert error.coded_text == "a\\nb: bad [usage_invalid]"

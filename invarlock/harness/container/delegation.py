@@ -21,6 +21,7 @@ from invarlock.harness.container.container_mounts import (
 )
 from invarlock.harness.opening import OpenSuite
 from invarlock.harness.selection.given_names import warn_before_launch
+from invarlock.problems import Code, Problem
 from invarlock.runtime.container import Job
 from invarlock.runtime.engines import find_engine, find_image, gpu_problems
 from invarlock.runtime.handover import Handover, code_digest
@@ -28,13 +29,13 @@ from invarlock.runtime.provenance import source_of
 from invarlock.runtime.starting import Launch, start
 
 
-def run_in_container(config: pytest.Config, suite: OpenSuite) -> int | tuple[str, ...]:
+def run_in_container(config: pytest.Config, suite: OpenSuite) -> int | tuple[Problem, ...]:
     """Run pytest's command line in the runtime image and return its exit code, or the problems that prevent its start.
 
     Raises:
         InvarLockError: if the engine does not start it.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     launch = _plan(config, suite, problems)
     if launch is None or problems:
         return tuple(problems)
@@ -42,22 +43,22 @@ def run_in_container(config: pytest.Config, suite: OpenSuite) -> int | tuple[str
     return start(launch)
 
 
-def _plan(config: pytest.Config, suite: OpenSuite, problems: list[str]) -> Launch | None:
+def _plan(config: pytest.Config, suite: OpenSuite, problems: list[Problem]) -> Launch | None:
     """Return the container to start; without an engine or an image, return None and append to the problems."""
     folder, settings, catalog = suite.folder, suite.settings, suite.catalog
     on_gpus = catalog.models.suites[catalog.suite].requires == "gpu"
     writable = writable_paths(config, settings)
-    problems += mount_problems(config, folder, settings, writable)
+    problems += map(_unavailable, mount_problems(config, folder, settings, writable))
     engine = image = source = None
     # the check of the source reports a malformed marker file
     with suppress(InvarLockError):
         source = source_of(folder)
     try:
         engine = find_engine(settings.container_engine, settings.runtime_image)
-        problems += gpu_problems(engine) if on_gpus else ()
+        problems += map(_unavailable, gpu_problems(engine)) if on_gpus else ()
         image = find_image(engine, settings.runtime_image)
     except InvarLockError as error:
-        problems.append(str(error))
+        problems += error.listed
     if engine is None or image is None:
         return None
     passed, variables = job_variables(settings)
@@ -73,3 +74,7 @@ def _plan(config: pytest.Config, suite: OpenSuite, problems: list[str]) -> Launc
     key = settings.signing_key
     secret = absolute(key) if key is not None and Path(key).is_file() else None
     return Launch(engine, job, writable, Handover(image, code_digest(), source), secret)
+
+
+def _unavailable(message: str) -> Problem:
+    return Problem(Code.CONTAINER_UNAVAILABLE, "", "", message)

@@ -25,7 +25,7 @@ from invarlock.harness.state.leftovers import remove_leftovers
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, read_json, write_json
 from invarlock.output import ShowLine
-from invarlock.problems import Code
+from invarlock.problems import Code, Problem
 from invarlock.reports.verification import differences
 
 
@@ -52,13 +52,10 @@ def plan_run(run: Run, cases: Sequence[Case], show: ShowLine, whole: Sequence[Ca
     try:
         repeated = repeated_scenarios(run, whole if divided else cases)
     except UsageError as error:
-        found.append(str(error))
-    if found:
-        raise UsageError.listing(found, code=Code.RUN_CANNOT_BEGIN)
+        found += error.listed
+    _refuse(found)
     pins = obtain_pins(run.sources, [model.id for model in models], show)
-    short = list(length_problems(run, pins, models))
-    if short:
-        raise UsageError.listing(short, code=Code.RUN_CANNOT_BEGIN)
+    _refuse(list(length_problems(run, pins, models)))
     selected = _pinned(whole if divided else cases, run.sources)
     policy = run.catalog.models.suites[run.catalog.suite].informational_stress_min_signal_fraction
     manifest = effective_manifest(run.catalog.suite, selected, run.catalog.scenarios, run.expression, policy)
@@ -77,6 +74,13 @@ def plan_run(run: Run, cases: Sequence[Case], show: ShowLine, whole: Sequence[Ca
     if part is not None:
         documents[run.directory.shard.name] = part
     return [*_begin(run, _models(cases), documents), *_repeat_remarks(run, cases, repeated)]
+
+
+def _refuse(found: Sequence[Problem]) -> None:
+    """Raise an error that lists problems, each once, if there are any."""
+    if found:
+        once = list(dict.fromkeys(found))
+        raise UsageError("\n".join(map(str, once)), code=Code.RUN_CANNOT_BEGIN, problems=once)
 
 
 def _repeat_remarks(run: Run, cases: Sequence[Case], repeated: Sequence[str]) -> Iterator[str]:
@@ -99,8 +103,7 @@ def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], show: ShowLi
     cases = _cases_of(run, null_runs)
     run = replace(run, sources=find_sources(run, _models(cases), []))
     found = problems(run, cases, CALIBRATION_CHECKS)
-    if found:
-        raise UsageError.listing(found, code=Code.RUN_CANNOT_BEGIN)
+    _refuse(found)
     pins = obtain_pins(run.sources, [model.id for model in _models(cases)], show)
     documents = {PINS_NAME: pins.document(), "plan.json": {**plan_document(run, cases), "cases": []}}
     return _begin(run, _models(cases), documents)

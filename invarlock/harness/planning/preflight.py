@@ -21,24 +21,35 @@ from invarlock.harness.planning.sizing import disk_need, model_needs
 from invarlock.harness.state.run import Run
 from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.packer.trust.keys import load_signing_key
+from invarlock.problems import Code, Problem
 from invarlock.runtime.provenance import NO_SOURCE, source_of
 
-Check = Callable[[Run, Sequence[Case]], Iterator[str]]
+Check = Callable[[Run, Sequence[Case]], Iterator[Problem]]
 
 
-def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def _cannot_begin(message: str) -> Problem:
+    return Problem(Code.RUN_CANNOT_BEGIN, "", "", message)
+
+
+def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield why the run directory cannot be begun, or cannot be resumed."""
     directory = run.directory.path
     if run.settings.resume:
         if not (run.directory.state / "settings.json").is_file():
-            yield f"--resume: {directory} is not a run directory; drop --resume, or give one with --output-dir"
+            yield _cannot_begin(
+                f"--resume: {directory} is not a run directory; drop --resume, or give one with --output-dir"
+            )
         link = next(run.directory.links(), None)
         if link is not None:
-            yield f"--resume: {link} is a symbolic link, which is not followed; replace it with its target"
+            yield _cannot_begin(
+                f"--resume: {link} is a symbolic link, which is not followed; replace it with its target"
+            )
     elif directory.exists() and not directory.is_dir():
-        yield f"--output-dir: {directory} is not a folder; give another"
+        yield _cannot_begin(f"--output-dir: {directory} is not a folder; give another")
     elif directory.exists() and _holds_something(run.directory):
-        yield f"--output-dir: {directory} exists and is not empty; choose another folder, or continue with --resume"
+        yield _cannot_begin(
+            f"--output-dir: {directory} exists and is not empty; choose another folder, or continue with --resume"
+        )
 
 
 def _holds_something(directory: RunDirectory) -> bool:
@@ -47,96 +58,100 @@ def _holds_something(directory: RunDirectory) -> bool:
     return any(path not in ours for path in (*directory.path.iterdir(), *directory.state.glob("[!.]*")))
 
 
-def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield why no pack could be written or signed at the end."""
     if not run.settings.no_pack and run.pack_path.exists():
-        yield f"--pack-dir: {run.pack_path} already exists; choose another folder"
+        yield _cannot_begin(f"--pack-dir: {run.pack_path} already exists; choose another folder")
     if run.settings.signing_key is not None:
         try:
             load_signing_key(Path(run.settings.signing_key))
         except InvarLockError as error:
-            yield f"--signing-key: {error}"
+            yield Problem(error.code, "", "", f"--signing-key: {error}")
 
 
-def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield the requirements of strict assurance that this run does not meet."""
     if run.settings.report_assurance != "strict" or run.settings.no_pack:
         return
     option = "--release-review" if run.settings.release_review else "--report-assurance strict"
     if run.settings.execution_mode != "container":
-        yield (
+        yield _cannot_begin(
             f"{option}: every clean report must come from a container, but this run is on the host; run it with "
             "--execution-mode container, or without this option"
         )
     # the pack of a shard is that of all shards
     if run.settings.shard is None and not any(case.scenario.category == "clean" for case in cases):
-        yield f"{option}: it needs a clean case, but none is selected; select one, or run without this option"
+        yield _cannot_begin(
+            f"{option}: it needs a clean case, but none is selected; select one, or run without this option"
+        )
 
 
-def check_source(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_source(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield why the pack cannot state the product's source."""
     if run.settings.no_pack:
         return
     try:
         found = source_of(run.suites_folder)
     except InvarLockError as error:
-        yield str(error)
+        yield from error.listed
         return
     if found is None:
-        yield f"{run.suites_folder}: {NO_SOURCE}, or build no pack: --no-pack"
+        yield _cannot_begin(f"{run.suites_folder}: {NO_SOURCE}, or build no pack: --no-pack")
 
 
-def check_container(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_container(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield why the run is not in a container although its execution mode requires one."""
     yield from run.launch_problems
     if run.settings.execution_mode == "container" and run.image is None and not run.launch_problems:
-        yield "--execution-mode container: pytest was not called to start a run; call it as `pytest SUITES`"
+        yield _cannot_begin(
+            "--execution-mode container: pytest was not called to start a run; call it as `pytest SUITES`"
+        )
 
 
-def check_fleet(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_fleet(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield why a fleet cannot run the cases."""
     if run.settings.fleet is not None and run.settings.execution_mode == "container":
-        yield (
+        yield _cannot_begin(
             "--fleet: nodes start no containers; start the cluster in the runtime image, and run with "
             "--execution-mode host"
         )
 
 
-def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield the opt-in variables that the suite needs and that are not set."""
     suite = run.catalog.models.suites[run.catalog.suite]
     if suite.requires == "gpu" and not run.settings.allow_remote_code:
-        yield f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it"
+        yield _cannot_begin(f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it")
 
 
-def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield the models with Python code of their own, unless running it is allowed."""
     if run.settings.allow_remote_code:
         return
     for model in {case.model.id: case.model for case in cases}.values():
         if model.trust_remote_code:
-            yield (
+            yield _cannot_begin(
                 f"{model.id}: it has custom code according to models.toml (trust_remote_code); review it, then "
                 "allow it: INVARLOCK_ALLOW_REMOTE_CODE=1"
             )
 
 
-def check_sources(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_sources(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield the models whose files are not found or do not match their pins."""
     yield from run.sources.problems
 
 
-def check_text(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_text(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield why the text of the run cannot be read."""
     yield from run.sources.text.problems
 
 
-def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield clean edits for which no tuned parameters are known."""
     try:
         tuned = run.tuned_params()
     except InvarLockError as error:
-        yield str(error)
+        yield from error.listed
         return
     missing: dict[str, dict[str, str]] = {}
     for case in cases:
@@ -148,21 +163,23 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[str]:
             except UsageError:
                 missing.setdefault(case.model.id, {})[case.scenario.id] = spec.edit
     for model, edits in missing.items():
-        yield (
+        yield _cannot_begin(
             f"{tuned.source}: no tuned parameters of {', '.join(dict.fromkeys(edits.values()))} for {model} "
             f"({', '.join(edits)}); find them: invarlock tune {run.named(model)} --output FILE, and give "
             "that file with PACK_TUNED_EDIT_PARAMS_FILE, or deselect the scenarios"
         )
 
 
-def check_flash_attention(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_flash_attention(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield a problem if flash-attention is selected but not installed."""
     on_gpus = run.catalog.models.suites[run.catalog.suite].requires == "gpu"
     if on_gpus and not run.settings.skip_flash_attention and find_spec("flash_attn") is None:
-        yield "SKIP_FLASH_ATTN=0: flash-attn is not installed; pip install flash-attn, or unset the variable"
+        yield _cannot_begin(
+            "SKIP_FLASH_ATTN=0: flash-attn is not installed; pip install flash-attn, or unset the variable"
+        )
 
 
-def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield the quantisation backends that scenarios need and that are not usable here."""
     backends = {
         case.scenario.generation.spec.backend: case.scenario.id
@@ -171,26 +188,28 @@ def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     }
     for backend, scenario in backends.items():
         for package in missing_packages(backend):
-            yield f"{scenario}: its backend {backend} needs {package}, which is not installed; pip install {package}"
+            yield _cannot_begin(
+                f"{scenario}: its backend {backend} needs {package}, which is not installed; pip install {package}"
+            )
 
 
-def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield presets that are missing or were measured with other settings."""
     yield from preset_check(run, list({case.model.id: case.model for case in cases}.values()))
 
 
-def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield models that fit on none of the devices; nodes of a fleet are checked when they are known."""
     if run.settings.fleet is not None:
         return
     try:
         needs = {need.model.id: need.memory_bytes for need in model_needs(run, cases)}
-        yield from memory_problems(pool_of(run), needs)
+        yield from map(_cannot_begin, memory_problems(pool_of(run), needs))
     except UsageError as error:
-        yield str(error)
+        yield from error.listed
 
 
-def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
+def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield filesystems with less free space than the run needs."""
     # the controller of a fleet has no checkpoints; each node checks its own disk
     resumed = run.settings.resume and run.settings.piece is None
@@ -208,13 +227,13 @@ def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[str]:
     if (free := shutil.disk_usage(folder).free) < (needed := need.on_run_disk(shares_cache=shares_cache)) + spare * 1e9:
         what = "the run and its downloads need" if shares_cache else "the run needs"
         another = "use another disk with --output-dir" + (" or HF_HUB_CACHE" if shares_cache else "")
-        yield (
+        yield _cannot_begin(
             f"{folder}: {free / 1e9:.1f} GB free, {what} {needed / 1e9:.1f} GB and {spare:g} GB must stay free; "
             f"free some space, {another}, lower MIN_FREE_DISK_GB, or start anyway: "
             "PACK_SKIP_DISK_PREFLIGHT=1"
         )
     if cache is not None and not shares_cache and (free := shutil.disk_usage(cache).free) < need.cache_bytes:
-        yield (
+        yield _cannot_begin(
             f"{cache}: {free / 1e9:.1f} GB free, {need.cache_bytes / 1e9:.1f} GB will be downloaded into it; "
             "free some space, use another folder with HF_HUB_CACHE, or start anyway: PACK_SKIP_DISK_PREFLIGHT=1"
         )
@@ -255,9 +274,9 @@ CHECKS: tuple[Check, ...] = (
 CALIBRATION_CHECKS = tuple(check for check in CHECKS if check not in (check_pack, check_assurance, check_tuned_params))
 
 
-def problems(run: Run, cases: Sequence[Case], checks: Sequence[Check] = CHECKS) -> list[str]:
+def problems(run: Run, cases: Sequence[Case], checks: Sequence[Check] = CHECKS) -> list[Problem]:
     """Return all problems that the checks find, in the order of the checks."""
-    return [line for check in checks for line in check(run, cases)]
+    return [problem for check in checks for problem in check(run, cases)]
 
 
 def pool_of(run: Run) -> Pool:

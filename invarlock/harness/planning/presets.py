@@ -17,6 +17,7 @@ from invarlock.harness.planning.plan import RUN_ONLY
 from invarlock.harness.sources.texts import WindowCounts, window_counts
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_file, write_bytes
+from invarlock.problems import Code, Problem
 from invarlock.reports.preset_files import null_run_name, preset_name, read_null_runs, read_preset, write_preset
 from invarlock.reports.presets import Preset, check_fit, derive_preset, loosened
 
@@ -36,12 +37,12 @@ def preset_path(run: Run, model: Model) -> Path:
     return run.directory.presets / preset_name(model.folder)
 
 
-def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
+def preset_check(run: Run, models: Sequence[Model]) -> Iterator[Problem]:
     """Yield why the presets that a run is given, or that it resumes with, cannot be used."""
     if not _are_given(run) and run.settings.suite_mode != RUN_ONLY:
         return
     if not _are_given(run) and not run.settings.resume:
-        yield (
+        yield _unusable(
             "--suite-mode run-only: there are no presets; give them with PACK_CALIBRATION_PRESET_DIR or "
             "PACK_CALIBRATION_PRESET_FILE, or continue a run that made them: --resume"
         )
@@ -51,7 +52,8 @@ def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
         try:
             preset = read_preset(path)
             if preset.document["model_id"] != model.id:
-                yield f"{path}: a preset for {preset.document['model_id']}, but the run has {model.id}; drop it with -k"
+                other = preset.document["model_id"]
+                yield _unusable(f"{path}: a preset for {other}, but the run has {model.id}; drop it with -k")
                 continue
             yield from _other_windows(run, preset.document["dataset"], path)
             # the pin of a model that has a path is the digest of its checkpoint; that of another is known later
@@ -65,15 +67,19 @@ def preset_check(run: Run, models: Sequence[Model]) -> Iterator[str]:
                 where=str(path),
             )
         except InvarLockError as error:
-            yield str(error)
+            yield from error.listed
 
 
-def _other_windows(run: Run, dataset: Mapping[str, Any], path: Path) -> Iterator[str]:
+def _unusable(message: str) -> Problem:
+    return Problem(Code.PRESET_UNUSABLE, "", "", message)
+
+
+def _other_windows(run: Run, dataset: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     """Yield that a preset was learned from other windows than the run scores: its limits follow from their number."""
     learned = WindowCounts(dataset["seq_len"], dataset["windows"]["preview"], dataset["windows"]["final"])
     scored = window_counts(run)
     if learned != scored:
-        yield (
+        yield _unusable(
             f"{path}: learned from {_windows_text(learned)}, but the run scores {_windows_text(scored)}; calibrate at "
             f"these, or use the preset's: INVARLOCK_SEQ_LEN={learned.seq_len} "
             f"INVARLOCK_PREVIEW_WINDOWS={learned.preview} INVARLOCK_FINAL_WINDOWS={learned.final}"

@@ -2,7 +2,7 @@
 
 Example::
 
-    sources = find_sources(run, models)          # contacts the hub only with --net 1; downloads nothing
+    sources = find_sources(run, models)             # contacts the hub only with --net 1; downloads nothing
     pins = obtain_pins(sources, ids, print)           # downloads what is missing, verified
 
 A model's pin comes from the run that is resumed, else from ``PACK_MODEL_REVISIONS_FILE``, else from
@@ -11,7 +11,7 @@ A model's pin comes from the run that is resumed, else from ``PACK_MODEL_REVISIO
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +28,10 @@ from invarlock.harness.sources.texts import find_text
 from invarlock.harness.state.found_sources import Source, Sources, sized_by_files
 from invarlock.harness.state.run import Run
 from invarlock.output import ShowLine
-from invarlock.problems import Code
+from invarlock.problems import Code, Problem
 
 # Repositories requested at a time; each is one request and, for a model in no catalog, a small file.
-ASKED_AT_ONCE = 8
+REQUESTS_AT_ONCE = 8
 # The name of a file of pins, in a suites folder and in a run.
 PINS_NAME = "model_revisions.json"
 
@@ -48,10 +48,10 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
         wanted = {model.id: _wanted(run, model) for model in (*models, *others)}
         text = find_text(run, _earlier_pins(run), _given_pins(run))
     except InvarLockError as error:
-        return Sources(problems=tuple(str(error).splitlines()))
+        return Sources(problems=error.listed)
     found: dict[str, Source] = {}
-    problems: list[str] = []
-    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+    problems: list[Problem] = []
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         waiting = {model: pool.submit(_find, run, model, wanted[model.id]) for model in (*models, *others)}
         for model, future in waiting.items():
             pin = wanted[model.id]
@@ -61,7 +61,7 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
                 if model in others and pin is not None:
                     found[model.id] = Source(model, pin)
                 else:
-                    problems.append(_named(model.id, str(error)))
+                    problems += _named(model.id, error)
     missing = sum(found[model.id].missing_bytes for model in models if model.id in found)
     return Sources(found, tuple(problems), missing + text.missing_bytes, text)
 
@@ -73,22 +73,22 @@ def obtain_pins(sources: Sources, model_ids: Sequence[str], show: ShowLine) -> P
         UsageError: with a line for each model that cannot be obtained.
     """
     pins: dict[str, Pin] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
     for model_id in model_ids:
         source = sources.models[model_id]
         try:
             pin = source.pin or _fetched(source, show)
         except InvarLockError as error:
-            problems.append(_named(model_id, str(error)))
+            problems += _named(model_id, error)
             continue
         pins[model_id] = replace(pin, licence=source.pinned_model.licence)
     datasets: dict[str, Pin] = {}
     try:
         datasets = sources.text.obtain(show)
     except InvarLockError as error:
-        problems.append(str(error))
+        problems += error.listed
     if problems:
-        raise UsageError.listing(problems, code=Code.PIN_UNUSABLE)
+        raise UsageError("\n".join(map(str, problems)), code=Code.PIN_UNUSABLE, problems=problems)
     return Pins(pins, datasets)
 
 
@@ -211,9 +211,11 @@ def _fetched(source: Source, show: ShowLine) -> Pin:
     return source.wanted if source.wanted is not None and wanted else pin
 
 
-def _named(model_id: str, message: str) -> str:
-    """Return a message that names its model."""
-    return message if message.startswith(model_id) else f"{model_id}: {message}"
+def _named(model_id: str, error: InvarLockError) -> Iterator[Problem]:
+    """Yield the problems of an error, each with the name of its model."""
+    for problem in error.listed:
+        text = str(problem)
+        yield Problem(problem.code, "", "", text if text.startswith(model_id) else f"{model_id}: {text}")
 
 
 def used_models(models: Iterable[Model]) -> list[Model]:

@@ -20,7 +20,7 @@ from invarlock.evaluation.text import SourceText, read_embedded_text
 from invarlock.evaluation.text_files import read_text_files
 from invarlock.harness.state.found_sources import TextSource
 from invarlock.harness.state.run import Run
-from invarlock.problems import Code
+from invarlock.problems import Code, Problem
 from invarlock.reports.tiers import profile_windows
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -96,7 +96,7 @@ def window_counts(run: Run) -> WindowCounts:
     )
 
 
-def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[str]:
+def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[Problem]:
     """Yield each model for which a text that did not ship with the suite is too short, naming both counts.
 
     A tokenizer without a ``tokenizer.json`` is checked by the case that loads it.
@@ -118,7 +118,7 @@ def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[s
         try:
             draw_windows(tokens, counts.seq_len, counts.preview, counts.final, 0, prefix)
         except EvaluationError as error:
-            yield f"{model.id}: {error}"
+            yield Problem(error.code, model.id, "", str(error))
 
 
 def _tokenizer(run: Run, pins: Pins, model: Model) -> Path:
@@ -148,11 +148,11 @@ def find_text(run: Run, earlier: Pins, given: Pins) -> TextSource:
             pin = Pin(requested.id, requested.revision)
         source = _on_hub(requested, pin) if run.settings.net else _in_cache(requested, pin)
     except InvarLockError as error:
-        return TextSource(problems=(str(error),))
+        return TextSource(problems=error.listed)
     names = [file.name for file in source.pin.files] if source.pin is not None else []
     names += source.resolved.names if source.resolved is not None else ()
     if any(name.endswith(".parquet") for name in names) and not has_parquet():
-        return replace(source, problems=(f"{requested.id}: {PARQUET_ADVICE}",))
+        return replace(source, problems=(Problem(Code.TEXT_UNUSABLE, requested.id, "", PARQUET_ADVICE),))
     return source
 
 
@@ -263,13 +263,13 @@ def _in_cache(requested: DataSet, pin: Pin | None) -> TextSource:
     return TextSource(find_dataset(pin, files_of(requested, cached)))
 
 
-def _disk_problems(run: Run) -> Iterator[str]:
-    """Yield what is wrong with a user's own file, which is read to know it."""
+def _disk_problems(run: Run) -> Iterator[Problem]:
+    """Yield the problems of a user's own file, after reading it."""
     if suite_text(run).dataset == "local_jsonl":
         try:
             read_text_files("local_jsonl", [_local_file(run)], run.settings.local_jsonl_field)
         except InvarLockError as error:
-            yield str(error)
+            yield from error.listed
 
 
 def _local_file(run: Run) -> Path:

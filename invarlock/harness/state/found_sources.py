@@ -11,6 +11,7 @@ from invarlock.catalog.models import Model
 from invarlock.catalog.pins import Pin
 from invarlock.errors import InvarLockError
 from invarlock.output import ShowLine
+from invarlock.problems import Problem
 
 # imported where it is used otherwise: readers of checkpoints take time to start, and collecting needs none
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class TextSource:
 
     pin: Pin | None = None
     resolved: RequiredFiles | None = None
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
     @property
     def missing_bytes(self) -> int:
@@ -83,7 +84,7 @@ class Sources:
     """The sources of a run's models by id and of its text, why others have none, and how much must be downloaded."""
 
     models: Mapping[str, Source] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
     missing_bytes: int = 0
     text: TextSource = field(default_factory=TextSource)
 

@@ -11,6 +11,7 @@ from invarlock.catalog.tuned_params import NO_TUNED_PARAMS, TunedParams, read_tu
 from invarlock.harness.selection.selected_cases import Catalog
 from invarlock.harness.state.found_sources import Sources
 from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.problems import Problem
 from invarlock.reports.sidecars import RuntimeImage
 from invarlock.settings import Settings
 
@@ -36,7 +37,7 @@ class Run:
     worker: int = 0
     sources: Sources = field(default_factory=Sources)
     image: RuntimeImage | None = None
-    launch_problems: tuple[str, ...] = ()
+    launch_problems: tuple[Problem, ...] = ()
 
     @property
     def tuned_params_path(self) -> Path:

@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 def problems(output: str) -> list[str]:
     lines = output.partition("ERROR: ")[2].strip().splitlines()
-    return [line.removesuffix(f" [{Code.RUN_CANNOT_BEGIN}]") for line in lines]
+    return [re.sub(r" \[[a-z_]+\]$", "", line) for line in lines]
 
 
 def test_a_machine_with_nothing_is_told_all_that_is_missing_in_one_list(

@@ -160,7 +160,7 @@ def test_what_cannot_be_had_is_told_at_once_and_nothing_is_begun(
     assert [line.partition(":")[0].partition(" at ")[0] for line in lines] == names
     assert "accept its terms at the hub and set HF_TOKEN, or use a folder on disk (MODEL_1=FOLDER) [" in lines[0]
     assert "no such repository, or a private one" in lines[1]
-    assert lines[3] == f"org/old-name: the hub calls it 'org/new-name' now; use that name [{Code.RUN_CANNOT_BEGIN}]"
+    assert lines[3] == f"org/old-name: the hub calls it 'org/new-name' now; use that name [{Code.HUB_UNAVAILABLE}]"
     assert "can run code when they are read" in lines[4]
     assert not ran.directory.exists()
 
@@ -200,8 +200,8 @@ def test_without_a_network_a_model_needs_a_pin_and_a_complete_cache(
     assert ran.status == 4, ran.output
     assert lines == [
         "org/one: no pinned revision; resolve and download it with --net 1, or give a file of pins with "
-        f"PACK_MODEL_REVISIONS_FILE [{Code.RUN_CANNOT_BEGIN}]",
-        f"org/two at {'1' * 40}: not in the cache at {tmp_path / 'cache'}; fetch it: --net 1 [{Code.RUN_CANNOT_BEGIN}]",
+        f"PACK_MODEL_REVISIONS_FILE [{Code.PIN_UNUSABLE}]",
+        f"org/two at {'1' * 40}: not in the cache at {tmp_path / 'cache'}; fetch it: --net 1 [{Code.HUB_UNAVAILABLE}]",
     ]
     assert len(hub.requests) == asked
 

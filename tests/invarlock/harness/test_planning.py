@@ -43,8 +43,9 @@ def test_all_that_is_missing_is_told_at_once_each_with_its_remedy(run_pytest: Ca
     assert ran.status == 4, ran.output
     assert lines[0] == (
         "--signing-key: absent.pem: no such file; make a key with keygen: python -m invarlock.packer keygen NAME.pem "
-        f"[{Code.RUN_CANNOT_BEGIN}]"
+        f"[{Code.KEY_MISSING}]"
     )
+    assert all(line.endswith("]") for line in lines)
     assert any("GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it" in line for line in lines)
     assert any(line.startswith("--report-assurance strict: every clean report must come") for line in lines)
     assert any("900000 GB must stay free; free some space" in line for line in lines)

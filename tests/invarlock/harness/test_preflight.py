@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from invarlock.packer.trust.keys import make_signing_key, write_key_pair
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
+from invarlock.errors import UsageError
+from invarlock.harness.planning.beginning import plan_run
 from invarlock.harness.planning.preflight import (
     CALIBRATION_CHECKS,
     CHECKS,
@@ -34,6 +37,7 @@ from invarlock.harness.selection.mark_expressions import MarkExpression
 from invarlock.harness.selection.selected_cases import make_catalog
 from invarlock.harness.state.found_sources import Sources, TextSource
 from invarlock.harness.state.run import Run
+from invarlock.problems import Code, Problem
 from invarlock.settings import resolve_settings
 
 SUITES = Path(__file__).parents[3] / "suites"
@@ -46,6 +50,30 @@ def planned(folder: Path, *, marks: str = "smoke", **options: object) -> tuple[R
     catalog = make_catalog(models, scenarios, MarkExpression.parse(marks), [], settings)
     run = Run(SUITES, settings, catalog, RunDirectory(folder), 1, datetime.now(UTC), {})
     return run, [case for case in catalog.cases if catalog.suite in case.suites]
+
+
+def codes(found: Iterable[Problem]) -> list[Code]:
+    return [one.code for one in found]
+
+
+def problem(message: str) -> Problem:
+    return Problem(Code.CONTAINER_UNAVAILABLE, "", "", message)
+
+
+def test_each_line_of_a_refused_run_has_the_code_of_its_own_problem(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    run, cases = planned(tmp_path / "run", signing_key=str(tmp_path / "key.pem"), skip_disk_preflight="1")
+
+    with pytest.raises(UsageError) as caught:
+        plan_run(run, cases, print)
+
+    folder, key = caught.value.coded_text.splitlines()
+    assert folder.startswith("--output-dir: ")
+    assert folder.endswith(f"[{Code.RUN_CANNOT_BEGIN}]")
+    assert key.startswith("--signing-key: ")
+    assert key.endswith(f"[{Code.KEY_MISSING}]")
+    assert caught.value.code is Code.RUN_CANNOT_BEGIN
 
 
 def test_a_run_that_can_start_has_no_problem(tmp_path: Path) -> None:
@@ -76,13 +104,13 @@ def test_the_folder_of_a_run_must_be_new_or_that_of_a_run(tmp_path: Path) -> Non
 
 def test_a_pack_is_not_written_over_and_its_key_is_read(tmp_path: Path) -> None:
     run, cases = planned(tmp_path / "run", signing_key=str(tmp_path / "key.pem"))
-    assert len(list(check_pack(run, cases))) == 1
+    assert codes(check_pack(run, cases)) == [Code.KEY_MISSING]
 
     write_key_pair(tmp_path / "key.pem", make_signing_key())
     assert list(check_pack(run, cases)) == []
 
     run.pack_path.mkdir(parents=True)
-    assert len(list(check_pack(run, cases))) == 1
+    assert codes(check_pack(run, cases)) == [Code.RUN_CANNOT_BEGIN]
     assert list(check_pack(*planned(tmp_path / "run", no_pack=True))) == []
 
 
@@ -99,8 +127,8 @@ def test_a_run_in_a_container_says_why_it_is_not_in_one(tmp_path: Path) -> None:
     run, cases = planned(tmp_path / "run", execution_mode="container")
 
     assert len(list(check_container(run, cases))) == 1
-    launched = replace(run, launch_problems=("no engine", "no image"))
-    assert list(check_container(launched, cases)) == ["no engine", "no image"]
+    missing = (problem("no engine"), problem("no image"))
+    assert tuple(check_container(replace(run, launch_problems=missing), cases)) == missing
     assert list(check_container(*planned(tmp_path / "run"))) == []
 
 
@@ -118,10 +146,11 @@ def test_gpu_suites_and_models_with_code_need_the_opt_in(tmp_path: Path) -> None
 
 def test_what_was_found_out_about_sources_is_reported(tmp_path: Path) -> None:
     run, cases = planned(tmp_path / "run")
-    found = replace(run, sources=Sources(problems=("no model",), text=TextSource(problems=("no text",))))
+    no_model, no_text = problem("no model"), problem("no text")
+    found = replace(run, sources=Sources(problems=(no_model,), text=TextSource(problems=(no_text,))))
 
-    assert list(check_sources(found, cases)) == ["no model"]
-    assert list(check_text(found, cases)) == ["no text"]
+    assert list(check_sources(found, cases)) == [no_model]
+    assert list(check_text(found, cases)) == [no_text]
 
 
 def test_the_source_of_the_suites_folder_is_needed_for_a_pack(tmp_path: Path) -> None:
@@ -143,7 +172,7 @@ def test_clean_cases_need_tuned_parameters(tmp_path: Path) -> None:
 
     models = {case.model.id for case in cases if case.scenario.category == "clean"}
     assert len(found) == len(models)
-    assert all(any(model in line for line in found) for model in models)
+    assert all(any(model in str(one) for one in found) for model in models)
     absent, _ = planned(tmp_path / "run", tuned_params_file=str(tmp_path / "absent.json"))
     assert len(list(check_tuned_params(absent, cases))) == 1
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from invarlock.catalog.edit_specs import EditSpec, Scope
 from invarlock.checkpoints.digests import digest_checkpoint
@@ -98,6 +98,13 @@ class Selection:
             ),
             "evidence": [_evidence(trial) for trial in self.trials],
         }
+
+
+class Judge(Protocol):
+    """Judges the candidates of one model."""
+
+    def judge(self, spec: EditSpec, subject: Path) -> Trial:
+        """Return the trial of a candidate from its checkpoint."""
 
 
 @dataclass
@@ -201,6 +208,7 @@ def tune(
     margin: float,
     draws: int,
     show: Callable[[Trial], object] | None = None,
+    begin: Callable[[TunedModel, float, int, Path], Judge] | None = None,
 ) -> Iterator[Selection]:
     """Yield for each edit the strongest parameters that hold on every draw, as soon as they are found.
 
@@ -210,6 +218,8 @@ def tune(
         margin: share of what each limit of a gate allows that may be used, 0 to 1.
         draws: how many draws of windows each candidate is measured on.
         show: called with each trial when it is done.
+        begin: returns the judge of a model, margin, number of draws and folder; default: one that measures the
+            baseline, and each candidate on every draw.
 
     Raises:
         EditError: when a scope takes nothing.
@@ -218,7 +228,7 @@ def tune(
     ladders = {edit: ladder(model.folder, edit, scope) for edit, scope in edits.items()}
     searches = [_Search(edit, edits[edit], rungs, climb(len(rungs))) for edit, rungs in ladders.items()]
     with tempfile.TemporaryDirectory(dir=model.folder.parent, prefix=".tune-") as folder:
-        judge = _begin(model, margin, draws, Path(folder) / "kept")
+        judge = (begin or _measuring_judge)(model, margin, draws, Path(folder) / "kept")
         candidates = _Candidates(model.folder, Path(folder))
         for search in searches:
             search.advance()
@@ -241,14 +251,14 @@ def tune(
                     yield Selection(search.edit, search.scope, search.chosen(), tuple(search.trials), margin, draws)
 
 
-def _judged(judge: _Judge, spec: EditSpec, subject: Path | EditError) -> Trial:
+def _judged(judge: Judge, spec: EditSpec, subject: Path | EditError) -> Trial:
     """Return the trial of a candidate; one that cannot be made does not hold."""
     if isinstance(subject, EditError):
         return Trial(spec, None, None, (), (str(subject),))
     return judge.judge(spec, subject)
 
 
-def _begin(model: TunedModel, margin: float, draws: int, kept: Path) -> _Judge:
+def _measuring_judge(model: TunedModel, margin: float, draws: int, kept: Path) -> _Judge:
     runs = draw_runs(model.folder, model.text, model.plan, range(1, draws + 1))
     context = {
         "suite": SCENARIO,

@@ -15,10 +15,10 @@ from invarlock.documents.reports import ResultFile, TaskRecordsDocument
 from invarlock.errors import DocumentError, MissingFileError
 from invarlock.jsonio import check_schema, read_file, read_json
 from invarlock.metrics.tasks import SIDES, record_problems
-from invarlock.task_records.inspect_logs import MAX_FILE_BYTES, SUFFIXES, read_log
+from invarlock.task_records.inspect_logs import SUFFIXES, read_log
 from invarlock.task_records.lm_eval import is_samples, read_samples
 from invarlock.task_records.pairing import paired_records
-from invarlock.task_records.record import ChosenMetric, TaskRecords
+from invarlock.task_records.record import MAX_FILE_BYTES, ChosenMetric, TaskRecords
 
 # In the folder of a subject, like its edit_metadata.json.
 RECORDS_NAME = "task_records.json"

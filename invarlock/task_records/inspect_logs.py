@@ -18,6 +18,7 @@ from invarlock.errors import DocumentError, MissingFileError, UsageError
 from invarlock.jsonio import read_file
 from invarlock.problems import Code
 from invarlock.task_records.record import (
+    MAX_FILE_BYTES,
     ChosenMetric,
     Record,
     TaskRecords,
@@ -28,7 +29,6 @@ from invarlock.task_records.record import (
 )
 
 SUFFIXES = (".json", ".eval")
-MAX_FILE_BYTES = 1 << 30
 # A sample with its transcript; what an archive says of its sizes is not trusted.
 MAX_ENTRY_BYTES = 256 * 1024 * 1024
 _ZSTANDARD = 93  # the number that the ZIP format gives it

@@ -15,6 +15,7 @@ from typing import Any
 from invarlock.errors import DocumentError
 from invarlock.jsonio import read_file
 from invarlock.task_records.record import (
+    MAX_FILE_BYTES,
     ChosenMetric,
     Record,
     TaskRecords,
@@ -24,7 +25,6 @@ from invarlock.task_records.record import (
     text_digest,
 )
 
-MAX_FILE_BYTES = 1 << 30
 _NAME = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d\d-\d\dT[0-9.:-]+)?\.jsonl")
 # Before 0.4.5 a line names no metrics; these fields are not one.
 _NO_METRICS = frozenset(

@@ -10,6 +10,9 @@ from typing import Any
 from invarlock.digests import short_digest
 from invarlock.errors import DocumentError
 
+# The largest file of results that is read.
+MAX_FILE_BYTES = 1 << 30
+
 
 @dataclass(frozen=True)
 class Record:

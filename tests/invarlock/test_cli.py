@@ -115,9 +115,9 @@ def test_a_baselines_report_is_reused_and_one_of_another_setup_is_refused(
     assert not (tmp_path / "third").exists()
 
 
-def test_what_the_edit_was_is_read_from_the_subjects_metadata(baseline: Path, quantised: Path, tmp_path: Path) -> None:
-    subject = shutil.copytree(quantised, tmp_path / "subject")
-    document = edit_metadata(
+def metadata_of(subject: Path, baseline: Path) -> Any:
+    """Return the ``edit_metadata.json`` of a subject rounded to 8 bits."""
+    return edit_metadata(
         scenario={"artifact_class": "validation_subject_checkpoint"},
         edit_type="quant_rtn",
         label="quant_rtn",
@@ -126,9 +126,14 @@ def test_what_the_edit_was_is_read_from_the_subjects_metadata(baseline: Path, qu
         edited_tensors=12,
         edited_params=1,
         total_params=2,
-        subject_digest=digest_checkpoint(quantised),
+        subject_digest=digest_checkpoint(subject),
         baseline_digest=digest_checkpoint(baseline),
     )
+
+
+def test_what_the_edit_was_is_read_from_the_subjects_metadata(baseline: Path, quantised: Path, tmp_path: Path) -> None:
+    subject = shutil.copytree(quantised, tmp_path / "subject")
+    document = metadata_of(quantised, baseline)
     (Path(subject) / "edit_metadata.json").write_text(json.dumps(document))
 
     evaluate(baseline, Path(subject), tmp_path / "out")
@@ -145,18 +150,7 @@ def test_metadata_of_other_files_is_refused_unless_the_user_names_the_edit(
     baseline: Path, quantised: Path, tmp_path: Path, key: str
 ) -> None:
     subject = Path(shutil.copytree(quantised, tmp_path / "subject"))
-    document: Any = edit_metadata(
-        scenario={"artifact_class": "validation_subject_checkpoint"},
-        edit_type="quant_rtn",
-        label="quant_rtn",
-        scope="ffn",
-        parameters={"bits": 8, "group_size": 32},
-        edited_tensors=12,
-        edited_params=1,
-        total_params=2,
-        subject_digest=digest_checkpoint(quantised),
-        baseline_digest=digest_checkpoint(baseline),
-    )
+    document: Any = metadata_of(quantised, baseline)
     document[key] = f"sha256:{'0' * 64}"
     (subject / "edit_metadata.json").write_text(json.dumps(document))
 

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from tiny_models import CONFIGS
 from torch import nn
+
+EMBEDDED = Path(__file__).parents[2] / "suites" / "embedded"
+TRAINED = ("mistral-tiny", "mixtral-tiny", "qwen2-tiny")
+# transformers leaves it untyped
+AUTO_MODEL: Any = transformers.AutoModelForCausalLM
+
+
+def load(name: str) -> Any:
+    """Return an embedded model, or one of another architecture with random weights of uneven scales."""
+    if name in TRAINED:
+        return AUTO_MODEL.from_pretrained(EMBEDDED / name, dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    model = AUTO_MODEL.from_config(CONFIGS[name]()).eval()
+    make_uneven(model)
+    return model
 
 
 @dataclass

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pack_documents import comparable_documents
 from processes import ROOT, SMALL, Done, packer, start_pytest, succeed
 
 # five subjects on two models
 SELECT = "(mistral and (noop or prune_50 or ve_mlp)) or (qwen2 and (nan_injection or noop))"
-TIMES = {"telemetry", "timestamp", "generated_at", "generated_at_utc", "seconds", "stages", "by_category", "by_model"}
-DIGESTS = {"report_sha256", "sha256", "digest", "checksums_sha256_digest", "signing_key_fingerprint"}
 
 
 def start_run(directory: Path, *arguments: object, **variables: str) -> Any:
@@ -23,30 +21,10 @@ def start_run(directory: Path, *arguments: object, **variables: str) -> Any:
     return start_pytest(*given, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "2", **variables}, own_group=True)
 
 
-def without(document: Any, keys: set[str]) -> Any:
-    if isinstance(document, dict):
-        return {key: without(value, keys) for key, value in document.items() if key not in keys}
-    return [without(value, keys) for value in document] if isinstance(document, list) else document
-
-
-def contents(pack: Path) -> dict[str, Any]:
-    """Return the documents of a pack without times, digests, and what names the fleet."""
-    documents = {
-        str(path.relative_to(pack)): json.loads(path.read_bytes())
-        for path in pack.rglob("*.json")
-        if path.name not in ("evaluate_timing.json", "manifest.signature.json")
-    }
-    documents.pop("metadata/settings.json", None)
-    for name in ("run_dir", "invocation"):
-        del documents["manifest.json"][name]
-    documents["metadata/environment.json"].pop("nodes", None)
-    return {name: without(document, TIMES | DIGESTS) for name, document in documents.items()}
-
-
 def check_same(done: Done, directory: Path, undivided: Path) -> None:
     succeed(done)
     pack = directory / "evidence_pack"
-    assert contents(pack) == contents(undivided)
+    assert comparable_documents(pack) == comparable_documents(undivided)
     assert {str(path.relative_to(pack)) for path in pack.rglob("*")} == {
         str(path.relative_to(undivided)) for path in undivided.rglob("*")
     }

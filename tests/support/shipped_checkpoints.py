@@ -74,6 +74,19 @@ def restore(name: str, folder: Path) -> Path:
     return folder
 
 
+def restore_with_tokenizer(name: str, folder: Path) -> Path:
+    """Write a kept checkpoint with the embedded tokenizer, and return the folder.
+
+    Qwen2's tokenizer class adds an end token when it saves a tokenizer; the embedded tokenizer has none.
+    """
+    restore(name, folder)
+    for path in folder.glob("*token*"):
+        path.unlink()
+    for path in (EMBEDDED / "tokenizer").iterdir():
+        shutil.copy(path, folder)
+    return folder
+
+
 def dense_numbers(name: str) -> Mapping[str, Mapping[str, Any]]:
     """Return dtype, shape, digest and first values of each tensor as the tool itself dequantises it."""
     return dict(json.loads((SHIPPED / name / NUMBERS).read_text()))

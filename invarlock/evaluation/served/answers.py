@@ -69,7 +69,7 @@ def read_prompt_logprobs(document: Any, tokens: Sequence[int]) -> Answer:
     """Return what an answer with ``prompt_logprobs`` says of a window of tokens.
 
     Raises:
-        NotSpokenError: if it has no log-probabilities of the prompt in this dialect.
+        DialectError: if it has no log-probabilities of the prompt in this dialect.
         AnswerError: if it has another shape, or a value is not a log-probability.
         TokensDifferError: if the server's tokens are others.
     """
@@ -102,7 +102,7 @@ def read_echo(document: Any, tokens: Sequence[int], prefix: int, texts: TokenTex
         texts: of the vocabulary.
 
     Raises:
-        NotSpokenError: if it has no log-probabilities of the prompt in this dialect.
+        DialectError: if it has no log-probabilities of the prompt in this dialect.
         AnswerError: if it has another shape, or a value is not a log-probability.
         TokensDifferError: if the server's tokens are others.
     """

@@ -111,7 +111,7 @@ class Served:
 
         Raises:
             RequestRefusedError: if the server does not take the request in this form.
-            NotSpokenError, AnswerError: if its answer has another shape, or other values than log-probabilities.
+            DialectError, AnswerError: if its answer has another shape, or other values than log-probabilities.
             TokensDifferError: if it reads other tokens.
             EvaluationError: if it cannot be reached.
         """

@@ -7,10 +7,9 @@ from typing import Any
 import equivalent_models as made
 import pytest
 import torch
-import transformers
+from equivalent_models import TRAINED, load
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import CONFIGS
 
 from invarlock.checkpoints.equivalence.anatomy import Site
 from invarlock.checkpoints.equivalence.finding import find_equivalence
@@ -19,21 +18,8 @@ from invarlock.checkpoints.equivalence.rotation import find_rotation
 from invarlock.checkpoints.equivalence.sides import Sides
 from invarlock.checkpoints.storage_format import open_checkpoint
 
-EMBEDDED = Path(__file__).parents[3] / "suites" / "embedded"
 Make = Callable[[Any], None]
-TRAINED = ("mistral-tiny", "mixtral-tiny", "qwen2-tiny")
-# transformers leaves it untyped
-AUTO_MODEL: Any = transformers.AutoModelForCausalLM
 RANDOM = ("gpt2", "gemma", "phi")
-
-
-def load(name: str) -> Any:
-    if name in TRAINED:
-        return AUTO_MODEL.from_pretrained(EMBEDDED / name, dtype=torch.float32).eval()
-    torch.manual_seed(0)
-    model = AUTO_MODEL.from_config(CONFIGS[name]()).eval()
-    made.make_uneven(model)
-    return model
 
 
 def folded_and_rotated(model: Any) -> None:

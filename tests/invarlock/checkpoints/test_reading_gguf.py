@@ -15,7 +15,7 @@ import torch
 from shipped_checkpoints import baseline_of, restore, write_baseline
 
 from invarlock.checkpoints.digests import digest_checkpoint
-from invarlock.checkpoints.formats import gguf_file
+from invarlock.checkpoints.formats.gguf_file import read_gguf
 from invarlock.checkpoints.formats.interface import METADATA, PACKING, SCALE, Defect
 from invarlock.checkpoints.layout import checkpoint_files
 from invarlock.checkpoints.storage_format import check_dense, open_checkpoint
@@ -362,23 +362,13 @@ def test_a_config_beside_a_gguf_file_says_nothing_of_it(tmp_path: Path) -> None:
     assert checkpoint_files(path.parent) == ("model.gguf",)
 
 
-def test_a_header_is_parsed_once_until_its_file_is_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_header_is_parsed_once_until_its_file_is_written_again(tmp_path: Path) -> None:
     base, path = pair("gguf-q4_0", tmp_path)
-    parsed: list[Path] = []
-    read = gguf_file._Header.read
-
-    def counted(header: Any, sizes: Any) -> Any:
-        parsed.append(header.path)
-        return read(header, sizes)
-
-    monkeypatch.setattr(gguf_file._Header, "read", counted)
-    for _ in range(3):
-        open_checkpoint(path, base).read(UP)
-    assert parsed == [path]
+    sizes = {int(kind): size for kind, size in gguf.GGML_QUANT_SIZES.items()}
+    first = read_gguf(path, sizes)
+    assert read_gguf(path, sizes) is first
 
     rewrite(path, metadata={"llama.block_count": 3})
 
     assert len(open_checkpoint(path, base).check()) == 1
-    assert parsed == [path, path]
+    assert read_gguf(path, sizes).metadata["llama.block_count"] == 3

@@ -12,8 +12,7 @@ from typing import Any
 import equivalent_models as made
 import pytest
 import torch
-import transformers
-from tiny_models import CONFIGS
+from equivalent_models import EMBEDDED, TRAINED, load
 
 from invarlock.evaluation.canonical_form import measure_canonical_form, needs_canonical_form
 from invarlock.evaluation.checkpoint_facts import BaselineWeights, measure_checkpoint
@@ -25,22 +24,9 @@ from invarlock.guards.spectral import derive_spectral
 from invarlock.reports.policy import resolve_policy
 from invarlock.reports.verification import verify_report
 
-EMBEDDED = Path(__file__).parents[3] / "suites" / "embedded"
-TRAINED = ("mistral-tiny", "mixtral-tiny", "qwen2-tiny")
 MODELS = (*TRAINED, "gpt2", "gemma", "phi")
-# transformers leaves it untyped
-AUTO_MODEL: Any = transformers.AutoModelForCausalLM
 Make = Callable[[Any], None]
 Folders = Callable[[str], Path]
-
-
-def load(name: str) -> Any:
-    if name in TRAINED:
-        return AUTO_MODEL.from_pretrained(EMBEDDED / name, dtype=torch.float32).eval()
-    torch.manual_seed(0)
-    model = AUTO_MODEL.from_config(CONFIGS[name]()).eval()
-    made.make_uneven(model)
-    return model
 
 
 def save(model: Any, folder: Path) -> Path:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,8 @@ import pytest
 import torch
 import transformers
 from shipped_checkpoints import EMBEDDED, restore, write_baseline
+from small_evaluations import evaluate_small
 
-from invarlock.cli import main
-
-TEXT = EMBEDDED / "text" / "austen_heldout.txt.xz"
-SMALL = ("--seq-len", "64", "--preview-windows", "8", "--final-windows", "16")
 # transformers leaves it untyped
 AUTO_MODEL: Any = transformers.AutoModelForCausalLM
 
@@ -29,15 +23,7 @@ def evaluate(baseline: Path, subject: Path, tmp_path: Path) -> tuple[int, dict[s
     """Return the exit code, the report and what was printed."""
     for source in (EMBEDDED / "tokenizer").iterdir():
         (subject / source.name).write_bytes(source.read_bytes())
-    output = io.StringIO()
-    with redirect_stdout(output), redirect_stderr(output):
-        code = main(
-            [
-                "evaluate", "--baseline", str(baseline), "--subject", str(subject), "--text", str(TEXT),
-                "--output-dir", str(tmp_path / "out"), *SMALL,
-            ]
-        )  # fmt: skip
-    return code, json.loads((tmp_path / "out" / "evaluation.report.json").read_bytes()), output.getvalue()
+    return evaluate_small(baseline, subject, tmp_path / "out")
 
 
 def smoothed(model: Any) -> None:

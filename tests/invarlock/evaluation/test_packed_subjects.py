@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shipped_checkpoints import EMBEDDED, restore, write_baseline
+from shipped_checkpoints import restore_with_tokenizer, write_baseline
 
+from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.cli import main
 from invarlock.evaluation.comparison import SubjectMeasurement, WindowPlan, compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
-from invarlock.evaluation.models import Placement
+from invarlock.evaluation.models import Placement, load_dequantised
 from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.reports.rendering import render_report
@@ -51,19 +52,6 @@ PACKED = (
 )
 
 
-def packed_subject(name: str, folder: Path) -> Path:
-    """Write what a tool wrote, with the baseline's tokenizer.
-
-    Qwen2's tokenizer class adds an end token of its own, which the embedded tokenizer has not.
-    """
-    restore(name, folder)
-    for path in folder.glob("*token*"):
-        path.unlink()
-    for path in (EMBEDDED / "tokenizer").iterdir():
-        shutil.copy(path, folder)
-    return folder
-
-
 class Bank:
     """A baseline measured once, and the comparison of subjects with it."""
 
@@ -84,7 +72,7 @@ class Bank:
     def healthy(self, name: str) -> SubjectMeasurement:
         """Return the measurements of a kept checkpoint, made once."""
         if name not in self.known:
-            self.known[name] = self.compare(packed_subject(name, self.base.parent / name))
+            self.known[name] = self.compare(restore_with_tokenizer(name, self.base.parent / name))
         return self.known[name]
 
     def report(self, measured: SubjectMeasurement) -> Any:
@@ -127,7 +115,7 @@ def break_scale(folder: Path, factor: float | None) -> Path:
 def test_a_packed_subject_is_measured_as_the_dense_one_of_the_same_numbers(
     bank: Bank, tmp_path: Path, name: str
 ) -> None:
-    packed = packed_subject(name, tmp_path / "packed")
+    packed = restore_with_tokenizer(name, tmp_path / "packed")
 
     measured = bank.healthy(name)
     dense = bank.compare(write_dense(packed, tmp_path / "dense", bank.base))
@@ -207,8 +195,8 @@ def test_a_report_whose_storage_contradicts_itself_does_not_verify(
 
 @pytest.mark.slow
 def test_a_broken_packed_subject_fails_and_names_the_layer_in_one_line(bank: Bank, tmp_path: Path) -> None:
-    missing = break_scale(packed_subject("compressed-tensors-w8a8", tmp_path / "missing"), None)
-    zero = break_scale(packed_subject("compressed-tensors-w8a8", tmp_path / "zero"), 0.0)
+    missing = break_scale(restore_with_tokenizer("compressed-tensors-w8a8", tmp_path / "missing"), None)
+    zero = break_scale(restore_with_tokenizer("compressed-tensors-w8a8", tmp_path / "zero"), 0.0)
 
     reports = [bank.report(bank.compare(folder)) for folder in (missing, zero)]
 
@@ -224,7 +212,7 @@ def test_a_broken_packed_subject_fails_and_names_the_layer_in_one_line(bank: Ban
 @pytest.mark.slow
 def test_a_stale_scale_changes_the_spectrum_of_the_layer_alone(bank: Bank, tmp_path: Path) -> None:
     healthy = bank.healthy("compressed-tensors-w8a8")
-    stale = bank.compare(break_scale(packed_subject("compressed-tensors-w8a8", tmp_path / "stale"), 2.0))
+    stale = bank.compare(break_scale(restore_with_tokenizer("compressed-tensors-w8a8", tmp_path / "stale"), 2.0))
 
     changed = [
         module
@@ -246,8 +234,8 @@ def evaluate(tmp_path: Path, base: Path, subject: Path, *options: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_command_evaluates_a_packed_subject(bank: Bank, tmp_path: Path) -> None:
-    subject = packed_subject("compressed-tensors-w4a16", tmp_path / "packed")
+def test_the_command_evaluates_a_restore_with_tokenizer(bank: Bank, tmp_path: Path) -> None:
+    subject = restore_with_tokenizer("compressed-tensors-w4a16", tmp_path / "packed")
 
     assert evaluate(tmp_path, bank.base, subject) == 0
 
@@ -260,7 +248,7 @@ def test_the_command_evaluates_a_packed_subject(bank: Bank, tmp_path: Path) -> N
 def test_a_native_run_without_its_library_is_a_usage_error_and_no_verdict(
     bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    subject = packed_subject("compressed-tensors-w4a16", tmp_path / "packed")
+    subject = restore_with_tokenizer("compressed-tensors-w4a16", tmp_path / "packed")
 
     assert evaluate(tmp_path, bank.base, subject, "--scoring", "native") == 2
 
@@ -274,7 +262,7 @@ def test_a_native_run_without_its_library_is_a_usage_error_and_no_verdict(
 def test_a_packed_baseline_is_refused_in_one_line(
     bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    packed = packed_subject("compressed-tensors-w4a16", tmp_path / "packed")
+    packed = restore_with_tokenizer("compressed-tensors-w4a16", tmp_path / "packed")
 
     assert evaluate(tmp_path, packed, bank.base) == 2
 
@@ -282,22 +270,28 @@ def test_a_packed_baseline_is_refused_in_one_line(
     assert "a baseline is a dense one" in line
 
 
-def test_tensors_are_read_one_at_a_time(bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import invarlock.evaluation.models as models
+class CountedReads:
+    """A checkpoint, and the names of the tensors that were read from it."""
 
-    alive: list[int] = []
-    read = models._LazyTensor.__getitem__
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.names: list[str] = []
 
-    def counted(lazy: Any, index: Any) -> torch.Tensor:
-        tensor = read(lazy, index)
-        alive.append(tensor.numel() * tensor.element_size())
-        return tensor
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.checkpoint, name)
 
-    monkeypatch.setattr(models._LazyTensor, "__getitem__", counted)
-    checkpoint = open_checkpoint(packed_subject("compressed-tensors-w4a16", tmp_path / "packed"))
+    def read(self, name: str) -> torch.Tensor:
+        self.names.append(name)
+        return self.checkpoint.read(name)
 
-    model = models.load_dequantised(checkpoint, replace(CPU, scoring="dequantised"))
 
-    assert len(alive) == len(checkpoint.files.entries)
+def test_tensors_are_read_one_at_a_time(tmp_path: Path) -> None:
+    checkpoint: Any = CountedReads(
+        open_checkpoint(restore_with_tokenizer("compressed-tensors-w4a16", tmp_path / "packed"))
+    )
+
+    model = load_dequantised(checkpoint, replace(CPU, scoring="dequantised"))
+
+    assert sorted(checkpoint.names) == sorted(checkpoint.files.entries)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packed"]
     assert not model.training

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shipped_checkpoints import EMBEDDED, restore, write_baseline
+from small_evaluations import evaluate_small
 
-from invarlock.cli import main
-
-TEXT = EMBEDDED / "text" / "austen_heldout.txt.xz"
-SMALL = ("--seq-len", "64", "--preview-windows", "8", "--final-windows", "16")
 UP = "model.layers.0.mlp.up_proj"
 Tensors = dict[str, torch.Tensor]
 
@@ -30,16 +24,7 @@ def evaluate(subject: Path, tmp_path: Path, baseline_name: str = "qwen2-tiny") -
     baseline = write_baseline(baseline_name, tmp_path / "baseline")
     for path in subject.glob("*token*"):  # that of Qwen2 adds a special token when it is saved
         (subject / path.name).write_bytes((EMBEDDED / "tokenizer" / path.name).read_bytes())
-    output = io.StringIO()
-    with redirect_stdout(output), redirect_stderr(output):
-        code = main(
-            [
-                "evaluate", "--baseline", str(baseline), "--subject", str(subject), "--text", str(TEXT),
-                "--output-dir", str(tmp_path / "out"), *SMALL,
-            ]
-        )  # fmt: skip
-    report = tmp_path / "out" / "evaluation.report.json"
-    return code, json.loads(report.read_bytes()) if report.is_file() else {}, output.getvalue()
+    return evaluate_small(baseline, subject, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -115,19 +100,12 @@ def test_metadata_of_another_model_fail_a_gguf_subject_and_it_is_scored(tmp_path
 def test_a_native_run_of_a_gguf_subject_is_a_usage_error(tmp_path: Path) -> None:
     subject = restore("gguf-q4_0", tmp_path / "subject")
     baseline = write_baseline("mistral-tiny", tmp_path / "baseline")
-    output = io.StringIO()
 
-    with redirect_stdout(output), redirect_stderr(output):
-        code = main(
-            [
-                "evaluate", "--baseline", str(baseline), "--subject", str(subject), "--text", str(TEXT),
-                "--output-dir", str(tmp_path / "out"), *SMALL, "--scoring", "native",
-            ]
-        )  # fmt: skip
+    code, _, output = evaluate_small(baseline, subject, tmp_path / "out", "--scoring", "native")
 
     assert code == 2
-    assert "--scoring dequantised" in output.getvalue()
-    assert "Traceback" not in output.getvalue()
+    assert "--scoring dequantised" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("name", ["peft-lora", "peft-rslora"])

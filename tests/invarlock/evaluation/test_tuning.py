@@ -80,7 +80,6 @@ class Passes:
             return apply_each_edit(baseline, subjects)
 
         monkeypatch.setattr(tuning, "apply_each_edit", counted)
-        monkeypatch.setattr(tuning, "_begin", lambda *_: self)
 
     def judge(self, spec: EditSpec, subject: Path) -> Trial:
         self.judged[str(spec)] = digest_checkpoint(subject)
@@ -90,7 +89,10 @@ class Passes:
     def tune(self) -> dict[str, Selection]:
         text = SourceText("embedded", "", "")
         model = TunedModel("a/b", self.folder, text, WindowPlan(16, 1, 1, 0, 1), Placement("cpu"), "balanced", "dev")
-        return {found.edit: found for found in tune(model, dict.fromkeys(self.holds, FFN), margin=0.5, draws=1)}
+        return {
+            found.edit: found
+            for found in tune(model, dict.fromkeys(self.holds, FFN), margin=0.5, draws=1, begin=lambda *_: self)
+        }
 
 
 HOLD: dict[str, set[str]] = {

@@ -14,7 +14,7 @@ from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.catalog.cases import Case
 from invarlock.catalog.edit_specs import EditSpec
 from invarlock.catalog.models import read_models
-from invarlock.catalog.scenarios import read_scenarios
+from invarlock.catalog.scenarios import EditGeneration, read_scenarios
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.editing import EditSummary, apply_each_edit, apply_edits
@@ -66,6 +66,11 @@ class Setting:
         locks = Locks(self.run.directory, 60.0)
         return EditBatches(self.run, tuned, locks, [case.id for case in self.cases])
 
+    def spec(self, case: Case) -> EditSpec:
+        assert isinstance(case.scenario.generation, EditGeneration)
+        tuned = read_tuned_params(self.run.tuned_params_path)
+        return tuned.resolve(case.scenario.generation.for_model(case.model.id), case.model.id)
+
     def make(self, case: Case) -> tuple[Path, Any]:
         subject = self.run.directory.subject(case)
         return subject, self.edits.make(case, self.snapshot, subject)
@@ -84,7 +89,7 @@ def test_the_edits_of_a_model_are_made_in_one_pass_and_are_those_of_separate_one
     assert setting.passes == [sorted(SPECS)]
     for case in setting.cases:
         subject, edited = made[case.scenario.id]
-        spec = setting.edits._spec(case)
+        spec = setting.spec(case)
         alone = apply_edits(setting.snapshot, {tmp_path / case.scenario.id: spec})[tmp_path / case.scenario.id]
         assert digest_checkpoint(subject) == digest_checkpoint(tmp_path / case.scenario.id)
         assert sorted(path.name for path in subject.iterdir()) == sorted(
@@ -106,12 +111,12 @@ def test_what_is_done_or_being_made_is_not_made_again(setting: Setting) -> None:
     for case in others:
         setting.make(case)
 
-    assert setting.passes == [sorted(str(setting.edits._spec(case)) for case in others)]
+    assert setting.passes == [sorted(str(setting.spec(case)) for case in others)]
 
 
 def test_another_worker_takes_what_was_prepared_and_leaves_out_what_is_claimed(setting: Setting) -> None:
     first, second, *_ = setting.cases
-    with setting.worker()._locks.acquire(f"edit_{second.id}"):
+    with Locks(setting.run.directory, 60.0).acquire(f"edit_{second.id}"):
         setting.make(first)
 
     assert len(setting.passes[0]) == len(EDITS) - 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from processes import packer, succeed
 from safetensors.torch import load_file, save_file
-from shipped_checkpoints import EMBEDDED, restore, write_baseline
+from shipped_checkpoints import restore_with_tokenizer, write_baseline
 
 from invarlock.cli import main
 
@@ -22,22 +21,12 @@ def load(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
-def packed(name: str, folder: Path) -> Path:
-    """Write what a tool wrote, with the baseline's tokenizer: that of Qwen2 adds a token when it is saved."""
-    restore(name, folder)
-    for path in folder.glob("*token*"):
-        path.unlink()
-    for path in (EMBEDDED / "tokenizer").iterdir():
-        shutil.copy(path, folder)
-    return folder
-
-
 def test_packed_subjects_are_judged_in_a_run_and_its_signed_pack_verifies(
     run_pytest: Callable[..., Any], tmp_path: Path
 ) -> None:
     baseline = write_baseline("qwen2-tiny", tmp_path / "baseline")
     names = ("awq", "compressed-tensors-w4a16-asym", "broken")
-    subjects = {name: packed("gptq" if name == "broken" else name, tmp_path / name) for name in names}
+    subjects = {name: restore_with_tokenizer("gptq" if name == "broken" else name, tmp_path / name) for name in names}
     stored = subjects["broken"] / "model.safetensors"
     tensors = {
         name: tensor + 0x11111111 if name.endswith(".qzeros") else tensor for name, tensor in load_file(stored).items()
@@ -66,7 +55,7 @@ def test_packed_subjects_are_judged_in_a_run_and_its_signed_pack_verifies(
 def test_a_packed_model_is_no_baseline_of_a_suite(
     run_pytest: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MODEL_1", str(packed("awq", tmp_path / "awq")))
+    monkeypatch.setenv("MODEL_1", str(restore_with_tokenizer("awq", tmp_path / "awq")))
 
     ran = run_pytest("-m", "smoke", "-k", "noop_control")
 
@@ -77,7 +66,7 @@ def test_a_packed_model_is_no_baseline_of_a_suite(
 
 
 def test_a_packed_model_is_not_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = packed("awq", tmp_path / "awq")
+    folder = restore_with_tokenizer("awq", tmp_path / "awq")
 
     status = main(["tune", str(folder), "--output", str(tmp_path / "tuned.json")])
 

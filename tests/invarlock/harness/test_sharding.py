@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 from invarlock.packer.trust.keys import make_signing_key, write_key_pair
+from pack_documents import comparable_documents
 from processes import SMALL, finish, packer, python, start_pytest, succeed
 
 ROOT = Path(__file__).parents[3]
 # four subjects on two models, with a probe and repeats
 SELECT = "(mistral and (noop or prune_50 or ve_mlp)) or (qwen2 and nan_injection)"
-TIMES = {"telemetry", "timestamp", "generated_at", "generated_at_utc", "seconds", "stages", "by_category", "by_model"}
-DIGESTS = {"report_sha256", "sha256", "digest", "checksums_sha256_digest", "signing_key_fingerprint"}
 
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -54,28 +53,6 @@ def merge(shards: list[Path], output: Path, *arguments: str) -> subprocess.Compl
     return packer("merge", *shards, "--output", output, *arguments, cwd=output.parent)
 
 
-def without(document: Any, keys: set[str]) -> Any:
-    """Return a document without what differs between two runs of the same: times, and digests of what holds them."""
-    if isinstance(document, dict):
-        return {key: without(value, keys) for key, value in document.items() if key not in keys}
-    return [without(value, keys) for value in document] if isinstance(document, list) else document
-
-
-def contents(pack: Path) -> dict[str, Any]:
-    documents = {
-        str(path.relative_to(pack)): json.loads(path.read_bytes())
-        for path in pack.rglob("*.json")
-        if path.name not in ("evaluate_timing.json", "manifest.signature.json")
-    }
-    # a run and its shards are started by other options, as the manifest's invocation says too
-    del documents["metadata/settings.json"]
-    manifest = documents["manifest.json"]
-    for key in ("run_dir", "invocation"):
-        del manifest[key]
-    # which words selected the shard's cases, and how long they took
-    return {name: without(document, TIMES | DIGESTS) for name, document in documents.items()}
-
-
 def change(path: Path, edit: Callable[[Any], None]) -> None:
     document = json.loads(path.read_bytes())
     edit(document)
@@ -89,7 +66,7 @@ def test_three_shards_merged_equal_one_run(runs: Path, shards: list[Path], tmp_p
 
     assert done.returncode == 0, done.stderr
     pack, undivided = tmp_path / "merged/evidence_pack", runs / "undivided/evidence_pack"
-    assert contents(pack) == contents(undivided)
+    assert comparable_documents(pack) == comparable_documents(undivided)
     assert {str(path.relative_to(pack)) for path in pack.rglob("*")} == {
         str(path.relative_to(undivided)) for path in undivided.rglob("*")
     }

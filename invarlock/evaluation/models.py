@@ -82,6 +82,10 @@ class Placement:
         return f"cuda:{self.rooms[0][0]}" if self.device == "cuda" and self.rooms else self.device
 
 
+# Options of from_pretrained: it reports each tensor that does not fit, instead of an error that names none of them.
+REPORTED = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+
+
 def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
     """Return the language model of a dense checkpoint, in evaluation mode.
 
@@ -173,7 +177,7 @@ def _load(
                 {
                     "dtype": placement.dtype,
                     "attn_implementation": placement.attention,
-                    "output_loading_info": True,
+                    **REPORTED,
                     **device_map,
                 }
             )
@@ -210,7 +214,15 @@ def _check_loading(info: Mapping[str, Collection[object]]) -> None:
     Raises:
         EvaluationError: naming the first tensor.
     """
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+    shapes: list[Any] = sorted(info["mismatched_keys"], key=str)
+    if shapes:
+        name, stored, needed = shapes[0]
+        raise EvaluationError(
+            f"the model cannot be loaded: {len(shapes)} tensors do not have the shape that its config gives, such as "
+            f"{name}: {list(stored)} instead of {list(needed)}",
+            code=Code.MODEL_NOT_LOADABLE,
+        )
+    for kind in ("missing_keys", "unexpected_keys"):
         if info[kind]:
             names = sorted(str(key) for key in info[kind])
             raise EvaluationError(
@@ -240,7 +252,7 @@ def load_stored_model(folder: Path, placement: Placement, *, quantization_config
                 device_map={"": placement.target},
                 local_files_only=True,
                 attn_implementation=placement.attention,
-                output_loading_info=True,
+                **REPORTED,
                 **packing,
             )
     except torch.OutOfMemoryError:

@@ -1,4 +1,5 @@
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from invarlock.errors import EvaluationError
 from invarlock.evaluation import scoring
@@ -90,6 +92,24 @@ def test_a_forward_pass_that_fails_is_one_line(tiny_model: Callable[..., Path]) 
 
     assert "\n" not in str(raised.value)
     assert raised.value.code is Code.MODEL_NOT_LOADABLE
+
+
+@pytest.mark.parametrize("load", [load_model, load_stored_model])
+def test_a_tensor_of_another_shape_than_the_config_gives_is_named(
+    tiny_model: Callable[..., Path], tmp_path: Path, load: Callable[[Path, Placement], object]
+) -> None:
+    folder = shutil.copytree(tiny_model("llama"), tmp_path / "padded")
+    name = "model.layers.0.mlp.gate_proj.weight"
+    tensors = load_file(folder / "model.safetensors")
+    shape = list(tensors[name].shape)
+    tensors[name] = torch.nn.functional.pad(tensors[name], (0, 64))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(EvaluationError) as raised:
+        load(folder, CPU)
+
+    assert raised.value.code is Code.MODEL_NOT_LOADABLE
+    assert str(raised.value).endswith(f" such as {name}: {[shape[0], shape[1] + 64]} instead of {shape}")
 
 
 def test_a_loss_does_not_depend_on_the_batch_or_on_the_chunks(

@@ -2,9 +2,12 @@
 
 Example::
 
-    sha256_hex(b"")      # "e3b0c44298fc1c149afb…", 64 hex digits, as sha256sum prints them
-    digest_bytes(b"")    # "sha256:e3b0c44298fc1c149afb…"
-    short_digest(b"")    # "e3b0c44298fc1c14"
+    >>> sha256_hex(b"")      # as sha256sum prints it
+    'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+    >>> digest_bytes(b"")
+    'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+    >>> short_digest(b"")
+    'e3b0c44298fc1c14'
 """
 
 from __future__ import annotations

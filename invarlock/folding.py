@@ -2,8 +2,8 @@
 
 Example::
 
-    fold([("a.json", "not sealed"), ("b.json", "not sealed"), ("c.json", "not sealed")], "files")
-    # ["3 files, the first is a.json: not sealed"]
+    >>> fold([("a.json", "not sealed"), ("b.json", "not sealed"), ("c.json", "not sealed")], "files")
+    ['3 files, the first is a.json: not sealed']
 """
 
 from __future__ import annotations

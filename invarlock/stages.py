@@ -4,7 +4,7 @@ Example::
 
     with listening(print), stage("baseline mistral-tiny"), stage("null run 2/2"):
         for tensor in counted(tensors, "weights", 272):
-            ...                 # Moment(("baseline mistral-tiny", "null run 2/2"), "weights", 41, 272)
+            ...                 # StageEvent(("baseline mistral-tiny", "null run 2/2"), "weights", 41, 272)
 
 Without a listener nothing happens. Listener and stages belong to the context of the caller.
 """

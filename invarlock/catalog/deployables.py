@@ -2,8 +2,8 @@
 
 Example::
 
-    parse_deployable_spec("torchao_int8:8:128:all")
-    # DeployableSpec(backend="torchao_int8", bits=8, group_size=128, scope=Scope("all", None))
+    >>> parse_deployable_spec("torchao_int8:8:128:all")
+    DeployableSpec(backend='torchao_int8', bits=8, group_size=128, scope=Scope(family='all', layer=None))
 """
 
 from __future__ import annotations

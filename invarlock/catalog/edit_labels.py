@@ -2,9 +2,11 @@
 
 Example::
 
-    label_in_path(Path("/models/Mistral-7B-GPTQ"))            # "gptq"
-    label_in_path(Path("/models/quant_rtn/checkpoint-100"))   # "quant_rtn"
-    label_in_path(Path("/models/rtnl-mistral"))               # None: labels are whole words
+    >>> label_in_path(Path("/models/Mistral-7B-GPTQ"))
+    'gptq'
+    >>> label_in_path(Path("/models/quant_rtn/checkpoint-100"))
+    'quant_rtn'
+    >>> label_in_path(Path("/models/rtnl-mistral"))               # None: labels are whole words
 """
 
 from __future__ import annotations

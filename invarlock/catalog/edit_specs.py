@@ -2,10 +2,10 @@
 
 Example::
 
-    parse_edit_spec("quant_rtn:4:32:ffn@layer=15")
-    # EditSpec(edit="quant_rtn", parameters={"bits": 4, "group_size": 32}, scope=Scope("ffn", 15))
-    parse_edit_spec("quant_rtn:clean:ffn")
-    # CleanSpec(edit="quant_rtn", scope=Scope("ffn", None)), resolved from the tuned parameters of a model
+    >>> parse_edit_spec("quant_rtn:4:32:ffn@layer=15")
+    EditSpec(edit='quant_rtn', parameters={'bits': 4, 'group_size': 32}, scope=Scope(family='ffn', layer=15))
+    >>> parse_edit_spec("quant_rtn:clean:ffn")       # resolved from the tuned parameters of a model
+    CleanSpec(edit='quant_rtn', scope=Scope(family='ffn', layer=None))
 """
 
 from __future__ import annotations

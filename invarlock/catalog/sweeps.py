@@ -2,8 +2,8 @@
 
 Example::
 
-    row = {"id": "scale", "generation": {"kind": "error", "params": {}, …},
-           "sweep": {"role": "fault", "guard": "spectral", "parameter": "factor", "values": [1.02, 1.1]}, …}
+    row = {"id": "scale", "generation": {"kind": "error", "params": {}},
+           "sweep": {"role": "fault", "guard": "spectral", "parameter": "factor", "values": [1.02, 1.1]}}
     [step["id"] for step in steps(row)]     # ["scale_factor_1.02", "scale_factor_1.1"]
 
 Each step describes its sweep under ``guard_value``.

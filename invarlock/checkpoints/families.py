@@ -2,8 +2,8 @@
 
 Example::
 
-    classify("mixtral", "model.layers.0.block_sparse_moe.experts.1.w2.weight", (4096, 14336))
-    # Module(family="ffn", role="down", layer=0, expert=1, transposed=False, experts=False)
+    >>> classify("mixtral", "model.layers.0.block_sparse_moe.experts.1.w2.weight", (4096, 14336))
+    Module(family='ffn', role='down', layer=0, expert=1, transposed=False, experts=False)
 
 A name may carry its base model's prefix (``model.``, ``transformer.``) or not. A tensor that the table of
 ``architectures`` does not name (masks and rotary tables of old checkpoints) is ``other``. Where there is no table for a

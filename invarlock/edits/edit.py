@@ -2,7 +2,7 @@
 
 Example::
 
-    EDIT = Edit("quant_rtn", (Parameter("bits", whole_number("bits", 2, 8), ...), ...), syntax=..., apply=...)
+    EDIT = Edit("quant_rtn", (Parameter("bits", whole_number("bits", 2, 8), ...), ...), ..., apply=...)
 
 An edit is one module of this folder and one line of ``EDITS``. Specs are also parsed without PyTorch, so a module
 imports it inside the functions that compute, not at the top. An edit of the whole model has no scope; it calls

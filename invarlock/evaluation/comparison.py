@@ -2,7 +2,7 @@
 
 Example::
 
-    baseline = measure_baseline(folder, text, plan, placement)
+    baseline = measure_baseline(folder, draw_runs(folder, text, plan, [1]), plan, placement, probe=False)
     measured = compare(subject, Comparison(reference, draw, plan, placement, policy["variance"]))
 """
 

@@ -2,10 +2,13 @@
 
 Example::
 
-    search = climb(12)
-    next(search)        # (0, 6): judge rung 0; rung 6 is judged next if it holds
-    search.send(True)   # (6,)
-    search.send(False)  # (3,), and so on; the last rung that holds is the generator's return value
+    >>> search = climb(12)
+    >>> next(search)        # judge rung 0; rung 6 is judged next if it holds
+    (0, 6)
+    >>> search.send(True)
+    (6,)
+    >>> search.send(False)  # and so on; the last rung that holds is the generator's return value
+    (3,)
 """
 
 from __future__ import annotations

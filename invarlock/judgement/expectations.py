@@ -2,11 +2,13 @@
 
 Example::
 
-    parse_expectation("vocabulary+8")                         # Expectation("vocabulary", "+", 8)
-    parse_expectation("vocabulary+8").wanted(32000)           # 32008
-    comparable(raw, {"expected": ["layers=28"], …})           # raw, whose baseline has no module of block 28 and later
+    >>> parse_expectation("vocabulary+8").wanted(32000)
+    32008
 
-A declared change that is there is no violation. One that is not there is, and so is a change that nobody declared.
+``comparable(raw, edit)`` leaves the blocks from 28 on out of the baseline if the edit declares ``layers=28``.
+
+A declared change is not a violation. A declared change that was not made is one, and so is a change that was not
+declared.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Example::
 
-    widths = declared_widths({"expected": ["ffn=1024"], …}, baseline_config, subject_config)
+    widths = declared_widths({"expected": ["ffn=1024"]}, baseline_config, subject_config)
     widths.fits([1024, 768], [2048, 768])     # True: an up projection with 1024 of 2048 units
     widths.fits([1024, 700], [2048, 768])     # False
 """

@@ -2,7 +2,8 @@
 
 Example::
 
-    element("td", "<script>", class_="name")    # <td class="name">&lt;script&gt;</td>
+    >>> print(element("td", "<script>", class_="name"))
+    <td class="name">&lt;script&gt;</td>
 
 Texts come from reports, and therefore from untrusted makers: names of tensors, models, texts. They are shown on one
 line, truncated, and with every active character (control characters, marks that change the direction of

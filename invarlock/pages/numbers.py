@@ -2,8 +2,8 @@
 
 Example::
 
-    change_text(1.0153)     # "+1.53 %"
-    share_text(0.9893)      # "98.93 %"
+    >>> change_text(1.0153), share_text(0.9893)
+    ('+1.53 %', '98.93 %')
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 Example::
 
-    problem = Problem(Code.NUMBER_DOES_NOT_FOLLOW, "reports/…/evaluation.report.json", "primary_metric.ci[0]", "1, derived 2")
-    str(problem)              # "reports/…/evaluation.report.json: primary_metric.ci[0]: 1, derived 2"
-    problem.code.exit_code    # ExitCode.REPORT
-"""  # noqa: E501
+    >>> problem = Problem(Code.NUMBER_DOES_NOT_FOLLOW, "evaluation.report.json", "primary_metric.ci[0]", "1, derived 2")
+    >>> str(problem)
+    'evaluation.report.json: primary_metric.ci[0]: 1, derived 2'
+    >>> problem.code.exit_code.name
+    'REPORT'
+"""
 
 from __future__ import annotations
 

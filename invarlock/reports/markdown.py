@@ -2,8 +2,8 @@
 
 Example::
 
-    inline("0.1.0")         # 0.1.0
-    inline("# <b>`x`")      # `# <b>'x'`
+    >>> inline("0.1.0"), inline("# <b>`x`")
+    ('0.1.0', "`# <b>'x'`")
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Example::
 
-    down = apply((Order("inputs", order), Scale("inputs", scales)), down)   # hidden units back in their places
+    down = apply((Permute("inputs", order), Scale("inputs", scales)), down)   # hidden units back in their places
 
 A matrix is out x in. A step acts on its outputs (rows) or on its inputs (columns), whatever the layout of its tensor.
 """

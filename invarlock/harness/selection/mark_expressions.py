@@ -2,9 +2,11 @@
 
 Example::
 
-    expression = MarkExpression.parse("smoke and not full")
-    expression.selects({"smoke", "clean"})              # True
-    expression.asks_for("full", [{"smoke", "full"}])    # False: it only leaves full out
+    >>> expression = MarkExpression.parse("smoke and not full")
+    >>> expression.selects({"smoke", "clean"})
+    True
+    >>> expression.selects_by("full", [{"smoke", "full"}])    # it only leaves full out
+    False
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ class MarkExpression:
 
         return bool(grammar.Expression.compile(self.text).evaluate(has))
 
-    def asks_for(self, mark: str, rows: Iterable[Set[str]]) -> bool:
+    def selects_by(self, mark: str, rows: Iterable[Set[str]]) -> bool:
         """Return whether some test is selected because of a mark: with it, and not without it.
 
         Args:

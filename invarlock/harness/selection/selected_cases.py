@@ -92,13 +92,13 @@ def is_byoe(expression: MarkExpression, models: Models, settings: Settings) -> b
         {BYOE_SUITE, "clean", *(name for name, there in zip(others, chosen, strict=True) if there)}
         for chosen in islice(product((True, False), repeat=len(others)), MAX_COMBINATIONS)
     )
-    return expression.asks_for(BYOE_SUITE, rows) or settings.baseline is not None or bool(settings.subjects)
+    return expression.selects_by(BYOE_SUITE, rows) or settings.baseline is not None or bool(settings.subjects)
 
 
 def named_suites(models: Models, cases: Sequence[Case], expression: MarkExpression) -> list[str]:
     """Return the suites that a mark expression names: it selects some of their cases because of the suite's mark."""
     rows = {frozenset(marks) for marks in _all_marks(models, cases)}
-    return [suite for suite in models.suites if expression.asks_for(suite, rows)]
+    return [suite for suite in models.suites if expression.selects_by(suite, rows)]
 
 
 def check_mark_names(expression: MarkExpression, known: Sequence[str]) -> None:
@@ -149,12 +149,14 @@ def make_catalog(
         cases = tuple(plan_cases(models, scenarios, settings.clean_runs, settings.stress_runs))
     left_out = set() if settings.error_injection else {"error_injection"}
     rows = [set(_marks(models, case)) for case in cases]
-    requested = {name for name in CATEGORY_MARKS if expression.asks_for(name, rows)}
+    requested = {name for name in CATEGORY_MARKS if expression.selects_by(name, rows)}
     requested |= {known[name].category for name in scenario_ids or ()}
     requested |= {case.scenario.category for case in cases if case.id in _case_ids(node_ids)}
     left_out |= set(OPT_IN_CATEGORIES) - requested
     categories = tuple(name for name in CATEGORY_MARKS if name not in left_out)
-    sentinels = expression.asks_for(SENTINEL_MARK, [{SENTINEL_MARK}]) or any("::test_sentinel[" in n for n in node_ids)
+    sentinels = expression.selects_by(SENTINEL_MARK, [{SENTINEL_MARK}]) or any(
+        "::test_sentinel[" in n for n in node_ids
+    )
     return Catalog(models, scenarios, cases, suite, categories, sentinels, texts[0] if texts else None)
 
 

@@ -1,13 +1,14 @@
 """Locks for results that one worker makes and all share: one lock for each result.
 
-Example::
+Example, with ``folder`` as the run directory:
 
-    locks = Locks(run.directory, case_timeout_seconds, clock.waiting)
-    with locks.acquire("baseline_my-model"):       # waits for its turn
-        …
-    with locks.try_acquire("null_run_my-model_1") as ours:
-        if ours:                                # no other worker is making it
-            …
+>>> locks = Locks(RunDirectory(folder), case_timeout_seconds=600)
+>>> with locks.acquire("baseline_my-model"):              # waits until no other worker has the lock
+...     print("measuring the baseline")
+measuring the baseline
+>>> with locks.try_acquire("null_run_my-model_1") as ours:
+...     print("measuring" if ours else "another worker is measuring it")
+measuring
 """
 
 from __future__ import annotations

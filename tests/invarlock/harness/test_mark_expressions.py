@@ -52,7 +52,7 @@ def selected(text: str) -> set[str]:
         ("smoke and gpu", "smoke", 0),
     ],
 )
-def test_the_suite_of_a_run_is_the_one_that_the_expression_asks_for(text: str, suite: str, count: int | None) -> None:
+def test_the_suite_of_a_run_is_the_one_that_the_expression_names(text: str, suite: str, count: int | None) -> None:
     found = selected(text)
 
     assert catalog_of(text).suite == suite
@@ -190,7 +190,7 @@ def test_an_expression_selects_what_its_operators_say(expression: tuple[str, obj
     assert set(parsed.names) <= set(MARKS)
     for mark in MARKS:
         because = holds(tree, marks | {mark}) and not holds(tree, marks - {mark})
-        assert parsed.asks_for(mark, [marks | {mark}]) == because
+        assert parsed.selects_by(mark, [marks | {mark}]) == because
 
 
 @given(st.text(max_size=30))

@@ -22,9 +22,10 @@ from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.catalog.models import read_models
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.kept_tokens import SubjectObserver, kept_file, kept_folder
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.scoring import score_windows

@@ -34,8 +34,9 @@ from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.errors import EditError
-from invarlock.evaluation.comparison import Baseline, WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
+from invarlock.evaluation.measurements import Baseline, WindowPlan
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText, read_embedded_text

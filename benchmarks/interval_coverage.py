@@ -23,7 +23,8 @@ from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.catalog.models import read_models
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.evaluation.comparison import WindowPlan, draw_runs
+from invarlock.evaluation.comparison import draw_runs
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.scoring import score_windows
 from invarlock.evaluation.text import read_embedded_text

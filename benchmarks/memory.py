@@ -76,8 +76,9 @@ def measure(folder: Path, seq_len: int, batch: int, windows: int) -> dict[str, A
     from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
     from invarlock.checkpoints.digests import digest_checkpoint
     from invarlock.checkpoints.editing import apply_edits
-    from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+    from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
     from invarlock.evaluation.documents import baseline_document
+    from invarlock.evaluation.measurements import WindowPlan
     from invarlock.evaluation.models import Placement
     from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
     from invarlock.evaluation.text_files import read_local_text

@@ -110,6 +110,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/guards/invariants.py": (*GUARDS, f"{REPORTS}/test_structure.py", f"{REPORTS}/test_verification.py"),
     "invarlock/guards/rmt.py": GUARDS,
     "invarlock/guards/spectral.py": GUARDS,
+    "invarlock/guards/spectral_page.py": GUARDS,
+    "invarlock/guards/spectral_raw.py": GUARDS,
     "invarlock/guards/structure.py": (f"{REPORTS}/test_structure.py", *GUARDS),
     "invarlock/guards/variance.py": GUARDS,
     "invarlock/guards/weight_changes.py": GUARDS,

@@ -33,8 +33,9 @@ from invarlock.checkpoints.families import Module, matrices
 from invarlock.checkpoints.rewriting import Replacement, Rewrite, rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
-from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import read_embedded_text

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from invarlock.boundary import Commands
 from invarlock.catalog.shipped import shipped_suites
 from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive
+from invarlock.cli.text_options import slice_limits_of, texts_of
 from invarlock.errors import EvaluationError, Interrupted, InvarLockError, UsageError
 from invarlock.library_notices import notices_in
 from invarlock.output import say, say_results
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
 # Preview and final windows of --quick.
 QUICK_WINDOWS = (16, 32)
 LOG_NAME = "evaluate.log"
-
-# As ``dataset.slices`` of a report has it.
-_SLICE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)")
 
 
 def add_evaluate(subparsers: Commands) -> None:
@@ -373,52 +369,3 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
         options.device,
     )
     return evaluate_in_container(options.given, inputs)
-
-
-def texts_of(given: Sequence[str]) -> Path | dict[str, Path]:
-    """Return the text of ``--text FILE``, or the slices of ``--text NAME=FILE``, by name.
-
-    Raises:
-        UsageError: when one of several has no name, or two have the same.
-    """
-    if len(given) == 1 and (Path(given[0]).exists() or not _SLICE.fullmatch(given[0])):
-        return Path(given[0])
-    texts: dict[str, Path] = {}
-    for text in given:
-        found = _SLICE.fullmatch(text)
-        if found is None:
-            raise UsageError(
-                f"--text: {text[:80]!r} has no name; give each of several texts as NAME=FILE, with a name of letters, "
-                "digits, dots, dashes and underscores",
-                code=Code.OPTIONS_CONFLICT,
-            )
-        name, path = found.groups()
-        if name in texts:
-            raise UsageError(
-                f"--text: two texts are called {name!r}; give each its own name", code=Code.OPTIONS_CONFLICT
-            )
-        texts[name] = Path(path)
-    return texts
-
-
-def slice_limits_of(given: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return the limits of ``--slice-limit NAME.LIMIT=VALUE``, by slice and by their names.
-
-    Raises:
-        UsageError: when one has another form.
-    """
-    limits: dict[str, dict[str, float]] = {}
-    for text in given:
-        left, _, value = text.partition("=")
-        name, _, limit = left.rpartition(".")
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not name or not math.isfinite(number):
-            raise UsageError(
-                f"--slice-limit: {text[:80]!r} is no limit; write NAME.LIMIT=VALUE: code.ratio_limit=1.2",
-                code=Code.OPTIONS_CONFLICT,
-            )
-        limits.setdefault(name, {})[limit] = int(number) if value.isdigit() else number
-    return limits

@@ -14,7 +14,8 @@ from invarlock.documents.reports import BaselineReport, Report
 from invarlock.evaluation.activations import ACTIVATION_CONTRACTS
 from invarlock.evaluation.canonical_form import CanonicalForm
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS
-from invarlock.evaluation.comparison import Baseline, SubjectMeasurement, window_columns
+from invarlock.evaluation.comparison import window_columns
+from invarlock.evaluation.measurements import Baseline, SubjectMeasurement
 from invarlock.evaluation.models import NATIVE
 from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, draw_of
 from invarlock.evaluation.scoring import Scores

@@ -30,18 +30,9 @@ from invarlock.documents import JsonObject
 from invarlock.errors import EvaluationError
 from invarlock.evaluation.activations import ACTIVATION_CONTRACTS, ActivationFacts
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
-from invarlock.evaluation.comparison import (
-    Comparison,
-    KnownBaseline,
-    Reference,
-    ScoredDraw,
-    SubjectMeasurement,
-    compare,
-    draw_runs,
-    measure_baseline,
-    window_columns,
-)
+from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline, window_columns
 from invarlock.evaluation.kept_tokens import kept_file
+from invarlock.evaluation.measurements import Comparison, KnownBaseline, Reference, ScoredDraw, SubjectMeasurement
 from invarlock.evaluation.request import Setup
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.windows import Draw

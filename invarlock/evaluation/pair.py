@@ -28,9 +28,10 @@ from invarlock.checkpoints.subject_edits import read_subject_edit
 from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.documents.reports import BaselineReport, Report
 from invarlock.errors import UsageError
-from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document, served_document
 from invarlock.evaluation.kept_tokens import check_kept, kept_file
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.pair_documents import (
     another_setup,

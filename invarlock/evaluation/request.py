@@ -18,8 +18,8 @@ from typing import Any, cast
 
 from invarlock.documents.reports import BaselineReport, EditBlock, MeasuredMeta, PolicyOrigin, ScoredText
 from invarlock.evaluation.checkpoint_facts import WEIGHT_CONTRACTS, CheckpointFacts
-from invarlock.evaluation.comparison import Comparison, Reference, WindowPlan
 from invarlock.evaluation.kept_tokens import kept_file, kept_folder
+from invarlock.evaluation.measurements import Comparison, Reference, WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw

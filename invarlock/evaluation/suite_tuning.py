@@ -12,7 +12,7 @@ from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.edits import BY_NAME
 from invarlock.errors import EditError
-from invarlock.evaluation.comparison import WindowPlan
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.evaluation.tuned_model import find_tuned, hub_folder, read_entries

@@ -23,9 +23,10 @@ from invarlock.catalog.edit_specs import EditSpec, Scope
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.editing import apply_each_edit
 from invarlock.errors import EditError
-from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
 from invarlock.evaluation.ladders import climb, ladder
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText

@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 from invarlock.guards.guard import Guard, NullPart
+from invarlock.guards.spectral_page import page_section
+from invarlock.guards.spectral_raw import raw_problems
 from invarlock.guards.weight_changes import change_metrics, judge_changes, reordered, rounded_only
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
@@ -30,9 +32,6 @@ from invarlock.judgement.learning import (
     robust_deviation,
 )
 from invarlock.judgement.shares import Shares, largest_share, magnitude, share_of
-from invarlock.pages.markup import Markup, element
-from invarlock.pages.parts import data_table, most_changed, number_cell, number_text, pill
-from invarlock.problems import Code, Problem
 from invarlock.statistics.rounding import rounded
 
 Module = Mapping[str, Any]
@@ -42,8 +41,6 @@ _Fall = tuple[str, float, float]
 SAME_NORM = 1e-6
 # The smallest null scale of a family in a preset.
 SMALLEST_SCALE = 1e-4
-# The fields that are equal in all forms of a matrix.
-_FIXED = ("family", "shape")
 
 
 def derive_spectral(
@@ -304,81 +301,6 @@ def _limits_used(block: Module, limits: Module) -> Shares:
     return used
 
 
-def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
-    metrics, modules = block["metrics"], block["modules"]
-    yield element(
-        "p",
-        f"{metrics['caps_applied']} of {metrics['modules']} matrices capped, {metrics['max_caps']} allowed; largest "
-        f"|ln of the spectral norm's ratio| {number_text(metrics['max_abs_log_ratio'])}. z is that logarithm as a "
-        "multiple of what harmless changes of the family make of it.",
-    )
-    top = most_changed({module: row["log_ratio"] for module, row in modules.items()})
-    yield data_table(
-        ("matrix", "family", "ln ratio of norms", "ln ratio of stable ranks", "z", "cap"),
-        [
-            (
-                element("code", module),
-                modules[module]["family"],
-                *map(number_cell, (modules[module][key] for key in ("log_ratio", "log_stable_rank_ratio", "z"))),
-                pill("capped", "fail") if modules[module]["capped"] else "",
-            )
-            for module in top
-        ],
-        "no spectral norm changed",
-    )
-
-
-def _raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iterator[Problem]:
-    yield from _canonical_problems(where, raw)
-    yield from _change_problems(where, raw, others)
-
-
-def _is_longer(own: list[int], base: list[int], measured: list[int]) -> bool:
-    """Return whether a matrix has more rows than the baseline's, and was measured by as many as that has."""
-    return len(own) == 2 and own[0] > base[0] and measured == base
-
-
-def _change_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Iterator[Problem]:
-    """Yield the matrices whose digests and measured changes contradict each other."""
-    facts = others.get("invariants")
-    if facts is None:
-        return
-    before, after = facts["baseline"]["tensors"], facts["subject"]["tensors"]
-    matrices, edited = raw["baseline"]["modules"], raw["subject"]["modules"]
-    for name in sorted({*matrices, *edited, *raw["changes"]}):
-        measured = name in matrices and name in edited
-        tensor = name.partition("[")[0]  # each expert of a stack is a matrix
-        own, base = after.get(tensor), before.get(tensor)
-        comparable = (
-            measured
-            and own is not None
-            and base is not None
-            and (own["shape"] == base["shape"] or _is_longer(own["shape"], base["shape"], edited[name]["shape"]))
-        )
-        changed = comparable and own["digest"] != base["digest"]
-        if changed != (name in raw["changes"]):
-            words = "it changed, and its change is left out" if changed else "a change of a matrix that has none"
-            yield Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", f"{where}.changes.{name}", words)
-
-
-def _canonical_problems(where: str, raw: Module) -> Iterator[Problem]:
-    """Yield the matrices in another form that do not belong to the stored ones."""
-    if "canonical" not in raw:
-        return
-    parts = raw["canonical"]
-    before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
-    for name in sorted({*parts["baseline"], *parts["subject"], *parts["changes"]}):
-        if not all(name in parts[part] for part in ("baseline", "subject", "changes")):
-            words = "it is not in each of baseline, subject and changes"
-        elif name not in after or (name in before and before[name]["shape"] != after[name]["shape"]):
-            words = "a matrix that the stored checkpoints do not share"
-        elif any(parts[side][name][key] != after[name][key] for side in ("baseline", "subject") for key in _FIXED):
-            words = "another family or shape than it is stored with"
-        else:
-            continue
-        yield Problem(Code.RAW_MEASUREMENTS_CONTRADICT, "", f"{where}.canonical.{name}", words)
-
-
 def _null_raw(change: NullChange) -> Module:
     return {**change.pair("spectral"), "changes": change.change["weight_changes"]}
 
@@ -425,14 +347,14 @@ def _fitted_scale(log_ratios: Sequence[float]) -> tuple[float, Any]:
 SPECTRAL = Guard(
     name="spectral",
     judge=_judge,
-    page_section=_page_section,
+    page_section=page_section,
     flags=("spectral_stable",),
     gates=_gates,
     detects=lambda block: caps_applied(block) > 0,
     limits_used=_limits_used,
     signalled_modules=lambda block: block.get("metrics", {}).get("capped_modules"),
     facts=lambda block: {"spectral_caps_applied": block.get("metrics", {}).get("caps_applied")},
-    raw_problems=_raw_problems,
+    raw_problems=raw_problems,
     detectors=(DetectorKind("spectral_caps_applied", lambda detector, report: caps_applied(report["spectral"])),),
     null=NullPart(_null_raw),
     learned=(

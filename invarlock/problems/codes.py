@@ -1,6 +1,7 @@
 """The codes of problems, with the exit code, the meaning and the remedy of each.
 
 Codes are stable: new ones may be added, but none changes its meaning. ``docs/problems.md`` is generated from here.
+The module is long because it is one table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of settings."""
+"""The table of settings. The module is long because it is one table; ``docs/settings.md`` is generated from it."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from invarlock.evaluation.comparison import Comparison
 from invarlock.evaluation.kept_tokens import SubjectObserver, most_probable_tokens
+from invarlock.evaluation.measurements import Comparison
 from invarlock.evaluation.scoring import Observer, Scores, stored_loss
 from invarlock.evaluation.served.answers import Answer
 from invarlock.evaluation.served.client import unusable

@@ -13,9 +13,10 @@ from invarlock.checkpoints.revisions import model_folder
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.digests import digest_bytes
 from invarlock.documents.reports import BaselineReport
-from invarlock.evaluation.comparison import WindowPlan, draw_runs, measure_baseline
+from invarlock.evaluation.comparison import draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, telemetry
 from invarlock.evaluation.kept_tokens import check_kept, kept_file, kept_folder
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from invarlock.catalog.models import Model
 from invarlock.errors import InvarLockError, OutOfMemoryError
-from invarlock.evaluation.comparison import KnownBaseline, measure_baseline_weights
+from invarlock.evaluation.comparison import measure_baseline_weights
+from invarlock.evaluation.measurements import KnownBaseline
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.null_runs import measure_null_run, null_draws
 from invarlock.evaluation.request import StoredBaseline, weight_facts

@@ -15,8 +15,8 @@ from invarlock.catalog.scenarios import UserSubjectGeneration
 from invarlock.documents import JsonObject
 from invarlock.documents.reports import BaselineReport, Report
 from invarlock.errors import InvarLockError
-from invarlock.evaluation.comparison import KnownBaseline
 from invarlock.evaluation.kept_tokens import check_kept, kept_file
+from invarlock.evaluation.measurements import KnownBaseline
 from invarlock.evaluation.null_runs import null_contracts
 from invarlock.evaluation.request import EvaluationRequest, Setup
 from invarlock.jsonio import check_schema, read_json

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from invarlock.catalog.cases import Case
 from invarlock.documents.reports import Report
-from invarlock.evaluation.comparison import SubjectMeasurement
 from invarlock.evaluation.documents import probe_document, report_document
+from invarlock.evaluation.measurements import SubjectMeasurement
 from invarlock.evaluation.request import EditDescription, EvaluationRequest
 from invarlock.evaluation.user_subjects import unchanged
 from invarlock.harness.cases.subjects import MadeSubject, subject_records

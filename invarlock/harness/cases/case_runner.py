@@ -23,7 +23,8 @@ from invarlock.catalog.scenarios import DeployableGeneration
 from invarlock.deployables.artifacts import examine_artifact
 from invarlock.documents.reports import Report
 from invarlock.errors import OutOfMemoryError
-from invarlock.evaluation.comparison import SubjectMeasurement, compare
+from invarlock.evaluation.comparison import compare
+from invarlock.evaluation.measurements import SubjectMeasurement
 from invarlock.evaluation.models import NATIVE, Placement
 from invarlock.evaluation.request import EvaluationRequest
 from invarlock.harness.baselines.baseline_reports import Baselines

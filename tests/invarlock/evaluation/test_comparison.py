@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.errors import EvaluationError
 from invarlock.evaluation.checkpoint_facts import BaselineWeights, CheckpointFacts, measure_checkpoint
-from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text_files import read_local_text

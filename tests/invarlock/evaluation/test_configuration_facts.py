@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.errors import CheckpointError
-from invarlock.evaluation.comparison import WindowPlan, draw_runs
+from invarlock.evaluation.comparison import draw_runs
 from invarlock.evaluation.configuration_facts import configuration_facts
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.tokenizer_facts import subject_tokenizer_facts, tokenizer_facts

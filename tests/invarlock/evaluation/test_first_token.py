@@ -14,7 +14,8 @@ from shipped_checkpoints import EMBEDDED
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from invarlock.errors import EvaluationError
-from invarlock.evaluation.comparison import WindowPlan, measure_baseline
+from invarlock.evaluation.comparison import measure_baseline
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.windows import draw_windows

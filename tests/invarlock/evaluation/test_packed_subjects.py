@@ -18,8 +18,9 @@ from shipped_checkpoints import restore_with_tokenizer, write_baseline
 from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.cli import main
-from invarlock.evaluation.comparison import SubjectMeasurement, WindowPlan, compare, draw_runs, measure_baseline
+from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
 from invarlock.evaluation.documents import baseline_document, report_document
+from invarlock.evaluation.measurements import SubjectMeasurement, WindowPlan
 from invarlock.evaluation.models import Placement, load_dequantised
 from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text_files import read_local_text

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from shipped_checkpoints import EMBEDDED, write_baseline
 
 from invarlock.cli import main
-from invarlock.cli.evaluating import slice_limits_of, texts_of
+from invarlock.cli.text_options import slice_limits_of, texts_of
 from invarlock.digests import sha256_hex
 from invarlock.errors import UsageError
 from invarlock.evaluation.text import read_embedded_text

@@ -6,7 +6,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from invarlock.errors import EvaluationError
-from invarlock.evaluation.comparison import WindowPlan, draw_runs
+from invarlock.evaluation.comparison import draw_runs
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.text_files import read_local_text
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids

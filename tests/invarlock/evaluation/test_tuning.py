@@ -19,8 +19,8 @@ from invarlock.edits import magnitude_prune
 from invarlock.edits.magnitude_prune import prune_magnitude
 from invarlock.errors import EditError
 from invarlock.evaluation import tuning
-from invarlock.evaluation.comparison import WindowPlan
 from invarlock.evaluation.ladders import climb, ladder
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tuning import Selection, Trial, TunedModel, tune

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invarlock.errors import EvaluationError
-from invarlock.evaluation.comparison import WindowPlan
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.windows import draw_windows, window_id
 
 

@@ -19,8 +19,8 @@ from invarlock.catalog.cases import Case
 from invarlock.catalog.models import read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.documents.reports import Report
-from invarlock.evaluation.comparison import WindowPlan
 from invarlock.evaluation.kept_tokens import kept_folder
+from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
 from invarlock.evaluation.text import SourceText

@@ -1,0 +1,138 @@
+"""The inputs and results of measuring: what is compared with what, and what was measured of either side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.evaluation.activations import NOT_MEASURED, ActivationFacts
+from invarlock.evaluation.canonical_form import CanonicalForm
+from invarlock.evaluation.checkpoint_facts import CheckpointFacts
+from invarlock.evaluation.models import NATIVE, Placement
+from invarlock.evaluation.plausibility import MOST_OF_CHANCE
+from invarlock.evaluation.scoring import Scores
+from invarlock.evaluation.windows import Draw
+from invarlock.judgement.expectations import Expectation
+
+# The most probable tokens of a position: they hold 99.9 % of the probability, in 4 KB.
+TOP_K = 512
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How much text is scored: ``preview`` and ``final`` windows of ``seq_len`` tokens; run n draws with seed + n.
+
+    A baseline whose perplexity is above ``most_of_chance`` of its vocabulary is no basis for a comparison. Of each
+    position of the final windows its ``top_k`` most probable tokens are kept, which subjects are compared with.
+    """
+
+    seq_len: int
+    preview: int
+    final: int
+    seed: int
+    batch_size: int
+    most_of_chance: float = MOST_OF_CHANCE
+    top_k: int = TOP_K
+
+    def window_seed(self, run: int) -> int:
+        """Return the seed of a run's draw of windows."""
+        return self.seed + run
+
+
+@dataclass(frozen=True)
+class ScoredDraw:
+    """A draw of windows, the losses of its preview and final windows, and what is said of the kept tokens."""
+
+    run: int
+    draw: Draw
+    preview: Scores
+    final: Scores
+    activations: ActivationFacts
+    probe: ActivationFacts | None
+    fidelity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a subject is compared with: a baseline's checkpoint, the facts of its weights, its outputs on a draw.
+
+    ``kept`` is the file of its most probable tokens on that draw; ``digest`` is that of the checkpoint's files, None
+    when it is not known.
+    """
+
+    folder: Path
+    kept: Path
+    facts: CheckpointFacts
+    outputs: Mapping[str, Any]
+    probe_outputs: Mapping[str, Any] | None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What subjects are measured by: their baseline, the windows, where they are placed, and limits of scales.
+
+    ``variance_policy`` has the tier's ``variance`` limits, by which scales of FFN outputs are proposed.
+    ``expected`` has the declared changes of a subject's structure.
+    """
+
+    baseline: Reference
+    draw: Draw
+    plan: WindowPlan
+    placement: Placement
+    variance_policy: Mapping[str, Any]
+    expected: tuple[Expectation, ...] = ()
+
+
+@dataclass(frozen=True)
+class KnownBaseline:
+    """A baseline's files, measured before: their digest, the tokenizer's digest, and the facts of the weights."""
+
+    digest: str
+    tokenizer_sha256: str
+    facts: CheckpointFacts
+
+    @property
+    def prefix_token_ids(self) -> list[int]:
+        """The token ids that the tokenizer puts at the start of every text."""
+        return list(self.facts.invariants["prefix_token_ids"])
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline and all that was measured of it; ``draws`` by run, ``seconds`` a stage."""
+
+    digest: str
+    tokenizer_sha256: str
+    facts: CheckpointFacts
+    draws: dict[int, ScoredDraw]
+    seconds: dict[str, float]
+
+    @property
+    def prefix_token_ids(self) -> list[int]:
+        """The token ids at the start of every window."""
+        return list(self.facts.invariants["prefix_token_ids"])
+
+
+@dataclass(frozen=True)
+class SubjectMeasurement:
+    """The measurements of a subject; ``not_scored`` is the reason if there are no scores.
+
+    ``form`` describes what was removed before weights were compared, None if they were compared as they are stored.
+    """
+
+    digest: str
+    facts: CheckpointFacts
+    preview: Scores | None
+    final: Scores | None
+    not_scored: str | None
+    seconds: dict[str, float]
+    activations: ActivationFacts = NOT_MEASURED
+    scaled: Scores | None = None
+    probe: ActivationFacts = NOT_MEASURED
+    probe_scaled: Scores | None = None
+    scored_as: str = NATIVE
+    form: CanonicalForm | None = None
+    fidelity: Mapping[str, Any] | None = None

@@ -1,11 +1,32 @@
-"""InvarLock: validate edited language-model checkpoints and seal the evidence."""
+"""InvarLock: validate edited language-model checkpoints and seal the evidence.
+
+Example::
+
+    import invarlock
+
+    result = invarlock.evaluate("base", "quantised", "held-out.txt", "out")
+    result.verdict, result.problems
+    invarlock.verify("out").holds
+
+``invarlock.api`` has all public names. They are imported when they are first used.
+"""
 
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from invarlock import api, packer
+    from invarlock.api import Evaluation, evaluate, verify
 
 __version__ = "0.1.0"
+__all__ = ["Evaluation", "__version__", "api", "evaluate", "packer", "verify"]
+
+_OF_THE_API = ("Evaluation", "evaluate", "verify")
+_SUBPACKAGES = ("api", "packer")
 
 # A checkout keeps these packages next to this folder, an installed package inside it. Python first searches its
 # working directory: in a checkout it finds this folder, whether or not a wheel is installed.
@@ -30,3 +51,12 @@ class _CheckoutFinder:
 
 if (_checkout / "packer" / "__main__.py").is_file() and (_checkout / "contracts" / "tiers.json").is_file():
     sys.meta_path.insert(0, _CheckoutFinder)
+
+
+def __getattr__(name: str) -> object:
+    if name in _SUBPACKAGES:
+        return import_module(f"invarlock.{name}")
+    if name in _OF_THE_API:
+        found = globals()[name] = getattr(import_module("invarlock.api"), name)
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from invarlock.harness.cases.sentinels import run_sentinel
 from invarlock.harness.planning.plan import PlannedNullRun
 from invarlock.harness.session import SESSION
 from invarlock.harness.stopping.case_clock import CLOCK
+from invarlock.stages import stage
 
 if TYPE_CHECKING:
     from invarlock.harness.cases.case_runner import CaseRunner
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def case_runner(pytestconfig: pytest.Config) -> CaseRunner:
     """The worker's case runner, which makes baselines once and subjects as they are needed."""
-    # imported here: it imports torch, and collecting the cases must not
-    from invarlock.harness.cases.case_runner import CaseRunner
+    started = time.perf_counter()
+    with stage("loading PyTorch"):
+        # imported here: it imports torch, and collecting the cases must not
+        from invarlock.harness.cases.case_runner import CaseRunner
 
     with _failing_on_one_line():
-        return CaseRunner(pytestconfig.stash[SESSION].run, pytestconfig.stash[CLOCK].waiting)
+        return CaseRunner(pytestconfig.stash[SESSION].run, pytestconfig.stash[CLOCK].waiting, began=started)
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def report(case: Case, case_runner: CaseRunner, request: pytest.FixtureRequest) 
     """The case's report, made by editing, measuring and comparing; several tests of a case share it."""
     with _failing_on_one_line():
         found = case_runner.evaluate(case)
-    facts = {**case_facts(found), "baseline_seconds": f"{case_runner.baseline_seconds:.1f}"}
+    facts = {**case_facts(found), "preparation_seconds": f"{case_runner.shared_seconds:.1f}"}
     request.node.user_properties.extend(facts.items())
     return found
 

@@ -125,12 +125,16 @@ def pytest_configure(config: pytest.Config) -> None:
     from invarlock.harness.stopping.interrupting import Interruption
     from invarlock.harness.terminal.logs import Logs
     from invarlock.harness.terminal.progress import Progress
+    from invarlock.harness.terminal.worker_stages import WorkerStage, stages_folder
 
     timeout = session.settings.case_timeout
     alarms = worker_alarms(timeout) if isinstance(session, Worker) else lone_alarms(timeout)
     config.stash[CLOCK] = CaseClock(session.run.directory, alarms, timed_id)
     config.pluginmanager.register(config.stash[CLOCK], "invarlock-clock")
     config.pluginmanager.register(Logs(session.run, process), "invarlock-logs")
+    if isinstance(session, Worker):
+        path = stages_folder(session.run.directory) / f"{process}.json"
+        config.pluginmanager.register(WorkerStage(path), "invarlock-worker-stage")
     if isinstance(session, Controller):
         config.pluginmanager.register(Progress(session), "invarlock-progress")
         config.pluginmanager.register(Interruption(config), "invarlock-interruption")

@@ -58,6 +58,13 @@ class Code(StrEnum):
     meaning: str
     remedy: str
 
+    GATE_FAILED = (
+        "gate_failed",
+        ExitCode.GATE,
+        "A gate of an evaluation failed: the measured value is beyond its limit.",
+        "Read the report's page. Use an edit that changes the model less, or declare that a change is intended with "
+        "`--intent change`.",
+    )
     USAGE_INVALID = (
         "usage_invalid",
         ExitCode.USAGE,

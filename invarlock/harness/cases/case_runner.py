@@ -58,10 +58,11 @@ _log = logging.getLogger(__name__)
 class CaseRunner:
     """Runs a worker's cases. It has a lease on devices during a case, and keeps a GPU between cases of one model.
 
-    It enters the context ``waiting`` while it waits for devices or for another worker.
+    It enters the context ``waiting`` while it waits for devices or for another worker. ``began`` is the time at which
+    the caller began to load PyTorch for it, as ``time.perf_counter`` has it.
     """
 
-    def __init__(self, run: Run, waiting: Waiting = nullcontext) -> None:
+    def __init__(self, run: Run, waiting: Waiting = nullcontext, began: float | None = None) -> None:
         self.run = run
         self._waiting = waiting
         timeout = run.settings.case_timeout
@@ -83,8 +84,9 @@ class CaseRunner:
         self.edits = EditBatches(run, self.tuned, self._locks, plan["cases"], plan["disk_bytes"])
         self._repeated = frozenset(plan["repeated"])
         self._at: Model | None = None
-        # of the case that was evaluated last: how long it waited for what all cases of its model share
-        self.baseline_seconds = 0.0
+        # of the case that was evaluated last: how long it waited for what other cases share
+        self.shared_seconds = 0.0
+        self._loading_seconds = 0.0 if began is None else time.perf_counter() - began
 
     def evaluate(self, case: Case) -> Report:
         """Run a case, write its files, and return its report with its probes.
@@ -96,7 +98,7 @@ class CaseRunner:
             memory.
         """
         need = self._needs[case.model.id]
-        self.baseline_seconds = 0.0
+        self.shared_seconds, self._loading_seconds = self._loading_seconds, 0.0
         try:
             with self._leased(case.model, need) as placement:
                 return self._evaluate(case, placement)
@@ -133,7 +135,7 @@ class CaseRunner:
             baseline = self.baselines.baseline(case.model, placement)
             _log.info("baseline %s is ready after %.2f s", case.model.id, time.perf_counter() - started)
             preset = self.calibration.preset(case.model, baseline, placement)
-        self.baseline_seconds = time.perf_counter() - started
+        self.shared_seconds += time.perf_counter() - started
         return EvaluationRequest(
             replace(self.baselines.setup(case.model), preset=preset),
             baseline,
@@ -201,8 +203,10 @@ class CaseRunner:
         """Yield the placement of a model on devices leased to this worker alone."""
         if self._at != model:
             self._let_go()
-        with self._waiting():
-            lease = self.leases.lease or self.leases.take(need_bytes)
+        lease = self.leases.lease
+        if lease is None:
+            with self._waiting(), stage(f"waiting for a device for {model.short_name}"):
+                lease = self.leases.take(need_bytes)
         self._at = model
         pool = self.leases.pool
         gpu = pool.kind == "gpu"

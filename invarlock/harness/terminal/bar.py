@@ -3,7 +3,7 @@
 Example::
 
     bar = CaseBar(reporter, total_cost=66_000, width=lambda: 120)
-    bar.draw("12/66 cases, 1 failed", cost_done=12_000)     # [###       ] 12/66 cases, 1 failed, about 03:12 left
+    bar.draw("12/66 cases, about 3 min left", cost_done=12_000)     # [###       ] 12/66 cases, about 3 min left
     bar.clear()                                             # before anything else is written
 """
 
@@ -15,7 +15,7 @@ import pytest
 from tqdm import tqdm
 
 CELLS = 20
-FORMAT = f"[{{bar:{CELLS}}}] {{desc}}, about {{remaining}} left"
+FORMAT = f"[{{bar:{CELLS}}}] {{desc}}"
 
 
 class CaseBar:
@@ -43,7 +43,7 @@ class CaseBar:
         self._is_drawn = False
 
     def draw(self, text: str, cost_done: int) -> None:
-        """Draw the bar, with the time that the rest takes if it goes on at the same speed."""
+        """Draw the bar with a text behind it."""
         self._bar.n = cost_done
         self._bar.ncols = max(1, self._width() - 1)
         self._bar.set_description_str(text, refresh=False)

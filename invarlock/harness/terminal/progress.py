@@ -22,16 +22,17 @@ from invarlock.errors import printable
 from invarlock.harness.ending.pytest_report import RERUN
 from invarlock.harness.session import Controller
 from invarlock.harness.terminal.bar import CaseBar
+from invarlock.harness.terminal.worker_stages import StagesOfWorkers, stages_folder
 from invarlock.jsonio import check_schema, write_json
 from invarlock.moments import format_moment, utc_now
-from invarlock.stage_line import PLAIN_SECONDS
+from invarlock.stage_line import PLAIN_SECONDS, left_text
 from invarlock.stages import StageEvent, listening
 
 FORMAT = "progress-v1"
 # A case takes a time of its own, and one that grows with the model: on one worker about that of so many bytes more.
 FIXED_COST_BYTES = 300_000_000
 BAR_SECONDS = 0.5
-# A baseline that was there already is looked at in less.
+# Reading a baseline that is there takes less.
 SHOWN_SECONDS = 0.1
 MAX_STAGE_CHARACTERS = 500
 
@@ -57,7 +58,8 @@ class Progress:
         self._state = "running"
         self._stage: str | None = None
         self._stage_due = 0.0
-        self._baseline_seconds = 0.0
+        self._shared_seconds = 0.0
+        self._workers: StagesOfWorkers | None = None
         self._listening = ExitStack()
         self._terminal: Any = None
         self._bar: CaseBar | None = None
@@ -65,6 +67,11 @@ class Progress:
     @pytest.hookimpl(optionalhook=True, trylast=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         self._begin(ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        if self._workers is not None:
+            self._workers.forget(f"worker_{node.gateway.id.removeprefix('gw')}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -105,13 +112,19 @@ class Progress:
         if not self._cases:
             return (yield)
         self._clear_bar()
-        self._state = "finishing"
+        if self._terminal is not None and self._verbosity >= 0:
+            self._terminal.write_line(
+                "invarlock: compiling the verdict from the reports, and making the pack", flush=True
+            )
+        self._state, self._stage = "finishing", None
         self._write()
         try:
             return (yield)
         finally:
             self._state = "ended"
             self._listening.close()
+            if self._workers is not None:
+                self._workers.stop()
             self._running.clear()
             self._write()
 
@@ -119,8 +132,8 @@ class Progress:
         """Return the estimated seconds for the rest at the speed so far; None before the first case is done."""
         if not self._cost_done:
             return None
-        # baselines and null runs are made once: the rest goes on without them
-        spent = max(0.0, time.monotonic() - self._began - self._baseline_seconds)
+        # baselines and null runs are made once, while all workers wait: the rest goes on without them
+        spent = max(0.0, time.monotonic() - self._began - self._shared_seconds / self.controller.run.workers)
         return spent * self._cost_left / self._cost_done
 
     @property
@@ -143,11 +156,21 @@ class Progress:
         if self._terminal is not None and self._terminal.isatty and "CI" not in os.environ:
             writer = self.controller.config.get_terminal_writer()
             self._bar = CaseBar(self._terminal, self._cost_left, lambda: writer.fullwidth)
-        # workers have their stages to themselves
-        if getattr(self.controller.config.option, "dist", "no") == "no":
-            self._stage_due = self._began + (0 if self._bar is not None else PLAIN_SECONDS)
-            self._listening.enter_context(listening(self._show_stage))
+        self._stage_due = self._began + (0 if self._bar is not None else PLAIN_SECONDS)
+        self._listen()
         self._write()
+
+    def _listen(self) -> None:
+        """Show the stages of this process, or those of its workers."""
+        config = self.controller.config
+        if getattr(config.option, "dist", "no") == "no":
+            self._listening.enter_context(listening(self._show_stage))
+            return
+        scheduler = config.pluginmanager.getplugin("dsession")
+        if hasattr(scheduler, "queue"):
+            folder = stages_folder(self.controller.run.directory)
+            self._workers = StagesOfWorkers(scheduler, folder, self._show_stage)
+            self._workers.start()
 
     def _show_stage(self, event: StageEvent) -> None:
         """Show what the running case does, at most twice a second, where no terminal is every so often."""
@@ -166,9 +189,9 @@ class Progress:
         del self._running[node]
         seconds, shown = self._seconds.pop(node), self._shown.pop(node, None)
         facts = dict(shown.user_properties) if shown is not None else {}
-        shared = min(seconds, float(str(facts.get("baseline_seconds", 0.0))))
+        shared = min(seconds, float(str(facts.get("preparation_seconds", 0.0))))
         seconds -= shared
-        self._baseline_seconds += shared
+        self._shared_seconds += shared
         self._stage = None
         failed = shown is not None and shown.failed
         if failed:
@@ -188,8 +211,10 @@ class Progress:
     def _draw_bar(self) -> None:
         if self._bar is not None and self._done < self._total:
             failed = f", {len(self._failed)} failed" if self._failed else ""
+            left = self.seconds_left()
+            rest = "" if left is None else f", {left_text(left)}"
             doing = f" · {self._stage}" if self._stage else ""
-            self._bar.draw(printable(f"{self._done}/{self._total} cases{failed}{doing}"), self._cost_done)
+            self._bar.draw(printable(f"{self._done}/{self._total} cases{failed}{rest}{doing}"), self._cost_done)
 
     def _clear_bar(self) -> None:
         if self._bar is not None:
@@ -239,6 +264,6 @@ def case_line(case: Case, facts: Mapping[str, object], seconds: float, how: str)
     spec = f"  {facts['spec']}" if facts.get("spec", case.scenario.id) != case.scenario.id else ""
     measured = f"ratio {facts['ratio']}  guards {facts['guards']}" if "ratio" in facts else "no report"
     measured = f"{measured}{spec}"
-    shared = float(str(facts.get("baseline_seconds", 0.0)))
-    before = f", after {shared:.1f} s for the baseline" if shared >= SHOWN_SECONDS else ""
+    shared = float(str(facts.get("preparation_seconds", 0.0)))
+    before = f", after {shared:.1f} s of preparation" if shared >= SHOWN_SECONDS else ""
     return f"{how}  {case.model.short_name}  {case.scenario.id}{run}  {measured}  {seconds:.1f} s{before}"

@@ -56,7 +56,7 @@ def test_the_bar_says_how_much_is_done_and_leaves_no_trace_when_cleared(pytestco
     bar.clear()
     cleared = shown.getvalue().removeprefix(drawn)
 
-    assert re.fullmatch(r"\r\[##########          \] 33/66 cases, 2 failed, about 00:0\d left *", drawn)
+    assert drawn.rstrip() == "\r[##########          ] 33/66 cases, 2 failed"
     assert re.fullmatch(r"\r +\r", cleared)
     assert len(cleared) - 2 >= len(drawn.strip())
     # what another plugin wrote on a line of its own stays
@@ -65,7 +65,7 @@ def test_the_bar_says_how_much_is_done_and_leaves_no_trace_when_cleared(pytestco
     written = shown.getvalue()
     bar.clear()
     assert shown.getvalue() == written
-    assert "left" in written.splitlines()[-2]
+    assert "34/66 cases" in written.splitlines()[-2]
     assert written.splitlines()[-1] == "gw0 crashed"
 
 
@@ -105,6 +105,8 @@ def test_a_run_leaves_logs_and_progress_and_says_why_a_case_failed(
     check_schema(progress, "progress", where="progress.json")
     assert progress["cases"] == {"total": 1, "done": 1, "passed": 0, "failed": 1}
     assert (progress["state"], progress["verdict"], progress["running"]) == ("ended", "FAIL", [])
+    assert progress["stage"] is None
+    assert not (ran.directory / "state" / "stages").exists()
     assert progress["failed"] == ["mistral-tiny-prune_clean-run1"]
     # a line a case, without a bar where there is no terminal
     lines = [line for line in ran.output.splitlines() if line.startswith("FAILED  mistral-tiny  prune_clean  ratio ")]
@@ -155,7 +157,7 @@ def test_on_a_terminal_a_bar_stands_below_the_lines_of_the_cases(tmp_path: Path)
 
     assert "\r\n\r[##########          ] 1/2 cases, about " in output
     after = output[output.index("1/2 cases") :]
-    assert re.match(r"1/2 cases, about \d\d:\d\d left *\r +\r(?:passed  mistral-tiny|\x1b)", after), after
+    assert re.match(r"1/2 cases, about \d+ s left *\r +\r(?:passed  mistral-tiny|\x1b)", after), after
     assert process.returncode == 1
     assert "no report; pytest: passed" in output
 

@@ -1,0 +1,108 @@
+"""Verifying one report that is in no pack.
+
+Example::
+
+    result = verify_report_file(Path("out/evaluation.report.json"))
+    result.holds        # every number follows from the raw measurements
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.packer.format.checksums import MANIFEST_NAME
+from invarlock.packer.format.in_pack import in_pack
+from invarlock.packer.format.layout import REPORT_NAME
+from invarlock.packer.format.pack_folder import TAR_SUFFIXES
+from invarlock.packer.runs.lone_pages import lone_page_problems
+
+from invarlock.errors import InvarLockError
+from invarlock.jsonio import check_schema, read_json
+from invarlock.problems import Code, ExitCode, Problem
+from invarlock.reports.preset_files import read_preset
+from invarlock.reports.presets import Preset, report_preset_problems
+from invarlock.reports.verification import verify_against_baseline, verify_baseline, verify_report
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The result of verifying a report.
+
+    Attributes:
+        path: its file.
+        problems: what does not follow from its raw measurements; empty if it verifies.
+        report: the document, empty if it could not be read.
+    """
+
+    path: Path
+    problems: tuple[Problem, ...]
+    report: Mapping[str, Any]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all checks passed."""
+        return not self.problems
+
+    @property
+    def code(self) -> ExitCode:
+        """The exit code: 0 if there are no problems."""
+        return ExitCode.REPORT if self.problems else ExitCode.OK
+
+    @property
+    def verdict(self) -> str | None:
+        """The report's verdict, PASS or FAIL; None if it does not verify."""
+        return str(self.report["assurance"]["verdict"]) if self.holds else None
+
+
+@dataclass(frozen=True)
+class ReportReferences:
+    """What reports are compared with in addition: the report of their baseline, and their preset with its name."""
+
+    baseline: Mapping[str, Any] | None = None
+    preset: Preset | None = None
+    preset_name: str = ""
+
+    @classmethod
+    def read(cls, baseline: Path | None, preset: Path | None) -> ReportReferences:
+        """Return the references in files.
+
+        Raises:
+            InvarLockError: when one is missing or malformed.
+        """
+        document = None
+        found = None if preset is None else read_preset(preset)
+        if baseline is not None:
+            document = read_json(baseline)
+            check_schema(document, "baseline_report", where=str(baseline))
+        return cls(document, found, "" if preset is None else preset.name)
+
+
+def report_at(path: Path) -> Path | None:
+    """Return the report that a path names: a file that is no archive, or the report in a folder that is no pack."""
+    if path.is_dir():
+        found = path / REPORT_NAME
+        return found if found.is_file() and not (path / MANIFEST_NAME).exists() else None
+    named_report = path.suffix == ".json" or (path.exists() and not path.name.endswith((".zip", *TAR_SUFFIXES)))
+    return path if named_report else None
+
+
+def verify_report_file(path: Path, references: ReportReferences | None = None) -> ReportResult:
+    """Verify a report and the page next to it; its problems are in the result, never raised."""
+    compared = references or ReportReferences()
+    report: dict[str, Any] = {}
+    try:
+        report = read_json(path)
+        problems = verify_report(report)
+        if compared.baseline is not None and not problems:
+            problems = [*verify_baseline(compared.baseline), *verify_against_baseline(report, compared.baseline)]
+        if compared.preset is not None and not problems:
+            where = compared.preset_name
+            problems = list(report_preset_problems(report, compared.preset, report["baseline_ref"], where))
+        if not problems:
+            problems = list(lone_page_problems(path))
+    except InvarLockError as error:
+        problems = in_pack(error, Code.REPORT_MALFORMED)
+    return ReportResult(path, tuple(problems), report)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from invarlock.catalog.cases import Case
+from invarlock.text_tables import text_table
 from invarlock.verdict.documents import Record
 
 
@@ -29,7 +30,5 @@ def explain(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     rows = [("gate", "measured", "limit", "")]
     for gate in judge_gates(report, report["resolved_policy"]):
         rows.append((gate.flag, gate.measured, gate.limit, "passed" if gate.holds else "failed"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     name = f"{record['name']} ({record['edit_spec']})"
-    return "\n".join([f"{name} on {record['model']} is not as expected", *record["reasons"], "", *table])
+    return "\n".join([f"{name} on {record['model']} is not as expected", *record["reasons"], "", *text_table(rows)])

@@ -38,6 +38,7 @@ from invarlock.harness.stopping.case_clock import hang_of, overdue
 from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.problems import Code
 from invarlock.runtime.handover import check_code
+from invarlock.text_tables import fit_line
 
 if TYPE_CHECKING:
     from invarlock.harness.ending.finishing import Ending
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 WORKER_KEY = "invarlock"
 # Where the session of a process is.
 SESSION = pytest.StashKey["SuiteSession"]()
+# The beginnings of lines with a command or a path, which are copied and therefore not folded.
+COMMANDS = ("verify it with: ", "run the cases with them: ", "when all ", "evidence pack: ", "overview: ", "presets: ")
 
 
 class SuiteSession(ABC):
@@ -296,7 +299,14 @@ class Controller(SuiteSession):
         if self.calibrates_only:
             models = {null_run.model.id: null_run.model for null_run in self._null_runs_planned}
             return finish_calibration(self.run, list(models.values()))
-        return finish_run(self.run, report, interrupted=interrupted)
+        return finish_run(self.run, report, interrupted=interrupted, columns=self._columns())
+
+    def _columns(self) -> int | None:
+        """Return the width of the terminal, None where there is none."""
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        if terminal is None or not terminal.isatty:
+            return None
+        return int(self.config.get_terminal_writer().fullwidth)
 
     def pytest_unconfigure(self) -> None:
         """Release the run directory."""
@@ -311,8 +321,11 @@ class Controller(SuiteSession):
         if self.ending is None:
             return
         terminalreporter.section("invarlock")
+        columns = self._columns()
         for line in self.ending.lines:
-            terminalreporter.write_line(printable(line))
+            # a command is pasted as it is
+            for part in [line] if line.startswith(COMMANDS) else fit_line(printable(line), columns):
+                terminalreporter.write_line(printable(part))
         # imported here: only the end of a run needs it
         from invarlock.harness.ending.job import annotation_lines
 

@@ -27,8 +27,8 @@ class Gate:
 
 
 def number_or_words(value: float | None) -> str:
-    """Return a number with six significant digits, or words for None."""
-    return "not a number" if value is None else f"{value:.6g}"
+    """Return a number with four significant digits, or words for None."""
+    return "not a number" if value is None else f"{value:.4g}"
 
 
 def worst_violation(block: Mapping[str, Any]) -> str:

@@ -287,7 +287,7 @@ def _evidence_words(block: Block, limits: Block) -> str:
     ends = block["ci"]
     measured = f"{block['windows']} windows"
     if ends is not None and None not in ends:
-        measured += f" and an interval {ends[1] - ends[0]:.6g} wide"
+        measured += f" and an interval {ends[1] - ends[0]:.4g} wide"
     return "; ".join((*missing_evidence(block, limits), measured))
 
 
@@ -295,7 +295,7 @@ def _ratio_words(block: Block) -> str:
     if block["invalid"] or block["ratio_vs_baseline"] is None:
         return f"no ratio ({block['reason']})"
     low, high = (number_or_words(end) for end in block["ci"])
-    return f"ratio {block['ratio_vs_baseline']:.6g} [{low}, {high}]"
+    return f"ratio {block['ratio_vs_baseline']:.4g} [{low}, {high}]"
 
 
 def _ratio_used(metric: Block, limits: Block) -> Shares:

@@ -113,14 +113,14 @@ def _gates(block: Block, limits: Block) -> list[Gate]:
     overall, most, widest = block["overall"], limits["maximum_regression"], limits["maximum_interval_width"]
     low, high = overall["ci"]
     fallen = [row["task"] for row in block["tasks"] if row["ci"][1] < -most]
-    words = f"difference {overall['difference']:.6g} [{low:.6g}, {high:.6g}]"
+    words = f"difference {overall['difference']:.4g} [{low:.4g}, {high:.4g}]"
     if fallen:
         words += f", {len(fallen)} tasks worse for certain, such as {fallen[0]}"
     return [
         Gate("tasks_regression_acceptable", words, f"{-most:g}", low >= -most and not fallen),
         Gate(
             "tasks_interval_acceptable",
-            f"an interval {high - low:.6g} wide of {overall['samples']} samples",
+            f"an interval {high - low:.4g} wide of {overall['samples']} samples",
             f"{widest:g}",
             high - low <= widest,
         ),

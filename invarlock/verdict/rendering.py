@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from invarlock.errors import printable
+from invarlock.text_tables import fit_line, text_table
 from invarlock.verdict.words import NO_REPORT, expectation_words, expected_words, seen_words
+
+# What the cases of each strictness are; those of the last one do not affect the verdict.
+KINDS = {
+    "must_pass": ("clean", "clean"),
+    "must_fail": ("destructive", "destructive"),
+    "must_detect": ("fault", "faults"),
+}
+INFORMATIONAL = "informational"
+# Columns of the table that a narrow terminal goes without, the least important first.
+OPTIONAL = ("edit or fault", "guards that signal", "KL", "expected")
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
@@ -20,13 +31,23 @@ def headline(verdict: Mapping[str, Any]) -> str:
 
 def render_verdict_text(verdict: Mapping[str, Any]) -> str:
     """Return ``final_verdict.txt``: the verdict, its reasons, the counts, and one line per scenario."""
+    return "\n".join(map(printable, verdict_lines(verdict))) + "\n"
+
+
+def verdict_lines(verdict: Mapping[str, Any], columns: int | None = None) -> list[str]:
+    """Return the lines of a verdict, for a terminal with so many columns.
+
+    Args:
+        verdict: the document.
+        columns: the width of the terminal, None for no limit.
+    """
     lines = [f"Verdict: {headline(verdict).removeprefix('verdict ')}", "", *count_sentences(verdict)]
     if "not_bundled" in verdict:
         lines += ["", "Not bundled:", *(f"  - {case}" for case in verdict["not_bundled"])]
     if verdict["failed_requirements"]:
         lines += ["", "Failed requirements:", *(f"  - {reason}" for reason in verdict["failed_requirements"])]
-    lines += ["", *scenario_table(verdict)]
-    return "\n".join(map(printable, lines)) + "\n"
+    fitted = [part for line in lines for part in fit_line(line, columns)]
+    return [*fitted, "", *scenario_table(verdict, columns)]
 
 
 def count_sentences(verdict: Mapping[str, Any]) -> list[str]:
@@ -38,14 +59,36 @@ def count_sentences(verdict: Mapping[str, Any]) -> list[str]:
         f"{counts['clean_pass']} of {counts['clean_total']} clean edits pass, "
         f"{counts['catastrophic_required_fail']} of {counts['catastrophic_required_total']} destructive edits fail, "
         f"{counts['error_injection_detected']} of {counts['error_injection_total']} faults are detected.",
+        *_kinds(verdict),
     ]
-    silent = counts["informational_total"]
-    if silent:
-        lines.append(f"{silent} of {counts['cases_total']} cases are informational and do not affect the verdict.")
     total = counts["informational_stress_total"]
     if total:
         lines.append(f"{counts['informational_stress_signaled']} of {total} informational stress edits signal.")
     return lines
+
+
+def _kinds(verdict: Mapping[str, Any]) -> list[str]:
+    """Return how many cases of each kind there are, which add up to all; nothing for a pack with a part of them."""
+    rows = [*verdict["records"], *verdict.get("missing", {}).get("cases", ())]
+    total = verdict["counts"]["cases_total"]
+    found = [_number_of(count, *words) for kind, words in KINDS.items() if (count := _count(rows, strictness=kind))]
+    silent = _count(rows, strictness=INFORMATIONAL)
+    if not rows or len(rows) != total:
+        return []
+    if silent:
+        faults = _count(rows, strictness=INFORMATIONAL, category="error_injection")
+        both = f"{_number_of(silent - faults, 'edit', 'edits')}, {_number_of(faults, 'fault', 'faults')}"
+        some = f" ({both})" if 0 < faults < silent else ""
+        found.append(f"{silent} informational{some}, which do not affect the verdict")
+    return [f"{_number_of(total, 'case', 'cases')}: {', '.join(found)}."]
+
+
+def _number_of(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _count(rows: Sequence[Mapping[str, Any]], **wanted: str) -> int:
+    return sum(all(row[key] == value for key, value in wanted.items()) for row in rows)
 
 
 def _seen(record: Mapping[str, Any]) -> str:
@@ -62,10 +105,14 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def scenario_table(verdict: Mapping[str, Any]) -> list[str]:
+def scenario_table(verdict: Mapping[str, Any], columns: int | None = None) -> list[str]:
     """Return a table of scenarios and models: the applied edit or fault, the ratio, the mean KL, and the result.
 
     Cases without a report come last, with their plan.
+
+    Args:
+        verdict: the document.
+        columns: the width of the terminal, None for no limit.
     """
     rows = [("scenario", "edit or fault", "expected", "model", "ratio", "KL", "guards that signal", "")]
     for record in verdict["records"]:
@@ -73,5 +120,4 @@ def scenario_table(verdict: Mapping[str, Any]) -> list[str]:
         raised = [guard for guard, flag in record["guard_flags"].items() if flag]
         rows.append((*_planned(record), ratio, kl, ", ".join(raised) or "-", _seen(record)))
     rows += [(*_planned(case), "-", "-", "-", NO_REPORT) for case in verdict.get("missing", {}).get("cases", ())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return text_table(rows, columns, OPTIONAL)

@@ -16,8 +16,8 @@ from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.packer.runs.run_ending import (
     pack_run,
     read_reports,
+    run_lines,
     unverified_line,
-    verdict_lines,
     write_pages,
     write_results,
 )
@@ -97,7 +97,7 @@ def _end(
         write_pages(found)
     built = pack_run(directory, directory.pack, found, key, settings, finished, run_name=target.name)
     pack = replace(built, path=RunDirectory(target).pack)
-    return MergedRun(target, pack, verdict["verdict"], tuple(verdict_lines(verdict, found)))
+    return MergedRun(target, pack, verdict["verdict"], tuple(run_lines(verdict, found)))
 
 
 def _check_reports(shards: Sequence[Shard]) -> None:

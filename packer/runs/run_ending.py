@@ -29,7 +29,7 @@ from invarlock.verdict.documents import Record, SweepPoint, Verdict
 from invarlock.verdict.guard_value import FILE_NAME as GUARD_VALUE_NAME
 from invarlock.verdict.guard_value import sweep_document, sweep_lines, sweep_point
 from invarlock.verdict.job_summary import BADGE_NAME, badge
-from invarlock.verdict.rendering import render_verdict_text
+from invarlock.verdict.rendering import render_verdict_text, verdict_lines
 from invarlock.verdict.summaries import summarise, summarise_seconds
 
 
@@ -103,9 +103,15 @@ def write_pages(found: FoundReports) -> None:
         write_page(path)
 
 
-def verdict_lines(verdict: Mapping[str, Any], found: FoundReports) -> list[str]:
-    """Return the summary of a run as text: the verdict, repeats that differ, and reports that do not verify."""
-    lines = render_verdict_text(verdict).rstrip("\n").split("\n")
+def run_lines(verdict: Mapping[str, Any], found: FoundReports, columns: int | None = None) -> list[str]:
+    """Return the summary of a run as text: the verdict, repeats that differ, and reports that do not verify.
+
+    Args:
+        verdict: of the run.
+        found: its reports.
+        columns: the width of the terminal, None for no limit.
+    """
+    lines = verdict_lines(verdict, columns)
     for path, row in summarise_repeats(found.repeats)["cases"].items():
         if not row["identical"]:
             lines.append(f"repeats differ: {path} (drift up to {row['largest_drift']:.2g})")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,7 +23,7 @@ from invarlock.packer.runs.run_ending import (
     FoundReports,
     pack_run,
     read_reports,
-    verdict_lines,
+    run_lines,
     write_pages,
     write_results,
 )
@@ -48,10 +45,11 @@ class Ending:
     verdict: Mapping[str, Any] | None = None
 
 
-def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool) -> Ending:
+def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool, columns: int | None = None) -> Ending:
     """Compile the verdict, write it with its summaries, and build, sign and verify the pack.
 
-    An interrupted run gets the verdict FAIL and no pack. A failure while packing leaves no pack.
+    An interrupted run gets the verdict FAIL and no pack. A failure while packing leaves no pack. The lines of the
+    ending are for a terminal with ``columns``, None for no limit.
     """
     state, directory = run.directory.state, run.directory
     reduced = reduce_pytest_report(pytest_report, directory.path)
@@ -71,12 +69,21 @@ def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool)
     verdict = write_results(directory, manifest, plan, found, outcomes, finished)
     if not run.settings.skip_html:
         write_pages(found)
-    return replace(_ending(run, verdict, found, finished, interrupted=interrupted), verdict=verdict)
+    lines = run_lines(verdict, found, columns)
+    return replace(_ending(run, verdict, found, finished, lines, interrupted=interrupted), verdict=verdict)
 
 
-def _ending(run: Run, verdict: Mapping[str, Any], found: FoundReports, finished: str, *, interrupted: bool) -> Ending:
+def _ending(
+    run: Run,
+    verdict: Mapping[str, Any],
+    found: FoundReports,
+    finished: str,
+    lines: Sequence[str],
+    *,
+    interrupted: bool,
+) -> Ending:
     """Build, sign and verify the pack of a run whose verdict is written, if it gets one."""
-    directory, lines = run.directory, verdict_lines(verdict, found)
+    directory = run.directory
     passed = verdict["verdict"] == "PASS"
     if run.settings.shard is not None:
         # whether enough informational reports signal is decided over all shards together
@@ -135,11 +142,12 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     write_provenance(run)
     built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
     assurance = run.settings.report_assurance
-    command = [_python(run), "-m", "invarlock.packer", "verify", _shown(built.path)]
+    # as it is pasted into another shell or a workflow, where InvarLock is installed
+    command = ["invarlock", "verify", _shown(built.path)]
     # strict checks and no assurance exclude each other
     command += ["--allow-unsigned"] if key is None else []
     command += ["--strict"] if key is not None and assurance != "off" else []
-    command += ["--report-assurance", assurance] if key is not None or assurance != "report" else []
+    command += ["--report-assurance", assurance] if assurance != "report" else []
     command += ["--require-pass"] if run.settings.release_review else []
     command += ["--expected-fingerprint", str(built.fingerprint)] if key is not None else []
     page = built.path / layout.PACK_PAGE
@@ -174,7 +182,7 @@ def write_provenance(run: Run) -> None:
     write_json(state / "source_repo.json", source)
 
 
-def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -> Ending:
+def _end_shard(run: Run, lines: Sequence[str], *, passed: bool, interrupted: bool) -> Ending:
     """Write the files that merging the shard needs; a shard has no pack of its own."""
     assert run.settings.shard is not None
     index, shards = run.settings.shard
@@ -187,13 +195,12 @@ def _end_shard(run: Run, lines: list[str], *, passed: bool, interrupted: bool) -
         write_provenance(run)
     except InvarLockError as error:
         return Ending(False, (*lines, f"{name}: it cannot be merged: {error}"))
-    command = shlex.join([_python(run), "-m", "invarlock.packer", "merge"])
     return Ending(
         passed,
         (
             *lines,
             f"{name}: {'every' if passed else 'not every'} case is as expected; a shard has no pack",
-            f"when all {shards} are finished: {command} RUN... --output DIR --signing-key KEY.pem",
+            f"when all {shards} are finished: invarlock merge RUN... --output DIR --signing-key KEY.pem",
         ),
     )
 
@@ -205,18 +212,6 @@ def _signing_key(run: Run) -> tuple[SigningKey | None, str]:
     if settings.signing_key is not None:
         return load_signing_key(Path(settings.signing_key)), ""
     return make_signing_key(), " (temporary key, now discarded; pass --signing-key to sign with your own)"
-
-
-def _python(run: Run) -> str:
-    """Return the command for Python in the user's shell: its name if that finds this interpreter, else its path.
-
-    tox puts its environment first on the PATH of its commands, not on that of the shell it was called from. A path
-    inside a container does not exist outside.
-    """
-    if run.image is not None:
-        return "python"
-    by_name = shutil.which("python") == sys.executable and "TOX_ENV_DIR" not in os.environ
-    return "python" if by_name else _shown(Path(sys.executable))
 
 
 def _shown(path: Path) -> str:

@@ -128,7 +128,9 @@ def test_clean_edits_and_faults_count_by_gates_and_by_detectors_that_are_there()
     assert (counts["catastrophic_required_fail"], counts["catastrophic_required_total"]) == (0, 1)
     assert (counts["error_injection_detected"], counts["error_injection_total"]) == (0, 1)
     assert not document["criteria"]["error_injection_detected"]
-    assert "3 of 3 cases are informational and do not affect the verdict." in render_verdict_text(document)
+    assert "3 cases: 3 informational (2 edits, 1 fault), which do not affect the verdict." in render_verdict_text(
+        document
+    )
 
 
 def test_a_fault_that_must_be_detected_and_has_no_detector_fails_the_run() -> None:

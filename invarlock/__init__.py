@@ -8,7 +8,7 @@ Example::
     result.verdict, result.problems
     invarlock.verify("out").holds
 
-``invarlock.api`` has all public names. They are imported when they are first used.
+``invarlock.api`` has all public names. They are imported when they are first used; ``__init__.pyi`` has their types.
 """
 
 import sys
@@ -16,11 +16,6 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from invarlock import api, packer
-    from invarlock.api import Evaluation, evaluate, verify
 
 __version__ = "0.1.0"
 __all__ = ["Evaluation", "__version__", "api", "evaluate", "packer", "verify"]

@@ -12,9 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from invarlock.errors import InvarLockError, UsageError
+from invarlock.problems import Code, ExitCode, Problem
+
 if TYPE_CHECKING:
     from invarlock.documents.reports import Report
-    from invarlock.errors import InvarLockError
     from invarlock.evaluation.pair import evaluate_pair
     from invarlock.evaluation.pair_request import PairRequest
     from invarlock.packer.build.assembly import gather_files
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from invarlock.packer.verify.options import VerifyOptions
     from invarlock.packer.verify.result import VerifyResult
     from invarlock.packer.verify.verifying import verify_pack
-    from invarlock.problems import Code, ExitCode, Problem
     from invarlock.reports.verification import verify_report
 
 _MODULES = {
@@ -46,10 +47,6 @@ _MODULES = {
     "SigningKey": "packer.trust.keys",
     "load_signing_key": "packer.trust.keys",
     "make_signing_key": "packer.trust.keys",
-    "Problem": "problems",
-    "Code": "problems",
-    "ExitCode": "problems",
-    "InvarLockError": "errors",
 }
 
 __all__ = [
@@ -175,8 +172,8 @@ def evaluate(
     )
     target = Path(output_dir)
     check_pair(request, target)
+    # imported here because it imports PyTorch
     from invarlock.evaluation.pair import evaluate_pair
-    from invarlock.problems import Code, Problem
 
     report, path = evaluate_pair(request, target), target / REPORT_NAME
     problems = tuple(
@@ -207,11 +204,9 @@ def verify(
             cannot be used.
     """
     # imported here: importing the API must stay light
-    from invarlock.errors import UsageError
     from invarlock.packer.runs.lone_reports import ReportReferences, report_at, verify_report_file
     from invarlock.packer.verify.options import VerifyOptions
     from invarlock.packer.verify.verifying import verify_pack
-    from invarlock.problems import Code
 
     found = report_at(Path(path))
     foreign = baseline_report is not None or preset is not None if found is None else options is not None

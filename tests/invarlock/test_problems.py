@@ -28,7 +28,7 @@ def test_the_page_of_problems_is_the_enumeration_in_the_code() -> None:
 def test_each_code_says_what_is_wrong_and_what_to_do(code: Code) -> None:
     assert re.fullmatch(r"[a-z]+(_[a-z]+)+", code.value)
     assert code.name == code.value.upper()
-    assert code.exit_code >= ExitCode.USAGE
+    assert code.exit_code >= ExitCode.GATE
     assert code.meaning.endswith(".")
     assert code.remedy.endswith((".", "`"))
     assert "|" not in code.meaning + code.remedy

@@ -15,7 +15,6 @@ import yaml
 from invarlock.packer.trust.keys import fingerprint, make_signing_key
 
 from invarlock.checkpoints.digests import digest_checkpoint
-from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.cli import main as invarlock
 
 ROOT = Path(__file__).parents[1]
@@ -29,22 +28,6 @@ def example(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.mark.parametrize("options", [(), ("--fault",)])
-def test_two_checkpoints_are_a_dense_one_and_a_packed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["two_checkpoints.py", str(tmp_path / "demo"), *options])
-
-    example("two_checkpoints").main()
-
-    base, subject = (open_checkpoint(tmp_path / "demo" / name) for name in ("base", "w4a16"))
-    assert base.storage().quantisation is None
-    packed = subject.storage().quantisation
-    assert packed is not None
-    assert packed.method.startswith("compressed-tensors")
-    assert len((tmp_path / "demo/heldout.txt").read_text("utf-8").split()) > 10_000
 
 
 def test_the_gate_allows_the_files_that_a_pack_is_about_and_no_others(real_run: Any, tmp_path: Path) -> None:

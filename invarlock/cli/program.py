@@ -16,6 +16,7 @@ from typing import Any
 from invarlock import __version__
 from invarlock.boundary import CommandParser, Commands, run_command
 from invarlock.cli.calibrating import add_calibrate
+from invarlock.cli.demo import add_demo
 from invarlock.cli.evaluating import add_evaluate
 from invarlock.cli.parsing import EXIT_CODES
 from invarlock.cli.reference import add_problems
@@ -124,7 +125,7 @@ def _add_advanced(commands: Commands) -> None:
 
 
 GROUPS = {
-    "compare checkpoints": (add_evaluate, add_run, add_tune, add_calibrate, _add_records),
+    "compare checkpoints": (add_demo, add_evaluate, add_run, add_tune, add_calibrate, _add_records),
     "look at evidence": (add_verify, packs.add_verify_receipt, packs.add_inspect, packs.add_diff, packs.add_trust),
     "make evidence packs": (packs.add_keygen, packs.add_build, packs.add_sign, packs.add_attest, packs.add_merge),
     "reference": (add_problems, _add_advanced),

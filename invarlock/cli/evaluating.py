@@ -20,7 +20,7 @@ from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positi
 from invarlock.cli.text_options import slice_limits_of, texts_of
 from invarlock.errors import EvaluationError, Interrupted, InvarLockError, UsageError
 from invarlock.library_notices import notices_in
-from invarlock.output import say, say_results
+from invarlock.output import say, say_error, say_results
 from invarlock.problems import Code, ExitCode
 from invarlock.reports.sidecars import PAGE_NAME, REPORT_NAME
 from invarlock.reports.tiers import profile_names, tier_names
@@ -209,6 +209,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     # imported here to keep --help fast
     from invarlock.checkpoints.model_signatures import parse_signature
     from invarlock.evaluation.early_checks import check_pair
+    from invarlock.evaluation.estimating import estimate_pair
     from invarlock.evaluation.pair_request import PairRequest
 
     request = PairRequest(
@@ -241,6 +242,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         model_signatures=tuple(map(parse_signature, options.model_signature)),
     )
     check_pair(request, options.output_dir)
+    say_error(estimate_pair(request, options.output_dir))
     with TemporaryDirectory(prefix="invarlock-") as scratch:
         report: Mapping[str, Any] = _measured(_with_tasks(request, options, Path(scratch)), options)
     # imported here to keep --help fast

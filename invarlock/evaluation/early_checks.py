@@ -69,6 +69,18 @@ def check_pair(request: PairRequest, target: Path) -> None:
     checks.raise_problems()
 
 
+def window_count(request: PairRequest) -> int:
+    """Return the number of windows that are scored, of all texts together."""
+    preview, final = profile_windows(request.profile)
+    windows = (request.preview_windows or preview) + (request.final_windows or final)
+    return len(request.texts) * windows
+
+
+def kept_bytes(request: PairRequest) -> int:
+    """Return an upper bound of the bytes that a baseline's most probable tokens take."""
+    return window_count(request) * request.seq_len * request.top_k * KEPT_BYTES
+
+
 class Checks:
     """Runs checks and keeps the errors of those that fail."""
 
@@ -173,9 +185,7 @@ def _check_memory(files: CheckpointFiles, device: str | None) -> None:
 
 
 def _check_disk(request: PairRequest, target: Path) -> None:
-    preview, final = profile_windows(request.profile)
-    windows = (request.preview_windows or preview) + (request.final_windows or final)
-    needed = len(request.texts) * windows * request.seq_len * request.top_k * KEPT_BYTES
+    needed = kept_bytes(request)
     above = next((folder for folder in target.absolute().parents if folder.is_dir()), None)
     free = needed if above is None else shutil.disk_usage(above).free
     if free < needed:

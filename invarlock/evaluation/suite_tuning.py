@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from invarlock.catalog.edit_specs import parse_scope
+from invarlock.catalog.edit_specs import Scope, parse_scope
+from invarlock.catalog.estimates import FIXED_SECONDS, Workload, estimate_line, process_bytes
 from invarlock.checkpoints.families import count_blocks
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.edits import BY_NAME
 from invarlock.errors import EditError
+from invarlock.evaluation.ladders import ladder
 from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.evaluation.tuned_model import find_tuned, hub_folder, read_entries
 from invarlock.evaluation.tuning import Trial, TunedModel, tune
 from invarlock.jsonio import check_schema, write_json
+from invarlock.machine_speed import measure_speed
 from invarlock.moments import utc_now
-from invarlock.output import flush_output, say
+from invarlock.output import flush_output, say, say_error
 from invarlock.reports.margins import tightest
 
 BATCH_SIZE = 16
@@ -67,6 +70,7 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
             edit: (lowrank_scope or f"ffn@layer={middle}") if BY_NAME[edit].tunes_one_block else scope for edit in edits
         }
         wanted = {edit: parse_scope(text, where="--scope") for edit, text in scopes.items()}
+        say_error(_estimate(snapshot, plan, wanted, draws))
         for found in tune(tuned, wanted, margin=margin, draws=draws, show=_show):
             try:
                 entry = found.entry()
@@ -81,6 +85,19 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
             # a link stays one
             write_json(output.resolve(), document)
     return 1 if missed else 0
+
+
+def _estimate(snapshot: Path, plan: WindowPlan, wanted: Mapping[str, Scope], draws: int) -> str:
+    """Return the time, memory and disk that tuning takes at most, if each candidate is tried, as a line."""
+    files, speed = read_checkpoint(snapshot), measure_speed(snapshot)
+    stored = sum(entry.size_bytes for entry in files.entries.values())
+    workload = Workload(files.total_parameters, draws * (plan.preview + plan.final), plan.seq_len, stored)
+    trials = sum(len(ladder(snapshot, edit, scope)) for edit, scope in wanted.items())
+    subject = FIXED_SECONDS * draws + workload.subject_seconds(speed) + workload.edit_seconds(speed)
+    seconds = FIXED_SECONDS + workload.baseline_seconds(speed) + trials * subject
+    memory = process_bytes(files.total_parameters, plan.batch_size * plan.seq_len, plan.seq_len)
+    line = estimate_line(seconds, memory, (1 + len(wanted)) * stored, speed)
+    return f"{line}; at most {trials} trials"
 
 
 def _show(trial: Trial) -> None:

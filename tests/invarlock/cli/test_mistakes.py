@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -254,7 +255,9 @@ def test_there_are_sixty_mistakes() -> None:
     assert len(MISTAKES) >= 60
 
 
-def test_what_is_right_is_not_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_right_is_not_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in MEASURING:
         monkeypatch.setitem(sys.modules, name, HALTED)
 
@@ -262,6 +265,8 @@ def test_what_is_right_is_not_refused(here: Path, monkeypatch: pytest.MonkeyPatc
     for line in (evaluate(), "tune {good} --output {new.json}", "tune embedded/mistral-tiny --output {new.json}"):
         with pytest.raises(ImportError):
             program.run(words(line, here))
+    # what it will cost is printed before PyTorch is imported
+    assert re.match(r"estimate: about \d+ s, [0-9.]+ [GM]B of memory, [0-9.]+ [GM]B of disk", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("mistake", ["everything is missing", "a text that is too short", "tune: a packed model"])

@@ -19,7 +19,8 @@ from invarlock.problems import Code
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = (
-    "evaluate", "run", "tune", "calibrate", "records", "verify", "verify-receipt", "inspect", "diff", "trust", "keygen",
+    "demo", "evaluate", "run", "tune", "calibrate", "records", "verify", "verify-receipt", "inspect", "diff", "trust",
+    "keygen",
     "build", "sign", "attest", "merge", "problems", "advanced",
 )  # fmt: skip
 

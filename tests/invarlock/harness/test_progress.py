@@ -108,6 +108,7 @@ def test_a_run_leaves_logs_and_progress_and_says_why_a_case_failed(
     assert progress["stage"] is None
     assert not (ran.directory / "state" / "stages").exists()
     assert progress["failed"] == ["mistral-tiny-prune_clean-run1"]
+    assert re.search(r"^invarlock: estimate: about \d+ (s|min), .*of memory, .*of disk", ran.output, re.MULTILINE)
     # a line a case, without a bar where there is no terminal
     lines = [line for line in ran.output.splitlines() if line.startswith("FAILED  mistral-tiny  prune_clean  ratio ")]
     assert len(lines) == 1

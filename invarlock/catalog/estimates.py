@@ -1,0 +1,123 @@
+"""What an evaluation on a CPU costs: seconds, memory and disk, before anything is measured.
+
+Example::
+
+    Workload(parameters=1_000_000, windows=64, seq_len=128).baseline_seconds(MachineSpeed(flops=8e10, write=9e8))
+
+The constants were fitted to ``benchmarks/estimates.py``; a machine that does something else as well takes longer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from invarlock.machine_speed import MachineSpeed
+
+# Importing PyTorch and transformers.
+START_SECONDS = 6.0
+# Python's own work for each checkpoint that is measured, whatever its size: statistics, files, a page.
+FIXED_SECONDS = 1.0
+# How many times the operations of its forward passes scoring takes: logits, their log-probabilities, the kept tokens.
+BASELINE_PASSES = 3.0
+SUBJECT_PASSES = 2.0
+# Activations are measured over eight windows, at twice the operations of a forward pass.
+ACTIVATION_WINDOWS = 16
+# What the spectra of all weights take, as tokens that would take as long to score: the baseline's, and those of a
+# subject and its difference. They read memory more than they compute.
+BASELINE_SPECTRA = 8_000
+SUBJECT_SPECTRA = 9_000
+# As benchmarks/memory.py measured them, with a margin: Python with PyTorch and a chunk of logits; then, times the
+# weights as float32, the loaded model, the mapped files of subject and baseline, and matrices being measured.
+PROCESS_BYTES = 800_000_000
+WEIGHTS = 3
+FLOAT32_BYTES = 4
+# Large embeddings of small models, and what the allocator keeps; it does not grow with larger models.
+MATRICES = 2
+MATRICES_BYTES = 1_500_000_000
+# A forward pass: bytes a token for each unit of the square root of the parameters, which a block's width follows.
+TOKEN_BYTES = 5
+# Eager attention: tables of every token of a window against every other, for each head, as float32; a model of this
+# many parameters has one head for each unit of their square root, and few have more heads than the largest number.
+ATTENTION_TABLES = 5
+ROOT_OF_PARAMETERS_A_HEAD = 900
+MOST_HEADS = 64
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Checkpoints of one model that are measured on windows of one text.
+
+    Attributes:
+        parameters: of the model.
+        windows: preview and final ones together.
+        seq_len: tokens a window.
+        stored_bytes: of the weights on disk.
+    """
+
+    parameters: int
+    windows: int
+    seq_len: int
+    stored_bytes: int = 0
+
+    def baseline_seconds(self, speed: MachineSpeed) -> float:
+        """Return the seconds of measuring the baseline, without ``FIXED_SECONDS``."""
+        return self._seconds(speed, BASELINE_PASSES, BASELINE_SPECTRA)
+
+    def subject_seconds(self, speed: MachineSpeed) -> float:
+        """Return the seconds of measuring a subject against its baseline, without ``FIXED_SECONDS``."""
+        return self._seconds(speed, SUBJECT_PASSES, SUBJECT_SPECTRA)
+
+    def edit_seconds(self, speed: MachineSpeed) -> float:
+        """Return the seconds of writing a subject."""
+        return self.stored_bytes / speed.write
+
+    def _seconds(self, speed: MachineSpeed, passes: float, spectra: int) -> float:
+        tokens = (passes * self.windows + ACTIVATION_WINDOWS) * self.seq_len
+        return 2 * self.parameters * (tokens + spectra) / speed.flops
+
+
+def process_bytes(parameters: int, tokens: int, seq_len: int) -> int:
+    """Return the memory of a process that measures a model on a CPU.
+
+    Args:
+        parameters: of the model.
+        tokens: of a forward pass.
+        seq_len: tokens of a window.
+    """
+    weights = parameters * FLOAT32_BYTES
+    matrices = min(MATRICES * weights, MATRICES_BYTES)
+    activations = int(TOKEN_BYTES * tokens * math.sqrt(parameters))
+    heads = min(MOST_HEADS, math.sqrt(parameters) / ROOT_OF_PARAMETERS_A_HEAD)
+    attention = int(ATTENTION_TABLES * FLOAT32_BYTES * tokens * seq_len * heads)
+    return PROCESS_BYTES + WEIGHTS * weights + matrices + max(activations, attention)
+
+
+def estimate_line(seconds: float | None, memory_bytes: int, disk_bytes: int, speed: MachineSpeed | None) -> str:
+    """Return an estimate for people.
+
+    Args:
+        seconds: None if the time cannot be estimated.
+        memory_bytes: of all processes.
+        disk_bytes: that are written.
+        speed: of the machine, None if the estimate does not come from it.
+    """
+    time = "time unknown on a GPU that was not measured" if seconds is None else duration_text(seconds)
+    source = "" if speed is None else f"; this machine computes {speed.flops / 1e9:.0f} GFLOP/s at the moment"
+    return f"estimate: {time}, {size_text(memory_bytes)} of memory, {size_text(disk_bytes)} of disk{source}"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as words that claim no more than an estimate knows: ``about 3 min``."""
+    if seconds < 60:
+        return f"about {max(5, math.ceil(seconds / 5) * 5)} s"
+    if seconds < 3600:
+        return f"about {math.ceil(seconds / 60)} min"
+    return f"about {seconds / 3600:.2g} h"
+
+
+def size_text(count: int) -> str:
+    """Return a number of bytes with two digits: ``1.3 GB``."""
+    if count < 10**6:
+        return "less than 1 MB"
+    return f"{count / 1e9:.2g} GB" if count >= 10**9 else f"{float(f'{count / 1e6:.2g}'):.0f} MB"

@@ -1,0 +1,59 @@
+"""The estimate of a run, printed before its first case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from invarlock.catalog.cases import Case
+from invarlock.catalog.costs import Costs
+from invarlock.catalog.estimates import FIXED_SECONDS, START_SECONDS, Workload, duration_text, estimate_line, size_text
+from invarlock.catalog.models import Model
+from invarlock.harness.devices.inventory import Pool
+from invarlock.harness.planning.presets import calibrates
+from invarlock.harness.planning.sizing import disk_bytes, model_needs
+from invarlock.harness.sources.texts import window_counts
+from invarlock.harness.state.run import Run
+from invarlock.machine_speed import MachineSpeed, measure_speed
+
+# A null run measures the baseline and three harmless changes of it.
+SUBJECTS_OF_A_NULL_RUN = 3
+
+
+def run_estimate(run: Run, cases: Sequence[Case]) -> str:
+    """Return the time, memory and disk that a run takes, as a line; on CPUs it measures the machine for a moment.
+
+    Args:
+        run: the run, whose directory exists.
+        cases: its cases.
+    """
+    needs, pool = model_needs(run, cases), Pool.read(run.directory.devices)
+    disk, workers = disk_bytes(run, needs), min(run.workers, len(pool.devices), len(cases))
+    if pool.kind == "gpu":
+        costs = Costs()
+        models = {case.model: len({one.run for one in cases if one.model == case.model}) for case in cases}
+        seconds = sum(costs.case_seconds(case) for case in cases)
+        seconds += sum(costs.baseline_seconds(model, runs) for model, runs in models.items())
+        time = duration_text(seconds / workers)
+        return f"estimate: {time}, {size_text(disk)} of disk; by the rates of data-centre GPUs, not measured here"
+    speed = measure_speed(run.directory.path)
+    fixed, work = 0, 0.0
+    for need in needs:
+        measurements, seconds = _of_model(
+            run, need.model, [case for case in cases if case.model.id == need.model.id], speed
+        )
+        fixed, work = fixed + measurements, work + seconds
+    memory = workers * max(need.memory_bytes for need in needs)
+    # workers share the processors that the speed is of
+    return estimate_line(START_SECONDS + fixed * FIXED_SECONDS / workers + work, memory, disk, speed)
+
+
+def _of_model(run: Run, model: Model, cases: Sequence[Case], speed: MachineSpeed) -> tuple[int, float]:
+    """Return how many checkpoints are measured for the cases of a model, and the seconds that depend on its size."""
+    counts = window_counts(run)
+    workload = Workload(model.parameters, counts.preview + counts.final, counts.seq_len, model.weight_bytes)
+    baselines, subjects = len({case.run for case in cases}), len(cases)
+    if calibrates(run):
+        baselines += run.settings.calibration_runs
+        subjects += SUBJECTS_OF_A_NULL_RUN * run.settings.calibration_runs
+    subject = workload.subject_seconds(speed) + workload.edit_seconds(speed)
+    return baselines + subjects, baselines * workload.baseline_seconds(speed) + subjects * subject

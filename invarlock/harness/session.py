@@ -371,6 +371,11 @@ class Controller(SuiteSession):
         self._pressure.start()
         for line in lines:
             show(line)
+        if cases and self.settings.fleet is None:
+            # imported here: collecting needs none of it, nor does a worker
+            from invarlock.harness.planning.estimating import run_estimate
+
+            show(run_estimate(self.run, cases))
 
     def _check_sentinels(self, node_ids: Sequence[str]) -> None:
         """Refuse sentinels whose run or subjects are missing, before the first one runs."""

@@ -37,6 +37,7 @@ def test_every_report_of_a_run_has_its_page_in_the_pack(real_run: Any) -> None:
     pages = sorted(str(path.relative_to(real_run.pack)) for path in real_run.pack.rglob("*.html"))
 
     assert pages == sorted(["index.html", *map(page_of, (REPORT, STRESS, FAULT))])
+    assert max((real_run.pack / name).stat().st_size for name in pages) < 60_000
 
 
 def test_a_pack_without_pages_or_with_some_verifies(pack: Path, reseal: Any) -> None:

@@ -30,11 +30,12 @@ def run_estimate(run: Run, cases: Sequence[Case]) -> str:
     disk, workers = disk_bytes(run, needs), min(run.workers, len(pool.devices), len(cases))
     if pool.kind == "gpu":
         costs = Costs()
-        models = {case.model: len({one.run for one in cases if one.model == case.model}) for case in cases}
         seconds = sum(costs.case_seconds(case) for case in cases)
-        seconds += sum(costs.baseline_seconds(model, runs) for model, runs in models.items())
+        seconds += sum(costs.baseline_seconds(need.model, _runs(need.model, cases)) for need in needs)
         time = duration_text(seconds / workers)
-        return f"estimate: {time}, {size_text(disk)} of disk; by the rates of data-centre GPUs, not measured here"
+        largest = max(need.memory_bytes for need in needs)
+        sizes = f"{size_text(largest)} of GPU memory for a case, {size_text(disk)} of disk"
+        return f"estimate: {time}, {sizes}; by the rates of data-centre GPUs, not measured here"
     speed = measure_speed(run.directory.path)
     fixed, work = 0, 0.0
     for need in needs:
@@ -51,9 +52,13 @@ def _of_model(run: Run, model: Model, cases: Sequence[Case], speed: MachineSpeed
     """Return how many checkpoints are measured for the cases of a model, and the seconds that depend on its size."""
     counts = window_counts(run)
     workload = Workload(model.parameters, counts.preview + counts.final, counts.seq_len, model.weight_bytes)
-    baselines, subjects = len({case.run for case in cases}), len(cases)
+    baselines, subjects = _runs(model, cases), len(cases)
     if calibrates(run):
         baselines += run.settings.calibration_runs
         subjects += SUBJECTS_OF_A_NULL_RUN * run.settings.calibration_runs
     subject = workload.subject_seconds(speed) + workload.edit_seconds(speed)
     return baselines + subjects, baselines * workload.baseline_seconds(speed) + subjects * subject
+
+
+def _runs(model: Model, cases: Sequence[Case]) -> int:
+    return len({case.run for case in cases if case.model.id == model.id})

@@ -59,8 +59,9 @@ def measure(name: str, folder: Path, seq_len: int, preview: int, final: int) -> 
     from invarlock.checkpoints.digests import digest_checkpoint
     from invarlock.checkpoints.editing import apply_edits
     from invarlock.checkpoints.snapshots import make_snapshot
-    from invarlock.evaluation.comparison import WindowPlan, compare, draw_runs, measure_baseline
+    from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
     from invarlock.evaluation.documents import baseline_document
+    from invarlock.evaluation.measurements import WindowPlan
     from invarlock.evaluation.models import Placement
     from invarlock.evaluation.request import EvaluationRequest, Setup, StoredBaseline
     from invarlock.evaluation.text_files import read_local_text

@@ -55,7 +55,7 @@ _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _STRING = re.compile(rb'"[^"]*"')
 # Possessive, because otherwise the regex engine would use memory to backtrack into each character of a string.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
-# Every digit as 0, every exponent as e, and no plus: so few patterns tell where a number may be out of range. Three
+# Every digit as 0, every exponent as e, and no plus: so few patterns show where a number may be out of range. Three
 # digits of an exponent can go beyond the largest float, and so can a hundred digits before an exponent of two.
 _NUMBERS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 _LARGE_EXPONENT = re.compile(rb"e0000*+\s*+(?:[,\]}]|\Z)")

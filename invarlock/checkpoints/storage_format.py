@@ -177,8 +177,8 @@ def _refuse_quantised(source: CheckpointFolder) -> None:
 
 def _refuse_packed_tensors(folder: Path, entries: Mapping[str, TensorEntry]) -> None:
     for name, entry in entries.items():
-        beside = (f"{name.rpartition('.')[0]}.{scale}" for scale in SCALES)
-        if entry.dtype.startswith("F8") and len(entry.shape) > 1 and not entries.keys().isdisjoint(beside):
+        scales = (f"{name.rpartition('.')[0]}.{scale}" for scale in SCALES)
+        if entry.dtype.startswith("F8") and len(entry.shape) > 1 and not entries.keys().isdisjoint(scales):
             raise _refused(folder, "fp8", f"it has scales next to the float8 tensor {name[:120]}")
         method = PACKED_ENDINGS.get(name.rpartition(".")[2])
         if method is not None:

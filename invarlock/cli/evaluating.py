@@ -360,7 +360,7 @@ def _evaluate_in_container(options: argparse.Namespace) -> int:
             "--model-signature: the runtime image has no model-signing; leave --execution-mode container out",
             code=Code.OPTIONS_CONFLICT,
         )
-    # what lies beside these files is read too
+    # other files in the folders of these files are read too
     preset, report = (None if path is None else path.parent for path in (options.preset, options.baseline_report))
     texts = texts_of(options.text)
     paths = (texts,) if isinstance(texts, Path) else tuple(texts.values())

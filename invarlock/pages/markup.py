@@ -51,13 +51,13 @@ def element(name: str, *inner: object, **attributes: object) -> Markup:
     """
     if len(inner) == 1:  # as most have
         part = inner[0]
-        held = part if isinstance(part, Markup) else text(part)
+        content = part if isinstance(part, Markup) else text(part)
     else:
-        held = join(inner)
+        content = join(inner)
     if not attributes:
-        return Markup(f"<{name}>{held}</{name}>")
+        return Markup(f"<{name}>{content}</{name}>")
     shown = "".join([f' {_attribute(key)}="{text(value)}"' for key, value in attributes.items()])
-    return Markup(f"<{name}{shown}>{held}</{name}>")
+    return Markup(f"<{name}{shown}>{content}</{name}>")
 
 
 def join(parts: Iterable[object]) -> Markup:

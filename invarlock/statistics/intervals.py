@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 # Sums stay below 2^61: room for the sign and one doubling in int64.
 SUM_BITS = 61
-# Resampled indices held at once: 65,536 int64 are half a megabyte, which stay in the cache.
+# Resampled indices in memory at once: 65,536 int64 take half a megabyte, which fits in the cache.
 CHUNK_INDICES = 1 << 16
 # Resamples that are kept for the next interval: how many indices they may have, and how many of that size are kept.
 # Counts fit a byte unless a replicate has drawn a window 256 times, so that each row is 32 MB.

@@ -21,7 +21,7 @@ from invarlock.jsonio import MAX_DOCUMENT_BYTES, check_schema, parse_json, read_
 from invarlock.problems import Code
 from invarlock.reports.preset_files import null_run_name, preset_name, read_preset
 
-# The content of a pack is held in memory until it is written.
+# The content of a pack stays in memory until it is written.
 MAX_MATERIAL_BYTES = 1024**3
 
 

@@ -62,7 +62,7 @@ def _simple_verification(pack: AttestedPack, created: str) -> JsonObject:
     return {
         "verifier": {"id": VERIFIER_ID.format(version=version)},
         "timeCreated": created,
-        "properties": [name for name, held in holds.items() if held],
+        "properties": [name for name, is_met in holds.items() if is_met],
     }
 
 

@@ -51,8 +51,8 @@ class TrustedSigner:
     def refuses(self, moment: datetime, *, proven: bool = False) -> Refusal | None:
         """Return why the signer is not trusted at a moment, or None if it is.
 
-        A signature from before the revocation stays trusted only if its time is ``proven``: whoever has a stolen key
-        can state any time.
+        A signature from before the revocation stays trusted only if its time is ``proven``: the holder of a stolen key
+        can claim any time.
         """
         if self.revoked and not (proven and self.revoked_since is not None and moment < self.revoked_since):
             since = "" if self.revoked_since is None else f" since {write_moment(self.revoked_since)}"

@@ -1,4 +1,4 @@
-"""Weights as GPTQ and AWQ lay them out: ``qweight``, ``qzeros``, ``scales`` and ``g_idx`` of each module.
+"""The layout of weights in GPTQ and AWQ: ``qweight``, ``qzeros``, ``scales`` and ``g_idx`` of each module.
 
 A module's weight is ``(codes − zero point) × scale`` in the scale's type, transposed: the files hold (inputs, outputs).
 Source: AutoGPTQ 0.7 ``qlinear_cuda_old``, GPTQModel 7 ``convert_gptq_v1_to_v2_format``, AutoAWQ 0.2

@@ -116,7 +116,7 @@ def _read(folder: Path, option: str, problems: list[str], base: Path | None = No
 
 def _model(folder: Path, files: CheckpointFiles) -> Model:
     return Model(
-        # below a folder of its own: a run directory has folders such as "state" beside its models
+        # below a folder of its own: a run directory has other folders, such as "state", next to its models
         id=f"{SUITE}/{_name(folder)}",
         architecture=files.model_type,
         parameters=files.total_parameters,

@@ -79,22 +79,22 @@ class DiskPressure:
 
     def _document(self) -> DiskPressureDocument:
         usage = shutil.disk_usage(self._directory.path)
-        held = measure_disk_usage(self._directory.path)
+        used = measure_disk_usage(self._directory.path)
         lowest = self._lowest_free_bytes
         self._lowest_free_bytes = usage.free if lowest is None else min(lowest, usage.free)
-        self._highest_held_bytes = max(self._highest_held_bytes, held.total_bytes)
+        self._highest_held_bytes = max(self._highest_held_bytes, used.total_bytes)
         document: DiskPressureDocument = {
             "schema": SCHEMA,
             "measured_at": utc_now(),
             "total_bytes": usage.total,
             "free_bytes": usage.free,
             "lowest_free_bytes": self._lowest_free_bytes,
-            "held_bytes": held.total_bytes,
+            "held_bytes": used.total_bytes,
             "highest_held_bytes": self._highest_held_bytes,
             "held": {
-                "baselines_bytes": held.baselines_bytes,
-                "subjects_bytes": held.subjects_bytes,
-                "other_bytes": held.other_bytes,
+                "baselines_bytes": used.baselines_bytes,
+                "subjects_bytes": used.subjects_bytes,
+                "other_bytes": used.other_bytes,
             },
         }
         check_schema(document, "disk_pressure", where="state/disk_pressure.json")

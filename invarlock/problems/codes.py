@@ -32,7 +32,9 @@ class ExitCode(IntEnum):
     REPORT = 7, "a report, a result or a claim does not follow from the raw measurements"
 
 
-_AGAIN = "Get the complete pack again from its maker. If the problem remains, report it to the maker: the sealed pack itself is wrong."
+_AGAIN = (
+    "Get the complete pack again from its maker. If the problem remains, report it: the sealed pack itself is wrong."
+)
 _MAKER = (
     "Do not rely on the pack. Ask its maker for a pack built by `python -m invarlock.packer build` or `merge` "
     "and not changed afterwards."

@@ -52,7 +52,7 @@ def test_a_pack_that_asks_nothing_counts_nothing_and_is_no_strong_evidence(
     counts = json.loads((pack / VERDICT).read_bytes())["counts"]
     assert (counts["informational_total"], counts["error_injection_detected"]) == (3, 0)
     assert (
-        "3 of 3 cases are informational and do not affect the verdict."
+        "3 cases: 3 informational (2 edits, 1 fault), which do not affect the verdict."
         in (pack / "results/final_verdict.txt").read_text()
     )
     assert "a clean edit that must pass" in result.missing_for_strong

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from invarlock.checkpoints.formats.folder import read_document
 from invarlock.checkpoints.formats.gguf_file import GgufFile, GgufTensor
 from invarlock.checkpoints.formats.interface import METADATA, Defect, Quantisation
 
@@ -130,13 +129,17 @@ def _token_defects(file: GgufFile, baseline: Path) -> Iterator[Defect]:
 
 def _normal_tokens(baseline: Path) -> dict[int, str]:
     """Return the tokens of a ``tokenizer.json`` by number, without those that were added; none where it has no list."""
-    model = read_document(baseline / TOKENIZER_FILE).get("model")
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocabulary, dict):
-        return {number: token for token, number in vocabulary.items() if type(number) is int}
-    if isinstance(vocabulary, list):
-        return {number: row[0] for number, row in enumerate(vocabulary) if isinstance(row, list) and row}
-    return {}
+    if not (baseline / TOKENIZER_FILE).is_file():
+        return {}
+    # imported here: other formats do without it
+    from tokenizers import Tokenizer
+
+    try:
+        # those of a large vocabulary have tens of megabytes
+        vocabulary = Tokenizer.from_file(str(baseline / TOKENIZER_FILE)).get_vocab(with_added_tokens=False)
+    except Exception:  # noqa: BLE001 - measuring reports what a tokenizer refuses, and why
+        return {}
+    return {number: token for token, number in vocabulary.items()}
 
 
 def _rope_tables(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

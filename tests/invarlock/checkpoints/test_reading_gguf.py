@@ -160,8 +160,12 @@ def test_a_tensor_that_a_file_lacks_is_not_made_up(stored: str, tmp_path: Path) 
     assert len(missing) == 1
 
 
-def test_tokens_in_another_order_are_a_defect(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spaces", [0, 20_000_000])
+def test_tokens_in_another_order_are_a_defect(tmp_path: Path, spaces: int) -> None:
     base, path = pair("gguf-q4_0", tmp_path)
+    # the tokenizer.json of Gemma 3 has 33 MB
+    with (base / "tokenizer.json").open("a") as stream:
+        stream.write(" " * spaces)
     tokens = gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"].contents()
     rewrite(path, metadata={"tokenizer.ggml.tokens": [*tokens[1:], tokens[0]]})
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from invarlock.packer import commands, signing_commands
+from invarlock.packer import commands, receiver_commands, signing_commands
 
 from invarlock.boundary import CommandParser, Commands, run_command
 from invarlock.errors import InvarLockError
@@ -339,6 +339,50 @@ def add_verify_receipt(subparsers: Commands) -> None:
     parser.set_defaults(command=commands.verify_receipt)
 
 
+def add_bom(subparsers: Commands) -> None:
+    """Add the command ``bom``."""
+    parser = subparsers.add_parser(
+        "bom", help="verify a pack and write a CycloneDX BOM of a subject: the model, its ancestor, its numbers"
+    )
+    _add_subject(parser)
+    parser.set_defaults(command=receiver_commands.bom)
+
+
+def add_card(subparsers: Commands) -> None:
+    """Add the command ``card``."""
+    parser = subparsers.add_parser(
+        "card", help="verify a pack and write the section of a subject's model card, with metadata of the hub"
+    )
+    _add_subject(parser)
+    parser.add_argument(
+        "--without-metadata", action="store_true", help="write the section alone, for a README that has metadata"
+    )
+    parser.set_defaults(command=receiver_commands.card)
+
+
+def _add_subject(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a document about one subject of a pack."""
+    parser.add_argument("pack", type=Path, metavar="PACK")
+    parser.add_argument(
+        "--case",
+        metavar="ID",
+        help="the case of the subject, such as mistral-tiny-quant_4bit_clean; needed if several subjects must pass; "
+        "all runs of the subject are in the document",
+    )
+    parser.add_argument("--name", metavar="TEXT", help="name of the model; default: the case")
+    parser.add_argument("--pack-url", metavar="URL", help="https address where others get the pack")
+    parser.add_argument(
+        "--checkpoint-files",
+        type=Path,
+        metavar="FILE",
+        help="output of sha256sum over the weight, config and tokenizer files of the subject, made in its folder; the "
+        "document then names each of them",
+    )
+    parser.add_argument("--expected-fingerprint", metavar="sha256:HEX", help="refuse a pack of another signer")
+    _add_allow_unsigned(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of standard output")
+
+
 def _add_allow_unsigned(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unsigned",
@@ -360,5 +404,5 @@ def add_diff(subparsers: Commands) -> None:
 
 PACK_COMMANDS = (
     add_keygen, add_build, add_merge, add_sign, add_attest, add_trust, add_inspect, add_verify, add_verify_receipt,
-    add_diff,
+    add_diff, add_bom, add_card,
 )  # fmt: skip

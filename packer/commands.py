@@ -132,15 +132,11 @@ def verify(options: Namespace) -> int:
     from invarlock.named_files import check_result_file, write_result
 
     if (options.receipt is None) != (options.receipt_key is None):
-        raise UsageError("--receipt and --receipt-key belong together; give both", code=Code.VERDICT_NOT_CLAIMED)
+        raise UsageError("--receipt and --receipt-key belong together; give both", code=Code.OPTIONS_CONFLICT)
     for name, file in (("--json-out", options.json_out), ("--receipt", options.receipt)):
         if file is not None:
             check_result_file(file, name)
-            for pack in options.packs:
-                if _real(file).is_relative_to(_real(pack)):
-                    raise UsageError(
-                        f"{name}: {file} is inside the pack; give a path outside it", code=Code.VERDICT_NOT_CLAIMED
-                    )
+            check_outside(file, options.packs, name)
     receiver = None if options.receipt is None else key_in(options.receipt_key, options)
     wanted = VerifyOptions(
         strict=options.strict,
@@ -285,6 +281,17 @@ def _verdict_line(result: VerifyResult) -> str:
     if result.verdict_document is not None and "not_bundled" in result.verdict_document:
         return headline(result.verdict_document)
     return f"verdict: {result.verdict or 'none'}"
+
+
+def check_outside(file: Path, packs: Sequence[Path], option: str) -> None:
+    """Check that a result is not written into a pack.
+
+    Raises:
+        UsageError: when it would be.
+    """
+    for pack in packs:
+        if _real(file).is_relative_to(_real(pack)):
+            raise UsageError(f"{option}: {file} is inside the pack; give a path outside it", code=Code.OPTIONS_CONFLICT)
 
 
 def _real(path: Path) -> Path:

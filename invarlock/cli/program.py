@@ -127,6 +127,7 @@ def _add_advanced(commands: Commands) -> None:
 GROUPS = {
     "compare checkpoints": (add_demo, add_evaluate, add_run, add_tune, add_calibrate, _add_records),
     "look at evidence": (add_verify, packs.add_verify_receipt, packs.add_inspect, packs.add_diff, packs.add_trust),
+    "publish evidence": (packs.add_bom, packs.add_card),
     "make evidence packs": (packs.add_keygen, packs.add_build, packs.add_sign, packs.add_attest, packs.add_merge),
     "reference": (add_problems, _add_advanced),
 }

@@ -20,6 +20,7 @@ from invarlock.problems import Code
 from invarlock.reports.documents import PresetDocument
 from invarlock.reports.presets import NullRun, Preset, preset_problems
 
+_PAIR = re.compile(r"\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 _NULL_RUN = re.compile(r"null_run_([1-9][0-9]{0,3})\.json")
 
 
@@ -123,4 +124,14 @@ def _scalar(value: Any) -> str:
         text = repr(value)
         # YAML 1.1 reads 1e-05 as a string
         return text.replace("e", ".0e") if "e" in text and "." not in text else text
-    return json.dumps(value)
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    """Return a string in quotes. YAML has one escape for a character that JSON has two for, and wants one for DEL."""
+    return _PAIR.sub(lambda pair: _long_escape(pair[0]), json.dumps(text)).replace("\x7f", "\\u007f")
+
+
+def _long_escape(pair: str) -> str:
+    character = json.loads(f'"{pair}"')
+    return f"\\U{ord(character):08X}"

@@ -437,6 +437,12 @@ class Code(StrEnum):
         "`manifest.json` is not strict JSON or does not match its schema.",
         _AGAIN,
     )
+    FORMAT_UNKNOWN = (
+        "format_unknown",
+        ExitCode.MANIFEST,
+        "The pack has a format of a later version of InvarLock.",
+        "Install the version that the message names, or a later one, and verify again.",
+    )
     SIGNATURE_MISSING = (
         "signature_missing",
         ExitCode.SIGNATURE,

@@ -118,7 +118,7 @@ def read_subject(pack: Path, options: SubjectOptions) -> PackSubject:
         ),
     )
     attested = _attested(result)
-    reports = _choose(attested, options.case)
+    reports = choose_reports(attested, options.case)
     runs = _read_runs(pack, attested, reports)
     return PackSubject(
         name=_name(reports[0]),
@@ -144,8 +144,12 @@ def _name(report: AttestedReport) -> str:
     return case_id(report.model, report.scenario, report.run).removesuffix(f"-run{report.run}")
 
 
-def _choose(pack: AttestedPack, case: str | None) -> list[AttestedReport]:
+def choose_reports(pack: AttestedPack, case: str | None) -> list[AttestedReport]:
     """Return the reports of one subject: those of a model and a scenario about the same checkpoint.
+
+    Args:
+        pack: the facts of the pack.
+        case: the id of a case, with or without its run; None for the only subject that must pass.
 
     Raises:
         UsageError: when none or several are meant.

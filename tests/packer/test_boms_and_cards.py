@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from typing import Any
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from invarlock.packer.build.assembly import gather_files
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.receivers.bom import make_bom
 from invarlock.packer.receivers.card import make_card
 from invarlock.packer.receivers.measures import measures
 from invarlock.packer.receivers.presentation import Presentation
-from invarlock.packer.receivers.subjects import PackSubject, SubjectOptions, SubjectRun, read_subject
+from invarlock.packer.receivers.subjects import PackSubject, SubjectOptions, SubjectRun, choose_reports, read_subject
+from invarlock.packer.trust.attested import AttestedPack, AttestedReport
 from invarlock.packer.trust.keys import fingerprint
 from made_records import made_records
 from packs import TIME, content, edit_json, sha256
@@ -46,6 +48,15 @@ def schema_errors(document: dict[str, Any]) -> object:
 
 def card_of(subject: PackSubject, given: Presentation = NOTHING) -> ModelCard:
     return ModelCard(make_card(subject, given, with_metadata=True))
+
+
+def metadata(card: ModelCard) -> ModelCardData:
+    assert isinstance(card.data, ModelCardData)
+    return card.data
+
+
+def results(card: ModelCard) -> list[EvalResult]:
+    return metadata(card).eval_results or []
 
 
 def properties(component: dict[str, Any]) -> dict[str, str]:
@@ -109,7 +120,7 @@ def test_a_bom_has_the_model_its_ancestor_and_its_numbers(pack: Path, pruned: Pa
     (evidence,) = model["externalReferences"]
     assert (evidence["type"], evidence["url"]) == ("evidence", URL)
     assert evidence["hashes"] == [{"alg": "SHA-256", "content": sha256((pack / "manifest.json").read_bytes())}]
-    ratio, low, high = report["primary_metric"]["ratio_vs_baseline"], *report["primary_metric"]["ci"]
+    ratio, (low, high) = report["primary_metric"]["ratio_vs_baseline"], report["primary_metric"]["ci"]
     assert metrics(bom)[0] == {
         "type": "perplexity_ratio",
         "value": repr(ratio),
@@ -175,8 +186,8 @@ def test_the_hub_reads_the_metadata_of_a_card(pruned: PackSubject) -> None:
     card = card_of(pruned, Presentation("acme/pruned", URL))
 
     metric, fidelity = pruned.report["primary_metric"], pruned.report["fidelity"]
-    found = {result.metric_type: result for result in card.data.eval_results}
-    assert card.data.model_name == "acme/pruned"
+    found = {result.metric_type: result for result in results(card)}
+    assert metadata(card).model_name == "acme/pruned"
     assert {name: result.metric_value for name, result in found.items()} == {
         "perplexity": metric["final"],
         "perplexity_ratio": metric["ratio_vs_baseline"],
@@ -188,7 +199,7 @@ def test_the_hub_reads_the_metadata_of_a_card(pruned: PackSubject) -> None:
     assert found["perplexity"].dataset_revision == pruned.report["dataset"]["source_sha256"]
     assert found["perplexity"].source_url == URL
     # a baseline that ships with the suites is no model of the hub
-    assert card.data.base_model is None
+    assert metadata(card).base_model is None
 
 
 def test_a_baseline_of_the_hub_is_named_as_one(quantised: PackSubject) -> None:
@@ -198,7 +209,8 @@ def test_a_baseline_of_the_hub_is_named_as_one(quantised: PackSubject) -> None:
 
     card, bom = card_of(subject), make_bom(subject, NOTHING)
 
-    assert (card.data.base_model, card.data.base_model_relation) == ("acme/Seven-7B", "quantized")
+    stated = metadata(card).to_dict()
+    assert (stated["base_model"], stated["base_model_relation"]) == ("acme/Seven-7B", "quantized")
     (baseline,) = bom["metadata"]["component"]["pedigree"]["ancestors"]
     assert baseline["purl"] == f"pkg:huggingface/acme/Seven-7B@{'0' * 39}a"
 
@@ -213,10 +225,8 @@ def test_all_runs_of_a_subject_are_shown(pruned: PackSubject) -> None:
     assert schema_errors(bom) is None
     assert [row["slice"] for row in metrics(bom) if row["type"] == "kl_divergence"] == ["run 1", "run 2"]
     assert card.text.count("| perplexity, run ") == 2
-    assert sorted(one.dataset_args["run"] for one in card.data.eval_results if one.metric_type == "perplexity") == [
-        1,
-        2,
-    ]
+    numbers = [(one.dataset_args or {})["run"] for one in results(card) if one.metric_type == "perplexity"]
+    assert numbers == [1, 2]
 
 
 def test_slices_and_tasks_are_shown(pruned: PackSubject) -> None:
@@ -238,15 +248,13 @@ def test_slices_and_tasks_are_shown(pruned: PackSubject) -> None:
     assert schema_errors(bom) is None
     slices = subject.report["primary_metric"]["slices"]
     ratios = {row.get("slice"): row["value"] for row in metrics(bom) if row["type"] == "perplexity_ratio"}
-    assert ratios == {
-        None: repr(subject.report["primary_metric"]["ratio_vs_baseline"]),
-        **{name: repr(slices[name]["ratio_vs_baseline"]) for name in ("prose", "code")},
-    }
+    assert ratios.pop(None) == repr(subject.report["primary_metric"]["ratio_vs_baseline"])
+    assert ratios == {name: repr(slices[name]["ratio_vs_baseline"]) for name in ("prose", "code")}
     assert [row["bom-ref"] for row in bom["components"]] == ["text:prose", "text:code"]
     assert {row["type"]: row["value"] for row in metrics(bom)}["sevens:includes:difference"] == "-0.01"
     assert "| perplexity, text `code` |" in card.text
     assert "| `sevens`, `includes` | 0.8 → 0.79 | difference -0.01" in card.text
-    (task,) = [one for one in card.data.eval_results if one.dataset_type == "sevens"]
+    (task,) = [one for one in results(card) if one.dataset_type == "sevens"]
     assert (task.metric_type, task.metric_value) == ("includes", 0.79)
 
 
@@ -259,7 +267,7 @@ def test_what_was_not_measured_has_no_number(pack: Path) -> None:
     assert {row["type"] for row in metrics(bom)} == {"perplexity_of_baseline"}
     assert "| perplexity | not measured: `the subject's loss is not finite on" in card.text
     assert "this is a fault that must be detected; seen: detected" in card.text
-    assert card.data.to_dict() == {}
+    assert metadata(card).to_dict() == {}
 
 
 def test_a_name_can_break_neither_document(pruned: PackSubject) -> None:
@@ -270,8 +278,8 @@ def test_a_name_can_break_neither_document(pruned: PackSubject) -> None:
 
     assert schema_errors(bom) is None
     assert bom["metadata"]["component"]["name"] == HOSTILE
-    assert card.data.model_name == HOSTILE
-    assert set(card.data.to_dict()) == {"model-index"}
+    assert metadata(card).model_name == HOSTILE
+    assert set(metadata(card).to_dict()) == {"model-index"}
     outside = re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", card.text, flags=re.DOTALL | re.MULTILINE))
     for piece in ("<", "evil", "$(", "[z]"):
         assert piece not in outside, outside
@@ -288,7 +296,7 @@ def test_metadata_keeps_any_text(pruned: PackSubject, text: str) -> None:
     report["dataset"]["provider"] = text
     card = card_of(replace(pruned, runs=(SubjectRun(pruned.runs[0].record, report),)))
 
-    assert {one.dataset_name for one in card.data.eval_results} == {text}
+    assert {one.dataset_name for one in results(card)} == {text}
 
 
 def test_files_of_a_subject_are_named_if_they_are_its(pack: Path, real_run: Any, tmp_path: Path) -> None:
@@ -303,7 +311,9 @@ def test_files_of_a_subject_are_named_if_they_are_its(pack: Path, real_run: Any,
     bom = make_bom(subject, NOTHING)
     files = {row["name"]: row["hashes"][0]["content"] for row in bom["metadata"]["component"]["components"]}
     assert files == digests
-    assert "sha256sum config.json model.safetensors tokenizer" in card_of(subject).text
+    (command,) = re.findall(r"^sha256sum config.json .*$", card_of(subject).text, re.MULTILINE)
+    printed = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert f"sha256:{printed.split()[0]}" == subject.report["subject"]["digest"]
     with pytest.raises(InvarLockError) as refused:
         read_subject(pack, SubjectOptions(case=PRUNED, checkpoint_files=listing))
     assert refused.value.code is Code.USAGE_INVALID
@@ -346,6 +356,40 @@ def test_a_subject_that_is_not_clear_is_refused(pack: Path, options: dict[str, A
 
 def test_a_run_may_be_named_but_brings_the_others(pruned: PackSubject, pack: Path) -> None:
     assert read_subject(pack, SubjectOptions(case=f"{PRUNED}-run1")).runs == pruned.runs
+
+
+def made_pack(*rows: tuple[str, int, str, str]) -> AttestedPack:
+    """Return a pack with a report for each scenario, run, digest of the subject and strictness."""
+    reports = [AttestedReport("acme/seven", name, run, digest, {}, 1.0, True, "") for name, run, digest, _ in rows]
+    records = [{"model": "acme/seven", "name": name, "strictness": strictness} for name, _, _, strictness in rows]
+    return AttestedPack(b"", {}, {"records": records}, tuple(reports), {"acme/seven": "base"})
+
+
+def test_all_runs_of_a_checkpoint_are_one_subject() -> None:
+    pack = made_pack(
+        ("noop", 1, "base", "must_pass"),
+        ("mine", 1, "subject", "must_pass"),
+        ("mine", 2, "subject", "must_pass"),
+        ("prune", 1, "pruned", "must_fail"),
+    )
+
+    for case in (None, "seven-mine", "seven-mine-run1", "seven-mine-run2"):
+        assert [(one.scenario, one.run) for one in choose_reports(pack, case)] == [("mine", 1), ("mine", 2)]
+
+
+def test_runs_of_different_checkpoints_are_chosen_by_run() -> None:
+    pack = made_pack(("jitter", 1, "one", "informational"), ("jitter", 2, "two", "informational"))
+
+    with pytest.raises(InvarLockError, match="different subjects; choose one run from seven-jitter-run1, seven-jitter"):
+        choose_reports(pack, "seven-jitter")
+    assert [one.run for one in choose_reports(pack, "seven-jitter-run2")] == [2]
+
+
+def test_of_several_that_must_pass_one_is_named() -> None:
+    pack = made_pack(*((f"edit{number}", 1, f"digest{number}", "must_pass") for number in range(10)))
+
+    with pytest.raises(InvarLockError, match=r"10 subjects; choose one with --case: seven-edit0, .* and 2 more"):
+        choose_reports(pack, None)
 
 
 def test_a_changed_pack_gives_no_document(pack: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from invarlock.errors import MissingFileError, UsageError
 from invarlock.jsonio import dump_json
 from invarlock.reports.tier_fitting import FEW, fit_tier, proposal_lines
 
-KEPT = Path(__file__).parents[2] / "data/pack_made_before.tar.xz"
+KEPT = Path(__file__).parents[2] / "data/kept_packs/0.1.0.tar.xz"
 Json = dict[str, Any]
 
 

@@ -203,6 +203,7 @@ for case, malformed, reason in (
     ("nested_a_million_deep", b'{"a":' * 100_000, (Code.MANIFEST_MALFORMED, "manifest.json", "")),
     ("with_data_after_it", b"{}{}", (Code.MANIFEST_MALFORMED, "manifest.json", "")),
     ("that_is_a_list", b"[]", (Code.MANIFEST_MALFORMED, "manifest.json", "")),
+    ("of_a_later_format", b'{"format": "evidence-pack-v2"}', (Code.FORMAT_UNKNOWN, "manifest.json", "format")),
     ("of_an_old_format", b'{"format": "evidence-pack-v0"}', (Code.MANIFEST_MALFORMED, "manifest.json", "format")),
     ("with_a_huge_exponent", b'{"a": 1e999}', (Code.MANIFEST_MALFORMED, "manifest.json", "")),
     ("with_a_number_of_5000_digits", b'{"a": ' + b"9" * 5000 + b"}", (Code.MANIFEST_MALFORMED, "manifest.json", "")),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import ComponentType
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -130,6 +132,18 @@ def test_a_bom_has_the_model_its_ancestor_and_its_numbers(pack: Path, pruned: Pa
     assert properties(model)["case:verdict"] == "FAIL"
     assert properties(bom)["pack:signer"] == pruned.signer
     assert (properties(bom)["pack:verdict"], properties(bom)["pack:signed"]) == ("PASS", "true")
+
+
+def test_the_library_of_the_standard_reads_a_bom(pruned: PackSubject) -> None:
+    # its model of 1.6 has no model cards; the validator knows them
+    bom = Bom.from_json(data=make_bom(pruned, NOTHING))  # type: ignore[attr-defined] # a decorator adds it
+
+    model = bom.metadata.component
+    assert model is not None
+    assert model.type is ComponentType.MACHINE_LEARNING_MODEL
+    assert [one.content for one in model.hashes] == [pruned.report["subject"]["digest"][7:]]
+    assert model.pedigree is not None
+    assert [one.name for one in model.pedigree.ancestors] == ["embedded/mistral-tiny"]
 
 
 def test_the_validator_refuses_what_is_no_bom(pruned: PackSubject) -> None:

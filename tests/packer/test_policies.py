@@ -135,8 +135,9 @@ def test_what_is_no_policy_is_refused(tmp_path: Path, change: dict[str, Any]) ->
     path = tmp_path / "policy.json"
     path.write_bytes(dump_json({"schema": SCHEMA, "verdict": "PASS", **change}))
 
-    with pytest.raises(DocumentError):
+    with pytest.raises(DocumentError) as refused:
         read_policy(path)
+    assert refused.value.code is Code.DOCUMENT_MALFORMED
 
 
 def test_a_policy_that_requires_nothing_is_refused(tmp_path: Path) -> None:

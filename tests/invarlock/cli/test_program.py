@@ -20,8 +20,7 @@ from invarlock.problems import Code
 ROOT = Path(__file__).parents[3]
 COMMANDS = (
     "demo", "evaluate", "run", "tune", "calibrate", "records", "verify", "verify-receipt", "inspect", "diff", "trust",
-    "keygen",
-    "build", "sign", "attest", "merge", "problems", "advanced",
+    "bom", "card", "keygen", "build", "sign", "attest", "merge", "problems", "advanced",
 )  # fmt: skip
 
 

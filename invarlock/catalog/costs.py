@@ -2,7 +2,8 @@
 
 Example::
 
-    Costs().case_seconds(case)      # 42.7
+    Costs().case_seconds(case)                                          # 42.7
+    Costs().subject_seconds(ModelSize.of(model), "quant_rtn:4:32:all")  # the same, of a model's size and an edit
 
 The estimates order and divide work; only their ratios matter. Measured times replace them while a run is in progress.
 """
@@ -11,10 +12,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from invarlock.catalog.cases import Case
+from invarlock.catalog.cases import Case, planned_edit
 from invarlock.catalog.models import Model
 
 GB = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The size of a model, from which its times are estimated."""
+
+    parameters: int
+    weight_bytes: int
+
+    @staticmethod
+    def of(model: Model) -> ModelSize:
+        """Return the size of a model."""
+        return ModelSize(model.parameters, model.weight_bytes)
 
 
 @dataclass(frozen=True)
@@ -39,14 +53,16 @@ class Costs:
 
     def case_seconds(self, case: Case) -> float:
         """Return the seconds of a case: making its subject, reading it and scoring it."""
-        weights = case.model.weight_bytes
-        spec = str(case.scenario.document["generation"].get("edit_spec", ""))
-        slow = self.low_rank * weights / GB if spec.startswith("lowrank") else 0.0
-        return self.fixed_seconds + (self.edit_passes + 1) * weights / self.disk + slow + self._scoring(case.model)
+        return self.subject_seconds(ModelSize.of(case.model), planned_edit(case.scenario.document, case.model.id))
 
-    def baseline_seconds(self, model: Model, runs: int) -> float:
-        """Return the seconds of a model's snapshot and its own report, which are made once."""
-        return self.fixed_seconds + 3 * model.weight_bytes / self.disk + runs * self._scoring(model)
+    def subject_seconds(self, size: ModelSize, edit: str) -> float:
+        """Return the seconds of a case on a model of a size, by its edit spec or the name of its fault."""
+        slow = self.low_rank * size.weight_bytes / GB if edit.startswith("lowrank") else 0.0
+        return self.fixed_seconds + (self.edit_passes + 1) * size.weight_bytes / self.disk + slow + self._scoring(size)
 
-    def _scoring(self, model: Model) -> float:
-        return 2 * model.parameters * self.tokens / self.compute
+    def baseline_seconds(self, size: ModelSize, runs: int) -> float:
+        """Return the seconds of a model's snapshot and its own report, which are made once, with its null runs."""
+        return self.fixed_seconds + 3 * size.weight_bytes / self.disk + runs * self._scoring(size)
+
+    def _scoring(self, size: ModelSize) -> float:
+        return 2 * size.parameters * self.tokens / self.compute

@@ -7,12 +7,23 @@ from typing import Literal, NotRequired, TypedDict
 from invarlock.documents.catalog import EffectiveManifest
 
 
+class ModelSizeRow(TypedDict):
+    """The size of a model."""
+
+    parameters: int
+    weight_bytes: int
+
+
 class ShardDocument(TypedDict):
-    """``shard.json``: the number of a shard, how many there are, and the manifest of the whole run."""
+    """``shard.json``: the number of a shard, how many there are, and the models and manifest of the whole run.
+
+    The division follows from the sizes of the models and the manifest.
+    """
 
     schema: str
     index: int
     of: int
+    models: dict[str, ModelSizeRow]
     whole: EffectiveManifest
 
 

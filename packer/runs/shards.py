@@ -7,13 +7,14 @@ They are if together they cover its plan exactly once, each is finished, and eve
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from invarlock.packer.format import layout
 from invarlock.packer.runs.run_directory import RunDirectory
 
+from invarlock.catalog.costs import ModelSize
 from invarlock.catalog.shards import shard_manifest
 from invarlock.documents import JsonObject
 from invarlock.documents.catalog import EffectiveManifest
@@ -48,6 +49,7 @@ class Shard:
     directory: RunDirectory
     index: int
     of: int
+    models: Mapping[str, ModelSize]
     whole: EffectiveManifest
     state: Mapping[str, Any]
 
@@ -89,7 +91,8 @@ def read_shard(path: Path) -> Shard:
     for name in ("environment", "source_repo"):
         check_schema(state[f"{name}.json"], name, where=str(directory.state / f"{name}.json"))
     _check_shapes(directory.state, state)
-    shard = Shard(directory, document["index"], document["of"], document["whole"], state)
+    sizes = {model: ModelSize(**row) for model, row in document["models"].items()}
+    shard = Shard(directory, document["index"], document["of"], sizes, document["whole"], state)
     _check_cases(shard)
     return shard
 
@@ -187,7 +190,13 @@ def _is_kept(path: Path) -> bool:
 
 def _check_cases(shard: Shard) -> None:
     """Check that a shard's cases are its part of the run, and that pytest finished all of them."""
-    derived = shard_manifest(shard.whole, shard.index, shard.of)
+    planned_cases(shard.whole)
+    unknown = next(
+        (row["model"] for row in shard.whole["selection"]["cases"] if row["model"] not in shard.models), None
+    )
+    if unknown is not None:
+        raise _contradiction(shard, shard.directory.shard.name, f"models: the size of {unknown} is missing")
+    derived = shard_manifest(shard.whole, shard.models, shard.index, shard.of)
     wrong = first_difference(shard.state["scenarios.json"], derived)
     if wrong is not None:
         raise _contradiction(shard, "scenarios.json", f"does not match its shard.json: {wrong}")
@@ -219,6 +228,7 @@ def _disagreements(shard: Shard, first: Shard) -> Iterator[str]:
     both = {key: pins[key].keys() & known[key].keys() for key in PINNED}
     compared = {
         "plan": (shard.whole, first.whole),
+        "sizes of models": tuple({name: asdict(size) for name, size in one.models.items()} for one in (shard, first)),
         "settings": (binding_settings(shard.state["settings.json"]), binding_settings(first.state["settings.json"])),
         "tuned parameters": tuple(one.state["tuned_edit_params.json"] for one in (shard, first)),
         "pins": tuple({key: {name: rows[key][name] for name in both[key]} for key in PINNED} for rows in (pins, known)),

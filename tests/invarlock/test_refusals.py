@@ -157,7 +157,7 @@ REFUSALS: dict[Code, Callable[[Path], object]] = {
         parse_edit_spec("quant_rtn:clean:ffn"), "org/model"
     ),
     Code.SUITE_MALFORMED: _models_twice,
-    Code.SELECTION_INVALID: lambda folder: shard_manifest(EMPTY, 1, 3),
+    Code.SELECTION_INVALID: lambda folder: shard_manifest(EMPTY, {}, 1, 3),
     Code.POLICY_UNKNOWN: lambda folder: resolve_policy("strictest", "ci", {}),
     Code.PRESET_UNUSABLE: lambda folder: read_preset(folder / "preset.yaml"),
     Code.SETTING_INVALID: lambda folder: resolve_settings({}, {"PACK_SUITE_MODE": "sometimes"}),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from invarlock.packer.runs.shards import check_belonging, read_shard, shared_fil
 from invarlock.packer.trust.keys import fingerprint
 from packs import TIME, edit_json, strict
 
+from invarlock.catalog.costs import ModelSize
 from invarlock.catalog.shards import SCHEMA, shard_manifest
 from invarlock.errors import DocumentError, InvarLockError, MissingFileError, ReportError, UsageError
 from invarlock.jsonio import write_json
@@ -29,6 +31,7 @@ from invarlock.problems import Code, ExitCode
 from invarlock.verdict.compiling import planned_cases
 
 MODEL = "embedded__mistral-tiny"
+SIZES = {"embedded/mistral-tiny": ModelSize(1_049_728, 2_099_456)}
 NOT_OF_A_SHARD = ("models", "evidence_pack", "logs", "analysis", "final_verdict*", "*summary*", "locks")
 
 
@@ -39,8 +42,9 @@ def shards(real_run: Any, tmp_path: Path) -> list[Path]:
     places = [tmp_path / "first", tmp_path / "second"]
     for index, place in enumerate(places, start=1):
         shutil.copytree(real_run.directory, place, ignore=shutil.ignore_patterns(*NOT_OF_A_SHARD))
-        directory, part = RunDirectory(place), shard_manifest(whole, index, 2)
-        write_json(directory.shard, {"schema": SCHEMA, "index": index, "of": 2, "whole": whole})
+        directory, part = RunDirectory(place), shard_manifest(whole, SIZES, index, 2)
+        sizes = {model: asdict(size) for model, size in SIZES.items()}
+        write_json(directory.shard, {"schema": SCHEMA, "index": index, "of": 2, "models": sizes, "whole": whole})
         write_json(directory.state / "scenarios.json", part)
         own = {planned.case_id for planned in planned_cases(part).values()}
         for report, planned in planned_cases(whole).items():
@@ -142,6 +146,14 @@ def another_case(document: Any) -> None:
         (in_state("pytest_report.json", another_case), ExitCode.INTEGRITY, "of this shard"),
         (in_state("scenarios.json", lambda plan: plan["selection"].update(scenario_ids=[])), ExitCode.INTEGRITY,
          "shard.json: selection.scenario_ids"),
+        (in_state("shard.json", lambda shard: shard["models"].clear()), ExitCode.INTEGRITY,
+         "shard.json: models: the size of embedded/mistral-tiny is missing"),
+        (in_state("shard.json", lambda shard: shard["models"][MODEL.replace("__", "/")].update(parameters=7)),
+         ExitCode.USAGE, "sizes of models: embedded/mistral-tiny.parameters 7, not 1049728"),
+        (in_state("shard.json", lambda shard: shard["models"][MODEL.replace("__", "/")].update(parameters=-7)),
+         ExitCode.USAGE, "state/shard.json: does not match the shard format: at /models/"),
+        (in_state("shard.json", lambda shard: shard["whole"]["scenarios"].pop()), ExitCode.USAGE,
+         "which is not in the manifest"),
         (in_state("settings.json", lambda rows: rows["tier"].update(value="conservative")), ExitCode.USAGE,
          "settings: tier"),
         (in_state("settings.json", lambda rows: rows.update(tier="balanced")), ExitCode.USAGE, "without a value"),

@@ -19,7 +19,7 @@ from unittest import mock
 from xdist.scheduler import WorkStealingScheduling
 
 from invarlock.catalog.cases import Case, plan_cases
-from invarlock.catalog.costs import Costs
+from invarlock.catalog.costs import Costs, ModelSize
 from invarlock.catalog.models import Model, read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.harness.devices import leases as leases_module
@@ -189,7 +189,7 @@ class Node:
         done = simulation.baselines.get(model.id)
         if done is None:
             runs = {case.run for case in simulation.cases if case.model == model}
-            seconds = simulation.costs.baseline_seconds(model, len(runs))
+            seconds = simulation.costs.baseline_seconds(ModelSize.of(model), len(runs))
             simulation.baselines[model.id] = simulation.clock.now + seconds
             self._count(seconds)
             simulation.after(seconds, lambda: None)
@@ -253,7 +253,7 @@ def simulate(
     counts = {model.id: devices_needed(needed_bytes(model, "gpu"), pool) or gpus for model in models.models.values()}
     runs = {model: len({case.run for case in cases if case.model == model}) for model in {c.model for c in cases}}
     work = sum(costs.case_seconds(case) * counts[case.model.id] for case in cases)
-    work += sum(costs.baseline_seconds(model, count) * counts[model.id] for model, count in runs.items())
+    work += sum(costs.baseline_seconds(ModelSize.of(model), count) * counts[model.id] for model, count in runs.items())
     longest = max(costs.case_seconds(case) for case in cases)
     bound = max(longest, work / gpus)
     return Simulated(makespan, bound, longest, simulation.busy / (gpus * makespan), simulation.steals)

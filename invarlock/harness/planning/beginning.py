@@ -59,9 +59,9 @@ def plan_run(run: Run, cases: Sequence[Case], show: ShowLine, whole: Sequence[Ca
     selected = _pinned(whole if divided else cases, run.sources)
     policy = run.catalog.models.suites[run.catalog.suite].informational_stress_min_signal_fraction
     manifest = effective_manifest(run.catalog.suite, selected, run.catalog.scenarios, run.expression, policy)
-    part = None if shard is None else shard_document(manifest, shard)
+    part = None if shard is None else shard_document(manifest, shard, whole)
     if shard is not None:
-        manifest = manifest_of_shard(manifest, shard, cases)
+        manifest = manifest_of_shard(manifest, shard, whole, cases)
     check_schema(manifest, "scenarios", where="state/scenarios.json")
     if run.settings.resume:
         _check_same_run(run, manifest)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from invarlock.catalog.cases import Case
-from invarlock.catalog.shards import SCHEMA, divide, shard_manifest
+from invarlock.catalog.costs import ModelSize
+from invarlock.catalog.shards import SCHEMA, divide_cases, shard_manifest
 from invarlock.documents.catalog import EffectiveManifest
-from invarlock.documents.runs import ShardDocument
+from invarlock.documents.runs import ModelSizeRow, ShardDocument
 from invarlock.errors import UsageError
 from invarlock.jsonio import check_schema, parse_json, write_json
 from invarlock.problems import Code
@@ -25,33 +26,55 @@ Shard = tuple[int, int]
 def own_cases(cases: Sequence[Case], shard: Shard) -> list[Case]:
     """Return the cases of a shard, in their order."""
     index, shards = shard
-    groups = divide(((case.model.id, case.scenario.id) for case in cases), shards)
+    groups = divide_cases(cases, shards)
     return [case for case in cases if groups[case.model.id, case.scenario.id] == index]
 
 
-def shard_document(whole: EffectiveManifest, shard: Shard) -> ShardDocument:
-    """Return ``state/shard.json``, which identifies the run and this part of it."""
+def shard_document(whole: EffectiveManifest, shard: Shard, cases: Sequence[Case]) -> ShardDocument:
+    """Return ``state/shard.json``, which identifies the run and this part of it.
+
+    Args:
+        whole: the manifest of the whole run.
+        shard: this part of it.
+        cases: all cases of the run.
+    """
     index, shards = shard
-    document: ShardDocument = {"schema": SCHEMA, "index": index, "of": shards, "whole": whole}
+    models = {
+        model: ModelSizeRow(parameters=size.parameters, weight_bytes=size.weight_bytes)
+        for model, size in _sizes(cases).items()
+    }
+    document: ShardDocument = {"schema": SCHEMA, "index": index, "of": shards, "models": models, "whole": whole}
     check_schema(document, "shard", where="state/shard.json")
     return document
 
 
-def manifest_of_shard(whole: EffectiveManifest, shard: Shard, cases: Sequence[Case]) -> EffectiveManifest:
+def manifest_of_shard(
+    whole: EffectiveManifest, shard: Shard, cases: Sequence[Case], own: Sequence[Case]
+) -> EffectiveManifest:
     """Return the effective manifest of a shard with the given cases.
+
+    Args:
+        whole: the manifest of the whole run.
+        shard: the part of it.
+        cases: all cases of the run.
+        own: the selected cases of the shard.
 
     Raises:
         UsageError: when these are not all of its cases, or it has none.
     """
-    manifest = shard_manifest(whole, *shard)
+    manifest = shard_manifest(whole, _sizes(cases), *shard)
     planned = {(case["model"], case["scenario"], case["run"]) for case in manifest["selection"]["cases"]}
-    if planned != {(case.model.id, case.scenario.id, case.run) for case in cases}:
+    if planned != {(case.model.id, case.scenario.id, case.run) for case in own}:
         raise UsageError(
-            f"--shard {shard[0]}/{shard[1]}: {len(cases)} of its {len(planned)} cases are selected; drop options "
+            f"--shard {shard[0]}/{shard[1]}: {len(own)} of its {len(planned)} cases are selected; drop options "
             "that select by an earlier run (--lf, --sw)",
             code=Code.SELECTION_INVALID,
         )
     return manifest
+
+
+def _sizes(cases: Sequence[Case]) -> dict[str, ModelSize]:
+    return {case.model.id: ModelSize.of(case.model) for case in cases}
 
 
 class Collected:

@@ -39,6 +39,9 @@ def case_runner(pytestconfig: pytest.Config) -> CaseRunner:
 def report(case: Case, case_runner: CaseRunner, request: pytest.FixtureRequest) -> Mapping[str, Any]:
     """The case's report, made by editing, measuring and comparing; several tests of a case share it."""
     with _failing_on_one_line():
+        if request.config.stash[SESSION].baseline_only:
+            case_runner.prepare(case)
+            pytest.skip("its baseline is measured, in a session for that alone")
         found = case_runner.evaluate(case)
     facts = {**case_facts(found), "preparation_seconds": f"{case_runner.shared_seconds:.1f}"}
     request.node.user_properties.extend(facts.items())

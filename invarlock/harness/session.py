@@ -59,6 +59,8 @@ class SuiteSession(ABC):
         self.catalog, self.settings = suite.catalog, suite.settings
         # what is selected before a shard is taken of it
         self.whole: list[Case] = []
+        # a node of a fleet measures only a baseline
+        self.baseline_only = False
         for mark in self.catalog.known_marks():
             config.addinivalue_line("markers", f"{mark}: cases of InvarLock")
 
@@ -131,6 +133,7 @@ class SuiteSession(ABC):
         if self.settings.piece is not None:
             piece = PieceFile.read(Path(self.settings.piece))
             own, others, self.whole = set(piece.cases), False, self.catalog.planned(piece.whole)
+            self.baseline_only = piece.baseline_only
         elif self.settings.shard is not None:
             own = {case.id for case in own_cases(self.whole, self.settings.shard)}
             # a test that runs no case belongs to the first shard

@@ -10,10 +10,10 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -53,6 +53,7 @@ from invarlock.stages import stage
 RETRY_FACTOR = 2
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class CaseRunner:
@@ -97,16 +98,27 @@ class CaseRunner:
             InvarLockError: if the baseline does not match its pin, the subject cannot be made, or it does not fit into
             memory.
         """
-        need = self._needs[case.model.id]
         self.shared_seconds, self._loading_seconds = self._loading_seconds, 0.0
+        return self._on_devices(case, self._evaluate)
+
+    def prepare(self, case: Case) -> None:
+        """Measure the baseline of a case's model and make its preset, unless they exist.
+
+        Raises:
+            InvarLockError: if the baseline does not match its pin, or does not fit into memory.
+        """
+        self._on_devices(case, self._prepare)
+
+    def _on_devices(self, case: Case, work: Callable[[Case, Placement], T]) -> T:
+        need = self._needs[case.model.id]
         try:
             with self._leased(case.model, need) as placement:
-                return self._evaluate(case, placement)
+                return work(case, placement)
         except OutOfMemoryError:
             # the retry stands outside of this clause, so that the error's frames keep no tensor of the first try alive
             _log.warning("out of memory with %s; retrying with %s", _size(need), _size(RETRY_FACTOR * need))
         with self._leased(case.model, RETRY_FACTOR * need) as placement:
-            return self._evaluate(case, placement)
+            return work(case, placement)
 
     def _evaluate(self, case: Case, placement: Placement) -> Report:
         # a suites folder may have several tests of a case: the first makes the report, the others read it

@@ -14,11 +14,19 @@ from invarlock.harness.fleet.node import Part, WorkOrder
 
 @dataclass(frozen=True)
 class Need:
-    """What a piece needs of its node: GPUs and CPU cores, and without GPUs bytes of memory."""
+    """What a piece needs of its node.
+
+    Attributes:
+        gpus: how many.
+        cores: CPU cores.
+        memory_bytes: of a node without GPUs.
+        nodes: ids of the nodes that have enough memory on so many GPUs; empty if all have.
+    """
 
     gpus: int = 0
     cores: int = 1
     memory_bytes: int = 0
+    nodes: frozenset[str] = frozenset()
 
 
 class Cluster(Protocol):
@@ -33,8 +41,8 @@ class Cluster(Protocol):
     def cores_per_gpu(self) -> int:
         """Return the number of CPU cores for each GPU."""
 
-    def slots(self, need: Need) -> int:
-        """Return how many pieces with a need can run at the same time."""
+    def slots(self, need: Need) -> int | None:
+        """Return how many pieces with a need can run at the same time; None if a queue takes all at once."""
 
     def share(self, archive: Archive) -> Any:
         """Make an archive available to all nodes, and return what ``submit`` takes for it."""

@@ -46,7 +46,9 @@ def has_baseline(directory: RunDirectory, model: Model) -> bool:
     return directory.baseline_report(model).is_file()
 
 
-def join_part(directory: RunDirectory, archive: Archive, cases: Sequence[Case]) -> tuple[dict[str, Outcomes], Any]:
+def join_part(
+    directory: RunDirectory, archive: Archive, model: Model, cases: Sequence[Case]
+) -> tuple[dict[str, Outcomes], Any]:
     """Join a part into the run directory; return pytest's reports of the finished cases by id, and the environment.
 
     A case whose report is missing or does not verify although it passed is not finished.
@@ -60,9 +62,8 @@ def join_part(directory: RunDirectory, archive: Archive, cases: Sequence[Case]) 
     try:
         unpack(archive, staging.path)
         _check_state(directory, staging)
-        for model in dict.fromkeys(case.model for case in cases):
-            for path in _baseline_files(staging, model):
-                _take_shared(path, directory.path / path.relative_to(staging.path))
+        for path in _baseline_files(staging, model):
+            _take_shared(path, directory.path / path.relative_to(staging.path))
         found = _outcomes(staging.state / OUTCOMES)
         finished = {case.id: found[case.id] for case in cases if case.id in found and _join(directory, staging, case)}
         for case_id, outcomes in finished.items():

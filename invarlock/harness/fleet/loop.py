@@ -29,6 +29,7 @@ from invarlock.harness.fleet.joining import (
 )
 from invarlock.harness.fleet.node import Part, WorkOrder
 from invarlock.harness.fleet.pieces import Piece, PieceQueue
+from invarlock.harness.fleet.placing import Lot, Placing, make_lots
 from invarlock.harness.fleet.ray_cluster import RayCluster
 from invarlock.harness.fleet.slurm_cluster import SlurmCluster, check_options
 from invarlock.harness.planning.piece_file import PieceFile
@@ -104,6 +105,16 @@ class FleetLoop:
             self._cluster = RayCluster(settings.fleet or "")
         if self._cluster is None:
             return
+        self._compare_nodes()
+
+    def _compare_nodes(self) -> None:
+        """Read the facts of all nodes.
+
+        Raises:
+            UsageError: naming a node that differs.
+        """
+        assert self._cluster is not None
+        suite, settings = self.controller.suite, self.controller.settings
         names = self._cluster.names()
         self._facts = self._cluster.facts(suite.folder, settings.determinism, gpus=self._on_gpus)
         for node, facts in self._facts.items():
@@ -118,7 +129,7 @@ class FleetLoop:
             self._cluster = SlurmCluster(self.directory.logs / "slurm", dict(self.controller.settings.slurm))
         planned = self.controller.planned
         self._begin_state()
-        needs = self._needs(planned)
+        lots = self._lots(planned)
         left = []
         for case in planned:
             known = finished_outcomes(self.directory, case) if self.controller.settings.resume else None
@@ -128,22 +139,25 @@ class FleetLoop:
                 self._replay(session, tests, known)
         if not left:
             return
-        queue = PieceQueue(
-            left,
-            Costs(),
-            self.controller.settings.piece_seconds,
-            {case.model.id for case in left if has_baseline(self.directory, case.model)},
-        )
+        measured = {case.model.id for case in left if has_baseline(self.directory, case.model)}
+        queue = PieceQueue(left, Costs(), measured)
+        placing = Placing(queue, self._cluster, lots, self.controller.settings.piece_seconds)
         state = self._cluster.share(state_archive(self.directory))
-        slots = sum(self._cluster.slots(need) for need in dict.fromkeys(needs.values()))
-        if not slots:
-            self._show("no node of the cluster has room for a case now; waiting for one that has")
-        while queue.left or self._cluster.running:
-            # more than there is room for: the next one starts at once, and an autoscaler sees what waits
-            while self._cluster.running < 2 * max(1, slots) and (piece := queue.take()) is not None:
-                self._submit(piece, state, needs[piece.model.id], planned)
-            self._cluster.flush()
+        shown = False
+        while True:
+            if len(lots) > 1 and not self._cluster.names().keys() <= self._facts.keys():
+                # nodes joined; what fits on them is unknown
+                self._compare_nodes()
+                lots = self._lots(planned)
+                placing.replace_lots(lots)
+            placing.fill(lambda piece, need: self._submit(piece, state, need, planned))
+            if not shown and placing.is_without_room():
+                shown = True
+                self._show("no node of the cluster has room for a case now; waiting for one that has")
+            if not self._cluster.running:
+                return
             number, node, part = self._cluster.wait()
+            placing.ended(number)
             self._end(session, tests, queue, self._pieces.pop(number), node, part)
 
     def _begin_state(self) -> None:
@@ -159,35 +173,35 @@ class FleetLoop:
                 )
         self._state.write(self.directory)
 
-    def _needs(self, cases: Sequence[Case]) -> dict[str, Need]:
-        """Return what a piece of each model needs of its node.
+    def _lots(self, cases: Sequence[Case]) -> list[Lot]:
+        """Return the nodes by what a piece of each model needs there.
 
         Raises:
             UsageError: if a model fits on no node.
         """
         assert self._cluster is not None
-        pools = [
-            Pool("gpu", tuple(Device(str(index), index, room, room) for index, room in enumerate(facts.gpu_bytes)), 1)
-            for facts in self._facts.values()
-            if facts.gpu_bytes
-        ]
-        if not pools and self._on_gpus:
-            pools = [self._planned_pool()]
-        needs, cores = {}, self._cluster.cores_per_gpu()
-        for row in model_needs(self.controller.run, cases):
-            if not pools:
-                needs[row.model.id] = Need(memory_bytes=row.memory_bytes)
-                continue
-            counts = [count for pool in pools if (count := devices_needed(row.memory_bytes, pool)) is not None]
-            if not counts:
+        rows = model_needs(self.controller.run, cases)
+        pools = {node: _pool(facts.gpu_bytes) for node, facts in self._facts.items() if facts.gpu_bytes}
+        if not self._on_gpus:
+            return make_lots([{row.model.id: Need(memory_bytes=row.memory_bytes) for row in rows}])
+        found: dict[tuple[tuple[str, int], ...], set[str]] = {}
+        for node, pool in pools.items() or {"": self._planned_pool()}.items():
+            counts = {row.model.id: devices_needed(row.memory_bytes, pool) for row in rows}
+            fitting = tuple((model, count) for model, count in counts.items() if count is not None)
+            found.setdefault(fitting, set()).add(node)
+        for row in rows:
+            if all(row.model.id not in dict(kind) for kind in found):
                 raise UsageError(
                     f"{row.model.id}: needs {row.memory_bytes / 1e9:.3g} GB, more than the GPUs of any node; add a "
                     "larger node, or deselect the model with -k",
                     code=Code.DEVICE_UNAVAILABLE,
                 )
-            # Ray knows the number of GPUs and not their memory: the smaller ones must be enough
-            needs[row.model.id] = Need(max(counts), max(counts) * cores)
-        return needs
+        cores, kinds = self._cluster.cores_per_gpu(), []
+        for kind, nodes in found.items():
+            # the cluster knows the number of GPUs and not their memory
+            own = frozenset(nodes) if len(found) > 1 else frozenset[str]()
+            kinds.append({model: Need(count, count * cores, nodes=own) for model, count in kind})
+        return make_lots([kind for kind in kinds if kind])
 
     @property
     def _on_gpus(self) -> bool:
@@ -207,8 +221,7 @@ class FleetLoop:
                 "GPU_MEMORY_PER_DEVICE",
                 code=Code.DEVICE_UNAVAILABLE,
             )
-        room = int(gigabytes * 1e9)
-        return Pool("gpu", tuple(Device(str(index), index, room, room) for index in range(GPUS_OF_A_NODE)), 1)
+        return _pool([int(gigabytes * 1e9)] * GPUS_OF_A_NODE)
 
     def _submit(self, piece: Piece, state: Any, need: Need, planned: Sequence[Case]) -> None:
         assert self._cluster is not None
@@ -224,7 +237,11 @@ class FleetLoop:
             node_variables(os.environ),
             str(self.controller.suite.folder),
             self.controller.settings.determinism,
-            PieceFile(tuple(case.id for case in piece.cases), tuple(case.id for case in planned)),
+            PieceFile(
+                tuple(case.id for case in piece.cases or (piece.opens,) if case is not None),
+                tuple(case.id for case in planned),
+                baseline_only=not piece.cases,
+            ),
             dict(self._agreed),
         )
         self._pieces[piece.number] = piece
@@ -241,7 +258,11 @@ class FleetLoop:
     ) -> None:
         """Join the part of a finished piece, replay its reports, and put its lost cases back, once each."""
         finished = self._join(piece, node, part)
-        queue.finished(piece, part.seconds, baseline=has_baseline(self.directory, piece.model))
+        baseline = has_baseline(self.directory, piece.model)
+        queue.finished(piece, part.seconds, baseline=baseline)
+        if not piece.cases and not baseline:
+            why = part.ended or f"logs/piece_{piece.number}.log"
+            self._show(f"piece {piece.number}: no baseline of {piece.model.id}, to be measured with a case: {why}")
         for outcomes in finished.values():
             self._replay(session, tests, outcomes)
         lost = [case for case in piece.cases if case.id not in finished]
@@ -266,14 +287,15 @@ class FleetLoop:
         if part.archive is None:
             return {}
         try:
-            finished, environment = join_part(self.directory, part.archive, piece.cases)
+            finished, environment = join_part(self.directory, part.archive, piece.model, piece.cases)
         except UsageError as error:
             raise UsageError(f"node {name}: {error}; then continue with --resume", code=Code.NODE_DIFFERS) from None
         if environment is not None:
             self._state = self._state.with_part(node, environment, list(finished))
             self._state.write(self.directory)
             number = self._state.number(node)
-            self._show(f"node {number}: {_count(finished)} of {piece.model.id} in {part.seconds:.0f} s")
+            what = _count(finished) if piece.cases else "baseline"
+            self._show(f"node {number}: {what} of {piece.model.id} in {part.seconds:.0f} s")
         return finished
 
     def _replay(self, session: pytest.Session, tests: Mapping[str, list[pytest.Item]], outcomes: Outcomes) -> None:
@@ -307,6 +329,10 @@ class FleetLoop:
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is not None and self.config.get_verbosity() >= 0:
             terminal.write_line(printable(f"invarlock: {line}"), flush=True)
+
+
+def _pool(gpu_bytes: Sequence[int]) -> Pool:
+    return Pool("gpu", tuple(Device(str(index), index, room, room) for index, room in enumerate(gpu_bytes)), 1)
 
 
 def _case_of(reports: Sequence[pytest.TestReport], tests: Mapping[str, Sequence[pytest.Item]]) -> str:

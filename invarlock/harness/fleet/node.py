@@ -123,8 +123,14 @@ def _environment(order: WorkOrder, folder: Path) -> dict[str, str]:
     """Return the variables of pytest: those of this node, with the settings of the run."""
     names = {name for setting in SETTINGS if not setting.ambient for name in setting.variables}
     own = {name: value for name, value in os.environ.items() if name not in names}
-    # pages are written once, from all reports
-    return {**own, **order.variables, "PACK_PIECE": str(folder / "piece.json"), "PACK_SKIP_HTML": "1"}
+    ours = {
+        "PACK_PIECE": str(folder / "piece.json"),
+        # pages are written once, from all reports
+        "PACK_SKIP_HTML": "1",
+        # a baseline is read for each piece, and not copied
+        "PACK_BASELINE_STORAGE_MODE": "snapshot_symlink",
+    }
+    return {**own, **order.variables, **ours}
 
 
 def _refusal(output: str) -> str:

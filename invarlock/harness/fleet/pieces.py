@@ -2,13 +2,11 @@
 
 Example::
 
-    queue = PieceQueue(cases, Costs(), piece_seconds=600, measured=set())
-    piece = queue.take()        # a model's first piece, in which its node measures the baseline and the preset
-    queue.take()                # the first piece of another model, or None: the rest waits for the baseline
+    queue = PieceQueue(cases, Costs(), measured=set())
+    piece = queue.take(600.0)       # a model's first piece, in which its node measures the baseline and the preset
+    queue.take(600.0)               # the first piece of another model, or None: the rest waits for the baseline
     queue.finished(piece, seconds=93.0, baseline=True)
-    queue.take()                # now the longest of the pieces that are left
-
-Cases of one scenario on one model share their subject and are in the same piece.
+    queue.take(600.0)               # now the longest case that is left, and others of its model up to 600 seconds
 """
 
 from __future__ import annotations
@@ -24,128 +22,142 @@ from invarlock.catalog.models import Model
 
 @dataclass(frozen=True)
 class Piece:
-    """Cases of one model that a node runs in one session, and the seconds that they take, as estimated."""
+    """Cases of one model that a node runs in one session, and the seconds that they take, as estimated.
+
+    A piece without cases measures the baseline of its model; it selects the case ``opens``, and does not run it.
+    """
 
     number: int
     model: Model
     cases: tuple[Case, ...]
     seconds: float
+    opens: Case | None = None
 
 
 class PieceQueue:
-    """The pieces of a run that are not submitted yet.
+    """The cases of a run that are not submitted yet. A piece is cut from them when a node has room for it.
 
-    The first piece of a model has only one group of cases, the shortest: its node measures the baseline and the preset,
-    which all others need. The rest are cut to about the same length.
+    The first piece of a model measures only its baseline and preset, which all others need, unless one piece is enough
+    for the model. If it has none, the next piece has a case, which then says why.
     """
 
-    def __init__(
-        self, cases: Sequence[Case], costs: Costs, piece_seconds: float, measured: Collection[str] = ()
-    ) -> None:
-        """Cut the cases into pieces.
+    def __init__(self, cases: Sequence[Case], costs: Costs, measured: Collection[str] = ()) -> None:
+        """Sort the cases.
 
         Args:
             cases: to run.
             costs: of cases.
-            piece_seconds: the estimated seconds of a piece; one group of cases may take longer.
             measured: ids of the models whose baselines exist.
         """
         self._costs = costs
         self._numbers = 0
         self._measured = set(measured)
-        self._waiting: dict[str, list[Piece]] = {}
+        self._tried: set[str] = set()
+        self._lost: set[str] = set()
+        self._waiting: dict[str, list[Case]] = {case.model.id: [] for case in cases}
         self._running: Counter[str] = Counter()
         self._estimated: defaultdict[str, float] = defaultdict(float)
         self._spent: defaultdict[str, float] = defaultdict(float)
-        for model in dict.fromkeys(case.model for case in cases):
-            own = [case for case in cases if case.model == model]
-            self._waiting[model.id] = self._cut(own, piece_seconds)
+        self._put(cases)
 
     @property
     def left(self) -> int:
-        """Return the number of pieces that are not submitted."""
+        """Return the number of cases that are not submitted."""
         return sum(map(len, self._waiting.values()))
 
-    def take(self) -> Piece | None:
-        """Return the next piece to submit, None if all wait for a baseline that is being measured.
+    @property
+    def waits_for_baselines(self) -> bool:
+        """Return whether cases are left whose baseline is missing."""
+        return any(cases and model not in self._measured for model, cases in self._waiting.items())
 
-        First come the models without a baseline, the one with the most work first, then the longest pieces.
+    def work(self) -> dict[str, float]:
+        """Return the expected seconds of the cases that are left, by model."""
+        return {model: self._pace(model) * self._seconds(cases) for model, cases in self._waiting.items()}
+
+    def is_measured(self, model: str) -> bool:
+        """Return whether the baseline of a model exists."""
+        return model in self._measured
+
+    def take(self, seconds: float, models: Collection[str] | None = None) -> Piece | None:
+        """Return the next piece to submit, None if all that may be taken wait for a baseline that is being measured.
+
+        First come the models without a baseline, the one with the most work first. Then comes the longest case, with
+        others of its model up to the wanted length.
+
+        Args:
+            seconds: how long a piece shall take; one case may take longer.
+            models: ids of the models that may be taken, None for all.
         """
-        opening = [model for model in self._waiting if self._waiting[model] and self._opens(model)]
+        own = [model for model, cases in self._waiting.items() if cases and (models is None or model in models)]
+        opening = [model for model in own if model not in self._measured and not self._running[model]]
         if opening:
-            model = max(opening, key=self._work)
-            piece = self._waiting[model].pop(0)
-        else:
-            ready = [piece for model in self._measured for piece in self._waiting.get(model, ())]
-            if not ready:
-                return None
-            piece = max(ready, key=lambda one: (self._expected(one), -one.number))
-            self._waiting[piece.model.id].remove(piece)
-        self._running[piece.model.id] += 1
-        return piece
+            return self._open(max(opening, key=self.work().__getitem__), seconds)
+        ready = [model for model in own if model in self._measured]
+        return self._cut(max(ready, key=self._longest), seconds) if ready else None
 
     def finished(self, piece: Piece, seconds: float, *, baseline: bool) -> None:
         """Count the time of a finished piece, and whether its model now has a baseline."""
-        self._running[piece.model.id] -= 1
-        if baseline:
-            self._measured.add(piece.model.id)
-        self._estimated[piece.model.id] += piece.seconds
-        self._spent[piece.model.id] += seconds
+        model = piece.model.id
+        self._running[model] -= 1
+        if model in self._measured:
+            # the first piece of a model takes its time for the baseline
+            self._estimated[model] += piece.seconds
+            self._spent[model] += seconds
+        elif baseline:
+            self._measured.add(model)
+        self._tried.add(model)
 
     def again(self, cases: Iterable[Case]) -> None:
-        """Put cases that were lost with their node back, each group as a piece of its own."""
-        for group in _groups(cases):
-            self._waiting[group[0].model.id].append(self._piece(group))
+        """Put cases that were lost with their node back, each as a piece of its own."""
+        lost = list(cases)
+        self._lost.update(case.id for case in lost)
+        self._put(lost)
 
-    def _opens(self, model: str) -> bool:
-        return model not in self._measured and not self._running[model]
+    def _put(self, cases: Iterable[Case]) -> None:
+        for case in cases:
+            self._waiting[case.model.id].append(case)
+        for waiting in self._waiting.values():
+            waiting.sort(key=self._costs.case_seconds, reverse=True)
 
-    def _cut(self, cases: Sequence[Case], piece_seconds: float) -> list[Piece]:
-        """Return the pieces of a model; the shortest group comes first and alone if its baseline is missing."""
-        groups = sorted(_groups(cases), key=self._seconds, reverse=True)
-        total = sum(map(self._seconds, groups))
-        first: list[list[Case]] = []
-        if cases[0].model.id not in self._measured and total > piece_seconds:
-            first = [groups.pop()]
-        return [self._piece(one) for one in (*first, *self._filled(groups, piece_seconds))]
+    def _open(self, model: str, seconds: float) -> Piece:
+        """Return the first piece of a model."""
+        waiting = self._waiting[model]
+        if self._seconds(waiting) <= seconds and not self._lost_in(waiting):
+            return self._cut(model, seconds)
+        if model not in self._tried:
+            return self._piece(waiting[-1].model, (), waiting[-1])
+        return self._piece(waiting[-1].model, (waiting.pop(),))
 
-    def _filled(self, groups: Sequence[Sequence[Case]], piece_seconds: float) -> list[list[Case]]:
-        """Return groups put together, the longest first, each with the first piece that has room for it."""
-        pieces: list[list[Case]] = []
-        lengths: list[float] = []
-        for group in groups:
-            seconds = self._seconds(group)
-            place = next((at for at, length in enumerate(lengths) if length + seconds <= piece_seconds), None)
-            if place is None:
-                pieces.append(list(group))
-                lengths.append(seconds)
-            else:
-                pieces[place] += group
-                lengths[place] += seconds
-        return pieces
+    def _cut(self, model: str, seconds: float) -> Piece:
+        """Return a piece of the longest case, with the longest ones that fit next to it."""
+        pace, waiting = self._pace(model), self._waiting[model]
+        taken = [waiting.pop(0)]
+        length = pace * self._seconds(taken)
+        for case in list(waiting):
+            own = pace * self._costs.case_seconds(case)
+            if length + own <= seconds and not self._lost_in([*taken, case]):
+                waiting.remove(case)
+                taken.append(case)
+                length += own
+        return self._piece(taken[0].model, tuple(taken))
 
-    def _piece(self, cases: Sequence[Case]) -> Piece:
+    def _lost_in(self, cases: Iterable[Case]) -> bool:
+        return any(case.id in self._lost for case in cases)
+
+    def _piece(self, model: Model, cases: tuple[Case, ...], opens: Case | None = None) -> Piece:
         self._numbers += 1
-        return Piece(self._numbers, cases[0].model, tuple(cases), self._seconds(cases))
+        self._running[model.id] += 1
+        return Piece(self._numbers, model, cases, self._seconds(cases), opens)
 
     def _seconds(self, cases: Iterable[Case]) -> float:
         return sum(map(self._costs.case_seconds, cases))
 
-    def _work(self, model: str) -> float:
-        return sum(map(self._expected, self._waiting[model]))
+    def _longest(self, model: str) -> float:
+        return self._pace(model) * self._costs.case_seconds(self._waiting[model][0])
 
-    def _expected(self, piece: Piece) -> float:
-        """Return the seconds of a piece: its estimate times what finished pieces took of theirs."""
-        model = piece.model.id
+    def _pace(self, model: str) -> float:
+        """Return the time that finished pieces of a model took of their estimate; of all models before there is one."""
         if self._estimated[model]:
-            return piece.seconds * self._spent[model] / self._estimated[model]
+            return self._spent[model] / self._estimated[model]
         estimated = sum(self._estimated.values())
-        return piece.seconds * (sum(self._spent.values()) / estimated if estimated else 1.0)
-
-
-def _groups(cases: Iterable[Case]) -> list[list[Case]]:
-    """Return the cases of each model and scenario."""
-    found: dict[tuple[str, str], list[Case]] = {}
-    for case in cases:
-        found.setdefault((case.model.id, case.scenario.id), []).append(case)
-    return list(found.values())
+        return sum(self._spent.values()) / estimated if estimated else 1.0

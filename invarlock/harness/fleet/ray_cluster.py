@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ RAY_RETRIES = 3
 # A node answers about its versions in seconds; a worker that imports nothing large starts in less.
 FACTS_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
+# How often pieces are looked for whose nodes are lost.
+LOST_NODES_SECONDS = 60.0
+NODE_LABEL = "ray.io/node-id"
 INSTALL = "run: pip install 'invarlock[ray]', on the nodes too"
 
 
@@ -58,7 +61,8 @@ class RayCluster:
         import ray
 
         self._ray = ray
-        self._running: dict[Any, int] = {}
+        # with the nodes on which each may run
+        self._running: dict[Any, tuple[int, frozenset[str]]] = {}
         address = fleet if "://" in fleet else "auto"
         known = fleet if "://" in fleet else os.environ.get("RAY_ADDRESS", "")
         try:
@@ -117,7 +121,11 @@ class RayCluster:
 
     def slots(self, need: Need) -> int:
         """Return how many pieces with a need the nodes can run at the same time."""
-        rows = [row["Resources"] for row in self._ray.nodes() if row["Alive"]]
+        rows = [
+            row["Resources"]
+            for row in self._ray.nodes()
+            if row["Alive"] and (not need.nodes or row["NodeID"] in need.nodes)
+        ]
         if need.gpus:
             return sum(int(row.get("GPU", 0)) // need.gpus for row in rows)
         return sum(min(int(row.get("CPU", 0)), int(row.get("memory", 0) // max(1, need.memory_bytes))) for row in rows)
@@ -139,21 +147,27 @@ class RayCluster:
             files: its archives, as ``share`` returned them.
             need: of its node.
         """
-        resources: Mapping[str, Any] = {"num_gpus": need.gpus} if need.gpus else {"memory": need.memory_bytes}
+        resources: dict[str, Any] = {"num_gpus": need.gpus} if need.gpus else {"memory": need.memory_bytes}
+        if need.nodes:
+            resources["label_selector"] = {NODE_LABEL: f"in({', '.join(sorted(need.nodes))})"}
         piece = self._piece.options(
             **resources, num_cpus=need.cores, max_retries=RAY_RETRIES, name=f"piece {order.number}"
         )
-        self._running[piece.remote(order, *files)] = order.number
+        self._running[piece.remote(order, *files)] = (order.number, need.nodes)
 
     def flush(self) -> None:
         """Do nothing: Ray takes each piece at once."""
 
     def wait(self) -> tuple[int, str, Part]:
         """Return the number, the node's id and the part of the next piece that ends; the id is empty if it is lost."""
-        (ended,), _ = self._ray.wait(list(self._running), num_returns=1)
-        number = self._running.pop(ended)
+        ended: list[Any] = []
+        while not ended:
+            ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOST_NODES_SECONDS)
+            if not ended and (stranded := self._stranded()) is not None:
+                return stranded, "", Part(ended="all nodes with GPUs of the size that it needs are lost")
+        number, _ = self._running.pop(ended[0])
         try:
-            node, part = self._ray.get(ended)
+            node, part = self._ray.get(ended[0])
         except self._ray.exceptions.RayError as error:
             return number, "", Part(ended=_reason(error))
         return number, node, part
@@ -162,6 +176,16 @@ class RayCluster:
     def running(self) -> int:
         """Return the number of submitted pieces that did not end."""
         return len(self._running)
+
+    def _stranded(self) -> int | None:
+        """Cancel a piece that waits for nodes that are all lost, and return its number; None without such a piece."""
+        alive = self.names().keys()
+        for reference, (number, nodes) in self._running.items():
+            if nodes and not nodes & alive:
+                self._ray.cancel(reference, force=True)
+                del self._running[reference]
+                return number
+        return None
 
     def close(self) -> None:
         """Cancel what runs, and disconnect."""

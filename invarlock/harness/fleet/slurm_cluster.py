@@ -34,7 +34,6 @@ JOBS = "jobs.json"
 QUEUE_SECONDS = 15.0
 COMMAND_SECONDS = 60.0
 SHARED_FILE_SECONDS = 10.0
-MANY = 1 << 30
 # Parameters that submitit has for every kind of cluster.
 COMMON = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 
@@ -100,9 +99,8 @@ class SlurmCluster:
         """Return 1; ``--slurm cpus_per_task=N`` sets another number."""
         return 1
 
-    def slots(self, need: Need) -> int:
-        """Return a large number: Slurm's queue takes every piece at once."""
-        return MANY
+    def slots(self, need: Need) -> None:
+        """Return None: Slurm's queue takes all pieces at once."""
 
     def share(self, archive: Archive) -> Path:
         """Write an archive for the nodes, and return its path."""

@@ -13,14 +13,21 @@ from invarlock.problems import Code
 
 @dataclass(frozen=True)
 class PieceFile:
-    """The ids of the cases that a node runs, and of all cases of the run."""
+    """What a node runs.
+
+    Attributes:
+        cases: ids of its cases.
+        whole: ids of all cases of the run.
+        baseline_only: whether only the baselines and presets of the cases are made.
+    """
 
     cases: tuple[str, ...]
     whole: tuple[str, ...]
+    baseline_only: bool = False
 
     def write(self, path: Path) -> None:
         """Write the file."""
-        write_json(path, {"cases": list(self.cases), "whole": list(self.whole)})
+        write_json(path, {"cases": list(self.cases), "whole": list(self.whole), "baseline_only": self.baseline_only})
 
     @staticmethod
     def read(path: Path) -> PieceFile:
@@ -34,4 +41,4 @@ class PieceFile:
         if not all(isinstance(ids, list) and all(isinstance(one, str) for one in ids) for ids in lists):
             message = "not the cases of a piece; --fleet writes this file"
             raise DocumentError(message, where=str(path), code=Code.DOCUMENT_MALFORMED)
-        return PieceFile(tuple(document["cases"]), tuple(document["whole"]))
+        return PieceFile(tuple(document["cases"]), tuple(document["whole"]), document.get("baseline_only") is True)

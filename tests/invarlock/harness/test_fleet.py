@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_simulation import MIXED, PIECE_SECONDS, simulate_fleet, static_makespan
 from hypothesis import given
 from hypothesis import strategies as st
 from invarlock.packer.runs.run_directory import RunDirectory
@@ -38,11 +39,11 @@ SMOKE = [case for case in CASES if "smoke" in case.suites]
 FULL = [case for case in CASES if "full" in case.suites]
 
 
-def drain(queue: PieceQueue) -> list[Piece]:
+def drain(queue: PieceQueue, seconds: float) -> list[Piece]:
     """Return the pieces of a queue in the order in which nodes that never run two at once would finish them."""
     taken = []
     while queue.left:
-        piece = queue.take()
+        piece = queue.take(seconds)
         assert piece is not None
         taken.append(piece)
         queue.finished(piece, piece.seconds, baseline=True)
@@ -50,77 +51,131 @@ def drain(queue: PieceQueue) -> list[Piece]:
 
 
 @given(st.floats(1.0, 1e6), st.integers(1, len(FULL)))
-def test_pieces_have_every_case_once_and_keep_the_runs_of_a_subject_together(seconds: float, count: int) -> None:
+def test_pieces_have_every_case_once_and_are_as_long_as_wanted(seconds: float, count: int) -> None:
     cases = FULL[:count]
 
-    pieces = drain(PieceQueue(cases, Costs(), seconds))
+    pieces = drain(PieceQueue(cases, Costs()), seconds)
 
     assert sorted(case.id for piece in pieces for case in piece.cases) == sorted(case.id for case in cases)
     assert len({piece.number for piece in pieces}) == len(pieces)
     for piece in pieces:
-        assert {case.model for case in piece.cases} == {piece.model}
-        assert len({case.scenario.id for case in piece.cases}) == 1 or piece.seconds <= seconds
-    places = {(case.model.id, case.scenario.id): piece.number for piece in pieces for case in piece.cases}
-    for piece in pieces:
-        assert {places[case.model.id, case.scenario.id] for case in piece.cases} == {piece.number}
+        assert {case.model for case in piece.cases} <= {piece.model}
+        assert len(piece.cases) <= 1 or piece.seconds <= seconds
+        assert (piece.opens is None) == bool(piece.cases)
 
 
 def test_a_model_has_one_piece_until_its_baseline_is_measured() -> None:
-    queue = PieceQueue(FULL, Costs(), 600.0)
+    queue = PieceQueue(FULL, Costs())
     models = {case.model.id for case in FULL}
 
-    opening = [piece for _ in models if (piece := queue.take()) is not None]
+    opening = [piece for _ in models if (piece := queue.take(600.0)) is not None]
 
     assert {piece.model.id for piece in opening} == models
-    assert queue.take() is None
-    shortest = min(Costs().case_seconds(case) for case in FULL if case.model == opening[0].model)
-    assert Costs().case_seconds(opening[0].cases[0]) == shortest
+    assert queue.take(600.0) is None
+    assert queue.waits_for_baselines
+    assert [piece.cases for piece in opening] == [()] * len(models)
+    assert {piece.opens.model for piece in opening if piece.opens} == {piece.model for piece in opening}
     queue.finished(opening[0], 10.0, baseline=True)
-    following = queue.take()
+    assert queue.take(600.0, models - {opening[0].model.id}) is None
+    following = queue.take(600.0)
     assert following is not None
     assert following.model == opening[0].model
 
 
-def test_without_a_baseline_the_next_piece_of_the_model_tries_alone() -> None:
+def test_a_model_whose_cases_are_short_is_one_piece() -> None:
     cases = [case for case in FULL if case.model == FULL[0].model]
-    queue = PieceQueue(cases, Costs(), 1.0)
-    first = queue.take()
+
+    (piece,) = drain(PieceQueue(cases, Costs()), 1e6)
+
+    assert {case.id for case in piece.cases} == {case.id for case in cases}
+
+
+def test_without_a_baseline_the_next_pieces_of_the_model_try_alone_with_a_case() -> None:
+    cases = [case for case in FULL if case.model == FULL[0].model]
+    queue = PieceQueue(cases, Costs())
+    first = queue.take(1.0)
     assert first is not None
 
     queue.finished(first, 10.0, baseline=False)
 
-    assert queue.take() is not None
-    assert queue.take() is None
+    second = queue.take(1.0)
+    assert second is not None
+    shortest = min(Costs().case_seconds(case) for case in cases)
+    assert [Costs().case_seconds(case) for case in second.cases] == [shortest]
+    assert queue.take(1.0) is None
+    queue.finished(second, 10.0, baseline=False)
+    third = queue.take(1.0)
+    assert third is not None
+    assert len(third.cases) == 1
 
 
-def test_the_longest_piece_comes_first_and_measured_times_correct_the_estimates() -> None:
+def test_the_longest_case_comes_first_and_measured_times_correct_the_estimates() -> None:
     small, large = (sorted({case.model for case in FULL}, key=lambda one: one.weight_bytes)[at] for at in (0, -1))
     cases = [case for case in FULL if case.model in (small, large)]
     measured = {small.id, large.id}
 
-    estimated = drain(PieceQueue(cases, Costs(), 1.0, measured))
+    estimated = drain(PieceQueue(cases, Costs(), measured), 1.0)
     assert estimated[0].model == large
+    seconds = [piece.seconds for piece in estimated]
+    assert seconds == sorted(seconds, reverse=True)
     # each has the expected time of its own model: after these, the small one is the slow one
-    queue = PieceQueue(cases, Costs(), 1.0, measured)
-    for model, seconds in ((large, 1e-3), (small, 1e6)):
-        piece = Piece(0, model, (), 1.0)
-        queue.finished(piece, seconds, baseline=True)
-    following = queue.take()
+    queue = PieceQueue(cases, Costs(), measured)
+    for model, seconds_taken in ((large, 1e-3), (small, 1e6)):
+        queue.finished(Piece(0, model, (), 1.0), seconds_taken, baseline=True)
+    following = queue.take(1.0)
     assert following is not None
     assert following.model == small
 
 
-def test_lost_cases_come_back_a_group_at_a_time() -> None:
-    queue = PieceQueue(SMOKE, Costs(), 1e6)
-    piece = queue.take()
+def test_the_time_of_a_baseline_is_not_taken_for_that_of_cases() -> None:
+    queue = PieceQueue(FULL, Costs())
+    before = queue.work()
+    first = queue.take(600.0)
+    assert first is not None
+
+    queue.finished(first, 1e9, baseline=True)
+
+    assert queue.work() == before
+
+
+def test_lost_cases_come_back_each_as_a_piece_of_its_own() -> None:
+    queue = PieceQueue(SMOKE, Costs(), {SMOKE[0].model.id})
+    piece = queue.take(100.0, [SMOKE[0].model.id])
     assert piece is not None
 
     queue.finished(piece, 1.0, baseline=True)
     queue.again(piece.cases)
 
-    again = [one for one in drain(queue) if one.number > piece.number and one.model == piece.model]
-    assert sorted(case.id for one in again for case in one.cases) == sorted(case.id for case in piece.cases)
-    assert all(len({case.scenario.id for case in one.cases}) == 1 for one in again)
+    again = [one for one in drain(queue, 1e6) if {case.id for case in one.cases} & {case.id for case in piece.cases}]
+    assert len(piece.cases) > 1
+    assert [len(one.cases) for one in again] == [1] * len(piece.cases)
+
+
+def test_a_model_gets_the_nodes_that_suit_it_best_and_then_what_is_left_of_the_others() -> None:
+    found = simulate_fleet([(4, 141), (6, 80)])
+
+    placed = {(piece.model.id, gigabytes) for piece, gigabytes in found.placed}
+    opened = {piece.model.id: gigabytes for piece, gigabytes in found.placed if not piece.cases}
+    large = max((case.model for case in FULL), key=lambda model: model.weight_bytes)
+    assert opened.pop(large.id) == 141
+    assert set(opened.values()) == {80}
+    assert {(large.id, 141), (large.id, 80)} <= placed
+
+
+@pytest.mark.parametrize("gpus", [4, 8, 16, 64])
+def test_the_full_suite_on_mixed_gpus_takes_at_most_a_fifth_longer_than_its_work_allows(gpus: int) -> None:
+    found = simulate_fleet(MIXED[gpus])
+
+    assert found.bound <= found.makespan <= 1.2 * found.bound
+    assert found.makespan < 0.9 * static_makespan(MIXED[gpus])
+
+
+def test_a_queue_that_takes_all_pieces_at_once_gets_all_of_full_length() -> None:
+    found = simulate_fleet([(4, 80)], queue=True)
+
+    cut = [piece for piece, _ in found.placed if len(piece.cases) > 1]
+    lengths = sorted(piece.seconds for piece in cut)
+    assert lengths[len(lengths) // 2] > 0.6 * PIECE_SECONDS
 
 
 def test_an_archive_brings_files_to_another_folder(tmp_path: Path) -> None:
@@ -275,7 +330,9 @@ def test_a_case_that_failed_without_a_report_is_finished_and_one_that_did_not_en
     directory, (one, two, *_) = begin(tmp_path / "run"), SMOKE
     lines = outcome(one, "call") + outcome(one, "teardown") + outcome(two, "setup") + '{"nodeid": "su'
 
-    finished, _ = join_part(directory, part_of(tmp_path / "part", {"state/outcomes.jsonl": lines}), [one, two])
+    finished, _ = join_part(
+        directory, part_of(tmp_path / "part", {"state/outcomes.jsonl": lines}), one.model, [one, two]
+    )
 
     assert list(finished) == [one.id]
     assert [path.name for path in directory.outcomes.iterdir()] == [f"{one.id}.json"]
@@ -288,7 +345,7 @@ def test_a_report_that_does_not_verify_is_not_joined(tmp_path: Path) -> None:
     files = {"state/outcomes.jsonl": outcome(case, "teardown"), report: "{}"}
     baseline = str(RunDirectory(Path()).baseline_report(case.model))
 
-    finished, _ = join_part(directory, part_of(tmp_path / "part", {**files, baseline: "{}"}), [case])
+    finished, _ = join_part(directory, part_of(tmp_path / "part", {**files, baseline: "{}"}), case.model, [case])
 
     assert finished == {}
     assert not directory.report(case).exists()
@@ -310,7 +367,7 @@ def test_a_part_with_other_settings_or_another_baseline_is_refused(make: Any, tm
     archive = part_of(tmp_path / "part", make(directory, case))
 
     with pytest.raises(UsageError) as found:
-        join_part(directory, archive, [case])
+        join_part(directory, archive, case.model, [case])
 
     assert found.value.code == Code.NODE_DIFFERS
 
@@ -322,7 +379,7 @@ def test_the_kept_tokens_of_a_baseline_are_where_evaluation_looks_for_them() -> 
 
 
 def test_the_file_of_a_piece_is_read_as_written_and_nothing_else_is(tmp_path: Path) -> None:
-    piece = PieceFile(("a",), ("a", "b"))
+    piece = PieceFile(("a",), ("a", "b"), baseline_only=True)
     piece.write(tmp_path / "piece.json")
 
     assert PieceFile.read(tmp_path / "piece.json") == piece

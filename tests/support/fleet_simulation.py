@@ -1,0 +1,207 @@
+"""How long the ``full`` suite takes on a Ray cluster: real pieces and placing, on a clock that is only counted.
+
+A node places pieces in the order in which they came, and takes the first one that fits on its free GPUs. How long a
+piece takes comes from the cost model: the start of its session, a reading of the baseline's weights, and its cases; the
+first piece of a model copies and measures the baseline and makes its preset.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invarlock.catalog.cases import Case, plan_cases
+from invarlock.catalog.costs import Costs, ModelSize
+from invarlock.catalog.models import CALIBRATION_RUNS, Model, read_models
+from invarlock.catalog.scenarios import read_scenarios
+from invarlock.catalog.shards import divide_cases
+from invarlock.harness.devices.inventory import GB, Device, Pool
+from invarlock.harness.devices.memory_plan import devices_needed, needed_bytes
+from invarlock.harness.fleet.cluster import Need
+from invarlock.harness.fleet.pieces import Piece, PieceQueue
+from invarlock.harness.fleet.placing import Placing, make_lots
+
+SUITES = Path(__file__).parents[2] / "suites"
+# Nodes as (GPUs, GB of each), by the number of GPUs.
+Nodes = list[tuple[int, int]]
+MIXED: dict[int, Nodes] = {
+    4: [(2, 80), (2, 141)],
+    8: [(4, 80), (4, 141)],
+    16: [(8, 80), (8, 141)],
+    64: [(8, 80)] * 5 + [(8, 141)] * 3,
+}
+# The default of --piece-seconds.
+PIECE_SECONDS = 1200.0
+# Of a session: as measured on Ray with small models.
+START_SECONDS = 8.0
+# The controller checks and joins the parts one after the other.
+JOIN_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of it; no schedule is shorter than ``bound``, and ``placed`` has the GB of each piece's GPUs."""
+
+    makespan: float
+    bound: float
+    placed: list[tuple[Piece, int]]
+
+    @property
+    def ratio(self) -> float:
+        return self.makespan / self.bound
+
+
+def full_cases() -> list[Case]:
+    cases = plan_cases(read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json"))
+    return [case for case in cases if "full" in case.suites and case.scenario.category != "deployable"]
+
+
+class SimulatedCluster:
+    """As much of a cluster as placing uses."""
+
+    def __init__(self, nodes: Nodes, *, queue: bool) -> None:
+        self._nodes, self._queue = nodes, queue
+        self._free = [count for count, _ in nodes]
+        self._waiting: list[tuple[Piece, Need, float]] = []
+        self._ends: list[tuple[float, int, int, Need, Piece, float]] = []
+        self._order = itertools.count()
+        self.now = 0.0
+        self.placed: list[tuple[Piece, int]] = []
+
+    def slots(self, need: Need) -> int | None:
+        if self._queue:
+            return None
+        return sum(count // need.gpus for node, (count, _) in enumerate(self._nodes) if self._may(need, node))
+
+    def submit(self, piece: Piece, need: Need, seconds: float) -> None:
+        self._waiting.append((piece, need, seconds))
+
+    def flush(self) -> None:
+        for one in list(self._waiting):
+            piece, need, seconds = one
+            fitting = [node for node, free in enumerate(self._free) if free >= need.gpus and self._may(need, node)]
+            if fitting:
+                node = min(fitting, key=self._free.__getitem__)
+                self._waiting.remove(one)
+                self._free[node] -= need.gpus
+                self.placed.append((piece, self._nodes[node][1]))
+                heapq.heappush(self._ends, (self.now + seconds, next(self._order), node, need, piece, seconds))
+
+    @property
+    def running(self) -> int:
+        return len(self._waiting) + len(self._ends)
+
+    def wait(self) -> tuple[Piece, float]:
+        ended, _, node, need, piece, seconds = heapq.heappop(self._ends)
+        self._free[node] += need.gpus
+        self.now = max(self.now, ended)
+        self.flush()
+        self.now += JOIN_SECONDS
+        return piece, seconds
+
+    @staticmethod
+    def _may(need: Need, node: int) -> bool:
+        return not need.nodes or str(node) in need.nodes
+
+
+def simulate_fleet(
+    nodes: Nodes,
+    *,
+    cases: Sequence[Case] | None = None,
+    costs: Costs | None = None,
+    piece_seconds: float = PIECE_SECONDS,
+    queue: bool = False,
+) -> Found:
+    """Return how long cases take on the nodes of a cluster.
+
+    Args:
+        nodes: their GPUs.
+        cases: to run, by default those of the suite ``full``.
+        costs: the cost model of the durations; the product estimates with its own.
+        piece_seconds: as the option.
+        queue: whether the cluster takes all pieces at once.
+    """
+    cases, costs = cases or full_cases(), costs or Costs()
+    widths = gpus_by_kind(nodes, cases)
+    kinds = [
+        {
+            model: Need(count, count, 0, frozenset(str(node) for node, one in enumerate(nodes) if one == kind))
+            for model, count in own.items()
+        }
+        for kind, own in widths.items()
+    ]
+    pieces, cluster = PieceQueue(cases, Costs()), SimulatedCluster(nodes, queue=queue)
+    adapter: Any = cluster
+    placing = Placing(pieces, adapter, make_lots(kinds), piece_seconds)
+    measured: set[str] = set()
+
+    def submit(piece: Piece, need: Need) -> None:
+        model = piece.model
+        begin = model.weight_bytes / costs.disk if model.id in measured else baseline_seconds(model, cases, costs)
+        cluster.submit(piece, need, START_SECONDS + begin + sum(map(costs.case_seconds, piece.cases)))
+
+    done: list[Case] = []
+    placing.fill(submit)
+    while cluster.running:
+        piece, seconds = cluster.wait()
+        measured.add(piece.model.id)
+        done += piece.cases
+        placing.ended(piece.number)
+        pieces.finished(piece, seconds, baseline=True)
+        placing.fill(submit)
+    assert sorted(case.id for case in done) == sorted(case.id for case in cases)
+    return Found(cluster.now, lower_bound(nodes, cases, costs), cluster.placed)
+
+
+def static_makespan(nodes: Nodes, costs: Costs | None = None) -> float:
+    """Return how long static shards take, one a node, each of which measures the baselines of its models."""
+    cases = full_cases()
+    shards = divide_cases(cases, len(nodes))
+    longest = 0.0
+    for shard, node in enumerate(nodes, start=1):
+        own = [case for case in cases if shards[case.model.id, case.scenario.id] == shard]
+        longest = max(longest, simulate_fleet([node], cases=own, costs=costs).makespan)
+    return longest
+
+
+def gpus_by_kind(nodes: Nodes, cases: Sequence[Case]) -> dict[tuple[int, int], dict[str, int]]:
+    """Return how many GPUs each model needs on each kind of node; a model that does not fit is absent."""
+    found: dict[tuple[int, int], dict[str, int]] = {}
+    for count, gigabytes in nodes:
+        room = int(gigabytes * GB)
+        pool = Pool("gpu", tuple(Device(str(index), index, room, room) for index in range(count)), 1)
+        own = {model.id: devices_needed(needed_bytes(model, "gpu"), pool) for model in {case.model for case in cases}}
+        found[count, gigabytes] = {model: needed for model, needed in own.items() if needed is not None}
+    return found
+
+
+def baseline_seconds(model: Model, cases: Sequence[Case], costs: Costs) -> float:
+    runs = max(case.run for case in cases if case.model == model)
+    return costs.baseline_seconds(ModelSize.of(model), runs + CALIBRATION_RUNS)
+
+
+def lower_bound(nodes: Nodes, cases: Sequence[Case], costs: Costs) -> float:
+    """Return a time in which no schedule can be done; the start of sessions counts as nothing, and a model needs as few
+    GPUs as on the nodes that suit it best.
+
+    It is the larger of the longest case after its baseline, and for each time at which a baseline is measured: that
+    time and what is left then for all GPUs, when all work is done that could be done without the baselines that follow.
+    """
+    models = list({case.model for case in cases})
+    own = gpus_by_kind(nodes, cases).values()
+    widths = [min(kind[model.id] for kind in own if model.id in kind) for model in models]
+    baselines = [baseline_seconds(model, cases, costs) for model in models]
+    each = [[costs.case_seconds(case) for case in cases if case.model == model] for model in models]
+    work = [width * (first + sum(some)) for width, first, some in zip(widths, baselines, each, strict=True)]
+    gpus, bound = sum(count for count, _ in nodes), max(map(sum, zip(baselines, map(max, each), strict=True)))
+    for time in (0.0, *baselines):
+        possible = sum(
+            width * time if first >= time else whole
+            for width, first, whole in zip(widths, baselines, work, strict=True)
+        )
+        bound = max(bound, time + (sum(work) - min(gpus * time, possible)) / gpus)
+    return bound

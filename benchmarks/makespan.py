@@ -1,10 +1,13 @@
-"""How close the ``full`` suite comes to the shortest time that its work allows, on 1 to 8 GPUs, simulated.
+"""How close the ``full`` suite comes to the shortest time that its work allows, on a machine and on a fleet, simulated.
 
     python benchmarks/makespan.py
 
 Real cases, leases and xdist's work stealing run on a clock that is only counted; how long a case takes comes from the
 cost model in ``tests/support/suite_simulation.py``. The bound is max(longest case, all work / GPUs), where a case that
 needs two GPUs is twice its time of work. Other rates of disk and compute shift the weight between models.
+
+The second table is of ``--fleet ray`` on nodes with GPUs of two sizes, against static shards, one a node
+(``tests/support/fleet_simulation.py``). The product estimates with the assumed rates in each row.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
+from fleet_simulation import MIXED, simulate_fleet, static_makespan
 from suite_simulation import simulate
 
 from invarlock.catalog.costs import Costs
@@ -39,6 +43,15 @@ def main() -> None:
             print(
                 f"{name:38} {gpus:2d} x {gpu_gb:3d}GB {plan.makespan / 3600:7.2f} h {plan.bound / 3600:6.2f} h "
                 f"{plan.ratio:6.3f} {plan.busy_share:5.0%}  {other.ratio:.3f}"
+            )
+    print()
+    print(f"{'rates':38} {'GPUs':>10} {'makespan':>9} {'bound':>8} {'ratio':>6} {'pieces':>6}  static shards")
+    for name, costs in RATES.items():
+        for gpus, nodes in MIXED.items():
+            fleet = simulate_fleet(nodes, costs=costs)
+            print(
+                f"{name:38} {gpus:10} {fleet.makespan / 3600:7.2f} h {fleet.bound / 3600:6.2f} h {fleet.ratio:6.3f} "
+                f"{len(fleet.placed):6}  {static_makespan(nodes, costs) / fleet.bound:.3f}"
             )
 
 

@@ -113,12 +113,12 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "piece_seconds",
-        "with --fleet: estimated time of a piece of the run, such as 5m or 1h; a lost node loses at most its pieces",
-        600,
+        "with --fleet: estimated time of the longest pieces of the run, such as 5m or 1h; a lost node loses its pieces",
+        1200,
         readers.seconds,
         "--piece-seconds",
         ("PACK_PIECE_SECONDS",),
-        shown="10m",
+        shown="20m",
         per_shard=True,
     ),
     Setting(

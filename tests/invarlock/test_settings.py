@@ -261,7 +261,7 @@ PROMISED: dict[str, Any] = {
     "--edit-label": None,
     "--shard": None,
     "--fleet": None,
-    "--piece-seconds": 600,
+    "--piece-seconds": 1200,
     "--slurm": (),
     "--case-timeout": 21600,
     **{f"MODEL_{slot}": None for slot in range(1, 9)},

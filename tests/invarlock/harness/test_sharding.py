@@ -138,12 +138,12 @@ def measure_another_baseline(shards: list[Path]) -> list[Path]:
     def edit(document: Any) -> None:
         document["draws"][0]["final"]["logloss"][0] += 1e-6
 
-    change(shards[0] / "embedded__mistral-tiny/baseline/evaluation.report.json", edit)
+    change(shards[1] / "embedded__mistral-tiny/baseline/evaluation.report.json", edit)
     return shards
 
 
 def forge_a_report(shards: list[Path]) -> list[Path]:
-    path = next(shards[2].glob("embedded__qwen2-tiny/reports/errors/nan_injection/evaluation.report.json"))
+    path = next(shards[0].glob("embedded__qwen2-tiny/reports/errors/nan_injection/evaluation.report.json"))
     change(path, lambda document: document["primary_metric"].update(ratio_vs_baseline=1.0))
     return shards
 
@@ -219,7 +219,7 @@ def lose_a_report(shards: list[Path]) -> list[Path]:
         (run_other_cases, 6, "does not match its shard.json: scenarios.0.strictness"),
         (use_another_library, 2, "belong to different runs: environment: libraries.torch '0.1'"),
         (measure_another_baseline, 2, "differently: draws.0.final.logloss.0"),
-        (forge_a_report, 7, "(shard 2/3): qwen2-tiny-nan_injection-run1: its report does not verify"),
+        (forge_a_report, 7, "(shard 3/3): qwen2-tiny-nan_injection-run1: its report does not verify"),
         (
             swap_a_report_for_another_that_verifies,
             7,

@@ -18,6 +18,7 @@ from invarlock.boundary import CommandParser, Commands, run_command
 from invarlock.cli.calibrating import add_calibrate
 from invarlock.cli.demo import add_demo
 from invarlock.cli.evaluating import add_evaluate
+from invarlock.cli.fleets import add_fleet
 from invarlock.cli.parsing import EXIT_CODES
 from invarlock.cli.reference import add_problems
 from invarlock.cli.running import add_run, run_suites
@@ -125,7 +126,7 @@ def _add_advanced(commands: Commands) -> None:
 
 
 GROUPS = {
-    "compare checkpoints": (add_demo, add_evaluate, add_run, add_tune, add_calibrate, _add_records),
+    "compare checkpoints": (add_demo, add_evaluate, add_run, add_fleet, add_tune, add_calibrate, _add_records),
     "look at evidence": (add_verify, packs.add_verify_receipt, packs.add_inspect, packs.add_diff, packs.add_trust),
     "publish evidence": (packs.add_bom, packs.add_card),
     "make evidence packs": (packs.add_keygen, packs.add_build, packs.add_sign, packs.add_attest, packs.add_merge),

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -75,6 +76,44 @@ def test_a_node_that_is_killed_changes_nothing(cluster: Any, undivided: Path, ke
     cluster.remove_node(extra, allow_graceful=False)
 
     check_same(finish(process), tmp_path / "run", undivided)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("INVARLOCK_TEST_KILLS", "5"))))
+def test_a_node_that_is_killed_at_a_random_moment_changes_nothing(
+    seed: int, cluster: Any, undivided: Path, key: Path, tmp_path: Path
+) -> None:
+    moment = random.Random(seed)
+    process = start_fleet(cluster, tmp_path / "run", "--signing-key", key)
+    # from the start of its first piece to about its last one
+    wait_for(piece_sessions, process)
+    time.sleep(moment.uniform(0.0, 40.0))
+
+    killed = moment.choice(list(cluster.worker_nodes))
+    cluster.remove_node(killed, allow_graceful=False)
+    cluster.add_node(num_cpus=1)
+
+    check_same(finish(process), tmp_path / "run", undivided)
+
+
+def test_a_piece_that_the_cluster_stops_for_want_of_memory_runs_on_another_node(
+    cluster: Any, undivided: Path, key: Path, tmp_path: Path
+) -> None:
+    # Ray's monitor of this node stops every task that begins: more memory is in use than it allows
+    variables = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    short = cluster.add_node(num_cpus=1, env_vars=variables)
+    try:
+        process = start_fleet(cluster, tmp_path / "run", "--signing-key", key)
+        done = finish(process)
+    finally:
+        cluster.remove_node(short)
+
+    assert "OutOfMemoryError" in done.stdout
+    assert "to be run once more" in done.stdout or "to be measured with a case" in done.stdout
+    # a case that came to that node twice is an error, as the table of failures says
+    if done.returncode == 0:
+        check_same(done, tmp_path / "run", undivided)
+    else:
+        assert "lost twice on the fleet: OutOfMemoryError" in done.stdout
 
 
 def test_a_controller_that_is_killed_continues_with_what_is_joined(

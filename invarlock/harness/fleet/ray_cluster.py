@@ -1,4 +1,4 @@
-"""A Ray cluster that runs pieces: Ray places them, and repeats those whose node is lost.
+"""A Ray cluster that runs pieces: Ray places them, and those whose node is lost start again.
 
 Example::
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from invarlock.harness.fleet.cluster import Need
 from invarlock.harness.fleet.node import Part, WorkOrder, run_piece
 from invarlock.problems import Code
 
-# How often Ray repeats a piece whose node or worker is lost, before the controller hears of it.
-RAY_RETRIES = 3
+# How often a piece starts again whose node or worker was lost, before its cases count as lost. Ray itself would also
+# repeat without end what it stopped because memory ran out.
+RETRIES = 3
 # A node answers about its versions in seconds; a worker that imports nothing large starts in less.
 FACTS_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
@@ -48,6 +50,16 @@ def check_ray_installed(fleet: str) -> None:
         raise UsageError(f"--fleet {fleet}: Ray is not installed; {INSTALL}", code=Code.EXTRA_NOT_INSTALLED)
 
 
+@dataclass(frozen=True)
+class _Submitted:
+    """A piece that did not end, and how often it was lost."""
+
+    order: WorkOrder
+    files: Sequence[Any]
+    need: Need
+    lost: int = 0
+
+
 class RayCluster:
     """A connection to a running cluster."""
 
@@ -61,8 +73,7 @@ class RayCluster:
         import ray
 
         self._ray = ray
-        # with the nodes on which each may run
-        self._running: dict[Any, tuple[int, frozenset[str]]] = {}
+        self._running: dict[Any, _Submitted] = {}
         address = fleet if "://" in fleet else "auto"
         known = fleet if "://" in fleet else os.environ.get("RAY_ADDRESS", "")
         try:
@@ -147,30 +158,40 @@ class RayCluster:
             files: its archives, as ``share`` returned them.
             need: of its node.
         """
+        self._start(_Submitted(order, files, need))
+
+    def _start(self, piece: _Submitted) -> None:
+        need = piece.need
         resources: dict[str, Any] = {"num_gpus": need.gpus} if need.gpus else {"memory": need.memory_bytes}
         if need.nodes:
             resources["label_selector"] = {NODE_LABEL: f"in({', '.join(sorted(need.nodes))})"}
-        piece = self._piece.options(
-            **resources, num_cpus=need.cores, max_retries=RAY_RETRIES, name=f"piece {order.number}"
-        )
-        self._running[piece.remote(order, *files)] = (order.number, need.nodes)
+        task = self._piece.options(**resources, num_cpus=need.cores, max_retries=0, name=f"piece {piece.order.number}")
+        self._running[task.remote(piece.order, *piece.files)] = piece
 
     def flush(self) -> None:
         """Do nothing: Ray takes each piece at once."""
 
     def wait(self) -> tuple[int, str, Part]:
         """Return the number, the node's id and the part of the next piece that ends; the id is empty if it is lost."""
-        ended: list[Any] = []
-        while not ended:
+        errors = self._ray.exceptions
+        while True:
             ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOST_NODES_SECONDS)
-            if not ended and (stranded := self._stranded()) is not None:
-                return stranded, "", Part(ended="all nodes with GPUs of the size that it needs are lost")
-        number, _ = self._running.pop(ended[0])
-        try:
-            node, part = self._ray.get(ended[0])
-        except self._ray.exceptions.RayError as error:
-            return number, "", Part(ended=_reason(error))
-        return number, node, part
+            if not ended:
+                stranded = self._stranded()
+                if stranded is not None:
+                    return stranded, "", Part(ended="all nodes with GPUs of the size that it needs are lost")
+                continue
+            piece = self._running.pop(ended[0])
+            try:
+                node, part = self._ray.get(ended[0])
+            except (errors.NodeDiedError, errors.WorkerCrashedError, errors.ObjectLostError) as error:
+                if piece.lost == RETRIES:
+                    return piece.order.number, "", Part(ended=_reason(error))
+                self._start(replace(piece, lost=piece.lost + 1))
+            except errors.RayError as error:
+                return piece.order.number, "", Part(ended=_reason(error))
+            else:
+                return piece.order.number, node, part
 
     @property
     def running(self) -> int:
@@ -180,11 +201,11 @@ class RayCluster:
     def _stranded(self) -> int | None:
         """Cancel a piece that waits for nodes that are all lost, and return its number; None without such a piece."""
         alive = self.names().keys()
-        for reference, (number, nodes) in self._running.items():
-            if nodes and not nodes & alive:
+        for reference, piece in self._running.items():
+            if piece.need.nodes and not piece.need.nodes & alive:
                 self._ray.cancel(reference, force=True)
                 del self._running[reference]
-                return number
+                return piece.order.number
         return None
 
     def close(self) -> None:

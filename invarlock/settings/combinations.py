@@ -45,6 +45,11 @@ def combination_problems(settings: Settings) -> Iterator[str]:
         yield "--fleet and --suite-mode calibrate-only cannot be combined; a fleet makes presets with its first cases"
     if settings.fleet and settings.release_review:
         yield "--fleet and --release-review cannot be combined: a review needs containers, which a fleet does not start"
+    if settings.fleet and settings.given("execution_mode") and settings.execution_mode == "container":
+        yield (
+            "--fleet and --execution-mode container cannot be combined: nodes start no containers; start the cluster "
+            "in the runtime image, and run with --execution-mode host"
+        )
     if settings.release_review:
         if settings.given("profile") and settings.profile == "dev":
             yield "--release-review needs --profile ci or release, not dev; drop --profile to use ci"

@@ -281,7 +281,14 @@ def test_parameters_of_slurm_are_names_with_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"shard": "1/2"}, {"keep_models": True}, {"suite_mode": "calibrate-only"}, {"release_review": True}]
+    "other",
+    [
+        {"shard": "1/2"},
+        {"keep_models": True},
+        {"suite_mode": "calibrate-only"},
+        {"release_review": True},
+        {"execution_mode": "container"},
+    ],
 )
 def test_a_fleet_is_not_combined_with_what_it_cannot_do(other: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--fleet and"):

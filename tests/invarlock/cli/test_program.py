@@ -19,8 +19,8 @@ from invarlock.problems import Code
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = (
-    "demo", "evaluate", "run", "tune", "calibrate", "records", "verify", "verify-receipt", "inspect", "diff", "trust",
-    "bom", "card", "keygen", "build", "sign", "attest", "merge", "problems", "advanced",
+    "demo", "evaluate", "run", "fleet", "tune", "calibrate", "records", "verify", "verify-receipt", "inspect", "diff",
+    "trust", "bom", "card", "keygen", "build", "sign", "attest", "merge", "problems", "advanced",
 )  # fmt: skip
 
 

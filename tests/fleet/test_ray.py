@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_runs import check_same, piece_sessions, start_run, wait_for
+from fleet_runs import case_sessions, check_same, piece_of, piece_sessions, start_run, wait_for
 from processes import finish
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 CLIENT_PORT = 23017
+MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +96,39 @@ def test_a_node_that_is_killed_at_a_random_moment_changes_nothing(
     check_same(finish(process), tmp_path / "run", undivided)
 
 
-def test_a_piece_that_the_cluster_stops_for_want_of_memory_runs_on_another_node(
+@pytest.mark.skipif(not os.access(MEMORY_CGROUPS, os.W_OK), reason="needs root and memory cgroups")
+def test_a_piece_that_the_kernel_stops_because_memory_runs_out_is_run_once_more(
     cluster: Any, undivided: Path, key: Path, tmp_path: Path
 ) -> None:
-    # Ray's monitor of this node stops every task that begins: more memory is in use than it allows
-    variables = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
-    short = cluster.add_node(num_cpus=1, env_vars=variables)
+    group = MEMORY_CGROUPS / f"invarlock-test-{os.getpid()}"
+    group.mkdir()
     try:
+        # less than importing torch takes
+        (group / "memory.limit_in_bytes").write_text("100M")
         process = start_fleet(cluster, tmp_path / "run", "--signing-key", key)
-        done = finish(process)
-    finally:
-        cluster.remove_node(short)
+        wait_for(case_sessions, process)
 
-    assert "OutOfMemoryError" in done.stdout
-    assert "to be run once more" in done.stdout or "to be measured with a case" in done.stdout
-    # a case that came to that node twice is an error, as the table of failures says
-    if done.returncode == 0:
-        check_same(done, tmp_path / "run", undivided)
-    else:
-        assert "lost twice on the fleet: OutOfMemoryError" in done.stdout
+        (group / "cgroup.procs").write_text(str(case_sessions()[0]))
+
+        done = finish(process)
+        assert "oom_kill 1" in (group / "memory.oom_control").read_text()
+    finally:
+        group.rmdir()
+    check_same(done, tmp_path / "run", undivided)
+    assert "1 case lost, to be run once more: its session ended with exit code -9" in done.stdout
+
+
+def test_a_baseline_whose_session_dies_is_measured_with_a_case(
+    cluster: Any, undivided: Path, key: Path, tmp_path: Path
+) -> None:
+    process = start_fleet(cluster, tmp_path / "run", "--signing-key", key)
+    wait_for(piece_sessions, process)
+
+    os.kill(piece_sessions()[0], signal.SIGKILL)
+
+    done = finish(process)
+    check_same(done, tmp_path / "run", undivided)
+    assert "to be measured with a case: its session ended with exit code -9" in done.stdout
 
 
 def test_a_controller_that_is_killed_continues_with_what_is_joined(
@@ -136,9 +151,9 @@ def test_a_controller_that_is_killed_continues_with_what_is_joined(
 
 def test_a_piece_whose_session_dies_is_run_once_more(cluster: Any, undivided: Path, key: Path, tmp_path: Path) -> None:
     process = start_fleet(cluster, tmp_path / "run", "--signing-key", key)
-    wait_for(piece_sessions, process)
+    wait_for(case_sessions, process)
 
-    os.kill(piece_sessions()[0], signal.SIGKILL)
+    os.kill(case_sessions()[0], signal.SIGKILL)
 
     done = finish(process)
     check_same(done, tmp_path / "run", undivided)
@@ -150,9 +165,9 @@ def test_a_case_that_is_lost_twice_fails_and_the_others_go_on(cluster: Any, key:
     lost: list[str] = []
     while process.poll() is None:
         for session in piece_sessions():
-            with contextlib.suppress(OSError, ValueError):
-                name = cases_of(session)
-                if name and "nan_injection" in name[0]:
+            with contextlib.suppress(OSError, ValueError, StopIteration):
+                name = piece_of(session)["cases"]
+                if "nan_injection" in name[0]:
                     os.kill(session, signal.SIGKILL)
                     lost.append(name[0])
         time.sleep(0.05)
@@ -165,14 +180,6 @@ def test_a_case_that_is_lost_twice_fails_and_the_others_go_on(cluster: Any, key:
     assert verdict["verdict"] == "FAIL"
     assert verdict["counts"]["records_passed"] == 4
     assert len(lost) >= 2
-
-
-def cases_of(session: int) -> list[str]:
-    """Return the cases of the piece that a process runs."""
-    variables = Path(f"/proc/{session}/environ").read_bytes().split(b"\0")
-    piece = next(value for value in variables if value.startswith(b"PACK_PIECE="))
-    cases: list[str] = json.loads(Path(os.fsdecode(piece.removeprefix(b"PACK_PIECE="))).read_bytes())["cases"]
-    return cases
 
 
 def test_a_node_with_another_library_is_refused_by_name(cluster: Any, tmp_path: Path) -> None:

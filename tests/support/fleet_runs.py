@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -44,6 +45,23 @@ def piece_sessions() -> list[int]:
             line = path.read_bytes()
             if b"/invarlock-piece-" in line and os.fsencode(ROOT) in line:
                 found.append(int(path.parent.name))
+    return found
+
+
+def piece_of(session: int) -> Any:
+    """Return the file of the piece that a process runs."""
+    variables = Path(f"/proc/{session}/environ").read_bytes().split(b"\0")
+    piece = next(value for value in variables if value.startswith(b"PACK_PIECE="))
+    return json.loads(Path(os.fsdecode(piece.removeprefix(b"PACK_PIECE="))).read_bytes())
+
+
+def case_sessions() -> list[int]:
+    """Return the processes in which nodes run cases, and not only measure a baseline."""
+    found = []
+    for session in piece_sessions():
+        with contextlib.suppress(OSError, ValueError, StopIteration):
+            if not piece_of(session)["baseline_only"]:
+                found.append(session)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from invarlock.catalog.cases import Case
-from invarlock.catalog.costs import Costs
+from invarlock.catalog.costs import Costs, ModelSize
 from invarlock.catalog.estimates import FIXED_SECONDS, START_SECONDS, Workload, duration_text, estimate_line, size_text
 from invarlock.catalog.models import Model
 from invarlock.harness.devices.inventory import Pool
@@ -31,7 +31,7 @@ def run_estimate(run: Run, cases: Sequence[Case]) -> str:
     if pool.kind == "gpu":
         costs = Costs()
         seconds = sum(costs.case_seconds(case) for case in cases)
-        seconds += sum(costs.baseline_seconds(need.model, _runs(need.model, cases)) for need in needs)
+        seconds += sum(costs.baseline_seconds(ModelSize.of(need.model), _runs(need.model, cases)) for need in needs)
         time = duration_text(seconds / workers)
         largest = max(need.memory_bytes for need in needs)
         sizes = f"{size_text(largest)} of GPU memory for a case, {size_text(disk)} of disk"

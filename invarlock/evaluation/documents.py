@@ -51,15 +51,24 @@ def baseline_document(setup: Setup, baseline: Baseline) -> BaselineReport:
             }
             for run, scored in baseline.draws.items()
         ],
-        **{
-            guard: {"raw": raw, "measurement_contract": dict(WEIGHT_CONTRACTS[guard])}
-            for guard, raw in baseline.facts.by_guard.items()
-        },
-        **{guard: {"measurement_contract": dict(contract)} for guard, contract in ACTIVATION_CONTRACTS.items()},
+        **{guard: {"measurement_contract": contract} for guard, contract in measurement_contracts().items()},
     }
+    for guard, raw in baseline.facts.by_guard.items():
+        document[guard]["raw"] = raw
     document["run_id"] = baseline_run_id(document)
     check_schema(document, "baseline_report", where="baseline report")
     return cast("BaselineReport", document)
+
+
+def measurement_contracts() -> dict[str, JsonObject]:
+    """Return how each guard of a baseline's report is measured by this version."""
+    return {guard: dict(contract) for guard, contract in {**WEIGHT_CONTRACTS, **ACTIVATION_CONTRACTS}.items()}
+
+
+def contracts_of(baseline: BaselineReport) -> dict[str, JsonObject]:
+    """Return how each guard of a baseline's report was measured; a subject has to be measured in the same way."""
+    document = cast("JsonObject", baseline)
+    return {guard: document[guard]["measurement_contract"] for guard in measurement_contracts()}
 
 
 def report_document(
@@ -88,7 +97,7 @@ def report_document(
     weights = measured.facts.against({guard: cast("JsonObject", baseline)[guard]["raw"] for guard in WEIGHT_CONTRACTS})
     outputs = measured.activations.by_guard(_losses(measured.scaled))
     raws = {**weights, **{guard: {"baseline": base[guard], "subject": own} for guard, own in outputs.items()}}
-    contracts = {**WEIGHT_CONTRACTS, **ACTIVATION_CONTRACTS}
+    contracts = measurement_contracts()
     raw = {
         **_outputs(request, edited, (measured.preview, measured.final), measured.fidelity),
         "subject": {"digest": measured.digest},
@@ -97,7 +106,7 @@ def report_document(
             "batch_size": None if measured.final is None else measured.final.batch_size,
             "scored_as": {"baseline": NATIVE, "subject": measured.scored_as},
         },
-        **{guard: {"raw": raws[guard], "measurement_contract": dict(contracts[guard])} for guard in setup.guards},
+        **{guard: {"raw": raws[guard], "measurement_contract": contracts[guard]} for guard in setup.guards},
         **equivalence(measured.form),
         "guards": list(setup.guards),
     }

@@ -29,7 +29,13 @@ from invarlock.digests import digest_bytes, sha256_hex
 from invarlock.documents.reports import BaselineReport, Report
 from invarlock.errors import UsageError
 from invarlock.evaluation.comparison import compare, draw_runs, measure_baseline
-from invarlock.evaluation.documents import baseline_document, report_document, served_document
+from invarlock.evaluation.documents import (
+    baseline_document,
+    contracts_of,
+    measurement_contracts,
+    report_document,
+    served_document,
+)
 from invarlock.evaluation.kept_tokens import check_kept, kept_file
 from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
@@ -262,6 +268,7 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw, kept: Path) -> Bas
         ("meta.attention", document["meta"]["attention"], setup.placement.attention),
         ("dataset", document["dataset"], setup.dataset(tokenizer, draw.prefix)),
         ("context", document["context"], setup.context),
+        ("measurement contracts", contracts_of(document), measurement_contracts()),
         ("seeds", draws[0]["seeds"] if draws else None, setup.seeds(RUN)),
         ("windows", draws[0]["final"]["window_ids"] if draws else None, list(draw.final.ids)),
         ("fidelity.top_k", draws[0]["fidelity"]["top_k"] if draws else None, _top_k(draws, request.top_k)),

@@ -21,10 +21,11 @@ from invarlock.measuring import spectral
 CHUNK_WINDOWS = 8
 # Experts with fewer tokens than this are not judged.
 MIN_TOKENS = 32
-# A constant feature is not scaled: it is zero after centring.
+# A constant feature is zero: its deviation is below the first, or below this share of its mean, as of a rounded mean.
 SMALLEST_DEVIATION = 1e-12
-# Up to this number of features, A^T A is formed, which is faster than iterating on A.
-TALL_FEATURES = 512
+SMALLEST_SHARE = 1e-6
+# Up to this size of the smaller side, all eigenvalues of its Gram matrix take less time than an iteration.
+GRAM_SIDE = 128
 REPORT_WINDOWS = 8
 PROBE_WINDOWS = 64
 
@@ -33,9 +34,10 @@ CONTRACT: Mapping[str, Any] = {
     "reads": "outputs of linear layers; of experts for the tokens they are given",
     "standardised": "each feature, over the tokens of a chunk",
     "edge": "sqrt(tokens) + sqrt(features)",
-    "estimator": "block power iteration on A^T A with Rayleigh-Ritz",
-    "formed": f"A^T A, for up to {TALL_FEATURES} features and as many tokens",
-    "seed": spectral.CONTRACT["seed"],
+    "constant": {"deviation": SMALLEST_DEVIATION, "share_of_mean": SMALLEST_SHARE},
+    "exact": f"the largest eigenvalue of the smaller of A^T A and A A^T, for up to {GRAM_SIDE} rows",
+    "estimator": "as of weights, for more",
+    **{key: spectral.CONTRACT[key] for key in ("block", "iterations", "tolerance", "seed")},
     "chunk_windows": CHUNK_WINDOWS,
     "min_tokens": MIN_TOKENS,
     "windows": {"report": REPORT_WINDOWS, "probe": PROBE_WINDOWS, "choice": "evenly spaced over the final windows"},
@@ -57,22 +59,40 @@ def edge_risk(activations: torch.Tensor) -> EdgeRisk:
     """Return the edge risk of activations, shape (tokens, features), any float dtype."""
     rows = activations.float()
     tokens, features = rows.shape
-    nonfinite = int(rows.numel() - int(rows.isfinite().sum()))
-    if nonfinite or tokens < MIN_TOKENS:
-        return EdgeRisk(tokens, features, nonfinite, None)
-    centred = rows - rows.mean(dim=0)
+    if tokens < MIN_TOKENS:
+        return EdgeRisk(tokens, features, _nonfinite(rows), None)
+    scaled = _standardised(rows)
+    if scaled is None:
+        nonfinite = _nonfinite(rows)
+        if nonfinite:
+            return EdgeRisk(tokens, features, nonfinite, None)
+        # finite, but a square or a sum is not
+        scaled = _standardised(rows / rows.abs().amax(dim=0).clamp_min(1))
+        assert scaled is not None
+    return EdgeRisk(tokens, features, 0, _sigma(scaled) / (math.sqrt(tokens) + math.sqrt(features)))
+
+
+def _nonfinite(rows: torch.Tensor) -> int:
+    return int(rows.numel() - int(rows.isfinite().sum()))
+
+
+def _standardised(rows: torch.Tensor) -> torch.Tensor | None:
+    """Return each feature centred and brought to a deviation of one; None if a value or an overflow is not finite."""
+    mean = rows.mean(dim=0)
+    centred = rows - mean
     deviation = centred.square().mean(dim=0).sqrt()
-    scaled = torch.where(deviation > SMALLEST_DEVIATION, centred / deviation, torch.zeros_like(centred))
-    sigma = _sigma(scaled)
-    assert sigma is not None
-    return EdgeRisk(tokens, features, 0, sigma / (math.sqrt(tokens) + math.sqrt(features)))
+    # a value that is not finite makes the sum of its feature so, and is found without a test of each value
+    if not bool((mean + deviation).isfinite().all()):
+        return None
+    varies = (deviation > SMALLEST_DEVIATION) & (deviation > SMALLEST_SHARE * mean.abs())
+    return centred.mul_(torch.where(varies, deviation.reciprocal(), 0.0))
 
 
-def _sigma(scaled: torch.Tensor) -> float | None:
-    tokens, features = scaled.shape
-    if features <= min(tokens, TALL_FEATURES):
-        return spectral.stored(spectral.tall_sigma(scaled))
-    return spectral.measure_spectra(scaled[None])[0].sigma
+def _sigma(scaled: torch.Tensor) -> float:
+    if min(scaled.shape) > GRAM_SIDE:
+        return float(spectral.largest_singular_value(scaled[None])[0])
+    gram = scaled.mT @ scaled if scaled.shape[0] >= scaled.shape[1] else scaled @ scaled.mT
+    return math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram)[-1])))
 
 
 def join(chunks: list[EdgeRisk]) -> EdgeRiskRow:

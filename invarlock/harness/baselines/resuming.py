@@ -15,6 +15,7 @@ from invarlock.catalog.scenarios import UserSubjectGeneration
 from invarlock.documents import JsonObject
 from invarlock.documents.reports import BaselineReport, Report
 from invarlock.errors import InvarLockError
+from invarlock.evaluation.documents import contracts_of, measurement_contracts
 from invarlock.evaluation.kept_tokens import check_kept, kept_file
 from invarlock.evaluation.measurements import KnownBaseline
 from invarlock.evaluation.null_runs import null_contracts
@@ -46,6 +47,8 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> Basel
         prefix = document["invariants"]["raw"]["prefix_token_ids"]
         expected["dataset"] = setup.dataset(document["baseline"]["tokenizer_sha256"], prefix)
         wrong += differences({key: document[key] for key in expected}, expected)
+        # an earlier version may have measured in another way, which the subjects' numbers must not be mixed with
+        wrong += differences(contracts_of(cast("BaselineReport", document)), measurement_contracts())
         wrong += [
             f"draws of run {draw['run']}: different seeds, or no probe"
             for draw in document["draws"]

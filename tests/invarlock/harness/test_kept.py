@@ -27,9 +27,10 @@ from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import draw_windows
 from invarlock.harness.baselines.resuming import kept_baseline, kept_null_run, kept_report
 from invarlock.jsonio import dump_json
-from invarlock.reports.derivation import compose, strip
+from invarlock.reports.derivation import baseline_run_id, compose, contract_hash, strip
 from invarlock.reports.documents import PresetDocument
 from invarlock.reports.presets import Preset
+from invarlock.reports.verification import verify_baseline
 
 SUITES = Path(__file__).parents[3] / "suites"
 FOLDER = "embedded__mistral-tiny"
@@ -285,6 +286,29 @@ def test_a_baseline_that_does_not_follow_from_itself_or_lacks_a_probe_is_measure
         assert (kept_baseline(path, setup, tokens, probe=probe) is not None) is holds
     path.write_bytes(data[:-20])
     assert kept_baseline(path, setup, tokens, probe=False) is None
+
+
+@pytest.mark.parametrize("guard", ["spectral", "rmt", "variance"])
+def test_a_baseline_that_was_measured_in_another_way_is_measured_again(
+    guard: str, left: Path, kept: Kept, tokens: Path
+) -> None:
+    path, setup = left / "baseline" / "evaluation.report.json", usual(kept)["setup"]
+    document = json.loads(path.read_bytes())
+    document[guard]["measurement_contract"]["seed"] = 1
+    # consistent in itself, as the report of an earlier version is
+    wanted = contract_hash(document[guard]["measurement_contract"])
+    for block in (
+        document[guard].get("raw"),
+        *(part.get(guard) for draw in document["draws"] for part in (draw, draw["probe"])),
+    ):
+        if block is not None:
+            block["measurement_contract_hash"] = wanted
+    document["run_id"] = baseline_run_id(document)
+    assert not verify_baseline(document)
+    path.write_bytes(dump_json(document))
+
+    assert kept_baseline(path, setup, tokens, probe=True) is None
+    assert path.with_name(f"{path.name}.stale").is_file()
 
 
 def test_a_null_run_is_kept_by_a_run_like_its_own_and_by_no_other(swept_run: Any, left: Path, tmp_path: Path) -> None:

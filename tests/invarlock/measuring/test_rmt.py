@@ -1,14 +1,50 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from invarlock.measuring.rmt import MIN_TOKENS, TALL_FEATURES, EdgeRisk, edge_risk, join
+from invarlock.measuring.rmt import GRAM_SIDE, MIN_TOKENS, EdgeRisk, edge_risk, join
 from invarlock.measuring.variance import root_mean_square, sum_of_squares
 
 
 def noise(tokens: int, features: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(tokens, features, generator=torch.Generator().manual_seed(seed))
+
+
+def exact_edge_risk(rows: torch.Tensor) -> float:
+    """Return the edge risk by the singular values that numpy computes in float64."""
+    values = rows.double().numpy()
+    centred = values - values.mean(axis=0)
+    deviation = np.sqrt(np.square(centred).mean(axis=0))
+    varies = deviation > np.maximum(1e-12, 1e-6 * np.abs(values.mean(axis=0)))
+    scaled = np.where(varies, centred / np.where(varies, deviation, 1.0), 0.0)
+    return float(np.linalg.svd(scaled, compute_uv=False)[0] / sum(map(math.sqrt, scaled.shape)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=st.integers(MIN_TOKENS, 300),
+    features=st.integers(1, 300),
+    # the largest float32 is 3.4e38; squares overflow beyond 1.8e19, sums of 300 values beyond 1e36
+    scales=st.tuples(st.floats(-9, 37.5), st.floats(-9, 37.5)),
+    offset=st.floats(-100, 100),
+    common=st.sampled_from([0.0, 0.3, 3.0, 100.0]),
+    seed=st.integers(0, 1000),
+)
+def test_the_edge_risk_is_that_of_numpys_decomposition_at_any_size_and_scale(
+    tokens: int, features: int, scales: tuple[float, float], offset: float, common: float, seed: int
+) -> None:
+    rows = noise(tokens, features, seed) + common * noise(tokens, 1, seed + 1) + offset
+    largest = torch.finfo(torch.float32).max
+    rows = (rows.double() * torch.logspace(*scales, features, dtype=torch.float64)).clamp(-largest, largest).float()
+
+    found = edge_risk(rows)
+
+    assert found.nonfinite == 0
+    assert found.value == pytest.approx(exact_edge_risk(rows), rel=2e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(("tokens", "features"), [(1000, 100), (100, 1000), (512, 512)])
@@ -45,6 +81,20 @@ def test_features_that_never_change_count_as_zero() -> None:
     assert risk is not None
     assert risk < edge_risk(noise(300, 40)).value  # type: ignore[operator]
     assert edge_risk(torch.ones(100, 8)).value == 0.0
+    # the mean of 300 times 0.1 is rounded
+    rows[:, :10] = 0.1
+    assert edge_risk(rows).value == risk
+
+
+def test_features_whose_squares_overflow_are_measured_as_others_are() -> None:
+    rows = noise(300, 40) + 3.0 * noise(300, 1, seed=2)
+    huge = rows.clone()
+    huge[:, 5] *= 1e30
+
+    assert edge_risk(huge).value == pytest.approx(edge_risk(rows).value, rel=1e-6)
+    assert edge_risk(rows * 1e37).value == pytest.approx(edge_risk(rows).value, rel=1e-6)
+    huge[7, 5] = math.inf
+    assert edge_risk(huge) == EdgeRisk(300, 40, 1, None)
 
 
 def test_activations_that_are_not_finite_are_counted_and_not_measured() -> None:
@@ -75,7 +125,7 @@ def test_the_root_mean_square_is_that_of_all_values_and_none_where_one_is_not_fi
     assert root_mean_square(0.0, 0) is None
 
 
-@pytest.mark.parametrize("features", [8, 64, 384, TALL_FEATURES + 1])
+@pytest.mark.parametrize("features", [8, GRAM_SIDE, GRAM_SIDE + 1, 384])
 def test_many_tokens_of_few_features_have_the_exact_value_too(features: int) -> None:
     rows = noise(1024, features) + 0.5 * noise(1024, 1, seed=2) * noise(1, features, seed=3)
 

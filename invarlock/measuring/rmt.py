@@ -92,7 +92,8 @@ def _sigma(scaled: torch.Tensor) -> float:
     if min(scaled.shape) > GRAM_SIDE:
         return float(spectral.largest_singular_value(scaled[None])[0])
     gram = scaled.mT @ scaled if scaled.shape[0] >= scaled.shape[1] else scaled @ scaled.mT
-    return math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram)[-1])))
+    # LAPACK's float32 may not converge if most eigenvalues are the rounding error of zero
+    return math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram.double())[-1])))
 
 
 def join(chunks: list[EdgeRisk]) -> EdgeRiskRow:

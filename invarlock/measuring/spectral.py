@@ -112,7 +112,8 @@ def _largest_eigenvalue(
 
 
 def _orthonormal(rows: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.qr(rows.mT).Q.mT
+    columns: torch.Tensor = torch.linalg.qr(rows.mT).Q
+    return columns.mT
 
 
 def _rayleigh_ritz(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

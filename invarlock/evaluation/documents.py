@@ -34,7 +34,7 @@ def baseline_document(setup: Setup, baseline: Baseline) -> BaselineReport:
     Raises:
         DocumentError: when it would not hold to its schema.
     """
-    document = {
+    document: JsonObject = {
         "schema_version": SCHEMA_VERSION,
         "meta": setup.meta(),
         "context": dict(setup.context),

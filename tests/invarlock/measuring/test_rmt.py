@@ -133,3 +133,10 @@ def test_many_tokens_of_few_features_have_the_exact_value_too(features: int) -> 
     exact = torch.linalg.svdvals(centred / centred.square().mean(dim=0).sqrt())[0]
 
     assert edge_risk(rows).value == pytest.approx(float(exact) / (32 + math.sqrt(features)), rel=5e-5)
+
+
+def test_tokens_along_few_directions_have_the_exact_value_too() -> None:
+    # as of a destructive edit: most eigenvalues are zero but for rounding
+    rows = noise(1024, 24) @ noise(24, GRAM_SIDE, seed=2)
+
+    assert edge_risk(rows).value == pytest.approx(exact_edge_risk(rows), rel=2e-5)

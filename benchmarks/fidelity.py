@@ -89,7 +89,7 @@ def cost(folder: Path, draw: Draw, plan: WindowPlan) -> float:
 
     def seconds(*, observed: bool) -> float:
         started = time.process_time()
-        observer = SubjectObserver(path) if observed else None
+        observer = SubjectObserver(path, draw.final.positions) if observed else None
         score_windows(model, draw.final.tokens, plan.batch_size, observer=observer)
         if observer is not None:
             observer.finish()

@@ -29,7 +29,9 @@ REQUIREMENTS = (
 MEASURED = (
     "passed",
     "ratio_vs_baseline",
+    "ratio_by_slice",
     "fidelity_kl_mean",
+    "fidelity_kl_by_slice",
     "fidelity_same_top_share",
     "guard_flags",
     "invariants_status",
@@ -150,6 +152,8 @@ def _changes(cases: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
 
 
 def _shown(key: str, value: Any) -> object:
+    if key.endswith("_by_slice") and not value:
+        return "no slices"
     if key == "passed":
         return pill("as expected", "pass") if value else pill("not as expected", "fail")
     if key == "ratio_vs_baseline":
@@ -166,7 +170,8 @@ def _compared(record: Mapping[str, Any], key: str) -> Any:
     if key in ("detectors_all_of", "detectors"):
         wanted = [{name: value for name, value in row.items() if name not in ("seen", "hit")} for row in record[key]]
         return [", ".join(f"{name} {value}" for name, value in row.items()) for row in wanted]
-    return record[key]
+    # only cases of several texts have values by slice
+    return record.get(key, {}) if key.endswith("_by_slice") else record[key]
 
 
 def _name(case: Case) -> str:
@@ -176,6 +181,8 @@ def _name(case: Case) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, dict) and any(type(one) is float for one in value.values()):
+        return ", ".join(f"{name} {_value(one)}" for name, one in value.items())
     if isinstance(value, dict):
         raised = [key for key, flag in value.items() if flag]
         return ", ".join(raised) or "no guard"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,8 +46,33 @@ class Model:
 
 
 @dataclass(frozen=True)
+class WindowCounts:
+    """How many tokens a window has, and how many windows a draw."""
+
+    seq_len: int
+    preview: int
+    final: int
+
+
+@dataclass(frozen=True)
 class Text:
-    """The text that a suite is scored on, and how much of it; a text that ships with the suites has a source."""
+    """A text that a suite is scored on, and how much of it.
+
+    Attributes:
+        seq_len: tokens of a window.
+        preview_windows: how many windows of that kind.
+        final_windows: how many windows of that kind.
+        dataset: ``embedded`` for a text that ships with the suites, else the kind of data set.
+        source: the file of an embedded text, relative to the suites folder.
+        sha256: of that file.
+        name: of the slice, where a suite has several texts.
+        limits: the slice's own limits, by name.
+        hf_dataset: the id of a data set of the hub, for the kind ``hf_text``.
+        hf_config: its configuration.
+        hf_split: its split.
+        hf_field: the field of its rows.
+        hf_revision: its commit.
+    """
 
     seq_len: int
     preview_windows: int
@@ -55,6 +80,18 @@ class Text:
     dataset: str = "embedded"
     source: str | None = None
     sha256: str | None = None
+    name: str | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    hf_dataset: str | None = None
+    hf_config: str | None = None
+    hf_split: str = "test"
+    hf_field: str = "text"
+    hf_revision: str | None = None
+
+    @property
+    def counts(self) -> WindowCounts:
+        """The windows of the text."""
+        return WindowCounts(self.seq_len, self.preview_windows, self.final_windows)
 
 
 @dataclass(frozen=True)
@@ -62,6 +99,7 @@ class Suite:
     """A named set of models.
 
     Attributes:
+        texts: what its models are scored on; several texts are slices, each with a name.
         named_scenarios_only: whether scenarios that list no suite are excluded.
         informational_stress_min_signal_fraction: the required share of signalling informational stress reports, among
             those whose scenario expects a signal; None if they never affect the verdict.
@@ -74,9 +112,14 @@ class Suite:
     clean_runs: int = CLEAN_RUNS
     stress_runs: int = STRESS_RUNS
     calibration_runs: int = CALIBRATION_RUNS
-    text: Text | None = None
+    texts: tuple[Text, ...] = ()
     named_scenarios_only: bool = False
     informational_stress_min_signal_fraction: float | None = None
+
+    @property
+    def text(self) -> Text | None:
+        """The first text, None if there is none."""
+        return self.texts[0] if self.texts else None
 
 
 @dataclass(frozen=True)
@@ -111,7 +154,7 @@ def read_models(path: Path) -> Models:
         raise DocumentError(f"cannot be read ({error.strerror})", code=Code.SUITE_MALFORMED, where=str(path)) from None
     check_schema(document, "models", where=str(path))
     models = {row["id"]: Model(**row) for row in _unique(document["model"], "id", path)}
-    suites = {row["name"]: _suite(row) for row in _unique(document["suite"], "name", path)}
+    suites = {row["name"]: _suite(row, path) for row in _unique(document["suite"], "name", path)}
     folders: dict[str, str] = {}
     for model in models:
         other = folders.setdefault(folder_name(model), model)
@@ -141,6 +184,8 @@ def _unique(rows: list[dict[str, Any]], key: str, path: Path) -> list[dict[str, 
     return rows
 
 
-def _suite(row: dict[str, Any]) -> Suite:
-    text = Text(**row["text"]) if "text" in row else None
-    return Suite(**{**row, "models": tuple(row["models"]), "text": text})
+def _suite(row: dict[str, Any], path: Path) -> Suite:
+    given = row.get("text", [])
+    texts = _unique(given, "name", path) if isinstance(given, list) else [given]
+    fields = {key: value for key, value in row.items() if key != "text"}
+    return Suite(**{**fields, "models": tuple(row["models"]), "texts": tuple(Text(**text) for text in texts)})

@@ -78,6 +78,8 @@ class TextSlice(TypedDict):
     name: str
     provider: str
     source_sha256: str
+    seq_len: int
+    windows: WindowCounts
 
 
 class SourceOfText(TypedDict):

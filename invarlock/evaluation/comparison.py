@@ -45,7 +45,7 @@ from invarlock.evaluation.measurements import (
 )
 from invarlock.evaluation.models import NATIVE, Placement, load_dequantised, load_model, load_stored_model
 from invarlock.evaluation.plausibility import check_begins_with_bos, check_plausible
-from invarlock.evaluation.scoring import Scores, score_windows
+from invarlock.evaluation.scoring import Scores, score_blocks
 from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
 from invarlock.evaluation.tokenizer_facts import subject_tokenizer_facts, tokenizer_facts
@@ -75,20 +75,23 @@ def draw_runs(
         EvaluationError: when the tokenizer cannot be loaded or the text is too short.
         UsageError: when a window is longer than the model's positions.
     """
-    check_scorable(folder, plan.seq_len)
+    check_scorable(folder, max([plan.seq_len, *(counts.seq_len for counts in plan.slices.values())]))
     tokenizer = load_tokenizer(folder)
     prefix = prefix_token_ids(tokenizer)
 
-    def draws(source: SourceText) -> dict[int, Draw]:
-        tokens, counts = text_token_ids(tokenizer, source.text), (plan.preview, plan.final)
-        return {
-            run: draw_windows(tokens, plan.seq_len, *counts, plan.window_seed(run), prefix, usable=usable)
-            for run in runs
-        }
+    def draws(source: SourceText, name: str = "") -> dict[int, Draw]:
+        tokens, counts = text_token_ids(tokenizer, source.text), plan.counts(name)
+        shape = counts.seq_len, counts.preview, counts.final
+        try:
+            return {run: draw_windows(tokens, *shape, plan.window_seed(run), prefix, usable=usable) for run in runs}
+        except EvaluationError as error:
+            if not name:
+                raise
+            raise EvaluationError(f"slice {name}: {error}", code=Code.TEXT_UNUSABLE) from None
 
     if not text.slices:
         return draws(text)
-    sliced = {name: draws(source) for name, source in text.slices.items()}
+    sliced = {name: draws(source, name) for name, source in text.slices.items()}
     return {run: join_draws({name: own[run] for name, own in sliced.items()}) for run in runs}
 
 
@@ -136,10 +139,10 @@ def measure_baseline(  # noqa: PLR0913  # the last two are optional
     scored = {}
     for run, draw in draws.items():
         try:
-            preview = score_windows(model, draw.preview.tokens, plan.batch_size, room)
-            shape = {"windows": len(draw.final.ids), "positions": plan.seq_len - 1, "top_k": plan.top_k}
-            with BaselineObserver(kept_file(kept or kept_folder(folder), run), **shape) as observer:
-                final = score_windows(model, draw.final.tokens, preview.batch_size, room, observer)
+            preview = score_blocks(model, draw.preview.blocks, plan.batch_size, room)
+            path, positions = kept_file(kept or kept_folder(folder), run), draw.final.positions
+            with BaselineObserver(path, positions=positions, top_k=plan.top_k) as observer:
+                final = score_blocks(model, draw.final.blocks, preview.batch_size, room, observer)
                 fidelity = observer.finish()
         except OutOfMemoryError:
             raise
@@ -230,9 +233,9 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
         return unscored(f"token {largest} of the text is beyond the {rows} rows of its embedding")
     room = placement.room_bytes
     try:
-        preview = score_windows(model, draw.preview.tokens, comparison.plan.batch_size, room)
-        observer = SubjectObserver(baseline.kept, draw.final.slices)
-        final = score_windows(model, draw.final.tokens, preview.batch_size, room, observer)
+        preview = score_blocks(model, draw.preview.blocks, comparison.plan.batch_size, room)
+        observer = SubjectObserver(baseline.kept, draw.final.positions, draw.final.slices)
+        final = score_blocks(model, draw.final.blocks, preview.batch_size, room, observer)
     except OutOfMemoryError:
         raise
     except EvaluationError as error:
@@ -245,7 +248,7 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
         if not scales:
             return found, None
         with scaled_outputs(model, scales):
-            return found, score_windows(model, draw.final.tokens, preview.batch_size, room)
+            return found, score_blocks(model, draw.final.blocks, preview.batch_size, room)
 
     activations, scaled = measure(baseline.outputs, rmt.REPORT_WINDOWS)
     measured = time.perf_counter()
@@ -297,25 +300,25 @@ def _load_subject(subject: Path, baseline: Path, placement: Placement, facts: Ch
 def _activations(
     model: PreTrainedModel, draw: Draw, windows: int, room_bytes: int | None, transform: OutputTransform | None = None
 ) -> ActivationFacts:
-    return measure_activations(model, evenly_spaced(draw.final.tokens, windows), room_bytes, transform)
+    # guards learn their limits on one register
+    return measure_activations(model, evenly_spaced(draw.final.first_slice, windows), room_bytes, transform)
 
 
 def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key: str) -> dict[str, dict[str, Any]]:
     """Return ``evaluation_windows`` of one side: ids, token counts, and losses under ``key``."""
     parts = {}
     for name, windows, scores in (("preview", draw.preview, preview), ("final", draw.final, final)):
-        count, seq_len = windows.tokens.shape
         parts[name] = {
             "window_ids": list(windows.ids),
-            "token_counts": [seq_len - 1] * count,
-            key: [None] * count if scores is None else list(scores.losses),
+            "token_counts": windows.positions,
+            key: [None] * len(windows.ids) if scores is None else list(scores.losses),
             **({"slices": list(windows.slices)} if windows.slices else {}),
         }
     return parts
 
 
 def _largest_token(draw: Draw) -> int:
-    return int(max(np.max(draw.preview.tokens), np.max(draw.final.tokens)))
+    return int(max(np.max(block) for windows in (draw.preview, draw.final) for block in windows.blocks))
 
 
 def _embedding_rows(model: PreTrainedModel) -> int:

@@ -20,7 +20,7 @@ from invarlock.evaluation.models import NATIVE
 from invarlock.evaluation.request import EditDescription, EvaluationRequest, Setup, draw_of
 from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.served.subject import ServedMeasurement
-from invarlock.evaluation.windows import Tokens
+from invarlock.evaluation.windows import Windows
 from invarlock.jsonio import check_schema
 from invarlock.reports.consistency import SERVED
 from invarlock.reports.derivation import SCHEMA_VERSION, baseline_run_id, compose
@@ -158,8 +158,8 @@ def _outputs(
     for part in ("preview", "final"):
         own[part]["baseline_logloss"] = base[part]["logloss"]
         if setup.store_tokens:
-            tokens: Tokens = getattr(request.draw, part).tokens
-            own[part]["token_ids"] = [" ".join(map(str, window)) for window in tokens.tolist()]
+            windows: Windows = getattr(request.draw, part)
+            own[part]["token_ids"] = [" ".join(map(str, row)) for row in windows.rows()]
     return {
         "schema_version": SCHEMA_VERSION,
         "meta": {**setup.meta(), "scenario": request.scenario, "run": run, "seeds": setup.seeds(run)},

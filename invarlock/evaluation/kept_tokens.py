@@ -1,7 +1,8 @@
 """The file of a baseline's most probable tokens, and the observers of a scoring pass that write it and read it.
 
 The file has the K most probable tokens of each predicted position of a draw's final windows: numpy's own format, one
-record a position. It lies in the run directory, one for each model and draw, and is mapped, never read whole.
+record a position, one window after another. It lies in the run directory, one for each model and draw, and is mapped,
+never read whole.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -71,9 +73,27 @@ def check_kept(path: Path, measured: Mapping[str, Any]) -> None:
 
 
 def most_probable_tokens(path: Path) -> npt.NDArray[np.int32]:
-    """Return the baseline's most probable token at each position of a draw's final windows, (windows, positions)."""
+    """Return the baseline's most probable token at each position of a draw's final windows, one after another."""
     records: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     return np.array(records["ids"][..., 0])
+
+
+class _Places:
+    """Where the positions of windows lie in an array that has one window after another."""
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        self.total = sum(positions)
+        self._ends = list(accumulate(positions, initial=0))
+
+    def part(self, values: Any, windows: Span, positions: Span) -> Any:
+        """Return a view of some positions of some windows, which have one length: (windows, positions)."""
+        first, last = windows
+        own = values[self._ends[first] : self._ends[last]].reshape(last - first, -1)
+        return own[:, slice(*positions)]
+
+    def windows(self, values: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Return the values of each window."""
+        return [values[start:end] for start, end in pairwise(self._ends)]
 
 
 class BaselineObserver:
@@ -81,20 +101,27 @@ class BaselineObserver:
 
     Example::
 
-        with BaselineObserver(path, windows=64, positions=127, top_k=512) as observer:
+        with BaselineObserver(path, positions=[127] * 64, top_k=512) as observer:
             score_windows(model, tokens, 16, observer=observer)
             measured = observer.finish()
     """
 
-    def __init__(self, path: Path, *, windows: int, positions: int, top_k: int) -> None:
+    def __init__(self, path: Path, *, positions: Sequence[int], top_k: int) -> None:
+        """Prepare a file.
+
+        Args:
+            path: the file.
+            positions: the number of predicted tokens of each window.
+            top_k: how many tokens are kept.
+        """
         self._path = path
-        self._shape = (windows, positions)
+        self._places = _Places(positions)
         self._top_k = top_k
         self._partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         self._records: Any = None
         self._vocabulary = 0
-        self._confident = np.zeros(self._shape, dtype=bool)
-        self._rest = np.zeros(self._shape)
+        self._confident = np.zeros(self._places.total, dtype=bool)
+        self._rest = np.zeros(self._places.total)
 
     def __enter__(self) -> BaselineObserver:
         return self
@@ -111,13 +138,13 @@ class BaselineObserver:
             self._vocabulary = scores.vocabulary
             self._records = self._begin(min(self._top_k, self._vocabulary))
         kept = keep(scores, targets, self._records["ids"].shape[-1])
-        place = slice(*windows), slice(*positions)
-        part = self._records[place]
+        part = self._places.part(self._records, windows, positions)
         part["ids"] = kept.ids.cpu().numpy()
         part["logprobs"] = kept.logprobs.cpu().numpy()
         part["target"] = kept.target.cpu().numpy()
-        self._confident[place] = (kept.logprobs[..., 0] >= math.log(CONFIDENT)).cpu().numpy()
-        self._rest[place] = rest_mass(kept).cpu().numpy()
+        confident = self._places.part(self._confident, windows, positions)
+        confident[:] = (kept.logprobs[..., 0] >= math.log(CONFIDENT)).cpu().numpy()
+        self._places.part(self._rest, windows, positions)[:] = rest_mass(kept).cpu().numpy()
 
     def finish(self) -> KeptTokens:
         """Put the file in its place, and return what the baseline's report says of it."""
@@ -130,19 +157,19 @@ class BaselineObserver:
             "top_k": top_k,
             "sha256": f"sha256:{digest_file(self._path)}",
             "rest_mass": float(f"{self._rest.mean():.{DIGITS}g}"),
-            "confident": [int(count) for count in self._confident.sum(axis=1)],
+            "confident": [int(own.sum()) for own in self._places.windows(self._confident)],
         }
 
     def _begin(self, top_k: int) -> Any:
         record = np.dtype([("ids", "<i4", (top_k,)), ("logprobs", "<f4", (top_k,)), ("target", "<f4")])
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            mapped = np.lib.format.open_memmap(self._partial, mode="w+", dtype=record, shape=self._shape)
+            mapped = np.lib.format.open_memmap(self._partial, mode="w+", dtype=record, shape=(self._places.total,))
             # a mapped file that finds no room while it is written ends the process without a word
             with self._partial.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, self._partial.stat().st_size)
         except OSError as error:
-            size = record.itemsize * math.prod(self._shape) / 1e6
+            size = record.itemsize * self._places.total / 1e6
             raise EvaluationError(
                 f"{self._path}: cannot be written ({error.strerror}); the baseline's most probable tokens need "
                 f"{size:.0f} MB",
@@ -154,14 +181,16 @@ class BaselineObserver:
 class SubjectObserver:
     """Compares a subject with the file of its baseline while the same windows are scored."""
 
-    def __init__(self, path: Path, slices: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, positions: Sequence[int], slices: Sequence[str] = ()) -> None:
         """Open the file of a baseline.
 
         Args:
             path: the file.
+            positions: the number of predicted tokens of each window.
             slices: the slice of each window; empty for one text without a name.
         """
-        self._slices = np.asarray(slices)
+        self._slices = slices
+        self._places = _Places(positions)
         self._records: Any = np.load(path, mmap_mode="r", allow_pickle=False)
         shape = self._records.shape
         self._kl = np.full(shape, math.nan)
@@ -172,8 +201,7 @@ class SubjectObserver:
 
     def observe(self, windows: Span, positions: Span, scores: TokenScores, targets: torch.Tensor) -> None:
         """Compare what a part of a forward pass says; the same part may come again after it ran out of memory."""
-        place = slice(*windows), slice(*positions)
-        part = self._records[place]
+        part = self._places.part(self._records, windows, positions)
         kept = BaselineTokens(
             *(
                 torch.from_numpy(np.ascontiguousarray(part[name])).to(targets.device)
@@ -181,32 +209,43 @@ class SubjectObserver:
             )
         )
         found = diverge(scores, targets, BaselineTokens(kept.ids.long(), kept.logprobs, kept.target))
-        self._kl[place] = found.kl.cpu().numpy()
-        self._same[place] = found.same_top.cpu().numpy()
-        self._delta_p[place] = found.delta_p.cpu().numpy()
+        seen = [
+            (self._kl, found.kl),
+            (self._same, found.same_top),
+            (self._delta_p, found.delta_p),
+            (self._confident, kept.logprobs[..., 0] >= math.log(CONFIDENT)),
+        ]
         if found.uncompared is not None:
             if self._uncompared is None:
                 self._uncompared = np.zeros(self._kl.shape)
-            self._uncompared[place] = found.uncompared.cpu().numpy()
-        self._confident[place] = (kept.logprobs[..., 0] >= math.log(CONFIDENT)).cpu().numpy()
+            seen.append((self._uncompared, found.uncompared))
+        for values, own in seen:
+            self._places.part(values, windows, positions)[:] = own.cpu().numpy()
 
     def finish(self) -> dict[str, Any]:
         """Return what a report says of the subject; a window in which a number is not finite has None.
 
         Where an engine gives a part of the tokens, ``compared`` has the baseline's mean probability of the others.
         """
-        whole = (np.isfinite(self._kl) & (self._kl <= MAX_KL) & np.isfinite(self._delta_p)).all(axis=1)
+        finite = np.isfinite(self._kl) & (self._kl <= MAX_KL) & np.isfinite(self._delta_p)
+        whole = [bool(own.all()) for own in self._places.windows(finite)]
+        every = list(zip(self._places.windows(self._kl), whole, strict=True))
         slices = {
-            str(name): _spread(self._kl[whole & (self._slices == name)])
-            for name in dict.fromkeys(self._slices.tolist())
+            name: _spread([own for own, of in zip(every, self._slices, strict=True) if of == name])
+            for name in dict.fromkeys(self._slices)
         }
+
+        def each(values: npt.NDArray[Any]) -> list[float | int | None]:
+            sums = [own.sum().item() for own in self._places.windows(values)]
+            return [_stored(value) if is_whole else None for value, is_whole in zip(sums, whole, strict=True)]
+
         return {
-            "kl_sum": _each(whole, self._kl.sum(axis=1)),
-            **_spread(self._kl[whole]),
+            "kl_sum": each(self._kl),
+            **_spread(every),
             **({"slices": slices} if slices else {}),
-            "same_top": _each(whole, self._same.sum(axis=1)),
-            "confident_same": _each(whole, (self._same & self._confident).sum(axis=1)),
-            "delta_p_squared": _each(whole, np.square(self._delta_p).sum(axis=1)),
+            "same_top": each(self._same),
+            "confident_same": each(self._same & self._confident),
+            "delta_p_squared": each(np.square(self._delta_p)),
             **(
                 {}
                 if self._uncompared is None
@@ -215,8 +254,9 @@ class SubjectObserver:
         }
 
 
-def _spread(values: Numbers) -> dict[str, Any]:
-    """Return the largest divergence of some windows, and the histogram of all."""
+def _spread(windows: Sequence[tuple[Numbers, bool]]) -> dict[str, Any]:
+    """Return the largest divergence and the histogram of those windows whose numbers are all finite."""
+    values = np.concatenate([np.empty(0), *(own for own, is_whole in windows if is_whole)])
     counts = count_in_bins(values)
     used = [index for index, count in enumerate(counts) if count]
     first, last = (used[0], used[-1]) if used else (0, -1)
@@ -224,10 +264,6 @@ def _spread(values: Numbers) -> dict[str, Any]:
         "kl_max": _stored(float(values.max())) if values.size else None,
         "histogram": {"first": first, "counts": counts[first : last + 1]},
     }
-
-
-def _each(whole: Any, values: npt.NDArray[Any]) -> list[float | int | None]:
-    return [_stored(value) if is_whole else None for is_whole, value in zip(whole, values.tolist(), strict=True)]
 
 
 def _stored(value: float | int) -> float | int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from invarlock.catalog.models import WindowCounts
 from invarlock.evaluation.activations import NOT_MEASURED, ActivationFacts
 from invarlock.evaluation.canonical_form import CanonicalForm
 from invarlock.evaluation.checkpoint_facts import CheckpointFacts
@@ -24,8 +25,9 @@ TOP_K = 512
 class WindowPlan:
     """How much text is scored: ``preview`` and ``final`` windows of ``seq_len`` tokens; run n draws with seed + n.
 
-    A baseline whose perplexity is above ``most_of_chance`` of its vocabulary is no basis for a comparison. Of each
-    position of the final windows its ``top_k`` most probable tokens are kept, which subjects are compared with.
+    ``slices`` has the windows of those slices that have numbers of their own, by name. A baseline whose perplexity is
+    above ``most_of_chance`` of its vocabulary is no basis for a comparison. Of each position of the final windows its
+    ``top_k`` most probable tokens are kept, which subjects are compared with.
     """
 
     seq_len: int
@@ -35,6 +37,11 @@ class WindowPlan:
     batch_size: int
     most_of_chance: float = MOST_OF_CHANCE
     top_k: int = TOP_K
+    slices: Mapping[str, WindowCounts] = field(default_factory=dict)
+
+    def counts(self, name: str) -> WindowCounts:
+        """Return the windows of a slice."""
+        return self.slices.get(name, WindowCounts(self.seq_len, self.preview, self.final))
 
     def window_seed(self, run: int) -> int:
         """Return the seed of a run's draw of windows."""

@@ -77,27 +77,28 @@ class Setup:
 
     def dataset(self, tokenizer_sha256: str, prefix_token_ids: Sequence[int]) -> ScoredText:
         """Return what was scored: the text, and windows of ``seq_len`` tokens that begin with a prefix."""
+        slices = [self._slice(name, text) for name, text in self.text.slices.items()]
+        every = [row["windows"] for row in slices] or [{"preview": self.plan.preview, "final": self.plan.final}]
         text = {
             "provider": self.text.provider,
             "source_sha256": self.text.sha256,
             "tokenizer_sha256": tokenizer_sha256,
             "seq_len": self.plan.seq_len,
             "prefix_token_ids": list(prefix_token_ids),
-            "windows": {
-                "preview": self.text.parts * self.plan.preview,
-                "final": self.text.parts * self.plan.final,
-            },
-            **self._slices(),
+            "windows": {part: sum(windows[part] for windows in every) for part in ("preview", "final")},
+            **({"slices": slices} if slices else {}),
         }
         return cast("ScoredText", text)
 
-    def _slices(self) -> dict[str, Any]:
-        """Return the texts of several slices; nothing for one text without a name."""
-        rows = [
-            {"name": name, "provider": text.provider, "source_sha256": text.sha256}
-            for name, text in self.text.slices.items()
-        ]
-        return {"slices": rows} if rows else {}
+    def _slice(self, name: str, text: SourceText) -> dict[str, Any]:
+        counts = self.plan.counts(name)
+        return {
+            "name": name,
+            "provider": text.provider,
+            "source_sha256": text.sha256,
+            "seq_len": counts.seq_len,
+            "windows": {"preview": counts.preview, "final": counts.final},
+        }
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +48,38 @@ class Observer(Protocol):
         """
 
 
+def score_blocks(
+    model: PreTrainedModel,
+    blocks: Sequence[Tokens],
+    batch_size: int,
+    room_bytes: int | None = None,
+    observer: Observer | None = None,
+) -> Scores:
+    """Return the scores of windows of several lengths, and the batch size that fitted those of the first.
+
+    A batch of longer windows has fewer of them, so that it has as many tokens.
+
+    Args:
+        model: a causal language model, in evaluation mode.
+        blocks: token ids of each length, shape (windows, seq_len) each.
+        batch_size: windows of the first length a forward pass, to begin with.
+        room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
+        observer: sees the log-probabilities of each position.
+
+    Raises:
+        EvaluationError, OutOfMemoryError: as ``score_windows``.
+    """
+    losses: list[float | None] = []
+    fitted = batch_size
+    for block in blocks:
+        own = max(1, batch_size * blocks[0].shape[1] // block.shape[1])
+        scores = score_windows(model, block, own, room_bytes, observer, first=len(losses))
+        if not losses:
+            fitted = scores.batch_size
+        losses += scores.losses
+    return Scores(tuple(losses), fitted)
+
+
 @torch.inference_mode()
 def score_windows(
     model: PreTrainedModel,
@@ -55,6 +87,7 @@ def score_windows(
     batch_size: int,
     room_bytes: int | None = None,
     observer: Observer | None = None,
+    first: int = 0,
 ) -> Scores:
     """Return the mean negative log-likelihood of each window's predicted tokens.
 
@@ -68,6 +101,7 @@ def score_windows(
         batch_size: windows a forward pass, to begin with.
         room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
         observer: sees the log-probabilities of each position.
+        first: the number of the first window among those that the observer sees.
 
     Raises:
         EvaluationError: when the model's forward pass fails.
@@ -82,7 +116,7 @@ def score_windows(
         try:
             with one_out_of_memory():
                 check_room(forward_bytes(model, len(batch), tokens.shape[1]), room_bytes)
-                losses += [stored_loss(value) for value in _score_batch(model, batch, len(losses), observer)]
+                losses += [stored_loss(value) for value in _score_batch(model, batch, first + len(losses), observer)]
             announce("windows", len(losses), len(tokens))
         except torch.OutOfMemoryError:
             if batch_size == 1:

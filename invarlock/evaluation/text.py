@@ -28,11 +28,6 @@ class SourceText:
     sha256: str
     slices: Mapping[str, SourceText] = field(default_factory=dict)
 
-    @property
-    def parts(self) -> int:
-        """Return how many texts there are, each with the windows of the plan."""
-        return max(1, len(self.slices))
-
 
 def sliced_text(slices: Mapping[str, SourceText]) -> SourceText:
     """Return one source of several texts by name."""

@@ -89,7 +89,7 @@ def subject_tokenizer_facts(subject: Path, baseline: Path, known: Mapping[str, A
     if same_vocabulary and own.parts is not None and own.parts == known["configuration"]["tokenizer"]:
         return own
     ours, theirs = load_tokenizer(baseline), load_tokenizer(subject)
-    tokens = [*draw.preview.tokens.flatten().tolist(), *draw.final.tokens.flatten().tolist()]
+    tokens = [token for windows in (draw.preview, draw.final) for row in windows.rows() for token in row]
     text = str(ours.decode(tokens, skip_special_tokens=True))
     if text_token_ids(theirs, text) != text_token_ids(ours, text):
         return replace(own, text_as_baseline=False)

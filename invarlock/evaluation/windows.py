@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,34 @@ Tokens = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of one kind: ids, and token ids of shape (windows, seq_len), the prefix included.
+    """Windows of one kind: ids, and token ids in blocks of shape (windows, seq_len), the prefix included.
 
-    ``slices`` has the name of each window's slice; it is empty for one text without a name.
+    A block has windows of one length; slices may differ in it. ``slices`` has the name of each window's slice; it is
+    empty for one text without a name.
     """
 
     ids: tuple[str, ...]
-    tokens: Tokens
+    blocks: tuple[Tokens, ...]
     slices: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> Tokens:
+        """Return the windows of the first length, which are all of them unless slices differ in it."""
+        return self.blocks[0]
+
+    @property
+    def first_slice(self) -> Tokens:
+        """Return the windows of the first slice, which are all of them for one text."""
+        return self.blocks[0][: self.slices.count(self.slices[0])] if self.slices else self.blocks[0]
+
+    @property
+    def positions(self) -> list[int]:
+        """Return the number of predicted tokens of each window."""
+        return [block.shape[1] - 1 for block in self.blocks for _ in range(len(block))]
+
+    def rows(self) -> list[list[int]]:
+        """Return the token ids of each window."""
+        return [row for block in self.blocks for row in block.tolist()]
 
 
 @dataclass(frozen=True)
@@ -108,7 +129,7 @@ def draw_windows(  # noqa: PLR0913 - a draw follows from all of them
     order = [names[index] for index in np.argsort(keys, kind="stable")]
 
     def take(chosen: list[str]) -> Windows:
-        return Windows(tuple(chosen), windows[[distinct[name] for name in chosen]])
+        return Windows(tuple(chosen), (windows[[distinct[name] for name in chosen]],))
 
     return Draw(seed, take(order[:preview]), take(order[preview : preview + final]), tuple(prefix))
 
@@ -133,8 +154,14 @@ def join_draws(draws: Mapping[str, Draw]) -> Draw:
         parts: dict[str, Windows] = {name: getattr(draw, part) for name, draw in draws.items()}
         return Windows(
             tuple(window for own in parts.values() for window in own.ids),
-            np.concatenate([own.tokens for own in parts.values()]),
+            _by_length([block for own in parts.values() for block in own.blocks]),
             tuple(name for name, own in parts.items() for _ in own.ids),
         )
 
     return Draw(first.seed, joined("preview"), joined("final"), first.prefix)
+
+
+def _by_length(blocks: Sequence[Tokens]) -> tuple[Tokens, ...]:
+    """Return blocks with neighbours of the same length made one."""
+    groups = groupby(blocks, key=lambda block: block.shape[1])
+    return tuple(np.concatenate(list(group)) for _, group in groups)

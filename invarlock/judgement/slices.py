@@ -10,8 +10,9 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle, groupby
 from typing import Any
 
 from invarlock.judgement.gate import Gate
@@ -44,6 +45,46 @@ def of_slice(windows: Mapping[str, Block], name: str) -> dict[str, dict[str, Any
     return found
 
 
+def text_mistakes(dataset: Block, windows: Mapping[str, Block]) -> Iterator[tuple[str, str]]:
+    """Yield where a text, its slices and its windows contradict each other: the field, and what is wrong.
+
+    Args:
+        dataset: of a report or a null run.
+        windows: ``preview`` and ``final`` windows, each with its slice and its number of predicted tokens.
+    """
+    rows = dataset.get("slices", ())
+    if len({row["name"] for row in rows}) < len(rows):
+        yield "dataset.slices", "a name is given twice"
+        return
+    if rows and rows[0]["seq_len"] != dataset["seq_len"]:
+        yield "dataset.seq_len", "not that of the first slice"
+    lengths = {row["name"]: row["seq_len"] for row in rows}
+    for part, block in windows.items():
+        if rows and dataset["windows"][part] != sum(row["windows"][part] for row in rows):
+            yield f"dataset.windows.{part}", "not those of the slices together"
+        found = [(name, sum(1 for _ in own)) for name, own in groupby(block.get("slices", ()))]
+        if found != [(row["name"], row["windows"][part]) for row in rows]:
+            yield f"windows.{part}.slices", "not the slices of the texts in their order"
+            continue
+        wanted = [lengths[name] - 1 for name in block["slices"]] if rows else [dataset["seq_len"] - 1]
+        if any(count != length for count, length in zip(block["token_counts"], cycle(wanted), strict=False)):
+            numbers = " or ".join(str(length) for length in sorted({*wanted}))
+            yield f"windows.{part}.token_counts", f"every window has {numbers} predicted tokens"
+
+
+def detected_in(block: Block, detector: Block) -> Block:
+    """Return what a detector looks at: the block of a metric, or that of the slice that the detector names."""
+    name = detector.get("slice")
+    found: Block = block if name is None else block.get("slices", {}).get(name, {})
+    return found
+
+
+def by_slice(block: Block, key: str, fact: str) -> dict[str, Any]:
+    """Return a value of each slice under the name of a fact, nothing for one text."""
+    found = {name: row[key] for name, row in block.get("slices", {}).items()}
+    return {fact: found} if found else {}
+
+
 def limits_of(limits: Block, name: str) -> dict[str, Any]:
     """Return the limits of a metric for one slice: its own where the policy has them, else those of the whole."""
     return {**limits, **limits["slices"].get(name, {})}
@@ -61,7 +102,7 @@ def in_every_slice(block: Block, limits: Block, gates_of: Callable[[Block, Block
     gates = []
     for gate in gates_of(block, limits):
         broken = [
-            f"in slice {name}: {part.measured}, limit {part.limit}"
+            f"in slice {name}: {part.measured}" + ("" if part.limit == gate.limit else f", limit {part.limit}")
             for name, parts in own.items()
             for part in parts
             if part.flag == gate.flag and not part.holds

@@ -18,7 +18,16 @@ from invarlock.judgement.detector import DetectorKind
 from invarlock.judgement.gate import Gate, number_or_words
 from invarlock.judgement.learning import FittedLimit, LearnedLimit, NullChange, largest_with_margin
 from invarlock.judgement.shares import Shares, share_of
-from invarlock.judgement.slices import chosen, in_every_slice, largest_shares, names, places
+from invarlock.judgement.slices import (
+    by_slice,
+    chosen,
+    detected_in,
+    in_every_slice,
+    largest_shares,
+    limits_of,
+    names,
+    places,
+)
 from invarlock.metrics.fidelity_page import page_section, summary
 from invarlock.metrics.fidelity_raw import consistency_problems, null_problems, raw_of_slice, raw_problems
 from invarlock.metrics.metric import Metric
@@ -32,6 +41,8 @@ Block = Mapping[str, Any]
 NAME = "fidelity"
 # What a subject is meant to do with its baseline's answers.
 PRESERVE, CHANGE = "preserve", "change"
+# What a preset learns of harmless changes.
+LEVEL = ("kl_mean", "same_top_share", "kl_p999")
 QUANTILES = {"kl_p50": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
 
 
@@ -110,13 +121,17 @@ def _quantiles(subject: Block) -> dict[str, float | None]:
 
 
 def _judge(windows: Block, limits: Block, context: Context) -> dict[str, Any]:
-    final, raw = windows["final"], context.raws[NAME]
-    block = derive_fidelity(raw, final["token_counts"], context.bootstrap, context.not_scored)
+    return _whole_and_slices(windows["final"], context.raws[NAME], context.bootstrap, context.not_scored)
+
+
+def _whole_and_slices(final: Block, raw: Block, bootstrap: Block, not_scored: str | None = None) -> dict[str, Any]:
+    """Return the derived part over all final windows, with that of each slice."""
+    block = derive_fidelity(raw, final["token_counts"], bootstrap, not_scored)
     slices = {}
     for name in names(final):
         wanted = places(final, name)
         counts = chosen(final["token_counts"], wanted)
-        slices[name] = derive_fidelity(raw_of_slice(raw, name, wanted), counts, context.bootstrap, context.not_scored)
+        slices[name] = derive_fidelity(raw_of_slice(raw, name, wanted), counts, bootstrap, not_scored)
         # these are of all windows
         del slices[name]["top_k"], slices[name]["rest_mass"]
     return {**block, "slices": slices} if slices else block
@@ -184,23 +199,29 @@ def _shares_of(block: Block, limits: Block) -> Shares:
 def _null_block(change: NullChange) -> JsonObject:
     """Return what a null change measures; no limit follows from the intervals, which one replicate makes fast."""
     bootstrap = {"replicates": 1, "alpha": 0.05, "seed": 0}
-    return derive_fidelity(change.pair(NAME), change.windows["final"]["token_counts"], bootstrap)
+    return _whole_and_slices(change.windows["final"], change.pair(NAME), bootstrap)
 
 
 def _null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
     block = _null_block(change)
-    holds = (
-        not block["invalid"]
-        and block["kl_mean"] <= limits["kl_limit"]
-        and block["same_top_share"] >= limits["same_top_limit"]
-        and block["kl_p999"] <= limits["tail_limit"]
+    rows = [(block, limits), *((row, limits_of(limits, name)) for name, row in block.get("slices", {}).items())]
+    return {NAME: any(row["invalid"] or _is_beyond(row, own) for row, own in rows)}
+
+
+def _is_beyond(level: Block, limits: Block) -> bool:
+    """Return whether a level, which is finite, exceeds a limit."""
+    return bool(
+        level["kl_mean"] > limits["kl_limit"]
+        or level["same_top_share"] < limits["same_top_limit"]
+        or level["kl_p999"] > limits["tail_limit"]
     )
-    return {NAME: not holds}
 
 
 def _null_level(change: NullChange, policy: Block) -> JsonObject:
     block = _null_block(change)
-    return {"name": change.change["name"], **{key: block[key] for key in ("kl_mean", "same_top_share", "kl_p999")}}
+    slices = {name: {key: row[key] for key in LEVEL} for name, row in block.get("slices", {}).items()}
+    level = {"name": change.change["name"], **{key: block[key] for key in LEVEL}}
+    return {**level, "slices": slices} if slices else level
 
 
 def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> JsonObject:
@@ -210,7 +231,7 @@ def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> JsonO
         EvaluationError: when a harmless change alone is beyond a limit of the tier; a number is not finite.
     """
     limits = policy[NAME]
-    levels: dict[str, dict[str, float]] = {}
+    levels: dict[str, JsonObject] = {}
     for name in dict.fromkeys(change["name"] for change in changes):
         own = [change for change in changes if change["name"] == name]
         if any(change["kl_mean"] is None for change in own):
@@ -218,20 +239,26 @@ def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> JsonO
                 f"{name}: a divergence from the baseline is not finite; no null level follows",
                 code=Code.NULL_RUNS_UNUSABLE,
             )
-        level = {
-            "kl_mean": max(change["kl_mean"] for change in own),
-            "same_top_share": min(change["same_top_share"] for change in own),
-            "kl_p999": max(change["kl_p999"] for change in own),
-        }
-        beyond = level["kl_mean"] > limits["kl_limit"] or level["same_top_share"] < limits["same_top_limit"]
-        if beyond or level["kl_p999"] > limits["tail_limit"]:
+        level = _worst(own)
+        # a slice may have limits of its own, which are not a tier's
+        if _is_beyond(level, limits):
             raise EvaluationError(
                 f"{name}: a harmless change of the baseline diverges by {level['kl_mean']:.4g} nats a token and keeps "
                 f"{level['same_top_share']:.1%} of the top tokens, beyond the tier's limits; use another tier",
                 code=Code.NULL_RUNS_UNUSABLE,
             )
-        levels[name] = level
+        slices = {part: _worst([change["slices"][part] for change in own]) for part in own[0].get("slices", {})}
+        levels[name] = {**level, "slices": slices} if slices else level
     return {"n": len(changes), "limit": levels}
+
+
+def _worst(rows: Sequence[Block]) -> JsonObject:
+    """Return the largest divergences and the smallest share of some null changes."""
+    return {
+        "kl_mean": max(row["kl_mean"] for row in rows),
+        "same_top_share": min(row["same_top_share"] for row in rows),
+        "kl_p999": max(row["kl_p999"] for row in rows),
+    }
 
 
 FIDELITY = Metric(
@@ -247,7 +274,9 @@ FIDELITY = Metric(
     ),
     limits_used=_limits_used,
     null_signals=_null_signals,
-    detectors=(DetectorKind(NAME, lambda detector, report: report[NAME].get(detector["field"])),),
+    detectors=(
+        DetectorKind(NAME, lambda detector, report: detected_in(report[NAME], detector).get(detector["field"])),
+    ),
     learned=(
         LearnedLimit(
             block=NAME,
@@ -261,7 +290,10 @@ FIDELITY = Metric(
         FittedLimit("fidelity.kl_limit", largest_with_margin, of_report=lambda block: [block["kl_mean_ci"][1]]),
         FittedLimit("fidelity.tail_limit", largest_with_margin, of_report=lambda block: [block["kl_p999"]]),
     ),
-    facts=lambda block: {f"{NAME}_{key}": block[key] for key in ("kl_mean", "same_top_share")},
+    facts=lambda block: {
+        **{f"{NAME}_{key}": block[key] for key in ("kl_mean", "same_top_share")},
+        **by_slice(block, "kl_mean", f"{NAME}_kl_by_slice"),
+    },
     has_raw=True,
     raw_problems=raw_problems,
     consistency_problems=consistency_problems,

@@ -24,10 +24,14 @@ ROUNDING = 1e-5
 
 def raw_problems(report: Block) -> Iterator[Problem]:
     """Yield where the raw part of a report contradicts itself."""
-    final, raw = report["evaluation_windows"]["final"], report["fidelity"]["raw"]
-    found = list(part_problems("fidelity.raw", raw, final["token_counts"]))
+    yield from _side_problems("fidelity.raw", report["fidelity"]["raw"], report["evaluation_windows"]["final"])
+
+
+def _side_problems(where: str, raw: Block, final: Block) -> Iterator[Problem]:
+    """Yield where a raw part contradicts itself, over all windows or in a slice."""
+    found = list(part_problems(where, raw, final["token_counts"]))
     if not found and len(final.get("slices", final["token_counts"])) == len(final["token_counts"]):
-        found += _slice_problems(raw, final)
+        found += _slice_problems(where, raw, final)
     yield from found
 
 
@@ -45,9 +49,9 @@ def raw_of_slice(raw: Block, name: str, wanted: Sequence[int]) -> dict[str, Any]
     }
 
 
-def _slice_problems(raw: Block, final: Block) -> Iterator[Problem]:
+def _slice_problems(place: str, raw: Block, final: Block) -> Iterator[Problem]:
     """Yield where what is said of the slices contradicts what is said of all windows."""
-    where, subject, slices = "fidelity.raw.subject", raw["subject"], names(final)
+    where, subject, slices = f"{place}.subject", raw["subject"], names(final)
     if subject is None:
         return
     rows = subject.get("slices", {})
@@ -58,7 +62,7 @@ def _slice_problems(raw: Block, final: Block) -> Iterator[Problem]:
     for name in slices:
         wanted = places(final, name)
         own = raw_of_slice(raw, name, wanted)
-        found += part_problems(f"fidelity.raw.slices.{name}", own, chosen(final["token_counts"], wanted))
+        found += part_problems(f"{place}.slices.{name}", own, chosen(final["token_counts"], wanted))
     yield from found
     if found or not slices:
         return
@@ -113,8 +117,7 @@ def _compared_problems(where: str, report: Block) -> Iterator[Problem]:
 
 def null_problems(change: NullChange) -> Iterator[Problem]:
     """Yield where the raw part of a change of a null run contradicts itself."""
-    counts = change.windows["final"]["token_counts"]
-    yield from part_problems(f"{change.change['name']}.fidelity", change.pair("fidelity"), counts)
+    yield from _side_problems(f"{change.change['name']}.fidelity", change.pair("fidelity"), change.windows["final"])
 
 
 def part_problems(where: str, raw: Block, token_counts: Sequence[int]) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ from invarlock.judgement.learning import (
     upper_quantile,
 )
 from invarlock.judgement.shares import Shares, share_of
-from invarlock.judgement.slices import in_every_slice, largest_shares, names, of_slice
+from invarlock.judgement.slices import by_slice, detected_in, in_every_slice, largest_shares, names, of_slice
 from invarlock.metrics.metric import Metric
 from invarlock.metrics.perplexity_page import page_section, summary
 from invarlock.problems import Code
@@ -376,7 +376,10 @@ PERPLEXITY = Metric(
     limits_used=_limits_used,
     null_signals=_null_signals,
     detectors=(
-        DetectorKind("primary_metric", lambda detector, report: report["primary_metric"].get(detector["field"])),
+        DetectorKind(
+            "primary_metric",
+            lambda detector, report: detected_in(report["primary_metric"], detector).get(detector["field"]),
+        ),
     ),
     learned=(
         LearnedLimit(
@@ -397,4 +400,5 @@ PERPLEXITY = Metric(
             of_report=lambda block: [math.log(block["drift"])],
         ),
     ),
+    facts=lambda block: by_slice(block, "ratio_vs_baseline", "ratio_by_slice"),
 )

@@ -15,6 +15,7 @@ from invarlock.guards import BY_NAME, GUARDS
 from invarlock.guards.guard import Guard
 from invarlock.judgement.context import Context
 from invarlock.judgement.learning import NullChange
+from invarlock.judgement.slices import text_mistakes
 from invarlock.metrics import METRICS
 from invarlock.problems import Code, Problem
 from invarlock.reports.derivation import contract_hash
@@ -90,15 +91,12 @@ def null_run_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
     if len(set(ids)) != len(ids):
         yield _unusable("windows", "a window was scored twice")
     for part in ("preview", "final"):
-        counts = windows[part]["token_counts"]
         lengths = {len(values) for values in windows[part].values()}
         lengths |= {len(change["logloss"][part]) for change in document["changes"]}
         if lengths != {dataset["windows"][part]}:
             yield _unusable(f"windows.{part}", "differs from the number of windows in dataset")
-        elif any(count != dataset["seq_len"] - 1 for count in counts):
-            yield _unusable(
-                f"windows.{part}.token_counts", f"every window has {dataset['seq_len'] - 1} predicted tokens"
-            )
+    for field, message in text_mistakes(dataset, windows):
+        yield _unusable(field, message)
     if any(len(values) == 0 for values in (windows["preview"]["window_ids"], windows["final"]["window_ids"])):
         yield _unusable("windows", "no window was scored")
     for change in null_changes(document):

@@ -345,8 +345,7 @@ def _provenance(report: Mapping[str, Any]) -> Markup:
         (
             definition_list(
                 {
-                    "text": f"{data['provider']}: {windows['preview']} preview and {windows['final']} final windows of "
-                    f"{data['seq_len']} tokens, {windows['stats']['coverage']['tokens']} tokens scored",
+                    "text": f"{'; '.join(_texts(data))}, {windows['stats']['coverage']['tokens']} tokens scored",
                     "seeds": f"windows {seeds['windows']}, bootstrap {seeds['bootstrap']}",
                     "run": code(report["run_id"]),
                     "suite": context["suite"],
@@ -359,6 +358,15 @@ def _provenance(report: Mapping[str, Any]) -> Markup:
             ),
         )
     )
+
+
+def _texts(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the text of a report and its windows, or those of each slice."""
+    for text in data.get("slices", [data]):
+        windows = text["windows"]
+        words = f"{windows['preview']} preview and {windows['final']} final windows of {text['seq_len']} tokens"
+        name = f"slice {text['name']}, " if "name" in text else ""
+        yield f"{name}{text['provider']}: {words}"
 
 
 def _signatures(report: Mapping[str, Any]) -> Iterator[str]:

@@ -248,6 +248,14 @@ def _edit_config(document: Schema, gone: list[str]) -> Schema:
     return document
 
 
+def _models(document: Schema, gone: list[str]) -> Schema:
+    limits = document["$defs"]["text"]["properties"]["limits"]
+    own = [part_of(metric).get("limits", {}).get("properties", {}).get("slices") for metric in METRICS]
+    rows = [slices["additionalProperties"]["properties"] for slices in own if slices is not None]
+    limits["properties"] = {name: schema for row in rows for name, schema in row.items()}
+    return document
+
+
 _ASSEMBLERS = {
     "evaluation_report": _evaluation_report,
     "baseline_report": _baseline_report,
@@ -258,6 +266,7 @@ _ASSEMBLERS = {
     "guard_value_sweep": _guard_value_sweep,
     "tuned_edit_params": _tuned_edit_params,
     "edit_config": _edit_config,
+    "models": _models,
 }
 
 

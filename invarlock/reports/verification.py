@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
 from typing import Any
 
 from invarlock.catalog.deployables import BACKENDS, DeployableSpec, parse_deployable_spec
@@ -15,6 +14,7 @@ from invarlock.digests import short_digest
 from invarlock.errors import DocumentError, InvarLockError
 from invarlock.guards import GUARD_NAMES, GUARDS
 from invarlock.jsonio import check_schema
+from invarlock.judgement.slices import text_mistakes
 from invarlock.metrics import METRICS
 from invarlock.problems import Code, Problem
 from invarlock.reports.consistency import consistency_problems
@@ -257,7 +257,6 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     if (provenance["preset_sha256"] is None) != (not provenance["preset_limits"]):
         yield _contradiction("policy_provenance.preset_limits", "limits and digest of a preset must be given together")
     windows = report["evaluation_windows"]
-    expected_tokens = report["dataset"]["seq_len"] - 1
     seen: set[str] = set()
     for part in ("preview", "final"):
         block = windows[part]
@@ -268,16 +267,13 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
             if window in seen:
                 yield _contradiction(f"evaluation_windows.{part}.window_ids[{index}]", f"{window} was scored twice")
             seen.add(window)
-        if any(count != expected_tokens for count in block["token_counts"]):
-            yield _contradiction(
-                f"evaluation_windows.{part}.token_counts", f"every window has {expected_tokens} predicted tokens"
-            )
         yield from _token_problems(f"evaluation_windows.{part}", block, report["dataset"])
     if report["dataset"]["windows"]["final"] != len(windows["final"]["window_ids"]):
         yield _contradiction("dataset.windows.final", "differs from the number of windows scored")
     if report["dataset"]["windows"]["preview"] != len(windows["preview"]["window_ids"]):
         yield _contradiction("dataset.windows.preview", "differs from the number of windows scored")
-    yield from _slice_problems(report)
+    for field, message in text_mistakes(report["dataset"], windows):
+        yield _contradiction(field if field.startswith("dataset") else f"evaluation_{field}", message)
     yield from _equivalence_problems(report)
     for metric in METRICS:
         yield from metric.raw_problems(report)
@@ -297,17 +293,6 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(
                     Code.CONTRACT_NOT_KEPT, "", f"{name}.raw.{side}", "was not measured under the measurement contract"
                 )
-
-
-def _slice_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where the slices of windows are not those of the texts: each has its windows behind the one before."""
-    wanted = [row["name"] for row in report["dataset"].get("slices", ())]
-    if len(set(wanted)) < len(wanted):
-        yield _contradiction("dataset.slices", "a name is given twice")
-    for part in ("preview", "final"):
-        given = report["evaluation_windows"][part].get("slices", [])
-        if [name for name, _ in groupby(given)] != wanted:
-            yield _contradiction(f"evaluation_windows.{part}.slices", "not the slices of the texts in their order")
 
 
 def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
@@ -332,9 +317,10 @@ def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the windows whose recorded token ids do not match the digest in their id."""
-    seq_len, prefix = dataset["seq_len"], dataset["prefix_token_ids"]
-    for index, (window, text) in enumerate(zip(block["window_ids"], block.get("token_ids", ()), strict=False)):
-        ids = [int(token) for token in text.split(" ")]
+    prefix = dataset["prefix_token_ids"]
+    rows = zip(block["window_ids"], block.get("token_ids", ()), block["token_counts"], strict=False)
+    for index, (window, text, count) in enumerate(rows):
+        ids, seq_len = [int(token) for token in text.split(" ")], count + 1
         if len(ids) != seq_len or max(ids) >= 1 << 31:
             yield _contradiction(f"{where}.token_ids[{index}]", f"not {seq_len} token ids")
         elif short_digest(struct.pack(f"<{seq_len}i", *ids)) != window:

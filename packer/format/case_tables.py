@@ -11,7 +11,7 @@ from invarlock.packer.format import layout
 from invarlock.pages.document import link
 from invarlock.pages.markup import Markup, breakable, element, join
 from invarlock.pages.numbers import change_text, share_text
-from invarlock.pages.parts import counted, data_table, number_cell, number_words, pill
+from invarlock.pages.parts import counted, data_table, number_cell, number_text, number_words, pill
 from invarlock.reports.page_facts import PageFacts, StorageFacts
 from invarlock.verdict.words import EXPECTED, NO_REPORT, expected_words, is_neutral, seen_words
 
@@ -129,6 +129,10 @@ def cases_table(verdict: Row, cases: Mapping[str, PageFacts], paths: Collection[
         "limit used",
         "stored as",
     )
+    if any("ratio_by_slice" in record for record in records):
+        heads = (*heads, "by slice")
+        own = ["–"] * len(missing) + [_by_slice(record) for record in records]
+        rows = [(*row, cell) for row, cell in zip(rows, own, strict=True)]
     yield data_table(heads, rows[:MAX_CASES], "none", id="cases")
     if len(rows) > MAX_CASES:
         yield element("p", f"and {len(rows) - MAX_CASES} more in {layout.VERDICT_JSON}", class_="soft")
@@ -149,6 +153,15 @@ def _case(record: Row, cases: Mapping[str, PageFacts], paths: Collection[str]) -
         number_words(share_text(record["fidelity_same_top_share"])),
         number_words("–" if facts is None else _used(facts.tightest[1])),
         "–" if facts is None or facts.storage is None else _storage(facts.storage),
+    )
+
+
+def _by_slice(record: Row) -> str:
+    """Return the change of perplexity and the divergence in each slice."""
+    divergences = record.get("fidelity_kl_by_slice", {})
+    return "; ".join(
+        f"{name} {change_text(ratio)}, KL {number_text(divergences.get(name))}"
+        for name, ratio in sorted(record.get("ratio_by_slice", {}).items())
     )
 
 

@@ -364,11 +364,13 @@ def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Re
 
 def _settings(report: Mapping[str, Any]) -> JsonObject:
     """Return the settings of the run that a report records, by name."""
-    windows = report["dataset"]["windows"]
+    # settings give the windows of the first text
+    text = next(iter(report["dataset"].get("slices", ())), report["dataset"])
+    windows = text["windows"]
     return {
         "profile": report["context"]["profile"],
         "tier": report["context"]["tier"],
-        "seq_len": report["dataset"]["seq_len"],
+        "seq_len": text["seq_len"],
         "preview_windows": windows["preview"],
         "final_windows": windows["final"],
         "intent": intent_of(report["policy_provenance"]["overrides"]),

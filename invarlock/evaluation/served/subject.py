@@ -41,16 +41,17 @@ def compare_served(served: Served, comparison: Comparison) -> ServedMeasurement:
         EvaluationError: if the server cannot be reached, or its answers cannot be used.
     """
     started = time.perf_counter()
-    draw, observer = comparison.draw, SubjectObserver(comparison.baseline.kept, comparison.draw.final.slices)
+    draw, final = comparison.draw, comparison.draw.final
+    observer = SubjectObserver(comparison.baseline.kept, final.positions, final.slices)
     preview, _ = _score(served, draw.preview.tokens, None)
-    final, answers = _score(served, draw.final.tokens, observer)
+    scores, answers = _score(served, final.tokens, observer)
     _check_in_time(served, answers, most_probable_tokens(comparison.baseline.kept))
     fewest = min(answer.fewest for answer in answers)
     fidelity = observer.finish()
     document = served.document(fewest)
     fidelity["compared"]["top_k"] = document["top_k"]
     seconds = {"load": 0.0, "score": time.perf_counter() - started}
-    return ServedMeasurement(document, preview, final, fidelity, seconds)
+    return ServedMeasurement(document, preview, scores, fidelity, seconds)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def _check_in_time(served: Served, answers: list[_TopTokens], baseline: np.ndarr
     (its issue 1983). Losses would be those of a broken model.
     """
     own = np.stack([answer.ids for answer in answers])
-    in_time, late = (own == baseline).mean(), (own[:, :-1] == baseline[:, 1:]).mean()
+    first = baseline.reshape(own.shape)
+    in_time, late = (own == first).mean(), (own[:, :-1] == first[:, 1:]).mean()
     if late > LATE_SHARE and late > 2 * in_time:
         raise unusable(
             served.client.base,

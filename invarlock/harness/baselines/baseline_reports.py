@@ -7,6 +7,7 @@ caches what it has read: the text, the draws, the parsed report.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from invarlock.catalog.models import Model
 from invarlock.checkpoints.revisions import model_folder
@@ -23,11 +24,11 @@ from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
 from invarlock.harness.baselines.resuming import kept_baseline
 from invarlock.harness.sources.finding import run_pins
-from invarlock.harness.sources.texts import read_suite_text, window_counts
+from invarlock.harness.sources.texts import read_suite_text, slice_counts, suite_texts, window_counts
 from invarlock.harness.state.locks import Locks
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import check_schema, parse_json, read_file, read_json, write_json
-from invarlock.reports.policy import overrides_of
+from invarlock.reports.policy import overrides_of, slice_overrides
 from invarlock.reports.probes import required_probes
 
 
@@ -106,7 +107,7 @@ class Baselines:
             self.plan,
             self.text,
             guards=settings.guards_order,
-            overrides=overrides_of(settings.intent),
+            overrides={**overrides_of(settings.intent), **self._slice_overrides()},
             store_tokens=settings.store_eval_windows,
             image=self.run.image,
             allow_network=settings.net,
@@ -115,6 +116,10 @@ class Baselines:
             reuses_baseline=True,
             defers_rendering=settings.defer_rendering,
         )
+
+    def _slice_overrides(self) -> dict[str, Any]:
+        limits = {str(text.name): text.limits for text in suite_texts(self.run) if text.limits}
+        return slice_overrides(limits, self.run.settings.tier)
 
     def _shared(self, model: Model, placement: Placement) -> StoredBaseline:
         directory = self.run.directory
@@ -171,4 +176,5 @@ def window_plan(run: Run) -> WindowPlan:
         seed=run.settings.window_seed,
         batch_size=run.settings.eval_batch,
         top_k=run.settings.top_k,
+        slices=slice_counts(run),
     )

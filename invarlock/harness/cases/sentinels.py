@@ -180,7 +180,7 @@ def _command(*arguments: object) -> None:
 
 
 def _text(kept: KeptRun, run: Run) -> tuple[Path, int]:
-    """Return a file with the text that the run was scored on, and the number of tokens in a window."""
+    """Return a file with the first text that the run was scored on, and the number of tokens in its windows."""
     # imported here: it imports torch, and collecting must not
     from invarlock.evaluation.models import Placement
     from invarlock.harness.baselines.baseline_reports import Baselines
@@ -191,5 +191,7 @@ def _text(kept: KeptRun, run: Run) -> tuple[Path, int]:
     baselines = Baselines(of_suite, Placement("cpu"), Locks(of_suite.directory, run.settings.case_timeout))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, baselines.text.text.encode("utf-8"))
+        source = baselines.text
+        first = next(iter(source.slices.values()), source)
+        write_bytes(path, first.text.encode("utf-8"))
     return path, baselines.plan.seq_len

@@ -143,7 +143,8 @@ def check_sources(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 def check_text(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
     """Yield why the text of the run cannot be read."""
-    yield from run.sources.text.problems
+    for text in run.sources.texts:
+        yield from text.problems
 
 
 def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:

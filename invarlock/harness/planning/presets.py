@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from invarlock.catalog.models import Model
+from invarlock.catalog.models import Model, WindowCounts
 from invarlock.errors import InvarLockError
 from invarlock.harness.planning.plan import RUN_ONLY
-from invarlock.harness.sources.texts import WindowCounts, window_counts
+from invarlock.harness.sources.texts import slice_counts, window_counts
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_file, write_bytes
 from invarlock.problems import Code, Problem
@@ -76,14 +76,29 @@ def _unusable(message: str) -> Problem:
 
 def _other_windows(run: Run, dataset: Mapping[str, Any], path: Path) -> Iterator[Problem]:
     """Yield that a preset was learned from other windows than the run scores: its limits follow from their number."""
-    learned = WindowCounts(dataset["seq_len"], dataset["windows"]["preview"], dataset["windows"]["final"])
-    scored = window_counts(run)
-    if learned != scored:
+    slices = {row["name"]: _counts(row) for row in dataset.get("slices", ())}
+    wanted = slice_counts(run)
+    if list(slices.items()) != list(wanted.items()):
+        yield _unusable(
+            f"{path}: learned from {_slices_text(slices)}, but the run scores {_slices_text(wanted)}; calibrate on the "
+            "texts of this run"
+        )
+        return
+    learned, scored = _counts(dataset), window_counts(run)
+    if not slices and learned != scored:
         yield _unusable(
             f"{path}: learned from {_windows_text(learned)}, but the run scores {_windows_text(scored)}; calibrate at "
             f"these, or use the preset's: INVARLOCK_SEQ_LEN={learned.seq_len} "
             f"INVARLOCK_PREVIEW_WINDOWS={learned.preview} INVARLOCK_FINAL_WINDOWS={learned.final}"
         )
+
+
+def _counts(row: Mapping[str, Any]) -> WindowCounts:
+    return WindowCounts(row["seq_len"], row["windows"]["preview"], row["windows"]["final"])
+
+
+def _slices_text(slices: Mapping[str, WindowCounts]) -> str:
+    return ", ".join(f"{name} ({_windows_text(counts)})" for name, counts in slices.items()) or "one text"
 
 
 def _windows_text(counts: WindowCounts) -> str:

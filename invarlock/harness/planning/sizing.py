@@ -11,7 +11,7 @@ from invarlock.catalog.models import Model, Suite
 from invarlock.documents.runs import PlannedModel
 from invarlock.errors import UsageError
 from invarlock.harness.devices.memory_plan import USUAL_SEQ_LEN, USUAL_TOKENS, needed_bytes
-from invarlock.harness.sources.texts import window_counts
+from invarlock.harness.sources.texts import text_counts, window_counts
 from invarlock.harness.state.run import Run
 
 # Space that must stay free in addition to the need. The packs and reports of the embedded models take 30 MB.
@@ -94,18 +94,20 @@ def kept_bytes(run: Run) -> int:
     A position has an id and a log-probability for each, and the log-probability of the text's token: 4 bytes each.
     """
     try:
-        counts = window_counts(run)
+        positions = sum(counts.final * (counts.seq_len - 1) for _, counts in text_counts(run))
     except UsageError:
         return 0
-    return counts.final * (counts.seq_len - 1) * (8 * int(run.settings.top_k) + 4)
+    return positions * (8 * int(run.settings.top_k) + 4)
 
 
 def forward_pass(run: Run) -> tuple[int, int]:
-    """Return the number of windows in the first forward pass, and their length; the defaults if no text is named."""
+    """Return the number of windows of the largest forward pass, and their length; the defaults if no text is named."""
     try:
-        return int(run.settings.eval_batch), window_counts(run).seq_len
+        first, longest = window_counts(run).seq_len, max(counts.seq_len for _, counts in text_counts(run))
     except UsageError:
         return USUAL_TOKENS // USUAL_SEQ_LEN, USUAL_SEQ_LEN
+    # as ``score_blocks`` divides them
+    return max(1, int(run.settings.eval_batch) * first // longest), longest
 
 
 def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:

@@ -88,9 +88,9 @@ def bring(
         raise UsageError.listing(problems, code=Code.SUBJECTS_UNUSABLE)
     signatures = _signatures(settings, baseline, folders, verified=verified)
     model = _model(baseline, found)
-    text = next((suite.text for suite in models.suites.values() if suite.text is not None), None)
+    texts = next((suite.texts for suite in models.suites.values() if suite.texts), ())
     suite = Suite(
-        SUITE, (model.id,), _device(settings), "checkpoints of the user", clean_runs=1, stress_runs=1, text=text
+        SUITE, (model.id,), _device(settings), "checkpoints of the user", clean_runs=1, stress_runs=1, texts=texts
     )
     scenarios = tuple(
         _scenario(name, UserSubjectGeneration(folder.resolve(), edit, expected, signed))

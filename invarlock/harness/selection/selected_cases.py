@@ -142,7 +142,7 @@ def make_catalog(
                 code=Code.SELECTION_INVALID,
             )
     suite = _suite(models, cases, expression, node_ids)
-    texts = [row.text for row in models.suites.values() if row.text is not None and row.text.dataset == "embedded"]
+    texts = [text for row in models.suites.values() for text in row.texts if text.dataset == "embedded"]
     slots = [settings.value(f"model_{slot}") for slot in range(1, MODEL_SLOTS + 1)]
     if any(given is not None for given in slots):
         models = fill_slots(models, suite, slots)

@@ -24,7 +24,7 @@ from invarlock.checkpoints.revisions import fetch, find_model, model_folder, pin
 from invarlock.checkpoints.safetensors_files import read_config, stored_item_bytes
 from invarlock.checkpoints.snapshots import snapshot_sources
 from invarlock.errors import CheckpointError, HubError, InvarLockError, MissingFileError, UsageError
-from invarlock.harness.sources.texts import find_text
+from invarlock.harness.sources.texts import find_texts
 from invarlock.harness.state.found_sources import Source, Sources, sized_by_files
 from invarlock.harness.state.run import Run
 from invarlock.output import ShowLine
@@ -46,7 +46,7 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
     """
     try:
         wanted = {model.id: _wanted(run, model) for model in (*models, *others)}
-        text = find_text(run, _earlier_pins(run), _given_pins(run))
+        texts = find_texts(run, _earlier_pins(run), _given_pins(run))
     except InvarLockError as error:
         return Sources(problems=error.listed)
     found: dict[str, Source] = {}
@@ -63,7 +63,8 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
                 else:
                     problems += _named(model.id, error)
     missing = sum(found[model.id].missing_bytes for model in models if model.id in found)
-    return Sources(found, tuple(problems), missing + text.missing_bytes, text)
+    missing += sum(text.missing_bytes for text in texts)
+    return Sources(found, tuple(problems), missing, texts)
 
 
 def obtain_pins(sources: Sources, model_ids: Sequence[str], show: ShowLine) -> Pins:
@@ -83,10 +84,11 @@ def obtain_pins(sources: Sources, model_ids: Sequence[str], show: ShowLine) -> P
             continue
         pins[model_id] = replace(pin, licence=source.pinned_model.licence)
     datasets: dict[str, Pin] = {}
-    try:
-        datasets = sources.text.obtain(show)
-    except InvarLockError as error:
-        problems += error.listed
+    for text in sources.texts:
+        try:
+            datasets |= text.obtain(show)
+        except InvarLockError as error:
+            problems += error.listed
     if problems:
         raise UsageError("\n".join(map(str, problems)), code=Code.PIN_UNUSABLE, problems=problems)
     return Pins(pins, datasets)

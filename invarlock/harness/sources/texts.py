@@ -1,4 +1,6 @@
-"""The text of a run: the suite's own, a file of the user's, or a data set of the hub, pinned and fetched like a model.
+"""The texts of a run: the suite's own, a file of the user's, or data sets of the hub, pinned and fetched like a model.
+
+A suite of several texts has slices, each with a name. A text that the settings name replaces all of them.
 
 A file of a data set belongs to a split when its name is the split's, or begins with it: ``test.jsonl``,
 ``test-00000-of-00001.parquet``. It lies in the folder of its configuration; without one at the top, or in ``data``.
@@ -12,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from invarlock.catalog.models import Model, Text
+from invarlock.catalog.models import Model, Text, WindowCounts
 from invarlock.catalog.pins import Pin, Pins
 from invarlock.errors import EvaluationError, HubError, InvarLockError, MissingFileError, UsageError
 from invarlock.evaluation.parquet_text import PARQUET_ADVICE, has_parquet
-from invarlock.evaluation.text import SourceText, read_embedded_text
+from invarlock.evaluation.text import SourceText, read_embedded_text, sliced_text
 from invarlock.evaluation.text_files import read_text_files
 from invarlock.harness.state.found_sources import TextSource
 from invarlock.harness.state.run import Run
@@ -44,48 +46,39 @@ WIKITEXT2 = DataSet(
 )
 
 
-def suite_text(run: Run) -> Text:
-    """Return the text that a run's suite is scored on, and how much of it; the settings may name another text.
+def suite_texts(run: Run) -> tuple[Text, ...]:
+    """Return the texts that a run's suite is scored on, and how much of each; the settings may name another text.
 
     Raises:
         UsageError: if there is no text.
     """
-    suites = run.catalog.models.suites
-    text = suites[run.catalog.suite].text
-    if text is None:
+    suites, wanted = run.catalog.models.suites, run.settings.dataset
+    texts = suites[run.catalog.suite].texts
+    if not texts:
         raise UsageError(
             f"suite {run.catalog.suite!r} has no text; add a [suite.text] table to models.toml", code=Code.TEXT_UNUSABLE
         )
-    wanted = run.settings.dataset or text.dataset
-    if wanted == text.dataset:
-        return text
+    if wanted is None:
+        return texts
+    alone = Text(texts[0].seq_len, texts[0].preview_windows, texts[0].final_windows, wanted)
     if wanted != "embedded":
-        return replace(text, dataset=wanted, source=None, sha256=None)
-    shipped = run.catalog.embedded_text
+        return (alone,)
+    shipped = texts[0] if texts[0].dataset == wanted else run.catalog.embedded_text
     if shipped is None:
         raise UsageError(
             "INVARLOCK_DATASET=embedded: models.toml has no embedded text; choose another data set",
             code=Code.TEXT_UNUSABLE,
         )
-    return replace(text, dataset=wanted, source=shipped.source, sha256=shipped.sha256)
-
-
-@dataclass(frozen=True)
-class WindowCounts:
-    """How many tokens a window has, and how many windows a draw."""
-
-    seq_len: int
-    preview: int
-    final: int
+    return (replace(alone, source=shipped.source, sha256=shipped.sha256),)
 
 
 def window_counts(run: Run) -> WindowCounts:
-    """Return how much text is scored. Settings override the suite's numbers, which override the profile's.
+    """Return how much of the first text is scored. Settings override the suite's numbers, which override the profile's.
 
     Raises:
         UsageError: when there is no text.
     """
-    text, settings = suite_text(run), run.settings
+    text, settings = suite_texts(run)[0], run.settings
     preview, final = text.preview_windows, text.final_windows
     if settings.given("profile") or settings.profile != "dev":
         preview, final = profile_windows(settings.profile)
@@ -96,29 +89,61 @@ def window_counts(run: Run) -> WindowCounts:
     )
 
 
+def slice_counts(run: Run) -> dict[str, WindowCounts]:
+    """Return how much of each slice is scored, by name; empty for one text.
+
+    A slice after the first has its own numbers, and at most those that the settings give.
+
+    Raises:
+        UsageError: when there is no text.
+    """
+    texts, settings = suite_texts(run), run.settings
+    if len(texts) == 1:
+        return {}
+    found = {str(texts[0].name): window_counts(run)}
+    for text in texts[1:]:
+        found[str(text.name)] = WindowCounts(
+            seq_len=min(text.seq_len, settings.seq_len or text.seq_len),
+            preview=min(text.preview_windows, settings.preview_windows or text.preview_windows),
+            final=min(text.final_windows, settings.final_windows or text.final_windows),
+        )
+    return found
+
+
+def text_counts(run: Run) -> list[tuple[Text, WindowCounts]]:
+    """Return each text of a run with its windows.
+
+    Raises:
+        UsageError: when there is no text.
+    """
+    return list(zip(suite_texts(run), slice_counts(run).values() or [window_counts(run)], strict=True))
+
+
 def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[Problem]:
     """Yield each model for which a text that did not ship with the suite is too short, naming both counts.
 
     A tokenizer without a ``tokenizer.json`` is checked by the case that loads it.
     """
-    if suite_text(run).dataset == "embedded":
-        return
     # imported here: it imports NumPy, and collecting must not
     from invarlock.evaluation.windows import added_before, draw_windows
 
-    text, counts = read_suite_text(run, pins), window_counts(run)
-    for model in models:
-        path = _tokenizer(run, pins, model)
-        if not path.is_file():
+    for own, counts in text_counts(run):
+        if own.dataset == "embedded":
             continue
-        tokenizers: Any = importlib.import_module("tokenizers")
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        tokens = tokenizer.encode(text.text, add_special_tokens=False).ids
-        prefix = added_before(tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids) or ()
-        try:
-            draw_windows(tokens, counts.seq_len, counts.preview, counts.final, 0, prefix)
-        except EvaluationError as error:
-            yield Problem(error.code, model.id, "", str(error))
+        text = _read_text(run, own, pins)
+        for model in models:
+            path = _tokenizer(run, pins, model)
+            if not path.is_file():
+                continue
+            tokenizers: Any = importlib.import_module("tokenizers")
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            tokens = tokenizer.encode(text.text, add_special_tokens=False).ids
+            prefix = added_before(tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids) or ()
+            try:
+                draw_windows(tokens, counts.seq_len, counts.preview, counts.final, 0, prefix)
+            except EvaluationError as error:
+                of_slice = "" if own.name is None else f"slice {own.name}: "
+                yield Problem(error.code, model.id, "", f"{of_slice}{error}")
 
 
 def _tokenizer(run: Run, pins: Pins, model: Model) -> Path:
@@ -130,8 +155,8 @@ def _tokenizer(run: Run, pins: Pins, model: Model) -> Path:
     return run.suites_folder / (model.tokenizer_path or model.path) / TOKENIZER_FILE
 
 
-def find_text(run: Run, earlier: Pins, given: Pins) -> TextSource:
-    """Return the source of a run's data set; empty for a text on disk.
+def find_texts(run: Run, earlier: Pins, given: Pins) -> tuple[TextSource, ...]:
+    """Return the sources of a run's data sets; a text on disk has a source only if there is a problem with it.
 
     Args:
         run: the run.
@@ -139,56 +164,83 @@ def find_text(run: Run, earlier: Pins, given: Pins) -> TextSource:
         given: pins that the user names.
     """
     try:
-        requested = data_set(run)
-        if requested is None:
-            return TextSource(problems=tuple(_disk_problems(run)))
-        found = earlier.datasets.get(requested.id)
-        pin = found or given.datasets.get(requested.id)
-        if pin is None and requested.revision is not None:
-            pin = Pin(requested.id, requested.revision)
-        source = _on_hub(requested, pin) if run.settings.net else _in_cache(requested, pin)
+        found = [data_set(run, text) for text in suite_texts(run)]
+    except InvarLockError as error:
+        return (TextSource(problems=error.listed),)
+    sets = [one for one in found if one is not None]
+    sources = [
+        _find([one for one in sets if one.id == name], run, earlier.datasets.get(name) or given.datasets.get(name))
+        for name in dict.fromkeys(one.id for one in sets)
+    ]
+    problems = tuple(_disk_problems(run))
+    return (*sources, *([TextSource(problems=problems)] if problems else ()))
+
+
+def _find(parts: Sequence[DataSet], run: Run, pin: Pin | None) -> TextSource:
+    """Return the source of the parts of one data set."""
+    first = parts[0]
+    try:
+        if len({one.revision for one in parts}) > 1:
+            raise UsageError(
+                f"{first.id}: two slices pin different revisions of it; pin one", code=Code.SUITE_MALFORMED
+            )
+        if pin is None and first.revision is not None:
+            pin = Pin(first.id, first.revision)
+        source = _on_hub(parts, pin) if run.settings.net else _in_cache(parts, pin)
     except InvarLockError as error:
         return TextSource(problems=error.listed)
     names = [file.name for file in source.pin.files] if source.pin is not None else []
     names += source.resolved.names if source.resolved is not None else ()
     if any(name.endswith(".parquet") for name in names) and not has_parquet():
-        return replace(source, problems=(Problem(Code.TEXT_UNUSABLE, requested.id, "", PARQUET_ADVICE),))
+        return replace(source, problems=(Problem(Code.TEXT_UNUSABLE, first.id, "", PARQUET_ADVICE),))
     return source
 
 
 def read_suite_text(run: Run, pins: Pins) -> SourceText:
-    """Return the text of a run, from its own pins.
+    """Return the text of a run, or the texts of its slices, from its own pins.
 
     Raises:
-        InvarLockError: if it is missing, or does not match its pin.
+        InvarLockError: if one is missing, or does not match its pin.
     """
+    texts = suite_texts(run)
+    if len(texts) == 1:
+        return _read_text(run, texts[0], pins)
+    return sliced_text({str(text.name): _read_text(run, text, pins) for text in texts})
+
+
+def _read_text(run: Run, text: Text, pins: Pins) -> SourceText:
     # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.revisions import dataset_files
 
-    text = suite_text(run)
     if text.dataset == "embedded":
         assert text.source is not None
         assert text.sha256 is not None
         return read_embedded_text(run.suites_folder / text.source, text.sha256)
     if text.dataset == "local_jsonl":
         return read_text_files("local_jsonl", [_local_file(run)], run.settings.local_jsonl_field)
-    requested = data_set(run)
+    requested = data_set(run, text)
     assert requested is not None
     pin = pins.datasets[requested.id]
-    return read_text_files(text.dataset, dataset_files(pin, [file.name for file in pin.files]), requested.field)
+    names: Sequence[str] = [file.name for file in pin.files]
+    others = [data_set(run, one) for one in suite_texts(run)]
+    if sum(other is not None and other.id == requested.id for other in others) > 1:
+        names = files_of(requested, names)
+    return read_text_files(text.dataset, dataset_files(pin, names), requested.field)
 
 
-def data_set(run: Run) -> DataSet | None:
-    """Return the data set that a run is scored on, None if its text is on disk.
+def data_set(run: Run, text: Text) -> DataSet | None:
+    """Return the data set of a text, None if it is on disk.
 
     Raises:
         UsageError: when none is named.
     """
-    kind, settings = suite_text(run).dataset, run.settings
-    if kind == "wikitext2":
+    settings = run.settings
+    if text.dataset == "wikitext2":
         return WIKITEXT2
-    if kind != "hf_text":
+    if text.dataset != "hf_text":
         return None
+    if text.hf_dataset is not None:
+        return DataSet(text.hf_dataset, text.hf_config, text.hf_split, text.hf_field, text.hf_revision)
     if settings.hf_dataset is None:
         raise UsageError(
             "INVARLOCK_DATASET=hf_text: no data set is given; set INVARLOCK_HF_DATASET", code=Code.SETTING_INVALID
@@ -219,7 +271,7 @@ def files_of(requested: DataSet, names: Iterable[str]) -> tuple[str, ...]:
     readable = [name for name in every if name.endswith(SUFFIXES)][:8]
     raise HubError(
         f"no file of the split {requested.split!r}; it has {', '.join(readable) or 'no readable text'}; "
-        "correct INVARLOCK_HF_CONFIG or INVARLOCK_HF_SPLIT",
+        "correct INVARLOCK_HF_CONFIG or INVARLOCK_HF_SPLIT, or hf_config or hf_split in models.toml",
         code=Code.SETTING_INVALID,
         where=where,
     )
@@ -230,7 +282,12 @@ def _is_of(path: PurePosixPath, folders: tuple[str, ...], split: str) -> bool:
     return folder in folders and (path.stem == split or path.name.startswith((f"{split}-", f"{split}.")))
 
 
-def _on_hub(requested: DataSet, pin: Pin | None) -> TextSource:
+def _files_of_all(parts: Sequence[DataSet], names: Iterable[str]) -> tuple[str, ...]:
+    every = tuple(names)
+    return tuple(dict.fromkeys(name for one in parts for name in files_of(one, every)))
+
+
+def _on_hub(parts: Sequence[DataSet], pin: Pin | None) -> TextSource:
     # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.hub import list_repository
     from invarlock.checkpoints.revisions import RequiredFiles, find_dataset
@@ -241,31 +298,32 @@ def _on_hub(requested: DataSet, pin: Pin | None) -> TextSource:
         except HubError:
             # some of it is to be fetched
             pass
-    listing = list_repository(requested.id, "dataset", None if pin is None else pin.revision)
-    return TextSource(resolved=RequiredFiles(listing, files_of(requested, listing.files)))
+    listing = list_repository(parts[0].id, "dataset", None if pin is None else pin.revision)
+    return TextSource(resolved=RequiredFiles(listing, _files_of_all(parts, listing.files)))
 
 
-def _in_cache(requested: DataSet, pin: Pin | None) -> TextSource:
+def _in_cache(parts: Sequence[DataSet], pin: Pin | None) -> TextSource:
     # imported here: collecting reads no checkpoint
     from invarlock.checkpoints.hub import cached_names
     from invarlock.checkpoints.revisions import find_dataset
 
+    name = parts[0].id
     if pin is None:
         raise HubError(
-            f"{requested.id}: no pinned revision; download it with --net 1, or set INVARLOCK_HF_REVISION",
+            f"{name}: no pinned revision; download it with --net 1, or set INVARLOCK_HF_REVISION",
             code=Code.PIN_UNUSABLE,
         )
     if pin.files:
         return TextSource(find_dataset(pin, [file.name for file in pin.files]))
-    cached = cached_names(requested.id, "dataset", pin.revision)
+    cached = cached_names(name, "dataset", pin.revision)
     if not cached:
-        raise HubError(f"{requested.id} at {pin.revision}: not in the cache; download it with --net 1")
-    return TextSource(find_dataset(pin, files_of(requested, cached)))
+        raise HubError(f"{name} at {pin.revision}: not in the cache; download it with --net 1")
+    return TextSource(find_dataset(pin, _files_of_all(parts, cached)))
 
 
 def _disk_problems(run: Run) -> Iterator[Problem]:
     """Yield the problems of a user's own file, after reading it."""
-    if suite_text(run).dataset == "local_jsonl":
+    if suite_texts(run)[0].dataset == "local_jsonl":
         try:
             read_text_files("local_jsonl", [_local_file(run)], run.settings.local_jsonl_field)
         except InvarLockError as error:

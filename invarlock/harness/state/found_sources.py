@@ -1,4 +1,4 @@
-"""The sources of the models and the text of a run, after looking for them."""
+"""The sources of the models and the texts of a run, after looking for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextSource:
-    """The source of a run's data set: its pin if it is on disk, else its files on the hub."""
+    """The source of a data set of a run: its pin if it is on disk, else its files on the hub."""
 
     pin: Pin | None = None
     resolved: RequiredFiles | None = None
@@ -81,12 +81,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of a run's models by id and of its text, why others have none, and how much must be downloaded."""
+    """The sources of a run's models by id and of its data sets, problems, and how much must be downloaded."""
 
     models: Mapping[str, Source] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     missing_bytes: int = 0
-    text: TextSource = field(default_factory=TextSource)
+    texts: tuple[TextSource, ...] = ()
 
     def sized(self, model: Model) -> Model:
         """Return a model with the sizes that its source has, the catalog's where it was not looked for.

@@ -147,7 +147,7 @@ def test_gpu_suites_and_models_with_code_need_the_opt_in(tmp_path: Path) -> None
 def test_what_was_found_out_about_sources_is_reported(tmp_path: Path) -> None:
     run, cases = planned(tmp_path / "run")
     no_model, no_text = problem("no model"), problem("no text")
-    found = replace(run, sources=Sources(problems=(no_model,), text=TextSource(problems=(no_text,))))
+    found = replace(run, sources=Sources(problems=(no_model,), texts=(TextSource(problems=(no_text,)),)))
 
     assert list(check_sources(found, cases)) == [no_model]
     assert list(check_text(found, cases)) == [no_text]

@@ -17,7 +17,7 @@ from invarlock.errors import EvaluationError
 from invarlock.evaluation import scoring
 from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, check_kept
 from invarlock.evaluation.models import Placement, load_model
-from invarlock.evaluation.scoring import score_windows
+from invarlock.evaluation.scoring import score_blocks, score_windows
 from invarlock.measuring.fidelity import Divergence, LogitScores, diverge, keep, rest_mass
 
 CPU = Placement("cpu")
@@ -64,12 +64,44 @@ def plain(folder: Path, baseline: Any, subject: Any) -> Exact:
 
 def observed(baseline: Any, subject: Any, path: Path, top_k: int, batch: int = 3) -> Any:
     """Return what reports say of both sides, measured in the passes that score them."""
-    with BaselineObserver(path, windows=7, positions=15, top_k=top_k) as observer:
+    with BaselineObserver(path, positions=[15] * 7, top_k=top_k) as observer:
         score_windows(baseline, TOKENS, batch, observer=observer)
         before = observer.finish()
-    seen = SubjectObserver(path)
+    seen = SubjectObserver(path, [15] * 7)
     score_windows(subject, TOKENS, batch, observer=seen)
     return before, seen.finish()
+
+
+def test_windows_of_two_lengths_measure_what_each_length_measures_alone(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_model("llama")
+    baseline, subject = noised(folder, 0.0), noised(folder, 0.05)
+    blocks, names = (TOKENS[:4, :8], TOKENS[4:]), ["short"] * 4 + ["long"] * 3
+
+    def measured(some: tuple[Any, ...], path: Path, slices: list[str]) -> tuple[Any, Any, Any, Any]:
+        positions = [block.shape[1] - 1 for block in some for _ in block]
+        with BaselineObserver(path, positions=positions, top_k=16) as observer:
+            losses = score_blocks(baseline, some, 2, observer=observer).losses
+            before = observer.finish()
+        seen = SubjectObserver(path, positions, slices)
+        own = score_blocks(subject, some, 3, observer=seen).losses
+        return losses, own, before, seen.finish()
+
+    base, own, before, after = measured(blocks, tmp_path / "both.npy", names)
+    alone = [measured((block,), tmp_path / f"{index}.npy", []) for index, block in enumerate(blocks)]
+
+    assert base == pytest.approx([*alone[0][0], *alone[1][0]], rel=1e-6)
+    assert own == pytest.approx([*alone[0][1], *alone[1][1]], rel=1e-6)
+    assert before["confident"] == [*alone[0][2]["confident"], *alone[1][2]["confident"]]
+    for key in ("kl_sum", "delta_p_squared"):
+        assert after[key] == pytest.approx([*alone[0][3][key], *alone[1][3][key]], rel=1e-4, abs=1e-7)
+    for key in ("same_top", "confident_same"):
+        assert after[key] == [*alone[0][3][key], *alone[1][3][key]]
+    assert sum(after["histogram"]["counts"]) == 4 * 7 + 3 * 15
+    for name, (_, _, _, single) in zip(("short", "long"), alone, strict=True):
+        assert after["slices"][name]["kl_max"] == pytest.approx(single["kl_max"], rel=1e-4)
+        assert sum(after["slices"][name]["histogram"]["counts"]) == sum(single["histogram"]["counts"])
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2", "gemma2"])
@@ -128,7 +160,7 @@ def test_a_batch_a_chunk_and_a_second_try_do_not_matter(
 
     monkeypatch.setattr(scoring, "CHUNK_LOGITS", VOCABULARY * 4)
     other = observed(*sides, tmp_path / "other.npy", 16, batch=2)
-    starved = Starved(tmp_path / "one.npy")
+    starved = Starved(tmp_path / "one.npy", [15] * 7)
     score_windows(sides[1], TOKENS, 7, observer=starved)
 
     for found in (other[1], starved.finish()):
@@ -204,7 +236,7 @@ def test_a_pass_that_fails_leaves_no_file(tiny_model: Callable[..., Path], tmp_p
 
     with (
         pytest.raises(EvaluationError),
-        BaselineObserver(tmp_path / "kept.npy", windows=2, positions=39, top_k=4) as observer,
+        BaselineObserver(tmp_path / "kept.npy", positions=[39] * 2, top_k=4) as observer,
     ):
         score_windows(model, beyond, 2, observer=observer)
 

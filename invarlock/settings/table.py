@@ -381,7 +381,7 @@ HOW_IT_IS_MEASURED = (
 THE_TEXT = (
     Setting(
         "dataset",
-        "text for scoring: embedded, wikitext2, hf_text or local_jsonl",
+        "one text for scoring, instead of the suite's: embedded, wikitext2, hf_text or local_jsonl",
         None,
         readers.choice("embedded", "wikitext2", "hf_text", "local_jsonl"),
         variables=("INVARLOCK_DATASET",),

@@ -1,8 +1,9 @@
 """Train the embedded models from the text of six Jane Austen novels.
 
-    apt-get install r-base-core r-cran-janeaustenr
+    apt-get install r-base-core r-cran-janeaustenr r-cran-tokenizers
     python suites/embedded/train.py novels NOVELS        # the package's text as six files
     python suites/embedded/train.py text NOVELS          # tokenizer/, text/austen_heldout.txt.xz
+    python suites/embedded/train.py melville NOVELS      # text/melville.txt.xz
     python suites/embedded/train.py model NOVELS mistral-tiny
 
 Everything is seeded. The same machine gives the same weights again; another may round differently, which is
@@ -36,6 +37,7 @@ HERE = Path(__file__).parent
 NOVELS = ("emma", "mansfieldpark", "northangerabbey", "persuasion", "prideprejudice", "sensesensibility")
 BLOCK_BYTES = 8192
 HELD_OUT_EVERY = 10
+MELVILLE_BYTES = 65536
 VOCABULARY = 1024
 TRAIN_TOKENS = 256
 BATCH = 8
@@ -80,6 +82,25 @@ def extract_novels(folder: Path) -> None:
         f"file.path('{folder}', paste0(n, '.txt')), useBytes=TRUE)"
     )
     subprocess.run(["Rscript", "-e", program], check=True)
+
+
+def write_melville(folder: Path) -> None:
+    """Write the second text: the first chapters of Moby-Dick, which the installed R package ``tokenizers`` carries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "mobydick.txt"
+    program = f"writeLines(enc2utf8(unname(tokenizers::mobydick)), '{path}', useBytes=TRUE)"
+    subprocess.run(["Rscript", "-e", program], check=True)
+    text = first_chapters(path.read_bytes().decode("utf-8"))
+    packed = lzma.compress(text.encode("utf-8"), preset=9 | lzma.PRESET_EXTREME)
+    (HERE / "text" / "melville.txt.xz").write_bytes(packed)
+    print(f"melville: {len(text.encode())} bytes, sha256 {hashlib.sha256(packed).hexdigest()}")
+
+
+def first_chapters(book: str) -> str:
+    """Return the first 64 KB from the heading of chapter 1 on, up to the end of a paragraph, with Unix line ends."""
+    lines = book.replace("\r\n", "\n")
+    start = lines[lines.index("CHAPTER 1. Loomings") :].encode("utf-8")
+    return start[:MELVILLE_BYTES].decode("utf-8", "ignore").rpartition("\n\n")[0] + "\n"
 
 
 def split_text(folder: Path) -> tuple[str, str]:
@@ -191,7 +212,7 @@ def held_out_perplexity(checkpoint: Path, tokens: list[int]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("novels", "text", "model"))
+    parser.add_argument("command", choices=("novels", "text", "melville", "model"))
     parser.add_argument("novels", type=Path)
     parser.add_argument("name", nargs="?", choices=sorted(MODELS))
     arguments = parser.parse_args()
@@ -199,6 +220,8 @@ def main() -> None:
         extract_novels(arguments.novels)
     elif arguments.command == "text":
         write_text_and_tokenizer(arguments.novels)
+    elif arguments.command == "melville":
+        write_melville(arguments.novels)
     elif arguments.name is None:
         parser.error(f"name a model: {', '.join(sorted(MODELS))}")
     else:

@@ -6,6 +6,7 @@ caches what it has read: the text, the draws, the parsed report.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ class Baselines:
                 kept_baseline(path, self.setup(model), kept_folder(snapshot), probe=self._is_probed(model))
             if not path.is_file():
                 self._make_snapshot(model, snapshot)
+                # files of a report that no longer exists, of other draws perhaps
+                shutil.rmtree(kept_folder(snapshot), ignore_errors=True)
                 self._measure(model, snapshot, path, placement)
         data = read_file(path)
         document: BaselineReport = parse_json(data, where=str(path))

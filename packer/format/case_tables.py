@@ -117,7 +117,7 @@ def cases_table(verdict: Row, cases: Mapping[str, PageFacts], paths: Collection[
     rows = [_missing(row) for row in missing] + [_case(record, cases, paths) for record in records]
     yield element("h2", f"All {counted(len(rows), 'case')}")
     yield element("div", class_="controls", id="controls")
-    heads = (
+    heads: tuple[str, ...] = (
         "?seen",
         "scenario",
         "?model",

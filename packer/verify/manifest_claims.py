@@ -342,7 +342,7 @@ def _pin_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
         elif digest != baseline.digest:
             words = f"differs from the files pinned in {where}"
             yield Problem(Code.PINS_DIFFER, path, "baseline.digest", words)
-    scored_on = sorted({baseline.text_provider for baseline in found.baselines.values()} & HUB_TEXTS)
+    scored_on = sorted({name for baseline in found.baselines.values() for name in baseline.text_providers} & HUB_TEXTS)
     if scored_on and not any(pin.files for pin in pins.datasets.values()):
         words = f"pins no data set, but the baselines were scored on {scored_on[0]}"
         yield Problem(Code.PINS_DIFFER, where, "datasets", words)

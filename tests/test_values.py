@@ -8,8 +8,9 @@ ROOT = Path(__file__).parents[1]
 # What is filled step by step, or holds something open; each says so in its docstring or its name.
 CHANGING = {
     "FoundReports",
-    "Listing",
     "LimitMeasurements",
+    "Listing",
+    "Lot",
     "MovedWeights",
     "PackFolder",
     "RecentTensors",

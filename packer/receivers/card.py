@@ -75,7 +75,7 @@ def _results(run: SubjectRun) -> Iterator[JsonObject]:
                 row["args"] = {"confidence": confidence_of(report), "low": low, "high": high}
             by_part.setdefault(measure.part, []).append(row)
     for part, metrics in by_part.items():
-        text: Report = dataset if part is None else own.get(part, dataset)
+        text: Report = dataset if part is None else own[part]
         yield {
             "task": TASK,
             "dataset": {
@@ -83,8 +83,8 @@ def _results(run: SubjectRun) -> Iterator[JsonObject]:
                 "name": text["provider"] if part is None else f"{part}: {text['provider']}",
                 "revision": text["source_sha256"],
                 "args": {
-                    "windows": dataset["windows"]["final"],
-                    "seq_len": dataset["seq_len"],
+                    "windows": text["windows"]["final"],
+                    "seq_len": text["seq_len"],
                     "run": run.record["run_num"],
                 },
             },
@@ -217,8 +217,10 @@ def _quantisation(facts: Mapping[str, Any] | None) -> str:
 def _checked(subject: PackSubject) -> Iterator[str]:
     report, manifest, verdict = subject.report, subject.pack.manifest, subject.pack.verdict
     dataset, counts, record = report["dataset"], verdict["counts"], subject.runs[0].record
-    texts = ", ".join(
-        f"{code_span(row['provider'])} ({code_span(row['source_sha256'])})" for row in dataset.get("slices", [dataset])
+    texts = "; ".join(
+        f"{code_span(row['provider'])} ({code_span(row['source_sha256'])}), {row['windows']['final']} windows of "
+        f"{row['seq_len']} tokens"
+        for row in dataset.get("slices", [dataset])
     )
     guards = ", ".join(f"{name} {code_span(report[name]['status'])}" for name in report["guards"])
     signer = "**not signed: anybody could have made it**"
@@ -228,7 +230,7 @@ def _checked(subject: PackSubject) -> Iterator[str]:
     yield "### How it was checked"
     yield ""
     yield f"- Edit, as its maker states: {code_span(report['edit']['label'])}, {code_span(report['edit']['spec'])}."
-    yield f"- Text: {texts}, {dataset['windows']['final']} windows of {dataset['seq_len']} tokens."
+    yield f"- Text: {texts}."
     yield f"- Guards: {guards}."
     yield (
         f"- In the run, {subject_words(record['strictness'])}; seen: {seen_words(record)}. Verdict of the run: "

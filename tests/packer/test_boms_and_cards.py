@@ -33,6 +33,7 @@ from invarlock.checkpoints.digests import digest_file
 from invarlock.checkpoints.layout import checkpoint_files
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import dump_json
+from invarlock.pages.numbers import change_text
 from invarlock.problems import Code
 from invarlock.reports.derivation import compose, strip
 
@@ -186,7 +187,7 @@ def test_a_card_has_the_numbers_the_limits_and_how_to_verify(pruned: PackSubject
 
     metric, fidelity = pruned.report["primary_metric"], pruned.report["fidelity"]
     (row,) = [line for line in card.text.splitlines() if line.startswith("| perplexity |")]
-    assert row.startswith(f"| perplexity | × {metric['ratio_vs_baseline']:.3g} (")
+    assert row.startswith(f"| perplexity | {change_text(metric['ratio_vs_baseline'])} (")
     assert row.endswith("| +10 % |")
     assert f"{100 * fidelity['same_top_share']:.2f}".rstrip("0") in card.text
     assert "**FAIL**: these gates of the tier `balanced` do not hold:" in card.text
@@ -200,7 +201,7 @@ def test_the_hub_reads_the_metadata_of_a_card(pruned: PackSubject) -> None:
     card = card_of(pruned, Presentation("acme/pruned", URL))
 
     metric, fidelity = pruned.report["primary_metric"], pruned.report["fidelity"]
-    found = {result.metric_type: result for result in results(card)}
+    found = {result.metric_type: result for result in results(card) if ": " not in result.dataset_name}
     assert metadata(card).model_name == "acme/pruned"
     assert {name: result.metric_value for name, result in found.items()} == {
         "perplexity": metric["final"],
@@ -237,10 +238,12 @@ def test_all_runs_of_a_subject_are_shown(pruned: PackSubject) -> None:
     bom, card = make_bom(subject, NOTHING), card_of(subject)
 
     assert schema_errors(bom) is None
-    assert [row["slice"] for row in metrics(bom) if row["type"] == "kl_divergence"] == ["run 1", "run 2"]
+    parts = [f"run {run}{part}" for run in (1, 2) for part in ("", ", austen", ", melville")]
+    assert [row["slice"] for row in metrics(bom) if row["type"] == "kl_divergence"] == parts
     assert card.text.count("| perplexity, run ") == 2
+    assert card.text.count("| perplexity, text `melville`, run ") == 2
     numbers = [(one.dataset_args or {})["run"] for one in results(card) if one.metric_type == "perplexity"]
-    assert numbers == [1, 2]
+    assert numbers == [1, 1, 1, 2, 2, 2]
 
 
 def test_slices_and_tasks_are_shown(pruned: PackSubject) -> None:
@@ -251,8 +254,9 @@ def test_slices_and_tasks_are_shown(pruned: PackSubject) -> None:
         part["slices"] = ["prose"] * half + ["code"] * (len(part["window_ids"]) - half)
     own = {key: fidelity["raw"]["subject"][key] for key in ("histogram", "kl_max")}
     fidelity["raw"]["subject"]["slices"] = {"prose": own, "code": own}
-    text = {"provider": "file", "source_sha256": f"sha256:{'1' * 64}"}
-    dataset = {**raw["dataset"], "slices": [{"name": name, **text} for name in ("prose", "code")]}
+    text = {"provider": "file", "source_sha256": f"sha256:{'1' * 64}", "seq_len": raw["dataset"]["seq_len"]}
+    counts = {part: len(windows[part]["window_ids"]) // 2 for part in windows}
+    dataset = {**raw["dataset"], "slices": [{"name": name, **text, "windows": counts} for name in ("prose", "code")]}
     subject = changed(
         pruned, evaluation_windows=windows, fidelity=fidelity, dataset=dataset, task_records=made_records(lost=10)
     )
@@ -310,7 +314,7 @@ def test_metadata_keeps_any_text(pruned: PackSubject, text: str) -> None:
     report["dataset"]["provider"] = text
     card = card_of(replace(pruned, runs=(SubjectRun(pruned.runs[0].record, report),)))
 
-    assert {one.dataset_name for one in results(card)} == {text}
+    assert {one.dataset_name for one in results(card)} == {text, "austen: embedded", "melville: embedded"}
 
 
 def test_files_of_a_subject_are_named_if_they_are_its(pack: Path, real_run: Any, tmp_path: Path) -> None:
@@ -481,7 +485,7 @@ def test_bad_options_end_in_one_line_with_a_code(
 
 
 def test_measures_are_those_of_the_report(pruned: PackSubject) -> None:
-    found = {measure.name: measure for measure in measures(pruned)}
+    found = {measure.name: measure for measure in measures(pruned) if measure.part is None}
 
     low, high = pruned.report["fidelity"]["kl_mean_ci"]
     assert (found["kl_divergence"].interval, found["kl_divergence"].part) == ((low, high), None)

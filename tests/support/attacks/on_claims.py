@@ -232,9 +232,12 @@ def only_the_easy_windows(pack: Path) -> None:
             for values in side.values():
                 if isinstance(values, list):
                     del values[0]
-        # of a copy of the baseline, no position of a window differs
-        raw["fidelity"]["raw"]["subject"]["histogram"]["counts"][0] -= raw["dataset"]["seq_len"] - 1
-        raw["dataset"]["windows"]["final"] -= 1
+        first, subject = raw["dataset"]["slices"][0], raw["fidelity"]["raw"]["subject"]
+        for block in (subject, subject["slices"][first["name"]]):
+            # of a copy of the baseline, no position of a window differs
+            block["histogram"]["counts"][0] -= first["seq_len"] - 1
+        for part in (raw["dataset"], first):
+            part["windows"]["final"] -= 1
 
     composed(pack, REPORT, drop)
 

@@ -143,7 +143,7 @@ def test_a_folder_in_a_slot_is_planned_by_its_files(run_pytest: Callable[..., An
 
     (planned,) = (line for line in own.output.splitlines() if "embedded/mistral-tiny" in line and "disk" in line)
     assert planned.replace("embedded/mistral-tiny", "local/mine") in ran.output
-    assert "invarlock: 13 MB of disk for checkpoints at the same time\n" in ran.output
+    assert "invarlock: 21 MB of disk for checkpoints at the same time\n" in ran.output
     for one in (unknown, broken):
         assert (one.status, "of unknown size" in one.output) == (0, True), one.output
         assert "without models of unknown size" in one.output

@@ -103,7 +103,7 @@ def import_graph(sources: Mapping[str, str]) -> Graph:
 
 
 def cycle(graph: Graph) -> list[str] | None:
-    """Return the modules of an import cycle, None where there is none."""
+    """Return the modules of an import cycle, or None if there is no cycle."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

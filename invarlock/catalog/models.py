@@ -118,7 +118,7 @@ class Suite:
 
     @property
     def text(self) -> Text | None:
-        """The first text, None if there is none."""
+        """The first text, or None if the suite has no text."""
         return self.texts[0] if self.texts else None
 
 

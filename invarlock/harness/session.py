@@ -305,7 +305,7 @@ class Controller(SuiteSession):
         return finish_run(self.run, report, interrupted=interrupted, columns=self._columns())
 
     def _columns(self) -> int | None:
-        """Return the width of the terminal, None where there is none."""
+        """Return the width of the terminal, or None if the output is not a terminal."""
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
         if terminal is None or not terminal.isatty:
             return None

@@ -260,7 +260,7 @@ def _verification(subject: PackSubject, given: Presentation) -> Iterator[str]:
     yield "### How to verify"
     yield ""
     yield (
-        f"`invarlock card` of InvarLock {__version__} wrote this section. Whoever can edit this file can change it; "
+        f"`invarlock card` of InvarLock {__version__} wrote this section. Anyone who can edit this file can change it; "
         f"the evidence is the pack{where}. Verifying needs neither the model nor a network:"
     )
     yield ""

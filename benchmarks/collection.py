@@ -1,4 +1,4 @@
-"""What collecting the ``full`` suite costs beside as many empty cases, and what a controller keeps of each case.
+"""What collecting the ``full`` suite costs compared with as many empty cases, and what a controller keeps of each case.
 
     python benchmarks/collection.py
     python benchmarks/collection.py --cases 10000
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 SUITES = Path(__file__).parents[1] / "suites"
-# what `pip install 'invarlock[suite]'` brings, and nothing that happens to be installed beside it
+# what `pip install 'invarlock[suite]'` installs, and nothing else that happens to be installed
 PLUGINS = ("-p", "xdist.plugin", "-p", "pytest_jsonreport.plugin", "-p", "no:cacheprovider")
 FEW = 100
 RUNS = 100
@@ -44,8 +44,8 @@ def run_pytest(folder: Path, *arguments: str, **variables: str) -> tuple[str, fl
 
 def measure_collection(times: int) -> None:
     """Print the CPU seconds of collecting the full suite, and of as many empty cases."""
-    asked = ("--collect-only", "-q", "-m", "full")
-    output, _ = run_pytest(SUITES.parent, "suites", *asked)
+    arguments = ("--collect-only", "-q", "-m", "full")
+    output, _ = run_pytest(SUITES.parent, "suites", *arguments)
     count = output.count("::test_scenario[")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -54,7 +54,7 @@ def measure_collection(times: int) -> None:
         )
         ours, empty = [], []
         for _ in range(times):
-            ours.append(run_pytest(SUITES.parent, "suites", *asked)[1])
+            ours.append(run_pytest(SUITES.parent, "suites", *arguments)[1])
             empty.append(run_pytest(folder, "--collect-only", "-q")[1])
     print(f"collecting {count} cases of the full suite: {min(ours):.2f} s of CPU")
     print(f"collecting {count} empty cases: {min(empty):.2f} s of CPU, ratio {min(ours) / min(empty):.2f}")

@@ -1,4 +1,4 @@
-"""Peak memory of a worker that runs one case on a CPU, beside what the plan gives the model.
+"""Peak memory of a worker that runs one case on a CPU, compared with what the plan gives the model.
 
     python benchmarks/memory.py [--shapes 10M,135M] [--seq-len 512] [--batch 16] [--folder DISK]
 

@@ -4,7 +4,8 @@
 
 The subject is a LLaMA-like model with random weights in block FP8 (``weight_block_size`` 128). A process of its own
 opens it, reads every tensor once, and loads the dense model of the same numbers; the largest resident set of each stage
-stands beside the shard, the largest dense tensor and the model. Resident sets do not depend on how busy the machine is.
+is printed with the size of the shard, the largest dense tensor and the model. Resident sets do not depend on how busy
+the machine is.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def pack(base: Path, folder: Path) -> None:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Return resident sets in MB, and the sizes that they stand beside; for a process of its own."""
+    """Return resident sets in MB, and the sizes to compare them with; for a process of its own."""
     import torch
 
     from invarlock.checkpoints.storage_format import open_checkpoint

@@ -5,7 +5,7 @@
 Derives the presets of the embedded models as the smoke suite does (from 2 null runs) and as other suites do (5), then
 measures fresh null runs: other draws of windows, other seeds of the jitter. Each change of each run is one null edit;
 any guard or gate that says something of it is a false alarm. With ``--bank`` the harmless changes of the power study,
-which are of kinds that no preset was derived from, are judged by the same presets. What was measured is told every five
+which are of kinds that no preset was derived from, are judged by the same presets. Results are printed every five
 runs, and models are taken in turns, so that a run that was stopped has a result.
 """
 

@@ -52,7 +52,7 @@ SMALL = Kind(
 
 
 def start(kind: Kind, directory: Path, *more: str) -> subprocess.Popen[bytes]:
-    """Start a run in a process group of its own; what it says is appended to a log beside its directory."""
+    """Start a run in a process group of its own; its output is appended to a log next to its directory."""
     ours = ("PACK_", "INVARLOCK_", "PYTEST_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = [sys.executable, "-m", "pytest", "suites", *kind.arguments, "-n", "2", "-p", "no:cacheprovider"]

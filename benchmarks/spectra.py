@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def compare(stacks: dict[str, torch.Tensor], name: str) -> None:
-    """Print how long the spectra of some matrices take, beside reading them and one product with each."""
+    """Print how long the spectra of some matrices take, compared with reading them and with one product with each."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save_file(stacks, path)

@@ -145,8 +145,8 @@ def repeated(smoke: Path, count: int) -> PackContent:
     cases = []
     for name in reports:
         report = json.loads(files[name])
-        beside = (*layout.SIDECARS, *layout.PROBES)
-        sidecars = {side: files[layout.sibling(name, side)] for side in beside if layout.sibling(name, side) in files}
+        siblings = (*layout.SIDECARS, *layout.PROBES)
+        sidecars = {side: files[layout.sibling(name, side)] for side in siblings if layout.sibling(name, side) in files}
         for run in range(1, runs + 1) if "/errors/" not in name else (1,):
             raw: dict[str, Any] = json.loads(json.dumps(strip(report)))
             raw["meta"].update(run=run, seeds=seeds(run))

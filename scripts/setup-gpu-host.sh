@@ -95,7 +95,7 @@ check_engine() {
   fi
 }
 
-# Prints a command; runs it too, unless only a look was asked for.
+# Prints a command; runs it too, unless --check is given.
 step() {
   printf '+ %s\n' "${*@Q}"
   [ "$check" = 1 ] || "$@"

@@ -105,7 +105,7 @@ def test_the_line_of_a_refused_run_says_what_to_do(name: str, refused: dict[str,
     assert "Traceback" not in output
 
 
-def test_what_the_refusal_of_an_unsigned_pack_says_to_do_makes_it_verify(
+def test_the_remedy_for_an_unsigned_pack_makes_it_verify(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pack, key = tmp_path / "unsigned", tmp_path / "key.pem"

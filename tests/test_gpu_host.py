@@ -60,7 +60,7 @@ def gpu_host(host: Host) -> Host:
     return host
 
 
-def test_all_that_is_missing_is_told_at_once_a_line_each(host: Host) -> None:
+def test_everything_missing_is_listed_at_once_one_per_line(host: Host) -> None:
     done = host.set_up("--check", PACK_SKIP_DISK_PREFLIGHT="0", MIN_FREE_DISK_GB="1000000")
 
     assert done.returncode == 1
@@ -85,7 +85,7 @@ def test_all_that_is_missing_is_told_at_once_a_line_each(host: Host) -> None:
         ("python3", "exit 1", "Python: none of 3.11 to 3.13 on the PATH; install python3 and python3-venv"),
     ],
 )
-def test_what_does_not_work_is_told_with_its_remedy(name: str, script: str, said: str, gpu_host: Host) -> None:
+def test_each_failed_check_is_listed_with_its_remedy(name: str, script: str, said: str, gpu_host: Host) -> None:
     gpu_host.add(name, script)
 
     done = gpu_host.set_up("--check")
@@ -94,7 +94,7 @@ def test_what_does_not_work_is_told_with_its_remedy(name: str, script: str, said
     assert said.format(docker=gpu_host.folder / "docker") in done.stderr
 
 
-def test_a_look_says_what_would_be_run_and_changes_nothing(gpu_host: Host) -> None:
+def test_a_dry_run_lists_its_commands_and_changes_nothing(gpu_host: Host) -> None:
     done = gpu_host.set_up("--check", "--venv", "place")
 
     venv = gpu_host.folder / "place"
@@ -109,7 +109,7 @@ def test_a_look_says_what_would_be_run_and_changes_nothing(gpu_host: Host) -> No
     assert not venv.exists()
 
 
-def test_on_the_host_itself_no_engine_is_asked_for(host: Host) -> None:
+def test_on_the_host_itself_no_container_engine_is_needed(host: Host) -> None:
     host.add("nvidia-smi", f"echo '{GPU}'")
 
     done = host.set_up("--check", "--execution", "host")
@@ -119,12 +119,12 @@ def test_on_the_host_itself_no_engine_is_asked_for(host: Host) -> None:
     assert "\n  INVARLOCK_ALLOW_HOST_EXECUTION=1 INVARLOCK_ALLOW_REMOTE_CODE=1 pytest suites" in done.stdout
 
 
-def test_what_is_there_is_kept_and_a_pytorch_without_a_gpu_is_told(gpu_host: Host) -> None:
+def test_an_existing_installation_is_kept_and_a_pytorch_without_a_gpu_is_reported(gpu_host: Host) -> None:
     venv = gpu_host.folder / "place" / "bin"
     venv.mkdir(parents=True)
     gpu_host.add("place/bin/pip", f'echo "$*" >> {gpu_host.folder}/installed')
     gpu_host.add("place/bin/python", f'exec {sys.executable} "$@"')
-    gpu_host.add("docker", f'echo "$*" >> {gpu_host.folder}/asked')
+    gpu_host.add("docker", f'echo "$*" >> {gpu_host.folder}/calls')
 
     done = gpu_host.set_up("--venv", str(venv.parent), CUDA_VISIBLE_DEVICES="")
 
@@ -133,7 +133,7 @@ def test_what_is_there_is_kept_and_a_pytorch_without_a_gpu_is_told(gpu_host: Hos
     assert (
         gpu_host.folder / "installed"
     ).read_text() == "install --quiet -c constraints.txt -e .[suite,parquet,yaml]\n"
-    assert (gpu_host.folder / "asked").read_text() == (
+    assert (gpu_host.folder / "calls").read_text() == (
         f"info\nbuild -t invarlock-runtime:local --build-arg REVISION={COMMIT} .\n"
     )
 
@@ -147,7 +147,7 @@ def test_what_is_there_is_kept_and_a_pytorch_without_a_gpu_is_told(gpu_host: Hos
         (("--venv", ""), "the folder's name is empty"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(arguments: tuple[str, ...], said: str, host: Host) -> None:
+def test_invalid_options_are_refused(arguments: tuple[str, ...], said: str, host: Host) -> None:
     done = host.set_up("--check", *arguments)
 
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -153,7 +153,7 @@ def test_two_shards_become_one_signed_pack_and_a_summary(runner: Runner, workspa
 
 
 @pytest.mark.slow
-def test_a_receiver_holds_the_pack_against_what_its_run_printed(runner: Runner, real_run: Any) -> None:
+def test_a_receiver_compares_the_pack_with_what_its_run_printed(runner: Runner, real_run: Any) -> None:
     (runner.folder / "smoke.log").write_text((real_run.directory.parent / "output.txt").read_text())
     shutil.copytree(real_run.pack, runner.folder / "evidence_pack")
 
@@ -185,7 +185,7 @@ def test_the_matrix_has_a_number_for_each_shard(shards: str, numbers: str | None
 
 
 @pytest.mark.parametrize("shards", ["", "0", "33", "-1", "2 3", "1; touch harmed", "$(touch harmed)"])
-def test_what_is_no_number_of_shards_is_refused_and_not_run(shards: str, runner: Runner) -> None:
+def test_an_invalid_number_of_shards_is_refused_and_not_run(shards: str, runner: Runner) -> None:
     assert runner.run("plan", "numbers", runner.folder, SHARDS=shards) == (
         1,
         "::error::shards is a number from 1 to 32\n",
@@ -196,7 +196,7 @@ def test_what_is_no_number_of_shards_is_refused_and_not_run(shards: str, runner:
 
 
 @pytest.mark.slow
-def test_a_shard_archive_holds_no_weights(workspace: Path) -> None:
+def test_a_shard_archive_has_no_weights(workspace: Path) -> None:
     found = {path.name for path in workspace.rglob("*") if path.is_file()}
 
     assert "evaluation.report.json" in found

@@ -90,7 +90,7 @@ def test_every_report_names_the_image_by_the_digest_that_podman_has(contained: C
         }
 
 
-def test_the_source_is_the_checkouts_though_the_image_holds_no_git(contained: Contained) -> None:
+def test_the_source_is_that_of_the_checkout_although_the_image_has_no_git(contained: Contained) -> None:
     assert json.loads((contained.pack / "metadata" / "source_repo.json").read_text()) == contained.source
 
 
@@ -98,7 +98,7 @@ def test_two_checkpoints_are_evaluated_in_the_container_too(tmp_path: Path) -> N
     for name in ("base", "mine"):
         shutil.copytree(ROOT / "suites/embedded/mistral-tiny", tmp_path / name)
         shutil.copytree(ROOT / "suites/embedded/tokenizer", tmp_path / name, dirs_exist_ok=True)
-    # whoever is inside makes the report beside its place
+    # the process inside writes the report next to its final place
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports").chmod(0o777)
     tmp_path.chmod(0o755)

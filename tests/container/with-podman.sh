@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command with a podman of the tests' own: with-podman.sh COMMAND...
 # Its images lie apart from the user's, and what it needs on machines without systemd (runc, cgroupfs) is said in its
-# configuration, so that invarlock tells every podman the same.
+# configuration, so that every podman is started with the same options.
 set -euo pipefail
 cache=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/invarlock-tests}
 mkdir -p "$cache"

@@ -71,7 +71,7 @@ def test_odd_files_and_folders_end_in_one_line_and_a_documented_code(real_run: A
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_an_error_is_one_line_and_its_traceback_is_there_for_whoever_wants_it(
+def test_an_error_is_one_line_and_its_traceback_is_available(
     error: BaseException, code: int, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail() -> int:
@@ -151,7 +151,7 @@ def test_any_encoding_prints(pack: Path, tmp_path: Path, variables: dict[str, st
 
 
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="changing the user takes root")
-def test_a_user_without_a_home_verifies_and_one_with_the_home_of_another_is_told(pack: Path, tmp_path: Path) -> None:
+def test_a_user_without_a_home_verifies_and_one_with_the_home_of_another_is_warned(pack: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / ".config" / "invarlock").mkdir(parents=True)
     (home / ".config" / "invarlock").chmod(0)
@@ -168,7 +168,7 @@ def test_a_user_without_a_home_verifies_and_one_with_the_home_of_another_is_told
     assert all("Traceback" not in done.stderr for done in runs.values())
 
 
-def test_a_store_that_may_be_there_and_cannot_be_looked_at_is_not_passed_over(tmp_path: Path, pack: Path) -> None:
+def test_a_trust_store_that_cannot_be_read_is_an_error(tmp_path: Path, pack: Path) -> None:
     home = tmp_path / "home"
     (home / ".config").mkdir(parents=True)
     # as a folder that may not be searched, but for root too: a link that leads to itself
@@ -188,9 +188,7 @@ def test_a_passphrase_that_no_tool_takes_is_refused(tmp_path: Path, monkeypatch:
     assert codes == {1023: 0, 1024: 2, 100_000: 2}
 
 
-def test_a_place_that_cannot_be_written_is_known_before_the_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_place_is_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     place = str(tmp_path / "file" / "x")
     lines = [

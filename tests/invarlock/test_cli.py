@@ -167,7 +167,7 @@ def test_metadata_of_other_files_is_refused_unless_the_user_names_the_edit(
 
 
 @pytest.mark.slow
-def test_an_edit_is_inferred_from_the_path_and_said_to_be(baseline: Path, quantised: Path, tmp_path: Path) -> None:
+def test_an_edit_inferred_from_the_path_is_marked_as_such(baseline: Path, quantised: Path, tmp_path: Path) -> None:
     subject = Path(shutil.copytree(quantised, tmp_path / "mistral-gptq"))
 
     done = evaluate(baseline, subject, tmp_path / "out")
@@ -186,7 +186,7 @@ def test_an_edit_is_inferred_from_the_path_and_said_to_be(baseline: Path, quanti
 def test_a_subject_whose_tensors_are_the_baselines_is_no_edit(baseline: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(baseline, tmp_path / "copied")
 
-    for name, options, label in (("told", (), "noop"), ("overridden", ("--edit-label", "custom"), "custom")):
+    for name, options, label in (("described", (), "noop"), ("overridden", ("--edit-label", "custom"), "custom")):
         done = evaluate(baseline, Path(copied), tmp_path / name, *options)
         assert done.returncode == 0, done.stderr
         assert load(tmp_path / name / "evaluation.report.json")["edit"]["label"] == label
@@ -195,9 +195,7 @@ def test_a_subject_whose_tensors_are_the_baselines_is_no_edit(baseline: Path, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["saved again", "another config"])
-def test_equal_tensors_in_other_files_are_an_edit_that_nobody_knows(
-    baseline: Path, tmp_path: Path, change: str
-) -> None:
+def test_equal_tensors_in_other_files_are_an_unknown_edit(baseline: Path, tmp_path: Path, change: str) -> None:
     copied = Path(shutil.copytree(baseline, tmp_path / "copied"))
     if change == "saved again":
         weights = load_file(copied / "model.safetensors")
@@ -260,7 +258,7 @@ def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised:
         (("--output-dir", "."), 2, "already exists; choose another folder"),
     ],
 )
-def test_what_cannot_work_is_one_line_and_leaves_nothing(
+def test_impossible_input_is_one_line_and_leaves_no_files(
     baseline: Path, quantised: Path, tmp_path: Path, arguments: tuple[str, str], code: int, message: str
 ) -> None:
     done = evaluate(baseline, quantised, tmp_path / "out", *arguments)
@@ -275,7 +273,7 @@ def without_torch(*arguments: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_a_document_that_is_none_is_refused_before_torch_is_imported(baseline: Path, tmp_path: Path) -> None:
+def test_a_malformed_document_is_refused_before_torch_is_imported(baseline: Path, tmp_path: Path) -> None:
     (tmp_path / "of_nothing.json").write_text("{}")
     (tmp_path / "cut_off.json").write_text("{")
     codes = {"absent.json": 3, "of_nothing.json": 2, "cut_off.json": 2}
@@ -309,7 +307,7 @@ def test_a_baselines_report_of_another_setup_is_refused_before_torch_is_imported
         assert (done.returncode, words in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
 
 
-def test_what_is_missing_is_told_before_torch_is_imported(baseline: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_listed_before_torch_is_imported(baseline: Path, tmp_path: Path) -> None:
     named = {
         "--baseline": baseline,
         "--subject": baseline,
@@ -336,14 +334,14 @@ def test_a_changed_report_does_not_verify(baseline: Path, quantised: Path, tmp_p
     assert "primary_metric.degraded: True, derived False" in done.stdout
 
 
-def test_the_packers_commands_are_there_too() -> None:
+def test_the_packers_commands_are_available_too() -> None:
     done = invarlock("advanced", "evidence-pack", "verify", "nowhere")
 
     assert (done.returncode, "NOT VERIFIED" in done.stdout) == (3, True)
 
 
 @pytest.mark.slow
-def test_a_preset_judges_a_pair_and_is_held_against_the_report(
+def test_a_preset_judges_a_pair_and_is_compared_with_the_report(
     baseline: Path, quantised: Path, real_run: Any, tmp_path: Path
 ) -> None:
     preset = real_run.directory / "presets/calibrated_preset_embedded__mistral-tiny.json"

@@ -54,7 +54,7 @@ def test_an_option_and_a_variable_beat_the_config_and_the_config_the_default(tmp
         "profile": {"value": "release", "source": "variable"},
         "seq_len": {"value": 64, "source": "config"},
         "eval_batch": {"value": 16, "source": "default"},
-        # the variable asks for nothing
+        # the variable is empty
         "execution_mode": {"value": "container", "source": "config"},
     }
     assert settings.given("seq_len")
@@ -62,7 +62,7 @@ def test_an_option_and_a_variable_beat_the_config_and_the_config_the_default(tmp
     assert settings.document()["edit_config"] == {"value": str(path), "source": "option"}
 
 
-def test_the_variable_names_a_config_too_and_none_reads_none(tmp_path: Path) -> None:
+def test_the_variable_names_a_config_too_and_without_it_none_is_read(tmp_path: Path) -> None:
     path = lay(tmp_path, "settings: {tier: conservative}\n")
 
     settings = resolve_settings({}, {"INVARLOCK_EDIT_CONFIG": str(path)})
@@ -172,7 +172,7 @@ def test_a_config_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str
     assert refused(path).startswith(f"{path}: {said}")
 
 
-def test_what_is_wrong_in_config_and_variables_is_told_at_once(tmp_path: Path) -> None:
+def test_mistakes_in_config_and_variables_are_listed_at_once(tmp_path: Path) -> None:
     path = lay(tmp_path, "settings: {tier: strict, profile: ci}\n")
     said = refused(path, INVARLOCK_SEQ_LEN="one", INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE="maybe")
     assert [line.partition(" is not allowed")[0] for line in said.split("; ")] == [

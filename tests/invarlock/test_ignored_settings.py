@@ -90,7 +90,7 @@ def test_settings_that_a_mode_does_not_read_are_named_as_they_were_given(
     assert unread(options, variables, mode, execution) == names
 
 
-def test_what_may_be_unread_are_settings() -> None:
+def test_names_that_may_be_unread_are_settings() -> None:
     assert {name for row in _UNREAD for name in row.names} <= {setting.name for setting in SETTINGS}
 
 

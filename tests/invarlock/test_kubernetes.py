@@ -32,7 +32,7 @@ def pods_of(document: Any) -> list[Any]:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("pods", [PODS, Pods("smoke", "image", "smoke", "work", 2)])
-def test_a_job_and_the_pods_of_a_ray_job_are_as_the_schemas_of_kubernetes_say(pods: Pods, version: str) -> None:
+def test_a_job_and_the_pods_of_a_ray_job_match_the_schemas_of_kubernetes(pods: Pods, version: str) -> None:
     secret = Pods(**{**pods.__dict__, "signing_secret": "key"})
 
     for document in (indexed_job(pods), *pods_of(ray_job(pods)), *pods_of(ray_job(secret))):
@@ -73,7 +73,7 @@ def closed(schema: Any) -> Any:
 
 
 @pytest.mark.skipif(CRD is None, reason="INVARLOCK_TEST_RAYJOB_CRD names no ray.io_rayjobs.yaml")
-def test_a_ray_job_is_as_the_definition_of_kuberay_says() -> None:
+def test_a_ray_job_matches_the_definition_of_kuberay() -> None:
     definition = yaml.safe_load(Path(CRD or "").read_text("utf-8"))
     versions = {version["name"]: version["schema"]["openAPIV3Schema"] for version in definition["spec"]["versions"]}
     schema = versions["v1"]
@@ -108,7 +108,7 @@ def containers(document: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("make", [indexed_job, ray_job])
-def test_a_job_waits_in_its_queue_and_its_pods_ask_for_gpus(make: Any) -> None:
+def test_a_job_waits_in_its_queue_and_its_pods_request_gpus(make: Any) -> None:
     document = make(PODS)
 
     assert document["metadata"]["namespace"] == "evaluation"
@@ -209,7 +209,7 @@ def test_the_command_writes_a_manifest_of_the_plan(
         (["rayjob", "-m", "full", "--gpus", "1", "--gpu-memory", "80"], "mistralai/Mixtral-8x7B-v0.1: needs 140 GB"),
     ],
 )
-def test_what_no_cluster_can_run_is_refused_in_one_line(
+def test_runs_that_no_cluster_can_do_are_refused_in_one_line(
     arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [part for part in GIVEN if "--image" not in arguments or part not in GIVEN[:2]]

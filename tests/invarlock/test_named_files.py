@@ -92,7 +92,7 @@ def test_a_full_device_is_an_error_and_stays_a_device(full: Path) -> None:
     assert (after.st_ino, after.st_rdev, stat.S_ISCHR(after.st_mode)) == (before.st_ino, before.st_rdev, True)
 
 
-def test_a_folder_a_socket_a_loop_and_a_name_no_system_has_are_refused_before_the_work(tmp_path: Path) -> None:
+def test_an_impossible_target_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     bound = socket.socket(socket.AF_UNIX)
     bound.bind(str(tmp_path / "socket"))

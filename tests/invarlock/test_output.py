@@ -46,7 +46,7 @@ def test_any_text_becomes_one_safe_line_and_a_safe_text_stays(text: str) -> None
 
 
 @given(st.lists(st.text(alphabet=st.characters(codec=None)), max_size=4))
-def test_a_line_that_is_said_is_one_line(lines: list[str]) -> None:
+def test_a_printed_line_is_one_line(lines: list[str]) -> None:
     printed = io.StringIO()
 
     with redirect_stdout(printed):
@@ -91,7 +91,7 @@ def test_a_code_block_ends_where_it_is_meant_to() -> None:
     assert block[1:-2] == ["a", "```", "````", "# b\\n<script>"]
 
 
-def test_a_readme_holds_no_heading_and_no_markup_of_a_version_string() -> None:
+def test_a_version_string_adds_no_heading_and_no_markup_to_a_readme() -> None:
     counts = {"records_passed": 1, "cases_total": 1, "models_total": 1}
     hostile = "0.1\n# VERIFIED\n<script>alert(1)</script> `x` [a](http://b)"
     manifest = dict.fromkeys(("invarlock_version", "suite", "generated_at", "evidence_level"), hostile)

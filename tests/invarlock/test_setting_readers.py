@@ -88,7 +88,7 @@ def test_some_of_the_choices_keep_their_order_and_none_is_twice(chosen: list[str
 
 
 @given(st.lists(st.text(st.characters(exclude_characters=","), min_size=1, max_size=4)))
-def test_names_are_what_stands_between_commas(given_names: list[str]) -> None:
+def test_names_are_separated_by_commas(given_names: list[str]) -> None:
     value = read(readers.names, ",".join(given_names))
 
     wanted = tuple(name.strip() for name in given_names if name.strip())

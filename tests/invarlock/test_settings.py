@@ -35,7 +35,7 @@ def test_the_first_of_a_settings_variables_wins() -> None:
 @pytest.mark.parametrize(
     ("variable", "name"), [("PACK_SIGN_MANIFEST", "unsigned"), ("PACK_CLEANUP_MODELS", "keep_models")]
 )
-def test_a_variable_that_says_the_opposite_of_its_option_is_turned_round(variable: str, name: str) -> None:
+def test_a_variable_that_negates_its_option_is_inverted(variable: str, name: str) -> None:
     assert resolve_settings({}, {variable: "0"}).value(name) is True
     assert resolve_settings({}, {variable: "1"}).value(name) is False
     assert resolve_settings({name: True}, {variable: "1"}).value(name) is True
@@ -52,7 +52,7 @@ def test_a_flags_variable_takes_nothing_else(given: str) -> None:
         resolve_settings({}, {"SKIP_FLASH_ATTN": given})
 
 
-def test_all_wrong_values_are_told_at_once_with_what_is_allowed() -> None:
+def test_all_wrong_values_are_listed_at_once_with_the_allowed_ones() -> None:
     with pytest.raises(UsageError) as caught:
         resolve_settings({"tier": "strict"}, {"INVARLOCK_SEQ_LEN": "one", "PACK_SIGN_MANIFEST": "yes"})
 
@@ -77,11 +77,11 @@ def test_settings_that_exclude_each_other_are_refused(options: dict[str, Any], m
     assert str(caught.value) == message
 
 
-def test_a_release_review_takes_what_it_needs_and_refuses_what_it_cannot_do_with() -> None:
+def test_a_release_review_sets_its_needs_and_refuses_what_contradicts_them() -> None:
     taken = resolve_settings({"release_review": True, "signing_key": "maker.pem"}, {"PACK_SKIP_HTML": "1"})
 
-    asked = ("profile", "report_assurance", "defer_rendering")
-    assert [(taken.value(name), taken.sources[name]) for name in asked] == [
+    names = ("profile", "report_assurance", "defer_rendering")
+    assert [(taken.value(name), taken.sources[name]) for name in names] == [
         ("ci", "default"),
         ("strict", "default"),
         (True, "default"),
@@ -269,7 +269,7 @@ PROMISED: dict[str, Any] = {
 }
 
 
-# Where the default follows from something else, what people are told of it.
+# The documented text of defaults that follow from something else.
 PROMISED_WORDS = {
     "--output-dir": "evidence_pack_runs/<suite>_<time>",
     "--scenario-ids": "all of the suite",

@@ -153,13 +153,13 @@ def test_any_text_is_a_value_or_one_line(tmp_path_factory: pytest.TempPathFactor
         ("a: !include " + "x" * 4000 + "\n", "line 1: not a usable file name"),
     ],
 )
-def test_what_is_not_read_is_refused_by_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_unsupported_yaml_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     path = lay(tmp_path, a=text)
 
     assert refused(path, tmp_path).startswith(f"{path}: {said}")
 
 
-def test_bytes_that_are_no_text_are_refused_and_a_byte_order_mark_is_none_of_it(tmp_path: Path) -> None:
+def test_invalid_utf8_is_refused_and_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\r\n")
     assert read_yaml(path, folder=tmp_path).value == {"a": 1}
@@ -204,7 +204,7 @@ def test_a_link_within_the_folder_is_followed_and_one_in_a_circle_is_refused(tmp
     assert refused(path, tmp_path).startswith(f"{path}: line 1: ")
 
 
-def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     path = lay(tmp_path, a="x: !include pipe\n")
     os.mkfifo(tmp_path / "pipe")
 
@@ -278,7 +278,7 @@ def test_aliases_count_as_what_they_stand_for(tmp_path: Path) -> None:
     assert "more than 20000 values" in refused(lay(tmp_path, a="- 1\n" * MAX_VALUES), tmp_path)
 
 
-def test_without_pyyaml_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyyaml_the_message_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "yaml" else find(name, *rest))
 

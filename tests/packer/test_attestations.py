@@ -114,7 +114,7 @@ def test_the_libraries_of_in_toto_read_every_statement(pack: Path, real_run: Any
     assert found.configuration[0].digest["sha256"] == sha256((pack / found.configuration[0].name).read_bytes())
 
 
-def test_a_simple_verification_lists_only_what_holds(pack: Path, failing: Path, real_run: Any) -> None:
+def test_a_simple_verification_lists_only_what_is_true(pack: Path, failing: Path, real_run: Any) -> None:
     attest_pack(pack, real_run.key, "svr")
     attest_pack(failing, real_run.key, "svr")
     attest_pack(failing, real_run.key, "test-result")
@@ -302,7 +302,7 @@ def test_the_schemas_of_the_predicates_describe_them(pack: Path, real_run: Any) 
         check_schema(statement["predicate"], schema, where=predicate)
 
 
-def test_what_another_signer_signs_is_written_without_a_key(
+def test_the_payload_for_another_signer_is_written_without_a_key(
     pack: Path, failing: Path, real_run: Any, tmp_path: Path
 ) -> None:
     predicate, subjects = tmp_path / "predicate.json", tmp_path / "subjects.sha256"
@@ -322,7 +322,7 @@ def test_what_another_signer_signs_is_written_without_a_key(
     assert subjects.read_text() == "".join(f"{row['digest']['sha256']}  {row['name']}\n" for row in rows)
 
 
-def test_a_simple_verification_says_strong_where_a_receiver_who_pins_the_signer_finds_it(
+def test_a_simple_verification_states_strong_evidence_as_a_receiver_who_pins_the_signer_finds_it(
     run: Path, real_run: Any, tmp_path: Path
 ) -> None:
     whole = content(run)

@@ -147,7 +147,7 @@ def test_the_library_of_the_standard_reads_a_bom(pruned: PackSubject) -> None:
     assert [one.name for one in model.pedigree.ancestors] == ["embedded/mistral-tiny"]
 
 
-def test_the_validator_refuses_what_is_no_bom(pruned: PackSubject) -> None:
+def test_the_validator_refuses_a_malformed_bom(pruned: PackSubject) -> None:
     bom = make_bom(pruned, NOTHING)
     bom["metadata"]["component"]["modelCard"]["performanceMetrics"] = []
 
@@ -372,7 +372,7 @@ def test_a_subject_that_is_not_clear_is_refused(pack: Path, options: dict[str, A
     assert words in str(refused.value)
 
 
-def test_a_run_may_be_named_but_brings_the_others(pruned: PackSubject, pack: Path) -> None:
+def test_a_named_run_is_shown_with_the_others(pruned: PackSubject, pack: Path) -> None:
     assert read_subject(pack, SubjectOptions(case=f"{PRUNED}-run1")).runs == pruned.runs
 
 

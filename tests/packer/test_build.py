@@ -103,7 +103,7 @@ def build_as_json(run: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> t
     return code, json.loads(capsys.readouterr().out)
 
 
-def test_what_was_built_and_why_something_was_not_are_there_as_json(
+def test_the_result_of_a_build_is_available_as_json(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, built = build_as_json(run, tmp_path / "out", capsys)

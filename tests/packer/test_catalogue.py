@@ -41,7 +41,7 @@ def ask_nothing(row: dict[str, Any]) -> None:
     row["requirements"].update(detectors_all_of=[], detectors_any_of=[], primary_guard_required=False)
 
 
-def test_a_pack_that_asks_nothing_counts_nothing_and_is_no_strong_evidence(
+def test_a_pack_without_requirements_counts_nothing_and_is_no_strong_evidence(
     run: Path, real_run: Any, tmp_path: Path
 ) -> None:
     pack = weakened(run, real_run.key, tmp_path / "pack", ask_nothing)
@@ -62,7 +62,7 @@ def test_a_pack_that_asks_nothing_counts_nothing_and_is_no_strong_evidence(
     assert "strictness is informational, not must_pass" in line
 
 
-def test_a_name_of_the_catalogue_over_another_edit_is_told() -> None:
+def test_a_name_of_the_catalogue_for_another_edit_is_reported() -> None:
     (row,) = [row for row in catalogue() if row["id"] == "quant_4bit_clean"]
     row["generation"]["edit_spec"] = "noop"
 
@@ -100,12 +100,12 @@ def test_the_catalogue_does_not_differ_from_itself_and_other_versions_are_not_co
     assert catalogue_warnings(made_by(None), {"scenarios": rows}) == []
 
 
-def test_scenarios_of_the_makers_own_are_named_and_brought_checkpoints_are_not() -> None:
+def test_own_scenarios_are_named_and_own_checkpoints_are_not() -> None:
     (row,) = [row for row in catalogue() if row["id"] == "noop_control"]
     own = [{**row, "id": f"own_{number}"} for number in range(7)]
-    brought = {**row, "id": "byoe", "generation": {"kind": "brought", "edit_label": "custom"}}
+    own_checkpoint = {**row, "id": "byoe", "generation": {"kind": "brought", "edit_label": "custom"}}
 
-    (line,) = catalogue_warnings(MADE_BY_US, {"scenarios": [*own, brought]})
+    (line,) = catalogue_warnings(MADE_BY_US, {"scenarios": [*own, own_checkpoint]})
 
     assert line.endswith(": own_0, own_1, own_2, own_3, own_4 and 2 more")
 

@@ -25,7 +25,7 @@ def test_a_signer_that_the_trust_store_does_not_have(pack: Path, tmp_path: Path)
     assert (found.code, found.authenticity) == (5, "mismatch")
 
 
-def test_an_attestation_that_is_none(pack: Path) -> None:
+def test_a_malformed_attestation(pack: Path) -> None:
     (pack / "manifest.attestation.json").write_text("{}")
 
     found = strict(pack)

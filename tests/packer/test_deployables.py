@@ -22,7 +22,7 @@ def deployed(deployed_run: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_pack_with_a_deployable_subject_verifies_and_holds_no_weights(deployed: Path) -> None:
+def test_a_pack_with_a_deployable_subject_verifies_and_has_no_weights(deployed: Path) -> None:
     result = strict(deployed)
 
     metadata = json.loads((deployed / FOLDER / "edit_metadata.json").read_text())
@@ -79,7 +79,7 @@ NUMBER, COMPANION = Code.NUMBER_DOES_NOT_FOLLOW, Code.COMPANION_DIFFERS
         (VALIDATION, lambda d: d.clear(), COMPANION, VALIDATION, ""),
     ],
 )
-def test_what_does_not_follow_is_refused(
+def test_a_document_that_does_not_follow_is_refused(
     deployed: Path, deployed_run: Any, name: str, change: Callable[[Any], object], code: Code, file: str, field: str
 ) -> None:
     edit_json(deployed / FOLDER / f"{name}.json", change)

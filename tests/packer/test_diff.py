@@ -24,7 +24,7 @@ def test_a_pack_does_not_differ_from_itself(real_run: Any) -> None:
     assert (done.returncode, done.stdout) == (0, "3 cases compared, 0 differ\n")
 
 
-def test_ratios_flags_and_missing_cases_are_told(run: Path, real_run: Any, tmp_path: Path) -> None:
+def test_ratios_flags_and_missing_cases_are_listed(run: Path, real_run: Any, tmp_path: Path) -> None:
     whole = content(run)
     files = {path: data for path, data in whole.files.items() if "nan_injection" not in path}
     files.pop("metadata/pytest_report.json")
@@ -117,7 +117,7 @@ def test_a_weakened_plan_differs_though_every_measurement_is_the_same(run: Path,
     assert "3 cases compared, 3 differ, 3 with other requirements" in text
 
 
-def test_of_a_pack_that_does_not_verify_the_problems_are_there_as_json(
+def test_the_problems_of_an_invalid_pack_are_available_as_json(
     pack: Path, real_run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pack / REPORT).write_text("{}")

@@ -1,4 +1,4 @@
-"""The metadata of an edit beside its report: each field follows from the report, its scenario, or is counted."""
+"""The metadata of an edit next to its report: each field follows from the report, its scenario, or is counted."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def found(metadata: Any, report: Any, scenario: Any) -> list[tuple[Code, str]]:
     return [(problem.code, problem.field) for problem in problems]
 
 
-def test_what_an_edit_left_of_itself_follows(documents: Documents) -> None:
+def test_the_record_of_an_edit_follows_from_the_report(documents: Documents) -> None:
     assert found(*documents) == []
 
 
@@ -77,7 +77,7 @@ def test_every_parameter_may_be_edited(documents: Documents) -> None:
     assert found(*documents) == []
 
 
-def test_what_is_malformed_or_of_no_scenario_is_a_problem(documents: Documents) -> None:
+def test_malformed_records_and_records_of_no_scenario_are_problems(documents: Documents) -> None:
     metadata, report, scenario = documents
 
     assert found(metadata, report, None) == [(Code.EDIT_METADATA_DIFFERS, "")]
@@ -87,9 +87,7 @@ def test_what_is_malformed_or_of_no_scenario_is_a_problem(documents: Documents) 
 
 @pytest.mark.parametrize(("key", "value"), [("deployable_as_hf_checkpoint", True),
                                             ("optimized_deployment_backend", "awq")])  # fmt: skip
-def test_what_a_scenario_says_of_its_subject_is_what_the_metadata_says(
-    key: str, value: Any, documents: Documents
-) -> None:
+def test_scenario_and_metadata_agree_about_the_subject(key: str, value: Any, documents: Documents) -> None:
     metadata, report, scenario = documents
     assert metadata[key] != value
     scenario[key] = value
@@ -97,7 +95,7 @@ def test_what_a_scenario_says_of_its_subject_is_what_the_metadata_says(
     assert (Code.EDIT_METADATA_DIFFERS, key) in found(metadata, report, scenario)
 
 
-def test_where_a_label_came_from_is_said(documents: Documents) -> None:
+def test_the_source_of_a_label_is_named(documents: Documents) -> None:
     metadata, report, scenario = documents
     report["edit"]["label_source"] = "declared"
 

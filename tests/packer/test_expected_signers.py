@@ -51,7 +51,7 @@ def test_a_pack_without_a_signature_is_refused_in_every_mode(
         assert "ask its maker to sign it" in messages(result)
 
 
-def test_an_unsigned_pack_is_never_ok_without_a_word_that_it_is_unsigned(run: Path, tmp_path: Path) -> None:
+def test_an_unsigned_pack_is_always_named_as_unsigned(run: Path, tmp_path: Path) -> None:
     unsigned = build_pack(tmp_path / "unsigned", content(run), None, TIME).path
 
     said = packer("verify", unsigned, "--allow-unsigned", "--json-out", tmp_path / "verified.json")
@@ -100,7 +100,7 @@ def test_a_signed_pack_is_judged_alike_where_unsigned_ones_are_allowed(
         ([{"not_after": "2020-01-01"}], 5, 5),
     ],
 )
-def test_a_fingerprint_that_is_expected_holds_unless_the_default_store_refuses_it(
+def test_an_expected_fingerprint_is_accepted_unless_the_default_store_refuses_it(
     pack: Path, real_run: Any, tmp_path: Path, entries: list[dict[str, Any]], as_default: int, as_named: int
 ) -> None:
     signer, store = fingerprint(real_run.key.public), tmp_path / "store.json"

@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
         (0o711, [], [], ""),
     ],
 )
-def test_what_a_mode_allows_others_is_a_warning_and_nothing_else_is(
+def test_access_by_others_is_a_warning_and_nothing_else_is(
     mode: int, store: list[str], key: list[str], who: str, path: Path
 ) -> None:
     path.chmod(mode)
@@ -58,7 +58,7 @@ def test_a_file_of_another_user_is_a_warning(path: Path, monkeypatch: pytest.Mon
     assert key_warnings(path) == [line]
 
 
-def test_a_file_that_is_not_there_is_nobodys(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_owner(tmp_path: Path) -> None:
     assert store_warnings(tmp_path / "none") == []
     assert key_warnings(tmp_path / "none") == []
     check_nobody_else_writes(tmp_path / "none")

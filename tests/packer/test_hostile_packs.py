@@ -1,4 +1,4 @@
-"""Packs made to exhaust whoever verifies them: they fail cleanly, within 256 MB of memory and in seconds."""
+"""Packs made to exhaust the verifier: they fail cleanly, within 256 MB of memory and in seconds."""
 
 import json
 import threading

@@ -34,9 +34,7 @@ def test_a_manifest_without_the_setting_claims_nothing(settings: Any) -> None:
     assert list(kept_subjects_warnings(settings, [True, False])) == []
 
 
-def test_a_pack_that_says_otherwise_than_its_run_verifies_with_a_warning(
-    pack: Path, reseal: Callable[[Path], None]
-) -> None:
+def test_a_pack_that_contradicts_its_run_verifies_with_a_warning(pack: Path, reseal: Callable[[Path], None]) -> None:
     assert not [line for line in strict(pack).warnings if "keep_models" in line]
 
     edit_json(

@@ -167,7 +167,7 @@ def test_a_signer_is_trusted_in_their_time_and_until_revoked(tmp_path: Path, ent
 @pytest.mark.parametrize(
     "document", [{}, "x", [1], ["sha256:00"], [{"fingerprint": SIGNER, "trusted": True}], [{"revoked": True}]]
 )
-def test_what_is_no_trust_store_is_a_usage_error(tmp_path: Path, document: Any) -> None:
+def test_a_file_that_is_not_a_trust_store_is_a_usage_error(tmp_path: Path, document: Any) -> None:
     with pytest.raises(UsageError, match=r"trusted\.json"):
         read_trust_store(store(tmp_path, document))
 
@@ -274,7 +274,7 @@ def test_a_store_is_made_when_there_is_none_and_revoking_does_not_need_an_entry(
     assert read_trust_store(path) == [TrustedSigner(SIGNER, revoked=True)]
 
 
-def test_a_store_that_is_none_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_malformed_store_is_left_unchanged(tmp_path: Path) -> None:
     path = store(tmp_path, {"signers": []})
     before = path.read_bytes()
 
@@ -302,7 +302,7 @@ def test_signers_added_at_once_are_all_kept(tmp_path: Path) -> None:
     assert {signer.fingerprint for signer in read_trust_store(path)} == set(signers)
 
 
-def test_the_trust_commands_tell_what_they_did(tmp_path: Path) -> None:
+def test_the_trust_commands_print_what_they_did(tmp_path: Path) -> None:
     path, key = tmp_path / "store.json", make_signing_key()
     _, public = write_key_pair(tmp_path / "them", key)
 

@@ -108,12 +108,12 @@ def test_without_a_plan_a_manifest_claims_nothing(files: Files) -> None:
     assert "verification.failed_reports" not in named
 
 
-def test_each_baseline_stands_with_the_reports_of_its_model(files: Files) -> None:
+def test_each_baseline_is_with_the_reports_of_its_model(files: Files) -> None:
     found = examine_reports(MemoryFiles(files))
     for other in ("aaa__model", "zzz__model"):
         twin = {path.replace(MODEL, other): facts for path, facts in found.facts.items()}
-        beside = {path.replace(MODEL, other): facts for path, facts in found.baselines.items()}
-        both = replace(found, facts={**found.facts, **twin}, baselines={**found.baselines, **beside})
+        baselines = {path.replace(MODEL, other): facts for path, facts in found.baselines.items()}
+        both = replace(found, facts={**found.facts, **twin}, baselines={**found.baselines, **baselines})
         digests = {**MemoryFiles(files).digests, BASELINE.replace(MODEL, other): "0" * 64}
 
         rows = {row["name"]: row for row in derive_manifest(both, digests)["verification_baselines"]}
@@ -125,7 +125,7 @@ def test_each_baseline_stands_with_the_reports_of_its_model(files: Files) -> Non
         assert rows[other]["digest"] == OTHER
 
 
-def test_a_source_is_what_its_file_says(files: Files) -> None:
+def test_a_source_is_that_of_its_file(files: Files) -> None:
     assert derive_source(MemoryFiles({})) is None
     source = derive_source(MemoryFiles(files))
     assert source is not None
@@ -138,10 +138,10 @@ def test_a_source_is_what_its_file_says(files: Files) -> None:
     ("path", "change", "code"),
     [
         (layout.SOURCE_REPO, lambda source: source.update(dirty="no"), None),
-        (layout.ENVIRONMENT, lambda told: told.pop("libraries"), None),
-        (layout.ENVIRONMENT, lambda told: told["determinism"].update(mode="strict"), Code.ENVIRONMENT_DIFFERS),
-        (layout.ENVIRONMENT, lambda told: told["libraries"].update(torch="0.1"), Code.ENVIRONMENT_DIFFERS),
-        (layout.ENVIRONMENT, lambda told: told["python"].update(version="2.7"), Code.ENVIRONMENT_DIFFERS),
+        (layout.ENVIRONMENT, lambda found: found.pop("libraries"), None),
+        (layout.ENVIRONMENT, lambda found: found["determinism"].update(mode="strict"), Code.ENVIRONMENT_DIFFERS),
+        (layout.ENVIRONMENT, lambda found: found["libraries"].update(torch="0.1"), Code.ENVIRONMENT_DIFFERS),
+        (layout.ENVIRONMENT, lambda found: found["python"].update(version="2.7"), Code.ENVIRONMENT_DIFFERS),
         (layout.MODEL_REVISIONS, lambda pins: pins["models"][0].update(licence="GPL"), Code.PINS_DIFFER),
         (layout.MODEL_REVISIONS, lambda pins: pins["models"][0]["files"].pop(), Code.PINS_DIFFER),
         (layout.SCENARIOS, lambda plan: plan["selection"].update(scenario_ids=[]), Code.PLAN_CONTRADICTS_ITSELF),
@@ -173,7 +173,7 @@ def report_problems(files: Files) -> Found:
         (layout.PAGE, None, Code.PAGE_DIFFERS),
     ],
 )
-def test_what_stands_beside_a_report_is_there_and_as_it_gives(
+def test_the_accompanying_files_of_a_report_are_there_and_match_it(
     name: str, missing: Code | None, malformed: Code, files: Files
 ) -> None:
     path = layout.sibling(STRESS, name)

@@ -84,7 +84,7 @@ def test_a_run_that_was_divided_gives_its_verdict_and_its_reports_again(shards: 
     assert list(merged.path.parent.glob(".*")) == []
 
 
-def test_a_folder_that_is_there_or_a_link_to_nowhere_is_not_written_to(shards: list[Path]) -> None:
+def test_an_existing_folder_or_a_dangling_link_is_not_written_to(shards: list[Path]) -> None:
     target = shards[0].parent / "merged"
     target.symlink_to("nowhere")
     with pytest.raises(UsageError, match="already exists; choose another folder"):
@@ -161,7 +161,7 @@ def another_case(document: Any) -> None:
         (in_state("model_revisions.json", lambda pins: pins["models"][0].update(revision="other")), ExitCode.USAGE,
          "pins: models.embedded/mistral-tiny.revision"),
         (in_state("tuned_edit_params.json", lambda tuned: tuned.update(more=1)), ExitCode.USAGE, "tuned parameters"),
-        (in_state("environment.json", lambda told: told["libraries"].update(torch="0.1")), ExitCode.USAGE,
+        (in_state("environment.json", lambda found: found["libraries"].update(torch="0.1")), ExitCode.USAGE,
          "environment: libraries.torch '0.1'"),
         (in_state("source_repo.json", lambda source: source.update(commit="0" * 40)), ExitCode.USAGE,
          "source repository: commit"),
@@ -171,7 +171,7 @@ def another_case(document: Any) -> None:
          "shard 2/2"),
     ],
 )  # fmt: skip
-def test_what_is_not_one_run_is_refused_and_leaves_nothing(
+def test_parts_of_different_runs_are_refused_and_leave_nothing(
     harm: Callable[[list[Path]], None], code: ExitCode, words: str, shards: list[Path]
 ) -> None:
     harm(shards)
@@ -308,7 +308,7 @@ def test_the_outcomes_of_all_shards_are_as_of_one_session() -> None:
     assert merged["exitcode"] == 1
 
 
-def test_how_many_cases_were_left_out_is_said_only_where_the_shards_agree() -> None:
+def test_the_number_of_deselected_cases_is_given_only_where_the_shards_agree() -> None:
     with_workers = outcomes("b", collected=1)
     assert merged_outcomes([outcomes("a", collected=9, deselected=8), with_workers])["summary"] == {
         "collected": 9, "deselected": 7, "passed": 2, "total": 2,
@@ -335,7 +335,7 @@ def test_the_environment_lists_every_gpu_and_each_value_once(real_run: Any) -> N
         merged_environment([{**one, "libraries": 1}])
 
 
-def test_when_a_merged_run_was_finished_is_said_in_its_pack(shards: list[Path]) -> None:
+def test_the_pack_of_a_merged_run_has_the_time_of_its_end(shards: list[Path]) -> None:
     merged = merge(shards)
 
     document = json.loads((merged.path / "reports/final_verdict.json").read_bytes())

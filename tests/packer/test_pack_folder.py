@@ -94,7 +94,7 @@ def test_a_change_after_the_listing_is_found(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pack.tar.gz", "absent", "manifest.json"])
-def test_what_is_no_folder_is_no_pack(folder: Path, name: str) -> None:
+def test_a_path_that_is_not_a_folder_is_no_pack(folder: Path, name: str) -> None:
     if name == "pack.tar.gz":
         (folder / name).write_bytes(b"")
 

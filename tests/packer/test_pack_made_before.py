@@ -1,6 +1,6 @@
 """A pack that was made and signed once verifies with every later version: nobody can make it again.
 
-Whoever sees this test fail has changed what a pack holds or how it is derived or rendered: keep the old way beside the
+If this test fails, the content of a pack, or how it is derived or rendered, has changed: keep the old way next to the
 new one, under a format of its own (`docs/adr/0013-old-packs.md`). Until the first release the pack of this version may
 be made anew instead, and `CHANGELOG.md` says that packs made before do not verify:
 

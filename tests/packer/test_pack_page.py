@@ -81,7 +81,7 @@ def test_a_forged_page_is_refused_however_it_was_sealed(pack: Path, reseal: Any)
 
 
 @pytest.mark.parametrize("name", ["index.html", "INDEX.html"])
-def test_a_page_that_nobody_sealed_is_refused_without_strict(pack: Path, reseal: Any, name: str) -> None:
+def test_an_unsealed_page_is_refused_without_strict(pack: Path, reseal: Any, name: str) -> None:
     forged = (pack / "index.html").read_bytes()
     (pack / "index.html").unlink()
     reseal(pack)

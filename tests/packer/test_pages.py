@@ -54,7 +54,7 @@ def test_a_pack_without_pages_or_with_some_verifies(pack: Path, reseal: Any) -> 
     assert (strict(pack).code, strict(pack).warnings[:-1]) == (0, ())
 
 
-def test_of_a_pack_made_by_another_version_that_is_said(pack: Path, reseal: Any) -> None:
+def test_a_pack_made_by_another_version_is_named_as_such(pack: Path, reseal: Any) -> None:
     page = pack / page_of(REPORT)
     page.write_bytes(page.read_bytes().replace(b"<h2>Gates</h2>", b"<h2>The gates</h2>"))
     edit_json(pack / "manifest.json", lambda m: m.update(invarlock_version="0.0.9"))
@@ -67,7 +67,7 @@ def test_of_a_pack_made_by_another_version_that_is_said(pack: Path, reseal: Any)
     assert found.problems[-1].code is Code.OTHER_VERSION
 
 
-def test_a_page_that_nobody_sealed_is_refused_even_where_other_files_only_warn(pack: Path, reseal: Any) -> None:
+def test_an_unsealed_page_is_refused_even_where_other_files_only_warn(pack: Path, reseal: Any) -> None:
     page = pack / page_of(REPORT)
     forged = page.read_bytes().replace(b"noop_control", b"quant_4bit_clean")
     page.unlink()
@@ -153,9 +153,9 @@ def test_a_pack_whose_maker_did_not_verify_its_reports_says_so(run: Path, real_r
     assert "its maker did not verify the reports in this pack: report_assurance off" in found.warnings
 
 
-def test_a_manifest_claims_no_review_that_its_reports_do_not_bear(run: Path, real_run: Any, tmp_path: Path) -> None:
-    asked = {"report_assurance": "strict", "release_review": True}
-    parameters = {name: {"value": value, "source": "option"} for name, value in asked.items()}
+def test_a_release_review_that_the_reports_do_not_support_is_refused(run: Path, real_run: Any, tmp_path: Path) -> None:
+    wanted = {"report_assurance": "strict", "release_review": True}
+    parameters = {name: {"value": value, "source": "option"} for name, value in wanted.items()}
     whole = replace(content(run), parameters=parameters, report_assurance="off")
     pack = build_pack(tmp_path / "out", whole, real_run.key, TIME).path
 
@@ -167,7 +167,7 @@ def test_a_manifest_claims_no_review_that_its_reports_do_not_bear(run: Path, rea
     assert places(found) == [assurance, claimed, claimed]
 
 
-def test_a_release_review_bears_itself_out(run: Path, real_run: Any, tmp_path: Path) -> None:
+def test_a_release_review_that_the_reports_support_verifies(run: Path, real_run: Any, tmp_path: Path) -> None:
     settings = resolve_settings({"release_review": True, "signing_key": "maker.pem", "profile": "ci"}, {})
     files = contain(dict(content(run).files), profile="ci")
     whole = replace(

@@ -79,7 +79,7 @@ def test_a_pack_of_one_report_says_first_that_its_verdict_is_not_derived(partial
     assert json.loads((partial / "manifest.json").read_bytes())["evidence_level"] == "medium"
 
 
-def test_what_is_bundled_is_no_less_verified(partial: Path, reseal: Reseal) -> None:
+def test_bundled_files_are_verified(partial: Path, reseal: Reseal) -> None:
     edit_json(partial / REPORT, lambda report: report["primary_metric"].update(ratio_vs_baseline=0.5))
     reseal(partial)
 
@@ -97,7 +97,7 @@ def test_what_is_bundled_is_no_less_verified(partial: Path, reseal: Reseal) -> N
         lambda verdict: verdict.pop("not_bundled"),
     ],
 )
-def test_what_is_not_bundled_is_checked(partial: Path, reseal: Reseal, change: Callable[[Any], object]) -> None:
+def test_files_that_are_not_bundled_are_checked(partial: Path, reseal: Reseal, change: Callable[[Any], object]) -> None:
     edit_json(partial / VERDICT, change)
     reseal(partial)
 
@@ -121,7 +121,7 @@ def test_a_verdict_without_a_record_of_a_given_report_is_refused(run: Path, real
         build_pack(tmp_path / "pack", replace(whole, files=files, claimed_verdict=claimed), real_run.key, TIME)
 
 
-def test_a_verdict_that_says_otherwise_of_the_report_given_is_refused(run: Path, real_run: Any, tmp_path: Path) -> None:
+def test_a_verdict_that_contradicts_the_given_report_is_refused(run: Path, real_run: Any, tmp_path: Path) -> None:
     edit_json(run / "reports/final_verdict.json", lambda verdict: verdict["records"][2].update(ratio_vs_baseline=2.0))
 
     done = packer(
@@ -135,7 +135,7 @@ def test_a_verdict_that_says_otherwise_of_the_report_given_is_refused(run: Path,
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"records": {}}', '{"records": [1]}', "null"])
-def test_a_verdict_that_is_none_is_refused(run: Path, tmp_path: Path, content: str) -> None:
+def test_a_malformed_verdict_is_refused(run: Path, tmp_path: Path, content: str) -> None:
     (run / "reports/final_verdict.json").write_text(content)
 
     done = packer(

@@ -53,7 +53,7 @@ def test_a_plan_is_the_cases_with_their_outcomes_and_tuned_parameters(files: Fil
     assert found.scenarios == json.loads(files[layout.SCENARIOS])
 
 
-def test_what_a_plan_lacks_is_not_made_up(files: Files) -> None:
+def test_missing_parts_of_a_plan_are_not_invented(files: Files) -> None:
     assert read_plan(without(files, layout.SCENARIOS)) == read_plan(MemoryFiles({}))
     assert read_plan(without(files, layout.SCENARIOS)).scenarios is None
     assert read_plan(without(files, layout.PYTEST_REPORT)).outcomes is None
@@ -95,7 +95,7 @@ def test_a_malformed_document_of_a_plan_is_a_problem(
                        said["summary"].update(passed=2, failed=1)), []),
     ],
 )  # fmt: skip
-def test_the_account_of_pytest_must_not_contradict_itself(
+def test_the_outcomes_of_pytest_must_be_consistent(
     change: Callable[[Any], object], fields: list[str], files: Files
 ) -> None:
     found = read_plan(changed(files, layout.PYTEST_REPORT, change))
@@ -163,7 +163,7 @@ def test_a_file_among_reports_that_follows_from_none_is_a_problem(name: str, fil
     assert [(problem.code, problem.where) for problem in found.problems] == [(Code.FILE_DOES_NOT_FOLLOW, path)]
 
 
-def test_of_many_differences_the_first_are_listed_and_that_there_are_more(files: Files) -> None:
+def test_the_first_of_many_differences_are_listed_with_the_number_of_the_others(files: Files) -> None:
     found = results_of(files)
 
     def differing(number: int) -> list[str]:

@@ -131,7 +131,7 @@ def test_the_command_reads_the_policy_and_names_what_is_not_met(pack: Path, tmp_
         {"strong_evidence": False},
     ],
 )  # fmt: skip
-def test_what_is_no_policy_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_malformed_policy_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "policy.json"
     path.write_bytes(dump_json({"schema": SCHEMA, "verdict": "PASS", **change}))
 

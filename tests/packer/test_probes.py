@@ -87,7 +87,7 @@ def test_a_probe_that_does_not_follow_is_refused(
     assert result.code == 7
 
 
-def test_a_probe_that_is_missing_or_not_asked_for_is_refused(probed: Path, probed_run: Any) -> None:
+def test_a_missing_or_unrequested_probe_is_refused(probed: Path, probed_run: Any) -> None:
     (probed / VE).rename((probed / RMT).with_name("ve_probe.json"))
     seal(probed, probed_run.key)
 

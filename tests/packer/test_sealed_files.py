@@ -80,7 +80,7 @@ def test_all_that_is_wrong_is_listed_in_order(opened: PackFolder) -> None:
     assert [problem.where for problem in other.finish()] == [*large(), "notes/b.txt"]
 
 
-def test_line_endings_that_were_changed_are_told_apart_from_other_changes(opened: PackFolder) -> None:
+def test_changed_line_endings_are_distinguished_from_other_changes(opened: PackFolder) -> None:
     for sealed, restored in ((b"one\ntwo\n", True), (b"one\nTWO\n", False)):
         files = SealedFiles(opened, {**DIGESTS, "notes/b.txt": sha256(sealed)})
 
@@ -95,7 +95,7 @@ def of_both_kinds(opened: PackFolder) -> tuple[PackFiles, PackFiles]:
     return MemoryFiles(FILES), SealedFiles(opened, DIGESTS)
 
 
-def test_files_in_memory_and_in_a_folder_answer_alike(opened: PackFolder) -> None:
+def test_files_in_memory_and_in_a_folder_give_the_same_results(opened: PackFolder) -> None:
     for files in of_both_kinds(opened):
         assert dict(files.digests) == DIGESTS
         assert files.document("notes/a.json") == {"a": 1}

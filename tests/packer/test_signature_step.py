@@ -1,4 +1,4 @@
-"""The step that asks who signed: a signature's own form, its warnings, and what is said of a damaged one."""
+"""The step that checks the signature: its form, its warnings, and the messages about a damaged one."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ DATA = b'{"a": 1}\n'
 NOT_PINNED = "the signer is not pinned"
 
 
-def test_a_signature_holds_for_its_bytes_and_its_key_alone() -> None:
+def test_a_signature_is_valid_for_its_bytes_and_its_key_alone() -> None:
     made = KEY.sign(DATA)
 
     assert check_signature(KEY.public, DATA, made)
@@ -58,7 +58,7 @@ def test_a_libsodium_without_the_check_of_points_still_verifies(monkeypatch: pyt
     assert verify_manifest(DATA, dump_json(sign_manifest(DATA, KEY))) == KEY.public
 
 
-def test_a_signer_who_is_not_pinned_is_a_warning_and_one_who_is_none(pack: Path, real_run: Any) -> None:
+def test_an_unpinned_signer_is_a_warning_and_a_pinned_one_is_not(pack: Path, real_run: Any) -> None:
     pinned = strict(pack, expected_fingerprint=fingerprint(real_run.key.public))
 
     assert [line for line in strict(pack).warnings if line.startswith(NOT_PINNED)]
@@ -75,7 +75,7 @@ def test_a_pack_that_was_made_later_than_now_is_a_warning(pack: Path) -> None:
     assert warnings(made) == warnings(made + timedelta(seconds=1)) == []
 
 
-def test_a_manifest_whose_line_ends_are_not_all_that_was_changed_has_a_signature_that_does_not_hold(pack: Path) -> None:
+def test_a_manifest_with_more_changes_than_line_endings_has_an_invalid_signature(pack: Path) -> None:
     path = pack / "manifest.json"
     whole = path.read_bytes().replace(b"\n", b"\r\n")
     path.write_bytes(whole)
@@ -101,7 +101,7 @@ def envelope(pack: Path, key: SigningKey) -> dict[str, Any]:
     return document
 
 
-def test_an_attestation_whose_signature_is_another_payloads_does_not_hold(pack: Path, real_run: Any) -> None:
+def test_an_attestation_with_the_signature_of_another_payload_is_refused(pack: Path, real_run: Any) -> None:
     document, public = envelope(pack, real_run.key), real_run.key.public
     statement = open_attestation("invarlock", dump_json(document), public)
     other = real_run.key.sign(pre_authentication_encoding(document["payloadType"], b"{}"))
@@ -133,7 +133,7 @@ def test_of_an_attested_pack_only_a_derived_verdict_is_attested(pack: Path, real
     assert not verify_pack(pack, VerifyOptions(report_assurance="off")).attested
 
 
-def test_what_is_no_fingerprint_is_shown_as_far_as_a_line_goes() -> None:
+def test_a_malformed_fingerprint_is_shown_in_one_line() -> None:
     with pytest.raises(UsageError) as caught:
         parse_fingerprint("x" * 200)
 

@@ -93,7 +93,7 @@ class Watcher(threading.Thread):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_nobody_who_watches_the_folder_gets_a_signature_of_a_pack_that_does_not_verify(
+def test_an_invalid_pack_never_has_a_signature_even_for_a_moment(
     run: Path, real_run: Any, tmp_path: Path, named: bool
 ) -> None:
     # every digest fits, and what is claimed does not follow: only deriving it shows that
@@ -242,7 +242,7 @@ def test_a_malformed_envelope_is_refused(pack: Path, real_run: Any, change: Chan
     assert (result.code, message in messages(result)) == (5, True), messages(result)
 
 
-def test_an_attestation_by_somebody_else_or_of_another_pack_is_refused(
+def test_an_attestation_by_another_signer_or_of_another_pack_is_refused(
     pack: Path, unsigned: Path, real_run: Any
 ) -> None:
     attest_pack(pack, real_run.key)

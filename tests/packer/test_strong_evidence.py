@@ -43,14 +43,14 @@ def contained(run: Path, real_run: Any, tmp_path: Path) -> Path:
     return build_pack(tmp_path / "contained", inside, real_run.key, TIME).path
 
 
-def test_strict_report_assurance_asks_for_a_container(pack: Path) -> None:
+def test_strict_report_assurance_requires_a_container(pack: Path) -> None:
     result = strict(pack, report_assurance="strict")
 
     assert result.code == 7
     assert "strict report assurance requires that clean cases ran in a container" in messages(result)
 
 
-def test_strict_report_assurance_asks_it_of_every_clean_report_and_inspect_says_so(
+def test_strict_report_assurance_requires_one_for_every_clean_report_and_inspect_shows_it(
     run: Path, real_run: Any, tmp_path: Path
 ) -> None:
     whole = content(run)
@@ -153,7 +153,7 @@ def test_strong_evidence_lacks_nothing(complete: PackContent, real_run: Any, tmp
         ),
     ],
 )
-def test_strong_evidence_names_each_file_that_is_not_there(
+def test_strong_evidence_names_each_missing_file(
     complete: PackContent, real_run: Any, tmp_path: Path, path: str, missing: list[str]
 ) -> None:
     less = replace(complete, files={name: data for name, data in complete.files.items() if name != path})
@@ -179,7 +179,7 @@ def test_strong_evidence_names_each_file_that_is_not_there(
         ),
     ],
 )
-def test_strong_evidence_names_each_block_of_the_manifest_that_is_not_there(
+def test_strong_evidence_names_each_missing_block_of_the_manifest(
     complete: PackContent, real_run: Any, tmp_path: Path, change: Callable[[Any], object], missing: str
 ) -> None:
     pack = build_pack(tmp_path / "pack", complete, real_run.key, TIME).path
@@ -195,7 +195,7 @@ def test_strong_evidence_names_each_block_of_the_manifest_that_is_not_there(
     assert (result.code, result.strong, result.missing_for_strong) == (0, False, (missing,)), messages(result)
 
 
-def test_tuned_parameters_are_missed_where_a_clean_edit_used_them() -> None:
+def test_strong_evidence_lacks_tuned_parameters_where_a_clean_edit_used_them() -> None:
     def planned(spec: str) -> dict[str, Planned]:
         case = {"model": "a/b", "scenario": "s", "run": 1}
         return {"p": Planned("p", case, {"generation": {"kind": "edit", "edit_spec": spec}})}

@@ -86,7 +86,7 @@ def test_a_signed_pack_is_stamped_without_its_key(pack: Path, authority: TimeAut
     assert strict(pack, timestamp_certificate=authority.root).signer == signer
 
 
-def test_without_a_time_stamp_the_time_is_the_word_of_the_maker(pack: Path, authority: TimeAuthority) -> None:
+def test_without_a_time_stamp_the_time_is_the_makers_claim(pack: Path, authority: TimeAuthority) -> None:
     made = json.loads((pack / "manifest.json").read_bytes())["generated_at"]
 
     done = packer("verify", pack)
@@ -97,7 +97,7 @@ def test_without_a_time_stamp_the_time_is_the_word_of_the_maker(pack: Path, auth
     assert (places(required), required.code) == ([(Code.TIMESTAMP_MISSING, TIMESTAMP_NAME, "")], 5)
 
 
-def test_a_time_stamp_that_nobody_checked_states_no_time(stamped: Path) -> None:
+def test_an_unchecked_time_stamp_states_no_time(stamped: Path) -> None:
     result = strict(stamped)
 
     assert (result.code, result.document()["time"]["stated_by"]) == (0, "signer")

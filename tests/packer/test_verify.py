@@ -61,7 +61,7 @@ def test_one_flipped_byte_in_any_file_is_noticed_with_the_code_of_its_class(pack
     assert strict(pack).code == 0
 
 
-def test_sha256sum_finds_every_file_as_it_was_sealed(pack: Path) -> None:
+def test_sha256sum_accepts_every_sealed_file(pack: Path) -> None:
     done = subprocess.run(
         ["sha256sum", "-c", "checksums.sha256"], cwd=pack, capture_output=True, text=True, check=False
     )
@@ -70,7 +70,7 @@ def test_sha256sum_finds_every_file_as_it_was_sealed(pack: Path) -> None:
     assert done.stdout.count(": OK") == sum(path.is_file() for path in pack.rglob("*")) - 4
 
 
-def test_no_pack_is_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_pack_is_a_missing_file(tmp_path: Path) -> None:
     assert strict(tmp_path / "none").code == 3
     (tmp_path / "file").write_text("")
     assert strict(tmp_path / "file").code == 3
@@ -195,7 +195,7 @@ def test_usage_errors_have_their_code_and_one_line(pack: Path, tmp_path: Path) -
     assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (3, 1, False)
 
 
-def test_quiet_says_it_with_the_exit_code_alone(pack: Path) -> None:
+def test_quiet_gives_the_exit_code_alone(pack: Path) -> None:
     done = packer("verify", pack, "-q")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -205,12 +205,12 @@ def test_of_several_packs_the_highest_code_counts(pack: Path, real_run: Any, tmp
     edit_json(pack / REPORT, lambda report: report["primary_metric"].update(ratio_vs_baseline=2.0))
 
     done = packer("verify", real_run.pack, pack, "--json")
-    told = packer("verify", real_run.pack, pack, tmp_path / "none")
+    printed = packer("verify", real_run.pack, pack, tmp_path / "none")
 
     assert (done.returncode, [row["ok"] for row in json.loads(done.stdout)]) == (6, [True, False])
-    assert told.returncode == 6
-    assert told.stdout.count("VERIFIED: ") == 1
-    assert told.stdout.count("NOT VERIFIED (exit code") == 2
+    assert printed.returncode == 6
+    assert printed.stdout.count("VERIFIED: ") == 1
+    assert printed.stdout.count("NOT VERIFIED (exit code") == 2
 
 
 @pytest.fixture

@@ -44,14 +44,14 @@ def test_all_other_options_go_together(options: dict[str, Any]) -> None:
     VerifyOptions(**options).check()
 
 
-def test_nothing_is_allowed_or_required_that_was_not_asked_for() -> None:
+def test_nothing_is_allowed_or_required_by_default() -> None:
     options = VerifyOptions()
 
     assert (options.strict, options.allow_unsigned, options.require_pass) == (False, False, False)
     assert (options.report_assurance, options.expected_fingerprint, options.trust_store) == ("report", None, None)
 
 
-def test_a_result_is_of_nothing_until_something_was_found() -> None:
+def test_a_new_result_is_empty() -> None:
     result = VerifyResult(PACK, VerifyOptions())
 
     assert (result.code, result.ok, result.signed, result.reports_verified) == (ExitCode.OK, False, False, False)
@@ -67,7 +67,7 @@ def test_a_result_is_of_nothing_until_something_was_found() -> None:
         (None, (PROBLEM,), False, "unpinned"),
     ],
 )
-def test_a_pack_is_ok_when_all_holds_and_somebody_signed_it(
+def test_a_pack_is_ok_when_every_check_passed_and_it_is_signed(
     signer: str | None, problems: tuple[Problem, ...], ok: bool, authenticity: str
 ) -> None:
     result = VerifyResult(PACK, VerifyOptions(), problems, signer=signer)

@@ -51,7 +51,7 @@ def pages(real_run: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_a_page_is_quiet_accessible_and_as_wide_as_its_window(
+def test_a_page_has_no_console_errors_is_accessible_and_fits_its_window(
     browser: Any, pages: dict[str, Path], name: str, scheme: str, size: dict[str, int]
 ) -> None:
     from axe_playwright_python.sync_playwright import Axe

@@ -108,7 +108,7 @@ def own_server(gguf: Path) -> Iterator[str]:
         process.wait(30)
 
 
-def test_the_server_of_llama_cpp_python_is_refused_since_its_answers_are_late(
+def test_the_server_of_llama_cpp_python_is_refused_because_its_positions_are_shifted(
     own_server: str, baseline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _ = evaluate(baseline, own_server, tmp_path / "out")

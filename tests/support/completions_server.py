@@ -4,7 +4,7 @@ Example::
 
     with serve_model(folder, Dialect("prompt_logprobs")) as server:
         main(["evaluate", "--subject-url", server.url, ...])
-        server.requests                              # what it was asked
+        server.requests                              # the requests it received
         server.misbehave = lambda answer: {}         # from now on
 
 ``logits`` of a request are those of transformers; another engine can take its place.
@@ -46,7 +46,7 @@ class Dialect:
 
 @dataclass
 class Server:
-    """A running server: how it answers, what it does wrong, and what it was asked.
+    """A running server: how it answers, what it does wrong, and the requests it received.
 
     ``misbehave`` returns another answer, or bytes that are none. ``statuses``, with headers, are those of the next
     answers.

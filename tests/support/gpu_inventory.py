@@ -1,4 +1,4 @@
-"""GPUs of a machine that has none: what NVML's face over a file tells of them."""
+"""GPUs on a machine without any: the stand-in for NVML reads them from a file."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -77,7 +77,7 @@ class Answer:
 
     Args:
         status: an HTTP status, without the file.
-        data: other bytes than those listed, their length told truly.
+        data: other bytes than those listed, sent with their true length.
         drop_after: closes the connection after so many bytes of the body.
         wait_seconds: before the first byte.
     """
@@ -90,7 +90,7 @@ class Answer:
 
 @dataclass
 class Hub:
-    """The server's repositories, and what was asked of it."""
+    """The server's repositories, and the requests it received."""
 
     url: str
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class Hub:
         return repository
 
     def misbehave(self, name: str, *answers: Answer) -> None:
-        """Answer so, one after the other, when the body of a file is asked for, or a listing (by its repository)."""
+        """Give these answers, in their order, to requests for the body of a file or for the listing of a repository."""
         self.answers[name] += answers
 
     def next_answer(self, name: str) -> Answer | None:
@@ -234,11 +234,11 @@ class _Handler(BaseHTTPRequestHandler):
         if answer is not None:
             self._misbehave(answer, data)
             return
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
-        if asked is None:
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
+        if wanted is None:
             self._send(200, data, headers)
             return
-        start = int(asked[1])
+        start = int(wanted[1])
         self._send(206, data[start:], {**headers, "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"})
 
     def _misbehave(self, answer: Answer, data: bytes) -> None:

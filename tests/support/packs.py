@@ -142,9 +142,9 @@ def seal(pack: Path, key: SigningKey) -> None:
     promised = (pack / "checksums.sha256").read_text()
     for report in pack.glob("reports/**/evaluation.report.json"):
         digest = sha256(report.read_bytes())
-        beside = report.with_name("evaluation.html")
-        if beside.is_file() and f"{digest}  {report.relative_to(pack)}\n" not in promised:
-            beside.write_bytes(page(report.read_bytes()))
+        page_path = report.with_name("evaluation.html")
+        if page_path.is_file() and f"{digest}  {report.relative_to(pack)}\n" not in promised:
+            page_path.write_bytes(page(report.read_bytes()))
         sidecar = report.with_name("runtime.manifest.json")
         if sidecar.is_file():
             edit_json(sidecar, partial(_name_report, digest=digest))

@@ -1,5 +1,5 @@
 """A program that stands in for podman or docker where none can run a container: it has one image, and writes down how
-it was called. What it is told to run it does not run; that is shown in a real container, by tests/container.
+it was called. It does not run the command; tests/container does that in a real container.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class Node:
         self._ticket: tuple[Any, Path] | None = None
         self._state = "idle"
 
-    # what xdist's scheduler asks of a node
+    # what xdist's scheduler uses of a node
 
     def send_runtest_some(self, indices: Sequence[int]) -> None:
         self._queue.extend(indices)
@@ -184,7 +184,7 @@ class Node:
         return True
 
     def _take_baseline(self) -> bool:
-        """Make the model's baseline, wait for whoever makes it, or go on to the case."""
+        """Make the model's baseline, wait for the worker that makes it, or go on to the case."""
         simulation, model = self.simulation, self._case.model
         done = simulation.baselines.get(model.id)
         if done is None:

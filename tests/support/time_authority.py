@@ -1,4 +1,4 @@
-"""A time-stamping authority (RFC 3161) made with openssl, and a server that asks it."""
+"""A time-stamping authority (RFC 3161) made with openssl, and a server for it."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_a_row_with_a_sweep_is_a_scenario_for_each_of_its_values(tmp_path: Path)
         (lambda row: row["sweep"].pop("guard"), "'guard' is a required property"),
     ],
 )
-def test_a_sweep_that_does_not_hold_together_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+def test_an_inconsistent_sweep_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     document = scenarios_document()
     row = next(row for row in document["scenarios"] if row["id"] == "guard_value_spectral")
     change(row)
@@ -179,7 +179,7 @@ def test_a_clean_spec_without_a_selection_names_model_and_edit() -> None:
         tuned.resolve(parse_edit_spec("lowrank_svd:clean:ffn"), "Qwen/Qwen3-8B")
 
 
-def test_the_embedded_models_selections_are_the_strongest_that_their_evidence_says_to_hold() -> None:
+def test_the_embedded_models_use_the_strongest_parameters_that_passed_tuning() -> None:
     tuned = read_tuned_params(SUITES / "tuned_edit_params.json")
 
     for model in ("embedded/mistral-tiny", "embedded/qwen2-tiny", "embedded/mixtral-tiny"):
@@ -194,7 +194,7 @@ def test_the_embedded_models_selections_are_the_strongest_that_their_evidence_sa
     ("entry", "evidence"),
     [({"sparsity": 0.9}, None), ({}, []), ({}, "none"), ({}, [{"spec": "magnitude_prune:0.12:ffn", "holds": False}])],
 )
-def test_a_selection_that_its_evidence_does_not_hold_up_is_refused(tmp_path: Path, entry: Any, evidence: Any) -> None:
+def test_a_selection_that_its_evidence_does_not_support_is_refused(tmp_path: Path, entry: Any, evidence: Any) -> None:
     document = json.loads((SUITES / "tuned_edit_params.json").read_bytes())
     row = document["models"]["embedded/mistral-tiny"]["magnitude_prune"]
     row.update(entry)
@@ -236,9 +236,7 @@ def test_a_scenario_that_must_be_detected_and_has_no_detector_is_refused(tmp_pat
         ("id", "../noop", "/scenarios/0/id"),
     ],
 )
-def test_a_field_that_is_none_of_the_format_is_refused_with_its_place(
-    tmp_path: Path, field: str, value: str, where: str
-) -> None:
+def test_an_unknown_field_is_refused_with_its_place(tmp_path: Path, field: str, value: str, where: str) -> None:
     document = scenarios_document()
     document["scenarios"][0][field] = value
 
@@ -275,7 +273,7 @@ def test_a_missing_catalog_is_a_missing_file(tmp_path: Path) -> None:
         read_models(tmp_path / "models.toml")
 
 
-def test_the_effective_manifest_holds_what_was_selected_and_nothing_else() -> None:
+def test_the_effective_manifest_has_exactly_the_selected_scenarios() -> None:
     scenarios = read_scenarios(SUITES / "scenarios.json")
     cases = plan_cases(read_models(SUITES / "models.toml"), scenarios)
     chosen = [case for case in cases if case.id == "qwen2-tiny-prune_clean-run1"]

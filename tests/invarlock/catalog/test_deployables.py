@@ -15,7 +15,7 @@ from invarlock.errors import UsageError
         ("bitsandbytes_int8:8:row:attn", DeployableSpec("bitsandbytes_int8", 8, None, Scope("attn"))),
     ],
 )
-def test_a_spec_is_read_and_written_alike(text: str, spec: DeployableSpec) -> None:
+def test_a_spec_reads_back_as_written(text: str, spec: DeployableSpec) -> None:
     assert parse_deployable_spec(text) == spec
     assert str(spec) == text
 
@@ -31,14 +31,14 @@ def test_a_spec_is_read_and_written_alike(text: str, spec: DeployableSpec) -> No
         ("torchao_int8:8:128:head", "unknown scope 'head'; use ffn, attn, all"),
     ],
 )
-def test_what_no_backend_does_is_refused(text: str, message: str) -> None:
+def test_a_spec_that_no_backend_supports_is_refused(text: str, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_deployable_spec(text)
 
     assert message in str(refused.value)
 
 
-def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing_packages("torchao_int8") == []
 
     monkeypatch.setitem(sys.modules, "torchao", None)

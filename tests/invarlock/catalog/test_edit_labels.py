@@ -81,7 +81,7 @@ def test_a_label_is_shown_where_there_is_no_spec() -> None:
         ({"name": "noop", "label": "noop"}, "noop", "given", True),
     ],
 )
-def test_an_edit_is_the_one_planned_or_turned_out_to_be_none(
+def test_an_edit_is_the_planned_one_or_no_edit(
     edit: dict[str, Any], label: str, source: str | None, planned: bool
 ) -> None:
     assert is_planned(edit, label, source) == planned

@@ -17,7 +17,7 @@ from invarlock.errors import UsageError
         ("quant_rtn:clean:ffn", CleanSpec("quant_rtn", Scope("ffn"))),
     ],
 )
-def test_a_spec_is_read_as_what_it_says(text: str, spec: EditSpec | CleanSpec) -> None:
+def test_a_spec_is_parsed(text: str, spec: EditSpec | CleanSpec) -> None:
     assert parse_edit_spec(text) == spec
 
 
@@ -37,7 +37,7 @@ def test_a_spec_is_read_as_what_it_says(text: str, spec: EditSpec | CleanSpec) -
         ("lowrank_svd:32:ffn@layer=-1", "scope 'ffn@layer=-1'"),
     ],
 )
-def test_a_wrong_spec_is_refused_with_what_is_right(text: str, reason: str) -> None:
+def test_a_wrong_spec_is_refused_with_the_correct_syntax(text: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_edit_spec(text)
 

@@ -41,6 +41,6 @@ def test_slots_replace_leave_out_and_add(models: Models, tmp_path: Path) -> None
         ([None, "mistralai/Mistral-7B-v0.1"], "MODEL_2: a second model named 'mistral-7b-v0.1'; give each model once"),
     ],
 )
-def test_slots_that_cannot_be_are_refused(models: Models, slots: list[str | None], message: str) -> None:
+def test_invalid_slots_are_refused(models: Models, slots: list[str | None], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         fill_slots(models, "showcase", slots)

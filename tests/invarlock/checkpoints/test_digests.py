@@ -46,7 +46,7 @@ def test_every_file_of_the_checkpoint_counts(tmp_path: Path, name: str) -> None:
     assert digest_checkpoint(tmp_path) != before
 
 
-def test_files_that_are_no_part_of_it_do_not(tmp_path: Path) -> None:
+def test_other_files_do_not_count(tmp_path: Path) -> None:
     before = digest_checkpoint(make_folder(tmp_path))
 
     (tmp_path / "README.md").write_bytes(b"read me")

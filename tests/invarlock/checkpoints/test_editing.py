@@ -194,7 +194,7 @@ def broken(folder: Path, architecture: str, values: dict[str, torch.Tensor]) -> 
     return folder
 
 
-def test_an_edit_that_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_impossible_edit_is_refused_and_leaves_no_files(tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     nan = broken(tmp_path / "nan", "llama", {name: torch.ones(4, 4), "lm_head.weight": torch.full((2, 4), math.nan)})
     packed = broken(tmp_path / "packed", "llama", {name: torch.ones(4, 4, dtype=torch.int8)})
@@ -270,7 +270,7 @@ def test_a_pass_of_which_every_edit_fails_ends_at_once(
 
 
 @pytest.mark.parametrize("apply", [apply_edits, apply_each_edit])
-def test_a_baseline_that_cannot_be_read_whole_leaves_no_subject(tmp_path: Path, apply: Callable[..., object]) -> None:
+def test_an_unreadable_baseline_leaves_no_subject(tmp_path: Path, apply: Callable[..., object]) -> None:
     up, head = "model.layers.0.mlp.up_proj.weight", "lm_head.weight"
     nan = broken(tmp_path / "nan", "llama", {up: torch.ones(4, 4), head: torch.full((2, 4), math.nan)})
 

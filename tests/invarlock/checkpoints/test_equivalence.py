@@ -152,7 +152,7 @@ def break_values(model: Any) -> None:
     "change", [lambda model: None, made.round_weights, prune, zero_units, scale_up, scale_norm, break_tie, break_values]
 )
 @pytest.mark.parametrize("name", ["qwen2-tiny", "phi"])
-def test_what_is_no_symmetry_stays_as_it_is(
+def test_what_is_not_a_symmetry_is_left_unchanged(
     change: Make, name: str, baselines: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model = load(name)
@@ -183,7 +183,7 @@ def test_all_symmetries_at_once_are_undone(baselines: Callable[[str], Path], tmp
     }  # fmt: skip
 
 
-def test_a_rotation_that_layer_norm_does_not_pass_is_said(baselines: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_rotation_that_layer_norm_blocks_is_reported(baselines: Callable[[str], Path], tmp_path: Path) -> None:
     model = load("phi")
 
     made.fold_norms(model)
@@ -196,7 +196,7 @@ def test_a_rotation_that_layer_norm_does_not_pass_is_said(baselines: Callable[[s
     assert "rotation" not in {one.kind for one in sides.removed}
 
 
-def test_scales_that_an_activation_does_not_pass_are_said(baselines: Callable[[str], Path], tmp_path: Path) -> None:
+def test_scales_that_an_activation_blocks_are_reported(baselines: Callable[[str], Path], tmp_path: Path) -> None:
     model = load("gpt2")
 
     for block in made.blocks(model):
@@ -237,7 +237,7 @@ def forget_unit_bias(model: Any) -> None:
         ("gpt2", forget_unit_bias, "units"),
     ],
 )
-def test_a_step_that_a_bias_did_not_take_is_not_undone(
+def test_a_step_that_left_out_a_bias_is_not_undone(
     name: str, mistake: Make, kind: str, baselines: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model = load(name)

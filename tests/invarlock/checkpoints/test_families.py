@@ -152,7 +152,7 @@ def test_a_scope_that_takes_nothing_names_model_scope_and_blocks(tiny_model: Tin
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_names_alone_say_what_a_table_says(tiny_model: TinyModels, architecture: str) -> None:
+def test_names_alone_give_the_same_families_as_a_table(tiny_model: TinyModels, architecture: str) -> None:
     for name, shape in read_checkpoint(tiny_model(architecture)).shapes.items():
         segments = name.split(".")
         is_parameter = segments[-1] not in ("weight", "bias")

@@ -183,7 +183,7 @@ def test_a_signature_by_a_sigstore_identity_is_verified_offline(
 
 
 def _no_network(*_: object) -> None:
-    raise AssertionError("verifying a model signature asked for an address")
+    raise AssertionError("verifying a model signature looked up an address")
 
 
 def test_a_sigstore_signature_of_another_identity_or_other_files_is_refused(
@@ -222,7 +222,7 @@ def test_another_form_of_the_option_is_refused(text: str) -> None:
     assert caught.value.code is Code.USAGE_INVALID
 
 
-def test_what_is_trusted_must_be_there_and_each_side_is_named_once(
+def test_the_trusted_file_exists_and_each_side_is_named_once(
     model: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as missing:
@@ -244,7 +244,7 @@ def test_without_the_extra_it_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_an_evaluation_records_who_signed_and_refuses_before_it_measures(
+def test_an_evaluation_records_the_signer_and_refuses_before_measuring(
     model: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
     private, public = keys

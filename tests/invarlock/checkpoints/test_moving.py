@@ -65,7 +65,7 @@ def move(baseline: Path, edit: str, subject: Path) -> Path:
         *((name, "smoothed_rtn") for name in LAYER_NORM),
     ],
 )
-def test_what_is_moved_leaves_the_function(name: str, edit: str, tmp_path: Path) -> None:
+def test_an_equivalent_rewrite_keeps_the_function(name: str, edit: str, tmp_path: Path) -> None:
     baseline = write_model(name, tmp_path / "baseline")
 
     subject = move(baseline, edit, tmp_path / "subject")
@@ -78,7 +78,7 @@ def test_what_is_moved_leaves_the_function(name: str, edit: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", [*LAYER_NORM, "gemma2"])
-def test_what_cannot_be_rotated_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_rotated_is_refused(name: str, tmp_path: Path) -> None:
     baseline = write_model(name, tmp_path / "baseline")
 
     with pytest.raises(EditError, match="cannot be moved"):

@@ -59,11 +59,11 @@ def check_converted(hub: Hub, pin: Pin, weights: Mapping[str, torch.Tensor], pic
     }
     assert digest_checkpoint(folder) == pin.digest
     assert parse_pins(Pins({MODEL: pin}).document(), where="memory").models == {MODEL: pin}
-    asked = len(hub.requests)
+    requests = len(hub.requests)
     assert find_model(pin) == pin
     assert model_folder(Pin(MODEL, pin.revision)) == folder
     assert {file.name for file in find_model(Pin(MODEL, pin.revision)).files} == {file.name for file in pin.files}
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == requests
     assert not scan_cache_dir(constants.HF_HUB_CACHE).warnings
     again = resolve_model(MODEL, None, QUICK, pickles=True)
     assert (again.missing_bytes, again.weight_bytes) == (

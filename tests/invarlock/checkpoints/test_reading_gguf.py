@@ -358,7 +358,7 @@ def test_a_cut_file_is_refused(share: float, tmp_path: Path) -> None:
         open_checkpoint(path, base)
 
 
-def test_a_config_beside_a_gguf_file_says_nothing_of_it(tmp_path: Path) -> None:
+def test_a_config_next_to_a_gguf_file_is_not_read(tmp_path: Path) -> None:
     base, path = pair("gguf-q4_0", tmp_path)
     (path.parent / "config.json").write_text(json.dumps({"model_type": "llama", "auto_map": {"AutoModel": "x.Y"}}))
 

@@ -199,7 +199,7 @@ def test_a_variant_without_a_reader_is_refused_by_name(
     assert "\n" not in str(raised.value)
 
 
-def test_a_config_that_says_packed_over_dense_weights_is_refused(tmp_path: Path) -> None:
+def test_a_config_that_declares_dense_weights_packed_is_refused(tmp_path: Path) -> None:
     folder = write_baseline("qwen2-tiny", tmp_path / "subject")
     config = json.loads((folder / "config.json").read_bytes())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32}
@@ -209,7 +209,7 @@ def test_a_config_that_says_packed_over_dense_weights_is_refused(tmp_path: Path)
         open_checkpoint(folder)
 
 
-def test_packed_tensors_without_a_word_in_the_config_are_refused(tmp_path: Path) -> None:
+def test_packed_tensors_that_the_config_does_not_declare_are_refused(tmp_path: Path) -> None:
     folder = restore("gptq", tmp_path / "subject")
     config = json.loads((folder / "config.json").read_bytes())
     del config["quantization_config"]
@@ -222,7 +222,7 @@ def test_packed_tensors_without_a_word_in_the_config_are_refused(tmp_path: Path)
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
-def test_words_hold_codes_as_the_published_packing_puts_them(bits: int, version: str, tmp_path: Path) -> None:
+def test_codes_are_packed_into_words_as_published(bits: int, version: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(bits)
     codes = torch.randint(0, 2**bits, (128, 384), generator=generator)
     zeros = torch.randint(1, 2**bits, (4, 384), generator=generator)
@@ -354,7 +354,7 @@ def test_four_bits_are_read_as_bitsandbytes_reads_them(
     assert torch.equal(checkpoint.read(f"{UP}.weight"), functional.dequantize_4bit(codes, state))
 
 
-def dense_beside(tensors: Tensors) -> None:
+def dense_copy(tensors: Tensors) -> None:
     tensors[f"{UP}.weight"] = torch.zeros(384, 128, dtype=torch.bfloat16)
 
 
@@ -372,7 +372,7 @@ OF_TORCHAO = [
     (without("_weight_qdata"), PACKING, "_weight_qdata is missing"),
     (retyped("_weight_qdata", torch.float16), PACKING, "_weight_qdata is stored as F16"),
     (packed_without_codes, PACKING, "_weight_qdata is missing"),
-    (dense_beside, PACKING, "stored dense, and the metadata or its parts say it is packed"),
+    (dense_copy, PACKING, "stored dense, and the metadata or its parts say it is packed"),
 ]  # fmt: skip
 
 
@@ -390,7 +390,7 @@ def test_a_defect_of_torchao_is_one_line(
     assert "\n" not in defect.reason
 
 
-def test_metadata_that_says_nothing_of_a_packed_tensor_is_a_defect(tmp_path: Path) -> None:
+def test_metadata_that_omits_a_packed_tensor_is_a_defect(tmp_path: Path) -> None:
     folder = restore("torchao-int8", tmp_path / "subject")
     path = folder / "model.safetensors"
     save_file(load_file(path), path, metadata={"format": "pt"})
@@ -459,7 +459,7 @@ OF_ADAPTERS = [
         (cut("_weight_scale"), SCALE, "_weight_scale has shape [383, 4], not [384, 4]"),
         (retyped("_weight_scale", torch.int8), SCALE, "_weight_scale is stored as I8"),
         (retyped("_weight_qdata", torch.bfloat16), PACKING, "_weight_qdata is stored as BF16"),
-        (dense_beside, PACKING, "stored dense, and the metadata or its parts say it is packed"),
+        (dense_copy, PACKING, "stored dense, and the metadata or its parts say it is packed"),
     ],
 )
 def test_a_defect_of_torchaos_four_bits_is_one_line(
@@ -475,7 +475,7 @@ def test_a_defect_of_torchaos_four_bits_is_one_line(
     assert "\n" not in defect.reason
 
 
-def test_codes_of_four_bits_in_a_byte_each_say_so(tmp_path: Path) -> None:
+def test_unpacked_four_bit_codes_are_reported(tmp_path: Path) -> None:
     storage = open_checkpoint(restore("torchao-int4", tmp_path / "subject")).storage()
 
     assert storage.quantisation is not None

@@ -80,7 +80,9 @@ def test_a_sharded_model_is_fetched_as_its_index_says(hub: Hub) -> None:
     assert resolved.missing_bytes == resolved.size_bytes - len(index)
 
 
-def test_what_is_pinned_is_fetched_although_the_repository_went_on(hub: Hub, repository: Repository) -> None:
+def test_the_pinned_revision_is_fetched_although_the_repository_has_newer_commits(
+    hub: Hub, repository: Repository
+) -> None:
     pin = obtain(repository.commit)
 
     assert pin.revision == repository.commit
@@ -148,7 +150,7 @@ def test_weights_that_run_code_are_never_fetched(hub: Hub, repository: Repositor
     assert not any("pytorch_model.bin" in request for request in hub.requests)
 
 
-def test_weights_that_run_code_are_not_fetched_beside_others(hub: Hub, repository: Repository) -> None:
+def test_weights_that_run_code_are_not_fetched_along_with_others(hub: Hub, repository: Repository) -> None:
     fetch(resolve_model(MODEL, None, QUICK, pickles=True), lambda _: None, QUICK)
 
     assert not any("pytorch_model.bin" in request for request in hub.requests)
@@ -158,14 +160,14 @@ def test_weights_that_run_code_are_not_fetched_beside_others(hub: Hub, repositor
     ("name", "said"),
     [("config.json", "no config.json"), ("tokenizer.json", "no tokenizer files")],
 )
-def test_a_repository_that_is_no_whole_model_is_refused(hub: Hub, repository: Repository, name: str, said: str) -> None:
+def test_an_incomplete_repository_is_refused(hub: Hub, repository: Repository, name: str, said: str) -> None:
     gone = {name, "tokenizer_config.json"}
     hub.add(replace(repository, files={key: data for key, data in repository.files.items() if key not in gone}))
 
     assert said in refusal()
 
 
-def test_a_hub_out_of_order_is_asked_again(hub: Hub, repository: Repository) -> None:
+def test_a_failing_hub_is_retried(hub: Hub, repository: Repository) -> None:
     hub.misbehave(MODEL, Answer(503), Answer(502))
     hub.misbehave("model.safetensors", Answer(500))
     hub.misbehave("tokenizer.json", Answer(429))
@@ -176,7 +178,7 @@ def test_a_hub_out_of_order_is_asked_again(hub: Hub, repository: Repository) -> 
     assert hub.requests.count(f"GET /api/models/{MODEL}") == 3
 
 
-def test_a_hub_that_stays_out_of_order_is_given_up(hub: Hub, repository: Repository) -> None:
+def test_a_hub_that_keeps_failing_is_given_up(hub: Hub, repository: Repository) -> None:
     hub.misbehave("config.json", *[Answer(503)] * 3)
 
     line = refusal()
@@ -186,7 +188,7 @@ def test_a_hub_that_stays_out_of_order_is_given_up(hub: Hub, repository: Reposit
     assert line.endswith("tried 3 times; check the connection, then run again")
 
 
-def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub: Hub, repository: Repository) -> None:
+def test_a_broken_download_continues_where_it_stopped(hub: Hub, repository: Repository) -> None:
     hub.misbehave("model.safetensors", Answer(drop_after=1_000_000))
 
     pin = obtain()
@@ -238,7 +240,7 @@ def test_a_cached_file_that_rotted_is_fetched_anew(hub: Hub, repository: Reposit
     assert (model_folder(pin) / "model.safetensors").read_bytes() == repository.files["model.safetensors"]
 
 
-def test_a_slow_hub_is_waited_for_and_a_silent_one_given_up(
+def test_a_slow_hub_is_waited_for_and_an_unresponsive_one_is_given_up(
     hub: Hub, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.misbehave("config.json", Answer(wait_seconds=0.1))

@@ -225,7 +225,7 @@ def test_a_failure_leaves_no_target_and_no_staging(tiny_model: TinyModels, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_target_that_is_there_is_not_touched(tiny_model: TinyModels, tmp_path: Path) -> None:
+def test_an_existing_target_is_not_touched(tiny_model: TinyModels, tmp_path: Path) -> None:
     (tmp_path / "subject").mkdir()
 
     with pytest.raises(CheckpointError, match="subject: is there already; remove it"):
@@ -257,7 +257,7 @@ def test_when_the_last_rename_fails_the_first_target_goes_too(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tensor_that_is_not_there_is_named(tiny_model: TinyModels, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_named(tiny_model: TinyModels, tmp_path: Path) -> None:
     for rewrite in (doubled("absent"), Rewrite(drop=frozenset({"absent"}))):
         with pytest.raises(CheckpointError, match="no tensor 'absent'; name one"):
             rewrite_checkpoint(read_checkpoint(tiny_model("llama")), {tmp_path / "subject": rewrite})

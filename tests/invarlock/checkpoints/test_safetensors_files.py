@@ -129,7 +129,7 @@ def test_a_checkpoint_has_the_tensors_of_its_shards(tiny_model: TinyModels, shar
     ("architecture", "stated", "tied"),
     [("llama", None, False), ("gpt2", None, True), ("gpt2", False, False), ("llama", True, True)],
 )
-def test_a_silent_config_ties_as_its_architecture_does(
+def test_a_config_without_the_field_ties_as_its_architecture_does(
     tiny_model: TinyModels, tmp_path: Path, architecture: str, stated: bool | None, tied: bool
 ) -> None:
     folder = copy_model(tiny_model(architecture), tmp_path / "model")
@@ -154,7 +154,7 @@ def test_a_silent_config_ties_as_its_architecture_does(
         lambda i: i.update(metadata=None),
     ],
 )
-def test_an_index_decides_which_shards_there_are_and_they_which_tensors(
+def test_an_index_lists_the_shards_and_the_shards_list_the_tensors(
     tiny_model: TinyModels, tmp_path: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
     folder = tmp_path / "model"

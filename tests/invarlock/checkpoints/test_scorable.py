@@ -46,14 +46,14 @@ def test_a_window_longer_than_the_positions_names_both_numbers(tmp_path: Path) -
         [1],
     ],
 )
-def test_what_is_no_causal_language_model_is_refused(tmp_path: Path, config: object) -> None:
+def test_another_kind_of_model_than_a_causal_language_model_is_refused(tmp_path: Path, config: object) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
 
     with pytest.raises(CheckpointError):
         check_scorable(tmp_path, 16)
 
 
-def test_a_config_that_is_a_folder_or_no_json_is_one_line(tmp_path: Path) -> None:
+def test_a_config_that_is_not_a_json_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder/config.json").mkdir(parents=True)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/config.json").write_text("{")

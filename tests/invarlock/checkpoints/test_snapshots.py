@@ -98,7 +98,7 @@ def test_other_bytes_than_the_pinned_ones_leave_nothing(tiny_model: TinyModels, 
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-def test_a_snapshot_that_is_there_is_kept(tiny_model: TinyModels, tmp_path: Path, pinned: bool) -> None:
+def test_an_existing_snapshot_is_kept(tiny_model: TinyModels, tmp_path: Path, pinned: bool) -> None:
     model, snapshot = tiny_model("llama"), tmp_path / "snapshot"
     digest = make_snapshot(model, None, snapshot, None)
     before = {path.name: path.stat().st_ino for path in snapshot.iterdir()}

@@ -14,7 +14,7 @@ from invarlock.checkpoints.staging import clone_and_digest
 LARGE_BYTES = 7_000_000
 
 
-def test_a_clone_takes_no_room_and_shares_no_change(cloning_folder: Path, tmp_path: Path) -> None:
+def test_a_clone_takes_no_disk_space_and_shares_no_change(cloning_folder: Path, tmp_path: Path) -> None:
     data = os.urandom(LARGE_BYTES)
     source, target = cloning_folder / "model.safetensors", cloning_folder / "snapshot"
     source.write_bytes(data)

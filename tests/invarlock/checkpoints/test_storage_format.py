@@ -71,14 +71,14 @@ def test_a_packed_format_is_refused_by_its_name_and_its_tool(folder: Path, metho
         ("int4", "an unnamed method"),
     ],
 )
-def test_a_format_that_nobody_knows_is_refused_too(folder: Path, stated: object, named: str) -> None:
+def test_an_unknown_format_is_refused_too(folder: Path, stated: object, named: str) -> None:
     edit_config(folder, quantization_config=stated)
 
     with pytest.raises(CheckpointError, match=named):
         check_dense(folder)
 
 
-def test_an_empty_quantization_config_is_none(folder: Path) -> None:
+def test_an_empty_quantization_config_counts_as_absent(folder: Path) -> None:
     edit_config(folder, quantization_config=None)
 
     assert check_dense(folder).entries

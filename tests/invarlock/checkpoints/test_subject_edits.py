@@ -107,7 +107,7 @@ def test_malformed_metadata_is_refused_unless_the_user_names_the_edit(folder: Pa
     assert read_subject_edit(folder, "gptq") == SubjectEdit("gptq", "given")
 
 
-def test_a_path_is_read_as_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_label_comes_from_the_path_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: list[Callable[[Path], None]] = [Path.mkdir, lambda path: path.symlink_to(tmp_path)]
     for number, make in enumerate(kinds):
         folder = tmp_path / f"{number}-gptq"

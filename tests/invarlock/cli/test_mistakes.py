@@ -96,7 +96,7 @@ BROKEN: dict[str, Callable[[Path], None]] = {
     "masked": _edit_config(architectures=["BertForMaskedLM"]),
     "encoder_decoder": _edit_config(is_encoder_decoder=True),
     "packed": _edit_config(quantization_config={"quant_method": "hqq"}),
-    "adapter_beside": _replace("adapter_config.json", b"{}"),
+    "adapter_next_to_it": _replace("adapter_config.json", b"{}"),
     "bad_metadata": _replace("edit_metadata.json", b"[]"),
 }
 
@@ -142,7 +142,7 @@ MISTAKES: dict[str, tuple[str, int, Sequence[Code]]] = {
     "an encoder-decoder": (evaluate(subject="{encoder_decoder}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "an unreadable format": (evaluate(subject="{packed}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "baseline and subject swapped": (evaluate(baseline="{packed}"), 2, [C.CHECKPOINT_UNUSABLE]),
-    "an adapter next to a model": (evaluate(subject="{adapter_beside}"), 2, [C.CHECKPOINT_UNUSABLE]),
+    "an adapter next to a model": (evaluate(subject="{adapter_next_to_it}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "malformed metadata of the edit": (evaluate(subject="{bad_metadata}"), 2, [C.DOCUMENT_MALFORMED]),
     "a broken GGUF file": (evaluate(subject="{model.gguf}"), 2, [C.CHECKPOINT_UNUSABLE]),
     "an empty text": (evaluate(text="{empty.txt}"), 2, [C.TEXT_UNUSABLE]),
@@ -255,7 +255,7 @@ def test_there_are_sixty_mistakes() -> None:
     assert len(MISTAKES) >= 60
 
 
-def test_what_is_right_is_not_refused(
+def test_correct_input_is_not_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in MEASURING:

@@ -17,7 +17,7 @@ MAX_WHEEL_BYTES = 8_000_000
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    # building leaves folders beside the sources, so it is done on a copy
+    # building leaves folders next to the sources, so it is done on a copy
     source = folder / "source"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(source)], check=True)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder)]

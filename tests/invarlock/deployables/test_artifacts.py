@@ -43,9 +43,7 @@ def backends_weight(model: Any, name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("text", SPECS)
-def test_what_is_packed_stands_for_the_weights_that_the_backend_computes_with(
-    snapshot: Path, tmp_path: Path, text: str
-) -> None:
+def test_packed_weights_are_those_that_the_backend_computes_with(snapshot: Path, tmp_path: Path, text: str) -> None:
     spec = parse_deployable_spec(text)
 
     made = make_artifact(snapshot, tmp_path / "subject", spec, CPU)
@@ -101,7 +99,7 @@ def test_loaded_bytes_are_those_of_every_tensor_once(snapshot: Path, tmp_path: P
 
     loaded = loaded_bytes(load_stored_model(tmp_path / "subject", CPU))
 
-    # beside what is stored, the table of rotary frequencies: 16 float32 and its copy
+    # besides what is stored, the table of rotary frequencies: 16 float32 and its copy
     assert loaded == sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) + 2 * 16 * 4
 
 
@@ -117,7 +115,7 @@ def test_experts_that_are_one_tensor_are_left_and_named(tmp_path: Path, draw: Dr
     assert all(".experts." in name for name in seen[INVENTORY]["not_packed"])
 
 
-def test_a_scope_of_which_nothing_can_be_packed_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_scope_without_anything_to_pack_is_an_error_and_leaves_no_files(tmp_path: Path) -> None:
     make_snapshot(EMBEDDED / "mixtral-tiny", EMBEDDED / "tokenizer", tmp_path / "baseline", None)
 
     with pytest.raises(EditError, match="packed nothing"):

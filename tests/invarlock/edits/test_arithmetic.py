@@ -218,7 +218,9 @@ def test_the_randomised_method_is_within_one_per_cent_of_optimal() -> None:
     ],
     ids=["quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd"],
 )
-def test_what_is_no_matrix_is_refused(edit: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]) -> None:
+def test_a_tensor_that_is_not_a_matrix_is_refused(
+    edit: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...]
+) -> None:
     with pytest.raises(ValueError, match="a matrix is needed"):
         edit(torch.ones(shape))
 

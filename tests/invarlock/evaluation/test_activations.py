@@ -66,7 +66,7 @@ def test_measuring_twice_gives_the_same_and_leaves_the_model_as_it_was(tiny_mode
     assert score_windows(model, WINDOWS, 8) == before
 
 
-def test_activations_that_are_not_finite_are_told(tiny_model: TinyModels) -> None:
+def test_non_finite_activations_are_reported(tiny_model: TinyModels) -> None:
     model = load_model(tiny_model("llama"), Placement("cpu"))
     with torch.no_grad():
         cast(torch.nn.Linear, model.get_submodule("model.layers.1.mlp.down_proj")).weight[0, 0] = torch.nan

@@ -95,7 +95,7 @@ CASES = [
 
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize(("name", "symmetry"), CASES)
-def test_no_guard_on_weights_says_anything(
+def test_no_guard_on_weights_signals(
     name: str, symmetry: str, rounded: bool, baselines: Folders, tmp_path: Path
 ) -> None:
     model = load(name)

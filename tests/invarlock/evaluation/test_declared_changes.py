@@ -39,12 +39,12 @@ def test_an_expectation_is_written_as_it_is_read(number: int, form: str) -> None
 @pytest.mark.parametrize(
     "words", ["", "vocabulary", "vocabulary-8", "layers+1", "layers=0", "width+64", "depth=4", "vocabulary+08"]
 )
-def test_what_declares_nothing_is_refused(words: str) -> None:
+def test_a_declaration_without_content_is_refused(words: str) -> None:
     with pytest.raises(UsageError, match=r"--expect: .* declares nothing; write vocabulary"):
         parse_expectation(words)
 
 
-def test_two_about_the_same_are_refused() -> None:
+def test_two_declarations_of_the_same_change_are_refused() -> None:
     with pytest.raises(UsageError, match="about the same"):
         parse_expectations(["layers=2", "layers-1"])
 

@@ -37,12 +37,12 @@ def bounded() -> Iterator[None]:
     ],
     ids=["PyTorch", "NumPy", "a file that is mapped"],
 )
-def test_whoever_gets_no_memory_says_so_in_one_way(bounded: None, take: Callable[[], object]) -> None:
+def test_running_out_of_memory_is_one_error_everywhere(bounded: None, take: Callable[[], object]) -> None:
     with pytest.raises(torch.OutOfMemoryError), one_out_of_memory():
         take()
 
 
-def test_a_room_is_respected_by_loading_and_by_scoring(tiny_model: Callable[..., Path]) -> None:
+def test_a_memory_limit_is_respected_by_loading_and_by_scoring(tiny_model: Callable[..., Path]) -> None:
     folder = tiny_model("llama")
     model = load_model(folder, Placement("cpu"))
     tokens = np.arange(7 * 16, dtype=np.int32).reshape(7, 16) % 50

@@ -157,7 +157,7 @@ def test_a_healthy_model_passes_and_a_broken_one_fails(bank: Bank, storage: Stor
         ("awq", "quant_config.json"),
     ],
 )
-def test_a_packed_checkpoint_is_read_wherever_its_config_stands(name: str, file: str, tmp_path: Path) -> None:
+def test_a_packed_checkpoint_is_read_wherever_its_quantization_config_is(name: str, file: str, tmp_path: Path) -> None:
     known, folder = open_checkpoint(restore(name, tmp_path / "known")), restore(name, tmp_path / "older")
     config = json.loads((folder / "config.json").read_text())
     packed = config.pop("quantization_config")

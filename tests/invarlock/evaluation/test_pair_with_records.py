@@ -53,7 +53,7 @@ def test_records_that_are_named_are_judged_and_verify(folder: Path) -> None:
     assert main(["verify", str(folder / "out/evaluation.report.json")]) == 0
 
 
-def test_records_beside_a_subject_are_found_and_a_config_that_computes_something_else_fails(folder: Path) -> None:
+def test_records_next_to_a_subject_are_found_and_a_config_that_computes_something_else_fails(folder: Path) -> None:
     (folder / "subject/task_records.json").write_bytes(dump_json(made_records(lost=0)))
     path = folder / "subject/config.json"
     config = json.loads(path.read_bytes())

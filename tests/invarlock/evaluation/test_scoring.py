@@ -209,11 +209,11 @@ def test_a_model_that_cannot_have_flash_attention_is_refused(
 
 
 @pytest.mark.parametrize("name", ["eager", "sdpa"])
-def test_attention_is_computed_as_it_was_asked_for(tiny_model: Callable[..., Path], name: str) -> None:
+def test_attention_uses_the_requested_implementation(tiny_model: Callable[..., Path], name: str) -> None:
     folder = tiny_model("llama")
 
-    asked = Placement("cpu", attention=name)
+    placement = Placement("cpu", attention=name)
 
     assert Placement("cpu").attention == "eager"
-    assert load_model(folder, asked).config._attn_implementation == name
-    assert load_stored_model(folder, asked).config._attn_implementation == name
+    assert load_model(folder, placement).config._attn_implementation == name
+    assert load_stored_model(folder, placement).config._attn_implementation == name

@@ -27,7 +27,7 @@ def test_a_text_of_another_digest_is_not_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"plain text", lzma.compress(b"\xff\xfe")])
-def test_what_is_no_compressed_utf8_is_an_error(tmp_path: Path, data: bytes) -> None:
+def test_text_that_is_not_compressed_utf8_is_an_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "text.xz"
     path.write_bytes(data)
 

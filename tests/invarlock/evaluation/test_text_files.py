@@ -135,7 +135,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.integers(0, 3), st.sampled_from(sorted(PACKERS)))
-def test_of_any_bytes_all_is_read_or_nothing(tmp_path: Path, data: bytes, cut: int, compression: str) -> None:
+def test_any_bytes_are_read_completely_or_refused(tmp_path: Path, data: bytes, cut: int, compression: str) -> None:
     packed = PACKERS[compression](data)
     path = tmp_path / f"text.txt{compression}"
     path.write_bytes(packed[: len(packed) - cut] if compression else packed)
@@ -194,7 +194,7 @@ def test_every_type_of_text_in_a_column_is_read(tmp_path: Path, kind: str) -> No
         ("absent.parquet", None, MissingFileError, "no such file; name a text to score on"),
     ],
 )
-def test_what_is_no_text_is_refused(
+def test_a_value_that_is_not_text_is_refused(
     tmp_path: Path, name: str, data: bytes | None, kind: type[InvarLockError], message: str
 ) -> None:
     if data is not None:

@@ -47,7 +47,7 @@ def tokenizer_folder(folder: Path, template: str | None, **config: object) -> Pa
         ("BOS $A", {"add_bos_token": False}, (BOS,)),
     ],
 )
-def test_what_a_text_begins_with_is_found_by_encoding(
+def test_the_prefix_of_a_text_is_found_by_encoding(
     tmp_path: Path, template: str | None, config: dict[str, object], expected: tuple[int, ...]
 ) -> None:
     tokenizer = load_tokenizer(tokenizer_folder(tmp_path / "model", template, **config))

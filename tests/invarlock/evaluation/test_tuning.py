@@ -30,7 +30,7 @@ FFN = parse_scope("ffn", where="test")
 
 
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(-1, 60))
-def test_the_last_rung_that_holds_is_found_by_bisection_from_the_first(count: int, first: int, last: int) -> None:
+def test_the_strongest_passing_rung_is_found_by_bisection(count: int, first: int, last: int) -> None:
     judged: list[int] = []
     search, found = climb(count), None
     rungs = next(search)
@@ -132,7 +132,7 @@ def test_the_candidates_of_all_edits_are_made_in_the_same_passes(
 
 
 @pytest.mark.parametrize(("spare_subjects", "largest"), [(0, 1), (2, 2), (50, 6)])
-def test_a_disk_that_holds_few_subjects_finds_the_same(
+def test_a_disk_with_room_for_few_subjects_finds_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare_subjects: int, largest: int
 ) -> None:
     setting = Passes(tmp_path, monkeypatch, HOLD)
@@ -151,7 +151,7 @@ def test_a_disk_that_holds_few_subjects_finds_the_same(
     assert max(map(len, setting.passes)) == largest
 
 
-def test_a_candidate_that_cannot_be_made_does_not_hold_and_stops_no_other(
+def test_a_candidate_that_cannot_be_made_fails_and_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -171,7 +171,7 @@ def test_a_candidate_that_cannot_be_made_does_not_hold_and_stops_no_other(
     assert found["quant_rtn"].chosen is not None
 
 
-def test_an_edit_that_never_holds_is_an_error_that_says_why() -> None:
+def test_an_edit_without_a_passing_candidate_is_an_error_that_says_why() -> None:
     spec = parse_edit_spec("quant_rtn:8:128:ffn")
     trial = Trial(spec, 1.3, 1.4, (), ("draw 1: ratio 1.3, limit 1.1",))  # type: ignore[arg-type]
 
@@ -234,7 +234,7 @@ def test_a_guards_limit_used_beyond_the_margin_speaks_against_a_candidate(
         (["embedded/mistral-tiny", "--scope", "head"], "unknown scope 'head'"),
     ],
 )
-def test_what_cannot_be_tuned_is_one_line(
+def test_a_model_that_cannot_be_tuned_is_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tune", *arguments, "--suites", str(SUITES), "--output", str(tmp_path / "out.json")]) == 2

@@ -302,7 +302,7 @@ def test_a_skew_takes_every_expert_of_the_block(tiny_model: TinyModels, tmp_path
         ("weight_tying_break", {"seed": -1}, "'seed' is '-1', it must be a whole number of at least 0"),
     ],
 )
-def test_a_fault_that_cannot_be_is_refused_and_leaves_nothing(
+def test_an_impossible_fault_is_refused_and_leaves_no_files(
     tiny_model: TinyModels, tmp_path: Path, error_type: str, params: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(EditError, match=message) as caught:
@@ -352,7 +352,7 @@ def test_a_checkpoint_without_what_a_fault_breaks_is_refused(tmp_path: Path, err
         ),
     ],
 )
-def test_a_checkpoint_that_cannot_be_broken_so_is_refused(
+def test_a_checkpoint_to_which_a_fault_does_not_apply_is_refused(
     tmp_path: Path, error_type: str, values: Tensors, error: type[InvarLockError], message: str
 ) -> None:
     baseline = make_checkpoint(tmp_path / "baseline", values)

@@ -92,7 +92,7 @@ def test_a_fault_changes_the_numbers_of_up_projections_alone(baseline: Path, tmp
     }
 
 
-def test_each_fault_is_what_its_name_says(tmp_path: Path) -> None:
+def test_each_fault_does_what_its_name_says(tmp_path: Path) -> None:
     baseline = write_baseline("qwen2-tiny", tmp_path / "baseline")
     name = "model.layers.1.mlp.up_proj.weight"
     healthy = packed(baseline, tmp_path / "healthy").read(name).float()

@@ -79,7 +79,7 @@ def own_suites(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inventory:
-    """Return a function that gives this machine GPUs, as far as NVML tells this process and those it starts."""
+    """Return a function that makes NVML list GPUs, in this process and in those it starts."""
     spec = importlib.util.spec_from_file_location("pynvml", FAKE_NVML / "pynvml.py")
     assert spec is not None
     assert spec.loader is not None

@@ -32,10 +32,10 @@ def edit(text: str) -> EditSpec:
 
 
 @pytest.fixture
-def brought(tmp_path: Path) -> Path:
+def checkpoints(tmp_path: Path) -> Path:
     """Return a folder with a baseline, and subjects of one name: a harmless edit, a destructive one, and the baseline's
     weights with a tokenizer that gives two tokens each other's ids."""
-    folder = tmp_path / "brought"
+    folder = tmp_path / "checkpoints"
     base = folder / "base"
     base.mkdir(parents=True)
     for part in ("mistral-tiny", "tokenizer"):
@@ -73,25 +73,25 @@ def test_a_gguf_file_and_its_folder_are_cases_of_a_run(run_pytest: Callable[...,
     assert not list(ran.pack.rglob("*.gguf"))
 
 
-def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
-    run_pytest: Callable[..., Any], brought: Path, tmp_path: Path
+def test_checkpoints_of_a_user_are_the_cases_of_a_run(
+    run_pytest: Callable[..., Any], checkpoints: Path, tmp_path: Path
 ) -> None:
     # the baseline's is taken
-    (brought / "good/mine/tokenizer.json").unlink()
-    (brought / "good/mine/tokenizer_config.json").unlink()
-    before = {path: path.read_bytes() for path in brought.rglob("*") if path.is_file()}
-    asked = ("-m", "byoe", "--baseline", str(brought / "base"))
-    subjects = [f"--subject={brought / name / 'mine'}" for name in ("good", "magnitude_prune", "strange")]
+    (checkpoints / "good/mine/tokenizer.json").unlink()
+    (checkpoints / "good/mine/tokenizer_config.json").unlink()
+    before = {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()}
+    arguments = ("-m", "byoe", "--baseline", str(checkpoints / "base"))
+    subjects = [f"--subject={checkpoints / name / 'mine'}" for name in ("good", "magnitude_prune", "strange")]
 
-    ran = run_pytest(*asked, *subjects, "-n", "1")
+    ran = run_pytest(*arguments, *subjects, "-n", "1")
 
     assert ran.status == 1, ran.output
     assert "passed  base  mine  ratio " in ran.output
     assert "FAILED  base  mine-2  ratio " in ran.output
     assert "must pass, but primary_metric_acceptable" in ran.output
     assert "FAILED  base  mine-3  ratio 1.000" in ran.output
-    assert {path: path.read_bytes() for path in brought.rglob("*") if path.is_file()} == before
-    # the pack verifies, and says what was brought without saying where it was
+    assert {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()} == before
+    # the pack verifies, and names the checkpoints without their paths
     succeed(packer("verify", ran.pack, "--strict"))
     manifest = load(ran.pack / "metadata/scenarios.json")
     assert manifest["selection"]["cases"] == [
@@ -123,11 +123,11 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
 
     # what did not change is kept; a subject that did is measured again
     shutil.rmtree(ran.pack)
-    shutil.rmtree(brought / "magnitude_prune/mine")
-    shutil.copytree(brought / "good/mine", brought / "magnitude_prune/mine")
-    (brought / "strange/mine/tokenizer.json").unlink()
-    (brought / "strange/mine/tokenizer_config.json").unlink()
-    resumed = run_pytest(*asked, *subjects, "--resume")
+    shutil.rmtree(checkpoints / "magnitude_prune/mine")
+    shutil.copytree(checkpoints / "good/mine", checkpoints / "magnitude_prune/mine")
+    (checkpoints / "strange/mine/tokenizer.json").unlink()
+    (checkpoints / "strange/mine/tokenizer_config.json").unlink()
+    resumed = run_pytest(*arguments, *subjects, "--resume")
 
     assert resumed.status == 0, resumed.output
     assert "kept" in (ran.directory / "logs/base-mine-run1.log").read_text()
@@ -140,15 +140,15 @@ def test_checkpoints_that_a_user_brings_are_the_cases_of_a_run(
 
 
 def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
-    run_pytest: Callable[..., Any], brought: Path, tmp_path: Path
+    run_pytest: Callable[..., Any], checkpoints: Path, tmp_path: Path
 ) -> None:
-    (brought / "base/tokenizer.json").unlink()
-    (brought / "base/tokenizer_config.json").unlink()
-    with (brought / "magnitude_prune/mine/model.safetensors").open("r+b") as stream:
+    (checkpoints / "base/tokenizer.json").unlink()
+    (checkpoints / "base/tokenizer_config.json").unlink()
+    with (checkpoints / "magnitude_prune/mine/model.safetensors").open("r+b") as stream:
         stream.truncate(1000)
-    given = [f"--subject={brought / name}" for name in ("absent", "magnitude_prune/mine", "good/mine")]
+    given = [f"--subject={checkpoints / name}" for name in ("absent", "magnitude_prune/mine", "good/mine")]
 
-    ran = run_pytest(f"--baseline={brought / 'base'}", *given)
+    ran = run_pytest(f"--baseline={checkpoints / 'base'}", *given)
 
     assert ran.status == 4
     assert [line.partition(": ")[0] for line in ran.output.splitlines() if line] == [
@@ -156,16 +156,16 @@ def test_folders_that_are_no_checkpoints_are_refused_up_front_each_on_a_line(
         "--subject",
         "--subject",
     ]
-    assert f"--subject: {brought / 'absent'}: no such folder; give a checkpoint" in ran.output
-    assert f"--baseline: {brought / 'base'}: no tokenizer files" in ran.output
+    assert f"--subject: {checkpoints / 'absent'}: no such folder; give a checkpoint" in ran.output
+    assert f"--baseline: {checkpoints / 'base'}: no tokenizer files" in ran.output
     assert ran.output.count(f"[{Code.SUBJECTS_UNUSABLE}]") == 3
     assert not ran.directory.exists()
 
 
-def test_a_model_of_a_slot_does_not_replace_the_baseline(run_pytest: Callable[..., Any], brought: Path) -> None:
-    checkpoints = ("--baseline", str(brought / "base"), "--subject", str(brought / "good/mine"))
+def test_a_model_of_a_slot_does_not_replace_the_baseline(run_pytest: Callable[..., Any], checkpoints: Path) -> None:
+    both = ("--baseline", str(checkpoints / "base"), "--subject", str(checkpoints / "good/mine"))
 
-    ran = run_pytest("-m", "byoe", *checkpoints, "--collect-only", MODEL_1=str(brought / "magnitude_prune/mine"))
+    ran = run_pytest("-m", "byoe", *both, "--collect-only", MODEL_1=str(checkpoints / "magnitude_prune/mine"))
 
     assert ran.status == 4
     assert "MODEL_1: -m byoe only uses the model of --baseline" in ran.output
@@ -183,7 +183,7 @@ def test_a_model_of_a_slot_does_not_replace_the_baseline(run_pytest: Callable[..
         (("-m", "byoe", "--edit-label", "my edit"), "--edit-label: 'my edit' is not allowed (use a name of"),
     ],
 )
-def test_what_a_run_of_own_checkpoints_needs_is_said(
+def test_a_run_of_own_checkpoints_names_what_it_needs(
     run_pytest: Callable[..., Any], arguments: tuple[str, ...], message: str
 ) -> None:
     ran = run_pytest(*arguments)
@@ -192,13 +192,20 @@ def test_what_a_run_of_own_checkpoints_needs_is_said(
     assert message in ran.output
 
 
-def test_results_on_tasks_beside_a_subject_are_sealed_in_the_pack(
-    run_pytest: Callable[..., Any], brought: Path
+def test_results_on_tasks_next_to_a_subject_are_sealed_in_the_pack(
+    run_pytest: Callable[..., Any], checkpoints: Path
 ) -> None:
-    (brought / "good/mine/task_records.json").write_bytes(dump_json(made_records(lost=10)))
-    asked = ("-m", "byoe", "--baseline", str(brought / "base"), "--subject", str(brought / "good/mine"))
+    (checkpoints / "good/mine/task_records.json").write_bytes(dump_json(made_records(lost=10)))
+    arguments = (
+        "-m",
+        "byoe",
+        "--baseline",
+        str(checkpoints / "base"),
+        "--subject",
+        str(checkpoints / "good/mine"),
+    )
 
-    ran = run_pytest(*asked)
+    ran = run_pytest(*arguments)
 
     assert ran.status == 0, ran.output
     report = load(ran.pack / "reports/byoe__base/mine/run_1/evaluation.report.json")
@@ -207,16 +214,16 @@ def test_results_on_tasks_beside_a_subject_are_sealed_in_the_pack(
     succeed(packer("verify", ran.pack, "--strict"))
 
     # with other results the report is made again
-    (brought / "good/mine/task_records.json").write_bytes(dump_json(made_records(lost=100)))
+    (checkpoints / "good/mine/task_records.json").write_bytes(dump_json(made_records(lost=100)))
     shutil.rmtree(ran.pack)
-    resumed = run_pytest(*asked, "--resume")
+    resumed = run_pytest(*arguments, "--resume")
 
     assert resumed.status == 1, resumed.output
     assert "tasks_regression_acceptable" in resumed.output
 
 
 @pytest.mark.slow
-def test_a_declared_change_of_structure_holds_for_a_run(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_declared_change_of_structure_applies_to_a_run(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
     base, subject = write_baseline("mistral-tiny", tmp_path / "base"), tmp_path / "mine"
     shutil.copytree(base, subject)
     tensors = load_file(base / "model.safetensors")
@@ -226,9 +233,9 @@ def test_a_declared_change_of_structure_holds_for_a_run(run_pytest: Callable[...
     save_file(tensors, subject / "model.safetensors", metadata={"format": "pt"})
     config = load(subject / "config.json")
     (subject / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
-    asked = ("-m", "byoe", f"--baseline={base}", f"--subject={subject}")
+    arguments = ("-m", "byoe", f"--baseline={base}", f"--subject={subject}")
 
-    ran = run_pytest(*asked, "--expect", "vocabulary+8")
+    ran = run_pytest(*arguments, "--expect", "vocabulary+8")
 
     assert ran.status == 0, ran.output
     report = load(ran.pack / "reports/byoe__base/mine/run_1/evaluation.report.json")
@@ -239,7 +246,7 @@ def test_a_declared_change_of_structure_holds_for_a_run(run_pytest: Callable[...
 
     # with another declaration it is another run
     shutil.rmtree(ran.pack)
-    resumed = run_pytest(*asked, "--resume")
+    resumed = run_pytest(*arguments, "--resume")
 
     assert resumed.status == 4, resumed.output
     assert "is a different run" in resumed.output
@@ -247,16 +254,16 @@ def test_a_declared_change_of_structure_holds_for_a_run(run_pytest: Callable[...
 
 @pytest.mark.slow
 def test_the_model_signatures_of_a_run_are_verified_and_recorded(
-    run_pytest: Callable[..., Any], brought: Path, tmp_path: Path
+    run_pytest: Callable[..., Any], checkpoints: Path, tmp_path: Path
 ) -> None:
-    base, subject = brought / "base", brought / "good/mine"
+    base, subject = checkpoints / "base", checkpoints / "good/mine"
     private, public = make_key(tmp_path, "maker")
     sign_with_key(base, private)
     sign_with_key(subject, private)
     signed = tuple(f"--model-signature={side}=key:{public}" for side in ("baseline", "subject"))
-    asked = ("-m", "byoe", f"--baseline={base}", f"--subject={subject}")
+    arguments = ("-m", "byoe", f"--baseline={base}", f"--subject={subject}")
 
-    ran = run_pytest(*asked, *signed)
+    ran = run_pytest(*arguments, *signed)
 
     assert ran.status == 0, ran.output
     (case,) = ran.pack.glob("reports/**/evaluation.report.json")
@@ -271,7 +278,7 @@ def test_the_model_signatures_of_a_run_are_verified_and_recorded(
     # a file that was changed since
     shutil.rmtree(ran.pack)
     (subject / "config.json").write_text((subject / "config.json").read_text() + "\n")
-    refused = run_pytest(*asked, *signed)
+    refused = run_pytest(*arguments, *signed)
     assert refused.status == 4, refused.output
     assert "model signature does not hold" in refused.output
 
@@ -279,12 +286,14 @@ def test_the_model_signatures_of_a_run_are_verified_and_recorded(
 @pytest.mark.parametrize(
     ("given", "words"), [(["depth=3"], "vocabulary+8"), (["layers=2", "layers-1"], "about the same")]
 )
-def test_what_declares_nothing_is_refused_before_a_run(
-    run_pytest: Callable[..., Any], brought: Path, given: list[str], words: str
+def test_a_declaration_without_content_is_refused_before_a_run(
+    run_pytest: Callable[..., Any], checkpoints: Path, given: list[str], words: str
 ) -> None:
     options = [part for text in given for part in ("--expect", text)]
 
-    ran = run_pytest("-m", "byoe", f"--baseline={brought / 'base'}", f"--subject={brought / 'good/mine'}", *options)
+    ran = run_pytest(
+        "-m", "byoe", f"--baseline={checkpoints / 'base'}", f"--subject={checkpoints / 'good/mine'}", *options
+    )
 
     assert ran.status == 4, ran.output
     assert words in ran.output

@@ -107,7 +107,7 @@ def test_a_null_run_whose_worker_died_or_that_does_not_fit_is_measured_again(
         (("--suite-mode", "calibrate-only"), {"PACK_CALIBRATION_PRESET_DIR": "nowhere"}, "gives them; drop one"),
     ],
 )
-def test_what_cannot_work_is_refused_up_front(
+def test_impossible_combinations_are_refused_before_the_run(
     run_pytest: RunPytest, arguments: tuple[str, ...], variables: dict[str, str], message: str
 ) -> None:
     ran = run_pytest("-k", "mistral and noop", *arguments, **{**TWO, **variables})

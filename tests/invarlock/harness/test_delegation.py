@@ -1,4 +1,4 @@
-"""Suites that run in the runtime image: what the engine is told, and what is told when there is none."""
+"""Suites that run in the runtime image: the command line of the engine, and the errors without an engine."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def problems(output: str) -> list[str]:
     return [re.sub(r" \[[a-z_]+\]$", "", line) for line in lines]
 
 
-def test_a_machine_with_nothing_is_told_all_that_is_missing_in_one_list(
+def test_everything_that_a_bare_machine_lacks_is_listed_at_once(
     run_pytest: RunPytest, path: Path, tmp_path: Path
 ) -> None:
     ran = run_pytest("-m", "subset", PATH=str(path), HF_HOME=str(tmp_path / "empty"), SKIP_FLASH_ATTN="0")
@@ -52,7 +52,9 @@ def test_a_machine_with_nothing_is_told_all_that_is_missing_in_one_list(
     assert not ran.directory.exists()
 
 
-def test_what_is_missing_is_told_before_pytorch_is_imported(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_listed_before_pytorch_is_imported(
+    run_pytest: RunPytest, path: Path, tmp_path: Path
+) -> None:
     ran = run_pytest("-m", "subset", PATH=str(path), HF_HOME=str(tmp_path / "empty"), PYTHONPROFILEIMPORTTIME="1")
 
     imported = re.findall(r"^import time: .*\| +([\w.]+)$", ran.output, re.MULTILINE)
@@ -60,7 +62,7 @@ def test_what_is_missing_is_told_before_pytorch_is_imported(run_pytest: RunPytes
     assert not {"torch", "transformers", "accelerate"} & set(imported)
 
 
-def test_on_the_host_no_engine_is_asked_for(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:
+def test_on_the_host_no_container_engine_is_needed(run_pytest: RunPytest, path: Path, tmp_path: Path) -> None:
     ran = run_pytest(
         "-m", "subset", PATH=str(path), HF_HOME=str(tmp_path / "empty"), INVARLOCK_ALLOW_HOST_EXECUTION="1"
     )
@@ -69,7 +71,7 @@ def test_on_the_host_no_engine_is_asked_for(run_pytest: RunPytest, path: Path, t
     assert "suite subset: GPU suites need the opt-in" in ran.output
 
 
-def test_the_engine_runs_the_same_command_line_with_what_it_names_and_gives_its_exit_code(
+def test_the_engine_runs_the_same_command_line_with_its_files_and_returns_its_exit_code(
     run_pytest: RunPytest, path: Path, tmp_path: Path
 ) -> None:
     log = lay_down(path, "docker", run="sys.exit(5)")
@@ -90,16 +92,16 @@ def test_the_engine_runs_the_same_command_line_with_what_it_names_and_gives_its_
         PACK_CALIBRATION_PRESET_DIR=str(presets),
     )
 
-    inspected, told, removed = (json.loads(line) for line in log.read_text().splitlines())
+    inspected, started, removed = (json.loads(line) for line in log.read_text().splitlines())
     assert ran.status == 5, ran.output
     assert f"invarlock: docker runs invarlock-runtime:local (sha256:{IMAGE})" in ran.output
     assert inspected["arguments"] == ["image", "inspect", "--format", "{{.Id}}", "invarlock-runtime:local"]
-    arguments = told["arguments"]
+    arguments = started["arguments"]
     assert arguments[arguments.index(IMAGE) + 1 :] == [
         *("pytest", *QUICK, "-m", "subset", "-n", "2", "--net", "0", "--signing-key", str(key)),
         *("--junitxml", str(tmp_path / "j.xml"), str(ROOT / "suites"), "--output-dir", str(ran.directory)),
     ]
-    assert removed["arguments"] == ["rm", "--force", told["arguments"][3].removeprefix("--name=")]
+    assert removed["arguments"] == ["rm", "--force", started["arguments"][3].removeprefix("--name=")]
     mounts = [one.removeprefix("--mount=type=bind,") for one in arguments if one.startswith("--mount")]
     handed = [one for one in mounts if one.endswith("target=/run/invarlock/handover.json,readonly")]
     assert len(handed) == 1
@@ -143,7 +145,7 @@ def test_the_hubs_variables_and_the_network_come_with_net_1(run_pytest: RunPytes
     assert f"--mount=type=bind,source={tmp_path / 'new'},target={tmp_path / 'new'}" in arguments
 
 
-def test_what_a_container_cannot_be_given_is_told_before_it_starts(
+def test_files_that_a_container_cannot_get_are_refused_before_it_starts(
     run_pytest: RunPytest, path: Path, tmp_path: Path
 ) -> None:
     log = lay_down(path, "podman", known="another:image")
@@ -174,9 +176,9 @@ def test_a_container_is_given_the_files_of_a_config_and_starts_only_if_they_may_
     files[0].write_text("settings: !include parts/b.yaml\n")
     files[1].write_text("profile: !include ../../base.yaml\n")
     files[2].write_text("ci\n")
-    asked = ("-m", "subset", "--edit-config", str(files[0]))
+    selected = ("-m", "subset", "--edit-config", str(files[0]))
 
-    refused = run_pytest(*asked, PATH=str(path))
+    refused = run_pytest(*selected, PATH=str(path))
 
     assert refused.status == 4, refused.output
     assert (
@@ -185,7 +187,7 @@ def test_a_container_is_given_the_files_of_a_config_and_starts_only_if_they_may_
     ) in refused.output
     assert not log.exists()
 
-    run_pytest(*asked, PATH=str(path), INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE="1")
+    run_pytest(*selected, PATH=str(path), INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE="1")
 
     arguments = json.loads(log.read_text().splitlines()[1])["arguments"]
     mounts = [one.removeprefix("--mount=type=bind,") for one in arguments if one.startswith("--mount")]
@@ -195,7 +197,7 @@ def test_a_container_is_given_the_files_of_a_config_and_starts_only_if_they_may_
     assert "--env=INVARLOCK_ALLOW_CONFIG_INCLUDE_OUTSIDE" in arguments
 
 
-def test_an_evaluation_that_cannot_be_contained_is_told_why(path: Path, tmp_path: Path) -> None:
+def test_an_evaluation_that_cannot_run_in_a_container_says_why(path: Path, tmp_path: Path) -> None:
     arguments = ["evaluate", "--execution-mode", "container", "--baseline", "absent", "--subject", "absent"]
     arguments += ["--text", "absent.txt", "--output-dir", "nowhere/out", "--device", "cpu"]
 
@@ -211,7 +213,7 @@ def test_an_evaluation_that_cannot_be_contained_is_told_why(path: Path, tmp_path
     )
 
 
-def test_showing_what_there_is_starts_no_container(run_pytest: RunPytest, path: Path) -> None:
+def test_listing_cases_starts_no_container(run_pytest: RunPytest, path: Path) -> None:
     log = lay_down(path, "docker")
 
     ran = run_pytest("-m", "subset and deployable", "--collect-only", "-q", PATH=str(path))

@@ -62,7 +62,7 @@ def test_the_most_probable_tokens_of_each_draw_count() -> None:
     assert found.run_bytes / 3e6 == pytest.approx(838, rel=0.01)
 
 
-def test_what_a_run_holds_is_counted_once_by_kind(tmp_path: Path) -> None:
+def test_the_disk_of_a_run_is_counted_once_by_kind(tmp_path: Path) -> None:
     baseline, subject = tmp_path / "models/m/baseline", tmp_path / "m/models/noop_control"
     for folder in (baseline, subject, tmp_path / "state"):
         folder.mkdir(parents=True)
@@ -100,7 +100,7 @@ def test_the_extremes_are_kept_while_a_run_goes_on(tmp_path: Path) -> None:
     assert document["lowest_free_bytes"] <= document["free_bytes"] <= document["total_bytes"]
 
 
-def test_a_finished_run_holds_its_baselines_and_no_subject(real_run: Any) -> None:
+def test_a_finished_run_keeps_its_baselines_and_no_subject(real_run: Any) -> None:
     weights = {str(path.relative_to(real_run.directory)) for path in real_run.directory.rglob("*.safetensors")}
 
     assert weights == {"models/embedded__mistral-tiny/baseline/model.safetensors"}

@@ -58,7 +58,7 @@ def test_a_case_that_fills_the_disk_is_an_error_and_the_others_are_done(
     assert not list(directory.rglob("*.stale"))
 
 
-def test_a_disk_that_is_full_when_the_run_ends_is_told_on_one_line(
+def test_a_disk_that_is_full_when_the_run_ends_is_one_line(
     run_pytest: RunPytest, own_suites: Path, small_disk: Path
 ) -> None:
     with (own_suites / "conftest.py").open("a") as stream:

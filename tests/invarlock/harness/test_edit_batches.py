@@ -36,7 +36,7 @@ SPECS = ("quant_rtn:4:32:ffn", "fp8_quant:e5m2:ffn", "magnitude_prune:0.24:ffn",
 
 
 class Setting:
-    """A run of four edits of one model, and what was asked of each pass."""
+    """A run of four edits of one model, and the edits of each pass."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> None:
         models, scenarios = read_models(SUITES / "models.toml"), read_scenarios(SUITES / "scenarios.json")
@@ -102,7 +102,7 @@ def test_the_edits_of_a_model_are_made_in_one_pass_and_are_those_of_separate_one
     assert len(set(shares)) == len(EDITS)
 
 
-def test_what_is_done_or_being_made_is_not_made_again(setting: Setting) -> None:
+def test_finished_and_started_edits_are_not_made_again(setting: Setting) -> None:
     done, begun, *others = setting.cases
     setting.run.directory.report(done).parent.mkdir(parents=True)
     setting.run.directory.report(done).write_text("{}")
@@ -114,7 +114,7 @@ def test_what_is_done_or_being_made_is_not_made_again(setting: Setting) -> None:
     assert setting.passes == [sorted(str(setting.spec(case)) for case in others)]
 
 
-def test_another_worker_takes_what_was_prepared_and_leaves_out_what_is_claimed(setting: Setting) -> None:
+def test_another_worker_takes_prepared_subjects_and_leaves_out_claimed_ones(setting: Setting) -> None:
     first, second, *_ = setting.cases
     with Locks(setting.run.directory, 60.0).acquire(f"edit_{second.id}"):
         setting.make(first)
@@ -127,7 +127,7 @@ def test_another_worker_takes_what_was_prepared_and_leaves_out_what_is_claimed(s
 
 
 @pytest.mark.parametrize(("spare_subjects", "sizes"), [(0, [1, 1, 1, 1]), (1, [2, 2]), (2, [3, 1]), (50, [4])])
-def test_a_pass_makes_no_more_subjects_than_the_disk_holds(
+def test_a_pass_makes_no_more_subjects_than_fit_on_the_disk(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, spare_subjects: int, sizes: list[int]
 ) -> None:
     size = sum(path.stat().st_size for path in setting.snapshot.iterdir())
@@ -149,7 +149,7 @@ def test_workers_share_the_edits_of_a_model(tmp_path: Path, monkeypatch: pytest.
     assert len(setting.passes[0]) == 2
 
 
-def test_an_edit_that_cannot_be_applied_keeps_no_other_from_being_made(
+def test_an_edit_that_cannot_be_applied_does_not_stop_the_others(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(magnitude_prune, "prune_magnitude", lambda weight, _: weight * math.inf)
@@ -181,7 +181,7 @@ def test_an_edit_that_cannot_be_applied_makes_the_others_in_the_pass_of_its_own_
     assert [len(one) for one in setting.passes] == [len(EDITS)]
 
 
-def test_a_disk_that_does_not_hold_all_holds_the_one_that_is_needed(
+def test_a_disk_without_room_for_all_subjects_gets_the_one_that_is_needed(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(baseline: Path, subjects: Mapping[Path, EditSpec]) -> Any:
@@ -198,7 +198,7 @@ def test_a_disk_that_does_not_hold_all_holds_the_one_that_is_needed(
     assert [path.name for path in subject.parent.iterdir()] == [subject.name]
 
 
-def test_what_nobody_took_is_removed_at_the_end(setting: Setting) -> None:
+def test_unused_subjects_are_removed_at_the_end(setting: Setting) -> None:
     subject, _ = setting.make(setting.cases[0])
     keeping = replace(setting.run, settings=resolve_settings({"keep_models": True}, {}))
     assert len(list(subject.parent.glob("*__prepared"))) == len(EDITS) - 1

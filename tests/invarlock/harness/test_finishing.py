@@ -55,7 +55,7 @@ def test_a_release_review_that_is_not_met_leaves_no_pack(
     assert read_json(run / "reports/final_verdict.json")["verdict"] == ("PASS" if lost is None else "FAIL")
 
 
-def test_without_report_assurance_the_pack_and_the_operator_are_told_so(run: Path, real_run: Any) -> None:
+def test_without_report_assurance_pack_and_terminal_say_so(run: Path, real_run: Any) -> None:
     ending = end(run, real_run.key_path, report_assurance="off")
 
     assert ending.passed

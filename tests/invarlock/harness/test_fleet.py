@@ -291,7 +291,7 @@ def test_parameters_of_slurm_are_names_with_values() -> None:
         {"execution_mode": "container"},
     ],
 )
-def test_a_fleet_is_not_combined_with_what_it_cannot_do(other: dict[str, Any]) -> None:
+def test_options_that_a_fleet_does_not_support_are_refused(other: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--fleet and"):
         resolve_settings({"fleet": "ray", **other}, {})
 

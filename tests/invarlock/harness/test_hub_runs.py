@@ -115,7 +115,7 @@ def test_a_run_fetches_its_model_through_a_bad_hub_and_then_runs_with_sockets_bl
 
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(NO_SOCKETS)
-    asked = len(hub.requests)
+    requests = len(hub.requests)
     offline = run_pytest(
         "-k",
         TWO_CASES,
@@ -129,7 +129,7 @@ def test_a_run_fetches_its_model_through_a_bad_hub_and_then_runs_with_sockets_bl
     )
 
     assert offline.status == 0, offline.output
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == requests
     assert not (tmp_path / "connections").exists(), (tmp_path / "connections").read_text()
     snapshot = offline.directory / "models" / "org__made-up" / "baseline" / "model.safetensors"
     assert snapshot.readlink().is_relative_to(fetched.cache)
@@ -142,7 +142,7 @@ def test_a_run_fetches_its_model_through_a_bad_hub_and_then_runs_with_sockets_bl
     assert report["primary_metric"]["ratio_vs_baseline"] == 1
 
 
-def test_what_cannot_be_had_is_told_at_once_and_nothing_is_begun(
+def test_unavailable_models_are_listed_at_once_and_nothing_is_started(
     run_pytest: Callable[..., Any], hub: Hub, repository: Repository, tmp_path: Path
 ) -> None:
     hub.add(replace(repository, id="org/gated", gated=True))
@@ -192,7 +192,7 @@ def test_without_a_network_a_model_needs_a_pin_and_a_complete_cache(
     suites = write_suites(tmp_path / "project" / "suites", "org/one", "org/two")
     pins = {"schema": "model_revisions_v1", "models": [{"model_id": "org/two", "revision": "1" * 40}]}
     (suites / "model_revisions.json").write_text(json.dumps(pins))
-    asked = len(hub.requests)
+    requests = len(hub.requests)
 
     ran = run_pytest("-k", "noop", suites=suites, **client_environment(hub, tmp_path / "cache"))
 
@@ -203,7 +203,7 @@ def test_without_a_network_a_model_needs_a_pin_and_a_complete_cache(
         f"PACK_MODEL_REVISIONS_FILE [{Code.PIN_UNUSABLE}]",
         f"org/two at {'1' * 40}: not in the cache at {tmp_path / 'cache'}; fetch it: --net 1 [{Code.HUB_UNAVAILABLE}]",
     ]
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == requests
 
 
 def test_a_run_that_is_resumed_keeps_its_pins(
@@ -233,7 +233,7 @@ def test_a_run_that_is_resumed_keeps_its_pins(
     hub.add(repository)
 
 
-def test_a_model_that_cannot_be_reached_is_told_within_seconds(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_unreachable_model_is_reported_within_seconds(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
     suites = write_suites(tmp_path / "project" / "suites", MODEL)
     started = time.monotonic()
     nowhere = Hub("http://127.0.0.1:9")
@@ -247,7 +247,7 @@ def test_a_model_that_cannot_be_reached_is_told_within_seconds(run_pytest: Calla
     assert time.monotonic() - started < 10
 
 
-def test_a_folder_in_a_slot_is_pinned_by_its_digest_and_asks_for_parameters(
+def test_a_folder_in_a_slot_is_pinned_by_its_digest_and_needs_parameters(
     run_pytest: Callable[..., Any], tmp_path: Path
 ) -> None:
     folder = tmp_path / "my-model"
@@ -255,11 +255,11 @@ def test_a_folder_in_a_slot_is_pinned_by_its_digest_and_asks_for_parameters(
     shutil.copytree(SUITES / "embedded/tokenizer", folder, dirs_exist_ok=True)
     slots = {"MODEL_1": str(folder), "MODEL_2": "", "MODEL_3": ""}
 
-    asked = run_pytest("-k", "clean", **slots)
+    refused = run_pytest("-k", "clean", **slots)
     ran = run_pytest("-k", TWO_CASES, **slots)
 
-    assert asked.status == 4, asked.output
-    [line] = asked.output.partition("ERROR: ")[2].strip().splitlines()
+    assert refused.status == 4, refused.output
+    [line] = refused.output.partition("ERROR: ")[2].strip().splitlines()
     assert line.startswith(
         "tuned_edit_params.json: no tuned parameters of quant_rtn, fp8_quant, magnitude_prune, lowrank_svd for "
         "local/my-model (quant_4bit_clean, "

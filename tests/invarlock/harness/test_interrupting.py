@@ -69,7 +69,7 @@ def test_a_case_that_was_finished_and_not_counted_says_so(run: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["setup", "call", "teardown"])
-def test_what_a_case_raises_while_it_is_stopped_says_nothing_of_it(tmp_path: Path, stage: str) -> None:
+def test_an_exception_while_a_case_is_stopped_is_no_result(tmp_path: Path, stage: str) -> None:
     waits = (
         f"    Path({str(tmp_path / 'started')!r}).touch()\n"
         "    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n"

@@ -64,7 +64,7 @@ def test_settings_choose_among_the_gpus(variables: dict[str, Any], wanted: list[
         ({"GPU_MIN_FREE_GB": "99"}, "GPU GPU-0a has 80.0 GB free (GPU_MIN_FREE_GB); GPU GPU-1a"),
     ],
 )
-def test_what_cannot_be_chosen_is_refused(variables: dict[str, Any], message: str, inventory: Inventory) -> None:
+def test_an_impossible_choice_of_gpus_is_refused(variables: dict[str, Any], message: str, inventory: Inventory) -> None:
     inventory([gpu(0), gpu(1)])
 
     with pytest.raises(UsageError) as refused:
@@ -74,14 +74,14 @@ def test_what_cannot_be_chosen_is_refused(variables: dict[str, Any], message: st
     assert refused.value.code is Code.DEVICE_UNAVAILABLE
 
 
-def test_a_machine_without_a_driver_is_told_so(inventory: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_driver_is_one_clear_error(inventory: Inventory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FAKE_NVML", raising=False)
 
     with pytest.raises(UsageError, match="install the NVIDIA driver, or use -m smoke"):
         pool()
 
 
-def test_a_divided_gpu_counts_as_its_parts_which_no_model_can_lie_across(inventory: Inventory) -> None:
+def test_a_divided_gpu_counts_as_its_parts_and_no_model_spans_them(inventory: Inventory) -> None:
     inventory([gpu(0, mig=[mig(0), mig(1)]), gpu(1)])
 
     found = pool(CUDA_VISIBLE_DEVICES="MIG-1,MIG-0")
@@ -91,7 +91,7 @@ def test_a_divided_gpu_counts_as_its_parts_which_no_model_can_lie_across(invento
     assert devices_needed(60 * GB, found) is None
 
 
-def test_memory_that_is_planned_with_bounds_what_is_free(inventory: Inventory, tmp_path: Path) -> None:
+def test_planned_memory_limits_free_memory(inventory: Inventory, tmp_path: Path) -> None:
     inventory([gpu(0), gpu(1, free=10.0)])
 
     found = pool(GPU_MEMORY_PER_DEVICE="24")
@@ -116,11 +116,11 @@ def test_the_models_of_the_catalogue_need_what_their_rows_say() -> None:
     assert needed_bytes(small, "cpu") > 4 * 34_388_917_248
 
 
-@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("9999", None), ("", None), ("many", None), ("0", None)])
+@pytest.mark.parametrize(("value", "threads"), [("1", 1), ("9999", None), ("", None), ("many", None), ("0", None)])
 def test_a_worker_takes_no_more_threads_than_openmp_may(
-    asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
+    value: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
 
     assert pool(1, requires="cpu").threads == (threads or len(os.sched_getaffinity(0)))
 

@@ -198,7 +198,7 @@ def test_a_report_that_its_baseline_did_not_measure_is_made_again(kept: Kept) ->
 
 
 @pytest.mark.parametrize("name", ["runtime.manifest.json", "edit_metadata.json", "evaluate_timing.json"])
-def test_a_report_without_what_stands_beside_it_is_made_again(name: str, kept: Kept) -> None:
+def test_a_report_without_an_accompanying_file_is_made_again(name: str, kept: Kept) -> None:
     usual(kept)["path"].with_name(name).unlink()
 
     assert not kept()
@@ -236,7 +236,7 @@ def test_a_report_composed_anew_needs_a_runtime_manifest_that_binds_it(kept: Kep
     assert not kept()
 
 
-def test_nothing_is_kept_where_nothing_is(tmp_path: Path, kept: Kept) -> None:
+def test_a_missing_report_or_baseline_is_not_kept(tmp_path: Path, kept: Kept) -> None:
     assert kept()
     usual(kept)["path"].unlink()
     assert kept.report() is None  # type: ignore[attr-defined]

@@ -37,7 +37,7 @@ def test_each_takes_its_own_device_and_leaves_the_others_free(workers: list[Leas
     assert tickets(third) == []
 
 
-def test_what_is_given_back_is_free_for_others(workers: list[Leases]) -> None:
+def test_a_returned_device_is_free_for_others(workers: list[Leases]) -> None:
     first, second, third = workers
     first.take(12 * GB)
     with pytest.raises(UsageError):
@@ -53,7 +53,7 @@ def test_what_is_given_back_is_free_for_others(workers: list[Leases]) -> None:
     assert first.take(1).devices == DEVICES[1:]
 
 
-def test_nobody_is_overtaken_by_who_came_later(workers: list[Leases]) -> None:
+def test_a_later_worker_does_not_overtake_an_earlier_one(workers: list[Leases]) -> None:
     first, second, _ = workers
     assert first.longest_wait_seconds() is None
     ticket, path = first._queue_up()
@@ -69,7 +69,7 @@ def test_nobody_is_overtaken_by_who_came_later(workers: list[Leases]) -> None:
     assert tickets(second) == []
 
 
-def test_what_is_no_ticket_stays_in_the_folder(workers: list[Leases]) -> None:
+def test_files_that_are_not_tickets_stay_in_the_folder(workers: list[Leases]) -> None:
     other = workers[0].folder / "notes.ticket"
     other.write_text("")
 
@@ -77,7 +77,7 @@ def test_what_is_no_ticket_stays_in_the_folder(workers: list[Leases]) -> None:
     assert other.exists()
 
 
-def test_a_lock_is_held_while_somebody_has_it(workers: list[Leases], tmp_path: Path) -> None:
+def test_a_taken_lock_stays_locked_until_it_is_released(workers: list[Leases], tmp_path: Path) -> None:
     path = workers[0].folder / "slot_0.lock"
     assert not is_locked(path)
 

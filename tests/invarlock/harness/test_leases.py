@@ -27,7 +27,7 @@ def make_pool(count: int, room: float = 80.0) -> Pool:
 
 
 def gpu_pool() -> Pool:
-    """Return all GPUs that NVML tells of; who takes a lease reads anew what they have free."""
+    """Return all GPUs that NVML lists; taking a lease reads their free memory again."""
     return inventory_module.make_pool(resolve_settings({}, {}), "gpu", workers=4)
 
 
@@ -122,7 +122,7 @@ def test_the_lease_of_a_killed_worker_is_free_and_so_is_its_place_in_the_queue(t
     assert not list(locks.glob("*.ticket"))
 
 
-def test_who_needs_all_devices_is_not_overtaken(tmp_path: Path) -> None:
+def test_a_worker_that_needs_all_devices_is_not_overtaken(tmp_path: Path) -> None:
     pool = make_pool(2)
     first = Leases(tmp_path / "locks", pool, 0)
     first.take(10 * GB)
@@ -140,7 +140,7 @@ def test_who_needs_all_devices_is_not_overtaken(tmp_path: Path) -> None:
     assert first.longest_wait_seconds() is None
 
 
-def test_a_gpu_that_somebody_else_filled_during_the_run_is_waited_for(inventory: Inventory, tmp_path: Path) -> None:
+def test_a_gpu_that_another_process_filled_during_the_run_is_waited_for(inventory: Inventory, tmp_path: Path) -> None:
     inventory([gpu(0), gpu(1)])
     pool = gpu_pool()
     inventory([gpu(0, free=5), gpu(1, free=5)])
@@ -194,7 +194,7 @@ def test_a_model_on_several_devices_takes_those_with_the_most_room() -> None:
     assert choose(devices[::2], 100 * GB, pool, 0) is None
 
 
-def test_a_device_whose_memory_somebody_else_took_is_left_out() -> None:
+def test_a_device_whose_memory_another_process_uses_is_left_out() -> None:
     pool = make_pool(2)
     taken = Device("cpu0", 0, 80 * GB, 5 * GB)
 

@@ -76,7 +76,7 @@ def test_a_lock_that_stays_taken_is_an_error_after_twice_the_time_of_a_case(dire
     assert waits == ["began", "ended"]
 
 
-def test_a_lock_is_given_back_when_its_holder_fails(directory: RunDirectory) -> None:
+def test_a_lock_is_released_when_its_owner_fails(directory: RunDirectory) -> None:
     first, second = Locks(directory, 60), Locks(directory, 60)
 
     for taken in (first.acquire("piece"), first.try_acquire("piece")):

@@ -1,6 +1,6 @@
 """What pytest's users know works on a suites folder as it does anywhere, and pytest elsewhere is left alone.
 
-The cases measure nothing, so that each run takes a second: what is tested is how they are selected, run and told of.
+The cases measure nothing, so that each run takes a second: what is tested is how they are selected, run and reported.
 """
 
 import json
@@ -88,7 +88,7 @@ def shown(output: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_failed_case_is_told_of_in_every_form_and_run_again_by_each(run: Pytest, project: Path) -> None:
+def test_a_failed_case_is_reported_in_every_format_and_run_again_by_each(run: Pytest, project: Path) -> None:
     (project / "failing.txt").write_text("fp8_e5m2_clean")
     forms = ("--junitxml=junit.xml", "--json-report-file=report.json", "--durations=2", "--durations-min=0", "-n", "0")
 
@@ -140,13 +140,13 @@ def test_a_run_that_stops_early_says_which_cases_are_missing(run: Pytest, projec
 
 
 @pytest.mark.slow
-def test_a_run_of_workers_stops_after_as_many_failures_as_asked(run: Pytest, project: Path) -> None:
+def test_a_run_with_workers_respects_maxfail(run: Pytest, project: Path) -> None:
     (project / "failing.txt").write_text(" ".join(CLEAN))
 
     stopped = run("suites", *SELECT, "-n", "2", "--maxfail=2", output="stopped")
 
     assert "stopping after 2 failures" in stopped.stdout, stopped.stdout + stopped.stderr
-    # workers may be in the middle of a case when the second failure is told
+    # workers may be in the middle of a case when the second failure is reported
     failures = int(re.findall(r"([0-9]+) failed", stopped.stdout)[-1])
     assert 2 <= failures < len(CLEAN)
     verdict = load(project / "stopped/reports/final_verdict.json")
@@ -159,7 +159,7 @@ def test_a_run_of_workers_stops_after_as_many_failures_as_asked(run: Pytest, pro
 @pytest.mark.parametrize(
     ("arguments", "variables"), [(("--dist", "load"), {}), ((), {"PYTEST_ADDOPTS": "--dist=load"})]
 )
-def test_workers_share_cases_as_they_are_told_to(
+def test_workers_share_cases_by_the_given_scheduler(
     run: Pytest, arguments: tuple[str, ...], variables: dict[str, str]
 ) -> None:
     ran = run("suites", *SELECT, "-n", "1", "-v", *arguments, output="run", **variables)
@@ -169,9 +169,7 @@ def test_workers_share_cases_as_they_are_told_to(
 
 
 @pytest.mark.slow
-def test_tests_of_another_folder_run_beside_the_cases_and_a_suites_folder_runs_when_it_is_named(
-    run: Pytest, project: Path
-) -> None:
+def test_tests_of_another_folder_run_with_the_cases_and_a_named_suites_folder_runs(run: Pytest, project: Path) -> None:
     both = run("mine", "suites", "-k", "mine or (mistral and noop)", output="run")
     everything = run()
 
@@ -203,7 +201,7 @@ def test_a_suites_folder_runs_from_another_folder_and_with_another_rootdir(run: 
         (("--collect-only", "-q", "-m", "smoke and not clean and not (mistral-tiny or mixtral-tiny)"), "20/84 tests"),
     ],
 )
-def test_what_pytest_is_asked_to_show_it_shows_and_begins_no_run(
+def test_options_that_only_show_something_start_no_run(
     run: Pytest, project: Path, arguments: tuple[str, ...], wanted: str
 ) -> None:
     ran = run("suites", *arguments)
@@ -226,7 +224,7 @@ def test_what_pytest_is_asked_to_show_it_shows_and_begins_no_run(
         ),
     ],
 )
-def test_what_no_verdict_can_come_of_is_refused_on_one_line(
+def test_options_that_allow_no_verdict_are_refused_on_one_line(
     run: Pytest, project: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     ran = run(*arguments)
@@ -237,9 +235,7 @@ def test_what_no_verdict_can_come_of_is_refused_on_one_line(
     assert not (project / "evidence_pack_runs").exists()
 
 
-def test_pytest_in_a_project_of_somebody_else_is_as_if_invarlock_were_not_installed(
-    run: Pytest, tmp_path: Path
-) -> None:
+def test_pytest_in_another_project_is_as_if_invarlock_were_not_installed(run: Pytest, tmp_path: Path) -> None:
     author = tmp_path / "author"
     author.mkdir()
     (author / "conftest.py").write_text(

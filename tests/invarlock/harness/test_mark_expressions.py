@@ -118,7 +118,7 @@ def test_marks_of_the_folder_stay_known_where_models_of_the_user_replace_its_own
 
 
 @pytest.mark.parametrize(
-    ("text", "asked"),
+    ("text", "selected"),
     [
         ("byoe", True),
         ("byoe and clean", True),
@@ -130,14 +130,14 @@ def test_marks_of_the_folder_stay_known_where_models_of_the_user_replace_its_own
         ("", False),
     ],
 )
-def test_a_run_is_of_brought_checkpoints_only_where_they_are_asked_for(text: str, asked: bool) -> None:
+def test_own_checkpoints_run_only_where_the_expression_selects_them(text: str, selected: bool) -> None:
     models: Models = read_models(SUITES / "models.toml")
 
-    assert is_byoe(MarkExpression.parse(text), models, SETTINGS) == asked
+    assert is_byoe(MarkExpression.parse(text), models, SETTINGS) == selected
 
 
 @pytest.mark.parametrize(
-    ("text", "asked"),
+    ("text", "selected"),
     [
         ("sentinel", True),
         ("sentinel or clean", True),
@@ -146,8 +146,8 @@ def test_a_run_is_of_brought_checkpoints_only_where_they_are_asked_for(text: str
         ("", False),
     ],
 )
-def test_sentinels_run_only_where_they_are_asked_for(text: str, asked: bool) -> None:
-    assert catalog_of(text).sentinels == asked
+def test_sentinels_run_only_where_the_expression_selects_them(text: str, selected: bool) -> None:
+    assert catalog_of(text).sentinels == selected
 
 
 @pytest.mark.skipif(pytest.version_tuple < (8, 3), reason="arguments of marks came with pytest 8.3")
@@ -181,7 +181,7 @@ def holds(tree: object, marks: set[str]) -> bool:
 
 
 @given(expressions(), st.sets(st.sampled_from(MARKS)))
-def test_an_expression_selects_what_its_operators_say(expression: tuple[str, object], marks: set[str]) -> None:
+def test_an_expression_selects_by_its_operators(expression: tuple[str, object], marks: set[str]) -> None:
     text, tree = expression
 
     parsed = MarkExpression.parse(text)

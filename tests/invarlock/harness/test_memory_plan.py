@@ -46,15 +46,13 @@ def pool_of(*rooms: float, kind: Any = "gpu", combinable: bool = True) -> Pool:
 
 
 @pytest.mark.parametrize(("smallest", "planned"), [(0, 13 * GB), (12.5, 13 * GB), (24, 24 * GB)])
-def test_on_a_gpu_the_weights_have_a_tenth_and_2_gb_more_or_what_the_model_asks_for(
-    smallest: float, planned: int
-) -> None:
+def test_on_a_gpu_the_weights_get_a_tenth_and_2_gb_more_or_what_the_model_states(smallest: float, planned: int) -> None:
     model = Model("a/model", "llama", 5 * 10**9, 10 * GB, "unknown", smallest)
 
     assert needed_bytes(model, "gpu") == pytest.approx(planned, abs=1)
 
 
-def test_several_devices_hold_a_model_with_some_room_left_on_each() -> None:
+def test_a_model_over_several_devices_leaves_some_room_on_each() -> None:
     assert fits(10, [10])
     assert not fits(11, [10])
     assert fits(19, [10, 10])
@@ -65,13 +63,13 @@ def test_several_devices_hold_a_model_with_some_room_left_on_each() -> None:
     ("need", "combinable", "devices"),
     [(8, True, 1), (9, True, 2), (11.4, True, 2), (12, True, 3), (14, True, None), (8, False, 1), (9, False, None)],
 )
-def test_a_need_takes_the_fewest_devices_that_hold_it_the_largest_first(
+def test_a_model_takes_the_fewest_devices_it_fits_on_the_largest_first(
     need: float, combinable: bool, devices: int | None
 ) -> None:
     assert devices_needed(int(need * GB), pool_of(2, 8, 4, combinable=combinable)) == devices
 
 
-def test_a_model_that_no_lease_can_hold_is_named_with_what_there_is() -> None:
+def test_a_model_too_large_for_the_devices_is_named_with_their_sizes() -> None:
     needs = {"small": 8 * GB, "large": 20 * GB}
 
     assert list(memory_problems(pool_of(8, 8, 8), {"small": 8 * GB})) == []

@@ -32,7 +32,7 @@ def load(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
-def test_all_that_is_missing_is_told_at_once_each_with_its_remedy(run_pytest: Callable[..., Any]) -> None:
+def test_everything_missing_is_listed_at_once_with_its_remedy(run_pytest: Callable[..., Any]) -> None:
     ran = run_pytest(
         *("-m", "subset", "--execution-mode", "host"),
         *("--signing-key", "absent.pem", "--report-assurance", "strict"),
@@ -52,7 +52,7 @@ def test_all_that_is_missing_is_told_at_once_each_with_its_remedy(run_pytest: Ca
     assert not ran.directory.exists()
 
 
-def test_workers_do_not_start_on_what_cannot_work(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+def test_workers_do_not_start_an_impossible_run(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
     ran = run_pytest("-k", "noop", "-n", "1", MIN_FREE_DISK_GB="900000")
 
     assert ran.status == 4, ran.output
@@ -69,7 +69,7 @@ def test_workers_do_not_start_on_what_cannot_work(run_pytest: Callable[..., Any]
         ({}, ("-m", "mistral-tiny or (qwen2-tiny and stress)"), 33),
     ],
 )
-def test_settings_and_marks_of_models_say_which_cases_there_are(
+def test_settings_and_marks_of_models_determine_the_cases(
     run_pytest: Callable[..., Any], variables: dict[str, str], arguments: tuple[str, ...], count: int
 ) -> None:
     ran = run_pytest("--collect-only", "-q", *arguments, **variables)
@@ -84,7 +84,7 @@ def test_the_plan_names_the_need_of_each_model(run_pytest: Callable[..., Any]) -
     assert "invarlock:   mistralai/Mistral-7B-v0.1: 5 cases, 24 GB of memory" in ran.output
 
 
-def test_runs_guards_and_token_ids_are_those_asked_for_and_verify(run_pytest: Callable[..., Any]) -> None:
+def test_runs_guards_and_token_ids_are_those_of_the_settings_and_verify(run_pytest: Callable[..., Any]) -> None:
     ran = run_pytest(
         "-k",
         "mistral and noop",
@@ -115,9 +115,7 @@ def test_runs_guards_and_token_ids_are_those_asked_for_and_verify(run_pytest: Ca
     assert [problem.field for problem in verify_report(first)] == ["evaluation_windows.final.token_ids[3]"]
 
 
-def test_a_run_that_cannot_say_where_it_comes_from_does_not_start(
-    run_pytest: Callable[..., Any], own_suites: Path
-) -> None:
+def test_a_run_from_an_unknown_source_does_not_start(run_pytest: Callable[..., Any], own_suites: Path) -> None:
     (own_suites.parent / "source_repo.json").unlink()
 
     ran = run_pytest("-k", "mistral and noop", suites=own_suites)

@@ -62,7 +62,7 @@ def test_a_suite_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_suite(config) is suite
 
 
-def test_what_only_shows_something_opens_no_suite_before_the_session() -> None:
+def test_listing_options_open_no_suite_before_the_session() -> None:
     assert OPEN_SUITE not in entered(str(SUITES), "--collect-only").stash
 
 

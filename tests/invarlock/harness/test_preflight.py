@@ -144,7 +144,7 @@ def test_gpu_suites_and_models_with_code_need_the_opt_in(tmp_path: Path) -> None
     assert list(check_opt_ins(allowed, cases)) == list(check_remote_code(allowed, code)) == []
 
 
-def test_what_was_found_out_about_sources_is_reported(tmp_path: Path) -> None:
+def test_problems_of_sources_are_reported(tmp_path: Path) -> None:
     run, cases = planned(tmp_path / "run")
     no_model, no_text = problem("no model"), problem("no text")
     found = replace(run, sources=Sources(problems=(no_model,), texts=(TextSource(problems=(no_text,)),)))

@@ -140,7 +140,7 @@ def test_a_run_leaves_logs_and_progress_and_says_why_a_case_failed(
 
 
 @pytest.mark.slow
-def test_on_a_terminal_a_bar_stands_below_the_lines_of_the_cases(tmp_path: Path) -> None:
+def test_on_a_terminal_the_bar_is_below_the_lines_of_the_cases(tmp_path: Path) -> None:
     (tmp_path / "suites").mkdir()
     for path in (ROOT / "suites").iterdir():
         if path.name not in ("conftest.py", "test_scenarios.py", "__pycache__"):

@@ -109,7 +109,7 @@ def test_after_ctrl_c_the_verdict_says_what_is_missing_and_resume_goes_on(
     assert leftovers(directory) == []
 
 
-def test_what_is_done_is_not_done_again_and_what_a_killed_session_left_is_removed(
+def test_finished_work_is_kept_and_the_remains_of_a_killed_session_are_removed(
     undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
 ) -> None:
     directory = copied(undisturbed, tmp_path)
@@ -134,7 +134,7 @@ def test_what_is_done_is_not_done_again_and_what_a_killed_session_left_is_remove
     assert leftovers(directory) == []
 
 
-def test_reports_that_do_not_fit_are_redone_and_kept_beside(
+def test_invalid_reports_are_made_again_and_the_old_ones_are_kept(
     undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
 ) -> None:
     directory = copied(undisturbed, tmp_path)
@@ -181,7 +181,7 @@ def test_a_run_with_a_link_for_a_folder_of_reports_is_not_resumed(
     assert not list((tmp_path / "elsewhere").glob("*.stale"))
 
 
-def test_what_cannot_be_resumed_is_refused_on_one_line(
+def test_a_run_that_cannot_be_resumed_is_refused_on_one_line(
     undisturbed: Path, run_pytest: RunPytest, tmp_path: Path
 ) -> None:
     directory = copied(undisturbed, tmp_path)

@@ -80,7 +80,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_who_made_the_folders_and_came_second_to_the_lock_leaves_them(tmp_path: Path) -> None:
+def test_a_session_that_finds_the_lock_taken_leaves_the_folders(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
     first = filelock.FileLock(directory.session_lock)
 

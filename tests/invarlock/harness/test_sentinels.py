@@ -12,7 +12,9 @@ MODEL = "embedded/mistral-tiny"
 FOLDER = "embedded__mistral-tiny"
 
 
-def test_kept_subjects_load_and_evaluate_and_lost_ones_are_told(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+def test_kept_subjects_load_and_evaluate_and_lost_ones_are_reported(
+    run_pytest: Callable[..., Any], tmp_path: Path
+) -> None:
     kept = tmp_path / "kept"
     made = run_pytest("-k", "mistral and quant_4bit_clean", "--keep-models", "--no-pack", directory=kept)
     assert made.status == 0, made.output

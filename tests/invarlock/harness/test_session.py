@@ -61,7 +61,7 @@ def test_collecting_shows_what_is_applied_with_the_parameters_of_each_model(run_
     assert "clean:ffn" not in shown
 
 
-def test_deployable_subjects_are_made_only_when_they_are_asked_for(run_pytest: Callable[..., Any]) -> None:
+def test_deployable_subjects_are_made_only_when_selected(run_pytest: Callable[..., Any]) -> None:
     ran = run_pytest("--collect-only")
 
     assert "invarlock: suite smoke" in ran.output
@@ -166,7 +166,7 @@ def test_an_empty_selection_is_an_error_that_leaves_nothing(run_pytest: Callable
         (("--signing-key", "absent.pem", "-k", "noop"), "--signing-key: absent.pem: no such file"),
     ],
 )
-def test_what_cannot_work_is_refused_on_one_line_before_anything_starts(
+def test_impossible_settings_are_refused_on_one_line_before_anything_starts(
     run_pytest: Callable[..., Any], arguments: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     ran = run_pytest(*arguments, directory=tmp_path / "runs" / "run")
@@ -178,7 +178,7 @@ def test_what_cannot_work_is_refused_on_one_line_before_anything_starts(
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")])
-def test_what_a_run_does_not_read_is_said_once_before_it_starts(
+def test_unused_settings_are_named_once_before_the_run(
     run_pytest: Callable[..., Any], workers: tuple[str, ...], tmp_path: Path
 ) -> None:
     options = ("-q", "-k", "no_such_scenario", "--run-dir", str(tmp_path / "other"), "--signing-key", "absent.pem")
@@ -190,7 +190,7 @@ def test_what_a_run_does_not_read_is_said_once_before_it_starts(
     assert "did you mean PACK_SUITE_MODE?" in warnings[0]
 
 
-def test_a_run_directory_that_holds_something_is_not_written_to(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_directory_that_is_not_empty_is_not_written_to(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
 
@@ -340,7 +340,7 @@ def test_a_run_that_is_stopped_leaves_a_verdict_and_no_pack(run_pytest: Callable
     assert not ran.pack.exists()
 
 
-def test_without_a_pack_or_a_signature_when_asked(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
+def test_options_leave_out_the_pack_or_the_signature(run_pytest: Callable[..., Any], tmp_path: Path) -> None:
     bare = {"PACK_SKIP_HTML": "1", "PACK_REPORT_ASSURANCE": "off"}
     unsigned = run_pytest("-k", "mistral and noop", "--unsigned", directory=tmp_path / "unsigned", **bare)
     none = run_pytest("-k", "mistral and noop", "--no-pack", "--defer-rendering", directory=tmp_path / "none")

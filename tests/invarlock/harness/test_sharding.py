@@ -235,7 +235,7 @@ def lose_a_report(shards: list[Path]) -> list[Path]:
         (lose_a_report, 3, "missing, although its case passed"),
     ],
 )
-def test_what_is_not_one_run_is_refused_by_name_and_leaves_nothing(
+def test_parts_of_different_runs_are_refused_by_name_and_leave_nothing(
     harm: Callable[[list[Path]], list[Path]], code: int, message: str, shards: list[Path], tmp_path: Path
 ) -> None:
     before = set(tmp_path.iterdir())

@@ -43,7 +43,7 @@ def test_the_operators_page_says_what_each_suite_needs(models: Models) -> None:
     assert [row(suite) for suite in models.suites.values() if row(suite) not in page] == []
 
 
-def test_defaults_that_follow_from_the_suite_are_those_that_the_settings_tell(models: Models) -> None:
+def test_defaults_that_follow_from_the_suite_are_those_that_the_settings_document(models: Models) -> None:
     defaults = {name: suite_defaults(models.suites[name]) for name in ("smoke", "full")}
 
     names = ("calibration_runs", "clean_runs", "stress_runs", "min_free_disk_gb")

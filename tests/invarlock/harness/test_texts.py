@@ -117,7 +117,7 @@ def test_a_text_that_is_too_short_stops_the_run_before_it_starts(
         ({"INVARLOCK_DATASET": "wikitext2"}, f"Salesforce/wikitext at {WIKITEXT2.revision}: not in the cache"),
     ],
 )
-def test_a_text_that_cannot_be_had_is_told(
+def test_an_unavailable_text_is_reported(
     run_pytest: Callable[..., Any], tmp_path: Path, variables: dict[str, str], message: str
 ) -> None:
     ran = run_pytest(*ONE_CASE, HF_HUB_CACHE=str(tmp_path / "cache"), **variables)

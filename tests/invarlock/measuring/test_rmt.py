@@ -104,7 +104,7 @@ def test_activations_that_are_not_finite_are_counted_and_not_measured() -> None:
     assert edge_risk(rows) == EdgeRisk(100, 10, 2, None)
 
 
-def test_too_few_tokens_say_nothing() -> None:
+def test_too_few_tokens_are_not_measured() -> None:
     assert edge_risk(noise(MIN_TOKENS - 1, 10)).value is None
     assert edge_risk(noise(0, 10)) == EdgeRisk(0, 10, 0, None)
 

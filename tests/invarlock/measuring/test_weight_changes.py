@@ -110,7 +110,7 @@ def test_a_large_matrix_is_worked_on_in_slices(monkeypatch: pytest.MonkeyPatch) 
     assert measure_changes(before, after) == whole
 
 
-def test_the_order_of_rows_is_found_and_is_the_same_whatever_the_rows_hold() -> None:
+def test_the_order_of_rows_is_found_whatever_the_rows_contain() -> None:
     order = torch.tensor([2, 0, 1, 3])
     one, other = noise(4, 8).to(torch.bfloat16), noise(4, 3, seed=1)
 

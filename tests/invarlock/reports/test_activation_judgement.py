@@ -63,7 +63,7 @@ def test_no_growth_is_counted_from_zero_and_a_layer_that_stays_at_zero_has_not_m
     assert rmt(side(ffn_a=2.0), side(ffn_a=0.0))["modules"] == {"ffn_a": -1.0}
 
 
-def test_a_module_that_is_not_its_familys_largest_is_the_probes_business() -> None:
+def test_a_module_that_is_not_the_largest_of_its_family_is_judged_by_the_probe_alone() -> None:
     raw = {"baseline": side(ffn_a=2.0, ffn_b=1.0), "subject": side(ffn_a=2.0, ffn_b=1.2)}
 
     assert derive_rmt(raw, POLICY["rmt"])["status"] == "pass"
@@ -81,7 +81,7 @@ def test_a_module_that_is_not_its_familys_largest_is_the_probes_business() -> No
         (side(ffn_a=1.0), side(ffn_a=None), "warn", "too few to say anything"),
     ],
 )
-def test_what_could_not_be_measured_is_told(before: Any, after: Any, status: str, reason: str) -> None:
+def test_what_could_not_be_measured_is_reported(before: Any, after: Any, status: str, reason: str) -> None:
     block = rmt(before, after)
 
     assert block["status"] == status
@@ -150,7 +150,7 @@ def test_as_many_scaled_losses_as_windows_are_needed() -> None:
         variance([2.9] * 7)
 
 
-def test_two_sides_ask_for_more_than_one() -> None:
+def test_a_two_sided_interval_reaches_further_than_a_one_sided_one() -> None:
     scaled = [2.96, 3.01, 2.97, 3.02, 2.98, 2.995, 2.97, 3.0]
 
     one = variance(scaled, sides="one")["predictive_gate"]["delta_ci"][1]

@@ -88,7 +88,7 @@ def test_another_spelling_of_the_same_value_is_no_finding(field: str, old: Any, 
         ("vision_config.hidden_act", "gelu", "silu"),
     ],
 )
-def test_what_the_scored_text_does_not_show_warns(field: str, old: Any, new: Any) -> None:
+def test_changes_that_the_scored_text_cannot_show_warn(field: str, old: Any, new: Any) -> None:
     before = {} if old is None else {field: old}
     after = {} if new is None else {field: new}
 

@@ -73,7 +73,7 @@ def test_a_measurement_is_named_by_its_model_its_case_its_subject_and_both_seeds
     assert len(set(names)) == len(names)
 
 
-def test_what_blocks_is_what_does_not_hold_and_a_tail_that_warns_is_not_of_it(raw: dict[str, Any]) -> None:
+def test_failed_gates_block_and_a_warning_of_the_tail_does_not(raw: dict[str, Any]) -> None:
     final = raw["evaluation_windows"]["final"]
     count = 60
     for name, values in final.items():
@@ -97,7 +97,7 @@ def test_what_blocks_is_what_does_not_hold_and_a_tail_that_warns_is_not_of_it(ra
     assert report["assurance"]["verdict"] == ("FAIL" if blocking else "PASS")
 
 
-def test_nothing_but_measurements_is_kept_of_a_guard(real_run: Any) -> None:
+def test_only_the_measurements_of_a_guard_are_kept(real_run: Any) -> None:
     report = json.loads((real_run.pack / STRESS).read_bytes())
     for guard in report["guards"]:
         report[guard]["claimed"] = True

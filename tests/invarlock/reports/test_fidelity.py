@@ -138,7 +138,7 @@ def test_windows_without_a_confident_position_have_no_part_in_their_flips() -> N
 
 
 @pytest.mark.parametrize("name", ["kl_sum", "subject"])
-def test_what_is_not_finite_or_not_scored_is_invalid_and_fails_every_gate(name: str) -> None:
+def test_non_finite_or_unscored_results_are_invalid_and_fail_every_gate(name: str) -> None:
     raw = raw_of(divergences())
     if name == "subject":
         raw["subject"] = None
@@ -167,7 +167,7 @@ def test_what_is_not_finite_or_not_scored_is_invalid_and_fails_every_gate(name: 
     ],
 )
 @pytest.mark.parametrize("beyond", [False, True])
-def test_each_gate_holds_up_to_its_limit(tier: str, name: str, flag: str, sign: int, beyond: bool) -> None:
+def test_each_gate_passes_up_to_its_limit(tier: str, name: str, flag: str, sign: int, beyond: bool) -> None:
     limits = resolve_policy(tier, "dev", {})["fidelity"]
     # the estimate itself is within the limit: the worse end of the interval decides
     value = limits[name] * (1 + sign * 1e-9 * (1 if beyond else 0))
@@ -359,7 +359,7 @@ def test_a_preset_says_what_harmless_changes_measure_and_loosens_nothing() -> No
     assert {**policy, "null_level": None} == tier
 
 
-def test_a_harmless_change_beyond_the_tiers_limit_teaches_nothing() -> None:
+def test_a_null_change_beyond_the_tiers_limit_sets_no_limit() -> None:
     runs = [null_run(1), null_run(2)]
     for change in runs[0].document["changes"]:
         subject = change["fidelity"]

@@ -47,7 +47,7 @@ def tail(mode: str, value: float | None) -> dict[str, Any]:
     return {"status": "pass", "mode": mode, "value": value, "limit": 0.2, "reason": None}
 
 
-def test_what_was_not_evaluated_has_no_gate() -> None:
+def test_a_guard_that_was_not_evaluated_has_no_gate() -> None:
     gates = judge_gates(blocks(), POLICY)
 
     assert [gate.flag for gate in gates] == [

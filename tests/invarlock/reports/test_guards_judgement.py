@@ -67,7 +67,7 @@ def judged(subject: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     return block["status"], [(row["tensor"], row["kind"]) for row in block["violations"]]
 
 
-def test_a_subject_like_its_baseline_passes_with_nothing_to_say() -> None:
+def test_a_subject_equal_to_its_baseline_passes_without_findings() -> None:
     block = derive_invariants({"baseline": facts(), "subject": facts()}, None)
 
     assert (block["status"], block["passed"], block["violations"]) == ("pass", True, [])
@@ -142,7 +142,7 @@ def edit(spec: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("spec", "changed", "told"),
+    ("spec", "changed", "violating"),
     [
         ("quant_rtn:4:32:ffn", ["layers.0.up.weight"], []),
         ("quant_rtn:4:32:all", ["layers.0.up.weight", "layers.1.q.weight"], []),
@@ -158,7 +158,7 @@ def edit(spec: str) -> dict[str, Any]:
         ("nan_injection", ["embed.weight"], []),
     ],
 )
-def test_an_edit_changes_what_it_takes_and_nothing_else(spec: str, changed: list[str], told: list[str]) -> None:
+def test_an_edit_changes_what_it_takes_and_nothing_else(spec: str, changed: list[str], violating: list[str]) -> None:
     more = {
         "layers.0.up.weight": ("BF16", [6, 4], "ffn", 0),
         "layers.0.up.bias": ("BF16", [6], "ffn", 0),
@@ -170,12 +170,12 @@ def test_an_edit_changes_what_it_takes_and_nothing_else(spec: str, changed: list
 
     block = derive_invariants({"baseline": baseline, "subject": subject}, edit(spec))
 
-    assert [row["tensor"] for row in block["violations"]] == told
+    assert [row["tensor"] for row in block["violations"]] == violating
     assert block["metrics"]["changed_tensors"] == len(changed)
-    assert block["status"] == ("fail" if told else "pass")
+    assert block["status"] == ("fail" if violating else "pass")
 
 
-def test_embedding_rows_are_held_against_config_and_tokenizer() -> None:
+def test_embedding_rows_are_compared_with_config_and_tokenizer() -> None:
     grown = facts(**{"embed.weight": ("BF16", [9, 4], "embed", 0)})
     short = facts()
     short["tokenizer_tokens"] = 10

@@ -18,7 +18,7 @@ def test_each_tier_has_its_limits(tier: str, ratio: float, tail: float, caps: in
     assert policy["primary_metric"]["replicates"] == replicates
 
 
-def test_the_release_profile_resamples_more_and_asks_for_more_windows() -> None:
+def test_the_release_profile_resamples_more_and_needs_more_windows() -> None:
     assert resolve_policy("balanced", "release", {})["primary_metric"]["replicates"] == 3200
     assert resolve_policy("balanced", "release", {})["overhead"] == {"budget": 2.0}
     assert "overhead" not in resolve_policy("balanced", "ci", {})
@@ -36,6 +36,6 @@ def test_an_override_changes_one_limit_and_the_digest() -> None:
     ("tier", "profile", "overrides"),
     [("strict", "dev", {}), ("balanced", "nightly", {}), ("balanced", "dev", {"spectral.caps": 1})],
 )
-def test_what_is_unknown_is_refused(tier: str, profile: str, overrides: dict[str, int]) -> None:
+def test_unknown_names_are_refused(tier: str, profile: str, overrides: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=r"unknown|is not a limit"):
         resolve_policy(tier, profile, overrides)

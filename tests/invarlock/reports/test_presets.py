@@ -86,7 +86,7 @@ def test_the_smallest_effect_is_beyond_the_noise_of_as_many_windows(tier: str, z
     }  # fmt: skip
 
 
-def test_the_drift_band_is_the_tiers_and_holds_the_nulls() -> None:
+def test_the_drift_band_is_the_tiers_and_contains_the_nulls() -> None:
     document = preset(null_run(1, preview_delta=-0.009))
 
     assert document["derivation"]["drift"] == {
@@ -95,12 +95,12 @@ def test_the_drift_band_is_the_tiers_and_holds_the_nulls() -> None:
     }  # fmt: skip
 
 
-def test_nulls_that_leave_the_tiers_drift_band_teach_nothing() -> None:
+def test_nulls_outside_the_tiers_drift_band_set_no_limit() -> None:
     with pytest.raises(EvaluationError, match=r"the tier allows 0\.95 to 1\.05; score more windows"):
         preset(null_run(1, preview_delta=-0.06))
 
 
-def test_the_run_that_was_held_out_teaches_nothing_and_is_judged() -> None:
+def test_the_held_out_run_sets_no_limit_and_is_judged() -> None:
     quiet = derive_preset([null_run(1), null_run(2)], "balanced")
     loud = derive_preset([null_run(1), null_run(2, (0.0, 0.1, 0.0), (0.0, 0.0, 0.2))], "balanced")
 
@@ -209,7 +209,7 @@ def test_every_limit_reaches_the_policy_and_no_tier_changes() -> None:
         ({"primary_metric.drift_band": [0.95, 1.06]}, "is wider than the tier's"),
     ],
 )
-def test_a_preset_may_not_set_what_it_may_not(limits: dict[str, Any], message: str) -> None:
+def test_a_preset_may_set_only_its_own_limits(limits: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve_policy("balanced", "dev", {}, limits)
 

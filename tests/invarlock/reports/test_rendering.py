@@ -17,7 +17,7 @@ from invarlock.reports.rendering import render_report
 
 SHA256 = "5" * 64
 HOSTILE = "</style></td>\"'><script>alert(1)</script>&\x1b[31m\u202e\n"
-# What holds no names of ours: a maker, or whoever made a checkpoint, chose these keys.
+# Keys that are not ours: the maker of the report or of a checkpoint chose them.
 FREE_KEYS = ("modules", "families", "versions", "parameters", "overrides", "proposed_scales", "telemetry")
 
 
@@ -90,7 +90,7 @@ def test_no_text_of_a_report_makes_markup(real_run: Any, path: str) -> None:
     assert all(character.isprintable() or character == "\n" for character in data.decode())
 
 
-def test_what_could_do_something_in_a_text_is_spelled_out_and_letters_of_any_script_are_shown() -> None:
+def test_control_characters_are_escaped_and_letters_of_any_script_are_shown() -> None:
     shown = text("a\u202eb\x1b[31m\n<é 漢字>\xa0\u200b\U000e0041'\"&")
 
     assert shown == "a\\u202eb\\x1b[31m\\n&lt;é 漢字&gt;\\xa0\\u200b\\U000e0041&#x27;&quot;&amp;"
@@ -133,7 +133,7 @@ def test_losses_that_are_not_finite_leave_a_gap_and_are_counted(report: Any) -> 
     assert "; 2 not finite" in page
 
 
-def test_numbers_beyond_all_sense_are_drawn_somehow(report: Any) -> None:
+def test_absurd_numbers_still_give_a_drawing(report: Any) -> None:
     final = report["evaluation_windows"]["final"]
     final["logloss"][:3] = [9 * 10**307, 0, 5e-324]
     final["baseline_logloss"][:3] = [0, 9 * 10**307, 0]

@@ -49,7 +49,7 @@ def test_a_repeats_document_follows_from_its_report() -> None:
     }  # fmt: skip
 
 
-def test_a_repeats_document_that_does_not_is_refused() -> None:
+def test_a_repeats_document_that_does_not_follow_from_its_report_is_refused() -> None:
     document = repeats_document(REPORT, [changed(losses=[1.0, 2.5, None])])
 
     for wrong, field in (

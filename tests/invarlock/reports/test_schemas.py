@@ -44,7 +44,7 @@ def test_a_part_that_was_changed_by_hand_is_put_right(tmp_path: Path) -> None:
     assert dump_json(found) == (ROOT / "contracts" / path.name).read_bytes()
 
 
-def asked(tree: ast.AST, names: frozenset[str]) -> Iterator[int]:
+def branching_lines(tree: ast.AST, names: frozenset[str]) -> Iterator[int]:
     """Yield the lines that ask which of several something is: a comparison with a name, or a table by names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
@@ -64,11 +64,13 @@ def asked(tree: ast.AST, names: frozenset[str]) -> Iterator[int]:
         (frozenset(EDIT_NAMES) - {"noop"}, ("edits",)),
     ],
 )
-def test_nobody_else_asks_which_guard_or_edit_it_is(names: frozenset[str], own: tuple[str, ...]) -> None:
-    asking = []
+def test_no_other_module_branches_on_names_of_guards_or_edits(names: frozenset[str], own: tuple[str, ...]) -> None:
+    branching = []
     for room in ("invarlock", "packer"):
         for path in sorted((ROOT / room).rglob("*.py")):
             if not path.relative_to(ROOT / room).as_posix().startswith(own):
-                asking += [f"{path.relative_to(ROOT)}:{line}" for line in asked(ast.parse(path.read_text()), names)]
+                branching += [
+                    f"{path.relative_to(ROOT)}:{line}" for line in branching_lines(ast.parse(path.read_text()), names)
+                ]
 
-    assert asking == []
+    assert branching == []

@@ -98,7 +98,7 @@ def test_interval_is_the_same_to_the_bit_everywhere() -> None:
 GOLDEN = ("-0x1.dcde49d9140e9p-8", "0x1.cbbd0108f6babp-8")
 
 
-def test_a_long_interval_is_the_same_whatever_was_asked_before() -> None:
+def test_a_long_interval_does_not_depend_on_earlier_calls() -> None:
     deltas = [((37 * i) % 101 - 50) / 1024 for i in range(400)]
     weights = [100 + i % 28 for i in range(400)]
 
@@ -144,7 +144,7 @@ def test_a_tiny_difference_does_not_collapse() -> None:
     ("values", "weights"),
     [([], []), ([1.0], [1, 2]), ([math.nan], [1]), ([math.inf], [1]), ([1.0], [0]), ([1e308, 1e308], [1, 1])],
 )
-def test_what_cannot_be_averaged_is_refused(values: list[float], weights: list[int]) -> None:
+def test_values_without_a_mean_are_refused(values: list[float], weights: list[int]) -> None:
     with pytest.raises(ValueError, match=r"needed|finite|positive|does not fit"):
         weighted_mean(values, weights)
 

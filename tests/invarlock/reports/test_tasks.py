@@ -95,7 +95,7 @@ def test_a_subject_that_lost_a_tenth_of_its_answers_fails() -> None:
     assert flags == {"tasks_regression_acceptable": False, "tasks_interval_acceptable": True}
 
 
-def test_a_task_that_broke_fails_though_the_mean_holds() -> None:
+def test_a_broken_task_fails_although_the_mean_is_within_its_limit() -> None:
     healthy = task("healthy", answers(7000, 10_000), answers(7000, 10_000))
     block, flags = judged(healthy, task("broken", answers(100, 100), answers(20, 100)))
 
@@ -159,7 +159,7 @@ def test_the_p_value_is_that_of_the_binomial_test(lost: int, gained: int) -> Non
 @given(
     st.lists(st.tuples(st.sampled_from([0.0, 0.25, 1.0]), st.sampled_from([0.0, 0.25, 1.0])), min_size=1, max_size=60)
 )
-def test_the_interval_holds_the_difference_and_turns_with_the_sides(pairs: list[tuple[float, float]]) -> None:
+def test_the_interval_contains_the_difference_and_swaps_with_the_sides(pairs: list[tuple[float, float]]) -> None:
     baseline, subject = ([pair[side] for pair in pairs] for side in (0, 1))
 
     found = mean_difference(baseline, subject, replicates=200, alpha=0.05, seed=3)

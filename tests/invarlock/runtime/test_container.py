@@ -1,4 +1,4 @@
-"""What an engine is told, argument by argument, and what it finds when a container starts and when it ends."""
+"""The arguments of a container engine, and the state of files when a container starts and when it ends."""
 
 import json
 import os
@@ -140,7 +140,7 @@ def test_podman_comes_before_docker_unless_one_is_named(tmp_path: Path, monkeypa
     assert find_engine("docker", "image") == only
 
 
-def test_an_engine_that_is_named_and_missing_is_told_with_the_other(
+def test_a_missing_engine_is_reported_with_the_one_that_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -152,7 +152,7 @@ def test_an_engine_that_is_named_and_missing_is_told_with_the_other(
     assert "install podman, or choose another with INVARLOCK_CONTAINER_ENGINE=docker, and" in str(missing.value)
 
 
-def test_an_engine_or_image_that_is_missing_is_told_with_what_to_install_or_build(
+def test_a_missing_engine_or_image_is_reported_with_what_to_install_or_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

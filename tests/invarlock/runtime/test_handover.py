@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 IMAGE = RuntimeImage("invarlock-runtime:local", f"sha256:{'1' * 64}")
 
 
-def test_a_handover_that_lies_on_a_host_by_accident_says_nothing(tmp_path: Path) -> None:
+def test_a_handover_file_on_a_host_is_ignored(tmp_path: Path) -> None:
     place = tmp_path / "handover.json"
     Handover(IMAGE, code_digest(), source_repository(ROOT)).write(place)
 

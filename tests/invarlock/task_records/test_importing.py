@@ -89,7 +89,7 @@ def test_logs_of_inspect_are_read_as_the_tool_scored_them(kept: Path, suffix: st
         assert [n for n, right in enumerate(task[side]["correct"], 1) if not right] == sorted(wrong)
 
 
-def test_both_formats_of_inspect_hold_the_same(kept: Path) -> None:
+def test_both_formats_of_inspect_have_the_same_content(kept: Path) -> None:
     json_log, archive = inspect(kept, "json"), inspect(kept, "eval")
 
     assert json_log["tasks"] == archive["tasks"]
@@ -273,7 +273,7 @@ def test_an_archive_without_zstandard_is_read_too(kept: Path, tmp_path: Path) ->
     assert found["tasks"] == inspect(kept)["tasks"]
 
 
-def test_what_is_not_there_and_what_is_no_result_are_refused(kept: Path, tmp_path: Path) -> None:
+def test_missing_files_and_files_without_results_are_refused(kept: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "empty").mkdir()
 
@@ -322,7 +322,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(originals: Path, data: st.DataObject) -> None:
+def test_a_damaged_file_is_read_or_refused(originals: Path, data: st.DataObject) -> None:
     path = data.draw(
         st.sampled_from(
             [

@@ -41,7 +41,7 @@ def test_without_the_harness_the_message_names_the_extra(folders: tuple[Path, Pa
 
 
 @pytest.mark.parametrize("tasks", [(), ("",), ("a b",), ("--help",), ("arc_easy", "a=b")])
-def test_names_that_are_no_tasks_are_refused(tasks: tuple[str, ...], folders: tuple[Path, Path]) -> None:
+def test_invalid_names_of_tasks_are_refused(tasks: tuple[str, ...], folders: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="no name of a task"):
         check_task_run(TaskRun(tasks), *folders)
 
@@ -56,7 +56,7 @@ def test_paths_that_the_harness_would_split_and_folders_that_it_cannot_load_are_
         check_task_run(TaskRun(("arc_easy",)), odd, odd)
 
 
-def test_a_folder_of_tasks_must_be_there(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_missing_folder_of_tasks_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--tasks-include"):
         check_task_run(TaskRun(("arc_easy",), include=tmp_path / "nothing"), *folders)
 

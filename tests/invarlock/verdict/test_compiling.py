@@ -144,7 +144,7 @@ def test_a_fault_that_must_be_detected_and_has_no_detector_fails_the_run() -> No
     assert any("its scenario has no detector" in line for line in document["failed_requirements"])
 
 
-def test_what_must_be_seen_is_what_the_strictness_says_whatever_the_category() -> None:
+def test_the_strictness_alone_determines_what_must_be_seen() -> None:
     plan = manifest("noop_control")
     plan["scenarios"][0]["strictness"] = "must_fail"
     given = {PATHS["noop_control"]: (report("noop_control"), f"sha256:{'0' * 64}")}
@@ -155,7 +155,7 @@ def test_what_must_be_seen_is_what_the_strictness_says_whatever_the_category() -
     assert "must fail, but passes every gate (ratio 1)" in document["failed_requirements"][0]
 
 
-def test_a_signal_where_nothing_was_edited_fails_though_every_gate_holds() -> None:
+def test_a_signal_where_nothing_was_edited_fails_although_every_gate_passes() -> None:
     document = verdict(HONEST | {"noop_control": report("noop_control", caps=1)})
 
     assert document["failed_requirements"] == [
@@ -181,7 +181,7 @@ def test_a_fault_that_no_detector_sees_fails_the_run() -> None:
     assert not document["criteria"]["error_injection_detected"]
 
 
-def test_a_missing_report_fails_the_run_with_what_pytest_said() -> None:
+def test_a_missing_report_fails_the_run_with_the_error_of_pytest() -> None:
     reports = {name: document for name, document in HONEST.items() if name != "nan_injection"}
     outcomes = [
         {"case": f"mistral-tiny-{name}-run1", "outcome": "passed", "message": ""}
@@ -235,7 +235,7 @@ def test_a_report_of_no_planned_case_fails_the_run() -> None:
     assert document["failed_requirements"] == ["reports/x/y/run_1/r.json: a report without a planned case"]
 
 
-def test_informational_stress_decides_a_verdict_only_where_the_suite_asks_for_signals() -> None:
+def test_informational_stress_affects_a_verdict_only_where_the_suite_requires_signals() -> None:
     # the first is a negative control, of which no signal is expected
     names = ["quant_8bit_stress", "quant_4bit_stress", "fp8_e5m2_stress"]
 

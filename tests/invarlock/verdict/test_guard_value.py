@@ -23,7 +23,7 @@ def swept(swept_run: Any) -> dict[str, Any]:
     return document
 
 
-def test_a_sweep_says_what_perplexity_accepts_and_the_guards_see(swept: dict[str, Any]) -> None:
+def test_a_sweep_lists_what_perplexity_accepts_and_the_guards_detect(swept: dict[str, Any]) -> None:
     scale, skew, noop = swept["points"]
 
     assert (scale["guard"], scale["parameter"], scale["value"]) == ("spectral", "factor", 1.07)

@@ -74,7 +74,7 @@ def the_page_of_a_report_whose_bytes_were_others(pack: Path) -> None:
 
 
 @attack(Code.FILE_DOES_NOT_FOLLOW, page_of(BASELINE), sealed="all")
-def a_page_beside_a_baseline(pack: Path) -> None:
+def a_page_next_to_a_baseline(pack: Path) -> None:
     shutil.copy(pack / PAGE, pack / page_of(BASELINE))
 
 

@@ -113,7 +113,7 @@ def test_a_defect_of_a_stack_is_one_line(
     assert all(checkpoint.read(name).numel() > 0 for name in checkpoint.files.entries)
 
 
-def test_an_expert_that_was_left_out_is_another_shape(tmp_path: Path) -> None:
+def test_a_missing_expert_changes_the_shape(tmp_path: Path) -> None:
     def skip(tensors: Tensors) -> None:
         for name in (BLOCKS, SCALES):
             tensors[name] = tensors[name][:-1]
@@ -124,7 +124,7 @@ def test_an_expert_that_was_left_out_is_another_shape(tmp_path: Path) -> None:
     assert checkpoint.check() == ()
 
 
-def test_a_config_that_says_packed_over_dense_weights_is_refused(tmp_path: Path) -> None:
+def test_a_config_that_declares_dense_weights_packed_is_refused(tmp_path: Path) -> None:
     def dense(tensors: Tensors) -> None:
         for name in [one for one in tensors if one.endswith(("_blocks", "_scales"))]:
             del tensors[name]

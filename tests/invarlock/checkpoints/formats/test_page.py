@@ -31,7 +31,7 @@ def test_every_reader_has_a_row(name: str) -> None:
     assert any(words <= set(row[0].lower().split()) for row in ROWS)
 
 
-def test_what_is_known_and_not_read_is_named_as_refused() -> None:
+def test_known_formats_without_a_reader_are_listed_as_refused() -> None:
     refused = PAGE.partition("Recognised and refused:")[2].partition("\n\n")[0]
     read = {form.name.lower() for form in FORMATS}
     for known in KNOWN.values():

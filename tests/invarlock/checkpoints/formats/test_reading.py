@@ -353,7 +353,7 @@ def readable(checkpoint: Checkpoint) -> int:
         ("block-fp8", "modules_to_not_convert"),
     ],
 )
-def test_a_packed_layer_that_the_config_leaves_as_it_was_is_named(
+def test_a_packed_layer_that_the_config_excludes_is_named(
     made: Callable[[str], Path], tmp_path: Path, name: str, key: str
 ) -> None:
     folder = tmp_path / "broken"

@@ -109,7 +109,7 @@ def test_a_served_model_measures_what_the_same_model_does_here(
     )
 
 
-def test_a_report_of_a_served_model_says_what_was_not_seen_and_verifies(
+def test_a_report_of_a_served_model_names_what_was_not_measured_and_verifies(
     folders: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(client_module.KEY_VARIABLE, KEY)
@@ -248,7 +248,7 @@ def test_a_server_that_is_one_position_late_is_refused_with_its_cause(folders: P
         (("--scoring", "native"), "--scoring"),
     ],
 )
-def test_what_a_served_subject_does_not_take_is_refused(
+def test_options_that_do_not_apply_to_a_served_subject_are_refused(
     more: tuple[str, ...], words: str, folders: Path, output: Path
 ) -> None:
     code, _, printed = evaluate(folders, "http://127.0.0.1:9", output, *more)

@@ -152,7 +152,7 @@ def _rows(change: Callable[[list[Any]], Any]) -> Callable[[dict[str, Any]], Any]
         (_rows(lambda rows: rows[7].pop(str(WINDOW[7]))), "its tokens are not the baseline's: position 7"),
     ],
 )  # fmt: skip
-def test_an_answer_that_cannot_be_used_ends_in_one_line(
+def test_an_unusable_response_ends_in_one_line(
     misbehave: Callable[[dict[str, Any]], Any], words: str, server: Server, tokenizer: Any
 ) -> None:
     server.misbehave = misbehave
@@ -193,7 +193,7 @@ def test_a_server_of_another_tokenizer_is_refused(server: Server, tokenizer: Any
     assert "its tokens are not the baseline's: position 4 is 'nothing of ours' there" in str(failure(server, tokenizer))
 
 
-def test_a_busy_server_is_asked_again(server: Server, tokenizer: Any, slept: list[float]) -> None:
+def test_a_busy_server_is_retried(server: Server, tokenizer: Any, slept: list[float]) -> None:
     server.statuses += [(429, {"Retry-After": "7"}), (503, {}), (503, {"Retry-After": "100000"})]
 
     assert find(server, tokenizer).top_k == 20
@@ -224,7 +224,7 @@ def test_a_server_that_refuses_ends_in_one_line_without_the_key(
     assert len(slept) == len(statuses) - 1
 
 
-def test_a_server_that_is_not_there_or_hangs_ends_in_one_line(server: Server, tokenizer: Any) -> None:
+def test_a_server_that_is_unreachable_or_hangs_ends_in_one_line(server: Server, tokenizer: Any) -> None:
     server.misbehave = lambda answer: time.sleep(1) or {}  # type: ignore[func-returns-value]
 
     hangs = failure(server, tokenizer, timeout_seconds=0.1)
@@ -237,7 +237,7 @@ def test_a_server_that_is_not_there_or_hangs_ends_in_one_line(server: Server, to
     assert "Connection refused" in str(absent)
 
 
-def test_an_answer_without_end_is_cut_off(server: Server, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_response_is_cut_off(server: Server, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "MAX_BYTES", 1 << 20)
     server.misbehave = lambda answer: b" " * (2 << 20)
 

@@ -86,9 +86,8 @@ def find_tuned(suites: Path, name: str, model_id: str | None) -> tuple[Model, Te
         raise UsageError(
             f"{suites / 'models.toml'}: no suite has a text that ships with it; add one", code=Code.TEXT_UNUSABLE
         )
-    if model is None:
-        return local_model(Path(name), model_id), texts[0][1]
-    return model, next((text for names, text in texts if name in names), texts[0][1])
+    text = next((text for names, text in texts if (model_id or name) in names), texts[0][1])
+    return model or local_model(Path(name), model_id), text
 
 
 def hub_folder(model: Model) -> Path:

@@ -47,6 +47,7 @@ def selected(text: str) -> set[str]:
         ("subset and not smoke", "subset", 37),
         ("mistral-tiny", "smoke", 28),
         ("guard_value and mistral-tiny", "guard_value", None),
+        ("laptop", "laptop", 66),
         ("deployable", "smoke", 3),
         ("smoke and not deployable", "smoke", 84),
         ("smoke and gpu", "smoke", 0),
@@ -65,7 +66,7 @@ def test_the_suite_of_a_run_is_the_one_that_the_expression_names(text: str, suit
         ("smoke or subset", "suites smoke and subset"),
         ("full and subset", "suites subset and full"),
         ("smoke and clean or full and stress", "suites smoke and full"),
-        ("not smoke", "selects no case of suite smoke, but cases of guard_value, subset, showcase, workshop3, full"),
+        ("not smoke", "no case of suite smoke, but cases of guard_value, laptop, subset, showcase, workshop3, full"),
         ("gpu and clean", "-m 'subset and (gpu and clean)'"),
     ],
 )

@@ -80,6 +80,19 @@ def test_the_page_of_the_suites_shows_every_spec_that_differs_on_the_embedded_mo
         assert not differs or cells in page, scenario.id
 
 
+def test_the_page_of_the_suites_shows_the_clean_edits_of_the_laptop_suite() -> None:
+    page = (SUITES / "README.md").read_text("utf-8")
+    tuned = read_tuned_params(SUITES / "tuned_edit_params.json")
+    edits = ("quant_rtn", "fp8_quant", "magnitude_prune", "lowrank_svd")
+
+    for model in read_models(SUITES / "models.toml").suites["laptop"].models:
+        specs = [str(tuned.resolve(parse_edit_spec(f"{edit}:clean:ffn"), model)) for edit in edits]
+        cells = " | ".join(f"`{spec}`" for spec in specs)
+        assert f"| `{model.rpartition('/')[2]}` | {cells} |" in page
+    # the same model from a package has the same edits
+    assert tuned.models["local/smollm2-135m-instruct-q4_1"].keys() == set(edits)
+
+
 def test_a_negative_control_has_the_same_harmless_spec_on_every_model() -> None:
     scenarios = read_scenarios(SUITES / "scenarios.json")
     (control,) = (row for row in scenarios if row.document["intent"] == "negative_control" and not row.suites)

@@ -23,6 +23,7 @@ from invarlock.evaluation.ladders import climb, ladder
 from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText
+from invarlock.evaluation.tuned_model import find_tuned
 from invarlock.evaluation.tuning import Selection, Trial, TunedModel, tune
 
 SUITES = Path(__file__).parents[3] / "suites"
@@ -240,3 +241,12 @@ def test_a_model_that_cannot_be_tuned_is_one_line(
     assert main(["tune", *arguments, "--suites", str(SUITES), "--output", str(tmp_path / "out.json")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
+
+
+def test_a_folder_that_stands_for_a_model_is_tuned_on_the_text_of_its_suite() -> None:
+    folder = str(SUITES / "embedded/mixtral-tiny")
+
+    own, other = (find_tuned(SUITES, folder, model_id) for model_id in (None, "Qwen/Qwen3-0.6B-Base"))
+
+    assert (own[0].id, own[1].final_windows) == ("local/mixtral-tiny", 64)
+    assert (other[0].id, other[1].final_windows) == ("Qwen/Qwen3-0.6B-Base", 24)

@@ -247,19 +247,25 @@ def _evaluate(options: argparse.Namespace) -> int:
         report: Mapping[str, Any] = _measured(_with_tasks(request, options, Path(scratch)), options)
     # imported here to keep --help fast
     from invarlock.guards import GUARD_NAMES
+    from invarlock.pages.parts import counted
     from invarlock.reports.gates import judge_gates
+    from invarlock.reports.page_facts import few_windows, report_warnings
 
     for gate in judge_gates(report, report["resolved_policy"]):
-        say_results(f"{'passed' if gate.holds else 'FAILED'}  {gate.flag}: {gate.measured}, limit {gate.limit}")
+        word = "passed" if gate.holds else "FAILED" if gate.blocks else "warns"
+        say_results(f"{word:6}  {gate.line}")
+    say(*(f"warning: {line}" for line in few_windows(report)))
     missing = [name for name in GUARD_NAMES if report[name]["status"] == "not_evaluated"]
     if missing:
         say(f"not evaluated: {', '.join(missing)} ({report[missing[0]]['reason']})")
+    verdict, warnings = report["assurance"]["verdict"], len(list(report_warnings(report)))
+    found = f", with {counted(warnings, 'warning')}" if warnings else ""
     say_results(
-        f"{report['assurance']['verdict']}: {options.output_dir / REPORT_NAME}",
+        f"{verdict}{found}: {options.output_dir / REPORT_NAME}",
         f"page: {options.output_dir / PAGE_NAME}",
         f"verify it with: {shlex.join(['invarlock', 'verify', str(options.output_dir / REPORT_NAME)])}",
     )
-    return ExitCode.OK if report["assurance"]["verdict"] == "PASS" or options.assurance == "off" else ExitCode.GATE
+    return ExitCode.OK if verdict == "PASS" or options.assurance == "off" else ExitCode.GATE
 
 
 def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path) -> PairRequest:

@@ -29,6 +29,8 @@ SPACIOUS = 1.75
 BARELY_SMALLER = 0.9
 # Types of the same numbers, but for their precision.
 PRECISIONS = frozenset({"BF16", "F16", "F32"})
+# Families of the matrices of blocks: embedding and head may be tied.
+LAYERS = frozenset({"attn", "ffn", "router"})
 
 
 def derive_invariants(
@@ -42,8 +44,8 @@ def derive_invariants(
     """Return status, metrics and violations of the guard.
 
     Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
-    a tokenizer with other tokens, and a changed tie structure fail; so does a tensor that changed though the edit does
-    not take it, so do defects of packed weights, and so does configuration that computes something else on the scored
+    a tokenizer with other tokens, and a changed tie structure fail; so does a matrix with the values of another one, a
+    tensor that changed though the edit does not take it, so do defects of packed weights, and so does configuration that computes something else on the scored
     text. A changed dtype of a dense checkpoint warns, as does packing that saves little, and other configuration.
 
     Args:
@@ -64,6 +66,7 @@ def derive_invariants(
         *_expectation_violations(baseline, subject, edit),
         *_storage_violations(baseline, subject),
         *_tensor_violations(baseline, subject, declared),
+        *_copies(baseline, subject, "warn" if meant_to_change else "fail"),
         *_embedding_violations(baseline, subject, declared),
         *_tie_violations(baseline, subject, "untied_head" in equivalence),
         *_config_violations(baseline, subject, declared),
@@ -190,6 +193,22 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
             # numbers in another precision are the same weights, integers instead of floats are not
             alike = _is_float(own["dtype"]) == _is_float(base["dtype"])
             yield _violation(name, "dtype", reason, "warn" if alike else "fail")
+
+
+def _copies(baseline: Facts, subject: Facts, severity: str) -> Iterator[Violation]:
+    """Yield the matrices of layers that have the values of another one, where the baseline's two differ.
+
+    A tool that writes one expert or block in the place of another leaves a model of the right shape.
+    """
+    before = baseline["tensors"]
+    first: dict[str, str] = {}
+    for name, own in sorted(subject["tensors"].items()):
+        if own["family"] not in LAYERS or len(own["shape"]) < 2 or name not in before:
+            continue
+        other = first.setdefault(own["digest"], name)
+        if before[other]["digest"] != before[name]["digest"]:
+            reason = f"it has the same values as {other}, the baseline's two differ"
+            yield _violation(name, "copy", reason, severity)
 
 
 def _is_float(dtype: str) -> bool:

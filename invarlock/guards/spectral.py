@@ -2,7 +2,7 @@
 
 Per module r = ln(sigma_subject / sigma_baseline) and z = r / tau; two-sided p-values are corrected over modules. A
 module is capped if it is significant after the correction and |r| exceeds the deadband, or if its rank or norm
-collapses. The change of a matrix is also examined, and warns if it does not look like compression (``weight_changes``).
+collapses. A few capped modules are allowed, a matrix that became zero never is. The change of a matrix is also examined, and warns if it does not look like compression (``weight_changes``).
 If it does, r has two parts that are compared with the deadband one by one, the ratio of the Frobenius norms and the
 rest: quantisers clip large weights on purpose (AWQ, OmniQuant, auto-round), which lowers the norm and flattens the
 spectrum.
@@ -41,6 +41,8 @@ _Fall = tuple[str, float, float]
 SAME_NORM = 1e-6
 # The smallest null scale of a family in a preset.
 SMALLEST_SCALE = 1e-4
+# Why a matrix fails the guard however many caps the tier allows.
+ZERO = "all its values are zero, the baseline's are not"
 
 
 def derive_spectral(
@@ -83,8 +85,9 @@ def derive_spectral(
     deadband, falls = math.log(policy["deadband_ratio"]), _falls(policy)
     for name, row in modules.items():
         moved = _moved(row, name in changes and name not in suspicious)
-        for severity, reason in _findings(row, name in significant and moved > deadband, falls):
-            row["capped"] = row["capped"] or severity == "cap"
+        vanished = after[name]["sigma"] == 0
+        for severity, reason in _findings(row, name in significant and moved > deadband, falls, vanished=vanished):
+            row["capped"] = row["capped"] or severity in ("cap", "fail")
             violations.append(_violation(name, severity, _with_source(reason, name, scaled_by)))
     for name, reasons in suspicious.items():
         violations += [_violation(name, "warn", _with_source(reason, name, scaled_by)) for reason in reasons]
@@ -103,7 +106,7 @@ def derive_spectral(
         **change_metrics(changes, same, skipped, suspicious, low_rank),
     }
     severities = {violation["severity"] for violation in violations}
-    failed = len(capped) > policy["max_caps"]
+    failed = len(capped) > policy["max_caps"] or any(violation["severity"] == "fail" for violation in violations)
     status = "error" if "error" in severities else "fail" if failed else "warn" if severities else "pass"
     return {
         "status": status,
@@ -222,11 +225,11 @@ def _moved(row: Mapping[str, Any], compressed: bool) -> float:
 
 
 def _findings(
-    row: Mapping[str, Any], moved: bool, falls: Sequence[tuple[str, str, Sequence[_Fall]]]
+    row: Mapping[str, Any], moved: bool, falls: Sequence[tuple[str, str, Sequence[_Fall]]], *, vanished: bool
 ) -> list[tuple[str, str]]:
     found = []
     if row["log_ratio"] is None:
-        found.append(("cap", "the spectral norm is zero on one side"))
+        found.append(("fail", ZERO) if vanished else ("cap", "all its values are zero in the baseline"))
     elif moved:
         found.append(
             ("cap", f"spectral norm changed by {math.exp(min(row['log_ratio'], 700.0)):.4g} times, z = {row['z']:.4g}")
@@ -271,7 +274,9 @@ def _gates(block: Module, limits: Module) -> list[Gate]:
         measured = worst_violation(block)
     elif block["violations"]:
         measured += f": {gravest(block)}"
-    return [Gate("spectral_stable", measured, f"{metrics['max_caps']}", block["passed"])]
+    vanished = any(violation["severity"] == "fail" for violation in block["violations"])
+    limit = f"{metrics['max_caps']}" + (" and no matrix of zeros" if vanished else "")
+    return [Gate("spectral_stable", measured, limit, block["passed"])]
 
 
 def caps_applied(block: Module) -> int:

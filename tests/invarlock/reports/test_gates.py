@@ -111,7 +111,7 @@ def test_a_guard_that_does_not_pass_blocks_and_names_the_first_of_what_it_found(
 
     assert gate.blocks
     if guard == "spectral" and status == "fail":
-        assert (gate.measured, gate.limit) == ("7 modules capped: b: is wrong and 3 more", "5")
+        assert (gate.measured, gate.limit) == ("7 modules capped: b: is wrong and 3 more", "5 and no matrix of zeros")
     else:
         assert gate.measured == f"{status}: b: is wrong and 3 more"
 

@@ -89,6 +89,25 @@ def test_missing_unexpected_and_reshaped_tensors_fail() -> None:
     assert judged(reshaped) == ("fail", [("up.weight", "reshaped")])
 
 
+def test_a_matrix_with_the_values_of_another_fails_unless_a_change_is_meant() -> None:
+    def side(**digests: str) -> dict[str, Any]:
+        whole = facts(**{f"{name}.weight": ("BF16", [6, 4], "ffn", 0) for name in digests})
+        for name, digest in digests.items():
+            whole["tensors"][f"{name}.weight"]["digest"] = digest
+        return whole
+
+    base, copied = side(one="1" * 16, two="2" * 16), side(one="3" * 16, two="3" * 16)
+    block = derive_invariants({"baseline": base, "subject": copied}, None)
+    meant = derive_invariants({"baseline": base, "subject": copied}, None, meant_to_change=True)
+    alike = derive_invariants({"baseline": side(one="1" * 16, two="1" * 16), "subject": copied}, None)
+
+    assert block["status"] == "fail"
+    assert [(row["tensor"], row["kind"]) for row in block["violations"]] == [("two.weight", "copy")]
+    assert "one.weight" in block["violations"][0]["reason"]
+    assert (meant["status"], meant["passed"]) == ("warn", True)
+    assert alike["status"] == "pass"
+
+
 def test_a_changed_dtype_warns() -> None:
     block = derive_invariants({"baseline": facts(), "subject": facts(**{"up.weight": ("F32", [6, 4], "ffn", 0)})}, None)
 
@@ -395,11 +414,22 @@ def test_as_many_caps_as_the_tier_allows_warn_and_one_more_fails() -> None:
     assert (at_the_limit["status"], beyond["status"]) == ("warn", "fail")
 
 
-def test_a_matrix_of_zeros_is_capped_though_it_has_no_ratio() -> None:
+def test_a_matrix_that_became_zero_fails_however_many_caps_are_allowed() -> None:
     block = spectral(spectra(a=0.0, b=2.0, c=3.0))
 
+    assert LIMITS["max_caps"] > 1
     assert block["metrics"]["capped_modules"] == ["a"]
     assert block["modules"]["a"]["log_ratio"] is None
+    assert (block["status"], block["passed"]) == ("fail", False)
+
+
+def test_a_matrix_of_zeros_in_both_is_no_finding_and_one_of_the_baseline_alone_is_a_cap() -> None:
+    zeros, weights = spectra(a=0.0, b=2.0, c=3.0), spectra(a=1.0, b=2.0, c=3.0)
+
+    same, filled = spectral(zeros, zeros), spectral(weights, zeros)
+
+    assert (same["status"], same["metrics"]["capped_modules"]) == ("pass", [])
+    assert (filled["status"], filled["metrics"]["capped_modules"]) == ("warn", ["a"])
 
 
 def test_a_module_that_could_not_be_measured_is_an_error_and_fails_closed() -> None:

@@ -135,8 +135,8 @@ def add_evaluate(subparsers: Commands) -> None:
         action="append",
         default=[],
         metavar="CHANGE",
-        help="a change of structure on purpose, such as vocabulary+8, layers=28, ffn=1024, width=512, heads=12 or "
-        "kv-heads-2; may be repeated; it is no violation if it is so",
+        help="a change of structure on purpose, such as vocabulary+8, layers=28, ffn=1024, width=512, heads=12, "
+        "kv-heads-2 or experts=48; may be repeated; it is no violation if it is so",
     )
     parser.add_argument(
         "--model-signature",
@@ -259,7 +259,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if missing:
         say(f"not evaluated: {', '.join(missing)} ({report[missing[0]]['reason']})")
     verdict, warnings = report["assurance"]["verdict"], len(list(report_warnings(report)))
-    found = f", with {counted(warnings, 'warning')}" if warnings else ""
+    found = f", with {counted(warnings, 'warning')}" if warnings and verdict == "PASS" else ""
     say_results(
         f"{verdict}{found}: {options.output_dir / REPORT_NAME}",
         f"page: {options.output_dir / PAGE_NAME}",

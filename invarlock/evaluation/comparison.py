@@ -50,9 +50,10 @@ from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.tokenization import load_tokenizer, prefix_token_ids, text_token_ids
 from invarlock.evaluation.tokenizer_facts import subject_tokenizer_facts, tokenizer_facts
 from invarlock.evaluation.windows import Draw, draw_windows, join_draws
-from invarlock.guards.structure import missing_tensors
+from invarlock.guards.structure import missing_tensors, stated_sizes
 from invarlock.guards.variance import propose_scales
 from invarlock.judgement.expectations import Expectation
+from invarlock.judgement.widths import width_of
 from invarlock.measuring import rmt
 from invarlock.problems import Code
 from invarlock.stages import stage
@@ -332,9 +333,12 @@ def _incomplete(baseline: CheckpointFacts, subject: CheckpointFacts, declared: S
     for defect in subject.invariants["defects"]:
         if defect["kind"] != METADATA and defect["tensor"] not in tensors:
             return f"{defect['tensor']} cannot be read: {defect['reason']}"
-    before = baseline.invariants["config"].get("num_hidden_layers")
-    layers = next((one.wanted(before) for one in declared if one.what == "layers" and before is not None), None)
-    missing = missing_tensors(baseline.invariants, subject.invariants, layers)
+    before = {
+        "layers": baseline.invariants["config"].get("num_hidden_layers"),
+        "experts": width_of(stated_sizes(baseline.invariants), "experts"),
+    }
+    wanted = {one.what: one.wanted(size) for one in declared if (size := before.get(one.what)) is not None}
+    missing = missing_tensors(baseline.invariants, subject.invariants, wanted.get("layers"), wanted.get("experts"))
     if not missing:
         return None
     return f"the checkpoint lacks {len(missing)} tensors of its baseline, such as {missing[0]}"

@@ -11,7 +11,7 @@ from invarlock.catalog.edit_specs import EDIT_NAMES, CleanSpec, Scope, parse_edi
 from invarlock.edits import BY_NAME as EDITS
 from invarlock.guards.configuration import configuration_violations
 from invarlock.guards.guard import Guard
-from invarlock.guards.structure import missing_tensors
+from invarlock.guards.structure import missing_tensors, stated_sizes
 from invarlock.judgement.context import Context
 from invarlock.judgement.detector import DetectorKind
 from invarlock.judgement.expectations import WIDTHS, expected
@@ -45,8 +45,9 @@ def derive_invariants(
 
     Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
     a tokenizer with other tokens, and a changed tie structure fail; so does a matrix with the values of another one, a
-    tensor that changed though the edit does not take it, so do defects of packed weights, and so does configuration that computes something else on the scored
-    text. A changed dtype of a dense checkpoint warns, as does packing that saves little, and other configuration.
+    tensor that changed though the edit does not take it, so do defects of packed weights, and so does configuration
+    that computes something else on the scored text. A changed dtype of a dense checkpoint warns, as does packing that
+    saves little, and other configuration.
 
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
@@ -91,23 +92,28 @@ def derive_invariants(
 
 @dataclass(frozen=True)
 class _Declared:
-    """What a subject is declared to have: rows of its embedding, and layers; None where nothing is declared.
+    """What a subject is declared to have: rows of its embedding, layers and experts; None where nothing is declared.
 
     ``widths`` has what follows from declared widths.
     """
 
     vocabulary: int | None
     layers: int | None
+    experts: int | None
     widths: Widths
 
     @classmethod
     def by(cls, edit: Mapping[str, Any] | None, baseline: Facts, subject: Facts) -> _Declared:
-        sizes = {"vocabulary": _rows(baseline), "layers": baseline["config"].get("num_hidden_layers")}
+        sizes = {
+            "vocabulary": _rows(baseline),
+            "layers": baseline["config"].get("num_hidden_layers"),
+            "experts": width_of(stated_sizes(baseline), "experts"),
+        }
         wanted = {
             what: None if before is None or (one := expected(edit, what)) is None else one.wanted(before)
             for what, before in sizes.items()
         }
-        configs = (side["configuration"]["config"] for side in (baseline, subject))
+        configs = map(stated_sizes, (baseline, subject))
         return cls(**wanted, widths=declared_widths(edit, *configs))
 
     def shape_of(self, name: str, own: list[int], base: list[int], baseline: Facts) -> bool:
@@ -124,7 +130,7 @@ def _vocabulary_tensors(baseline: Facts) -> frozenset[str]:
 
 def _expectation_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
     """Yield each change that is declared and not there."""
-    configs = [side["configuration"]["config"] for side in (baseline, subject)]
+    configs = [stated_sizes(side) for side in (baseline, subject)]
     sizes: dict[str, tuple[int | None, int | None]] = {
         "vocabulary": (_rows(baseline), _rows(subject)),
         "layers": (baseline["config"].get("num_hidden_layers"), subject["config"].get("num_hidden_layers")),
@@ -167,7 +173,7 @@ def _storage_violations(baseline: Facts, subject: Facts) -> Iterator[Violation]:
 def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> Iterator[Violation]:
     before, after = baseline["tensors"], subject["tensors"]
     heads = {baseline["head"], subject["head"]} - {None}
-    missing = frozenset(missing_tensors(baseline, subject, declared.layers))
+    missing = frozenset(missing_tensors(baseline, subject, declared.layers, declared.experts))
     # codes have no precision, and what a quantiser leaves it stores in the type that its kernels compute in
     packs = subject["storage"]["packed_weights"] > 0
     for name in sorted({*before, *after}):
@@ -310,7 +316,11 @@ def _takes(scope: Scope, name: str, tensor: Mapping[str, Any]) -> bool:
 
 
 def _config_violations(baseline: Facts, subject: Facts, declared: _Declared) -> Iterator[Violation]:
-    wanted = {"vocab_size": declared.vocabulary, "num_hidden_layers": declared.layers}
+    wanted = {
+        "vocab_size": declared.vocabulary,
+        "num_hidden_layers": declared.layers,
+        "num_experts": declared.experts,
+    }
     for key in sorted({*baseline["config"], *subject["config"]}):
         own, base = subject["config"].get(key), baseline["config"].get(key)
         if key != "tie_word_embeddings" and own not in (base, wanted.get(key)):

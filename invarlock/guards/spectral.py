@@ -2,10 +2,10 @@
 
 Per module r = ln(sigma_subject / sigma_baseline) and z = r / tau; two-sided p-values are corrected over modules. A
 module is capped if it is significant after the correction and |r| exceeds the deadband, or if its rank or norm
-collapses. A few capped modules are allowed, a matrix that became zero never is. The change of a matrix is also examined, and warns if it does not look like compression (``weight_changes``).
-If it does, r has two parts that are compared with the deadband one by one, the ratio of the Frobenius norms and the
-rest: quantisers clip large weights on purpose (AWQ, OmniQuant, auto-round), which lowers the norm and flattens the
-spectrum.
+collapses. A few capped modules are allowed, a matrix that became zero never is. The change of a matrix is also
+examined, and warns if it does not look like compression (``weight_changes``). If it does, r has two parts that are
+compared with the deadband one by one, the ratio of the Frobenius norms and the rest: quantisers clip large weights on
+purpose (AWQ, OmniQuant, auto-round), which lowers the norm and flattens the spectrum.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Changes of structure that a user declares: ``vocabulary+8``, ``layers=28``, ``ffn=1024``.
+"""Changes of structure that a user declares: ``vocabulary+8``, ``layers=28``, ``ffn=1024``, ``experts=48``.
 
 Example::
 
@@ -22,21 +22,23 @@ from typing import Any, Literal, cast
 from invarlock.errors import UsageError
 from invarlock.problems import Code
 
-# Of the residual stream, and in hidden units of an FFN, heads of queries, and heads of keys and values.
-WIDTHS = ("width", "ffn", "heads", "kv-heads")
-_FORM = re.compile(r"(vocabulary)(\+)([1-9][0-9]{0,8})|(layers|width|ffn|heads|kv-heads)(=|-)([1-9][0-9]{0,5})")
+# Of the residual stream, and in hidden units of an FFN, heads of queries, heads of keys and values, and experts.
+WIDTHS = ("width", "ffn", "heads", "kv-heads", "experts")
+_FORM = re.compile(r"(vocabulary)(\+)([1-9][0-9]{0,8})|(layers|width|ffn|heads|kv-heads|experts)(=|-)([1-9][0-9]{0,5})")
 FORMS = (
     "vocabulary+8 (rows at the end of the embedding), layers=28 or layers-2 (blocks at the end), width=512, ffn=1024, "
-    "heads=12 or kv-heads-2"
+    "heads=12, kv-heads-2 or experts=48"
 )
 _NUMBER = re.compile(r"[0-9]{1,6}")
+_EXPERT = re.compile(r"\bexperts\.([0-9]{1,6})\.")
+_EXPERTS = re.compile(r"\bexperts\b")
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """One declared change: of the rows of the embedding, of the number of blocks, or of a width."""
+    """One declared change: of the rows of the embedding, of the number of blocks or experts, or of a width."""
 
-    what: Literal["vocabulary", "layers", "width", "ffn", "heads", "kv-heads"]
+    what: Literal["vocabulary", "layers", "width", "ffn", "heads", "kv-heads", "experts"]
     sign: Literal["+", "-", "="]
     number: int
 
@@ -87,23 +89,33 @@ def block_of(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if _NUMBER.fullmatch(part)), None)
 
 
-def is_dropped(name: str, layers: int | None) -> bool:
-    """Return whether a tensor or module is part of a block that a model of so many layers has not."""
-    block = block_of(name)
-    return layers is not None and block is not None and block >= layers
+def is_dropped(name: str, layers: int | None, experts: int | None = None) -> bool:
+    """Return whether a tensor or module is part of a block, or an expert, that a model of so many does not have."""
+    block, expert = block_of(name), _EXPERT.search(name)
+    dropped = layers is not None and block is not None and block >= layers
+    return dropped or (experts is not None and expert is not None and int(expert[1]) >= experts)
+
+
+def _is_of_experts(name: str, row: Mapping[str, Any]) -> bool:
+    """Return whether a module is an expert or the router, or all experts of a block together."""
+    return row.get("family") == "router" or _EXPERTS.search(name) is not None
 
 
 def comparable(raw: Mapping[str, Any], edit: Mapping[str, Any] | None, size: str | None = None) -> Mapping[str, Any]:
     """Return the raw part of a guard without the modules that a declared change leaves nothing to compare with.
 
     These are the baseline's modules of blocks that are dropped and, where a width is declared, the modules of both
-    sides whose sizes differ; ``invariants`` judges whether the sizes are the declared ones.
+    sides whose sizes differ; ``invariants`` judges whether the sizes are the declared ones. Where other experts are
+    declared, these are all experts and routers: the experts that are left have new numbers.
 
     Args:
-        raw: of the guard; ``baseline`` and ``subject`` have their ``modules``.
+        raw: of the guard; ``baseline`` and ``subject`` have their ``modules``. ``spectral`` also has ``changes``, and
+            ``canonical`` with the three tables of the modules that are compared in another form.
         edit: the report's.
         size: the key of a module's size, None where modules of any size are compared.
     """
+    if expected(edit, "experts") is not None:
+        raw = _without_experts(raw)
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     declared = expected(edit, "layers")
     if declared is not None:
@@ -118,3 +130,18 @@ def comparable(raw: Mapping[str, Any], edit: Mapping[str, Any] | None, size: str
         "baseline": {**raw["baseline"], "modules": before},
         "subject": {**raw["subject"], "modules": after},
     }
+
+
+def _without_experts(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    sides = {side: raw[side]["modules"] for side in ("baseline", "subject")}
+    left_out = {name for rows in sides.values() for name, row in rows.items() if _is_of_experts(name, row)}
+
+    def rest(rows: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: row for name, row in rows.items() if name not in left_out}
+
+    kept: dict[str, Any] = {side: {**raw[side], "modules": rest(rows)} for side, rows in sides.items()}
+    if "changes" in raw:
+        kept["changes"] = rest(raw["changes"])
+    if "canonical" in raw:
+        kept["canonical"] = {table: rest(rows) for table, rows in raw["canonical"].items()}
+    return {**raw, **kept}

@@ -21,6 +21,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "ffn": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
     "heads": ("num_attention_heads", "n_head"),
     "kv-heads": ("num_key_value_heads",),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
 }
 HEAD_SIZE = "head_dim"
 # Units of a GPT-2-like FFN whose config states none, by the width of the model.
@@ -102,8 +103,9 @@ def _head_size(config: Facts, sizes: Mapping[str, int | None]) -> int | None:
 
 def _lengths(sizes: Mapping[str, int | None], head: int | None) -> Iterator[int | None]:
     """Yield the lengths that dimensions of weights have, in one order for both sides; None where one is not known."""
-    width, units, heads, groups = (sizes[what] for what in ("width", "ffn", "heads", "kv-heads"))
+    width, units, heads, groups, experts = (sizes[what] for what in ("width", "ffn", "heads", "kv-heads", "experts"))
     yield from (width, None if width is None else 3 * width, units, None if units is None else 2 * units, heads, head)
+    yield experts
     whole = [None if count is None or head is None else count * head for count in (heads, groups)]
     yield from whole
     yield None if whole[0] is None or whole[1] is None else whole[0] + 2 * whole[1]

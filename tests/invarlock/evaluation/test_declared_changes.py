@@ -28,7 +28,10 @@ AUTO_MODEL: Any = transformers.AutoModelForCausalLM
 Judged = Callable[..., dict[str, Any]]
 
 
-@given(st.integers(1, 999_999), st.sampled_from(["vocabulary+", "layers=", "layers-", "ffn=", "width-", "kv-heads="]))
+@given(
+    st.integers(1, 999_999),
+    st.sampled_from(["vocabulary+", "layers=", "layers-", "ffn=", "width-", "kv-heads=", "experts-"]),
+)
 def test_an_expectation_is_written_as_it_is_read(number: int, form: str) -> None:
     read = parse_expectation(f"{form}{number}")
 
@@ -243,6 +246,78 @@ def test_a_declared_width_excuses_no_other_change(judged: Judged) -> None:
     assert report["assurance"]["verdict"] == "FAIL"
     assert kinds(report) == {"nonfinite"}
     assert report["spectral"]["metrics"]["capped_modules"] == ["model.layers.1.self_attn.v_proj.weight"]
+
+
+MIXTRAL = EMBEDDED / "mixtral-tiny"
+
+
+def with_experts(*kept: int) -> Any:
+    """Return the mixture with some of its experts, which have new numbers, and their rows of the routers."""
+    whole = AUTO_MODEL.from_pretrained(MIXTRAL, dtype=torch.float32).eval()
+    config = copy.deepcopy(whole.config)
+    config.num_local_experts = len(kept)
+    model = AUTO_MODEL.from_config(config).eval()
+    for name, tensor in model.state_dict().items():
+        before = whole.state_dict()[name]
+        tensor.copy_(before if before.shape == tensor.shape else before[list(kept)])
+    return model
+
+
+@pytest.fixture
+def judged_experts(text: Path, tmp_path: Path) -> Judged:
+    def judge(model: Any, *expect: str) -> Any:
+        base = save(AUTO_MODEL.from_pretrained(MIXTRAL, dtype=torch.float32), tmp_path / "base")
+        request = PairRequest(
+            base, save(model, tmp_path / "subject"), text, seq_len=64, preview_windows=4, final_windows=16,
+            device="cpu", edit_label="mine", expect=expect,
+        )  # fmt: skip
+        report = evaluate_pair(request, tmp_path / "out")
+        assert verify_report(report) == []
+        return report
+
+    return judge
+
+
+def test_declared_experts_are_no_violation_whatever_their_numbers(judged_experts: Judged) -> None:
+    report = judged_experts(with_experts(0, 2, 3), "experts=3")
+
+    assert kinds(report) == set()
+    assert report["scoring"]["not_scored"] is None
+    assert report["primary_metric"]["ratio_vs_baseline"] > 1.0
+    assert {report[guard]["status"] for guard in ("spectral", "rmt")} <= {"pass", "warn"}
+    assert report["spectral"]["metrics"]["caps_applied"] == 0
+    assert not any("experts" in name for name in report["spectral"]["modules"])
+
+
+def test_fewer_experts_undeclared_fail(judged_experts: Judged) -> None:
+    assert kinds(judged_experts(with_experts(0, 1, 2))) >= {"missing", "config", "reshaped"}
+
+
+def test_a_declaration_of_experts_excuses_nothing_else(judged_experts: Judged) -> None:
+    model = with_experts(0, 1, 2)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.v_proj.weight *= 3
+        model.model.layers[1].mlp.experts.down_proj[2] = model.model.layers[1].mlp.experts.down_proj[0]
+
+    report = judged_experts(model, "experts-1")
+
+    assert kinds(report) == {"copy"}
+    assert report["spectral"]["metrics"]["capped_modules"] == ["model.layers.0.self_attn.v_proj.weight"]
+
+
+def test_another_number_of_experts_than_declared_fails(judged_experts: Judged) -> None:
+    assert "expected" in kinds(judged_experts(with_experts(0, 1, 2), "experts=2"))
+
+
+def test_an_expert_of_zeros_fails(judged_experts: Judged) -> None:
+    model = with_experts(0, 1, 2, 3)
+    with torch.no_grad():
+        model.model.layers[1].mlp.experts.down_proj[3] = 0
+
+    report = judged_experts(model)
+
+    assert report["assurance"]["verdict"] == "FAIL"
+    assert report["spectral"]["status"] == "fail"
 
 
 @given(st.integers(1, 64), st.integers(1, 64))

@@ -43,6 +43,14 @@ class CommandParser(argparse.ArgumentParser):
         say_error(f"{self.prog}: error: {message}; options: {self.prog} --help")
         self.exit(int(ExitCode.USAGE))
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse arguments; those that no option takes are an error here, so that it names this command."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            nearest = did_you_mean(unknown[0].partition("=")[0], list(self._option_string_actions))
+            self.error(f"unknown: {' '.join(unknown)}{nearest}")
+        return found, unknown
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]

@@ -170,6 +170,7 @@ MISTAKES: dict[str, tuple[str, int, Sequence[Code]]] = {
     "an unknown device": (evaluate(device="gpu"), 2, []),
     "a window length of zero": (evaluate(seq_len="0"), 2, []),
     "an unknown option": (evaluate() + " --no-such-option", 2, []),
+    "a misspelt option": (evaluate() + " --fnal-windows 8", 2, []),
     "no options": ("evaluate", 2, []),
     "an unknown command": ("evalute", 2, []),
     "tune: an unknown model": ("tune mistral --output {new.json}", 2, [C.INPUT_UNREADABLE]),
@@ -297,6 +298,8 @@ def test_all_problems_are_printed(here: Path, capsys: pytest.CaptureFixture[str]
         ("a checkpoint of pickles alone", "pytorch_model.bin"),
         ("an unknown tier", "did you mean balanced?"),
         ("no options", "invarlock evaluate --help"),
+        ("an unknown option", "invarlock evaluate --help"),
+        ("a misspelt option", "did you mean --final-windows?"),
     ],
 )
 def test_the_line_says_what_to_do(

@@ -136,15 +136,22 @@ def catalog() -> Models:
 
 
 @cache
+def snapshot(model_id: str) -> Path:
+    """Return the folder of a model with its tokenizer; made once a process."""
+    model = catalog().models[model_id]
+    assert model.path is not None
+    assert model.tokenizer_path is not None
+    folder = Path(tempfile.mkdtemp(prefix="invarlock-power-")) / "baseline"
+    make_snapshot(SUITES / model.path, SUITES / model.tokenizer_path, folder, model.revision)
+    return folder
+
+
+@cache
 def bench(model_id: str) -> Any:
     """Return what subjects of a model are measured against; made once a process."""
     torch.set_num_threads(1)
-    model, text = catalog().models[model_id], catalog().suites["smoke"].text
-    assert model.path is not None
-    assert model.tokenizer_path is not None
+    model, text, folder = catalog().models[model_id], catalog().suites["smoke"].text, snapshot(model_id)
     assert text is not None
-    folder = Path(tempfile.mkdtemp(prefix="invarlock-power-")) / "baseline"
-    make_snapshot(SUITES / model.path, SUITES / model.tokenizer_path, folder, model.revision)
     plan = WindowPlan(text.seq_len, text.preview_windows, text.final_windows, 0, 16)
     assert text.source is not None
     assert text.sha256 is not None
@@ -159,7 +166,7 @@ def bench(model_id: str) -> Any:
 
 def rewrites(model_id: str) -> dict[Subject, Rewrite | EditSpec]:
     """Return every subject of a model."""
-    _, files, _, _, _ = bench(model_id)
+    files = read_checkpoint(snapshot(model_id))
     known = matrices(files.model_type, files.shapes)
     names = random.Random(7).sample(sorted(known), 11)
     bank: dict[Subject, Rewrite | EditSpec] = {}

@@ -13,13 +13,13 @@ BAR_CHARACTERS = 30
 
 
 class ProgressLine:
-    """Draws on a terminal after one second of work and clears itself at the end; silent if not a terminal."""
+    """Draws on a terminal after a second of work and clears itself at the end; silent if not a terminal."""
 
-    def __init__(self, stream: TextIO, label: str) -> None:
+    def __init__(self, stream: TextIO, label: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._stream = stream
         self._label = label
         self._total = self._done = 0
-        self._next = time.monotonic() + PATIENCE_SECONDS
+        self._next = time.monotonic() + patience_seconds
         self._drawn = False
 
     def __enter__(self) -> ProgressLine:

@@ -46,11 +46,12 @@ def approximate_lowrank(weight: torch.Tensor, rank: int) -> torch.Tensor:
         left, singular, right = torch.linalg.svd(values, full_matrices=False)
         approximation: torch.Tensor = (left[:, :rank] * singular[:rank]) @ right[:rank]
     else:
-        approximation = _randomised(values, rank)
+        approximation = randomised_lowrank(values, rank)
     return approximation.to(weight.dtype)
 
 
-def _randomised(values: torch.Tensor, rank: int) -> torch.Tensor:
+def randomised_lowrank(values: torch.Tensor, rank: int) -> torch.Tensor:
+    """Return a low-rank approximation by a randomised range finder with power iterations and a fixed seed."""
     import torch  # here, as above
 
     width = min(rank + OVERSAMPLING, *values.shape)

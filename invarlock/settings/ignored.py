@@ -36,7 +36,9 @@ class Mode:
 
 
 @dataclass(frozen=True)
-class _Unread:
+class UnreadSettings:
+    """Settings that a run does not read under a condition, and the reason for people."""
+
     names: tuple[str, ...]
     when: Callable[[Settings, Mode], bool]
     why: str
@@ -46,51 +48,54 @@ def _calibrates(settings: Settings, mode: Mode) -> bool:
     return bool(settings.suite_mode == "calibrate-only")
 
 
-_UNREAD = (
-    _Unread(("run_dir", "sentinel_model"), lambda _, mode: not mode.sentinels, "only -m sentinel reads it"),
-    _Unread(("repeat_scenarios",), lambda settings, _: not settings.repeats, "only --repeats N reads it"),
-    _Unread(
+# What each mode of a run leaves unread.
+UNREAD = (
+    UnreadSettings(("run_dir", "sentinel_model"), lambda _, mode: not mode.sentinels, "only -m sentinel reads it"),
+    UnreadSettings(("repeat_scenarios",), lambda settings, _: not settings.repeats, "only --repeats N reads it"),
+    UnreadSettings(
         ("config_root", "allow_config_include_outside"),
         lambda settings, _: settings.edit_config is None,
         "only --edit-config reads it",
     ),
-    _Unread(
+    UnreadSettings(
         ("edit_label", "expect", "model_signatures"), lambda _, mode: not mode.user_subjects, "only -m byoe reads it"
     ),
-    _Unread(("tuned_params_file",), lambda _, mode: mode.user_subjects, "-m byoe makes no edit"),
-    _Unread(
+    UnreadSettings(("tuned_params_file",), lambda _, mode: mode.user_subjects, "-m byoe makes no edit"),
+    UnreadSettings(
         ("local_jsonl_file", "local_jsonl_field"),
         lambda _, mode: mode.dataset != "local_jsonl",
         "only INVARLOCK_DATASET=local_jsonl reads it",
     ),
-    _Unread(
+    UnreadSettings(
         ("hf_dataset", "hf_config", "hf_split", "hf_field", "hf_revision"),
         lambda _, mode: mode.dataset != "hf_text",
         "only INVARLOCK_DATASET=hf_text reads it",
     ),
-    _Unread(
+    UnreadSettings(
         ("gpu_ids", "num_gpus", "gpu_min_free_gb", "gpu_require_idle", "skip_flash_attention"),
         lambda _, mode: mode.device == "cpu",
         "this suite is measured on the CPU",
     ),
-    _Unread(
+    UnreadSettings(
         ("container_engine", "runtime_image"),
         lambda settings, _: settings.execution_mode == "host",
         "only a run in a container reads it (--execution-mode container)",
     ),
-    _Unread(("allow_pickled_weights",), lambda settings, _: not settings.net, "nothing is fetched without --net 1"),
-    _Unread(
+    UnreadSettings(
+        ("allow_pickled_weights",), lambda settings, _: not settings.net, "nothing is fetched without --net 1"
+    ),
+    UnreadSettings(
         ("signing_key", "unsigned", "report_assurance"),
         lambda settings, _: settings.no_pack,
         "--no-pack builds no pack",
     ),
-    _Unread(
+    UnreadSettings(
         ("signing_key", "unsigned", "report_assurance"),
         # a shard with --pack-dir builds a pack
         lambda settings, _: settings.shard is not None and settings.pack_dir is None,
         "a shard builds no pack; `python -m invarlock.packer merge` does",
     ),
-    _Unread(
+    UnreadSettings(
         (
             "pack_dir", "no_pack", "signing_key", "unsigned", "report_assurance", "defer_rendering", "skip_html",
             "repeats", "keep_models", "scenario_ids", "clean_runs", "stress_runs", "error_injection",
@@ -99,17 +104,17 @@ _UNREAD = (
         _calibrates,
         "--suite-mode calibrate-only makes presets and runs no case",
     ),
-    _Unread(
+    UnreadSettings(
         ("calibration_runs",),
         lambda settings, _: bool(settings.calibration_preset_dir or settings.calibration_preset_file),
         "the presets are given",
     ),
-    _Unread(
+    UnreadSettings(
         ("calibration_runs",),
         lambda settings, _: settings.suite_mode == "run-only",
         "--suite-mode run-only makes no presets",
     ),
-    _Unread(
+    UnreadSettings(
         ("min_free_disk_gb",),
         lambda settings, _: settings.skip_disk_preflight,
         "PACK_SKIP_DISK_PREFLIGHT=1 checks no disk",
@@ -135,12 +140,12 @@ def unread_settings(settings: Settings, mode: Mode, environment: Mapping[str, st
     for setting in SETTINGS:
         if not settings.given(setting.name):
             continue
-        reasons = [row.why for row in _UNREAD if setting.name in row.names and row.when(settings, mode)]
+        reasons = [row.why for row in UNREAD if setting.name in row.names and row.when(settings, mode)]
         if reasons:
             yield f"{_given_name(setting, settings, environment)}: it has no effect: {reasons[0]}"
     if settings.config is None or not settings.config.edits:
         return
-    reasons = [row.why for row in _UNREAD if "tuned_params_file" in row.names and row.when(settings, mode)]
+    reasons = [row.why for row in UNREAD if "tuned_params_file" in row.names and row.when(settings, mode)]
     if settings.sources["tuned_params_file"] in ("option", "variable"):
         reasons.append("PACK_TUNED_EDIT_PARAMS_FILE gives all parameters")
     if reasons:

@@ -204,11 +204,11 @@ def _widened(
     kurtosis = len(squares) * math.fsum(square * square for square in squares) / (spread * spread)
     freedom = min(windows - 1, max(FEWEST_DEGREES, 2 * windows / max(kurtosis - 1, 1e-9)))
     normal = NormalDist()
-    wide = _student_quantile(normal.inv_cdf(level), max(FEWEST_DEGREES, freedom))
+    wide = student_quantile(normal.inv_cdf(level), max(FEWEST_DEGREES, freedom))
     return round(normal.cdf(wide * math.sqrt(windows / (windows - 1))), LEVEL_DIGITS)
 
 
-def _student_quantile(normal: float, freedom: float) -> float:
+def student_quantile(normal: float, freedom: float) -> float:
     """Return the quantile of Student's t at the level of a normal one; at 0.025 to 0.001 from 4 degrees of freedom on.
 
     Source: Abramowitz and Stegun 1964, "Handbook of Mathematical Functions", 26.7.5.

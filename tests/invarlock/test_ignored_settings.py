@@ -12,7 +12,7 @@ from invarlock.packer.cli import main as packer
 from invarlock.cli import main
 from invarlock.nearest import nearest
 from invarlock.settings import SETTINGS, Mode, resolve_settings, unknown_variables, unread_settings
-from invarlock.settings.ignored import _UNREAD
+from invarlock.settings.ignored import UNREAD
 
 SMOKE = Mode(sentinels=False, user_subjects=False, device="cpu", dataset="embedded")
 GPU = Mode(sentinels=False, user_subjects=False, device="gpu", dataset="wikitext2")
@@ -91,7 +91,7 @@ def test_settings_that_a_mode_does_not_read_are_named_as_they_were_given(
 
 
 def test_names_that_may_be_unread_are_settings() -> None:
-    assert {name for row in _UNREAD for name in row.names} <= {setting.name for setting in SETTINGS}
+    assert {name for row in UNREAD for name in row.names} <= {setting.name for setting in SETTINGS}
 
 
 @pytest.mark.parametrize("command", [main, packer])

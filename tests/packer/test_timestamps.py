@@ -133,9 +133,9 @@ def test_the_own_certificate_of_an_authority_can_be_pinned_with_its_root(
     for name in ("root.pem", "root.key", "tsa.cnf", "serial"):
         (second.folder / name).write_bytes((authority.folder / name).read_bytes())
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-config", "tsa.cnf")
-    second._openssl("req", *key, "-subj", "/CN=Second", "-keyout", "tsa.key", "-out", "tsa.csr")
+    second.openssl("req", *key, "-subj", "/CN=Second", "-keyout", "tsa.key", "-out", "tsa.csr")
     issued = ("-extfile", "tsa.cnf", "-extensions", "authority", "-out", "tsa.pem")
-    second._openssl("x509", "-req", "-in", "tsa.csr", "-CA", "root.pem", "-CAkey", "root.key", *issued)
+    second.openssl("x509", "-req", "-in", "tsa.csr", "-CA", "root.pem", "-CAkey", "root.key", *issued)
     (stamped / TIMESTAMP_NAME).write_bytes(second.stamp((stamped / SIGNATURE_NAME).read_bytes()))
 
     assert strict(stamped, timestamp_certificate=authority.root).code == 0

@@ -46,14 +46,14 @@ class TimeAuthority:
     def stamp(self, data: bytes) -> bytes:
         """Return a time stamp of some bytes."""
         (self.folder / "data").write_bytes(data)
-        self._openssl("ts", "-query", "-data", "data", "-sha256", "-cert", "-out", "query.tsq")
+        self.openssl("ts", "-query", "-data", "data", "-sha256", "-cert", "-out", "query.tsq")
         return self.answer((self.folder / "query.tsq").read_bytes())
 
     def answer(self, query: bytes) -> bytes:
         """Return the response to a query."""
         (self.folder / "query.tsq").write_bytes(query)
         command = ("ts", "-reply", "-config", "tsa.cnf", "-section", "stamping", "-queryfile", "query.tsq")
-        self._openssl(*command, "-signer", "tsa.pem", "-inkey", "tsa.key", "-out", "answer.tsr")
+        self.openssl(*command, "-signer", "tsa.pem", "-inkey", "tsa.key", "-out", "answer.tsr")
         return (self.folder / "answer.tsr").read_bytes()
 
     def accepts(self, token: Path, data: Path) -> bool:
@@ -88,7 +88,7 @@ class TimeAuthority:
             thread.join()
             server.server_close()
 
-    def _openssl(self, *arguments: str) -> None:
+    def openssl(self, *arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=self.folder, capture_output=True, check=True, timeout=60)
 
 
@@ -100,8 +100,8 @@ def make_authority(folder: Path, name: str) -> TimeAuthority:
     authority = TimeAuthority(folder)
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-config", "tsa.cnf")
     root = ("-subj", f"/CN={name} root", "-extensions", "root", "-days", "3650", "-keyout", "root.key")
-    authority._openssl("req", "-x509", *key, *root, "-out", "root.pem")
-    authority._openssl("req", *key, "-subj", f"/CN={name}", "-keyout", "tsa.key", "-out", "tsa.csr")
+    authority.openssl("req", "-x509", *key, *root, "-out", "root.pem")
+    authority.openssl("req", *key, "-subj", f"/CN={name}", "-keyout", "tsa.key", "-out", "tsa.csr")
     issued = ("-extfile", "tsa.cnf", "-extensions", "authority", "-days", "3650", "-out", "tsa.pem")
-    authority._openssl("x509", "-req", "-in", "tsa.csr", "-CA", "root.pem", "-CAkey", "root.key", *issued)
+    authority.openssl("x509", "-req", "-in", "tsa.csr", "-CA", "root.pem", "-CAkey", "root.key", *issued)
     return authority

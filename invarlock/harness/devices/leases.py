@@ -95,7 +95,7 @@ class Leases:
         assert self.lease is None, "a worker has at most one lease"
         deadline = time.monotonic() + self.wait_seconds
         pause = POLL_SECONDS[0]
-        ticket, own = self._queue_up()
+        ticket, own = self.queue_up()
         try:
             while not self._try(own, need_bytes):
                 if time.monotonic() > deadline:
@@ -124,7 +124,8 @@ class Leases:
             first = next(iter(self._waiting()), None)
         return None if first is None else (time.monotonic_ns() - _since(first)) / 1e9
 
-    def _queue_up(self) -> tuple[filelock.FileLock, Path]:
+    def queue_up(self) -> tuple[filelock.FileLock, Path]:
+        """Return a ticket at the end of the queue: its lock, which is taken, and its file."""
         with self._counter:
             own = self.folder / f"{time.monotonic_ns():020d}-{os.getpid()}.ticket"
             ticket = filelock.FileLock(own)

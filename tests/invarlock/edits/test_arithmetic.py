@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invarlock.edits.fp8_quant import FP8_QUANT, quantize_fp8
-from invarlock.edits.lowrank_svd import LOWRANK_SVD, _randomised, approximate_lowrank
+from invarlock.edits.lowrank_svd import LOWRANK_SVD, approximate_lowrank, randomised_lowrank
 from invarlock.edits.magnitude_prune import MAGNITUDE_PRUNE, prune_magnitude
 from invarlock.edits.quant_rtn import QUANT_RTN, quantize_rtn
 from invarlock.errors import UsageError
@@ -159,11 +159,11 @@ def test_lowrank_reaches_the_optimal_error(shape: tuple[int, int], rank: int, se
 def test_the_randomised_method_gives_the_same_each_time_and_the_rank_that_is_wanted() -> None:
     weight = random_weight((40, 30), 3)
 
-    edited = _randomised(weight, 4)
+    edited = randomised_lowrank(weight, 4)
 
-    assert torch.equal(edited, _randomised(weight, 4))
+    assert torch.equal(edited, randomised_lowrank(weight, 4))
     assert int(torch.linalg.matrix_rank(edited)) == 4
-    assert _randomised(weight, 29).shape == weight.shape
+    assert randomised_lowrank(weight, 29).shape == weight.shape
 
 
 def test_the_words_of_a_spec_are_read_within_their_bounds() -> None:
@@ -201,7 +201,7 @@ def test_the_randomised_method_is_within_one_per_cent_of_optimal() -> None:
     # A flat spectrum, as of random weights, is the hardest for a randomised method.
     weight = random_weight((600, 900), 5)
 
-    error = torch.linalg.norm(weight - _randomised(weight, 32))
+    error = torch.linalg.norm(weight - randomised_lowrank(weight, 32))
 
     optimal = torch.linalg.svdvals(weight)[32:].square().sum().sqrt()
     assert float(error / optimal) < 1.01

@@ -56,7 +56,7 @@ def test_a_returned_device_is_free_for_others(workers: list[Leases]) -> None:
 def test_a_later_worker_does_not_overtake_an_earlier_one(workers: list[Leases]) -> None:
     first, second, _ = workers
     assert first.longest_wait_seconds() is None
-    ticket, path = first._queue_up()
+    ticket, path = first.queue_up()
     assert 0.0 <= (second.longest_wait_seconds() or -1.0) < 60.0
 
     with pytest.raises(UsageError):

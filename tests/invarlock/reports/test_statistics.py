@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invarlock.statistics.intervals import _student_quantile, bca_interval, quantile, weighted_mean
+from invarlock.statistics.intervals import bca_interval, quantile, student_quantile, weighted_mean
 
 
 def windows(count: int, seed: int) -> tuple[list[float], list[int]]:
@@ -67,7 +67,7 @@ def widened(level: float, deltas: list[float], weights: list[int]) -> float:
 @pytest.mark.parametrize("freedom", [4.0, 6.5, 31.0, 400.0])
 @pytest.mark.parametrize("level", [0.025, 0.05, 0.2])
 def test_the_quantile_of_students_t_agrees_with_scipy(freedom: float, level: float) -> None:
-    found = _student_quantile(scipy.stats.norm.ppf(level), freedom)
+    found = student_quantile(scipy.stats.norm.ppf(level), freedom)
 
     assert found == pytest.approx(scipy.stats.t.ppf(level, freedom), abs=1e-3)
 

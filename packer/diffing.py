@@ -38,6 +38,8 @@ MEASURED = (
     "spectral_caps_applied",
     "reasons",
 )
+# Significant digits of numbers: as few of these as show that two values differ; 17 tell any two apart.
+DIGITS = (4, 6, 9, 17)
 # Shown above the cases.
 HEADLINES = ("verdict", "counts")
 
@@ -75,7 +77,7 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
         lines += fold([(case, name) for case in diff[key]], "cases")
     rows = []
     for row in diff["cases"]:
-        changes = [f"{key} {_value(old)} -> {_value(new)}" for key, (old, new) in row["changed"].items()]
+        changes = [f"{key} {' -> '.join(_pair(old, new))}" for key, (old, new) in row["changed"].items()]
         rows.append((_name((row["model"], row["scenario"], row["run"])), "; ".join(changes)))
     lines += fold(rows, "cases", exact=True)
     compared, changed = diff["cases_compared"], len(diff["cases"])
@@ -138,7 +140,7 @@ def _changes(cases: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
                 breakable(row["scenario"]) + (f", run {row['run']}" if row["run"] > 1 else ""),
                 row["model"],
                 key.replace("_", " "),
-                *(_shown(key, value) for value in row["changed"][key]),
+                *_shown(key, *row["changed"][key]),
             )
             for row in cases
             for key in keys
@@ -151,14 +153,20 @@ def _changes(cases: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
         yield data_table(("scenario", "model", "what", "first", "second"), cells, "none")
 
 
-def _shown(key: str, value: Any) -> object:
+def _shown(key: str, old: Any, new: Any) -> tuple[object, object]:
+    texts = _pair(old, new)
+    first, second = (_cell(key, value, text) for value, text in zip((old, new), texts, strict=True))
+    return texts if first == second else (first, second)
+
+
+def _cell(key: str, value: Any, text: str) -> object:
     if key.endswith("_by_slice") and not value:
         return "no slices"
     if key == "passed":
         return pill("as expected", "pass") if value else pill("not as expected", "fail")
     if key == "ratio_vs_baseline":
         return "no ratio" if value is None else f"{change_text(value)} perplexity"
-    return share_text(value) if key == "fidelity_same_top_share" else _value(value)
+    return share_text(value) if key == "fidelity_same_top_share" else text
 
 
 def _records(verdict: Mapping[str, Any]) -> dict[Case, Mapping[str, Any]]:
@@ -178,14 +186,24 @@ def _name(case: Case) -> str:
     return f"{case[0]} {case[1]} run {case[2]}"
 
 
-def _value(value: Any) -> str:
+def _pair(old: Any, new: Any) -> tuple[str, str]:
+    """Return two different values as text: numbers with four significant digits, more where they would look equal."""
+    texts = ("", "")
+    for digits in DIGITS:
+        texts = (_value(old, digits), _value(new, digits))
+        if texts[0] != texts[1]:
+            break
+    return texts
+
+
+def _value(value: Any, digits: int) -> str:
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.{digits}g}"
     if isinstance(value, dict) and any(type(one) is float for one in value.values()):
-        return ", ".join(f"{name} {_value(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {_value(one, digits)}" for name, one in value.items())
     if isinstance(value, dict):
         raised = [key for key, flag in value.items() if flag]
         return ", ".join(raised) or "no guard"
     if isinstance(value, list):
         return "; ".join(map(str, value)) or "none"
-    return str(value)
+    return "none" if value is None else str(value)

@@ -9,7 +9,7 @@ import pytest
 from html_pages import Page
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.cli import main
-from invarlock.packer.diffing import render_diff_page
+from invarlock.packer.diffing import render_diff, render_diff_page
 from invarlock.packer.inspection import inspect_pack
 from packs import REPORT, SCENARIOS, STRESS, TIME, content, edit_json, page, page_of, sha256
 from processes import packer
@@ -48,6 +48,32 @@ def test_ratios_flags_and_missing_cases_are_listed(run: Path, real_run: Any, tmp
     old, new = changed["prune_50pct_stress"]["ratio_vs_baseline"]
     assert new > old
     assert "noop_control" not in changed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "shown"),
+    [
+        (1.01528731, 1.4, "1.015 -> 1.4"),
+        (1.01528731, 1.01529999, "1.01529 -> 1.0153"),
+        (1.0, 1.0000000000000002, "1 -> 1.0000000000000002"),
+        (None, 2.5, "none -> 2.5"),
+    ],
+)
+def test_a_number_has_four_digits_or_as_many_as_show_the_difference(old: float | None, new: float, shown: str) -> None:
+    row = {"model": "m", "scenario": "s", "run": 1, "changed": {"ratio_vs_baseline": [old, new]}}
+    diff = {"only_in_first": [], "only_in_second": [], "cases": [row], "cases_compared": 1}
+
+    assert render_diff(diff)[0] == f"m s run 1: ratio_vs_baseline {shown}"
+
+
+def test_a_small_difference_shows_on_the_page_too() -> None:
+    changed = {"ratio_vs_baseline": [1.01528731, 1.01528999], "fidelity_same_top_share": [0.912341, 0.912342]}
+    row = {"model": "m", "scenario": "s", "run": 1, "changed": changed}
+    diff = {"only_in_first": [], "only_in_second": [], "cases": [row], "cases_compared": 1}
+
+    page = render_diff_page(diff, ("a", "b")).decode()
+
+    assert all(number in page for number in ("1.01528731", "1.01528999", "0.912341", "0.912342")), page
 
 
 HOSTILE = "</td>\"'><script>alert(1)</script>&\x1b[31m\u202e"

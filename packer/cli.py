@@ -249,7 +249,7 @@ def add_trust(subparsers: Commands) -> None:
 
 def add_inspect(subparsers: Commands) -> None:
     """Add the command ``inspect``."""
-    parser = subparsers.add_parser("inspect", help="summarise a pack without verifying its reports")
+    parser = subparsers.add_parser("inspect", help="summarise a pack without verifying its reports", epilog=EXIT_CODES)
     parser.add_argument("pack", type=Path, metavar="PACK")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(command=commands.inspect)
@@ -342,7 +342,9 @@ def add_verify_receipt(subparsers: Commands) -> None:
 def add_bom(subparsers: Commands) -> None:
     """Add the command ``bom``."""
     parser = subparsers.add_parser(
-        "bom", help="verify a pack and write a CycloneDX BOM of a subject: the model, its ancestor, its numbers"
+        "bom",
+        help="verify a pack and write a CycloneDX BOM of a subject: the model, its ancestor, its numbers",
+        epilog=EXIT_CODES,
     )
     _add_subject(parser)
     parser.set_defaults(command=receiver_commands.bom)
@@ -351,7 +353,9 @@ def add_bom(subparsers: Commands) -> None:
 def add_card(subparsers: Commands) -> None:
     """Add the command ``card``."""
     parser = subparsers.add_parser(
-        "card", help="verify a pack and write the section of a subject's model card, with metadata of the hub"
+        "card",
+        help="verify a pack and write the section of a subject's model card, with metadata of the hub",
+        epilog=EXIT_CODES,
     )
     _add_subject(parser)
     parser.add_argument(
@@ -393,7 +397,9 @@ def _add_allow_unsigned(parser: argparse.ArgumentParser) -> None:
 
 def add_diff(subparsers: Commands) -> None:
     """Add the command ``diff``."""
-    parser = subparsers.add_parser("diff", help="verify two packs and show what changed from the first to the second")
+    parser = subparsers.add_parser(
+        "diff", help="verify two packs and show what changed from the first to the second", epilog=EXIT_CODES
+    )
     parser.add_argument("first", type=Path, metavar="A")
     parser.add_argument("second", type=Path, metavar="B")
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")

@@ -231,7 +231,7 @@ def diff(options: Namespace) -> int:
     if options.json:
         say_json(found)
     else:
-        say(*render_diff(found))
+        say(*render_diff(found), *([] if options.html is None else [f"page: {options.html}"]))
     return 0
 
 

@@ -25,6 +25,7 @@ from invarlock.cli.running import add_run, run_suites
 from invarlock.cli.tuning import add_tune
 from invarlock.cli.verifying import add_verify
 from invarlock.packer import cli as packs
+from invarlock.problems.page import exit_codes_line
 from invarlock.task_records.command import add_records_command
 
 COMPLETION = (
@@ -93,7 +94,7 @@ class Program(CommandParser):
             for name, text in commands.items():
                 head = f"  {name}".ljust(_HELP_COLUMN)
                 wrapped += textwrap.wrap(head + text, width, subsequent_indent=" " * _HELP_COLUMN)
-        tail = ("Options of a command: invarlock COMMAND --help", COMPLETION, EXIT_CODES)
+        tail = ("Options of a command: invarlock COMMAND --help", COMPLETION, exit_codes_line())
         for paragraph in tail:
             wrapped += ["", *textwrap.wrap(paragraph, width, break_on_hyphens=False)]
         return "\n".join(wrapped) + "\n"

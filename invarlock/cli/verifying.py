@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 
 from invarlock.boundary import Commands
-from invarlock.cli.parsing import EXIT_CODES
 from invarlock.errors import UsageError
 from invarlock.folding import fold_problems
 from invarlock.output import say, say_json
-from invarlock.packer.cli import add_verify_options
+from invarlock.packer.cli import EXIT_CODES, add_verify_options
 from invarlock.problems import Code, ExitCode
 
 # Options of one kind: their names on the command line and in the namespace.

@@ -15,7 +15,7 @@ from invarlock.cli import main
 from invarlock.cli.program import GROUPS, make_parser
 from invarlock.cli.running import pytest_arguments
 from invarlock.cli.verifying import OF_PACKS
-from invarlock.problems import Code
+from invarlock.problems import Code, ExitCode
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = (
@@ -51,6 +51,18 @@ def test_help_keeps_to_the_width_of_the_terminal(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_of_its_own(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert helped(capsys, command).startswith(f"usage: invarlock {command}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), ("verify",), ("inspect",), ("diff",), ("bom",), ("card",), ("build",), ("sign",), ("attest",), ("merge",)],
+)
+def test_help_lists_the_exit_codes_of_commands_of_packs(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    printed = " ".join(helped(capsys, *command).split())
+
+    assert all(f"; {code.value} {code.meaning}" in printed for code in ExitCode if code > ExitCode.GATE), printed
 
 
 def test_help_and_version_import_no_library_that_takes_long() -> None:

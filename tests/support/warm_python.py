@@ -6,6 +6,8 @@ standard input, runs ``python -m pytest`` with its arguments, and writes its exi
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -110,6 +112,9 @@ def _serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in IMPORTED:
         importlib.import_module(name)
+    # Forked processes neither traverse nor copy what is imported when they collect garbage.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         wanted = json.loads(line)
         child = os.fork()
@@ -143,7 +148,12 @@ def _become_pytest(arguments: list[str], cwd: str, environment: dict[str, str], 
     os.environ.update(environment)
     sys.argv = [sys.executable, *arguments]
     sys.path[0] = cwd
-    sys.exit(int(importlib.import_module("pytest").main(arguments)))
+    status = int(importlib.import_module("pytest").main(arguments))
+    # Python's end without the destruction of all that is imported, which takes longer than many a test.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -26,13 +26,19 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
     "attention.key_length": ("head_dim",),
     "attention.value_length": ("head_dim",),
     "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
+    "attention.layer_norm_epsilon": ("layer_norm_eps", "norm_epsilon", "layer_norm_epsilon", "norm_eps"),
+    "attention.clamp_kqv": ("clip_qkv",),
+    "attention.scale": ("attention_multiplier",),
+    "embedding_scale": ("embedding_multiplier",),
+    "residual_scale": ("residual_multiplier",),
+    "logit_scale": ("logit_scale", "logits_scaling"),
     "attention.sliding_window": ("sliding_window",),
     "attn_logit_softcapping": ("attn_logit_softcapping",),
     "final_logit_softcapping": ("final_logit_softcapping",),
     "expert_count": ("num_local_experts", "num_experts"),
     "expert_used_count": ("num_experts_per_tok",),
 }
-ROPE_BASE, DEFAULT_ROPE_BASE = "rope.freq_base", 10000.0
+ROPE_BASE, DEFAULT_ROPE_BASE, ROPE_SIZE = "rope.freq_base", 10000.0, "rope.dimension_count"
 ROPE_FACTORS = "rope_freqs.weight"
 # GGUF stores numbers of a config in float32.
 RELATIVE = 1e-6
@@ -56,6 +62,9 @@ def metadata_defects(file: GgufFile, config: Mapping[str, Any], baseline: Path) 
         wanted = next((number for name in names if (number := _number(config.get(name))) is not None), None)
         if stated is not None and wanted is not None and not math.isclose(stated, wanted, rel_tol=RELATIVE):
             yield _defect(file, f"{architecture}.{key} is {stated:.8g}, in the baseline {wanted:.8g}")
+    turned, wanted = _number(file.metadata.get(f"{architecture}.{ROPE_SIZE}")), _rotated_features(config)
+    if turned is not None and wanted is not None and turned != wanted:
+        yield _defect(file, f"{architecture}.{ROPE_SIZE} is {turned:.8g}, in the baseline {wanted}")
     base = file.metadata.get(f"{architecture}.{ROPE_BASE}", DEFAULT_ROPE_BASE)
     number, known = _number(base), _rope_bases(config)
     if known and not (number is not None and any(math.isclose(number, one, rel_tol=RELATIVE) for one in known)):
@@ -155,6 +164,15 @@ def _rope_tables(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _rope_bases(config: Mapping[str, Any]) -> list[float]:
     stated = [config.get("rope_theta"), *(table.get("rope_theta") for table in _rope_tables(config))]
     return list(dict.fromkeys(number for one in stated if (number := _number(one)) is not None))
+
+
+def _rotated_features(config: Mapping[str, Any]) -> int | None:
+    """Return how many features of a head turn with the position, None where a config does not say it."""
+    shares = [config.get("partial_rotary_factor"), *(one.get("partial_rotary_factor") for one in _rope_tables(config))]
+    share = next((number for one in shares if (number := _number(one)) is not None), None)
+    width, heads = _number(config.get("hidden_size")), _number(config.get("num_attention_heads"))
+    size = _number(config.get("head_dim")) or (width // heads if width and heads else None)
+    return None if share is None or size is None else int(share * size)
 
 
 def _rope_type(config: Mapping[str, Any]) -> str:

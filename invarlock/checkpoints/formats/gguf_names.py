@@ -43,6 +43,22 @@ CONVERSIONS: Mapping[str, Conversion] = {
     "gemma": Conversion(("gemma",), norm_shift=1.0),
     "gemma2": Conversion(("gemma2",), norm_shift=1.0),
     "gemma3": Conversion(("gemma3_text",), norm_shift=1.0),
+    "arcee": Conversion(("arcee",), paired_rows=True),
+    "cohere2": Conversion(("cohere2",)),
+    "command-r": Conversion(("cohere",)),
+    "ernie4_5": Conversion(("ernie4_5",)),
+    "exaone4": Conversion(("exaone4",)),
+    "glm4": Conversion(("glm4",)),
+    "granite": Conversion(("granite",), paired_rows=True),
+    "nemotron": Conversion(("nemotron",), norm_shift=1.0),
+    "olmo": Conversion(("olmo",), paired_rows=True),
+    "olmo2": Conversion(("olmo2",)),
+    "olmoe": Conversion(("olmoe",)),
+    "phi2": Conversion(("phi",)),
+    "phi3": Conversion(("phi3",)),
+    "seed_oss": Conversion(("seed_oss",)),
+    "smollm3": Conversion(("smollm3",), paired_rows=True),
+    "starcoder2": Conversion(("starcoder2",)),
 }
 
 

@@ -20,6 +20,8 @@ of what the tool's own code dequantises. `python tests/data/shipped/provenance.p
 Environments: CPython 3.11, `torch==2.13.0` (CPU), and `pip install` of the tool named first; the versions are those
 that were installed. GGUF files are converted by `convert_hf_to_gguf.py` of the source distribution of llama-cpp-python,
 quantised by the library that the npm package @node-llama-cpp/linux-x64 holds, and dequantised by its `libggml-base`.
+`gguf-architectures.tar.xz` holds what the converter made of a small model of each further architecture
+(`tests/support/gguf_architectures.py`), unquantised and without a vocabulary; `make_gguf_architectures.py` makes it.
 
 | checkpoint | made from | tools | made by |
 | --- | --- | --- | --- |

@@ -25,8 +25,8 @@ SUBJECT_PASSES = 2.0
 ACTIVATION_WINDOWS = 16
 # What the spectra of all weights take, as tokens that would take as long to score: the baseline's, and those of a
 # subject and its difference. They read memory more than they compute.
-BASELINE_SPECTRA = 8_000
-SUBJECT_SPECTRA = 9_000
+BASELINE_SPECTRA = 3_000
+SUBJECT_SPECTRA = 4_000
 # As benchmarks/memory.py measured them, with a margin: Python with PyTorch and a chunk of logits; then, times the
 # weights as float32, the loaded model, the mapped files of subject and baseline, and matrices being measured.
 PROCESS_BYTES = 800_000_000

@@ -162,7 +162,7 @@ class Node:
             self.leases.give_back()
         self._model = model
         if self.leases.lease is None:
-            self._ticket = self.leases._queue_up()
+            self._ticket = self.leases.queue_up()
             self._state = "queueing"
         else:
             self._state = "baseline"

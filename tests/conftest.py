@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
+import hypothesis
 import pytest
 from invarlock.packer.trust.keys import SigningKey, load_signing_key, make_signing_key, write_key_pair
 from packs import seal
@@ -36,6 +37,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # Who is started in the background by a shell ignores Ctrl-C, and so do its children; tests send it to theirs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("any_machine", deadline=None)
+hypothesis.settings.load_profile("any_machine")
 
 MakeRun = Callable[..., RealRun]
 

@@ -31,7 +31,6 @@ pytestmark = pytest.mark.slow
 EXAMPLES = int(os.environ.get("INVARLOCK_FUZZ_EXAMPLES", "150"))
 SETTINGS = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     derandomize="INVARLOCK_FUZZ_EXAMPLES" not in os.environ,
     suppress_health_check=list(HealthCheck),
 )

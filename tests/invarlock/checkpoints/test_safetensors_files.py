@@ -45,7 +45,7 @@ def copy_model(model: Path, folder: Path) -> Path:
         max_size=5,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_header_is_what_safetensors_wrote(
     tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, tuple[list[int], str]]
 ) -> None:

@@ -47,7 +47,7 @@ def test_rtn_by_hand() -> None:
 
 
 @given(SHAPES, st.integers(2, 8), st.integers(1, 50), st.integers(0, 999), DTYPES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rtn_agrees_with_a_loop(
     shape: tuple[int, int], bits: int, group_size: int, seed: int, dtype: torch.dtype
 ) -> None:
@@ -67,7 +67,7 @@ def test_rtn_keeps_zero_groups_and_survives_subnormal_ones() -> None:
 
 
 @given(SHAPES, st.sampled_from(["e4m3", "e5m2"]), st.integers(0, 999), DTYPES, st.floats(1e-6, 1e4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_fp8_error_is_within_half_a_step_and_finite(
     shape: tuple[int, int], fp8_format: str, seed: int, dtype: torch.dtype, size: float
 ) -> None:
@@ -107,7 +107,7 @@ def test_fp8_keeps_the_largest_weight_of_a_row_exactly() -> None:
 
 
 @given(SHAPES, st.floats(0, 0.999), st.integers(0, 999), DTYPES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_prune_zeroes_exactly_the_smallest(
     shape: tuple[int, int], fraction: float, seed: int, dtype: torch.dtype
 ) -> None:
@@ -129,7 +129,7 @@ def test_prune_breaks_ties_by_index() -> None:
 
 
 @given(SHAPES, st.floats(0, 0.999), st.integers(0, 999), DTYPES, st.integers(1, 9))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_ties_across_pieces_go_by_index(
     shape: tuple[int, int], fraction: float, seed: int, dtype: torch.dtype, piece_elements: int
 ) -> None:
@@ -146,7 +146,7 @@ def test_ties_across_pieces_go_by_index(
 
 
 @given(st.tuples(st.integers(2, 40), st.integers(2, 40)), st.integers(1, 12), st.integers(0, 999))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_lowrank_reaches_the_optimal_error(shape: tuple[int, int], rank: int, seed: int) -> None:
     weight = random_weight(shape, seed)
 

@@ -131,7 +131,7 @@ def _same(base: Path) -> PairRequest:
 
 @pytest.mark.slow
 @settings(
-    max_examples=3, deadline=None, derandomize=True, phases=[Phase.generate],
+    max_examples=3, derandomize=True, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(STORAGES)

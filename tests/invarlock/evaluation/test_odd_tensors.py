@@ -56,7 +56,7 @@ def stored(base: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]],
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(DTYPES), st.none() | SHAPES, st.sampled_from(NAMES))
 def test_any_type_shape_and_name_of_a_tensor_is_judged_or_refused(
     tiny_model: TinyModels, tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...] | None, name: str

@@ -133,7 +133,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.integers(0, 3), st.sampled_from(sorted(PACKERS)))
 def test_any_bytes_are_read_completely_or_refused(tmp_path: Path, data: bytes, cut: int, compression: str) -> None:
     packed = PACKERS[compression](data)

@@ -37,7 +37,7 @@ def baseline(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.sampled_from([4, 8]), st.integers(0, 99))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_codes_are_read_as_they_were_packed(rows: int, columns: int, bits: int, seed: int) -> None:
     codes = torch.randint(0, 2**bits, (rows, columns), generator=torch.Generator().manual_seed(seed))
 

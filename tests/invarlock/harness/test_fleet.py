@@ -51,7 +51,7 @@ def drain(queue: PieceQueue, seconds: float) -> list[Piece]:
 
 
 @given(st.floats(1.0, 1e6), st.integers(1, len(FULL)))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_pieces_have_every_case_once_and_are_as_long_as_wanted(seconds: float, count: int) -> None:
     cases = FULL[:count]
 

@@ -337,7 +337,7 @@ def test_transformers_has_no_part_in_the_interface() -> None:
     assert float(found.delta_p) == pytest.approx(0.25)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7))
 def test_an_engine_that_gives_a_part_of_the_tokens_bounds_the_divergence_from_below(
     seed: int, given_tokens: int

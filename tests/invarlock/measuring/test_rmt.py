@@ -24,7 +24,7 @@ def exact_edge_risk(rows: torch.Tensor) -> float:
     return float(np.linalg.svd(scaled, compute_uv=False)[0] / sum(map(math.sqrt, scaled.shape)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tokens=st.integers(MIN_TOKENS, 300),
     features=st.integers(1, 300),

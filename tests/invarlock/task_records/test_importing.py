@@ -320,7 +320,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return restore_files(tmp_path_factory.mktemp("originals"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused(originals: Path, data: st.DataObject) -> None:
     path = data.draw(

@@ -95,12 +95,13 @@ class SimulatedCluster:
     def running(self) -> int:
         return len(self._waiting) + len(self._ends)
 
-    def wait(self) -> tuple[Piece, float]:
+    def wait(self, *, block: bool) -> tuple[Piece, float] | None:
+        if not block and self._ends[0][0] > self.now:
+            return None
         ended, _, node, need, piece, seconds = heapq.heappop(self._ends)
         self._free[node] += need.gpus
         self.now = max(self.now, ended)
         self.flush()
-        self.now += JOIN_SECONDS
         return piece, seconds
 
     @staticmethod
@@ -136,7 +137,7 @@ def simulate_fleet(
     ]
     pieces, cluster = PieceQueue(cases, Costs()), SimulatedCluster(nodes, queue=queue)
     adapter: Any = cluster
-    placing = Placing(pieces, adapter, make_lots(kinds), piece_seconds)
+    placing = Placing(pieces, adapter, make_lots(kinds), piece_seconds, lambda: cluster.now)
     measured: set[str] = set()
 
     def submit(piece: Piece, need: Need) -> None:
@@ -145,14 +146,23 @@ def simulate_fleet(
         cluster.submit(piece, need, START_SECONDS + begin + sum(map(costs.case_seconds, piece.cases)))
 
     done: list[Case] = []
-    placing.fill(submit)
-    while cluster.running:
-        piece, seconds = cluster.wait()
+    ended: list[tuple[Piece, float]] = []
+    # as the controller's loop
+    while True:
+        placing.fill(submit)
+        if not cluster.running and not ended:
+            break
+        one = cluster.wait(block=not ended) if cluster.running else None
+        if one is not None:
+            ended.append(one)
+            placing.ended(one[0].number)
+            continue
+        ended.sort(key=lambda done: bool(done[0].cases))
+        piece, seconds = ended.pop(0)
+        cluster.now += JOIN_SECONDS
         measured.add(piece.model.id)
         done += piece.cases
-        placing.ended(piece.number)
         pieces.finished(piece, seconds, baseline=True)
-        placing.fill(submit)
     assert sorted(case.id for case in done) == sorted(case.id for case in cases)
     return Found(cluster.now, lower_bound(nodes, cases, costs), cluster.placed)
 

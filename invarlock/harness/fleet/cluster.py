@@ -53,8 +53,12 @@ class Cluster(Protocol):
     def flush(self) -> None:
         """Submit what was not submitted yet."""
 
-    def wait(self) -> tuple[int, str, Part]:
-        """Return the number, the node's id and the part of the next piece that ends; the id is empty if it is lost."""
+    def wait(self, *, block: bool) -> tuple[int, str, Part] | None:
+        """Return the number, the node's id and the part of a piece that ended; the id is empty if it is lost.
+
+        Args:
+            block: wait for one; otherwise return None where no piece has ended.
+        """
 
     @property
     def running(self) -> int:

@@ -144,6 +144,7 @@ class FleetLoop:
         placing = Placing(queue, self._cluster, lots, self.controller.settings.piece_seconds)
         state = self._cluster.share(state_archive(self.directory))
         shown = False
+        ended: list[tuple[int, str, Part]] = []
         while True:
             if len(lots) > 1 and not self._cluster.names().keys() <= self._facts.keys():
                 # nodes joined; what fits on them is unknown
@@ -154,10 +155,17 @@ class FleetLoop:
             if not shown and placing.is_without_room():
                 shown = True
                 self._show("no node of the cluster has room for a case now; waiting for one that has")
-            if not self._cluster.running:
+            if not self._cluster.running and not ended:
                 return
-            number, node, part = self._cluster.wait()
-            placing.ended(number)
+            one = self._cluster.wait(block=not ended) if self._cluster.running else None
+            if one is not None:
+                # nodes get their next piece before parts are joined, which takes time
+                ended.append(one)
+                placing.ended(one[0])
+                continue
+            # cases wait for a baseline
+            ended.sort(key=lambda done: bool(self._pieces[done[0]].cases))
+            number, node, part = ended.pop(0)
             self._end(session, tests, queue, self._pieces.pop(number), node, part)
 
     def _begin_state(self) -> None:

@@ -74,6 +74,14 @@ class PieceQueue:
         """Return the expected seconds of the cases that are left, by model."""
         return {model: self._pace(model) * self._seconds(cases) for model, cases in self._waiting.items()}
 
+    def longest_case(self) -> float:
+        """Return the expected seconds of the longest case that is left, 0.0 without one."""
+        return max((self._longest(model) for model, cases in self._waiting.items() if cases), default=0.0)
+
+    def expected_seconds(self, piece: Piece) -> float:
+        """Return the expected seconds of the cases of a piece."""
+        return self._pace(piece.model.id) * piece.seconds
+
     def is_measured(self, model: str) -> bool:
         """Return whether the baseline of a model exists."""
         return model in self._measured

@@ -171,11 +171,14 @@ class RayCluster:
     def flush(self) -> None:
         """Do nothing: Ray takes each piece at once."""
 
-    def wait(self) -> tuple[int, str, Part]:
-        """Return the number, the node's id and the part of the next piece that ends; the id is empty if it is lost."""
+    def wait(self, *, block: bool) -> tuple[int, str, Part] | None:
+        """Return the number, the node's id and the part of a piece that ended, as ``Cluster`` says."""
         errors = self._ray.exceptions
         while True:
-            ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOST_NODES_SECONDS)
+            timeout = LOST_NODES_SECONDS if block else 0.0
+            ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout)
+            if not ended and not block:
+                return None
             if not ended:
                 stranded = self._stranded()
                 if stranded is not None:

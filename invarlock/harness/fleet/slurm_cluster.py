@@ -125,14 +125,16 @@ class SlurmCluster:
         self._waiting = []
         write_json(self._folder / JOBS, [job.job_id for job in self._running.values()])
 
-    def wait(self) -> tuple[int, str, Part]:
-        """Return the number, the node's name and the part of the next piece that ends; no name if it is lost."""
+    def wait(self, *, block: bool) -> tuple[int, str, Part] | None:
+        """Return the number, the node's name and the part of a piece that ended, as ``Cluster`` says."""
         looked = time.monotonic()
         while True:
             for number, job in list(self._running.items()):
                 if job.paths.result_pickle.exists():
                     del self._running[number]
                     return number, *self._result(job)
+            if not block:
+                return None
             if time.monotonic() - looked > QUEUE_SECONDS:
                 looked = time.monotonic()
                 gone = self._gone()

@@ -1,25 +1,38 @@
-"""A fleet on a real Slurm cluster of two nodes on this machine. `tox -e slurm` runs these tests."""
+"""A fleet on a real Slurm cluster of two nodes on this machine.
 
+The first test takes about a minute and runs wherever Slurm works; `tox -e slurm` runs all of them.
+"""
+
+import contextlib
 import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fleet_runs import check_same, outcomes_of, start_run, wait_for
-from processes import finish
-from slurm_here import missing, slurm_cluster
+from invarlock.packer.trust.keys import fingerprint, load_signing_key
+from processes import finish, packer, succeed
+from slurm_here import NotStartedError, missing, slurm, slurm_cluster
 
 pytest.importorskip("submitit")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+# Of the small test, which takes one on an idle machine.
+SMALL_SECONDS = 600.0
+long = pytest.mark.skipif("INVARLOCK_TEST_SLURM" not in os.environ, reason="minutes: tox -e slurm")
 
 
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with slurm_cluster(tmp_path_factory.mktemp("slurm") / "cluster") as made:
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(slurm_cluster(tmp_path_factory.mktemp("slurm") / "cluster"))
+        except NotStartedError as error:
+            pytest.skip(str(error))
         yield made
 
 
@@ -28,12 +41,46 @@ def start(directory: Path, variables: dict[str, str], *arguments: object) -> Any
     return start_run(directory, *given, *arguments, **variables)
 
 
-def jobs(variables: dict[str, str]) -> list[str]:
-    command = ["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i"]
-    environment = {**os.environ, **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+def jobs(variables: dict[str, str], *states: str) -> list[str]:
+    """Return the ids of the jobs that run, or are in the states."""
+    chosen = f"--states={','.join(states or ('RUNNING',))}"
+    return slurm(variables, "squeue", "--noheader", "--array", chosen, "--format=%i").split()
 
 
+def array_of_three(variables: dict[str, str]) -> list[str]:
+    """Return the ids of the jobs of the array that has three, once it is submitted."""
+    known = jobs(variables, "all")
+    arrays = {job.partition("_")[0] for job in known}
+    return next((own for array in arrays if len(own := [job for job in known if job.startswith(f"{array}_")]) == 3), [])
+
+
+def test_an_array_of_three_with_a_requeued_job_makes_a_signed_pack(
+    variables: dict[str, str], key: Path, tmp_path: Path
+) -> None:
+    selected = "mistral and (noop or prune_50 or ve_mlp)"
+    process = start(tmp_path / "run", variables, "-k", selected, "--signing-key", key)
+    try:
+        # the first job measures the baseline, each of the array that follows runs a case
+        wait_for(lambda: array_of_three(variables), process, SMALL_SECONDS)
+        wait_for(lambda: set(array_of_three(variables)) & set(jobs(variables)), process, SMALL_SECONDS)
+        job = next(job for job in jobs(variables) if job in array_of_three(variables))
+        slurm(variables, "scontrol", "requeue", job)
+        wait_for(lambda: job in jobs(variables, "PENDING"), process, SMALL_SECONDS)
+        # Slurm would wait for two minutes
+        slurm(variables, "scontrol", "update", f"JobId={job}", "StartTime=now")
+        assert "Restarts=1" in slurm(variables, "scontrol", "show", "job", job)
+
+        done = finish(process, SMALL_SECONDS)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    succeed(done)
+    pack = tmp_path / "run/evidence_pack"
+    signer = fingerprint(load_signing_key(key).public)
+    succeed(packer("verify", pack, "--strict", "--require-pass", "--expected-fingerprint", signer))
+    assert sum(node["cases"] for node in json.loads((pack / "metadata/environment.json").read_bytes())["nodes"]) == 3
+@long
 def test_the_pack_of_a_slurm_array_equals_that_of_one_machine_though_a_job_is_requeued(
     variables: dict[str, str], undivided: Path, key: Path, tmp_path: Path
 ) -> None:
@@ -51,6 +98,7 @@ def test_the_pack_of_a_slurm_array_equals_that_of_one_machine_though_a_job_is_re
     assert not (tmp_path / "run/logs/slurm").exists()
 
 
+@long
 def test_the_cases_of_a_cancelled_job_are_run_once_more(
     variables: dict[str, str], undivided: Path, key: Path, tmp_path: Path
 ) -> None:
@@ -65,6 +113,7 @@ def test_the_cases_of_a_cancelled_job_are_run_once_more(
     assert "to be measured with a case: " in done.stdout
 
 
+@long
 def test_a_controller_that_is_killed_cancels_its_jobs_when_it_continues(
     variables: dict[str, str], undivided: Path, key: Path, tmp_path: Path
 ) -> None:

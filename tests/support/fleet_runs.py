@@ -65,8 +65,8 @@ def case_sessions() -> list[int]:
     return found
 
 
-def wait_for(happened: Callable[[], object], process: Any) -> None:
-    deadline = time.monotonic() + 600
+def wait_for(happened: Callable[[], object], process: Any, seconds: float = 600.0) -> None:
+    deadline = time.monotonic() + seconds
     while not happened():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline

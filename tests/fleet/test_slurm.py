@@ -80,6 +80,8 @@ def test_an_array_of_three_with_a_requeued_job_makes_a_signed_pack(
     signer = fingerprint(load_signing_key(key).public)
     succeed(packer("verify", pack, "--strict", "--require-pass", "--expected-fingerprint", signer))
     assert sum(node["cases"] for node in json.loads((pack / "metadata/environment.json").read_bytes())["nodes"]) == 3
+
+
 @long
 def test_the_pack_of_a_slurm_array_equals_that_of_one_machine_though_a_job_is_requeued(
     variables: dict[str, str], undivided: Path, key: Path, tmp_path: Path
@@ -132,6 +134,46 @@ def test_a_controller_that_is_killed_cancels_its_jobs_when_it_continues(
     assert {name: outcomes_of(tmp_path / "run")[name] for name in before} == before
 
 
+@long
+def test_a_controller_that_is_interrupted_cancels_its_jobs(
+    variables: dict[str, str], key: Path, tmp_path: Path
+) -> None:
+    process = start(tmp_path / "run", variables, "--signing-key", key)
+    wait_for(lambda: jobs(variables), process)
+
+    os.killpg(process.pid, signal.SIGINT)
+
+    done = finish(process)
+    assert done.returncode == 2, done.stdout
+    assert "--resume" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert jobs(variables, "RUNNING", "PENDING") == []
+
+
+@long
+def test_a_partition_that_slurm_does_not_have_is_refused(variables: dict[str, str], tmp_path: Path) -> None:
+    done = finish(start(tmp_path / "run", variables, "--slurm", "partition=elsewhere"))
+
+    assert done.returncode == 2, done.stdout
+    refused = [line for line in done.stdout.splitlines() if "invalid partition specified: elsewhere" in line]
+    assert len(refused) == 1
+    assert "[setting_invalid]" in refused[0]
+    assert "Traceback" not in done.stdout
+
+
+@long
+def test_a_run_directory_that_the_nodes_do_not_share_is_refused(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    with slurm_cluster(tmp_path / "cluster", hidden) as variables:
+        done = finish(start(hidden / "run", variables))
+
+    assert done.returncode == 2, done.stdout
+    assert "use a run directory (--output-dir) on a file system that all nodes share, at the same path" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@long
 def test_an_unknown_parameter_is_refused(variables: dict[str, str], tmp_path: Path) -> None:
     done = finish(start(tmp_path / "run", variables, "--slurm", "partitions=gpu"))
 

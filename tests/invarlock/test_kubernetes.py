@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,6 +222,27 @@ def test_runs_that_no_cluster_can_do_are_refused_in_one_line(
     assert (error.count("\n"), error.rstrip().endswith("]")) == (1, True), error
     assert code
     assert not (tmp_path / "manifest.yaml").exists()
+
+
+def test_the_page_of_fleets_names_what_its_manifests_make(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs/fleet.md").read_text("utf-8")
+    made = {}
+    for line in page.splitlines():
+        if line.startswith("invarlock fleet manifest "):
+            written = line.replace("REGISTRY", "registry.example").replace("DIGEST", "0" * 64)
+            assert main(shlex.split(written.replace(" --output run.yaml", ""))[1:]) == 0
+            document = yaml.safe_load(capsys.readouterr().out)
+            made[document["kind"]] = document
+    name = made["RayJob"]["metadata"]["name"]
+    head = made["RayJob"]["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    secret = next(volume["secret"] for volume in head["volumes"] if "secret" in volume)
+
+    assert made["Job"]["metadata"]["name"] == name
+    assert f"job-name={name}\n" in page.replace(" ", "\n")
+    assert f"job/{name}\n" in page
+    assert f"invarlock verify {name}/run/evidence_pack" in page
+    assert f"invarlock merge {name}/shard-*" in page
+    assert f"kubectl create secret generic {secret['secretName']} --from-file=key.pem=maker.pem\n" in page
 
 
 def test_a_file_that_exists_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

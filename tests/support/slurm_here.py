@@ -65,8 +65,12 @@ class NotStartedError(Exception):
 
 
 @contextmanager
-def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
+def slurm_cluster(folder: Path, hidden: Path | None = None) -> Iterator[dict[str, str]]:
     """Start a cluster; yield the variables with which Slurm's commands use it, and stop it.
+
+    Args:
+        folder: for the files of its daemons.
+        hidden: a folder that nodes do not see.
 
     Raises:
         NotStartedError: with what the daemons and Slurm's commands printed.
@@ -83,11 +87,14 @@ def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
     variables = {"SLURM_CONF": str(configuration)}
     files = {"socket": "munge.socket", "pid-file": "munged.pid", "log-file": "munged.log", "seed-file": "munge.seed"}
     munge = [f"--{name}={folder / file}" for name, file in files.items()]
+    node = ["slurmd", "-D", "-N"]
+    if hidden is not None:
+        node = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden), *node]
     daemons = [
         ["munged", "--foreground", "--force", f"--key-file={key}", *munge],
         ["slurmctld", "-D", "-c"],
-        ["slurmd", "-D", "-N", "n1"],
-        ["slurmd", "-D", "-N", "n2"],
+        [*node, "n1"],
+        [*node, "n2"],
     ]
     running: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:

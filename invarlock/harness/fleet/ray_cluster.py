@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -33,6 +35,9 @@ RETRIES = 3
 # A node answers about its versions in seconds; a worker that imports nothing large starts in less.
 FACTS_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
+# What is at an address may listen and not answer as Ray does, such as another port of Ray; Ray would try for minutes.
+ANSWER_SECONDS = 120.0
+CONNECT = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 # How often pieces are looked for whose nodes are lost.
 LOST_NODES_SECONDS = 60.0
 NODE_LABEL = "ray.io/node-id"
@@ -78,9 +83,10 @@ class RayCluster:
         known = fleet if "://" in fleet else os.environ.get("RAY_ADDRESS", "")
         try:
             _check_port(known)
+            _check_answer(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="invarlock")
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-            why = str(error).strip().split("\n")[0]
+            why = str(error).strip().split("\n")[0].rstrip(".")
             raise UsageError(
                 f"--fleet {fleet}: no Ray cluster answers ({why}); start one with: ray start --head",
                 code=Code.DEVICE_UNAVAILABLE,
@@ -228,6 +234,29 @@ def _check_port(address: str) -> None:
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     if parts.hostname is not None and parts.port is not None:
         socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_SECONDS).close()
+
+
+def _check_answer(address: str) -> None:
+    """Check in a process of its own that a cluster answers at an address.
+
+    Raises:
+        ConnectionError: if none does.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", CONNECT, address],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=ANSWER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ConnectionError(f"nothing that speaks Ray's protocol within {ANSWER_SECONDS:.0f} s") from None
+    if done.returncode != 0:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise ConnectionError((lines or [f"exit code {done.returncode}"])[-1][:300])
 
 
 def _run_here(order: WorkOrder, *files: Archive) -> tuple[str, Part]:

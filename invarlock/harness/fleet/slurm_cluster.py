@@ -6,6 +6,7 @@ share.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,7 @@ class SlurmCluster:
         self._folder = folder
         self._cancel_earlier()
         self._options = options
+        self._is_shared = False
         self._files = 0
         self._waiting: list[tuple[WorkOrder, list[Path], Need]] = []
         self._running: dict[int, Any] = {}
@@ -119,8 +122,16 @@ class SlurmCluster:
         for need in dict.fromkeys(one[2] for one in self._waiting):
             executor = _make_executor(self._folder, need, self._options)
             chosen = [(order, files) for order, files, own in self._waiting if own == need]
-            with executor.batch():
-                jobs = [executor.submit(SlurmPiece(), order, files) for order, files in chosen]
+            try:
+                # submitit prints what sbatch printed, and raises it too
+                with redirect_stderr(io.StringIO()), executor.batch():
+                    jobs = [executor.submit(SlurmPiece(), order, files) for order, files in chosen]
+            except self._submitit.core.utils.FailedJobError as error:
+                raise UsageError(
+                    f"--fleet slurm: sbatch submits no job: {' '.join(str(error).split())[:300]}; correct the "
+                    "parameters (--slurm), then continue with --resume",
+                    code=Code.SETTING_INVALID,
+                ) from None
             self._running |= {order.number: job for (order, _), job in zip(chosen, jobs, strict=True)}
         self._waiting = []
         write_json(self._folder / JOBS, [job.job_id for job in self._running.values()])
@@ -132,6 +143,7 @@ class SlurmCluster:
             for number, job in list(self._running.items()):
                 if job.paths.result_pickle.exists():
                     del self._running[number]
+                    self._is_shared = True
                     return number, *self._result(job)
             if not block:
                 return None
@@ -139,7 +151,7 @@ class SlurmCluster:
                 looked = time.monotonic()
                 gone = self._gone()
                 if gone is not None:
-                    del self._running[gone]
+                    self._check_shared(self._running.pop(gone))
                     return gone, "", Part(ended="its job is no longer in Slurm's queue and left no result")
             time.sleep(POLL_SECONDS)
 
@@ -178,6 +190,32 @@ class SlurmCluster:
         # a result may take some seconds to appear on a shared file system
         time.sleep(SHARED_FILE_SECONDS)
         return next((number for number in left if not self._running[number].paths.result_pickle.exists()), None)
+
+    def _check_shared(self, job: Any) -> None:
+        """Check that a job without a result could have left one, before the first that did.
+
+        Raises:
+            UsageError: if it failed and left nothing in the run directory, not even its log.
+        """
+        if self._is_shared or job.paths.stdout.exists() or job.paths.stderr.exists():
+            return
+        try:
+            done = subprocess.run(
+                ["scontrol", "show", "job", job.job_id],
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_SECONDS,
+                check=True,
+            )
+        except subprocess.SubprocessError:
+            # Slurm no longer knows the job
+            return
+        if "JobState=CANCELLED" not in done.stdout:
+            raise UsageError(
+                f"--fleet slurm: job {job.job_id} ended and wrote nothing into {self._folder}; use a run directory "
+                "(--output-dir) on a file system that all nodes share, at the same path",
+                code=Code.SETTING_INVALID,
+            )
 
     def _result(self, job: Any) -> tuple[str, Part]:
         try:

@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 
 import pytest
 from fleet_runs import case_sessions, check_same, piece_of, piece_sessions, start_run, wait_for
-from processes import finish
+from processes import ROOT, finish
+
+from invarlock.harness.fleet.ray_cluster import ANSWER_SECONDS
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -31,6 +35,13 @@ def cluster() -> Iterator[Any]:
         made.add_node(num_cpus=1)
     yield made
     made.shutdown()
+
+
+def ray_address() -> str:
+    """Return the address of this machine that Ray uses; it would replace that of the loopback."""
+    from ray.util import get_node_ip_address
+
+    return str(get_node_ip_address())
 
 
 def start_fleet(cluster: Any, directory: Path, *arguments: object, fleet: str = "ray") -> Any:
@@ -149,6 +160,22 @@ def test_a_controller_that_is_killed_continues_with_what_is_joined(
     assert {name: (outcomes / name).read_bytes() for name in before} == before
 
 
+def test_a_controller_that_is_interrupted_ends_its_pieces(cluster: Any, key: Path, tmp_path: Path) -> None:
+    process = start_fleet(cluster, tmp_path / "run", "--signing-key", key)
+    wait_for(piece_sessions, process)
+
+    os.killpg(process.pid, signal.SIGINT)
+
+    done = finish(process)
+    assert done.returncode == 2, done.stdout
+    assert "--resume" in done.stdout
+    assert "Traceback" not in done.stdout
+    deadline = time.monotonic() + 60
+    while piece_sessions():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def test_a_piece_whose_session_dies_is_run_once_more(cluster: Any, undivided: Path, key: Path, tmp_path: Path) -> None:
     process = start_fleet(cluster, tmp_path / "run", "--signing-key", key)
     wait_for(case_sessions, process)
@@ -195,6 +222,33 @@ def test_a_node_with_another_library_is_refused_by_name(cluster: Any, tmp_path: 
     assert f"Ray node {other.node_id[:8]}): versions: libraries.numpy '0.1', not" in done.stdout
     assert "[node_differs]" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fleet", ["ray", "ray://{}"])
+def test_what_listens_and_is_not_a_cluster_is_refused_in_time(fleet: str, tmp_path: Path) -> None:
+    with socket.create_server((ray_address(), 0)) as listening:
+        address = "{}:{}".format(*listening.getsockname())
+        began = time.monotonic()
+        done = finish(start_run(tmp_path / "run", "--fleet", fleet.format(address), RAY_ADDRESS=address))
+
+    assert done.returncode == 4
+    assert "no Ray cluster answers" in done.stdout
+    assert "[device_unavailable]" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert time.monotonic() - began < 2 * ANSWER_SECONDS
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_commands_of_the_page_are_those_of_ray() -> None:
+    from ray.scripts.scripts import cli
+
+    page = (ROOT / "docs/fleet.md").read_text("utf-8")
+    lines = [shlex.split(line, comments=True) for line in page.splitlines() if line.startswith("ray ")]
+    assert [words[1] for words in lines] == ["start", "stop", "start", "start"]
+    for _, name, *arguments in lines:
+        command = cli.commands[name]
+        with command.context_class(command) as context:
+            command.make_parser(context).parse_args(arguments)
 
 
 def test_without_a_cluster_nothing_begins(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ PIECE_SECONDS = 1200.0
 START_SECONDS = 8.0
 # The controller checks and joins the parts one after the other.
 JOIN_SECONDS = 1.0
+# The standard deviation of the logarithm of what a case takes of its estimate, where that is drawn.
+SPREAD = 0.15
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,17 @@ class Found:
     @property
     def ratio(self) -> float:
         return self.makespan / self.bound
+
+
+@dataclass(frozen=True)
+class OtherTimes(Costs):
+    """Costs with which each case takes another time than estimated: by a factor that is drawn for it."""
+
+    seed: int = 0
+
+    def case_seconds(self, case: Case) -> float:
+        """Return the seconds of a case."""
+        return super().case_seconds(case) * random.Random(f"{self.seed} {case.id}").lognormvariate(0.0, SPREAD)
 
 
 def full_cases() -> list[Case]:

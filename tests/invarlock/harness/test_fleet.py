@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_simulation import MIXED, PIECE_SECONDS, simulate_fleet, static_makespan
+from fleet_simulation import MIXED, PIECE_SECONDS, OtherTimes, simulate_fleet, static_makespan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from invarlock.packer.runs.run_directory import RunDirectory
@@ -169,6 +169,13 @@ def test_the_full_suite_on_mixed_gpus_takes_at_most_a_sixth_longer_than_its_work
 
     assert found.bound <= found.makespan <= 1.16 * found.bound
     assert found.makespan < 0.9 * static_makespan(MIXED[gpus])
+
+
+@pytest.mark.parametrize("gpus", [8, 16])
+def test_cases_that_take_another_time_than_estimated_cost_little(gpus: int) -> None:
+    found = simulate_fleet(MIXED[gpus], costs=OtherTimes(seed=1))
+
+    assert found.bound <= found.makespan <= 1.2 * found.bound
 
 
 def test_a_queue_that_takes_all_pieces_at_once_gets_all_of_full_length() -> None:

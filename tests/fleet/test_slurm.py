@@ -145,7 +145,7 @@ def test_a_controller_that_is_interrupted_cancels_its_jobs(
 
     done = finish(process)
     assert done.returncode == 2, done.stdout
-    assert "--resume" in done.stdout
+    assert "the run was interrupted: verdict at " in done.stdout
     assert "Traceback" not in done.stdout
     assert jobs(variables, "RUNNING", "PENDING") == []
 
@@ -170,6 +170,23 @@ def test_a_run_directory_that_the_nodes_do_not_share_is_refused(tmp_path: Path) 
 
     assert done.returncode == 2, done.stdout
     assert "use a run directory (--output-dir) on a file system that all nodes share, at the same path" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@long
+def test_a_node_whose_disk_is_full_is_named(variables: dict[str, str], tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "none", str(disk)], check=True)
+    try:
+        done = finish(start(tmp_path / "run", {**variables, "TMPDIR": str(disk)}))
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+    assert done.returncode == 2, done.stdout
+    line = next(line for line in done.stdout.splitlines() if "GB free, the run needs" in line)
+    assert "node n" in line
+    assert "continue with --resume [run_cannot_begin]" in line
     assert "Traceback" not in done.stdout
 
 

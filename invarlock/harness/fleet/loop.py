@@ -291,7 +291,7 @@ class FleetLoop:
         if part.output:
             write_bytes(self.directory.logs / f"piece_{piece.number}.log", part.output.encode("utf-8"))
         if part.refusal is not None:
-            raise UsageError(f"node {name}: {part.refusal}; then continue with --resume", code=Code.NODE_DIFFERS)
+            raise UsageError(f"node {name}: {part.refusal}; then continue with --resume", code=part.code)
         if part.archive is None:
             return {}
         try:

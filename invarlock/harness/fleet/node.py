@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from invarlock.harness.fleet.agreement import disagreement, node_facts
 from invarlock.harness.fleet.archives import Archive, pack_files, unpack
 from invarlock.harness.planning.piece_file import PieceFile
 from invarlock.packer.runs.run_directory import RunDirectory
+from invarlock.problems import Code
 from invarlock.settings import SETTINGS
 
 # pytest's exit code for a command line, or a run, that cannot begin
@@ -28,6 +30,8 @@ PREFIX = "invarlock-piece-"
 LOCK = "session.lock"
 YOUNG_SECONDS = 60.0
 OUTCOMES = "outcomes.jsonl"
+# At the end of a line about a problem.
+CODE = re.compile(r" \[([a-z_]+)\]$")
 STATE_FILES = ("environment.json", "settings.json", "tuned_edit_params.json", OUTCOMES)
 
 
@@ -63,6 +67,7 @@ class Part:
     Attributes:
         seconds: the time of its session.
         refusal: why the node did not run the piece, None if it did.
+        code: of the problem because of which it did not.
         archive: its part of the run directory; the cases in it are finished.
         output: what pytest printed.
         ended: how a session ended that did not run all cases, else empty.
@@ -70,6 +75,7 @@ class Part:
 
     seconds: float = 0.0
     refusal: str | None = None
+    code: Code = Code.NODE_DIFFERS
     archive: Archive | None = None
     output: str = ""
     ended: str = ""
@@ -93,12 +99,12 @@ def run_piece(order: WorkOrder, *files: Archive) -> Part:
             known = {name for archive in files for name in unpack(archive, directory.path)}
             code, output = _run_pytest(order, folder)
             if code == USAGE_ERROR:
-                return Part(refusal=_refusal(output), output=output)
+                return _refused(f"\n{output}")
             archive = pack_files(directory.path, sorted(_returned(directory, known)))
             ended = "" if code in (0, 1) else f"its session ended with exit code {code}"
-            return Part(time.monotonic() - began, None, archive, output, ended)
+            return Part(time.monotonic() - began, archive=archive, output=output, ended=ended)
     except InvarLockError as error:
-        return Part(refusal=str(error))
+        return Part(refusal=str(error), code=error.code)
     except OSError as error:
         return Part(ended=disk_refuses(error))
 
@@ -133,10 +139,14 @@ def _environment(order: WorkOrder, folder: Path) -> dict[str, str]:
     return {**own, **order.variables, **ours}
 
 
-def _refusal(output: str) -> str:
-    """Return the errors that pytest printed about a run that could not begin."""
-    lines = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
-    return "; ".join(lines) or " ".join(output.split())[-500:]
+def _refused(output: str) -> Part:
+    """Return what pytest printed about a run that could not begin: its errors, the first of which has ``ERROR:``."""
+    _, found, errors = output.partition("\nERROR: ")
+    lines = [line.removeprefix("ERROR: ").strip() for line in errors.splitlines() if line.strip()]
+    named = {match[1] for line in lines if (match := CODE.search(line))}
+    refusal = "; ".join(CODE.sub("", line) for line in lines) if found else " ".join(output.split())[-500:]
+    code = next((one for one in Code if one.value in named), Code.NODE_DIFFERS)
+    return Part(refusal=refusal, code=code, output=output)
 
 
 def _returned(directory: RunDirectory, known: set[str]) -> Iterator[Path]:

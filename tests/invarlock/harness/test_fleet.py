@@ -249,6 +249,21 @@ def test_a_node_that_differs_refuses_a_piece_before_it_runs_anything(tmp_path: P
     assert "libraries.torch" in (part.refusal or "")
 
 
+@pytest.mark.slow
+def test_a_node_on_which_a_run_cannot_begin_says_all_that_is_wrong(tmp_path: Path) -> None:
+    agreed = node_facts(SUITES, "strict", gpus=False).agreed()
+    given = ("-p", "invarlock.harness.plugin", "-p", "no:cacheprovider", str(SUITES), "--tier", "low", "--intent", "no")
+    order = WorkOrder(1, given, str(tmp_path), {}, str(SUITES), "strict", PieceFile((), ()), agreed)
+
+    part = run_piece(order)
+
+    assert part.code == Code.SETTING_INVALID
+    assert part.refusal is not None
+    assert "--intent" in part.refusal
+    assert "--tier" in part.refusal
+    assert "[setting_invalid]" not in part.refusal
+
+
 def test_a_node_gets_the_settings_and_not_the_secrets_of_the_controller() -> None:
     variables = {
         "PACK_SIGNING_KEY": "key.pem",

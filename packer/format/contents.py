@@ -9,11 +9,13 @@ import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from invarlock.packer.format.checksums import LINE_ENDS, with_line_ends_restored
 from invarlock.packer.format.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, MAX_JSON_VALUES, MAX_TEXT_BYTES
-from invarlock.packer.format.pack_folder import PackFolder, Progress
+from invarlock.packer.format.pack_folder import CHANGED, FileState, PackFolder, Progress
 
 from invarlock.digests import sha256_hex
 from invarlock.errors import IntegrityError, MissingFileError
@@ -78,6 +80,14 @@ class MemoryFiles:
         return parse_json(data, where=path, limit_bytes=MAX_JSON_BYTES, limit_values=MAX_JSON_VALUES)
 
 
+@dataclass(frozen=True)
+class FilesRead:
+    """The files of a pack that a process read: their state when they were read, and those that do not match."""
+
+    states: Mapping[str, FileState]
+    problems: tuple[Problem, ...]
+
+
 class SealedFiles:
     """The files of a pack in a folder, each read once and compared with its digest in the checksum file.
 
@@ -96,6 +106,11 @@ class SealedFiles:
         self.problems: list[Problem] = []
 
     @property
+    def path(self) -> Path:
+        """The folder of the pack."""
+        return self._folder.path
+
+    @property
     def digests(self) -> Mapping[str, str]:
         """Return the SHA-256 that the pack states for each file, by path."""
         return self._digests
@@ -109,12 +124,14 @@ class SealedFiles:
         """
         if path not in self._digests:
             raise MissingFileError("missing", where=path, code=Code.FILE_ABSENT)
+        first = path in self._left
         self._left.pop(path, None)
         try:
             data = self._folder.read(path, limit_bytes)
         except (MissingFileError, IntegrityError) as error:
             raise self._noted(path, error) from None
-        self._progress(len(data))
+        if first:
+            self._progress(len(data))
         if sha256_hex(data) != self._digests[path]:
             restored = with_line_ends_restored(data)
             changed = restored is not None and sha256_hex(restored) == self._digests[path]
@@ -147,7 +164,26 @@ class SealedFiles:
         for future in self._running:
             future.result()
         self.close()
-        return tuple(sorted(self.problems, key=str))
+        # a file that several processes read has its problem once
+        return tuple(sorted(set(self.problems), key=str))
+
+    def take_read(self) -> FilesRead:
+        """Return the files that were read since the last call."""
+        read = FilesRead(dict(self._folder.read_states), tuple(self.problems))
+        self._folder.read_states.clear()
+        self.problems.clear()
+        return read
+
+    def adopt(self, read: FilesRead) -> None:
+        """Count files as read that another process read and compared with the same digests."""
+        self.problems += read.problems
+        for path in (*read.states, *(problem.where for problem in read.problems)):
+            if path in self._left:
+                del self._left[path]
+                self._progress(read.states.get(path, (0,))[0])
+        for path, state in read.states.items():
+            if self._folder.read_states.setdefault(path, state) != state:
+                self.problems.append(Problem(Code.FILE_CHANGED, path, "", CHANGED))
 
     def _hash_queue(self) -> None:
         while self._queue:

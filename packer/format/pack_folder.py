@@ -30,6 +30,7 @@ from invarlock.errors import IntegrityError, MissingFileError
 from invarlock.problems import Code, Problem
 
 TAR_SUFFIXES = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+CHANGED = "it changed while the pack was verified"
 NOT_REGULAR = "a link, device or pipe; a pack may contain only regular files"
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
@@ -314,7 +315,7 @@ def _oversized(message: str) -> Problem:
 
 
 def _changed(path: str) -> Problem:
-    return Problem(Code.FILE_CHANGED, path, "", "it changed while the pack was verified")
+    return Problem(Code.FILE_CHANGED, path, "", CHANGED)
 
 
 def _file_state(status: os.stat_result) -> FileState:

@@ -11,6 +11,7 @@ from invarlock.packer.format.contents import PackFiles
 from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.format.layout import sibling
 from invarlock.packer.format.places import Neighbours, case_place
+from invarlock.packer.verify.baselines import Baseline
 from invarlock.packer.verify.edit_records import edit_record_problems
 from invarlock.packer.verify.plan import Plan
 from invarlock.packer.verify.presets import preset_use_problems
@@ -37,15 +38,6 @@ from invarlock.verdict.compiling import Planned, judge_report
 from invarlock.verdict.documents import Record, SweepPoint
 from invarlock.verdict.guard_value import sweep_point
 from invarlock.verdict.summaries import ARTIFACT_KEYS
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A baseline's own report, which matches its schema, and the sha256 (64 hex) of its bytes."""
-
-    path: str
-    document: Mapping[str, Any]
-    digest: str
 
 
 @dataclass(frozen=True)

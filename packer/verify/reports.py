@@ -12,23 +12,21 @@ from typing import Any
 
 from invarlock.packer.format import layout
 from invarlock.packer.format.contents import PackFiles
-from invarlock.packer.format.in_pack import in_pack
 from invarlock.packer.format.layout import is_baseline, is_report
 from invarlock.packer.format.limits import MAX_REPORTS
 from invarlock.packer.format.pack_page import PackFacts, render_pack_page
 from invarlock.packer.format.places import neighbours
+from invarlock.packer.verify.baselines import Baseline, read_baseline
 from invarlock.packer.verify.evidence import Scope, absent, pack_statement, scope_of
 from invarlock.packer.verify.plan import PlanResult, read_plan
 from invarlock.packer.verify.presets import read_presets
-from invarlock.packer.verify.report import Baseline, ReportFacts, examine_report
+from invarlock.packer.verify.report import ReportFacts, examine_report
+from invarlock.packer.verify.workers import examine_in_processes
 
 from invarlock.documents.verification import VerifyEnvelope
-from invarlock.errors import DocumentError, IntegrityError
-from invarlock.jsonio import check_schema
 from invarlock.problems import Code, Problem
 from invarlock.reports.preset_files import preset_name
 from invarlock.reports.presets import Preset
-from invarlock.reports.verification import verify_baseline
 
 
 @dataclass(frozen=True)
@@ -101,17 +99,20 @@ def examine_reports(files: PackFiles) -> Findings:
     envelopes: dict[str, VerifyEnvelope] = {}
     baselines: dict[str, BaselineFacts] = {}
     around = neighbours(files.digests)
-    for _, group in groupby(sorted(paths, key=_by_model), key=layout.model_folder):
+    groups = _by_baseline(paths)
+    elsewhere = examine_in_processes(files, groups)
+    for baseline_path, group in groups:
         baseline = None
+        if baseline_path is not None:
+            baseline, wrong = read_baseline(files, baseline_path)
+            problems += wrong
+            if baseline is not None:
+                baselines[baseline_path] = _facts_of(baseline)
         for path in group:
-            if is_baseline(path):
-                baseline, wrong = _read_baseline(files, path)
-                problems += wrong
-                if baseline is not None:
-                    baselines[path] = _facts_of(baseline)
-                continue
             preset = presets.get(layout.model_folder(path))
-            examined = examine_report(files, path, baseline, planned.plan, preset, around[path])
+            examined = elsewhere.get(path)
+            if examined is None:
+                examined = examine_report(files, path, baseline, planned.plan, preset, around[path])
             envelopes[path] = examined.envelope
             if examined.facts is not None:
                 facts[path] = examined.facts
@@ -130,17 +131,6 @@ def examine_reports(files: PackFiles) -> Findings:
     return Findings(planned, dict(sorted(facts.items())), envelopes, baselines, presets, tuple(problems))
 
 
-def _read_baseline(files: PackFiles, path: str) -> tuple[Baseline | None, list[Problem]]:
-    try:
-        document = files.document(path)
-        check_schema(document, "baseline_report", where=path)
-    except IntegrityError:
-        return None, []
-    except DocumentError as error:
-        return None, in_pack(error, Code.REPORT_MALFORMED)
-    return Baseline(path, document, files.digests[path]), [problem.of(path) for problem in verify_baseline(document)]
-
-
 def _facts_of(baseline: Baseline) -> BaselineFacts:
     document = baseline.document
     return BaselineFacts(
@@ -151,6 +141,11 @@ def _facts_of(baseline: Baseline) -> BaselineFacts:
     )
 
 
-def _by_model(path: str) -> tuple[str, bool, str]:
-    """Return the sort key that puts a model's baseline before its reports."""
-    return layout.model_folder(path), not is_baseline(path), path
+def _by_baseline(paths: Collection[str]) -> list[tuple[str | None, list[str]]]:
+    """Return the reports of each model with the path of its baseline's own report, None where it has none."""
+    groups: list[tuple[str | None, list[str]]] = []
+    for _, group in groupby(sorted(paths, key=lambda path: (layout.model_folder(path), path)), layout.model_folder):
+        own = list(group)
+        baseline = next(filter(is_baseline, own), None)
+        groups.append((baseline, [path for path in own if not is_baseline(path)]))
+    return groups

@@ -1,0 +1,130 @@
+"""Large packs, verified in several processes: the result is that of one process, whatever is wrong with the pack."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invarlock.packer.verify import reports, workers
+from invarlock.packer.verify.options import VerifyOptions
+from invarlock.packer.verify.result import VerifyResult
+from invarlock.packer.verify.verifying import verify_pack
+from packs import BASELINE, FAULT, REPORT, SCENARIOS, STRESS, edit_json
+
+from invarlock.problems import Code
+
+Change = Callable[[Path], object]
+
+
+def flip(name: str) -> Change:
+    def change(pack: Path) -> None:
+        data = (pack / name).read_bytes()
+        (pack / name).write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+
+    return change
+
+
+def remove(name: str) -> Change:
+    return lambda pack: (pack / name).unlink()
+
+
+def resealed(name: str, edit: Callable[[Any], object]) -> Change:
+    return lambda pack: edit_json(pack / name, edit)
+
+
+def higher_ratio(report: Any) -> None:
+    report["primary_metric"]["ratio_vs_baseline"] *= 1.01
+
+
+# what a maker changes, and whether he seals it again
+CHANGES: dict[str, tuple[Change, bool]] = {
+    "honest": (lambda pack: None, False),
+    "report": (flip(REPORT), False),
+    "page": (flip(STRESS.replace("report.json", "html")), False),
+    "baseline": (flip(BASELINE), False),
+    "plan": (flip(SCENARIOS), False),
+    "no report": (remove(STRESS), False),
+    "no baseline": (remove(BASELINE), False),
+    "no sidecar": (remove(FAULT.replace("evaluation.report", "runtime.manifest")), False),
+    "number": (resealed(REPORT, higher_ratio), True),
+    "baseline's number": (resealed(BASELINE, lambda document: document["draws"][0].update(run=7)), True),
+    "no JSON": (lambda pack: (pack / REPORT).write_text("{"), True),
+}
+
+
+@pytest.fixture
+def in_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function after which every pack is large, and reports are examined in two processes and nowhere else."""
+
+    def not_here(*_: object) -> None:
+        pytest.fail("a report was examined by the verifier itself")
+
+    def change() -> None:
+        monkeypatch.setattr(workers, "MIN_REPORTS", 1)
+        monkeypatch.setattr(workers, "BATCH_REPORTS", 2)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+        monkeypatch.setattr(reports, "examine_report", not_here)
+
+    return change
+
+
+def verified(pack: Path, progress: list[int] | None = None) -> VerifyResult:
+    done = progress if progress is not None else []
+    return verify_pack(pack, VerifyOptions(strict=True), lambda total: done.append)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_several_processes_find_what_one_finds(
+    name: str, pack: Path, reseal: Callable[[Path], None], in_processes: Callable[[], None]
+) -> None:
+    change, sealed_again = CHANGES[name]
+    change(pack)
+    if sealed_again:
+        reseal(pack)
+    alone: list[int] = []
+    together: list[int] = []
+    expected = verified(pack, alone)
+
+    in_processes()
+    found = verified(pack, together)
+
+    assert asdict(found) == asdict(expected)
+    assert (found.code == 0) == (name == "honest")
+    assert sum(together) == sum(alone)
+
+
+def test_a_process_that_does_not_start_or_ends_early_costs_time_only(
+    pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = verified(pack)
+    monkeypatch.setattr(workers, "MIN_REPORTS", 1)
+    monkeypatch.setattr(workers, "BATCH_REPORTS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+
+    for executable in ("/no/such/python", "/bin/false"):
+        monkeypatch.setattr("sys.executable", executable)
+        assert asdict(verified(pack)) == asdict(expected)
+
+
+def test_a_file_that_another_process_read_in_another_state_has_changed(pack: Path) -> None:
+    from invarlock.packer.format.contents import FilesRead, SealedFiles
+    from invarlock.packer.format.pack_folder import open_pack
+
+    with open_pack(pack) as folder:
+        digest = "0" * 64
+        files = SealedFiles(folder, {REPORT: digest})
+        files.adopt(FilesRead({REPORT: (1, 1, 1, 1)}, ()))
+        assert files.problems == []
+        files.adopt(FilesRead({REPORT: (2, 1, 1, 1)}, ()))
+
+        assert [problem.code for problem in files.finish()] == [Code.FILE_CHANGED]
+
+
+def test_a_small_pack_starts_no_process(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_collect", lambda *_: pytest.fail("a process was started"))
+
+    assert verified(pack).code == 0

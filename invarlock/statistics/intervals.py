@@ -23,7 +23,7 @@ SUM_BITS = 61
 CHUNK_INDICES = 1 << 16
 # Resamples that are kept for the next interval: how many indices they may have, and how many of that size are kept.
 # Counts fit a byte unless a replicate has drawn a window 256 times, so that each row is 32 MB.
-KEPT_RESAMPLES = ((1 << 17, 256), (1 << 21, 16))
+KEPT_RESAMPLES = ((1 << 17, 256), (1 << 21, 16), (1 << 23, 4))
 # Normal quantiles come from the C library; nine digits of them are the same everywhere.
 LEVEL_DIGITS = 9
 # The series of Student's t holds from here on.

@@ -51,17 +51,23 @@ def measure_spectra(matrices: torch.Tensor) -> list[Spectrum]:
         matrices: shape (batch, rows, columns), any float dtype.
     """
     weights = matrices.float()
-    finite = weights.isfinite().flatten(1).all(dim=1)
-    safe = torch.where(finite[:, None, None], weights, torch.zeros_like(weights))
+    # one matrix at a time, which stays in the cache of a processor
+    finite = torch.stack([matrix.isfinite().all() for matrix in weights])
+    safe = zero_unless(finite, weights)
     # float64 accumulates squares without overflow, even for float32 weights of 1e25
-    frobenius = safe.double().square().sum(dim=(1, 2)).sqrt()
-    scale = safe.abs().amax(dim=(1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
+    frobenius = torch.stack([matrix.double().square_().sum() for matrix in safe]).sqrt()
+    scale = torch.stack([matrix.abs().amax() for matrix in safe]).clamp_min(torch.finfo(torch.float32).tiny)
     sigma, residual = largest_singular_value(safe / scale[:, None, None])
     sigma = sigma.double() * scale.double()
     return [
         Spectrum(stored(s), stored(r), stored(f)) if ok else Spectrum(None, None, None)
         for s, r, f, ok in zip(sigma.tolist(), residual.tolist(), frobenius.tolist(), finite.tolist(), strict=True)
     ]
+
+
+def zero_unless(finite: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Return a batch with zeros in place of the matrices that are not finite."""
+    return matrices if bool(finite.all()) else torch.where(finite[:, None, None], matrices, 0.0)
 
 
 def largest_singular_value(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

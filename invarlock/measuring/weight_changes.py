@@ -22,14 +22,14 @@ from typing import Any
 import torch
 
 from invarlock.digests import short_digest
-from invarlock.measuring.spectral import measure_spectra, stored
+from invarlock.measuring.spectral import measure_spectra, stored, zero_unless
 
 # Weights that share a scale in most group-wise formats; a longer group is several of these.
 GROUP = 32
 # A weight is large from half the RMS of its matrix: rounding flips none of those.
 LARGE = 0.5
-# Rows are worked on together up to so many elements: 32 MB of float64.
-SLICE_ELEMENTS = 1 << 22
+# Rows are worked on together up to so many elements: 2 MB of float64, which stay in the cache.
+SLICE_ELEMENTS = 1 << 18
 
 CONTRACT: Mapping[str, Any] = {
     "of": "matrices of one shape whose bytes differ from the baseline's",
@@ -61,8 +61,10 @@ def measure_changes(before: torch.Tensor, after: torch.Tensor) -> list[WeightCha
         before: the baseline's, shape (batch, out, in), any float dtype.
         after: the subject's, same shape.
     """
-    finite = (before.float().isfinite() & after.float().isfinite()).flatten(1).all(dim=1)
-    before, after = (torch.where(finite[:, None, None], side.float(), 0.0) for side in (before, after))
+    before, after = before.float(), after.float()
+    pairs = zip(before, after, strict=True)
+    finite = torch.stack([base.isfinite().all() & own.isfinite().all() for base, own in pairs])
+    before, after = zero_unless(finite, before), zero_unless(finite, after)
     _, rows, columns = before.shape
     energy = _zeros(before)
     for base, _ in _slices(before, after):

@@ -63,6 +63,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/verify/verifying.py": (*VERIFYING, *EVIDENCE, f"{PACKER}/test_pages.py", f"{PACKER}/test_signing.py"),
     # claims
     "packer/verify/attestable.py": (ATTESTATIONS, f"{PACKER}/test_signing.py"),
+    "packer/verify/baselines.py": (RESULTS, *VERIFYING),
     "packer/verify/catalogue.py": (f"{PACKER}/test_catalogue.py", *VERIFYING),
     "packer/verify/claims.py": (SIGNATURE, *EVIDENCE, *VERIFYING, f"{PACKER}/test_signing.py"),
     "packer/verify/edit_records.py": (f"{PACKER}/test_edit_records.py", f"{PACKER}/test_deployables.py", *VERIFYING),
@@ -83,6 +84,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/verify/report.py": (CLAIMED, *VERIFYING, f"{PACKER}/test_pages.py", f"{PACKER}/test_probes.py"),
     "packer/verify/reports.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
     "packer/verify/results.py": (RESULTS, *VERIFYING, f"{PACKER}/test_build.py", f"{PACKER}/test_probes.py"),
+    "packer/verify/workers.py": (f"{PACKER}/test_verify_workers.py",),
     "invarlock/reports/consistency.py": (
         f"{REPORTS}/test_consistency.py",
         f"{REPORTS}/test_verification.py",

@@ -9,7 +9,6 @@ Times are of the processor, which other processes disturb less than the clock.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import resource
 import tempfile
 import time
@@ -26,13 +25,14 @@ from invarlock.catalog.models import read_models
 from invarlock.checkpoints.editing import apply_edits
 from invarlock.checkpoints.snapshots import make_snapshot
 from invarlock.checkpoints.storage_format import open_checkpoint
-from invarlock.evaluation import checkpoint_facts, comparison
+from invarlock.evaluation import comparison
 from invarlock.evaluation.kept_tokens import kept_file
 from invarlock.evaluation.measurements import Comparison, Reference, SubjectMeasurement, WindowPlan
 from invarlock.evaluation.models import Placement, forward, load_model
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.evaluation.windows import Draw, Tokens
-from invarlock.measuring import rmt
+from invarlock.measuring import rmt, spectral, weight_changes
+from invarlock.measuring.invariants import tensor_digest
 from invarlock.reports.policy import resolve_policy
 
 SUITES = Path(__file__).parents[1] / "suites"
@@ -40,8 +40,8 @@ SEQ_LEN, BATCH_SIZE, RUN = 128, 16, 1
 # Parts of a stage, by the module that calls them.
 PARTS = (
     (comparison, "digest_checkpoint", "digest of the files"),
-    (checkpoint_facts.spectral, "measure_spectra", "spectra"),
-    (checkpoint_facts.weight_changes, "measure_changes", "changes, with their spectra"),
+    (spectral, "measure_spectra", "spectra"),
+    (weight_changes, "measure_changes", "changes, with their spectra"),
     (comparison, "measure_canonical_form", "canonical form"),
     (rmt, "edge_risk", "edge risks"),
 )
@@ -91,7 +91,7 @@ def read_and_hashed(folder: Path) -> float:
 
     def work() -> None:
         for name in checkpoint.files.entries:
-            hashlib.sha256(memoryview(checkpoint.read(name).contiguous().view(torch.uint8).numpy())).digest()
+            tensor_digest(checkpoint.read(name))
 
     return seconds(work)
 

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from invarlock.packer.trust.keys import make_signing_key, write_key_pair
 from pack_documents import comparable_documents
-from processes import SMALL, finish, packer, python, start_pytest, succeed
+from processes import SMALL, packer, python, run_pytest, succeed
 
 ROOT = Path(__file__).parents[3]
 # four subjects on two models, with a probe and repeats
 SELECT = "(mistral and (noop or prune_50 or ve_mlp)) or (qwen2 and nan_injection)"
 
 
-def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+def run(directory: Path, *arguments: str) -> str:
+    """Run the suite or a shard of it, and return what it printed."""
     given = ("suites", "-q", "-k", SELECT, "--determinism", "strict", "--repeats", "1", "--output-dir", directory)
-    return start_pytest(*given, *arguments, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "2"})
+    return succeed(run_pytest(*given, *arguments, env={**SMALL, "DRIFT_CALIBRATION_RUNS": "2"})).stdout
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     write_key_pair(folder / "maker", make_signing_key())
     key = ("--signing-key", str(folder / "maker.pem"))
-    processes = {
-        "undivided": start(folder / "undivided", *key),
-        "one": start(folder / "one", "--shard", "1/3"),
-        "two": start(folder / "two", "--shard", "2/3", "-n", "2"),
-        "three": start(folder / "three", "--shard", "3/3"),
+    outputs = {
+        "undivided": run(folder / "undivided", *key),
+        "one": run(folder / "one", "--shard", "1/3"),
+        "two": run(folder / "two", "--shard", "2/3", "-n", "2"),
+        "three": run(folder / "three", "--shard", "3/3"),
     }
-    for name, process in processes.items():
-        output = succeed(finish(process)).stdout
+    for name, output in outputs.items():
         assert ("a shard has no pack" not in output and "is as expected" not in output) == (name == "undivided"), output
     return folder
 

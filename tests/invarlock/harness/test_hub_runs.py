@@ -71,7 +71,7 @@ def write_suites(folder: Path, *model_ids: str) -> Path:
         for model_id in model_ids
     ]
     text = (SUITES / "models.toml").read_text("utf-8")
-    suite = text[text.index('[[suite]]\nname = "smoke"') : text.index('[[suite]]\nname = "subset"')]
+    suite = text[text.index('[[suite]]\nname = "smoke"') : text.index('[[suite]]\nname = "laptop"')]
     kept = suite.replace(suite[suite.index("models = [") : suite.index("requires")], f"models = {list(model_ids)!r}\n")
     (folder / "models.toml").write_text("\n".join([*rows, kept.replace("'", '"')]), "utf-8")
     source = source_repository(SUITES)

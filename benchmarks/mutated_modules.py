@@ -121,6 +121,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/judgement/widths.py": ("tests/invarlock/evaluation/test_declared_changes.py",),
     "invarlock/judgement/gate.py": (f"{REPORTS}/test_gates.py", *GUARDS),
     "invarlock/judgement/learning.py": (f"{REPORTS}/test_presets.py", *GUARDS),
+    "invarlock/judgement/null_level.py": (f"{REPORTS}/test_null_level.py",),
     "invarlock/judgement/slices.py": ("tests/invarlock/evaluation/test_slices.py",),
     "invarlock/judgement/shares.py": (f"{REPORTS}/test_shares.py", *GUARDS),
     "invarlock/reports/gates.py": (f"{REPORTS}/test_gates.py", f"{REPORTS}/test_overhead.py"),

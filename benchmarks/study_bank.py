@@ -152,6 +152,17 @@ def scale_values(model: Any, seed: int) -> None:
         equal.scale_values(model, block, (torch.rand(len(block.v.weight), generator=generator) - 0.5).exp())
 
 
+@torch.no_grad()
+def scale_keys(model: Any, seed: int) -> None:
+    """Scale the keys of each head, and the queries that meet them against it; no quantiser is known to do so."""
+    generator, size = torch.Generator().manual_seed(seed), equal.head_size(model)
+    for block in equal.blocks(model):
+        groups, heads = len(block.k.weight) // size, len(block.q.weight) // size
+        factors = (torch.rand(groups, generator=generator) - 0.5).exp()
+        block.k.scale_outputs(factors.repeat_interleave(size))
+        block.q.scale_outputs(1 / factors.repeat_interleave(heads // groups * size))
+
+
 def everything(model: Any, seed: int) -> None:
     """Do what a rotating and smoothing quantiser does to a model that a merger has reordered."""
     equal.shuffle_units(model, seed)
@@ -169,6 +180,7 @@ def equivalents(model: Any) -> dict[str, tuple[Change, ...]]:
         "AWQ-like scales": tuple(partial(equal.smooth, seed=seed) for seed in (1, 2)),
         "unit scales": (partial(scale_units, seed=3),),
         "value scales": (partial(scale_values, seed=4),),
+        "keys scaled against queries": tuple(partial(scale_keys, seed=seed) for seed in (15, 16)),
         "rotated": tuple(partial(rotate, seed=seed) for seed in (5, 6)),
         "values rotated": (partial(equal.rotate_values, seed=7),),
         "units reordered": (partial(equal.shuffle_units, seed=8),),

@@ -24,6 +24,7 @@ from invarlock.judgement.learning import (
     largest_with_margin,
     upper_quantile,
 )
+from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.judgement.shares import Shares, largest_share, share_of
 from invarlock.pages.markup import Markup, element
 from invarlock.pages.parts import MAX_ROWS, data_table, most_changed, number_cell
@@ -81,7 +82,7 @@ class LearnedEpsilon(TypedDict):
     limit: float | None
 
 
-def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> RmtBlock:
+def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any], *, unchanged: bool = False) -> RmtBlock:
     """Return status, metrics, families, per-module growth and violations of the guard.
 
     A module that could not be measured on one side is an error, so the guard fails; activations that are not finite
@@ -91,17 +92,19 @@ def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> RmtBlock:
         raw: ``baseline`` and ``subject``, each with ``modules`` (by name: family, tokens, features, nonfinite,
             edge_risk; null where not measured).
         policy: the ``rmt`` limits.
+        unchanged: whether the subject answers as its baseline does; then a family beyond a limit warns.
     """
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     violations = list(_unmeasured(before, after))
+    severity, more = ("warn", f"; {SAME_ANSWERS}") if unchanged else ("fail", "")
     families = _families(before, after, policy)
     for family, row in families.items():
         if row["growth"] is not None and row["growth"] > row["epsilon"]:
-            reason = f"its largest edge risk grew by {row['growth']:.4g}, limit {row['epsilon']:g}"
-            violations.append(_violation(f"family {family}", "fail", reason))
+            reason = f"its largest edge risk grew by {row['growth']:.4g}, limit {row['epsilon']:g}{more}"
+            violations.append(_violation(f"family {family}", severity, reason))
         elif row["growth"] is not None and row["growth"] < -policy["max_fall"]:
-            reason = f"its largest edge risk fell by {-row['growth']:.4g}, limit {policy['max_fall']:g}"
-            violations.append(_violation(f"family {family}", "fail", reason))
+            reason = f"its largest edge risk fell by {-row['growth']:.4g}, limit {policy['max_fall']:g}{more}"
+            violations.append(_violation(f"family {family}", severity, reason))
     growths = _growths(before, after)
     known = [growth for growth in growths.values() if growth is not None]
     severities = {violation["severity"] for violation in violations}
@@ -196,7 +199,7 @@ def _families(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dic
 
 
 def _judge(raw: Block, limits: Block, context: Context) -> RmtBlock:
-    return derive_rmt(comparable(raw, context.edit, "features"), limits)
+    return derive_rmt(comparable(raw, context.edit, "features"), limits, unchanged=context.unchanged)
 
 
 def _judge_probe(raw: Block, limits: Block, context: Context) -> RmtProbeBlock:

@@ -31,6 +31,7 @@ from invarlock.judgement.learning import (
     largest_ratio_with_margin,
     robust_deviation,
 )
+from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.judgement.shares import Shares, largest_share, magnitude, share_of
 from invarlock.statistics.rounding import rounded
 
@@ -52,6 +53,7 @@ def derive_spectral(
     rounding: float = 0.0,
     *,
     low_rank: bool = False,
+    unchanged: bool = False,
 ) -> dict[str, Any]:
     """Return status, metrics, per-module numbers and violations of the guard.
 
@@ -65,6 +67,7 @@ def derive_spectral(
         scaled_by: matrices that received scales which were undone in another, by name, and that other.
         rounding: the relative error of a number that is rounded to the type in which tensors are stored.
         low_rank: whether the subject is an adapter, whose changes run along few directions by nature.
+        unchanged: whether the subject answers as its baseline does; then too many capped modules warn.
     """
     before, after, changes = _compared(raw)
     violations = []
@@ -105,8 +108,11 @@ def derive_spectral(
         "deadband": rounded(deadband),
         **change_metrics(changes, same, skipped, suspicious, low_rank),
     }
+    too_many = len(capped) > policy["max_caps"]
+    if too_many and unchanged:
+        violations.append(_violation("*", "warn", f"{len(capped)} modules capped; {SAME_ANSWERS}"))
     severities = {violation["severity"] for violation in violations}
-    failed = len(capped) > policy["max_caps"] or any(violation["severity"] == "fail" for violation in violations)
+    failed = (too_many and not unchanged) or "fail" in severities
     status = "error" if "error" in severities else "fail" if failed else "warn" if severities else "pass"
     return {
         "status": status,
@@ -263,6 +269,7 @@ def _judge(raw: Module, limits: Module, context: Context) -> dict[str, Any]:
         context.scaled_by,
         context.rounding,
         low_rank=context.low_rank,
+        unchanged=context.unchanged,
     )
 
 

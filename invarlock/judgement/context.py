@@ -24,6 +24,7 @@ class Context:
         raws: the measurements of the metrics that have their own, by name.
         intent: ``preserve``, or ``change`` where the subject is meant to answer differently.
         blocks: the blocks of the metrics judged before this one, by name.
+        unchanged: whether the subject answers as its baseline does, as far as the scored text shows.
     """
 
     windows: Mapping[str, Any]
@@ -38,3 +39,4 @@ class Context:
     intent: str = "preserve"
     raws: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     blocks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unchanged: bool = False

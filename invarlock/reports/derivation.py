@@ -19,6 +19,7 @@ from invarlock.documents.reports import Report
 from invarlock.guards import BY_NAME, GUARD_NAMES
 from invarlock.jsonio import digest_document
 from invarlock.judgement.context import Context
+from invarlock.judgement.null_level import is_at_null_level
 from invarlock.metrics import METRICS
 from invarlock.metrics.perplexity import window_statistics
 from invarlock.reports.gates import judge_gates
@@ -71,6 +72,7 @@ def bootstrap(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def context(report: Mapping[str, Any]) -> Context:
     """Return the parts of a report that guards and metrics may read besides their own measurements and limits."""
+    blocks = {metric.name: report[metric.name] for metric in METRICS if metric.name in report}
     return Context(
         windows=report["evaluation_windows"],
         bootstrap=bootstrap(report),
@@ -83,7 +85,8 @@ def context(report: Mapping[str, Any]) -> Context:
         low_rank=_is_adapter(report.get("invariants", {}).get("raw", {})),
         intent=report["resolved_policy"]["fidelity"]["intent"],
         raws={metric.name: report[metric.name]["raw"] for metric in METRICS if metric.has_raw},
-        blocks={metric.name: report[metric.name] for metric in METRICS if metric.name in report},
+        blocks=blocks,
+        unchanged=is_at_null_level(blocks.get("fidelity"), report["resolved_policy"]["fidelity"]["null_level"]),
     )
 
 

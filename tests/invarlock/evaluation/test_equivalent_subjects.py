@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 import transformers
 from shipped_checkpoints import EMBEDDED, restore, write_baseline
 from small_evaluations import evaluate_small
+
+from invarlock.judgement.null_level import KL, SAME_ANSWERS
+from invarlock.reports.derivation import compose, strip
 
 # transformers leaves it untyped
 AUTO_MODEL: Any = transformers.AutoModelForCausalLM
@@ -84,6 +88,30 @@ def test_a_fold_that_leaves_out_a_norm_fails(tmp_path: Path) -> None:
     assert code == 1, output
     named = {row["module"] for row in report["spectral"]["violations"]}
     assert named == {f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv"}
+
+
+def scale_keys(model: Any, *, undone: bool) -> None:
+    for block in made.blocks(model):
+        block.k.weight.mul_(1.5)
+        block.q.weight.mul_(1 / 1.5 if undone else 1.5)
+
+
+def test_weights_that_no_canonical_form_explains_warn_where_no_answer_changes_and_fail_where_one_does(
+    tmp_path: Path,
+) -> None:
+    codes, reports = {}, {}
+    for undone in (True, False):
+        folder = tmp_path / str(undone)
+        subject = subject_of((partial(scale_keys, undone=undone),), folder)
+        codes[undone], reports[undone], _ = evaluate(*subject, folder)
+
+    same, broken = reports[True], reports[False]
+    assert codes == {True: 0, False: 1}
+    assert same["fidelity"]["kl_mean"] < KL < broken["fidelity"]["kl_mean"]
+    assert same["spectral"]["metrics"]["caps_applied"] == 8 > same["spectral"]["metrics"]["max_caps"]
+    assert (same["spectral"]["status"], same["validation"]["spectral_stable"]) == ("warn", True)
+    assert same["spectral"]["violations"][-1]["reason"].endswith(SAME_ANSWERS)
+    assert compose(strip(same)) == same
 
 
 def test_clipping_by_a_real_quantiser_caps_no_module(tmp_path: Path) -> None:

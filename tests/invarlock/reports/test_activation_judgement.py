@@ -7,6 +7,7 @@ import pytest
 
 from invarlock.guards.rmt import derive_rmt, derive_rmt_probe
 from invarlock.guards.variance import derive_variance, derive_ve_probe, propose_scales
+from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.reports.policy import resolve_policy
 
 POLICY = resolve_policy("balanced", "dev", {})
@@ -40,6 +41,20 @@ def test_the_same_on_both_sides_passes() -> None:
 )
 def test_growth_and_collapse_of_a_family_are_both_seen(after: float, status: str) -> None:
     assert rmt(side(ffn_a=2.0, ffn_b=1.0), side(ffn_a=after, ffn_b=1.0))["status"] == status
+
+
+def test_growth_that_changes_no_answer_warns_and_activations_that_are_not_finite_fail() -> None:
+    raw = {"baseline": side(ffn_a=2.0, attn_a=1.0), "subject": side(ffn_a=3.0, attn_a=0.5)}
+    broken = {"baseline": side(ffn_a=2.0), "subject": side(ffn_a=2.0)}
+    broken["subject"]["modules"]["ffn_a"]["nonfinite"] = 1
+
+    block = derive_rmt(raw, POLICY["rmt"], unchanged=True)
+
+    assert (block["status"], block["passed"]) == ("warn", True)
+    assert block["metrics"]["violating_families"] == ["family attn", "family ffn"]
+    assert all(row["reason"].endswith(SAME_ANSWERS) for row in block["violations"])
+    assert derive_rmt(raw, POLICY["rmt"])["status"] == "fail"
+    assert derive_rmt(broken, POLICY["rmt"], unchanged=True)["status"] == "fail"
 
 
 def test_a_family_is_judged_by_those_of_its_modules_that_both_sides_measured() -> None:

@@ -7,6 +7,7 @@ from configurations import configuration
 
 from invarlock.guards.invariants import derive_invariants
 from invarlock.guards.spectral import derive_spectral
+from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.reports.policy import resolve_policy
 
 LIMITS = resolve_policy("balanced", "dev", {})["spectral"]
@@ -412,6 +413,29 @@ def test_as_many_caps_as_the_tier_allows_warn_and_one_more_fails() -> None:
 
     assert at_the_limit["metrics"]["caps_applied"] == LIMITS["max_caps"] > 0
     assert (at_the_limit["status"], beyond["status"]) == ("warn", "fail")
+
+
+def test_caps_that_change_no_answer_warn_and_name_every_module() -> None:
+    names = [f"m{index}" for index in range(8)]
+    raw = raw_spectral(spectra(**dict.fromkeys(names, 1.0)), spectra(**dict.fromkeys(names, 1.5)))
+
+    block = derive_spectral(raw, LIMITS, unchanged=True)
+
+    assert (block["status"], block["passed"], block["metrics"]["capped_modules"]) == ("warn", True, names)
+    assert [(row["module"], row["severity"]) for row in block["violations"]] == [
+        *((name, "cap") for name in names),
+        ("*", "warn"),
+    ]
+    assert block["violations"][-1]["reason"] == f"8 modules capped; {SAME_ANSWERS}"
+
+
+@pytest.mark.parametrize(("sigma", "status"), [(0.0, "fail"), (None, "error")])
+def test_a_matrix_of_zeros_or_without_a_norm_fails_though_no_answer_changes(sigma: float | None, status: str) -> None:
+    raw = raw_spectral(spectra(a=1.0, b=2.0), spectra(a=sigma, b=2.0))
+
+    block = derive_spectral(raw, LIMITS, unchanged=True)
+
+    assert (block["status"], block["passed"]) == (status, False)
 
 
 def test_a_matrix_that_became_zero_fails_however_many_caps_are_allowed() -> None:

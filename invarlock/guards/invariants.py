@@ -46,8 +46,8 @@ def derive_invariants(
     Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
     a tokenizer with other tokens, and a changed tie structure fail; so does a matrix with the values of another one, a
     tensor that changed though the edit does not take it, so do defects of packed weights, and so does configuration
-    that computes something else on the scored text. A changed dtype of a dense checkpoint warns, as does packing that
-    saves little, and other configuration.
+    that computes something else on the scored text. A dtype that changed in a part of a dense checkpoint warns, as does
+    packing that saves little, and other configuration.
 
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
@@ -175,7 +175,7 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
     heads = {baseline["head"], subject["head"]} - {None}
     missing = frozenset(missing_tensors(baseline, subject, declared.layers, declared.experts))
     # codes have no precision, and what a quantiser leaves it stores in the type that its kernels compute in
-    packs = subject["storage"]["packed_weights"] > 0
+    recast = subject["storage"]["packed_weights"] > 0 or _is_recast(before, after)
     for name in sorted({*before, *after}):
         own, base = after.get(name), before.get(name)
         if own is not None and own["nonfinite"]:
@@ -194,9 +194,9 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
                 continue
             what = "router shape" if base["family"] == "router" else "shape"
             yield _violation(name, "reshaped", f"{what} {own['shape']} where the baseline has {base['shape']}")
-        elif own["dtype"] != base["dtype"] and not (packs and {own["dtype"], base["dtype"]} <= PRECISIONS):
+        elif own["dtype"] != base["dtype"] and not (recast and {own["dtype"], base["dtype"]} <= PRECISIONS):
             reason = f"stored as {own['dtype']} where the baseline has {base['dtype']}"
-            # numbers in another precision are the same weights, integers instead of floats are not
+            # in another precision numbers are the same weights, integers instead of floats are not
             alike = _is_float(own["dtype"]) == _is_float(base["dtype"])
             yield _violation(name, "dtype", reason, "warn" if alike else "fail")
 
@@ -215,6 +215,16 @@ def _copies(baseline: Facts, subject: Facts, severity: str) -> Iterator[Violatio
         if before[other]["digest"] != before[name]["digest"]:
             reason = f"it has the same values as {other}, the baseline's two differ"
             yield _violation(name, "copy", reason, severity)
+
+
+def _is_recast(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> bool:
+    """Return whether all tensors of a precision are stored in one precision, as when a whole model is cast."""
+    found: dict[str, set[str]] = {}
+    for name in before.keys() & after.keys():
+        pair = before[name]["dtype"], after[name]["dtype"]
+        if PRECISIONS.issuperset(pair):
+            found.setdefault(pair[0], set()).add(pair[1])
+    return all(len(dtypes) == 1 for dtypes in found.values())
 
 
 def _is_float(dtype: str) -> bool:

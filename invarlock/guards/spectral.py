@@ -66,7 +66,7 @@ def derive_spectral(
         policy: the ``spectral`` limits.
         scaled_by: matrices that received scales which were undone in another, by name, and that other.
         rounding: the relative error of a number that is rounded to the type in which tensors are stored.
-        low_rank: whether the subject is an adapter, whose changes run along few directions by nature.
+        low_rank: whether the changes run along few directions by nature, as those of an adapter or a fine-tune do.
         unchanged: whether the subject answers as its baseline does; then too many capped modules warn.
     """
     before, after, changes = _compared(raw)

@@ -28,7 +28,7 @@ def judge_changes(
         changes: raw, by matrix: ``relative``, ``coherent``, ``flipped``, ``edge_risk``, ``unit_order``.
         skipped: the matrices that ``reordered`` and ``rounded_only`` return.
         limits: ``coherent_share``, ``flipped_share``, ``edge_risk``.
-        low_rank: whether the subject is stored as a change of low rank, which runs along few directions by nature.
+        low_rank: whether the changes run along few directions by nature, as those of an adapter or a fine-tune do.
     """
     judged = _judged(changes, skipped, low_rank)
     found = {name: _findings(change, limits) for name, change in judged.items()}

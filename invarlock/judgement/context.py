@@ -20,7 +20,8 @@ class Context:
         task_records: ``task_records`` of the report, None if it has none.
         scaled_by: matrices that received scales which were undone in another, by name, and that other.
         rounding: the largest relative error of a number that is rounded to a type in which tensors are stored.
-        low_rank: whether the subject is an adapter: a change of low rank.
+        low_rank: whether changes run along few directions by nature: those of an adapter, or of a subject that is
+            meant to answer differently, a fine-tune.
         raws: the measurements of the metrics that have their own, by name.
         intent: ``preserve``, or ``change`` where the subject is meant to answer differently.
         blocks: the blocks of the metrics judged before this one, by name.

@@ -21,6 +21,7 @@ from invarlock.jsonio import digest_document
 from invarlock.judgement.context import Context
 from invarlock.judgement.null_level import is_at_null_level
 from invarlock.metrics import METRICS
+from invarlock.metrics.fidelity import CHANGE
 from invarlock.metrics.perplexity import window_statistics
 from invarlock.reports.gates import judge_gates
 from invarlock.reports.policy import policy_digest, resolve_policy
@@ -72,6 +73,7 @@ def bootstrap(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def context(report: Mapping[str, Any]) -> Context:
     """Return the parts of a report that guards and metrics may read besides their own measurements and limits."""
+    intent = report["resolved_policy"]["fidelity"]["intent"]
     blocks = {metric.name: report[metric.name] for metric in METRICS if metric.name in report}
     return Context(
         windows=report["evaluation_windows"],
@@ -82,8 +84,8 @@ def context(report: Mapping[str, Any]) -> Context:
         task_records=report.get("task_records"),
         scaled_by=_scaled_by(report.get("equivalence", ())),
         rounding=_rounding(report.get("invariants", {}).get("raw", {})),
-        low_rank=_is_adapter(report.get("invariants", {}).get("raw", {})),
-        intent=report["resolved_policy"]["fidelity"]["intent"],
+        low_rank=intent == CHANGE or _is_adapter(report.get("invariants", {}).get("raw", {})),
+        intent=intent,
         raws={metric.name: report[metric.name]["raw"] for metric in METRICS if metric.has_raw},
         blocks=blocks,
         unchanged=is_at_null_level(blocks.get("fidelity"), report["resolved_policy"]["fidelity"]["null_level"]),

@@ -106,3 +106,16 @@ def test_only_the_measurements_of_a_guard_are_kept(real_run: Any) -> None:
 
     assert [set(raw[guard]) for guard in report["guards"]] == [{"raw", "measurement_contract"}] * len(report["guards"])
     assert not any("claimed" in block for block in compose(raw).values() if isinstance(block, dict))
+
+
+def test_a_change_along_one_direction_is_a_finding_unless_the_subject_is_meant_to_change(raw: dict[str, Any]) -> None:
+    changes = raw["spectral"]["raw"]["changes"]
+    name = sorted(changes)[0]
+    changes[name] |= {"relative": 0.1, "coherent": 0.0, "flipped": 0.0, "edge_risk": 10.0, "unit_order": None}
+    meant = copy.deepcopy(raw)
+    meant["policy_provenance"]["overrides"]["fidelity.intent"] = "change"
+
+    preserved, changed = compose(raw), compose(meant)
+
+    assert name in preserved["spectral"]["metrics"]["suspicious_changes"]
+    assert name not in changed["spectral"]["metrics"]["suspicious_changes"]

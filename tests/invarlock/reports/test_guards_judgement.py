@@ -109,7 +109,20 @@ def test_a_matrix_with_the_values_of_another_fails_unless_a_change_is_meant() ->
     assert alike["status"] == "pass"
 
 
-def test_a_changed_dtype_warns() -> None:
+@pytest.mark.parametrize(("dtype", "warned"), [("F16", False), ("F32", False), ("F8_E4M3", True)])
+def test_a_model_cast_to_another_precision_is_no_finding_and_one_cast_to_eight_bits_is(
+    dtype: str, warned: bool
+) -> None:
+    subject = facts()
+    for tensor in subject["tensors"].values():
+        tensor["dtype"] = dtype
+
+    block = derive_invariants({"baseline": facts(), "subject": subject}, None)
+
+    assert (block["status"], block["metrics"]["dtype"]) == (("warn", 4) if warned else ("pass", 0))
+
+
+def test_a_dtype_that_changed_in_one_tensor_warns() -> None:
     block = derive_invariants({"baseline": facts(), "subject": facts(**{"up.weight": ("F32", [6, 4], "ffn", 0)})}, None)
 
     assert (block["status"], block["passed"]) == ("warn", True)

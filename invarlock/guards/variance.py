@@ -19,6 +19,9 @@ from invarlock.pages.markup import Markup, element
 from invarlock.pages.parts import counted, data_table, most_changed, number_cell, number_text
 from invarlock.statistics.rounding import rounded
 
+# Half a per cent of perplexity, in nats a token. Formats that shrink weights, such as MXFP4, and fine-tunes cost less
+# (docs/statistics.md); a gain that is certain but smaller passes the predictive gate and is no warning.
+LEAST_WARNED_GAIN = 0.005
 Block = Mapping[str, Any]
 Modules = Mapping[str, Block]
 
@@ -54,6 +57,7 @@ def derive_variance(
 
     A is the subject's loss on the final windows, B the loss with the scales applied. Scales are worth applying if the
     mean of B - A and the upper end of its interval are at most -min_effect. One-sided intervals put all of alpha there.
+    The guard warns where that end is also at least half a per cent below zero.
 
     Args:
         raw: ``baseline`` and ``subject``, each with ``modules`` (by name: rms); ``subject`` with ``scaled_logloss``.
@@ -61,6 +65,16 @@ def derive_variance(
         windows: ``evaluation_windows.final`` of the report.
         bootstrap: ``replicates``, ``alpha`` and ``seed`` of the interval.
     """
+    return _derived(raw, policy, windows, bootstrap, LEAST_WARNED_GAIN)
+
+
+def _derived(
+    raw: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    windows: Mapping[str, Any],
+    bootstrap: Mapping[str, Any],
+    least_warned: float,
+) -> dict[str, Any]:
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     unmeasured = sorted(name for name in before if after.get(name, {}).get("rms") is None)
     scales = propose_scales(before, after, policy)
@@ -69,8 +83,9 @@ def derive_variance(
         status = "error"
         reasons = [f"{name}: its output could not be measured, or is not finite" for name in unmeasured[:3]]
     else:
-        status = "warn" if gate["passed"] else "pass"
-        reasons = [f"scaling {', '.join(scales)} would lower the loss"] if gate["passed"] else []
+        worth_a_warning = gate["passed"] and -gate["delta_ci"][1] >= least_warned
+        status = "warn" if worth_a_warning else "pass"
+        reasons = [f"scaling {', '.join(scales)} would lower the loss"] if worth_a_warning else []
     return {
         "status": status,
         "passed": status != "error",
@@ -89,8 +104,8 @@ def derive_variance(
 def derive_ve_probe(
     raw: Mapping[str, Any], policy: Mapping[str, Any], windows: Mapping[str, Any], bootstrap: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the probe's result: the guard's numbers over more windows, and whether it would intervene."""
-    block = derive_variance(raw, policy, windows, bootstrap)
+    """Return the probe's result: the guard's numbers over more windows, and whether it would intervene at all."""
+    block = _derived(raw, policy, windows, bootstrap, 0.0)
     kept = ("modules", "proposed_scales", "ab_gain", "predictive_gate", "violations")
     return {"detected": block["predictive_gate"]["passed"], **{key: block[key] for key in kept}}
 

@@ -160,6 +160,22 @@ def test_no_gain_a_doubtful_one_or_none_that_could_be_measured_is_no_signal(scal
     assert (block["status"], block["predictive_gate"]["passed"]) == ("pass", False)
 
 
+@pytest.mark.parametrize(("scaled", "status"), [(2.9949, "warn"), (2.9951, "pass")])
+def test_a_gain_of_less_than_half_a_per_cent_is_detected_by_the_probe_and_is_no_warning(
+    scaled: float, status: str
+) -> None:
+    block = variance([scaled] * 8)
+
+    assert (block["status"], len(block["violations"])) == (status, int(status == "warn"))
+    assert block["predictive_gate"]["passed"]
+    raw = {
+        "baseline": {"modules": outputs(a=1.0)},
+        "subject": {"modules": outputs(a=0.9), "scaled_logloss": [scaled] * 8},
+    }
+    probe = derive_ve_probe(raw, POLICY["variance"], {"logloss": [3.0] * 8, "token_counts": [127] * 8}, BOOTSTRAP)
+    assert (probe["detected"], len(probe["violations"])) == (True, 1)
+
+
 def test_as_many_scaled_losses_as_windows_are_needed() -> None:
     with pytest.raises(ValueError, match="longer"):
         variance([2.9] * 7)

@@ -112,7 +112,9 @@ def order_heads(sides: Sides, attention: Attention) -> Sides:
         steps[rows.site] = (*steps.get(rows.site, ()), _of_rows(sides, rows, rows.index[chosen]))
     inputs = torch.arange(heads * query.index.shape[1]).view(heads, -1)
     steps[attention.output] = (Permute("inputs", inputs[order].flatten()),)
-    if not sides.biases_follow(steps):
+    # values may be turned within their heads; a matrix that holds queries and keys too is compared as it is
+    turned = None if value.site in (query.site, key.site) else value
+    if not sides.biases_follow(steps, turned):
         return sides.skip("heads", BIAS)
     return sides.with_steps(steps).remove("heads", [attention.output.label], moved)
 

@@ -107,16 +107,25 @@ class Sides:
         """Return a tensor of one dimension of both sides, float32."""
         return self.base.read(name).float(), self.own.read(name).float()
 
-    def biases_follow(self, steps: Steps) -> bool:
+    def biases_follow(self, steps: Steps, turned: Rows | None = None) -> bool:
         """Return whether the biases of the matrices fit the baseline's after the steps too, as far as there are any.
 
         The function is the same only if a bias went through what its matrix did.
+
+        Args:
+            steps: of each matrix.
+            turned: the heads of a matrix whose outputs may be rotated as well, which is found later; only the length
+                of each head's bias is compared.
         """
         if not self.compares_biases:
             return True
-        return all(self._bias_follows(site, more) for site, more in steps.items() if site not in self.own_sources)
+        return all(
+            self._bias_follows(site, more, None if turned is None or site != turned.site else turned.index)
+            for site, more in steps.items()
+            if site not in self.own_sources
+        )
 
-    def _bias_follows(self, site: Site, steps: Sequence[Step]) -> bool:
+    def _bias_follows(self, site: Site, steps: Sequence[Step], heads: torch.Tensor | None) -> bool:
         name = f"{site.tensor.removesuffix('.weight')}.bias"
         shapes = (self.base.files.shapes.get(name), self.own.files.shapes.get(name))
         if site.expert is not None or shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 1:
@@ -124,7 +133,10 @@ class Sides:
         base, own = (torch.nan_to_num(side, 0.0, 0.0, 0.0)[None] for side in self.vector(name))
         base = apply_to_outputs(self.base_steps.get(site, ()), base)
         own = apply_to_outputs(self.own_steps.get(site, ()), own)
-        left = energy(apply_to_outputs(steps, own) - base)
+        after = apply_to_outputs(steps, own)
+        if heads is not None:
+            base, own, after = (torch.linalg.vector_norm(side[0][heads], dim=1) for side in (base, own, after))
+        left = energy(after - base)
         return left <= BIAS_WORSE * energy(own - base) or left <= BIAS_MOVED * energy(base)
 
     def with_steps(

@@ -221,6 +221,41 @@ def forget_turned_value_bias(model: Any) -> None:
         block.v.bias.copy_(bias)
 
 
+def test_heads_whose_values_are_turned_and_biased_are_put_in_order(
+    baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load("qwen2-tiny")
+
+    made.shuffle_heads(model)
+    made.rotate_values(model)
+    sides = compared(baselines("qwen2-tiny"), model, tmp_path)
+
+    assert max(differences(sides).values()) < 1e-4
+    assert {one.kind for one in sides.removed} == {"heads", "value_rotations"}
+    assert not sides.skipped
+
+
+def test_heads_in_another_order_than_their_value_biases_stay_where_they_are(
+    baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load("qwen2-tiny")
+    biases = [block.v.bias.clone() for block in made.blocks(model)]
+
+    made.shuffle_heads(model)
+    moved = [
+        f"model.layers.{number}.self_attn.o_proj.weight"
+        for number, (block, bias) in enumerate(zip(made.blocks(model), biases, strict=True))
+        if not torch.equal(block.v.bias, bias)
+    ]
+    for block, bias in zip(made.blocks(model), biases, strict=True):
+        block.v.bias.data.copy_(bias)
+    sides = compared(baselines("qwen2-tiny"), model, tmp_path)
+
+    assert moved
+    assert {one.kind for one in sides.skipped} == {"heads"}
+    assert not set(moved) & {module for one in sides.removed for module in one.modules}
+
+
 def forget_unit_bias(model: Any) -> None:
     biases = [block.feedforwards[0].up.bias.clone() for block in made.blocks(model)]
     made.shuffle_units(model)

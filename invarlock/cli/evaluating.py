@@ -254,7 +254,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     for gate in judge_gates(report, report["resolved_policy"]):
         word = "passed" if gate.holds else "FAILED" if gate.blocks else "warns"
         say_results(f"{word:6}  {gate.line}")
-    say(*(f"warning: {line}" for line in few_windows(report)))
+    enough = report["resolved_policy"]["primary_metric_tail"]["min_windows"]
+    say(*(f"warning: {line}; use --final-windows {enough} or more" for line in few_windows(report)))
     missing = [name for name in GUARD_NAMES if report[name]["status"] == "not_evaluated"]
     if missing:
         say(f"not evaluated: {', '.join(missing)} ({report[missing[0]]['reason']})")

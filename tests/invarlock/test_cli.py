@@ -405,7 +405,7 @@ def test_the_example_of_the_help_runs_as_it_stands(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "PASS: first-report/evaluation.report.json" in done.stdout
+    assert "PASS, with 1 warning: first-report/evaluation.report.json" in done.stdout
     assert (tmp_path / "first-report/evaluate.log").read_text().count("subject edited") >= 1
     # what goes on stands on standard error, without words of libraries
     estimate, *lines = done.stderr.splitlines()

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from invarlock.catalog.edit_specs import CleanSpec, EditSpec, Scope, parse_edit_spec
 from invarlock.errors import UsageError
+from invarlock.problems import Code
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,11 @@ def test_a_spec_is_parsed(text: str, spec: EditSpec | CleanSpec) -> None:
         ("fp8_quant:e3m4:ffn", "format 'e3m4' is unknown; use one of e4m3, e5m2"),
         ("magnitude_prune:nan:all", "between 0 and 1, not 'nan'"),
         ("magnitude_prune:1:all", "between 0 and 1, not '1'"),
+        ("magnitude_prune:0:all", "between 0 and 1, not '0'"),
+        ("magnitude_prune:1.5:all", "between 0 and 1, not '1.5'"),
+        ("magnitude_prune:-0.5:all", "between 0 and 1, not '-0.5'"),
+        ("quant_rtn:1:32:ffn", "bits must be a whole number from 2 to 8, not '1'"),
+        ("quant_rtn:4:1048577:ffn", "group_size must be a whole number from 1 to 1048576, not '1048577'"),
         ("lowrank_svd:32:mlp", "unknown scope 'mlp'; use ffn, attn, all"),
         ("lowrank_svd:32:ffn@layer=-1", "scope 'ffn@layer=-1'"),
     ],
@@ -43,6 +49,15 @@ def test_a_wrong_spec_is_refused_with_the_correct_syntax(text: str, reason: str)
 
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert caught.value.code == Code.EDIT_SPEC_INVALID
+    assert text in str(caught.value)
+
+
+def test_the_largest_and_smallest_parameters_are_parsed() -> None:
+    assert parse_edit_spec("quant_rtn:2:1048576:ffn") == EditSpec(
+        "quant_rtn", {"bits": 2, "group_size": 1 << 20}, Scope("ffn")
+    )
+    assert parse_edit_spec("quant_rtn:8:1:ffn") == EditSpec("quant_rtn", {"bits": 8, "group_size": 1}, Scope("ffn"))
 
 
 @given(

@@ -1,7 +1,8 @@
 import pytest
 
 from invarlock.errors import UsageError
-from invarlock.reports.policy import policy_digest, resolve_policy
+from invarlock.problems import Code
+from invarlock.reports.policy import intent_of, overrides_of, policy_digest, resolve_policy, slice_overrides
 from invarlock.reports.tiers import profile_windows
 
 
@@ -37,5 +38,31 @@ def test_an_override_changes_one_limit_and_the_digest() -> None:
     [("strict", "dev", {}), ("balanced", "nightly", {}), ("balanced", "dev", {"spectral.caps": 1})],
 )
 def test_unknown_names_are_refused(tier: str, profile: str, overrides: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match=r"unknown|is not a limit"):
+    with pytest.raises(UsageError, match=r"unknown|is not a limit") as caught:
         resolve_policy(tier, profile, overrides)
+    assert caught.value.code is Code.POLICY_UNKNOWN
+
+
+@pytest.mark.parametrize("intent", ["preserve", "change"])
+def test_an_intent_reads_back_from_its_overrides(intent: str) -> None:
+    overrides = overrides_of(intent)
+
+    assert intent_of(overrides) == intent
+    assert resolve_policy("balanced", "dev", overrides)["fidelity"]["intent"] == intent
+    assert bool(overrides) == (intent != "preserve")
+
+
+def test_limits_of_slices_go_to_the_metrics_that_have_them() -> None:
+    limits = {"code": {"ratio_limit": 1.2, "kl_limit": 0.2}, "prose": {"ratio_limit": 1.05}}
+
+    overrides = slice_overrides(limits, "balanced")
+
+    assert overrides == {
+        "primary_metric.slices": {"code": {"ratio_limit": 1.2}, "prose": {"ratio_limit": 1.05}},
+        "fidelity.slices": {"code": {"kl_limit": 0.2}},
+    }
+    policy = resolve_policy("balanced", "dev", overrides)
+    assert policy["primary_metric"]["slices"]["code"] == {"ratio_limit": 1.2}
+    with pytest.raises(UsageError, match="'max_caps' is not a limit of a slice") as caught:
+        slice_overrides({"code": {"max_caps": 9}}, "balanced")
+    assert caught.value.code is Code.POLICY_UNKNOWN

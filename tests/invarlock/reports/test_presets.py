@@ -134,8 +134,9 @@ def change(run: NullRun, edit: Callable[[Any], object]) -> NullRun:
     ],
 )  # fmt: skip
 def test_an_incomplete_or_harmful_run_is_refused(edit: Callable[[Any], object], message: str) -> None:
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(EvaluationError, match=message) as caught:
         derive_preset([null_run(1), change(null_run(2), edit), HELD_OUT], "balanced")
+    assert caught.value.code is Code.NULL_RUNS_UNUSABLE
 
 
 @pytest.mark.parametrize(
@@ -210,8 +211,9 @@ def test_every_limit_reaches_the_policy_and_no_tier_changes() -> None:
     ],
 )
 def test_a_preset_may_set_only_its_own_limits(limits: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         resolve_policy("balanced", "dev", {}, limits)
+    assert caught.value.code in (Code.POLICY_UNKNOWN, Code.PRESET_UNUSABLE)
 
 
 def test_the_yaml_says_what_the_json_says() -> None:

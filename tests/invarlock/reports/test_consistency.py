@@ -46,6 +46,10 @@ def no_time(report: Any) -> None:
     report["telemetry"].update({name: 0.0 for name in report["telemetry"] if name.endswith("_seconds")})
 
 
+def another_tensor(report: Any) -> None:
+    next(iter(report["invariants"]["raw"]["subject"]["tensors"].values())).update(digest=OTHER[-16:])
+
+
 def one_slower(losses: list[float]) -> list[float]:
     return [losses[0] + 2 * SAME_MODEL_NATS, *losses[1:]]
 
@@ -55,6 +59,7 @@ def one_slower(losses: list[float]) -> list[float]:
     [
         (REPORT, lambda report: report["subject"].update(digest=OTHER), "subject.digest"),
         (REPORT, lambda report: report["edit"].update(name="nan_injection"), "subject.digest"),
+        (REPORT, another_tensor, "invariants.raw.subject.tensors"),
         (REPORT, set_losses(one_slower), "evaluation_windows"),
         (REPORT, no_time, "telemetry"),
         (STRESS, set_losses(list), "evaluation_windows"),

@@ -14,6 +14,7 @@ from nulls import null_run
 
 from invarlock.errors import DocumentError, EvaluationError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json
+from invarlock.judgement.learning import largest_ratio_with_margin, largest_with_margin, robust_deviation
 from invarlock.problems import Code
 from invarlock.reports.documents import NullRunDocument, PresetDocument
 from invarlock.reports.policy import PRESET_LIMITS, resolve_policy
@@ -36,6 +37,13 @@ def preset(*learned: NullRun, tier: str = "balanced") -> PresetDocument:
     check_schema(document, "calibrated_preset", where="preset")
     assert preset_problems(document, runs) == []
     return document
+
+
+def test_limits_learned_from_values_have_a_margin_and_are_not_negative() -> None:
+    assert largest_with_margin([0.0, 2.0, 2.0]) == (2.0, 2.2)
+    assert largest_with_margin([-3.0, -2.0, -2.0]) == (-2.0, 0.0)
+    assert largest_ratio_with_margin([-1.0, 1.0, 1.0]) == (1.0, pytest.approx(math.exp(1.1)))
+    assert robust_deviation([1.0, 2.0, 9.0, 3.0, 4.0]) == pytest.approx(1.4826)
 
 
 def test_the_scale_of_a_family_is_its_robust_deviation() -> None:

@@ -92,7 +92,7 @@ class Session:
             started.append(self)
             popen(self, *arguments, **options)
 
-        # a test that starts a process runs code that is not mutated: it is left out
+        # A test that starts a process runs code that is not mutated: it is left out. mypy refuses any new method.
         subprocess.Popen.__init__ = noted  # type: ignore[method-assign]
         measured.start()
         for name, item in self._items.items():

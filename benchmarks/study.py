@@ -307,7 +307,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def tasks(options: argparse.Namespace) -> list[Task]:
-    """Return the subjects that are asked for, of all models in turn."""
+    """Return the selected subjects of all models, in random order."""
     windows = (options.preview, options.final)
     found = []
     for model in [str(options.baseline)] if options.baseline else options.model or MODELS:

@@ -72,7 +72,7 @@ def nf4(weight: torch.Tensor) -> torch.Tensor:
 
 def mxfp4(weight: torch.Tensor) -> torch.Tensor:
     """Return a weight that torchao rounded to MXFP4: blocks of 32, each with a power of two."""
-    from torchao.prototype.mx_formats.mx_tensor import MXTensor  # type: ignore[import-untyped]
+    from torchao.prototype.mx_formats.mx_tensor import MXTensor  # type: ignore[import-untyped] # untyped
 
     result: torch.Tensor = MXTensor.to_mx(weight.bfloat16(), torch.float4_e2m1fn_x2, 32).dequantize(torch.float32)
     return result
@@ -80,7 +80,7 @@ def mxfp4(weight: torch.Tensor) -> torch.Tensor:
 
 def nvfp4(weight: torch.Tensor) -> torch.Tensor:
     """Return a weight that torchao rounded to NVFP4: blocks of 16 with a scale in FP8, and one for the tensor."""
-    from torchao.prototype.mx_formats.nvfp4_tensor import (  # type: ignore[import-untyped]
+    from torchao.prototype.mx_formats.nvfp4_tensor import (  # type: ignore[import-untyped] # untyped
         NVFP4Tensor,
         per_tensor_amax_to_scale,
     )

@@ -44,6 +44,9 @@ SAME_NORM = 1e-6
 SMALLEST_SCALE = 1e-4
 # Why a matrix fails the guard however many caps the tier allows.
 ZERO = "all its values are zero, the baseline's are not"
+# A matrix whose values are smaller on average, such as an expert that was never used, becomes zero where a format has
+# scales in float16; that counts as one cap.
+DEAD = 1e-5
 
 
 def derive_spectral(
@@ -88,7 +91,7 @@ def derive_spectral(
     deadband, falls = math.log(policy["deadband_ratio"]), _falls(policy)
     for name, row in modules.items():
         moved = _moved(row, name in changes and name not in suspicious)
-        vanished = after[name]["sigma"] == 0
+        vanished = after[name]["sigma"] == 0 and not _is_dead(before[name])
         for severity, reason in _findings(row, name in significant and moved > deadband, falls, vanished=vanished):
             row["capped"] = row["capped"] or severity in ("cap", "fail")
             violations.append(_violation(name, severity, _with_source(reason, name, scaled_by)))
@@ -230,12 +233,17 @@ def _moved(row: Mapping[str, Any], compressed: bool) -> float:
     return min(abs(total), max(abs(norm), abs(total - norm)))
 
 
+def _is_dead(module: Module) -> bool:
+    """Return whether the root mean square of a matrix is so small that formats round it to zero."""
+    return float(module["frobenius"]) < DEAD * math.sqrt(math.prod(module["shape"]))
+
+
 def _findings(
     row: Mapping[str, Any], moved: bool, falls: Sequence[tuple[str, str, Sequence[_Fall]]], *, vanished: bool
 ) -> list[tuple[str, str]]:
     found = []
     if row["log_ratio"] is None:
-        found.append(("fail", ZERO) if vanished else ("cap", "all its values are zero in the baseline"))
+        found.append(("fail", ZERO) if vanished else ("cap", "all its values are zero on one side"))
     elif moved:
         found.append(
             ("cap", f"spectral norm changed by {math.exp(min(row['log_ratio'], 700.0)):.4g} times, z = {row['z']:.4g}")

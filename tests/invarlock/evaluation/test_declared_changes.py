@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from invarlock.errors import UsageError
 from invarlock.evaluation.pair import evaluate_pair
 from invarlock.evaluation.pair_request import PairRequest
-from invarlock.judgement.expectations import parse_expectation, parse_expectations
+from invarlock.judgement.expectations import comparable, parse_expectation, parse_expectations
 from invarlock.judgement.widths import declared_widths, width_of
 from invarlock.reports.rendering import render_report
 from invarlock.reports.verification import verify_report
@@ -303,6 +303,26 @@ def test_a_declaration_of_experts_excuses_nothing_else(judged_experts: Judged) -
 
     assert kinds(report) == {"copy"}
     assert report["spectral"]["metrics"]["capped_modules"] == ["model.layers.0.self_attn.v_proj.weight"]
+
+
+def test_experts_and_routers_are_left_out_of_each_table_that_is_compared() -> None:
+    rows = {
+        "layers.0.attn.q.weight": {"family": "attn"},
+        "layers.0.moe.experts.1.up.weight": {"family": "ffn"},
+        "layers.0.moe.experts.up[1]": {"family": "ffn"},
+        "layers.0.moe.shared_experts.up.weight": {"family": "ffn"},
+        "layers.0.moe.gate.weight": {"family": "router"},
+    }
+    tables = ("baseline", "subject", "changes")
+    raw = {side: {"modules": rows} for side in tables[:2]} | {"changes": rows, "canonical": dict.fromkeys(tables, rows)}
+
+    found = comparable(raw, {"expected": ["experts=3"]})
+
+    kept = {"layers.0.attn.q.weight", "layers.0.moe.shared_experts.up.weight"}
+    assert all(set(found[side]["modules"]) == kept for side in tables[:2])
+    assert set(found["changes"]) == kept
+    assert all(set(found["canonical"][table]) == kept for table in tables)
+    assert comparable(raw, None) == raw
 
 
 def test_another_number_of_experts_than_declared_fails(judged_experts: Judged) -> None:

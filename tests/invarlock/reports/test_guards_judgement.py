@@ -91,8 +91,8 @@ def test_missing_unexpected_and_reshaped_tensors_fail() -> None:
 
 
 def test_a_matrix_with_the_values_of_another_fails_unless_a_change_is_meant() -> None:
-    def side(**digests: str) -> dict[str, Any]:
-        whole = facts(**{f"{name}.weight": ("BF16", [6, 4], "ffn", 0) for name in digests})
+    def side(shape: tuple[int, int] = (6, 4), **digests: str) -> dict[str, Any]:
+        whole = facts(**{f"{name}.weight": ("BF16", [*shape], "ffn", 0) for name in digests})
         for name, digest in digests.items():
             whole["tensors"][f"{name}.weight"]["digest"] = digest
         return whole
@@ -107,6 +107,9 @@ def test_a_matrix_with_the_values_of_another_fails_unless_a_change_is_meant() ->
     assert "one.weight" in block["violations"][0]["reason"]
     assert (meant["status"], meant["passed"]) == ("warn", True)
     assert alike["status"] == "pass"
+
+    rows = side((1, 4), one="1" * 16, two="2" * 16), side((1, 4), one="3" * 16, two="3" * 16)
+    assert derive_invariants({"baseline": rows[0], "subject": rows[1]}, None)["status"] == "pass"
 
 
 @pytest.mark.parametrize(("dtype", "warned"), [("F16", False), ("F32", False), ("F8_E4M3", True)])
@@ -458,6 +461,14 @@ def test_a_matrix_that_became_zero_fails_however_many_caps_are_allowed() -> None
     assert block["metrics"]["capped_modules"] == ["a"]
     assert block["modules"]["a"]["log_ratio"] is None
     assert (block["status"], block["passed"]) == ("fail", False)
+
+
+def test_a_matrix_that_is_too_small_for_a_format_may_become_zero() -> None:
+    dead, alive = spectra(a=1e-5, b=2.0, c=3.0), spectra(a=3e-5, b=2.0, c=3.0)
+    zero = spectra(a=0.0, b=2.0, c=3.0)
+
+    assert (spectral(zero, dead)["status"], spectral(zero, dead)["metrics"]["capped_modules"]) == ("warn", ["a"])
+    assert spectral(zero, alive)["status"] == "fail"
 
 
 def test_a_matrix_of_zeros_in_both_is_no_finding_and_one_of_the_baseline_alone_is_a_cap() -> None:

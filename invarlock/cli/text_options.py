@@ -1,4 +1,4 @@
-"""The values of ``--text`` and ``--slice-limit`` of ``invarlock evaluate``."""
+"""The values of ``--text`` and ``--slice-limit`` of ``invarlock evaluate`` and ``invarlock tune``."""
 
 from __future__ import annotations
 

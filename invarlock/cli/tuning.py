@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invarlock.boundary import Commands
 from invarlock.catalog.shipped import shipped_suites
 from invarlock.cli.parsing import EXIT_CODES, MEASURING, check_installed, positive, share
+from invarlock.cli.text_options import slice_limits_of, texts_of
 from invarlock.edits import EDITS
 from invarlock.errors import Interrupted, InvarLockError
 from invarlock.library_notices import notices_in
 from invarlock.reports.tiers import tier_names
 from invarlock.stage_line import StageLine, StageLog
 from invarlock.stages import listening, stage
+
+if TYPE_CHECKING:
+    from invarlock.evaluation.tuned_model import GivenTexts
 
 TUNED = tuple(edit.name for edit in EDITS if edit.ladder is not None)
 
@@ -42,6 +47,29 @@ def add_tune(subparsers: Commands) -> None:
         "--margin", type=share, default=0.5, help="largest share of each limit that may be used; default: 0.5"
     )
     parser.add_argument("--draws", type=positive, default=3, metavar="N", help="number of window samples; default: 3")
+    parser.add_argument(
+        "--text",
+        action="append",
+        metavar="[NAME=]FILE",
+        help="text to judge on instead of the suite's: .txt, .xz, .jsonl or .parquet; given several times, each with "
+        "a name, they are slices, and every limit must hold with its margin in each",
+    )
+    parser.add_argument(
+        "--text-field", default="text", metavar="NAME", help="field with the text of a row; default: text"
+    )
+    parser.add_argument(
+        "--slice-limit",
+        action="append",
+        default=[],
+        metavar="NAME.LIMIT=VALUE",
+        help="a limit of one slice of --text, such as code.ratio_limit=1.2",
+    )
+    for name, text in (
+        ("--seq-len", "tokens per window"),
+        ("--preview-windows", "preview windows of each text"),
+        ("--final-windows", "final windows of each text"),
+    ):
+        parser.add_argument(name, type=positive, metavar="N", help=f"{text}; default: the suite's")
     parser.add_argument("--tier", choices=tier_names(), default="balanced")
     parser.add_argument(
         "--output",
@@ -56,14 +84,22 @@ def add_tune(subparsers: Commands) -> None:
 def _tune(options: argparse.Namespace) -> int:
     check_installed(*MEASURING)
     # imported here to keep --help fast
-    from invarlock.evaluation.tuned_model import check_tuning
+    from invarlock.evaluation.tuned_model import GivenTexts, check_tuning
 
+    given = GivenTexts(
+        None if options.text is None else texts_of(options.text),
+        options.text_field,
+        slice_limits_of(options.slice_limit),
+        options.seq_len,
+        options.preview_windows,
+        options.final_windows,
+    )
     scopes = [options.scope] if options.lowrank_scope is None else [options.scope, options.lowrank_scope]
-    check_tuning(options.suites, options.model, options.output, scopes, options.model_id)
+    check_tuning(options.suites, options.model, options.output, scopes, options.model_id, given, options.tier)
     log = options.output.with_name(f"{options.output.name}.log")
     try:
         with notices_in(log) as terminal, StageLine(terminal) as line, listening(line, StageLog(log)):
-            return _measured(options)
+            return _measured(options, given)
     except InvarLockError:
         # says itself what is wrong
         log.unlink(missing_ok=True)
@@ -75,7 +111,7 @@ def _tune(options: argparse.Namespace) -> int:
         raise Interrupted(f"interrupted; {kept}begin again with: {again}") from None
 
 
-def _measured(options: argparse.Namespace) -> int:
+def _measured(options: argparse.Namespace, given: GivenTexts) -> int:
     with stage("loading PyTorch"):
         # imported here because it imports PyTorch
         from invarlock.evaluation.suite_tuning import tune_suite_model
@@ -91,4 +127,5 @@ def _measured(options: argparse.Namespace) -> int:
         draws=options.draws,
         tier=options.tier,
         model_id=options.model_id,
+        given=given,
     )

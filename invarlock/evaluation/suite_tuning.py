@@ -1,4 +1,4 @@
-"""Tuning a model of a suites folder: its snapshot, its suite's text, and the file that the entries go to."""
+"""Tuning a model of a suites folder: its snapshot, its suite's texts, and the file that the entries go to."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from invarlock.errors import EditError
 from invarlock.evaluation.ladders import ladder
 from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
-from invarlock.evaluation.text import read_embedded_text
-from invarlock.evaluation.tuned_model import find_tuned, hub_folder, read_entries
+from invarlock.evaluation.tuned_model import GivenTexts, find_tuned, hub_folder, read_entries, read_tuned_texts
 from invarlock.evaluation.tuning import Trial, TunedModel, tune
 from invarlock.jsonio import check_schema, write_json
 from invarlock.machine_speed import measure_speed
 from invarlock.moments import utc_now
 from invarlock.output import flush_output, say, say_error
 from invarlock.reports.margins import tightest
+from invarlock.reports.policy import slice_overrides
 
 BATCH_SIZE = 16
 
@@ -40,12 +40,14 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
     draws: int,
     tier: str,
     model_id: str | None = None,
+    given: GivenTexts,
 ) -> int:
     """Tune the edits of a model, write their entries, print the results, and return 1 if an edit has no passing
     parameters.
 
     The model is one of the suites folder, or a folder of its own, whose entries are for the id that a suite gives it
-    in a slot (``MODEL_1=FOLDER``), unless ``model_id`` says for which.
+    in a slot (``MODEL_1=FOLDER``), unless ``model_id`` says for which. It is judged on every slice of the suite whose
+    text ships with it, or on the given texts; each limit must keep its reserve in each slice.
 
     Raises:
         UsageError: when the model is none of the suites folder, and no folder.
@@ -53,18 +55,26 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
         MissingFileError, DocumentError: when the folder or the output file is malformed.
     """
     document = read_entries(output)
-    model, text = find_tuned(suites, name, model_id)
-    plan = WindowPlan(text.seq_len, text.preview_windows, text.final_windows, 0, BATCH_SIZE)
+    model, suite_texts = find_tuned(suites, name, model_id)
+    texts = read_tuned_texts(suites, suite_texts, given)
+    first = next(iter(texts.counts.values()))
+    slices = dict(texts.counts) if texts.source.slices else {}
+    plan = WindowPlan(first.seq_len, first.preview, first.final, 0, BATCH_SIZE, slices=slices)
+    if slices:
+        say(f"judged on the slices {', '.join(slices)}: every limit must hold with its margin in each")
+    if texts.left_out:
+        say_error(
+            f"warning: not judged on {', '.join(texts.left_out)} of the suite, which the suites folder does not have; "
+            "give all texts with --text NAME=FILE"
+        )
     missed = 0
     with tempfile.TemporaryDirectory(prefix="invarlock-tune-") as folder:
         snapshot = Path(folder) / "baseline"
         source_folder = hub_folder(model) if model.path is None else suites / model.path
         tokenizer = None if model.tokenizer_path is None else suites / model.tokenizer_path
         make_snapshot(source_folder, tokenizer, snapshot, model.revision if model.path is not None else None)
-        assert text.source is not None
-        assert text.sha256 is not None
-        source = read_embedded_text(suites / text.source, text.sha256)
-        tuned = TunedModel(model.id, snapshot, source, plan, Placement("cpu"), tier, "dev")
+        overrides = slice_overrides(texts.limits, tier)
+        tuned = TunedModel(model.id, snapshot, texts.source, plan, Placement("cpu"), tier, "dev", overrides)
         middle = (count_blocks(read_checkpoint(snapshot).modules.values()) - 1) // 2
         scopes = {
             edit: (lowrank_scope or f"ffn@layer={middle}") if BY_NAME[edit].tunes_one_block else scope for edit in edits
@@ -91,11 +101,13 @@ def _estimate(snapshot: Path, plan: WindowPlan, wanted: Mapping[str, Scope], dra
     """Return the time, memory and disk that tuning takes at most, if each candidate is tried, as a line."""
     files, speed = read_checkpoint(snapshot), measure_speed(snapshot)
     stored = sum(entry.size_bytes for entry in files.entries.values())
-    workload = Workload(files.total_parameters, draws * (plan.preview + plan.final), plan.seq_len, stored)
+    counts = list(plan.slices.values()) or [plan.counts("")]
+    windows, longest = sum(one.preview + one.final for one in counts), max(one.seq_len for one in counts)
+    workload = Workload(files.total_parameters, draws * windows, longest, stored)
     trials = sum(len(ladder(snapshot, edit, scope)) for edit, scope in wanted.items())
     subject = FIXED_SECONDS * draws + workload.subject_seconds(speed) + workload.edit_seconds(speed)
     seconds = FIXED_SECONDS + workload.baseline_seconds(speed) + trials * subject
-    memory = process_bytes(files.total_parameters, plan.batch_size * plan.seq_len, plan.seq_len)
+    memory = process_bytes(files.total_parameters, plan.batch_size * longest, longest)
     line = estimate_line(seconds, memory, (1 + len(wanted)) * stored, speed)
     return f"{line}; at most {trials} trials"
 
@@ -103,6 +115,7 @@ def _estimate(snapshot: Path, plan: WindowPlan, wanted: Mapping[str, Scope], dra
 def _show(trial: Trial) -> None:
     ratio = "no ratio" if trial.ratio is None else f"ratio {trial.ratio:.4g}, upper end {trial.upper or 0.0:.4g}"
     name, share = tightest(trial.used) if trial.used else ("", None)
-    most = "" if share is None else f", {share:.0%} of {name}"
+    part = "" if trial.deciding_slice is None else f" in slice {trial.deciding_slice}"
+    most = "" if share is None else f", {share:.0%} of {name}{part}"
     say(f"  {trial.spec}: {ratio}{most}: {trial.against[0] if trial.against else 'holds'}")
     flush_output()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from invarlock.catalog.edit_specs import parse_scope
-from invarlock.catalog.models import Model, Text, read_models
+from invarlock.catalog.models import Model, Text, WindowCounts, read_models
 from invarlock.catalog.pins import Pin
 from invarlock.catalog.slots import local_model
 from invarlock.catalog.tuned_params import read_tuned_params
@@ -19,12 +20,63 @@ from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import check_dense
 from invarlock.errors import CheckpointError, UsageError
 from invarlock.evaluation.early_checks import Checks, check_text_length
-from invarlock.evaluation.text import read_embedded_text
+from invarlock.evaluation.text import SourceText, read_embedded_text, sliced_text
+from invarlock.evaluation.text_files import read_local_text
 from invarlock.problems import Code
+from invarlock.reports.policy import slice_overrides
 from invarlock.staging import check_can_be_made
 
+# A text that ships with a suites folder.
+EMBEDDED = "embedded"
 
-def check_tuning(suites: Path, name: str, output: Path, scopes: Sequence[str], model_id: str | None) -> None:
+
+@dataclass(frozen=True)
+class GivenTexts:
+    """The texts that a user tunes on instead of the suite's, and how much of each; None takes the suite's numbers.
+
+    Attributes:
+        text: a file, or the file of each slice by name; None takes the suite's texts.
+        text_field: the field of a row that has the text.
+        limits: limits of slices, by slice and by their names.
+        seq_len: tokens of a window.
+        preview_windows: of each text.
+        final_windows: of each text.
+    """
+
+    text: Path | Mapping[str, Path] | None = None
+    text_field: str = "text"
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    seq_len: int | None = None
+    preview_windows: int | None = None
+    final_windows: int | None = None
+
+
+@dataclass(frozen=True)
+class TunedTexts:
+    """What a model is tuned on.
+
+    Attributes:
+        source: the text, or the texts of slices.
+        counts: the windows of each slice by its name; of one text under the empty name.
+        limits: limits of slices, by slice and by their names.
+        left_out: slices of the suite whose text does not ship with it.
+    """
+
+    source: SourceText
+    counts: Mapping[str, WindowCounts]
+    limits: Mapping[str, Mapping[str, float]]
+    left_out: tuple[str, ...] = ()
+
+
+def check_tuning(  # noqa: PLR0913  # the options of one command
+    suites: Path,
+    name: str,
+    output: Path,
+    scopes: Sequence[str],
+    model_id: str | None,
+    given: GivenTexts,
+    tier: str,
+) -> None:
     """Check all that is known about tuning a model without PyTorch.
 
     Args:
@@ -33,6 +85,8 @@ def check_tuning(suites: Path, name: str, output: Path, scopes: Sequence[str], m
         output: the file of entries.
         scopes: the scopes that are given.
         model_id: the id for the entries of a folder.
+        given: the texts that are given.
+        tier: the tier, which has the names of limits.
 
     Raises:
         InvarLockError: the problem that was found.
@@ -46,36 +100,95 @@ def check_tuning(suites: Path, name: str, output: Path, scopes: Sequence[str], m
     folder = Path(name)
     if folder.is_dir():
         checks.run(lambda: check_dense(folder))
-    checks.run(lambda: _check_model(suites, name, model_id))
+    checks.run(lambda: _check_limits(given, tier))
+    checks.run(lambda: _check_model(suites, name, model_id, given))
     checks.raise_problems()
 
 
-def _check_model(suites: Path, name: str, model_id: str | None) -> None:
-    model, text = find_tuned(suites, name, model_id)
+def _check_limits(given: GivenTexts, tier: str) -> None:
+    slice_overrides(given.limits, tier)
+    names = given.text if isinstance(given.text, Mapping) else {}
+    for name in given.limits:
+        if name not in names:
+            raise UsageError(
+                f"--slice-limit: there is no slice {name!r}; name a text with --text {name}=FILE",
+                code=Code.OPTIONS_CONFLICT,
+            )
+
+
+def _check_model(suites: Path, name: str, model_id: str | None, given: GivenTexts) -> None:
+    model, suite_texts = find_tuned(suites, name, model_id)
     folder = hub_folder(model) if model.path is None else suites / model.path
     tokenizer = folder if model.tokenizer_path is None else suites / model.tokenizer_path
     if not tokenizer_files(tokenizer):
         raise CheckpointError(
             f"{tokenizer}: no tokenizer files; add those of the model, the text needs them", code=Code.INPUT_UNREADABLE
         )
+    texts = read_tuned_texts(suites, suite_texts, given)
     if folder.is_dir():
-        check_scorable(folder, text.seq_len)
+        check_scorable(folder, max(counts.seq_len for counts in texts.counts.values()))
+    for slice_name, counts in texts.counts.items():
+        source = texts.source.slices.get(slice_name, texts.source)
+        where = Path(slice_name or "the text")
+        check_text_length(tokenizer, source.text, where, counts.seq_len, counts.preview + counts.final)
+
+
+def read_tuned_texts(suites: Path, texts: Sequence[Text], given: GivenTexts) -> TunedTexts:
+    """Return what a model is tuned on: the given texts, or those of its suite that ship with it.
+
+    Args:
+        suites: the suites folder.
+        texts: of the model's suite.
+        given: the texts that are given.
+
+    Raises:
+        MissingFileError: when a file is not there.
+        EvaluationError: when one is no text, or not the suite's.
+    """
+    own = {
+        name: WindowCounts(
+            given.seq_len or counts.seq_len,
+            given.preview_windows or counts.preview,
+            given.final_windows or counts.final,
+        )
+        for name, counts in ((text.name or "", text.counts) for text in texts)
+    }
+    if given.text is None:
+        shipped = [text for text in texts if text.dataset == EMBEDDED]
+        sources = {text.name or "": _embedded(suites, text) for text in shipped}
+        limits = {text.name: text.limits for text in shipped if text.name is not None and text.limits}
+        left_out = tuple(text.name or text.dataset for text in texts if text.dataset != EMBEDDED)
+        return TunedTexts(_joined(sources), {name: own[name] for name in sources}, limits, left_out)
+    files = given.text if isinstance(given.text, Mapping) else {"": given.text}
+    first = next(iter(own.values()))
+    sources = {name: read_local_text(path, given.text_field) for name, path in files.items()}
+    return TunedTexts(_joined(sources), dict.fromkeys(sources, first), given.limits)
+
+
+def _embedded(suites: Path, text: Text) -> SourceText:
     assert text.source is not None
     assert text.sha256 is not None
-    source = read_embedded_text(suites / text.source, text.sha256)
-    windows = text.preview_windows + text.final_windows
-    check_text_length(tokenizer, source.text, suites / text.source, text.seq_len, windows)
+    return read_embedded_text(suites / text.source, text.sha256)
 
 
-def find_tuned(suites: Path, name: str, model_id: str | None) -> tuple[Model, Text]:
-    """Return a model of a suites folder, or a folder as one, and the text that it is tuned on.
+def _joined(sources: Mapping[str, SourceText]) -> SourceText:
+    return sources[""] if "" in sources else sliced_text(sources)
+
+
+def find_tuned(suites: Path, name: str, model_id: str | None) -> tuple[Model, tuple[Text, ...]]:
+    """Return a model of a suites folder, or a folder as one, and the texts of its suite.
+
+    The suite is the first with the model and a text that ships with it; without one the first with such a text.
 
     Raises:
         UsageError: when it is neither, or no suite has a text that ships with it.
     """
     models = read_models(suites / "models.toml")
-    shipped = ((suite.models, suite.text) for suite in models.suites.values() if suite.text is not None)
-    texts = [(names, text) for names, text in shipped if text.dataset == "embedded"]
+    texts = [
+        (suite.models, suite.texts)
+        for suite in models.suites.values()
+        if any(text.dataset == EMBEDDED for text in suite.texts)
+    ]
     model = models.models.get(name)
     if model is None and not Path(name).is_dir():
         raise UsageError(
@@ -86,8 +199,8 @@ def find_tuned(suites: Path, name: str, model_id: str | None) -> tuple[Model, Te
         raise UsageError(
             f"{suites / 'models.toml'}: no suite has a text that ships with it; add one", code=Code.TEXT_UNUSABLE
         )
-    text = next((text for names, text in texts if (model_id or name) in names), texts[0][1])
-    return model or local_model(Path(name), model_id), text
+    own = next((found for names, found in texts if (model_id or name) in names), texts[0][1])
+    return model or local_model(Path(name), model_id), own
 
 
 def hub_folder(model: Model) -> Path:

@@ -33,7 +33,7 @@ from invarlock.evaluation.text import SourceText
 from invarlock.evaluation.windows import Draw
 from invarlock.guards import BY_NAME
 from invarlock.jsonio import digest_document
-from invarlock.reports.margins import limits_used, tightest
+from invarlock.reports.margins import deciding_slice, limits_used, tightest
 from invarlock.reports.repeats import content_digest
 from invarlock.stages import stage
 
@@ -53,11 +53,15 @@ class TunedModel:
     placement: Placement
     tier: str
     profile: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate: the largest ratio, upper end and share of each limit over the draws, and why it does not hold."""
+    """A candidate: the largest ratio, upper end and share of each limit over the draws, and why it does not hold.
+
+    ``deciding_slice`` is the slice of the text that uses most of the tightest limit; None if all text uses as much.
+    """
 
     spec: EditSpec
     ratio: float | None
@@ -65,6 +69,7 @@ class Trial:
     reports: tuple[str, ...]
     against: tuple[str, ...]
     used: Mapping[str, float | None] = field(default_factory=dict)
+    deciding_slice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,9 @@ class _Judge:
             reports.append(report_document(request, edited, measured))
         against = [line for report in reports for line in _against(report, self.margin)]
         used = [limits_used(report) for report in reports]
+        largest = {name: _largest([row.get(name) for row in used]) for name in used[0]}
+        limit, share = tightest(largest)
+        decides = next(report for report, row in zip(reports, used, strict=True) if row.get(limit) == share)
         ratios = [report["primary_metric"]["ratio_vs_baseline"] for report in reports]
         uppers = [(report["primary_metric"]["ci"] or (None, None))[1] for report in reports]
         return Trial(
@@ -161,7 +169,8 @@ class _Judge:
             _largest(uppers),
             tuple(content_digest(report) for report in reports),
             tuple(against),
-            {name: _largest([row.get(name) for row in used]) for name in used[0]},
+            largest,
+            deciding_slice(decides, limit),
         )
 
 
@@ -269,7 +278,7 @@ def _measuring_judge(model: TunedModel, margin: float, draws: int, kept: Path) -
         "execution_mode": "host-bypass",
     }
     revision = digest_checkpoint(model.folder)
-    setup = Setup(model.model_id, revision, context, model.placement, model.plan, model.text)
+    setup = Setup(model.model_id, revision, context, model.placement, model.plan, model.text, overrides=model.overrides)
     with stage(f"baseline {model.model_id}"):
         baseline = measure_baseline(model.folder, runs, model.plan, model.placement, probe=False, kept=kept)
     document = baseline_document(setup, baseline)
@@ -289,7 +298,8 @@ def _against(report: Mapping[str, Any], margin: float) -> list[str]:
     name, share = tightest(limits_used(report))
     if not lines and (share is None or share > margin):
         words = "not measured" if share is None else f"{share:.0%} of it is used, the margin ends at {margin:.0%}"
-        lines.append(f"draw {run}: {name}: {words}")
+        part = deciding_slice(report, name)
+        lines.append(f"draw {run}: {name}{'' if part is None else f' in slice {part}'}: {words}")
     return lines
 
 
@@ -301,6 +311,7 @@ def _evidence(trial: Trial) -> dict[str, Any]:
         "upper": trial.upper,
         "against": list(trial.against[:1]),
         "limits_used": dict(trial.used),
+        **({} if trial.deciding_slice is None else {"deciding_slice": trial.deciding_slice}),
         "reports": list(trial.reports),
     }
 

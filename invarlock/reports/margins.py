@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from invarlock.guards import GUARDS
+from invarlock.judgement.slices import limits_of
 from invarlock.metrics import METRICS
 
 # The guards whose limits are not gates: they only signal.
@@ -36,6 +37,27 @@ def limits_used(report: Mapping[str, Any]) -> dict[str, float | None]:
         if report[guard.name]["status"] != "not_evaluated":
             used |= guard.limits_used(report[guard.name], policy.get(guard.name, {}))
     return used
+
+
+def deciding_slice(report: Mapping[str, Any], limit: str) -> str | None:
+    """Return the slice that uses most of a limit; None if all text together uses as much, or there are no slices.
+
+    Args:
+        report: the report with its derived blocks and ``resolved_policy``.
+        limit: the limit's name in the policy, such as ``fidelity.kl_limit``.
+    """
+    metric = next((metric for metric in METRICS if metric.name == limit.partition(".")[0]), None)
+    if metric is None:
+        return None
+    block, policy = report[metric.name], report["resolved_policy"][metric.name]
+
+    def used(row: Mapping[str, Any], limits: Mapping[str, Any]) -> float:
+        share = metric.limits_used({**block, **row, "slices": {}}, limits).get(limit)
+        return math.inf if share is None else share
+
+    found = {name: used(row, limits_of(policy, name)) for name, row in block.get("slices", {}).items()}
+    name = max(found, key=lambda name: found[name], default=None)
+    return name if name is not None and found[name] > used({}, policy) else None
 
 
 def tightest(used: Mapping[str, float | None]) -> tuple[str, float | None]:

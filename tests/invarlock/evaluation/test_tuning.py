@@ -4,13 +4,16 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from invarlock.catalog.edit_specs import EditSpec, parse_edit_spec, parse_scope
+from invarlock.catalog.models import Text
 from invarlock.catalog.tuned_params import read_tuned_params
 from invarlock.checkpoints.digests import digest_checkpoint
 from invarlock.checkpoints.editing import apply_each_edit, apply_edits
@@ -23,10 +26,11 @@ from invarlock.evaluation.ladders import climb, ladder
 from invarlock.evaluation.measurements import WindowPlan
 from invarlock.evaluation.models import Placement
 from invarlock.evaluation.text import SourceText
-from invarlock.evaluation.tuned_model import find_tuned
+from invarlock.evaluation.tuned_model import GivenTexts, TunedTexts, find_tuned, read_tuned_texts
 from invarlock.evaluation.tuning import Selection, Trial, TunedModel, tune
 
 SUITES = Path(__file__).parents[3] / "suites"
+AUSTEN, MELVILLE = (SUITES / "embedded" / "text" / f"{name}.txt.xz" for name in ("austen_heldout", "melville"))
 FFN = parse_scope("ffn", where="test")
 
 
@@ -229,6 +233,9 @@ def test_a_guards_limit_used_beyond_the_margin_speaks_against_a_candidate(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["embedded/mistral-tiny", "--slice-limit", "a.kl_limit=1"], "--slice-limit: there is no slice 'a'"),
+        (["embedded/mistral-tiny", "--slice-limit", "a.b=1"], "'b' is not a limit of a slice"),
+        (["embedded/mistral-tiny", "--text", str(AUSTEN), "--text", str(MELVILLE)], "has no name"),
         (["nobody/nothing"], "'nobody/nothing' is no folder, and no model of"),
         (["mistralai/Mistral-7B-v0.1"], "at 27d67f1b5f57dc0953326b2601d68371d40ea8da: not in the cache at"),
         (["Qwen/Qwen3-8B"], "pins no revision of it; name the folder that it is in"),
@@ -243,10 +250,81 @@ def test_a_model_that_cannot_be_tuned_is_one_line(
     assert not (tmp_path / "out.json").exists()
 
 
-def test_a_folder_that_stands_for_a_model_is_tuned_on_the_text_of_its_suite() -> None:
+def test_a_text_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--suites", str(SUITES), "--output", str(tmp_path / "out.json"), "--text", "a=nowhere.txt"]
+
+    assert main(["tune", "embedded/mistral-tiny", *arguments]) == 3
+
+    assert capsys.readouterr().err == "error: nowhere.txt: no such file; name a text to score on [file_missing]\n"
+
+
+def test_a_folder_that_stands_for_a_model_is_tuned_on_the_texts_of_its_suite() -> None:
     folder = str(SUITES / "embedded/mixtral-tiny")
 
     own, other = (find_tuned(SUITES, folder, model_id) for model_id in (None, "Qwen/Qwen3-0.6B-Base"))
 
-    assert (own[0].id, own[1].final_windows) == ("local/mixtral-tiny", 64)
-    assert (other[0].id, other[1].final_windows) == ("Qwen/Qwen3-0.6B-Base", 24)
+    assert own[0].id == "local/mixtral-tiny"
+    assert [(text.name, text.final_windows) for text in own[1]] == [("austen", 64), ("melville", 32)]
+    assert other[0].id == "Qwen/Qwen3-0.6B-Base"
+    assert [(text.name, text.final_windows) for text in other[1]] == [(None, 24)]
+
+
+def slices_of(text: TunedTexts) -> dict[str, tuple[int, int, int]]:
+    return {name: (counts.seq_len, counts.preview, counts.final) for name, counts in text.counts.items()}
+
+
+def test_a_model_is_tuned_on_every_slice_of_its_suite_with_the_limits_of_each() -> None:
+    texts = find_tuned(SUITES, "embedded/mistral-tiny", None)[1]
+    limited = [replace(texts[0]), replace(texts[1], limits={"kl_limit": 0.01})]
+    on_hub = Text(512, 32, 32, "hf_text", name="german")
+
+    found = read_tuned_texts(SUITES, [*limited, on_hub], GivenTexts())
+
+    assert list(found.source.slices) == ["austen", "melville"]
+    assert slices_of(found) == {"austen": (128, 64, 64), "melville": (128, 32, 32)}
+    assert found.limits == {"melville": {"kl_limit": 0.01}}
+    assert found.left_out == ("german",)
+
+
+def test_given_texts_replace_those_of_the_suite_and_take_the_windows_of_its_first() -> None:
+    texts = find_tuned(SUITES, "embedded/mistral-tiny", None)[1]
+    files = {"one": AUSTEN, "two": MELVILLE}
+
+    own = read_tuned_texts(SUITES, texts, GivenTexts(files, limits={"two": {"kl_limit": 0.01}}, seq_len=64))
+    alone = read_tuned_texts(SUITES, texts, GivenTexts(MELVILLE))
+
+    assert slices_of(own) == {"one": (64, 64, 64), "two": (64, 64, 64)}
+    assert own.limits == {"two": {"kl_limit": 0.01}}
+    assert slices_of(alone) == {"": (128, 64, 64)}
+    assert not alone.source.slices
+
+
+SMALL = ("--draws", "1", "--seq-len", "64", "--preview-windows", "16", "--final-windows", "16")
+
+
+def tuned_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[str, dict[str, Any]]:
+    """Return what tuning the pruning of a model prints, and its entry, an empty one if nothing holds."""
+    output = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+    arguments = ["tune", "embedded/mistral-tiny", "--suites", str(SUITES), "--edit", "magnitude_prune", *SMALL, *more]
+    assert main([*arguments, "--output", str(output)]) in (0, 1)
+    printed = capsys.readouterr().out
+    entries = read_tuned_params(output).models["embedded/mistral-tiny"] if output.exists() else {}
+    return printed, dict(entries.get("magnitude_prune", {}))
+
+
+@pytest.mark.slow
+def test_the_slice_that_uses_most_of_a_limit_decides_how_strong_an_edit_may_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ("--text", f"austen={AUSTEN}", "--text", f"melville={MELVILLE}")
+
+    _, alike = tuned_on(tmp_path, capsys, *both)
+    printed, strict = tuned_on(tmp_path, capsys, *both, "--slice-limit", "melville.kl_limit=0.01")
+
+    assert "judged on the slices austen, melville: every limit must hold with its margin in each" in printed
+    assert 0 < strict["sparsity"] < alike["sparsity"]
+    deciding = [row for row in strict["evidence"] if row.get("deciding_slice") == "melville"]
+    assert any(not row["holds"] and "in slice melville" in row["against"][0] for row in deciding)
+    assert any(row["holds"] for row in deciding)
+    assert "of fidelity.kl_limit in slice melville: holds" in printed
+    assert all(row["limits_used"]["fidelity.kl_limit"] <= 0.5 for row in strict["evidence"] if row["holds"])

@@ -250,6 +250,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from invarlock.pages.parts import counted
     from invarlock.reports.gates import judge_gates
     from invarlock.reports.page_facts import few_windows, report_warnings
+    from invarlock.reports.served import NOTHING_PROVES, is_served, stated_words
 
     for gate in judge_gates(report, report["resolved_policy"]):
         word = "passed" if gate.holds else "FAILED" if gate.blocks else "warns"
@@ -259,6 +260,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     missing = [name for name in GUARD_NAMES if report[name]["status"] == "not_evaluated"]
     if missing:
         say(f"not evaluated: {', '.join(missing)} ({report[missing[0]]['reason']})")
+    if is_served(report):
+        say(f"served: {stated_words(report['subject']['served'])} ({NOTHING_PROVES})")
     verdict, warnings = report["assurance"]["verdict"], len(list(report_warnings(report)))
     found = f", with {counted(warnings, 'warning')}" if warnings and verdict == "PASS" else ""
     say_results(

@@ -131,18 +131,26 @@ class PolicyProvenance(PolicyOrigin):
     policy_digest: str
 
 
-class ServedModel(TypedDict):
-    """The model behind an address, and how it was scored."""
+class AskedAgain(TypedDict):
+    """How many windows a server was asked about twice, and the largest difference in nats a token."""
 
-    url: str
+    windows: int
+    largest_difference: float | None
+
+
+class ServedModel(TypedDict):
+    """A model behind a server: what the server states, and how it was scored."""
+
     model: str
+    stated: dict[str, str]
+    asked_again: AskedAgain
     dialect: str
     prompt: str
     top_k: int
 
 
 class Subject(TypedDict):
-    """``sha256:<hex>`` of the subject's checkpoint, None if only its address is known."""
+    """``sha256:<hex>`` of the subject's checkpoint, None if it is behind a server."""
 
     digest: str | None
     served: NotRequired[ServedModel]

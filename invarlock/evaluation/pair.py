@@ -190,7 +190,8 @@ def _evaluate_served(
     data = dump_json(document)
     baseline = StoredBaseline(request.baseline, document, digest_bytes(data), kept)
     evaluation = EvaluationRequest(setup, baseline, SCENARIO, RUN, draw, setup.placement)
-    with stage(f"subject at {request.subject_url}"):
+    # the log goes into the folder of the report, which has no address
+    with stage(f"served subject {served.document(1)['model']}"):
         measured = compare_served(served, evaluation.comparison())
     label = request.edit_label or CUSTOM
     edited = EditDescription(CUSTOM, label, CUSTOM, {}, None if request.edit_label is None else "given")

@@ -39,6 +39,7 @@ from invarlock.pages.parts import (
 from invarlock.reports.case_place import CasePlace
 from invarlock.reports.gates import judge_gates
 from invarlock.reports.page_facts import few_windows, report_warnings
+from invarlock.reports.served import NOTHING_PROVES, stated_words
 
 MAX_VIOLATIONS = 8
 # Each guard and gate has at most one.
@@ -193,14 +194,15 @@ def _compared(report: Mapping[str, Any]) -> Markup:
 
 
 def _subject(subject: Mapping[str, Any]) -> object:
-    """Return the digest of a subject's files, or where it was served."""
+    """Return the digest of a subject's files, or what its server states and how it was asked."""
     served = subject.get("served")
     if served is None:
         return code(subject["digest"])
     return (
-        f"{served['model']}, served at {served['url']} (requests: {served['dialect']}, the prompt as "
-        f"{served['prompt'].replace('_', ' ')}); its files were not seen, so it has no digest and its configuration "
-        "is not known"
+        f"served: {stated_words(served)} ({NOTHING_PROVES}); requests: {served['dialect']}, the prompt as "
+        f"{served['prompt'].replace('_', ' ')}; {served['asked_again']['windows']} windows were asked again and differ "
+        f"by at most {served['asked_again']['largest_difference']:.3g} nats a token; its files were not seen, so it "
+        "has no digest and its configuration is not known"
     )
 
 

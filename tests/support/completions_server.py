@@ -49,13 +49,16 @@ class Server:
     """A running server: how it answers, what it does wrong, and the requests it received.
 
     ``misbehave`` returns another answer, or bytes that are none. ``statuses``, with headers, are those of the next
-    answers.
+    answers; ``facts`` of its models, ``version`` and ``fingerprint`` are what it states.
     """
 
     url: str
     dialect: Dialect
     misbehave: Callable[[dict[str, Any]], Any] | None = None
     names: Sequence[str] = ("m",)
+    facts: dict[str, Any] = field(default_factory=dict)
+    version: str | None = None
+    fingerprint: str | None = None
     statuses: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -89,7 +92,9 @@ def serve(engine: Engine, tokenizer: Any, dialect: Dialect) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._begin()
-            self._send({"data": [{"id": name} for name in server.names]} if self.path == "/v1/models" else None)
+            models = {"data": [{"id": name, **server.facts} for name in server.names]}
+            version = None if server.version is None else {"version": server.version}
+            self._send({"/v1/models": models, "/version": version}.get(self.path))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -107,6 +112,8 @@ def serve(engine: Engine, tokenizer: Any, dialect: Dialect) -> Iterator[Server]:
             except ValueError as error:
                 self._send({"error": {"message": str(error)}}, 400)
                 return
+            if server.fingerprint is not None:
+                answer["system_fingerprint"] = server.fingerprint
             self._send(answer if server.misbehave is None else server.misbehave(answer))
 
         def _begin(self) -> None:

@@ -46,6 +46,7 @@ class Answer:
         logprobs: theirs, (n, m), minus infinity where there are fewer.
         exact: whether the token is known, and not only one of those with the same text, (n, m).
         fewest: the smallest number of tokens that are given at a position.
+        fingerprint: the answer's ``system_fingerprint``, whatever it is, None without one.
     """
 
     target: Numbers
@@ -53,6 +54,7 @@ class Answer:
     logprobs: Numbers
     exact: npt.NDArray[np.bool_]
     fewest: int
+    fingerprint: object = None
 
 
 class TokenTexts(Protocol):
@@ -65,8 +67,13 @@ class TokenTexts(Protocol):
         """Return the tokens that a server may write so."""
 
 
-def read_prompt_logprobs(document: Any, tokens: Sequence[int]) -> Answer:
+def read_prompt_logprobs(document: Any, tokens: Sequence[int], vocabulary: int) -> Answer:
     """Return what an answer with ``prompt_logprobs`` says of a window of tokens.
+
+    Args:
+        document: the answer.
+        tokens: the window's.
+        vocabulary: how many tokens there are.
 
     Raises:
         DialectError: if it has no log-probabilities of the prompt in this dialect.
@@ -86,10 +93,11 @@ def read_prompt_logprobs(document: Any, tokens: Sequence[int]) -> Answer:
         values = {_token(key, index): _number(_inner(value), index) for key, value in row.items()}
         if token not in values:
             raise TokensDifferError(f"position {index} has no log-probability of token {token}")
+        _check_mass(values, token, vocabulary, index)
         found.append(values)
         targets.append(values[token])
     exact = [[(token, value, True) for token, value in row.items()] for row in found]
-    return _packed(targets, exact)
+    return _packed(targets, exact, document.get("system_fingerprint"))
 
 
 def read_echo(document: Any, tokens: Sequence[int], prefix: int, texts: TokenTexts) -> Answer:
@@ -136,7 +144,7 @@ def read_echo(document: Any, tokens: Sequence[int], prefix: int, texts: TokenTex
             row += [(token, _number(one, index), len(ids) == 1) for token in ids]
         targets.append(target)
         rows.append(row)
-    return _packed(targets, rows)
+    return _packed(targets, rows, document.get("system_fingerprint"))
 
 
 def _choice(document: Any) -> Mapping[str, Any]:
@@ -179,13 +187,33 @@ def _number(value: Any, index: int) -> float:
     """Return a log-probability; one that is minus infinity, as of a token that is ruled out, becomes the least."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise AnswerError(f"a log-probability at position {index} is not a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise AnswerError(f"a log-probability at position {index} has hundreds of digits") from None
     if math.isnan(number) or number > ROUNDING:
         raise AnswerError(f"a log-probability at position {index} is {number:g}; is the served model broken?")
     return min(max(number, LEAST), 0.0)
 
 
-def _packed(targets: Sequence[float], rows: Sequence[Sequence[tuple[int, float, bool]]]) -> Answer:
+def _check_mass(values: Mapping[int, float], target: int, vocabulary: int, index: int) -> None:
+    """Refuse log-probabilities of a position that cannot be part of any distribution, because they are too small.
+
+    Beside the text's token the server gives the most probable ones, so no other token is more probable than the least
+    of these: together all have at most the sum of the given ones and that probability for each of the others.
+    """
+    given = math.fsum(map(math.exp, values.values()))
+    least = math.exp(min((value for token, value in values.items() if token != target), default=values[target]))
+    most = given + max(vocabulary - len(values), 0) * least
+    if most < 1 - ROUNDING:
+        raise AnswerError(
+            f"the probabilities at position {index} add up to {most:.4g} at most; they are not those of a distribution"
+        )
+
+
+def _packed(
+    targets: Sequence[float], rows: Sequence[Sequence[tuple[int, float, bool]]], fingerprint: object = None
+) -> Answer:
     width = max((len(row) for row in rows), default=0)
     ids = np.full((len(rows), width), -1, dtype=np.int64)
     logprobs = np.full(ids.shape, -math.inf)
@@ -198,4 +226,5 @@ def _packed(targets: Sequence[float], rows: Sequence[Sequence[tuple[int, float, 
             raise AnswerError(f"the probabilities at position {index} add up to {mass:.4g}")
         for column, (token, value, known) in enumerate(row):
             ids[index - 1, column], logprobs[index - 1, column], exact[index - 1, column] = token, value, known
-    return Answer(np.asarray(targets), ids, logprobs, exact, min((len(row) for row in rows), default=0))
+    fewest = min((len(row) for row in rows), default=0)
+    return Answer(np.asarray(targets), ids, logprobs, exact, fewest, fingerprint)

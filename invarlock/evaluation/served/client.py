@@ -14,7 +14,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from typing import IO, Any
@@ -29,6 +29,8 @@ from invarlock.problems import Code
 KEY_VARIABLE = "INVARLOCK_SUBJECT_API_KEY"
 # A server that loads a model or has a queue answers late; one that takes longer hangs.
 TIMEOUT_SECONDS = 300.0
+# What a server says of itself is not needed.
+LOOK_SECONDS = 10.0
 ATTEMPTS = 5
 PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
@@ -68,6 +70,16 @@ class Client:
         """Return the JSON document that answers a request; raises the errors of ``get``."""
         data = json.dumps(body).encode()
         return self._ask(Request(f"{self.base}/{path}", data, {"Content-Type": "application/json"}))
+
+    def look(self, url: str) -> Any:
+        """Return the JSON document of a URL of this server that it may lack, after one attempt; None without one."""
+        request = Request(url, headers={"Accept": "application/json"})
+        if self.key is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
+        try:
+            return json.loads(replace(self, timeout_seconds=min(self.timeout_seconds, LOOK_SECONDS))._once(request))
+        except (HTTPException, OSError, ValueError, RecursionError, EvaluationError):
+            return None
 
     def _ask(self, request: Request) -> Any:
         request.add_header("Accept", "application/json")

@@ -8,9 +8,9 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -26,6 +26,7 @@ from invarlock.evaluation.served.answers import (
     read_prompt_logprobs,
 )
 from invarlock.evaluation.served.client import Client, RequestRefusedError, unusable
+from invarlock.evaluation.served.stated import WITHHELD, public_text, stated_by
 from invarlock.evaluation.served.token_texts import VocabularyTexts
 from invarlock.evaluation.tokenization import text_token_ids
 from invarlock.evaluation.windows import Tokens
@@ -63,6 +64,7 @@ class Served:
         tokenizer: the baseline's.
         texts: of its vocabulary.
         prefix: the number of tokens that the tokenizer puts before every text.
+        stated: what the server says of itself and of the model.
     """
 
     client: Client
@@ -72,6 +74,7 @@ class Served:
     tokenizer: PreTrainedTokenizerBase
     texts: TokenTexts
     prefix: int
+    stated: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self, tokens: Tokens) -> Iterator[Answer]:
         """Yield the answer about each window of token ids, (windows, seq_len), in order.
@@ -89,10 +92,13 @@ class Served:
         return self.dialect.prompt == TOKEN_IDS or _reads_back(self.tokenizer, window[self.prefix :])
 
     def document(self, fewest: int) -> dict[str, Any]:
-        """Return what a report says of the served model, given the smallest number of tokens at a position."""
+        """Return what a report says of the served model, given the smallest number of tokens at a position.
+
+        It has no address: a report and its pack are passed on.
+        """
         return {
-            "url": self.client.base,
-            "model": self.model,
+            "model": public_text(self.model, self.client) or WITHHELD,
+            "stated": dict(self.stated),
             "dialect": self.dialect.name,
             "prompt": self.dialect.prompt,
             "top_k": min(fewest, self.top_k),
@@ -121,7 +127,7 @@ class Served:
         body: dict[str, Any] = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0}
         if self.dialect.name == PROMPT_LOGPROBS:
             answer = self.client.post("completions", body | {"prompt_logprobs": self.top_k})
-            return read_prompt_logprobs(answer, ids)
+            return read_prompt_logprobs(answer, ids, len(self.tokenizer))
         # with this, vLLM names tokens by their ids; other servers ignore it
         echo = {"echo": True, "logprobs": self.top_k, "return_tokens_as_token_ids": True}
         return read_echo(self.client.post("completions", body | echo), ids, self.prefix, self.texts)
@@ -160,7 +166,7 @@ def find_server(
                 reasons.append("no window of the text is read back as the same tokens")
                 break
             try:
-                served.attempt(window)
+                answer = served.attempt(window)
             except RequestRefusedError as error:
                 reasons.append(str(error))
                 continue
@@ -171,7 +177,7 @@ def find_server(
                 raise unusable(client.base, str(error)) from None
             except TokensDifferError as error:
                 raise unusable(client.base, f"its tokens are not the baseline's: {error}") from None
-            return served
+            return replace(served, stated=stated_by(client, name, answer.fingerprint))
     shown = "; ".join(dict.fromkeys(reasons[-3:]))
     raise unusable(client.base, f"it gives no log-probabilities of a prompt ({shown})")
 

@@ -21,6 +21,9 @@ from invarlock.evaluation.windows import Tokens
 # The share of positions at which a server's most probable token is the baseline's of the next position. Of a model
 # that answers in time it is a few percent.
 LATE_SHARE = 0.5
+# Kernels add up in another order when a server has another batch; in bfloat16 that moves log-probabilities by
+# hundredths of a nat.
+ANOTHER_ANSWER_NATS = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,39 +49,63 @@ def compare_served(served: Served, comparison: Comparison) -> ServedMeasurement:
     preview, _ = _score(served, draw.preview.tokens, None)
     scores, answers = _score(served, final.tokens, observer)
     _check_in_time(served, answers, most_probable_tokens(comparison.baseline.kept))
+    repeated = _ask_again(served, final.tokens, answers)
     fewest = min(answer.fewest for answer in answers)
     fidelity = observer.finish()
-    document = served.document(fewest)
+    document = {**served.document(fewest), "asked_again": repeated}
     fidelity["compared"]["top_k"] = document["top_k"]
     seconds = {"load": 0.0, "score": time.perf_counter() - started}
     return ServedMeasurement(document, preview, scores, fidelity, seconds)
 
 
 @dataclass(frozen=True)
-class _TopTokens:
-    """What is kept of an answer: the most probable token of each position, and the fewest tokens of a position."""
+class _Kept:
+    """What is kept of an answer: of each position the log-probability of the text's token and the most probable token,
+    and the fewest tokens of a position."""
 
+    target: np.ndarray[Any, np.dtype[np.float64]]
     ids: np.ndarray[Any, np.dtype[np.int64]]
     fewest: int
 
 
-def _score(served: Served, tokens: Tokens, observer: Observer | None) -> tuple[Scores, list[_TopTokens]]:
-    losses, tops = [], []
+def _score(served: Served, tokens: Tokens, observer: Observer | None) -> tuple[Scores, list[_Kept]]:
+    losses, kept = [], []
     for index, answer in enumerate(served.ask(tokens)):
         losses.append(stored_loss(-float(answer.target.mean())))
-        tops.append(_tops(answer))
+        kept.append(_kept(answer))
         if observer is not None:
             targets = torch.from_numpy(tokens[index : index + 1, 1:]).long()
             observer.observe((index, index + 1), (0, targets.shape[1]), ServedScores([answer]), targets)
-    return Scores(tuple(losses), 1), tops
+    return Scores(tuple(losses), 1), kept
 
 
-def _tops(answer: Answer) -> _TopTokens:
+def _kept(answer: Answer) -> _Kept:
     first = answer.logprobs.argmax(axis=1)
-    return _TopTokens(np.take_along_axis(answer.ids, first[:, None], axis=1)[:, 0], answer.fewest)
+    return _Kept(answer.target, np.take_along_axis(answer.ids, first[:, None], axis=1)[:, 0], answer.fewest)
 
 
-def _check_in_time(served: Served, answers: list[_TopTokens], baseline: np.ndarray[Any, Any]) -> None:
+def _ask_again(served: Served, tokens: Tokens, answers: list[_Kept]) -> dict[str, Any]:
+    """Return how far a second answer about a few windows is from the first: nats a token, the largest of a window.
+
+    Raises:
+        EvaluationError: if it is another answer, as of a server that invents them or exchanges its model meanwhile.
+    """
+    chosen = sorted({0, len(answers) // 2, len(answers) - 1})
+    again = served.ask(tokens[chosen])
+    differences = [
+        float(np.abs(answer.target - answers[index].target).mean()) for index, answer in zip(chosen, again, strict=True)
+    ]
+    largest = max(differences)
+    if largest > ANOTHER_ANSWER_NATS:
+        raise unusable(
+            served.client.base,
+            f"it answers differently when a window is sent again, by {largest:.3g} nats a token (at most "
+            f"{ANOTHER_ANSWER_NATS:g}); the served model must not change, and its answers must not be random",
+        )
+    return {"windows": len(chosen), "largest_difference": stored_loss(largest)}
+
+
+def _check_in_time(served: Served, answers: list[_Kept], baseline: np.ndarray[Any, Any]) -> None:
     """Refuse answers that are one position late.
 
     llama-cpp-python's server gives each token the probability that it has after itself, with models that have no BOS

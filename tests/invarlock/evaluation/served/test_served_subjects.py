@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from completions_server import Dialect, serve_model
+from completions_server import Dialect, serve, serve_model
 from shipped_checkpoints import EMBEDDED, write_baseline
 
 from invarlock.cli import main
 from invarlock.evaluation.served import client as client_module
+from invarlock.evaluation.tokenization import load_tokenizer
 from invarlock.jsonio import dump_json
 from invarlock.reports.rendering import render_report
 from invarlock.reports.verification import verify_report
@@ -85,8 +86,8 @@ def test_a_served_model_measures_what_the_same_model_does_here(
     assert code == 0, printed
     local = local_report(folders)
     assert report["subject"]["served"] == {
-        "url": f"{server.url}/v1", "model": "m", "dialect": dialect.name, "prompt": prompt,
-        "top_k": report["subject"]["served"]["top_k"],
+        "model": "m", "stated": {}, "dialect": dialect.name, "prompt": prompt,
+        "top_k": report["subject"]["served"]["top_k"], "asked_again": {"windows": 3, "largest_difference": 0.0},
     }  # fmt: skip
     if prompt == "token_ids":
         for part in ("preview", "final"):
@@ -191,6 +192,8 @@ FORGED: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
     "every token compared": _change(*COMPARED, compared=None),
     "more tokens": _change("subject", "served", top_k=512),
     "another model": _change("subject", "served", model="other"),
+    "another statement": _change("subject", "served", stated={"version": "2"}),
+    "other second answers": _change("subject", "served", asked_again={"windows": 3, "largest_difference": 0.01}),
     "less rest": _change(*COMPARED, "compared", rest_mass=0.0),
     "an edit": _change(edit=NOOP),
     "an equivalence": _change(equivalence=[{"kind": "rotation", "modules": ["a"], "largest": 1.0}]),
@@ -234,6 +237,124 @@ def test_a_server_that_is_one_position_late_is_refused_with_its_cause(folders: P
 
     assert code == 2
     assert "one position late" in printed
+
+
+class Lies:
+    """A server that answers the first windows rightly, and then lies, for ever or some times."""
+
+    def __init__(self, lie: Callable[[dict[str, Any]], Any], after: int = 3, times: int = 1000) -> None:
+        self.lie, self.lying, self.answers = lie, range(after + 1, after + 1 + times), 0
+
+    def __call__(self, answer: dict[str, Any]) -> Any:
+        self.answers += 1
+        return self.lie(answer) if self.answers in self.lying else answer
+
+
+def _each(change: Callable[[float], Any]) -> Callable[[dict[str, Any]], Any]:
+    """Return what changes every log-probability of an answer."""
+
+    def changed(answer: dict[str, Any]) -> Any:
+        for row in filter(None, answer["choices"][0]["prompt_logprobs"]):
+            for one in row.values():
+                one["logprob"] = change(one["logprob"])
+        return answer
+
+    return changed
+
+
+def _without_the_least(answer: dict[str, Any]) -> Any:
+    for row in filter(None, answer["choices"][0]["prompt_logprobs"]):
+        del row[min(row, key=lambda name: row[name]["logprob"])]
+    return answer
+
+
+def _another_each_time() -> Callable[[dict[str, Any]], Any]:
+    """Return what gives the probability of one token to another, by chance: each answer is part of a distribution."""
+    generator = np.random.default_rng(0)
+
+    def changed(answer: dict[str, Any]) -> Any:
+        for row in filter(None, answer["choices"][0]["prompt_logprobs"]):
+            probable = sorted(row, key=lambda name: -row[name]["logprob"])[:5]
+            first, second = generator.choice(probable, 2)
+            row[first], row[second] = row[second], row[first]
+        return answer
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        (_another_each_time(), "answers differently when a window is sent again"),
+        (_each(lambda value: value - 3), "those of a distribution"),
+        (_each(lambda value: 2 * value), "those of a distribution"),
+        (_each(lambda value: value / 4), "add up to"),
+        (_each(lambda value: float("nan")), "is nan; is the served model broken?"),
+        (_each(lambda value: 10**400), "hundreds of digits"),
+        (_each(str), "is not a number"),
+        (_without_the_least, "no log-probability of token"),
+        (lambda answer: json.dumps(answer).encode()[:-40], "not JSON"),
+        (lambda answer: {"error": "overloaded"}, "no choices"),
+    ],
+    ids=[
+        "random", "too small", "another temperature", "too large", "NaN", "huge", "texts", "tokens missing", "cut",
+        "no answer",
+    ],
+)  # fmt: skip
+def test_a_server_that_lies_during_a_measurement_is_refused_in_one_line_without_a_report(
+    lie: Callable[[dict[str, Any]], Any], words: str, folders: Path, output: Path
+) -> None:
+    with serve_model(folders / "subject", Dialect("prompt_logprobs")) as server:
+        server.misbehave = Lies(lie)
+        code, report, printed = evaluate(folders, server.url, output)
+
+    assert (code, report) == (2, {}), printed
+    assert words in printed.splitlines()[-1]
+    assert "Traceback" not in printed
+    assert not output.exists()
+
+
+def test_a_server_that_exchanges_its_model_during_a_measurement_is_refused(folders: Path, output: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    load: Any = AutoModelForCausalLM.from_pretrained
+    models = [load(folders / side, dtype=torch.float32).eval() for side in ("subject", "baseline")]
+    calls: list[int] = []
+
+    def logits(ids: Any) -> Any:
+        calls.append(len(ids))
+        # 1 window finds the dialect, 8 are the preview, 16 the final windows
+        with torch.inference_mode():
+            scores = models[len(calls) > 15](input_ids=torch.tensor([list(ids)])).logits[0].numpy()
+        return np.roll(scores, 1, axis=1) if len(calls) > 15 else scores
+
+    with serve(logits, load_tokenizer(folders / "baseline"), Dialect("prompt_logprobs")) as server:
+        code, _, printed = evaluate(folders, server.url, output)
+
+    assert code == 2
+    assert "answers differently when a window is sent again" in printed
+
+
+def test_a_server_that_is_busy_during_a_measurement_gives_the_same_report(
+    folders: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("invarlock.evaluation.served.client.time.sleep", slept.append)
+    with serve_model(folders / "subject", Dialect("prompt_logprobs")) as server:
+
+        def busy(answer: dict[str, Any]) -> Any:
+            server.statuses += [(429, {"Retry-After": "3"}), (500, {}), (503, {})]
+            return answer
+
+        _, quiet, _ = evaluate(folders, server.url, tmp_path / "quiet")
+        server.misbehave = Lies(busy, after=5, times=1)
+        code, report, _ = evaluate(folders, server.url, output)
+
+    assert code == 0
+    assert len(slept) == 3
+    assert report["evaluation_windows"] == quiet["evaluation_windows"]
+    assert report["fidelity"] == quiet["fidelity"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from invarlock.errors import EvaluationError, InvarLockError, UsageError
 from invarlock.evaluation.served import client as client_module
 from invarlock.evaluation.served.client import Client, server_url
 from invarlock.evaluation.served.server import Served, find_server
+from invarlock.evaluation.served.stated import public_text
 from invarlock.evaluation.tokenization import load_tokenizer
 from invarlock.problems import Code
 
@@ -37,6 +38,7 @@ def running(model: Path) -> Iterator[Server]:
 @pytest.fixture
 def server(running: Server) -> Server:
     running.dialect, running.misbehave, running.names = VLLM, None, ("m",)
+    running.facts, running.version, running.fingerprint = {}, None, None
     running.statuses.clear()
     running.requests.clear()
     return running
@@ -280,3 +282,49 @@ def test_a_url_with_credentials_or_without_a_host_is_refused(url: str) -> None:
         server_url(url)
 
     assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("mistral-7b", "mistral-7b"),
+        ("org/mistral-7b", "org/mistral-7b"),
+        ("/home/jane/models/mistral", "mistral"),
+        ("~/models/mistral", "mistral"),
+        ("C:\\Users\\jane\\mistral", "mistral"),
+        ("https://gpu-1.example/mistral", "***"),
+        ("mistral at GPU-1.example:8000", "mistral at ***"),
+        ("on gpu-1.example", "on ***"),
+        (f"x{KEY}x", "x***x"),
+        ("a\u202eb\x1b[31mc\n", "ab[31mc"),
+        ("z" * 5000, "z" * 200),
+        (4096, "4096"),
+        (10**300, "1" + "0" * 199),
+        (True, ""),
+        (1.5, ""),
+        (["mistral"], ""),
+        (None, ""),
+    ],
+)
+def test_a_statement_of_a_server_has_neither_its_address_nor_the_key_nor_folders(said: object, shown: str) -> None:
+    assert public_text(said, Client("http://gpu-1.example:8000/v1", KEY)) == shown
+
+
+def test_what_a_server_states_of_its_model_is_kept_and_nothing_else(server: Server, tokenizer: Any) -> None:
+    server.version, server.fingerprint = "0.11.0", "b5310"
+    server.facts = {
+        "owned_by": "vllm", "max_model_len": 4096, "root": "/home/jane/m", "quantization": "awq",
+        "meta": {"n_params": 134515008, "size": 100, "name": "secret"}, "permission": [{"id": "x"}],
+    }  # fmt: skip
+
+    assert find(server, tokenizer).stated == {
+        "version": "0.11.0", "owned_by": "vllm", "context_tokens": "4096", "quantisation": "awq",
+        "parameters": "134515008", "bytes": "100", "fingerprint": "b5310",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("facts", [{}, {"owned_by": ["x"], "max_model_len": {"a": 1}, "meta": 3}])
+def test_a_server_that_states_nothing_usable_is_measured(facts: dict[str, Any], server: Server, tokenizer: Any) -> None:
+    server.facts = facts
+
+    assert find(server, tokenizer).stated == {}

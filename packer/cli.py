@@ -73,7 +73,11 @@ def add_build(subparsers: Commands) -> None:
     parser = subparsers.add_parser("build", help="build a pack from existing reports", epilog=EXIT_CODES)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the new pack; must not exist yet")
     parser.add_argument(
-        "--final-verdict", type=Path, required=True, metavar="FILE", help="the run's final_verdict.json"
+        "--final-verdict",
+        type=Path,
+        metavar="FILE",
+        help="the run's final_verdict.json; without it the report must be one of invarlock evaluate, and its gates are "
+        "the verdict",
     )
     parser.add_argument(
         "--report",
@@ -82,7 +86,8 @@ def add_build(subparsers: Commands) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="evaluation.report.json, in a folder with its runtime.manifest.json and edit_metadata.json",
+        help="evaluation.report.json, in a folder with its runtime.manifest.json and, unless the subject is served, "
+        "edit_metadata.json",
     )
     parser.add_argument(
         "--baseline",

@@ -21,6 +21,7 @@ from invarlock.output import say, say_error, say_json, say_results
 from invarlock.problems import Code
 
 if TYPE_CHECKING:
+    from invarlock.packer.build.building import PackContent
     from invarlock.packer.runs.merging import MergedRun
     from invarlock.packer.verify.verifying import VerifyResult
 
@@ -29,12 +30,28 @@ def build(options: Namespace) -> int:
     """Build a pack from reports on disk, and print what was made."""
 
     # imported here to keep --help fast
-    from invarlock.packer.build.assembly import gather_files
     from invarlock.packer.build.building import build_pack
-    from invarlock.packer.runs.run_inputs import check_inputs, find_inputs
+    from invarlock.packer.runs.run_inputs import check_inputs
 
     key = None if options.signing_key is None else signing_key(options)
-    content = gather_files(
+    content = _pair_content(options) if options.final_verdict is None else _run_content(options)
+    check_inputs(content)
+    built = build_pack(options.out, content, key, utc_now())
+    if options.json:
+        say_json({"ok": True, "exit_code": 0, **built.document()})
+        return 0
+    say(f"built {built.path}: {built.headline}", *built.evidence)
+    say(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
+    return 0
+
+
+def _run_content(options: Namespace) -> PackContent:
+    """Return the content of a pack of the reports of a run."""
+    # imported here to keep --help fast
+    from invarlock.packer.build.assembly import gather_files
+    from invarlock.packer.runs.run_inputs import find_inputs
+
+    return gather_files(
         reports=options.report,
         final_verdict=options.final_verdict,
         materials=options.material,
@@ -49,14 +66,32 @@ def build(options: Namespace) -> int:
             environment=options.environment,
         ),
     )
-    check_inputs(content)
-    built = build_pack(options.out, content, key, utc_now())
-    if options.json:
-        say_json({"ok": True, "exit_code": 0, **built.document()})
-        return 0
-    say(f"built {built.path}: {built.headline}", *built.evidence)
-    say(f"signer: {built.fingerprint or 'none; sign it with: python -m invarlock.packer sign'}")
-    return 0
+
+
+def _pair_content(options: Namespace) -> PackContent:
+    """Return the content of a pack of one report of ``invarlock evaluate``.
+
+    Raises:
+        UsageError: when several reports are given, or options that only a run has.
+    """
+    # imported here to keep --help fast
+    from invarlock.packer.build.assembly import gather_pair
+
+    if len(options.report) > 1 or len(options.baseline) > 1 or options.scenarios or options.pytest_report:
+        raise UsageError(
+            "--final-verdict: missing; without a run's verdict a pack has one report of invarlock evaluate, and no "
+            "--scenarios or --pytest-report",
+            code=Code.OPTIONS_CONFLICT,
+        )
+    return gather_pair(
+        options.report[0],
+        baseline=next(iter(options.baseline), None),
+        presets=options.presets,
+        environment=options.environment,
+        source_repo=options.source_repo,
+        materials=options.material,
+        readme_notes=options.readme,
+    )
 
 
 def merge(options: Namespace) -> int:

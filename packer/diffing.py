@@ -203,7 +203,8 @@ def _value(value: Any, digits: int) -> str:
         return ", ".join(f"{name} {_value(one, digits)}" for name, one in value.items())
     if isinstance(value, dict):
         raised = [key for key, flag in value.items() if flag]
-        return ", ".join(raised) or "no guard"
+        unknown = [key for key, flag in value.items() if flag is None]
+        return (", ".join(raised) or "no guard") + (f" (not evaluated: {', '.join(unknown)})" if unknown else "")
     if isinstance(value, list):
         return "; ".join(map(str, value)) or "none"
     return "none" if value is None else str(value)

@@ -35,6 +35,7 @@ from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError, IntegrityError, InvarLockError, MissingFileError, SignatureError
 from invarlock.jsonio import check_schema, parse_json
 from invarlock.problems import Problem
+from invarlock.reports.served import is_served, stated_words
 from invarlock.verdict.compiling import Planned, planned_cases
 
 
@@ -57,6 +58,8 @@ def inspect_pack(path: Path) -> JsonObject:
         contained = [name for name in reports if _in_container(_read(folder, sibling(name, layout.RUNTIME_MANIFEST)))]
         plan = _planned(_read(folder, layout.SCENARIOS))
         verdict = _read(folder, layout.VERDICT_JSON)
+        without = [name for name in reports if sibling(name, layout.EDIT_METADATA) not in listing.files]
+        served = {name: words for name in without if (words := _served(_read(folder, name))) is not None}
     uncovered = sorted(set(listing.files) - set(promised) - CONTROL_FILES)
     missing = sorted(set(promised) - set(listing.files))
     digest_ok = sha256_hex(checksums) == manifest["checksums_sha256_digest"].lower()
@@ -65,7 +68,7 @@ def inspect_pack(path: Path) -> JsonObject:
     outside = clean - set(contained)
     claimed = verdict if isinstance(verdict, dict) and isinstance(verdict.get("verdict"), str) else None
     evidence = pack_statement(
-        scope_of(plan, reports, contained), clean, claimed, list(absent(manifest, promised, plan))
+        scope_of(plan, reports, contained, served), clean, claimed, list(absent(manifest, promised, plan))
     )
     return {
         "pack": str(path),
@@ -141,6 +144,15 @@ def _planned(scenarios: Any) -> dict[str, Planned]:
         return planned_cases(scenarios)
     except InvarLockError:
         return {}
+
+
+def _served(report: Any) -> str | None:
+    """Return what the server of a served subject states, None if the report is of a checkpoint or malformed."""
+    try:
+        check_schema(report, "evaluation_report", where=layout.REPORT_NAME)
+    except InvarLockError:
+        return None
+    return stated_words(report["subject"]["served"]) if is_served(report) else None
 
 
 def _in_container(runtime: Any) -> bool:

@@ -15,14 +15,18 @@ from invarlock.packer.verify.verifying import ReportAssurance
 
 from invarlock.catalog.cases import report_folder
 from invarlock.catalog.models import folder_name
+from invarlock.catalog.user_scenarios import pair_manifest
 from invarlock.documents import JsonObject
 from invarlock.errors import DocumentError, ReportError, UsageError
-from invarlock.jsonio import MAX_DOCUMENT_BYTES, check_schema, parse_json, read_file
+from invarlock.jsonio import MAX_DOCUMENT_BYTES, check_schema, dump_json, parse_json, read_file
 from invarlock.problems import Code
 from invarlock.reports.preset_files import null_run_name, preset_name, read_preset
+from invarlock.reports.served import is_served
 
 # The content of a pack stays in memory until it is written.
 MAX_MATERIAL_BYTES = 1024**3
+# The suite of reports that ``invarlock evaluate`` writes.
+PAIR = "evaluate"
 
 
 def gather_files(
@@ -79,18 +83,8 @@ def gather_files(
                 code=Code.BUILD_INPUT_UNUSABLE,
                 where=str(path),
             )
-        files[place] = data
-        for name in layout.SIDECARS:
-            files[layout.sibling(place, name)] = _read(path.with_name(name))
-        for name in (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS, layout.PAGE):
-            if path.with_name(name).is_file():
-                files[layout.sibling(place, name)] = _read(path.with_name(name))
-    if presets is not None:
-        models = {layout.model_folder(place) for place in files if layout.is_report(place)}
-        files |= {f"{layout.PRESETS}{name}": _read(presets / name) for name in _preset_files(presets, models)}
-    for path in baselines:
-        data = _read(path)
-        files[layout.baseline_path(_model_folder(data, path))] = data
+        files |= _report_files(data, path, place)
+    files |= _references(files, presets, baselines)
     optional = {
         layout.PYTEST_REPORT: pytest_report,
         layout.SOURCE_REPO: source_repo,
@@ -111,6 +105,91 @@ def gather_files(
         readme_notes="" if readme_notes is None else _text(readme_notes),
         has_page=not (parameters or {}).get("skip_html", {}).get("value"),
     )
+
+
+def gather_pair(
+    report: Path,
+    *,
+    baseline: Path | None = None,
+    presets: Path | None = None,
+    environment: Path | None = None,
+    source_repo: Path | None = None,
+    materials: Sequence[str] = (),
+    readme_notes: Path | None = None,
+) -> PackContent:
+    """Return the content of a pack of one report of ``invarlock evaluate``: its only case must pass every gate.
+
+    Args:
+        report: ``evaluation.report.json`` in the folder that ``evaluate`` wrote.
+        baseline: the baseline's own report; by default the one in that folder.
+        presets: a folder with the preset that the report was judged with.
+        environment: provenance of the environment.
+        source_repo: provenance of the source.
+        materials: ``NAME=FILE`` texts; each goes to ``metadata/materials/NAME``.
+        readme_notes: a text by the maker, appended to the README.
+
+    Raises:
+        MissingFileError: when a file does not exist.
+        UsageError: when the report is a case of a run, or a material is malformed.
+        ReportError: when a file is not a report.
+    """
+    data = _read(report)
+    document = _report(data, report)
+    if document["context"]["suite"] != PAIR:
+        raise UsageError(
+            f"a case of a run (suite {document['context']['suite']}); give the run's verdict with --final-verdict",
+            code=Code.BUILD_INPUT_UNUSABLE,
+            where=str(report),
+        )
+    manifest = pair_manifest(document)
+    files: dict[str, bytes] = {layout.SCENARIOS: dump_json(manifest)}
+    place = _place(data, report, {row["id"]: row["category"] for row in manifest["scenarios"]})
+    files |= _report_files(data, report, place)
+    runtime = layout.sibling(place, layout.RUNTIME_MANIFEST)
+    files[runtime] = _moved(files[runtime], report.with_name(layout.RUNTIME_MANIFEST), place)
+    files |= _references(files, presets, [baseline or report.parent / "baseline" / layout.REPORT_NAME])
+    optional = {layout.ENVIRONMENT: environment, layout.SOURCE_REPO: source_repo}
+    files |= {name: _read(path) for name, path in optional.items() if path is not None}
+    named = dict(_material(text) for text in materials)
+    files |= {f"metadata/materials/{name}": _read(path, MAX_MATERIAL_BYTES) for name, path in named.items()}
+    return PackContent(
+        files=files,
+        run_name=document["meta"]["scenario"],
+        parameters={},
+        materials={name: f"metadata/materials/{name}" for name in named},
+        readme_notes="" if readme_notes is None else _text(readme_notes),
+    )
+
+
+def _moved(data: bytes, path: Path, place: str) -> bytes:
+    """Return the runtime manifest of a report at its place in the pack."""
+    try:
+        document = parse_json(data, where=str(path))
+        check_schema(document, "runtime_manifest", where=str(path))
+    except DocumentError as error:
+        raise ReportError(str(error), problems=in_pack(error, Code.FILE_MALFORMED)) from None
+    return dump_json({**document, "report": {**document["report"], "path": place}})
+
+
+def _report_files(data: bytes, path: Path, place: str) -> dict[str, bytes]:
+    """Return a report with the files in its folder, by their paths in a pack."""
+    # nobody edited a served subject here
+    needed = [name for name in layout.SIDECARS if not (name == layout.EDIT_METADATA and is_served(_report(data, path)))]
+    more = (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS, layout.PAGE)
+    found = [*needed, *(name for name in more if path.with_name(name).is_file())]
+    return {place: data, **{layout.sibling(place, name): _read(path.with_name(name)) for name in found}}
+
+
+def _references(files: Mapping[str, bytes], presets: Path | None, baselines: Sequence[Path]) -> dict[str, bytes]:
+    """Return the presets of the models with a report, and the baselines' own reports, by their paths in a pack."""
+    found: dict[str, bytes] = {}
+    if presets is not None:
+        models = {layout.model_folder(place) for place in files if layout.is_report(place)}
+        found |= {f"{layout.PRESETS}{name}": _read(presets / name) for name in _preset_files(presets, models)}
+    for path in baselines:
+        data = _read(path)
+        found[layout.baseline_path(_model_folder(data, path))] = data
+    return found
 
 
 def _read(path: Path, limit_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
@@ -161,17 +240,21 @@ def _preset_files(folder: Path, models: Iterable[str]) -> Iterator[str]:
 
 def _place(data: bytes, path: Path, categories: Mapping[str, str]) -> str:
     """Return the pack path of a report."""
-    try:
-        document = parse_json(data, where=str(path))
-        check_schema(document, "evaluation_report", where=str(path))
-    except DocumentError as error:
-        raise ReportError(str(error), problems=in_pack(error, Code.REPORT_MALFORMED)) from None
-    meta = document["meta"]
+    meta = _report(data, path)["meta"]
     if meta["scenario"] not in categories:
         words = f"{meta['scenario']!r} is not a scenario of the manifest"
         raise ReportError(words, where=str(path), field="meta.scenario", code=Code.REPORT_MALFORMED)
     folder = report_folder(meta["model_id"], meta["scenario"], categories[meta["scenario"]], meta["run"])
     return f"reports/{folder}/{layout.REPORT_NAME}"
+
+
+def _report(data: bytes, path: Path) -> JsonObject:
+    try:
+        document: JsonObject = parse_json(data, where=str(path))
+        check_schema(document, "evaluation_report", where=str(path))
+    except DocumentError as error:
+        raise ReportError(str(error), problems=in_pack(error, Code.REPORT_MALFORMED)) from None
+    return document
 
 
 def _model_folder(data: bytes, path: Path) -> str:

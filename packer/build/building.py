@@ -253,7 +253,9 @@ def _manifest(
         manifest["invocation"]["config_source"] = source
     if signing_key is not None:
         manifest["signing_key_fingerprint"] = fingerprint(signing_key.public)
-    manifest["evidence_level"] = evidence_level(manifest, len(found.of_kind("clean")), verdict)
+    manifest["evidence_level"] = evidence_level(
+        manifest, len(found.of_kind("clean")), verdict, is_served=found.serves_clean
+    )
     return manifest
 
 

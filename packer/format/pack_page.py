@@ -98,6 +98,7 @@ def _header(facts: PackFacts) -> Markup:
                 "what was tested": described.get("covered"),
                 "what was not tested": described.get("not covered"),
                 "strong evidence": described.get("strong evidence"),
+                "served subjects": described.get("served subjects"),
                 "signer": code(signer) if signer else "see manifest.signature.json, if that file is there",
                 "date": manifest.get("generated_at"),
                 "suite": manifest.get("suite"),

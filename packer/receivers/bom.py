@@ -24,7 +24,9 @@ from invarlock import __version__
 from invarlock.documents import JsonObject
 from invarlock.jsonio import digest_document
 from invarlock.pages.numbers import change_text, share_text
+from invarlock.reports.derivation import SERVED_REASON
 from invarlock.reports.page_facts import report_warnings
+from invarlock.reports.served import is_served, stated_words
 
 SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 # The name space of our serial numbers, which are of version 5 of RFC 9562.
@@ -100,8 +102,15 @@ def _model(subject: PackSubject, given: Presentation) -> JsonObject:
             *_properties("storage", _plain(storage)),
             *_properties("quantisation", _plain(quantisation)),
             *_properties("model_signature", report["subject"].get("model_signature", {})),
+            *_properties("served", _stated(report)),
         ],
     }
+
+
+def _stated(report: Report) -> JsonObject:
+    """Return what the server of a served subject states of it; nothing proves it."""
+    served = report["subject"].get("served")
+    return {} if served is None else {"model_as_stated": served["model"], "stated": stated_words(served)}
 
 
 def _baseline(subject: PackSubject) -> JsonObject:
@@ -164,6 +173,8 @@ def _limitations(subject: PackSubject) -> Iterator[str]:
         f"measured on {dataset['windows']['final']} windows of {dataset['seq_len']} tokens of the texts of this model "
         "card; other text, tasks and safety are not covered"
     )
+    if is_served(subject.report):
+        yield SERVED_REASON
     for run in subject.runs:
         if run.report["scoring"]["not_scored"] is not None:
             yield f"not scored: {run.report['scoring']['not_scored']}"

@@ -24,9 +24,11 @@ from invarlock.documents import JsonObject
 from invarlock.judgement.slices import limits_of
 from invarlock.metrics.fidelity import CHANGE
 from invarlock.pages.numbers import NOTHING, bytes_text, change_text, share_text
+from invarlock.reports.derivation import SERVED_REASON
 from invarlock.reports.markdown import code_block, code_span
 from invarlock.reports.page_facts import report_warnings
 from invarlock.reports.preset_files import render_yaml
+from invarlock.reports.served import NOTHING_PROVES, is_served, stated_words
 from invarlock.verdict.words import seen_words, subject_words
 
 TASK = {"type": "text-generation", "name": "Text generation compared with the baseline"}
@@ -100,7 +102,8 @@ def _results(run: SubjectRun) -> Iterator[JsonObject]:
 
 def _section(subject: PackSubject, given: Presentation) -> Iterator[str]:
     report = subject.report
-    ids = [code_span(value) for value in (report["subject"]["digest"], report["meta"]["model_id"])]
+    own = report["subject"]["digest"] or report["subject"]["served"]["model"]
+    ids = [code_span(value) for value in (own, report["meta"]["model_id"])]
     yield "## Comparison with the baseline"
     yield ""
     yield (
@@ -231,7 +234,12 @@ def _checked(subject: PackSubject) -> Iterator[str]:
     yield ""
     yield f"- Edit, as its maker states: {code_span(report['edit']['label'])}, {code_span(report['edit']['spec'])}."
     yield f"- Text: {texts}."
-    yield f"- Guards: {guards}."
+    if is_served(report):
+        yield (
+            f"- The model was judged behind a server: {code_span(stated_words(report['subject']['served']))}; "
+            f"{NOTHING_PROVES}. Its files were not seen, so it has no digest."
+        )
+    yield f"- Guards: {guards or f'none, {SERVED_REASON}'}."
     yield (
         f"- In the run, {subject_words(record['strictness'])}; seen: {seen_words(record)}. Verdict of the run: "
         f"{verdict['verdict']}, {counts['records_passed']} of {counts['cases_total']} cases as expected, "
@@ -265,10 +273,12 @@ def _verification(subject: PackSubject, given: Presentation) -> Iterator[str]:
     )
     yield ""
     yield from code_block(commands).rstrip("\n").split("\n")
+    if is_served(subject.report):
+        return
     yield ""
     yield (
         f"The measured files are those in this model's folder if this command, run there{which}, prints "
-        f"{code_span((subject.report['subject']['digest'] or 'no digest').removeprefix('sha256:'))}:"
+        f"{code_span(subject.report['subject']['digest'].removeprefix('sha256:'))}:"
     )
     yield ""
     yield from code_block([f"sha256sum {files} | LC_ALL=C sort | sha256sum"]).rstrip("\n").split("\n")

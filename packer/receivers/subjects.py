@@ -154,7 +154,7 @@ def choose_reports(pack: AttestedPack, case: str | None) -> list[AttestedReport]
     Raises:
         UsageError: when none or several are meant.
     """
-    subjects: dict[tuple[str, str, str], list[AttestedReport]] = {}
+    subjects: dict[tuple[str, str, str | None], list[AttestedReport]] = {}
     for report in pack.reports:
         subjects.setdefault((report.model, report.scenario, report.subject_digest), []).append(report)
     if case is None:
@@ -221,7 +221,7 @@ def _read_runs(pack: Path, attested: AttestedPack, reports: Sequence[AttestedRep
     return runs
 
 
-def _files_of(digest: str, listing: Path | None) -> Mapping[str, str]:
+def _files_of(digest: str | None, listing: Path | None) -> Mapping[str, str]:
     """Return the files of a subject from the output of ``sha256sum``.
 
     Raises:

@@ -19,6 +19,7 @@ from invarlock.problems import Code, Problem
 from invarlock.reports.companions import companion_problems, required_companions
 from invarlock.reports.probes import file_name
 from invarlock.reports.repeats import repeats_problems
+from invarlock.reports.served import is_served
 from invarlock.reports.verification import verify_against_baseline, verify_report
 
 
@@ -57,7 +58,7 @@ def read_saved_report(
         problems = verify_report(report)
         if problems:
             return SavedReport(data, problems=tuple(problems))
-        metadata = _document(path, layout.EDIT_METADATA, "edit_metadata")
+        metadata = None if is_served(report) else _document(path, layout.EDIT_METADATA, "edit_metadata")
         companions = {name: read_json(path.with_name(file_name(name))) for name in required_companions(scenario)}
         problems += _unbound(path, data, report)
         problems += companion_problems(scenario, companions, report, baseline, metadata)

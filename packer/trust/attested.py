@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class AttestedReport:
-    """The entry of a statement about one report; digests are ``sha256:<hex>``."""
+    """The entry of a statement about one report; digests are ``sha256:<hex>``, None for a served subject."""
 
     model: str
     scenario: str
     run: int
-    subject_digest: str
+    subject_digest: str | None
     validation: Mapping[str, Any]
     ratio_vs_baseline: float | None
     passed: bool

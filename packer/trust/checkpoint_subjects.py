@@ -48,7 +48,9 @@ def checkpoint_subjects(pack: AttestedPack, files: Mapping[str, Mapping[str, str
     for model, digest in sorted(pack.baselines.items()):
         names.setdefault(digest, f"{model}/baseline")
     for report in pack.reports:
-        names.setdefault(report.subject_digest, report.name)
+        # nobody saw the files of a served subject
+        if report.subject_digest is not None:
+            names.setdefault(report.subject_digest, report.name)
     for digest, name in names.items():
         known = files.get(digest)
         row: JsonObject = {

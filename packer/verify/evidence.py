@@ -10,13 +10,15 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from invarlock.packer.format import layout
 
 from invarlock.catalog.edit_specs import CleanSpec, parse_edit_spec
 from invarlock.errors import UsageError
+from invarlock.guards import GUARD_NAMES
+from invarlock.reports.served import NOTHING_PROVES
 from invarlock.verdict.compiling import Planned
 
 # For each strictness of a scenario: the text for one case, for several, and the gap without any.
@@ -30,6 +32,8 @@ KINDS = {
     ),
     "informational": ("1 informational case", "{} informational cases", ""),
 }
+# The most statements of servers that a line lists.
+MAX_STATEMENTS = 5
 # The files that record the provenance of the evidence.
 ORIGINS = {
     layout.MODEL_REVISIONS: "pins of the models",
@@ -60,21 +64,29 @@ class Scope:
         models: number of models with a report.
         reports: paths of the existing reports.
         contained: paths of the reports that were made in a container.
+        served: what the server of each served subject states of it, by report path.
     """
 
     strictness: Mapping[str, str]
     models: int
     reports: frozenset[str]
     contained: frozenset[str]
+    served: Mapping[str, str] = field(default_factory=dict)
 
 
-def scope_of(plan: Mapping[str, Planned], reports: Collection[str], contained: Collection[str]) -> Scope:
+def scope_of(
+    plan: Mapping[str, Planned],
+    reports: Collection[str],
+    contained: Collection[str],
+    served: Mapping[str, str] | None = None,
+) -> Scope:
     """Return the scope of a run, given its planned cases and the paths of its reports."""
     return Scope(
         {path: str(planned.scenario["strictness"]) for path, planned in plan.items()},
         len({planned.case["model"] for path, planned in plan.items() if path in reports}),
         frozenset(reports),
         frozenset(contained),
+        {} if served is None else dict(served),
     )
 
 
@@ -95,12 +107,30 @@ def not_covered(scope: Scope, *, signed: bool = True) -> list[str]:
     without = [path for path in scope.strictness if path not in scope.reports]
     if without:
         lacking.append(f"{len(without)} of {len(scope.strictness)} planned cases, which have no report")
+    if scope.served:
+        lacking.append(
+            f"weights, activations and configuration of {_counted(scope.served, scope.reports, 'subject')} behind a "
+            f"server ({', '.join(GUARD_NAMES)} were not evaluated)"
+        )
     outside = scope.reports - scope.contained
     if outside:
         lacking.append(f"a container ({len(outside)} of {len(scope.reports)} reports were made on the host)")
     if not signed:
         lacking.append("who made it: the pack is not signed")
     return lacking
+
+
+def server_statements(scope: Scope) -> list[str]:
+    """Return what servers state of their models, each statement once."""
+    lines = list(dict.fromkeys(scope.served.values()))
+    more = [f"{len(lines) - MAX_STATEMENTS} more statements"] if len(lines) > MAX_STATEMENTS else []
+    return [*lines[:MAX_STATEMENTS], *more]
+
+
+def _counted(some: Collection[str], everything: Collection[str], noun: str) -> str:
+    if len(some) < len(everything):
+        return f"{len(some)} of {len(everything)} {noun}s"
+    return f"1 {noun}" if len(some) == 1 else f"all {len(some)} {noun}s"
 
 
 def _reported(scope: Scope) -> Iterator[str]:
@@ -137,24 +167,36 @@ def missing_in_pack(
         verdict: the derived verdict, or None.
         absent_parts: the result of ``absent``.
     """
-    outside = len(set(clean) - scope.contained)
+    outside, unseen = len(set(clean) - scope.contained), len(scope.served.keys() & set(clean))
     caught = {"must_fail", "must_detect"}
     conditions = {
         "a clean report": bool(clean),
         "a clean edit that must pass": any(scope.strictness.get(path) == "must_pass" for path in clean),
         "a fault or a destructive edit that the gates must catch": not caught.isdisjoint(_reported(scope)),
         f"container provenance of {outside} of {len(clean)} clean reports": not outside,
+        f"the weights of {unseen} of {len(clean)} clean subjects, which a server computes with": not unseen,
         "verdict PASS": verdict is not None and verdict["verdict"] == "PASS",
     }
     return [name for name, holds in conditions.items() if not holds] + list(absent_parts)
 
 
-def statement(included: str, gaps: Sequence[str], missing: Sequence[str], strong: str = "yes") -> list[str]:
-    """Return the three lines of the statement; ``strong`` is the text if nothing is missing."""
+def statement(
+    included: str, gaps: Sequence[str], missing: Sequence[str], strong: str = "yes", stated: Sequence[str] = ()
+) -> list[str]:
+    """Return the lines of the statement.
+
+    Args:
+        included: what the pack covers.
+        gaps: what it does not cover.
+        missing: why it is not strong evidence.
+        strong: the text if nothing is missing.
+        stated: what servers state of served subjects; without one there is no line of it.
+    """
     return [
         f"covered: {included}",
         f"not covered: {'; '.join(gaps) or 'nothing'}",
         f"strong evidence: {'no, missing: ' + '; '.join(missing) if missing else strong}",
+        *([f"served subjects: {'; '.join(stated)} ({NOTHING_PROVES})"] if stated else []),
     ]
 
 
@@ -164,28 +206,29 @@ def pack_statement(
     """Return the statement for a pack's README and its maker, before any receiver has verified the pack."""
     missing = missing_in_pack(scope, clean, verdict, absent_parts)
     strong = "yes, for a receiver who pins the signer and verifies with --strict --report-assurance strict"
-    return statement(covered(scope), not_covered(scope), missing, strong)
+    return statement(covered(scope), not_covered(scope), missing, strong, server_statements(scope))
 
 
 def evidence_level(
-    manifest: Mapping[str, Any], clean_reports: int, verdict: Mapping[str, Any] | None
+    manifest: Mapping[str, Any], clean_reports: int, verdict: Mapping[str, Any] | None, *, is_served: bool = False
 ) -> Literal["high", "medium", "low"]:
     """Return the evidence level that a pack's manifest and reports support.
 
-    ``high``: subject, at least one clean report, source repository and environment, and a PASS verdict with no
-    planned case missing. ``medium``: subject and at least one clean report, whatever else is missing or failed. Else
-    ``low``.
+    ``high``: subject, at least one clean report, source repository and environment, the files of every clean subject,
+    and a PASS verdict with no planned case missing. ``medium``: subject and at least one clean report, whatever else
+    is missing or failed. Else ``low``.
 
     Args:
         manifest: the manifest; blocks of it may be missing or partial.
         clean_reports: number of clean reports that verify.
         verdict: the derived verdict, or None.
+        is_served: whether the subject of a clean report is behind a server.
     """
     if not _refers(manifest.get("subject")) or clean_reports == 0:
         return "low"
     sourced = _refers(manifest.get("environment")) and _refers(manifest.get("invocation", {}).get("config_source"))
     complete = verdict is not None and verdict["verdict"] == "PASS" and not verdict["missing"]["by_model"]
-    return "high" if sourced and complete else "medium"
+    return "high" if sourced and complete and not is_served else "medium"
 
 
 def _refers(block: Mapping[str, Any] | None) -> bool:

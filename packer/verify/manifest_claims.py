@@ -190,7 +190,10 @@ def _level_problems(
     manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
     clean = found.of_kind("clean")
-    level, claimed = evidence_level(manifest, len(clean), verdict), manifest.get("evidence_level", "low")
+    level, claimed = (
+        evidence_level(manifest, len(clean), verdict, is_served=found.serves_clean),
+        manifest.get("evidence_level", "low"),
+    )
     if LEVELS.index(claimed) > LEVELS.index(level):
         words = f"{claimed} is claimed, but the pack supports only {level}"
         yield Problem(Code.EVIDENCE_LEVEL_TOO_HIGH, MANIFEST_NAME, "evidence_level", words)

@@ -33,6 +33,7 @@ from invarlock.reports.presets import Preset
 from invarlock.reports.probes import file_name
 from invarlock.reports.rendering import render_report
 from invarlock.reports.repeats import repeats_problems
+from invarlock.reports.served import is_served, stated_words
 from invarlock.reports.verification import shorten, verify_against_baseline, verify_report
 from invarlock.verdict.compiling import Planned, judge_report
 from invarlock.verdict.documents import Record, SweepPoint
@@ -54,7 +55,8 @@ class ReportFacts:
     telemetry: Mapping[str, Any]
     context: Mapping[str, Any]
     settings: Mapping[str, Any]
-    subject_digest: str
+    subject_digest: str | None
+    served: str | None
     validation: Mapping[str, Any]
     versions: Mapping[str, str]
     companions: tuple[str, ...]
@@ -138,6 +140,7 @@ def examine_report(
         context=report["context"],
         settings=_settings(report),
         subject_digest=report["subject"]["digest"],
+        served=stated_words(report["subject"]["served"]) if is_served(report) else None,
         validation=report["validation"],
         versions=report["meta"]["versions"],
         repeats=repeats,
@@ -305,6 +308,10 @@ def _edit_metadata(
     files: PackFiles, path: str, report: Mapping[str, Any], plan: Plan
 ) -> tuple[Mapping[str, Any] | None, list[Problem]]:
     where = sibling(path, layout.EDIT_METADATA)
+    if is_served(report):
+        words = "there, though the files of a served subject were not seen"
+        there = where in files.digests
+        return None, [Problem(Code.EDIT_METADATA_DIFFERS, where, "", words)] if there else []
     document, unread = _document(files, where)
     # it is compared with its scenario, and without scenarios no claim follows from it
     if document is None or not plan.scenarios:

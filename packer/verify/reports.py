@@ -63,7 +63,13 @@ class Findings:
     def scope(self) -> Scope:
         """Return what the run covers: cases planned, found, and made in a container."""
         contained = [path for path, facts in self.facts.items() if facts.in_container]
-        return scope_of(self.planned.plan.cases, self.facts, contained)
+        served = {path: facts.served for path, facts in self.facts.items() if facts.served is not None}
+        return scope_of(self.planned.plan.cases, self.facts, contained, served)
+
+    @property
+    def serves_clean(self) -> bool:
+        """Whether the subject of a clean report is behind a server."""
+        return any(facts.served is not None for facts in self.of_kind("clean"))
 
     def pack_statement(
         self, manifest: Mapping[str, Any], digests: Collection[str], verdict: Mapping[str, Any] | None

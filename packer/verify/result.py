@@ -33,6 +33,7 @@ class VerifyResult:
         attestable: the facts that its attestations may state; None if it has no verdict.
         made_at: the time at which the pack was made, as its signer states it.
         stamp: the verified time stamp of the signature.
+        server_statements: what servers state of the served subjects; nothing proves it.
         has_page: whether the pack has an ``index.html``, which was rendered again and compared.
         manifest_sha256: digest of the exact bytes of its manifest, None if they could not be read.
     """
@@ -59,6 +60,7 @@ class VerifyResult:
     verdict_document: Mapping[str, Any] | None = None
     attestable: AttestedPack | None = None
     has_page: bool = False
+    server_statements: tuple[str, ...] = ()
     manifest_sha256: str | None = None
 
     @property
@@ -84,7 +86,8 @@ class VerifyResult:
     @property
     def evidence(self) -> list[str]:
         """The evidence statement as lines of text."""
-        return statement(self.covered or "nothing that was checked", self.not_covered, self.missing_for_strong)
+        included = self.covered or "nothing that was checked"
+        return statement(included, self.not_covered, self.missing_for_strong, stated=self.server_statements)
 
     @property
     def strong(self) -> bool:
@@ -131,6 +134,7 @@ class VerifyResult:
                 "covered": self.covered,
                 "not_covered": list(self.not_covered),
             },
+            "stated_by_servers": list(self.server_statements),
             "authenticity": self.authenticity if self.signed or not self.holds else "unsigned",
             "signer_fingerprint": self.signer,
             "attested": bool(self.attested),

@@ -33,7 +33,14 @@ from invarlock.packer.trust.timestamps import read_authority
 from invarlock.packer.verify.authenticity import Signature, TrustedParties, check_signature
 from invarlock.packer.verify.claims import Claims, check_claims, version_problems
 from invarlock.packer.verify.control_files import ControlFiles, ManifestResult, check_manifest, read_control_files
-from invarlock.packer.verify.evidence import absent, covered, evidence_level, missing_in_pack, not_covered
+from invarlock.packer.verify.evidence import (
+    absent,
+    covered,
+    evidence_level,
+    missing_in_pack,
+    not_covered,
+    server_statements,
+)
 from invarlock.packer.verify.integrity import close_sealed, open_sealed
 from invarlock.packer.verify.options import ReportAssurance, StartProgress, VerifyOptions
 from invarlock.packer.verify.policies import PackProperties, policy_problems
@@ -175,7 +182,9 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
         verdict=steps.verdict,
         verdict_document=verdict,
         envelope=None if is_off else join_envelopes(found.envelopes),
-        evidence_level=None if is_off else evidence_level(manifest, len(found.clean), verdict),
+        evidence_level=None
+        if is_off
+        else evidence_level(manifest, len(found.clean), verdict, is_served=found.serves_clean),
     )
     problems = [*steps.problems, *_unmet(options, found, steps.verdict)]
     if problems:
@@ -185,6 +194,7 @@ def _conclude(path: Path, options: VerifyOptions, store: Path | None, steps: _St
         reports_verified=not is_off and bool(found.facts),
         covered="" if is_off else covered(found.scope),
         not_covered=() if is_off else tuple(not_covered(found.scope, signed=result.signed)),
+        server_statements=() if is_off else tuple(server_statements(found.scope)),
         missing_for_strong=tuple(_missing_for_strong(result, steps)),
         has_page=not is_off and layout.PACK_PAGE in steps.paths,
     )

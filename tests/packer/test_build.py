@@ -54,6 +54,17 @@ def test_a_report_that_does_not_verify_stops_the_build_and_leaves_nothing(run: P
     assert set(tmp_path.iterdir()) == before
 
 
+def test_a_report_of_a_run_needs_the_verdict_of_the_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(run.glob("embedded__*/reports/noop_control/run_1/evaluation.report.json"))
+
+    assert main(["build", str(tmp_path / "pack"), "--report", str(path)]) == 2
+
+    assert "a case of a run (suite smoke); give the run's verdict with --final-verdict" in capsys.readouterr().err
+    assert not (tmp_path / "pack").exists()
+
+
 def test_a_verdict_that_does_not_follow_stops_the_build(run: Path, tmp_path: Path) -> None:
     path = run / "reports" / "final_verdict.json"
     path.write_text(path.read_text().replace('"clean_total": 1', '"clean_total": 2'))

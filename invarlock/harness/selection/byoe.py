@@ -18,6 +18,7 @@ from typing import Literal
 from invarlock.catalog.edit_labels import SubjectEdit
 from invarlock.catalog.models import Model, Models, Suite
 from invarlock.catalog.scenarios import Scenario, UserSubjectGeneration
+from invarlock.catalog.user_scenarios import user_scenario
 from invarlock.checkpoints.layout import GGUF_SUFFIX, tokenizer_files
 from invarlock.checkpoints.model_signatures import check_sides, parse_signature, signatures_of
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
@@ -158,27 +159,9 @@ def _scenario(name: str, subject: UserSubjectGeneration) -> Scenario:
         generation["expected"] = list(subject.expected)
     if subject.signatures:
         generation["model_signatures"] = {side: dict(signed) for side, signed in subject.signatures.items()}
-    document: JsonObject = {
-        "id": name,
-        "suites": [SUITE],
-        "category": "clean",
-        "strictness": "must_pass",
-        "intent": "clean_control",
-        "failure_class": "none",
-        "primary_guard": "primary_metric",
-        "generation": generation if edit.source is None else {**generation, "edit_label_source": edit.source},
-        "requirements": {
-            "primary_guard_required": False,
-            "catastrophic_required": False,
-            "detectors_all_of": [],
-            "detectors_any_of": [],
-        },
-        "artifact_class": "validation_subject_checkpoint",
-        "deployable_as_hf_checkpoint": False,
-        "optimized_deployment_backend": None,
-        "contains_model_weights_in_pack": False,
-        "run_directory_contains_edit_artifacts": False,
-    }
+    if edit.source is not None:
+        generation["edit_label_source"] = edit.source
+    document = user_scenario(name, SUITE, generation)
     return Scenario(name, "clean", "must_pass", "primary_metric", subject, (SUITE,), document)
 
 

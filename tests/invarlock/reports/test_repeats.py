@@ -1,6 +1,7 @@
 """Repeats: which fields drift, and by how much."""
 
 import copy
+import math
 from typing import Any
 
 from invarlock.problems import Code
@@ -36,6 +37,20 @@ def test_fields_that_drift_are_named_once_with_their_largest_relative_difference
     assert drift(REPORT, other) == {
         "losses.*": 0.0909090909091, "spectral.modules.*.sigma": 0.5, "spectral.status": None,
     }  # fmt: skip
+
+
+def test_numbers_that_differ_only_in_type_or_sign_of_zero_drift_by_nothing() -> None:
+    first, second = changed(losses=[0, 0.0, 2]), changed(losses=[0.0, -0.0, 2.0])
+
+    assert content_digest(first) != content_digest(second)
+    assert drift(first, second) == {"losses.*": 0.0}
+    document = repeats_document(first, [second])
+    assert (document["identical"], list(repeats_problems(document, first))) == (False, [])
+
+
+def test_an_infinite_number_has_no_relative_difference() -> None:
+    assert drift(changed(losses=[math.inf]), changed(losses=[1.0])) == {"losses.*": 0.0}
+    assert drift(changed(losses=[-2.0]), changed(losses=[-math.inf])) == {"losses.*": 0.0}
 
 
 def test_a_repeats_document_follows_from_its_report() -> None:

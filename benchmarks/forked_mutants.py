@@ -23,6 +23,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,19 +40,27 @@ from mutation import Mutant, sample_mutants
 ROOT = Path(__file__).parents[1]
 PYTEST = ("-q", "-m", "not slow", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--tb=no", "--no-header")
 NEW_LOCALS = 0x2
-SURVIVED, KILLED, OUTSIDE, NOT_RUN = range(4)
-NAMES = {SURVIVED: "survived", KILLED: "killed", OUTSIDE: "not in a function", NOT_RUN: "no test runs it"}
+MAX_FAILURE_CHARACTERS = 300
+SURVIVED, KILLED, OUTSIDE, NOT_RUN, OUT_OF_TIME = range(5)
+NAMES = {
+    SURVIVED: "survived",
+    KILLED: "killed",
+    OUTSIDE: "not in a function",
+    NOT_RUN: "no test runs it",
+    OUT_OF_TIME: "out of time",
+}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant, and how many of the tests that run its lines were tried."""
+    """What became of a mutant, how many of the tests that run its lines were tried, and how one of them failed."""
 
     module: str
     line: int
     kind: str
     became: str
     tests: str
+    failure: str
     change: str
 
 
@@ -61,14 +70,16 @@ class Session:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.outcomes: list[Outcome] = []
-        self._failed = False
+        self._failure = ""
         self._seconds: dict[str, float] = {}
         self._left_out: set[str] = set()
         self._items: dict[str, pytest.Item] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note that a test failed."""
-        self._failed = self._failed or report.failed
+        """Note the first failure of a test."""
+        if report.failed and not self._failure:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self._failure = f"{report.nodeid}: {getattr(crash, 'message', report.longrepr)}"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -92,25 +103,25 @@ class Session:
             started.append(self)
             popen(self, *arguments, **options)
 
-        # A test that starts a process runs code that is not mutated: it is left out. mypy refuses any new method.
-        subprocess.Popen.__init__ = noted  # type: ignore[method-assign]
-        measured.start()
-        for name, item in self._items.items():
-            measured.switch_context(name)
-            started.clear()
-            before = time.process_time()
-            if not self._passes(item) or started:
-                self._left_out.add(name)
-            self._seconds[name] = time.process_time() - before
-        measured.stop()
-        subprocess.Popen.__init__ = popen  # type: ignore[method-assign]
+        with pytest.MonkeyPatch.context() as patch:
+            # a test that starts a process runs code that is not mutated: it is left out
+            patch.setattr(subprocess.Popen, "__init__", noted)
+            measured.start()
+            for name, item in self._items.items():
+                measured.switch_context(name)
+                started.clear()
+                before = time.process_time()
+                if not self._passes(item) or started:
+                    self._left_out.add(name)
+                self._seconds[name] = time.process_time() - before
+            measured.stop()
         data = measured.get_data()
         return {path: data.contexts_by_lineno(str(ROOT / path)) for path in modules}
 
     def _passes(self, item: pytest.Item) -> bool:
-        self._failed = False
+        self._failure = ""
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-        return not self._failed
+        return not self._failure
 
     def _chosen(self, tests: Sequence[str]) -> list[str]:
         """Return the tests that fit into the budget: a few of each function before many of one, the quickest first."""
@@ -136,18 +147,24 @@ class Session:
         # no test runs the line of a constant: any test of its module may read it
         tests = (tests or {test for line in lines.values() for test in line if test}) - self._left_out
         chosen = self._chosen(sorted(tests))
-        child = os.fork()
-        if child == 0:
-            os.setpgid(0, 0)
-            self._be_the_mutant(module, original, mutant, chosen)
-        code = _wait(child, 60.0 + 12 * sum(self._seconds[test] for test in chosen))
+        with tempfile.TemporaryFile() as failure:
+            child = os.fork()
+            if child == 0:
+                os.setpgid(0, 0)
+                self._be_the_mutant(module, original, mutant, chosen, failure.fileno())
+            code = _wait(child, 60.0 + 12 * sum(self._seconds[test] for test in chosen))
+            failure.seek(0)
+            failed = " ".join(failure.read().decode("utf-8", "replace").split())
         became = NAMES.get(code, "killed")
         change = _change(original, mutant.source)
-        outcome = Outcome(path, mutant.line, mutant.kind, became, f"{len(chosen)} of {len(tests)}", change)
+        outcome = Outcome(path, mutant.line, mutant.kind, became, f"{len(chosen)} of {len(tests)}", failed, change)
         print(json.dumps(asdict(outcome)), file=sys.__stdout__, flush=True)
         return outcome
 
-    def _be_the_mutant(self, module: ModuleType, original: str, mutant: Mutant, chosen: Sequence[str]) -> None:
+    def _be_the_mutant(
+        self, module: ModuleType, original: str, mutant: Mutant, chosen: Sequence[str], failure: int
+    ) -> None:
+        """Run the tests with the changed code, write how one failed to a file, and end the process."""
         code = KILLED
         try:
             if not replace_code(module, original, mutant.source) and not replace_constant(
@@ -158,6 +175,7 @@ class Session:
                 code = NOT_RUN
             elif all(self._passes(self._items[test]) for test in chosen):
                 code = SURVIVED
+            os.write(failure, self._failure[:MAX_FAILURE_CHARACTERS].encode("utf-8", "replace"))
         finally:
             os._exit(code)
 
@@ -311,7 +329,7 @@ def _change(before: str, after: str) -> str:
 
 
 def _wait(child: int, limit_seconds: float) -> int:
-    """Return the exit code of a child; one that takes too long is ended, and counts as killed."""
+    """Return the exit code of a child; one that takes too long is ended, and its mutant is undecided."""
     over = time.monotonic() + limit_seconds
     while time.monotonic() < over:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -320,7 +338,7 @@ def _wait(child: int, limit_seconds: float) -> int:
         time.sleep(0.02)
     os.killpg(child, 9)
     os.waitpid(child, 0)
-    return KILLED
+    return OUT_OF_TIME
 
 
 def main() -> None:

@@ -118,10 +118,10 @@ class Copy:
         ) as process:
             try:
                 output, _ = process.communicate(timeout=limit_seconds)
-            except BaseException:
-                # what the tests started ends with them
-                os.killpg(process.pid, 9)
-                raise
+            finally:
+                if process.returncode is None:
+                    # out of time, or interrupted: what the tests started ends with them
+                    os.killpg(process.pid, 9)
         return subprocess.CompletedProcess(command, process.returncode, output)
 
 

@@ -78,6 +78,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/verify/plan.py": (RESULTS, *VERIFYING, f"{PACKER}/test_partial_packs.py"),
     "packer/verify/policies.py": (f"{PACKER}/test_policies.py",),
     "packer/verify/presets.py": (
+        f"{PACKER}/test_presets_in_packs.py",
         RESULTS,
         f"{PACKER}/test_attacks.py",
     ),
@@ -100,7 +101,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/metrics/fidelity_raw.py": (f"{REPORTS}/test_fidelity.py", "tests/invarlock/measuring/test_fidelity.py"),
     "invarlock/metrics/metric.py": (f"{REPORTS}/test_primary_metric.py",),
     "invarlock/metrics/perplexity.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_derivation.py"),
-    "invarlock/metrics/tail.py": (f"{REPORTS}/test_primary_metric.py", f"{REPORTS}/test_gates.py"),
+    "invarlock/metrics/tail.py": (
+        f"{REPORTS}/test_primary_metric.py",
+        f"{REPORTS}/test_gates.py",
+        f"{REPORTS}/test_policy.py",
+    ),
     "invarlock/statistics/histogram.py": (f"{REPORTS}/test_fidelity.py", "tests/invarlock/measuring/test_fidelity.py"),
     "invarlock/statistics/intervals.py": (f"{REPORTS}/test_statistics.py",),
     "invarlock/metrics/tasks.py": (f"{REPORTS}/test_tasks.py",),
@@ -139,8 +144,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/verdict/rendering.py": VERDICT,
     "invarlock/verdict/summaries.py": (*VERDICT, f"{PACKER}/test_strong_evidence.py", f"{PACKER}/test_verify.py"),
     # edits
-    "invarlock/checkpoints/editing.py": (f"{CHECKPOINTS}/test_editing.py", "tests/invarlock/edits"),
-    "invarlock/edits/edit.py": EDITS,
+    "invarlock/checkpoints/editing.py": (
+        f"{CHECKPOINTS}/test_editing.py",
+        "tests/invarlock/edits",
+        f"{CHECKPOINTS}/test_moving.py",
+    ),
+    "invarlock/edits/edit.py": (*EDITS, f"{REPORTS}/test_schemas.py"),
     "invarlock/edits/fp8_quant.py": EDITS,
     "invarlock/edits/lowrank_svd.py": EDITS,
     "invarlock/edits/magnitude_prune.py": EDITS,

@@ -58,6 +58,17 @@ def test_a_file_of_another_user_is_a_warning(path: Path, monkeypatch: pytest.Mon
     assert key_warnings(path) == [line]
 
 
+def test_a_file_of_root_is_no_warning_to_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_root = path
+    if os.geteuid() == 0:
+        monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    else:
+        of_root = Path("/etc/passwd")
+
+    assert of_root.stat().st_uid == 0
+    assert store_warnings(of_root) == []
+
+
 def test_a_missing_file_has_no_owner(tmp_path: Path) -> None:
     assert store_warnings(tmp_path / "none") == []
     assert key_warnings(tmp_path / "none") == []

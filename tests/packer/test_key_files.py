@@ -127,6 +127,18 @@ OTHER: dict[str, tuple[Callable[[], bytes | str], str]] = {
     "UTF-16": (lambda: PEM.encode("utf-16"), "UTF-16 text"),
     "cut off": (lambda: PEM[:60], "without its END line"),
     "not base64": (lambda: PEM.replace("MC4C", "M!4C"), "not base64"),
+    "two fields": (
+        lambda: write_pem(bytes.fromhex("300a020100300506032b6570"), "PRIVATE KEY"),
+        "a damaged key, or not a PKCS#8 structure",
+    ),
+    "version 3": (
+        lambda: write_pem(bytes.fromhex("302e020102300506032b657004220420") + KEY.seed, "PRIVATE KEY"),
+        "a damaged key, or not a PKCS#8 structure",
+    ),
+    "no version": (
+        lambda: write_pem(bytes.fromhex("302e040100300506032b657004220420") + KEY.seed, "PRIVATE KEY"),
+        "a damaged key, or not a PKCS#8 structure",
+    ),
     "another public key": (
         lambda: write_pem(V2 + bytes.fromhex("a123032100") + bytes(32), "PRIVATE KEY"),
         "the public key of a different key",

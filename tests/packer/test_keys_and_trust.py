@@ -3,6 +3,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -16,12 +17,14 @@ from invarlock.packer.format.checksums import read_checksums, write_checksums
 from invarlock.packer.trust.editing import add_signer, revoke_signer
 from invarlock.packer.trust.keys import (
     fingerprint,
+    load_public_key,
     load_signing_key,
     make_signing_key,
     public_pem,
     read_public_pem,
     write_key_pair,
 )
+from invarlock.packer.trust.pem import write_pem
 from invarlock.packer.trust.signature import sign_manifest, verify_manifest
 from invarlock.packer.trust.signers import TrustedSigner, judge_signer, parse_moment, read_trust_store
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
@@ -29,7 +32,7 @@ from processes import PACKER, packer
 
 from invarlock.errors import IntegrityError, MissingFileError, SignatureError, UsageError
 from invarlock.jsonio import dump_json
-from invarlock.problems import Code
+from invarlock.problems import Code, Problem
 
 VECTOR_BODY = "MCowBQYDK2VwAyEAezFMGltIuByCvbv7E+8jQhT3pM57oYR24XYc7MmDz4E="
 VECTOR_FINGERPRINT = "sha256:cc17b2af6579f5de01e74d91e93528b04670ff89f907ec3ba786a69065435605"
@@ -43,6 +46,25 @@ def test_a_key_of_another_implementation_has_the_fingerprint_that_it_published()
 
     assert fingerprint(public) == VECTOR_FINGERPRINT
     assert VECTOR_BODY in public_pem(public)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (write_pem(bytes.fromhex("3043300506032b6571033a00") + bytes(57), "PUBLIC KEY"), "not an Ed25519 public key"),
+        (write_pem(bytes.fromhex("302a300506032b6570032100") + bytes(33), "PUBLIC KEY"), "not an Ed25519 public key"),
+        (write_pem(bytes.fromhex("302a300506032b656e032100") + bytes(32), "PUBLIC KEY"), "not an Ed25519 public key"),
+        (write_pem(bytes(44), "PRIVATE KEY"), "no PEM block with the label PUBLIC KEY"),
+    ],
+    ids=["Ed448", "a byte too many", "X25519", "private"],
+)
+def test_a_key_of_another_kind_in_a_signature_is_a_problem_of_the_signature(text: str, message: str) -> None:
+    with pytest.raises(SignatureError) as caught:
+        read_public_pem(text)
+
+    assert caught.value.problems == (
+        Problem(Code.SIGNATURE_MALFORMED, "manifest.signature.json", "public_key", message),
+    )
 
 
 def test_a_key_pair_is_written_once_and_the_private_key_for_its_owner_alone(tmp_path: Path) -> None:
@@ -165,11 +187,22 @@ def test_a_signer_is_trusted_in_their_time_and_until_revoked(tmp_path: Path, ent
 
 
 @pytest.mark.parametrize(
-    "document", [{}, "x", [1], ["sha256:00"], [{"fingerprint": SIGNER, "trusted": True}], [{"revoked": True}]]
+    "document",
+    [
+        {},
+        "x",
+        [1],
+        ["sha256:00"],
+        [{"fingerprint": SIGNER, "trusted": True}],
+        [{"revoked": True}],
+        [{"fingerprint": SIGNER, "not_before": "yesterday"}],
+        [{"fingerprint": SIGNER, "not_after": 2026}],
+    ],
 )
 def test_a_file_that_is_not_a_trust_store_is_a_usage_error(tmp_path: Path, document: Any) -> None:
-    with pytest.raises(UsageError, match=r"trusted\.json"):
+    with pytest.raises(UsageError, match=r"trusted\.json") as caught:
         read_trust_store(store(tmp_path, document))
+    assert caught.value.code is Code.TRUST_STORE_MALFORMED
 
 
 NAMES = st.lists(st.text("abcdefgh012._-", min_size=1, max_size=8), min_size=1, max_size=4).map("/".join)
@@ -208,13 +241,41 @@ def test_a_passphrase_encrypts_the_private_key(tmp_path: Path) -> None:
     assert private.read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     assert private.stat().st_mode & 0o777 == 0o600
     assert load_signing_key(private, b"correct horse") == key
-    with pytest.raises(UsageError, match="wrong passphrase"):
+    with pytest.raises(UsageError, match="wrong passphrase") as wrong:
         load_signing_key(private, b"battery staple")
-    with pytest.raises(UsageError, match="an encrypted key; give the variable with its passphrase"):
+    with pytest.raises(UsageError, match="an encrypted key; give the variable with its passphrase") as missing:
         load_signing_key(private)
     plain, _ = write_key_pair(tmp_path / "plain", key)
-    with pytest.raises(UsageError, match="the key is not encrypted"):
+    with pytest.raises(UsageError, match="the key is not encrypted") as needless:
         load_signing_key(plain, b"correct horse")
+    assert [caught.value.code for caught in (wrong, missing, needless)] == [
+        Code.PASSPHRASE_WRONG, Code.KEY_ENCRYPTED, Code.KEY_NOT_ENCRYPTED,
+    ]  # fmt: skip
+
+
+def test_an_encrypted_key_without_the_package_that_reads_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_signing_key()
+    private, _ = write_key_pair(tmp_path / "mine", key, b"correct horse")
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
+
+    with pytest.raises(UsageError, match=r"pip install 'invarlock\[encrypted-keys\]'") as reading:
+        load_signing_key(private, b"correct horse")
+    with pytest.raises(UsageError, match=r"pip install 'invarlock\[encrypted-keys\]'") as writing:
+        write_key_pair(tmp_path / "other", key, b"correct horse")
+    assert reading.value.code is writing.value.code is Code.EXTRA_NOT_INSTALLED
+    assert not (tmp_path / "other.pem").exists()
+
+
+def test_a_key_that_is_a_folder_cannot_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "key.pem"
+    folder.mkdir(mode=0o700)
+
+    for read in (load_signing_key, load_public_key):
+        with pytest.raises(UsageError, match=r"key\.pem: cannot be read \(Is a directory\)") as caught:
+            read(folder)
+        assert caught.value.code is Code.INPUT_UNREADABLE
 
 
 def test_a_passphrase_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,9 @@ def test_a_malformed_document_of_a_plan_is_a_problem(
         (lambda said: (said["tests"][0].update(outcome="skipped"), said["summary"].update(passed=2, skipped=1)), []),
         (lambda said: (said["tests"][0].update(outcome="failed"), said.update(exitcode=1),
                        said["summary"].update(passed=2, failed=1)), []),
+        (lambda said: ([test.update(outcome="failed") for test in said["tests"]], said.update(exitcode=1),
+                       said["summary"].pop("passed"), said["summary"].update(failed=3)), []),
+        (lambda said: said.update(exitcode=-1), []),
     ],
 )  # fmt: skip
 def test_the_outcomes_of_pytest_must_be_consistent(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from invarlock.packer.verify.options import VerifyOptions
+from invarlock.packer.verify.policies import ReceiverPolicy
 from invarlock.packer.verify.result import VerifyResult
 
 from invarlock.errors import UsageError
@@ -16,17 +17,23 @@ PROBLEM = Problem(Code.FILE_ABSENT, "README.md", "", "missing")
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "named"),
     [
-        {"strict": True, "report_assurance": "off"},
-        {"allow_unsigned": True, "strict": True},
-        {"allow_unsigned": True, "expected_fingerprint": SIGNER},
-        {"allow_unsigned": True, "trust_store": PACK},
+        ({"policy": ReceiverPolicy({}), "report_assurance": "off"}, "--policy and --report-assurance off"),
+        ({"strict": True, "report_assurance": "off"}, "--strict and --report-assurance off"),
+        ({"allow_unsigned": True, "strict": True}, "--allow-unsigned and --strict"),
+        ({"allow_unsigned": True, "expected_fingerprint": SIGNER}, "--allow-unsigned and --expected-fingerprint"),
+        ({"allow_unsigned": True, "trust_store": PACK}, "--allow-unsigned and --trust-store"),
+        ({"allow_unsigned": True, "timestamp_certificate": PACK}, "--allow-unsigned and --timestamp-certificate"),
     ],
 )
-def test_options_that_exclude_each_other_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+def test_options_that_exclude_each_other_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError) as caught:
         VerifyOptions(**options).check()
+
+    assert (caught.value.code, str(caught.value)) == (
+        Code.OPTIONS_CONFLICT, f"{named} cannot be combined; drop one",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -34,8 +41,9 @@ def test_options_that_exclude_each_other_are_refused(options: dict[str, Any]) ->
     [
         {},
         {"strict": True, "report_assurance": "strict", "expected_fingerprint": SIGNER, "trust_store": PACK},
-        {"strict": True},
-        {"report_assurance": "off"},
+        {"strict": True, "policy": ReceiverPolicy({}), "timestamp_certificate": PACK},
+        {"policy": ReceiverPolicy({}), "allow_unsigned": True},
+        {"report_assurance": "off", "timestamp_certificate": PACK},
         {"allow_unsigned": True, "default_store": PACK, "report_assurance": "off"},
         {"require_pass": True},
     ],

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from invarlock.edits import EDITS
 from invarlock.edits.fp8_quant import FP8_QUANT, quantize_fp8
 from invarlock.edits.lowrank_svd import LOWRANK_SVD, approximate_lowrank, randomised_lowrank
 from invarlock.edits.magnitude_prune import MAGNITUDE_PRUNE, prune_magnitude
@@ -166,6 +167,31 @@ def test_the_randomised_method_gives_the_same_each_time_and_the_rank_that_is_wan
     assert randomised_lowrank(weight, 29).shape == weight.shape
 
 
+def reference_randomised(values: torch.Tensor, rank: int) -> torch.Tensor:
+    """Return the approximation of Halko, Martinsson and Tropp, in float64: 32 further columns, six power iterations."""
+    start = torch.randn(values.shape[1], min(rank + 32, *values.shape), generator=torch.Generator().manual_seed(0x5EED))
+    exact = values.double()
+    basis = torch.linalg.qr(exact @ start.double()).Q
+    for _ in range(6):
+        basis = torch.linalg.qr(exact @ (exact.T @ basis)).Q
+    left, singular, right = torch.linalg.svd(basis.T @ exact, full_matrices=False)
+    return (basis @ left[:, :rank] @ singular[:rank].diag() @ right[:rank]).float()
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300)])
+def test_the_randomised_method_is_the_published_one_with_the_same_draw_each_time(shape: tuple[int, int]) -> None:
+    weight = random_weight(shape, 4)
+
+    edited = randomised_lowrank(weight, 3)
+
+    # another draw, one iteration or one column more or less changes weights by far more than this
+    torch.testing.assert_close(edited, reference_randomised(weight, 3), rtol=0, atol=2e-4)
+
+
+def test_only_the_approximation_of_lower_rank_is_tuned_on_one_block() -> None:
+    assert [edit.name for edit in EDITS if edit.tunes_one_block] == ["lowrank_svd"]
+
+
 def test_the_words_of_a_spec_are_read_within_their_bounds() -> None:
     read_bits, read_format = QUANT_RTN.parameters[0].read, FP8_QUANT.parameters[0].read
 
@@ -185,6 +211,8 @@ def test_ladders_go_from_gentle_to_harsh() -> None:
     assert ranks[:4] == [97, 94, 91, 88]
     assert (len(ranks), ranks[-1]) == (32, 1)
     assert [step["rank"] for step in LOWRANK_SVD.ladder(1)] == [1]
+    assert FP8_QUANT.ladder is not None
+    assert [step["format"] for step in FP8_QUANT.ladder(100)] == ["e4m3", "e5m2"]
     assert MAGNITUDE_PRUNE.ladder is not None
     shares = [float(step["sparsity"]) for step in MAGNITUDE_PRUNE.ladder(100)]
     assert shares == sorted(set(shares))

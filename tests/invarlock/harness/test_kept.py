@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from invarlock.packer.format.layout import REPEATS
 from packs import edit_json
 
 from invarlock.catalog.cases import Case
+from invarlock.catalog.edit_labels import CUSTOM, SubjectEdit
 from invarlock.catalog.models import read_models
-from invarlock.catalog.scenarios import read_scenarios
+from invarlock.catalog.scenarios import UserSubjectGeneration, read_scenarios
 from invarlock.documents.reports import Report
 from invarlock.evaluation.kept_tokens import kept_folder
 from invarlock.evaluation.measurements import WindowPlan
@@ -30,12 +32,15 @@ from invarlock.jsonio import dump_json
 from invarlock.reports.derivation import baseline_run_id, compose, contract_hash, strip
 from invarlock.reports.documents import PresetDocument
 from invarlock.reports.presets import Preset
+from invarlock.reports.repeats import repeats_document
 from invarlock.reports.verification import verify_baseline
+from invarlock.task_records.importing import RECORDS_NAME
 
 SUITES = Path(__file__).parents[3] / "suites"
 FOLDER = "embedded__mistral-tiny"
 OTHER = f"sha256:{'0' * 64}"
 SPECTRAL_FAULT = "guard_value_spectral_factor_1.07"
+CONTROL = "guard_value_control_noop"
 Kept = Callable[..., bool]
 
 
@@ -161,6 +166,48 @@ def test_a_report_of_another_subject_or_baseline_or_without_repeats_is_made_agai
     changed: dict[str, Any], kept: Kept
 ) -> None:
     assert not kept(**changed)
+
+
+@pytest.mark.parametrize(("repeats", "holds"), [(0, True), (2, True), (1, False), (3, False)])
+def test_a_report_with_two_repeats_is_kept_where_two_or_none_are_wanted(repeats: int, holds: bool, kept: Kept) -> None:
+    path = usual(kept)["path"]
+    report = json.loads(path.read_bytes())
+    path.with_name(REPEATS).write_bytes(dump_json(repeats_document(report, [report, report])))
+
+    assert kept(repeats=repeats) is holds
+
+
+@pytest.mark.parametrize(
+    ("spec", "generation", "records", "holds"),
+    [
+        # that it equals its baseline was measured: its spec was not known when the run was planned
+        (CUSTOM, {}, b"", True),
+        ("quant_rtn:8:32:ffn", {"edit": SubjectEdit("quant_rtn", "inferred")}, b"", True),
+        (CUSTOM, {"edit": SubjectEdit("quant_rtn", "given")}, b"", False),
+        (CUSTOM, {"expected": ("vocabulary",)}, b"", False),
+        (CUSTOM, {"signatures": {"subject": {"method": "key"}}}, b"", False),
+        (CUSTOM, {"signatures": {"baseline": {"method": "key"}}}, b"", False),
+        (CUSTOM, {}, b"{}", False),
+        (CUSTOM, None, b"", False),
+    ],
+    ids=["the same", "another spec", "label", "expected", "subject's signature", "baseline's signature", "records",
+         "not a user's"],
+)  # fmt: skip
+def test_a_users_copy_of_the_baseline_is_kept_while_what_is_known_of_it_is_the_same(
+    spec: str, generation: dict[str, Any] | None, records: bytes, holds: bool, left: Path, kept: Kept, tmp_path: Path
+) -> None:
+    path = left / "reports" / CONTROL / "run_1" / "evaluation.report.json"
+    scenario = next(row for row in read_scenarios(SUITES / "scenarios.json") if row.id == CONTROL)
+    (tmp_path / "subject").mkdir()
+    if records:
+        (tmp_path / "subject" / RECORDS_NAME).write_bytes(records)
+    if generation is not None:
+        own = UserSubjectGeneration(tmp_path / "subject", **{"edit": SubjectEdit(), **generation})
+        scenario = replace(scenario, generation=own)
+
+    found = kept.report(path=path, spec=spec, case=replace(usual(kept)["case"], scenario=scenario))  # type: ignore[attr-defined]
+
+    assert (found is not None) is holds
 
 
 @pytest.mark.parametrize("where", ["params", "params_by_model"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -43,8 +44,12 @@ def blocks(**changed: Any) -> dict[str, Any]:
     } | changed
 
 
-def tail(mode: str, value: float | None) -> dict[str, Any]:
-    return {"status": "pass", "mode": mode, "value": value, "limit": 0.2, "reason": None}
+def tail(mode: str, value: float | None, reason: str | None = None) -> dict[str, Any]:
+    """Return the block of the tail as it is read from a report's file."""
+    holds = value is not None and value <= 0.2
+    block = {"status": "pass" if holds else mode, "mode": mode, "value": value, "limit": 0.2, "reason": reason}
+    read: dict[str, Any] = json.loads(json.dumps(block))
+    return read
 
 
 def test_a_guard_that_was_not_evaluated_has_no_gate() -> None:
@@ -98,6 +103,15 @@ def test_a_tail_blocks_in_mode_fail_alone(mode: str, value: float | None, holds:
     gate = gates["primary_metric_tail_acceptable"]
 
     assert (gate.holds, gate.blocks) == (holds, blocks_)
+    assert (gate.measured, gate.limit) == ("not a number" if value is None else str(value), "0.2")
+
+
+def test_a_tail_of_too_few_windows_says_so_in_its_gate() -> None:
+    given = blocks(primary_metric_tail=tail("fail", None, "too few windows"))
+    gate = {gate.flag: gate for gate in judge_gates(given, POLICY)}["primary_metric_tail_acceptable"]
+
+    assert gate.line == "primary_metric_tail_acceptable: too few windows, limit 0.2"
+    assert not gate.holds
 
 
 @pytest.mark.parametrize("guard", ["invariants", "spectral", "rmt"])

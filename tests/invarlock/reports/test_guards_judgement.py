@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from configurations import configuration
 
+from invarlock.guards.guard import signals_when_not_passed
 from invarlock.guards.invariants import derive_invariants
 from invarlock.guards.spectral import derive_spectral
 from invarlock.judgement.null_level import SAME_ANSWERS
@@ -611,3 +612,12 @@ def test_hidden_units_in_one_other_order_are_the_same_function() -> None:
     )
     assert spectral(same, same, elsewhere)["metrics"]["suspicious_changes"] == ["1.mlp.down.weight", "1.mlp.up.weight"]
     assert spectral(same, same, one)["metrics"]["suspicious_changes"] == ["0.mlp.up.weight"]
+
+
+@pytest.mark.parametrize(
+    ("status", "signals"), [("pass", False), ("warn", True), ("fail", True), ("error", True), ("not_evaluated", None)]
+)
+def test_a_guard_signals_unless_it_passes_and_has_no_answer_where_it_was_not_run(
+    status: str, signals: bool | None
+) -> None:
+    assert signals_when_not_passed({"status": status}) is signals

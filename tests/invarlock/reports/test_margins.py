@@ -75,6 +75,11 @@ def test_each_limit_has_its_share(swept_run: Any, change: Any, name: str, share:
 def test_the_tightest_limit_is_that_of_a_gate_and_what_was_not_measured_comes_first() -> None:
     assert tightest({"a": 0.2, "b": 0.7, "variance.deadband": 9.0}) == ("b", 0.7)
     assert tightest({"a": 5.0, "b": None}) == ("b", None)
+    assert tightest({"primary_metric.ratio_limit": 0.3, "spectral.max_caps": 0.4, "rmt.epsilon": 0.2}) == (
+        "spectral.max_caps", 0.4,
+    )  # fmt: skip
+    assert tightest({"a": 0.0, "b": 0.5}) == ("b", 0.5)
+    assert tightest({"a": 0.0, "b": 0.0}) == ("a", 0.0)
 
 
 def test_guards_that_were_not_run_have_no_limits(swept_run: Any) -> None:

@@ -28,7 +28,11 @@ def composed(real_run: Any, profile: str, telemetry: dict[str, float]) -> Any:
         ({"probe_seconds": 90.0, "make_subject_seconds": 9.0}, 1.5),
         ({"score_seconds": 0.0}, None),
         ({"score_seconds": None}, None),
+        ({"load_seconds": None}, None),
         ({"measure_activations_seconds": -1.0}, None),
+        ({"measure_weights_seconds": None}, None),
+        ({"measure_weights_seconds": 0.0}, 1.125),
+        ({"measure_weights_seconds": 0.0, "measure_activations_seconds": 0.0}, 1.0),
     ],
 )
 def test_the_ratio_is_of_guarded_to_bare_seconds(more: dict[str, float | None], ratio: float | None) -> None:

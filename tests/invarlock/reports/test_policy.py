@@ -2,7 +2,14 @@ import pytest
 
 from invarlock.errors import UsageError
 from invarlock.problems import Code
-from invarlock.reports.policy import intent_of, overrides_of, policy_digest, resolve_policy, slice_overrides
+from invarlock.reports.policy import (
+    CORE_GUARDS,
+    intent_of,
+    overrides_of,
+    policy_digest,
+    resolve_policy,
+    slice_overrides,
+)
 from invarlock.reports.tiers import profile_windows
 
 
@@ -17,6 +24,10 @@ def test_each_tier_has_its_limits(tier: str, ratio: float, tail: float, caps: in
     assert policy["primary_metric_tail"]["limit"] == tail
     assert policy["spectral"]["max_caps"] == caps
     assert policy["primary_metric"]["replicates"] == replicates
+
+
+def test_a_verdict_counts_the_signals_of_perplexity_fidelity_and_each_guard_but_not_of_tail_and_tasks() -> None:
+    assert CORE_GUARDS == ("primary_metric", "fidelity", "invariants", "spectral", "rmt", "variance")
 
 
 def test_the_release_profile_resamples_more_and_needs_more_windows() -> None:

@@ -14,7 +14,7 @@ from nulls import null_run
 
 from invarlock.errors import DocumentError, EvaluationError, MissingFileError, UsageError
 from invarlock.jsonio import check_schema, dump_json
-from invarlock.judgement.learning import largest_ratio_with_margin, largest_with_margin, robust_deviation
+from invarlock.judgement.learning import NullChange, largest_ratio_with_margin, largest_with_margin, robust_deviation
 from invarlock.problems import Code
 from invarlock.reports.documents import NullRunDocument, PresetDocument
 from invarlock.reports.policy import PRESET_LIMITS, resolve_policy
@@ -44,6 +44,16 @@ def test_limits_learned_from_values_have_a_margin_and_are_not_negative() -> None
     assert largest_with_margin([-3.0, -2.0, -2.0]) == (-2.0, 0.0)
     assert largest_ratio_with_margin([-1.0, 1.0, 1.0]) == (1.0, pytest.approx(math.exp(1.1)))
     assert robust_deviation([1.0, 2.0, 9.0, 3.0, 4.0]) == pytest.approx(1.4826)
+
+
+def test_the_loss_differences_of_a_null_change_pair_its_windows_with_the_baselines() -> None:
+    def deltas(own: list[float], base: list[float]) -> list[float]:
+        return NullChange({}, {}, {"final": {"logloss": own, "baseline_logloss": base}}).deltas
+
+    assert deltas([2.1, 2.0, 1.5], [2.0, 2.0, 2.0]) == [0.1, 0.0, -0.5]
+    assert str(deltas([-0.0], [0.0])) == "[0.0]"
+    with pytest.raises(ValueError, match=r"zip\(\)"):
+        deltas([2.0], [2.0, 2.0])
 
 
 def test_the_scale_of_a_family_is_its_robust_deviation() -> None:
@@ -148,7 +158,12 @@ def test_an_incomplete_or_harmful_run_is_refused(edit: Callable[[Any], object], 
 
 
 @pytest.mark.parametrize(
-    ("runs", "message"), [([null_run(1)], "two are needed"), ([null_run(1), HELD_OUT], "without gaps")]
+    ("runs", "message"),
+    [
+        ([], "only 0, but two are needed"),
+        ([null_run(1)], "only 1, but two are needed"),
+        ([null_run(1), HELD_OUT], "without gaps"),
+    ],
 )
 def test_missing_runs_are_reported(runs: list[NullRun], message: str) -> None:
     with pytest.raises(EvaluationError, match=message) as caught:
@@ -188,6 +203,17 @@ def test_a_preset_that_does_not_follow_is_refused(edit: Callable[[Any], object],
     assert any(problem.field.startswith(field) for problem in found), found
 
 
+@pytest.mark.parametrize(("sigma", "error"), [(1e308, "OverflowError"), (5e-324, "ZeroDivisionError")])
+def test_a_preset_of_null_runs_with_absurd_numbers_does_not_follow(sigma: float, error: str) -> None:
+    document = derive_preset([null_run(1), null_run(2)], "balanced")
+    absurd = change(null_run(1), lambda run: run["changes"][0]["spectral"]["modules"]["up"].update(sigma=sigma))
+
+    (found,) = preset_problems(document, [absurd, null_run(2)])
+
+    assert (found.code, found.where, found.field) == (Code.PRESET_DOES_NOT_FOLLOW, "", "null_runs")
+    assert found.message.startswith(f"contradict each other: {error}: ")
+
+
 def test_every_limit_reaches_the_policy_and_no_tier_changes() -> None:
     limits = {
         "fidelity.null_level": {"jitter:0.01:all": {"kl_mean": 1e-4, "same_top_share": 0.99, "kl_p999": 1e-3}},
@@ -216,6 +242,8 @@ def test_every_limit_reaches_the_policy_and_no_tier_changes() -> None:
         ({"rmt.epsilon_by_family": {"ffn": 0.001}}, "is below the tier's 0.01"),
         ({"rmt.epsilon_by_module": {"up": 0.04}}, "is below the tier's 0.05"),
         ({"primary_metric.drift_band": [0.95, 1.06]}, "is wider than the tier's"),
+        # of several, in the order of metrics and guards
+        ({"rmt.epsilon_by_family": {"ffn": 0.001}, "primary_metric.drift_band": [0.95, 1.06]}, "drift_band.* is wider"),
     ],
 )
 def test_a_preset_may_set_only_its_own_limits(limits: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ from invarlock.metrics.perplexity import (
     ratio_is_acceptable,
     window_statistics,
 )
-from invarlock.metrics.tail import derive_tail
+from invarlock.metrics.tail import TAIL, derive_tail
 from invarlock.reports.policy import resolve_policy
 
 POLICY = resolve_policy("balanced", "dev", {})
@@ -136,6 +136,29 @@ def test_the_tail_needs_fifty_windows_and_warns() -> None:
     assert (tail["status"], tail["value"]) == ("warn", 1.0)
     assert derive_tail(windows(own, base), {**limits, "mode": "fail"}, False)["status"] == "fail"
     assert derive_tail(windows(base, base), limits, False)["status"] == "pass"
+
+
+@pytest.mark.parametrize("status", ["pass", "warn", "fail", "not_evaluated"])
+def test_the_page_shows_the_loss_differences_and_the_limit_that_they_were_judged_by(status: str) -> None:
+    judged = status != "not_evaluated"
+    tail = {"status": status, "quantile": 0.95, "value": 0.5 if judged else None, "limit": 0.2}
+    scored = windows([3.0, 2.5, None, None, None], [3.0, 2.0, 2.0, 2.0, 2.0])
+
+    section = "".join(TAIL.page_section({"evaluation_windows": scored, "primary_metric_tail": tail}))
+
+    assert "of 5 final windows in the order drawn; from 0 to 0.5; 3 not finite" in section
+    assert ("; their quantile 0.95 is 0.5, limit 0.2, dashed where it is near" in section) is judged
+    assert (">limit 0.2</text>" in section) is judged
+    assert ('class="bars beyond"' in section) is judged
+
+
+def test_the_page_of_a_subject_without_a_finite_loss_has_words_in_place_of_the_figure() -> None:
+    scored = windows([None, None], [3.0, 3.0])
+    tail = {"status": "fail", "quantile": 0.95, "value": None, "limit": 0.2}
+
+    section = "".join(TAIL.page_section({"evaluation_windows": scored, "primary_metric_tail": tail}))
+
+    assert section.endswith("<p>none of the 2 final windows has a finite difference</p>")
 
 
 def test_window_statistics_count_pairs_and_shared_windows() -> None:

@@ -111,6 +111,7 @@ def test_a_file_that_cannot_be_used_is_listed_with_its_reason(
     other = json.loads(dump_json(null_run(5).document))
     other["windows"]["final"]["logloss"][0] = math.pi * 1e5
     put("null_run_5.json", other)
+    (tmp_path / "null_run_6.json").mkdir()
     failing = [report for report in kept_reports.values() if report["assurance"]["verdict"] != "PASS"]
     destructive = next(report for report in failing if not report["edit"]["name"].endswith("_injection"))
     put("stress/evaluation.report.json", destructive)
@@ -122,6 +123,7 @@ def test_a_file_that_cannot_be_used_is_listed_with_its_reason(
     assert "null_run_3.json" in reasons.pop("null_run_3.json")
     assert "null run" in reasons.pop("null_run_4.json")
     assert reasons.pop("null_run_5.json")
+    assert "null_run_6.json" in reasons.pop("null_run_6.json")
     assert list(reasons.values()) == ["does not pass"]
     assert len(proposal["sources"]) == 1
 

@@ -269,6 +269,25 @@ def test_an_edit_without_a_spec_may_have_a_label(report: dict[str, Any], label: 
             "invariants.raw.subject.tensors.*.family",
         ),
         (lambda r: r["spectral"]["raw"]["changes"].popitem(), RAW, "spectral.raw.changes.*"),
+        (lambda r: r.update(equivalence=[moved("units")]), RAW, "spectral.raw.canonical"),
+        (lambda r: r.update(equivalence=[moved("units"), moved("units")]), RAW, "equivalence"),
+        (lambda r: r["spectral"]["raw"].update(canonical=same_matrices(r)), RAW, "spectral.raw.canonical"),
+        (
+            lambda r: (
+                r.update(equivalence=[moved("names")]),
+                r["spectral"]["raw"].update(canonical=same_matrices(r)),
+            ),
+            RAW,
+            "spectral.raw.canonical",
+        ),
+        (
+            lambda r: (
+                r.update(equivalence=[moved("units")]),
+                r["spectral"]["raw"].update(canonical=same_matrices(r, sigma=9.0)),
+            ),
+            RAW,
+            "spectral.raw.canonical.baseline.*",
+        ),
     ],
 )
 def test_raw_measurements_that_contradict_each_other_are_named(
@@ -279,6 +298,20 @@ def test_raw_measurements_that_contradict_each_other_are_named(
     found = verify_report(report)
 
     assert any(problem.code is code and fnmatch(problem.field, field.replace("[", "[[]")) for problem in found), found
+
+
+def moved(kind: str) -> dict[str, Any]:
+    """Return a difference that was removed before the weights were compared."""
+    return {"kind": kind, "largest": None, "modules": []}
+
+
+def same_matrices(report: dict[str, Any], **changed: float) -> dict[str, Any]:
+    """Return the stored matrices in place of those in a common form, each with some values changed."""
+    raw = report["spectral"]["raw"]
+    rows = {side: copy.deepcopy(raw[side]["modules"]) for side in ("baseline", "subject")}
+    for row in rows["baseline"].values():
+        row.update(changed)
+    return {**rows, "changes": copy.deepcopy(raw["changes"])}
 
 
 def test_the_number_of_listed_problems_is_bounded(report: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The table of docs/metrics.md: what fidelity and perplexity say of edits of the embedded models, and what it costs.
 
-python benchmarks/fidelity.py [--model mistral-tiny] [--final 100] [--cost]
+    python benchmarks/fidelity.py [--model mistral-tiny] [--final 100] [--cost]
+    python benchmarks/fidelity.py --cost-of FOLDER [--final 16]                     # what it costs, of a checkpoint
 
 Fine-tuned subjects are trained for 20 steps on the preview windows, which the table's numbers do not use.
 """
@@ -48,6 +49,7 @@ FINE_TUNED = "fine-tuned for 20 steps"
 STEPS, LEARNING_RATE, BATCH = 20, 5e-4, 16
 CPU = Placement("cpu")
 TIMES = 7
+COST = "a pass with fidelity takes {:.3f} times the processor time of one without"
 
 
 def fine_tune(folder: Path, draw: Draw, target: Path) -> None:
@@ -99,6 +101,21 @@ def cost(folder: Path, draw: Draw, plan: WindowPlan) -> float:
     return min(pair[0] for pair in pairs) / min(pair[1] for pair in pairs)
 
 
+def cost_of(folder: Path, final: int) -> float:
+    """Return the cost of fidelity for a checkpoint with a tokenizer, on the embedded text in windows of 128 tokens."""
+    text = read_models(SUITES / "models.toml").suites["smoke"].text
+    assert text is not None
+    assert text.source is not None
+    assert text.sha256 is not None
+    with tempfile.TemporaryDirectory(prefix="invarlock-fidelity-") as scratch:
+        baseline = Path(scratch) / "baseline"
+        baseline.symlink_to(folder.resolve(), target_is_directory=True)
+        plan = WindowPlan(128, 1, final, 0, BATCH)
+        draws = draw_runs(baseline, read_embedded_text(SUITES / text.source, text.sha256), plan, [1])
+        measure_baseline(baseline, draws, plan, CPU, probe=False)
+        return cost(baseline, draws[1], plan)
+
+
 def table(name: str, final: int, *, with_cost: bool) -> None:
     """Print the rows of one model."""
     catalog = read_models(SUITES / "models.toml")
@@ -132,7 +149,7 @@ def table(name: str, final: int, *, with_cost: bool) -> None:
                 flush=True,
             )
         if with_cost:
-            print(f"\na pass with fidelity takes {cost(folder, draws[1], plan):.2f} times one without")
+            print(f"\n{COST.format(cost(folder, draws[1], plan))}")
 
 
 def main() -> None:
@@ -140,7 +157,11 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, action="append")
     parser.add_argument("--final", type=int, default=100)
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--cost-of", type=Path)
     options = parser.parse_args()
+    if options.cost_of is not None:
+        print(COST.format(cost_of(options.cost_of, options.final)))
+        return
     for name in options.model or MODELS:
         table(name, options.final, with_cost=options.cost)
 

@@ -20,7 +20,9 @@ from invarlock.stages import announce
 # Logits of one forward pass: 128 million values are 512 MB as float32, and half of it as bfloat16. A vocabulary of
 # 32,000 is scored eight windows of 512 tokens at a time. A single window may take more.
 PASS_LOGITS = 1 << 27
-# Logits that cross entropy turns into float32 at a time: 16 million are 64 MB.
+# Logits that become log-probabilities at a time: two million are 8 MB as float32, which a processor's cache holds with
+# the result; 16 million are 64 MB, for devices that need large operations to be busy.
+CACHED_LOGITS = 1 << 21
 CHUNK_LOGITS = 1 << 24
 # The digits that bring a float32 back as it was; what is stored is what is computed with.
 LOSS_DIGITS = 9
@@ -133,7 +135,7 @@ def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observ
     logits = forward(model, batch).logits[:, :-1]  # (windows, seq_len - 1, vocabulary)
     targets = batch[:, 1:].to(logits.device)  # of a model that is spread over devices, the last one has the logits
     total = torch.zeros(len(batch), dtype=torch.float64, device=logits.device)
-    for start, stop in _chunks(logits.shape):
+    for start, stop in _chunks(logits.shape, CACHED_LOGITS if logits.device.type == "cpu" else CHUNK_LOGITS):
         scores, wanted = LogitScores.of(logits[:, start:stop]), targets[:, start:stop]
         total -= scores.of_tokens(wanted[..., None]).double().sum(dim=(1, 2))
         if observer is not None:
@@ -142,9 +144,9 @@ def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observ
     return mean
 
 
-def _chunks(shape: torch.Size) -> Iterator[tuple[int, int]]:
+def _chunks(shape: torch.Size, values: int) -> Iterator[tuple[int, int]]:
     windows, positions, vocabulary = shape
-    step = max(1, CHUNK_LOGITS // (windows * vocabulary))
+    step = max(1, values // (windows * vocabulary))
     for start in range(0, positions, step):
         yield start, min(start + step, positions)
 

@@ -119,7 +119,7 @@ def test_a_loss_does_not_depend_on_the_batch_or_on_the_chunks(
     alone = score_windows(model, TOKENS, 1).losses
 
     together = score_windows(model, TOKENS, 7).losses
-    monkeypatch.setattr(scoring, "CHUNK_LOGITS", 64 * 2)
+    monkeypatch.setattr(scoring, "CACHED_LOGITS", 64 * 2)
     monkeypatch.setattr(scoring, "PASS_LOGITS", 64 * 16 * 4)
     chunked = score_windows(model, TOKENS, 7).losses
 

@@ -158,7 +158,7 @@ def test_a_batch_a_chunk_and_a_second_try_do_not_matter(
                 self.failed = True
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(scoring, "CHUNK_LOGITS", VOCABULARY * 4)
+    monkeypatch.setattr(scoring, "CACHED_LOGITS", VOCABULARY * 4)
     other = observed(*sides, tmp_path / "other.npy", 16, batch=2)
     starved = Starved(tmp_path / "one.npy", [15] * 7)
     score_windows(sides[1], TOKENS, 7, observer=starved)

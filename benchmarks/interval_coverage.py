@@ -1,6 +1,6 @@
 """Coverage of the BCa interval by simulation: how often it holds the true value, nominally 95 %.
 
-python benchmarks/interval_coverage.py [--trials 2000]
+python benchmarks/interval_coverage.py [--trials 2000] [--windows 8 16 32 64 200]
 
 Simulated differences are normal, skewed, heavy-tailed, or larger where windows are short. Real ones are those of an
 edit of an embedded model on 900 windows, from which each trial draws with replacement. Token counts are unequal. The
@@ -126,12 +126,14 @@ def covered(shape: Draw, truth: float, windows: int, trials: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=2000)
-    trials = parser.parse_args().trials
+    parser.add_argument("--windows", type=int, nargs="+", default=[32, 64, 200])
+    options = parser.parse_args()
+    trials = options.trials
     print(f"{REPLICATES} replicates, {trials} trials, alpha {ALPHA}")
     print("| differences | windows | coverage | standard error |\n| --- | --- | --- | --- |")
     simulated = ((shape.__name__.replace("_", " "), shape, expected(shape)) for shape in SHAPES)
     for name, shape, truth in (*simulated, *real()):
-        for windows in (32, 64, 200):
+        for windows in options.windows:
             share = covered(shape, truth, windows, trials) / trials
             print(f"| {name} | {windows} | {share:.3f} | {math.sqrt(share * (1 - share) / trials):.3f} |", flush=True)
 

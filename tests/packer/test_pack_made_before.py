@@ -45,7 +45,7 @@ class KeptPack:
 
 
 PACKS = {
-    "0.1.0": KeptPack("sha256:46c78f34bfa48461148bfe3e0d6115e673d7bacb6f4413c8bf58336ea9b880a7", pages=3, presets=1),
+    "0.1.0": KeptPack("sha256:4745405ac44ab7295c4ece458eccb0ce1b9df1bf813dcb85c367bcf4a796dd81", pages=3, presets=1),
 }
 
 

@@ -181,7 +181,8 @@ def test_the_result_as_json_has_the_fields_of_its_format(pack: Path, tmp_path: P
         "pack", "ok", "integrity_ok", "reports_verified", "verification_scope", "assurance_status", "strict",
         "report_assurance", "warnings", "errors", "errors_left_out", "evidence_level",
         "authenticity", "signer_fingerprint", "trust_store",
-        "verdict", "verify", "time", "attested", "attested_predicates", "strong_evidence", "signed", "exit_code",
+        "verdict", "verify", "time", "attested", "attested_predicates", "strong_evidence", "signed",
+        "stated_by_servers", "exit_code",
     }  # fmt: skip
     inside = packer("verify", pack, "--json-out", pack / "result.json")
     assert (inside.returncode, (pack / "result.json").exists()) == (2, False)

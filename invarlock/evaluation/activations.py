@@ -30,7 +30,7 @@ from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.canonical_form import NO_TRANSFORM, OutputTransform
 from invarlock.evaluation.expert_stacks import can_run_experts, is_expert_stack, run_experts
 from invarlock.evaluation.memory import check_room, forward_bytes, one_out_of_memory
-from invarlock.evaluation.models import forward
+from invarlock.evaluation.models import run_layers
 from invarlock.evaluation.windows import Tokens
 from invarlock.measuring import rmt, variance
 from invarlock.reports.derivation import contract_hash
@@ -139,7 +139,7 @@ def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int, transform: Outp
             stack.callback(handle.remove)
         for start in range(0, len(tokens), chunk):
             batch = torch.from_numpy(tokens[start : start + chunk]).long().to(model.device)
-            forward(model, batch)
+            run_layers(model, batch)
     risks = {name: {"family": reduced.families[name], **rmt.join(rows)} for name, rows in sorted(reduced.risks.items())}
     outputs = {
         name: {"rms": variance.root_mean_square(total, count)}

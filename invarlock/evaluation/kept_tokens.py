@@ -203,10 +203,7 @@ class SubjectObserver:
         """Compare what a part of a forward pass says; the same part may come again after it ran out of memory."""
         part = self._places.part(self._records, windows, positions)
         kept = BaselineTokens(
-            *(
-                torch.from_numpy(np.ascontiguousarray(part[name])).to(targets.device)
-                for name in ("ids", "logprobs", "target")
-            )
+            *(torch.from_numpy(np.array(part[name])).to(targets.device) for name in ("ids", "logprobs", "target"))
         )
         found = diverge(scores, targets, BaselineTokens(kept.ids.long(), kept.logprobs, kept.target))
         seen = [

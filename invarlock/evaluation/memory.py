@@ -6,6 +6,7 @@ what loading and scoring may take, by an estimate, before anything is taken.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 
 FLOAT32_BYTES = 4
+# Number of an option of glibc's mallopt, from its malloc.h.
+M_ARENA_MAX = -8
 # Tensors of hidden size, and of the FFN's inner size, that one block holds at once.
 HIDDEN_TENSORS = 8
 INNER_TENSORS = 3
@@ -36,6 +39,24 @@ def one_out_of_memory() -> Iterator[None]:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
             raise
         raise torch.OutOfMemoryError(str(error)) from None
+
+
+def use_one_arena() -> None:
+    """Let all threads that start from now on allocate where this one does, if the allocator is glibc's.
+
+    A model is loaded by threads of their own. What each of them allocated from an arena of its own is not returned to
+    the kernel when the model is freed, and no other thread can use it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
+
+
+def return_freed_memory() -> None:
+    """Return what was freed to the kernel, if the allocator is glibc's: it keeps blocks below 32 MB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def check_room(needed_bytes: int, room_bytes: int | None) -> None:

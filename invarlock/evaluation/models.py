@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers.utils import logging
 from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles, read_checkpoint
 from invarlock.errors import EvaluationError, OutOfMemoryError
-from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_memory
+from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_memory, return_freed_memory, use_one_arena
 from invarlock.problems import Code
 
 # transformers leaves these untyped, or typed without output_loading_info
@@ -36,6 +37,7 @@ _MULTIMODAL: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 EAGER = "eager"
 DEQUANTISED, NATIVE = "dequantised", "native"
 
+use_one_arena()
 _LOGGING.set_verbosity_error()
 _LOGGING.disable_progress_bar()
 
@@ -169,6 +171,7 @@ def _load(
     load: Callable[[Mapping[str, Any]], Any],
 ) -> PreTrainedModel:
     spread = placement.device == "cuda" and len(placement.rooms) > 1
+    return_freed_memory()
     try:
         with one_out_of_memory():
             check_room(parameters * FLOAT32_BYTES, placement.room_bytes)
@@ -298,10 +301,26 @@ def forward(model: PreTrainedModel, batch: torch.Tensor) -> Any:
         EvaluationError: when the forward pass fails, with the library's own words.
         torch.OutOfMemoryError: when it does not fit.
     """
+    return _call(model, batch, {})
+
+
+def run_layers(model: PreTrainedModel, batch: torch.Tensor) -> None:
+    """Run a causal language model on token ids of shape (windows, seq_len), for the hooks on its layers.
+
+    Logits are left out but for the last position, where the model can leave them out.
+
+    Raises:
+        EvaluationError, torch.OutOfMemoryError: as ``forward``.
+    """
+    can = "logits_to_keep" in inspect.signature(model.forward).parameters
+    _call(model, batch, {"logits_to_keep": 1} if can else {})
+
+
+def _call(model: PreTrainedModel, batch: torch.Tensor, options: Mapping[str, Any]) -> Any:
     call: Any = model
     try:
         with one_out_of_memory():
-            return call(input_ids=batch, use_cache=False)
+            return call(input_ids=batch, use_cache=False, **options)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - a broken model may raise anything

@@ -20,6 +20,8 @@ from invarlock.stages import announce
 # Logits of one forward pass: 128 million values are 512 MB as float32, and half of it as bfloat16. A vocabulary of
 # 32,000 is scored eight windows of 512 tokens at a time. A single window may take more.
 PASS_LOGITS = 1 << 27
+# On a CPU a quarter of it, 128 MB: more windows at once are not faster there, and take memory from other workers.
+CPU_PASS_LOGITS = PASS_LOGITS // 4
 # Logits that become log-probabilities at a time: two million are 8 MB as float32, which a processor's cache holds with
 # the result; 16 million are 64 MB, for devices that need large operations to be busy.
 CACHED_LOGITS = 1 << 21
@@ -94,8 +96,8 @@ def score_windows(
     """Return the mean negative log-likelihood of each window's predicted tokens.
 
     The losses are those of the model's own logits, so whatever it does to them (soft caps, scales, transforms) counts.
-    Cross entropy is float32. A batch has no more windows than ``PASS_LOGITS`` has room for. On an out-of-memory error
-    it is halved and done again.
+    Cross entropy is float32. A batch has no more windows than ``PASS_LOGITS``, or ``CPU_PASS_LOGITS``, has room for. On
+    an out-of-memory error it is halved and done again.
 
     Args:
         model: a causal language model, in evaluation mode.
@@ -111,7 +113,8 @@ def score_windows(
     """
     losses: list[float | None] = []
     vocabulary = model.config.get_text_config().vocab_size
-    batch_size = max(1, min(batch_size, PASS_LOGITS // (tokens.shape[1] * vocabulary)))
+    most = CPU_PASS_LOGITS if model.device.type == "cpu" else PASS_LOGITS
+    batch_size = max(1, min(batch_size, most // (tokens.shape[1] * vocabulary)))
     announce("windows", 0, len(tokens))
     while len(losses) < len(tokens):
         batch = torch.from_numpy(tokens[len(losses) : len(losses) + batch_size]).long().to(model.device)

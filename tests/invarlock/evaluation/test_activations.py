@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.scoring import score_windows
 
 TinyModels = Callable[..., Path]
+TOKENS = np.arange(9 * 16, dtype=np.int32).reshape(9, 16) % 50
 CAUSAL = (
     "llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "gpt2", "gpt_neox", "opt", "phi",
     "gemma", "gemma2", "gemma3_text",
@@ -101,3 +102,38 @@ def test_windows_are_evenly_spaced() -> None:
 
     assert evenly_spaced(tokens, 8)[:, 0].tolist() == [0, 9, 18, 27, 36, 45, 54, 63]
     assert len(evenly_spaced(tokens, 100)) == 64
+
+
+def test_activations_are_measured_without_the_logits_of_every_position(tiny_model: TinyModels) -> None:
+    model = load_model(tiny_model("llama"), Placement("cpu"))
+    shapes: list[tuple[int, ...]] = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, given, output: shapes.append(tuple(output.shape)))
+
+    measure_activations(model, TOKENS)
+
+    assert {shape[1] for shape in shapes} == {1}
+    assert sum(shape[0] for shape in shapes) == len(TOKENS)
+
+
+class WithoutChoice(torch.nn.Module):
+    """A model, some with code of its own, that always gives all of its logits."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name) if name == "model" else getattr(super().__getattr__("model"), name)
+
+    def named_modules(self, *given: Any, **named: Any) -> Any:
+        return self.model.named_modules(*given, **named)
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> object:
+        return self.model(input_ids=input_ids, use_cache=use_cache)
+
+
+def test_a_model_that_cannot_leave_out_logits_has_the_same_activations(tiny_model: TinyModels) -> None:
+    model = load_model(tiny_model("llama"), Placement("cpu"))
+
+    assert measure_activations(cast(Any, WithoutChoice(model)), TOKENS) == measure_activations(model, TOKENS)

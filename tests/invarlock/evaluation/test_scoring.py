@@ -120,7 +120,7 @@ def test_a_loss_does_not_depend_on_the_batch_or_on_the_chunks(
 
     together = score_windows(model, TOKENS, 7).losses
     monkeypatch.setattr(scoring, "CACHED_LOGITS", 64 * 2)
-    monkeypatch.setattr(scoring, "PASS_LOGITS", 64 * 16 * 4)
+    monkeypatch.setattr(scoring, "CPU_PASS_LOGITS", 64 * 16 * 4)
     chunked = score_windows(model, TOKENS, 7).losses
 
     assert together == pytest.approx(alone, rel=1e-5)
@@ -217,3 +217,13 @@ def test_attention_uses_the_requested_implementation(tiny_model: Callable[..., P
     assert Placement("cpu").attention == "eager"
     assert load_model(folder, placement).config._attn_implementation == name
     assert load_stored_model(folder, placement).config._attn_implementation == name
+
+
+def test_a_forward_pass_on_a_cpu_has_no_more_windows_than_its_limit_of_logits(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(tiny_model("llama"), CPU)
+    monkeypatch.setattr(scoring, "CPU_PASS_LOGITS", 5 * 16 * model.config.vocab_size)
+
+    assert score_windows(model, TOKENS, 16).batch_size == 5
+    assert score_windows(model, TOKENS, 2).batch_size == 2

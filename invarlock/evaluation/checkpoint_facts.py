@@ -16,6 +16,7 @@ from invarlock.checkpoints.formats.interface import Checkpoint
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.evaluation.configuration_facts import configuration_facts
+from invarlock.evaluation.memory import return_freed_memory
 from invarlock.evaluation.tokenizer_facts import TokenizerFacts
 from invarlock.guards import GUARDS
 from invarlock.guards.guard import TensorMeasure
@@ -38,9 +39,11 @@ WEIGHT_CONTRACTS: Mapping[str, Mapping[str, Any]] = {
     **{guard: measure.contract for guard, measure in ROW_MEASURES.items()},
 }
 # Matrices measured at a time: those of one shape, 256 MB of float32 at most (a single larger one is measured alone).
-BATCH_ELEMENTS = 1 << 26
+# A GPU is faster on many; a CPU is not, and what waits takes memory.
+GPU_BATCH_ELEMENTS = 1 << 26
+CPU_BATCH_ELEMENTS = 1 << 20
 # A change takes both sides and some copies of them.
-PAIR_ELEMENTS = BATCH_ELEMENTS // 4
+SIDES = 4
 # Where the hidden units of an FFN are, in a matrix that is out x in.
 UNIT_DIMENSIONS: Mapping[Role, int] = {"gate": 0, "up": 0, "down": 1}
 # Hidden units in another order change every matrix by more than this; rounding changes none by as much.
@@ -105,7 +108,7 @@ def measure_checkpoint(
 
     Each tensor is read once, and that of the baseline where its digest is another; packed ones are read as the dense
     tensors that they stand for. What was measured of a tensor of the baseline is taken for the same tensor here. Peak
-    memory is one shard's largest batch of matrices of one shape.
+    memory on a CPU is the largest matrix as it is stored on both sides and twice as float32, on a GPU a batch of them.
 
     Args:
         folder: the checkpoint.
@@ -115,6 +118,7 @@ def measure_checkpoint(
     Raises:
         CheckpointError: when a folder is no whole checkpoint of a format that can be read.
     """
+    return_freed_memory()
     base = None if against is None else open_checkpoint(against.folder)
     checkpoint = open_checkpoint(folder, None if against is None else against.folder)
     files = checkpoint.files
@@ -124,6 +128,7 @@ def measure_checkpoint(
     waiting: dict[tuple[int, ...], list[tuple[str, str, torch.Tensor]]] = {}
     changed: dict[tuple[int, ...], list[_Pair]] = {}
     rows: dict[str, dict[str, Any]] = {guard: {} for guard in ROW_MEASURES}
+    most = GPU_BATCH_ELEMENTS if torch.cuda.is_available() else CPU_BATCH_ELEMENTS
     ties = _embedding_facts(checkpoint)
     for name, tensor in counted(_read_tensors(checkpoint), "weights", len(files.entries)):
         module = files.modules[name]
@@ -153,14 +158,14 @@ def measure_checkpoint(
                 continue
             batch = waiting.setdefault(tuple(matrix.shape), [])
             batch.append((label, module.family, matrix))
-            if (len(batch) + 1) * matrix.numel() > BATCH_ELEMENTS:
+            if (len(batch) + 1) * matrix.numel() > most:
                 spectra |= _measure(waiting.pop(tuple(matrix.shape)))
         if against is None or base is None or _digest(against.facts, name) == tensors[name]["digest"]:
             continue
         for pair in _pairs(name, files, compared, base):
             pairs = changed.setdefault(tuple(pair.own.shape), [])
             pairs.append(pair)
-            if (len(pairs) + 1) * pair.own.numel() > PAIR_ELEMENTS:
+            if (len(pairs) + 1) * pair.own.numel() > most // SIDES:
                 changes |= _measure_changes(changed.pop(tuple(pair.own.shape)))
     for batch in waiting.values():
         spectra |= _measure(batch)
@@ -277,7 +282,7 @@ def _stack(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return matrices of one shape as one tensor on the device; of several types as float32, like all others."""
     if len({matrix.dtype for matrix in matrices}) > 1:
         matrices = [matrix.float() for matrix in matrices]
-    stack = torch.stack(list(matrices))
+    stack = torch.stack(list(matrices)) if len(matrices) > 1 else matrices[0][None].contiguous()
     return stack.cuda() if torch.cuda.is_available() else stack
 
 

@@ -10,6 +10,9 @@ import torch
 
 from invarlock.digests import sha256_hex, short_digest
 
+# Elements that are looked at together, which stay in a cache.
+PART_ELEMENTS = 1 << 18
+
 CONTRACT: Mapping[str, Any] = {
     "guard": "invariants",
     "reads": "checkpoint",
@@ -38,6 +41,7 @@ def count_nonfinite(tensor: torch.Tensor) -> int:
     """Return how many elements are NaN or infinite; integers have none."""
     if not tensor.is_floating_point():
         return 0
-    if tensor.element_size() == 1:
-        tensor = tensor.float()
-    return int(tensor.numel() - int(tensor.isfinite().sum()))
+    finite = 0
+    for part in torch.split(tensor.flatten(), PART_ELEMENTS):
+        finite += int((part.float() if part.element_size() == 1 else part).isfinite().sum())
+    return tensor.numel() - finite

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ CHECKPOINTS = (2, 4, 6, 8, 12, 16, 20, 24, 32)
 # The residual bounds the relative error of sigma squared, so sigma is within half of it.
 TOLERANCE = 1e-4
 SEED = 0x5BEC
+# Matrices that are worked on together on a CPU, and rows of one: 1 MB of float32, which stays in a cache.
+PART_ELEMENTS = 1 << 18
 # Stored digits: more than the precision of float32, without making reports long.
 DIGITS = 9
 
@@ -50,24 +52,44 @@ def measure_spectra(matrices: torch.Tensor) -> list[Spectrum]:
     Args:
         matrices: shape (batch, rows, columns), any float dtype.
     """
+    if matrices.is_cuda:
+        return _measure_together(matrices)
+    # a few at a time, so that none waits for the convergence of all, and their copies are small
+    return [one for part in torch.split(matrices, batch_size(matrices)) for one in _measure_together(part)]
+
+
+def batch_size(matrices: torch.Tensor) -> int:
+    """Return how many matrices of a batch, shape (batch, rows, columns), are worked on together on a CPU."""
+    return max(1, PART_ELEMENTS // max(1, matrices[0].numel()))
+
+
+def row_slices(matrices: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield views of a batch, shape (batch, rows, columns), some rows at a time; all of them on a GPU."""
+    count, rows, columns = matrices.shape
+    step = rows if matrices.is_cuda else max(1, PART_ELEMENTS // max(1, count * columns))
+    return iter(torch.split(matrices, step, dim=1))
+
+
+def _measure_together(matrices: torch.Tensor) -> list[Spectrum]:
     weights = matrices.float()
-    # one matrix at a time, which stays in the cache of a processor
-    finite = torch.stack([matrix.isfinite().all() for matrix in weights])
-    safe = zero_unless(finite, weights)
-    # float64 accumulates squares without overflow, even for float32 weights of 1e25
-    frobenius = torch.stack([matrix.double().square_().sum() for matrix in safe]).sqrt()
-    scale = torch.stack([matrix.abs().amax() for matrix in safe]).clamp_min(torch.finfo(torch.float32).tiny)
-    sigma, residual = largest_singular_value(safe / scale[:, None, None])
+    energy, largest = torch.zeros(len(weights), dtype=torch.float64, device=weights.device), []
+    for rows in row_slices(weights):
+        # float64 accumulates squares without overflow, even for float32 weights of 1e25
+        energy += rows.double().square_().sum(dim=(1, 2))
+        largest.append(rows.abs().amax(dim=(1, 2)))
+    finite = energy.isfinite()
+    scale = torch.stack(largest).amax(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+    if not bool(finite.all()):
+        weights = torch.where(finite[:, None, None], weights, 0.0)
+        scale, energy = torch.where(finite, scale, 1.0), torch.where(finite, energy, 0.0)
+    # into a copy that is there anyway
+    scaled = torch.div(weights, scale[:, None, None], out=None if weights is matrices else weights)
+    sigma, residual = largest_singular_value(scaled)
     sigma = sigma.double() * scale.double()
     return [
         Spectrum(stored(s), stored(r), stored(f)) if ok else Spectrum(None, None, None)
-        for s, r, f, ok in zip(sigma.tolist(), residual.tolist(), frobenius.tolist(), finite.tolist(), strict=True)
+        for s, r, f, ok in zip(sigma.tolist(), residual.tolist(), energy.sqrt().tolist(), finite.tolist(), strict=True)
     ]
-
-
-def zero_unless(finite: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """Return a batch with zeros in place of the matrices that are not finite."""
-    return matrices if bool(finite.all()) else torch.where(finite[:, None, None], matrices, 0.0)
 
 
 def largest_singular_value(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

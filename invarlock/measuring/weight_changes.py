@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from invarlock.digests import short_digest
-from invarlock.measuring.spectral import measure_spectra, stored, zero_unless
+from invarlock.measuring.spectral import batch_size, measure_spectra, row_slices, stored
 
 # Weights that share a scale in most group-wise formats; a longer group is several of these.
 GROUP = 32
@@ -61,37 +61,39 @@ def measure_changes(before: torch.Tensor, after: torch.Tensor) -> list[WeightCha
         before: the baseline's, shape (batch, out, in), any float dtype.
         after: the subject's, same shape.
     """
-    before, after = before.float(), after.float()
-    pairs = zip(before, after, strict=True)
-    finite = torch.stack([base.isfinite().all() & own.isfinite().all() for base, own in pairs])
-    before, after = zero_unless(finite, before), zero_unless(finite, after)
+    if before.is_cuda:
+        return _measure_together(before, after)
+    parts = zip(*(torch.split(side, batch_size(before)) for side in (before, after)), strict=True)
+    return [one for base, own in parts for one in _measure_together(base, own)]
+
+
+def _measure_together(before: torch.Tensor, after: torch.Tensor) -> list[WeightChange]:
     _, rows, columns = before.shape
-    energy = _zeros(before)
-    for base, _ in _slices(before, after):
-        energy += base.square().sum(dim=(1, 2))
-    large = LARGE * (energy / (rows * columns)).sqrt()[:, None, None]
-    changed, coherent, flipped = _zeros(before), _zeros(before), _zeros(before)
-    for base, own in _slices(before, after):
-        change = own - base
-        changed += change.square().sum(dim=(1, 2))
-        coherent += _explained_by_scales(change, base, own).sum(dim=(1, 2))
-        is_flip = (base * own < 0) & (base.abs() >= large) & (own.abs() >= large)
-        flipped += torch.where(is_flip, change.square(), 0.0).sum(dim=(1, 2))
-    edges = [spectrum.sigma for spectrum in measure_spectra(_one_rms(after - before))]
+    parts = torch.stack([_sums(*part) for part in _slices(before, after)])  # (slice, 5, batch)
+    (base, own, change, coherent), largest = parts[:, :4].sum(dim=0), parts[:, 4].amax(dim=0)
+    flipped = torch.zeros_like(base)
+    large = LARGE * (base / (rows * columns)).sqrt()
+    # a large weight whose sign changes moves by twice `large` at least; the margin is for rounding
+    if bool((largest >= 3.99 * large.square()).any()):
+        large = large[:, None, None]
+        for was, now in _slices(before, after):
+            is_flip = (was * now < 0) & (was.abs() >= large) & (now.abs() >= large)
+            flipped += torch.where(is_flip, (now - was).square_(), 0.0).sum(dim=(1, 2))
+    edges = [spectrum.sigma for spectrum in measure_spectra(_one_rms(_difference(before, after)))]
     edge = math.sqrt(rows) + math.sqrt(columns)
-    found = zip(
-        finite.tolist(), energy.tolist(), changed.tolist(), coherent.tolist(), flipped.tolist(), edges, strict=True
-    )
+    # squares of float32 numbers do not overflow in float64
+    finite = (base + own).isfinite()
+    found = zip(*(one.tolist() for one in (finite, base, change, coherent, flipped)), edges, strict=True)
     return [
         WeightChange(
-            stored(math.sqrt(total / base)) if base > 0 else None,
+            stored(math.sqrt(total / before)) if before > 0 else None,
             stored(scaled / total) if total > 0 else 0.0,
             stored(flips / total) if total > 0 else 0.0,
             None if sigma is None else stored(sigma / edge),
         )
         if ok
         else WeightChange(None, None, None, None)
-        for ok, base, total, scaled, flips, sigma in found
+        for ok, before, total, scaled, flips, sigma in found
     ]
 
 
@@ -115,39 +117,66 @@ def _row_bytes(matrix: torch.Tensor) -> list[bytes]:
     return [hashlib.blake2b(row.data, digest_size=16).digest() for row in data]
 
 
-def _zeros(batch: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(len(batch), dtype=torch.float64, device=batch.device)
-
-
 def _slices(before: torch.Tensor, after: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield both sides in float64, some rows at a time."""
     step = max(1, SLICE_ELEMENTS // (before.shape[0] * before.shape[2]))
     for first in range(0, before.shape[1], step):
-        yield before[:, first : first + step].double(), after[:, first : first + step].double()
+        part = slice(first, first + step)
+        yield before[:, part].float().double(), after[:, part].float().double()
 
 
-def _explained_by_scales(change: torch.Tensor, base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return how much of each group's squared change a scale of its own weights explains, (batch, rows, groups).
+def _sums(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Return numbers of some rows of each matrix of a batch, shape (5, batch).
+
+    Sums of squares of the baseline, of the subject and of the change; the part of the last that a scale of each group's
+    own weights explains; and the largest square of a change.
 
     A projection (pruning, truncated rank) is orthogonal to the subject and noise to both sides; a scale to neither.
     """
-    grouped = [torch.nn.functional.pad(side, (0, -side.shape[2] % GROUP)) for side in (change, base, own)]
-    change, base, own = (side.reshape(*side.shape[:2], -1, GROUP) for side in grouped)
-    along_base, along_own = (change * base).sum(dim=3), (change * own).sum(dim=3)
-    tiny = torch.finfo(torch.float64).tiny
-    explained = torch.minimum(
-        along_base.square() / base.square().sum(dim=3).clamp_min(tiny),
-        along_own.square() / own.square().sum(dim=3).clamp_min(tiny),
+    short = -base.shape[2] % GROUP
+    if short:
+        base, own = (torch.nn.functional.pad(side, (0, short)) for side in (base, own))
+    change = own - base
+    product = torch.empty(base.shape, dtype=base.dtype, device=base.device)  # contiguous, whatever the sides are
+    of_base, of_own, along_base, along_own, of_change = (
+        _by_group(torch.mul(one, other, out=product))
+        for one, other in ((base, base), (own, own), (change, base), (change, own), (change, change))
     )
-    return torch.where(along_base * along_own > 0, explained, 0.0)
+    largest = product.amax(dim=(1, 2))
+    tiny = torch.finfo(torch.float64).tiny
+    along = (along_base.square() / of_base.clamp_min(tiny), along_own.square() / of_own.clamp_min(tiny))
+    coherent = torch.where(along_base * along_own > 0, torch.minimum(*along), 0.0)
+    return torch.stack([*(one.sum(dim=1) for one in (of_base, of_own, of_change, coherent)), largest])
+
+
+def _by_group(products: torch.Tensor) -> torch.Tensor:
+    """Return the sums of groups along the rows, shape (batch, groups), of products (batch, rows, columns)."""
+    ones = torch.ones(GROUP, dtype=products.dtype, device=products.device)
+    return torch.mv(products.view(-1, GROUP), ones).view(len(products), -1)
+
+
+def _difference(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Return the change of each matrix as float32, without a float32 copy of either side."""
+    change = torch.empty_like(before, dtype=torch.float32)
+    for base, own, rows in zip(*(row_slices(one) for one in (before, after, change)), strict=True):
+        torch.sub(own.float(), base.float(), out=rows)
+    return change
 
 
 def _one_rms(change: torch.Tensor) -> torch.Tensor:
-    """Return a change whose rows were brought to an RMS of 1 (those of zeros aside), and then its columns."""
+    """Bring the rows of a change to an RMS of 1 (those of zeros aside), and then its columns, in place; return it."""
     tiny = torch.finfo(torch.float32).tiny
     for dim in (2, 1):
         # by the largest first, so that no square of a tiny change is lost
-        change = change / change.abs().amax(dim=dim, keepdim=True).clamp_min(tiny)
+        change /= _largest(change, dim).clamp_min_(tiny)
         rms = torch.linalg.vector_norm(change, dim=dim, keepdim=True) / math.sqrt(change.shape[dim])
-        change = change / rms.clamp_min(tiny)
+        change /= rms.clamp_min_(tiny)
     return change
+
+
+def _largest(change: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return the largest magnitude along the rows or the columns, the dimension kept."""
+    if dim == 2:
+        return torch.cat([rows.abs().amax(dim=2, keepdim=True) for rows in row_slices(change)], dim=1)
+    parts = [rows.abs().amax(dim=1, keepdim=True) for rows in row_slices(change)]
+    return torch.stack(parts).amax(dim=0)

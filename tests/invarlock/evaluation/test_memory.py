@@ -4,15 +4,23 @@ import mmap
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from processes import python, succeed
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from invarlock.errors import OutOfMemoryError
 from invarlock.evaluation.memory import forward_bytes, one_out_of_memory, weight_bytes
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.scoring import score_windows
+from invarlock.measuring.invariants import count_nonfinite
+from invarlock.measuring.spectral import measure_spectra
+from invarlock.measuring.weight_changes import measure_changes
 
 TOO_MANY_BYTES = 1 << 36
 SPARE_BYTES = 1 << 28
@@ -57,3 +65,71 @@ def test_a_memory_limit_is_respected_by_loading_and_by_scoring(tiny_model: Calla
         score_windows(model, tokens, 7, weight_bytes(model))
     with pytest.raises(OutOfMemoryError, match="the model does not fit in the memory of cpu"):
         load_model(folder, Placement("cpu", ((0, weight_bytes(model) // 2),)))
+
+
+FREED = """
+import sys
+from pathlib import Path
+from invarlock.evaluation.memory import return_freed_memory
+from invarlock.evaluation.models import Placement, load_model
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) // 1024
+
+load_model(Path(sys.argv[1]), Placement("cpu"))
+return_freed_memory()
+before = anonymous()
+model = load_model(Path(sys.argv[2]), Placement("cpu"))
+loaded = anonymous()
+del model
+return_freed_memory()
+print(loaded - before, anonymous() - before)
+"""
+
+
+def test_the_memory_of_a_model_that_is_freed_is_returned(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=20_000, hidden_size=576, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=9
+    )
+    transformers.LlamaForCausalLM(config).bfloat16().save_pretrained(tmp_path)
+
+    done = succeed(python("-c", FREED, str(tiny_model("llama")), str(tmp_path)))
+
+    loaded, left = (int(size) for size in done.stdout.split())
+    assert loaded > 250
+    assert left < 20
+
+
+class NewTensors(TorchDispatchMode):
+    """Notes the bytes of every tensor that is made, views aside, while the context lasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = {
+            one.untyped_storage().data_ptr() for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)
+        }
+        for one in tree_leaves(made):
+            if isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() not in given:
+                self.bytes.append(one.untyped_storage().nbytes())
+        return made
+
+
+def test_a_large_matrix_is_copied_as_float32_once_and_otherwise_worked_on_in_parts() -> None:
+    before, after = torch.ones(1, 4096, 1024, dtype=torch.bfloat16), torch.ones(1, 4096, 1024, dtype=torch.bfloat16)
+    after[0, 5] = 2
+    as_float32 = 2 * before.nbytes
+
+    def large(work: Callable[[], object]) -> list[int]:
+        with NewTensors() as made:
+            work()
+        return [size for size in made.bytes if size > as_float32 // 4]
+
+    assert large(lambda: count_nonfinite(before)) == []
+    assert large(lambda: measure_spectra(before)) == [as_float32]
+    # the difference, and its copy that is scaled
+    assert large(lambda: measure_changes(before, after)) == [as_float32, as_float32]

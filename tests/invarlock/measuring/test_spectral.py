@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invarlock.measuring.invariants import count_nonfinite
-from invarlock.measuring.spectral import TOLERANCE, measure_spectra
+from invarlock.measuring.spectral import TOLERANCE, Spectrum, measure_spectra
 
 
 def exact(matrix: torch.Tensor) -> tuple[float, float]:
@@ -105,3 +105,20 @@ def test_every_value_that_is_not_finite_is_counted(dtype: torch.dtype) -> None:
 
 def test_integers_are_finite() -> None:
     assert count_nonfinite(torch.tensor([1, 2])) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_matrix_is_looked_at_in_slices_and_left_as_it_was(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrices = torch.randn(3, 40, 48, generator=torch.Generator().manual_seed(6)).to(dtype)
+    matrices[1, 39, 47] = math.nan
+    before, whole = matrices.clone(), measure_spectra(matrices)
+
+    monkeypatch.setattr("invarlock.measuring.spectral.PART_ELEMENTS", 7 * 48)
+    sliced = measure_spectra(matrices)
+
+    assert [one.frobenius for one in sliced] == [one.frobenius for one in whole]
+    assert (sliced[1], whole[1]) == (Spectrum(None, None, None), Spectrum(None, None, None))
+    assert [sliced[0].sigma, sliced[2].sigma] == pytest.approx([whole[0].sigma, whole[2].sigma], rel=1e-6)
+    torch.testing.assert_close(matrices, before, rtol=0, atol=0, equal_nan=True)

@@ -118,3 +118,35 @@ def test_the_order_of_rows_is_found_whatever_the_rows_contain() -> None:
     assert unit_order(one, one) != unit_order(one, one[order])
     assert unit_order(one, one[order] * 2) is None
     assert unit_order(one, one[torch.tensor([0, 0, 1, 2])]) is None
+
+
+@pytest.mark.parametrize("size", [0.01, 0.3, 1.0, 3.0])
+def test_the_share_of_flips_is_that_of_its_definition_for_small_and_large_changes(size: float) -> None:
+    before = noise(24, 40)
+    after = before + size * noise(24, 40, seed=1)
+
+    wide, moved = before.double(), after.double()
+    large = 0.5 * wide.square().mean().sqrt()
+    flips = (wide * moved < 0) & (wide.abs() >= large) & (moved.abs() >= large)
+    expected = ((moved - wide).square() * flips).sum() / (moved - wide).square().sum()
+    assert changed(before, after).flipped == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_neither_side_is_changed_by_measuring(dtype: torch.dtype) -> None:
+    before, after = noise(8, 64).to(dtype), noise(8, 64, seed=1).to(dtype)
+    kept = before.clone(), after.clone()
+
+    changed(before, after)
+
+    assert torch.equal(before, kept[0])
+    assert torch.equal(after, kept[1])
+
+
+def test_a_transposed_view_has_the_numbers_of_its_copy() -> None:
+    before, after = noise(64, 40).mT, noise(64, 40, seed=1).mT
+
+    view, copy = changed(before, after), changed(before.contiguous(), after.contiguous())
+
+    assert (view.relative, view.coherent, view.flipped) == (copy.relative, copy.coherent, copy.flipped)
+    assert view.edge_risk == pytest.approx(copy.edge_risk, rel=1e-6)

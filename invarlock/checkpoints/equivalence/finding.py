@@ -16,8 +16,9 @@ from invarlock.checkpoints.families import has_table
 from invarlock.checkpoints.formats.interface import Checkpoint, Defect, Storage
 from invarlock.checkpoints.safetensors_files import CheckpointFiles
 
-# Tensors that are read again soon stay in memory: the last two, and more up to so many bytes.
-RECENT_BYTES = 1 << 28
+# Tensors that are read again soon stay in memory: the last two, and more up to so many bytes. Pages of a file that is
+# mapped count in the resident set for as long as its tensor is kept.
+RECENT_BYTES = 1 << 24
 # A head is the embedding in another form where so much is left of their relative difference at most.
 UNTIED_LEFT = 0.3
 

@@ -58,7 +58,7 @@ def find_order(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
 def order_experts(sides: Sides, experts: Experts) -> Sides:
     """Return both sides with the subject's experts numbered as the baseline's, by their rows of the router."""
     sites = [site for member in experts.members for site in _sites(member)]
-    if not sides.has(experts.router, *sites):
+    if not sides.has(experts.router, *sites) or sides.same(experts.router):
         return sides
     order = find_order(*sides.pair(experts.router))
     if order is None or len(order) != len(experts.members):
@@ -72,16 +72,17 @@ def order_experts(sides: Sides, experts: Experts) -> Sides:
 
 def order_units(sides: Sides, ffn: FeedForward) -> Sides:
     """Return both sides with the subject's hidden units in the baseline's order."""
-    if not sides.has(*_sites(ffn)):
-        return sides
     # a gate has no scale of its own
-    order = find_order(*sides.pair_of_rows(ffn.gate or ffn.up))
+    rows = ffn.gate or ffn.up
+    if not sides.has(*_sites(ffn)) or sides.same(rows.site):
+        return sides
+    order = find_order(*sides.pair_of_rows(rows))
     if order is None:
         return sides
     steps: dict[Site, tuple[Step, ...]] = {ffn.down: (Permute("inputs", order),)}
-    for rows in (ffn.gate, ffn.up):
-        if rows is not None:
-            steps[rows.site] = (*steps.get(rows.site, ()), _of_rows(sides, rows, rows.index[order]))
+    for moved in (ffn.gate, ffn.up):
+        if moved is not None:
+            steps[moved.site] = (*steps.get(moved.site, ()), _of_rows(sides, moved, moved.index[order]))
     if not sides.biases_follow(steps):
         return sides.skip("units", BIAS)
     return sides.with_steps(steps).remove("units", [ffn.down.label], _moved(order))
@@ -90,7 +91,7 @@ def order_units(sides: Sides, ffn: FeedForward) -> Sides:
 def order_heads(sides: Sides, attention: Attention) -> Sides:
     """Return both sides with the subject's heads, and groups of heads, in the baseline's order."""
     query, key, value = attention.query, attention.key, attention.value
-    if not sides.has(query.site, key.site, value.site, attention.output):
+    if not sides.has(query.site, key.site, value.site, attention.output) or sides.same(query.site, key.site):
         return sides
     groups, heads = len(key.index), len(query.index)
     keys = find_order(*(side.flatten(1) for side in sides.pair_of_rows(key)))

@@ -8,6 +8,7 @@ norms folded, RMSNorm commutes with Q; LayerNorm where Q keeps the mean. Q is fo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 
@@ -26,6 +27,9 @@ KEEPS_MEAN = 0.01
 SLICE_ROWS = 8192
 
 
+Pairs = Iterable[tuple[torch.Tensor, torch.Tensor]]
+
+
 def undo_rotation(sides: Sides, anatomy: Anatomy) -> Sides:
     """Return both sides with the subject's residual stream rotated back, unchanged where it is not rotated.
 
@@ -35,13 +39,18 @@ def undo_rotation(sides: Sides, anatomy: Anatomy) -> Sides:
     """
     if not sides.has(*anatomy.embeddings):
         return sides
-    base, own = sides.pair(anatomy.tokens)
-    scale = math.sqrt(energy(base))
-    change = math.sqrt(energy(own - base)) / scale if scale > 0 else 0.0
+    if sides.same(anatomy.tokens):
+        return sides
+
+    def slices() -> Pairs:
+        return sides.slices(anatomy.tokens, SLICE_ROWS)
+
+    scale = math.sqrt(sum(energy(base) for base, _ in slices()))
+    change = math.sqrt(sum(energy(own - base) for base, own in slices())) / scale if scale > 0 else 0.0
     if change < SAME:
         return sides
-    rotation = find_rotation(base, own)
-    left = math.sqrt(_left(base, own, rotation)) / scale
+    rotation = find_rotation(slices())
+    left = math.sqrt(sum(energy(own @ rotation - base) for base, own in slices())) / scale
     if left > MOST_LEFT or left > MOST_LEFT_OF_CHANGE * change:
         return sides
     if anatomy.fixed is not None:
@@ -59,20 +68,13 @@ def undo_rotation(sides: Sides, anatomy: Anatomy) -> Sides:
     return sides.with_steps(steps).remove("rotation", [site.label for site in steps], change)
 
 
-def find_rotation(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return the orthogonal Q for which own Q is nearest to base, float32, shape (features, features)."""
-    product = torch.zeros(own.shape[1], base.shape[1], dtype=torch.float64)
-    for first in range(0, len(base), SLICE_ROWS):
-        part = slice(first, first + SLICE_ROWS)
-        product += own[part].double().mT @ base[part].double()
+def find_rotation(pairs: Pairs) -> torch.Tensor:
+    """Return the orthogonal Q for which own Q is nearest to base, float32, shape (features, features).
+
+    Args:
+        pairs: the rows of base and own, some at a time.
+    """
+    product = sum((own.double().mT @ base.double() for base, own in pairs), torch.zeros((), dtype=torch.float64))
     left, _, right = torch.linalg.svd(product)
     rotation: torch.Tensor = left @ right
     return rotation.float()
-
-
-def _left(base: torch.Tensor, own: torch.Tensor, rotation: torch.Tensor) -> float:
-    """Return the squared difference that a rotation leaves."""
-    return sum(
-        energy(own[first : first + SLICE_ROWS] @ rotation - base[first : first + SLICE_ROWS])
-        for first in range(0, len(base), SLICE_ROWS)
-    )

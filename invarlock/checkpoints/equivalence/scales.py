@@ -26,7 +26,7 @@ MOST_LEFT_BY_ROTATION = 0.25
 
 def undo_unit_scales(sides: Sides, ffn: FeedForward) -> Sides:
     """Return both sides with the scales between the subject's up and down projections undone."""
-    if not sides.has(ffn.up.site, ffn.down):
+    if not sides.has(ffn.up.site, ffn.down) or sides.same(ffn.up.site):
         return sides
     scales = _scales(*sides.pair_of_rows(ffn.up))
     if ffn.freedom == "positive":
@@ -44,14 +44,14 @@ def undo_unit_scales(sides: Sides, ffn: FeedForward) -> Sides:
 def undo_value_rotations(sides: Sides, attention: Attention) -> Sides:
     """Return both sides with the rotations between the subject's value and output projections undone, head by head."""
     value, output = attention.value, attention.output
-    if not sides.has(value.site, output):
+    if not sides.has(value.site, output) or sides.same(value.site):
         return sides
     base, own = sides.pair_of_rows(value)  # (groups, head size, inputs)
     left = [_left_by_scales(*heads) for heads in zip(base, own, strict=True)]
     if not left or max(left) < LEAST_LEFT_BY_SCALES:
         return sides
     # rows are features here: Q maps the subject's columns, taken as points, to the baseline's
-    rotations = torch.stack([find_rotation(before.mT, after.mT) for before, after in zip(base, own, strict=True)])
+    rotations = torch.stack([find_rotation([(before.mT, after.mT)]) for before, after in zip(base, own, strict=True)])
     rotated = rotations.mT @ own
     share = energy(rotated - base) / max(energy(base), 1e-300)
     if share > MOST_LEFT_BY_ROTATION * energy(own - base) / max(energy(base), 1e-300):
@@ -73,7 +73,7 @@ def undo_value_rotations(sides: Sides, attention: Attention) -> Sides:
 def undo_value_scales(sides: Sides, attention: Attention) -> Sides:
     """Return both sides with the scales between the subject's value and output projections undone."""
     value, output = attention.value, attention.output
-    if not sides.has(value.site, output):
+    if not sides.has(value.site, output) or sides.same(value.site):
         return sides
     base, own = sides.pair_of_rows(value)
     scales = _scales(base.flatten(0, 1), own.flatten(0, 1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,6 +18,8 @@ Steps = Mapping[Site, tuple[Step, ...]]
 BIAS_MOVED = 0.01
 # A step that leaves more than this of what a bias differed by did not happen to the bias.
 BIAS_WORSE = 1.1
+# Elements that are squared together, which stay in a cache.
+PART_ELEMENTS = 1 << 18
 # Why a step is not used that the weights alone would explain.
 BIAS = "a bias did not change with its weights"
 
@@ -95,8 +98,27 @@ class Sides:
 
     def pair(self, site: Site) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a matrix of both sides, what is not finite as zero, so that one number does not hide the others."""
-        base, own = self.base_matrix(site), self.own_matrix(site)
-        return torch.nan_to_num(base, 0.0, 0.0, 0.0), torch.nan_to_num(own, 0.0, 0.0, 0.0)
+        return _finite(self.base_matrix(site)), _finite(self.own_matrix(site))
+
+    def same(self, *sites: Site) -> bool:
+        """Return whether each of these matrices is the same on both sides, so that no step can bring it nearer."""
+        return all(self._same(site) for site in sites)
+
+    def _same(self, site: Site) -> bool:
+        if any(site in moved for moved in (self.base_steps, self.own_steps, self.base_sources, self.own_sources)):
+            return False
+        base, own = (_part(side.read(site.tensor), site) for side in (self.base, self.own))
+        return base.dtype == own.dtype and torch.equal(base, own)
+
+    def slices(self, site: Site, rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield some rows at a time of ``pair``; one on which there are no steps is never converted as a whole."""
+        if site in self.base_steps or site in self.own_steps:
+            sides = self.pair(site)
+        else:
+            own_site = self.own_sources.get(site, site)
+            sides = _as_stored(self.base, self.base_sources.get(site, site)), _as_stored(self.own, own_site)
+        for base, own in zip(*(torch.split(side, rows) for side in sides), strict=True):
+            yield _finite(base.float()), _finite(own.float())
 
     def pair_of_rows(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
         """Return some rows of both sides, of shape ``rows.index`` and the inputs."""
@@ -130,7 +152,7 @@ class Sides:
         shapes = (self.base.files.shapes.get(name), self.own.files.shapes.get(name))
         if site.expert is not None or shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 1:
             return True
-        base, own = (torch.nan_to_num(side, 0.0, 0.0, 0.0)[None] for side in self.vector(name))
+        base, own = (_finite(side)[None] for side in self.vector(name))
         base = apply_to_outputs(self.base_steps.get(site, ()), base)
         own = apply_to_outputs(self.own_steps.get(site, ()), own)
         after = apply_to_outputs(steps, own)
@@ -169,13 +191,23 @@ def _joined(one: Steps, other: Mapping[Site, Sequence[Step]]) -> Steps:
 
 
 def _stored(checkpoint: Checkpoint, site: Site) -> torch.Tensor:
-    tensor = checkpoint.read(site.tensor)
-    if site.expert is not None:
-        tensor = tensor[site.expert]
-    module = checkpoint.files.modules[site.tensor]
-    return (tensor.mT if module.transposed else tensor).float()
+    return _as_stored(checkpoint, site).float()
+
+
+def _as_stored(checkpoint: Checkpoint, site: Site) -> torch.Tensor:
+    tensor = _part(checkpoint.read(site.tensor), site)
+    return tensor.mT if checkpoint.files.modules[site.tensor].transposed else tensor
+
+
+def _part(tensor: torch.Tensor, site: Site) -> torch.Tensor:
+    return tensor if site.expert is None else tensor[site.expert]
+
+
+def _finite(matrix: torch.Tensor) -> torch.Tensor:
+    return torch.nan_to_num(matrix, 0.0, 0.0, 0.0)
 
 
 def energy(matrix: torch.Tensor) -> float:
-    """Return the sum of squares."""
-    return float(matrix.double().square().sum())
+    """Return the sum of squares, in float64."""
+    rows = max(1, PART_ELEMENTS * len(matrix) // max(1, matrix.numel()))
+    return math.fsum(float(part.double().square_().sum()) for part in torch.split(matrix, rows))

@@ -16,6 +16,7 @@ from invarlock.checkpoints.equivalence.finding import find_equivalence
 from invarlock.checkpoints.equivalence.orders import find_order
 from invarlock.checkpoints.equivalence.rotation import find_rotation
 from invarlock.checkpoints.equivalence.sides import Sides
+from invarlock.checkpoints.equivalence.steps import Scale
 from invarlock.checkpoints.storage_format import open_checkpoint
 
 Make = Callable[[Any], None]
@@ -341,6 +342,40 @@ def test_a_rotation_is_found_from_more_points_than_features(seed: int, features:
     base = torch.randn(3 * features, features, generator=torch.Generator().manual_seed(seed))
     rotation = made.orthogonal(features, seed % 2**31)
 
-    found = find_rotation(base, base @ rotation)
+    found = find_rotation([(base, base @ rotation)])
 
     torch.testing.assert_close(found, rotation.mT, rtol=1e-3, atol=1e-4)
+
+
+def test_a_matrix_is_the_same_on_both_sides_only_if_its_numbers_are_and_no_step_is_on_it(
+    baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    attention, up = Site("model.layers.0.self_attn.q_proj.weight"), Site("model.layers.0.mlp.up_proj.weight")
+    model = load("qwen2-tiny")
+    with torch.no_grad():
+        model.get_parameter(up.tensor)[3, 5] += 1
+    model.save_pretrained(tmp_path)
+    sides = Sides(open_checkpoint(baselines("qwen2-tiny")), open_checkpoint(tmp_path))
+
+    assert sides.same(attention)
+    assert not sides.same(up)
+    assert not sides.same(attention, up)
+    assert not sides.with_steps({attention: (Scale("outputs", torch.ones(1)),)}).same(attention)
+    assert not sides.with_own_sources({attention: attention}).same(attention)
+
+
+def test_rows_are_read_some_at_a_time_as_they_are_read_together(
+    baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    site = Site("model.embed_tokens.weight")
+    model = load("qwen2-tiny")
+    with torch.no_grad():
+        model.get_parameter(site.tensor)[2, 3] = float("nan")
+    model.save_pretrained(tmp_path)
+    stored = Sides(open_checkpoint(baselines("qwen2-tiny")), open_checkpoint(tmp_path))
+    stepped = stored.with_steps({site: (Scale("inputs", torch.full((stored.pair(site)[0].shape[1],), 2.0)),)})
+
+    for sides in (stored, stepped):
+        parts = [torch.cat(side) for side in zip(*sides.slices(site, 7), strict=True)]
+
+        assert all(torch.equal(part, whole) for part, whole in zip(parts, sides.pair(site), strict=True))

@@ -116,6 +116,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "invarlock/guards/guard.py": GUARDS,
     "invarlock/guards/invariants.py": (*GUARDS, f"{REPORTS}/test_structure.py", f"{REPORTS}/test_verification.py"),
     "invarlock/guards/rmt.py": GUARDS,
+    "invarlock/guards/rmt_families.py": GUARDS,
     "invarlock/guards/spectral.py": GUARDS,
     "invarlock/guards/spectral_page.py": GUARDS,
     "invarlock/guards/spectral_raw.py": GUARDS,

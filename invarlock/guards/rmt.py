@@ -1,7 +1,7 @@
 """The rmt guard's judgement: edge risks of the activations compared with the baseline's on the same windows.
 
-The gate is per family: the largest edge risk of a family may grow by at most epsilon, and may not fall by more than
-``max_fall``. The probe is per module, over more windows.
+The gate fails if more than half of a family's layers moved by more than three epsilons, or if the edge risk of a layer
+more than doubled or halved. The probe is per layer with closer limits, over more windows.
 """
 
 from __future__ import annotations
@@ -9,10 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from invarlock.documents.blocks import Violation
 from invarlock.guards.guard import Guard, NullPart, Probe
+from invarlock.guards.rmt_families import (
+    LAYER_FALL,
+    LAYER_GROWTH,
+    Families,
+    derive_families,
+    epsilon_needed,
+    families_beyond,
+    family_level,
+    family_limit,
+    growth,
+    is_judged_by_largest,
+    layers_beyond,
+)
 from invarlock.judgement.context import Context
 from invarlock.judgement.expectations import comparable
 from invarlock.judgement.gate import Gate, worst_violation
@@ -34,24 +47,25 @@ from invarlock.statistics.rounding import rounded
 Block = Mapping[str, Any]
 Modules = Mapping[str, Block]
 
+# The columns of the page's table of families, and those of a report of the first contract.
+_COLUMNS = (
+    ("family", "more than half of its layers moved by", "limit", "largest growth", "largest fall"),
+    ("change", "limit", "largest_growth", "largest_fall"),
+)
+_FIRST_COLUMNS = (
+    ("family", "largest edge risk, baseline", "subject", "growth", "limit"),
+    ("baseline", "subject", "growth", "epsilon"),
+)
+
 
 class GrowthMetrics(TypedDict):
-    """The extremes of the growth of edge risks."""
+    """The extremes of the growth of edge risks, and what is beyond a limit; no layers under the first contract."""
 
     modules: int
     largest_growth: float | None
     largest_fall: float | None
     violating_families: list[str]
-
-
-class FamilyGrowth(TypedDict):
-    """The largest edge risk of a family on both sides, its growth, and the limit of the growth."""
-
-    modules: int
-    baseline: float | None
-    subject: float | None
-    growth: float | None
-    epsilon: float
+    violating_layers: NotRequired[list[str]]
 
 
 class RmtBlock(TypedDict):
@@ -60,7 +74,7 @@ class RmtBlock(TypedDict):
     status: str
     passed: bool
     metrics: GrowthMetrics
-    families: dict[str, FamilyGrowth]
+    families: Families
     modules: dict[str, float | None]
     violations: list[Violation]
 
@@ -92,32 +106,33 @@ def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any], *, unchanged: 
         raw: ``baseline`` and ``subject``, each with ``modules`` (by name: family, tokens, features, nonfinite,
             edge_risk; null where not measured).
         policy: the ``rmt`` limits.
-        unchanged: whether the subject answers as its baseline does; then a family beyond a limit warns.
+        unchanged: whether the subject answers as its baseline does; then a family or layer beyond a limit warns.
     """
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
-    violations = list(_unmeasured(before, after))
-    severity, more = ("warn", f"; {SAME_ANSWERS}") if unchanged else ("fail", "")
-    families = _families(before, after, policy)
-    for family, row in families.items():
-        if row["growth"] is not None and row["growth"] > row["epsilon"]:
-            reason = f"its largest edge risk grew by {row['growth']:.4g}, limit {row['epsilon']:g}{more}"
-            violations.append(_violation(f"family {family}", severity, reason))
-        elif row["growth"] is not None and row["growth"] < -policy["max_fall"]:
-            reason = f"its largest edge risk fell by {-row['growth']:.4g}, limit {policy['max_fall']:g}{more}"
-            violations.append(_violation(f"family {family}", severity, reason))
     growths = _growths(before, after)
-    known = [growth for growth in growths.values() if growth is not None]
+    families, first = derive_families(raw, policy), is_judged_by_largest(raw)
+    beyond = [(f"family {family}", reason) for family, reason in families_beyond(families, policy)]
+    layers = [] if first else list(layers_beyond(growths, LAYER_GROWTH, LAYER_FALL))
+    severity, more = ("warn", f"; {SAME_ANSWERS}") if unchanged else ("fail", "")
+    violations = [
+        *_unmeasured(before, after),
+        *(_violation(name, severity, f"{reason}{more}") for name, reason in (*beyond, *layers)),
+    ]
+    known = [moved for moved in growths.values() if moved is not None]
     severities = {violation["severity"] for violation in violations}
     status = next((severity for severity in ("error", "fail", "warn") if severity in severities), "pass")
+    metrics: GrowthMetrics = {
+        "modules": len(growths),
+        "largest_growth": max(known, default=None),
+        "largest_fall": min(known, default=None),
+        "violating_families": [name for name, _ in beyond],
+    }
+    if not first:
+        metrics["violating_layers"] = [name for name, _ in layers]
     return {
         "status": status,
         "passed": status in ("pass", "warn"),
-        "metrics": {
-            "modules": len(growths),
-            "largest_growth": max(known, default=None),
-            "largest_fall": min(known, default=None),
-            "violating_families": [row["module"] for row in violations if row["module"].startswith("family ")],
-        },
+        "metrics": metrics,
         "families": families,
         "modules": growths,
         "violations": violations,
@@ -135,13 +150,9 @@ def derive_rmt_probe(raw: Mapping[str, Any], policy: Mapping[str, Any]) -> RmtPr
     violations = list(_unmeasured(before, after))
     growths = _growths(before, after)
     own = policy.get("epsilon_by_module", {})
-    for name, growth in growths.items():
-        epsilon = own.get(name, policy["probe_epsilon"])
-        if growth is not None and growth > epsilon:
-            violations.append(_violation(name, "fail", f"its edge risk grew by {growth:.4g}, limit {epsilon:g}"))
-        elif growth is not None and growth < -policy["max_fall"]:
-            reason = f"its edge risk fell by {-growth:.4g}, limit {policy['max_fall']:g}"
-            violations.append(_violation(name, "fail", reason))
+    for name, moved in growths.items():
+        beyond = layers_beyond({name: moved}, own.get(name, policy["probe_epsilon"]), policy["max_fall"])
+        violations += [_violation(layer, "fail", reason) for layer, reason in beyond]
     found = [row["module"] for row in violations if row["severity"] in ("error", "fail")]
     return {"detected": bool(found), "detected_modules": found, "modules": growths, "violations": violations}
 
@@ -168,34 +179,8 @@ def _unmeasured(before: Modules, after: Modules) -> Iterator[Violation]:
 def _growths(before: Modules, after: Modules) -> dict[str, float | None]:
     """Return subject / baseline - 1 for each module of both sides, None if one was not measured."""
     return {
-        name: _growth(before[name]["edge_risk"], after[name]["edge_risk"]) for name in sorted(before) if name in after
+        name: growth(before[name]["edge_risk"], after[name]["edge_risk"]) for name in sorted(before) if name in after
     }
-
-
-def _growth(before: float | None, after: float | None) -> float | None:
-    if before is None or after is None:
-        return None
-    # a layer whose every feature is constant has no edge risk; that is a fall, or nothing
-    return rounded(after / before - 1.0) if before > 0 else (0.0 if after == 0 else None)
-
-
-def _families(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dict[str, FamilyGrowth]:
-    families: dict[str, FamilyGrowth] = {}
-    own = policy.get("epsilon_by_family", {})
-    for family in sorted({row["family"] for row in before.values()}):
-        names = [name for name, row in before.items() if row["family"] == family and name in after]
-        pairs = [(before[name]["edge_risk"], after[name]["edge_risk"]) for name in names]
-        measured = [(first, second) for first, second in pairs if first is not None and second is not None]
-        largest = max((first for first, _ in measured), default=None)
-        grown = max((second for _, second in measured), default=None)
-        families[family] = {
-            "modules": len(names),
-            "baseline": largest,
-            "subject": grown,
-            "growth": _growth(largest, grown),
-            "epsilon": own.get(family, policy["epsilon"]),
-        }
-    return families
 
 
 def _judge(raw: Block, limits: Block, context: Context) -> RmtBlock:
@@ -211,24 +196,31 @@ def _gates(block: Block, limits: Block) -> list[Gate]:
 
 
 def _limits_used(block: Block, limits: Block) -> Shares:
-    broken = [row for row in block["violations"] if row["severity"] in ("error", "fail")]
-    if any(not row["module"].startswith("family ") for row in broken):
+    metrics = block["metrics"]
+    of_limits = {*metrics["violating_families"], *metrics.get("violating_layers", ())}
+    if any(row["severity"] in ("error", "fail") and row["module"] not in of_limits for row in block["violations"]):
         return {"rmt.epsilon": None}
-    families = [row for row in block["families"].values() if row["growth"] is not None]
+    families = [row for row in block["families"].values() if family_level(row) is not None]
+    used = {"rmt.epsilon": largest_share(share_of(family_level(row), family_limit(row)) for row in families)}
+    if "violating_layers" not in metrics:
+        return {**used, "rmt.max_fall": largest_share(share_of(-row["growth"], limits["max_fall"]) for row in families)}
     return {
-        "rmt.epsilon": largest_share(share_of(row["growth"], row["epsilon"]) for row in families),
-        "rmt.max_fall": largest_share(share_of(-row["growth"], limits["max_fall"]) for row in families),
+        **used,
+        "rmt.layer_growth": largest_share(share_of(row["largest_growth"], LAYER_GROWTH) for row in families),
+        "rmt.layer_fall": largest_share(share_of(-row["largest_fall"], LAYER_FALL) for row in families),
     }
 
 
+def _signalled_modules(block: Block) -> list[str] | None:
+    if "metrics" not in block:
+        return None
+    return [*block["metrics"]["violating_families"], *block["metrics"].get("violating_layers", ())]
+
+
 def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
-    yield data_table(
-        ("family", "largest edge risk, baseline", "subject", "growth", "limit"),
-        [
-            (family, *map(number_cell, (row[key] for key in ("baseline", "subject", "growth", "epsilon"))))
-            for family, row in islice(sorted(block["families"].items()), MAX_ROWS)
-        ],
-    )
+    families = list(islice(sorted(block["families"].items()), MAX_ROWS))
+    heading, keys = _COLUMNS if "violating_layers" in block["metrics"] else _FIRST_COLUMNS
+    yield data_table(heading, [(family, *map(number_cell, (row[key] for key in keys))) for family, row in families])
     yield data_table(
         ("layer", "growth of its edge risk"),
         [(element("code", module), number_cell(block["modules"][module])) for module in most_changed(block["modules"])],
@@ -260,7 +252,8 @@ def _raw_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterat
 
 def _null_families(change: NullChange, policy: Block) -> dict[str, float]:
     families = derive_rmt(change.pair("rmt"), policy["rmt"])["families"]
-    return {name: row["growth"] for name, row in families.items() if row["growth"] is not None}
+    levels = {name: family_level(row) for name, row in families.items()}
+    return {name: level for name, level in levels.items() if level is not None}
 
 
 def _null_modules(change: NullChange, policy: Block) -> dict[str, float]:
@@ -315,7 +308,7 @@ RMT = Guard(
     flags=("rmt_stable",),
     gates=_gates,
     limits_used=_limits_used,
-    signalled_modules=lambda block: block.get("metrics", {}).get("violating_families"),
+    signalled_modules=_signalled_modules,
     raw_problems=_raw_problems,
     probe=Probe("rmt_probe", _judge_probe, in_null_runs=True),
     null=NullPart(lambda change: change.pair("rmt")),
@@ -328,7 +321,7 @@ RMT = Guard(
             "rmt.epsilon",
             largest_with_margin,
             of_change=lambda change, policy: list(_null_families(change, policy).values()),
-            of_report=lambda block: [row["growth"] for row in block["families"].values()],
+            of_report=lambda block: [epsilon_needed(row) for row in block["families"].values()],
         ),
         FittedLimit(
             "rmt.probe_epsilon",

@@ -42,6 +42,7 @@ CONTRACT: Mapping[str, Any] = {
     "min_tokens": MIN_TOKENS,
     "windows": {"report": REPORT_WINDOWS, "probe": PROBE_WINDOWS, "choice": "evenly spaced over the final windows"},
     "scope": ["attn", "ffn"],
+    "judged": "what more than half of a family's layers moved by, and each layer",
 }
 
 

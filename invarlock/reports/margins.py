@@ -4,7 +4,7 @@ Example::
 
     used = limits_used(report)
     used["primary_metric.ratio_limit"]      # 0.2: the upper end is 1.02, the limit 1.1
-    used["rmt.epsilon"]                     # 0.3: the family that grew most uses 30 % of its limit
+    used["rmt.epsilon"]                     # 0.3: the family that moved most uses 30 % of its limit
 
 A gate may pass only narrowly and fail on other windows. The share of the limit shows how close it is.
 """

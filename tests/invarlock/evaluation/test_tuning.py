@@ -208,7 +208,7 @@ def test_the_model_of_a_folder_is_tuned_and_other_entries_are_kept(
     assert [row["holds"] for row in entry["evidence"]] == [True, True]
     used = entry["evidence"][-1]["limits_used"]
     assert {"primary_metric.ratio_limit", "primary_metric.drift_band", "primary_metric_tail.limit"} < used.keys()
-    assert {"spectral.max_caps", "spectral.change.coherent_share", "rmt.epsilon", "rmt.max_fall"} < used.keys()
+    assert {"spectral.max_caps", "spectral.change.coherent_share", "rmt.epsilon", "rmt.layer_fall"} < used.keys()
     assert all(share <= 0.5 for name, share in used.items() if not name.startswith("variance."))
     assert all(len(row["reports"]) == 1 for row in entry["evidence"])
     before = json.loads((SUITES / "tuned_edit_params.json").read_bytes())["models"]

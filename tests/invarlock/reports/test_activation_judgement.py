@@ -1,27 +1,42 @@
 """What follows from edge risks and outputs: growth and collapse, proposals and their gain."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from invarlock.guards.rmt import derive_rmt, derive_rmt_probe
+from invarlock.guards.rmt import RMT, derive_rmt, derive_rmt_probe
+from invarlock.guards.rmt_families import FIRST_CONTRACT
 from invarlock.guards.variance import derive_variance, derive_ve_probe, propose_scales
 from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.reports.policy import resolve_policy
 
 POLICY = resolve_policy("balanced", "dev", {})
 BOOTSTRAP = {"replicates": 200, "alpha": 0.05, "seed": 1}
+# The edge risks of 210 layers in 30 blocks, measured on real weights; the document says how.
+SMOLLM2 = json.loads((Path(__file__).parents[2] / "data/edge_risks/smollm2-135m.json").read_bytes())
 
 
-def side(**risks: float | None) -> dict[str, Any]:
+def side(contract: str = "0" * 16, **risks: float | None) -> dict[str, Any]:
     rows = {
         name: {
             "family": name.partition("_")[0], "tokens": 100, "features": 8, "nonfinite": 0, "edge_risk": risk,
         }
         for name, risk in risks.items()
     }  # fmt: skip
-    return {"measurement_contract_hash": "0" * 16, "modules": rows}
+    return {"measurement_contract_hash": contract, "modules": rows}
+
+
+def first_contract(**risks: float | None) -> dict[str, Any]:
+    """Return a side that was measured when families were judged by their largest edge risk."""
+    return side(FIRST_CONTRACT, **risks)
+
+
+def of_smollm2(risks: Sequence[float], contract: str = "0" * 16) -> dict[str, Any]:
+    named = dict(zip(SMOLLM2["layers"], risks, strict=True))
+    return side(contract, **{f"{'attn' if 'attn' in name else 'ffn'}_{name}": risk for name, risk in named.items()})
 
 
 def rmt(before: dict[str, Any], after: dict[str, Any]) -> Any:
@@ -36,15 +51,124 @@ def test_the_same_on_both_sides_passes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("moved", "status"),
+    [
+        # at the limit, two of five beyond it, and one of two
+        ((1.03, 1.03, 1.03, 1.03, 1.2), "pass"),
+        ((1.0, 1.0, 1.0, 1.2, 1.2), "pass"),
+        ((1.0, 1.2), "pass"),
+        ((1.04, 1.2), "fail"),
+        ((1.0, 1.0, 1.031, 1.031, 1.031), "fail"),
+        # growth and fall count alike
+        ((1.0, 0.96, 1.04, 0.96, 1.04), "fail"),
+    ],
+)
+def test_a_family_fails_if_more_than_half_of_its_layers_moved_beyond_its_limit(
+    moved: tuple[float, ...], status: str
+) -> None:
+    block = rmt(
+        side(**{f"ffn_{layer}": 2.0 for layer in range(len(moved))}),
+        side(**{f"ffn_{layer}": 2.0 * factor for layer, factor in enumerate(moved)}),
+    )
+
+    assert block["status"] == status
+    assert block["metrics"]["violating_families"] == (["family ffn"] if status == "fail" else [])
+    assert block["metrics"]["violating_layers"] == []
+
+
+def test_the_level_of_a_family_is_the_median_of_its_layers_changes_and_its_limit_three_epsilons() -> None:
+    before, after = (
+        side(ffn_a=1.0, ffn_b=1.0, ffn_c=1.0, ffn_d=1.0),
+        side(ffn_a=0.99, ffn_b=1.2, ffn_c=0.96, ffn_d=1.05),
+    )
+
+    block = rmt(before, after)
+
+    assert block["families"]["ffn"] == {
+        "modules": 4, "change": 0.04, "limit": 0.03, "largest_growth": 0.2, "largest_fall": -0.04,
+    }  # fmt: skip
+    assert block["violations"] == [
+        {
+            "module": "family ffn", "severity": "fail",
+            "reason": "more than half of its edge risks moved by 0.04, limit 0.03",
+        }
+    ]  # fmt: skip
+    learned = {**POLICY["rmt"], "epsilon_by_family": {"ffn": 0.02}}
+    assert derive_rmt({"baseline": before, "subject": after}, learned)["status"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"),
+    [
+        (2.0, None),
+        (2.01, "its edge risk grew by 1.01, limit 1"),
+        (0.5, None),
+        (0.49, "its edge risk fell by 0.51, limit 0.5"),
+    ],
+)
+def test_one_layer_beyond_its_limit_fails_whatever_the_others_do(factor: float, reason: str | None) -> None:
+    others = {f"attn_{layer}": 5.0 for layer in range(50)}
+
+    block = rmt(side(attn_late=2.0, **others), side(attn_late=2.0 * factor, **others))
+
+    assert block["status"] == ("fail" if reason else "pass")
+    assert [row["reason"] for row in block["violations"]] == ([reason] if reason else [])
+    assert RMT.signalled_modules(block) == (["attn_late"] if reason else [])
+
+
+@pytest.mark.parametrize("name", SMOLLM2["harmless"])
+def test_harmless_edits_of_a_model_of_thirty_blocks_pass(name: str) -> None:
+    edit = SMOLLM2["harmless"][name]
+
+    block = rmt(of_smollm2(SMOLLM2["baseline"]), of_smollm2(edit["edge_risks"]))
+
+    assert edit["kl"] < 0.06
+    assert (block["status"], block["violations"]) == ("pass", [])
+    # with some room: two fifths more would pass as well
+    assert all(share is not None and share < 0.7 for share in RMT.limits_used(block, POLICY["rmt"]).values())
+
+
+@pytest.mark.parametrize("name", SMOLLM2["broken"])
+def test_a_model_of_thirty_blocks_that_is_broken_in_all_or_in_one_late_block_fails(name: str) -> None:
+    edit = SMOLLM2["broken"][name]
+
+    block = rmt(of_smollm2(SMOLLM2["baseline"]), of_smollm2(edit["edge_risks"]))
+
+    assert block["status"] == "fail"
+    assert max(share or 0.0 for share in RMT.limits_used(block, POLICY["rmt"]).values()) > 1
+
+
+def test_reports_of_the_first_contract_are_judged_by_the_largest_edge_risk_as_they_were() -> None:
+    def judge(name: str, kind: str) -> str:
+        sides = [SMOLLM2["baseline"], SMOLLM2[kind][name]["edge_risks"]]
+        return str(rmt(*(of_smollm2(risks, FIRST_CONTRACT) for risks in sides))["status"])
+
+    # a false alarm and a blind spot, which a report that was made with them keeps
+    assert judge("magnitude_prune:0.08:ffn", "harmless") == "fail"
+    assert judge("output projection of block 25 zero", "broken") == "pass"
+
+
+@pytest.mark.parametrize(
     ("after", "status"),
     [(2.02, "pass"), (2.021, "fail"), (1.8, "pass"), (1.79, "fail")],
 )
-def test_growth_and_collapse_of_a_family_are_both_seen(after: float, status: str) -> None:
-    assert rmt(side(ffn_a=2.0, ffn_b=1.0), side(ffn_a=after, ffn_b=1.0))["status"] == status
+def test_growth_and_collapse_of_the_largest_of_a_family_fail_under_the_first_contract(
+    after: float, status: str
+) -> None:
+    block = rmt(first_contract(ffn_a=2.0, ffn_b=1.0), first_contract(ffn_a=after, ffn_b=0.1))
+
+    assert block["status"] == status
+    assert block["families"]["ffn"].keys() == {"modules", "baseline", "subject", "growth", "epsilon"}
+    assert "violating_layers" not in block["metrics"]
+    used = RMT.limits_used(block, POLICY["rmt"])
+    assert used == {
+        "rmt.epsilon": pytest.approx(max(0.0, after / 2 - 1) / 0.01),
+        "rmt.max_fall": pytest.approx(max(0.0, 1 - after / 2) / 0.1),
+    }
 
 
 def test_growth_that_changes_no_answer_warns_and_activations_that_are_not_finite_fail() -> None:
-    raw = {"baseline": side(ffn_a=2.0, attn_a=1.0), "subject": side(ffn_a=3.0, attn_a=0.5)}
+    raw = {"baseline": side(ffn_a=2.0, attn_a=1.0), "subject": side(ffn_a=4.1, attn_a=0.5)}
     broken = {"baseline": side(ffn_a=2.0), "subject": side(ffn_a=2.0)}
     broken["subject"]["modules"]["ffn_a"]["nonfinite"] = 1
 
@@ -52,6 +176,7 @@ def test_growth_that_changes_no_answer_warns_and_activations_that_are_not_finite
 
     assert (block["status"], block["passed"]) == ("warn", True)
     assert block["metrics"]["violating_families"] == ["family attn", "family ffn"]
+    assert block["metrics"]["violating_layers"] == ["ffn_a"]
     assert all(row["reason"].endswith(SAME_ANSWERS) for row in block["violations"])
     assert derive_rmt(raw, POLICY["rmt"])["status"] == "fail"
     assert derive_rmt(broken, POLICY["rmt"], unchanged=True)["status"] == "fail"
@@ -63,8 +188,10 @@ def test_a_family_is_judged_by_those_of_its_modules_that_both_sides_measured() -
     block = rmt(before, after)
 
     row = block["families"]["ffn"]
-    assert (row["modules"], row["baseline"], row["subject"], row["growth"]) == (3, 2.0, 1.9, -0.05)
-    assert block["status"] == "warn"
+    assert (row["modules"], row["change"], row["largest_growth"]) == (3, 0.05, -0.05)
+    assert block["status"] == "fail"
+    old = rmt(first_contract(ffn_a=2.0, ffn_b=3.0), first_contract(ffn_a=1.9, ffn_b=None))["families"]["ffn"]
+    assert (old["baseline"], old["subject"], old["growth"]) == (2.0, 1.9, -0.05)
     assert block["modules"] == {"ffn_a": -0.05, "ffn_b": None, "ffn_c": None}
 
 
@@ -78,7 +205,7 @@ def test_no_growth_is_counted_from_zero_and_a_layer_that_stays_at_zero_has_not_m
     assert rmt(side(ffn_a=2.0), side(ffn_a=0.0))["modules"] == {"ffn_a": -1.0}
 
 
-def test_a_module_that_is_not_the_largest_of_its_family_is_judged_by_the_probe_alone() -> None:
+def test_a_layer_that_moved_within_the_limit_of_one_is_judged_by_the_probe_alone() -> None:
     raw = {"baseline": side(ffn_a=2.0, ffn_b=1.0), "subject": side(ffn_a=2.0, ffn_b=1.2)}
 
     assert derive_rmt(raw, POLICY["rmt"])["status"] == "pass"

@@ -25,6 +25,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "packer/format/contents.py": (f"{PACKER}/test_sealed_files.py", *VERIFYING),
     "packer/format/layout.py": VERIFYING,
     "packer/format/pack_folder.py": (
+        f"{PACKER}/test_pack_folder.py",
         f"{PACKER}/test_sealed_files.py",
         f"{PACKER}/test_hostile_packs.py",
         f"{PACKER}/test_transport.py",

@@ -16,6 +16,7 @@ from invarlock.packer.format.checksums import CONTROL_FILES, check_path, read_ch
 from invarlock.packer.format.limits import MAX_FILES, MAX_PATH_BYTES, MAX_PATH_SEGMENTS
 
 from invarlock.errors import IntegrityError
+from invarlock.problems import Code
 
 DIGEST = "0123456789abcdef" * 4
 # Parts that paths are dangerous by, and any text.
@@ -105,6 +106,22 @@ def test_twins_by_case_or_normalisation_are_refused(twins: tuple[str, str]) -> N
     assert same_name(twins[0]) == same_name(twins[1])
     assert all(map(is_safe, twins))
     assert not can_be_sealed(twins)
+
+
+@pytest.mark.parametrize(("segments", "safe"), [(16, True), (17, False), (30, False)])
+def test_a_path_has_at_most_sixteen_segments(segments: int, safe: bool) -> None:
+    path = "/".join("a" * segments)
+
+    assert is_safe(path) is safe
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", f"{DIGEST} b", f"{DIGEST}  a", f"{DIGEST}  manifest.json"])
+def test_the_line_that_is_wrong_is_named(wrong: str) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        read_checksums(f"{DIGEST}  a\n{DIGEST}  c\n{wrong}\n".encode())
+
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.where, problem.field) == (Code.CHECKSUMS_MALFORMED, "checksums.sha256", "line 3")
 
 
 def test_any_bytes_are_checksums_or_a_refusal() -> None:

@@ -70,6 +70,18 @@ def test_as_many_tensors_as_there_are_may_be_edited_and_none_more(documents: Doc
     assert wrong == {changed - 1: field, changed: [], stored: [], stored + 1: field}
 
 
+@pytest.mark.parametrize(
+    ("dtype", "counted"), [("F32", True), ("BF16", True), ("F8_E4M3", True), ("I64", False), ("U8", False)]
+)
+def test_numbers_of_a_baseline_that_are_not_floats_are_no_parameters(
+    dtype: str, counted: bool, documents: Documents
+) -> None:
+    metadata, report, scenario = documents
+    report["invariants"]["raw"]["baseline"]["tensors"]["more"] = {"dtype": dtype, "shape": [7, 3]}
+
+    assert ((Code.EDIT_METADATA_DIFFERS, "coverage.total_params") in found(metadata, report, scenario)) is counted
+
+
 def test_every_parameter_may_be_edited(documents: Documents) -> None:
     coverage = documents[0]["coverage"]
     coverage.update(edited_params=coverage["total_params"], coverage_ratio=1.0)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from invarlock.packer.format import pack_folder
 from invarlock.packer.format.pack_folder import open_pack
 
 from invarlock.digests import sha256_hex
@@ -40,6 +41,33 @@ def test_a_file_is_read_digested_and_listed_by_its_path(folder: Path) -> None:
         [],
     )
     assert (data, digest, sum(counted)) == (b"[1, 2]", sha256_hex(b"[1, 2]"), 6)
+
+
+def test_a_file_is_read_whole_where_a_read_returns_less_than_was_wanted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, count: read(descriptor, min(count, 2)))
+
+    with open_pack(folder) as pack:
+        assert pack.read("reports/one.json", 6) == b"[1, 2]"
+
+
+@pytest.mark.parametrize(("links", "cut_off"), [(1, False), (2, True)])
+def test_a_listing_that_does_not_reach_the_files_of_a_folder_says_so(
+    links: int, cut_off: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_folder, "MAX_FILES", 2)
+    monkeypatch.setattr(pack_folder, "MAX_FOLDERS", 2)
+    for number in range(links):
+        (folder / f"link_{number}").symlink_to("manifest.json")
+
+    with open_pack(folder) as pack:
+        listing = pack.listing()
+
+    # the manifest, the folder, its file and the links are counted: four entries are allowed
+    assert listing.cut_off is cut_off
+    assert ("reports/one.json" in listing.files) is not cut_off
 
 
 def test_added_files_are_read_as_if_they_were_there_and_stay_bounded(folder: Path) -> None:

@@ -15,6 +15,8 @@ from packs import FAULT, MODEL, REPORT, STRESS, TIME, VERDICT, pack_files
 
 from invarlock.jsonio import dump_json
 from invarlock.problems import Code
+from invarlock.reports.derivation import compose, strip
+from invarlock.reports.repeats import repeats_document
 
 Files = dict[str, bytes]
 
@@ -164,6 +166,39 @@ def test_a_file_among_reports_that_follows_from_none_is_a_problem(name: str, fil
     found = check_results(MemoryFiles({**files, path: b"{}"}), results_of(files))
 
     assert [(problem.code, problem.where) for problem in found.problems] == [(Code.FILE_DOES_NOT_FOLLOW, path)]
+
+
+def test_the_repeats_of_a_report_belong_to_it(files: Files) -> None:
+    path, report = layout.sibling(REPORT, layout.REPEATS), json.loads(files[REPORT])
+    repeated = {**files, path: dump_json(repeats_document(report, [report]))}
+    found = results_of(repeated)
+    derived = derive_results(found, derive_verdict(found, TIME, frozenset()))
+    written = {one: dump_json(document) for one, document in derived.items() if one in files or "repeats" in one}
+
+    checked = check_results(MemoryFiles({**repeated, **written}), found)
+
+    assert checked.problems == ()
+    assert json.loads(written[layout.REPEATS_SUMMARY])["cases"].keys() == {REPORT}
+
+
+def test_each_report_is_compared_with_the_baseline_of_its_own_model(files: Files) -> None:
+    other = {path.replace(MODEL, "a__model"): data for path, data in files.items() if path.startswith(("rep", "base"))}
+
+    found = examine_reports(MemoryFiles({**files, **other}))
+
+    assert len(found.baselines) == 2
+    assert Code.BASELINE_MISSING not in {problem.code for problem in found.problems}
+
+
+def test_a_preset_is_compared_with_the_baseline_and_not_with_what_a_report_says_of_it(files: Files) -> None:
+    raw = strip(json.loads(files[STRESS]))
+    raw["baseline_ref"]["digest"] = f"sha256:{'0' * 64}"
+
+    found = examine_reports(MemoryFiles({**files, STRESS: dump_json(compose(raw))}))
+
+    about = {(problem.code, problem.field) for problem in found.problems if problem.where == STRESS}
+    assert any(code is not Code.PRESET_DIFFERS and "digest" in field for code, field in about), about
+    assert Code.PRESET_DIFFERS not in {code for code, _ in about}
 
 
 def test_the_first_of_many_differences_are_listed_with_the_number_of_the_others(files: Files) -> None:

@@ -119,6 +119,13 @@ def test_the_lowest_failing_class_decides(pack: Path) -> None:
     assert strict(pack).code == 3
 
 
+def test_a_result_says_that_reports_were_verified_unless_only_bytes_were_checked(pack: Path) -> None:
+    whole, bytes_alone = (verify_pack(pack, VerifyOptions(report_assurance=one)) for one in ("report", "off"))
+
+    assert (whole.code, whole.reports_verified) == (0, True)
+    assert (bytes_alone.code, bytes_alone.reports_verified) == (0, False)
+
+
 def test_without_report_assurance_only_bytes_are_checked(pack: Path, reseal: Reseal) -> None:
     edit_json(pack / REPORT, lambda report: report["primary_metric"].update(ratio_vs_baseline=0.5))
     reseal(pack)

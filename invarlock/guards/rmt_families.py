@@ -48,7 +48,7 @@ class FamilyChange(TypedDict):
     largest_fall: float | None
 
 
-Families = Mapping[str, FamilyGrowth] | Mapping[str, FamilyChange]
+Families = Mapping[str, FamilyGrowth | FamilyChange]
 
 
 def growth(before: float | None, after: float | None) -> float | None:
@@ -73,7 +73,8 @@ def derive_families(raw: Block, policy: Block) -> Families:
     """
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     derive = _by_largest if is_judged_by_largest(raw) else _by_most_layers
-    own, families = policy.get("epsilon_by_family", {}), {}
+    own = policy.get("epsilon_by_family", {})
+    families: dict[str, FamilyGrowth | FamilyChange] = {}
     for family in sorted({row["family"] for row in before.values()}):
         names = [name for name, row in before.items() if row["family"] == family and name in after]
         pairs = [(before[name]["edge_risk"], after[name]["edge_risk"]) for name in names]
@@ -100,7 +101,7 @@ def epsilon_needed(row: Block) -> float | None:
     return level if level is None or "change" not in row else rounded(level / EPSILONS)
 
 
-def families_beyond(families: Families, policy: Block) -> Iterator[tuple[str, str]]:
+def families_beyond(families: Mapping[str, Block], policy: Block) -> Iterator[tuple[str, str]]:
     """Yield each family beyond its limit, with the reason."""
     for family, row in families.items():
         level = family_level(row)

@@ -19,7 +19,7 @@ BOOTSTRAP = {"replicates": 200, "alpha": 0.05, "seed": 1}
 SMOLLM2 = json.loads((Path(__file__).parents[2] / "data/edge_risks/smollm2-135m.json").read_bytes())
 
 
-def side(contract: str = "0" * 16, **risks: float | None) -> dict[str, Any]:
+def side(contract: str = "0" * 16, /, **risks: float | None) -> dict[str, Any]:
     rows = {
         name: {
             "family": name.partition("_")[0], "tokens": 100, "features": 8, "nonfinite": 0, "edge_risk": risk,

@@ -150,8 +150,8 @@ def diverge(scores: TokenScores, targets: torch.Tensor, kept: BaselineTokens) ->
     if known is not None:
         before, own = before.masked_fill(~known, LEAST), own.masked_fill(~known, LEAST)
         uncompared = rest_mass(BaselineTokens(kept.ids, before, kept.target))
-    rows = (part.flatten(0, 1).split(CACHED_POSITIONS) for part in (before, own))
-    kl = torch.cat([_kl(one, other) for one, other in zip(*rows, strict=True)]).unflatten(0, before.shape[:2])
+    rows = (torch.split(part.flatten(0, 1), CACHED_POSITIONS) for part in (before, own))
+    kl = torch.cat([_kl(one, other) for one, other in zip(*rows, strict=True)]).view(before.shape[:2])
     target = scores.of_tokens(targets[..., None])[..., 0]
     return Divergence(kl, same, target.double().exp() - kept.target.double().exp(), uncompared)
 

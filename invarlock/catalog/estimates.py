@@ -27,14 +27,12 @@ ACTIVATION_WINDOWS = 16
 # subject and its difference. They read memory more than they compute.
 BASELINE_SPECTRA = 3_000
 SUBJECT_SPECTRA = 4_000
-# As benchmarks/memory.py measured them, with a margin: Python with PyTorch and a chunk of logits; then, times the
-# weights as float32, the loaded model, the mapped files of subject and baseline, and matrices being measured.
-PROCESS_BYTES = 800_000_000
-WEIGHTS = 3
+# As benchmarks/memory.py measured them, with a margin: Python with PyTorch and the logits of a forward pass; then times
+# the weights as float32, the loaded model and its mapped file while it is loaded, which may be float32 as well. Before
+# that, matrices are measured one at a time, each with two float32 copies at most.
+PROCESS_BYTES = 700_000_000
+WEIGHTS = 2
 FLOAT32_BYTES = 4
-# Large embeddings of small models, and what the allocator keeps; it does not grow with larger models.
-MATRICES = 2
-MATRICES_BYTES = 1_500_000_000
 # A forward pass: bytes a token for each unit of the square root of the parameters, which a block's width follows.
 TOKEN_BYTES = 5
 # Eager attention: tables of every token of a window against every other, for each head, as float32; a model of this
@@ -86,11 +84,10 @@ def process_bytes(parameters: int, tokens: int, seq_len: int) -> int:
         seq_len: tokens of a window.
     """
     weights = parameters * FLOAT32_BYTES
-    matrices = min(MATRICES * weights, MATRICES_BYTES)
     activations = int(TOKEN_BYTES * tokens * math.sqrt(parameters))
     heads = min(MOST_HEADS, math.sqrt(parameters) / ROOT_OF_PARAMETERS_A_HEAD)
     attention = int(ATTENTION_TABLES * FLOAT32_BYTES * tokens * seq_len * heads)
-    return PROCESS_BYTES + WEIGHTS * weights + matrices + max(activations, attention)
+    return PROCESS_BYTES + WEIGHTS * weights + max(activations, attention)
 
 
 def estimate_line(seconds: float | None, memory_bytes: int, disk_bytes: int, speed: MachineSpeed | None) -> str:

@@ -79,7 +79,8 @@ def test_the_model_that_llama_cpp_computes_is_its_baseline(gguf: Path, baseline:
         code, report = evaluate(baseline, server.url, tmp_path / "out")
 
     assert code == 0
-    assert report["fidelity"]["top_k"] == 64
+    # of the numbers that are tried, the largest that the server gives
+    assert report["fidelity"]["top_k"] == 50
     assert report["fidelity"]["kl_mean"] < 0.02
     assert report["primary_metric"]["ratio_vs_baseline"] == pytest.approx(1, abs=0.02)
 

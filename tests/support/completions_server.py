@@ -34,7 +34,8 @@ class Dialect:
     """``prompt_logprobs`` as vLLM, or ``echo`` as the older OpenAI API, with at most ``most`` tokens a position.
 
     With ``takes_ids`` false a prompt is text alone; ``late`` gives each token the distribution after itself, and
-    ``bos`` is put before a text and left out of the answer, as llama-cpp-python's server does both.
+    ``bos`` is put before a text and left out of the answer, as llama-cpp-python's server does both. ``refuses_with`` is
+    the status of what it cannot take.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Dialect:
     takes_ids: bool = True
     late: bool = False
     bos: int | None = None
+    refuses_with: int = 400
 
 
 @dataclass
@@ -49,7 +51,8 @@ class Server:
     """A running server: how it answers, what it does wrong, and the requests it received.
 
     ``misbehave`` returns another answer, or bytes that are none. ``statuses``, with headers, are those of the next
-    answers; ``facts`` of its models, ``version`` and ``fingerprint`` are what it states.
+    answers; ``facts`` of its models, ``version`` and ``fingerprint`` are what it states. The next ``cut`` answers
+    break off in the middle.
     """
 
     url: str
@@ -59,6 +62,7 @@ class Server:
     facts: dict[str, Any] = field(default_factory=dict)
     version: str | None = None
     fingerprint: str | None = None
+    cut: int = 0
     statuses: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -74,10 +78,9 @@ def serve_model(folder: Path, dialect: Dialect) -> Iterator[Server]:
     model = load(folder, dtype=torch.float32, attn_implementation="eager").eval()
     loader: Any = PreTrainedTokenizerFast
     tokenizer = loader.from_pretrained(folder)
-    lock = threading.Lock()
 
     def logits(ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        with lock, torch.inference_mode():
+        with torch.inference_mode():
             return np.asarray(model(input_ids=torch.tensor([list(ids)])).logits[0].float().numpy())
 
     with serve(logits, tokenizer, dialect) as server:
@@ -86,8 +89,13 @@ def serve_model(folder: Path, dialect: Dialect) -> Iterator[Server]:
 
 @contextmanager
 def serve(engine: Engine, tokenizer: Any, dialect: Dialect) -> Iterator[Server]:
-    """Serve what an engine computes."""
+    """Serve what an engine computes, for one request at a time: clients send several, and llama.cpp aborts then."""
     texts = Texts(tokenizer)
+    lock = threading.Lock()
+
+    def alone(ids: Sequence[int]) -> npt.NDArray[np.floating[Any]]:
+        with lock:
+            return engine(ids)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -108,9 +116,9 @@ def serve(engine: Engine, tokenizer: Any, dialect: Dialect) -> Iterator[Server]:
                 self._send(None)
                 return
             try:
-                answer: Any = _answer(engine, texts, server.dialect, body)
+                answer: Any = _answer(alone, texts, server.dialect, body)
             except ValueError as error:
-                self._send({"error": {"message": str(error)}}, 400)
+                self._send({"error": {"message": str(error)}}, server.dialect.refuses_with)
                 return
             if server.fingerprint is not None:
                 answer["system_fingerprint"] = server.fingerprint
@@ -127,7 +135,9 @@ def serve(engine: Engine, tokenizer: Any, dialect: Dialect) -> Iterator[Server]:
             self.end_headers()
             # a client that waits no longer
             with suppress(OSError):
-                self.wfile.write(data)
+                breaks_off = server.cut > 0 and self.command == "POST"
+                server.cut -= breaks_off
+                self.wfile.write(data[: len(data) // 2] if breaks_off else data)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -39,9 +39,15 @@ MAX_BYTES = 1 << 28
 MAX_WORDS = 200
 CHUNK_BYTES = 1 << 16
 BUSY = frozenset({429, 500, 502, 503, 504})
+# Overload, or what a server cannot read: llama-cpp-python's says so of token ids.
+FAILED = 500
 # The request is refused as it is; another form may be accepted.
 OTHER_FORM = frozenset({400, 413, 415, 422})
 URL_CHARACTERS = re.compile("[!-~]{1,500}")
+
+
+class ServerFailedError(EvaluationError):
+    """A server fails at a request, however often it is asked; another form may be one that it can answer."""
 
 
 class RequestRefusedError(Exception):
@@ -146,9 +152,8 @@ class Client:
         }.get(status, "look at the server's log")
         if 300 <= status < 400:
             advice = "it redirects: give the URL that it redirects to"
-        return EvaluationError(
-            f"{self.base}: the server answers {status} ({words}); {advice}", code=Code.SERVER_UNREACHABLE
-        )
+        kind = ServerFailedError if status == FAILED else EvaluationError
+        return kind(f"{self.base}: the server answers {status} ({words}); {advice}", code=Code.SERVER_UNREACHABLE)
 
     def _unreachable(self, reason: str) -> EvaluationError:
         return EvaluationError(

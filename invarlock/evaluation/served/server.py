@@ -25,7 +25,7 @@ from invarlock.evaluation.served.answers import (
     read_echo,
     read_prompt_logprobs,
 )
-from invarlock.evaluation.served.client import Client, RequestRefusedError, unusable
+from invarlock.evaluation.served.client import Client, RequestRefusedError, ServerFailedError, unusable
 from invarlock.evaluation.served.stated import WITHHELD, public_text, stated_by
 from invarlock.evaluation.served.token_texts import VocabularyTexts
 from invarlock.evaluation.tokenization import text_token_ids
@@ -158,6 +158,7 @@ def find_server(
     name = model or _only_model(client)
     texts = VocabularyTexts(tokenizer)
     reasons = []
+    failures = []
     for dialect in DIALECTS:
         for count in sorted({top_k, *(k for k in FEWER if k < top_k)}, reverse=True):
             served = Served(client, name, dialect, count, tokenizer, texts, prefix)
@@ -170,6 +171,10 @@ def find_server(
             except RequestRefusedError as error:
                 reasons.append(str(error))
                 continue
+            except ServerFailedError as error:
+                failures.append(error)
+                reasons.append(str(error))
+                break
             except DialectError as error:
                 reasons.append(str(error))
                 break
@@ -178,6 +183,8 @@ def find_server(
             except TokensDifferError as error:
                 raise unusable(client.base, f"its tokens are not the baseline's: {error}") from None
             return replace(served, stated=stated_by(client, name, answer.fingerprint))
+    if len(failures) == len(DIALECTS):
+        raise failures[-1]
     shown = "; ".join(dict.fromkeys(reasons[-3:]))
     raise unusable(client.base, f"it gives no log-probabilities of a prompt ({shown})")
 

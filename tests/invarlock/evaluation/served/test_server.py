@@ -38,7 +38,7 @@ def running(model: Path) -> Iterator[Server]:
 @pytest.fixture
 def server(running: Server) -> Server:
     running.dialect, running.misbehave, running.names = VLLM, None, ("m",)
-    running.facts, running.version, running.fingerprint = {}, None, None
+    running.facts, running.version, running.fingerprint, running.cut = {}, None, None, 0
     running.statuses.clear()
     running.requests.clear()
     return running
@@ -103,6 +103,33 @@ def test_a_server_that_takes_no_ids_gets_text_that_is_read_back_as_the_same_toke
     assert served.dialect.prompt == "text"
     assert server.requests[-1]["prompt"] == tokenizer.decode(ids)
     assert (served.takes(ids), served.takes(split)) == (True, False)
+
+
+def test_a_server_that_fails_at_token_ids_gets_text(server: Server, tokenizer: Any, slept: list[float]) -> None:
+    server.dialect = Dialect("echo", takes_ids=False, refuses_with=500)
+    ids = tokenizer("She was nothing more than a friend.", add_special_tokens=False)["input_ids"]
+
+    served = find_server(Client(server_url(server.url)), None, tokenizer, [ids], 0, 5)
+
+    assert (served.dialect.name, served.dialect.prompt) == ("echo", "text")
+    # two forms, each of which was tried five times
+    assert slept == [1, 2, 4, 8] * 2
+
+
+def test_a_server_that_fails_at_every_form_ends_in_one_line(server: Server, tokenizer: Any, slept: list[float]) -> None:
+    server.statuses += [(500, {})] * 15
+
+    error = find_failure(server, tokenizer)
+
+    assert error.code == Code.SERVER_UNREACHABLE
+    assert "the server answers 500" in str(error)
+
+
+def find_failure(server: Server, tokenizer: Any) -> InvarLockError:
+    ids = tokenizer("She was nothing more than a friend.", add_special_tokens=False)["input_ids"]
+    with pytest.raises(InvarLockError) as caught:
+        find_server(Client(server_url(server.url)), None, tokenizer, [ids], 0, 5)
+    return caught.value
 
 
 def test_a_server_without_log_probabilities_of_a_prompt_is_refused(server: Server, tokenizer: Any) -> None:
@@ -237,6 +264,23 @@ def test_a_server_that_is_unreachable_or_hangs_ends_in_one_line(server: Server, 
     assert {hangs.code, absent.code} == {Code.SERVER_UNREACHABLE}
     assert "no answer (none within 0.1 seconds)" in str(hangs)
     assert "Connection refused" in str(absent)
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(server: Server, tokenizer: Any, slept: list[float]) -> None:
+    server.dialect, server.cut = Dialect("prompt_logprobs", most=512), 3
+
+    assert find(server, tokenizer).top_k == 512
+    assert slept == [1, 2, 4]
+
+
+def test_answers_that_always_break_off_end_in_one_line(server: Server, tokenizer: Any, slept: list[float]) -> None:
+    server.dialect, server.cut = Dialect("prompt_logprobs", most=512), 5
+
+    error = failure(server, tokenizer)
+
+    assert error.code == Code.SERVER_UNREACHABLE
+    assert "bytes are missing" in str(error) or "IncompleteRead" in str(error)
+    assert len(slept) == 4
 
 
 def test_an_endless_response_is_cut_off(server: Server, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_collecting_imports_pytest_alone_and_shows_every_smoke_case_and_the_plan
     assert ran.output.count("test_scenario[") == 84
     assert f"suites/test_scenarios.py::test_scenario[{NOOP}]" in ran.output
     assert "invarlock: suite smoke: 84 cases on 3 models" in ran.output
-    assert "invarlock:   embedded/mistral-tiny: 28 cases, 831 MB of memory, 21 MB of disk" in ran.output
+    assert "invarlock:   embedded/mistral-tiny: 28 cases, 719 MB of memory, 21 MB of disk" in ran.output
     assert not ran.directory.exists()
 
 

@@ -152,20 +152,6 @@ def scale_values(model: Any, seed: int) -> None:
         equal.scale_values(model, block, (torch.rand(len(block.v.weight), generator=generator) - 0.5).exp())
 
 
-@torch.no_grad()
-def scale_keys(model: Any, seed: int) -> None:
-    """Scale the keys of each head, and the queries that meet them against it.
-
-    The canonical form does not undo it, and no quantiser is known to do it; rounded afterwards it fails.
-    """
-    generator, size = torch.Generator().manual_seed(seed), equal.head_size(model)
-    for block in equal.blocks(model):
-        groups, heads = len(block.k.weight) // size, len(block.q.weight) // size
-        factors = (torch.rand(groups, generator=generator) - 0.5).exp()
-        block.k.scale_outputs(factors.repeat_interleave(size))
-        block.q.scale_outputs(1 / factors.repeat_interleave(heads // groups * size))
-
-
 def everything(model: Any, seed: int) -> None:
     """Do what a rotating and smoothing quantiser does to a model that a merger has reordered."""
     equal.shuffle_units(model, seed)
@@ -185,6 +171,7 @@ def equivalents(model: Any) -> dict[str, tuple[Change, ...]]:
         "value scales": (partial(scale_values, seed=4),),
         "rotated": tuple(partial(rotate, seed=seed) for seed in (5, 6)),
         "values rotated": (partial(equal.rotate_values, seed=7),),
+        "keys scaled against queries": tuple(partial(equal.scale_keys, seed=seed) for seed in (15, 16)),
         "units reordered": (partial(equal.shuffle_units, seed=8),),
         "heads reordered": (partial(equal.shuffle_heads, seed=9),),
         "all of these": tuple(partial(everything, seed=seed) for seed in (10, 11)),
@@ -310,9 +297,6 @@ def harmless(model_name: str, source: Source) -> Iterator[tuple[Subject, Make]]:
                 Subject(f"{kind}, rounded", method, harmless=True),
                 partial(write_changed, changes[:1], rounding=method),
             )
-    for seed in (15, 16):
-        kind = "keys scaled against queries"
-        yield Subject(kind, f"alone, {seed}", harmless=True), partial(write_changed, (partial(scale_keys, seed=seed),))
     yield Subject("names without a prefix", "alone", harmless=True), write_renamed
     for dtype, word in ((torch.float16, "float16"), (torch.float32, "float32")):
         for kind, steps in (("alone", ()), ("norms folded", (fold,)), ("rotated", (partial(rotate, seed=14),))):

@@ -33,7 +33,7 @@ DERIVED_KEYS = ("run_id", *(metric.name for metric in METRICS), "resolved_policy
 SERVED_REASON = "the subject is served: its weights, activations and configuration cannot be seen"
 GUARD_RAW_KEYS = ("raw", "measurement_contract")
 # Kinds of an equivalence whose modules are pairs: what the first loses, the second receives.
-SCALES = ("value_scales", "unit_scales")
+SCALES = ("key_scales", "value_scales", "unit_scales")
 # The storage of an adapter, as its reader calls it.
 ADAPTER = "a PEFT adapter"
 # The relative error of one rounding to a type of safetensors: half a unit in the last place.
@@ -98,7 +98,8 @@ def _scaled_by(equivalence: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for row in equivalence:
         if row["kind"] in SCALES:
             found |= dict(zip(row["modules"][1::2], row["modules"][::2], strict=False))
-    return found
+    # keys and queries may be rows of one matrix
+    return {name: source for name, source in found.items() if name != source}
 
 
 def _is_adapter(facts: Mapping[str, Any]) -> bool:

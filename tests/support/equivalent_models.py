@@ -196,6 +196,25 @@ def scale_values(model: Any, block: Block, scales: torch.Tensor) -> None:
     block.o.weight.div_(scales.view(-1, size).repeat_interleave(repeats, 0).flatten()[None])
 
 
+@torch.no_grad()
+def scale_keys(model: Any, seed: int = 7, *, of_heads: bool = False) -> None:
+    """Scale the keys, and the queries that meet them against it, as SmoothAttention of QServe does.
+
+    Each two features that a rotary embedding turns together have one factor, each feature without rotary embedding, and
+    each head where only a part of it is turned, or with ``of_heads``.
+    """
+    generator, size = torch.Generator().manual_seed(seed), head_size(model)
+    kind = model.config.model_type
+    shape = (1, size) if of_heads or kind == "phi" else (size, 1) if kind == "gpt2" else (size // 2, 2)
+    for block in blocks(model):
+        groups, heads = len(block.k.weight) // size, len(block.q.weight) // size
+        factors = (1.2 * torch.rand(groups, shape[0], generator=generator) - 0.6).exp()
+        # the second half of a head follows the first, as transformers turns them
+        of_keys = factors.repeat(1, shape[1]) if shape[1] == 2 else factors.repeat_interleave(shape[1], 1)
+        block.k.scale_outputs(of_keys.flatten())
+        block.q.scale_outputs(1 / of_keys.repeat_interleave(heads // groups, 0).flatten())
+
+
 def scale_units(ffn: FeedForward, scales: torch.Tensor) -> None:
     ffn.up.scale_outputs(scales)
     ffn.down.weight.div_(scales[None])

@@ -33,6 +33,10 @@ _READERS_OF: Mapping[str, Mapping[str, tuple[Role, ...]]] = {"phi": _PARALLEL, "
 _LAYER_NORM = frozenset({"gpt2", "gpt_neox", "opt", "phi", "bert"})
 _ONE_PLUS = frozenset({"gemma", "gemma2", "gemma3_text"})
 _NORMED_OUTPUTS = frozenset({"gemma2", "gemma3_text"})
+# Positions are learned, so nothing turns the features of queries and keys; others may turn only a part of a head.
+_NOT_ROTARY = frozenset({"gpt2", "opt"})
+_PARTLY_ROTARY = frozenset({"gpt_neox", "phi"})
+_HEAD_NORMS = frozenset({"q_norm", "k_norm", "q_layernorm", "k_layernorm"})
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,17 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Attention:
-    """The matrices that share heads; ``query`` has more heads than ``key`` and ``value`` where they are grouped."""
+    """The matrices that share heads; ``query`` has more heads than ``key`` and ``value`` where they are grouped.
+
+    ``key_features`` are the features of a head that a key may multiply by one factor if its queries divide by it,
+    shape (factors, features): the two that a rotary embedding turns together. None where a norm follows.
+    """
 
     query: Rows
     key: Rows
     value: Rows
     output: Site
+    key_features: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,7 @@ class _Blocks:
         self._head_size = _size(config, "head_dim") or (width // self._heads if self._heads else 0)
         activation = str(config.get("hidden_act") or config.get("activation_function") or "")
         self._plain: Freedom = "positive" if activation == "relu" else "none"
+        self._key_features = _key_features(files, self._head_size)
         self.attentions: list[Attention] = []
         self.feedforwards: list[FeedForward] = []
         self.experts: list[Experts] = []
@@ -250,7 +260,7 @@ class _Blocks:
                 Rows(found[0], torch.arange(count * size).view(count, size))
                 for found, count in zip(sites, counts, strict=True)
             ]
-        self.attentions.append(Attention(rows[0], rows[1], rows[2], outputs[0]))
+        self.attentions.append(Attention(rows[0], rows[1], rows[2], outputs[0], self._key_features))
 
     def _feedforward(
         self, parts: Mapping[str, list[tuple[Site, Module]]], down: Site, module: Module
@@ -280,6 +290,23 @@ class _Blocks:
         return FeedForward(
             None if gate is None else Rows(gate, index), Rows(up, index), down, self._plain if gate is None else "any"
         )
+
+
+def _key_features(files: CheckpointFiles, head_size: int) -> torch.Tensor | None:
+    """Return which features of a head share a factor between keys and queries, as ``Attention`` has them.
+
+    A whole head has one where it is not known which of its features are turned.
+    """
+    if any(name.removesuffix(".weight").rpartition(".")[2] in _HEAD_NORMS for name in files.shapes):
+        return None
+    features = torch.arange(head_size)
+    if files.model_type in _NOT_ROTARY:
+        return features[:, None]
+    rotary = files.config.get("rope_parameters") or files.config.get("rope_scaling") or {}
+    share = files.config.get("partial_rotary_factor", rotary.get("partial_rotary_factor", 1.0))
+    if files.model_type in _PARTLY_ROTARY or share != 1 or head_size % 2:
+        return features[None]
+    return features.view(2, -1).mT
 
 
 def _size(config: Mapping[str, Any], *keys: str) -> int:

@@ -26,7 +26,8 @@ CONTRACT: Mapping[str, Any] = {
     "form": "each matrix after the steps that bring the subject nearest to its baseline and leave its function",
     "norms": "folded into the matrices that read them, on both sides",
     "rotation": "Procrustes of the embeddings; W Q where the residual stream is read, Q^T W where it is written",
-    "scales": "<w_baseline, w_subject> / <w_baseline, w_baseline>, row by row of up and value projections",
+    "scales": "<w_baseline, w_subject> / <w_baseline, w_baseline>, row by row of up and value projections, for the two "
+    "rows of key projections that a rotary embedding turns together",
     "orders": "nearest rows by cosine: gates, heads, rows of routers",
     "limits": {
         "norms_left": [norms.MOST_LEFT, norms.LEAST_HELPED],
@@ -100,6 +101,7 @@ def find_equivalence(base: Checkpoint, own: Checkpoint) -> Sides:
         sides = orders.order_heads(sides, attention)
         sides = scales.undo_value_rotations(sides, attention)
         sides = scales.undo_value_scales(sides, attention)
+        sides = scales.undo_key_scales(sides, attention)
     for experts in anatomy.experts:
         sides = orders.order_experts(sides, experts)
     for ffn in anatomy.feedforwards:

@@ -1,8 +1,9 @@
 """The fourth symmetry: what an output of one matrix is multiplied by, the next may divide its input by.
 
 Rows of an up projection and columns of its down projection; rows of a value projection (or a rotation of a head's) and
-columns of the output projection. A scale s is estimated by least squares against the baseline's row,
-s = <w_baseline, w_subject> / <w_baseline, w_baseline>: lengths of rows are biased by the noise of rounding.
+columns of the output projection; rows of a key projection and rows of the queries that meet them. A scale s is
+estimated by least squares against the baseline's row, s = <w_baseline, w_subject> / <w_baseline, w_baseline>: lengths
+of rows are biased by the noise of rounding.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def undo_value_rotations(sides: Sides, attention: Attention) -> Sides:
     }
     if not _helps(sides, steps, value, output):
         return sides
-    if not sides.biases_follow(steps):
+    if not sides.biases_follow(steps, parts=(value,)):
         return sides.skip("value_rotations", BIAS)
     change = (energy(own - base) / max(energy(base), 1e-300)) ** 0.5
     return sides.with_steps(steps).remove("value_rotations", [value.site.label, output.label], change)
@@ -83,9 +84,33 @@ def undo_value_scales(sides: Sides, attention: Attention) -> Sides:
     steps = _undo(sides, value, output, scales, inputs)
     if not _helps(sides, steps, value, output):
         return sides
-    if not sides.biases_follow(steps):
+    if not sides.biases_follow(steps, parts=(value,)):
         return sides.skip("value_scales", BIAS)
     return sides.with_steps(steps).remove("value_scales", [value.site.label, output.label], _largest(scales))
+
+
+def undo_key_scales(sides: Sides, attention: Attention) -> Sides:
+    """Return both sides with the scales between the subject's keys and queries undone.
+
+    Source of such scales: Lin et al. 2024, "QServe", section 4.2 (SmoothAttention), one for each rotary pair.
+    """
+    key, query, features = attention.key, attention.query, attention.key_features
+    if features is None or not sides.has(key.site, query.site):
+        return sides
+    base, own = (side[:, features].flatten(2).flatten(0, 1) for side in sides.pair_of_rows(key))
+    groups, size = key.index.shape
+    scales = torch.ones(groups, size)
+    scales[:, features.flatten()] = _scales(base, own).cpu().repeat_interleave(features.shape[1]).view(groups, -1)
+    repeats = len(query.index) // groups
+    factors = {site: torch.ones(sides.outputs(site)) for site in (key.site, query.site)}
+    factors[key.site][key.index.flatten()] = 1 / scales.flatten()
+    factors[query.site][query.index.flatten()] = scales.repeat_interleave(repeats, 0).flatten()
+    steps: dict[Site, tuple[Step, ...]] = {site: (Scale("outputs", one),) for site, one in factors.items()}
+    if not _helps(sides, steps, key, query):
+        return sides
+    if not sides.biases_follow(steps, parts=(key, query)):
+        return sides.skip("key_scales", BIAS)
+    return sides.with_steps(steps).remove("key_scales", [key.site.label, query.site.label], _largest(scales))
 
 
 def _scales(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
@@ -110,13 +135,14 @@ def _undo(
     return {rows.site: (Scale("outputs", factors),), reader: (Scale("inputs", inputs),)}
 
 
-def _helps(sides: Sides, steps: dict[Site, tuple[Step, ...]], rows: Rows, reader: Site) -> bool:
-    """Return whether the steps leave less of the difference of each of both matrices."""
-    for site in (rows.site, reader):
+def _helps(sides: Sides, steps: dict[Site, tuple[Step, ...]], *parts: Rows | Site) -> bool:
+    """Return whether the steps leave less of the difference of each matrix, or of some rows of it."""
+    for part in parts:
+        site = part.site if isinstance(part, Rows) else part
         base, own = sides.pair(site)
         undone = apply(steps[site], own)
-        if site == rows.site:
-            index = rows.index.flatten()
+        if isinstance(part, Rows):
+            index = part.index.flatten()
             base, own, undone = base[index], own[index], undone[index]
         if not energy(undone - base) < MOST_LEFT * energy(own - base):
             return False

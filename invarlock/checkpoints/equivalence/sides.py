@@ -129,7 +129,7 @@ class Sides:
         """Return a tensor of one dimension of both sides, float32."""
         return self.base.read(name).float(), self.own.read(name).float()
 
-    def biases_follow(self, steps: Steps, turned: Rows | None = None) -> bool:
+    def biases_follow(self, steps: Steps, turned: Rows | None = None, parts: Sequence[Rows] = ()) -> bool:
         """Return whether the biases of the matrices fit the baseline's after the steps too, as far as there are any.
 
         The function is the same only if a bias went through what its matrix did.
@@ -138,16 +138,24 @@ class Sides:
             steps: of each matrix.
             turned: the heads of a matrix whose outputs may be rotated as well, which is found later; only the length
                 of each head's bias is compared.
+            parts: rows that are compared on their own, where queries, keys and values are rows of one matrix.
         """
         if not self.compares_biases:
             return True
         return all(
-            self._bias_follows(site, more, None if turned is None or site != turned.site else turned.index)
+            self._bias_follows(
+                site,
+                more,
+                None if turned is None or site != turned.site else turned.index,
+                [part.index.flatten() for part in parts if part.site == site],
+            )
             for site, more in steps.items()
             if site not in self.own_sources
         )
 
-    def _bias_follows(self, site: Site, steps: Sequence[Step], heads: torch.Tensor | None) -> bool:
+    def _bias_follows(
+        self, site: Site, steps: Sequence[Step], heads: torch.Tensor | None, parts: Sequence[torch.Tensor]
+    ) -> bool:
         name = f"{site.tensor.removesuffix('.weight')}.bias"
         shapes = (self.base.files.shapes.get(name), self.own.files.shapes.get(name))
         if site.expert is not None or shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 1:
@@ -158,8 +166,8 @@ class Sides:
         after = apply_to_outputs(steps, own)
         if heads is not None:
             base, own, after = (torch.linalg.vector_norm(side[0][heads], dim=1) for side in (base, own, after))
-        left = energy(after - base)
-        return left <= BIAS_WORSE * energy(own - base) or left <= BIAS_MOVED * energy(base)
+            return _follows(base, own, after)
+        return all(_follows(base[:, rows], own[:, rows], after[:, rows]) for rows in parts or [slice(None)])
 
     def with_steps(
         self, own: Mapping[Site, Sequence[Step]], base: Mapping[Site, Sequence[Step]] | None = None
@@ -205,6 +213,11 @@ def _part(tensor: torch.Tensor, site: Site) -> torch.Tensor:
 
 def _finite(matrix: torch.Tensor) -> torch.Tensor:
     return torch.nan_to_num(matrix, 0.0, 0.0, 0.0)
+
+
+def _follows(base: torch.Tensor, own: torch.Tensor, after: torch.Tensor) -> bool:
+    left = energy(after - base)
+    return left <= BIAS_WORSE * energy(own - base) or left <= BIAS_MOVED * energy(base)
 
 
 def energy(matrix: torch.Tensor) -> float:

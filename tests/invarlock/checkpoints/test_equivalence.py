@@ -33,6 +33,7 @@ SYMMETRIES: dict[str, tuple[Make, set[str]]] = {
     "smoothed": (made.smooth, {"norms", "value_scales", "unit_scales"}),
     "rotated": (folded_and_rotated, {"norms", "rotation"}),
     "values rotated": (made.rotate_values, {"value_rotations"}),
+    "keys scaled": (made.scale_keys, {"key_scales"}),
     "units": (made.shuffle_units, {"units"}),
     "heads": (made.shuffle_heads, {"heads"}),
     "experts": (made.shuffle_experts, {"experts"}),
@@ -98,6 +99,18 @@ def test_the_same_function_has_the_same_form(
     ungated = {"unit_scales"} if name in ("gpt2", "phi") else set()
     assert kinds - {"untied_head"} == SYMMETRIES[symmetry][1] - ungated
     assert not sides.skipped
+
+
+def test_scales_that_a_norm_of_queries_and_keys_takes_away_are_not_looked_for(
+    baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load("qwen3")
+
+    made.scale_keys(model)
+    sides = compared(baselines("qwen3"), model, tmp_path)
+
+    assert sides.removed == ()
+    assert max(differences(sides).values()) > 0.1
 
 
 @pytest.mark.parametrize(("name", "symmetry"), CASES)
@@ -169,7 +182,9 @@ def test_all_symmetries_at_once_are_undone(baselines: Callable[[str], Path], tmp
     model = load("mixtral-tiny")
     before = logits(model)
 
-    for change in (made.shuffle_units, made.shuffle_heads, made.shuffle_experts, made.rotate_values, made.fold_norms):
+    for change in (
+        made.shuffle_units, made.shuffle_heads, made.shuffle_experts, made.rotate_values, made.scale_keys, made.fold_norms
+    ):  # fmt: skip
         change(model)
     made.rotate(model)
     for block in made.blocks(model):
@@ -180,7 +195,7 @@ def test_all_symmetries_at_once_are_undone(baselines: Callable[[str], Path], tmp
     torch.testing.assert_close(logits(model), before, rtol=2e-3, atol=2e-3)
     assert max(differences(sides).values()) < 1e-4
     assert {one.kind for one in sides.removed} == {
-        "norms", "rotation", "units", "heads", "experts", "value_rotations", "unit_scales"
+        "norms", "rotation", "units", "heads", "experts", "value_rotations", "key_scales", "unit_scales"
     }  # fmt: skip
 
 
@@ -213,6 +228,13 @@ def forget_value_bias(model: Any) -> None:
         bias = block.v.bias.clone()
         made.scale_values(model, block, torch.linspace(0.4, 2.5, len(block.v.weight)))
         block.v.bias.copy_(bias)
+
+
+def forget_key_bias(model: Any) -> None:
+    biases = [block.k.bias.clone() for block in made.blocks(model)]
+    made.scale_keys(model)
+    for block, bias in zip(made.blocks(model), biases, strict=True):
+        block.k.bias.copy_(bias)
 
 
 def forget_turned_value_bias(model: Any) -> None:
@@ -269,6 +291,8 @@ def forget_unit_bias(model: Any) -> None:
     [
         ("qwen2-tiny", forget_value_bias, "value_scales"),
         ("qwen2-tiny", forget_turned_value_bias, "value_rotations"),
+        ("qwen2-tiny", forget_key_bias, "key_scales"),
+        ("gpt2", forget_key_bias, "key_scales"),
         ("phi", forget_unit_bias, "units"),
         ("gpt2", forget_unit_bias, "units"),
     ],
@@ -295,6 +319,23 @@ def mistaken_scale(model: Any) -> None:
     scale_up(model)
 
 
+def mistaken_query(model: Any) -> None:
+    """Scale the keys of all heads, and one query head too little."""
+    made.scale_keys(model)
+    block = next(made.blocks(model))
+    with torch.no_grad():
+        block.q.weight[: made.head_size(model)] *= 1.2
+
+
+def mistaken_pairs(model: Any) -> None:
+    """Scale neighbouring features of keys and queries together, which no rotary embedding turns together."""
+    made.scale_keys(model)
+    block, size = next(made.blocks(model)), made.head_size(model)
+    factors = torch.linspace(0.7, 1.4, size // 2).repeat_interleave(2)
+    block.k.scale_outputs(factors.repeat(len(block.k.weight) // size))
+    block.q.scale_outputs(1 / factors.repeat(len(block.q.weight) // size))
+
+
 def mistaken_rotation(model: Any) -> None:
     folded_and_rotated(model)
     with torch.no_grad():
@@ -307,6 +348,8 @@ def mistaken_rotation(model: Any) -> None:
     [
         (mistaken_norm, {f"self_attn.{part}_proj" for part in "qkv"}, 0.05),
         (mistaken_scale, {"mlp.down_proj"}, 0.04),
+        (mistaken_query, {"self_attn.q_proj"}, 0.05),
+        (mistaken_pairs, {"self_attn.q_proj", "self_attn.k_proj"}, 0.05),
         (mistaken_rotation, {"self_attn.q_proj"}, 0.5),
     ],
 )

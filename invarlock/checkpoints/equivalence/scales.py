@@ -95,7 +95,7 @@ def undo_key_scales(sides: Sides, attention: Attention) -> Sides:
     Source of such scales: Lin et al. 2024, "QServe", section 4.2 (SmoothAttention), one for each rotary pair.
     """
     key, query, features = attention.key, attention.query, attention.key_features
-    if features is None or not sides.has(key.site, query.site):
+    if features is None or not sides.has(key.site, query.site) or sides.same(key.site):
         return sides
     base, own = (side[:, features].flatten(2).flatten(0, 1) for side in sides.pair_of_rows(key))
     groups, size = key.index.shape

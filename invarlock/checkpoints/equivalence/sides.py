@@ -167,7 +167,8 @@ class Sides:
         if heads is not None:
             base, own, after = (torch.linalg.vector_norm(side[0][heads], dim=1) for side in (base, own, after))
             return _follows(base, own, after)
-        return all(_follows(base[:, rows], own[:, rows], after[:, rows]) for rows in parts or [slice(None)])
+        parts = parts or [torch.arange(base.shape[1])]
+        return all(_follows(base[:, rows], own[:, rows], after[:, rows]) for rows in parts)
 
     def with_steps(
         self, own: Mapping[Site, Sequence[Step]], base: Mapping[Site, Sequence[Step]] | None = None

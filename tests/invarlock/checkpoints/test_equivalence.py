@@ -183,7 +183,8 @@ def test_all_symmetries_at_once_are_undone(baselines: Callable[[str], Path], tmp
     before = logits(model)
 
     for change in (
-        made.shuffle_units, made.shuffle_heads, made.shuffle_experts, made.rotate_values, made.scale_keys, made.fold_norms
+        made.shuffle_units, made.shuffle_heads, made.shuffle_experts, made.rotate_values, made.scale_keys,
+        made.fold_norms,
     ):  # fmt: skip
         change(model)
     made.rotate(model)

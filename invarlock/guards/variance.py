@@ -14,7 +14,7 @@ from invarlock.guards.guard import Guard, NullPart, Probe
 from invarlock.judgement.context import Context
 from invarlock.judgement.expectations import comparable
 from invarlock.judgement.learning import LearnedLimit, NullChange
-from invarlock.judgement.shares import Shares, largest_share, magnitude, share_of
+from invarlock.judgement.shares import Shares, largest_share, share_of
 from invarlock.pages.markup import Markup, element
 from invarlock.pages.parts import counted, data_table, most_changed, number_cell, number_text
 from invarlock.statistics.rounding import rounded
@@ -158,8 +158,9 @@ def _limits_used(block: Block, limits: Block) -> Shares:
     """Proposes a scale for each FFN output beyond the deadband, and compares the gain with the least effect."""
     if block["status"] == "error":
         return {"variance.deadband": None}
-    ratios = [row["ratio"] for row in block["modules"].values()]
-    used = {"variance.deadband": largest_share(share_of(magnitude(ratio - 1), limits["deadband"]) for ratio in ratios)}
+    # the ratio of an output that vanished is not known
+    moved = [None if row["ratio"] is None else abs(row["ratio"] - 1) for row in block["modules"].values()]
+    used = {"variance.deadband": largest_share(share_of(one, limits["deadband"]) for one in moved)}
     gain, least = block["ab_gain"], limits["min_effect"]
     if gain is not None and least > 0:
         used["variance.min_effect"] = share_of(gain, least)

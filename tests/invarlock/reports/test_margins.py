@@ -64,6 +64,7 @@ def test_a_scaled_matrix_uses_as_much_of_the_deadband_as_its_logarithm(swept_run
          None),
         (lambda r: r["variance"]["modules"].update(a={"ratio": 0.99}), "variance.deadband", 0.5),
         (lambda r: r["variance"].update(status="error"), "variance.deadband", None),
+        (lambda r: r["variance"]["modules"].update(a={"ratio": None}), "variance.deadband", None),
     ],
 )  # fmt: skip
 def test_each_limit_has_its_share(swept_run: Any, change: Any, name: str, share: float | None) -> None:

@@ -47,7 +47,7 @@ URL_CHARACTERS = re.compile("[!-~]{1,500}")
 
 
 class ServerFailedError(EvaluationError):
-    """A server fails at a request, however often it is asked; another form may be one that it can answer."""
+    """A server keeps failing on a request; it may be able to answer another form of it."""
 
 
 class RequestRefusedError(Exception):

@@ -36,6 +36,7 @@ _NORMED_OUTPUTS = frozenset({"gemma2", "gemma3_text"})
 # Positions are learned, so nothing turns the features of queries and keys; others may turn only a part of a head.
 _NOT_ROTARY = frozenset({"gpt2", "opt"})
 _PARTLY_ROTARY = frozenset({"gpt_neox", "phi"})
+_SHARE = "partial_rotary_factor"
 _HEAD_NORMS = frozenset({"q_norm", "k_norm", "q_layernorm", "k_layernorm"})
 
 
@@ -302,9 +303,9 @@ def _key_features(files: CheckpointFiles, head_size: int) -> torch.Tensor | None
     features = torch.arange(head_size)
     if files.model_type in _NOT_ROTARY:
         return features[:, None]
-    rotary = files.config.get("rope_parameters") or files.config.get("rope_scaling") or {}
-    share = files.config.get("partial_rotary_factor", rotary.get("partial_rotary_factor", 1.0))
-    if files.model_type in _PARTLY_ROTARY or share != 1 or head_size % 2:
+    settings = [files.config, files.config.get("rope_parameters"), files.config.get("rope_scaling")]
+    shares = [part[_SHARE] for part in settings if part and _SHARE in part]
+    if files.model_type in _PARTLY_ROTARY or any(share != 1 for share in shares) or head_size % 2:
         return features[None]
     return features.view(2, -1).mT
 

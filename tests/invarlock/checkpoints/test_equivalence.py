@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,39 @@ def test_the_same_function_has_the_same_form(
     ungated = {"unit_scales"} if name in ("gpt2", "phi") else set()
     assert kinds - {"untied_head"} == SYMMETRIES[symmetry][1] - ungated
     assert not sides.skipped
+
+
+@pytest.mark.parametrize("config", [{"num_attention_heads": None, "head_dim": None}, {"head_dim": 15}])
+def test_heads_that_a_config_does_not_tell_are_left_alone(
+    config: dict[str, Any], baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load("mistral-tiny")
+    made.scale_keys(model)
+    model.save_pretrained(tmp_path / "own")
+    shutil.copytree(baselines("mistral-tiny"), tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+
+    sides = find_equivalence(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "own"))
+
+    assert sides.removed == ()
+
+
+@pytest.mark.parametrize("where", ["partial_rotary_factor", "rope_parameters", "rope_scaling"])
+def test_where_a_part_of_a_head_is_turned_each_head_has_one_scale(
+    where: str, baselines: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = load("mistral-tiny")
+    made.scale_keys(model)
+    model.save_pretrained(tmp_path / "own")
+    shutil.copytree(baselines("mistral-tiny"), tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    share: Any = 0.5 if where == "partial_rotary_factor" else {"partial_rotary_factor": 0.5}
+    path.write_text(json.dumps({**json.loads(path.read_text()), where: share}))
+
+    sides = find_equivalence(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "own"))
+
+    assert max(change for name, change in differences(sides).items() if "k_proj" in name) > 0.1
 
 
 def test_scales_that_a_norm_of_queries_and_keys_takes_away_are_not_looked_for(

@@ -32,6 +32,7 @@ def test_a_spec_is_parsed(text: str, spec: EditSpec | CleanSpec) -> None:
         ("quant_rtn:4:0:ffn", "group_size must be a whole number from 1"),
         ("quant_rtn:٤:32:ffn", "bits must be a whole number"),
         ("fp8_quant:e3m4:ffn", "format 'e3m4' is unknown; use one of e4m3, e5m2"),
+        ("magnitude_prune:half:all", "between 0 and 1, not 'half'"),
         ("magnitude_prune:nan:all", "between 0 and 1, not 'nan'"),
         ("magnitude_prune:1:all", "between 0 and 1, not '1'"),
         ("magnitude_prune:0:all", "between 0 and 1, not '0'"),

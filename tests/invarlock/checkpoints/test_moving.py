@@ -77,6 +77,17 @@ def test_an_equivalent_rewrite_keeps_the_function(name: str, edit: str, tmp_path
     assert (subject / "model.safetensors").read_bytes() != (baseline / "model.safetensors").read_bytes()
 
 
+def test_the_rotation_of_a_model_is_always_the_same(tmp_path: Path) -> None:
+    baseline = write_model("mistral-tiny", tmp_path / "baseline")
+
+    torch.manual_seed(1)
+    first = move(baseline, "rotated_rtn", tmp_path / "first")
+    torch.manual_seed(2)
+    second = move(baseline, "rotated_rtn", tmp_path / "second")
+
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("name", [*LAYER_NORM, "gemma2"])
 def test_a_model_that_cannot_be_rotated_is_refused(name: str, tmp_path: Path) -> None:
     baseline = write_model(name, tmp_path / "baseline")

@@ -65,15 +65,15 @@ def test_a_model_takes_the_fewest_devices_it_fits_on_the_largest_first(
 
 
 def test_a_model_too_large_for_the_devices_is_named_with_their_sizes() -> None:
-    needs = {"small": 8 * GB, "large": 20 * GB}
+    needs = {"small": 8 * GB, "large": 205 * GB // 10}
 
     assert list(memory_problems(pool_of(8, 8, 8), {"small": 8 * GB})) == []
     (together,) = memory_problems(pool_of(8, 4), needs)
     (alone,) = memory_problems(pool_of(8, 4, combinable=False), needs)
     (slots,) = memory_problems(pool_of(8, 4, kind="cpu"), needs)
-    assert together.startswith("large: needs 20 GB, and the 2 GPUs of this run have 12 GB")
-    assert alone.startswith("large: needs 20 GB, and the 2 GPUs of this run have 8 GB")
-    assert slots.startswith("large: needs 20 GB, and the 2 CPU slots of this run have 12 GB")
+    assert together.startswith("large: needs 20.5 GB, and the 2 GPUs of this run have 12 GB")
+    assert alone.startswith("large: needs 20.5 GB, and the 2 GPUs of this run have 8 GB")
+    assert slots.startswith("large: needs 20.5 GB, and the 2 CPU slots of this run have 12 GB")
 
 
 def test_a_case_of_an_embedded_model_takes_no_more_than_is_planned(real_run: Any) -> None:

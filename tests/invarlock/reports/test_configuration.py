@@ -13,12 +13,14 @@ from invarlock.guards.configuration import configuration_violations
 ROPE = {"rope_parameters.rope_type": "default", "rope_parameters.rope_theta": 10000.0}
 
 
-def found(own: dict[str, Any], base: dict[str, Any], seq_len: int = 512, **facts: Any) -> list[tuple[str, str, str]]:
+def found(
+    own: dict[str, Any], base: dict[str, Any], seq_len: int = 512, layers: int | None = None, **facts: Any
+) -> list[tuple[str, str, str]]:
     """Return file, severity and reason of each finding on two configurations."""
     same = {"vocabulary_sha256": "a" * 64, "added_special_tokens": None}
     baseline = {**same, "configuration": configuration(**base)}
     subject = {**same, **facts, "configuration": configuration(**own)}
-    rows = list(configuration_violations(baseline, subject, seq_len))
+    rows = list(configuration_violations(baseline, subject, seq_len, layers=layers))
     return [(row["tensor"], row["severity"], row["reason"]) for row in rows]
 
 
@@ -111,6 +113,20 @@ def test_layers_that_slide_beyond_the_scored_windows_warn() -> None:
 
     assert [severity for _, severity, _ in found(own, base, seq_len=512)] == ["warn"]
     assert [severity for _, severity, _ in found(own, base, seq_len=2048)] == ["fail"]
+
+
+def test_a_list_of_layers_ends_where_the_declared_layers_do() -> None:
+    def sides(layer_types: str | None) -> dict[str, Any]:
+        return {"config": {} if layer_types is None else {"layer_types": layer_types}}
+
+    whole, none = sides('["full_attention", "linear_attention", "full_attention"]'), sides(None)
+    cut = sides('["full_attention", "linear_attention"]')
+    other = sides('["linear_attention", "full_attention"]')
+
+    assert found(cut, whole, layers=2) == []
+    for own, layers in ((cut, None), (cut, 3), (other, 2), (none, 2)):
+        assert [severity for _, severity, _ in found(own, whole, layers=layers)] == ["fail"]
+    assert [severity for _, severity, _ in found(whole, none, layers=3)] == ["fail"]
 
 
 def test_more_positions_fail_where_rotary_positions_are_computed_with_them() -> None:

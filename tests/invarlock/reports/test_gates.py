@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from invarlock.judgement.gate import worst_violation
 from invarlock.reports.gates import judge_gates
 from invarlock.reports.policy import resolve_policy
 
@@ -42,6 +43,21 @@ def blocks(**changed: Any) -> dict[str, Any]:
         "variance": {"status": "not_evaluated", "passed": None},
         "telemetry": {},
     } | changed
+
+
+@pytest.mark.parametrize(
+    ("module", "reason", "shown"),
+    [
+        ("not measured", "not measured", "warn: not measured"),
+        ("a.weight", "too large", "warn: a.weight: too large"),
+        ("z.weight", "too large", "warn: z.weight: too large"),
+    ],
+)
+def test_a_violation_of_no_module_is_shown_without_a_place(module: str, reason: str, shown: str) -> None:
+    violation = {"module": module, "severity": "warn", "reason": reason}
+
+    assert worst_violation({"status": "warn", "violations": [violation]}) == shown
+    assert worst_violation({"status": "warn", "violations": [violation] * 3}) == f"{shown} and 2 more"
 
 
 def tail(mode: str, value: float | None, reason: str | None = None) -> dict[str, Any]:

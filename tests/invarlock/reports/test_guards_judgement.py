@@ -1,5 +1,6 @@
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from configurations import configuration
 from invarlock.guards.guard import signals_when_not_passed
 from invarlock.guards.invariants import derive_invariants
 from invarlock.guards.spectral import derive_spectral
+from invarlock.guards.spectral_raw import raw_problems
 from invarlock.judgement.null_level import SAME_ANSWERS
 from invarlock.reports.policy import resolve_policy
 
@@ -221,6 +223,16 @@ def test_embedding_rows_are_compared_with_config_and_tokenizer() -> None:
     assert judged(short) == ("fail", [("embed.weight", "embedding")])
 
 
+def test_a_subject_without_an_input_embedding_fails_unless_the_baseline_has_none_either() -> None:
+    without = facts()
+    without["embedding"] = None
+
+    of_neither = derive_invariants({"baseline": without, "subject": copy.deepcopy(without)}, None)
+
+    assert judged(without) == ("fail", [("embed.weight", "embedding")])
+    assert (of_neither["status"], of_neither["violations"]) == ("pass", [])
+
+
 def test_a_tokenizer_with_other_tokens_of_the_same_number_fails() -> None:
     other, unknown = facts(), facts()
     other["vocabulary_sha256"] = "b" * 64
@@ -327,6 +339,38 @@ def spectral(
     subject: dict[str, Any], baseline: dict[str, Any] | None = None, changes: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     return derive_spectral(raw_spectral(baseline or spectra(a=1.0, b=2.0, c=3.0), subject, changes), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda raw: None, None),
+        # what the baseline does not have is in another form too
+        (lambda raw: raw["baseline"]["modules"].pop("a"), None),
+        *[
+            (lambda raw, part=part: raw["canonical"][part].pop("a"), "not in each of baseline, subject and changes")
+            for part in ("baseline", "subject", "changes")
+        ],
+        (lambda raw: raw["subject"]["modules"].pop("a"), "that the stored checkpoints do not share"),
+        (lambda raw: raw["baseline"]["modules"]["a"].update(shape=[8, 4]), "the stored checkpoints do not share"),
+        (lambda raw: raw["canonical"]["subject"]["a"].update(family="attn"), "another family or shape"),
+        (lambda raw: raw["canonical"]["baseline"]["a"].update(shape=[8, 4]), "another family or shape"),
+    ],
+)
+def test_matrices_in_another_form_belong_to_the_stored_ones(harm: Callable[[Any], object], words: str | None) -> None:
+    raw = raw_spectral(spectra(a=1.0, b=2.0), spectra(a=1.1, b=2.0))
+    form = {side: {"a": copy.deepcopy(raw[side]["modules"]["a"])} for side in ("baseline", "subject")}
+    raw["canonical"] = {**form, "changes": {"a": change()}}
+    harm(raw)
+
+    found = [(problem.field, problem.message) for problem in raw_problems("raw", raw, {})]
+
+    if words is None:
+        assert found == []
+    else:
+        ((field, message),) = found
+        assert field == "raw.canonical.a"
+        assert words in message
 
 
 def test_equal_spectra_pass_without_a_signal() -> None:

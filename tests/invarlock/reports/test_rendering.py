@@ -11,7 +11,8 @@ import pytest
 from html_pages import Page
 from packs import FAULT, REPORT, STRESS
 
-from invarlock.pages.markup import text
+from invarlock.guards.spectral_page import page_section
+from invarlock.pages.markup import join, text
 from invarlock.reports.gates import judge_gates
 from invarlock.reports.rendering import render_report
 
@@ -45,6 +46,20 @@ def test_a_page_says_what_its_report_says(real_run: Any, path: str) -> None:
         shown += [row["reason"] for row in document[guard]["violations"][:5]]
     assert [text for text in shown if text not in page.text] == []
     assert ("no ratio" in page.text) == (document["primary_metric"]["ratio_vs_baseline"] is None)
+
+
+def test_a_page_marks_the_matrices_that_are_capped_and_no_other(real_run: Any) -> None:
+    block = read(real_run.pack / STRESS)["spectral"]
+    changed = [name for name, row in block["modules"].items() if row["log_ratio"]]
+    assert len(changed) > 3
+    for name, row in block["modules"].items():
+        row["capped"] = name in changed[::2]
+
+    rows = re.findall("<tr>.*?</tr>", join(page_section(block)), re.DOTALL)
+
+    shown = {name: row for name in changed for row in rows if f"<code>{text(name)}</code>" in row}
+    assert {name for name, row in shown.items() if "capped" in row} == shown.keys() & set(changed[::2])
+    assert len(shown) > 3
 
 
 def test_a_page_is_whole_in_itself_and_lets_nothing_be_loaded(report: Any) -> None:

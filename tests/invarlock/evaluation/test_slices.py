@@ -22,6 +22,7 @@ from invarlock.jsonio import dump_json
 from invarlock.judgement.slices import of_slice
 from invarlock.metrics.perplexity import derive_primary_metric
 from invarlock.reports.derivation import bootstrap, compose, strip
+from invarlock.reports.margins import deciding_slice
 from invarlock.reports.rendering import render_report
 from invarlock.reports.verification import verify_report
 
@@ -109,6 +110,21 @@ def test_a_slice_that_got_worse_fails_where_all_windows_together_would_pass(slic
     assert metric["slices"]["prose"]["ratio_vs_baseline"] == pytest.approx(1, abs=0.01)
     assert report["validation"]["primary_metric_acceptable"] is False
     assert any("in slice capitals: ratio 1.1" in line for line in report["assurance"]["blocking_reasons"])
+
+
+def test_the_slice_that_uses_most_of_a_limit_decides_and_none_where_all_text_uses_as_much(
+    sliced: dict[str, Any],
+) -> None:
+    loud, quiet = changed(sliced, 0.12, "capitals"), copy.deepcopy(sliced)
+    fidelity = sliced["fidelity"]
+    largest = max(fidelity["slices"], key=lambda name: fidelity["slices"][name]["kl_mean_ci"][1])
+    for row in quiet["primary_metric"]["slices"].values():
+        row["ci"] = quiet["primary_metric"]["ci"]
+
+    assert deciding_slice(loud, "primary_metric.ratio_limit") == "capitals"
+    assert deciding_slice(quiet, "primary_metric.ratio_limit") is None
+    assert deciding_slice(sliced, "fidelity.kl_limit") == largest
+    assert deciding_slice(sliced, "spectral.max_caps") is None
 
 
 def test_a_limit_of_a_slice_is_its_own(sliced: dict[str, Any]) -> None:

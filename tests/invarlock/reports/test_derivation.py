@@ -7,10 +7,11 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from packs import STRESS
 
 from invarlock.documents.reports import Report
-from invarlock.reports.derivation import compose, strip
+from invarlock.reports.derivation import compose, context, strip
 
 
 @pytest.fixture
@@ -119,3 +120,21 @@ def test_a_change_along_one_direction_is_a_finding_unless_the_subject_is_meant_t
 
     assert name in preserved["spectral"]["metrics"]["suspicious_changes"]
     assert name not in changed["spectral"]["metrics"]["suspicious_changes"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype"), [("BF16", torch.bfloat16), ("F16", torch.float16), ("F32", torch.float32)]
+)
+def test_guards_know_the_error_of_rounding_to_the_coarsest_type_that_stores_a_tensor(
+    stored: str, dtype: torch.dtype, raw: dict[str, Any]
+) -> None:
+    sides = raw["invariants"]["raw"]
+    for side in ("baseline", "subject"):
+        for tensor in sides[side]["tensors"].values():
+            tensor["dtype"] = "F32"
+    next(iter(sides["subject"]["tensors"].values()))["dtype"] = stored
+
+    found = context(compose(raw)).rounding
+
+    # eps is the distance from 1 to the next number
+    assert found == torch.finfo(dtype).eps / 2

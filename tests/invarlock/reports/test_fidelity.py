@@ -93,6 +93,10 @@ def test_a_quantile_of_the_histogram_is_never_understated_and_by_a_bin_overstate
     assert exact <= found <= max(exact * 10 ** (1 / 40), EDGES[0]) * (1 + 1e-9) or found == max(values)
 
 
+def test_the_smallest_quantile_is_of_the_first_bin_that_has_a_value() -> None:
+    assert quantile_edge(7, [0, 5], 1e-9, math.inf) == upper_edge(8)
+
+
 @given(st.integers(0, BINS - 1))
 def test_bins_meet_at_their_edges(number: int) -> None:
     low, high = lower_edge(number), upper_edge(number)
@@ -317,6 +321,33 @@ def test_a_subject_of_the_baselines_files_diverges_from_nothing(real_reports: di
     assert [problem.field for problem in found] == ["fidelity.raw.subject.kl_sum"]
 
 
+def test_only_strict_determinism_allows_two_passes_of_one_model_no_divergence(real_reports: dict[str, Any]) -> None:
+    raw = strip(copy.deepcopy(real_reports[REPORT]))
+    small, final = lower_edge(1) / 2, raw["evaluation_windows"]["final"]
+    subject = raw["fidelity"]["raw"]["subject"]
+    subject["kl_sum"] = [small * count for count in final["token_counts"]]
+    for part in (subject, *subject["slices"].values()):
+        part["kl_max"] = small
+
+    fields = {}
+    for determinism in ("throughput", "strict"):
+        raw["context"]["determinism"] = determinism
+        fields[determinism] = [problem.field for problem in verify_report(compose(raw))]
+
+    assert fields == {"throughput": [], "strict": ["fidelity.raw.subject.kl_sum"]}
+
+
+@pytest.mark.parametrize(("both", "wrong"), [(3, True), (4, False), (5, False), (6, True)])
+def test_positions_counted_in_two_ways_overlap_by_as_many_as_they_must(both: int, wrong: bool) -> None:
+    raw = raw_of(divergences())
+    # of 15 positions 14 are the same and 5 confident: 4 at least are both, and no more than 5
+    raw["subject"]["same_top"][0], raw["baseline"]["confident"][0] = 14, 5
+
+    raw["subject"]["confident_same"][0] = both
+
+    assert problems(raw) == (["raw.subject.confident_same[0]"] if wrong else [])
+
+
 def test_numbers_are_there_exactly_where_the_subject_was_scored(real_reports: dict[str, Any]) -> None:
     gone, unscored = copy.deepcopy(real_reports[STRESS]), copy.deepcopy(real_reports[STRESS])
     gone["fidelity"]["raw"]["subject"] = None
@@ -357,6 +388,26 @@ def test_a_preset_says_what_harmless_changes_measure_and_loosens_nothing() -> No
     assert policy["null_level"].keys() == {change["name"] for change in runs[0].document["changes"]}
     assert all(level["kl_mean"] == pytest.approx(0.001) for level in policy["null_level"].values())
     assert {**policy, "null_level": None} == tier
+
+
+def test_a_null_level_is_the_worst_of_all_learned_runs() -> None:
+    learned = [null_run(1), null_run(2), null_run(3)]
+    for change in learned[1].document["changes"]:
+        subject = change["fidelity"]
+        subject["kl_sum"] = [value * 10 for value in subject["kl_sum"]]
+        subject["kl_max"] *= 10
+        # bins are a fortieth of a decade
+        subject["histogram"]["first"] += 40
+    for change in learned[2].document["changes"]:
+        change["fidelity"]["same_top"] = [8] * 4
+
+    limits = derive_preset([*learned, null_run(4)], "balanced")["limits"]
+    levels = resolve_policy("balanced", "dev", {}, limits)["fidelity"]["null_level"]
+
+    for level in levels.values():
+        assert level["kl_mean"] == pytest.approx(0.01)
+        assert level["kl_p999"] == pytest.approx(0.01)
+        assert level["same_top_share"] == pytest.approx(0.8)
 
 
 def test_a_null_change_beyond_the_tiers_limit_sets_no_limit() -> None:

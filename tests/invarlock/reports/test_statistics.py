@@ -133,6 +133,12 @@ def test_equal_differences_and_single_windows_collapse() -> None:
     assert (interval.low, interval.high, interval.degenerate, interval.method) == (0.5, 0.5, True, "collapsed")
 
 
+@pytest.mark.parametrize("replicates", [0, -1])
+def test_an_interval_without_replicates_is_refused(replicates: int) -> None:
+    with pytest.raises(ValueError, match="replicates must be at least 1"):
+        bca_interval([0.1, 0.2], [1, 1], replicates=replicates, alpha=0.05, seed=0)
+
+
 def test_a_tiny_difference_does_not_collapse() -> None:
     interval = bca_interval([1e-12, 2e-12, 1e-12, 5e-12], [9] * 4, replicates=500, alpha=0.05, seed=0)
 

@@ -86,6 +86,16 @@ def test_few_samples_that_agree_are_too_little_evidence() -> None:
     assert block["overall"]["ci"] == pytest.approx([-0.52182, 0.52182], abs=1e-5)
 
 
+@pytest.mark.parametrize(("lost", "reach"), [(0.0, 1), (0.25, 2)])
+def test_an_interval_of_equal_differences_reaches_as_far_as_an_unseen_sample_can(lost: float, reach: int) -> None:
+    found = mean_difference([0.5] * 30, [0.5 - lost] * 30, replicates=10, alpha=0.05, seed=0)
+
+    # Clopper and Pearson's interval of no sample in thirty
+    unseen = binomtest(0, 30).proportion_ci(0.95, method="exact").high
+    assert (found.value, found.method) == (-lost, "exact")
+    assert (found.low, found.high) == pytest.approx((-lost - reach * unseen, -lost + reach * unseen))
+
+
 def test_a_subject_that_lost_a_tenth_of_its_answers_fails() -> None:
     block, flags = judged(task("a", answers(800, 1000), answers(700, 1000)))
 

@@ -140,6 +140,20 @@ def test_a_folder_without_measurements_is_refused(put: Callable[[str, Any], Path
         fit_tier(tmp_path, "strictest")
 
 
+def test_thirty_nine_values_are_few_and_forty_are_not(
+    put: Callable[[str, Any], Path], tmp_path: Path, kept_reports: dict[str, Json]
+) -> None:
+    # three of the drift in each null run, and one in a report
+    for run in range(1, 14):
+        put(f"null_run_{run}.json", null_run(run).document)
+    before = rows(fit_tier(tmp_path, "balanced"))["primary_metric.drift_band"]
+
+    put("evaluation.report.json", kept_reports["noop"])
+    after = rows(fit_tier(tmp_path, "balanced"))["primary_metric.drift_band"]
+
+    assert [(row["n"], row["change"]) for row in (before, after)] == [(39, "tighter, few values"), (40, "tighter")]
+
+
 def test_a_proposal_is_shown_as_a_table(put: Callable[[str, Any], Path], tmp_path: Path) -> None:
     for run in range(1, 8):
         put(f"null_run_{run}.json", null_run(run, (0.0, 0.1, 0.2), (0.0, 0.2, 0.4), preview_delta=0.9).document)

@@ -151,6 +151,13 @@ def test_the_reports_of_a_run_verify_and_follow_from_their_baseline(
         ],
         (lambda r: r["evaluation_windows"]["final"]["token_counts"].append(1), "evaluation_windows.final.token_counts"),
         *[
+            (
+                lambda r, part=part: r["evaluation_windows"][part].update(slices=["another"]),
+                f"evaluation_windows.{part}.slices",
+            )
+            for part in ("preview", "final")
+        ],
+        *[
             (lambda r, guard=guard: r[guard]["raw"]["baseline"].update(x=1), f"{guard}.raw.baseline")
             for guard in ("invariants", "spectral", "rmt", "variance")
         ],

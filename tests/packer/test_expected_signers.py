@@ -65,6 +65,7 @@ def test_an_unsigned_pack_is_always_named_as_unsigned(run: Path, tmp_path: Path)
     assert (document["ok"], document["signed"], document["exit_code"]) == (False, False, 0)
     assert (document["authenticity"], document["signer_fingerprint"]) == ("unsigned", None)
     assert (document["integrity_ok"], document["reports_verified"], document["errors"]) == (True, True, [])
+    assert document["warnings"][0] == "the pack is not signed: anybody could have made it"
     assert document["strong_evidence"]["ok"] is False
 
 

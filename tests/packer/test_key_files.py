@@ -19,6 +19,7 @@ from invarlock.packer.trust.keys import (
     load_public_key,
     load_signing_key,
     make_signing_key,
+    passphrase_from,
     public_pem,
     read_public_pem,
     write_key_pair,
@@ -27,6 +28,7 @@ from invarlock.packer.trust.pem import PemBlock, find_blocks, private_seed, publ
 from processes import packer
 
 from invarlock.errors import SignatureError, UsageError
+from invarlock.problems import Code
 
 KEY = SigningKey(bytes(range(32)))
 PEM = write_pem(bytes.fromhex("302e020100300506032b657004220420") + KEY.seed, "PRIVATE KEY")
@@ -139,6 +141,10 @@ OTHER: dict[str, tuple[Callable[[], bytes | str], str]] = {
         lambda: write_pem(bytes.fromhex("302e040100300506032b657004220420") + KEY.seed, "PRIVATE KEY"),
         "a damaged key, or not a PKCS#8 structure",
     ),
+    "another type around the seed": (
+        lambda: write_pem(bytes.fromhex("302e020100300506032b657004220320") + KEY.seed, "PRIVATE KEY"),
+        "a damaged key",
+    ),
     "another public key": (
         lambda: write_pem(V2 + bytes.fromhex("a123032100") + bytes(32), "PRIVATE KEY"),
         "the public key of a different key",
@@ -152,8 +158,9 @@ OTHER: dict[str, tuple[Callable[[], bytes | str], str]] = {
 def test_an_unusable_key_is_refused_with_its_kind(tmp_path: Path, kind: str) -> None:
     make, reason = OTHER[kind]
 
-    with pytest.raises(UsageError, match=f"key\\.pem: .*{reason}.*keygen"):
+    with pytest.raises(UsageError, match=f"key\\.pem: .*{reason}.*keygen") as caught:
         load_signing_key(written(tmp_path, make()))
+    assert caught.value.code is Code.KEY_MALFORMED
 
 
 @given(st.binary(max_size=200), st.sampled_from(["PRIVATE KEY", "PUBLIC KEY"]))
@@ -193,8 +200,11 @@ def test_a_public_key_file_of_a_user_need_not_be_canonical_but_that_of_a_pack_mu
 
 
 def test_a_private_key_is_not_taken_for_a_public_one(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a private key.*give its \.pub\.pem"):
+    with pytest.raises(UsageError, match=r"key\.pem: .*a private key.*give its \.pub\.pem") as private:
         load_public_key(written(tmp_path, PEM))
+    with pytest.raises(UsageError, match=r"none\.pem: neither sha256:HEX nor an existing public key file") as missing:
+        load_public_key(tmp_path / "none.pem")
+    assert (private.value.code, missing.value.code) == (Code.KEY_MALFORMED, Code.INPUT_UNREADABLE)
 
 
 @pytest.mark.parametrize("name", ["tmp/k", "tmp/k.pem", "deep/er/k.pem"])
@@ -209,8 +219,9 @@ def test_keygen_writes_the_names_given_and_makes_their_folder(tmp_path: Path, na
 
 
 def test_keygen_refuses_the_name_of_a_public_key_and_a_folder_that_everybody_writes_to(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="give the private key's name"):
+    with pytest.raises(UsageError, match="give the private key's name") as caught:
         write_key_pair(tmp_path / "k.pub.pem", KEY)
+    assert caught.value.code is Code.KEY_MALFORMED
     tmp_path.chmod(0o777)
     with pytest.raises(UsageError, match="every user of this machine may write"):
         write_key_pair(tmp_path / "k", make_signing_key())
@@ -219,7 +230,18 @@ def test_keygen_refuses_the_name_of_a_public_key_and_a_folder_that_everybody_wri
 
 def test_a_passphrase_too_long_for_any_tool_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONG", "x" * 1024)
+    monkeypatch.setenv("LONGEST", "x" * 1023)
+    monkeypatch.setenv("EMPTY", "")
 
     done = packer("keygen", tmp_path / "k", "--passphrase-env", "LONG")
 
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert passphrase_from("LONGEST") == b"x" * 1023
+    for variable, words in (
+        ("LONG", "exceeds 1023 bytes"),
+        ("EMPTY", "is unset or empty"),
+        ("NONE", "is unset or empty"),
+    ):
+        with pytest.raises(UsageError, match=f"--passphrase-env: .*{variable} {words}") as caught:
+            passphrase_from(variable)
+        assert caught.value.code is Code.PASSPHRASE_UNUSABLE

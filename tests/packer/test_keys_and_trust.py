@@ -48,6 +48,20 @@ def test_a_key_of_another_implementation_has_the_fingerprint_that_it_published()
     assert VECTOR_BODY in public_pem(public)
 
 
+def test_keys_are_written_as_another_implementation_writes_them(tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    key = make_signing_key()
+    other = ed25519.Ed25519PrivateKey.from_private_bytes(key.seed)
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+
+    private, public = write_key_pair(tmp_path / "maker", key)
+
+    assert private.read_bytes() == other.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    assert public.read_bytes() == other.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -197,6 +211,8 @@ def test_a_signer_is_trusted_in_their_time_and_until_revoked(tmp_path: Path, ent
         [{"revoked": True}],
         [{"fingerprint": SIGNER, "not_before": "yesterday"}],
         [{"fingerprint": SIGNER, "not_after": 2026}],
+        {"trusted_signers": [SIGNER], "fingerprints": {}},
+        {"trusted_signers": {}, "fingerprints": [SIGNER]},
     ],
 )
 def test_a_file_that_is_not_a_trust_store_is_a_usage_error(tmp_path: Path, document: Any) -> None:
@@ -300,8 +316,9 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     )
     (tmp_path / "ec.pem").write_bytes(pem)
 
-    with pytest.raises(UsageError, match="not an Ed25519 private key"):
+    with pytest.raises(UsageError, match=r"ec\.pem: an encrypted key, but not an Ed25519 private key") as caught:
         load_signing_key(tmp_path / "ec.pem", b"x")
+    assert caught.value.code is Code.KEY_MALFORMED
 
 
 OTHER = f"sha256:{'c' * 64}"

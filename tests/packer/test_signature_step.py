@@ -17,7 +17,7 @@ from invarlock.packer.trust.signature import check_signature, sign_manifest, ver
 from invarlock.packer.trust.signers import parse_fingerprint, parse_trust_store, read_trust_store
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from nacl.exceptions import UnavailableError
-from packs import codes, edit_json, seal, sign, strict
+from packs import codes, edit_json, places, seal, sign, strict
 
 from invarlock.errors import SignatureError, UsageError
 from invarlock.jsonio import dump_json
@@ -89,7 +89,7 @@ def test_a_manifest_with_more_changes_than_line_endings_has_an_invalid_signature
 def test_the_manifest_names_its_signer_and_no_other(pack: Path, real_run: Any) -> None:
     document = json.loads((pack / "manifest.json").read_bytes())
     sign(pack, {**document, "signing_key_fingerprint": fingerprint(KEY.public)}, real_run.key)
-    assert codes(strict(pack)) == {Code.SIGNER_DIFFERS}
+    assert places(strict(pack)) == [(Code.SIGNER_DIFFERS, "manifest.json", "signing_key_fingerprint")]
 
     sign(pack, {**document, "signing_key_fingerprint": fingerprint(real_run.key.public)}, real_run.key)
     assert strict(pack).code == 0
@@ -177,3 +177,15 @@ def test_files_of_which_nothing_is_derived_are_a_warning(pack: Path, real_run: A
     (line,) = [line for line in strict(pack).warnings if "notes.txt" in line]
 
     assert line.endswith(": notes.txt")
+
+
+@pytest.mark.parametrize(("number", "shown"), [(3, ": 0.txt, 1.txt, 2.txt"), (5, ": 0.txt, 1.txt, 2.txt and 2 more")])
+def test_three_files_of_which_nothing_is_derived_are_named(number: int, shown: str, pack: Path, real_run: Any) -> None:
+    edit_json(pack / "manifest.json", lambda manifest: manifest.update(materials=[]))
+    for name in range(number):
+        (pack / f"{name}.txt").write_text("opaque")
+    seal(pack, real_run.key)
+
+    (line,) = [line for line in strict(pack).warnings if "not used by any check" in line]
+
+    assert line.endswith(shown)

@@ -39,7 +39,7 @@ def test_changed_line_endings_have_a_code_of_their_own(pack: Path, tmp_path: Pat
 
     result = strict(cloned(pack, tmp_path))
 
-    assert codes(result) == {Code.MANIFEST_LINE_ENDS_CHANGED}
+    assert places(result) == [(Code.MANIFEST_LINE_ENDS_CHANGED, "manifest.json", "")]
 
 
 def test_changed_line_endings_of_one_file_have_a_code_of_their_own(pack: Path, real_run: Any) -> None:

@@ -131,12 +131,13 @@ def light(program: str, command_lines: Iterable[Sequence[object]]) -> list[Done]
         command_lines: arguments of each.
 
     Returns:
-        list[Done]: what each ended with; the code is 99 once PyTorch, or by the packer pytest, is imported.
+        list[Done]: what each ended with; the code is 99 once PyTorch, or by the packer pytest or an optional extra, is
+            imported.
     """
     lines = [list(map(str, line)) for line in command_lines]
     packs = program == "packer"
     module = "invarlock.packer.cli" if packs else "invarlock.cli"
-    heavy = ("torch", "transformers", *(("safetensors", "pytest") if packs else ()))
+    heavy = ("torch", "transformers", *(("safetensors", "pytest", "cryptography", "rfc3161_client") if packs else ()))
     done = succeed(python("-c", LIGHT, module, *heavy, given=json.dumps(lines)))
     found = zip(lines, json.loads(done.stdout), strict=True)
     return [subprocess.CompletedProcess(line, code, output, errors) for line, (code, output, errors) in found]

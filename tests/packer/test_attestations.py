@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from model_signing._signing.sign_sigstore_pb import Signature as ModelSignature
 from model_signing._signing.sign_sigstore_pb import pae
 from model_signing._signing.signing import Payload
 from nacl.signing import VerifyKey
-from packs import TIME, contain, content, messages, pack_files, places, sha256, strict
+from packs import TIME, contain, content, messages, pack_files, places, seal, sha256, strict
 from processes import ROOT, packer
 
 from invarlock.catalog.pins import combine_digests
@@ -128,6 +129,17 @@ def test_a_simple_verification_lists_only_what_is_true(pack: Path, failing: Path
     assert len(tests["failedTests"]) == 1
     assert "nan_injection" in tests["failedTests"][0]
     assert strict(failing).attested == ("svr", "test-result")
+
+
+def test_an_informational_case_whose_gates_fail_is_a_warned_test(probed_run: Any, tmp_path: Path) -> None:
+    pack = shutil.copytree(probed_run.pack, tmp_path / "probed")
+
+    attest_pack(pack, probed_run.key, "test-result")
+
+    tests = statement_of(pack, "test-result")["predicate"]
+    assert ["rmt_norm_noise" in name for name in tests["warnedTests"]] == [True]
+    assert ["ve_mlp_scale_skew" in name for name in tests["passedTests"]] == [True]
+    assert tests["failedTests"] == []
 
 
 def test_a_simple_verification_that_claims_pass_over_a_failed_pack_is_refused(failing: Path, real_run: Any) -> None:
@@ -246,6 +258,20 @@ def test_a_baseline_is_named_by_its_files_and_by_its_model_signature(pack: Path,
         file.name: rows[f"{name}/{file.name}"]["digest"]["sha256"] for file in model.iterdir()
     }
     assert rows[name]["annotations"]["files"]["config.json"] == sha256((model / "config.json").read_bytes())
+
+
+@pytest.mark.parametrize("pins", [[], {"models": [1]}, {"models": [{"files": [{}]}]}])
+def test_malformed_pins_are_a_problem_of_the_pack_and_name_no_files(pack: Path, real_run: Any, pins: Any) -> None:
+    (pack / "metadata/model_revisions.json").write_bytes(dump_json(pins))
+    seal(pack, real_run.key)
+
+    result = strict(pack)
+
+    assert {(code, where) for code, where, _ in places(result)} == {
+        (Code.FILE_MALFORMED, "metadata/model_revisions.json")
+    }
+    assert result.attestable is not None
+    assert result.attestable.baseline_files == {}
 
 
 def test_the_files_of_a_subject_are_named_if_they_are_its_own(pack: Path, real_run: Any, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Merging: a small run that was divided into two shards afterwards, and what belongs together and what does not."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,15 @@ def test_an_existing_folder_or_a_dangling_link_is_not_written_to(shards: list[Pa
         merge(shards)
 
     assert list(target.iterdir()) == []
+
+
+def test_a_run_that_cannot_be_made_is_refused_before_a_shard_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(UsageError, match=r"--output: .*merged cannot be created, .*file is not a folder") as caught:
+        merge_runs([tmp_path / "missing"], tmp_path / "file/merged", None, TIME)
+
+    assert caught.value.code is Code.OUTPUT_UNWRITABLE
 
 
 def test_pages_are_made_unless_all_shards_leave_them_out(shards: list[Path], real_run: Any) -> None:
@@ -227,6 +237,17 @@ def test_what_shards_measured_alike_is_the_same_in_all_but_seconds(shards: list[
     assert found.keys() >= {f"presets/calibrated_preset_{MODEL}.json", f"presets/calibrated_preset_{MODEL}.yaml"}
     assert any(where.startswith(f"presets/{MODEL}/") for where in found)
     assert not any(where.endswith((".stale", "timing.json", "half-written")) for where in found)
+
+
+def test_a_model_without_a_baseline_does_not_hide_those_behind_it(shards: list[Path]) -> None:
+    shard = read_shard(shards[0])
+    plan = copy.deepcopy(shard.state["scenarios.json"])
+    plan["selection"]["cases"].append({**plan["selection"]["cases"][0], "model": "embedded/another"})
+
+    found = shared_files([replace(shard, state={**shard.state, "scenarios.json": plan})])
+
+    assert found == shared_files([shard])
+    assert f"{MODEL}/baseline/evaluation.report.json" in found
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from invarlock.packer.build.attesting import attest_pack
 from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
+from invarlock.packer.format.references import reference
 from invarlock.packer.inspection import inspect_pack
 from invarlock.packer.trust.keys import SigningKey
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
@@ -25,8 +26,8 @@ from packs import (
     strict,
 )
 
-from invarlock.errors import UsageError
-from invarlock.problems import Code
+from invarlock.errors import IntegrityError, UsageError
+from invarlock.problems import Code, Problem
 
 
 def test_three_required_fields_and_a_signature_are_a_manifest(pack: Path, real_run: Any) -> None:
@@ -226,3 +227,14 @@ def test_an_attestation_of_a_pack_without_a_verdict_is_refused(tmp_path: Path, r
     result = strict(tmp_path / "bare")
 
     assert (places(result), result.attested) == ([(Code.ATTESTATION_DIFFERS, "manifest.attestation.json", "")], ())
+
+
+def test_a_manifest_cannot_refer_to_a_file_that_its_pack_does_not_have() -> None:
+    digests = {"results/a.json": "1" * 64}
+
+    assert reference(digests, "results/a.json") == {"path": "results/a.json", "digest": f"sha256:{'1' * 64}"}
+    with pytest.raises(IntegrityError) as caught:
+        reference(digests, "results/b.json")
+
+    words = "referenced by the manifest, but not in the pack"
+    assert caught.value.problems == (Problem(Code.REFERENCE_DANGLES, "results/b.json", "", words),)

@@ -11,7 +11,7 @@ from invarlock.packer.verify.plan import read_plan
 from invarlock.packer.verify.presets import read_presets
 from invarlock.packer.verify.reports import Findings, examine_reports
 from invarlock.packer.verify.results import check_results, derive_results, derive_verdict
-from packs import FAULT, MODEL, REPORT, STRESS, TIME, VERDICT, pack_files
+from packs import BASELINE, FAULT, MODEL, REPORT, STRESS, TIME, VERDICT, pack_files
 
 from invarlock.jsonio import dump_json
 from invarlock.problems import Code
@@ -190,6 +190,18 @@ def test_each_report_is_compared_with_the_baseline_of_its_own_model(files: Files
     assert Code.BASELINE_MISSING not in {problem.code for problem in found.problems}
 
 
+@pytest.mark.parametrize("change", [lambda document: document.pop("draws"), lambda document: document.update(draws=7)])
+def test_a_malformed_report_of_a_baseline_is_a_problem_of_its_own(
+    change: Callable[[Any], object], files: Files
+) -> None:
+    found = examine_reports(changed(files, BASELINE, change))
+
+    of_baseline = {problem.code for problem in found.problems if problem.where == BASELINE}
+    # no report has a baseline to be compared with
+    assert of_baseline == {Code.REPORT_MALFORMED, Code.BASELINE_MISSING}
+    assert found.baselines == {}
+
+
 def test_a_preset_is_compared_with_the_baseline_and_not_with_what_a_report_says_of_it(files: Files) -> None:
     raw = strip(json.loads(files[STRESS]))
     raw["baseline_ref"]["digest"] = f"sha256:{'0' * 64}"
@@ -210,9 +222,10 @@ def test_the_first_of_many_differences_are_listed_with_the_number_of_the_others(
 
         return [str(problem) for problem in check_results(changed(files, VERDICT, change), found).problems]
 
-    few = next(number for number in range(1, 200) if "more differences" in differing(number)[-1])
-    assert len(differing(few - 1)) == few - 1
-    assert len(differing(few)) == len(differing(few + 50)) == few
+    assert len(differing(5)) == 5
+    for number in (6, 50):
+        assert len(differing(number)) == 6
+        assert differing(number)[-1].endswith("and more differences")
 
 
 def test_a_pack_without_reports_and_verdict_has_results_of_nothing(files: Files) -> None:

@@ -174,3 +174,16 @@ def test_a_share_is_limited_from_below(share: float | None, met: bool) -> None:
     problems = policy_problems(ReceiverPolicy({"limits": {"fidelity_same_top_share": 0.9}}), shown)
 
     assert [problem.where for problem in problems] == ([] if met else ["a.json"])
+
+
+@pytest.mark.parametrize(("wanted", "met"), [(1, True), (2, False)])
+def test_only_faults_that_were_detected_are_counted(wanted: int, met: bool) -> None:
+    rows = [
+        {"strictness": strictness, "passed": passed}
+        for strictness, passed in (("must_detect", True), ("must_detect", False), ("must_pass", True))
+    ]
+    shown = PackProperties(cast(Manifest, {}), None, Findings(), {"records": rows}, (), parse_moment(A_DAY_LATER))
+
+    problems = policy_problems(ReceiverPolicy({"minimum_faults": wanted}), shown)
+
+    assert [problem.message for problem in problems] == ([] if met else ["1 detected faults, the policy requires 2"])

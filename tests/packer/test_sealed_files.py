@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from invarlock.packer.format.contents import MemoryFiles, PackFiles, SealedFiles
-from invarlock.packer.format.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, THREADED_BYTES
+from invarlock.packer.format.limits import MAX_HASHING_THREADS, MAX_JSON_BYTES, MAX_JSON_VALUES, THREADED_BYTES
 from invarlock.packer.format.pack_folder import Listing, PackFolder, open_pack
 from packs import messages, places, sha256, strict
 
@@ -21,6 +21,7 @@ FILES = {
     "notes/b.txt": b"one\r\ntwo\r\n",
     "notes/empty": b"",
 }
+LENGTHS = {"most.json": MAX_JSON_VALUES - 2, "more.json": MAX_JSON_VALUES - 1}
 DIGESTS = {path: sha256(data) for path, data in FILES.items()}
 
 
@@ -121,6 +122,20 @@ def test_a_document_is_no_larger_than_the_limit(tmp_path: Path) -> None:
         SealedFiles(folder, {"a.json": "0" * 64}).document("a.json")
 
 
+def test_a_document_has_no_more_values_than_the_limit(tmp_path: Path) -> None:
+    # the list itself is a value too
+    files = {name: b"[0" + b",0" * number + b"]" for name, number in LENGTHS.items()}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+
+    with open_pack(tmp_path) as folder:
+        sealed = SealedFiles(folder, {name: sha256(data) for name, data in files.items()})
+        for documents in (MemoryFiles(files), sealed):
+            assert len(documents.document("most.json")) == MAX_JSON_VALUES - 1
+            with pytest.raises(DocumentError, match="values, more than the limit"):
+                documents.document("more.json")
+
+
 def test_a_listing_is_whole_until_it_is_cut_off(opened: PackFolder) -> None:
     listing = opened.listing()
 
@@ -145,9 +160,10 @@ def test_a_file_of_exactly_the_limit_is_read_and_a_larger_one_is_not(opened: Pac
         opened.read("notes/a.json", size - 1)
 
 
-def test_a_large_material_of_a_pack_is_verified_to_its_last_byte(pack: Path, reseal: Reseal) -> None:
-    material = pack / "materials" / "data.dat"
-    material.parent.mkdir()
+@pytest.mark.parametrize("where", ["materials/data.dat", "data.dat"])
+def test_a_large_file_of_a_pack_is_verified_to_its_last_byte(where: str, pack: Path, reseal: Reseal) -> None:
+    material = pack / where
+    material.parent.mkdir(exist_ok=True)
     material.write_bytes(os.urandom(THREADED_BYTES + 1))
     reseal(pack)
     assert strict(pack).code == 0, messages(strict(pack))
@@ -155,6 +171,6 @@ def test_a_large_material_of_a_pack_is_verified_to_its_last_byte(pack: Path, res
 
     for position in (0, THREADED_BYTES // 2, THREADED_BYTES):
         material.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
-        assert places(strict(pack)) == [(Code.CHECKSUM_DIFFERS, "materials/data.dat", "")]
+        assert places(strict(pack)) == [(Code.CHECKSUM_DIFFERS, where, "")]
     material.write_bytes(data[:-1])
-    assert places(strict(pack)) == [(Code.CHECKSUM_DIFFERS, "materials/data.dat", "")]
+    assert places(strict(pack)) == [(Code.CHECKSUM_DIFFERS, where, "")]

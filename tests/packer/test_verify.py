@@ -16,6 +16,7 @@ from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import (
     REPORT,
     TIME,
+    VERDICT,
     content,
     edit_json,
     places,
@@ -136,6 +137,21 @@ def test_without_report_assurance_only_bytes_are_checked(pack: Path, reseal: Res
     assert "reports were not verified" in result.warnings[-1]
     with pytest.raises(UsageError, match="cannot be combined"):
         verify_pack(pack, VerifyOptions(strict=True, report_assurance="off"))
+
+
+@pytest.mark.parametrize(("claimed", "verdict"), [("PASS", "PASS"), ("FAIL", "FAIL"), ("GOOD", None), (7, None)])
+def test_without_report_assurance_the_verdict_is_what_the_pack_claims(
+    claimed: Any, verdict: str | None, pack: Path, reseal: Reseal
+) -> None:
+    edit_json(pack / VERDICT, lambda document: document.update(verdict=claimed))
+    reseal(pack)
+
+    result, required = (
+        verify_pack(pack, VerifyOptions(report_assurance="off", require_pass=one)) for one in (False, True)
+    )
+
+    assert (result.code, result.verdict) == (0, verdict)
+    assert places(required) == ([] if claimed == "PASS" else [(Code.PASS_REQUIRED, VERDICT, "")])
 
 
 def test_verifying_writes_nothing_into_the_pack(pack: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from invarlock.packer.build.attesting import attest_pack
 from invarlock.packer.format.checksums import ATTESTATION_NAME
+from invarlock.packer.format.limits import MAX_ATTESTATION_BYTES
 from invarlock.packer.trust import signature as signatures
 from invarlock.packer.trust.attestation import open_attestation
 from invarlock.packer.trust.envelopes import pre_authentication_encoding
@@ -112,6 +113,17 @@ def test_an_attestation_with_the_signature_of_another_payload_is_refused(pack: P
 
     assert caught.value.code == Code.ATTESTATION_DOES_NOT_HOLD
     assert statement["predicate"]["verdict"] == "PASS"
+
+
+def test_an_attestation_has_a_limit_of_its_own(pack: Path, real_run: Any) -> None:
+    data, public = dump_json(envelope(pack, real_run.key)), real_run.key.public
+    most = data + b" " * (MAX_ATTESTATION_BYTES - len(data))
+    assert open_attestation("invarlock", most, public)["predicate"]["verdict"] == "PASS"
+
+    with pytest.raises(SignatureError, match="more than the limit") as caught:
+        open_attestation("invarlock", most + b" ", public)
+
+    assert [problem.code for problem in caught.value.problems] == [Code.ATTESTATION_MALFORMED]
 
 
 def test_an_attestation_says_which_source_made_the_pack(pack: Path, real_run: Any) -> None:

@@ -67,6 +67,7 @@ def test_limits_follow_from_null_runs(put: Callable[[str, Any], Path], tmp_path:
     # the preview of the second run lost 0.1 nats: its final text was better by as much
     assert found["primary_metric.drift_band"]["n"] == 6
     assert found["primary_metric.drift_band"]["observed"] == pytest.approx(0.1, rel=1e-6)
+    assert found["primary_metric.drift_band"]["proposed"] == pytest.approx([math.exp(-0.11), math.exp(0.11)])
     assert found["primary_metric.ratio_limit"] == {
         "limit": "primary_metric.ratio_limit", "present": pytest.approx(1.1), "n": 0, "observed": None,
         "proposed": None, "change": "nothing measured",

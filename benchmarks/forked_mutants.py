@@ -2,6 +2,7 @@
 
     python benchmarks/forked_mutants.py packer/verify/claims.py --sample 12
     python benchmarks/forked_mutants.py invarlock/edits/*.py --tests tests/invarlock/edits --budget 10
+    python benchmarks/forked_mutants.py packer/verify/claims.py --again OUTPUT --budget 300    # what survived once more
 
 All tests are collected and run once, which shows which tests run which line and how long they take. For each mutant
 the process forks, the code of the function that was changed is replaced, and the tests that run the changed lines run
@@ -90,7 +91,8 @@ class Session:
         for path, module in modules.items():
             original = (ROOT / path).read_text()
             for mutant in sample_mutants(original, self.options.sample, self.options.seed):
-                self.outcomes.append(self._test(path, module, original, mutant, lines[path]))
+                if self.options.again is None or _change(original, mutant.source) in self.options.again:
+                    self.outcomes.append(self._test(path, module, original, mutant, lines[path]))
         return True
 
     def _run_once(self, modules: Mapping[str, ModuleType]) -> dict[str, dict[int, list[str]]]:
@@ -328,6 +330,16 @@ def _change(before: str, after: str) -> str:
     return "  ".join(" ".join(line.split()) for line in lines if line[:2] in ("- ", "+ "))
 
 
+def undecided(output: Path) -> set[str]:
+    """Return the changes that an output of this script has and no test noticed."""
+    rows = [
+        json.loads(line[line.index('{"module"') :])
+        for line in output.read_text("utf-8").splitlines()
+        if '{"module"' in line
+    ]
+    return {row["change"] for row in rows if row["became"] != NAMES[KILLED]}
+
+
 def _wait(child: int, limit_seconds: float) -> int:
     """Return the exit code of a child; one that takes too long is ended, and its mutant is undecided."""
     over = time.monotonic() + limit_seconds
@@ -349,6 +361,12 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=12, help="mutants of each module")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--budget", type=float, default=6.0, help="seconds of tests for each mutant")
+    parser.add_argument(
+        "--again",
+        type=lambda path: undecided(Path(path)),
+        metavar="OUTPUT",
+        help="of these, only those that no test noticed there",
+    )
     options = parser.parse_args()
     tests = options.tests or list(dict.fromkeys(test for module in options.modules for test in MODULES[module]))
     session = Session(options)

@@ -7,6 +7,7 @@ what loading and scoring may take, by an estimate, before anything is taken.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,16 +48,21 @@ def use_one_arena() -> None:
     A model is loaded by threads of their own. What each of them allocated from an arena of its own is not returned to
     the kernel when the model is freed, and no other thread can use it.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_the_allocator("mallopt")
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)
 
 
 def return_freed_memory() -> None:
     """Return what was freed to the kernel, if the allocator is glibc's: it keeps blocks below 32 MB."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = _of_the_allocator("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def _of_the_allocator(name: str) -> Any:
+    """Return a function of the C library, None where it has none of this name."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def check_room(needed_bytes: int, room_bytes: int | None) -> None:

@@ -37,7 +37,6 @@ _MULTIMODAL: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 EAGER = "eager"
 DEQUANTISED, NATIVE = "dequantised", "native"
 
-use_one_arena()
 _LOGGING.set_verbosity_error()
 _LOGGING.disable_progress_bar()
 
@@ -171,6 +170,7 @@ def _load(
     load: Callable[[Mapping[str, Any]], Any],
 ) -> PreTrainedModel:
     spread = placement.device == "cuda" and len(placement.rooms) > 1
+    use_one_arena()
     return_freed_memory()
     try:
         with one_out_of_memory():

@@ -15,6 +15,7 @@ import argparse
 import gzip
 import json
 import math
+import os
 import random
 import shutil
 import tempfile
@@ -79,6 +80,9 @@ class Bench:
     null_kl: float
 
 
+_PREPARED: dict[str, tuple[Source, Bench]] = {}
+
+
 def _text(name: str) -> SourceText:
     catalog = read_models(SUITES / "models.toml")
     text = next(one for one in catalog.suites["smoke"].texts if one.name == name)
@@ -90,6 +94,8 @@ def _text(name: str) -> SourceText:
 @cache
 def source(model: str) -> Source:
     """Return what subjects of an embedded model, or of the checkpoint in a folder, are made from."""
+    if model in _PREPARED:
+        return _PREPARED[model][0]
     torch.set_num_threads(1)
     if model in MODELS:
         folder = power.snapshot(f"embedded/{model}")
@@ -103,6 +109,8 @@ def source(model: str) -> Source:
 @cache
 def bench(model: str, windows: tuple[int, int] = (PREVIEW, FINAL)) -> Bench:
     """Return what subjects of a model are measured against."""
+    if model in _PREPARED:
+        return _PREPARED[model][1]
     folder, text = source(model).folder, _text("austen")
     plan = WindowPlan(SEQ_LEN, *windows, 0, 16)
     context = {"suite": "study", "profile": "dev", "tier": TIER, "determinism": "throughput"}
@@ -112,6 +120,12 @@ def bench(model: str, windows: tuple[int, int] = (PREVIEW, FINAL)) -> Bench:
     document = baseline_document(setup, measure_baseline(folder, {1: draw}, plan, CPU, probe=False))
     baseline = StoredBaseline(folder, document, f"sha256:{'0' * 64}")
     return Bench(setup, baseline, draw, null_level(folder, setup))
+
+
+def use(prepared: Mapping[str, tuple[Source, Bench]]) -> None:
+    """Take what this process would prepare itself from the one that started it."""
+    torch.set_num_threads(1)
+    _PREPARED.update(prepared)
 
 
 def null_level(folder: Path, setup: Setup) -> float:
@@ -201,7 +215,7 @@ def run(task: Task, end: float) -> dict[str, Any] | None:
 def measure(task: Task) -> Any:
     """Make a subject, and return its report."""
     made = bench(task.model, task.windows)
-    target = source(task.model).folder.parent / "subject"
+    target = source(task.model).folder.parent / f"subject-{os.getpid()}"
     setup = replace(made.setup, overrides=overrides_of(task.subject.intent))
     request = EvaluationRequest(setup, made.baseline, "evaluate", 1, made.draw, CPU)
     try:
@@ -335,8 +349,10 @@ def main() -> None:
     options = parser.parse_args()
     wanted = tasks(options)
     end = time.monotonic() + 60 * options.minutes
+    missing = [one for one in wanted if one.kept is None or not one.kept.exists()]
+    prepared = {one.model: (source(one.model), bench(one.model, one.windows)) for one in missing}
     rows = []
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as processes:
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), use, (prepared,)) as processes:
         for row in processes.map(partial(run, end=end), wanted):
             if row is not None:
                 rows.append(row)

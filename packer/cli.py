@@ -163,12 +163,14 @@ def add_merge(subparsers: Commands) -> None:
 
 def add_sign(subparsers: Commands) -> None:
     """Add the command ``sign``."""
-    parser = subparsers.add_parser("sign", help="verify a pack and sign it, or stamp its signature", epilog=EXIT_CODES)
+    parser = subparsers.add_parser(
+        "sign", help="verify a pack and sign it, or time-stamp its signature", epilog=EXIT_CODES
+    )
     _add_pack_and_key(parser, required=False)
     parser.add_argument(
         "--timestamp-url",
         metavar="URL",
-        help="also get a time stamp (RFC 3161) of the signature from this authority, which learns its digest alone; "
+        help="also get a time stamp (RFC 3161) of the signature from this authority, which learns only its digest; "
         "without --signing-key the pack must be signed already",
     )
     parser.set_defaults(command=signing_commands.sign)
@@ -210,8 +212,8 @@ def add_attest(subparsers: Commands) -> None:
 
 
 def _add_pack_and_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    parser.add_argument("pack", type=Path, metavar="PACK")
-    parser.add_argument("--signing-key", type=Path, required=required, metavar="FILE")
+    parser.add_argument("pack", type=Path, metavar="PACK", help="folder of the pack")
+    parser.add_argument("--signing-key", type=Path, required=required, metavar="FILE", help="Ed25519 private key (PEM)")
     _add_passphrase(parser)
 
 
@@ -255,7 +257,7 @@ def add_trust(subparsers: Commands) -> None:
 def add_inspect(subparsers: Commands) -> None:
     """Add the command ``inspect``."""
     parser = subparsers.add_parser("inspect", help="summarise a pack without verifying its reports", epilog=EXIT_CODES)
-    parser.add_argument("pack", type=Path, metavar="PACK")
+    parser.add_argument("pack", type=Path, metavar="PACK", help="folder of the pack")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(command=commands.inspect)
 
@@ -277,8 +279,8 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
         "--report-assurance",
         choices=("report", "strict", "off"),
         default="report",
-        help="report: derive every claim again (default); strict: also require a container for every clean report; "
-        "off: check only bytes and signature",
+        help="report: recompute every claim (default); strict: also require that every clean report was made in a "
+        "container; off: check only bytes and signature",
     )
     parser.add_argument(
         "--expected-fingerprint",
@@ -297,8 +299,8 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
         "--timestamp-certificate",
         type=Path,
         metavar="FILE",
-        help="root certificate (PEM) of a time-stamping authority: require its time stamp of the signature, and check "
-        "the signer's validity at its time",
+        help="root certificate (PEM) of a time-stamping authority: require a time stamp of the signature by it, and "
+        "check the signer's validity at the stamped time",
     )
     _add_allow_unsigned(parser)
     parser.add_argument("--at", metavar="TIME", help="check the signer's validity at this time instead of now")
@@ -332,10 +334,10 @@ def add_verify_receipt(subparsers: Commands) -> None:
     """Add the command ``verify-receipt``."""
     parser = subparsers.add_parser(
         "verify-receipt",
-        help="check a receiver's signed statement that packs were verified",
+        help="check a receipt: a receiver's signed statement that packs were verified",
         epilog=EXIT_CODES,
     )
-    parser.add_argument("receipt", type=Path, metavar="RECEIPT")
+    parser.add_argument("receipt", type=Path, metavar="RECEIPT", help="receipt written by verify --receipt")
     parser.add_argument("packs", type=Path, nargs="*", metavar="PACK", help="packs that the receipt must accept")
     parser.add_argument(
         "--public-key", type=Path, required=True, metavar="FILE", help="public key of the receiver who wrote it"
@@ -348,7 +350,7 @@ def add_bom(subparsers: Commands) -> None:
     """Add the command ``bom``."""
     parser = subparsers.add_parser(
         "bom",
-        help="verify a pack and write a CycloneDX BOM of a subject: the model, its ancestor, its numbers",
+        help="verify a pack and write a CycloneDX BOM of a subject, with its baseline and measurements",
         epilog=EXIT_CODES,
     )
     _add_subject(parser)
@@ -359,27 +361,27 @@ def add_card(subparsers: Commands) -> None:
     """Add the command ``card``."""
     parser = subparsers.add_parser(
         "card",
-        help="verify a pack and write the section of a subject's model card, with metadata of the hub",
+        help="verify a pack and write a model-card section about a subject, with metadata for the hub",
         epilog=EXIT_CODES,
     )
     _add_subject(parser)
     parser.add_argument(
-        "--without-metadata", action="store_true", help="write the section alone, for a README that has metadata"
+        "--without-metadata", action="store_true", help="write only the section, for a README that already has metadata"
     )
     parser.set_defaults(command=receiver_commands.card)
 
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
     """Add the options of a document about one subject of a pack."""
-    parser.add_argument("pack", type=Path, metavar="PACK")
+    parser.add_argument("pack", type=Path, metavar="PACK", help="folder of the pack")
     parser.add_argument(
         "--case",
         metavar="ID",
-        help="the case of the subject, such as mistral-tiny-quant_4bit_clean; needed if several subjects must pass; "
-        "all runs of the subject are in the document",
+        help="the case of the subject, such as mistral-tiny-quant_4bit_clean; required if several subjects must pass; "
+        "the document covers all runs of the subject",
     )
     parser.add_argument("--name", metavar="TEXT", help="name of the model; default: the case")
-    parser.add_argument("--pack-url", metavar="URL", help="https address where others get the pack")
+    parser.add_argument("--pack-url", metavar="URL", help="https address where others can get the pack")
     parser.add_argument(
         "--checkpoint-files",
         type=Path,
@@ -405,8 +407,8 @@ def add_diff(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "diff", help="verify two packs and show what changed from the first to the second", epilog=EXIT_CODES
     )
-    parser.add_argument("first", type=Path, metavar="A")
-    parser.add_argument("second", type=Path, metavar="B")
+    parser.add_argument("first", type=Path, metavar="A", help="folder of the first pack")
+    parser.add_argument("second", type=Path, metavar="B", help="folder of the second pack")
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the differences as a page for browsers")
     _add_allow_unsigned(parser)

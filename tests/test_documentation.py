@@ -13,6 +13,8 @@ from processes import python, succeed
 
 from invarlock.boundary import CommandParser
 from invarlock.cli.program import make_parser
+from invarlock.edits import EDITS
+from invarlock.edits.edit import Edit
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -149,3 +151,10 @@ def test_a_documented_command_is_one_that_its_program_accepts(line: str) -> None
             assert set(words[words.index("-e") + 1].split(",")) <= {*known, "py"}
         elif words[0] == "make":
             assert set(words[1:2]) <= {"dev-install", "runtime-image", "pack", "help"}
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.name)
+def test_the_page_about_suites_has_the_syntax_of_every_edit(edit: Edit) -> None:
+    text = (DOCS / "own-suites.md").read_text("utf-8").replace("\\|", "|")
+
+    assert f"| `{edit.syntax}` |" in text

@@ -18,8 +18,8 @@ def add_calibrate(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "calibrate",
         help="propose a tier's limits from reports and null runs",
-        description="Fit the limits of a tier to harmless changes, from reports of passing edits in a folder and "
-        "null runs, and write the proposed limits next to the current ones. The tier itself is not changed. "
+        description="Fit the limits of a tier to the null runs and the reports of passing edits in a folder, and write "
+        "the proposed limits next to the current ones. The tier itself is not changed. "
         "To make presets of models, use: pytest suites --suite-mode calibrate-only",
         epilog=EXIT_CODES,
     )

@@ -27,11 +27,11 @@ def add_demo(subparsers: Commands) -> None:
     """Add the command ``demo``."""
     parser = subparsers.add_parser(
         "demo",
-        help="write a small model, the same model in 4 bits, and a text, to try evaluate with",
+        help="write a small model, a 4-bit copy of it, and a text, for a first try of evaluate",
         epilog=EXIT_CODES,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new folder for base, w4a16 and heldout.txt")
-    parser.add_argument("--fault", action="store_true", help="break the 4-bit model: its scales do not fit its codes")
+    parser.add_argument("--fault", action="store_true", help="break the 4-bit model: its scales do not match its codes")
     parser.set_defaults(command=_demo)
 
 
@@ -45,7 +45,7 @@ def _demo(options: argparse.Namespace) -> int:
         _make(folder, fault=options.fault)
     base, subject, text = (shlex.quote(str(folder / name)) for name in ("base", "w4a16", "heldout.txt"))
     say(
-        f"{folder / 'base'}: a model of a million parameters",
+        f"{folder / 'base'}: a model with one million parameters",
         f"{folder / 'w4a16'}: the same model, its weights packed in 4 bits{', and broken' if options.fault else ''}",
         f"{folder / 'heldout.txt'}: a text that the model was not trained on",
         f"compare them with: invarlock evaluate --baseline {base} --subject {subject} --text {text} --seq-len 128 "

@@ -53,35 +53,36 @@ def add_evaluate(subparsers: Commands) -> None:
     subject.add_argument(
         "--subject-url",
         metavar="URL",
-        help="server of the edited model, instead of a folder: an OpenAI-compatible API that returns the "
-        "log-probabilities of a prompt; guards are not evaluated then; its key is in INVARLOCK_SUBJECT_API_KEY",
+        help="URL of an OpenAI-compatible server that runs the edited model, instead of a folder; it must return the "
+        "log-probabilities of a prompt; guards are not evaluated; its API key is read from INVARLOCK_SUBJECT_API_KEY",
     )
     parser.add_argument(
-        "--subject-model", metavar="NAME", help="name of the model on that server; default: its only one"
+        "--subject-model", metavar="NAME", help="name of the model on that server; default: the only one it lists"
     )
     parser.add_argument(
         "--text",
         action="append",
         required=True,
         metavar="[NAME=]FILE",
-        help="text on which both are scored: .txt, .xz, .jsonl or .parquet; given several times, each with a name, "
-        "they are slices, and every limit must hold in each",
+        help="text on which both checkpoints are scored: plain text, .jsonl, .json or .parquet; all but .parquet may "
+        "be compressed (.xz, .gz, .bz2); may be repeated with names: each text is then a slice, and every limit must "
+        "hold in each slice",
     )
     parser.add_argument(
         "--slice-limit",
         action="append",
         default=[],
         metavar="NAME.LIMIT=VALUE",
-        help="a limit of one slice, such as code.ratio_limit=1.2; it is an override of the tier",
+        help="a limit for one slice instead of the tier's, such as code.ratio_limit=1.2",
     )
     parser.add_argument(
-        "--text-field", default="text", metavar="NAME", help="field with the text of a row; default: text"
+        "--text-field", default="text", metavar="NAME", help="field of a row that contains its text; default: text"
     )
     parser.add_argument(
         "--intent",
         choices=("preserve", "change"),
         default="preserve",
-        help="change: the subject is meant to answer differently (a fine-tune, a merge), so fidelity is reported "
+        help="change: the subject is meant to behave differently (a fine-tune, a merge), so fidelity is reported "
         "without a gate; default: preserve",
     )
     parser.add_argument(
@@ -90,40 +91,50 @@ def add_evaluate(subparsers: Commands) -> None:
     parser.add_argument(
         "--model-id", metavar="NAME", help="name of the model in the report; default: the baseline's folder name"
     )
-    parser.add_argument("--profile", choices=profile_names(), default="dev", help="amount of measurement; default: dev")
+    parser.add_argument("--profile", choices=profile_names(), default="dev", help="how much is measured; default: dev")
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"{QUICK_WINDOWS[0]} and {QUICK_WINDOWS[1]} windows: a first look in a fraction of the time, with a wide "
-        "interval; options of windows win",
+        help=f"{QUICK_WINDOWS[0]} preview and {QUICK_WINDOWS[1]} final windows: a first look in a fraction of the "
+        "time, with a wide interval; --preview-windows and --final-windows override it",
     )
     parser.add_argument(
         "--tier", choices=tier_names(), default="balanced", help="limits of the gates; default: balanced"
     )
     parser.add_argument(
-        "--baseline-report", type=Path, metavar="FILE", help="the baseline's report from an earlier run, to reuse"
+        "--baseline-report", type=Path, metavar="FILE", help="reuse the measurements in this report of the baseline"
     )
     parser.add_argument(
-        "--preset", type=Path, metavar="FILE", help="calibrated_preset_<model>.json, in a folder with its null runs"
+        "--preset",
+        type=Path,
+        metavar="FILE",
+        help="calibrated_preset_<model>.json with the limits of this model; the folder of its null runs must be next "
+        "to it",
     )
     parser.add_argument(
         "--records",
         type=Path,
         metavar="FILE",
-        help="results of both on tasks, by invarlock records import; default: the subject's task_records.json",
+        help="task results of both checkpoints, written by invarlock records import; default: task_records.json in "
+        "the subject's folder",
     )
     parser.add_argument(
         "--tasks",
         metavar="NAME[,NAME]",
-        help="run these tasks of lm-evaluation-harness on both (pip install 'invarlock[tasks]') instead of --records",
+        help="run these lm-evaluation-harness tasks on both checkpoints, instead of --records (pip install "
+        "'invarlock[tasks]')",
     )
-    parser.add_argument("--tasks-limit", type=positive, metavar="N", help="samples of each task; default: all")
-    parser.add_argument("--tasks-fewshot", type=positive, metavar="N", help="examples; default: the task's own number")
+    parser.add_argument("--tasks-limit", type=positive, metavar="N", help="number of samples per task; default: all")
+    parser.add_argument(
+        "--tasks-fewshot", type=positive, metavar="N", help="number of few-shot examples; default: the task's own"
+    )
     parser.add_argument(
         "--tasks-include", type=Path, metavar="DIR", help="folder with the YAML files of your own tasks"
     )
     parser.add_argument(
-        "--tasks-python", metavar="FILE", help="interpreter that has lm-evaluation-harness; default: this one"
+        "--tasks-python",
+        metavar="FILE",
+        help="Python interpreter of an environment with lm-evaluation-harness; default: the current one",
     )
     parser.add_argument(
         "--edit-label",
@@ -135,17 +146,17 @@ def add_evaluate(subparsers: Commands) -> None:
         action="append",
         default=[],
         metavar="CHANGE",
-        help="a change of structure on purpose, such as vocabulary+8, layers=28, ffn=1024, width=512, heads=12, "
-        "kv-heads-2 or experts=48; may be repeated; it is no violation if it is so",
+        help="an intended change of structure, such as vocabulary+8, layers=28, ffn=1024, width=512, heads=12, "
+        "kv-heads-2 or experts=48, which then does not count as a violation; may be repeated",
     )
     parser.add_argument(
         "--model-signature",
         action="append",
         default=[],
         metavar="SIDE=HOW",
-        help="verify the OpenSSF model signature (model.sig) of baseline or subject first, offline, and record signer "
-        "and digest: subject=key:PUBLIC_KEY, subject=certificate:ROOT or "
-        "subject=sigstore:IDENTITY,ISSUER,TRUST_CONFIG; once for each side (pip install "
+        help="first verify the OpenSSF model signature (model.sig) of the baseline or the subject, offline, and record "
+        "its signer and digest: subject=key:PUBLIC_KEY, subject=certificate:ROOT or "
+        "subject=sigstore:IDENTITY,ISSUER,TRUST_CONFIG; at most once for baseline and once for subject (pip install "
         "'invarlock[model-signatures]')",
     )
     parser.add_argument(
@@ -159,7 +170,8 @@ def add_evaluate(subparsers: Commands) -> None:
         "--scoring",
         choices=("dequantised", "native"),
         default="dequantised",
-        help="scoring of a packed subject: dequantised weights, or native kernels; default: dequantised",
+        help="how a packed subject is scored: with dequantised weights, or with the native kernels of its library; "
+        "default: dequantised",
     )
     parser.add_argument(
         "--attention",
@@ -175,14 +187,18 @@ def add_evaluate(subparsers: Commands) -> None:
     )
     for name, default, text in (
         ("--seq-len", 512, "tokens per window; default: 512"),
-        ("--preview-windows", None, "default: the profile's"),
-        ("--final-windows", None, "default: the profile's"),
+        ("--preview-windows", None, "number of preview windows, which show drift; default: the profile's"),
+        ("--final-windows", None, "number of final windows, which the gates judge; default: the profile's"),
         ("--batch-size", 16, "windows per forward pass; default: 16"),
-        ("--top-k", 512, "most probable tokens of the baseline that fidelity compares per position; default: 512"),
+        (
+            "--top-k",
+            512,
+            "number of the baseline's most probable tokens that fidelity compares per position; default: 512",
+        ),
     ):
         parser.add_argument(name, type=positive, default=default, metavar="N", help=text)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed for sampling windows; default: 0")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="device to measure on; default: cuda if available")
     parser.set_defaults(command=_evaluate)
 
 

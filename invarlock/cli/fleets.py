@@ -38,38 +38,47 @@ KINDS = {"job": indexed_job, "rayjob": ray_job}
 
 def add_fleet(commands: Commands) -> None:
     """Add the command ``fleet``."""
-    parser = commands.add_parser("fleet", help="write a Kubernetes manifest of a run on many nodes")
+    parser = commands.add_parser("fleet", help="write a Kubernetes manifest for a run on many nodes")
     inner = parser.add_subparsers(required=True, metavar="COMMAND")
     manifest = inner.add_parser(
         "manifest",
         help="an Indexed Job of shards, or a RayJob of KubeRay",
-        description="Write the manifest of a run of a shipped suite on a Kubernetes cluster as YAML: an Indexed Job, "
-        "whose pods run shards for 'merge', or a RayJob of KubeRay, whose workers run the pieces of a fleet. Nothing "
-        "is sent to a cluster; apply it with kubectl.",
+        description="Write a YAML manifest that runs a shipped suite on a Kubernetes cluster: an Indexed Job, whose "
+        "pods run shards that 'merge' joins, or a RayJob of KubeRay, whose workers run the pieces of a fleet. Nothing "
+        "is sent to a cluster; apply the manifest with kubectl.",
         epilog=f"{EXIT_CODES} example: invarlock fleet manifest rayjob -m smoke --image IMAGE --pods 2 --claim work",
     )
     manifest.add_argument("kind", choices=sorted(KINDS), help="job: Indexed Job of shards; rayjob: a fleet on KubeRay")
     manifest.add_argument("-m", dest="suite", required=True, metavar="SUITE", help="the suite, such as full")
     manifest.add_argument(
-        "--image", required=True, metavar="IMAGE", help="with InvarLock, the extra suite and, for rayjob, the extra ray"
+        "--image",
+        required=True,
+        metavar="IMAGE",
+        help="container image with InvarLock and its extra suite (for rayjob also ray)",
     )
-    manifest.add_argument("--pods", type=int, required=True, metavar="N", help="shards, or nodes of the Ray cluster")
-    manifest.add_argument("--claim", required=True, metavar="NAME", help="PersistentVolumeClaim of all pods")
-    manifest.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of a pod; needed by suites for GPUs")
-    manifest.add_argument("--gpu-memory", type=float, metavar="GB", help="of one GPU: check that each model fits a pod")
-    manifest.add_argument("--cpus", type=int, metavar="N", help="cores of a pod; default: 8, or 8 for each GPU")
-    manifest.add_argument("--memory", type=int, metavar="GIB", help="of a pod; default: by the largest model")
-    manifest.add_argument("--scratch", type=int, metavar="GIB", help="temporary files; default: by the largest model")
-    manifest.add_argument("--name", metavar="NAME", help="of the job and its folder; default: invarlock-SUITE")
-    manifest.add_argument("--namespace", metavar="NAME", help="default: that of kubectl's context")
+    manifest.add_argument("--pods", type=int, required=True, metavar="N", help="number of shards, or of Ray nodes")
+    manifest.add_argument("--claim", required=True, metavar="NAME", help="PersistentVolumeClaim that all pods mount")
+    manifest.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs per pod; needed by suites for GPUs")
+    manifest.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="memory of one GPU, to check that each model fits a pod"
+    )
+    manifest.add_argument("--cpus", type=int, metavar="N", help="cores per pod; default: 8, or 8 per GPU")
+    manifest.add_argument("--memory", type=int, metavar="GIB", help="memory per pod; default: by the largest model")
+    manifest.add_argument(
+        "--scratch", type=int, metavar="GIB", help="disk space for temporary files; default: by the largest model"
+    )
+    manifest.add_argument("--name", metavar="NAME", help="name of the job and its folder; default: invarlock-SUITE")
+    manifest.add_argument("--namespace", metavar="NAME", help="default: the namespace of kubectl's context")
     manifest.add_argument("--queue", metavar="NAME", help="LocalQueue of Kueue, which admits the job")
-    manifest.add_argument("--signing-secret", metavar="NAME", help="rayjob: Secret with key.pem; default: not signed")
-    manifest.add_argument("--output", type=Path, metavar="FILE", help="must not exist; default: standard output")
+    manifest.add_argument(
+        "--signing-secret", metavar="NAME", help="rayjob: Secret with key.pem; without it, no signature"
+    )
+    manifest.add_argument("--output", type=Path, metavar="FILE", help="new file to write; default: standard output")
     manifest.add_argument(
         "--run-options",
         default="",
         metavar="TEXT",
-        help="more options of 'invarlock run', in one text",
+        help="more options for 'invarlock run', as one quoted text",
     )
     manifest.set_defaults(command=_manifest)
 
@@ -173,7 +182,7 @@ def _remarks(kind: str, pods: Pods, cases: list[Case]) -> list[str]:
     runs = f"{pods.name}/shard-*"
     return [
         *lines,
-        f"cases of the shards, of equal length by estimate: {', '.join(map(str, sizes))}",
+        f"cases per shard, in shards of equal estimated length: {', '.join(map(str, sizes))}",
         f"then, where the claim {pods.claim} is mounted: invarlock merge {runs} --output merged --signing-key KEY.pem",
     ]
 

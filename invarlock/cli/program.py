@@ -120,7 +120,9 @@ def _add_records(commands: Commands) -> None:
 
 
 def _add_advanced(commands: Commands) -> None:
-    parser = commands.add_parser("advanced", help="earlier names: evidence-pack COMMAND, calibrate")
+    parser = commands.add_parser(
+        "advanced", help="commands under their earlier names: evidence-pack COMMAND, calibrate"
+    )
     inner = parser.add_subparsers(required=True, metavar="COMMAND")
     inner.add_parser("evidence-pack", help="keygen, build, sign, attest, trust, inspect, verify, diff", add_help=False)
     add_calibrate(inner)
@@ -128,7 +130,7 @@ def _add_advanced(commands: Commands) -> None:
 
 GROUPS = {
     "compare checkpoints": (add_demo, add_evaluate, add_run, add_fleet, add_tune, add_calibrate, _add_records),
-    "look at evidence": (add_verify, packs.add_verify_receipt, packs.add_inspect, packs.add_diff, packs.add_trust),
+    "check evidence": (add_verify, packs.add_verify_receipt, packs.add_inspect, packs.add_diff, packs.add_trust),
     "publish evidence": (packs.add_bom, packs.add_card),
     "make evidence packs": (packs.add_keygen, packs.add_build, packs.add_sign, packs.add_attest, packs.add_merge),
     "reference": (add_problems, _add_advanced),

@@ -14,7 +14,7 @@ from invarlock.problems.page import problems_page
 
 def add_problems(commands: Commands) -> None:
     """Add the command ``problems``."""
-    parser = commands.add_parser("problems", help="explain the codes of problems: all of them, or the given ones")
+    parser = commands.add_parser("problems", help="explain problem codes: all of them, or the given ones")
     parser.add_argument("codes", nargs="*", metavar="CODE", help="such as checksum_differs")
     parser.set_defaults(command=_problems)
 

@@ -29,9 +29,13 @@ def add_tune(subparsers: Commands) -> None:
     parser = subparsers.add_parser(
         "tune", help="find the strongest parameters of each edit that pass every gate with a margin", epilog=EXIT_CODES
     )
-    parser.add_argument("model", metavar="MODEL", help="a model of the suites folder, or a model folder")
+    parser.add_argument("model", metavar="MODEL", help="id of a model in the suites folder, or a model folder")
     parser.add_argument(
-        "--suites", type=Path, default=shipped_suites(), metavar="FOLDER", help="default: the shipped suites"
+        "--suites",
+        type=Path,
+        default=shipped_suites(),
+        metavar="FOLDER",
+        help="suites folder; default: the shipped one",
     )
     parser.add_argument(
         "--model-id", metavar="ID", help="model id for the entries of a folder; default: local/<folder name>"
@@ -51,18 +55,19 @@ def add_tune(subparsers: Commands) -> None:
         "--text",
         action="append",
         metavar="[NAME=]FILE",
-        help="text to judge on instead of the suite's: .txt, .xz, .jsonl or .parquet; given several times, each with "
-        "a name, they are slices, and every limit must hold with its margin in each",
+        help="text to judge on instead of the suite's: plain text, .jsonl, .json or .parquet; all but .parquet may be "
+        "compressed (.xz, .gz, .bz2); may be repeated with names: each text is then a slice, and every limit must hold "
+        "with its margin in each slice",
     )
     parser.add_argument(
-        "--text-field", default="text", metavar="NAME", help="field with the text of a row; default: text"
+        "--text-field", default="text", metavar="NAME", help="field of a row that contains its text; default: text"
     )
     parser.add_argument(
         "--slice-limit",
         action="append",
         default=[],
         metavar="NAME.LIMIT=VALUE",
-        help="a limit of one slice of --text, such as code.ratio_limit=1.2",
+        help="a limit for one slice of --text instead of the tier's, such as code.ratio_limit=1.2",
     )
     for name, text in (
         ("--seq-len", "tokens per window"),
@@ -70,13 +75,13 @@ def add_tune(subparsers: Commands) -> None:
         ("--final-windows", "final windows of each text"),
     ):
         parser.add_argument(name, type=positive, metavar="N", help=f"{text}; default: the suite's")
-    parser.add_argument("--tier", choices=tier_names(), default="balanced")
+    parser.add_argument("--tier", choices=tier_names(), default="balanced", help="default: balanced")
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="FILE",
-        help="file of tuned parameters; entries are added, a missing file is created",
+        help="file of tuned parameters; created if missing, otherwise entries are added",
     )
     parser.set_defaults(command=_tune)
 

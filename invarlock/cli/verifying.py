@@ -34,7 +34,7 @@ def add_verify(commands: Commands) -> None:
     """Add the command ``verify``."""
     parser = commands.add_parser(
         "verify",
-        help="verify packs, or derive reports again from their raw measurements; offline",
+        help="verify packs or reports offline: recompute every number from the raw measurements",
         epilog=EXIT_CODES,
     )
     parser.add_argument(
@@ -42,7 +42,8 @@ def add_verify(commands: Commands) -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="pack folders, or evaluation.report.json files and folders of evaluate; the exit code is the worst",
+        help="pack folders; or evaluation.report.json files, or output folders of evaluate; of several, the exit code "
+        "is the worst",
     )
     add_verify_options(parser)
     of_reports = parser.add_argument_group("options of reports")
@@ -50,13 +51,13 @@ def add_verify(commands: Commands) -> None:
         "--baseline-report",
         type=Path,
         metavar="FILE",
-        help="also compare the baseline's side with this report of the baseline",
+        help="also compare the baseline's numbers with this report of the baseline",
     )
     of_reports.add_argument(
         "--preset",
         type=Path,
         metavar="FILE",
-        help="also derive the limits again from this preset, which the reports refer to",
+        help="the preset that the reports refer to: also recompute their limits from it",
     )
     parser.set_defaults(command=_verify, defaults={name: parser.get_default(name) for name in OF_PACKS | OF_REPORTS})
 

@@ -17,6 +17,7 @@ import pytest
 from invarlock.errors import InvarLockError, printable_lines
 from invarlock.harness.selection.suites_folder import find_suites_folder, is_suites_folder
 from invarlock.settings import SETTINGS
+from invarlock.settings.page import option_help
 
 if TYPE_CHECKING:
     from invarlock.harness.session import SuiteSession
@@ -35,9 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for setting in SETTINGS:
         if setting.option is None:
             continue
-        variables = f" [{', '.join(setting.variables)}]" if setting.variables else ""
         # argparse takes % for a placeholder
-        text = (setting.help + variables).replace("%", "%%")
+        text = option_help(setting).replace("%", "%%")
         destination = f"invarlock_{setting.name}"
         if setting.flag:
             group.addoption(setting.option, action="store_true", default=False, dest=destination, help=text)

@@ -134,7 +134,7 @@ class Code(StrEnum):
     MODEL_SIGNATURE_DOES_NOT_HOLD = (
         "model_signature_does_not_hold",
         ExitCode.USAGE,
-        "The model signature of a checkpoint is by another signer, or of other files, or does not cover a file.",
+        "The model signature of a checkpoint was made by another signer or for other files, or does not cover a file.",
         "Do not use the checkpoint; get it again, or ask its signer.",
     )
     CHECKPOINT_UNUSABLE = (
@@ -158,7 +158,7 @@ class Code(StrEnum):
     TUNED_PARAMETERS_UNUSABLE = (
         "tuned_parameters_unusable",
         ExitCode.USAGE,
-        "The tuned parameters of a model's edit are missing, or their evidence is of a failure.",
+        "The tuned parameters for an edit of this model are missing, or their recorded evidence shows a failure.",
         "Tune the edit: `invarlock tune MODEL`, or give the parameters in the scenario.",
     )
     POLICY_UNKNOWN = (
@@ -176,13 +176,13 @@ class Code(StrEnum):
     NULL_RUNS_UNUSABLE = (
         "null_runs_unusable",
         ExitCode.USAGE,
-        "No limits follow from the null runs: some are missing, failed, or were measured differently.",
+        "No limits can be learned from the null runs: some are missing, failed, or were measured differently.",
         "Run the calibration again: `pytest suites --suite-mode calibrate-only`.",
     )
     TASK_RESULTS_DIFFER = (
         "task_results_differ",
         ExitCode.USAGE,
-        "The results of a task on baseline and subject cannot be paired.",
+        "The task results of baseline and subject cannot be paired.",
         "Run the same version of the task on both, with the same samples and metric.",
     )
     HUB_UNAVAILABLE = (
@@ -200,7 +200,7 @@ class Code(StrEnum):
     TEXT_UNUSABLE = (
         "text_unusable",
         ExitCode.USAGE,
-        "A text cannot be read, has another encoding, form or content than expected, or is missing.",
+        "A text is missing, cannot be read, or does not have the expected encoding, format or content.",
         "Give another text, or restore the file; the message says what is wrong with it.",
     )
     TOKENIZER_UNUSABLE = (
@@ -242,7 +242,7 @@ class Code(StrEnum):
     SELECTION_INVALID = (
         "selection_invalid",
         ExitCode.USAGE,
-        "The selected cases do not exist, belong to several suites, or are not all there are.",
+        "The selected cases do not exist, belong to several suites, or are only a part where all are required.",
         "Correct the selection; `pytest suites --collect-only` lists all cases.",
     )
     SUBJECTS_UNUSABLE = (
@@ -260,7 +260,7 @@ class Code(StrEnum):
     RUN_DIFFERS = (
         "run_differs",
         ExitCode.USAGE,
-        "The run directory belongs to another run than the one to resume.",
+        "The run directory does not belong to the run that is to be resumed.",
         "Use the same selection, settings and pins, or start a new run in another folder.",
     )
     RUN_IN_USE = (
@@ -272,8 +272,8 @@ class Code(StrEnum):
     RUN_DIRECTORY_UNUSABLE = (
         "run_directory_unusable",
         ExitCode.USAGE,
-        "The given run has not what the command needs.",
-        "Give the `--output-dir` of a run of the kind in the message.",
+        "The given run directory lacks what the command needs.",
+        "Give the `--output-dir` of a run as described in the message.",
     )
     DEVICE_UNAVAILABLE = (
         "device_unavailable",
@@ -290,14 +290,14 @@ class Code(StrEnum):
     KEY_MALFORMED = (
         "key_malformed",
         ExitCode.USAGE,
-        "A file is not the PEM file of an Ed25519 key of the needed kind.",
+        "A file is not a PEM file with an Ed25519 key, or has a private key instead of a public one or vice versa.",
         "Make a key pair with `python -m invarlock.packer keygen NAME.pem`; NAME.pub.pem is the public one.",
     )
     KEY_ENCRYPTED = (
         "key_encrypted",
         ExitCode.USAGE,
         "The private key is encrypted, and no passphrase was given.",
-        "Give the variable that has it: `--passphrase-env VAR`.",
+        "Name the environment variable that contains the passphrase: `--passphrase-env VAR`.",
     )
     KEY_NOT_ENCRYPTED = (
         "key_not_encrypted",
@@ -308,19 +308,19 @@ class Code(StrEnum):
     PASSPHRASE_UNUSABLE = (
         "passphrase_unusable",
         ExitCode.USAGE,
-        "The variable of the passphrase is unset, empty, or too long.",
-        "Set the variable in `--passphrase-env` to the passphrase.",
+        "The environment variable with the passphrase is unset or empty, or its value is too long.",
+        "Set the variable named in `--passphrase-env` to the passphrase.",
     )
     PASSPHRASE_WRONG = (
         "passphrase_wrong",
         ExitCode.USAGE,
         "The passphrase does not decrypt the private key, or the file is damaged.",
-        "Check the passphrase; restore the file from its copy.",
+        "Check the passphrase, or restore the file from a backup.",
     )
     WRITABLE_BY_EVERYBODY = (
         "writable_by_everybody",
         ExitCode.USAGE,
-        "Every user of the machine may write a key, a trust store, or a folder above it.",
+        "Every user of the machine can write to a key, a trust store, or a folder that contains it.",
         "Remove the permission: `chmod o-w PATH`.",
     )
     FINGERPRINT_MALFORMED = (
@@ -332,7 +332,7 @@ class Code(StrEnum):
     TIME_MALFORMED = (
         "time_malformed",
         ExitCode.USAGE,
-        "A time is not written as in ISO 8601.",
+        "A time is not in ISO 8601 format.",
         "Write it like `2026-01-31T12:00:00Z`.",
     )
     TRUST_STORE_MALFORMED = (
@@ -345,7 +345,7 @@ class Code(StrEnum):
         "trust_store_unusable",
         ExitCode.USAGE,
         "The trust store cannot be found, read, locked or written.",
-        "Give another with `--trust-store FILE`, or correct the permissions.",
+        "Give another one with `--trust-store FILE`, or correct the permissions.",
     )
     SIGNER_ALREADY_LISTED = (
         "signer_already_listed",
@@ -380,26 +380,27 @@ class Code(StrEnum):
     TIMESTAMP_NOT_OBTAINED = (
         "timestamp_not_obtained",
         ExitCode.USAGE,
-        "The time-stamping authority does not answer, or answers something else than a time stamp of the signature.",
+        "The time-stamping authority does not answer, or does not return a time stamp of the signature.",
         "Check the URL and the network, or try again later: `invarlock sign PACK --timestamp-url URL`.",
     )
     NODE_DIFFERS = (
         "node_differs",
         ExitCode.USAGE,
-        "A node of a fleet has other versions, another source, or measured something differently.",
-        "Install the same on all nodes, and use nodes of one kind or `--determinism strict`; continue with `--resume`.",
+        "A node of a fleet has other versions or other source code, or measured something differently.",
+        "Install the same versions on all nodes, and use identical nodes or `--determinism strict`; continue with "
+        "`--resume`.",
     )
     SERVER_UNREACHABLE = (
         "server_unreachable",
         ExitCode.USAGE,
-        "The server of a subject does not answer, or refuses.",
-        "Check that it runs, the URL, the model's name and the key.",
+        "The server of a subject does not answer, or refuses the request.",
+        "Check that it is running, and check the URL, the model's name and the key.",
     )
     SERVER_ANSWER_UNUSABLE = (
         "server_answer_unusable",
         ExitCode.USAGE,
-        "A server's answer is not the log-probabilities of the prompt's tokens.",
-        "Use a server that returns them, such as vLLM; `docs/served.md` says what is needed.",
+        "A server did not return the log-probabilities of the prompt's tokens.",
+        "Use a server that returns them, such as vLLM; `docs/served.md` lists the requirements.",
     )
     FILE_MISSING = (
         "file_missing",
@@ -416,7 +417,7 @@ class Code(StrEnum):
     SHARD_INCOMPLETE = (
         "shard_incomplete",
         ExitCode.MISSING,
-        "A folder is no shard, a shard of the run is not given, or one is not finished.",
+        "A folder is not a shard, or a shard of the run is missing or unfinished.",
         "Give the run directories of all shards; continue an unfinished one with `--resume`.",
     )
     PACK_MISSING = (
@@ -525,7 +526,7 @@ class Code(StrEnum):
     TIMESTAMP_OF_OTHER_SIGNATURE = (
         "timestamp_of_other_signature",
         ExitCode.SIGNATURE,
-        "The time stamp is of another signature than that of the pack.",
+        "The time stamp does not belong to the signature of the pack.",
         "Do not rely on the time; ask the maker to stamp the pack again.",
     )
     TIMESTAMP_OF_OTHER_AUTHORITY = (
@@ -580,7 +581,7 @@ class Code(StrEnum):
         "file_not_sealed",
         ExitCode.INTEGRITY,
         "The pack has a file without a checksum. Without `--strict` this is a warning, except for pages.",
-        "Delete the file, or get the pack again.",
+        "Delete the file, or get the pack again from its maker.",
     )
     PATH_UNSAFE = (
         "path_unsafe",
@@ -663,7 +664,7 @@ class Code(StrEnum):
     ARCHIVE_DAMAGED = (
         "archive_damaged",
         ExitCode.INTEGRITY,
-        "The archive of a piece changed on its way between controller and node.",
+        "The archive of a piece was changed on its way between controller and node.",
         "Continue the run with `--resume`; check the network and the memory of the node.",
     )
     SHARD_CONTRADICTS_ITSELF = (
@@ -909,7 +910,7 @@ class Code(StrEnum):
     CONTAINER_REQUIRED = (
         "container_required",
         ExitCode.REPORT,
-        "`--report-assurance strict` requires that clean cases ran in a container with an image digest.",
+        "`--report-assurance strict` requires that all clean cases ran in a container with a known image digest.",
         "Run the suite in a container, or verify with `--report-assurance report`.",
     )
     CLEAN_REPORT_REQUIRED = (
@@ -933,7 +934,7 @@ class Code(StrEnum):
     RECEIPT_OF_OTHER_PACK = (
         "receipt_of_other_pack",
         ExitCode.REPORT,
-        "A receipt is valid, but not about this pack.",
+        "A receipt is valid, but is about another pack.",
         "Get the receipt of this pack, or verify the pack yourself.",
     )
     RECEIPT_REFUSES = (

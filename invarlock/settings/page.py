@@ -76,10 +76,22 @@ def settings_page() -> str:
 
 def _row(setting: Setting) -> str:
     option = "–" if setting.option is None else f"`{setting.option}`"
+    variables = ", ".join(f"`{variable}`" for variable in _variables(setting)) or "–"
+    return f"| `{setting.name}` | {option} | {variables} | {shown_default(setting)} | {setting.help} |"
+
+
+def option_help(setting: Setting) -> str:
+    """Return the help of an option: its description, its default, and its variables in brackets."""
+    default = shown_default(setting).replace("`", "").replace("&lt;", "<")
+    stated = "" if setting.flag or default in ("–", "none") else f"; default: {default}"
+    variables = f" [{', '.join(_variables(setting))}]" if setting.variables else ""
+    return f"{setting.help}{stated}{variables}"
+
+
+def _variables(setting: Setting) -> list[str]:
     # some variables are inverted: PACK_SIGN_MANIFEST=0 leaves a pack unsigned
     means = f"={setting.variable_means}" if setting.variable_means else ""
-    variables = ", ".join(f"`{name}{means}`" for name in setting.variables) or "–"
-    return f"| `{setting.name}` | {option} | {variables} | {shown_default(setting)} | {setting.help} |"
+    return [f"{name}{means}" for name in setting.variables]
 
 
 def shown_default(setting: Setting) -> str:

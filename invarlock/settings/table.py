@@ -32,7 +32,7 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "edit_config",
-        "YAML file with settings and edit parameters, see above",
+        "YAML file with settings and edit parameters; docs/settings.md has an example",
         None,
         readers.text,
         "--edit-config",
@@ -42,7 +42,8 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "config_root",
-        "a config below this folder may include any file in it; other configs only files of their own folder",
+        "a config below this folder may include any file in it; other configs may include only files in their own "
+        "folder",
         None,
         readers.text,
         variables=("INVARLOCK_CONFIG_ROOT",),
@@ -113,7 +114,8 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "piece_seconds",
-        "with --fleet: estimated time of the longest pieces of the run, such as 5m or 1h; a lost node loses its pieces",
+        "with --fleet: estimated time of the longest pieces of the run, such as 5m or 1h; the pieces of a lost node "
+        "are run again",
         1200,
         readers.seconds,
         "--piece-seconds",
@@ -175,8 +177,8 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "expect",
-        "-m byoe: a change of the subjects' structure on purpose, such as vocabulary+8, layers=28 or ffn=1024; may be "
-        "repeated, and holds for all subjects",
+        "-m byoe: an intended change of the subjects' structure, such as vocabulary+8, layers=28 or ffn=1024; may be "
+        "repeated, and applies to all subjects",
         (),
         readers.expectation,
         "--expect",
@@ -185,8 +187,9 @@ WHAT_IS_RUN = (
     ),
     Setting(
         "model_signatures",
-        "-m byoe: verify the OpenSSF model signature of `baseline` or `subject` first, and record signer and digest: "
-        "subject=key:FILE, subject=certificate:FILE or subject=sigstore:IDENTITY,ISSUER,FILE; once for each side",
+        "-m byoe: first verify the OpenSSF model signature of `baseline` or `subject`, and record its signer and "
+        "digest: subject=key:FILE, subject=certificate:FILE or subject=sigstore:IDENTITY,ISSUER,FILE; at most once "
+        "for baseline and once for subject",
         (),
         readers.text,
         "--model-signature",
@@ -249,8 +252,8 @@ HOW_IT_IS_MEASURED = (
     ),
     Setting(
         "intent",
-        "preserve: subjects must answer as their baselines do; change: they are meant to answer differently, fidelity "
-        "is reported and has no gate",
+        "preserve: subjects must behave like their baselines; change: they are meant to behave differently, so "
+        "fidelity is reported without a gate",
         "preserve",
         readers.choice("preserve", "change"),
         "--intent",

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 def add_records_command(subparsers: Commands, exit_codes: str) -> None:
     """Add the command ``records`` with ``import``."""
-    parser = subparsers.add_parser("records", help="import: results of lm-evaluation-harness or Inspect AI, paired")
+    parser = subparsers.add_parser("records", help="import task results of lm-evaluation-harness or Inspect AI")
     inner = parser.add_subparsers(required=True, metavar="COMMAND")
     importing = inner.add_parser(
         "import",
-        help="read and pair the results of both sides",
-        description="Read samples of lm-evaluation-harness (lm_eval --log_samples) or logs of Inspect AI of both "
-        "sides, check that they are results on the same samples, and write scores and digests without prompts "
-        "and answers for invarlock evaluate --records.",
+        help="read and pair the results of baseline and subject",
+        description="Read the samples of lm-evaluation-harness (lm_eval --log_samples) or the logs of Inspect AI for "
+        "baseline and subject, check that both are results on the same samples, and write scores and digests, without "
+        "prompts and answers, for invarlock evaluate --records.",
         epilog=exit_codes,
     )
     for side in ("baseline", "subject"):
@@ -36,9 +36,11 @@ def add_records_command(subparsers: Commands, exit_codes: str) -> None:
             help=f"results of the {side}: samples_*.jsonl, .eval or .json files, or folders of them",
         )
     importing.add_argument(
-        "--metric", metavar="NAME[,FILTER]", help="what scores a sample; default: the first that a task has"
+        "--metric", metavar="NAME[,FILTER]", help="metric that scores a sample; default: the task's first"
     )
-    importing.add_argument("--output", type=Path, required=True, metavar="FILE", help="must not exist")
+    importing.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="file for the records; must not exist"
+    )
     importing.set_defaults(command=_import)
 
 

@@ -190,7 +190,7 @@ def test_the_command_writes_a_manifest_of_the_plan(
     assert "--tier conservative" in file.read_text("utf-8")
     if kind == "job":
         kubernetes_validate.validate(document, KUBERNETES[-1], strict=True)
-        assert "cases of the shards, of equal length by estimate: 42, 42" in file.read_text("utf-8")
+        assert "cases per shard, in shards of equal estimated length: 42, 42" in file.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def verify(
         path: a pack, a report's file, or the folder that ``evaluate`` wrote.
         options: the requirements of a receiver, for a pack.
         baseline_report: of a report: the report of its baseline, which is compared too.
-        preset: of a report: the preset that its limits come from, to derive them again.
+        preset: of a report: the preset that its limits come from, to recompute them.
 
     Raises:
         InvarLockError: when the options are those of the other kind or exclude each other, or a file that they name

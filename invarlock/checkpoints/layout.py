@@ -114,7 +114,7 @@ def parse_index(path: Path, suffix: str) -> ShardIndex:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: 'weight_map' is not a table of tensors; fetch the file again")
     if not isinstance(document.get("metadata"), dict | None):
-        raise CheckpointError(f"{path}: 'metadata' is no table; fetch the file again")
+        raise CheckpointError(f"{path}: 'metadata' is not a table; fetch the file again")
     weight_map = {name: _plain_name(shard) for name, shard in weight_map.items()}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or _SHARD_NAME.fullmatch(shard) is None or not shard.endswith(suffix):

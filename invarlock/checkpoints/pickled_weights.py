@@ -130,5 +130,5 @@ def _read(source: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{source.name}: holds a {type(found).__name__}, not tensors by name; {ADVICE}")
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            raise CheckpointError(f"{source.name}: {str(name)[:80]!r} is no dense tensor; {ADVICE}")
+            raise CheckpointError(f"{source.name}: {str(name)[:80]!r} is not a dense tensor; {ADVICE}")
     return found

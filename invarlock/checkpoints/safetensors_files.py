@@ -190,7 +190,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     except DocumentError as error:
         raise CheckpointError(f"{error}, in the safetensors header; fetch the file again") from None
     if not isinstance(header, dict):
-        raise _malformed(path, "the header is no object")
+        raise _malformed(path, "the header is not an object")
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _malformed(path, "'__metadata__' is not a table of texts")

@@ -45,7 +45,7 @@ def _demo(options: argparse.Namespace) -> int:
         _make(folder, fault=options.fault)
     base, subject, text = (shlex.quote(str(folder / name)) for name in ("base", "w4a16", "heldout.txt"))
     say(
-        f"{folder / 'base'}: a model with one million parameters",
+        f"{folder / 'base'}: a model with about one million parameters",
         f"{folder / 'w4a16'}: the same model, its weights packed in 4 bits{', and broken' if options.fault else ''}",
         f"{folder / 'heldout.txt'}: a text that the model was not trained on",
         f"compare them with: invarlock evaluate --baseline {base} --subject {subject} --text {text} --seq-len 128 "

@@ -298,11 +298,12 @@ def _with_tasks(request: PairRequest, options: argparse.Namespace, scratch: Path
 
     if options.records is not None:
         raise UsageError(
-            "--tasks: the results of tasks are run or read; leave --tasks or --records out", code=Code.OPTIONS_CONFLICT
+            "--tasks runs tasks, and --records reads their results; give only one of the two",
+            code=Code.OPTIONS_CONFLICT,
         )
     if request.subject is None:
         raise UsageError(
-            "--tasks: lm-evaluation-harness runs folders here; run it on the server, and give --records",
+            "--tasks: runs lm-evaluation-harness on folders only; for a server, run it yourself and give --records",
             code=Code.OPTIONS_CONFLICT,
         )
     run = TaskRun(
@@ -343,7 +344,9 @@ def _measured(request: PairRequest, options: argparse.Namespace) -> Report:
         log.unlink(missing_ok=True)
         again = shlex.join(["invarlock", *options.given])
         if unfinished_folder(options.output_dir).is_dir():
-            raise Interrupted(f"interrupted, nothing lost: the baseline is measured; go on with: {again}") from None
+            raise Interrupted(
+                f"interrupted; the measurements of the baseline are kept; continue with: {again}"
+            ) from None
         raise Interrupted(f"interrupted, no report was written; begin again with: {again}") from None
     with suppress(OSError):
         log.rename(options.output_dir / LOG_NAME)

@@ -27,7 +27,7 @@ def _problems(options: argparse.Namespace) -> int:
     for name in options.codes:
         if name not in known:
             raise UsageError(
-                f"{name!r} is no problem code{did_you_mean(name, known)}; list all: invarlock problems",
+                f"{name!r} is not a problem code{did_you_mean(name, known)}; list all: invarlock problems",
                 code=Code.USAGE_INVALID,
             )
     for code in (known[name] for name in options.codes):

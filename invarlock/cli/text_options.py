@@ -56,7 +56,7 @@ def slice_limits_of(given: Sequence[str]) -> dict[str, dict[str, float]]:
             number = math.nan
         if not name or not math.isfinite(number):
             raise UsageError(
-                f"--slice-limit: {text[:80]!r} is no limit; write NAME.LIMIT=VALUE: code.ratio_limit=1.2",
+                f"--slice-limit: {text[:80]!r} is not a limit; write NAME.LIMIT=VALUE: code.ratio_limit=1.2",
                 code=Code.OPTIONS_CONFLICT,
             )
         limits.setdefault(name, {})[limit] = int(number) if value.isdigit() else number

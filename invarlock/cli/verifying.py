@@ -103,7 +103,7 @@ def _verify_reports(reports: list[Path], options: argparse.Namespace) -> int:
         lines.append(f"{path}: {'verified' if result.holds else 'NOT VERIFIED'}")
         if options.preset is None and result.holds and result.report["policy_provenance"]["preset_sha256"] is not None:
             lines.append(
-                "  its limits come from a preset, as recorded in the report; pass --preset FILE to derive them again"
+                "  its limits come from a preset, as recorded in the report; pass --preset FILE to recompute them"
             )
         lines += [f"  {line}" for line in fold_problems(result.problems)]
         worst = max(worst, result.code)

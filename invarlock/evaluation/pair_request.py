@@ -84,7 +84,7 @@ def check_request(request: PairRequest, target: Path) -> None:
     check_can_be_made(target, "--output-dir")
     if request.edit_label is not None and not is_label(request.edit_label):
         raise UsageError(
-            f"--edit-label: {request.edit_label[:40]!r} is no label; use letters, digits, dots, dashes, underscores",
+            f"--edit-label: {request.edit_label[:40]!r} is not a label; use letters, digits, dots, dashes, underscores",
             code=Code.USAGE_INVALID,
         )
     _check_subject(request)
@@ -136,7 +136,7 @@ def _check_subject(request: PairRequest) -> None:
     server_url(request.subject_url)
     if request.edit_label == NOOP:
         raise UsageError(
-            f"--edit-label: whether nothing was edited cannot be seen of a served model; not {NOOP}",
+            f"--edit-label: {NOOP} cannot be checked for a served model; use another label",
             code=Code.USAGE_INVALID,
         )
     if request.expect:

@@ -192,7 +192,7 @@ def find_tuned(suites: Path, name: str, model_id: str | None) -> tuple[Model, tu
     model = models.models.get(name)
     if model is None and not Path(name).is_dir():
         raise UsageError(
-            f"{name!r} is no folder, and no model of {suites / 'models.toml'}; known: {', '.join(models.models)}",
+            f"{name!r} is neither a folder nor a model of {suites / 'models.toml'}; known: {', '.join(models.models)}",
             code=Code.INPUT_UNREADABLE,
         )
     if not texts:
@@ -229,7 +229,8 @@ def read_entries(output: Path) -> dict[str, Any]:
     if os.path.lexists(output):
         if not output.is_file():
             raise UsageError(
-                f"--output: {output} is no file that entries can be added to; name another", code=Code.OUTPUT_UNWRITABLE
+                f"--output: {output} is not a file that entries can be added to; name another",
+                code=Code.OUTPUT_UNWRITABLE,
             )
         document: dict[str, Any] = dict(read_tuned_params(output).document)
         return document

@@ -84,7 +84,7 @@ def _check_digests(folder: Path, baseline: Path, edit: SubjectEdit) -> None:
         )
     if edit.label == NOOP and before != after:
         raise UsageError(
-            f"{folder}: called noop, and differs from its baseline; name its edit with --edit-label",
+            f"{folder}: labelled noop, but differs from its baseline; name its edit with --edit-label",
             code=Code.EDIT_SPEC_INVALID,
         )
 

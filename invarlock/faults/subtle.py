@@ -75,7 +75,7 @@ def _blend_rows(error_type: str, default_blend: float, files: CheckpointFiles, p
         names = named_tensors(files, error_type, modules)
         for name in names:
             if name not in known:
-                raise EditError(f"fault {error_type}: {name!r} is no attention or FFN matrix; name one that is")
+                raise EditError(f"fault {error_type}: {name!r} is not an attention or FFN matrix; name one that is")
 
     def make(matrix: torch.Tensor) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)

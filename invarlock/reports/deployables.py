@@ -148,7 +148,7 @@ def _inventory_problems(inventory: Mapping[str, Any], report: Mapping[str, Any])
         yield _differs(INVENTORY, "matrices", "not sorted by name, each once")
     for row in inventory["matrices"]:
         if row["name"] not in tensors or tensors[row["name"]]["shape"] != row["shape"]:
-            words = f"{row['name'][:100]!r} is no matrix of the baseline of that shape"
+            words = f"{row['name'][:100]!r} is not a matrix of the baseline with that shape"
             yield _differs(INVENTORY, "matrices", words)
 
 

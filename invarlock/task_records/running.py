@@ -61,13 +61,13 @@ def check_task_run(run: TaskRun, baseline: Path, subject: Path) -> None:
     wrong = [task for task in run.tasks if not _TASK.fullmatch(task)]
     if wrong or not run.tasks:
         raise UsageError(
-            f"--tasks: {wrong[0] if wrong else ''!r} is no name of a task; give names with commas between",
+            f"--tasks: {wrong[0] if wrong else ''!r} is not the name of a task; give names separated by commas",
             code=Code.USAGE_INVALID,
         )
     for folder in (baseline, subject):
         if not (folder / "config.json").is_file():
             raise UsageError(
-                f"--tasks: {folder} is no folder that transformers loads by itself; leave --tasks out",
+                f"--tasks: {folder} is not a folder that transformers can load by itself; leave --tasks out",
                 code=Code.USAGE_INVALID,
             )
         if set(",=") & set(str(folder.resolve())):
@@ -77,7 +77,7 @@ def check_task_run(run: TaskRun, baseline: Path, subject: Path) -> None:
             )
     if run.include is not None and not run.include.is_dir():
         raise UsageError(
-            f"--tasks-include: {run.include} is no folder; give one with the YAML files of tasks",
+            f"--tasks-include: {run.include} is not a folder; give one with the YAML files of tasks",
             code=Code.USAGE_INVALID,
         )
     command = [run.python, "-c", f"import {MODULE}"]

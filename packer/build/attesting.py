@@ -111,7 +111,7 @@ def _known(pack: AttestedPack, files: Sequence[Mapping[str, str]]) -> dict[str, 
     unknown = known.keys() - {report.subject_digest for report in pack.reports}
     if unknown:
         raise UsageError(
-            f"--checkpoint-files: {sorted(unknown)[0]} is the digest of no subject of this pack; list exactly the "
+            f"--checkpoint-files: {sorted(unknown)[0]} is not the digest of a subject of this pack; list exactly the "
             "weight, config and tokenizer files of one",
             code=Code.USAGE_INVALID,
         )

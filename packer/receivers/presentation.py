@@ -34,7 +34,7 @@ class Presentation:
         """
         if self.pack_url is not None and not _URL.fullmatch(self.pack_url):
             raise UsageError(
-                f"--pack-url: {self.pack_url[:200]!r} is no plain https address; give one without spaces, quotes, "
+                f"--pack-url: {self.pack_url[:200]!r} is not a plain https address; give one without spaces, quotes, "
                 "brackets and query",
                 code=Code.USAGE_INVALID,
             )

@@ -163,7 +163,7 @@ def choose_reports(pack: AttestedPack, case: str | None) -> list[AttestedReport]
     if not found:
         names = dict.fromkeys(_name(reports[0]) for reports in subjects.values())
         guess = did_you_mean(case, names) or f"; choose from {_listed(list(names))}"
-        raise UsageError(f"--case: {case[:200]!r} is no case of this pack{guess}", code=Code.SELECTION_INVALID)
+        raise UsageError(f"--case: {case[:200]!r} is not a case of this pack{guess}", code=Code.SELECTION_INVALID)
     if len(found) > 1:
         ids = [case_id(one.model, one.scenario, one.run) for reports in found for one in reports]
         raise UsageError(

@@ -95,7 +95,9 @@ def request_timestamp(url: str, data: bytes) -> bytes:
     """
     client, _ = _libraries()
     if urlsplit(url).scheme not in ("http", "https"):
-        raise UsageError(f"--timestamp-url: {url[:200]!r} is no http or https URL", code=Code.TIMESTAMP_NOT_OBTAINED)
+        raise UsageError(
+            f"--timestamp-url: {url[:200]!r} is not an http or https URL", code=Code.TIMESTAMP_NOT_OBTAINED
+        )
     query = client.TimestampRequestBuilder().data(data).build()
     header = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
     try:

@@ -253,8 +253,8 @@ def test_text_is_read_from_plain_and_json_lines_files(baseline: Path, quantised:
         (("--text", "nowhere.txt"), 3, "nowhere.txt: no such file"),
         (("--final-windows", "0"), 2, "not a positive whole number"),
         (("--final-windows", "100000"), 2, "distinct windows of 64 tokens"),
-        (("--edit-label", "two words"), 2, "'two words' is no label"),
-        (("--edit-label", "noop"), 2, "called noop, and differs from its baseline"),
+        (("--edit-label", "two words"), 2, "'two words' is not a label"),
+        (("--edit-label", "noop"), 2, "labelled noop, but differs from its baseline"),
         (("--output-dir", "."), 2, "already exists; choose another folder"),
     ],
 )
@@ -363,7 +363,7 @@ def test_a_preset_judges_a_pair_and_is_compared_with_the_report(
     assert found["meta"]["model_id"] == "embedded/mistral-tiny"
     assert found["policy_provenance"]["preset_limits"] == limits
     assert found["resolved_policy"]["rmt"]["epsilon_by_module"] == limits["rmt.epsilon_by_module"]
-    assert (alone.returncode, "--preset FILE to derive them again" in alone.stdout) == (0, True)
+    assert (alone.returncode, "--preset FILE to recompute them" in alone.stdout) == (0, True)
     assert (held.returncode, "--preset" in held.stdout) == (0, False)
     assert (refused.returncode, "its baseline is sha256:" in refused.stderr) == (2, True)
     assert (weakened.returncode, "null_runs: differ from the existing null runs" in weakened.stderr) == (2, True)
@@ -455,7 +455,11 @@ def test_an_interrupted_evaluation_goes_on_with_its_baseline(baseline: Path, qua
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=60)
 
-    assert (running.returncode, "nothing lost" in errors, "Traceback" in errors) == (130, True, False), errors
+    assert (running.returncode, "the measurements of the baseline are kept" in errors, "Traceback" in errors) == (
+        130,
+        True,
+        False,
+    ), errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.unfinished"]
     left = (tmp_path / "out.unfinished/evaluation.report.json").read_bytes()
 

@@ -14,6 +14,7 @@ from invarlock.settings import (
     resolve_settings,
     settings_page,
 )
+from invarlock.settings.page import option_help
 
 
 def test_an_option_beats_its_variable_and_a_variable_the_default() -> None:
@@ -304,3 +305,18 @@ def test_the_page_of_settings_is_the_table_in_the_code() -> None:
     page = Path(__file__).parents[2] / "docs" / "settings.md"
 
     assert page.read_text() == settings_page(), "write it anew: python -m invarlock.settings > docs/settings.md"
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("tier", "; default: balanced [INVARLOCK_TIER]"),
+        ("pack_dir", "; default: <run>/evidence_pack [PACK_DIR]"),
+        ("unsigned", "leave the pack unsigned [PACK_SIGN_MANIFEST=0]"),
+        ("expect", "applies to all subjects"),
+    ],
+)
+def test_the_help_of_an_option_ends_with_its_default_and_its_variables(name: str, end: str) -> None:
+    (setting,) = (row for row in SETTINGS if row.name == name)
+
+    assert option_help(setting).endswith(end)

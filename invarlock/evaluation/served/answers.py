@@ -175,7 +175,7 @@ def _difference(listed: Sequence[Any], tokens: Sequence[int], texts: TokenTexts)
 def _token(key: Any, index: int) -> int:
     text = str(key).removeprefix(TOKEN_ID)
     if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise AnswerError(f"position {index} names a token {text[:40]!r}, which is no id")
+        raise AnswerError(f"position {index} names a token {text[:40]!r}, which is not an id")
     return int(text)
 
 

@@ -186,7 +186,7 @@ def server_url(text: str) -> str:
         )
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise UsageError(
-            "--subject-url: credentials, a query or a fragment in a URL end in reports; give the key in the "
+            "--subject-url: credentials, a query or a fragment in a URL would end up in reports; give the key in the "
             f"environment variable {KEY_VARIABLE}",
             code=Code.USAGE_INVALID,
         )

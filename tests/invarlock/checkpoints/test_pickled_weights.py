@@ -130,7 +130,7 @@ class Touch:
         (lambda path: b"no pickle at all", "cannot be read as tensors alone (Unsupported operand 110)"),
         (lambda path: b"", "cannot be read as tensors alone (it ends too early)"),
         (lambda path: pickled([torch.zeros(2)]), "holds a list, not tensors by name"),
-        (lambda path: pickled({"state_dict": {"weight": torch.zeros(2)}}), "'state_dict' is no dense tensor"),
+        (lambda path: pickled({"state_dict": {"weight": torch.zeros(2)}}), "'state_dict' is not a dense tensor"),
     ],
     ids=["code", "code-in-archive", "garbage", "empty", "list", "nested"],
 )

@@ -67,7 +67,7 @@ def test_a_header_is_what_safetensors_wrote(
         ({}, b"", 1 << 62, "a header of 4611686018427387904 bytes does not fit a file of 10"),
         ({}, b"", MAX_HEADER_BYTES + 1, "does not fit"),
         (b"{", b"", None, "safetensors header; fetch"),
-        (b"[]", b"", None, "the header is no object"),
+        (b"[]", b"", None, "the header is not an object"),
         (b'{"a":' * 70 + b"1" + b"}" * 70, b"", None, "nested deeper"),
         ({"a": 1}, b"", None, "'a' has not exactly dtype, shape and data_offsets"),
         ({"a": {**row(), "more": 1}}, bytes(8), None, "has not exactly"),
@@ -189,7 +189,7 @@ def edit_index(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
         (lambda i: i["weight_map"].update(more=3), "which is no safetensors file"),
         (lambda i: i["weight_map"].update(more="absent.safetensors"), "absent.safetensors: no such file, but model"),
         (lambda i: i.update(weight_map=[]), "'weight_map' is not a table"),
-        (lambda i: i.update(metadata=[]), "'metadata' is no table"),
+        (lambda i: i.update(metadata=[]), "'metadata' is not a table"),
     ],
 )
 def test_an_index_that_names_no_files_of_the_folder_is_refused(

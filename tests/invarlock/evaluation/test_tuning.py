@@ -236,7 +236,7 @@ def test_a_guards_limit_used_beyond_the_margin_speaks_against_a_candidate(
         (["embedded/mistral-tiny", "--slice-limit", "a.kl_limit=1"], "--slice-limit: there is no slice 'a'"),
         (["embedded/mistral-tiny", "--slice-limit", "a.b=1"], "'b' is not a limit of a slice"),
         (["embedded/mistral-tiny", "--text", str(AUSTEN), "--text", str(MELVILLE)], "has no name"),
-        (["nobody/nothing"], "'nobody/nothing' is no folder, and no model of"),
+        (["nobody/nothing"], "'nobody/nothing' is neither a folder nor a model of"),
         (["mistralai/Mistral-7B-v0.1"], "at 27d67f1b5f57dc0953326b2601d68371d40ea8da: not in the cache at"),
         (["Qwen/Qwen3-8B"], "pins no revision of it; name the folder that it is in"),
         (["embedded/mistral-tiny", "--scope", "head"], "unknown scope 'head'"),

@@ -294,7 +294,7 @@ def test_a_skew_takes_every_expert_of_the_block(tiny_model: TinyModels, tmp_path
         ("rank_collapse", {"max_tensors": 2.0}, "must be a whole number"),
         ("rmt_norm_noise", {"modules": []}, "'modules' is .* it must be a list of distinct names"),
         ("rmt_norm_noise", {"modules": [ATTENTION[0]] * 2}, "a list of distinct names"),
-        ("rmt_norm_noise", {"modules": [HEAD]}, "'lm_head.weight' is no attention or FFN matrix; name one"),
+        ("rmt_norm_noise", {"modules": [HEAD]}, "'lm_head.weight' is not an attention or FFN matrix; name one"),
         ("rmt_norm_noise", {"modules": [ATTENTION[0]], "family": "ffn"}, "unknown parameter 'family'"),
         ("rmt_norm_noise", {"family": "norm"}, "'family' is 'norm', it must be one of ffn, attn"),
         ("rmt_norm_noise", {"blend": 0}, "'blend' is '0', it must be a finite number from 0.001 to 1"),

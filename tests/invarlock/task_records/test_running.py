@@ -42,14 +42,14 @@ def test_without_the_harness_the_message_names_the_extra(folders: tuple[Path, Pa
 
 @pytest.mark.parametrize("tasks", [(), ("",), ("a b",), ("--help",), ("arc_easy", "a=b")])
 def test_invalid_names_of_tasks_are_refused(tasks: tuple[str, ...], folders: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match="no name of a task"):
+    with pytest.raises(UsageError, match="not the name of a task"):
         check_task_run(TaskRun(tasks), *folders)
 
 
 def test_paths_that_the_harness_would_split_and_folders_that_it_cannot_load_are_refused(tmp_path: Path) -> None:
     odd = tmp_path / "a,b"
     odd.mkdir()
-    with pytest.raises(UsageError, match="no folder that transformers loads"):
+    with pytest.raises(UsageError, match="not a folder that transformers can load"):
         check_task_run(TaskRun(("arc_easy",)), odd, odd)
     (odd / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="a comma"):
@@ -95,7 +95,7 @@ def test_records_and_tasks_exclude_each_other(tmp_path: Path, capsys: pytest.Cap
     both = ["--tasks", "arc_easy", "--records", str(tmp_path / "records.json")]
 
     assert main(["evaluate", *arguments, *both, "--output-dir", str(tmp_path / "out")]) == 2
-    assert "leave --tasks or --records out" in capsys.readouterr().err
+    assert "give only one of the two" in capsys.readouterr().err
 
 
 @pytest.mark.slow

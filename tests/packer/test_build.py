@@ -7,10 +7,10 @@ import pytest
 from invarlock.packer.build.building import build_pack
 from invarlock.packer.cli import main
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
-from packs import TIME, content, pack_files
+from packs import TIME, content, edit_json, pack_files
 from processes import packer
 
-from invarlock.errors import MissingFileError, ReportError, UsageError
+from invarlock.errors import DocumentError, InvarLockError, MissingFileError, ReportError, UsageError
 from invarlock.problems import Code, Problem
 from invarlock.staging import staging_folder
 
@@ -82,6 +82,26 @@ def test_a_report_without_its_runtime_manifest_is_not_packed(run: Path) -> None:
 
     with pytest.raises(MissingFileError, match=r"runtime\.manifest\.json: no such file"):
         content(run)
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "code"),
+    [
+        ("*/reports/noop_control/run_1/evaluation.report.json", ReportError, Code.REPORT_MALFORMED),
+        ("*/baseline/evaluation.report.json", ReportError, Code.REPORT_MALFORMED),
+        ("state/scenarios.json", DocumentError, Code.DOCUMENT_MALFORMED),
+    ],
+)
+def test_a_document_of_another_format_is_not_packed(
+    file: str, error: type[InvarLockError], code: Code, run: Path
+) -> None:
+    (path,) = run.glob(file)
+    edit_json(path, lambda document: document.update(more=1))
+
+    with pytest.raises(error, match=path.name) as caught:
+        content(run)
+
+    assert {problem.code for problem in caught.value.problems} == {code}
 
 
 def test_what_a_killed_builder_left_is_removed_and_what_a_live_one_has_is_kept(run: Path, tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from invarlock.packer.inspection import inspect_pack
 from invarlock.packer.trust.keys import SigningKey
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
 from packs import (
+    REPORT,
+    SCENARIOS,
+    VERDICT,
     codes,
     edit_json,
     messages,
@@ -27,6 +30,7 @@ from packs import (
 )
 
 from invarlock.errors import IntegrityError, UsageError
+from invarlock.jsonio import dump_json
 from invarlock.problems import Code, Problem
 
 
@@ -238,3 +242,16 @@ def test_a_manifest_cannot_refer_to_a_file_that_its_pack_does_not_have() -> None
 
     words = "referenced by the manifest, but not in the pack"
     assert caught.value.problems == (Problem(Code.REFERENCE_DANGLES, "results/b.json", "", words),)
+
+
+@pytest.mark.parametrize("document", [[], {}, {"subject": 7}, {"selection": {"cases": [7]}, "scenarios": []}])
+def test_a_pack_with_malformed_documents_can_be_inspected(document: Any, pack: Path) -> None:
+    whole = inspect_pack(pack)
+    for path in (REPORT, SCENARIOS, VERDICT):
+        (pack / path).write_bytes(dump_json(document))
+    (pack / REPORT).with_name("edit_metadata.json").unlink()
+
+    found = inspect_pack(pack)
+
+    assert (whole["verdict_claimed"], found["verdict_claimed"]) == ("PASS", None)
+    assert found["reports"]["total"] == whole["reports"]["total"] == 3

@@ -202,6 +202,17 @@ def test_a_malformed_report_of_a_baseline_is_a_problem_of_its_own(
     assert found.baselines == {}
 
 
+@pytest.mark.parametrize(
+    "change", [lambda document: document.pop("runtime"), lambda document: document.update(config=7)]
+)
+def test_a_malformed_runtime_manifest_is_a_problem_of_its_own(change: Callable[[Any], object], files: Files) -> None:
+    path = layout.sibling(REPORT, layout.RUNTIME_MANIFEST)
+
+    found = examine_reports(changed(files, path, change))
+
+    assert {(problem.code, problem.where) for problem in found.problems} == {(Code.FILE_MALFORMED, path)}
+
+
 def test_a_preset_is_compared_with_the_baseline_and_not_with_what_a_report_says_of_it(files: Files) -> None:
     raw = strip(json.loads(files[STRESS]))
     raw["baseline_ref"]["digest"] = f"sha256:{'0' * 64}"

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,30 @@ def test_a_signature_file_has_a_limit_of_its_own() -> None:
         verify_manifest(DATA, file + b" " * (1 << 20))
 
     assert {problem.code for problem in caught.value.problems} == {Code.SIGNATURE_MALFORMED}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.clear(),
+        lambda file: file.pop("public_key"),
+        lambda file: file.pop("signature"),
+        lambda file: file.update(signature="x"),
+        lambda file: file["public_key"].update(value=7),
+        lambda file: file["signature"].update(encoding="hex"),
+        lambda file: file.update(more=1),
+    ],
+)
+def test_a_signature_file_of_another_form_is_malformed(change: Callable[[Any], object]) -> None:
+    document = sign_manifest(DATA, KEY)
+    change(document)
+
+    with pytest.raises(SignatureError) as caught:
+        verify_manifest(DATA, dump_json(document))
+
+    assert {(problem.code, problem.where) for problem in caught.value.problems} == {
+        (Code.SIGNATURE_MALFORMED, "manifest.signature.json")
+    }
 
 
 def test_a_libsodium_without_the_check_of_points_still_verifies(monkeypatch: pytest.MonkeyPatch) -> None:

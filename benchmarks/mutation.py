@@ -76,7 +76,17 @@ def _of_cosmic_ray(source: str) -> Iterator[tuple[Place, Make]]:
         kind = name.partition("/")[2].partition("_")[0]
         for occurrence, (line, column) in enumerate(_places(operator, tree)):
             if not any(_within(line, column, span) for span in annotations):
-                yield (line, column, kind), partial(mutate_code, source, operator, occurrence)
+                yield (line, column, kind), partial(_mutated, source, operator, occurrence)
+
+
+def _mutated(source: str, operator: Any, occurrence: int) -> str | None:
+    """Return a source with one of cosmic-ray's changes; None where its operator cannot make it."""
+    try:
+        changed: str | None = mutate_code(source, operator, occurrence)
+    except AttributeError:
+        # it expects the name of an exception, and fails on one of a module, such as except concurrent.futures.Error
+        return None
+    return changed
 
 
 def _places(operator: Any, node: Any) -> Iterator[tuple[int, int]]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from invarlock.packer.format.contents import MemoryFiles
 from invarlock.packer.verify import reports, workers
 from invarlock.packer.verify.options import VerifyOptions
 from invarlock.packer.verify.result import VerifyResult
 from invarlock.packer.verify.verifying import verify_pack
-from packs import BASELINE, FAULT, REPORT, SCENARIOS, STRESS, edit_json
+from packs import BASELINE, FAULT, REPORT, SCENARIOS, STRESS, edit_json, pack_files
 
 from invarlock.problems import Code
 
@@ -108,6 +112,23 @@ def test_a_process_that_does_not_start_or_ends_early_costs_time_only(
     for executable in ("/no/such/python", "/bin/false"):
         monkeypatch.setattr("sys.executable", executable)
         assert asdict(verified(pack)) == asdict(expected)
+
+
+def test_a_pack_in_memory_starts_no_process(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "BATCH_REPORTS", 1)
+    monkeypatch.setattr(workers, "MIN_REPORTS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+
+    assert workers.examine_in_processes(MemoryFiles(pack_files(pack)), [(BASELINE, [REPORT, STRESS])]) == {}
+
+
+def test_a_process_whose_orders_end_ends_quietly(pack: Path) -> None:
+    order = pickle.dumps((pack, {}))
+    command = [sys.executable, "-c", "from invarlock.packer.verify.workers import serve; serve()"]
+
+    done = subprocess.run(command, input=order, capture_output=True, check=False, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_file_that_another_process_read_in_another_state_has_changed(pack: Path) -> None:

@@ -6,17 +6,19 @@ The first test takes about a minute and runs wherever Slurm works; `tox -e slurm
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_runs import check_same, outcomes_of, start_run, wait_for
+from fleet_runs import SELECT, check_pack, check_same, outcomes_of, start_run, wait_for, wait_until
 from invarlock.packer.trust.keys import fingerprint, load_signing_key
-from processes import finish, packer, succeed
+from processes import ROOT, SMALL, finish, packer, succeed
 from slurm_here import NotStartedError, missing, slurm, slurm_cluster
 
 pytest.importorskip("submitit")
@@ -132,6 +134,34 @@ def test_a_controller_that_is_killed_cancels_its_jobs_when_it_continues(
     assert 0 < len(before) < 5
     assert left
     assert {name: outcomes_of(tmp_path / "run")[name] for name in before} == before
+
+
+@long
+def test_a_controller_that_is_a_job_continues_when_it_is_requeued(
+    variables: dict[str, str], undivided: Path, key: Path, tmp_path: Path
+) -> None:
+    # as docs/fleet.md shows it: --resume begins a run that does not exist
+    run = tmp_path / "run"
+    pieces = ("--fleet", "slurm", "--piece-seconds", "1s", "--slurm", "cpus_per_task=1", "--slurm", "timeout_min=30")
+    options = (*pieces, "--determinism", "strict", "--output-dir", str(run), "--signing-key", str(key), "--resume")
+    command = shlex.join([sys.executable, "-m", "pytest", "suites", "-k", SELECT, *options])
+    environment = {**variables, **SMALL, "DRIFT_CALIBRATION_RUNS": "2"}
+    output = f"--output={tmp_path / 'controller.log'}"
+    given = ("--parsable", "--requeue", "--cpus-per-task=1", f"--chdir={ROOT}", output, "--open-mode=append")
+    job = slurm(environment, "sbatch", *given, "--wrap", command).strip()
+    assert job, "sbatch failed"
+
+    wait_until(lambda: outcomes_of(run))
+    slurm(variables, "scontrol", "requeue", job)
+    wait_until(lambda: job in jobs(variables, "PENDING"))
+    before = outcomes_of(run)
+    slurm(variables, "scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_until(lambda: job not in jobs(variables, "all"))
+
+    check_pack(run / "evidence_pack", undivided)
+    assert 0 < len(before) < 5
+    assert {name: outcomes_of(run)[name] for name in before} == before
+    assert jobs(variables, "RUNNING", "PENDING") == []
 
 
 @long

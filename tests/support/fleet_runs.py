@@ -24,7 +24,10 @@ def start_run(directory: Path, *arguments: object, **variables: str) -> Any:
 
 def check_same(done: Done, directory: Path, undivided: Path) -> None:
     succeed(done)
-    pack = directory / "evidence_pack"
+    check_pack(directory / "evidence_pack", undivided)
+
+
+def check_pack(pack: Path, undivided: Path) -> None:
     assert comparable_documents(pack) == comparable_documents(undivided)
     assert {str(path.relative_to(pack)) for path in pack.rglob("*")} == {
         str(path.relative_to(undivided)) for path in undivided.rglob("*")
@@ -66,8 +69,17 @@ def case_sessions() -> list[int]:
 
 
 def wait_for(happened: Callable[[], object], process: Any, seconds: float = 600.0) -> None:
+    def is_over() -> bool:
+        if happened():
+            return True
+        assert process.poll() is None, process.communicate()[0]
+        return False
+
+    wait_until(is_over, seconds)
+
+
+def wait_until(happened: Callable[[], object], seconds: float = 600.0) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
-        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.2)

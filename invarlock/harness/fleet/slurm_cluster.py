@@ -68,6 +68,13 @@ def check_options(options: Mapping[str, str]) -> None:
         _make_executor(Path(folder), Need(), options)
 
 
+def _forget_own_job() -> None:
+    """Remove what Slurm tells a controller that is a job itself: sbatch would hand it on to the jobs it submits."""
+    if "SLURM_JOB_ID" in os.environ:
+        for name in [one for one in os.environ if one.startswith("SLURM_") and one != "SLURM_CONF"]:
+            del os.environ[name]
+
+
 class SlurmCluster:
     """Jobs of a Slurm cluster."""
 
@@ -83,6 +90,7 @@ class SlurmCluster:
 
         self._submitit = submitit
         self._folder = folder
+        _forget_own_job()
         self._cancel_earlier()
         self._options = options
         self._is_shared = False

@@ -140,15 +140,16 @@ def test_a_controller_that_is_killed_cancels_its_jobs_when_it_continues(
 def test_a_controller_that_is_a_job_continues_when_it_is_requeued(
     variables: dict[str, str], undivided: Path, key: Path, tmp_path: Path
 ) -> None:
-    # as docs/fleet.md shows it: --resume begins a run that does not exist
     run = tmp_path / "run"
     pieces = ("--fleet", "slurm", "--piece-seconds", "1s", "--slurm", "cpus_per_task=1", "--slurm", "timeout_min=30")
-    options = (*pieces, "--determinism", "strict", "--output-dir", str(run), "--signing-key", str(key), "--resume")
+    options = (*pieces, "--determinism", "strict", "--output-dir", str(run), "--signing-key", str(key))
     command = shlex.join([sys.executable, "-m", "pytest", "suites", "-k", SELECT, *options])
+    # as the script in docs/fleet.md
+    script = f"resume=\nif [ -e {run}/state/settings.json ]; then resume=--resume; fi\n{command} $resume"
     environment = {**variables, **SMALL, "DRIFT_CALIBRATION_RUNS": "2"}
     output = f"--output={tmp_path / 'controller.log'}"
     given = ("--parsable", "--requeue", "--cpus-per-task=1", f"--chdir={ROOT}", output, "--open-mode=append")
-    job = slurm(environment, "sbatch", *given, "--wrap", command).strip()
+    job = slurm(environment, "sbatch", *given, "--wrap", script).strip()
     assert job, "sbatch failed"
 
     wait_until(lambda: outcomes_of(run))

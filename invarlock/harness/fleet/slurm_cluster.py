@@ -7,6 +7,7 @@ share.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 import socket
@@ -14,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,10 @@ class SlurmCluster:
         import submitit
 
         self._submitit = submitit
-        self._folder = folder
+        self._all_folders = folder
         _forget_own_job()
         self._cancel_earlier()
+        self._folder = _new_folder(folder)
         self._options = options
         self._is_shared = False
         self._files = 0
@@ -142,7 +144,7 @@ class SlurmCluster:
                 ) from None
             self._running |= {order.number: job for (order, _), job in zip(chosen, jobs, strict=True)}
         self._waiting = []
-        write_json(self._folder / JOBS, [job.job_id for job in self._running.values()])
+        write_json(self._all_folders / JOBS, [job.job_id for job in self._running.values()])
 
     def wait(self, *, block: bool) -> tuple[int, str, Part] | None:
         """Return the number, the node's name and the part of a piece that ended, as ``Cluster`` says."""
@@ -173,7 +175,7 @@ class SlurmCluster:
         for job in self._running.values():
             job.cancel(check=False)
         self._running = {}
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._all_folders, ignore_errors=True)
 
     def _gone(self) -> int | None:
         """Return the number of a piece whose job is neither in the queue nor has a result, None without such a piece.
@@ -234,11 +236,19 @@ class SlurmCluster:
         return node, part
 
     def _cancel_earlier(self) -> None:
-        jobs = self._folder / JOBS
+        jobs = self._all_folders / JOBS
         for job in read_json(jobs) if jobs.is_file() else ():
-            self._submitit.SlurmJob(self._folder, job).cancel(check=False)
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+            self._submitit.SlurmJob(self._all_folders, job).cancel(check=False)
+
+
+def _new_folder(parent: Path) -> Path:
+    """Make a folder of its own for a controller: cancelled jobs of an earlier one may still write into theirs."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        with suppress(FileExistsError):
+            (parent / str(number)).mkdir()
+            break
+    return parent / str(number)
 
 
 def _make_executor(folder: Path, need: Need, options: Mapping[str, str]) -> Any:

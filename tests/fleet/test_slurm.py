@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 from fleet_runs import SELECT, check_pack, check_same, outcomes_of, start_run, wait_for, wait_until
 from invarlock.packer.trust.keys import fingerprint, load_signing_key
-from processes import ROOT, SMALL, finish, packer, succeed
+from processes import ROOT, SMALL, finish, packer, pytest_command, succeed
 from slurm_here import NotStartedError, missing, slurm, slurm_cluster
 
 pytest.importorskip("submitit")
@@ -143,7 +142,7 @@ def test_a_controller_that_is_a_job_continues_when_it_is_requeued(
     run = tmp_path / "run"
     pieces = ("--fleet", "slurm", "--piece-seconds", "1s", "--slurm", "cpus_per_task=1", "--slurm", "timeout_min=30")
     options = (*pieces, "--determinism", "strict", "--output-dir", str(run), "--signing-key", str(key))
-    command = shlex.join([sys.executable, "-m", "pytest", "suites", "-k", SELECT, *options])
+    command = shlex.join(pytest_command("suites", "-k", SELECT, *options))
     # as the script in docs/fleet.md
     script = f"resume=\nif [ -e {run}/state/settings.json ]; then resume=--resume; fi\n{command} $resume"
     environment = {**variables, **SMALL, "DRIFT_CALIBRATION_RUNS": "2"}
@@ -157,7 +156,7 @@ def test_a_controller_that_is_a_job_continues_when_it_is_requeued(
     wait_until(lambda: job in jobs(variables, "PENDING"))
     before = outcomes_of(run)
     slurm(variables, "scontrol", "update", f"JobId={job}", "StartTime=now")
-    wait_until(lambda: job not in jobs(variables, "all"))
+    wait_until(lambda: job not in jobs(variables, "PENDING", "RUNNING", "COMPLETING"))
 
     check_pack(run / "evidence_pack", undivided)
     assert 0 < len(before) < 5

@@ -174,6 +174,11 @@ def run_pytest(
     return subprocess.CompletedProcess(["pytest", *given], status, *printed)
 
 
+def pytest_command(*arguments: object) -> list[str]:
+    """Return the command line of a pytest of its own."""
+    return [sys.executable, "-m", "pytest", *QUICK, *map(str, arguments)]
+
+
 def start_pytest(
     *arguments: object,
     cwd: Path = ROOT,
@@ -192,9 +197,8 @@ def start_pytest(
         output: of both of its streams.
         own_group: whether it leads a process group, which a signal can be sent to.
     """
-    command = [sys.executable, "-m", "pytest", *QUICK, *map(str, arguments)]
     return subprocess.Popen(
-        command,
+        pytest_command(*arguments),
         cwd=cwd,
         env=clean(env, without),
         stdout=output,

@@ -32,7 +32,7 @@ from invarlock.settings import resolve_settings
 
 SUITES = Path(__file__).parents[3] / "suites"
 EDITS = ("quant_4bit_clean", "fp8_e5m2_clean", "prune_clean", "quant_8bit_stress")
-SPECS = ("quant_rtn:4:32:ffn", "fp8_quant:e5m2:ffn", "magnitude_prune:0.24:ffn", "quant_rtn:8:128:all")
+SPECS = ("quant_rtn:4:32:ffn", "fp8_quant:e5m2:ffn", "magnitude_prune:0.26:ffn", "quant_rtn:8:128:all")
 
 
 class Setting:

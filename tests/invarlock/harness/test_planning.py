@@ -185,9 +185,9 @@ PRUNE = {"sparsity": 0.05, "scope": "ffn", "status": "selected", "edit_dir_name"
         ({}, {}, "empty", 0.05),
         ({"tuned_params_file": "{given}"}, {}, "suites", 0.05),
         ({"tuned_params_file": "{absent}"}, {}, "suites", None),
-        ({}, {"PACK_TUNED_EDIT_PARAMS_FILE": "{given}"}, "suites", 0.24),
+        ({}, {"PACK_TUNED_EDIT_PARAMS_FILE": "{given}"}, "suites", 0.26),
         ({}, {"PACK_TUNED_EDIT_PARAMS_FILE": "{absent}"}, "suites", None),
-        (None, {}, "suites", 0.24),
+        (None, {}, "suites", 0.26),
         (None, {}, "empty", None),
     ],
 )

@@ -34,6 +34,8 @@ USUAL_MINUTES = 240
 # A job that Slurm stops at its time limit starts again so often.
 TIMEOUTS = 3
 JOBS = "jobs.json"
+# Variables that lead to a cluster and authenticate there; the other ones of Slurm in a job are about the job.
+OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_JWT")
 QUEUE_SECONDS = 15.0
 COMMAND_SECONDS = 60.0
 SHARED_FILE_SECONDS = 10.0
@@ -72,7 +74,7 @@ def check_options(options: Mapping[str, str]) -> None:
 def _forget_own_job() -> None:
     """Remove what Slurm tells a controller that is a job itself: sbatch would hand it on to the jobs it submits."""
     if "SLURM_JOB_ID" in os.environ:
-        for name in [one for one in os.environ if one.startswith("SLURM_") and one != "SLURM_CONF"]:
+        for name in [one for one in os.environ if one.startswith("SLURM_") and one not in OF_THE_CLUSTER]:
             del os.environ[name]
 
 

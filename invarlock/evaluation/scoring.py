@@ -26,6 +26,8 @@ CPU_PASS_LOGITS = PASS_LOGITS // 4
 # the result; 16 million are 64 MB, for devices that need large operations to be busy.
 CACHED_LOGITS = 1 << 21
 CHUNK_LOGITS = 1 << 24
+# Positions that an observer sees at a time on a CPU: with 512 tokens each, 512 KB as float64 stay in its cache.
+CACHED_POSITIONS = 128
 # The digits that bring a float32 back as it was; what is stored is what is computed with.
 LOSS_DIGITS = 9
 # Chance is 12 nats for a vocabulary of 150,000. Beyond this a loss says that the model is broken, not by how much.
@@ -138,11 +140,19 @@ def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observ
     logits = forward(model, batch).logits[:, :-1]  # (windows, seq_len - 1, vocabulary)
     targets = batch[:, 1:].to(logits.device)  # of a model that is spread over devices, the last one has the logits
     total = torch.zeros(len(batch), dtype=torch.float64, device=logits.device)
-    for start, stop in _chunks(logits.shape, CACHED_LOGITS if logits.device.type == "cpu" else CHUNK_LOGITS):
+    on_cpu = logits.device.type == "cpu"
+    for start, stop in _chunks(logits.shape, CACHED_LOGITS if on_cpu else CHUNK_LOGITS):
         scores, wanted = LogitScores.of(logits[:, start:stop]), targets[:, start:stop]
         total -= scores.of_tokens(wanted[..., None]).double().sum(dim=(1, 2))
-        if observer is not None:
-            observer.observe((first, first + len(batch)), (start, stop), scores, wanted)
+        if observer is None:
+            continue
+        for windows, positions in _observed(wanted.shape, CACHED_POSITIONS if on_cpu else wanted.numel()):
+            observer.observe(
+                (first + windows.start, first + windows.stop),
+                (start + positions.start, start + positions.stop),
+                scores.part(windows, positions),
+                wanted[windows, positions],
+            )
     mean: list[float] = (total / targets.shape[1]).tolist()
     return mean
 
@@ -152,6 +162,15 @@ def _chunks(shape: torch.Size, values: int) -> Iterator[tuple[int, int]]:
     step = max(1, values // (windows * vocabulary))
     for start in range(0, positions, step):
         yield start, min(start + step, positions)
+
+
+def _observed(shape: torch.Size, most: int) -> Iterator[tuple[slice, slice]]:
+    """Yield parts of some windows, of ``most`` positions each: several windows, or a part of one."""
+    windows, positions = shape
+    at_once = max(1, most // positions)
+    for first in range(0, windows, at_once):
+        for start in range(0, positions, most):
+            yield slice(first, min(first + at_once, windows)), slice(start, min(start + most, positions))
 
 
 def stored_loss(loss: float) -> float | None:

@@ -24,8 +24,6 @@ REST_FLOOR = 1e-6
 ABSENT = -100.0
 # Of a token that a model rules out: its logit is minus infinity, and so the difference of two such is not a number.
 LEAST = -1e5
-# Positions compared at a time: float64 values of 512 tokens each, 512 KB, stay in a processor's cache.
-CACHED_POSITIONS = 128
 
 
 class TokenScores(Protocol):
@@ -84,12 +82,17 @@ class LogitScores:
         """Return the log-probability of the most probable token."""
         return self.logprobs.amax(dim=-1)
 
+    def part(self, windows: slice, positions: slice) -> LogitScores:
+        """Return the answers for some of the windows and positions, not copied."""
+        return LogitScores(self.logprobs[windows, positions])
+
 
 @dataclass(frozen=True)
 class BaselineTokens:
     """A baseline's K most probable tokens at each position, and the token that follows in the text.
 
-    ``ids`` and ``logprobs`` have shape (windows, positions, K), ``target`` (windows, positions).
+    ``ids`` and ``logprobs`` have shape (windows, positions, K), the most probable first, ``target`` (windows,
+    positions).
     """
 
     ids: torch.Tensor
@@ -143,17 +146,18 @@ def diverge(scores: TokenScores, targets: torch.Tensor, kept: BaselineTokens) ->
         targets: the token that follows in the text, (windows, positions).
         kept: of the baseline, at the same positions.
     """
-    own = _of_kept(scores, kept.ids)
-    tied = kept.logprobs == kept.logprobs[..., :1]
-    same = (tied & (own == scores.largest()[..., None])).any(dim=-1)
+    own, largest = _of_kept(scores, kept.ids), scores.largest()
+    if bool((kept.logprobs[..., 1:2] == kept.logprobs[..., :1]).any()):
+        tied = kept.logprobs == kept.logprobs[..., :1]
+        same = (tied & (own == largest[..., None])).any(dim=-1)
+    else:
+        same = own[..., 0] == largest
     before, uncompared, known = kept.logprobs, None, scores.known(kept.ids)
     if known is not None:
         before, own = before.masked_fill(~known, LEAST), own.masked_fill(~known, LEAST)
         uncompared = rest_mass(BaselineTokens(kept.ids, before, kept.target))
-    rows = (torch.split(part.flatten(0, 1), CACHED_POSITIONS) for part in (before, own))
-    kl = torch.cat([_kl(one, other) for one, other in zip(*rows, strict=True)]).view(before.shape[:2])
     target = scores.of_tokens(targets[..., None])[..., 0]
-    return Divergence(kl, same, target.double().exp() - kept.target.double().exp(), uncompared)
+    return Divergence(_kl(before, own), same, target.double().exp() - kept.target.double().exp(), uncompared)
 
 
 def _of_kept(scores: TokenScores, ids: torch.Tensor) -> torch.Tensor:
@@ -164,7 +168,7 @@ def _of_kept(scores: TokenScores, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _kl(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Return the divergence of each position, (positions,), from log-probabilities (positions, K).
+    """Return the divergence of each position, (windows, positions), from log-probabilities (windows, positions, K).
 
     Sums are float64: what cancels in them leaves 1e-16 of it.
     """

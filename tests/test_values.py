@@ -14,7 +14,7 @@ CHANGING = {
     "MovedWeights",
     "PackFolder",
     "RecentTensors",
-    "_Accumulated",
+    "_Chunk",
     "_Search",
     "_Stored",
     "_Target",

@@ -2,9 +2,13 @@
 
 Example::
 
-    facts = measure_activations(model, tokens)
+    with ActivationObserver(model) as activations:
+        score_windows(model, tokens, CHUNK_WINDOWS)
+    facts = activations.facts()
     facts.rmt["modules"]["model.layers.0.mlp.up_proj"]          # {"family": "ffn", "tokens": …, "edge_risk": …}
     facts.variance["modules"]["model.layers.0.mlp.down_proj"]   # {"rms": …}
+
+    facts = measure_activations(model, tokens)                  # the same in forward passes of its own
 
     with scaled_outputs(model, {"model.layers.0.mlp.down_proj": 1.1}):
         score_windows(model, …)
@@ -12,12 +16,13 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -59,29 +64,70 @@ NOT_MEASURED = ActivationFacts(
 
 
 @dataclass
-class _Accumulated:
-    """What is kept of the chunks seen so far."""
+class _Chunk:
+    """What is kept of a chunk, by module; an expert that was given no token is not in it."""
 
-    families: dict[str, str] = field(default_factory=dict)
-    risks: dict[str, list[rmt.EdgeRisk]] = field(default_factory=dict)
+    risks: dict[str, rmt.EdgeRisk] = field(default_factory=dict)
     squares: dict[str, tuple[float, int]] = field(default_factory=dict)
 
+
+class ActivationObserver:
+    """Measures a model's activations while the context lasts; each forward pass is a chunk.
+
+    ``seconds`` is the time that the measurements took, without the forward passes.
+    """
+
+    def __init__(self, model: PreTrainedModel, transform: OutputTransform | None = None) -> None:
+        """Prepare to measure.
+
+        Args:
+            model: a causal language model, in evaluation mode.
+            transform: brings outputs into the baseline's form, None to measure them as they are.
+        """
+        self.seconds = 0.0
+        self._model, self._transform = model, transform or NO_TRANSFORM
+        self._families: dict[str, str] = {}
+        self._chunks: list[_Chunk] = []
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> ActivationObserver:
+        self._hooks.callback(self._model.register_forward_pre_hook(self._begin).remove)
+        for handle in _hooks(self._model, self, self._transform):
+            self._hooks.callback(handle.remove)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.close()
+
+    def facts(self, chunks: int | None = None) -> ActivationFacts:
+        """Return what the first chunks gave, by default all of them."""
+        seen = self._chunks[:chunks]
+        risks = {
+            name: {"family": family, **rmt.join(found)}
+            for name, family in sorted(self._families.items())
+            if (found := [chunk.risks[name] for chunk in seen if name in chunk.risks])
+        }
+        outputs: dict[str, JsonObject] = {}
+        for name in sorted({name for chunk in seen for name in chunk.squares}):
+            totals, counts = zip(*(chunk.squares[name] for chunk in seen if name in chunk.squares), strict=True)
+            outputs[name] = {"rms": variance.root_mean_square(sum(totals), sum(counts))}
+        return ActivationFacts({**NOT_MEASURED.rmt, "modules": risks}, {**NOT_MEASURED.variance, "modules": outputs})
+
     def add_risk(self, name: str, family: str, rows: torch.Tensor) -> None:
-        self.families[name] = family
-        self.risks.setdefault(name, []).append(rmt.edge_risk(rows))
+        """Measure the edge risk of a linear layer's outputs, shape (tokens, features)."""
+        self._families[name] = family
+        self._chunks[-1].risks[name] = rmt.edge_risk(rows)
 
     def add_output(self, name: str, outputs: torch.Tensor) -> None:
+        """Measure the size of an FFN's outputs."""
         total, count = variance.sum_of_squares(outputs)
-        before, counted = self.squares.get(name, (0.0, 0))
-        self.squares[name] = (before + total, counted + count)
+        before, counted = self._chunks[-1].squares.get(name, (0.0, 0))
+        self._chunks[-1].squares[name] = (before + total, counted + count)
 
-
-def evenly_spaced(tokens: Tokens, count: int) -> Tokens:
-    """Return ``count`` evenly spaced windows, all of them where there are no more."""
-    if len(tokens) <= count:
-        return tokens
-    chosen: Tokens = tokens[np.linspace(0, len(tokens) - 1, count).round().astype(int)]
-    return chosen
+    def _begin(self, *given: Any) -> None:
+        self._chunks.append(_Chunk())
 
 
 @torch.inference_mode()
@@ -90,7 +136,8 @@ def measure_activations(
 ) -> ActivationFacts:
     """Return the edge risk of every linear layer of attention and FFN, and the output of every FFN.
 
-    Windows have no padding. A chunk of windows is one forward pass, halved while it does not fit in memory.
+    Windows have no padding. A chunk of windows is one forward pass, which leaves out the logits where the model can;
+    it is halved while it does not fit in memory.
 
     Args:
         model: a causal language model, in evaluation mode.
@@ -107,7 +154,10 @@ def measure_activations(
         try:
             with one_out_of_memory():
                 check_room(forward_bytes(model, min(chunk, len(tokens)), tokens.shape[1]), room_bytes)
-                return _measure(model, tokens, chunk, transform or NO_TRANSFORM)
+                with ActivationObserver(model, transform) as activations:
+                    for start in range(0, len(tokens), chunk):
+                        run_layers(model, torch.from_numpy(tokens[start : start + chunk]).long().to(model.device))
+                return activations.facts()
         except torch.OutOfMemoryError:
             if chunk == 1:
                 raise OutOfMemoryError(
@@ -132,62 +182,52 @@ def scaled_outputs(model: PreTrainedModel, scales: Mapping[str, float]) -> Itera
         yield
 
 
-def _measure(model: PreTrainedModel, tokens: Tokens, chunk: int, transform: OutputTransform) -> ActivationFacts:
-    reduced = _Accumulated()
-    with ExitStack() as stack:
-        for handle in _hooks(model, reduced, transform):
-            stack.callback(handle.remove)
-        for start in range(0, len(tokens), chunk):
-            batch = torch.from_numpy(tokens[start : start + chunk]).long().to(model.device)
-            run_layers(model, batch)
-    risks = {name: {"family": reduced.families[name], **rmt.join(rows)} for name, rows in sorted(reduced.risks.items())}
-    outputs = {
-        name: {"rms": variance.root_mean_square(total, count)}
-        for name, (total, count) in sorted(reduced.squares.items())
-    }
-    return ActivationFacts(
-        {**NOT_MEASURED.rmt, "modules": risks},
-        {**NOT_MEASURED.variance, "modules": outputs},
-    )
-
-
-def _hooks(model: PreTrainedModel, reduced: _Accumulated, transform: OutputTransform) -> Iterator[Any]:
+def _hooks(model: PreTrainedModel, observer: ActivationObserver, transform: OutputTransform) -> Iterator[Any]:
     """Put a hook on each linear layer in scope and on each stack of experts, and yield its handle."""
     model_type = model.config.model_type
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
             found = classify(model_type, f"{name}.weight", tuple(module.weight.shape))
             if found.family in rmt.CONTRACT["scope"]:
-                yield module.register_forward_hook(_linear_hook(name, found, reduced, transform))
+                yield module.register_forward_hook(_timed(observer, _linear_hook(name, found, observer, transform)))
         elif is_expert_stack(module):
             block = classify(model_type, f"{name}.down_proj", tuple(module.down_proj.shape)).layer
-            yield module.register_forward_hook(_experts_hook(name, block, reduced, transform))
+            yield module.register_forward_hook(_timed(observer, _experts_hook(name, block, observer, transform)))
 
 
-def _linear_hook(name: str, found: Module, reduced: _Accumulated, transform: OutputTransform) -> Any:
+def _timed(observer: ActivationObserver, hook: Callable[..., None]) -> Callable[..., None]:
+    def timed(*given: Any) -> None:
+        started = time.perf_counter()
+        hook(*given)
+        observer.seconds += time.perf_counter() - started
+
+    return timed
+
+
+def _linear_hook(name: str, found: Module, observer: ActivationObserver, transform: OutputTransform) -> Any:
     steps = transform.of_linear(name, found.role)
 
     def hook(module: nn.Module, given: Any, output: torch.Tensor) -> None:
-        reduced.add_risk(name, found.family, apply_to_outputs(steps, output.flatten(0, -2)))
+        observer.add_risk(name, found.family, apply_to_outputs(steps, output.flatten(0, -2)))
         # an expert that is a module of its own adds to its block by its weight, which it does not know
         if found.role == "down" and found.expert is None:
-            reduced.add_output(name, output)
+            observer.add_output(name, output)
 
     return hook
 
 
-def _experts_hook(name: str, block: int | None, reduced: _Accumulated, transform: OutputTransform) -> Any:
+def _experts_hook(name: str, block: int | None, observer: ActivationObserver, transform: OutputTransform) -> Any:
     numbers, steps = transform.experts.get(block if block is not None else -1), transform.of_linear(name, "down")
 
     def hook(module: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        reduced.add_output(name, output)
+        observer.add_output(name, output)
         if not can_run_experts(module, given):
-            reduced.add_risk(name, "ffn", apply_to_outputs(steps, output.flatten(0, -2)))
+            observer.add_risk(name, "ffn", apply_to_outputs(steps, output.flatten(0, -2)))
             return
         first = "gate_up_proj" if hasattr(module, "gate_up_proj") else "up_proj"
         for expert, inner, outer in run_experts(module, given[0], given[1]):
             number = expert if numbers is None else numbers[expert]
-            reduced.add_risk(f"{name}.{first}[{number}]", "ffn", inner)
-            reduced.add_risk(f"{name}.down_proj[{number}]", "ffn", apply_to_outputs(steps, outer))
+            observer.add_risk(f"{name}.{first}[{number}]", "ffn", inner)
+            observer.add_risk(f"{name}.down_proj[{number}]", "ffn", apply_to_outputs(steps, outer))
 
     return hook

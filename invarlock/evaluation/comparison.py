@@ -23,17 +23,10 @@ from invarlock.checkpoints.formats.interface import METADATA
 from invarlock.checkpoints.scorable import check_scorable
 from invarlock.checkpoints.storage_format import open_checkpoint
 from invarlock.errors import EvaluationError, OutOfMemoryError, UsageError
-from invarlock.evaluation.activations import (
-    ActivationFacts,
-    evenly_spaced,
-    measure_activations,
-    scaled_outputs,
-)
-from invarlock.evaluation.canonical_form import (
-    OutputTransform,
-    measure_canonical_form,
-)
+from invarlock.evaluation.activations import ActivationFacts, scaled_outputs
+from invarlock.evaluation.canonical_form import measure_canonical_form
 from invarlock.evaluation.checkpoint_facts import BaselineWeights, CheckpointFacts, measure_checkpoint
+from invarlock.evaluation.final_windows import measure_final
 from invarlock.evaluation.kept_tokens import BaselineObserver, SubjectObserver, kept_file, kept_folder
 from invarlock.evaluation.measurements import (
     Baseline,
@@ -54,7 +47,6 @@ from invarlock.guards.structure import missing_tensors, stated_sizes
 from invarlock.guards.variance import propose_scales
 from invarlock.judgement.expectations import Expectation
 from invarlock.judgement.widths import width_of
-from invarlock.measuring import rmt
 from invarlock.problems import Code
 from invarlock.stages import stage
 
@@ -143,23 +135,15 @@ def measure_baseline(  # noqa: PLR0913  # the last two are optional
             preview = score_blocks(model, draw.preview.blocks, plan.batch_size, room)
             path, positions = kept_file(kept or kept_folder(folder), run), draw.final.positions
             with BaselineObserver(path, positions=positions, top_k=plan.top_k) as observer:
-                final = score_blocks(model, draw.final.blocks, preview.batch_size, room, observer)
+                final = measure_final(model, draw.final, preview.batch_size, room, observer, probe=probe)
                 fidelity = observer.finish()
         except OutOfMemoryError:
             raise
         except EvaluationError as error:
             raise EvaluationError(f"the baseline cannot be scored: {error}", code=Code.BASELINE_IMPLAUSIBLE) from None
         check_begins_with_bos(model, draw.preview.tokens, rows)
-        check_plausible([*preview.losses, *final.losses], rows, plan.most_of_chance)
-        scored[run] = ScoredDraw(
-            run,
-            draw,
-            preview,
-            final,
-            _activations(model, draw, rmt.REPORT_WINDOWS, room),
-            _activations(model, draw, rmt.PROBE_WINDOWS, room) if probe else None,
-            fidelity,
-        )
+        check_plausible([*preview.losses, *final.scores.losses], rows, plan.most_of_chance)
+        scored[run] = ScoredDraw(run, draw, preview, final.scores, final.activations, final.probe, fidelity)
     seconds = {
         "measure_weights": read - started,
         "load": loaded - read,
@@ -232,46 +216,57 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
     rows, largest = _embedding_rows(model), _largest_token(draw)
     if largest >= rows:
         return unscored(f"token {largest} of the text is beyond the {rows} rows of its embedding")
-    room = placement.room_bytes
+    room, transform = placement.room_bytes, None if form is None else form.outputs
     try:
         preview = score_blocks(model, draw.preview.blocks, comparison.plan.batch_size, room)
         observer = SubjectObserver(baseline.kept, draw.final.positions, draw.final.slices)
-        final = score_blocks(model, draw.final.blocks, preview.batch_size, room, observer)
+        final = measure_final(
+            model,
+            draw.final,
+            preview.batch_size,
+            room,
+            observer,
+            probe=baseline.probe_outputs is not None,
+            transform=transform,
+        )
     except OutOfMemoryError:
         raise
     except EvaluationError as error:
         return unscored(str(error))
     scored = time.perf_counter()
 
-    def measure(outputs: Mapping[str, Any], windows: int) -> tuple[ActivationFacts, Scores | None]:
-        found = _activations(model, draw, windows, room, None if form is None else form.outputs)
+    def score_scaled(outputs: Mapping[str, Any], found: ActivationFacts) -> Scores | None:
         scales = propose_scales(outputs["modules"], found.variance["modules"], comparison.variance_policy)
         if not scales:
-            return found, None
+            return None
         with scaled_outputs(model, scales):
-            return found, score_blocks(model, draw.final.blocks, preview.batch_size, room)
+            return score_blocks(model, draw.final.blocks, preview.batch_size, room)
 
-    activations, scaled = measure(baseline.outputs, rmt.REPORT_WINDOWS)
+    scaled = score_scaled(baseline.outputs, final.activations)
     measured = time.perf_counter()
-    seconds |= {"load": loaded - weights_read, "score": scored - loaded, "measure_activations": measured - scored}
+    seconds |= {
+        "load": loaded - weights_read,
+        "score": scored - loaded - final.seconds,
+        "measure_activations": final.seconds + measured - scored,
+    }
     result = SubjectMeasurement(
         digest,
         facts,
         preview,
-        final,
+        final.scores,
         None,
         seconds,
-        activations,
+        final.activations,
         scaled,
         scored_as=way,
         form=form,
         fidelity=observer.finish(),
     )
-    if baseline.probe_outputs is None:
+    if baseline.probe_outputs is None or final.probe is None:
         return result
-    probe, probe_scaled = measure(baseline.probe_outputs, rmt.PROBE_WINDOWS)
+    probe_scaled = score_scaled(baseline.probe_outputs, final.probe)
     seconds["probe"] = time.perf_counter() - measured
-    return replace(result, probe=probe, probe_scaled=probe_scaled)
+    return replace(result, probe=final.probe, probe_scaled=probe_scaled)
 
 
 def scored_as(facts: CheckpointFacts, placement: Placement) -> str:
@@ -296,13 +291,6 @@ def _load_subject(subject: Path, baseline: Path, placement: Placement, facts: Ch
             f"--scoring native: {subject.name}: {error}; install what it needs, or use --scoring dequantised",
             code=Code.EXTRA_NOT_INSTALLED,
         ) from None
-
-
-def _activations(
-    model: PreTrainedModel, draw: Draw, windows: int, room_bytes: int | None, transform: OutputTransform | None = None
-) -> ActivationFacts:
-    # guards learn their limits on one register
-    return measure_activations(model, evenly_spaced(draw.final.first_slice, windows), room_bytes, transform)
 
 
 def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key: str) -> dict[str, dict[str, Any]]:

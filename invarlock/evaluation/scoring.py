@@ -20,8 +20,8 @@ from invarlock.stages import announce
 # Logits of one forward pass: 128 million values are 512 MB as float32, and half of it as bfloat16. A vocabulary of
 # 32,000 is scored eight windows of 512 tokens at a time. A single window may take more.
 PASS_LOGITS = 1 << 27
-# On a CPU a quarter of it, 128 MB: more windows at once are not faster there, and take memory from other workers.
-CPU_PASS_LOGITS = PASS_LOGITS // 4
+# On a CPU half of it, 256 MB: more windows at once are not faster there, and take memory from other workers.
+CPU_PASS_LOGITS = PASS_LOGITS // 2
 # Logits that become log-probabilities at a time: two million are 8 MB as float32, which a processor's cache holds with
 # the result; 16 million are 64 MB, for devices that need large operations to be busy.
 CACHED_LOGITS = 1 << 21
@@ -60,6 +60,7 @@ def score_blocks(
     batch_size: int,
     room_bytes: int | None = None,
     observer: Observer | None = None,
+    first: int = 0,
 ) -> Scores:
     """Return the scores of windows of several lengths, and the batch size that fitted those of the first.
 
@@ -71,6 +72,7 @@ def score_blocks(
         batch_size: windows of the first length a forward pass, to begin with.
         room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
         observer: sees the log-probabilities of each position.
+        first: the number of the first window among those that the observer sees.
 
     Raises:
         EvaluationError, OutOfMemoryError: as ``score_windows``.
@@ -79,7 +81,7 @@ def score_blocks(
     fitted = batch_size
     for block in blocks:
         own = max(1, batch_size * blocks[0].shape[1] // block.shape[1])
-        scores = score_windows(model, block, own, room_bytes, observer, first=len(losses))
+        scores = score_windows(model, block, own, room_bytes, observer, first + len(losses))
         if not losses:
             fitted = scores.batch_size
         losses += scores.losses
@@ -114,9 +116,7 @@ def score_windows(
         OutOfMemoryError: when even one window does not fit in memory.
     """
     losses: list[float | None] = []
-    vocabulary = model.config.get_text_config().vocab_size
-    most = CPU_PASS_LOGITS if model.device.type == "cpu" else PASS_LOGITS
-    batch_size = max(1, min(batch_size, most // (tokens.shape[1] * vocabulary)))
+    batch_size = max(1, min(batch_size, windows_of_a_pass(model, tokens.shape[1])))
     announce("windows", 0, len(tokens))
     while len(losses) < len(tokens):
         batch = torch.from_numpy(tokens[len(losses) : len(losses) + batch_size]).long().to(model.device)
@@ -134,6 +134,12 @@ def score_windows(
             batch_size = max(1, batch_size // 2)
             torch.cuda.empty_cache()
     return Scores(tuple(losses), batch_size)
+
+
+def windows_of_a_pass(model: PreTrainedModel, seq_len: int) -> int:
+    """Return how many windows a forward pass may have, for the sake of its logits; 0 if one is more than is wanted."""
+    most = CPU_PASS_LOGITS if model.device.type == "cpu" else PASS_LOGITS
+    return int(most // (seq_len * model.config.get_text_config().vocab_size))
 
 
 def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observer: Observer | None) -> list[float]:

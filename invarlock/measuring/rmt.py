@@ -40,7 +40,7 @@ CONTRACT: Mapping[str, Any] = {
     **{key: spectral.CONTRACT[key] for key in ("block", "iterations", "tolerance", "seed")},
     "chunk_windows": CHUNK_WINDOWS,
     "min_tokens": MIN_TOKENS,
-    "windows": {"report": REPORT_WINDOWS, "probe": PROBE_WINDOWS, "choice": "evenly spaced over the final windows"},
+    "windows": {"report": REPORT_WINDOWS, "probe": PROBE_WINDOWS, "choice": "the first of the final windows"},
     "scope": ["attn", "ffn"],
     "judged": "what more than half of a family's layers moved by, and each layer",
 }

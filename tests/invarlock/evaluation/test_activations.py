@@ -10,7 +10,7 @@ import torch
 
 from invarlock.checkpoints.families import matrices
 from invarlock.checkpoints.safetensors_files import read_checkpoint
-from invarlock.evaluation.activations import evenly_spaced, measure_activations, scaled_outputs
+from invarlock.evaluation.activations import measure_activations, scaled_outputs
 from invarlock.evaluation.models import Placement, load_model
 from invarlock.evaluation.scoring import score_windows
 
@@ -95,13 +95,6 @@ def test_scales_act_as_scaled_weights_would_and_only_while_they_last(architectur
 
     assert scaled.losses != before.losses
     assert scaled.losses == pytest.approx(score_windows(model, WINDOWS, 8).losses, rel=1e-5)
-
-
-def test_windows_are_evenly_spaced() -> None:
-    tokens = np.arange(64, dtype=np.int32)[:, None]
-
-    assert evenly_spaced(tokens, 8)[:, 0].tolist() == [0, 9, 18, 27, 36, 45, 54, 63]
-    assert len(evenly_spaced(tokens, 100)) == 64
 
 
 def test_activations_are_measured_without_the_logits_of_every_position(tiny_model: TinyModels) -> None:

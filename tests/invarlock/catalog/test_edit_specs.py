@@ -16,6 +16,7 @@ from invarlock.problems import Code
         ("magnitude_prune:0.5:attn", EditSpec("magnitude_prune", {"sparsity": 0.5}, Scope("attn"))),
         ("lowrank_svd:32:all", EditSpec("lowrank_svd", {"rank": 32}, Scope("all"))),
         ("quant_rtn:clean:ffn", CleanSpec("quant_rtn", Scope("ffn"))),
+        ("packed_rtn:8:32", EditSpec("packed_rtn", {"bits": 8, "group_size": 32})),
     ],
 )
 def test_a_spec_is_parsed(text: str, spec: EditSpec | CleanSpec) -> None:
@@ -40,6 +41,7 @@ def test_a_spec_is_parsed(text: str, spec: EditSpec | CleanSpec) -> None:
         ("magnitude_prune:-0.5:all", "between 0 and 1, not '-0.5'"),
         ("quant_rtn:1:32:ffn", "bits must be a whole number from 2 to 8, not '1'"),
         ("quant_rtn:4:1048577:ffn", "group_size must be a whole number from 1 to 1048576, not '1048577'"),
+        ("packed_rtn:6:32", "bits must be one of 4, 8, not 6"),
         ("lowrank_svd:32:mlp", "unknown scope 'mlp'; use ffn, attn, all"),
         ("lowrank_svd:32:ffn@layer=-1", "scope 'ffn@layer=-1'"),
     ],

@@ -19,6 +19,7 @@ from invarlock.checkpoints.moving import MovedWeights
 from invarlock.checkpoints.rewriting import rewrite_checkpoint
 from invarlock.checkpoints.safetensors_files import read_checkpoint
 from invarlock.edits import BY_NAME
+from invarlock.edits.smoothed_rtn import SPREAD
 from invarlock.errors import EditError
 
 TRAINED = ("mistral-tiny", "mixtral-tiny", "qwen2-tiny")
@@ -77,15 +78,31 @@ def test_an_equivalent_rewrite_keeps_the_function(name: str, edit: str, tmp_path
     assert (subject / "model.safetensors").read_bytes() != (baseline / "model.safetensors").read_bytes()
 
 
-def test_the_rotation_of_a_model_is_always_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("edit", ["smoothed_rtn", "rotated_rtn"])
+def test_what_is_drawn_for_a_model_is_always_the_same(edit: str, tmp_path: Path) -> None:
     baseline = write_model("mistral-tiny", tmp_path / "baseline")
 
     torch.manual_seed(1)
-    first = move(baseline, "rotated_rtn", tmp_path / "first")
+    first = move(baseline, edit, tmp_path / "first")
     torch.manual_seed(2)
-    second = move(baseline, "rotated_rtn", tmp_path / "second")
+    second = move(baseline, edit, tmp_path / "second")
 
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+
+
+def test_scales_are_drawn_evenly_around_one(tmp_path: Path) -> None:
+    baseline = write_model("mistral-tiny", tmp_path / "baseline")
+
+    subject = move(baseline, "smoothed_rtn", tmp_path / "subject")
+
+    before, after = (AUTO_MODEL.from_pretrained(folder, dtype=torch.float32).model for folder in (baseline, subject))
+    norms = [
+        (one.input_layernorm, other.input_layernorm) for one, other in zip(before.layers, after.layers, strict=True)
+    ]
+    logs = torch.cat([(other.weight / one.weight).log() for one, other in norms]).detach()
+    assert logs.abs().max() < SPREAD + 1e-5
+    assert logs.max() > 0.8 * SPREAD
+    assert logs.min() < -0.8 * SPREAD
 
 
 @pytest.mark.parametrize("name", [*LAYER_NORM, "gemma2"])
@@ -99,7 +116,7 @@ def test_a_model_that_cannot_be_rotated_is_refused(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("edit", ["smoothed_rtn", "rotated_rtn"])
-def test_the_matrices_of_the_blocks_are_rounded_and_nothing_else(edit: str, tmp_path: Path) -> None:
+def test_numbers_are_moved_and_the_matrices_of_the_blocks_alone_are_rounded(edit: str, tmp_path: Path) -> None:
     baseline = tmp_path / "baseline"
     shutil.copytree(EMBEDDED / "mixtral-tiny", baseline)
     spec = parse_edit_spec(f"{edit}:2:32")
@@ -112,4 +129,6 @@ def test_the_matrices_of_the_blocks_are_rounded_and_nothing_else(edit: str, tmp_
     levels = [len(row[:32].unique()) for row in layer.self_attn.q_proj.weight]
     assert max(levels) <= 4
     assert len(layer.mlp.gate.weight[0, :32].unique()) > 4
+    before = AUTO_MODEL.from_pretrained(baseline, dtype=torch.float32).model.layers[0]
+    assert not torch.equal(layer.input_layernorm.weight, before.input_layernorm.weight)
     assert summary.edited_params <= summary.total_params

@@ -157,6 +157,14 @@ def test_lowrank_reaches_the_optimal_error(shape: tuple[int, int], rank: int, se
     assert torch.linalg.norm(weight - edited) == pytest.approx(float(optimal), rel=1e-4, abs=1e-4)
 
 
+def test_a_long_matrix_with_a_short_side_is_approximated_exactly() -> None:
+    weight = random_weight((100, 1200), 2)
+
+    left, singular, right = torch.linalg.svd(weight, full_matrices=False)
+
+    assert torch.allclose(approximate_lowrank(weight, 8), (left[:, :8] * singular[:8]) @ right[:8], atol=1e-4)
+
+
 def test_the_randomised_method_gives_the_same_each_time_and_the_rank_that_is_wanted() -> None:
     weight = random_weight((40, 30), 3)
 

@@ -356,6 +356,15 @@ def test_only_lengths_that_follow_from_a_declared_width_fit(units: int, other: i
     assert not declared_widths(None, before, before).fits([units], [500])
 
 
+def test_a_declared_width_may_be_larger_and_an_undeclared_one_may_not() -> None:
+    before = {"hidden_size": 1000, "intermediate_size": 500, "num_attention_heads": 10, "head_dim": 100}
+
+    widths = declared_widths({"expected": ["ffn=700"]}, before, {**before, "intermediate_size": 700})
+
+    assert widths.fits([700, 1000], [500, 1000])
+    assert not widths.fits([500, 1300], [500, 1000])
+
+
 def test_a_size_of_a_head_follows_from_the_width_unless_it_is_stated() -> None:
     def sizes(width: int, head: int) -> dict[str, int]:
         return {"hidden_size": width, "intermediate_size": 64, "num_attention_heads": 4, "head_dim": head}
@@ -365,6 +374,8 @@ def test_a_size_of_a_head_follows_from_the_width_unless_it_is_stated() -> None:
     assert "head_dim" in declared_widths(edit, sizes(128, 32), sizes(96, 24)).fields
     assert "head_dim" not in declared_widths(edit, sizes(128, 32), sizes(96, 32)).fields
     assert not declared_widths(edit, sizes(128, 32), sizes(96, 16)).fits([16], [32])
+    without_heads = ({"hidden_size": 128, "head_dim": 32}, {"hidden_size": 96, "head_dim": 24})
+    assert "head_dim" not in declared_widths(edit, *without_heads).fields
 
 
 def test_a_width_is_read_by_the_words_of_each_family() -> None:

@@ -19,7 +19,7 @@ from invarlock.digests import sha256_hex
 from invarlock.errors import UsageError
 from invarlock.evaluation.text import read_embedded_text
 from invarlock.jsonio import dump_json
-from invarlock.judgement.slices import of_slice
+from invarlock.judgement.slices import of_slice, text_mistakes
 from invarlock.metrics.perplexity import derive_primary_metric
 from invarlock.reports.derivation import bootstrap, compose, strip
 from invarlock.reports.margins import deciding_slice
@@ -198,6 +198,19 @@ def test_a_slice_that_is_missing_or_moved_is_rejected(sliced: dict[str, Any], na
 
     assert verify_report(without)
     assert verify_report(moved)
+
+
+@pytest.mark.parametrize(
+    ("slices", "right"),
+    [("pprrr", True), ("rrrpp", False), ("pprr", False), ("pprrrr", False), ("prprr", False), ("aarrr", False)],
+)
+def test_windows_are_of_the_slices_of_the_texts_in_their_order(slices: str, right: bool) -> None:
+    rows = [{"name": name, "seq_len": 8, "windows": {"final": count}} for name, count in (("p", 2), ("r", 3))]
+    dataset = {"seq_len": 8, "slices": rows, "windows": {"final": 5}}
+
+    found = list(text_mistakes(dataset, {"final": {"slices": list(slices), "token_counts": [7] * len(slices)}}))
+
+    assert found == ([] if right else [("windows.final.slices", "not the slices of the texts in their order")])
 
 
 def test_texts_and_limits_of_the_command_line(tmp_path: Path) -> None:

@@ -149,15 +149,21 @@ def test_reports_of_the_first_contract_are_judged_by_the_largest_edge_risk_as_th
 
 
 @pytest.mark.parametrize(
-    ("after", "status"),
-    [(2.02, "pass"), (2.021, "fail"), (1.8, "pass"), (1.79, "fail")],
+    ("after", "status", "reasons"),
+    [
+        (2.02, "pass", []),
+        (2.021, "fail", ["its largest edge risk grew by 0.0105, limit 0.01"]),
+        (1.8, "pass", []),
+        (1.79, "fail", ["its largest edge risk fell by 0.105, limit 0.1"]),
+    ],
 )
 def test_growth_and_collapse_of_the_largest_of_a_family_fail_under_the_first_contract(
-    after: float, status: str
+    after: float, status: str, reasons: list[str]
 ) -> None:
     block = rmt(first_contract(ffn_a=2.0, ffn_b=1.0), first_contract(ffn_a=after, ffn_b=0.1))
 
     assert block["status"] == status
+    assert [row["reason"] for row in block["violations"] if row["severity"] == "fail"] == reasons
     assert block["families"]["ffn"].keys() == {"modules", "baseline", "subject", "growth", "epsilon"}
     assert "violating_layers" not in block["metrics"]
     used = RMT.limits_used(block, POLICY["rmt"])

@@ -84,6 +84,21 @@ def test_a_contradiction_is_named(path: str, change: Change, field: str, real_ru
     assert field in fields(report)
 
 
+@pytest.mark.parametrize(("bits", "contradicts"), [(8.0 * 640, False), (4.0 * 640, True)])
+def test_the_bits_of_a_weight_of_a_checkpoint_without_weights_are_those_of_all_it_stores(
+    bits: float, contradicts: bool, real_run: Any
+) -> None:
+    report = load(real_run, STRESS)
+    facts = report["invariants"]["raw"]["subject"]
+    for tensor in facts["tensors"].values():
+        tensor["dtype"] = "I8"
+
+    facts["storage"] |= {"weights": 0, "stored_bytes": 640, "bits_per_weight": bits}
+
+    assert (f"{SUBJECT}.storage.weights" in fields(report)) is False
+    assert (f"{SUBJECT}.storage.bits_per_weight" in fields(report)) is contradicts
+
+
 def test_the_same_model_may_round_otherwise_unless_the_run_is_strictly_deterministic(real_run: Any) -> None:
     report = load(real_run, REPORT)
     set_losses(lambda losses: [loss + SAME_MODEL_NATS / 2 for loss in losses])(report)

@@ -122,6 +122,23 @@ def test_a_change_along_one_direction_is_a_finding_unless_the_subject_is_meant_t
     assert name not in changed["spectral"]["metrics"]["suspicious_changes"]
 
 
+@pytest.mark.parametrize("intent", ["preserve", "change"])
+def test_guards_know_whether_a_subject_is_meant_to_change(intent: str, raw: dict[str, Any]) -> None:
+    raw["policy_provenance"]["overrides"]["fidelity.intent"] = intent
+
+    assert context(compose(raw)).intent == intent
+
+
+def test_guards_know_each_pair_of_matrices_between_which_scales_were_moved(raw: dict[str, Any]) -> None:
+    report = compose(raw)
+    report["equivalence"] = [
+        {"kind": "unit_scales", "modules": ["up", "down", "value", "output", "both", "both"], "largest": 1.0},
+        {"kind": "units", "modules": ["down", "up"], "largest": 1.0},
+    ]
+
+    assert context(report).scaled_by == {"down": "up", "output": "value"}
+
+
 @pytest.mark.parametrize(
     ("stored", "dtype"), [("BF16", torch.bfloat16), ("F16", torch.float16), ("F32", torch.float32)]
 )

@@ -425,6 +425,17 @@ def test_a_null_change_beyond_the_tiers_limit_sets_no_limit() -> None:
         derive_preset(runs, "balanced")
 
 
+@pytest.mark.parametrize("limit", ["kl_limit", "same_top_limit", "tail_limit"])
+def test_a_null_change_beyond_one_limit_alone_signals(limit: str) -> None:
+    document, policy = null_run(1).document, resolve_policy("balanced", "dev", {})
+    signals = guard_signals(document, policy)
+    assert not any("fidelity" in raised for raised in signals.values())
+
+    policy["fidelity"][limit] = 1.1 if limit == "same_top_limit" else 0.0
+
+    assert all("fidelity" in raised for raised in guard_signals(document, policy).values())
+
+
 def test_a_null_run_whose_numbers_contradict_each_other_is_refused() -> None:
     document = null_run(1).document
     document["changes"][1]["fidelity"]["histogram"]["counts"][0] += 1

@@ -272,6 +272,8 @@ def test_a_tokenizer_that_begins_a_text_in_another_way_fails() -> None:
     with_bos["prefix_token_ids"], unknown["prefix_token_ids"] = [2], None
 
     assert judged(with_bos) == ("fail", [("tokenizer", "tokenizer")])
+    (violation,) = derive_invariants({"baseline": facts(), "subject": with_bos}, None)["violations"]
+    assert violation["reason"] == "it begins a text with tokens [2], the baseline's with the text itself"
     assert judged(unknown) == ("pass", [])
 
 
@@ -373,6 +375,36 @@ def test_matrices_in_another_form_belong_to_the_stored_ones(harm: Callable[[Any]
         assert words in message
 
 
+@pytest.mark.parametrize(
+    ("stored", "measured", "sides", "changed"),
+    [
+        ([4, 4], [4, 4], ("baseline", "subject"), True),
+        # an embedding with more rows is measured by as many as the baseline's has
+        ([6, 4], [4, 4], ("baseline", "subject"), True),
+        ([6, 4], [6, 4], ("baseline", "subject"), False),
+        ([2, 4], [4, 4], ("baseline", "subject"), False),
+        ([4, 6], [4, 4], ("baseline", "subject"), False),
+        ([4, 4], [4, 4], ("baseline",), False),
+        ([4, 4], [4, 4], ("subject",), False),
+    ],
+)
+def test_each_matrix_that_changed_has_a_change_where_both_sides_measured_as_much_and_no_other(
+    stored: list[int], measured: list[int], sides: tuple[str, ...], changed: bool
+) -> None:
+    shapes = {"baseline": [4, 4], "subject": stored}
+    tensors = {side: {"tensors": {"a": {"shape": shape, "digest": side}}} for side, shape in shapes.items()}
+    raw = raw_spectral(spectra(a=1.0), spectra(a=1.1))
+    raw["subject"]["modules"]["a"]["shape"] = measured
+    for side in shapes.keys() - sides:
+        del raw[side]["modules"]["a"]
+
+    with_change = raw_problems("raw", {**raw, "changes": {"a": change()}}, {"invariants": tensors})
+    without = raw_problems("raw", {**raw, "changes": {}}, {"invariants": tensors})
+
+    assert [problem.message for problem in with_change] == ([] if changed else ["a change of a matrix that has none"])
+    assert [problem.message for problem in without] == (["it changed, and its change is left out"] if changed else [])
+
+
 def test_equal_spectra_pass_without_a_signal() -> None:
     block = spectral(spectra(a=1.0, b=2.0, c=3.0))
 
@@ -388,6 +420,14 @@ def test_a_scaled_matrix_is_capped_whether_it_grew_or_shrank() -> None:
     assert grown["modules"]["a"]["z"] == pytest.approx(math.log(1.2) / 0.01)
     assert grown["status"] == "warn"
     assert grown["passed"]
+
+
+def test_a_ratio_that_no_float_holds_is_shown_as_the_largest_that_is_shown() -> None:
+    block = spectral(spectra(a=1e150, b=2.0, c=3.0), spectra(a=1e-155, b=2.0, c=3.0))
+
+    assert block["modules"]["a"]["log_ratio"] == pytest.approx(305 * math.log(10))
+    (row,) = [row for row in block["violations"] if "spectral norm changed" in row["reason"]]
+    assert f"changed by {math.exp(700):.4g} times" in row["reason"]
 
 
 def test_a_family_without_a_scale_of_its_own_has_the_tiers() -> None:

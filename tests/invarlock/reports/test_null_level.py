@@ -70,5 +70,9 @@ def test_guards_of_a_report_know_whether_it_is_at_the_null_level_of_its_policy(r
         slice_histogram["histogram"]["counts"] = [sum(slice_histogram["histogram"]["counts"])]
         slice_histogram["kl_max"] = 0.0
 
+    found = compose(strip(same))
+
     assert not context(changed).unchanged
-    assert context(compose(strip(same))).unchanged
+    assert context(found).unchanged
+    for guard in ("spectral", "rmt"):
+        assert (changed[guard]["status"], found[guard]["status"]) == ("fail", "warn")

@@ -139,6 +139,7 @@ def change(run: NullRun, edit: Callable[[Any], object]) -> NullRun:
     [
         (lambda d: d["changes"][1]["logloss"].update(final=[2.5] * 4), "moves the loss by 0.5, but a harmless change"),
         (lambda d: d["changes"][1]["logloss"].update(final=[None] * 4), "a loss is not finite"),
+        (lambda d: d["windows"]["final"]["logloss"].__setitem__(0, None), "a loss is not finite"),
         (lambda d: d["changes"].pop(), "a null run has"),
         (lambda d: d["changes"][0]["rmt"].update(measurement_contract_hash="0" * 16), "under the measurement contract"),
         (lambda d: d["changes"][0]["rmt"]["modules"].pop("q"), "has other modules than the baseline"),
@@ -321,5 +322,6 @@ def test_a_preset_of_something_else_is_refused(
     document = preset(null_run(1))
 
     check_fit(document, document["baseline"], "balanced", attention="eager", where="preset.json")
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         check_fit(document, {**document["baseline"], **baseline}, tier, attention=attention, where="preset.json")
+    assert caught.value.code is Code.PRESET_UNUSABLE

@@ -29,6 +29,12 @@ def test_weighted_mean_is_the_textbook_formula_in_any_order(pairs: list[tuple[fl
     assert mean == weighted_mean(values[::-1], weights[::-1])
 
 
+def test_sums_have_sixty_one_bits() -> None:
+    # all three together are below 4, so that one unit of a sum is 2^-59
+    assert weighted_mean([1.0, -1.0, 2.0**-59], [1, 1, 1]) == 2.0**-59 / 3
+    assert weighted_mean([1.0, -1.0, 2.0**-60], [1, 1, 1]) == 0.0
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_interval_agrees_with_scipy(seed: int) -> None:
     deltas, weights = windows(64, seed)
@@ -96,6 +102,18 @@ def test_interval_is_the_same_to_the_bit_everywhere() -> None:
 
 
 GOLDEN = ("-0x1.dcde49d9140e9p-8", "0x1.cbbd0108f6babp-8")
+
+
+def test_an_interval_of_windows_with_heavy_tails_is_the_same_to_the_bit_everywhere() -> None:
+    deltas = [((37 * i) % 101 - 50) / 1024 * (8 if i in (5, 40) else 1) for i in range(64)]
+    weights = [100 + i % 28 for i in range(64)]
+
+    interval = bca_interval(deltas, weights, replicates=1200, alpha=0.05, seed=7)
+
+    assert (interval.low.hex(), interval.high.hex()) == HEAVY_GOLDEN
+
+
+HEAVY_GOLDEN = ("-0x1.209c0119f404ep-8", "0x1.75e5ecbf6b252p-6")
 
 
 def test_a_long_interval_does_not_depend_on_earlier_calls() -> None:

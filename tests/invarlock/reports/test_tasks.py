@@ -153,6 +153,7 @@ def test_records_that_contradict_themselves_are_named(change: Any, field: str) -
     change(row)
 
     assert [problem.field for problem in record_problems({"tasks": [row]})] == [field]
+    assert [problem.field for problem in TASKS.raw_problems({"task_records": {"tasks": [row]}})] == [field]
     twice = task("b", [1.0], [1.0])
     assert [problem.field for problem in record_problems({"tasks": [twice, twice]})] == ["task_records.tasks"]
 

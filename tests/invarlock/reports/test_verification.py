@@ -266,6 +266,11 @@ def test_an_edit_without_a_spec_may_have_a_label(report: dict[str, Any], label: 
             "rmt.raw.subject.modules.*.tokens",
         ),
         (
+            lambda r: next(iter(r["rmt"]["raw"]["subject"]["modules"].values())).update(features=1),
+            RAW,
+            "rmt.raw.subject.modules.*.features",
+        ),
+        (
             lambda r: next(iter(r["spectral"]["raw"]["subject"]["modules"].values())).update(family="other"),
             RAW,
             "spectral.raw.subject.modules.*.family",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,14 @@ def test_a_model_on_several_devices_takes_those_with_the_most_room() -> None:
     assert choose(devices, 100 * GB, pool, 0) == (devices[1], devices[3])
     assert choose(devices[:3], 100 * GB, pool, 0) == (devices[1], devices[2])
     assert choose(devices[::2], 100 * GB, pool, 0) is None
+
+
+def test_a_worker_takes_its_own_device_and_no_other_where_devices_cannot_be_combined() -> None:
+    pool = replace(make_pool(2), combinable=False)
+    first, second = pool.devices
+
+    assert choose([first, second], 10 * GB, pool, 3) == (second,)
+    assert choose([first], 10 * GB, pool, 3) is None
 
 
 def test_a_device_whose_memory_another_process_uses_is_left_out() -> None:

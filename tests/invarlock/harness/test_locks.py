@@ -13,6 +13,7 @@ from invarlock.packer.runs.run_directory import RunDirectory
 
 from invarlock.errors import EvaluationError
 from invarlock.harness.state.locks import TIMES_CASE_TIMEOUT, Locks
+from invarlock.problems import Code
 
 # Takes a lock, says so, and holds it until its input ends.
 HOLDER = (
@@ -69,11 +70,12 @@ def test_a_lock_that_stays_taken_is_an_error_after_twice_the_time_of_a_case(dire
             waits.append("ended")
 
     locks = Locks(directory, 0.1 / TIMES_CASE_TIMEOUT, waiting)
-    with another_process(directory), pytest.raises(EvaluationError, match="piece"), locks.acquire("piece"):
+    with another_process(directory), pytest.raises(EvaluationError, match="piece") as caught, locks.acquire("piece"):
         pass
 
     # the clock of the case stands still meanwhile, and runs again after it
     assert waits == ["began", "ended"]
+    assert caught.value.code is Code.RUN_IN_USE
 
 
 def test_a_lock_is_released_when_its_owner_fails(directory: RunDirectory) -> None:

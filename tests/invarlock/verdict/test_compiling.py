@@ -87,6 +87,10 @@ def test_a_clean_edit_that_fails_a_gate_is_named() -> None:
     assert document["verdict"] == "FAIL"
     assert "mistral-tiny-noop_control-run1: must pass, but ratio: bad" in document["failed_requirements"]
     assert not document["criteria"]["clean_all_pass"]
+    lines = render_verdict_text(document).splitlines()
+    reasons = [f"  - {reason}" for reason in document["failed_requirements"]]
+    first = lines.index("Failed requirements:") + 1
+    assert lines[first : first + len(reasons)] == reasons
 
 
 @pytest.mark.parametrize("bad", [1, 2, 3])
@@ -288,6 +292,24 @@ def test_a_part_of_a_run_is_not_derived_and_fails_where_a_case_of_it_fails() -> 
     assert render_verdict_text(failed).splitlines()[0].endswith("the pack has 1 of 3 cases, not all as expected")
     assert (verdict["verdict"], len(verdict["failed_requirements"])) == ("FAIL", 1)
     assert "not_bundled" not in compile_records(plan, cases, records)
+
+
+@pytest.mark.parametrize(
+    ("label", "source", "shown"), [("awq", None, "'awq'"), ("awq", "given", "'awq (given)'"), ("gptq", None, None)]
+)
+def test_a_report_of_a_users_subject_has_the_planned_label(label: str, source: str | None, shown: str | None) -> None:
+    plan = manifest("noop_control")
+    plan["scenarios"][0]["generation"] = {"kind": "brought", "edit_label": "gptq"}
+    case = planned_cases(plan)[PATHS["noop_control"]]
+    own = report("noop_control")
+    own["edit"] = {"name": "custom", "label": label, "spec": "custom", "parameters": {}}
+    own["edit"] |= {} if source is None else {"label_source": source}
+    own |= {"baseline_ref": {}, "subject": {}}
+
+    record = judge_report(case, own, "sha256:0")
+
+    wrong = [f"the report's edit.label is {shown}, but planned was 'gptq'"]
+    assert record["reasons"] == ([] if shown is None else wrong)
 
 
 def test_an_empty_selection_is_an_error_and_no_pass() -> None:

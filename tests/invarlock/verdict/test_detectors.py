@@ -28,6 +28,7 @@ RATIO = {"kind": "primary_metric", "field": "ratio_vs_baseline", "min": 1.5}
         (PROBE, {"rmt_probe": {"detected": False}}, False, False),
         (PROBE, {}, None, False),
         (RATIO, {"primary_metric": {"ratio_vs_baseline": 1.5}}, 1.5, True),
+        (RATIO, {"primary_metric": {"ratio_vs_baseline": 1.6}}, 1.6, True),
         (RATIO, {"primary_metric": {"ratio_vs_baseline": 1.499}}, 1.499, False),
         (RATIO, {"primary_metric": {"ratio_vs_baseline": None}}, None, False),
     ],

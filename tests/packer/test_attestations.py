@@ -22,7 +22,7 @@ from invarlock.packer.build.building import build_pack
 from invarlock.packer.format.checksums import ATTESTATIONS, BUNDLES
 from invarlock.packer.trust.attestation import make_statement, open_attestation, statement_problems
 from invarlock.packer.trust.attested import AttestedPack
-from invarlock.packer.trust.bundles import make_bundle
+from invarlock.packer.trust.bundles import make_bundle, read_bundle
 from invarlock.packer.trust.checkpoint_subjects import model_signature_digest, stated_files
 from invarlock.packer.trust.envelopes import pre_authentication_encoding, sign_statement
 from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
@@ -36,7 +36,7 @@ from packs import TIME, contain, content, messages, pack_files, places, seal, sh
 from processes import ROOT, packer
 
 from invarlock.catalog.pins import combine_digests
-from invarlock.errors import UsageError
+from invarlock.errors import SignatureError, UsageError
 from invarlock.jsonio import check_schema, dump_json
 from invarlock.problems import Code
 
@@ -140,6 +140,53 @@ def test_an_informational_case_whose_gates_fail_is_a_warned_test(probed_run: Any
     assert ["rmt_norm_noise" in name for name in tests["warnedTests"]] == [True]
     assert ["ve_mlp_scale_skew" in name for name in tests["passedTests"]] == [True]
     assert tests["failedTests"] == []
+
+
+def record(name: str, strictness: str, *, passed: bool, holds: bool) -> dict[str, Any]:
+    return {
+        "model": "acme/seven", "name": name, "run_num": 1, "strictness": strictness, "passed": passed,
+        "gates_hold": holds,
+    }  # fmt: skip
+
+
+def test_a_case_that_is_not_as_expected_is_a_failed_test_and_the_others_are_not() -> None:
+    records = [
+        record("noop", "must_pass", passed=True, holds=True),
+        record("eight", "must_pass", passed=False, holds=False),
+        record("noise", "informational", passed=True, holds=False),
+        record("prune", "must_fail", passed=True, holds=False),
+    ]
+    verdict = {"verdict": "FAIL", "records": records, "missing": {"by_model": {"acme/seven": ["seven-gone-run1"]}}}
+
+    predicate = make_statement("test-result", AttestedPack(b"", {}, verdict, ()), LATER)["predicate"]
+
+    assert predicate["failedTests"] == ["seven-eight-run1", "seven-gone-run1"]
+    assert predicate["warnedTests"] == ["seven-noise-run1"]
+    assert predicate["passedTests"] == ["seven-noop-run1", "seven-prune-run1"]
+
+
+@pytest.mark.parametrize("source", [{"commit": "1" * 40}, {"uri": "https://a.b/c", "dirty": False}, {}])
+def test_a_statement_has_what_the_manifest_states_of_the_source(source: dict[str, Any]) -> None:
+    manifest = {"invocation": {"config_source": {**source, "path": "metadata/source_repo.json"}}}
+    pack = AttestedPack(b"", manifest, {"verdict": "PASS", "counts": {}}, ())
+
+    provenance = make_statement("invarlock", pack, LATER)["predicate"]["provenance"]
+
+    assert provenance == ({"source": source} if source else {})
+
+
+MANY = [0] * 400_001
+
+
+def test_statements_and_bundles_have_a_limit_of_values() -> None:
+    key, message = make_signing_key(), r"40000\d values, more than the limit of 400000"
+
+    with pytest.raises(SignatureError, match=message) as statement:
+        open_attestation("svr", dump_json(sign_statement({"more": MANY}, key)), key.public)
+    with pytest.raises(SignatureError, match=message) as bundle:
+        read_bundle(dump_json({"more": MANY}), BUNDLES["svr"])
+
+    assert (statement.value.code, bundle.value.code) == (Code.ATTESTATION_MALFORMED,) * 2
 
 
 def test_a_simple_verification_that_claims_pass_over_a_failed_pack_is_refused(failing: Path, real_run: Any) -> None:
@@ -258,6 +305,19 @@ def test_a_baseline_is_named_by_its_files_and_by_its_model_signature(pack: Path,
         file.name: rows[f"{name}/{file.name}"]["digest"]["sha256"] for file in model.iterdir()
     }
     assert rows[name]["annotations"]["files"]["config.json"] == sha256((model / "config.json").read_bytes())
+
+
+def test_a_model_signature_orders_files_by_the_parts_of_their_paths(tmp_path: Path) -> None:
+    names = ("a/x.bin", "a-b/x.bin", "a.json")
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+
+    signed = json_format.MessageToDict(Payload(hashing.Config().hash(tmp_path)).statement.pb)
+
+    digest = model_signature_digest({name: sha256(name.encode()) for name in names})
+    assert signed["subject"][0]["digest"] == {"sha256": digest}
 
 
 @pytest.mark.parametrize("pins", [[], {"models": [1]}, {"models": [{"files": [{}]}]}])

@@ -49,6 +49,13 @@ def can_be_sealed(paths: Iterable[str]) -> bool:
     return True
 
 
+def test_of_a_long_path_that_is_not_safe_only_the_beginning_is_shown() -> None:
+    with pytest.raises(IntegrityError) as caught:
+        check_path("/" + "x" * 200)
+
+    assert [problem.where for problem in caught.value.problems] == ["/" + "x" * 119]
+
+
 @settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(PATHS)
 def test_a_safe_path_stays_in_its_folder_on_every_system_and_is_written_in_one_way(path: str) -> None:

@@ -163,6 +163,15 @@ def test_an_unusable_key_is_refused_with_its_kind(tmp_path: Path, kind: str) -> 
     assert caught.value.code is Code.KEY_MALFORMED
 
 
+@pytest.mark.parametrize(("structure", "length"), [("302a300506032b6570032100", 31), ("302a300506032b6570032101", 32)])
+def test_a_public_key_of_another_length_or_with_unused_bits_is_damaged(structure: str, length: int) -> None:
+    der = bytearray(bytes.fromhex(structure) + KEY.public[:length])
+    der[1], der[10] = len(der) - 2, length + 1
+
+    with pytest.raises(ValueError, match="a damaged Ed25519 public key"):
+        public_key(PemBlock("PUBLIC KEY", base64.b64encode(der).decode()))
+
+
 @given(st.binary(max_size=200), st.sampled_from(["PRIVATE KEY", "PUBLIC KEY"]))
 def test_any_structure_is_a_key_or_refused(der: bytes, label: str) -> None:
     block = PemBlock(label, base64.b64encode(der).decode())

@@ -127,6 +127,10 @@ def in_state(name: str, edit: Callable[[Any], object], number: int = 1) -> Calla
     return lambda shards: edit_json(shards[number] / "state" / name, edit)
 
 
+def write_state(name: str, data: bytes) -> Callable[[list[Path]], object]:
+    return lambda shards: (shards[1] / "state" / name).write_bytes(data)
+
+
 def in_a_report(edit: Callable[[Any], object]) -> Callable[[list[Path]], None]:
     return lambda shards: edit_json(next(shards[1].glob("*/reports/**/evaluation.report.json")), edit)
 
@@ -154,6 +158,9 @@ def another_case(document: Any) -> None:
         (lambda shards: (shards[1] / "state/settings.json").unlink(), ExitCode.MISSING, "--shard 2/2 --resume"),
         (in_state("pytest_report.json", lambda said: said["tests"].pop()), ExitCode.MISSING, "mistral-tiny-"),
         (in_state("pytest_report.json", another_case), ExitCode.INTEGRITY, "of this shard"),
+        (in_state("pytest_report.json", another_case, 0), ExitCode.INTEGRITY, "-run1 is not a case of this shard"),
+        (write_state("settings.json", b"[]"), ExitCode.USAGE, "settings.json: not an object"),
+        (write_state("model_revisions.json", b"7"), ExitCode.USAGE, "model_revisions.json: not an object"),
         (in_state("scenarios.json", lambda plan: plan["selection"].update(scenario_ids=[])), ExitCode.INTEGRITY,
          "shard.json: selection.scenario_ids"),
         (in_state("shard.json", lambda shard: shard["models"].clear()), ExitCode.INTEGRITY,

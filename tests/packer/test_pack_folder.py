@@ -9,7 +9,7 @@ from invarlock.packer.format.pack_folder import open_pack
 
 from invarlock.digests import sha256_hex
 from invarlock.errors import IntegrityError, InvarLockError, MissingFileError
-from invarlock.problems import Code
+from invarlock.problems import Code, Problem
 
 
 @pytest.fixture
@@ -119,6 +119,16 @@ def test_a_change_after_the_listing_is_found(folder: Path) -> None:
 
     assert {problem.where for problem in changed} == {"manifest.json", "reports/new.json", "reports/one.json"}
     assert {problem.code for problem in changed} == {Code.FILE_CHANGED}
+
+
+@pytest.mark.parametrize("change", [b"[1, 2, 3]", b"[", b""])
+def test_a_file_that_changes_while_it_is_read_is_named(folder: Path, change: bytes) -> None:
+    path = "reports/one.json"
+
+    with open_pack(folder) as pack, pytest.raises(IntegrityError) as caught:
+        pack.digest(path, lambda count: (folder / path).write_bytes(change))
+
+    assert caught.value.problems == (Problem(Code.FILE_CHANGED, path, "", "it changed while it was read"),)
 
 
 @pytest.mark.parametrize("name", ["pack.tar.gz", "absent", "manifest.json"])

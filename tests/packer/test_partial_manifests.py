@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from invarlock.packer.build.attesting import attest_pack
 from invarlock.packer.format.checksums import CONTROL_FILES, write_checksums
-from invarlock.packer.format.references import reference
+from invarlock.packer.format.references import reference, reference_problems
 from invarlock.packer.inspection import inspect_pack
 from invarlock.packer.trust.keys import SigningKey
 from invarlock.packer.verify.verifying import VerifyOptions, verify_pack
@@ -242,6 +242,12 @@ def test_a_manifest_cannot_refer_to_a_file_that_its_pack_does_not_have() -> None
 
     words = "referenced by the manifest, but not in the pack"
     assert caught.value.problems == (Problem(Code.REFERENCE_DANGLES, "results/b.json", "", words),)
+
+
+def test_of_a_long_path_that_a_manifest_refers_to_only_the_beginning_is_shown() -> None:
+    (problem,) = reference_problems({"subject": {"path": "x" * 200}}, {})
+
+    assert problem.message == f"refers to {'x' * 100!r}, which is not in the pack"
 
 
 @pytest.mark.parametrize("document", [[], {}, {"subject": 7}, {"selection": {"cases": [7]}, "scenarios": []}])

@@ -143,6 +143,17 @@ def test_the_results_that_follow_are_those_in_the_pack(files: Files) -> None:
     )
 
 
+def test_from_a_verdict_of_too_many_values_nothing_is_read(files: Files) -> None:
+    found = results_of(files)
+    many = changed(files, VERDICT, lambda verdict: verdict.update(not_bundled=[0] * 400_001))
+
+    checked = check_results(many, found)
+
+    assert checked.verdict is None
+    assert [problem.where for problem in checked.problems] == [VERDICT]
+    assert "values, more than the limit of 400000" in checked.problems[0].message
+
+
 def test_each_result_is_compared_and_needed(files: Files) -> None:
     found = results_of(files)
     derived = sorted(derive_results(found, derive_verdict(found, TIME, frozenset())))

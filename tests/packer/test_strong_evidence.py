@@ -10,7 +10,7 @@ import pytest
 from invarlock.packer.build.building import PackContent, build_pack
 from invarlock.packer.inspection import inspect_pack
 from invarlock.packer.trust.keys import SigningKey, fingerprint
-from invarlock.packer.verify.evidence import absent
+from invarlock.packer.verify.evidence import Scope, absent, covered, not_covered
 from invarlock.packer.verify.verifying import VerifyOptions, VerifyResult, verify_pack
 from packs import (
     FAULT,
@@ -255,3 +255,12 @@ def test_a_high_level_is_that_of_a_complete_plan_whose_verdict_is_pass(
     edit_json(built.path / "manifest.json", lambda manifest: manifest.update(evidence_level="high"))
     reseal(built.path)
     assert places(strict(built.path)) == [(Code.EVIDENCE_LEVEL_TOO_HIGH, "manifest.json", "evidence_level")]
+
+
+@pytest.mark.parametrize(("models", "words"), [(1, "1 model"), (2, "2 models")])
+def test_evidence_on_two_models_says_so_and_lacks_no_second(models: int, words: str) -> None:
+    paths = frozenset({"one", "other"})
+    scope = Scope(dict.fromkeys(paths, "must_pass"), models, paths, paths)
+
+    assert covered(scope) == f"2 edits that must pass, on {words}"
+    assert ("a second model" in not_covered(scope)) == (models == 1)

@@ -145,7 +145,13 @@ def test_a_file_that_another_process_read_in_another_state_has_changed(pack: Pat
         assert [problem.code for problem in files.finish()] == [Code.FILE_CHANGED]
 
 
-def test_a_small_pack_starts_no_process(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("cores", "least_reports"), [({0, 1}, workers.MIN_REPORTS), ({0}, 1)])
+def test_a_small_pack_or_a_single_core_starts_no_process(
+    cores: set[int], least_reports: int, pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workers, "_collect", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(workers, "MIN_REPORTS", least_reports)
+    monkeypatch.setattr(workers, "BATCH_REPORTS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
 
     assert verified(pack).code == 0

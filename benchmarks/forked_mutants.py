@@ -266,8 +266,9 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _forget_results(module: ModuleType) -> None:
-    for value in vars(module).values():
-        if hasattr(value, "cache_clear"):
+    """Clear the caches of a module's functions, wherever they are kept."""
+    for value in gc.get_objects():
+        if type(value) is functools._lru_cache_wrapper and value.__module__ == module.__name__:
             value.cache_clear()
 
 

@@ -174,7 +174,7 @@ def test_the_seconds_of_a_pass_are_shared_by_what_each_edit_took(tiny_model: Tin
     passed = time.perf_counter() - started
     seconds = {name: made[tmp_path / name].seconds for name in specs}
     assert 0 < seconds["noop"] < seconds["slow"]
-    assert 0.5 * passed < sum(seconds.values()) <= passed
+    assert sum(seconds.values()) <= passed
 
 
 @pytest.mark.parametrize("tied", [True, False])

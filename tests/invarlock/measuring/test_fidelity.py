@@ -169,6 +169,21 @@ def test_a_batch_a_chunk_and_a_second_try_do_not_matter(
     assert other[0]["confident"] == before["confident"]
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 15, 40, 1000])
+def test_the_pieces_in_which_positions_are_compared_change_no_number(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    folder = tiny_model("llama")
+    sides = noised(folder, 0.0), noised(folder, 0.05)
+    wanted = observed(*sides, tmp_path / "one.npy", 16, batch=7)
+    monkeypatch.setattr(scoring, "CACHED_POSITIONS", at_once)
+
+    found = observed(*sides, tmp_path / "other.npy", 16, batch=7)
+
+    assert found == wanted
+    assert (tmp_path / "other.npy").read_bytes() == (tmp_path / "one.npy").read_bytes()
+
+
 def test_a_model_against_itself_is_exactly_the_same(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     model = noised(tiny_model("llama"), 0.0)
 

@@ -1,4 +1,4 @@
-"""Evidence packs: ``format`` on disk, ``trust`` in signers, ``verify``, ``build``, and ``runs`` they come from.
+"""Evidence packs: their ``format`` on disk, ``trust`` in signers, ``verify``, ``build``, and the ``runs`` behind them.
 
 Example::
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def verify(path: Path | str, options: VerifyOptions | None = None) -> VerifyResult:
-    """Verify a pack, offline; its problems are in the result.
+    """Verify a pack offline and return the result, which lists any problems.
 
-    This name is also that of a subpackage. Once the subpackage is imported it has the name, and can be called as well.
+    A subpackage has the same name. Once imported, it replaces this function, but it can be called in the same way.
 
     Args:
-        path: the folder of the pack, or an archive of it.
-        options: the requirements of a receiver.
+        path: the pack's folder, or an archive of it.
+        options: the receiver's requirements.
 
     Raises:
         InvarLockError: when the options exclude each other, or a file that they name cannot be used.

@@ -32,7 +32,7 @@ def run_options(options: argparse.Namespace) -> int:
     """Run the command of a parsed command line and return its exit code.
 
     Raises:
-        InvarLockError: by the command; with ``--json`` it is printed as JSON first.
+        InvarLockError: when the command fails; with ``--json`` the error is printed as JSON first.
     """
     for line in unknown_variables(os.environ, own={getattr(options, "passphrase_env", None) or ""}):
         say_error(f"warning: {line}")
@@ -273,7 +273,7 @@ def add_verify(subparsers: Commands) -> None:
 
 
 def add_verify_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of verifying packs."""
+    """Add the options for verifying packs."""
     parser.add_argument("--strict", action="store_true", help="reject files that the checksums do not cover")
     parser.add_argument(
         "--report-assurance",
@@ -372,7 +372,7 @@ def add_card(subparsers: Commands) -> None:
 
 
 def _add_subject(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a document about one subject of a pack."""
+    """Add the options shared by commands that write a document about one subject of a pack."""
     parser.add_argument("pack", type=Path, metavar="PACK", help="folder of the pack")
     parser.add_argument(
         "--case",

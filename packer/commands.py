@@ -46,7 +46,7 @@ def build(options: Namespace) -> int:
 
 
 def _run_content(options: Namespace) -> PackContent:
-    """Return the content of a pack of the reports of a run."""
+    """Return the content of a pack made from the reports of a run."""
     # imported here to keep --help fast
     from invarlock.packer.build.assembly import gather_files
     from invarlock.packer.runs.run_inputs import find_inputs
@@ -69,10 +69,10 @@ def _run_content(options: Namespace) -> PackContent:
 
 
 def _pair_content(options: Namespace) -> PackContent:
-    """Return the content of a pack of one report of ``invarlock evaluate``.
+    """Return the content of a pack made from one report of ``invarlock evaluate``.
 
     Raises:
-        UsageError: when several reports are given, or options that only a run has.
+        UsageError: when several reports are given, or options that apply only to a run.
     """
     # imported here to keep --help fast
     from invarlock.packer.build.assembly import gather_pair

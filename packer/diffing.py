@@ -38,7 +38,8 @@ MEASURED = (
     "spectral_caps_applied",
     "reasons",
 )
-# Significant digits of numbers: as few of these as show that two values differ; 17 tell any two apart.
+# Significant digits of numbers. The smallest count at which two values look different is used; 17 digits
+# distinguish any two floats.
 DIGITS = (4, 6, 9, 17)
 # Shown above the cases.
 HEADLINES = ("verdict", "counts")
@@ -87,7 +88,7 @@ def render_diff(diff: Mapping[str, Any]) -> list[str]:
 
 
 def render_diff_page(diff: Mapping[str, Any], names: tuple[str, str]) -> bytes:
-    """Return the differences as an HTML page in the style of the page of a pack; ``names`` are those of the packs."""
+    """Return the differences as an HTML page, styled like a pack's page; ``names`` are the names of the packs."""
     compared, changed = diff["cases_compared"], len(diff["cases"])
     unsigned = [name for name, is_signed in zip(names, diff.get("signed", (True, True)), strict=True) if not is_signed]
     verdicts = diff.get("verdict")
@@ -130,7 +131,7 @@ def _only(diff: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _changes(cases: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
-    """Yield what changed: requirements, which may change a verdict by themselves, before measurements."""
+    """Yield the changes: requirements first, since they can change a verdict by themselves, then measurements."""
     for title, keys, about in (
         ("Other requirements", REQUIREMENTS, "A weaker plan, another policy or another preset may change a verdict."),
         ("Other results", MEASURED, ""),
@@ -174,11 +175,11 @@ def _records(verdict: Mapping[str, Any]) -> dict[Case, Mapping[str, Any]]:
 
 
 def _compared(record: Mapping[str, Any], key: str) -> Any:
-    """Return a value of a record; for detectors their configuration, not their findings."""
+    """Return a value of a record; for detectors this is their configuration, not their findings."""
     if key in ("detectors_all_of", "detectors"):
         wanted = [{name: value for name, value in row.items() if name not in ("seen", "hit")} for row in record[key]]
         return [", ".join(f"{name} {value}" for name, value in row.items()) for row in wanted]
-    # only cases of several texts have values by slice
+    # only cases with several texts have values by slice
     return record.get(key, {}) if key.endswith("_by_slice") else record[key]
 
 

@@ -40,7 +40,7 @@ from invarlock.verdict.compiling import Planned, planned_cases
 
 
 def inspect_pack(path: Path) -> JsonObject:
-    """Return a summary of a pack: manifest, signature, checksum coverage, references, reports, strict readiness, sizes.
+    """Summarise a pack: manifest, signature, checksum coverage, references, reports, strict readiness and sizes.
 
     Raises:
         MissingFileError: when the pack, its manifest or its checksum file is missing.
@@ -147,7 +147,7 @@ def _planned(scenarios: Any) -> dict[str, Planned]:
 
 
 def _served(report: Any) -> str | None:
-    """Return what the server of a served subject states, None if the report is of a checkpoint or malformed."""
+    """Return what the server states about a served subject; None for a checkpoint's report or a malformed one."""
     try:
         check_schema(report, "evaluation_report", where=layout.REPORT_NAME)
     except InvarLockError:

@@ -6,14 +6,14 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-# No line for packs that verify faster than this.
+# Packs that verify faster than this show no progress line.
 PATIENCE_SECONDS = 1.0
 REDRAW_SECONDS = 0.1
 BAR_CHARACTERS = 30
 
 
 class ProgressLine:
-    """Draws on a terminal after a second of work and clears itself at the end; silent if not a terminal."""
+    """A line that appears after a second of work and clears itself at the end; written only to a terminal."""
 
     def __init__(self, stream: TextIO, label: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._stream = stream

@@ -48,7 +48,7 @@ def card(options: Namespace) -> int:
 
 
 def _evidence(options: Namespace) -> tuple[PackSubject, Presentation]:
-    """Return the subject that the options name, after verifying its pack, and what they add."""
+    """Verify the pack; return the subject that the options select and the names that they add."""
     # imported here to keep --help fast
     from invarlock.packer.receivers.presentation import Presentation
     from invarlock.packer.receivers.subjects import SubjectOptions, read_subject

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def keygen(options: Namespace) -> int:
-    """Make a signing key, write both halves and print their paths and the fingerprint."""
+    """Make a signing key, write the private and the public key, and print their paths and the fingerprint."""
     # imported here to keep --help fast
     from invarlock.packer.trust.keys import fingerprint, make_signing_key, write_key_pair
 
@@ -58,7 +58,7 @@ def attest(options: Namespace) -> int:
     """Sign an in-toto statement about a pack, as a DSSE envelope and as a Sigstore bundle, or write what to sign.
 
     Raises:
-        UsageError: when neither a key nor both files are given, or both are.
+        UsageError: when neither a key nor both output files are given, or when all of them are.
     """
     # imported here to keep --help fast
     from invarlock.packer.build.attesting import attest_pack, read_file_lists, write_predicate

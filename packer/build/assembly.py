@@ -46,23 +46,23 @@ def gather_files(
     report_assurance: ReportAssurance = "report",
     readme_notes: Path | None = None,
 ) -> PackContent:
-    """Return the content of a pack; each report goes to the place of its case.
+    """Return the content of a pack; each report goes to the path of its case.
 
     Args:
         reports: ``evaluation.report.json`` files, each in a folder with its accompanying files.
         baselines: the baselines' own reports.
-        scenarios: the effective manifest of the run.
+        scenarios: the run's effective manifest.
         final_verdict: the run's verdict, which must match the one derived from the reports.
         pytest_report: pytest's report of the cases, if available.
         source_repo: provenance of the source.
         environment: provenance of the environment.
         metadata: more files for ``metadata/``, by name.
-        presets: a folder of presets; presets of models with a report go into the pack, with their null runs.
+        presets: a folder of presets; those of models with a report go into the pack, with their null runs.
         materials: ``NAME=FILE`` texts; each goes to ``metadata/materials/NAME``.
         parameters: the settings of the run.
         run_name: name of the run directory; by default the name of the folder of ``scenarios``.
         report_assurance: the assurance level that the pack's maker requires of its reports.
-        readme_notes: a text by the maker, appended to the README.
+        readme_notes: text by the pack's maker, appended to the README.
 
     Raises:
         MissingFileError: when a file does not exist.
@@ -117,16 +117,16 @@ def gather_pair(
     materials: Sequence[str] = (),
     readme_notes: Path | None = None,
 ) -> PackContent:
-    """Return the content of a pack of one report of ``invarlock evaluate``: its only case must pass every gate.
+    """Return the content of a pack made from one report of ``invarlock evaluate``; its only case must pass every gate.
 
     Args:
         report: ``evaluation.report.json`` in the folder that ``evaluate`` wrote.
         baseline: the baseline's own report; by default the one in that folder.
-        presets: a folder with the preset that the report was judged with.
+        presets: a folder that contains the preset used to judge the report.
         environment: provenance of the environment.
         source_repo: provenance of the source.
         materials: ``NAME=FILE`` texts; each goes to ``metadata/materials/NAME``.
-        readme_notes: a text by the maker, appended to the README.
+        readme_notes: text by the pack's maker, appended to the README.
 
     Raises:
         MissingFileError: when a file does not exist.
@@ -162,7 +162,7 @@ def gather_pair(
 
 
 def _moved(data: bytes, path: Path, place: str) -> bytes:
-    """Return the runtime manifest of a report at its place in the pack."""
+    """Return a report's runtime manifest with the path of the report changed to its place in the pack."""
     try:
         document = parse_json(data, where=str(path))
         check_schema(document, "runtime_manifest", where=str(path))
@@ -173,7 +173,7 @@ def _moved(data: bytes, path: Path, place: str) -> bytes:
 
 def _report_files(data: bytes, path: Path, place: str) -> dict[str, bytes]:
     """Return a report with the files in its folder, by their paths in a pack."""
-    # nobody edited a served subject here
+    # a served subject was not edited here, so it has no edit metadata
     needed = [name for name in layout.SIDECARS if not (name == layout.EDIT_METADATA and is_served(_report(data, path)))]
     more = (*layout.PROBES, *layout.DEPLOYABLES, layout.REPEATS, layout.PAGE)
     found = [*needed, *(name for name in more if path.with_name(name).is_file())]

@@ -1,4 +1,4 @@
-"""Attesting a signed pack: a statement of its signer is added, as a DSSE envelope and as a Sigstore bundle."""
+"""Attesting a signed pack: adding a statement by its signer, as a DSSE envelope and as a Sigstore bundle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def attest_pack(
         files: the files of subject checkpoints that the statement names: SHA-256 (64 hex) by name.
 
     Raises:
-        UsageError: when the pack already has this attestation or no verdict, or files are of no checkpoint of it.
+        UsageError: when the pack already has this attestation, has no verdict, or ``files`` match none of its
+            checkpoints.
         SignatureError: when the key does not belong to the pack's signer.
         InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
@@ -67,17 +68,19 @@ def attest_pack(
 def write_predicate(
     pack: Path, predicate: str, target: Path, subjects: Path, files: Sequence[Mapping[str, str]] = ()
 ) -> VerifyResult:
-    """Verify a pack, signed or not, and write a predicate and its subjects for others to sign, such as actions/attest.
+    """Verify a pack, signed or not, and write a predicate and its subjects for another tool to sign.
+
+    One such tool is the GitHub action ``actions/attest``.
 
     Args:
         pack: the folder of the pack.
         predicate: ``invarlock``, ``svr`` or ``test-result``.
-        target: the file of the predicate, JSON.
-        subjects: the file of the subjects, in the form of ``sha256sum``.
+        target: the JSON file to write the predicate to.
+        subjects: the file to write the subjects to, in the format of ``sha256sum``.
         files: the files of subject checkpoints that the statement names: SHA-256 (64 hex) by name.
 
     Raises:
-        UsageError: when the pack has no verdict, files are of no checkpoint of it, or a file cannot be written.
+        UsageError: when the pack has no verdict, ``files`` match none of its checkpoints, or a file cannot be written.
         InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     result = verify_pack(pack, VerifyOptions(allow_unsigned=True))
@@ -105,7 +108,7 @@ def _known(pack: AttestedPack, files: Sequence[Mapping[str, str]]) -> dict[str, 
     """Return the files of checkpoints by the checkpoint's digest.
 
     Raises:
-        UsageError: when one is no subject of the pack.
+        UsageError: when a checkpoint is not a subject of the pack.
     """
     known = {combine_digests(one): one for one in files}
     unknown = known.keys() - {report.subject_digest for report in pack.reports}
@@ -119,10 +122,10 @@ def _known(pack: AttestedPack, files: Sequence[Mapping[str, str]]) -> dict[str, 
 
 
 def read_file_lists(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """Return the files in the outputs of ``sha256sum``: SHA-256 (64 hex) by name.
+    """Read outputs of ``sha256sum``; each becomes a mapping of file name to SHA-256 (64 hex).
 
     Raises:
-        MissingFileError, UsageError: when one cannot be read or has another form.
+        MissingFileError, UsageError: when a file cannot be read or is not in this format.
     """
     lists = []
     for path in paths:

@@ -47,11 +47,11 @@ from invarlock.verdict.rendering import headline, render_verdict_text
 class PackContent:
     """The content of a pack.
 
-    ``files`` are the bytes by pack path: reports with their accompanying files, baselines, metadata. Everything under
+    ``files`` maps pack paths to bytes: reports with their accompanying files, baselines, metadata. Everything under
     ``results/``, the ``verify.json`` files, README, checksums and manifest are derived from them.
-    ``claimed_verdict`` must equal the derived verdict; its time is kept. ``report_assurance`` is what is required of
-    the reports when the pack is read back: each verifies, clean ones were also made in a container, or nothing.
-    ``has_page`` is whether the pack gets its overview, ``index.html``.
+    ``claimed_verdict`` must equal the derived verdict; its time is kept. ``report_assurance`` is the level required of
+    the reports when the pack is read back: that each verifies, that clean ones were also made in a container, or
+    nothing. ``has_page`` says whether the pack gets an overview page, ``index.html``.
     """
 
     files: Mapping[str, bytes]
@@ -87,15 +87,15 @@ class BuiltPack:
 
 
 def build_pack(target: Path, content: PackContent, signing_key: SigningKey | None, generated_at: str) -> BuiltPack:
-    """Build, seal and verify a pack; it appears complete or not at all.
+    """Build, seal and verify a pack; the target folder appears complete or not at all.
 
-    The same content, key and time give the same bytes.
+    The same content, key and time always give the same bytes.
 
     Args:
         target: the pack's folder, which must not exist.
-        content: what goes into it.
+        content: the content of the pack.
         signing_key: signs the manifest; None leaves the pack unsigned.
-        generated_at: UTC, ``2026-01-31T12:00:00Z``.
+        generated_at: the time of the build in UTC, such as ``2026-01-31T12:00:00Z``.
 
     Raises:
         UsageError: when the target exists or cannot be written to.
@@ -165,7 +165,7 @@ def _complete(content: PackContent, generated_at: str) -> tuple[dict[str, bytes]
     files = dict(content.files)
     for path in files:
         check_path(path)
-    # in the pack a page also says what was expected, so those that are given are rendered again
+    # in a pack, a page also says what was expected of its case, so the given pages are rendered again
     pages = [path for path in files if layout.is_report(path) and layout.sibling(path, layout.PAGE) in files]
     for path in pages:
         del files[layout.sibling(path, layout.PAGE)]
@@ -210,7 +210,7 @@ def _left_out(claimed: Mapping[str, Any], found: Findings) -> list[str]:
 
 
 def _not_derived(claimed: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield where the given verdict differs from the derived one; for a partial pack only its records are compared."""
+    """Yield the differences between the given and the derived verdict; in a partial pack only records are compared."""
     where, code = "final_verdict.json", Code.RESULT_DOES_NOT_FOLLOW
     if "not_bundled" not in verdict:
         yield from differences(claimed, verdict, where=where, code=code)

@@ -1,4 +1,4 @@
-"""Signing an unsigned pack: one file is added, nothing else changes."""
+"""Signing an unsigned pack: one file is added, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from invarlock.staging import staging_folder
 def sign_pack(pack: Path, key: SigningKey, timestamp_url: str | None = None) -> str:
     """Verify an unsigned pack, put ``manifest.signature.json`` into it, and return the signer's fingerprint.
 
-    The signature is written only if a time stamp for it was obtained, where ``timestamp_url`` requests one.
+    If ``timestamp_url`` is given, the signature is written only after a time stamp for it was obtained.
 
     Raises:
         UsageError: when the pack is already signed.
-        SignatureError: when its manifest names another signer.
+        SignatureError: when the pack's manifest names another signer.
         InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     if os.path.lexists(pack / SIGNATURE_NAME):
@@ -53,7 +53,7 @@ def stamp_pack(pack: Path, timestamp_url: str) -> str:
     """Verify a signed pack, put a time stamp of its signature into it, and return the signer's fingerprint.
 
     Raises:
-        UsageError: when it already has one, or the authority gives none.
+        UsageError: when the pack already has a time stamp, or the authority issues none.
         InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     if os.path.lexists(pack / TIMESTAMP_NAME):
@@ -72,7 +72,7 @@ def read_sealed(pack: Path) -> bytes:
 
 
 def verified(pack: Path, added: Mapping[str, bytes]) -> VerifyResult:
-    """Verify a pack as if ``added`` files were in it; raise unless it verifies."""
+    """Verify a pack as if it contained the ``added`` files; raise if it does not verify."""
     result = verify_pack(pack, VerifyOptions(), added=added)
     if not result.ok:
         raise InvarLockError(f"{pack}: does not verify: {result.problems[0]}", problems=result.problems)

@@ -16,14 +16,14 @@ from invarlock.reports.page_facts import PageFacts, StorageFacts
 from invarlock.verdict.words import EXPECTED, NO_REPORT, expected_words, is_neutral, seen_words
 
 Row = Mapping[str, Any]
-# A pack may hold ten thousand cases; more than this would make a page that browsers open slowly.
+# A pack may hold ten thousand cases; browsers open a page slowly if it lists more than this.
 MAX_CASES = 1000
-# The number of limits shown that are closest to being exceeded.
+# The number of limits shown; these are the ones closest to being exceeded.
 TIGHTEST = 8
 
 
 def grid(verdict: Row, paths: Collection[str]) -> Markup:
-    """Return a table of scenarios by models; each cell says what was seen, and links to the report's page."""
+    """Return a table of scenarios by models; each cell states the outcome and links to the report's page."""
     rows: Sequence[Row] = [*verdict["records"], *verdict.get("missing", {}).get("cases", ())]
     models = sorted({row["model"] for row in rows})
     cells: dict[tuple[str, str], dict[str, list[Markup]]] = {}
@@ -66,7 +66,7 @@ def grid(verdict: Row, paths: Collection[str]) -> Markup:
 
 
 def _seen(row: Row, paths: Collection[str]) -> tuple[str, Markup]:
-    """Return the kind of a cell (f not as expected, n informational, p as expected) and what it shows."""
+    """Return the kind of a cell (f: not as expected, n: informational, p: as expected) and its content."""
     run = element("small", f"run {row['run_num']}") if row["run_num"] > 1 else ""
     if "passed" not in row:
         return "f", join((NO_REPORT.lower(), run))
@@ -76,13 +76,13 @@ def _seen(row: Row, paths: Collection[str]) -> tuple[str, Markup]:
 
 
 def _linked(path: str, paths: Collection[str], *inner: object) -> Markup:
-    """Return a link to the page of a report, to the report if it has no page."""
+    """Return a link to the page of a report, or to the report itself if it has no page."""
     page = layout.sibling(path, layout.PAGE)
     return link(page if page in paths else path, *inner)
 
 
 def margins(verdict: Row, cases: Mapping[str, PageFacts], paths: Collection[str]) -> Iterator[Markup]:
-    """Yield the edits that must pass and come closest to a limit, the closest first."""
+    """Yield the edits that must pass and are closest to a limit, closest first."""
     rows = [
         (record, cases[record["path"]].tightest)
         for record in verdict["records"]
@@ -111,7 +111,7 @@ def margins(verdict: Row, cases: Mapping[str, PageFacts], paths: Collection[str]
 
 
 def cases_table(verdict: Row, cases: Mapping[str, PageFacts], paths: Collection[str]) -> Iterator[Markup]:
-    """Yield every case with its numbers; those that are not as expected come first, then those closest to a limit."""
+    """Yield every case with its numbers: first those that are not as expected, then those closest to a limit."""
     records = sorted(verdict["records"], key=lambda record: _worst_first(record, cases.get(record["path"])))
     missing = verdict.get("missing", {}).get("cases", ())
     rows = [_missing(row) for row in missing] + [_case(record, cases, paths) for record in records]

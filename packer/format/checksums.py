@@ -1,4 +1,4 @@
-"""``checksums.sha256``: one line a file, as ``sha256sum -c`` reads it.
+"""``checksums.sha256``: one line per file, in the format that ``sha256sum -c`` reads.
 
 Example::
 
@@ -25,9 +25,9 @@ ATTESTATION_NAME = "manifest.attestation.json"
 # exists, this must be its whole content.
 ATTRIBUTES_NAME = ".gitattributes"
 ATTRIBUTES = b"* -text\n"
-# An authority's RFC 3161 token of the signature file.
+# An authority's RFC 3161 token for the signature file.
 TIMESTAMP_NAME = "manifest.signature.tsr"
-# The attestations of a pack by their predicate, and each as a Sigstore bundle.
+# The attestation file of a pack for each predicate, and the Sigstore bundle of each attestation.
 ATTESTATIONS = {"invarlock": ATTESTATION_NAME, "svr": "manifest.svr.json", "test-result": "manifest.test-result.json"}
 BUNDLES = {predicate: name.replace(".json", ".sigstore.json") for predicate, name in ATTESTATIONS.items()}
 CONTROL_FILES = frozenset(
@@ -40,7 +40,7 @@ LINE_ENDS = (
 )
 
 _LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
-# Paths of this form need no further check; all paths that we write have it.
+# Paths that match need no further check; all paths that we write match.
 _PLAIN = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)*", re.ASCII)
 
 
@@ -58,10 +58,10 @@ def write_checksums(digests: Mapping[str, str]) -> bytes:
 
 
 def read_checksums(data: bytes) -> dict[str, str]:
-    """Return path and lower-case hex digest of each line.
+    """Return the lower-case hex digest of each file, by path.
 
     Raises:
-        IntegrityError: with all lines that are malformed or name an unsafe path.
+        IntegrityError: with every line that is malformed or names an unsafe path.
     """
     try:
         text = data.decode("utf-8")

@@ -82,7 +82,7 @@ class MemoryFiles:
 
 @dataclass(frozen=True)
 class FilesRead:
-    """The files of a pack that a process read: their state when they were read, and those that do not match."""
+    """The files of a pack that one process read: their state at that time, and those that do not match."""
 
     states: Mapping[str, FileState]
     problems: tuple[Problem, ...]
@@ -120,7 +120,7 @@ class SealedFiles:
 
         Raises:
             MissingFileError: when the pack does not list the file, or it is gone.
-            IntegrityError: when the bytes are not those of the digest.
+            IntegrityError: when the bytes do not match the digest.
         """
         if path not in self._digests:
             raise MissingFileError("missing", where=path, code=Code.FILE_ABSENT)
@@ -140,9 +140,10 @@ class SealedFiles:
         return data
 
     def document(self, path: str) -> Any:
-        """Return a file as a JSON document; raises as ``data`` does.
+        """Return a file as a JSON document.
 
         Raises:
+            MissingFileError, IntegrityError: as ``data``.
             DocumentError: when it is not strict JSON or too large.
         """
         data = self.data(path, MAX_JSON_BYTES)
@@ -164,7 +165,7 @@ class SealedFiles:
         for future in self._running:
             future.result()
         self.close()
-        # a file that several processes read has its problem once
+        # several processes may read the same file, so its problem is listed once
         return tuple(sorted(set(self.problems), key=str))
 
     def take_read(self) -> FilesRead:
@@ -175,7 +176,7 @@ class SealedFiles:
         return read
 
     def adopt(self, read: FilesRead) -> None:
-        """Count files as read that another process read and compared with the same digests."""
+        """Mark files as read that another process read and compared with the same digests."""
         self.problems += read.problems
         for path in (*read.states, *(problem.where for problem in read.problems)):
             if path in self._left:

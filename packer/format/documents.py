@@ -1,4 +1,4 @@
-"""The types of ``manifest.json`` for readers and the type checker; at run time it is a plain dictionary.
+"""The types of ``manifest.json``, for readers and the type checker; at run time a manifest is a plain dictionary.
 
 A manifest is validated with ``contracts/evidence_pack_manifest.schema.json``. Only three fields are required;
 every other block may be missing or partial.
@@ -12,7 +12,7 @@ from invarlock.documents.json_object import JsonObject
 
 
 class Reference(TypedDict, total=False):
-    """A file of the pack by its path, its digest (``sha256:<hex>``), or both."""
+    """A reference to a file of the pack by its path, its digest (``sha256:<hex>``), or both."""
 
     name: str
     path: str
@@ -26,7 +26,7 @@ class BaselineReference(Reference, total=False):
 
 
 class ConfigSource(Reference, total=False):
-    """The source repository that a run was made from."""
+    """The source repository that a run was started from."""
 
     uri: str | None
     commit: str | None

@@ -7,8 +7,8 @@ from invarlock.problems import Code, ExitCode, Problem
 
 
 def in_pack(error: InvarLockError, code: Code = Code.FILE_MALFORMED) -> list[Problem]:
-    """Return the problems of an error; a problem without a pack code gets ``code``.
+    """Return the problems in an error; a problem without a pack code gets ``code``.
 
-    A malformed document is a usage error when the user passed it, and a problem of the pack when the pack contains it.
+    A malformed document is a usage error if the user passed it, but a problem of the pack if the pack contains it.
     """
     return [problem if problem.code.exit_code > ExitCode.USAGE else problem.coded(code) for problem in error.problems]

@@ -1,4 +1,4 @@
-"""The layout of a pack: where each file is."""
+"""The layout of a pack: the path of each file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ARTIFACT_SUMMARY = "results/edit_artifact_summary.json"
 SECONDS_SUMMARY = "results/analysis/evaluation_optimization_summary.json"
 SCENARIOS = "metadata/scenarios.json"
 PYTEST_REPORT = "metadata/pytest_report.json"
-# The settings of the run, as in the manifest under invocation.parameters.
+# The run's settings; the manifest has the same ones under invocation.parameters.
 SETTINGS = "metadata/settings.json"
 MODEL_REVISIONS = "metadata/model_revisions.json"
 TUNED_PARAMS = "metadata/tuned_edit_params.json"
@@ -30,9 +30,9 @@ REPORT_VERIFICATION = "verify.json"
 # The HTML report, if pages were rendered.
 PAGE = "evaluation.html"
 SIDECARS = (RUNTIME_MANIFEST, EDIT_METADATA, TIMING)
-# In the folders of reports whose scenario requires them.
+# Files in the folders of reports whose scenario requires them.
 PROBES = ("rmt_probe.json", "ve_probe.json")
-# In the folders of reports of deployable subjects.
+# Files in the folders of reports on deployable subjects.
 DEPLOYABLES = (
     "backend_inventory.json",
     "memory_report.json",
@@ -40,10 +40,10 @@ DEPLOYABLES = (
     "inference_smoke.json",
     "deployable_artifact_validation.json",
 )
-# In the folders of reports that were measured more than once, and their summary.
+# The file in the folder of each report that was measured more than once, and the summary of all these files.
 REPEATS = "determinism_repeats.json"
 REPEATS_SUMMARY = "results/determinism_repeats.json"
-# The verdict as a badge; packs made before have none.
+# The verdict as a badge; packs from before badges existed have none.
 BADGE = "results/badge.json"
 # Present if a guard-value sweep was run.
 GUARD_VALUE = "reports/guard_value_all_guard_probe_sweep.json"
@@ -87,7 +87,7 @@ def model_folder(path: str) -> str:
 
 
 def is_page(path: str) -> bool:
-    """Return whether a path is that of a page that people open in a browser, apart from case."""
+    """Return whether a path, ignoring case, is that of a page that people open in a browser."""
     folded = path.casefold()
     return folded == PACK_PAGE or folded.rpartition("/")[2] == PAGE
 
@@ -106,12 +106,12 @@ def is_read(path: str) -> bool:
 
 
 def looks_checked(path: str) -> bool:
-    """Return whether a path is not checked but looks like a checked one, for example by case alone."""
+    """Return whether a path is not checked but resembles a checked one, for example differs from it only by case."""
     folded = unicodedata.normalize("NFKC", path).casefold()
     named = folded in {name.casefold() for name in (*_READ_METADATA, README, PACK_PAGE)}
     return not is_checked(path) and (named or folded.startswith((*DERIVED_FOLDERS, PRESETS)))
 
 
 def is_checked(path: str) -> bool:
-    """Return whether a file is compared with the reports, and not only with its checksum."""
+    """Return whether a file is compared with the reports as well as with its checksum."""
     return path.startswith((*DERIVED_FOLDERS, PRESETS)) or path in _READ_METADATA or path in (README, PACK_PAGE)

@@ -1,4 +1,4 @@
-"""Reading ``manifest.json``: strictly, within bounds, and before anything else of a pack is parsed."""
+"""Reading ``manifest.json`` strictly and within bounds, before any other file of a pack is parsed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from invarlock.errors import DocumentError, ManifestError
 from invarlock.jsonio import check_schema, parse_json
 from invarlock.problems import Code
 
-# The formats that this version verifies. A pack's format names how all of it is derived and rendered: decision 0013.
+# The formats that this version verifies. A pack's format determines how all of its files are derived and rendered:
+# decision 0013.
 FORMATS = ("evidence-pack-v1",)
 _ANY_FORMAT = re.compile(r"evidence-pack-v[1-9][0-9]{0,3}")
 
 
 def read_manifest(sealed: bytes) -> Manifest:
-    """Return the document of ``manifest.json``, validated with its schema.
+    """Return the document in ``manifest.json``, validated with its schema.
 
     Raises:
-        ManifestError: when it is malformed, or has a format of a later version.
+        ManifestError: when it is malformed, or has a format that only later versions support.
     """
     try:
         manifest: Manifest = parse_json(
@@ -44,7 +45,7 @@ def read_manifest(sealed: bytes) -> Manifest:
 
 
 def _check_format(manifest: Any) -> None:
-    """Check that the format of a pack is none that only later versions know.
+    """Check that this version supports the format of a pack.
 
     Raises:
         ManifestError: naming the version that made the pack.

@@ -61,9 +61,9 @@ class Listing:
 
 @dataclass
 class PackFolder:
-    """An open pack; ``descriptor`` is open on its folder, ``read_states`` has the state of each file when it was read.
+    """An open pack: ``descriptor`` refers to its folder, ``read_states`` has the state of each file when it was read.
 
-    ``added`` are files that are read as if they were in the folder.
+    Files in ``added`` are read as if they were in the folder.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class PackFolder:
     _last_folders: dict[int, tuple[str, int]] = field(default_factory=dict, repr=False)
 
     def listing(self) -> Listing:
-        """Return all files below; links, devices and unsafe names are problems."""
+        """Return all files in the folder and its subfolders; links, devices and unsafe names are problems."""
         listing = Listing()
         self._list(self.descriptor, "", listing)
         if listing.total_bytes > MAX_PACK_BYTES:
@@ -191,7 +191,7 @@ class PackFolder:
             raise IntegrityError("it changed while it was read", where=path, code=Code.FILE_CHANGED)
 
     def _list(self, descriptor: int, prefix: str, listing: Listing) -> None:
-        # counted before any folder is opened, so that the limit holds for all folders together
+        # entries are counted before any subfolder is opened, so that the limit holds for all folders together
         left = MAX_FILES + MAX_FOLDERS - listing.entries
         with os.scandir(descriptor) as found:
             entries = sorted(islice(found, left + 1), key=attrgetter("name"))
@@ -244,7 +244,7 @@ class PackFolder:
 
 @contextmanager
 def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[PackFolder]:
-    """Open a pack's folder; ``added`` are files that are read as if they were in the folder.
+    """Open a pack's folder; files in ``added`` are read as if they were in the folder.
 
     Raises:
         MissingFileError: when the folder does not exist, or the path is a link or another kind of file.
@@ -264,7 +264,7 @@ def open_pack(path: Path, added: Mapping[str, bytes] | None = None) -> Iterator[
 
 
 def _something_else(path: Path) -> str | None:
-    """Return what a path that is not a folder is and what to do about it, or None if unknown."""
+    """Describe a path that is not a folder, and what to do about it; None if its kind is unknown."""
     if path.is_symlink():
         return f"a link; give the folder that it points to, {os.path.realpath(path)}"
     if not path.is_file():

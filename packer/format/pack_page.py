@@ -1,4 +1,4 @@
-"""The page of a pack: ``index.html``, what was expected of each case and what was seen, on one page.
+"""The page of a pack, ``index.html``: the expected and the observed outcome of each case, on one page.
 
 Like every page it is a pure function of the JSON files: ``verify`` renders it again and compares the bytes. It loads
 nothing; a small script only filters and sorts the table of cases.
@@ -27,10 +27,10 @@ MAX_LINES = 60
 
 @dataclass(frozen=True)
 class PackFacts:
-    """What the page of a pack is rendered from.
+    """The input from which the page of a pack is rendered.
 
     Attributes:
-        manifest: ``manifest.json``; blocks of it may be missing.
+        manifest: the document ``manifest.json``; blocks of it may be missing.
         verdict: the verdict that follows from the reports.
         evidence: what the pack covers and whether that is strong evidence, as ``covered: ...`` lines.
         cases: the facts of each report, by path.

@@ -1,4 +1,4 @@
-"""The place of each report in a pack, for its page: what was expected of it, and the pages before and after."""
+"""The place of each report in a pack, shown on its page: what was expected, and the pages before and after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from invarlock.verdict.words import is_neutral, seen_words, subject_words
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The pages around that of a report, by paths relative to its folder; None if a page does not exist."""
+    """The pages before and after a report's page, as paths relative to its folder; None if a page does not exist."""
 
     overview: str | None = None
     previous: str | None = None
@@ -23,9 +23,9 @@ class Neighbours:
 
 
 def neighbours(paths: Collection[str]) -> dict[str, Neighbours]:
-    """Return the pages around each report of a pack, by its path, given the files of the pack.
+    """Return the neighbouring pages of each report of a pack, by the report's path, given the files of the pack.
 
-    They depend on its reports alone: leaving out one page changes no other.
+    They depend only on the pack's reports, so leaving out one page does not change the others.
     """
     reports = sorted(filter(layout.is_report, paths))
     pages = [layout.sibling(report, layout.PAGE) for report in reports]
@@ -38,7 +38,7 @@ def neighbours(paths: Collection[str]) -> dict[str, Neighbours]:
 
 
 def case_place(record: Mapping[str, Any], around: Neighbours) -> CasePlace:
-    """Return the place of a report, given its record in the verdict and the pages around it."""
+    """Return the place of a report, given its record in the verdict and its neighbouring pages."""
     return CasePlace(
         words=place_words(record),
         kind="fail" if not record["passed"] else "note" if is_neutral(record) else "pass",
@@ -50,7 +50,7 @@ def case_place(record: Mapping[str, Any], around: Neighbours) -> CasePlace:
 
 
 def place_words(record: Mapping[str, Any]) -> str:
-    """Return what was seen of a report and whether that was expected.
+    """Describe the outcome of a report and whether it was expected.
 
     Example: ``as expected: this is a fault that must be detected``.
     """

@@ -1,4 +1,4 @@
-"""The presets of a pack as tables: what harmless changes measured, next to the limits that were learned from them."""
+"""The presets of a pack as tables: the values measured on harmless changes, and the limits derived from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from invarlock.pages.numbers import change_text, share_text
 from invarlock.pages.parts import counted, data_table, number_cell, number_text, number_words
 from invarlock.reports.preset_files import preset_name
 
-# A preset has a level for each matrix of its model; families have a few.
+# A preset has a level for each matrix of its model; there are only a few families.
 MAX_LEVELS = 12
 
 
@@ -42,7 +42,7 @@ def presets_section(presets: Mapping[str, Mapping[str, Any]], paths: Collection[
 
 
 def _levels(derivation: Mapping[str, Any]) -> Iterator[Markup]:
-    # a metric without a limit to learn has its level under each harmless change there
+    # for a metric without a single limit, "limit" maps each harmless change to its levels
     by_change = {name: block["limit"] for name, block in derivation.items() if isinstance(block.get("limit"), Mapping)}
     for _, measured in sorted(by_change.items()):
         changes = [
@@ -60,7 +60,7 @@ def _levels(derivation: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _block(name: str, block: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
-    """Yield the rows of one derived block: a level and a limit, of the whole or of each family or module."""
+    """Yield the rows of one derived block: a level and a limit, for the whole model or each family or module."""
     if "null_band" in block:
         low, high = (change_text(end) for end in block["null_band"])
         yield name, number_words(f"{low} to {high}"), number_words(" to ".join(map(change_text, block["limit"])))

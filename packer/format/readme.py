@@ -45,7 +45,7 @@ SCENARIOS_HEADING = """
 | scenario | edit or fault | expected | as expected |
 | --- | --- | --- | --- |
 """
-# A pack may hold ten thousand cases; the rest are in their reports.
+# A pack may hold ten thousand cases; cases beyond this number are only in their reports.
 MAX_ROWS = 200
 
 # The maker's notes follow this line; they are not checked.
@@ -65,10 +65,10 @@ def render_readme(
     *,
     has_page: bool = False,
 ) -> bytes:
-    """Return the README of a pack; the verifier renders it again and compares all but the maker's notes.
+    """Return the README of a pack; the verifier renders it again and compares everything except the maker's notes.
 
-    ``evidence`` states what the pack covers and whether that is strong evidence; ``has_page`` whether the pack has an
-    ``index.html``.
+    ``evidence`` states what the pack covers and whether it is strong evidence; ``has_page`` says whether the pack has
+    an ``index.html``.
     """
     counts = verdict["counts"]
     signer = manifest.get("signing_key_fingerprint")
@@ -92,7 +92,7 @@ def render_readme(
 
 
 def _scenarios(verdict: Mapping[str, Any]) -> str:
-    """Return a table: each scenario with each applied edit, and how many of its cases were as expected."""
+    """Return a table of scenarios and applied edits with the number of cases that were as expected."""
     missing = verdict.get("missing", {}).get("cases", [])
     counts: dict[tuple[str, str, str], list[int]] = {}
     for row in (*verdict.get("records", ()), *missing):

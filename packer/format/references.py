@@ -22,7 +22,7 @@ def reference(digests: Mapping[str, str], path: str) -> dict[str, str]:
 
 
 def reference_problems(manifest: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[Problem]:
-    """Yield manifest references to a missing file or digest, or whose path and digest disagree."""
+    """Yield a problem for each manifest reference to a missing file or digest, or whose path and digest disagree."""
     references: list[tuple[str, Any]] = [(key, manifest[key]) for key in ("subject", "environment") if key in manifest]
     source = manifest.get("invocation", {}).get("config_source")
     if source is not None:

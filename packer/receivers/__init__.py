@@ -1,1 +1,1 @@
-"""What a receiver makes of a pack for others: receipts of verifications."""
+"""Documents that a receiver makes from a pack for others: receipts of verifications, BOMs and model cards."""

@@ -29,11 +29,11 @@ from invarlock.reports.page_facts import report_warnings
 from invarlock.reports.served import is_served, stated_words
 
 SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
-# The name space of our serial numbers, which are of version 5 of RFC 9562.
+# The namespace of our serial numbers, which are UUIDs of version 5 (RFC 9562).
 SERIAL_NUMBERS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:invarlock:bom")
 PACK_URN = "urn:invarlock:evidence-pack:sha256:{digest}"
 PACK_COMMENT = "InvarLock evidence pack; the hash is that of its manifest.json, which fixes every file"
-# Licences that models often have and SPDX knows by these names; others are named as the pack names them.
+# SPDX identifiers of licences that models often have; other licences keep the name that the pack gives them.
 SPDX = frozenset(
     {"Apache-2.0", "MIT", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0"}
 )
@@ -108,7 +108,7 @@ def _model(subject: PackSubject, given: Presentation) -> JsonObject:
 
 
 def _stated(report: Report) -> JsonObject:
-    """Return what the server of a served subject states of it; nothing proves it."""
+    """Return the unproven statements of a server about its model."""
     served = report["subject"].get("served")
     return {} if served is None else {"model_as_stated": served["model"], "stated": stated_words(served)}
 
@@ -239,13 +239,13 @@ def _files(files: Mapping[str, str]) -> JsonObject:
 
 
 def _plain(block: Mapping[str, Any] | None) -> JsonObject:
-    """Return the values of a block that are no blocks themselves; of lists, how many entries they have."""
+    """Return a block without its nested blocks, and with each list replaced by the number of its entries."""
     plain = {} if block is None else {key: value for key, value in block.items() if not isinstance(value, Mapping)}
     return {key: len(value) if isinstance(value, list) else value for key, value in plain.items()}
 
 
 def _properties(group: str, facts: Mapping[str, Any]) -> list[JsonObject]:
-    """Return facts as properties; a fact without a value is left out, one with several has a property for each."""
+    """Return facts as properties: none for a fact without a value, one per value for a fact with several."""
     rows: list[JsonObject] = []
     for name, value in facts.items():
         values: Iterable[Any] = value if isinstance(value, list) else [value]

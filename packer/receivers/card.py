@@ -1,10 +1,10 @@
-"""A verified subject as the section of a model card: what differs from the baseline, how it was checked, how to verify.
+"""A verified subject as a section of a model card: its changes from the baseline, the checks, and how to verify them.
 
 Example::
 
     text = make_card(read_subject(Path("PACK"), SubjectOptions()), Presentation(), with_metadata=True)
 
-Names from the pack are code spans and quoted strings, so they can neither end a table, make a link nor add metadata.
+Names from the pack become code spans and quoted strings, so they cannot end a table, make a link or add metadata.
 
 Source: the model card of the Hugging Face hub (https://github.com/huggingface/hub-docs/blob/main/modelcard.md).
 """
@@ -32,7 +32,7 @@ from invarlock.reports.served import NOTHING_PROVES, is_served, stated_words
 from invarlock.verdict.words import seen_words, subject_words
 
 TASK = {"type": "text-generation", "name": "Text generation compared with the baseline"}
-# The measures of the metadata, with their names for people.
+# The measures in the metadata, with their display names.
 METRICS = {
     "perplexity": "Perplexity",
     "perplexity_ratio": "Perplexity relative to the baseline",
@@ -45,7 +45,7 @@ Cells = tuple[str, ...]
 
 
 def make_card(subject: PackSubject, given: Presentation, *, with_metadata: bool) -> str:
-    """Return the section as Markdown; with metadata, after the YAML block with which a model card begins."""
+    """Return the section as Markdown; ``with_metadata`` puts the YAML block of a model card in front of it."""
     text = "\n".join(_section(subject, given)) + "\n"
     return f"---\n{render_yaml(_metadata(subject, given)).decode()}---\n\n{text}" if with_metadata else text
 
@@ -64,7 +64,7 @@ def _metadata(subject: PackSubject, given: Presentation) -> JsonObject:
 
 
 def _results(run: SubjectRun) -> Iterator[JsonObject]:
-    """Yield the results of a run: on all of its text, on each slice, and of each task."""
+    """Yield the results of a run: on the whole text, on each slice, and on each task."""
     report = run.report
     dataset = report["dataset"]
     own = {row["name"]: row for row in dataset.get("slices", ())}
@@ -134,7 +134,7 @@ def _failed(subject: PackSubject) -> Iterator[str]:
 
 
 def _rows(run: SubjectRun, *, several: bool) -> Iterator[Cells]:
-    """Yield the rows of the table of measures: of all text, of each slice, of each task."""
+    """Yield the rows of the table of measures: for the whole text, for each slice, and for each task."""
     report = run.report
     suffix = f", run {run.record['run_num']}" if several else ""
     blocks = report["primary_metric"], report["fidelity"]
@@ -291,7 +291,7 @@ def _table(heads: Cells, rows: list[Cells]) -> Iterator[str]:
 
 
 def _cell(value: str) -> str:
-    """Return a text of the pack for a table; a bar would end the cell even in a code span."""
+    """Return a text from the pack for a table cell; a bar would end the cell even in a code span."""
     return code_span(value.replace("|", "/"))
 
 

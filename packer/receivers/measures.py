@@ -1,4 +1,4 @@
-"""The numbers of a subject that its documents for other tools show: each with its interval, its slice and its run.
+"""The numbers of a subject for the documents that other tools read, each with its interval, slice and run.
 
 Example::
 
@@ -17,7 +17,7 @@ from invarlock.packer.receivers.subjects import PackSubject, SubjectRun
 Block = Mapping[str, Any]
 Interval = tuple[float, float]
 
-# The keys of a block of perplexity and of fidelity: name, value, interval.
+# For perplexity and for fidelity: the name of each measure, and the keys of its value and its interval.
 PERPLEXITY = (
     ("perplexity_ratio", "ratio_vs_baseline", "ci"),
     ("perplexity", "final", None),
@@ -33,13 +33,13 @@ FIDELITY = (
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a run.
+    """One number measured in a run.
 
     Attributes:
-        name: such as ``perplexity_ratio``; of a task, its name and its metric.
+        name: a name such as ``perplexity_ratio``; for a task, the task's name and metric.
         value: the number.
-        interval: with the confidence of the run, None without one.
-        part: the slice of the text, None for all of it or for a task.
+        interval: the interval at the run's confidence level, None if there is no interval.
+        part: the slice of the text, None for the whole text or a task.
         run: the number of the run.
     """
 
@@ -51,7 +51,7 @@ class Measure:
 
 
 def measures(subject: PackSubject) -> Iterator[Measure]:
-    """Yield the numbers of a subject that were measured, by run."""
+    """Yield the measured numbers of a subject, run by run."""
     for run in subject.runs:
         yield from text_measures(run)
         for row in task_rows(run.report):
@@ -63,7 +63,7 @@ def measures(subject: PackSubject) -> Iterator[Measure]:
 
 
 def text_measures(run: SubjectRun) -> Iterator[Measure]:
-    """Yield the numbers of one run that were measured on its text: of all of it, then of each slice."""
+    """Yield the numbers that a run measured on its text: first on the whole text, then on each slice."""
     blocks = [(run.report["primary_metric"], PERPLEXITY), (run.report["fidelity"], FIDELITY)]
     slices = dict.fromkeys(name for block, _ in blocks for name in block.get("slices", {}))
     for part in (None, *slices):
@@ -76,13 +76,13 @@ def text_measures(run: SubjectRun) -> Iterator[Measure]:
 
 
 def task_rows(report: Block) -> list[Block]:
-    """Return the results of each task of a report; none where no task was run."""
+    """Return the results of each task in a report; the list is empty if no task was run."""
     rows: list[Block] = report["tasks"].get("tasks", [])
     return [row for row in rows if row["subject_mean"] is not None]
 
 
 def interval_of(ends: Any) -> Interval | None:
-    """Return an interval of a block, None if it has none or an end is not finite."""
+    """Return the interval with the given ends; None if there is no interval or an end is not finite."""
     return None if ends is None or None in ends else (ends[0], ends[1])
 
 

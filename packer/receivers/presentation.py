@@ -1,4 +1,4 @@
-"""How the documents for other tools name a subject and its baseline, and what a maker may add."""
+"""The names of a subject and its baseline in the documents for other tools, and what their maker may add."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Presentation:
-    """What the pack does not have: the name of the model, and where the pack is; None if they are not given."""
+    """Facts that a pack does not have: the name of the model and the pack's address; None if they are not given."""
 
     name: str | None = None
     pack_url: str | None = None
 
     def check(self) -> None:
-        """Check that the name and the address can stand in any document.
+        """Check that the name and the address can be used in any document.
 
         Raises:
-            UsageError: when one cannot.
+            UsageError: when one of them cannot.
         """
         if self.pack_url is not None and not _URL.fullmatch(self.pack_url):
             raise UsageError(
@@ -47,12 +47,12 @@ class Presentation:
 
 
 def model_name(subject: PackSubject, given: Presentation) -> str:
-    """Return the name of the subject: the given one, or that of its case."""
+    """Return the given name of the subject, or by default the name of its case."""
     return given.name or subject.name
 
 
 def hub_baseline(report: Mapping[str, Any]) -> str | None:
-    """Return the baseline's id on the Hugging Face hub, None if it did not come from there.
+    """Return the baseline's id on the Hugging Face hub, or None if it did not come from there.
 
     A baseline from the hub is pinned by a commit; one from a folder has a digest as its revision.
     """
@@ -61,6 +61,6 @@ def hub_baseline(report: Mapping[str, Any]) -> str | None:
 
 
 def storage_of(report: Mapping[str, Any], side: str) -> Mapping[str, Any] | None:
-    """Return how ``subject`` or ``baseline`` is stored, None if its files were not read."""
+    """Return how ``subject`` or ``baseline`` is stored, or None if its files were not read."""
     raw = report["invariants"].get("raw")
     return None if raw is None else raw[side]["storage"]

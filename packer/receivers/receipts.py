@@ -1,4 +1,4 @@
-"""Receipts: a receiver's signed statement about a verification, so that those after them need not repeat it.
+"""Receipts: a receiver's signed statement about a verification, so that later receivers need not repeat it.
 
 Example::
 
@@ -37,11 +37,11 @@ def make_receipt(results: Sequence[VerifyResult], verified_at: str) -> dict[str,
     """Return the statement about a verification of one or more packs.
 
     Args:
-        results: one for each pack, all with the same options.
+        results: one result for each pack; all were verified with the same options.
         verified_at: the time of the verification.
 
     Raises:
-        UsageError: when a manifest could not be read, so that the receipt could not name the pack.
+        UsageError: when a manifest could not be read, so the receipt could not identify its pack.
     """
     for result in results:
         if result.manifest_sha256 is None:
@@ -66,16 +66,16 @@ def open_receipt(data: bytes, public: bytes) -> dict[str, Any]:
     """Return the statement of a receipt after checking its signature with the raw public key of the receiver.
 
     Raises:
-        SignatureError: when the receipt is malformed, or its signature is invalid or by another key.
+        SignatureError: when the receipt is malformed, or its signature is invalid or made with another key.
     """
     return open_envelope(data, public, RECEIPT)
 
 
 def receipt_problems(statement: Mapping[str, Any], manifests: Mapping[str, str]) -> list[Problem]:
-    """Return why a receipt does not accept some packs, or any of its own where none is given.
+    """Return the reasons why a receipt does not accept the given packs; without packs, those that it lists.
 
     Args:
-        statement: of a receipt whose signature is valid.
+        statement: the statement of a receipt whose signature is valid.
         manifests: the SHA-256 of the manifest of each pack, by the pack's path.
     """
     results = {row["manifest_sha256"]: row for row in statement["predicate"]["results"]}

@@ -1,4 +1,4 @@
-"""One subject of a verified pack, with the reports of all its runs, for the documents that other tools read.
+"""One subject of a verified pack with the reports of all its runs, as input for documents that other tools read.
 
 Example::
 
@@ -36,14 +36,14 @@ MAX_NAMES = 8
 
 @dataclass(frozen=True)
 class SubjectOptions:
-    """The subject that is wanted, and what its pack must meet.
+    """The subject to read, and the requirements on its pack.
 
     Attributes:
-        case: the id of a case, with or without its run; None for the only subject that must pass.
-        checkpoint_files: output of ``sha256sum`` over the files of the subject, None if they are not to be named.
-        allow_unsigned: whether the pack may be without a signature.
-        expected_fingerprint: of its signer, None for any.
-        default_store: a trust store that may revoke its signer.
+        case: the id of a case, with or without its run; None selects the only subject that must pass.
+        checkpoint_files: a file with the output of ``sha256sum`` over the subject's files, None to leave them out.
+        allow_unsigned: whether the pack may be unsigned.
+        expected_fingerprint: the fingerprint of the pack's signer, None to accept any signer.
+        default_store: a trust store that may revoke the pack's signer.
     """
 
     case: str | None = None
@@ -66,12 +66,12 @@ class PackSubject:
     """A subject of a verified pack.
 
     Attributes:
-        name: the id of its case without the run.
-        runs: at least one, by number.
+        name: the id of the subject's case without the run.
+        runs: the subject's runs in order of their number, at least one.
         pack: the facts of the pack.
-        signer: fingerprint of the pack's signer, None if it is not signed.
-        files: SHA-256 (64 hex) of the subject's files by name, where they are known.
-        warnings: of the verification.
+        signer: fingerprint of the pack's signer, None if the pack is unsigned.
+        files: SHA-256 (64 hex) of the subject's files by name, if they are known.
+        warnings: the warnings of the verification.
     """
 
     name: str
@@ -83,22 +83,22 @@ class PackSubject:
 
     @property
     def report(self) -> Mapping[str, Any]:
-        """The report of the first run; what is no measurement is the same in each."""
+        """The report of the first run; apart from measurements, the reports of all runs are equal."""
         return self.runs[0].report
 
     @property
     def manifest_sha256(self) -> str:
-        """The digest of the pack: that of its manifest, which fixes every file."""
+        """The digest of the pack's manifest, which identifies the pack because the manifest fixes every file."""
         return sha256_hex(self.pack.sealed)
 
     @property
     def baseline_files(self) -> Mapping[str, str]:
-        """SHA-256 (64 hex) of the baseline's files by name, where the pack has them."""
+        """SHA-256 (64 hex) of the baseline's files by name, if the pack has them."""
         return self.pack.baseline_files.get(self.report["baseline_ref"]["digest"], {})
 
     @property
     def passes(self) -> bool:
-        """Whether every gate holds in each run."""
+        """Whether every gate passes in each run."""
         return all(run.report["assurance"]["verdict"] == "PASS" for run in self.runs)
 
 
@@ -106,7 +106,7 @@ def read_subject(pack: Path, options: SubjectOptions) -> PackSubject:
     """Verify a pack and return one of its subjects.
 
     Raises:
-        UsageError: when the pack has no verdict, or no subject or several subjects of that name.
+        UsageError: when the pack has no verdict, or the options match no subject or several.
         InvarLockError: with the problems of the pack and their exit code, when it does not verify.
     """
     result = verify_pack(
@@ -145,14 +145,14 @@ def _name(report: AttestedReport) -> str:
 
 
 def choose_reports(pack: AttestedPack, case: str | None) -> list[AttestedReport]:
-    """Return the reports of one subject: those of a model and a scenario about the same checkpoint.
+    """Return the reports of one subject: all reports of one model and scenario about the same checkpoint.
 
     Args:
         pack: the facts of the pack.
-        case: the id of a case, with or without its run; None for the only subject that must pass.
+        case: the id of a case, with or without its run; None selects the only subject that must pass.
 
     Raises:
-        UsageError: when none or several are meant.
+        UsageError: when no subject or several subjects match.
     """
     subjects: dict[tuple[str, str, str | None], list[AttestedReport]] = {}
     for report in pack.reports:
@@ -202,10 +202,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _read_runs(pack: Path, attested: AttestedPack, reports: Sequence[AttestedReport]) -> list[SubjectRun]:
-    """Return the runs of a subject, whose reports have the digests that were verified.
+    """Return the runs of a subject after checking that their reports have the verified digests.
 
     Raises:
-        IntegrityError: when a report changed since.
+        IntegrityError: when a report changed after the verification.
     """
     records = {(row["model"], row["name"], row["run_num"]): row for row in attested.verdict["records"]}
     runs = []
@@ -222,10 +222,10 @@ def _read_runs(pack: Path, attested: AttestedPack, reports: Sequence[AttestedRep
 
 
 def _files_of(digest: str | None, listing: Path | None) -> Mapping[str, str]:
-    """Return the files of a subject from the output of ``sha256sum``.
+    """Return the files of a subject, read from the output of ``sha256sum``.
 
     Raises:
-        UsageError: when they are the files of another checkpoint.
+        UsageError: when they are files of another checkpoint.
     """
     if listing is None:
         return {}

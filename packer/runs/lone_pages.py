@@ -1,4 +1,4 @@
-"""Checking the page of one report on its own: in a pack it also says what was expected, which the pack knows."""
+"""Checking the page of a single report; a page in a pack also states the expected outcome, which only the pack has."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEPTH = 4
 
 
 def lone_page_problems(report: Path) -> Iterator[Problem]:
-    """Yield the problem if the page of a verified report exists and differs from the rendered one.
+    """Yield a problem if the page of a verified report exists and differs from the rendered one.
 
     Raises:
         DocumentError: when the report is not strict JSON.
@@ -40,7 +40,7 @@ def lone_page_problems(report: Path) -> Iterator[Problem]:
 
 
 def _place_in_pack(report: Path) -> CasePlace | None:
-    """Return the place of a report in the pack around it, None if it is in none, or the pack does not judge it."""
+    """Return the place of a report in the pack that contains it; None if no pack does, or the pack cannot judge it."""
     path = report.absolute()
     pack = path.parents[_DEPTH] if len(path.parents) > _DEPTH else path.parent
     own = path.relative_to(pack).as_posix()

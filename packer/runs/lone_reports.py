@@ -1,4 +1,4 @@
-"""Verifying one report that is in no pack.
+"""Verifying a single report outside a pack.
 
 Example::
 
@@ -32,9 +32,9 @@ class ReportResult:
     """The result of verifying a report.
 
     Attributes:
-        path: its file.
-        problems: what does not follow from its raw measurements; empty if it verifies.
-        report: the document, empty if it could not be read.
+        path: the report's file.
+        problems: what does not follow from the report's raw measurements; empty if the report verifies.
+        report: the document; empty if it could not be read.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class ReportResult:
 
 @dataclass(frozen=True)
 class ReportReferences:
-    """What reports are compared with in addition: the report of their baseline, and their preset with its name."""
+    """Further documents to compare a report with: the report of its baseline, and its preset with the preset's name."""
 
     baseline: Mapping[str, Any] | None = None
     preset: Preset | None = None
@@ -67,10 +67,10 @@ class ReportReferences:
 
     @classmethod
     def read(cls, baseline: Path | None, preset: Path | None) -> ReportReferences:
-        """Return the references in files.
+        """Read the references from files.
 
         Raises:
-            InvarLockError: when one is missing or malformed.
+            InvarLockError: when a file is missing or malformed.
         """
         document = None
         found = None if preset is None else read_preset(preset)
@@ -81,7 +81,7 @@ class ReportReferences:
 
 
 def report_at(path: Path) -> Path | None:
-    """Return the report that a path names: a file that is no archive, or the report in a folder that is no pack."""
+    """Return the report at a path: a file that is not an archive, or the report in a folder that is not a pack."""
     if path.is_dir():
         found = path / REPORT_NAME
         return found if found.is_file() and not (path / MANIFEST_NAME).exists() else None

@@ -1,7 +1,7 @@
 """Merging the run directories of shards into one run with one verdict and one evidence pack.
 
-The result is the run directory that an undivided run would have left, without checkpoints and logs. It is built in a
-sibling folder and appears complete or not at all.
+The result is the run directory that an undivided run would have left, but without checkpoints and logs. It is built in
+a sibling folder, and the target appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def merge_runs(runs: Sequence[Path], target: Path, key: SigningKey | None, finis
     """Merge the finished shards of a run.
 
     Args:
-        runs: their run directories, in any order.
-        target: the run directory to make, which must not exist.
-        key: signs the pack; None leaves it unsigned.
-        finished: time of the verdict and the pack, UTC.
+        runs: the shards' run directories, in any order.
+        target: the run directory to create, which must not exist.
+        key: the key that signs the pack; None leaves it unsigned.
+        finished: the time of the verdict and the pack, UTC.
 
     Raises:
         MissingFileError: when a shard is missing or not finished, or lacks the report of a case that passed.
@@ -171,7 +171,7 @@ def merged_pins(documents: Sequence[Mapping[str, Any]]) -> PinsDocument:
 
 
 def merged_outcomes(documents: Sequence[Mapping[str, Any]]) -> PytestReport:
-    """Return pytest's report of the cases of all shards, as of a single session that deselected none of them."""
+    """Return pytest's report of the cases of all shards, as if one session had run them and deselected none."""
     tests = sorted((test for document in documents for test in document["tests"]), key=lambda test: str(test["nodeid"]))
     outcomes = sorted(test["outcome"] for test in tests)
     summary: dict[str, int] = {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
@@ -201,6 +201,6 @@ def merged_environment(documents: Sequence[Mapping[str, Any]]) -> Environment:
 
 
 def _several(rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
-    """Return for each key its distinct values, joined."""
+    """Return the distinct values of each key, joined into one text."""
     values = {key: sorted({str(row[key]) for row in rows if row[key] is not None}) for key in rows[0]}
     return {key: ", ".join(found) or None for key, found in values.items()}

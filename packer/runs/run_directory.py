@@ -12,7 +12,8 @@ from invarlock.packer.format import layout
 from invarlock.catalog.cases import Case
 from invarlock.catalog.models import Model
 
-# Checkpoints may be links into the hub's cache or to a user's folder; logs are for people; a pack is checked itself.
+# Folders that may contain links. Checkpoints may link into the hub's cache or to a user's folder, logs are only for
+# people, and a pack is checked separately.
 MAY_HOLD_LINKS = frozenset({"models", "logs", "evidence_pack", "sentinels"})
 
 
@@ -24,22 +25,22 @@ class RunDirectory:
 
     @property
     def state(self) -> Path:
-        """Return the folder of what workers share, which no pack holds."""
+        """Return the folder of the state that workers share; it is not part of a pack."""
         return self.path / "state"
 
     @property
     def shard(self) -> Path:
-        """The file that identifies the shard and its run; only in the run directory of a shard."""
+        """The file that identifies a shard and its run; it exists only in the run directory of a shard."""
         return self.state / "shard.json"
 
     @property
     def fleet(self) -> Path:
-        """The file about the nodes of a fleet; only in the run directory of its controller."""
+        """The file about the nodes of a fleet; it exists only in the run directory of the fleet's controller."""
         return self.state / "fleet.json"
 
     @property
     def outcomes(self) -> Path:
-        """The folder of pytest's reports of finished cases; only in the run directory of a fleet's controller."""
+        """The folder of pytest's reports of finished cases; it exists only on a fleet's controller."""
         return self.state / "outcomes"
 
     @property
@@ -54,12 +55,12 @@ class RunDirectory:
 
     @property
     def pack(self) -> Path:
-        """Return the folder of the pack, where no other is given."""
+        """Return the default folder of the pack."""
         return self.path / "evidence_pack"
 
     @property
     def presets(self) -> Path:
-        """Calibrated presets, and for each model a folder with the null runs that its preset is derived from."""
+        """The folder of calibrated presets; a subfolder per model has the null runs of its preset."""
         return self.path / "presets"
 
     def baseline_snapshot(self, model: Model) -> Path:
@@ -67,7 +68,7 @@ class RunDirectory:
         return self.path / "models" / model.folder / "baseline"
 
     def kept_tokens(self, model: Model) -> Path:
-        """Return the folder of the most probable tokens of a model's baseline."""
+        """Return the folder with the most probable tokens under a model's baseline."""
         snapshot = self.baseline_snapshot(model)
         return snapshot.with_name(f"{snapshot.name}_kept_tokens")
 
@@ -87,7 +88,7 @@ class RunDirectory:
 
     @property
     def devices(self) -> Path:
-        """The devices that the run may use."""
+        """The file that lists the devices that the run may use."""
         return self.state / "devices.json"
 
     @property
@@ -106,7 +107,7 @@ class RunDirectory:
 
     @property
     def session_holder(self) -> Path:
-        """A text that describes the session that holds the lock."""
+        """The file that describes the session that holds the lock."""
         return self.state / "session.txt"
 
     def hung(self, case_id: str) -> Path:
@@ -127,16 +128,16 @@ class RunDirectory:
         return self.lock(f"worker_{worker}")
 
     def links(self) -> Iterator[Path]:
-        """Yield each symbolic link among the folders and files that reports, presets and state are read from.
+        """Yield every symbolic link among the files and folders of reports, presets and state.
 
-        The results of a run must be inside its folder; the target of a link may be anything, and may change at any
-        time. The run directory itself may be given as a link.
+        The results of a run must be inside its folder, since the target of a link may be anything and may change at
+        any time. The run directory itself may be a link.
         """
         for folder, folders, files in os.walk(self.path):
             folders[:] = sorted(name for name in folders if name not in MAY_HOLD_LINKS)
             yield from (path for name in (*folders, *sorted(files)) if (path := Path(folder) / name).is_symlink())
 
     def source_of(self, pack_path: str) -> Path:
-        """Return the path in the run, below the model's folder, of a pack's file in ``reports/`` or ``baselines/``."""
+        """Return the path in the run directory that corresponds to a pack path in ``reports/`` or ``baselines/``."""
         kind, model, rest = pack_path.split("/", 2)
         return self.path / model / {"baselines": "baseline"}.get(kind, kind) / rest

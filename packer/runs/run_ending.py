@@ -37,9 +37,8 @@ from invarlock.verdict.summaries import summarise, summarise_seconds
 class FoundReports:
     """The reports of a run that exist and verify, by their path in the pack.
 
-    ``unverified`` has the problems of the others, by case id.
-
-    Only the fields that a verdict needs are kept of each report.
+    Only the fields that a verdict needs are kept of each report. ``unverified`` has the problems of reports that do
+    not verify, by case id.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -51,7 +50,7 @@ class FoundReports:
 
 
 def read_reports(directory: RunDirectory, plan: Mapping[str, Planned]) -> FoundReports:
-    """Return the findings of the existing reports of the given planned cases."""
+    """Return the findings of the reports that exist for the given planned cases."""
     found = FoundReports()
     for place, planned in plan.items():
         path = directory.source_of(place)
@@ -81,7 +80,7 @@ def write_results(
     outcomes: Sequence[Outcome],
     finished: str,
 ) -> Verdict:
-    """Compile the verdict of a run, write it with its summaries below ``reports/`` and ``analysis/``, and return it."""
+    """Compile and return the verdict of a run; write it and its summaries to ``reports/`` and ``analysis/``."""
     verdict = compile_records(manifest, plan, found.records, outcomes, timestamp=finished)
     folder = directory.verdict.parent
     write_json(directory.verdict, verdict)
@@ -107,9 +106,9 @@ def run_lines(verdict: Mapping[str, Any], found: FoundReports, columns: int | No
     """Return the summary of a run as text: the verdict, repeats that differ, and reports that do not verify.
 
     Args:
-        verdict: of the run.
-        found: its reports.
-        columns: the width of the terminal, None for no limit.
+        verdict: the verdict of the run.
+        found: the reports of the run.
+        columns: the width of the terminal; None means no limit.
     """
     lines = verdict_lines(verdict, columns)
     for path, row in summarise_repeats(found.repeats)["cases"].items():
@@ -132,10 +131,10 @@ def pack_run(
     finished: str,
     run_name: str | None = None,
 ) -> BuiltPack:
-    """Build, sign and verify the pack of a run whose verdict is written.
+    """Build, sign and verify the pack of a run whose verdict was already written.
 
     Raises:
-        InvarLockError: when it cannot be built; no partial pack is left.
+        InvarLockError: when the pack cannot be built; no partial pack is left behind.
     """
     state = directory.state
     models = sorted({layout.model_folder(place) for place in found.files})

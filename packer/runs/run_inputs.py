@@ -32,10 +32,10 @@ def find_inputs(
     source_repo: Path | None,
     environment: Path | None,
 ) -> JsonObject:
-    """Return the arguments of ``gather_files`` that were not given, from the run directory of the first given file.
+    """Fill in the arguments of ``gather_files`` that were not given, from the run directory of the first given file.
 
     Raises:
-        UsageError: when there is no effective manifest.
+        UsageError: when no effective manifest is found.
     """
     runs = [found for path in given if (found := _run_of(path)) is not None]
     run = runs[0] if runs else None

@@ -1,4 +1,4 @@
-"""Checks one case's report on disk: complete and derived correctly. Used when a run resumes, ends or is merged."""
+"""Checking that a case's report on disk is complete and correctly derived, when a run resumes, ends or is merged."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class SavedReport:
         data: the bytes of the report.
         document: the report.
         companions: the documents that its scenario requires, by name.
-        repeats: the repeats of the case, None without.
-        problems: what is missing or does not follow; the other attributes are complete only if there are none.
+        repeats: the repeats of the case, None if it was measured once.
+        problems: what is missing or does not follow; the other attributes are complete only if this is empty.
     """
 
     data: bytes = b""
@@ -45,12 +45,12 @@ class SavedReport:
 def read_saved_report(
     path: Path, scenario: Mapping[str, Any], baseline: Mapping[str, Any] | None = None
 ) -> SavedReport:
-    """Return a report that exists, with what is wrong with it; nothing is raised for its content.
+    """Read an existing report and list its problems; its content never raises an error.
 
     Args:
-        path: of the report.
-        scenario: the row of the catalogue, which says what accompanies the report.
-        baseline: the baseline's own report, None if it is verified later.
+        path: the path of the report.
+        scenario: the scenario's row in the catalogue, which determines the documents that accompany the report.
+        baseline: the baseline's own report, or None if it is verified later.
     """
     try:
         data = read_file(path)

@@ -1,7 +1,7 @@
 """Run directories of shards, and the check that they are the parts of one run.
 
-They are if together they cover its plan exactly once, each is finished, and everything that affects a measurement
-(settings, pins, tuned parameters, presets, baselines, libraries) is equal in all.
+Shards belong together if they cover the plan of the run exactly once, each is finished, and everything that affects a
+measurement (settings, pins, tuned parameters, presets, baselines, libraries) is equal in all of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAY_DIFFER = frozenset(setting.name for setting in SETTINGS if setting.may_diffe
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard's run directory, and the documents of its ``state/`` by name."""
+    """A shard's run directory, and the documents in its ``state/`` by name."""
 
     directory: RunDirectory
     index: int
@@ -55,15 +55,15 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Return how messages name the shard: its folder, number and count."""
+        """Return the shard's name in messages: its folder, number and count."""
         return f"{self.directory.path} (shard {self.index}/{self.of})"
 
 
 def read_shard(path: Path) -> Shard:
-    """Return the shard in a run directory.
+    """Read the shard in a run directory.
 
     Raises:
-        MissingFileError: when the folder is not a shard's, or the shard is not finished.
+        MissingFileError: when the folder does not belong to a shard, or the shard is not finished.
         DocumentError: when one of its documents is malformed.
         IntegrityError: when its cases do not match its part of the run.
     """
@@ -146,7 +146,7 @@ def check_belonging(shards: Sequence[Shard]) -> None:
 
 
 def shared_files(shards: Sequence[Shard]) -> dict[str, Path]:
-    """Return the files that several shards share, by path in a run directory: baseline reports and presets.
+    """Return the files that shards have in common (baseline reports and presets), by path in a run directory.
 
     Raises:
         UsageError: when two shards have different content.
@@ -247,7 +247,7 @@ def binding_settings(document: Mapping[str, Any]) -> JsonObject:
 
 
 def versions(environment: Mapping[str, Any]) -> JsonObject:
-    """Return the fields of ``environment.json`` that must be equal on all machines of a run."""
+    """Return the fields of ``environment.json`` that must be equal on all machines that take part in a run."""
     return {key: value for key, value in environment.items() if key not in OF_A_MACHINE}
 
 
@@ -257,7 +257,7 @@ def _pins(revisions: Mapping[str, Any], key: str) -> dict[str, JsonObject]:
 
 
 def first_difference(one: Any, other: Any) -> str | None:
-    """Return the first difference between two documents with both values, or None if they are equal."""
+    """Describe the first difference between two documents, with both values; None if they are equal."""
     found = next(leaf_differences(one, other), None)
     if found is None:
         return None
@@ -273,7 +273,7 @@ def _parsed(data: bytes) -> Any:
 
 
 def _check_shapes(where: Path, state: Mapping[str, Any]) -> None:
-    """Check the fields that are read from documents without a schema.
+    """Check the types of the fields that are read from documents without a schema.
 
     Raises:
         DocumentError: naming the file.

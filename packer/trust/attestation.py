@@ -36,13 +36,14 @@ def make_statement(
 ) -> JsonObject:
     """Return the statement about a pack with one of the predicates.
 
-    Its subjects are the manifest, by the digest of its exact bytes, and each baseline and subject checkpoint.
+    The subjects of the statement are the manifest, by the digest of its exact bytes, and every baseline and subject
+    checkpoint.
 
     Args:
         name: ``invarlock``, ``svr`` or ``test-result``.
         pack: the facts of the pack.
-        created: the time of the statement, in predicates that have one.
-        files: the files of checkpoints, by the checkpoint's digest: SHA-256 (64 hex) by name.
+        created: the time of the statement, for predicates that have a time.
+        files: the files of checkpoints: for each checkpoint digest, SHA-256 (64 hex) by file name.
 
     Raises:
         UsageError: when the pack has no result of this kind.
@@ -61,13 +62,14 @@ def open_attestation(name: str, data: bytes, public: bytes, *, where: str | None
     """Return the statement of a pack's attestation after checking its signature with the raw public key of its signer.
 
     Args:
-        name: the predicate that it must have.
+        name: the predicate that the statement must have.
         data: the DSSE envelope.
         public: the key of the signer.
-        where: the file, if the envelope is in another one than ``ATTESTATIONS`` names.
+        where: the file of the envelope, if it is not the one in ``ATTESTATIONS``.
 
     Raises:
-        SignatureError: when the envelope or its statement is malformed, or the signature is invalid or by another key.
+        SignatureError: when the envelope or its statement is malformed, or the signature is invalid or made with
+            another key.
     """
     kind = attestation_kind(where or ATTESTATIONS[name])
     statement = open_envelope(data, public, kind)
@@ -93,8 +95,8 @@ def statement_problems(
 ) -> Iterator[Problem]:
     """Yield the differences between a statement and the one that follows from the pack.
 
-    The time of a statement and the files of a subject checkpoint are statements of the signer; the files must have the
-    checkpoint's digest, and the time must not be before the pack was made.
+    The time of a statement and the files of a subject checkpoint are claims by the signer. The files must combine to
+    the checkpoint's digest, and the time must not be before the pack was made.
     """
     place = where or ATTESTATIONS[name]
     created = str(statement["predicate"].get("timeCreated", ""))

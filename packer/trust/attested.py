@@ -1,4 +1,4 @@
-"""The facts of a verified pack that its attestations state."""
+"""The facts of a verified pack that its attestations contain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class AttestedReport:
-    """The entry of a statement about one report; digests are ``sha256:<hex>``, None for a served subject."""
+    """The entry for one report in a statement; digests are ``sha256:<hex>``, or None for a served subject."""
 
     model: str
     scenario: str
@@ -28,17 +28,17 @@ class AttestedReport:
 
 @dataclass(frozen=True)
 class AttestedPack:
-    """The facts of a pack from which each of its statements follows.
+    """The facts of a pack from which each of its statements is derived.
 
     Attributes:
         sealed: the bytes of ``manifest.json``.
-        manifest: its document.
+        manifest: the document in ``manifest.json``.
         verdict: the verdict that follows from the pack's reports.
         reports: the entry for each report, sorted by model, scenario and run.
         baselines: the digest of each baseline checkpoint, by model.
-        baseline_files: the files of a baseline by its digest: SHA-256 (64 hex) by name, as the sealed pins have them.
+        baseline_files: for each baseline digest, SHA-256 (64 hex) by file name, taken from the sealed pins.
         configuration: the SHA-256 (64 hex) of the files that configured the run, by path.
-        strong: whether nothing in the pack prevents it from being strong evidence.
+        strong: whether the pack qualifies as strong evidence.
     """
 
     sealed: bytes

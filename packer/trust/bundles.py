@@ -1,4 +1,4 @@
-"""Attestations as Sigstore bundles: the same DSSE envelope, with a hint of the key that signed it.
+"""Attestations as Sigstore bundles: the same DSSE envelope, with a hint about the key that signed it.
 
 Example::
 
@@ -33,10 +33,10 @@ def make_bundle(envelope: Mapping[str, Any]) -> JsonObject:
 
 
 def read_bundle(data: bytes, where: str) -> bytes:
-    """Return the DSSE envelope of a bundle as it would be in a file of its own.
+    """Return the DSSE envelope of a bundle, in the form of a separate envelope file.
 
     Raises:
-        SignatureError: when the bundle has another form than those that ``make_bundle`` returns.
+        SignatureError: when the bundle does not have the form that ``make_bundle`` returns.
     """
     code = attestation_kind(where).malformed
     try:

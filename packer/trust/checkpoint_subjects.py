@@ -1,4 +1,4 @@
-"""Checkpoints as subjects of a statement, by the digests that other tools know.
+"""Checkpoints as subjects of a statement, identified by digests that other tools know.
 
 Example, of a checkpoint whose files are known::
 
@@ -32,23 +32,23 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def model_signature_digest(files: Mapping[str, str]) -> str:
-    """Return the digest (64 hex) of an OpenSSF model signature over files, given as name to SHA-256 (64 hex)."""
+    """Return the digest (64 hex) of an OpenSSF model signature over files; ``files`` maps names to SHA-256 (64 hex)."""
     ordered = sorted(files.items(), key=lambda file: file[0].split("/"))
     return sha256_hex(b"".join(bytes.fromhex(file_digest) for _, file_digest in ordered))
 
 
 def checkpoint_subjects(pack: AttestedPack, files: Mapping[str, Mapping[str, str]]) -> Iterator[JsonObject]:
-    """Yield each distinct checkpoint of a pack: baselines by their model, subjects by the first of their cases.
+    """Yield each distinct checkpoint of a pack, baselines named by model and subjects by the first of their cases.
 
     Args:
         pack: the facts of the pack.
-        files: the files of checkpoints by the checkpoint's digest, where they are known.
+        files: the files of checkpoints, by the checkpoint's digest, for checkpoints whose files are known.
     """
     names: dict[str, str] = {}
     for model, digest in sorted(pack.baselines.items()):
         names.setdefault(digest, f"{model}/baseline")
     for report in pack.reports:
-        # nobody saw the files of a served subject
+        # the files of a served subject are not known
         if report.subject_digest is not None:
             names.setdefault(report.subject_digest, report.name)
     for digest, name in names.items():
@@ -74,7 +74,7 @@ def checkpoint_subjects(pack: AttestedPack, files: Mapping[str, Mapping[str, str
 def stated_files(statement: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the files that a statement lists for its checkpoints, by the checkpoint's digest.
 
-    Files whose digests do not combine to the one of their checkpoint are left out.
+    Files are left out if their digests do not combine to the digest of their checkpoint.
     """
     found = {}
     for subject in statement["subject"]:

@@ -1,4 +1,4 @@
-"""Changes to a trust store, one at a time: add a signer, revoke one."""
+"""Changing a trust store under a lock: adding a signer, and revoking one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fingerprint_of(text: str) -> str:
     """Return the fingerprint given as ``sha256:HEX`` or as the path of a public key's PEM file.
 
     Raises:
-        UsageError: when it is neither.
+        UsageError: when the text is neither.
     """
     if text.lower().startswith("sha256:"):
         return parse_fingerprint(text)
@@ -43,8 +43,8 @@ def add_signer(store: Path, signer: TrustedSigner) -> None:
     """Add a signer to a store; a missing store is created.
 
     Raises:
-        UsageError: when the file is not a trust store, cannot be written, or already lists the signer, also as revoked,
-            or the signer's period has no end after its beginning.
+        UsageError: when the file is not a trust store, cannot be written, or already lists the signer, even as
+            revoked; or when the signer's period does not end after it begins.
     """
 
     if signer.not_before is not None and signer.not_after is not None and signer.not_before >= signer.not_after:
@@ -75,7 +75,7 @@ def add_signer(store: Path, signer: TrustedSigner) -> None:
 def revoke_signer(store: Path, signer: str, since: datetime | None = None) -> bool:
     """Mark a signer as revoked, and return whether the store already listed it.
 
-    ``since`` is when its key could first have been misused; None if unknown.
+    ``since`` is the earliest time at which the signer's key could have been misused; None if unknown.
 
     Raises:
         UsageError: when the file is not a trust store or cannot be written.
@@ -99,7 +99,7 @@ def revoke_signer(store: Path, signer: str, since: datetime | None = None) -> bo
 
 
 def _edit(store: Path, change: Callable[[list[list[Any]]], None]) -> None:
-    """Change the lists of a store atomically under a lock, keeping its form and file mode."""
+    """Change the lists of a store atomically under a lock, keeping the store's form and file mode."""
     # if the store is a link, replace the target and keep the link
     path = Path(os.path.realpath(store))
     if path.exists() and not path.is_file():
@@ -134,7 +134,7 @@ def _readable(document: Any, store: Path) -> bytes:
     """Return the bytes of a store after checking that they can be parsed again.
 
     Raises:
-        UsageError: when they cannot, so that a store never becomes unreadable.
+        UsageError: when they cannot be parsed, so that an edit never makes a store unreadable.
     """
     try:
         data = dump_json(document)

@@ -1,4 +1,4 @@
-"""Signed statements in the standard form of other tools: an in-toto Statement in a DSSE envelope.
+"""Signed statements in a standard form that other tools read: an in-toto Statement in a DSSE envelope.
 
 Sources: in-toto Attestation Framework, Statement v1 (https://github.com/in-toto/attestation/blob/main/spec/v1); DSSE v1
 (https://github.com/secure-systems-lab/dsse/blob/master/protocol.md).
@@ -29,11 +29,11 @@ class EnvelopeKind:
     """A kind of signed statement.
 
     Attributes:
-        name: of its file, in messages.
-        schema: name of the contract of its statement.
+        name: the name of the envelope's file in messages.
+        schema: the name of the contract that the statement must match.
         signer: the beginning of a message that ends with the fingerprint of the expected signer.
-        malformed: code of the problem if it cannot be read.
-        does_not_hold: code of the problem if its signature is not valid, or by another key.
+        malformed: the problem code if the envelope cannot be read.
+        does_not_hold: the problem code if the signature is invalid or made with another key.
     """
 
     name: str
@@ -58,7 +58,8 @@ def open_envelope(data: bytes, public: bytes, kind: EnvelopeKind) -> dict[str, A
     """Return the statement of an envelope after checking its only signature with a raw public key.
 
     Raises:
-        SignatureError: when the envelope or its statement is malformed, or the signature is invalid or by another key.
+        SignatureError: when the envelope or its statement is malformed, or the signature is invalid or made with
+            another key.
     """
     try:
         envelope = parse_json(data, where=kind.name, limit_bytes=MAX_ATTESTATION_BYTES)

@@ -1,9 +1,9 @@
-"""Permission checks for trust stores and private keys, as ssh makes them before it uses such a file.
+"""Permission checks for trust stores and private keys, similar to those of ssh.
 
-A world-writable file is refused: any local user could then decide whom a receiver trusts, or which key
-signs. Other excess access only causes a warning, where ssh would refuse a private key: secrets that Kubernetes
-or a CI system mounts belong to another user and are often readable by all, the user cannot change that, and a
-run of many hours must not lose its pack because of it.
+A world-writable file is refused, because any local user could then decide whom a receiver trusts, or which key signs.
+Other excess access only causes a warning, although ssh would refuse such a private key. Secrets that Kubernetes or a CI
+system mounts belong to another user and are often readable by all; the user cannot change that, and a run of many hours
+must not lose its pack because of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def check_nobody_else_writes(path: Path) -> None:
     """Check that neither a file nor its folder is world-writable.
 
     Raises:
-        UsageError: when one of them is; a folder with the sticky bit, such as ``/tmp``, protects its files.
+        UsageError: when one of them is world-writable. A folder with the sticky bit, such as ``/tmp``, is accepted
+            because it protects its files.
     """
     for place in (path, path.resolve().parent):
         mode = _mode(place)
@@ -33,7 +34,7 @@ def check_nobody_else_writes(path: Path) -> None:
 
 
 def store_warnings(path: Path) -> list[str]:
-    """Return a warning if a group, or an owner other than this user or root, may change a trust store."""
+    """Return a warning if a trust store can be changed by a group, or by an owner other than this user or root."""
     return [*_group_writes(path), *_foreign_owner(path)]
 
 

@@ -1,4 +1,4 @@
-"""Ed25519 keys and their files: PKCS#8 for private ones, SubjectPublicKeyInfo for public ones."""
+"""Ed25519 keys and their files: PKCS#8 for private keys, SubjectPublicKeyInfo for public keys."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from invarlock.problems import Code
 ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 PRIVATE_LABELS = frozenset({"PRIVATE KEY", ENCRYPTED, "OPENSSH PRIVATE KEY", *LABEL_KEYS})
 MAKE_ONE = "make a key with keygen: python -m invarlock.packer keygen NAME.pem"
-# OpenSSL's limit, used here too: anything longer is a file, not a passphrase.
+# OpenSSL has the same limit; a longer value is probably the content of a file.
 MAX_PASSPHRASE_BYTES = 1023
 
 
@@ -52,7 +52,7 @@ class SigningKey:
 
 
 def make_signing_key() -> SigningKey:
-    """Return a new key from the system's randomness."""
+    """Return a new key, generated from the system's random source."""
     return SigningKey(bytes(NaclSigningKey.generate()))
 
 
@@ -82,11 +82,11 @@ def passphrase_from(variable: str) -> bytes:
 
 
 def load_signing_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
-    """Return the private key of a PEM file: PKCS#8 v1 or v2, encrypted (RFC 5958, PBES2) when a passphrase is given.
+    """Return the private key in a PEM file (PKCS#8 v1 or v2; encrypted with PBES2, RFC 5958, if a passphrase is given).
 
     Raises:
         MissingFileError: when the file does not exist.
-        UsageError: when it has no Ed25519 private key, the passphrase is wrong, or the file is world-writable.
+        UsageError: when the file has no Ed25519 private key or is world-writable, or the passphrase is wrong.
     """
     data = _read_key_file(path, f"{path}: no such file; {MAKE_ONE}")
     check_nobody_else_writes(path)
@@ -137,8 +137,8 @@ def write_key_pair(name: Path, key: SigningKey, passphrase: bytes | None = None)
     is created, accessible only to its owner.
 
     Raises:
-        UsageError: when one of them exists, or the folder is not writable or is world-writable; no file is
-            left behind.
+        UsageError: when one of the files exists, or the folder is not writable or is world-writable. No new file
+            is left behind.
     """
     private, public = _pair_of(name)
     secret = write_pem(PRIVATE_PREFIX + key.seed, "PRIVATE KEY") if passphrase is None else _encrypt(key, passphrase)
@@ -208,7 +208,7 @@ def _read_key_file(path: Path, missing: str) -> bytes:
 
 
 def _private_block(blocks: list[PemBlock]) -> PemBlock:
-    """Return the only private key among the blocks of a file, or the first block, for the error message.
+    """Return the only private key among the blocks of a file; without one, the first block, for the error message.
 
     Raises:
         ValueError: when there are several private keys.
@@ -231,7 +231,7 @@ def _encrypt(key: SigningKey, passphrase: bytes) -> str:
 
 def _decrypt(path: Path, block: PemBlock, passphrase: bytes) -> SigningKey:
     ed25519, serialization = _cryptography()
-    # rebuilt, without text that the user's tool put around the block
+    # the block is rebuilt to drop any text that the user's tool put around it
     pem = "\n".join([f"-----BEGIN {ENCRYPTED}-----", *block.body.split(), f"-----END {ENCRYPTED}-----", ""])
     try:
         key = serialization.load_pem_private_key(pem.encode("ascii", "replace"), passphrase)
@@ -248,7 +248,7 @@ def _decrypt(path: Path, block: PemBlock, passphrase: bytes) -> SigningKey:
 
 def _cryptography() -> tuple[Any, Any]:
     try:
-        # an optional extra
+        # cryptography is an optional extra
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:

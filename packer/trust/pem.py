@@ -1,7 +1,8 @@
-"""PEM blocks and their keys (RFC 7468, RFC 8410): one strict form in packs, all usual forms in a user's files.
+"""PEM blocks and the keys in them (RFC 7468, RFC 8410): one strict form in packs, all usual forms in a user's files.
 
-A key in a pack has one canonical form, so that two packs never differ by the encoding of a key. A user's own key
-file may come from any tool: with CRLF, blank lines, text around the block, or as PKCS#8 v2 with the public key in it.
+A key in a pack has one canonical form, so that two packs never differ by the encoding of a key. A user's own key file
+may come from any tool: it may have CRLF line endings, blank lines or text around the block, or use PKCS#8 v2, which
+includes the public key.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from nacl.signing import SigningKey as NaclSigningKey
 
 SEED_BYTES = 32
 PUBLIC_BYTES = 32
-# DER up to the raw key, RFC 8410: version 0, algorithm 1.3.101.112, OCTET STRING in OCTET STRING.
+# The DER bytes before the raw key (RFC 8410): version 0, algorithm 1.3.101.112, OCTET STRING in OCTET STRING.
 PRIVATE_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
 PUBLIC_PREFIX = bytes.fromhex("302a300506032b6570032100")
 ED25519 = bytes.fromhex("2b6570")
-# Object identifiers of other common kinds of keys, RFC 8410, RFC 5480 and RFC 8017.
+# Object identifiers of other common kinds of keys (RFC 8410, RFC 5480 and RFC 8017).
 OTHER_KEYS = {
     bytes.fromhex("2b6571"): "Ed448",
     bytes.fromhex("2b656e"): "X25519",
@@ -30,7 +31,7 @@ OTHER_KEYS = {
     bytes.fromhex("2a8648ce380401"): "DSA",
 }
 LABEL_KEYS = {"EC PRIVATE KEY": "elliptic-curve (EC)", "RSA PRIVATE KEY": "RSA", "DSA PRIVATE KEY": "DSA"}
-# A PKCS#8 Ed25519 PEM has 119 bytes; an RSA key of 16,384 bits, to be reported as such, has 12,000.
+# A PKCS#8 Ed25519 PEM has 119 bytes. An RSA key of 16,384 bits has 12,000; it must fit so that it is reported as RSA.
 MAX_PEM_BYTES = 16_384
 INTEGER, BIT_STRING, OCTET_STRING, OBJECT_IDENTIFIER, SEQUENCE = 0x02, 0x03, 0x04, 0x06, 0x30
 ATTRIBUTES, PUBLIC_KEY = 0xA0, 0x81
@@ -55,10 +56,10 @@ def write_pem(der: bytes, label: str) -> str:
 
 
 def read_canonical_pem(text: str, label: str) -> bytes:
-    """Return the DER structure of a PEM that is exactly as `write_pem` writes it.
+    """Return the DER structure of a PEM text that has exactly the form that `write_pem` writes.
 
     Raises:
-        ValueError: when it is not.
+        ValueError: when the text has another form.
     """
     if len(text) > MAX_PEM_BYTES:
         raise ValueError(f"a PEM of {len(text)} characters")
@@ -72,10 +73,10 @@ def read_canonical_pem(text: str, label: str) -> bytes:
 
 
 def decode_base64(text: str) -> bytes:
-    """Return the bytes of standard padded base64, exactly as an encoder writes them.
+    """Decode standard padded base64 in canonical form, as an encoder writes it.
 
     Raises:
-        ValueError: when it is not canonical.
+        ValueError: when the text is not canonical base64.
     """
     try:
         data = base64.b64decode(text, validate=True)
@@ -90,7 +91,7 @@ def find_blocks(data: bytes) -> list[PemBlock]:
     """Return the PEM blocks of a user's file, ignoring other text.
 
     Raises:
-        ValueError: when it has none; the message says what the file is instead.
+        ValueError: when the file has no PEM block; the message says what the file is instead.
     """
     if len(data) > MAX_PEM_BYTES:
         raise ValueError(f"larger than {MAX_PEM_BYTES} bytes, so not a key file")
@@ -107,10 +108,10 @@ def find_blocks(data: bytes) -> list[PemBlock]:
 
 
 def private_seed(block: PemBlock) -> bytes:
-    """Return the 32-byte seed of an Ed25519 private key, PKCS#8 v1 or v2, that is not encrypted.
+    """Return the 32-byte seed of an unencrypted Ed25519 private key (PKCS#8 v1 or v2).
 
     Raises:
-        ValueError: when it is another kind of key, or damaged; the message says which.
+        ValueError: when the block is another kind of key, or damaged; the message says which.
     """
     if block.label in LABEL_KEYS:
         raise ValueError(f"a key of type {LABEL_KEYS[block.label]}, not Ed25519")
@@ -127,7 +128,7 @@ def public_key(block: PemBlock) -> bytes:
     """Return the raw key of an Ed25519 public key (SubjectPublicKeyInfo).
 
     Raises:
-        ValueError: when it is something else; the message says what.
+        ValueError: when the block is something else; the message says what.
     """
     if block.label != "PUBLIC KEY":
         raise ValueError(f"a PEM block of another type, {block.label}")
@@ -146,7 +147,7 @@ def _decoded(block: PemBlock) -> bytes:
 
 
 def _seed(der: bytes) -> bytes:
-    """Return the seed in a PKCS#8 structure, RFC 5958: version, algorithm, key, and optional fields of version 2."""
+    """Return the seed in a PKCS#8 structure (RFC 5958): version, algorithm, key, and optional fields of version 2."""
     fields = _fields(_only(der, SEQUENCE))
     if len(fields) < 3 or fields[0][0] != INTEGER or fields[0][1] not in (b"\0", b"\1"):
         raise ValueError("a damaged key, or not a PKCS#8 structure")
@@ -184,7 +185,7 @@ def _only(data: bytes, tag: int) -> bytes:
 
 
 def _fields(data: bytes) -> list[tuple[int, bytes]]:
-    """Return tag and content of each element of a DER sequence's content.
+    """Return the tag and content of each element in the content of a DER sequence.
 
     Raises:
         ValueError: when the bytes are not DER.

@@ -1,4 +1,4 @@
-"""The predicates of a pack's attestations: our own, and two that policy engines know.
+"""The predicates of a pack's attestations: our own, and two that policy engines support.
 
 Sources: in-toto Simple Verification Result v0.1 and Test Result v0.1
 (https://github.com/in-toto/attestation/tree/main/spec/predicates).
@@ -18,7 +18,7 @@ from invarlock.errors import UsageError
 from invarlock.problems import Code
 
 DEFAULT = "invarlock"
-# The verifier of a Simple Verification Result, with the version of the program that verified.
+# The verifier id in a Simple Verification Result; it has the version of the verifying program.
 VERIFIER_ID = "urn:invarlock:verifier:v{version}"
 PACK_VERIFIED, VERDICT_PASS, STRONG = "INVARLOCK_PACK_VERIFIED", "INVARLOCK_VERDICT_PASS", "INVARLOCK_STRONG"
 RESULTS = {"PASS": "PASSED", "FAIL": "FAILED"}
@@ -26,7 +26,7 @@ RESULTS = {"PASS": "PASSED", "FAIL": "FAILED"}
 
 @dataclass(frozen=True)
 class Predicate:
-    """A predicate: its type, the contract of its document, and the function of a pack and a time that makes it."""
+    """A predicate: its type, its document's contract, and the function that makes it from a pack and a time."""
 
     type: str
     schema: str
@@ -34,7 +34,7 @@ class Predicate:
 
 
 def _verdict(pack: AttestedPack, created: str) -> JsonObject:
-    """Return our own predicate: the verdict, the gates of each case, and their provenance; it has no time."""
+    """Return our own predicate, which has no time: the verdict, the gates of each case, and their provenance."""
     return {
         "verdict": pack.verdict["verdict"],
         "evidence_level": pack.manifest.get("evidence_level"),
@@ -56,7 +56,7 @@ def _verdict(pack: AttestedPack, created: str) -> JsonObject:
 
 
 def _simple_verification(pack: AttestedPack, created: str) -> JsonObject:
-    """Return the properties of a pack that verification found; one that it lacks is not listed."""
+    """Return the properties of a pack that verification confirmed; properties that it lacks are not listed."""
     version = pack.manifest.get("invarlock_version", __version__)
     holds = {PACK_VERIFIED: True, VERDICT_PASS: pack.verdict["verdict"] == "PASS", STRONG: pack.strong}
     return {
@@ -67,10 +67,10 @@ def _simple_verification(pack: AttestedPack, created: str) -> JsonObject:
 
 
 def _test_result(pack: AttestedPack, created: str) -> JsonObject:
-    """Return the result of each case by its id; an informational case whose gates fail is a warning.
+    """Return the result of each case by its id; an informational case with failing gates counts as a warning.
 
     Raises:
-        UsageError: when the pack has no verdict on the whole run.
+        UsageError: when the pack has no verdict for the whole run.
     """
     verdict = pack.verdict
     if verdict["verdict"] not in RESULTS:

@@ -35,8 +35,8 @@ def sign_manifest(manifest: bytes, key: SigningKey) -> ManifestSignature:
 def verify_manifest(manifest: bytes, signature_file: bytes) -> bytes:
     """Return the raw 32-byte public key that signed a manifest.
 
-    libsodium refuses small-order keys and a signature whose scalar is not reduced (RFC 8032, section 5.1.7); a key
-    that is not a point of the prime-order group in canonical encoding is refused here.
+    libsodium refuses small-order keys and signatures whose scalar is not reduced (RFC 8032, section 5.1.7). This
+    function also refuses a key that is not the canonical encoding of a point in the prime-order group.
 
     Raises:
         SignatureError: when the file is malformed, the key is weak, or the signature is invalid.
@@ -83,5 +83,5 @@ def _is_fit(public: bytes) -> bool:
     try:
         return bool(crypto_core_ed25519_is_valid_point(public))
     except UnavailableError:
-        # a libsodium built without this check; its verification still refuses small-order keys
+        # this libsodium was built without the check; its verification still refuses small-order keys
         return True

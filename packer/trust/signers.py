@@ -1,6 +1,6 @@
-"""The signers that a receiver trusts: a pinned fingerprint or a trust store.
+"""The signers that a receiver trusts, given by a pinned fingerprint or a trust store.
 
-A store is a JSON list of fingerprints, or an object with ``trusted_signers`` or ``fingerprints``, or both; items are
+A store is a JSON list of fingerprints, or an object with ``trusted_signers``, ``fingerprints`` or both. List items are
 strings, or objects with ``fingerprint`` and optionally ``name``, ``not_before``, ``not_after``, ``revoked`` and
 ``revoked_since``.
 """
@@ -51,8 +51,8 @@ class TrustedSigner:
     def refuses(self, moment: datetime, *, proven: bool = False) -> Refusal | None:
         """Return why the signer is not trusted at a moment, or None if it is.
 
-        A signature from before the revocation stays trusted only if its time is ``proven``: the holder of a stolen key
-        can claim any time.
+        A signature from before a revocation stays trusted only if its time is ``proven``, because the holder of a
+        stolen key can claim any time.
         """
         if self.revoked and not (proven and self.revoked_since is not None and moment < self.revoked_since):
             since = "" if self.revoked_since is None else f" since {write_moment(self.revoked_since)}"
@@ -66,7 +66,7 @@ class TrustedSigner:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whether a signer is pinned, and why it is refused, if it is."""
+    """Whether a signer is pinned, and the reason if it is refused."""
 
     authenticity: Authenticity
     refusal: Refusal | None = None
@@ -75,7 +75,7 @@ class Trust:
 def default_store() -> Path | None:
     """Return the default trust store, or None if its path does not exist.
 
-    A dangling link is returned too: an unreadable store must not mean that everybody is trusted.
+    A dangling link is returned too, because an unreadable store must not mean that everybody is trusted.
 
     Raises:
         UsageError: when its existence cannot be determined.
@@ -84,7 +84,7 @@ def default_store() -> Path | None:
         path = DEFAULT_STORE.expanduser()
         path.lstat()
     except (FileNotFoundError, NotADirectoryError, RuntimeError):
-        # pathlib raises RuntimeError for a user without a home folder, so there is no store
+        # pathlib raises RuntimeError for a user without a home folder, who has no store
         return None
     except OSError as error:
         # the store may exist and list the signer as revoked, so it must not be ignored
@@ -111,7 +111,7 @@ def own_store() -> Path:
 
 
 def parse_fingerprint(text: str) -> str:
-    """Return a fingerprint in the form used in packs.
+    """Parse a fingerprint and return it in the form used in packs.
 
     Raises:
         UsageError: when it is malformed.
@@ -124,7 +124,7 @@ def parse_fingerprint(text: str) -> str:
 
 
 def parse_moment(text: Any) -> datetime:
-    """Parse a time such as ``2026-01-31T12:00:00Z``; the default zone is UTC, the default hour midnight.
+    """Parse a time such as ``2026-01-31T12:00:00Z``; the default zone is UTC, and the default time of day midnight.
 
     Raises:
         UsageError: when it is malformed.
@@ -157,10 +157,11 @@ def read_trust_store(path: Path) -> list[TrustedSigner]:
 
 
 def parse_trust_store(document: Any, *, where: str) -> list[TrustedSigner]:
-    """Return the signers of all lists of a store's document.
+    """Return the signers from all lists of a store's document.
 
     Raises:
-        UsageError: when it is not a trust store, or has an unknown field, which could be a list of revoked signers.
+        UsageError: when it is not a trust store, or has an unknown field, since that could be a list of revoked
+            signers.
     """
     signers = [
         _signer(item, f"{where}: entry {number}")
@@ -179,10 +180,10 @@ def parse_trust_store(document: Any, *, where: str) -> list[TrustedSigner]:
 
 
 def signer_lists(document: Any, *, where: str) -> list[list[Any]]:
-    """Return the lists of a store's document themselves, not copies.
+    """Return the actual lists of a store's document, not copies.
 
     Raises:
-        UsageError: when it has none, or other values in their place.
+        UsageError: when the document has no such list, or another value in place of one.
     """
     lists = [document[name] for name in LISTS if name in document] if isinstance(document, dict) else [document]
     if not lists or not all(isinstance(entries, list) for entries in lists):
@@ -203,10 +204,10 @@ def judge_signer(
     store_is_default: bool = False,
     proven: bool = False,
 ) -> Trust:
-    """Return whether a signer is the expected one and is trusted by the store at a moment.
+    """Return whether a signer is the expected one and whether the store trusts it at a moment.
 
-    The default store need not list the expected signer: it only refuses one that it lists as revoked, or
-    outside its dates. ``proven`` means that a time stamp shows the moment.
+    The default store need not list the expected signer: it only refuses a signer that it lists as revoked or
+    outside its dates. ``proven`` means that a time stamp proves the moment.
     """
     if expected is not None and signer != expected:
         words = f"signed by {signer}, but {expected} was expected"
@@ -218,7 +219,7 @@ def judge_signer(
         words = f"the signer {signer} is not in the trust store"
         return Trust("mismatch", Refusal(Code.SIGNER_UNKNOWN, words))
     refusals = [refusal for entry in known if (refusal := entry.refuses(moment, proven=proven)) is not None]
-    # an entry that revokes wins over one that does not
+    # an entry that refuses the signer takes precedence over one that does not
     if refusals:
         words = f"the signer {signer} is not trusted: {refusals[0].reason}"
         return Trust("mismatch", Refusal(refusals[0].code, words))
@@ -234,7 +235,7 @@ def _signer(item: Any, where: str) -> TrustedSigner:
     if unknown:
         raise UsageError(f"unknown field {sorted(unknown)[0]!r}", code=Code.TRUST_STORE_MALFORMED, where=where)
     since = _moment(item.get("revoked_since"), where)
-    # the time of a revocation says that there is one
+    # an entry with the time of a revocation counts as revoked unless it says otherwise
     revoked = item.get("revoked", since is not None)
     if not isinstance(revoked, bool):
         raise UsageError("revoked must be true or false", code=Code.TRUST_STORE_MALFORMED, where=where)

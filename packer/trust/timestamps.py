@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # An authority answers within a second; the TLS handshake and a slow proxy need some more.
 TIMEOUT_SECONDS = 30.0
 MAX_CERTIFICATE_BYTES = 1024 * 1024
-# RFC 3161 leaves the hash to the client; authorities answer with that of the request.
+# RFC 3161 lets the client choose the hash; authorities answer with the hash of the request.
 HASHES = {
     "2.16.840.1.101.3.4.2.1": hashlib.sha256,
     "2.16.840.1.101.3.4.2.2": hashlib.sha384,
@@ -46,7 +46,7 @@ HASHES = {
 
 @dataclass(frozen=True)
 class TimeAuthority:
-    """The pinned certificates of an authority: its roots, and if they are pinned its intermediates and its own one."""
+    """The pinned certificates of an authority: its roots, and optionally its intermediates and its own certificate."""
 
     roots: tuple[Certificate, ...]
     intermediates: tuple[Certificate, ...] = ()
@@ -55,7 +55,7 @@ class TimeAuthority:
 
 @dataclass(frozen=True)
 class TimeStamp:
-    """A time at which a signature existed, and the name of the authority that states it."""
+    """A time at which a signature existed, and the name of the authority that confirms it."""
 
     moment: datetime
     authority: str
@@ -66,8 +66,8 @@ def read_authority(path: Path) -> TimeAuthority:
 
     Raises:
         MissingFileError: when there is no such file.
-        UsageError: when it has no self-signed certificate, or more than one of an authority itself, or the extra is not
-            installed.
+        UsageError: when the file has no self-signed certificate, or more than one certificate of an authority itself,
+            or when the optional extra is not installed.
     """
     _, x509 = _libraries()
     try:
@@ -88,10 +88,11 @@ def read_authority(path: Path) -> TimeAuthority:
 
 
 def request_timestamp(url: str, data: bytes) -> bytes:
-    """Return an authority's token for some bytes, of which it gets the SHA-512 alone.
+    """Request an authority's token for ``data``; only the SHA-512 of the data is sent.
 
     Raises:
-        UsageError: when it does not answer, refuses, or answers something else, or the extra is not installed.
+        UsageError: when the authority does not answer, refuses, or sends something other than a token, or when the
+            optional extra is not installed.
     """
     client, _ = _libraries()
     if urlsplit(url).scheme not in ("http", "https"):
@@ -118,12 +119,12 @@ def request_timestamp(url: str, data: bytes) -> bytes:
 
 
 def check_timestamp(token: bytes, data: bytes, authority: TimeAuthority) -> TimeStamp:
-    """Return the time in a token after checking that it is about ``data`` and by an authority.
+    """Return the time in a token after checking that the token is for ``data`` and by this authority.
 
-    The certificates of the authority must be valid at that time, not today.
+    The authority's certificates must be valid at that time; they may have expired since.
 
     Raises:
-        SignatureError: when the token is malformed, about other bytes, or not by this authority.
+        SignatureError: when the token is malformed, for other bytes, or not by this authority.
     """
     client, x509 = _libraries()
     response = _parse(token)
@@ -149,7 +150,7 @@ def _parse(token: bytes) -> Any:
         response = client.decode_timestamp_response(token)
         if response.status != client.PKIStatus.GRANTED.value:
             raise _malformed(f"the authority refused it (status {response.status})")
-        # raises if the response has no token
+        # this access raises if the response has no token
         response.tst_info.gen_time  # noqa: B018
     except ValueError as error:
         raise _malformed(f"not an RFC 3161 response ({str(error)[:200]})") from None
@@ -190,7 +191,7 @@ def _malformed(message: str) -> SignatureError:
 
 def _libraries() -> tuple[Any, Any]:
     try:
-        # an optional extra
+        # rfc3161_client is an optional extra
         import rfc3161_client
         from cryptography import x509
     except ImportError:

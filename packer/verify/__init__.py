@@ -1,4 +1,4 @@
-"""Verifying a pack in seven steps: ``verifying`` runs them in order; every other module is a step or part of one.
+"""Verifying a pack in seven steps: ``verifying`` runs them in order; each other module is a step or part of one.
 
 The claims of a pack are derived from its raw measurements by the same functions that ``build`` uses.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _CallableModule(ModuleType):
-    """Lets ``invarlock.packer.verify(path)`` verify a pack, although this package has the name too."""
+    """Makes this package callable, so that ``invarlock.packer.verify(path)`` verifies a pack."""
 
     def __call__(self, path: Path | str, options: VerifyOptions | None = None) -> VerifyResult:
         # imported here: importing the package must stay light

@@ -1,4 +1,4 @@
-"""What a pack's attestations may state: facts that follow from its verified reports."""
+"""The facts that a pack's attestations may state, derived from its verified reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from invarlock.catalog.pins import combine_digests
 from invarlock.errors import InvarLockError
 from invarlock.jsonio import check_schema
 
-# The files that say which cases a run had, and with which settings.
+# The files that determine the cases and the settings of a run.
 CONFIGURATION = (layout.SCENARIOS, layout.SETTINGS, layout.TUNED_PARAMS)
 
 
@@ -27,11 +27,11 @@ def attestable(
     """Return the facts that a pack's attestations state.
 
     Args:
-        sealed: the bytes of its manifest.
-        manifest: their document.
-        found: the findings of its reports.
+        sealed: the bytes of the pack's manifest.
+        manifest: the manifest's document.
+        found: the findings of the pack's reports.
         verdict: the derived verdict.
-        files: its sealed files.
+        files: the pack's sealed files.
     """
     reports = [_attested(facts, facts.record) for facts in found.facts.values() if facts.record is not None]
     parts = list(absent(manifest, files.digests, found.planned.plan.cases))
@@ -49,12 +49,12 @@ def attestable(
 
 
 def _pinned_files(files: PackFiles, baselines: frozenset[str]) -> dict[str, dict[str, str]]:
-    """Return the files of baselines by the baseline's digest, where the pins name all of them."""
+    """Return the files of each baseline whose pins name all of its files, by the baseline's digest."""
     try:
         pins = files.document(layout.MODEL_REVISIONS)
         check_schema(pins, "model_revisions", where=layout.MODEL_REVISIONS)
     except InvarLockError:
-        # missing, or a problem of another check
+        # the pins are missing, or another check reports the problem
         return {}
     listed = [{row["name"]: row["sha256"] for row in model.get("files") or ()} for model in pins.get("models", ())]
     return {digest: named for named in listed if named and (digest := combine_digests(named)) in baselines}

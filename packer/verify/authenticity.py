@@ -41,7 +41,7 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class TrustedParties:
-    """The parties that a receiver trusts: signers, and an authority of time; None where it names none."""
+    """The parties that a receiver trusts: signers and a time-stamping authority; None if the receiver names none."""
 
     signers: Sequence[TrustedSigner] | None = None
     authority: TimeAuthority | None = None
@@ -49,7 +49,7 @@ class TrustedParties:
 
 @dataclass(frozen=True)
 class Attestation:
-    """The statement of an attestation, and the name of its predicate."""
+    """An attestation's statement, and the name of its predicate."""
 
     predicate: str
     statement: Mapping[str, Any]
@@ -57,9 +57,10 @@ class Attestation:
 
 @dataclass(frozen=True)
 class Signature:
-    """The signer of a pack: the fingerprint, None if unsigned, and whether the receiver trusts it.
+    """The signer of a pack: the fingerprint (None if unsigned), and whether the receiver trusts it.
 
-    ``stamp`` is its verified time stamp. ``statements`` are the statements of the pack's attestations, by their file.
+    ``stamp`` is the signature's verified time stamp. ``statements`` are the statements of the pack's attestations, by
+    file.
     """
 
     signer: str | None = None
@@ -77,9 +78,10 @@ def check_signature(
     options: VerifyOptions,
     trusted: TrustedParties,
 ) -> Signature:
-    """Return the signer of a pack, and whether it is expected and was trusted when it signed.
+    """Return the signer of a pack, and whether it is the expected one and was trusted when it signed.
 
-    That is the time of its time stamp if the receiver pins an authority, else both now and when the pack was made.
+    If the receiver pins an authority, the signer must be trusted at the time of the time stamp; otherwise both now and
+    at the time when the pack was made.
     """
     try:
         public = _public_key(folder, control.manifest, manifest.document, options)
@@ -147,10 +149,10 @@ def _unreadable(error: IntegrityError, code: Code) -> SignatureError:
 
 
 def _time_stamp(folder: PackFolder, authority: TimeAuthority | None) -> tuple[TimeStamp | None, list[str]]:
-    """Return the time stamp of a pack's signature, None if the receiver pins no authority, and warnings.
+    """Return the time stamp of a pack's signature (None if the receiver pins no authority), and warnings.
 
     Raises:
-        SignatureError: when the receiver pins an authority, and the pack has no time stamp of it for its signature.
+        SignatureError: when the receiver pins an authority, and its signature has no time stamp by that authority.
     """
     try:
         token = folder.read(TIMESTAMP_NAME, MAX_TIMESTAMP_BYTES)
@@ -173,7 +175,7 @@ def _judge(
     store: Sequence[TrustedSigner] | None,
     stamp: TimeStamp | None,
 ) -> Signature:
-    """Return whether a signer is the expected one, or trusted, when it signed."""
+    """Return whether a signer is the expected one, and whether it was trusted when it signed."""
     now = options.at or datetime.now(UTC)
     made = datetime.fromisoformat(manifest["generated_at"]) if "generated_at" in manifest else None
     moments = [stamp.moment] if stamp is not None else [now] if made is None else [now, made]
@@ -206,10 +208,10 @@ def _judge(
 
 
 def _read_attestations(folder: PackFolder, public: bytes | None) -> dict[str, Attestation]:
-    """Return the statements of a pack's attestations, by the file of each.
+    """Return the statements of a pack's attestations, by file.
 
     Raises:
-        SignatureError: when an attestation is malformed, or not by the pack's signer.
+        SignatureError: when an attestation is malformed, or was not made by the pack's signer.
     """
     found = {}
     for files in (ATTESTATIONS, BUNDLES):

@@ -17,7 +17,7 @@ from invarlock.reports.verification import verify_baseline
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline's own report, which matches its schema, and the sha256 (64 hex) of its bytes."""
+    """A baseline's own report, checked against its schema, and the SHA-256 (64 hex) of its bytes."""
 
     path: str
     document: Mapping[str, Any]
@@ -25,7 +25,7 @@ class Baseline:
 
 
 def read_baseline(files: PackFiles, path: str) -> tuple[Baseline | None, list[Problem]]:
-    """Return a baseline's report, None if it is malformed, and the problems of what does not follow in it."""
+    """Return a baseline's report (None if it is malformed), and a problem for each value that does not follow."""
     try:
         document = files.document(path)
         check_schema(document, "baseline_report", where=path)

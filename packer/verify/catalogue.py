@@ -1,4 +1,4 @@
-"""Comparison of a pack's scenarios with the catalogue of its InvarLock version, to detect weaker requirements."""
+"""Comparing a pack's scenarios with the catalogue of its InvarLock version, to detect weaker requirements."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MAX_LINES = 10
 
 
 def catalogue_warnings(manifest: Manifest, scenarios: Mapping[str, Any]) -> list[str]:
-    """Return the differences between a pack's scenarios and the catalogue, at most ``MAX_LINES`` and a count.
+    """Return the differences between a pack's scenarios and the catalogue: at most ``MAX_LINES``, then a count.
 
-    A pack of another version is not compared, since its catalogue is not available.
+    A pack of another version is not compared, since that version's catalogue is not available.
 
     Args:
-        manifest: of the pack.
-        scenarios: its effective manifest.
+        manifest: the manifest of the pack.
+        scenarios: the effective manifest of the pack.
     """
     if manifest.get("invarlock_version") != __version__:
         return []
@@ -59,7 +59,7 @@ def _differences(rows: list[JsonObject]) -> Iterator[str]:
 
 
 def catalogue_path() -> Path:
-    """Return the path of this version's scenario catalogue: in the package, or in the suites folder of a checkout."""
+    """Return the path of this version's scenario catalogue, in the package or in the suites folder of a checkout."""
     return shipped_suites() / "scenarios.json"
 
 

@@ -1,4 +1,4 @@
-"""The last verification step: manifest, metadata, README and attestation must follow from the rest of the pack."""
+"""The last verification step: manifest, metadata, README and attestations must follow from the rest of the pack."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from invarlock.problems import Code, Problem
 
 @dataclass(frozen=True)
 class Claims:
-    """The facts that attestations state, None without a verdict, and the predicates that were compared with them."""
+    """The facts that attestations state (None without a verdict), and the predicates that were compared with them."""
 
     attestable: AttestedPack | None = None
     attested: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ def check_claims(
     for where, attestation in signature.statements.items():
         problems += _attestation_problems(where, attestation, pack)
     if not (problems or found.problems or results.problems):
-        # it shows what follows from everything else, so that any other problem would be one of the page too
+        # the page is rendered from everything else, so any other problem would also appear as a problem of the page
         problems += _page_problems(document, found, verdict, files)
     return Claims(
         pack,
@@ -65,7 +65,7 @@ def check_claims(
 
 
 def version_problems(manifest: Manifest) -> list[Problem]:
-    """Return a problem if another version made the pack; it is only reported together with other problems."""
+    """Return a problem if another version made the pack; it is reported only along with other problems."""
     made_by = manifest.get("invarlock_version", __version__)
     if made_by == __version__:
         return []
@@ -101,7 +101,7 @@ def _readme_problems(
 def _page_problems(
     manifest: Manifest, found: Findings, verdict: Mapping[str, Any] | None, files: SealedFiles
 ) -> Iterator[Problem]:
-    """Yield the problem if the page of the pack exists and is not the rendered one."""
+    """Yield a problem if the page of the pack exists and differs from the rendered one."""
     path = layout.PACK_PAGE
     if path not in files.digests:
         return
@@ -123,7 +123,7 @@ def _plan_warnings(manifest: Manifest, found: Findings) -> list[str]:
 
 
 def _opaque_warnings(manifest: Manifest, files: SealedFiles, *, derived: bool) -> list[str]:
-    """Return one line that lists the files that no check uses; without a verdict those are all files."""
+    """Return one line that lists the files that no check uses; without a verdict, reports are not used either."""
     named = {row.get("path") for row in manifest.get("materials", [])}
     opaque = sorted(path for path in files.digests if not (derived and layout.is_checked(path)) and path not in named)
     if not opaque:

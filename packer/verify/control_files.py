@@ -32,14 +32,14 @@ class ControlFiles:
 
 @dataclass(frozen=True)
 class ManifestResult:
-    """The document of ``manifest.json``, which matches its schema; ``NO_MANIFEST`` if there are problems."""
+    """The document in ``manifest.json`` if it matches its schema, or ``NO_MANIFEST`` and the problems."""
 
     document: Manifest = field(default_factory=lambda: NO_MANIFEST)
     problems: tuple[Problem, ...] = ()
 
 
 def read_control_files(folder: PackFolder) -> ControlFiles:
-    """Return the control files that every pack must have, unparsed."""
+    """Return the unparsed control files, which every pack must have."""
     try:
         return ControlFiles(
             folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES), folder.read(CHECKSUMS_NAME, MAX_CHECKSUMS_BYTES)
@@ -49,7 +49,7 @@ def read_control_files(folder: PackFolder) -> ControlFiles:
 
 
 def check_manifest(control: ControlFiles) -> ManifestResult:
-    """Return the manifest of a pack, read strictly and before anything else of the pack is parsed."""
+    """Return the manifest of a pack; it is parsed strictly, before any other file of the pack."""
     try:
         return ManifestResult(read_manifest(control.manifest))
     except ManifestError as error:

@@ -1,4 +1,4 @@
-"""The check that an ``edit_metadata.json`` follows from its report, its scenario and the baseline's tensors."""
+"""Checking that an ``edit_metadata.json`` follows from its report, its scenario and the baseline's tensors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from invarlock.reports.verification import differences
 def edit_record_problems(
     path: str, metadata: Any, report: Mapping[str, Any], scenario: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield the problems of a report's edit metadata; its number of changed tensors is its own measurement.
+    """Yield the problems of a report's edit metadata; the number of changed tensors is a measurement, not derived.
 
     Args:
-        path: path of the ``edit_metadata.json``.
-        metadata: the document.
+        path: the path of the ``edit_metadata.json``.
+        metadata: the document in that file.
         report: the report in the same folder, which matches its schema.
-        scenario: the row of the manifest, or None.
+        scenario: the scenario's row in the effective manifest, or None.
     """
     try:
         check_schema(metadata, "edit_metadata", where=path)
@@ -63,7 +63,7 @@ def _differs(path: str, field: str, message: str) -> Problem:
 
 
 def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: Mapping[str, Any]) -> EditMetadata:
-    """Return the metadata derived from a report and its scenario, with the fields that only the metadata has.
+    """Return the metadata derived from a report and its scenario; fields that only the metadata has are kept.
 
     Raises:
         DocumentError: when the report's edit is unknown.
@@ -82,14 +82,14 @@ def _expected(metadata: Mapping[str, Any], report: Mapping[str, Any], scenario: 
         subject_digest=report["subject"]["digest"],
         baseline_digest=report["baseline_ref"]["digest"],
         packed=_packed(metadata, scenario),
-        # facts about the machine, which cannot be derived
+        # this fact about the machine cannot be derived
         kept=metadata["run_directory_contains_edit_artifacts"],
         stored_as=stored_as(report),
     )
 
 
 def _scope(edit: Mapping[str, Any], claimed: Any) -> str | None:
-    """Return the scope in an edit's spec; a custom edit's scope is taken as claimed, and a fault has none."""
+    """Return the scope in an edit's spec; the scope of a custom edit is taken as claimed, and a fault has none."""
     if edit["name"] == "custom":
         return None if claimed is None else str(claimed)
     try:

@@ -1,4 +1,4 @@
-"""The evidence statement of a pack for people: what it covers, what it does not, and whether it is strong evidence.
+"""The evidence statement of a pack: what it covers, what it does not cover, and whether it is strong evidence.
 
 Example::
 
@@ -21,7 +21,7 @@ from invarlock.guards import GUARD_NAMES
 from invarlock.reports.served import NOTHING_PROVES
 from invarlock.verdict.compiling import Planned
 
-# For each strictness of a scenario: the text for one case, for several, and the gap without any.
+# For each strictness of a scenario: the text for one case, for several cases, and for the gap if there is no case.
 KINDS = {
     "must_pass": ("1 edit that must pass", "{} edits that must pass", "whether a harmless edit passes"),
     "must_fail": ("1 that must fail", "{} that must fail", "whether a destructive edit fails"),
@@ -32,9 +32,9 @@ KINDS = {
     ),
     "informational": ("1 informational case", "{} informational cases", ""),
 }
-# The most statements of servers that a line lists.
+# The maximum number of server statements that a line lists.
 MAX_STATEMENTS = 5
-# The files that record the provenance of the evidence.
+# The files that record the origin of the evidence.
 ORIGINS = {
     layout.MODEL_REVISIONS: "pins of the models",
     layout.ENVIRONMENT: "the environment",
@@ -60,11 +60,11 @@ class Scope:
     """The planned cases, and which of them have a report.
 
     Attributes:
-        strictness: strictness of each planned case, by report path.
+        strictness: the strictness of each planned case, by report path.
         models: number of models with a report.
         reports: paths of the existing reports.
         contained: paths of the reports that were made in a container.
-        served: what the server of each served subject states of it, by report path.
+        served: the server's statement about each served subject, by report path.
     """
 
     strictness: Mapping[str, str]
@@ -91,7 +91,7 @@ def scope_of(
 
 
 def covered(scope: Scope) -> str:
-    """Return a description of the planned cases that have a report and the number of their models."""
+    """Describe the planned cases that have a report, and the number of their models."""
     counts = {kind: list(_reported(scope)).count(kind) for kind in KINDS}
     parts = [KINDS[kind][0] if count == 1 else KINDS[kind][1].format(count) for kind, count in counts.items() if count]
     models = "1 model" if scope.models == 1 else f"{scope.models} models"
@@ -99,7 +99,7 @@ def covered(scope: Scope) -> str:
 
 
 def not_covered(scope: Scope, *, signed: bool = True) -> list[str]:
-    """Return the gaps of the pack: what another run could have shown."""
+    """Return the gaps in the pack's coverage, which another run could close."""
     kinds = set(_reported(scope))
     lacking = [missing for kind, (_, _, missing) in KINDS.items() if missing and kind not in kinds]
     if scope.models == 1:
@@ -121,7 +121,7 @@ def not_covered(scope: Scope, *, signed: bool = True) -> list[str]:
 
 
 def server_statements(scope: Scope) -> list[str]:
-    """Return what servers state of their models, each statement once."""
+    """Return the distinct statements that servers make about their models."""
     lines = list(dict.fromkeys(scope.served.values()))
     more = [f"{len(lines) - MAX_STATEMENTS} more statements"] if len(lines) > MAX_STATEMENTS else []
     return [*lines[:MAX_STATEMENTS], *more]
@@ -159,10 +159,10 @@ def absent(manifest: Mapping[str, Any], digests: Collection[str], plan: Mapping[
 def missing_in_pack(
     scope: Scope, clean: Collection[str], verdict: Mapping[str, Any] | None, absent_parts: Sequence[str]
 ) -> list[str]:
-    """Return why a pack is not strong evidence, whatever options its receiver uses.
+    """Return the reasons why a pack is not strong evidence, independent of the receiver's options.
 
     Args:
-        scope: planned cases and reports.
+        scope: the planned cases and the reports.
         clean: the paths of the reports of clean edits.
         verdict: the derived verdict, or None.
         absent_parts: the result of ``absent``.
@@ -183,14 +183,14 @@ def missing_in_pack(
 def statement(
     included: str, gaps: Sequence[str], missing: Sequence[str], strong: str = "yes", stated: Sequence[str] = ()
 ) -> list[str]:
-    """Return the lines of the statement.
+    """Return the evidence statement as lines of text.
 
     Args:
         included: what the pack covers.
         gaps: what it does not cover.
         missing: why it is not strong evidence.
-        strong: the text if nothing is missing.
-        stated: what servers state of served subjects; without one there is no line of it.
+        strong: the text to use if nothing is missing.
+        stated: the servers' statements about served subjects; if empty, the line for them is omitted.
     """
     return [
         f"covered: {included}",
@@ -203,7 +203,7 @@ def statement(
 def pack_statement(
     scope: Scope, clean: Collection[str], verdict: Mapping[str, Any] | None, absent_parts: Sequence[str]
 ) -> list[str]:
-    """Return the statement for a pack's README and its maker, before any receiver has verified the pack."""
+    """Return the statement shown in a pack's README and to its maker, before any receiver has verified the pack."""
     missing = missing_in_pack(scope, clean, verdict, absent_parts)
     strong = "yes, for a receiver who pins the signer and verifies with --strict --report-assurance strict"
     return statement(covered(scope), not_covered(scope), missing, strong, server_statements(scope))
@@ -214,15 +214,15 @@ def evidence_level(
 ) -> Literal["high", "medium", "low"]:
     """Return the evidence level that a pack's manifest and reports support.
 
-    ``high``: subject, at least one clean report, source repository and environment, the files of every clean subject,
-    and a PASS verdict with no planned case missing. ``medium``: subject and at least one clean report, whatever else
-    is missing or failed. Else ``low``.
+    ``high`` requires a subject, at least one clean report, source repository and environment, the files of every clean
+    subject, and a PASS verdict with no planned case missing. ``medium`` requires a subject and at least one clean
+    report, whatever else is missing or failed. Every other pack is ``low``.
 
     Args:
         manifest: the manifest; blocks of it may be missing or partial.
-        clean_reports: number of clean reports that verify.
+        clean_reports: the number of clean reports that verify.
         verdict: the derived verdict, or None.
-        is_served: whether the subject of a clean report is behind a server.
+        is_served: whether a clean report measured a subject behind a server.
     """
     if not _refers(manifest.get("subject")) or clean_reports == 0:
         return "low"

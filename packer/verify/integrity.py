@@ -1,7 +1,7 @@
 """The verification step that compares the files of a pack with their checksums and finds unsealed files.
 
-It spans the three steps that follow: a document is parsed from the same bytes that were hashed, and each file is
-read once. ``open_sealed`` runs the checks that come first, ``close_sealed`` hashes the files not read in between.
+This step overlaps with the next three, because each file is read once and documents are parsed from the same bytes that
+were hashed. ``open_sealed`` runs the first checks; ``close_sealed`` hashes the files that were not read in between.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ class SealedPack:
 def open_sealed(
     folder: PackFolder, control: ControlFiles, manifest: ManifestResult, *, strict: bool, start: StartProgress | None
 ) -> SealedPack:
-    """Return the files of a pack, and start hashing the large ones; the caller ends with ``close_sealed``.
+    """Return the files of a pack and start hashing the large ones; the caller must call ``close_sealed`` at the end.
 
     Args:
         folder: the open pack.
-        control: its control files.
-        manifest: its manifest.
+        control: the pack's control files.
+        manifest: the pack's manifest.
         strict: whether a file without a checksum is a problem instead of a warning.
         start: called with the size of the pack in bytes; returns the function to call with the bytes done.
 
     Raises:
-        IntegrityError: when the checksums do not match the manifest, or are malformed; without them no file
+        IntegrityError: when the checksum file does not match the manifest or is malformed; without it, no file
             can be checked.
     """
     _check_digest(control.checksums, manifest.document["checksums_sha256_digest"].lower())
     digests = read_checksums(control.checksums)
     listing = folder.listing()
     uncovered = _uncovered(listing, digests)
-    # people read the pages first, and an unsealed page could claim anything
+    # an unsealed page is always a problem: people read pages first, and an unsealed page could claim anything
     failing = [problem for problem in uncovered if strict or layout.is_page(problem.where)]
     problems = [*listing.problems, *failing, *_attributes_problems(folder, listing)]
     problems += reference_problems(manifest.document, digests)
@@ -102,7 +102,7 @@ def _attributes_problems(folder: PackFolder, listing: Listing) -> list[Problem]:
 
 
 def _large(listing: Listing, digests: Mapping[str, str]) -> list[str]:
-    """Return the large files of which only the digest is needed."""
+    """Return the large files that are only hashed, never read for their content."""
     return [
         path
         for path, (size, *_) in listing.files.items()

@@ -1,4 +1,4 @@
-"""Derivation of the claims in a pack's manifest and metadata from its reports and its effective manifest."""
+"""Deriving the claims in a pack's manifest and metadata from its reports and its effective manifest."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from invarlock.reports.verification import differences, shorten
 
 CLAIM = Code.MANIFEST_CLAIM_DOES_NOT_FOLLOW
 SOURCE_KEYS = ("uri", "commit", "branch", "describe", "dirty")
-# Texts that are data sets on a hub.
+# Text sources that are data sets on a hub.
 HUB_TEXTS = frozenset({"wikitext2", "hf_text"})
 LEVELS = ("low", "medium", "high")
 # The profiles of release reviews.
 REVIEW_PROFILES = frozenset({"ci", "release"})
-# The manifest's fields about the selection.
+# The fields of the manifest about the selection of models and suites.
 SELECTED = ("suite", "model_list", "models", "model_licenses", "verification_baselines")
-# Settings of the run that every report also has; null means the profile's default.
+# Settings of the run that every report records too; null means the profile's default.
 SHOWN_SETTINGS = ("profile", "tier", "seq_len", "preview_windows", "final_windows", "intent")
 
 
 def derive_manifest(found: Findings, digests: Mapping[str, str]) -> JsonObject:
-    """Return the manifest fields that follow from the pack's files, each as the builder writes it.
+    """Return the manifest fields that follow from the pack's files, in the form that the builder writes.
 
     Raises:
         DocumentError: when the pack has no effective manifest.
@@ -94,7 +94,7 @@ def derive_source(files: PackFiles) -> JsonObject | None:
 def manifest_problems(
     manifest: Mapping[str, Any], found: Findings, files: PackFiles, verdict: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield the manifest's claims that do not follow; an absent field claims nothing.
+    """Yield a problem for each claim of the manifest that does not follow; an absent field claims nothing.
 
     Args:
         manifest: the manifest, whose blocks may be partial.
@@ -156,7 +156,7 @@ def _baseless_claims(manifest: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _in_common(claimed: Any, derived: Any) -> tuple[Any, Any]:
-    """Return two values reduced to their common fields; list rows are matched by position."""
+    """Reduce two values to the fields that both have, and return them; list rows are matched by position."""
     if isinstance(claimed, dict) and isinstance(derived, dict):
         pairs = {key: _in_common(claimed[key], derived[key]) for key in derived if key in claimed}
         return {key: own for key, (own, _) in pairs.items()}, {key: other for key, (_, other) in pairs.items()}
@@ -167,7 +167,7 @@ def _in_common(claimed: Any, derived: Any) -> tuple[Any, Any]:
 
 
 def metadata_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
-    """Yield contradictions between the files under ``metadata/`` and the effective manifest, or among them."""
+    """Yield contradictions among the files under ``metadata/``, and between them and the effective manifest."""
     try:
         yield from _provenance_problems(found, files)
         yield from _version_problems(found, files)
@@ -204,7 +204,7 @@ def _level_problems(
 
 
 def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[Problem]:
-    """Yield the settings of the run that differ from its reports."""
+    """Yield a problem for each setting of the run that differs from its reports."""
     assurance = manifest.get("verification", {}).get("report_assurance")
     if _setting(manifest, "report_assurance") not in (None, assurance):
         words = "differs from invocation.parameters"
@@ -220,7 +220,7 @@ def _setting_problems(manifest: Mapping[str, Any], found: Findings) -> Iterator[
 def _review_problems(
     manifest: Mapping[str, Any], found: Findings, verdict: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield the requirements of a release review that a manifest claiming one does not meet."""
+    """Yield the unmet requirements of a release review if the manifest claims one."""
     if _setting(manifest, "release_review") is True:
         for words in _review_lacks(manifest, found, verdict):
             field = "invocation.parameters.release_review"
@@ -241,7 +241,7 @@ def _review_lacks(manifest: Mapping[str, Any], found: Findings, verdict: Mapping
 
 
 def _setting(manifest: Mapping[str, Any], setting: str) -> Any:
-    """Return the value of a setting of the run, or None if the manifest does not have it."""
+    """Return the value of a setting of the run, or None if the manifest does not state it."""
     row = manifest.get("invocation", {}).get("parameters", {}).get(setting)
     return row.get("value") if isinstance(row, dict) else None
 
@@ -276,7 +276,7 @@ def _selection_problems(found: Findings) -> Iterator[Problem]:
 
 
 def _weight_problems(scenarios: Mapping[str, Any], files: PackFiles) -> Iterator[Problem]:
-    """Yield weights that no scenario declares, and declared weights that are missing."""
+    """Yield a problem for weights that no scenario declares, and for declared weights that are missing."""
     weights = [path for path in files.digests if path.endswith(layout.WEIGHT_SUFFIXES)]
     claimed = [row["id"] for row in scenarios["scenarios"] if row.get("contains_model_weights_in_pack")]
     if weights and not claimed:
@@ -288,7 +288,7 @@ def _weight_problems(scenarios: Mapping[str, Any], files: PackFiles) -> Iterator
 
 
 def _provenance_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
-    """Yield the difference if provenance and reports have different determinism modes.
+    """Yield a problem if provenance and reports have different determinism modes.
 
     Raises:
         DocumentError: when a provenance file does not match its format.
@@ -306,7 +306,7 @@ def _provenance_problems(found: Findings, files: PackFiles) -> Iterator[Problem]
 
 
 def _version_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
-    """Yield the reports whose library versions differ from ``metadata/environment.json``."""
+    """Yield a problem for each report whose library versions differ from ``metadata/environment.json``."""
     if layout.ENVIRONMENT not in files.digests:
         return
     document = files.document(layout.ENVIRONMENT)
@@ -322,7 +322,7 @@ def _version_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
 
 
 def _pin_problems(found: Findings, files: PackFiles) -> Iterator[Problem]:
-    """Yield pins that do not match the selected models, and baselines that are not the pinned checkpoint."""
+    """Yield a problem for pins that do not match the selected models, and for baselines that differ from their pin."""
     if layout.MODEL_REVISIONS not in files.digests:
         return
     assert found.planned.scenarios is not None

@@ -21,11 +21,11 @@ StartProgress = Callable[[int], Progress]
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """The requirements of a receiver; ``at`` is the moment at which trust is judged.
+    """The receiver's requirements; ``at`` is the moment at which trust is judged.
 
     ``default_store`` is the trust store used without ``--trust-store``: with an expected fingerprint it can only
     revoke, while a ``trust_store`` must also list the signer. A ``timestamp_certificate`` requires a time stamp by its
-    authority, at whose time trust is then judged.
+    authority, and trust is then judged at the time of that stamp.
     """
 
     strict: bool = False
@@ -43,7 +43,7 @@ class VerifyOptions:
         """Refuse options that cannot be combined.
 
         Raises:
-            UsageError: naming two of them.
+            UsageError: when two options exclude each other; the message names both.
         """
         if self.policy is not None and self.report_assurance == "off":
             raise UsageError(

@@ -21,7 +21,7 @@ from invarlock.verdict.compiling import Outcome, Planned, planned_cases, read_ou
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan: cases by report path, scenarios by id, tuned parameters."""
+    """The plan of a run: cases by report path, scenarios by id, and tuned parameters."""
 
     cases: Mapping[str, Planned]
     scenarios: Mapping[str, Mapping[str, Any]]
@@ -42,17 +42,17 @@ class PlanResult:
 
 
 def read_plan(files: PackFiles) -> PlanResult:
-    """Return the plan; without an effective manifest it is empty, and reports are examined individually."""
+    """Return the plan in a pack; without an effective manifest it is empty, and reports are examined individually."""
     try:
         scenarios = files.document(layout.SCENARIOS)
         check_schema(scenarios, "scenarios", where=layout.SCENARIOS)
         rows = {row["id"]: row for row in scenarios["scenarios"]}
         found = PlanResult(scenarios, Plan(planned_cases(scenarios), rows, _read_tuned(files)))
     except (MissingFileError, IntegrityError):
-        # reported as a problem of the files, or when the verdict is derived
+        # the problem is reported with the files, or when the verdict is derived
         return PlanResult()
     except InvarLockError as error:
-        # what lacks a selection has no place of its own
+        # a problem about a missing selection has no place, so it gets the effective manifest's
         wrong = (problem if problem.where else problem.of(layout.SCENARIOS) for problem in in_pack(error))
         return PlanResult(problems=tuple(wrong))
     if layout.PYTEST_REPORT not in files.digests:

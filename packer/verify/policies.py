@@ -1,6 +1,6 @@
-"""A receiver's policy: what a valid pack must also show before its receiver relies on it.
+"""A receiver's policy: further requirements that a valid pack must meet before its receiver relies on it.
 
-Example, for a deployment that takes quantised models of one team::
+Example, for a deployment that accepts quantised models by one team::
 
     {"schema": "invarlock/receiver-policy-v1", "verdict": "PASS", "signers": ["sha256:…"], "suites": ["subset", "full"],
      "maximum_age_days": 30, "scenarios": ["noop_control", "nan_injection"], "tiers": ["balanced"],
@@ -30,7 +30,7 @@ from invarlock.problems import Code, Problem
 
 SCHEMA = "receiver_policy"
 SECONDS_A_DAY = 24 * 60 * 60
-# Of a number that is better the larger it is, a policy limits the smallest value.
+# Measures for which larger is better: a policy sets a lower limit on them.
 LARGER_IS_BETTER = frozenset({"fidelity_same_top_share"})
 
 
@@ -43,16 +43,16 @@ class ReceiverPolicy:
 
 @dataclass(frozen=True)
 class PackProperties:
-    """What a valid pack shows to a policy.
+    """The properties of a valid pack that a policy can restrict.
 
     Attributes:
-        manifest: its manifest.
-        signer: fingerprint of its signer, None if it is not signed.
-        found: its reports and its plan.
-        verdict: the derived verdict, None without one.
-        missing_for_strong: why it is not strong evidence for this receiver.
-        at: the moment at which it is judged.
-        stamped_at: the time of its verified time stamp, None without one.
+        manifest: the pack's manifest.
+        signer: the fingerprint of the pack's signer, None if the pack is unsigned.
+        found: the pack's reports and plan.
+        verdict: the derived verdict, None if there is no verdict.
+        missing_for_strong: the reasons why the pack is not strong evidence for this receiver.
+        at: the moment at which the pack is judged.
+        stamped_at: the time of the signature's verified time stamp, None without a time stamp.
     """
 
     manifest: Manifest
@@ -69,8 +69,8 @@ def read_policy(path: Path) -> ReceiverPolicy:
 
     Raises:
         MissingFileError: when the file does not exist.
-        DocumentError: when it is not a policy; unknown requirements are refused.
-        UsageError: when it requires nothing.
+        DocumentError: when the file is not a policy or has an unknown requirement.
+        UsageError: when the policy requires nothing.
     """
     document = read_json(path)
     check_schema(document, SCHEMA, where=str(path))
@@ -93,7 +93,7 @@ def policy_problems(policy: ReceiverPolicy, shown: PackProperties) -> list[Probl
     ]
 
 
-# Where a pack does not meet a requirement, and why.
+# For each unmet requirement, the place in the pack and the reason.
 Unmet = Iterator[tuple[str, str]]
 
 
@@ -124,7 +124,7 @@ def _maximum_age_days(wanted: float, shown: PackProperties) -> Unmet:
     if stated is None:
         yield MANIFEST_NAME, "does not say when the pack was made"
         return
-    # a pack cannot be younger than the time stamp of its signature
+    # a pack is at least as old as the time stamp of its signature
     made = parse_moment(stated) if shown.stamped_at is None else min(parse_moment(stated), shown.stamped_at)
     age = (shown.at - made).total_seconds() / SECONDS_A_DAY
     if age > wanted:

@@ -1,4 +1,4 @@
-"""The presets of a pack, derived again from their null runs; reports refer to them by digest."""
+"""Deriving the presets of a pack again from their null runs; reports refer to presets by digest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PRESET = re.compile(rf"{re.escape(layout.PRESETS)}calibrated_preset_([^/]+)\.js
 
 
 def read_presets(files: PackFiles) -> tuple[dict[str, Preset], list[Problem]]:
-    """Return the presets of a pack that follow from their null runs, by model folder, and the problems.
+    """Return the presets that follow from their null runs, by model folder, and the problems of the others.
 
     At most two null runs are in memory at a time.
     """
@@ -46,7 +46,7 @@ def read_presets(files: PackFiles) -> tuple[dict[str, Preset], list[Problem]]:
         except InvarLockError as error:
             problems += in_pack(error)
             continue
-        # a problem of a null run is reported for its file
+        # a problem of a null run already names the null run's file
         problems += [problem if problem.where else problem.of(path) for problem in wrong]
         if not wrong:
             presets[folder] = Preset(document, f"sha256:{files.digests[path]}")
@@ -62,12 +62,12 @@ def read_presets(files: PackFiles) -> tuple[dict[str, Preset], list[Problem]]:
 def preset_use_problems(
     path: str, report: Mapping[str, Any], preset: Preset | None, baseline: Mapping[str, Any] | None
 ) -> Iterator[Problem]:
-    """Yield the problem if a report was not judged with its model's preset in the pack.
+    """Yield a problem if a report was not judged with the preset that the pack has for its model.
 
     Args:
-        path: path of the report.
-        report: the document.
-        preset: the preset of its model, or None if the pack has no valid one.
+        path: the path of the report.
+        report: the report's document.
+        preset: the preset of the report's model, or None if the pack has no valid one.
         baseline: the report of the baseline, or None.
     """
     provenance = report["policy_provenance"]

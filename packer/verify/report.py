@@ -1,4 +1,4 @@
-"""The check that a report follows from its raw measurements, its baseline and the files in its folder."""
+"""Checking that a report follows from its raw measurements, its baseline and the files in its folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from invarlock.verdict.summaries import ARTIFACT_KEYS
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """The facts kept of an examined report: everything that a verdict, a summary or a manifest uses."""
+    """The facts kept from an examined report: everything that a verdict, a summary or a manifest uses."""
 
     path: str
     model_id: str
@@ -86,11 +86,11 @@ def examine_report(
     preset: Preset | None,
     around: Neighbours,
 ) -> ExaminedReport:
-    """Return the facts of a report and the files in its folder, and everything that does not follow.
+    """Examine a report and the files in its folder; return the facts, and a problem for all that does not follow.
 
-    ``around`` are the pages that its own page links to.
+    ``around`` are the pages that the report's page links to.
 
-    A file that does not match its digest is a problem of ``files`` and is not repeated here.
+    A file that does not match its digest is already a problem in ``files`` and is not repeated here.
     """
     planned = plan.cases.get(path)
     kind = "unknown" if planned is None else str(planned.scenario["category"])
@@ -180,7 +180,7 @@ def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: S
                     "ok": not problems,
                     "reason": str(problems[0]) if problems else None,
                 },
-                # a report that verifies has no problems, and the envelope no field for them
+                # for a report that verifies, the envelope has no field for problems
                 **({"problems": [problem.document() for problem in problems]} if problems else {}),
             }
         ],
@@ -189,7 +189,7 @@ def verify_envelope(path: str, report: Mapping[str, Any], kind: str, problems: S
 
 
 def join_envelopes(envelopes: Mapping[str, VerifyEnvelope]) -> VerifyEnvelope:
-    """Return one envelope for all reports."""
+    """Join the envelopes of all reports into one."""
     results = [envelope["results"][0] for _, envelope in sorted(envelopes.items())]
     bad = [result for result in results if not result["ok"]]
     return {
@@ -201,7 +201,7 @@ def join_envelopes(envelopes: Mapping[str, VerifyEnvelope]) -> VerifyEnvelope:
 
 
 def _place_problems(path: str, report: Mapping[str, Any], baseline: Baseline | None) -> Iterator[Problem]:
-    """Yield the problem if a report is in another model's folder, or was measured against another baseline."""
+    """Yield a problem if a report is in another model's folder, or was measured against another baseline."""
     folder = layout.model_folder(path)
     if folder_name(report["meta"]["model_id"]) != folder:
         words = f"{report['meta']['model_id'][:100]!r}, but the folder is for another model"
@@ -252,9 +252,9 @@ def _runtime_manifest(
 
 
 def _document(files: PackFiles, where: str) -> tuple[Any, list[Problem]]:
-    """Return a document in a report's folder, None if it cannot be read, and its problems.
+    """Return a document in a report's folder (None if it cannot be read), and its problems.
 
-    A digest mismatch is a problem of ``files`` and is not repeated here.
+    A digest mismatch is already a problem in ``files`` and is not repeated here.
     """
     try:
         document = files.document(where)
@@ -277,7 +277,7 @@ def _timing_problems(files: PackFiles, path: str, report: Mapping[str, Any]) -> 
 def _page_problems(
     files: PackFiles, path: str, report: Mapping[str, Any], place: CasePlace | None
 ) -> Iterator[Problem]:
-    """Yield the problem if a report's HTML page exists and is not the one rendered from the report."""
+    """Yield a problem if a report's HTML page exists and differs from the page rendered from the report."""
     where = sibling(path, layout.PAGE)
     if where not in files.digests:
         return
@@ -289,7 +289,7 @@ def _page_problems(
 def _tuned_problems(
     path: str, report: Mapping[str, Any], planned: Planned | None, tuned: TunedParams | None
 ) -> Iterator[Problem]:
-    """Yield the problem if a clean edit does not use its model's tuned parameters in the pack."""
+    """Yield a problem if a clean edit does not use the tuned parameters that the pack has for its model."""
     if planned is None or tuned is None or planned.scenario["generation"]["kind"] != "edit":
         return
     generation, model = planned.scenario["generation"], planned.case["model"]
@@ -313,7 +313,7 @@ def _edit_metadata(
         there = where in files.digests
         return None, [Problem(Code.EDIT_METADATA_DIFFERS, where, "", words)] if there else []
     document, unread = _document(files, where)
-    # it is compared with its scenario, and without scenarios no claim follows from it
+    # the metadata is compared with its scenario; without scenarios, no claim is derived from it
     if document is None or not plan.scenarios:
         absent = where not in files.digests
         code = Code.EDIT_METADATA_MISSING if absent else Code.EDIT_METADATA_MALFORMED
@@ -330,7 +330,7 @@ def _companions(
     baseline: Baseline | None,
     metadata: Mapping[str, Any] | None,
 ) -> tuple[JsonObject, list[Problem]]:
-    """Return the additional documents that a scenario requires, none if one is wrong, and the problems."""
+    """Return the additional documents that a scenario requires (none if one of them is wrong), and the problems."""
     if planned is None:
         return {}, []
     found: JsonObject = {}
@@ -349,7 +349,7 @@ def _companions(
 
 
 def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[RepeatsDocument | None, list[Problem]]:
-    """Return the repeats of a report, None if it has none, and their problems."""
+    """Return the repeats of a report (None if it has none), and their problems."""
     where = sibling(path, layout.REPEATS)
     if where not in files.digests:
         return None, []
@@ -363,7 +363,7 @@ def _repeats(files: PackFiles, path: str, report: Mapping[str, Any]) -> tuple[Re
 
 def _settings(report: Mapping[str, Any]) -> JsonObject:
     """Return the settings of the run that a report records, by name."""
-    # settings give the windows of the first text
+    # the settings state the windows of the first text
     text = next(iter(report["dataset"].get("slices", ())), report["dataset"])
     windows = text["windows"]
     return {

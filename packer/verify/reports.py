@@ -1,4 +1,4 @@
-"""The reports of a pack, examined one at a time; only the facts that a verdict needs are kept.
+"""Examining the reports of a pack one at a time; only the facts that a verdict needs are kept.
 
 Building and verifying use the same functions, so a verifier expects exactly what a builder writes.
 """
@@ -31,7 +31,7 @@ from invarlock.reports.presets import Preset
 
 @dataclass(frozen=True)
 class BaselineFacts:
-    """The facts kept of a baseline's own report."""
+    """The facts kept from a baseline's own report."""
 
     model_id: str
     digest: str
@@ -41,7 +41,7 @@ class BaselineFacts:
 
 @dataclass(frozen=True)
 class Findings:
-    """The findings of a pack's reports by path, their plan, the presets by model folder, and the problems."""
+    """The findings about a pack's reports by path, the plan, the presets by model folder, and the problems."""
 
     planned: PlanResult = field(default_factory=PlanResult)
     facts: Mapping[str, ReportFacts] = field(default_factory=dict)
@@ -61,25 +61,25 @@ class Findings:
 
     @property
     def scope(self) -> Scope:
-        """Return what the run covers: cases planned, found, and made in a container."""
+        """Return the scope of the run: the cases planned, those with a report, and those made in a container."""
         contained = [path for path, facts in self.facts.items() if facts.in_container]
         served = {path: facts.served for path, facts in self.facts.items() if facts.served is not None}
         return scope_of(self.planned.plan.cases, self.facts, contained, served)
 
     @property
     def serves_clean(self) -> bool:
-        """Whether the subject of a clean report is behind a server."""
+        """Whether a clean report measured a subject behind a server."""
         return any(facts.served is not None for facts in self.of_kind("clean"))
 
     def pack_statement(
         self, manifest: Mapping[str, Any], digests: Collection[str], verdict: Mapping[str, Any] | None
     ) -> list[str]:
-        """Return the evidence statement of a pack of these reports, before a receiver has verified it."""
+        """Return the evidence statement of a pack with these reports, before a receiver has verified it."""
         parts = list(absent(manifest, digests, self.planned.plan.cases))
         return pack_statement(self.scope, self.clean, verdict, parts)
 
     def page(self, manifest: Mapping[str, Any], digests: Collection[str], verdict: Mapping[str, Any]) -> bytes:
-        """Return the page of a pack of these reports."""
+        """Return the page of a pack with these reports."""
         return render_pack_page(
             PackFacts(
                 manifest,
@@ -148,7 +148,7 @@ def _facts_of(baseline: Baseline) -> BaselineFacts:
 
 
 def _by_baseline(paths: Collection[str]) -> list[tuple[str | None, list[str]]]:
-    """Return the reports of each model with the path of its baseline's own report, None where it has none."""
+    """Group the reports by model, each group with the path of the baseline's own report (None if it has none)."""
     groups: list[tuple[str | None, list[str]]] = []
     for _, group in groupby(sorted(paths, key=lambda path: (layout.model_folder(path), path)), layout.model_folder):
         own = list(group)

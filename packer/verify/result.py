@@ -26,16 +26,16 @@ class VerifyResult:
     Attributes:
         problems: the problems of the first class that failed, at most ``MAX_PROBLEMS``; empty if the pack verifies.
         left_out: the number of further problems of that class.
-        verdict: PASS, FAIL or NOT_DERIVED; None if the pack claims none or its integrity check failed.
+        verdict: PASS, FAIL or NOT_DERIVED; None if the pack claims no verdict or its integrity check failed.
         verdict_document: the derived verdict, or None.
         envelope: the ``verify-v1`` document of all reports.
-        attested: the predicates of its attestations, each of which follows from its reports.
-        attestable: the facts that its attestations may state; None if it has no verdict.
-        made_at: the time at which the pack was made, as its signer states it.
+        attested: the predicates of the pack's attestations, each of which follows from its reports.
+        attestable: the facts that the pack's attestations may state; None if it has no verdict.
+        made_at: the time at which the pack was made, as stated by its signer.
         stamp: the verified time stamp of the signature.
-        server_statements: what servers state of the served subjects; nothing proves it.
-        has_page: whether the pack has an ``index.html``, which was rendered again and compared.
-        manifest_sha256: digest of the exact bytes of its manifest, None if they could not be read.
+        server_statements: the servers' unproven statements about served subjects.
+        has_page: whether the pack has an ``index.html``; if so, it was rendered again and compared.
+        manifest_sha256: the digest of the manifest's exact bytes, None if they could not be read.
     """
 
     pack: Path
@@ -65,17 +65,17 @@ class VerifyResult:
 
     @property
     def code(self) -> ExitCode:
-        """The exit code: that of the problems, 0 if there are no problems."""
+        """The exit code of the problems, or 0 if there are no problems."""
         return self.problems[0].code.exit_code if self.problems else ExitCode.OK
 
     @property
     def holds(self) -> bool:
-        """Whether all checks passed, signed or not."""
+        """Whether all checks passed, whether or not the pack is signed."""
         return not self.problems
 
     @property
     def signed(self) -> bool:
-        """Return whether the pack has a valid signature of any signer."""
+        """Return whether the pack has a valid signature by any signer."""
         return self.signer is not None
 
     @property
@@ -91,17 +91,17 @@ class VerifyResult:
 
     @property
     def strong(self) -> bool:
-        """Whether the pack is strong evidence: no requirement for it is missing."""
+        """Whether the pack is strong evidence, that is, no requirement for it is missing."""
         return self.ok and not self.missing_for_strong
 
     def _assurance_status(self) -> str:
         if self.reports_verified:
             return "ok"
-        # a valid pack without reports: there was no report to check
+        # a valid pack without reports has nothing to check
         return "not_checked" if self.holds or self.options.report_assurance == "off" else "failed"
 
     def _time(self) -> JsonObject:
-        """Return when the pack was signed, and who states it: an authority, or the signer alone."""
+        """Return when the pack was signed, and who states this time: an authority, or only the signer."""
         if self.stamp is None:
             return {"signed_by": self.made_at, "stated_by": "signer", "authority": None}
         return {

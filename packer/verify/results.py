@@ -38,7 +38,7 @@ _TIMESTAMP = re.compile(rb'\n  "timestamp": "([0-9TZ:-]{1,32})"')
 
 @dataclass(frozen=True)
 class Results:
-    """The verdict that follows from a pack's reports, or None, and the pack's results that differ."""
+    """The verdict that follows from a pack's reports (or None), and the results in the pack that do not follow."""
 
     verdict: Verdict | None = None
     warnings: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ def derive_results(found: Findings, verdict: Mapping[str, Any]) -> JsonObject:
 
 
 def check_results(files: PackFiles, found: Findings) -> Results:
-    """Return the derived verdict of a pack, and the results that do not follow from its reports."""
+    """Return the derived verdict of a pack, and the results in it that do not follow from its reports."""
     if not any(path.startswith(layout.DERIVED_FOLDERS) or path == layout.SCENARIOS for path in files.digests):
         return Results(warnings=("the pack has no report and no verdict: only checksums and signature were checked",))
     try:
@@ -117,7 +117,7 @@ def check_results(files: PackFiles, found: Findings) -> Results:
 
 
 def _left_out(claimed: bytes) -> frozenset[str]:
-    """Return the cases that a verdict lists as not bundled; whether they were planned is derived.
+    """Return the cases that a verdict lists as not bundled; a later check derives whether they were planned.
 
     Raises:
         DocumentError: when the verdict is not strict JSON.

@@ -1,6 +1,6 @@
 """Verifying a pack offline: its files are intact, its signer is trusted, its claims follow from its measurements.
 
-There are seven steps, each with a frozen result and the problems that it found:
+There are seven steps. Each returns a frozen result and the problems that it found:
 
 1. control files: ``manifest.json`` and ``checksums.sha256`` exist,
 2. manifest: it matches its schema,
@@ -10,8 +10,8 @@ There are seven steps, each with a frozen result and the problems that it found:
 6. results: verdict and summaries follow from the reports,
 7. claims: manifest, metadata, README and attestation follow from the rest.
 
-A step that fails ends the verification; hashing overlaps with steps 5 to 7, which read the files. Problems of the first
-class that failed, by exit code, are listed. Only the manifest is parsed before the signature is verified.
+A step that fails ends the verification. Hashing overlaps with steps 5 to 7, which read the files. The result lists the
+problems of the first class (by exit code) that failed. Only the manifest is parsed before the signature is verified.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def verify_pack(
 ) -> VerifyResult:
     """Verify a pack; its problems are in the result, never raised.
 
-    ``added`` are control files, by name, that are verified as part of the pack before they are in its folder.
+    ``added`` maps names to control files that are verified as part of the pack before they are put into its folder.
 
     Raises:
         UsageError: when the options exclude each other, or the trust store or the authority's certificate is malformed.
-        MissingFileError: when one of these files does not exist.
+        MissingFileError: when the trust store or the certificate does not exist.
     """
     options.check()
     store_path = options.trust_store or options.default_store
@@ -90,7 +90,7 @@ def verify_pack(
 
 @dataclass(frozen=True)
 class _Steps:
-    """The results of the steps; those after a failed step are empty. ``verdict`` is the pack's own claim."""
+    """The results of the steps, empty after a failed step; ``verdict`` is the pack's own claim."""
 
     manifest: ManifestResult = field(default_factory=ManifestResult)
     signature: Signature = field(default_factory=Signature)
@@ -138,7 +138,7 @@ def _take_steps(
         sealed.files.close()
     problems = [*found.problems, *results.problems, *claims.problems]
     if options.report_assurance == "off":
-        # even with assurance off, the manifest's references must be consistent
+        # with assurance off, problems of reports are ignored, but the manifest's references must be consistent
         problems = [problem for problem in problems if problem.code.exit_code < ExitCode.REPORT]
     elif problems:
         problems += version_problems(manifest.document)
@@ -266,7 +266,7 @@ def kept_subjects_warnings(manifest: Manifest, kept: Sequence[bool]) -> Iterator
 
 
 def _missing_for_strong(result: VerifyResult, steps: _Steps) -> list[str]:
-    """Return why a valid pack is not strong evidence for this receiver."""
+    """Return the reasons why a valid pack is not strong evidence for this receiver."""
     conditions = {
         "a signature": result.signed,
         "a pinned signer (--expected-fingerprint or a trust store)": result.authenticity == "pinned",

@@ -1,13 +1,13 @@
-"""Examining the reports of a large pack in processes of their own, one on each core.
+"""Examining the reports of a large pack in several processes, one on each core.
 
 Example::
 
     examined = examine_in_processes(files, [("baselines/m/evaluation.report.json", ["reports/m/…"])])
     examined["reports/m/noop_control/run_1/evaluation.report.json"]     # an ExaminedReport
 
-A process opens the pack's folder itself, and compares what it reads with the digests that the verifier gives it. Orders
-and answers are pickles in pipes between the two; nothing of the pack is unpickled. A report without an answer, because
-its process ended, is examined by the verifier itself.
+Each process opens the pack's folder itself, and compares what it reads with digests that it gets from the verifier.
+Orders and answers are pickles in pipes between the two; nothing in the pack is unpickled. If a process ends before it
+answered, the verifier examines the remaining reports itself.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from invarlock.packer.verify.plan import read_plan
 from invarlock.packer.verify.presets import read_presets
 from invarlock.packer.verify.report import ExaminedReport, examine_report
 
-# Processes start in about a second, in which one derives 200 reports.
+# Starting the processes takes about a second; in that time, one process derives 200 reports.
 MIN_REPORTS = 256
-# Reports of an order: few enough that all processes end at about the same time.
+# The number of reports in a batch, small enough that all processes end at about the same time.
 BATCH_REPORTS = 32
-# More processes than this wait for the disk, and for the one that collects their answers.
+# Additional processes would only wait for the disk, and for the process that collects the answers.
 MAX_PROCESSES = 32
 
 Batch = tuple[str | None, tuple[str, ...]]
@@ -50,11 +50,12 @@ class _Answer:
 def examine_in_processes(
     files: PackFiles, groups: Sequence[tuple[str | None, Sequence[str]]]
 ) -> dict[str, ExaminedReport]:
-    """Return examined reports by path; none if the pack is small, not in a folder, or there is only one core.
+    """Return the examined reports by path; none if the pack is small or not in a folder, or there is only one core.
 
     Args:
-        files: the files of the pack; what other processes read counts as read.
-        groups: the path of each baseline, None where it has no report of its own, with those of its reports.
+        files: the files of the pack; a file read by another process is marked as read.
+        groups: the path of each baseline's own report (None if there is none), with the paths of the reports
+            measured against it.
     """
     batches: deque[Batch] = deque()
     for baseline, paths in groups:
@@ -75,7 +76,7 @@ def examine_in_processes(
 
 
 def _collect(order: bytes, batches: deque[Batch]) -> list[_Answer]:
-    """Start a process, give it batches as long as there are any, and return its answers."""
+    """Start a process, give it batches until none are left, and return its answers."""
     answers: list[_Answer] = []
     code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
     command = [sys.executable, "-c", code]
@@ -88,21 +89,21 @@ def _collect(order: bytes, batches: deque[Batch]) -> list[_Answer]:
                 while batches:
                     pickle.dump(batches.popleft(), process.stdin)
                     process.stdin.flush()
-                    # written by our own process
+                    # safe to unpickle: written by our own process
                     answers.append(pickle.load(process.stdout))
             finally:
                 process.kill()
     except (OSError, EOFError, IndexError, pickle.UnpicklingError):
-        # it did not start or ended, or another thread took the last batch
+        # the process did not start or ended early, or another thread took the last batch
         pass
     return answers
 
 
 def serve() -> None:
-    """Answer the orders that come through standard input, until it ends."""
-    # an interrupt ends the verifier, and with it this process
+    """Answer the orders on standard input until it is closed."""
+    # an interrupt ends the verifier, which then ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # what a library prints must not be taken for an answer
+    # answers get their own descriptor, so that a library's output is not mistaken for an answer
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     path, digests = pickle.load(sys.stdin.buffer)  # written by the process that started this one
@@ -118,7 +119,7 @@ def serve() -> None:
 
 
 class _Examiner:
-    """What a process keeps between its batches: the plan, the presets, and the last baseline."""
+    """The state that a process keeps between batches: the plan, the presets, and the last baseline."""
 
     def __init__(self, files: SealedFiles) -> None:
         self._files = files

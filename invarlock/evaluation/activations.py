@@ -1,4 +1,4 @@
-"""What a model's layers give on some windows, measured in passing: no activation outlives its chunk.
+"""Measures the outputs of a model's layers during its forward passes, and keeps the activations of one chunk at a time.
 
 Example::
 
@@ -43,20 +43,20 @@ from invarlock.reports.derivation import contract_hash
 
 @dataclass(frozen=True)
 class ActivationFacts:
-    """The raw measurements of the guards ``rmt`` and ``variance``, as a report holds them."""
+    """The raw measurements of the guards ``rmt`` and ``variance``, in the form that a report stores."""
 
     rmt: JsonObject
     variance: JsonObject
 
     def by_guard(self, scaled_logloss: Sequence[float | None] | None) -> dict[str, JsonObject]:
-        """Return the subject's raw part of each guard on activations; the losses are those with scales applied."""
+        """Return the subject's raw part of each activation guard, with the losses after scales are applied."""
         return {"rmt": self.rmt, "variance": {**self.variance, "scaled_logloss": scaled_logloss}}
 
 
 # How the guards on activations measure.
 ACTIVATION_CONTRACTS: Mapping[str, Mapping[str, Any]] = {"rmt": rmt.CONTRACT, "variance": variance.CONTRACT}
 
-# What is said of a model that could not be scored: no module, which fails closed.
+# The facts of a model that could not be scored: no module was measured, so the guards fail closed.
 NOT_MEASURED = ActivationFacts(
     {"measurement_contract_hash": contract_hash(rmt.CONTRACT), "modules": {}},
     {"measurement_contract_hash": contract_hash(variance.CONTRACT), "modules": {}},
@@ -65,16 +65,16 @@ NOT_MEASURED = ActivationFacts(
 
 @dataclass
 class _Chunk:
-    """What is kept of a chunk, by module; an expert that was given no token is not in it."""
+    """The measurements of one chunk, by module; an expert that received no token is missing."""
 
     risks: dict[str, rmt.EdgeRisk] = field(default_factory=dict)
     squares: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class ActivationObserver:
-    """Measures a model's activations while the context lasts; each forward pass is a chunk.
+    """Measures a model's activations while the context is open; each forward pass is one chunk.
 
-    ``seconds`` is the time that the measurements took, without the forward passes.
+    ``seconds`` is the time spent on the measurements, without the forward passes.
     """
 
     def __init__(self, model: PreTrainedModel, transform: OutputTransform | None = None) -> None:
@@ -82,7 +82,7 @@ class ActivationObserver:
 
         Args:
             model: a causal language model, in evaluation mode.
-            transform: brings outputs into the baseline's form, None to measure them as they are.
+            transform: maps outputs to the baseline's form; None measures them as they are.
         """
         self.seconds = 0.0
         self._model, self._transform = model, transform or NO_TRANSFORM
@@ -102,7 +102,7 @@ class ActivationObserver:
         self._hooks.close()
 
     def facts(self, chunks: int | None = None) -> ActivationFacts:
-        """Return what the first chunks gave, by default all of them."""
+        """Return the measurements of the first ``chunks`` chunks, or of all of them."""
         seen = self._chunks[:chunks]
         risks = {
             name: {"family": family, **rmt.join(found)}
@@ -136,14 +136,14 @@ def measure_activations(
 ) -> ActivationFacts:
     """Return the edge risk of every linear layer of attention and FFN, and the output of every FFN.
 
-    Windows have no padding. A chunk of windows is one forward pass, which leaves out the logits where the model can;
-    it is halved while it does not fit in memory.
+    Windows have no padding. Each chunk of windows is one forward pass, which skips the logits if the model allows it. A
+    chunk that does not fit in memory is halved until it does.
 
     Args:
         model: a causal language model, in evaluation mode.
         tokens: token ids, shape (windows, seq_len).
-        room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
-        transform: brings outputs into the baseline's form, None to measure them as they are.
+        room_bytes: the memory limit for the model and a forward pass; None if the device's allocator enforces one.
+        transform: maps outputs to the baseline's form; None measures them as they are.
 
     Raises:
         EvaluationError: when the model's forward pass fails.
@@ -170,7 +170,7 @@ def measure_activations(
 
 @contextmanager
 def scaled_outputs(model: PreTrainedModel, scales: Mapping[str, float]) -> Iterator[None]:
-    """Multiply the outputs of modules while the context lasts; no weight is touched."""
+    """Multiply the outputs of modules while the context is open; the weights do not change."""
     modules = dict(model.named_modules())
     with ExitStack() as stack:
         for name, scale in scales.items():
@@ -183,7 +183,7 @@ def scaled_outputs(model: PreTrainedModel, scales: Mapping[str, float]) -> Itera
 
 
 def _hooks(model: PreTrainedModel, observer: ActivationObserver, transform: OutputTransform) -> Iterator[Any]:
-    """Put a hook on each linear layer in scope and on each stack of experts, and yield its handle."""
+    """Put a hook on each linear layer in scope and on each stack of experts, and yield the handles."""
     model_type = model.config.model_type
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
@@ -209,7 +209,7 @@ def _linear_hook(name: str, found: Module, observer: ActivationObserver, transfo
 
     def hook(module: nn.Module, given: Any, output: torch.Tensor) -> None:
         observer.add_risk(name, found.family, apply_to_outputs(steps, output.flatten(0, -2)))
-        # an expert that is a module of its own adds to its block by its weight, which it does not know
+        # an expert that is its own module is added to the block's output with a routing weight that it does not know
         if found.role == "down" and found.expert is None:
             observer.add_output(name, output)
 

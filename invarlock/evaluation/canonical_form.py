@@ -1,8 +1,8 @@
-"""Measuring weights in the form that a subject and its baseline share, where their stored forms are too far apart.
+"""Compares weights in a form that subject and baseline share, if their stored forms differ too much.
 
-A subject that computes what its baseline does can hold other weights (``checkpoints.equivalence``). Where the stored
-matrices differ by more than rounding, what maps one onto the other is looked for, and the matrices that it moves are
-measured once more, one by one.
+Two models can compute the same function with different weights (``checkpoints.equivalence``). If the stored matrices
+differ by more than rounding, this module looks for the transformation that maps one model onto the other, and measures
+again, one by one, the matrices that it changes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from invarlock.measuring import spectral, weight_changes
 
 Rows = dict[str, dict[str, Any]]
 
-# Changes that need no other form are below all of these, which are half of the strictest tier's limits or less.
-# Rounding to 4 bits moves a matrix by 0.15 at most.
+# A subject whose changes are all below these limits is compared as it is stored. They are at most half of the strictest
+# tier's limits. Rounding to 4 bits changes a matrix by at most 0.15.
 LARGE_CHANGE: Mapping[str, float] = {"relative": 0.3, "coherent": 0.1, "flipped": 0.005, "edge_risk": 1.25}
 LARGE_LOG_RATIO = 0.02
-# A number of the report has as many digits as a spectrum.
+# Numbers in the report have as many digits as those of a spectrum.
 DIGITS = spectral.DIGITS
 
 
@@ -39,9 +39,9 @@ class OutputTransform:
     """Transforms outputs of the subject's layers into the baseline's form.
 
     Attributes:
-        residual: of the layers that write to the residual stream.
-        values: of value projections, by the name of the module.
-        experts: by block, the baseline's number of each of the subject's experts.
+        residual: the steps for layers that write to the residual stream.
+        values: the steps for value projections, by module name.
+        experts: the baseline's number of each of the subject's experts, by block.
     """
 
     residual: Rotate | None
@@ -49,7 +49,7 @@ class OutputTransform:
     experts: Mapping[int, tuple[int, ...]]
 
     def of_linear(self, module: str, role: str) -> tuple[Step, ...]:
-        """Return the steps on what a linear layer of that role gives."""
+        """Return the steps for the outputs of a linear layer with this role."""
         if role in ("o", "down"):
             return () if self.residual is None else (self.residual,)
         return (self.values[module],) if module in self.values else ()
@@ -60,14 +60,14 @@ NO_TRANSFORM = OutputTransform(None, {}, {})
 
 @dataclass(frozen=True)
 class CanonicalForm:
-    """What was found of a subject: what was removed, what cannot be, and the matrices in the form that is compared.
+    """The form in which a subject is compared: the differences removed, those that cannot be, and the new measurements.
 
     Attributes:
-        removed: ``equivalence`` of the report.
-        skipped: ``equivalence_not_used`` of the report.
-        spectra: of ``baseline`` and ``subject``, rows by module.
+        removed: the report's ``equivalence``.
+        skipped: the report's ``equivalence_not_used``.
+        spectra: rows by module, for ``baseline`` and ``subject``.
         changes: rows by module.
-        outputs: for the guards on activations.
+        outputs: the transformation of outputs, for the guards on activations.
     """
 
     removed: list[dict[str, Any]]
@@ -95,15 +95,15 @@ def needs_canonical_form(baseline: CheckpointFacts, subject: CheckpointFacts) ->
 def measure_canonical_form(
     baseline: Path, subject: Path, stored: CheckpointFacts, own: CheckpointFacts
 ) -> CanonicalForm | None:
-    """Return the form of a subject that is compared; None if it is compared as it is stored.
+    """Return the form in which a subject is compared, or None if it is compared as it is stored.
 
     Peak memory is one matrix of both sides with its working copies, and the tensors read last.
 
     Args:
-        baseline: its folder.
-        subject: its folder.
+        baseline: the baseline's folder.
+        subject: the subject's folder.
         stored: the facts of the baseline as it is stored.
-        own: those of the subject.
+        own: the facts of the subject as it is stored.
 
     Raises:
         CheckpointError: when one cannot be read.
@@ -139,7 +139,7 @@ def measure_canonical_form(
 
 
 def _moved(sides: Sides) -> Iterator[Site]:
-    """Yield the matrices that have another form than the stored one on a side, those of a block together."""
+    """Yield the matrices whose form differs from the stored one on either side; those of one block are adjacent."""
     moved = {*sides.base_steps, *sides.own_steps, *sides.own_sources, *sides.base_sources}
     yield from sorted(moved, key=lambda site: (site.tensor, site.expert or 0))
 

@@ -24,13 +24,13 @@ from invarlock.measuring import invariants, spectral, weight_changes
 from invarlock.reports.derivation import contract_hash
 from invarlock.stages import counted
 
-# How the spectral guard measures: matrices, and what became of them.
+# How the spectral guard measures matrices and their changes.
 SPECTRAL_CONTRACT: Mapping[str, Any] = {
     **spectral.CONTRACT,
     "changes": dict(weight_changes.CONTRACT),
     "equivalence": dict(finding.CONTRACT),
 }
-# What is measured of tensors one by one, by guard.
+# Measurements that are made tensor by tensor, by guard.
 ROW_MEASURES: Mapping[str, TensorMeasure] = {guard.name: guard.measure for guard in GUARDS if guard.measure is not None}
 # How the guards on weights measure.
 WEIGHT_CONTRACTS: Mapping[str, Mapping[str, Any]] = {
@@ -38,15 +38,15 @@ WEIGHT_CONTRACTS: Mapping[str, Mapping[str, Any]] = {
     "spectral": SPECTRAL_CONTRACT,
     **{guard: measure.contract for guard, measure in ROW_MEASURES.items()},
 }
-# Matrices measured at a time: those of one shape, 256 MB of float32 at most (a single larger one is measured alone).
-# A GPU is faster on many; a CPU is not, and what waits takes memory.
+# Matrices of one shape are measured in batches of at most 256 MB of float32 (a larger matrix is measured alone).
+# Batches are faster on a GPU. On a CPU they are not, and waiting matrices take memory.
 GPU_BATCH_ELEMENTS = 1 << 26
 CPU_BATCH_ELEMENTS = 1 << 20
-# A change takes both sides and some copies of them.
+# Measuring a change needs both sides and some copies of them.
 SIDES = 4
-# Where the hidden units of an FFN are, in a matrix that is out x in.
+# The dimension of the hidden units of an FFN in a matrix of shape (out, in).
 UNIT_DIMENSIONS: Mapping[Role, int] = {"gate": 0, "up": 0, "down": 1}
-# Hidden units in another order change every matrix by more than this; rounding changes none by as much.
+# Reordered hidden units change every matrix by more than this; rounding changes every matrix by less.
 REORDERED_RELATIVE = 0.5
 SPECTRAL_FAMILIES = frozenset(spectral.CONTRACT["scope"])
 CONFIG_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -60,11 +60,11 @@ CONFIG_KEYS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """The raw measurements of the guards on weights, as a report holds them.
+    """The raw measurements of the guards on weights, in the form that a report stores.
 
-    ``changes`` are those of the matrices whose bytes differ from the baseline's, none where it is one itself. ``rows``
-    has, by guard, what is measured of tensors one by one. ``canonical`` has spectra and changes of the matrices that
-    are compared in another form than the stored one; None if all are compared as they are stored.
+    ``changes`` has the matrices whose bytes differ from the baseline's; it is empty for a baseline. ``rows`` has the
+    measurements made tensor by tensor, by guard. ``canonical`` has the spectra and changes of matrices that are
+    compared in another form than the stored one; it is None if all matrices are compared as they are stored.
     """
 
     invariants: dict[str, Any]
@@ -106,17 +106,17 @@ def measure_checkpoint(
 ) -> CheckpointFacts:
     """Return the facts of a checkpoint, read from its files without loading the model.
 
-    Each tensor is read once, and that of the baseline where its digest is another; packed ones are read as the dense
-    tensors that they stand for. What was measured of a tensor of the baseline is taken for the same tensor here. Peak
-    memory on a CPU is the largest matrix as it is stored on both sides and twice as float32, on a GPU a batch of them.
+    Each tensor is read once; the baseline's tensor is read only if its digest differs. Packed tensors are read as the
+    dense tensors that they represent. Measurements of identical baseline tensors are reused. Peak memory on a CPU is
+    the largest matrix as stored on both sides plus two float32 copies; on a GPU it is one batch of them.
 
     Args:
         folder: the checkpoint.
-        tokenizer: what its tokenizer does, None when that is not known.
-        against: its baseline, None when it is one itself.
+        tokenizer: the facts of its tokenizer, or None if they are not known.
+        against: its baseline, or None if the checkpoint is a baseline itself.
 
     Raises:
-        CheckpointError: when a folder is no whole checkpoint of a format that can be read.
+        CheckpointError: when a folder is not a complete checkpoint of a supported format.
     """
     return_freed_memory()
     base = None if against is None else open_checkpoint(against.folder)
@@ -150,7 +150,7 @@ def measure_checkpoint(
                 rows[guard][name] = row
         if name == ties["head"] and ties["tied_by_value"]:
             continue  # the embedding, stored twice
-        # rows of new tokens stand at the end; the baseline's rows are what can be compared
+        # rows of new tokens are at the end; only the baseline's rows can be compared
         compared = _rows_of_baseline(name, module, tensor, base)
         for label, matrix in _matrices(name, module, compared):
             if known is not None and label in known.spectral["modules"]:
@@ -199,7 +199,7 @@ def measure_checkpoint(
 
 
 def _rows_of_baseline(name: str, module: Module, tensor: torch.Tensor, base: Checkpoint | None) -> torch.Tensor:
-    """Return as many rows of an embedding or a head as the baseline's has, all rows of other tensors."""
+    """Return the first rows of an embedding or head, as many as the baseline's has; return other tensors whole."""
     if base is None or module.role not in ("tokens", "head") or name not in base.files.entries or tensor.ndim != 2:
         return tensor
     rows, *rest = base.files.shapes[name]
@@ -207,7 +207,7 @@ def _rows_of_baseline(name: str, module: Module, tensor: torch.Tensor, base: Che
 
 
 def _known(against: BaselineWeights | None, name: str, tensor: Mapping[str, Any]) -> CheckpointFacts | None:
-    """Return the facts of a baseline that has the same tensor, measured in the same way; None if it does not."""
+    """Return the baseline's facts if it has the same tensor, measured in the same way, else None."""
     if against is None or against.facts.invariants["tensors"].get(name) != tensor:
         return None
     same_way = against.facts.spectral["measurement_contract_hash"] == contract_hash(SPECTRAL_CONTRACT)
@@ -226,7 +226,7 @@ def _read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _matrices(name: str, module: Module, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the matrices whose spectrum is measured; of a stack of experts each."""
+    """Yield the matrices whose spectrum is measured; a stack of experts has one for each expert."""
     if module.family not in SPECTRAL_FAMILIES or not tensor.is_floating_point() or tensor.numel() == 0:
         return
     if tensor.ndim == 2:
@@ -238,7 +238,7 @@ def _matrices(name: str, module: Module, tensor: torch.Tensor) -> Iterator[tuple
 
 @dataclass(frozen=True)
 class _Pair:
-    """One matrix of both sides, out x in; ``units`` are the dimension of an FFN's hidden units, where it has one."""
+    """One matrix of both sides, shape (out, in); ``units`` is the dimension of an FFN's hidden units, if it has any."""
 
     name: str
     base: torch.Tensor
@@ -253,7 +253,7 @@ def _pairs(name: str, files: CheckpointFiles, tensor: torch.Tensor, base: Checkp
     module, before = files.modules[name], base.read(name)
     if not (before.is_floating_point() and tensor.is_floating_point()):
         return
-    # a bias is in the order of its units too, and is not looked at
+    # biases are not compared, so no unit order is reported for a layer that has a bias
     alone = f"{name.removesuffix('weight')}bias" not in files.entries
     matrices = zip(_matrices(name, module, before), _matrices(name, module, tensor), strict=True)
     for (_, was), (label, now) in matrices:
@@ -272,14 +272,14 @@ def _measure_changes(pairs: list[_Pair]) -> dict[str, dict[str, Any]]:
 
 
 def _unit_order(pair: _Pair, change: weight_changes.WeightChange) -> str | None:
-    """Return the order of a matrix's hidden units; of one that changed as a whole, as one in another order does."""
+    """Return the order of a matrix's hidden units if it changed as much as reordering would change it."""
     if pair.units is None or change.relative is None or change.relative < REORDERED_RELATIVE:
         return None
     return weight_changes.unit_order(pair.base.movedim(pair.units, 0), pair.own.movedim(pair.units, 0))
 
 
 def _stack(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return matrices of one shape as one tensor on the device; of several types as float32, like all others."""
+    """Return matrices of one shape as one tensor on the device; matrices of mixed dtypes become float32."""
     if len({matrix.dtype for matrix in matrices}) > 1:
         matrices = [matrix.float() for matrix in matrices]
     stack = torch.stack(list(matrices)) if len(matrices) > 1 else matrices[0][None].contiguous()

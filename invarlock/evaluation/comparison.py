@@ -1,4 +1,4 @@
-"""Measuring a baseline once, and every subject against it: the raw part of reports.
+"""Measures a baseline once and each subject against it; the results are the raw part of reports.
 
 Example::
 
@@ -58,15 +58,15 @@ def draw_runs(
     runs: Sequence[int],
     usable: Callable[[Sequence[int]], bool] | None = None,
 ) -> dict[int, Draw]:
-    """Return the draw of each run, the text tokenised once with the checkpoint's own tokenizer.
+    """Return the draw of each run; the text is tokenised once, with the checkpoint's own tokenizer.
 
-    Only ``usable`` windows of token ids are drawn, where it is given. A text of several slices gives the plan's windows
-    of each.
+    If ``usable`` is given, only windows of token ids that it accepts are drawn. For a text with several slices, the
+    plan gives the number of windows of each slice.
 
     Raises:
-        CheckpointError: when it is no causal language model.
+        CheckpointError: when the checkpoint is not a causal language model.
         EvaluationError: when the tokenizer cannot be loaded or the text is too short.
-        UsageError: when a window is longer than the model's positions.
+        UsageError: when a window is longer than the model's context.
     """
     check_scorable(folder, max([plan.seq_len, *(counts.seq_len for counts in plan.slices.values())]))
     tokenizer = load_tokenizer(folder)
@@ -166,27 +166,27 @@ def measure_baseline_weights(folder: Path) -> KnownBaseline:
 def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
     """Return the measurements of a subject on the windows of its baseline.
 
-    The guards of weights measure the dense tensors that packed ones stand for; the model is scored with these too, or
-    as it is stored, as the placement says.
+    The guards on weights measure the dense tensors that packed tensors represent. ``placement`` decides whether the
+    model is scored with these dense tensors or as it is stored.
 
-    Where scales of FFN outputs are proposed, the subject is scored once more with them. With ``probe_outputs`` both are
-    measured over the probe's windows too.
+    If scales of FFN outputs are proposed, the subject is scored again with them. With ``probe_outputs``, both models
+    are also measured over the probe's windows.
 
-    Weights that differ by more than rounding are compared in the form that both share, where one is found.
+    Weights that differ by more than rounding are compared in a form that both models share, if one is found.
 
-    A subject whose tensors are not the baseline's is not loaded: what is missing would be measured at random.
+    A subject that lacks tensors of its baseline is not loaded, because they would be initialised at random.
 
     Raises:
         CheckpointError: if it is not a complete checkpoint of a format that can be read.
         OutOfMemoryError: when the model or one window does not fit in memory.
-        UsageError: if it cannot be scored as it is stored for want of a library or a device.
+        UsageError: if it cannot be scored as it is stored because a library or a device is missing.
     """
     started = time.perf_counter()
     baseline, draw, placement = comparison.baseline, comparison.draw, comparison.placement
     digest = digest_checkpoint(subject)
     form = None
     if digest == baseline.digest:
-        # the same files, and so the same facts
+        # the files are the same, so the facts are too
         facts = baseline.facts
     else:
         tokenizer = subject_tokenizer_facts(subject, baseline.folder, baseline.facts.invariants, draw)
@@ -208,7 +208,7 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
         with stage("loading"):
             model = _load_subject(subject, baseline.folder, placement, facts)
     except OutOfMemoryError:
-        # says nothing of the subject
+        # running out of memory says nothing about the subject
         raise
     except EvaluationError as error:
         return unscored(str(error))
@@ -270,7 +270,7 @@ def compare(subject: Path, comparison: Comparison) -> SubjectMeasurement:
 
 
 def scored_as(facts: CheckpointFacts, placement: Placement) -> str:
-    """Return how a checkpoint is scored: ``native``, as it is stored, or ``dequantised``."""
+    """Return how a checkpoint is scored: ``native`` (as it is stored) or ``dequantised``."""
     return NATIVE if facts.invariants["storage"]["quantisation"] is None else placement.scoring
 
 
@@ -294,7 +294,7 @@ def _load_subject(subject: Path, baseline: Path, placement: Placement, facts: Ch
 
 
 def window_columns(draw: Draw, preview: Scores | None, final: Scores | None, key: str) -> dict[str, dict[str, Any]]:
-    """Return ``evaluation_windows`` of one side: ids, token counts, and losses under ``key``."""
+    """Return one side's ``evaluation_windows``: ids, token counts, and the losses under ``key``."""
     parts = {}
     for name, windows, scores in (("preview", draw.preview, preview), ("final", draw.final, final)):
         parts[name] = {

@@ -1,7 +1,7 @@
-"""Bytes of compressed files, whole or not at all, and the text in bytes.
+"""Decompresses files completely or refuses them, and decodes their text.
 
-The readers of the standard library stop in silence where what follows a stream is no stream; here that is an error. A
-file of several streams (``cat a.xz b.xz``, pixz, pigz) is read to its end.
+The readers of the standard library stop silently if the data after a stream is not another stream; here that is an
+error. A file of several streams (``cat a.xz b.xz``, pixz, pigz) is read to its end.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from invarlock.errors import EvaluationError
 from invarlock.problems import Code
 
-# The longest text that is scored; the embedded one is 0.4 MB.
+# The longest text that is scored; the embedded text has 0.4 MB.
 MAX_TEXT_BYTES = 256 * 1024 * 1024
-_GZIP = 31  # zlib's number for a gzip header and trailer
+_GZIP = 31  # the value of zlib's wbits for a gzip header and trailer
 _DECOMPRESSORS: Mapping[str, Callable[[], Any]] = {
     ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO),
     ".lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO),
@@ -33,15 +33,15 @@ _OTHER_ENCODINGS = {
 
 
 def decompress(data: bytes, suffix: str, where: str) -> bytes:
-    """Return what a compressed file holds, all of its streams.
+    """Return the decompressed content of a file, with all of its streams.
 
     Args:
         data: the file's bytes.
-        suffix: one of ``COMPRESSIONS``, which says how it is compressed.
-        where: names the file in messages.
+        suffix: one of ``COMPRESSIONS``, which names the compression.
+        where: the name of the file in messages.
 
     Raises:
-        EvaluationError: when it is cut off, has something else behind its end, or holds more than ``MAX_TEXT_BYTES``.
+        EvaluationError: when the data is truncated, has trailing garbage, or is longer than ``MAX_TEXT_BYTES``.
     """
     whole = bytearray()
     if not data:
@@ -65,10 +65,10 @@ def decompress(data: bytes, suffix: str, where: str) -> bytes:
 
 
 def decode(data: bytes, where: str) -> str:
-    """Return UTF-8 text without a byte order mark, its line ends as ``\\n``.
+    """Return UTF-8 text without a byte order mark, with ``\\n`` as its line ends.
 
     Raises:
-        EvaluationError: when it is in another encoding.
+        EvaluationError: when the data has another encoding.
     """
     for mark, encoding in _OTHER_ENCODINGS.items():
         if data.startswith(mark):
@@ -85,7 +85,7 @@ def decode(data: bytes, where: str) -> str:
 
 
 def one_line_end(text: str) -> str:
-    """Return a text with ``\\n`` as the one line end, as Python's universal newlines read it."""
+    """Return a text with every line end as ``\\n``, like Python's universal newlines."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

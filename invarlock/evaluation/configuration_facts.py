@@ -1,12 +1,12 @@
-"""What the configuration of a checkpoint computes with: ``config.json``, generation config, tokenizer, chat template.
+"""The settings of a checkpoint that affect its outputs: ``config.json``, generation config, tokenizer, chat template.
 
 Example::
 
     configuration_facts(files, tokenizer)["config"]["rope_parameters.rope_theta"]     # 10000.0
 
-A config is read as transformers reads it, so that a default that one file states and the other leaves out is no
-difference, nor is one of the names that a field has had. Fields that only say how a model is stored, trained or
-returned are left out.
+A config is read as transformers reads it. A default that only one of two files states is therefore not a difference,
+and neither is an older name of the same field. Fields that only describe how a model is stored, trained or returned are
+left out.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from invarlock.evaluation.tokenizer_facts import TokenizerFacts
 from invarlock.jsonio import read_json
 
 GENERATION_FILE = "generation_config.json"
-# A text that is longer is cut, and ends with its digest.
+# A longer text is cut and ends with its digest.
 MAX_TEXT = 200
-# Judged by the tensors, the embedding and the tie.
+# Fields that are judged by the tensors, the embedding and the weight tie.
 JUDGED = frozenset(
     {"model_type", "vocab_size", "num_hidden_layers", "n_layer", "num_local_experts", "num_experts"}
     | {"tie_word_embeddings"}
 )
-# How weights are stored, or by which program.
+# Fields that say how weights are stored, or by which program.
 STORAGE = frozenset(
     {"quantization_config", "quantization", "compression_config", "torch_dtype", "dtype", "transformers_version"}
     | {"_name_or_path", "name_or_path", "model_name", "auto_map", "use_cache", "cache_implementation", "torchscript"}
@@ -46,7 +46,7 @@ STORAGE = frozenset(
     | {"_experts_implementation", "use_flash_attn", "unsloth_fixed", "unsloth_version", "_from_model_config"}
     | {"transformers_weights", "pretraining_tp", "use_bfloat16", "_commit_hash", "use_kernels"}
 )
-# What a training run or a caller of the library uses. A padding token is masked wherever it stands; which layers
+# Fields that matter only in training or to a caller of the library. A padding token is masked everywhere. Which layers
 # slide (``max_window_layers``, ``use_sliding_window``) is resolved into ``layer_types`` and ``sliding_window``.
 UNUSED = re.compile(
     r"initializer_.*|init_.*|.*dropout.*|.*pdrop|.*aux_loss.*|.*_loss_coef|output_.*|return_dict.*|id2label|label2id"
@@ -55,7 +55,7 @@ UNUSED = re.compile(
     r"|task_specific_params|tokenizer_class|prefix|sep_token_id|pad_token_id|tf_legacy_loss|router_jitter_noise"
     r"|max_window_layers|use_sliding_window|tie_word_embeddings|rescale_prenorm_residual|time_step_init_scheme"
 )
-# What transformers generates with where a file does not say.
+# The values that transformers uses in generation if a file does not state them.
 GENERATION_DEFAULTS: Mapping[str, Any] = {
     "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "typical_p": 1.0, "repetition_penalty": 1.0,
     "length_penalty": 1.0, "num_beams": 1, "num_beam_groups": 1, "num_return_sequences": 1, "max_length": 20,
@@ -70,7 +70,7 @@ def configuration_facts(files: CheckpointFiles, tokenizer: TokenizerFacts | None
 
     Args:
         files: the checkpoint.
-        tokenizer: what its tokenizer does, None when that is not known.
+        tokenizer: the facts of its tokenizer, or None if they are not known.
 
     Raises:
         CheckpointError: when ``generation_config.json`` is malformed.
@@ -78,7 +78,7 @@ def configuration_facts(files: CheckpointFiles, tokenizer: TokenizerFacts | None
     config = dict(_fields(_resolved(files)))
     hidden, heads = (config.get(name) for name in ("hidden_size", "num_attention_heads"))
     if type(hidden) is int and type(heads) is int and heads > 0:
-        # a file may state what follows from the two
+        # head_dim follows from these two; some files state it anyway
         config.setdefault("head_dim", hidden // heads)
     return {
         "config": {name: value for name, value in config.items() if name not in JUDGED},
@@ -92,7 +92,7 @@ def configuration_facts(files: CheckpointFiles, tokenizer: TokenizerFacts | None
 
 
 def _resolved(files: CheckpointFiles) -> JsonObject:
-    """Return a config with the defaults of its class; as it stands where the library has none, or refuses it."""
+    """Return a config with the defaults of its class; unchanged if transformers has no such class or refuses it."""
     stated = copy.deepcopy(dict(files.config))
     try:
         found: JsonObject = CONFIG_MAPPING[files.model_type].from_dict(stated).to_dict()
@@ -102,7 +102,7 @@ def _resolved(files: CheckpointFiles) -> JsonObject:
 
 
 def _generation(folder: Path) -> JsonObject | None:
-    """Return what a folder states of generation; None of an adapter or a GGUF file, which have their baseline's."""
+    """Return a folder's generation settings; None for an adapter or a GGUF file, which use their baseline's."""
     if not (folder / CONFIG_FILE).is_file():
         return None
     path = folder / GENERATION_FILE
@@ -122,9 +122,9 @@ def _generation(folder: Path) -> JsonObject | None:
 
 
 def _fields(document: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a document by dotted name, and their values as a number, a flag or a text."""
+    """Yield the fields of a document: a dotted name, and the value as a number, a flag or a text."""
     for stated, value in document.items():
-        key = str(stated)  # transformers makes numbers of some tables' keys
+        key = str(stated)  # transformers turns the keys of some tables into numbers
         if key in STORAGE or UNUSED.fullmatch(key):
             continue
         name = f"{where}{_text(key)}"
@@ -143,6 +143,6 @@ def _value(value: Any) -> Any:
 
 
 def _text(value: str) -> str:
-    """Return a text in printable ASCII, cut with its digest where it is long."""
+    """Return a text in printable ASCII; a long text is cut and ends with its digest."""
     text = value.encode("unicode_escape").decode()
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 20]}... {short_digest(text.encode())}"

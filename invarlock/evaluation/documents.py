@@ -1,6 +1,6 @@
-"""From measurements to the documents that leave a process: a baseline's own report, and a subject's.
+"""Builds the documents that leave a process from measurements: the baseline's own report, and the subject's report.
 
-The suite's cases and ``invarlock evaluate`` write the same ones.
+The cases of a suite and ``invarlock evaluate`` write the same documents.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from invarlock.reports.sidecars import BASELINE_REUSED, RENDER_DEFERRED
 
 
 def baseline_document(setup: Setup, baseline: Baseline) -> BaselineReport:
-    """Return the report of a baseline: its raw measurements, and no times: the same measurements are the same bytes.
+    """Return a baseline's report. It has raw measurements and no times, so equal measurements give equal bytes.
 
     Raises:
-        DocumentError: when it would not hold to its schema.
+        DocumentError: when it would not match its schema.
     """
     document: JsonObject = {
         "schema_version": SCHEMA_VERSION,
@@ -61,12 +61,12 @@ def baseline_document(setup: Setup, baseline: Baseline) -> BaselineReport:
 
 
 def measurement_contracts() -> dict[str, JsonObject]:
-    """Return how each guard of a baseline's report is measured by this version."""
+    """Return how this version measures each guard in a baseline's report."""
     return {guard: dict(contract) for guard, contract in {**WEIGHT_CONTRACTS, **ACTIVATION_CONTRACTS}.items()}
 
 
 def contracts_of(baseline: BaselineReport) -> dict[str, JsonObject]:
-    """Return how each guard of a baseline's report was measured; a subject has to be measured in the same way."""
+    """Return how each guard in a baseline's report was measured; a subject must be measured in the same way."""
     document = cast("JsonObject", baseline)
     return {guard: document[guard]["measurement_contract"] for guard in measurement_contracts()}
 
@@ -79,18 +79,18 @@ def report_document(
     task_records: Mapping[str, Any] | None = None,
     signatures: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Report:
-    """Return the report of a subject, all that follows from its measurements included.
+    """Return a subject's report: its raw measurements and all results that follow from them.
 
     Args:
         request: the evaluation.
-        edited: what the subject is.
-        measured: of the subject.
-        make_seconds: how long it took to make the subject, None when it was there.
-        task_records: results of both sides on tasks, None if there are none.
+        edited: the description of the subject's edit.
+        measured: the measurements of the subject.
+        make_seconds: how long it took to make the subject; None if it existed already.
+        task_records: the results of both sides on tasks, or None.
         signatures: the model signatures that were verified, by side.
 
     Raises:
-        DocumentError: when it would not hold to its schema.
+        DocumentError: when it would not match its schema.
     """
     setup, baseline = request.setup, request.baseline.document
     base = draw_of(baseline, request.run)
@@ -115,7 +115,7 @@ def report_document(
 
 
 def _signed(raw: Mapping[str, Any], signatures: Mapping[str, Mapping[str, str]] | None) -> dict[str, Any]:
-    """Return the raw part of a report with the model signatures that were verified."""
+    """Return the raw part of a report with the verified model signatures added."""
     blocks = {"baseline": "baseline_ref", "subject": "subject"}
     found = {blocks[side]: signature for side, signature in (signatures or {}).items()}
     return {**raw, **{name: {**raw[name], "model_signature": dict(one)} for name, one in found.items()}}
@@ -128,10 +128,10 @@ def served_document(
     task_records: Mapping[str, Any] | None = None,
     signatures: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Report:
-    """Return the report of a served subject: no guard judges it, and it has no digest.
+    """Return the report of a served subject. It has no digest, and no guard judges it.
 
     Raises:
-        DocumentError: when it would not hold to its schema.
+        DocumentError: when it would not match its schema.
     """
     raw = {
         **_outputs(request, edited, (measured.preview, measured.final), measured.fidelity),
@@ -152,7 +152,7 @@ def _outputs(
     scores: tuple[Scores | None, Scores | None],
     fidelity: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return what the raw part of a report says of the outputs, and of what was compared on which text."""
+    """Return the raw part of a report on outputs: the comparison, its text, and the scores."""
     setup, baseline, run = request.setup, request.baseline.document, request.run
     own, base = window_columns(request.draw, *scores, "logloss"), draw_of(baseline, run)
     for part in ("preview", "final"):
@@ -179,7 +179,7 @@ def _composed(
     seconds: Mapping[str, float],
     task_records: Mapping[str, Any] | None,
 ) -> Report:
-    """Return the report that follows from the raw measurements, which holds to its schema."""
+    """Return the report that follows from the raw measurements; it matches its schema."""
     setup = request.setup
     report = compose(
         {
@@ -202,7 +202,7 @@ def probe_document(
     """Return the document of a probe.
 
     Raises:
-        DocumentError: when it would not hold to its schema.
+        DocumentError: when it would not match its schema.
     """
     guard, _ = PROBED[probe]
     subject = measured.probe.by_guard(_losses(measured.probe_scaled))[guard.name]
@@ -214,7 +214,7 @@ def probe_document(
 
 
 def equivalence(form: CanonicalForm | None) -> JsonObject:
-    """Return what a report says of differences that leave the function as it is; nothing where there are none."""
+    """Return a report's block on differences that do not change the function; empty if there are none."""
     found = {} if form is None else {"equivalence": form.removed, "equivalence_not_used": form.skipped}
     return {key: rows for key, rows in found.items() if rows}
 
@@ -224,5 +224,5 @@ def _losses(scores: Scores | None) -> list[float | None] | None:
 
 
 def telemetry(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return seconds a stage as documents say them."""
+    """Return seconds by stage, rounded as in documents."""
     return {f"{stage}_seconds": round(value, 6) for stage, value in seconds.items()}

@@ -1,4 +1,4 @@
-"""Everything that is cheap to know about an evaluation, checked before PyTorch is imported and reported at once.
+"""All cheap checks of an evaluation, run before PyTorch is imported; their errors are reported together.
 
 Example::
 
@@ -34,13 +34,13 @@ from invarlock.evaluation.text_files import read_local_text
 from invarlock.problems import Code
 from invarlock.reports.tiers import profile_windows
 
-# An id and a log-probability for each kept token.
+# Each kept token has an id and a log-probability.
 KEPT_BYTES = 8
 # Dense weights are loaded with at least two bytes each.
 LOADED_BYTES = 2
-# A text with more bytes for each needed token is long enough in any language; it is not tokenised twice.
+# A text with more bytes per needed token is long enough in any language; tokenising it here would do the work twice.
 ENOUGH_BYTES_PER_TOKEN = 16
-# Devices of NVIDIA's driver, of WSL and of ROCm.
+# Device files of NVIDIA's driver, WSL and ROCm.
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 
 
@@ -70,7 +70,7 @@ def check_pair(request: PairRequest, target: Path) -> None:
 
 
 def window_count(request: PairRequest) -> int:
-    """Return the number of windows that are scored, of all texts together."""
+    """Return the number of windows that are scored, over all texts."""
     preview, final = profile_windows(request.profile)
     windows = (request.preview_windows or preview) + (request.final_windows or final)
     return len(request.texts) * windows
@@ -88,7 +88,7 @@ class Checks:
         self._errors: list[InvarLockError] = []
 
     def run(self, check: Callable[[], object]) -> object:
-        """Return what a check returns, None if it fails."""
+        """Return the result of a check, or None if it fails."""
         try:
             return check()
         except InvarLockError as error:
@@ -97,7 +97,7 @@ class Checks:
             return None
 
     def raise_problems(self) -> None:
-        """Raise the error that was found, or all of them as one.
+        """Raise the error that was found; several errors are raised as one.
 
         Raises:
             InvarLockError: when a check failed.
@@ -109,7 +109,7 @@ class Checks:
 
 
 def check_text_length(folder: Path, text: str, where: Path, seq_len: int, windows: int) -> None:
-    """Check that a text is long enough, with the tokenizer of a folder; one that cannot be read here is not judged.
+    """Check that a text is long enough, with the tokenizer of a folder; skip the check if the tokenizer is unreadable.
 
     Raises:
         EvaluationError: when the text has fewer windows than needed.
@@ -117,14 +117,14 @@ def check_text_length(folder: Path, text: str, where: Path, seq_len: int, window
     length = len(text.encode("utf-8"))
     if length > ENOUGH_BYTES_PER_TOKEN * seq_len * windows or not (folder / TOKENIZER_FILE).is_file():
         return
-    # imported here: other checks do without it
+    # imported here because other checks do not need it
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         tokens = len(tokenizer.encode(text, add_special_tokens=False).ids)
         prefix = len(tokenizer.encode("").ids)
-    except Exception:  # noqa: BLE001 - measuring reports what a tokenizer refuses, and why
+    except Exception:  # noqa: BLE001 - measuring reports later what a tokenizer refuses, and why
         return
     width = max(1, seq_len - prefix)
     if tokens // width < windows:
@@ -147,7 +147,7 @@ def _check_subject(subject: Path, request: PairRequest, checks: Checks, *, has_b
 
 
 def _is_there(folder: Path) -> bool:
-    """Return True for a checkpoint that is there; the message is that of ``check_request``."""
+    """Return True if a checkpoint exists, and raise an error with the message of ``check_request`` if it does not."""
     if not folder.is_dir() and not find_gguf(folder):
         raise CheckpointError(
             f"{folder}: no such folder; give a checkpoint with config.json and safetensors",

@@ -12,7 +12,7 @@ from invarlock.machine_speed import measure_speed
 
 
 def estimate_pair(request: PairRequest, target: Path) -> str:
-    """Return the time, memory and disk that a request takes, as a line; it measures the machine for a moment."""
+    """Return the estimated time, memory and disk space of a request as one line; this measures the machine briefly."""
     files = read_checkpoint(request.baseline)
     windows = window_count(request)
     batch = request.batch_size * request.seq_len

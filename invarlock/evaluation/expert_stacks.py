@@ -1,4 +1,4 @@
-"""Experts that a model keeps as stacks of matrices, run one by one once more on the tokens that each was given."""
+"""Runs the experts that a model stores as stacks of matrices again, one by one, on the tokens routed to each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def is_expert_stack(module: nn.Module) -> bool:
-    """Return whether a module has the matrices of all experts of a block as parameters of three dimensions."""
+    """Return whether a module stores the matrices of all experts of a block as three-dimensional parameters."""
     first = getattr(module, "gate_up_proj", None)
     if first is None:
         first = getattr(module, "up_proj", None)
@@ -19,9 +19,9 @@ def is_expert_stack(module: nn.Module) -> bool:
 
 
 def can_run_experts(module: Any, given: tuple[Any, ...]) -> bool:
-    """Return whether ``run_experts`` can run a module: it is called as transformers calls stacks of experts.
+    """Return whether ``run_experts`` can run a module: its call must look like that of transformers' expert stacks.
 
-    Some models sort the tokens by expert first (Llama 4), or keep gate and up projection in two stacks.
+    Some models sort the tokens by expert first (Llama 4), or keep gate and up projections in two stacks.
     """
     if len(given) < 2 or not all(isinstance(one, torch.Tensor) for one in given[:2]):
         return False
@@ -35,12 +35,12 @@ def can_run_experts(module: Any, given: tuple[Any, ...]) -> bool:
 def run_experts(
     module: Any, hidden: torch.Tensor, chosen: torch.Tensor
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Yield the number of each expert, and what its first and last matrix give, of shape (tokens, features).
+    """Yield the number of each expert and the outputs of its first and last matrix, each of shape (tokens, features).
 
     Args:
-        module: a stack of experts, of shape (expert, out, in), or (expert, in, out).
-        hidden: what it was given, shape (..., hidden).
-        chosen: the experts of each token, shape (..., experts a token).
+        module: a stack of experts with matrices of shape (expert, out, in) or (expert, in, out).
+        hidden: the input of the stack, shape (..., hidden).
+        chosen: the experts of each token, shape (..., experts per token).
     """
     hidden, chosen = hidden.flatten(0, -2), chosen.flatten(0, -2)
     first = "gate_up_proj" if hasattr(module, "gate_up_proj") else "up_proj"

@@ -1,8 +1,8 @@
-"""The final windows of a model, scored and measured in the same forward passes.
+"""Scores the final windows of a model and measures their activations in the same forward passes.
 
-The activations of the first windows are measured while these are scored: a forward pass on them is a chunk of the guard
-on activations. Where the logits of a chunk do not fit into one pass, the activations are measured in passes of their
-own.
+The activations of the first windows are measured while these are scored, so each forward pass over them must be one
+chunk of the guards on activations. If the logits of a chunk do not fit in one pass, the activations are measured in
+separate passes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from invarlock.measuring.rmt import CHUNK_WINDOWS, PROBE_WINDOWS, REPORT_WINDOWS
 
 @dataclass(frozen=True)
 class FinalWindows:
-    """What the final windows gave.
+    """The results of the final windows.
 
     Attributes:
-        scores: the losses of all of them.
-        activations: of the first ``REPORT_WINDOWS``.
-        probe: of the first ``PROBE_WINDOWS``; None unless it was wanted.
-        seconds: what the activations took.
+        scores: the losses of all final windows.
+        activations: the measurements of the first ``REPORT_WINDOWS``.
+        probe: the measurements of the first ``PROBE_WINDOWS``; None unless requested.
+        seconds: the time spent on activations.
     """
 
     scores: Scores
@@ -48,17 +48,17 @@ def measure_final(  # noqa: PLR0913  # the last is optional
 ) -> FinalWindows:
     """Return the scores and the activations of a draw's final windows.
 
-    Activations are those of windows of the first slice alone, since guards learn their limits on one register. Which
-    windows share a forward pass does not depend on ``probe``, so that equal models have equal losses.
+    Activations are measured on windows of the first slice only, since guards learn their limits on one kind of text.
+    How windows are split into forward passes does not depend on ``probe``, so that equal models have equal losses.
 
     Args:
         model: a causal language model, in evaluation mode.
-        windows: of the draw.
-        batch_size: windows a forward pass.
-        room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
-        observer: sees the log-probabilities of each position.
-        probe: whether the probe's windows are measured as well.
-        transform: brings outputs into the baseline's form, None to measure them as they are.
+        windows: the draw's final windows.
+        batch_size: windows per forward pass.
+        room_bytes: the memory limit for the model and a forward pass; None if the device's allocator enforces one.
+        observer: receives the log-probabilities of each position.
+        probe: whether the probe's windows are measured too.
+        transform: maps outputs to the baseline's form; None measures them as they are.
 
     Raises:
         EvaluationError: when the model's forward pass fails.
@@ -82,7 +82,8 @@ def measure_final(  # noqa: PLR0913  # the last is optional
             size = batch_size if at_once == CHUNK_WINDOWS else at_once
             losses += score_blocks(model, rest, size, room_bytes, observer, len(losses)).losses
         scores = Scores(tuple(losses), batch_size)
-        # a chunk that was halved is none
+        # measurements of a batch that was halved do not cover whole chunks
+
         observed = activations if at_once == CHUNK_WINDOWS else None
     if observed is not None:
         chunks = -(-REPORT_WINDOWS // CHUNK_WINDOWS)

@@ -1,8 +1,8 @@
-"""The file of a baseline's most probable tokens, and the observers of a scoring pass that write it and read it.
+"""The file of a baseline's most probable tokens, and the observers that write and read it while windows are scored.
 
-The file has the K most probable tokens of each predicted position of a draw's final windows: numpy's own format, one
-record a position, one window after another. It lies in the run directory, one for each model and draw, and is mapped,
-never read whole.
+The file has the K most probable tokens at each predicted position of a draw's final windows: one record per position,
+window after window, in numpy's own format. Each model and draw has one such file in the run directory. It is
+memory-mapped and never read whole.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from invarlock.measuring.fidelity import BaselineTokens, TokenScores, diverge, k
 from invarlock.problems import Code
 from invarlock.statistics.histogram import count_in_bins
 
-# A baseline's probability from which its most probable token counts as confident.
+# The most probable token of the baseline counts as confident from this probability on.
 CONFIDENT = 0.5
-# As for losses: beyond this a divergence says that the subject is broken, not by how much.
+# As for losses: a divergence above this says that the subject is broken, and its exact value does not matter.
 MAX_KL = 1e4
-# More than float32 resolves.
+# More digits than float32 resolves.
 DIGITS = 9
 
 Span = tuple[int, int]
@@ -39,12 +39,12 @@ Numbers = npt.NDArray[np.float64]
 
 
 def kept_folder(checkpoint: Path) -> Path:
-    """Return the folder for the files of a baseline whose checkpoint is ours: next to that."""
+    """Return the folder, next to the checkpoint, for the files of a baseline whose checkpoint we made."""
     return checkpoint.with_name(f"{checkpoint.name}_kept_tokens")
 
 
 def kept_file(folder: Path, run: int) -> Path:
-    """Return where the file of a draw lies in the folder of its model."""
+    """Return the path of a draw's file in the folder of its model."""
     return folder / f"kept_tokens_{run}.npy"
 
 
@@ -56,7 +56,7 @@ def check_kept(path: Path, measured: Mapping[str, Any]) -> None:
         measured: ``fidelity`` of the draw in the baseline's report.
 
     Raises:
-        EvaluationError: when it is missing, or another.
+        EvaluationError: when the file is missing or is a different one.
     """
     if not path.is_file():
         raise EvaluationError(
@@ -79,14 +79,14 @@ def most_probable_tokens(path: Path) -> npt.NDArray[np.int32]:
 
 
 class _Places:
-    """Where the positions of windows lie in an array that has one window after another."""
+    """The positions of windows in an array that stores one window after another."""
 
     def __init__(self, positions: Sequence[int]) -> None:
         self.total = sum(positions)
         self._ends = list(accumulate(positions, initial=0))
 
     def part(self, values: Any, windows: Span, positions: Span) -> Any:
-        """Return a view of some positions of some windows, which have one length: (windows, positions)."""
+        """Return a view of some positions of some windows of equal length, shape (windows, positions)."""
         first, last = windows
         own = values[self._ends[first] : self._ends[last]].reshape(last - first, -1)
         return own[:, slice(*positions)]
@@ -97,7 +97,7 @@ class _Places:
 
 
 class BaselineObserver:
-    """Writes the file of a draw while its final windows are scored; it appears whole at the end, or not at all.
+    """Writes a draw's file while its final windows are scored; the complete file appears at the end, or none does.
 
     Example::
 
@@ -133,7 +133,7 @@ class BaselineObserver:
         self._partial.unlink(missing_ok=True)
 
     def observe(self, windows: Span, positions: Span, scores: TokenScores, targets: torch.Tensor) -> None:
-        """Keep what a part of a forward pass says; the same part may come again after it ran out of memory."""
+        """Keep the scores of part of a forward pass; a part may be repeated after the pass ran out of memory."""
         if self._records is None:
             self._vocabulary = scores.vocabulary
             self._records = self._begin(min(self._top_k, self._vocabulary))
@@ -147,7 +147,7 @@ class BaselineObserver:
         self._places.part(self._rest, windows, positions)[:] = rest_mass(kept).cpu().numpy()
 
     def finish(self) -> KeptTokens:
-        """Put the file in its place, and return what the baseline's report says of it."""
+        """Move the file into place, and return the facts about it for the baseline's report."""
         top_k = self._records["ids"].shape[-1]
         self._records.flush()
         self._records = None
@@ -165,7 +165,7 @@ class BaselineObserver:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             mapped = np.lib.format.open_memmap(self._partial, mode="w+", dtype=record, shape=(self._places.total,))
-            # a mapped file that finds no room while it is written ends the process without a word
+            # if the disk fills up while a mapped file is written, the process dies without a message
             with self._partial.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, self._partial.stat().st_size)
         except OSError as error:
@@ -179,7 +179,7 @@ class BaselineObserver:
 
 
 class SubjectObserver:
-    """Compares a subject with the file of its baseline while the same windows are scored."""
+    """Compares a subject with its baseline's file while the same windows are scored."""
 
     def __init__(self, path: Path, positions: Sequence[int], slices: Sequence[str] = ()) -> None:
         """Open the file of a baseline.
@@ -187,7 +187,7 @@ class SubjectObserver:
         Args:
             path: the file.
             positions: the number of predicted tokens of each window.
-            slices: the slice of each window; empty for one text without a name.
+            slices: the slice of each window; empty for a single unnamed text.
         """
         self._slices = slices
         self._places = _Places(positions)
@@ -200,7 +200,7 @@ class SubjectObserver:
         self._uncompared: Numbers | None = None
 
     def observe(self, windows: Span, positions: Span, scores: TokenScores, targets: torch.Tensor) -> None:
-        """Compare what a part of a forward pass says; the same part may come again after it ran out of memory."""
+        """Compare part of a forward pass; a part may be repeated after the pass ran out of memory."""
         part = self._places.part(self._records, windows, positions)
         kept = BaselineTokens(
             *(torch.from_numpy(np.array(part[name])).to(targets.device) for name in ("ids", "logprobs", "target"))
@@ -220,9 +220,9 @@ class SubjectObserver:
             self._places.part(values, windows, positions)[:] = own.cpu().numpy()
 
     def finish(self) -> dict[str, Any]:
-        """Return what a report says of the subject; a window in which a number is not finite has None.
+        """Return the subject's facts for the report; a window with a number that is not finite has None.
 
-        Where an engine gives a part of the tokens, ``compared`` has the baseline's mean probability of the others.
+        If an engine returns only some of the tokens, ``compared`` has the baseline's mean probability of the others.
         """
         finite = np.isfinite(self._kl) & (self._kl <= MAX_KL) & np.isfinite(self._delta_p)
         whole = [bool(own.all()) for own in self._places.windows(finite)]
@@ -252,7 +252,7 @@ class SubjectObserver:
 
 
 def _spread(windows: Sequence[tuple[Numbers, bool]]) -> dict[str, Any]:
-    """Return the largest divergence and the histogram of those windows whose numbers are all finite."""
+    """Return the largest divergence and the histogram over the windows whose numbers are all finite."""
     values = np.concatenate([np.empty(0), *(own for own, is_whole in windows if is_whole)])
     counts = count_in_bins(values)
     used = [index for index, count in enumerate(counts) if count]

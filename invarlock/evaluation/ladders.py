@@ -1,4 +1,4 @@
-"""Ladders of candidates from mild to strong, and the search for the last rung that holds.
+"""Ladders of candidates from mild to strong, and the search for the strongest candidate that passes.
 
 Example::
 
@@ -24,14 +24,14 @@ from invarlock.errors import EditError
 
 
 def climb(count: int) -> Generator[tuple[int, ...], bool, int | None]:
-    """Search the last rung of a ladder that holds; return it, or None when no rung holds.
+    """Search for the last rung of a ladder that holds; return it, or None if no rung holds.
 
-    Yields the rung to judge now, and is sent whether it holds. With the mildest rung it also yields the one that is
-    judged next if that holds, so that both can be made at once.
+    Yields the rung to judge now; the caller sends back whether it holds. With the mildest rung it also yields the rung
+    that is judged next if that one holds, so that both candidates can be made at once.
 
-    The ladder is climbed to the first rung that holds, from there on by bisection: a rung that holds is taken to be
-    weaker than any that does not. The first need not be the lowest: what a mild low-rank edit takes away lies along
-    few directions, as a defect does.
+    The search climbs to the first rung that holds and continues by bisection, which assumes that every rung that holds
+    is weaker than every rung that does not. The first rung that holds need not be the lowest: a mild low-rank edit
+    removes few directions, which looks like a defect.
     """
     low = 0
     while low < count:
@@ -55,7 +55,7 @@ def ladder(folder: Path, edit: str, scope: Scope) -> list[EditSpec]:
     """Return the candidates of an edit, from mild to strong.
 
     Raises:
-        EditError: when the scope takes nothing, or the edit has no parameters.
+        EditError: when the scope selects no tensors, or the edit has no parameters.
     """
     files = check_dense(folder)
     taken = tensors_in_scope(files.model_type, files.shapes, scope, where=folder.name)

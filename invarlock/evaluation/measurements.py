@@ -1,4 +1,4 @@
-"""The inputs and results of measuring: what is compared with what, and what was measured of either side."""
+"""The inputs and results of measuring: which models are compared, and the measurements of each side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from invarlock.evaluation.scoring import Scores
 from invarlock.evaluation.windows import Draw
 from invarlock.judgement.expectations import Expectation
 
-# The most probable tokens of a position: they hold 99.9 % of the probability, in 4 KB.
+# The number of most probable tokens kept at a position: they have 99.9 % of the probability and take 4 KB.
 TOP_K = 512
 
 
@@ -25,9 +25,9 @@ TOP_K = 512
 class WindowPlan:
     """How much text is scored: ``preview`` and ``final`` windows of ``seq_len`` tokens; run n draws with seed + n.
 
-    ``slices`` has the windows of those slices that have numbers of their own, by name. A baseline whose perplexity is
-    above ``most_of_chance`` of its vocabulary is no basis for a comparison. Of each position of the final windows its
-    ``top_k`` most probable tokens are kept, which subjects are compared with.
+    ``slices`` has the window counts of slices that differ from these, by name. A baseline is refused if its perplexity
+    is above ``most_of_chance`` times its vocabulary size. At each position of the final windows, the ``top_k`` most
+    probable tokens are kept for the comparison with subjects.
     """
 
     seq_len: int
@@ -40,7 +40,7 @@ class WindowPlan:
     slices: Mapping[str, WindowCounts] = field(default_factory=dict)
 
     def counts(self, name: str) -> WindowCounts:
-        """Return the windows of a slice."""
+        """Return the window counts of a slice."""
         return self.slices.get(name, WindowCounts(self.seq_len, self.preview, self.final))
 
     def window_seed(self, run: int) -> int:
@@ -50,7 +50,7 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class ScoredDraw:
-    """A draw of windows, the losses of its preview and final windows, and what is said of the kept tokens."""
+    """A draw of windows, the losses of its preview and final windows, and the facts about the kept tokens."""
 
     run: int
     draw: Draw
@@ -63,10 +63,10 @@ class ScoredDraw:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a subject is compared with: a baseline's checkpoint, the facts of its weights, its outputs on a draw.
+    """What a subject is compared with: the baseline's checkpoint, the facts of its weights, and its outputs on a draw.
 
-    ``kept`` is the file of its most probable tokens on that draw; ``digest`` is that of the checkpoint's files, None
-    when it is not known.
+    ``kept`` is the file of its most probable tokens on that draw; ``digest`` is the digest of the checkpoint's files,
+    or None if it is not known.
     """
 
     folder: Path
@@ -79,9 +79,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What subjects are measured by: their baseline, the windows, where they are placed, and limits of scales.
+    """Everything needed to measure a subject: its baseline, the windows, the placement, and the limits of scales.
 
-    ``variance_policy`` has the tier's ``variance`` limits, by which scales of FFN outputs are proposed.
+    ``variance_policy`` has the tier's ``variance`` limits, which decide the proposed scales of FFN outputs.
     ``expected`` has the declared changes of a subject's structure.
     """
 
@@ -95,7 +95,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class KnownBaseline:
-    """A baseline's files, measured before: their digest, the tokenizer's digest, and the facts of the weights."""
+    """Earlier measurements of a baseline's files: their digest, the tokenizer's digest, and the weight facts."""
 
     digest: str
     tokenizer_sha256: str
@@ -109,7 +109,7 @@ class KnownBaseline:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline and all that was measured of it; ``draws`` by run, ``seconds`` a stage."""
+    """A baseline and all of its measurements: ``draws`` by run, ``seconds`` by stage."""
 
     digest: str
     tokenizer_sha256: str
@@ -127,7 +127,7 @@ class Baseline:
 class SubjectMeasurement:
     """The measurements of a subject; ``not_scored`` is the reason if there are no scores.
 
-    ``form`` describes what was removed before weights were compared, None if they were compared as they are stored.
+    ``form`` describes the differences removed before weights were compared; None if they were compared as stored.
     """
 
     digest: str

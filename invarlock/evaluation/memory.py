@@ -1,7 +1,7 @@
-"""One error for running out of memory, whether CUDA's allocator, the CPU's, or the limit of a placement reports it.
+"""Reports every way of running out of memory as one error: CUDA's allocator, the CPU's, or a placement's limit.
 
-The CPU's allocator gives out memory that is not there and leaves the rest to the kernel, which kills. A room bounds
-what loading and scoring may take, by an estimate, before anything is taken.
+The CPU's allocator overcommits: it hands out more memory than there is, and the kernel then kills the process. A limit
+(``room_bytes``) therefore bounds loading and scoring by an estimate, before any memory is allocated.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 FLOAT32_BYTES = 4
-# Number of an option of glibc's mallopt, from its malloc.h.
+# The option of glibc's mallopt with this number is from its malloc.h.
 M_ARENA_MAX = -8
-# Tensors of hidden size, and of the FFN's inner size, that one block holds at once.
+# How many tensors of the hidden size, and of the FFN's inner size, one block has in memory at once.
 HIDDEN_TENSORS = 8
 INNER_TENSORS = 3
-# Logits, and their copy in cross entropy.
+# The logits, and their copy in the cross entropy.
 LOGITS_TENSORS = 2
 
 
@@ -29,7 +29,7 @@ def one_out_of_memory() -> Iterator[None]:
     """Raise ``torch.OutOfMemoryError`` for out-of-memory errors of PyTorch's CPU allocator, Python, NumPy or the
     kernel.
 
-    The CPU's allocator has no class of its own, and a file that cannot be mapped would look like one that is broken.
+    The CPU's allocator has no error class of its own, and a file that cannot be mapped would look like a broken file.
     """
     try:
         yield
@@ -43,10 +43,10 @@ def one_out_of_memory() -> Iterator[None]:
 
 
 def use_one_arena() -> None:
-    """Let all threads that start from now on allocate where this one does, if the allocator is glibc's.
+    """Make all threads started from now on share this thread's malloc arena, if the allocator is glibc's.
 
-    A model is loaded by threads of their own. What each of them allocated from an arena of its own is not returned to
-    the kernel when the model is freed, and no other thread can use it.
+    Model loading starts its own threads. Memory that they allocate from separate arenas is not returned to the kernel
+    when the model is freed, and other threads cannot use it.
     """
     mallopt = _of_the_allocator("mallopt")
     if mallopt is not None:
@@ -54,19 +54,19 @@ def use_one_arena() -> None:
 
 
 def return_freed_memory() -> None:
-    """Return what was freed to the kernel, if the allocator is glibc's: it keeps blocks below 32 MB."""
+    """Return freed memory to the kernel, if the allocator is glibc's, which keeps freed blocks below 32 MB."""
     trim = _of_the_allocator("malloc_trim")
     if trim is not None:
         trim(0)
 
 
 def _of_the_allocator(name: str) -> Any:
-    """Return a function of the C library, None where it has none of this name."""
+    """Return a function of the C library by name, or None if the library does not have it."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def check_room(needed_bytes: int, room_bytes: int | None) -> None:
-    """Refuse what a room does not hold; None is room for anything.
+    """Raise an error if the needed memory exceeds the limit; None means no limit.
 
     Raises:
         torch.OutOfMemoryError: as an allocator would.
@@ -76,12 +76,12 @@ def check_room(needed_bytes: int, room_bytes: int | None) -> None:
 
 
 def forward_bytes(model: Any, windows: int, seq_len: int) -> int:
-    """Return an estimate of what a loaded model and a forward pass over some windows take, its logits included."""
+    """Return an estimate of the memory of a loaded model and a forward pass over some windows, with its logits."""
     config = model.config.get_text_config()
-    # BLT has a hidden size for each of its parts
+    # BLT has a separate hidden size for each of its parts
     width = getattr(config, "hidden_size", None) or model.get_input_embeddings().weight.shape[-1]
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    if isinstance(inner, list | tuple):  # Gemma 3n: one for each block
+    if isinstance(inner, list | tuple):  # Gemma 3n has one size per block
         inner = max(inner)
     tokens = windows * seq_len
     activations = tokens * (HIDDEN_TENSORS * width + INNER_TENSORS * inner)
@@ -90,6 +90,6 @@ def forward_bytes(model: Any, windows: int, seq_len: int) -> int:
 
 
 def weight_bytes(model: Any) -> int:
-    """Return the bytes of a model's parameters and buffers, those that are shared counted once."""
+    """Return the bytes of a model's parameters and buffers; shared ones count once."""
     tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -27,7 +27,7 @@ from invarlock.errors import EvaluationError, OutOfMemoryError
 from invarlock.evaluation.memory import FLOAT32_BYTES, check_room, one_out_of_memory, return_freed_memory, use_one_arena
 from invarlock.problems import Code
 
-# transformers leaves these untyped, or typed without output_loading_info
+# transformers leaves these without types, or types them without output_loading_info
 _LOGGING: Any = logging
 _AUTO_MODEL: Any = AutoModelForCausalLM
 _AUTO_MULTIMODAL: Any = AutoModelForImageTextToText
@@ -47,13 +47,13 @@ class Placement:
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        rooms: what a lease gives: CUDA's number of each device and the bytes of it that may be taken; a single one on a
-            CPU. Empty where nothing bounds it, on the current device.
-        remote_code: whether code that the model brings may be run.
-        attention: transformers' name of how attention is computed. Eager is plain matrix products, the same on every
-            device; the others are faster, take less memory and round in another way.
-        scoring: how a packed checkpoint is scored: ``dequantised``, its weights in a dense model, or ``native``, as
-            it is stored, by the library and kernels that serve it.
+        rooms: the memory limits of a lease: each device's CUDA number and the bytes that may be used on it; one entry
+            for a CPU. Empty if there is no limit; the current device is used then.
+        remote_code: whether code that comes with the model may run.
+        attention: transformers' name of the attention implementation. Eager uses plain matrix products, the same on
+            every device; the others are faster, need less memory, and round differently.
+        scoring: how a packed checkpoint is scored: ``dequantised`` (its weights in a dense model) or ``native`` (as
+            stored, by the library and kernels that serve it).
     """
 
     device: str
@@ -64,26 +64,26 @@ class Placement:
 
     @property
     def dtype(self) -> torch.dtype | str:
-        """Return the type that weights are loaded in: float32 on a CPU, else as they are stored."""
+        """Return the dtype that weights are loaded in: float32 on a CPU, else the stored dtype."""
         return torch.float32 if self.device == "cpu" else "auto"
 
     @property
     def dtype_name(self) -> str:
-        """Return the name of the type of weights, as reports state it."""
+        """Return the name of the weights' dtype as reports state it."""
         return "float32" if self.device == "cpu" else "stored"
 
     @property
     def room_bytes(self) -> int | None:
-        """Return the bound that is kept by estimate: a CPU's. A GPU's allocator keeps its own."""
+        """Return the memory limit that is enforced by estimate, on a CPU; a GPU's allocator enforces its own."""
         return sum(room for _, room in self.rooms) if self.device == "cpu" and self.rooms else None
 
     @property
     def target(self) -> str:
-        """Return the device of a model that is not spread over several."""
+        """Return the device for a model that is not spread over several devices."""
         return f"cuda:{self.rooms[0][0]}" if self.device == "cuda" and self.rooms else self.device
 
 
-# Options of from_pretrained: it reports each tensor that does not fit, instead of an error that names none of them.
+# Options of from_pretrained: report every tensor that does not fit, instead of raising an error that names none.
 REPORTED = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 
 
@@ -91,7 +91,7 @@ def load_model(folder: Path, placement: Placement) -> PreTrainedModel:
     """Return the language model of a dense checkpoint, in evaluation mode.
 
     Raises:
-        EvaluationError: when it cannot be loaded, or a tensor is missing, unexpected or of another shape; such a
+        EvaluationError: when it cannot be loaded, or a tensor is missing, unexpected or has the wrong shape: such a
             model would be measured with random weights.
         OutOfMemoryError: when it does not fit.
     """
@@ -113,13 +113,13 @@ def _read_config(folder: Path, remote_code: bool) -> PreTrainedConfig:
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """Return what makes the language model of a config.
+    """Return the transformers class of a config's language model.
 
-    A multimodal model is scored on text alone. As a whole, where transformers has no causal model for its config, or
-    has one that would be loaded without the tensors of the other parts.
+    A multimodal model is scored on text alone. The whole model is loaded if transformers has no causal class for its
+    config, or has one that would be loaded without the tensors of the other parts.
 
     Raises:
-        EvaluationError: when transformers has no language model for it.
+        EvaluationError: when transformers has no language model for the config.
     """
     kind = type(config)
     if kind not in _MULTIMODAL:
@@ -195,7 +195,7 @@ def _load(
 
 @dataclass(frozen=True)
 class _LazyTensor:
-    """A tensor that is read when the loading library takes it, as it does with slices of safetensors files."""
+    """A tensor that is read only when the library takes it, like the slices of a safetensors file."""
 
     checkpoint: Checkpoint
     name: str
@@ -212,10 +212,10 @@ def _not_loaded(folder: Path, error: Exception) -> EvaluationError:
 
 
 def _check_loading(info: Mapping[str, Collection[object]]) -> None:
-    """Refuse a model of which a part was not loaded, or was made up.
+    """Refuse a model with a part that was not loaded or was initialised at random.
 
     Raises:
-        EvaluationError: naming the first tensor.
+        EvaluationError: names the first such tensor.
     """
     shapes: list[Any] = sorted(info["mismatched_keys"], key=str)
     if shapes:
@@ -235,12 +235,12 @@ def _check_loading(info: Mapping[str, Collection[object]]) -> None:
 
 
 def load_stored_model(folder: Path, placement: Placement, *, quantization_config: Any = None) -> PreTrainedModel:
-    """Return a model as it is stored, in evaluation mode: its own type, packed weights packed, as it would be served.
+    """Return a model as it is stored, in evaluation mode: stored dtypes, packed weights still packed, as when served.
 
     Args:
         folder: the checkpoint.
-        placement: where; packed models are not spread over devices.
-        quantization_config: packs a checkpoint that is not packed while it is loaded.
+        placement: the device; packed models are not spread over several devices.
+        quantization_config: quantises a dense checkpoint while it is loaded.
 
     Raises:
         EvaluationError: when it cannot be loaded, or a tensor is missing or unexpected.
@@ -268,15 +268,17 @@ def load_stored_model(folder: Path, placement: Placement, *, quantization_config
 
 
 def spread_over(config: PreTrainedConfig, rooms: Sequence[tuple[int, int]], trust_remote_code: bool) -> dict[str, int]:
-    """Return which device holds which part of a model: the leased ones and no other, no part on CPU or disk.
+    """Return the device of each part of a model: only leased devices, and no part on the CPU or disk.
 
     Args:
-        config: the model's.
-        rooms: CUDA's number of each device, and the bytes of it that may be taken.
-        trust_remote_code: whether the model may bring code of its own.
+        config: the model's config.
+        rooms: each device's CUDA number and the bytes that may be used on it.
+        trust_remote_code: whether the model may bring its own code.
 
     Raises:
-        torch.OutOfMemoryError: when they do not hold it.
+        torch.OutOfMemoryError: when the model does not fit on them.
+    =281
+    # imported here because it takes a second and few models are spread; the package has no types
     """
     # imported here: it takes a second, and few models are spread; it has no types
     accelerate: Any = importlib.import_module("accelerate")
@@ -295,11 +297,11 @@ def spread_over(config: PreTrainedConfig, rooms: Sequence[tuple[int, int]], trus
 
 
 def forward(model: PreTrainedModel, batch: torch.Tensor) -> Any:
-    """Return what a causal language model gives for token ids of shape (windows, seq_len), its ``logits`` among it.
+    """Return the output of a causal language model for token ids of shape (windows, seq_len), including ``logits``.
 
     Raises:
-        EvaluationError: when the forward pass fails, with the library's own words.
-        torch.OutOfMemoryError: when it does not fit.
+        EvaluationError: when the forward pass fails, with the library's message.
+        torch.OutOfMemoryError: when it does not fit in memory.
     """
     return _call(model, batch, {})
 
@@ -307,7 +309,7 @@ def forward(model: PreTrainedModel, batch: torch.Tensor) -> Any:
 def run_layers(model: PreTrainedModel, batch: torch.Tensor) -> None:
     """Run a causal language model on token ids of shape (windows, seq_len), for the hooks on its layers.
 
-    Logits are left out but for the last position, where the model can leave them out.
+    If the model allows it, logits are computed only for the last position.
 
     Raises:
         EvaluationError, torch.OutOfMemoryError: as ``forward``.

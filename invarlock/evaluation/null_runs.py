@@ -1,7 +1,7 @@
-"""Null runs: what a model's guards measure when nothing is wrong.
+"""Null runs: the measurements of a model's guards when nothing is wrong.
 
-A null run takes one draw of windows and compares the baseline with harmless changes of itself on those same windows.
-Runs differ in their draw and in the seed of the jitter. Their documents are what presets are derived from.
+A null run takes one draw of windows and compares the baseline with harmless changes of itself on these windows.
+Runs differ in their draw and in the seed of the jitter. Presets are derived from the documents of null runs.
 
 Example::
 
@@ -43,7 +43,7 @@ from invarlock.reports.documents import NullRunDocument
 from invarlock.reports.null_runs import CHANGES, FLOAT16, JITTER, JITTER_SHARE, NULL_SEED, RTN_SPEC, SCHEMA
 from invarlock.reports.policy import resolve_policy
 
-# The guards whose measurements a null run has.
+# The guards that are measured in a null run.
 _IN_NULL_RUNS = tuple(guard for guard in GUARDS if guard.null is not None)
 
 Change = Callable[[torch.Tensor, Module], torch.Tensor]
@@ -57,19 +57,19 @@ def measure_null_run(
     workspace: Path,
     known: KnownBaseline | None = None,
 ) -> NullRunDocument:
-    """Return the document of a null run; the checkpoints that it needs are made in ``workspace`` and removed.
+    """Return the document of a null run; its checkpoints are made in ``workspace`` and removed afterwards.
 
     Args:
         snapshot: the baseline's checkpoint.
-        setup: of the model.
-        run: its number, from 1; it decides the seed.
-        draw: its windows, which ``null_draws`` gives.
-        workspace: a folder for the changed checkpoints, removed at the end.
+        setup: the setup of the model.
+        run: the number of the run, from 1; it decides the seed.
+        draw: the run's windows, from ``null_draws``.
+        workspace: a folder for the changed checkpoints; it is removed at the end.
         known: the digests and facts of the baseline's files and weights.
 
     Raises:
         EvaluationError: when the text is too short, or a changed model cannot be loaded or scored.
-        CheckpointError: when the baseline is no whole checkpoint.
+        CheckpointError: when the baseline is not a complete checkpoint.
     """
     files = read_checkpoint(snapshot)
     seed = setup.plan.window_seed(NULL_SEED + run)
@@ -109,13 +109,13 @@ def measure_null_run(
 
 
 def null_contracts() -> dict[str, JsonObject]:
-    """Return how the guards' numbers in a null run are measured."""
+    """Return how the numbers of each guard in a null run are measured."""
     contracts = {**WEIGHT_CONTRACTS, **ACTIVATION_CONTRACTS}
     return {guard.name: dict(contracts[guard.name]) for guard in _IN_NULL_RUNS}
 
 
 def null_draws(snapshot: Path, setup: Setup, runs: Sequence[int]) -> dict[int, Draw]:
-    """Return the windows of some null runs by their number, the text tokenised once.
+    """Return the windows of some null runs by run number; the text is tokenised once.
 
     Raises:
         EvaluationError: when the tokenizer cannot be loaded or the text is too short.
@@ -125,12 +125,12 @@ def null_draws(snapshot: Path, setup: Setup, runs: Sequence[int]) -> dict[int, D
 
 
 def null_rewrite(name: str, files: CheckpointFiles, seed: int) -> Rewrite:
-    """Return the rewrite of a harmless change: of every matrix of attention and FFN."""
+    """Return the rewrite that applies a harmless change to every matrix of attention and FFN."""
     known = matrices(files.model_type, files.shapes)
     change = _CHANGES[name]
 
     def replacement(tensor_name: str, module: Module) -> Replacement:
-        # its own stream for each matrix: the order in which a checkpoint is read does not matter
+        # each matrix has its own random stream, so the order in which tensors are read does not matter
         own = zlib.crc32(f"{seed}/{tensor_name}".encode())
         return Replacement(tensor_name, lambda weight: change(weight, module, own))
 
@@ -149,7 +149,7 @@ def _rounded_to_8_bits(weight: torch.Tensor, module: Module, seed: int) -> torch
 
 
 def _jittered(weight: torch.Tensor, module: Module, seed: int) -> torch.Tensor:
-    """Add Gaussian noise of a share of the matrix's standard deviation; of a stack, of each expert's."""
+    """Add Gaussian noise, scaled to a share of the standard deviation of the matrix (or of each expert's matrix)."""
     generator = torch.Generator().manual_seed(seed)
     values = weight.float()
     deviation = values.std(dim=(-2, -1), keepdim=True)
@@ -175,7 +175,7 @@ def _baseline_block(own: ScoredDraw, facts: CheckpointFacts) -> JsonObject:
 
 
 def _guard_blocks(sides: Mapping[str, Any], probe: ActivationFacts) -> JsonObject:
-    """Return one side's measurements of the guards that null runs have, and those of their probes."""
+    """Return one side's measurements of the null runs' guards, with those over the probe's windows."""
     probed = asdict(probe)
     blocks = {guard.name: sides[guard.name] for guard in _IN_NULL_RUNS}
     for guard in _IN_NULL_RUNS:

@@ -1,4 +1,4 @@
-"""Evaluates any two checkpoints on disk: a baseline, and a user's subject.
+"""Evaluates two checkpoints on disk: a baseline and a user's subject.
 
 Example::
 
@@ -78,17 +78,18 @@ USER_SUBJECT: Mapping[str, Any] = {"artifact_class": "validation_subject_checkpo
 
 
 def evaluate_pair(request: PairRequest, target: Path) -> Report:
-    """Measure both checkpoints and write the report with its sidecars into a new folder, whole or not at all.
+    """Measure both checkpoints and write the report with its companion files into a new folder, completely or not at
+    all.
 
     Raises:
-        UsageError, MissingFileError: as ``check_request``, or when a setting is unknown or the preset is another's.
-        CheckpointError: when one is no whole checkpoint.
-        EvaluationError: when one cannot be loaded or scored, or the baseline's report is of another setup.
+        UsageError, MissingFileError: as ``check_request``, or when a setting is unknown or the preset does not fit.
+        CheckpointError: when a folder is not a complete checkpoint.
+        EvaluationError: when a model cannot be loaded or scored, or the baseline's report has another setup.
     """
     check_request(request, target)
     check_documents(request)
     with TemporaryDirectory(prefix="invarlock-") as scratch:
-        # as in a suite, a subject without a tokenizer has its baseline's
+        # a subject without a tokenizer gets the baseline's, as in a suite
         subject = request.subject
         if subject is not None and not tokenizer_files(subject):
             subject = Path(scratch) / "subject"
@@ -97,7 +98,7 @@ def evaluate_pair(request: PairRequest, target: Path) -> Report:
         with ExitStack() as stack:
             with _writing(target):
                 staging = stack.enter_context(staging_folder(target))
-            # before the staging folder is removed
+            # pushed here so that it runs before the staging folder is removed
             stack.push(lambda kind, *_: keep_baseline(kind, (staging / BASELINE_REPORT).parent, target))
             if subject is None:
                 report, files = _evaluate_served(request, staging, signatures)
@@ -118,10 +119,10 @@ def evaluate_pair(request: PairRequest, target: Path) -> Report:
 
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Say that a folder cannot be written, and why, where an operation of the file system fails.
+    """Turn a failed file operation into an error that says which folder cannot be written, and why.
 
     Raises:
-        UsageError: naming the folder.
+        UsageError: names the folder.
     """
     try:
         yield
@@ -132,10 +133,10 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 def _signatures(request: PairRequest) -> dict[str, dict[str, str]]:
-    """Return the model signatures of the checkpoints that must have one, verified, by their side.
+    """Verify and return the required model signatures of the checkpoints, by side.
 
     Raises:
-        CheckpointError: when one is missing or does not hold.
+        CheckpointError: when a signature is missing or invalid.
     """
     if not request.model_signatures:
         return {}
@@ -146,7 +147,7 @@ def _signatures(request: PairRequest) -> dict[str, dict[str, str]]:
 def _evaluate(
     request: PairRequest, subject: Path, staging: Path, signatures: Mapping[str, Mapping[str, str]]
 ) -> tuple[Report, dict[str, bytes]]:
-    """Return the report, and the files to add to what measuring has written into the staging folder."""
+    """Return the report, and the files to add to those that measuring wrote into the staging folder."""
     preset = None if request.preset is None else read_preset(request.preset)
     setup = _setup(request, preset)
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
@@ -170,7 +171,7 @@ def _evaluate(
 def _evaluate_served(
     request: PairRequest, staging: Path, signatures: Mapping[str, Mapping[str, str]]
 ) -> tuple[Report, dict[str, bytes]]:
-    """Return the same for a served subject, which has no files; the first request is sent before measuring begins."""
+    """Do the same for a served subject, which has no files; one request is sent before measuring begins."""
     setup = _setup(request, None if request.preset is None else read_preset(request.preset))
     draw = draw_runs(request.baseline, setup.text, setup.plan, [RUN])[RUN]
     client = Client(server_url(str(request.subject_url)), os.environ.get(KEY_VARIABLE) or None)
@@ -190,7 +191,7 @@ def _evaluate_served(
     data = dump_json(document)
     baseline = StoredBaseline(request.baseline, document, digest_bytes(data), kept)
     evaluation = EvaluationRequest(setup, baseline, SCENARIO, RUN, draw, setup.placement)
-    # the log goes into the folder of the report, which has no address
+    # the log is stored beside the report, which must not contain the server's address
     with stage(f"served subject {served.document(1)['model']}"):
         measured = compare_served(served, evaluation.comparison())
     label = request.edit_label or CUSTOM
@@ -236,11 +237,11 @@ def _setup(request: PairRequest, preset: Preset | None) -> Setup:
 
 
 def _text(request: PairRequest) -> SourceText:
-    """Return the text, or the texts of several slices.
+    """Return the text; several slices are returned as one source.
 
     Raises:
-        MissingFileError: when one is not there.
-        EvaluationError: when one is no text.
+        MissingFileError: when a file does not exist.
+        EvaluationError: when a file is not a text.
     """
     if isinstance(request.text, Path):
         return read_local_text(request.text, request.text_field)
@@ -248,14 +249,14 @@ def _text(request: PairRequest) -> SourceText:
 
 
 def _baseline(request: PairRequest, setup: Setup, draw: Draw, kept: Path) -> BaselineReport:
-    """Return the baseline's report: measured now, or the one given when it is of this baseline and this setup.
+    """Return the baseline's report: measured now, or the given report if its baseline and setup are the same.
 
-    The file of its most probable tokens is then in the folder ``kept``.
+    The folder ``kept`` then has the file of the baseline's most probable tokens.
     """
     if request.baseline_report is None:
         measured = measure_baseline(request.baseline, {RUN: draw}, setup.plan, setup.placement, probe=False, kept=kept)
         document = baseline_document(setup, measured)
-        # for an evaluation that is interrupted
+        # lets an interrupted evaluation continue from here
         write_bytes(kept / REPORT_NAME, dump_json(document))
         return document
     path = request.baseline_report
@@ -285,12 +286,12 @@ def _baseline(request: PairRequest, setup: Setup, draw: Draw, kept: Path) -> Bas
 
 
 def _top_k(draws: Sequence[Mapping[str, Any]], top_k: int) -> int | None:
-    """Return how many tokens are kept of the vocabulary of a baseline's report, None if it has no draw."""
+    """Return how many tokens the kept files have per position, at most the vocabulary; None without a draw."""
     return min(top_k, draws[0]["fidelity"]["vocabulary"]) if draws else None
 
 
 def _edited(request: PairRequest, subject: Path, baseline: Mapping[str, Any]) -> tuple[EditDescription, dict[str, Any]]:
-    """Return what the subject is, and the arguments of its ``edit_metadata.json``."""
+    """Return the description of the subject's edit, and the arguments of its ``edit_metadata.json``."""
     edited, scope = user_subject_edit(subject, request.baseline, read_subject_edit(subject, request.edit_label))
     before, after = open_checkpoint(request.baseline), open_checkpoint(subject, request.baseline)
     changed = changed_tensors(before, after)
@@ -307,7 +308,7 @@ def _edited(request: PairRequest, subject: Path, baseline: Mapping[str, Any]) ->
 def _files(
     report: Mapping[str, Any], baseline: bytes, image: RuntimeImage | None, metadata: dict[str, Any] | None
 ) -> dict[str, bytes]:
-    """Return the files of a report by name; those of a served subject have no edit metadata."""
+    """Return the files of a report by name; a served subject has no edit metadata."""
     data = dump_json(report)
     written = utc_now()
     runtime = runtime_manifest(data, PurePosixPath(REPORT_NAME), report["context"], written, image=image)

@@ -1,6 +1,6 @@
-"""The preset, the baseline's report and the records that ``invarlock evaluate`` is given, checked before PyTorch.
+"""Checks the preset, baseline report and task records given to ``invarlock evaluate``, before PyTorch is imported.
 
-What they say of the checkpoint's weights is compared later: a digest of all of them takes minutes.
+The digest of the checkpoint's weights is compared later, because computing it takes minutes.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from invarlock.task_records.importing import find_task_records, read_records
 
 
 def check_documents(request: PairRequest) -> None:
-    """Refuse a preset or a baseline's report that is malformed, or of another model, tier, tokenizer or setup.
+    """Refuse a preset or a baseline's report that is malformed or has another model, tier, tokenizer or setup.
 
-    Records of tasks are refused where they are malformed.
+    Malformed task records are refused too.
 
     Raises:
-        MissingFileError: when one is not there.
-        DocumentError: when one is malformed.
-        UsageError: when the preset is of something else.
-        EvaluationError: when the baseline's report is.
+        MissingFileError: when a file does not exist.
+        DocumentError: when a file is malformed.
+        UsageError: when the preset does not fit the request.
+        EvaluationError: when the baseline's report does not fit the request.
     """
     preset = None if request.preset is None else read_preset(request.preset).document
     name = model_name(request, preset)
     if preset is not None:
-        # the digest of the weights is the one thing that is not compared yet
+        # everything but the digest of the weights is compared here
         baseline = {**preset["baseline"], "tokenizer_sha256": tokenizer_digest(request.baseline)}
         check_fit(preset, baseline, request.tier, attention=request.attention, where=str(request.preset))
     given_records(request)
@@ -44,10 +44,10 @@ def check_documents(request: PairRequest) -> None:
 
 
 def model_name(request: PairRequest, preset: Mapping[str, Any] | None) -> str:
-    """Return what the model is called: by the preset, the user, or the folder of the baseline.
+    """Return the name of the model: from the preset, the user, or the folder of the baseline.
 
     Raises:
-        UsageError: when preset and user differ.
+        UsageError: when the names of preset and user differ.
     """
     if preset is None:
         return request.model_id or request.baseline.resolve().name
@@ -60,11 +60,11 @@ def model_name(request: PairRequest, preset: Mapping[str, Any] | None) -> str:
 
 
 def given_records(request: PairRequest) -> TaskRecordsDocument | None:
-    """Return the results on tasks that are named, or lie in the subject's folder; None if there are none.
+    """Return the task results that are named in the request or found in the subject's folder, or None.
 
     Raises:
-        MissingFileError: when the file that is named does not exist.
-        DocumentError: if they are malformed.
+        MissingFileError: when a named file does not exist.
+        DocumentError: if a file is malformed.
     """
     if request.records is not None:
         return read_records(request.records)
@@ -72,7 +72,7 @@ def given_records(request: PairRequest) -> TaskRecordsDocument | None:
 
 
 def read_baseline_report(path: Path) -> BaselineReport:
-    """Return a baseline's own report, which holds to its schema.
+    """Return a baseline's own report, checked against its schema.
 
     Raises:
         MissingFileError: if it does not exist.

@@ -22,10 +22,11 @@ from invarlock.staging import check_can_be_made
 
 @dataclass(frozen=True)
 class PairRequest:
-    """What is compared with what, on which text, and by which limits; None takes the profile's own number.
+    """Both models, the text and the limits of a comparison; a number that is None is taken from the profile.
 
-    The subject is a checkpoint, or a model that is served at ``subject_url``; ``subject_model`` is its name there, None
-    for the only one. ``image`` is that of the container that this is in. Several texts are slices, by name.
+    The subject is a checkpoint, or a model served at ``subject_url``; ``subject_model`` is its name there, or None if
+    the server has only one. ``image`` is the image of the container that this process runs in. Several texts are
+    slices, by name.
     """
 
     baseline: Path
@@ -58,24 +59,24 @@ class PairRequest:
 
     @property
     def texts(self) -> tuple[Path, ...]:
-        """Return the files of the text, or of each slice."""
+        """Return the file of the text, or the files of all slices."""
         return (self.text,) if isinstance(self.text, Path) else tuple(self.text.values())
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Return the checkpoints: the baseline's, and the subject's unless it is served."""
+        """Return the checkpoint folders: the baseline's, and the subject's unless it is served."""
         return (self.baseline,) if self.subject is None else (self.baseline, self.subject)
 
 
 def check_request(request: PairRequest, target: Path) -> None:
-    """Look whether what a request names is there, and its target is not.
+    """Check that everything a request names exists, and that its target does not.
 
     Raises:
-        UsageError: when the target exists, windows are longer than a model's positions, the edit's label is no name, or
-            an expectation declares nothing.
-        CheckpointError: when a checkpoint is no folder, or no causal language model.
+        UsageError: when the target exists, windows are longer than a model's context, the edit's label is not a valid
+            name, or an expectation declares nothing.
+        CheckpointError: when a checkpoint is not a folder or not a causal language model.
         DocumentError: when the subject's ``edit_metadata.json`` is malformed.
-        MissingFileError: when there is no text.
+        MissingFileError: when a text does not exist.
     """
     if target.exists() or target.is_symlink():
         raise UsageError(
@@ -122,7 +123,8 @@ def check_request(request: PairRequest, target: Path) -> None:
 
 
 def _check_subject(request: PairRequest) -> None:
-    """Refuse a subject that is no checkpoint and not served, or both, and options that a served one does not take."""
+    """Refuse a subject that is neither a checkpoint nor served, or is both, and options that do not fit its kind."""
+
     if (request.subject is None) == (request.subject_url is None):
         raise UsageError(
             "a subject is a checkpoint or a served model: give --subject or --subject-url", code=Code.OPTIONS_CONFLICT

@@ -1,7 +1,7 @@
-"""The texts in a column of a Parquet file, read batch by batch so that no file takes more memory than its text.
+"""Reads the texts in a column of a Parquet file, batch by batch, so that memory is bounded by the size of the text.
 
-A dictionary holds each value once and may name it a billion times: the length of a batch is counted before its rows are
-made.
+A dictionary column stores each value once and may refer to it a billion times, so the length of a batch is counted
+before its rows are made.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ ROWS_A_BATCH = 16384
 
 
 def has_parquet() -> bool:
-    """Return whether Parquet files can be read here."""
+    """Return whether Parquet files can be read, that is, whether pyarrow is installed."""
     return importlib.util.find_spec("pyarrow") is not None
 
 
 def parquet_rows(path: Path, field: str) -> list[str]:
-    """Return the texts of a column, without those that are blank.
+    """Return the texts of a column, without blank ones.
 
     Raises:
-        MissingFileError: when there is no such file, or no pyarrow to read it.
-        EvaluationError: when it is malformed or too long, has no such column of text, or has rows without a text.
+        MissingFileError: when the file does not exist, or pyarrow is not installed.
+        EvaluationError: when it is malformed or too long, has no such text column, or has rows without a text.
     """
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file; name a text to score on")
@@ -48,7 +48,7 @@ def parquet_rows(path: Path, field: str) -> list[str]:
 
 def _rows(path: Path, field: str, arrow: Any) -> Iterator[str]:
     parquet: Any = importlib.import_module("pyarrow.parquet")
-    # a column of text stays a dictionary of its values until its rows are made
+    # a text column stays dictionary-encoded until its rows are made
     file = parquet.ParquetFile(path, read_dictionary=[field])
     _check_column(path, field, file.schema_arrow, arrow)
     if _stored_bytes(file.metadata, field) > MAX_TEXT_BYTES:
@@ -72,7 +72,7 @@ def _rows(path: Path, field: str, arrow: Any) -> Iterator[str]:
 
 
 def _check_column(path: Path, field: str, schema: Any, arrow: Any) -> None:
-    """Refuse a column that is not there, or holds no text."""
+    """Refuse a column that does not exist or does not contain text."""
     if field not in schema.names:
         raise EvaluationError(
             f"no column {field!r}; it has {', '.join(schema.names)}", code=Code.TEXT_UNUSABLE, where=str(path)
@@ -88,14 +88,14 @@ def _check_column(path: Path, field: str, schema: Any, arrow: Any) -> None:
 
 
 def _stored_bytes(metadata: Any, field: str) -> int:
-    """Return the bytes of a column as it is stored, decompressed, over all row groups; other columns do not count."""
+    """Return the stored, decompressed bytes of one column over all row groups."""
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     columns = [group.column(index) for group in groups for index in range(group.num_columns)]
     return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == field)
 
 
 def _text_bytes(column: Any, arrow: Any) -> int:
-    """Return the bytes of all rows of a batch's column, which a dictionary need not have in memory."""
+    """Return the bytes of all rows of a batch's column; a dictionary may need far less memory than that."""
     if not arrow.types.is_dictionary(column.type):
         return int(column.nbytes)
     compute: Any = importlib.import_module("pyarrow.compute")

@@ -1,4 +1,4 @@
-"""Whether a baseline's own losses can be a basis for a verdict."""
+"""Checks whether a baseline's losses are good enough to judge a subject by."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from invarlock.evaluation.scoring import score_windows
 from invarlock.evaluation.windows import Tokens
 from invarlock.problems import Code
 
-# A model that knows nothing has a perplexity of its vocabulary; trained ones have 0.1 % to 10 % of it, and models of
-# single characters up to a quarter.
+# A model that has learned nothing has a perplexity equal to its vocabulary size. Trained models have 0.1 % to 10 % of
+# that, and character-level models up to a quarter.
 MOST_OF_CHANCE = 0.5
-# A model that was trained with a first token (BOS) predicts much worse without it (Gemma 3 270M: a perplexity of 368
-# instead of 57, 1.9 nats a token); one that was not gains nothing by it.
+# A model trained with a first token (BOS) predicts much worse without it (Gemma 3 270M: perplexity 368 instead of 57,
+# 1.9 nats per token). A model trained without BOS gains nothing from it.
 MOST_GAIN_BY_BOS = 0.5
 WINDOWS_WITH_BOS = 4
 
 
 def check_plausible(losses: Sequence[float | None], rows: int, most: float) -> None:
-    """Refuse a baseline whose losses cannot be a basis for a verdict.
+    """Refuse a baseline whose losses cannot support a verdict.
 
     Raises:
-        EvaluationError: when one is not finite, or the perplexity is near that of chance.
+        EvaluationError: when a loss is not finite, or the perplexity is close to chance.
     """
     finite = [loss for loss in losses if loss is not None]
     if len(finite) < len(losses):
@@ -44,22 +44,23 @@ def check_plausible(losses: Sequence[float | None], rows: int, most: float) -> N
 
 
 def check_begins_with_bos(model: PreTrainedModel, tokens: Tokens, rows: int) -> None:
-    """Refuse a baseline whose tokenizer leaves out the first token that it was trained with.
+    """Refuse a baseline whose tokenizer omits the first token that the model was trained with.
 
-    Some windows are scored once more behind the token that the config calls BOS, where no window begins with it.
+    If no window begins with the config's BOS token, a few windows are scored again with it.
 
     Args:
         model: the baseline.
         tokens: the windows, shape (windows, seq_len).
-        rows: of its embedding.
+        rows: the number of rows of the embedding.
 
     Raises:
-        EvaluationError: when it predicts the same tokens far better behind BOS, naming both perplexities.
+        EvaluationError: when the model predicts the same tokens far better after BOS; names both perplexities.
     """
     bos = model.config.get_text_config().bos_token_id
     if type(bos) is not int or not 0 <= bos < rows or (tokens[:, 0] == bos).all():
         return
-    # as long with BOS as windows are without it: a model may have no more positions
+    # the last token is dropped to make room for BOS: the model may have no position left
+
     some = tokens[:WINDOWS_WITH_BOS, :-1]
     behind = np.insert(some, 0, bos, axis=1)
     without, with_bos = (_mean(score_windows(model, windows, len(some)).losses) for windows in (some, behind))

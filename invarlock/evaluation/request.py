@@ -1,4 +1,4 @@
-"""One evaluation as a frozen value, which passes from preparing through measuring to writing.
+"""One evaluation as a frozen value, used from preparation through measuring to writing the report.
 
 Example::
 
@@ -33,7 +33,7 @@ VERSIONED = ("invarlock", "numpy", "safetensors", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Setup:
-    """What every document of a model says: which model, how it was run, on which text, judged by which limits."""
+    """What all documents of a model share: the model, how it was run, the text, and the limits."""
 
     model_id: str
     revision: str | None
@@ -52,11 +52,11 @@ class Setup:
     defers_rendering: bool = False
 
     def seeds(self, run: int) -> dict[str, int]:
-        """Return the seeds of a run: of its windows, and of its bootstrap."""
+        """Return the seeds of a run: for its windows and for its bootstrap."""
         return {"windows": self.plan.window_seed(run), "bootstrap": self.plan.window_seed(run)}
 
     def meta(self) -> MeasuredMeta:
-        """Return the block ``meta`` of a report: model, device, type of weights, attention and windows."""
+        """Return the block ``meta`` of a report: model, device, dtype of weights, attention and windows."""
         return {
             "model_id": self.model_id,
             "revision": self.revision,
@@ -67,7 +67,7 @@ class Setup:
         }
 
     def provenance(self) -> PolicyOrigin:
-        """Return what the policy of a report follows from: the tier, the model's preset, overrides."""
+        """Return the origin of a report's policy: the tier, the model's preset, and overrides."""
         return {
             "tier": self.context["tier"],
             "preset_sha256": None if self.preset is None else self.preset.sha256,
@@ -76,7 +76,7 @@ class Setup:
         }
 
     def dataset(self, tokenizer_sha256: str, prefix_token_ids: Sequence[int]) -> ScoredText:
-        """Return what was scored: the text, and windows of ``seq_len`` tokens that begin with a prefix."""
+        """Return the scored text, and its windows of ``seq_len`` tokens that begin with the prefix."""
         slices = [self._slice(name, text) for name, text in self.text.slices.items()]
         every = [row["windows"] for row in slices] or [{"preview": self.plan.preview, "final": self.plan.final}]
         text = {
@@ -105,8 +105,8 @@ class Setup:
 class EditDescription:
     """The edit of a subject, as its report and its ``edit_metadata.json`` describe it.
 
-    ``label_source`` says what the label comes from where it does not follow from the spec. ``expected`` has the changes
-    of structure that are declared, such as ``vocabulary+8``.
+    ``label_source`` says where the label comes from if it does not follow from the spec. ``expected`` has the declared
+    structural changes, such as ``vocabulary+8``.
     """
 
     name: str
@@ -117,7 +117,7 @@ class EditDescription:
     expected: tuple[str, ...] = ()
 
     def document(self) -> EditBlock:
-        """Return the ``edit`` of a report."""
+        """Return the report's ``edit`` block."""
         block = {
             "name": self.name,
             "label": self.label,
@@ -133,7 +133,7 @@ class EditDescription:
 class StoredBaseline:
     """A model's snapshot, its own report, and ``sha256:<hex>`` of that report's bytes.
 
-    ``kept`` is the folder of its most probable tokens, None if that is next to the snapshot.
+    ``kept`` is the folder of its most probable tokens; None if they are next to the snapshot.
     """
 
     snapshot: Path
@@ -147,13 +147,13 @@ class EvaluationRequest:
     """One evaluation of one subject.
 
     Attributes:
-        setup: what every document of the model says.
-        baseline: what the subject is compared with.
+        setup: what all documents of the model share.
+        baseline: the baseline that the subject is compared with.
         scenario: the name of the case.
-        run: its number.
+        run: the number of the run.
         draw: the windows of that run.
-        placement: where the subject is scored.
-        probe: whether activations are measured over the probe's windows too.
+        placement: the device and settings with which the subject is scored.
+        probe: whether activations are also measured over the probe's windows.
     """
 
     setup: Setup
@@ -165,7 +165,7 @@ class EvaluationRequest:
     probe: bool = False
 
     def comparison(self) -> Comparison:
-        """Return what the subject is measured by."""
+        """Return everything needed to measure the subject."""
         context, preset = self.setup.context, self.setup.preset
         policy = resolve_policy(
             context["tier"], context["profile"], self.setup.overrides, None if preset is None else preset.limits
@@ -175,7 +175,7 @@ class EvaluationRequest:
 
 
 def reference(baseline: StoredBaseline, run: int, *, probe: bool) -> Reference:
-    """Return what a subject is compared with, from its baseline's report and its checkpoint."""
+    """Return the reference for a subject, from its baseline's report and checkpoint."""
     document = baseline.document
     draw = draw_of(document, run)
     return Reference(
@@ -189,7 +189,7 @@ def reference(baseline: StoredBaseline, run: int, *, probe: bool) -> Reference:
 
 
 def weight_facts(baseline: Mapping[str, Any]) -> CheckpointFacts:
-    """Return what was measured of a baseline's weights, from its report."""
+    """Return the measurements of a baseline's weights from its report."""
     return CheckpointFacts.of({guard: baseline[guard]["raw"] for guard in WEIGHT_CONTRACTS})
 
 

@@ -1,4 +1,4 @@
-"""Scoring windows: the mean negative log-likelihood of each, in batches that adapt to the memory there is."""
+"""Scores windows: the mean negative log-likelihood of each, in batches that are halved if memory runs out."""
 
 from __future__ import annotations
 
@@ -17,40 +17,41 @@ from invarlock.evaluation.windows import Tokens
 from invarlock.measuring.fidelity import LogitScores, TokenScores
 from invarlock.stages import announce
 
-# Logits of one forward pass: 128 million values are 512 MB as float32, and half of it as bfloat16. A vocabulary of
-# 32,000 is scored eight windows of 512 tokens at a time. A single window may take more.
+# The most logits of one forward pass: 128 million take 512 MB as float32 and half of that as bfloat16. With a
+# vocabulary # of 32,000, a pass scores eight windows of 512 tokens. A single window may exceed the limit.
 PASS_LOGITS = 1 << 27
-# On a CPU half of it, 256 MB: more windows at once are not faster there, and take memory from other workers.
+# Half of that on a CPU, 256 MB: larger passes are not faster there, and they take memory from other workers.
 CPU_PASS_LOGITS = PASS_LOGITS // 2
-# Logits that become log-probabilities at a time: two million are 8 MB as float32, which a processor's cache holds with
-# the result; 16 million are 64 MB, for devices that need large operations to be busy.
+# The most logits that become log-probabilities in one operation. On a CPU: two million, 8 MB as float32, which fit in
+# the cache with the result. On other devices: 16 million, 64 MB, because they need large operations to be busy.
 CACHED_LOGITS = 1 << 21
 CHUNK_LOGITS = 1 << 24
-# Positions that an observer sees at a time on a CPU: with 512 tokens each, 512 KB as float64 stay in its cache.
+# The most positions passed to an observer in one call on a CPU: with 512 tokens each, their float64 values take 512 KB
+# and stay in the cache.
 CACHED_POSITIONS = 128
-# The digits that bring a float32 back as it was; what is stored is what is computed with.
+# Nine digits restore a float32 exactly, so that later computations use the stored values.
 LOSS_DIGITS = 9
-# Chance is 12 nats for a vocabulary of 150,000. Beyond this a loss says that the model is broken, not by how much.
+# Chance is 12 nats for a vocabulary of 150,000. A loss above this limit says that the model is broken, nothing more.
 MAX_LOSS = 1e4
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Losses in nats a token, None if not finite or above ``MAX_LOSS``, and the batch size that fitted."""
+    """Losses in nats per token, None if not finite or above ``MAX_LOSS``, and the batch size that fitted."""
 
     losses: tuple[float | None, ...]
     batch_size: int
 
 
 class Observer(Protocol):
-    """Sees what a model answers while its windows are scored, so that no second forward pass is needed."""
+    """Receives a model's outputs while its windows are scored, so that no second forward pass is needed."""
 
     def observe(
         self, windows: tuple[int, int], positions: tuple[int, int], scores: TokenScores, targets: torch.Tensor
     ) -> None:
-        """See a part of the windows: those from one number up to another, and of these some predicted positions.
+        """Receive the scores of some windows and predicted positions; both are half-open ranges (first, end).
 
-        A part may come again, after a batch ran out of memory.
+        The same part may be passed again after a batch ran out of memory.
         """
 
 
@@ -62,17 +63,17 @@ def score_blocks(
     observer: Observer | None = None,
     first: int = 0,
 ) -> Scores:
-    """Return the scores of windows of several lengths, and the batch size that fitted those of the first.
+    """Return the scores of windows of several lengths, and the batch size that fitted for the first length.
 
-    A batch of longer windows has fewer of them, so that it has as many tokens.
+    A batch of longer windows has fewer of them, so that the number of tokens stays about the same.
 
     Args:
         model: a causal language model, in evaluation mode.
-        blocks: token ids of each length, shape (windows, seq_len) each.
-        batch_size: windows of the first length a forward pass, to begin with.
-        room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
-        observer: sees the log-probabilities of each position.
-        first: the number of the first window among those that the observer sees.
+        blocks: token ids, one block of shape (windows, seq_len) for each length.
+        batch_size: the initial number of windows of the first length per forward pass.
+        room_bytes: the memory limit for the model and a forward pass; None if the device's allocator enforces one.
+        observer: receives the log-probabilities of each position.
+        first: the number that the observer gets for the first window.
 
     Raises:
         EvaluationError, OutOfMemoryError: as ``score_windows``.
@@ -99,17 +100,17 @@ def score_windows(
 ) -> Scores:
     """Return the mean negative log-likelihood of each window's predicted tokens.
 
-    The losses are those of the model's own logits, so whatever it does to them (soft caps, scales, transforms) counts.
-    Cross entropy is float32. A batch has no more windows than ``PASS_LOGITS``, or ``CPU_PASS_LOGITS``, has room for. On
-    an out-of-memory error it is halved and done again.
+    The losses come from the model's own logits, so they include any soft cap, scale or transform that the model
+    applies. Cross entropy is computed in float32. A batch has at most ``PASS_LOGITS`` logits, or ``CPU_PASS_LOGITS`` on
+    a CPU. After an out-of-memory error, the batch is halved and scored again.
 
     Args:
         model: a causal language model, in evaluation mode.
         tokens: token ids, shape (windows, seq_len).
-        batch_size: windows a forward pass, to begin with.
-        room_bytes: what the model and a forward pass may take; None if the device's allocator bounds it.
-        observer: sees the log-probabilities of each position.
-        first: the number of the first window among those that the observer sees.
+        batch_size: the initial number of windows per forward pass.
+        room_bytes: the memory limit for the model and a forward pass; None if the device's allocator enforces one.
+        observer: receives the log-probabilities of each position.
+        first: the number that the observer gets for the first window.
 
     Raises:
         EvaluationError: when the model's forward pass fails.
@@ -137,14 +138,14 @@ def score_windows(
 
 
 def windows_of_a_pass(model: PreTrainedModel, seq_len: int) -> int:
-    """Return how many windows a forward pass may have, for the sake of its logits; 0 if one is more than is wanted."""
+    """Return how many windows a forward pass may have to limit its logits; 0 if one window exceeds the limit."""
     most = CPU_PASS_LOGITS if model.device.type == "cpu" else PASS_LOGITS
     return int(most // (seq_len * model.config.get_text_config().vocab_size))
 
 
 def _score_batch(model: PreTrainedModel, batch: torch.Tensor, first: int, observer: Observer | None) -> list[float]:
     logits = forward(model, batch).logits[:, :-1]  # (windows, seq_len - 1, vocabulary)
-    targets = batch[:, 1:].to(logits.device)  # of a model that is spread over devices, the last one has the logits
+    targets = batch[:, 1:].to(logits.device)  # if the model is spread over devices, the last one has the logits
     total = torch.zeros(len(batch), dtype=torch.float64, device=logits.device)
     on_cpu = logits.device.type == "cpu"
     for start, stop in _chunks(logits.shape, CACHED_LOGITS if on_cpu else CHUNK_LOGITS):
@@ -171,7 +172,7 @@ def _chunks(shape: torch.Size, values: int) -> Iterator[tuple[int, int]]:
 
 
 def _observed(shape: torch.Size, most: int) -> Iterator[tuple[slice, slice]]:
-    """Yield parts of some windows, of ``most`` positions each: several windows, or a part of one."""
+    """Yield parts of at most ``most`` positions each: several whole windows, or a part of one window."""
     windows, positions = shape
     at_once = max(1, most // positions)
     for first in range(0, windows, at_once):
@@ -180,5 +181,5 @@ def _observed(shape: torch.Size, most: int) -> Iterator[tuple[slice, slice]]:
 
 
 def stored_loss(loss: float) -> float | None:
-    """Return a loss as a report has it: nine digits, None where it is not finite or too large."""
+    """Return a loss in the form that a report stores: nine digits; None if it is not finite or too large."""
     return float(f"{loss:.{LOSS_DIGITS}g}") if math.isfinite(loss) and loss <= MAX_LOSS else None

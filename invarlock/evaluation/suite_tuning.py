@@ -45,13 +45,13 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
     """Tune the edits of a model, write their entries, print the results, and return 1 if an edit has no passing
     parameters.
 
-    The model is one of the suites folder, or a folder of its own, whose entries are for the id that a suite gives it
-    in a slot (``MODEL_1=FOLDER``), unless ``model_id`` says for which. It is judged on every slice of the suite whose
-    text ships with it, or on the given texts; each limit must keep its reserve in each slice.
+    The model is one of the suites folder, or a folder with a checkpoint. The entries of a folder get ``model_id``, or
+    the id that a suite gives the folder in a slot (``MODEL_1=FOLDER``). The model is judged on every slice of the suite
+    whose text ships with it, or on the given texts; each limit must keep its reserve in each slice.
 
     Raises:
-        UsageError: when the model is none of the suites folder, and no folder.
-        HubError: when it is one of the hub, and not in the client's cache.
+        UsageError: when the model is neither in the suites folder nor a folder.
+        HubError: when the model is on the hub and not in the client's cache.
         MissingFileError, DocumentError: when the folder or the output file is malformed.
     """
     document = read_entries(output)
@@ -92,13 +92,13 @@ def tune_suite_model(  # noqa: PLR0913  # the options of one command
             document["models"].setdefault(model.id, {})[found.edit] = entry
             document["_meta"]["generated_at"] = utc_now()
             check_schema(document, "tuned_edit_params", where=str(output))
-            # a link stays one
+            # resolved so that a symbolic link stays a link
             write_json(output.resolve(), document)
     return 1 if missed else 0
 
 
 def _estimate(snapshot: Path, plan: WindowPlan, wanted: Mapping[str, Scope], draws: int) -> str:
-    """Return the time, memory and disk that tuning takes at most, if each candidate is tried, as a line."""
+    """Return the most time, memory and disk space that tuning takes, if it tries each candidate, as one line."""
     files, speed = read_checkpoint(snapshot), measure_speed(snapshot)
     stored = sum(entry.size_bytes for entry in files.entries.values())
     counts = list(plan.slices.values()) or [plan.counts("")]

@@ -1,4 +1,4 @@
-"""Text that models are scored on, and the one that ships with a suites folder."""
+"""The texts that models are scored on, including the text that ships with a suites folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from invarlock.evaluation.compressed_text import decode, decompress
 from invarlock.jsonio import digest_document
 from invarlock.problems import Code
 
-# The provider of several texts; each has its own.
+# The provider name of several texts; each text has its own provider.
 SLICED = "slices"
 
 
 @dataclass(frozen=True)
 class SourceText:
-    """A text, the kind of source that it came from, and the digest of the text's UTF-8 bytes.
+    """A text, the kind of its source, and the digest of its UTF-8 bytes.
 
-    ``slices`` has the texts of several slices by name; the text is empty then, and the digest is of theirs.
+    ``slices`` has the texts of several slices by name; the text is then empty, and the digest covers the slices.
     """
 
     provider: str
@@ -30,7 +30,7 @@ class SourceText:
 
 
 def sliced_text(slices: Mapping[str, SourceText]) -> SourceText:
-    """Return one source of several texts by name."""
+    """Return several named texts as one source."""
     digest = digest_document([[name, text.sha256] for name, text in slices.items()])
     return SourceText(SLICED, "", digest, dict(slices))
 
@@ -43,8 +43,8 @@ def read_embedded_text(path: Path, expected_sha256: str) -> SourceText:
         expected_sha256: hex digest of the compressed bytes.
 
     Raises:
-        MissingFileError: when there is no such file.
-        EvaluationError: when its digest is another, or it is no xz-compressed UTF-8 text.
+        MissingFileError: when the file does not exist.
+        EvaluationError: when its digest differs, or it is not an xz-compressed UTF-8 text.
     """
     try:
         packed = path.read_bytes()

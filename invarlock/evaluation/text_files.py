@@ -1,6 +1,8 @@
-"""Texts in files: plain, or rows of JSON Lines, JSON or Parquet, compressed or not, and several files as one text.
+"""Reads texts from files: plain text or rows of JSON Lines, JSON or Parquet, compressed or not; several files are one
+text.
 
-A file is what its suffixes say, in any case and stacked (``rows.JSONL.xz``). All of it is read, or it is refused.
+The suffixes decide how a file is read; they may be in any case and stacked (``rows.JSONL.xz``). A file is read
+completely or refused.
 
 Example::
 
@@ -30,23 +32,23 @@ from invarlock.problems import Code
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
 ROW_SUFFIXES = (*LINE_SUFFIXES, ".json", ".parquet")
-# Their bytes are no prose: tables, archives, documents.
+# Suffixes of files that do not contain plain text: tables, archives, documents.
 UNREADABLE = (
     ".csv", ".tsv", ".arrow", ".feather", ".pdf", ".docx", ".epub", ".zip", ".tar", ".tgz", ".7z", ".zst", ".lz4",
 )  # fmt: skip
 
 
 def read_text_files(provider: str, paths: Sequence[Path], field: str) -> SourceText:
-    """Return files as one text: their rows, or the whole of a plain one, with a blank line between two.
+    """Return files as one text: their rows, or a whole plain file, separated by blank lines.
 
     Args:
         provider: the kind of source, for reports.
-        paths: the files, in their order.
-        field: what holds the text of a row.
+        paths: the files, in order.
+        field: the field of a row that has its text.
 
     Raises:
-        MissingFileError: when there is no such file, or no pyarrow to read it.
-        EvaluationError: when one is malformed, its rows have no such field, or there is no text or too much.
+        MissingFileError: when a file does not exist, or pyarrow is not installed.
+        EvaluationError: when a file is malformed, its rows lack the field, or there is no text or too much.
     """
     parts = [part for path in paths for part in _parts(path, field)]
     text = "\n\n".join(part for part in parts if part.strip())
@@ -63,11 +65,11 @@ def read_text_files(provider: str, paths: Sequence[Path], field: str) -> SourceT
 def read_local_text(path: Path, field: str = "text") -> SourceText:
     """Return a text from disk: rows with a ``field`` in ``.jsonl``, ``.json`` or ``.parquet``, or plain UTF-8.
 
-    Any but Parquet may be compressed: ``.xz``, ``.gz``, ``.bz2``.
+    All but Parquet may be compressed: ``.xz``, ``.gz``, ``.bz2``.
 
     Raises:
-        MissingFileError: when there is no such file, or no pyarrow to read it.
-        EvaluationError: when it is none of these, or too long.
+        MissingFileError: when the file does not exist, or pyarrow is not installed.
+        EvaluationError: when it has another format, or is too long.
     """
     kind, _ = _kind(path)
     provider = f"local_{kind[1:]}" if kind in ROW_SUFFIXES else "local_text"
@@ -75,7 +77,7 @@ def read_local_text(path: Path, field: str = "text") -> SourceText:
 
 
 def _kind(path: Path) -> tuple[str, str]:
-    """Return what a file holds and how it is compressed, by its last suffixes; empty for plain."""
+    """Return the format and the compression of a file by its last suffixes; empty for plain text."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSIONS else ""
     return (suffixes[-1] if suffixes else ""), compression
@@ -108,7 +110,7 @@ def _lines(path: Path, text: str, field: str) -> list[str]:
 
 
 def _json_rows(path: Path, text: str, field: str) -> list[str]:
-    """Return the rows of a list of objects, of one object, or of lines that go by the name of JSON."""
+    """Return the rows of a JSON list of objects, of one object, or of JSON Lines in a ``.json`` file."""
     try:
         document = _parse(text, str(path))
     except DocumentError:

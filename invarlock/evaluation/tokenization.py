@@ -20,7 +20,7 @@ from invarlock.errors import EvaluationError
 from invarlock.evaluation.windows import added_before
 from invarlock.problems import Code
 
-# Texts that are encoded with and without special tokens; a template may merge with one of them.
+# Texts that are encoded with and without special tokens; one alone may merge with a token of the template.
 SAMPLES = ("The quick brown fox", "a", "1 2 3")
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model")
 
@@ -28,8 +28,8 @@ SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model")
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a checkpoint.
 
-    A ``tokenizer.json`` is read as it stands. The class that a library has for the model type could add tokens to it,
-    and others with its next version.
+    A ``tokenizer.json`` is used as it stands. A library's class for the model type could add tokens to it, and
+    different ones in its next version.
 
     Raises:
         EvaluationError: when it cannot be loaded.
@@ -44,7 +44,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise EvaluationError(
             f"the tokenizer of {folder.name} cannot be loaded ({_line(error, folder)})", code=Code.TOKENIZER_UNUSABLE
         ) from None
-    except Exception as error:  # noqa: BLE001 - whatever a library raises on a broken file says that it is broken
+    except Exception as error:  # noqa: BLE001 - any error of the library means that the tokenizer is broken
         raise EvaluationError(
             f"the tokenizer of {folder.name} cannot be loaded ({_line(error, folder)}){_advice(folder)}",
             code=Code.TOKENIZER_UNUSABLE,
@@ -62,19 +62,19 @@ def text_token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def prefix_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the ids that the tokenizer puts before every text by itself: BOS for Gemma and Llama, nothing for Qwen2.
+    """Return the ids that the tokenizer itself puts before every text: BOS for Gemma and Llama, nothing for Qwen2.
 
-    They are found by encoding, as the loading library encodes: a template in ``tokenizer.json`` beats
-    ``add_bos_token``. What the tokenizer appends (EOS, SEP) is not part of it: no window has it.
+    They are found by encoding texts, since a template in ``tokenizer.json`` takes precedence over ``add_bos_token``.
+    Tokens that the tokenizer appends (EOS, SEP) are not included, because no window has them.
 
     Raises:
-        EvaluationError: when the tokenizer fails, or changes the text's own tokens where it adds special ones.
+        EvaluationError: when the tokenizer fails, or changes the text's own tokens if it adds special ones.
     """
     return _added_token_ids(tokenizer)[0]
 
 
 def suffix_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the ids that the tokenizer puts after every text by itself: EOS where a template says so.
+    """Return the ids that the tokenizer itself puts after every text, such as EOS if a template adds it.
 
     Raises:
         EvaluationError: as ``prefix_token_ids``.
@@ -112,7 +112,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> 
 
 @contextmanager
 def _panics_are_errors() -> Iterator[None]:
-    """Raise a panic of the tokenizers library as an error: it derives from BaseException, like Ctrl-C."""
+    """Turn a panic of the tokenizers library into an error: it derives from BaseException, like Ctrl-C."""
     try:
         yield
     except Exception:

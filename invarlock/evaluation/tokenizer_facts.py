@@ -1,4 +1,4 @@
-"""What a tokenizer does, and how a subject's differs from its baseline's."""
+"""The behaviour of a tokenizer, and how a subject's tokenizer differs from its baseline's."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ROLES = ("bos_token", "eos_token", "unk_token")
 class TokenizerFacts:
     """A tokenizer's tokens with their ids, the token ids that begin every text, and its special tokens.
 
-    ``added_special`` counts a subject's special tokens that its baseline does not have, where all other tokens and ids
-    are the same and the scored text has the same ids; None if the two differ in another way, and for a baseline.
+    ``added_special`` is the number of a subject's special tokens that its baseline lacks, if all other tokens and ids
+    and the ids of the scored text are the same. It is None for other differences, and for a baseline.
 
     Attributes:
         suffix: the token ids that end every text.
-        parts: digests of what splits a text into tokens and joins them again, by name; None if that is not known.
-        special_names: the tokens that have a role, by role; padding has no effect.
-        chat_template: its digest, None if it has no chat template.
-        text_as_baseline: whether the scored text has the ids that the baseline's tokenizer gives it.
+        parts: digests of the parts that split a text into tokens and join them again, by name; None if not known.
+        special_names: the tokens that have a role in generation, by role; padding has no effect.
+        chat_template: the digest of the chat template, or None if there is none.
+        text_as_baseline: whether the scored text has the same ids as with the baseline's tokenizer.
     """
 
     vocabulary: Mapping[str, int]
@@ -45,7 +45,7 @@ class TokenizerFacts:
     text_as_baseline: bool = True
 
     def extends(self, baseline: TokenizerFacts) -> bool:
-        """Return whether the tokenizer has all tokens of the baseline's, and more that are special."""
+        """Return whether the tokenizer has all tokens of the baseline's, plus additional special tokens."""
         more = self.vocabulary.keys() - baseline.vocabulary.keys()
         return more <= self.special and all(
             self.vocabulary.get(token) == number for token, number in baseline.vocabulary.items()
@@ -76,10 +76,10 @@ def subject_tokenizer_facts(subject: Path, baseline: Path, known: Mapping[str, A
     """Return the facts of a subject's tokenizer.
 
     Args:
-        subject: its folder.
-        baseline: the folder of its baseline, whose tokenizer is loaded only where the subject's is another.
+        subject: the subject's folder.
+        baseline: the baseline's folder; its tokenizer is loaded only if the subject's differs.
         known: the facts of the baseline that the invariants guard reads.
-        draw: the windows that are scored; a special token that occurs in their text would change their ids.
+        draw: the scored windows; a new special token that occurs in their text would change their ids.
 
     Raises:
         EvaluationError: when a tokenizer cannot be loaded.
@@ -100,12 +100,12 @@ def subject_tokenizer_facts(subject: Path, baseline: Path, known: Mapping[str, A
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str] | None:
-    """Return digests of the parts of a fast tokenizer, without the vocabulary, which has a digest of its own."""
+    """Return digests of the parts of a fast tokenizer, except the vocabulary, which has a digest of its own."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
     document = json.loads(backend.to_str())
-    # a vocabulary lists each token with its score
+    # for some models (Unigram) ``vocab`` is a list of tokens with scores; it is kept
     model = {key: value for key, value in document["model"].items() if key != "vocab" or isinstance(value, list)}
     merges = model.pop("merges", None)
     rest = {key: value for key, value in model.items() if value not in (None, "")}

@@ -1,4 +1,4 @@
-"""What ``invarlock tune`` needs before it measures: the model, a text, the file of entries; PyTorch is not imported."""
+"""Prepares ``invarlock tune``: finds the model, the texts and the file of entries, without importing PyTorch."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from invarlock.problems import Code
 from invarlock.reports.policy import slice_overrides
 from invarlock.staging import check_can_be_made
 
-# A text that ships with a suites folder.
+# The provider of a text that ships with a suites folder.
 EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
 class GivenTexts:
-    """The texts that a user tunes on instead of the suite's, and how much of each; None takes the suite's numbers.
+    """The texts that a user tunes on instead of the suite's, and how much of each; None uses the suite's numbers.
 
     Attributes:
-        text: a file, or the file of each slice by name; None takes the suite's texts.
-        text_field: the field of a row that has the text.
-        limits: limits of slices, by slice and by their names.
-        seq_len: tokens of a window.
-        preview_windows: of each text.
-        final_windows: of each text.
+        text: a file, or the file of each slice by name; None uses the suite's texts.
+        text_field: the field of a row that has its text.
+        limits: the limits of slices, by slice and limit name.
+        seq_len: tokens per window.
+        preview_windows: the number of preview windows of each text.
+        final_windows: the number of final windows of each text.
     """
 
     text: Path | Mapping[str, Path] | None = None
@@ -53,12 +53,12 @@ class GivenTexts:
 
 @dataclass(frozen=True)
 class TunedTexts:
-    """What a model is tuned on.
+    """The texts that a model is tuned on.
 
     Attributes:
         source: the text, or the texts of slices.
-        counts: the windows of each slice by its name; of one text under the empty name.
-        limits: limits of slices, by slice and by their names.
+        counts: the window counts of each slice by name; a single text has the empty name.
+        limits: the limits of slices, by slice and limit name.
         left_out: slices of the suite whose text does not ship with it.
     """
 
@@ -77,16 +77,16 @@ def check_tuning(  # noqa: PLR0913  # the options of one command
     given: GivenTexts,
     tier: str,
 ) -> None:
-    """Check all that is known about tuning a model without PyTorch.
+    """Check everything about tuning a model that can be checked without PyTorch.
 
     Args:
         suites: the suites folder.
-        name: a model of it, or a folder.
+        name: the name of one of its models, or a folder.
         output: the file of entries.
-        scopes: the scopes that are given.
-        model_id: the id for the entries of a folder.
-        given: the texts that are given.
-        tier: the tier, which has the names of limits.
+        scopes: the requested scopes.
+        model_id: the model id for the entries of a folder.
+        given: the user's texts.
+        tier: the tier, which defines the names of limits.
 
     Raises:
         InvarLockError: the problem that was found.
@@ -134,16 +134,16 @@ def _check_model(suites: Path, name: str, model_id: str | None, given: GivenText
 
 
 def read_tuned_texts(suites: Path, texts: Sequence[Text], given: GivenTexts) -> TunedTexts:
-    """Return what a model is tuned on: the given texts, or those of its suite that ship with it.
+    """Return the texts that a model is tuned on: the user's, or those that ship with its suite.
 
     Args:
         suites: the suites folder.
-        texts: of the model's suite.
-        given: the texts that are given.
+        texts: the texts of the model's suite.
+        given: the user's texts.
 
     Raises:
-        MissingFileError: when a file is not there.
-        EvaluationError: when one is no text, or not the suite's.
+        MissingFileError: when a file does not exist.
+        EvaluationError: when a file is not a text, or not the suite's.
     """
     own = {
         name: WindowCounts(
@@ -176,12 +176,12 @@ def _joined(sources: Mapping[str, SourceText]) -> SourceText:
 
 
 def find_tuned(suites: Path, name: str, model_id: str | None) -> tuple[Model, tuple[Text, ...]]:
-    """Return a model of a suites folder, or a folder as one, and the texts of its suite.
+    """Return a model of the suites folder, or a folder as a model, and the texts of its suite.
 
-    The suite is the first with the model and a text that ships with it; without one the first with such a text.
+    The suite is the first that has the model and a text that ships with it, else the first with such a text.
 
     Raises:
-        UsageError: when it is neither, or no suite has a text that ships with it.
+        UsageError: when the name is neither, or no suite has a text that ships with it.
     """
     models = read_models(suites / "models.toml")
     texts = [
@@ -207,8 +207,8 @@ def hub_folder(model: Model) -> Path:
     """Return the folder of a model in the cache of the hub's client.
 
     Raises:
-        UsageError: when no revision of it is pinned.
-        HubError: when it is not in the cache.
+        UsageError: when the model has no pinned revision.
+        HubError: when the model is not in the cache.
     """
     if model.revision is None:
         raise UsageError(
@@ -220,10 +220,10 @@ def hub_folder(model: Model) -> Path:
 
 
 def read_entries(output: Path) -> dict[str, Any]:
-    """Return the document of tuned parameters that entries are added to, an empty one where there is no file.
+    """Return the document of tuned parameters to which entries are added; empty if the file does not exist.
 
     Raises:
-        UsageError: when it is no file.
+        UsageError: when the path is not a file.
         DocumentError: when it is malformed.
     """
     if os.path.lexists(output):

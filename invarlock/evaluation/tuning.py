@@ -1,4 +1,4 @@
-"""Finding the strongest parameters of edits that still pass every gate with margin.
+"""Finds the strongest parameters of edits that still pass every gate with margin.
 
 Example::
 
@@ -6,8 +6,8 @@ Example::
     for found in tune(subject, {"quant_rtn": parse_scope("ffn", where="--scope")}, margin=0.5, draws=3):
         found.entry()       # an entry of tuned_edit_params.json, with its evidence
 
-Each edit has a ladder of candidates and a search of its own. All searches share the baseline's measurements, and the
-candidates that they judge next are made in one pass over its weights, as many as the disk holds.
+Each edit has a ladder of candidates and its own search. All searches share the baseline's measurements. The candidates
+that they judge next are made in one pass over the baseline's weights, as many as fit on the disk.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from invarlock.reports.repeats import content_digest
 from invarlock.stages import stage
 
 SCENARIO = "tune"
-# Candidates of a pass: more of them save little reading for their room on the disk.
+# Candidates per pass: more would save little reading and take more disk space.
 MAX_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class TunedModel:
-    """The model that parameters are sought for, and what it is judged on."""
+    """The model whose edits are tuned, and the text and limits that it is judged on."""
 
     model_id: str
     folder: Path
@@ -58,9 +58,9 @@ class TunedModel:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate: the largest ratio, upper end and share of each limit over the draws, and why it does not hold.
+    """A candidate: the largest ratio, upper end and share of each limit over the draws, and why it fails, if it does.
 
-    ``deciding_slice`` is the slice of the text that uses most of the tightest limit; None if all text uses as much.
+    ``deciding_slice`` is the slice that uses most of the tightest limit; None if the text as a whole uses as much.
     """
 
     spec: EditSpec
@@ -74,7 +74,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was found for an edit: the strongest trial that holds, None if none does, and all trials."""
+    """The result for an edit: the strongest trial that holds, or None if none does, and all trials."""
 
     edit: str
     scope: Scope
@@ -110,12 +110,12 @@ class Judge(Protocol):
     """Judges the candidates of one model."""
 
     def judge(self, spec: EditSpec, subject: Path) -> Trial:
-        """Return the trial of a candidate from its checkpoint."""
+        """Measure a candidate's checkpoint and return its trial."""
 
 
 @dataclass
 class _Search:
-    """The search along one edit's ladder; ``wanted`` are the rungs to make, of which the first is judged."""
+    """The search along one edit's ladder; ``wanted`` has the rungs to make, and the first of them is judged next."""
 
     edit: str
     scope: Scope
@@ -126,7 +126,7 @@ class _Search:
     best: int | None = None
 
     def advance(self, holds: bool | None = None) -> None:
-        """Find the next rungs from whether the last one holds; none are left when the search is over."""
+        """Find the next rungs, given whether the last one holds; ``wanted`` is empty when the search is over."""
         try:
             rungs = next(self.steps) if holds is None else self.steps.send(holds)
             self.wanted = tuple(self.rungs[rung] for rung in rungs)
@@ -141,7 +141,7 @@ class _Search:
 
 @dataclass(frozen=True)
 class _Judge:
-    """Measures candidates against a baseline that is measured once."""
+    """Measures candidates against a baseline that was measured once."""
 
     model: TunedModel
     margin: float
@@ -175,7 +175,7 @@ class _Judge:
 
 
 class _Candidates:
-    """The subjects of candidates by their spec, made in passes over the baseline."""
+    """The candidates' checkpoints by spec, made in passes over the baseline."""
 
     def __init__(self, baseline: Path, folder: Path) -> None:
         self._baseline = baseline
@@ -183,10 +183,10 @@ class _Candidates:
         self._made: dict[str, Path | EditError] = {}
 
     def make(self, judged: Sequence[EditSpec], likely: Sequence[EditSpec]) -> Mapping[str, Path | EditError]:
-        """Return the subjects that are made, or the errors of those that cannot be; at least one of ``judged``.
+        """Return the checkpoints that were made, and the errors of others; at least one of ``judged`` is included.
 
-        Subjects of other candidates are removed. When a candidate of ``judged`` must be made, the pass makes all that
-        the disk holds, and those of ``likely`` last.
+        Checkpoints of other candidates are removed. If a candidate of ``judged`` must be made, one pass makes as many
+        as fit on the disk, those of ``likely`` last.
         """
         wanted = {str(spec): spec for spec in (*judged, *likely)}
         for name in self._made.keys() - wanted.keys():
@@ -200,13 +200,13 @@ class _Candidates:
         return self._made
 
     def drop(self, name: str) -> None:
-        """Remove a candidate's subject."""
+        """Remove the checkpoint of a candidate."""
         made = self._made.pop(name)
         if isinstance(made, Path):
             shutil.rmtree(made)
 
     def _room(self) -> int:
-        """Return how many subjects a pass makes: as many as the disk holds and one stays free, at least one."""
+        """Return how many checkpoints a pass makes: at least one, and as many as leave disk space for one more."""
         size = sum(path.stat().st_size for path in self._baseline.iterdir() if path.is_file())
         return max(1, min(MAX_AT_ONCE, shutil.disk_usage(self._folder).free // size - 1))
 
@@ -224,15 +224,15 @@ def tune(
 
     Args:
         model: the model.
-        edits: the edits to tune, and the weights that each takes.
-        margin: share of what each limit of a gate allows that may be used, 0 to 1.
+        edits: the edits to tune, and the scope of each.
+        margin: the share of each limit that may be used, 0 to 1.
         draws: how many draws of windows each candidate is measured on.
-        show: called with each trial when it is done.
+        show: called with each finished trial.
         begin: returns the judge of a model, margin, number of draws and folder; default: one that measures the
-            baseline, and each candidate on every draw.
+            baseline once, and each candidate on every draw.
 
     Raises:
-        EditError: when a scope takes nothing.
+        EditError: when a scope selects no tensors.
         CheckpointError, EvaluationError: when the model cannot be read or scored.
     """
     ladders = {edit: ladder(model.folder, edit, scope) for edit, scope in edits.items()}
@@ -262,7 +262,7 @@ def tune(
 
 
 def _judged(judge: Judge, spec: EditSpec, subject: Path | EditError) -> Trial:
-    """Return the trial of a candidate; one that cannot be made does not hold."""
+    """Return the trial of a candidate; a candidate that cannot be made does not hold."""
     if isinstance(subject, EditError):
         return Trial(spec, None, None, (), (str(subject),))
     return judge.judge(spec, subject)
@@ -287,7 +287,7 @@ def _measuring_judge(model: TunedModel, margin: float, draws: int, kept: Path) -
 
 
 def _against(report: Mapping[str, Any], margin: float) -> list[str]:
-    """Return what speaks against a candidate: a gate, a guard's signal, or a limit used beyond the margin."""
+    """Return the reasons against a candidate: a failed gate, a guard's signal, or a limit used beyond the margin."""
     run = report["meta"]["run"]
     lines = [f"draw {run}: {line}" for line in report["assurance"]["blocking_reasons"]]
     lines += [

@@ -1,4 +1,4 @@
-"""What an interrupted evaluation leaves: the measured baseline, which the same command then goes on with.
+"""Keeps the measured baseline of an interrupted evaluation, so that the same command can continue from it.
 
 Example::
 
@@ -20,7 +20,7 @@ from invarlock.reports.sidecars import REPORT_NAME
 
 
 def unfinished_folder(target: Path) -> Path:
-    """Return the folder for what an evaluation into ``target`` leaves when it is interrupted."""
+    """Return the folder for the results that an interrupted evaluation into ``target`` leaves."""
     return target.with_name(f"{target.name}.unfinished")
 
 
@@ -28,23 +28,23 @@ def keep_baseline(kind: type[BaseException] | None, baseline: Path, target: Path
     """Move a measured baseline out of an evaluation that was interrupted.
 
     Args:
-        kind: of the exception that ended it.
+        kind: the class of the exception that ended it.
         baseline: the folder with the baseline's report.
         target: the folder that the evaluation would have written.
     """
     folder = unfinished_folder(target)
     if kind is None or not issubclass(kind, KeyboardInterrupt) or not (baseline / REPORT_NAME).is_file():
         return
-    # without it, everything is measured again
+    # if this fails, everything is measured again
     with suppress(OSError):
         shutil.rmtree(folder, ignore_errors=True)
         baseline.rename(folder)
 
 
 def go_on(request: PairRequest, folder: Path) -> PairRequest:
-    """Return a request with the baseline's report of an interrupted evaluation, or as it is.
+    """Return the request with the baseline's report of an interrupted evaluation, if there is a usable one.
 
-    What is of another setup is left alone here; measuring compares the rest.
+    A report of another setup is ignored here; measuring compares the rest.
     """
     if request.baseline_report is not None or not (folder / REPORT_NAME).is_file():
         return request

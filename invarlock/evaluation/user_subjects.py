@@ -1,4 +1,4 @@
-"""Users' own subjects: their files, the edit that made them, and where they differ from their baseline."""
+"""Users' own subjects: their files, the edit that made them, and how they differ from their baseline."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def user_subject_files(folder: Path, baseline: Path) -> dict[str, Path]:
 
 
 def user_subject_digest(folder: Path, baseline: Path) -> str:
-    """Return ``sha256:<hex>`` of a subject, including the tokenizer that it is measured with."""
+    """Return ``sha256:<hex>`` of a subject, including the tokenizer that is used to measure it."""
     return combine_digests({name: digest_file(path) for name, path in user_subject_files(folder, baseline).items()})
 
 
@@ -39,7 +39,7 @@ def link_user_subject(folder: Path, baseline: Path, target: Path) -> None:
     """Make a folder of links to the files of a subject, so that the folder can be removed safely.
 
     Raises:
-        CheckpointError: when a file is missing, or the disk refuses.
+        CheckpointError: when a file is missing, or a link cannot be made.
     """
     files = user_subject_files(folder, baseline)
     try:
@@ -54,8 +54,8 @@ def user_subject_edit(folder: Path, baseline: Path, edit: SubjectEdit) -> tuple[
     """Return the description of a subject's edit for its report, and the edit's scope.
 
     Raises:
-        DocumentError: when its ``edit_metadata.json`` is about another baseline or other files than the subject's.
-        UsageError: if it is labelled ``noop`` and differs from its baseline.
+        DocumentError: when ``edit_metadata.json`` describes another baseline, or files that are not the subject's.
+        UsageError: when the subject is labelled ``noop`` but differs from its baseline.
     """
     if edit.source == "edit_metadata" or edit.label == NOOP:
         _check_digests(folder, baseline, edit)
@@ -90,9 +90,9 @@ def _check_digests(folder: Path, baseline: Path, edit: SubjectEdit) -> None:
 
 
 def unchanged(edited: EditDescription, subject_digest: str, baseline_digest: str) -> EditDescription:
-    """Return ``noop`` for a subject that is its baseline byte for byte, unless the user calls it something else.
+    """Return ``noop`` for a subject that equals its baseline byte for byte, unless the user gave another label.
 
-    Equal tensors next to another config are another model.
+    Equal tensors with another config are a different model.
     """
     if subject_digest != baseline_digest or edited.name != CUSTOM or edited.label_source == "given":
         return edited
@@ -100,7 +100,7 @@ def unchanged(edited: EditDescription, subject_digest: str, baseline_digest: str
 
 
 def changed_tensors(before: Checkpoint, after: Checkpoint) -> list[str]:
-    """Return the subject's tensors that the baseline has not, or has with other bytes; packed ones as dense tensors."""
+    """Return the subject's tensors that are missing or different in the baseline; packed ones as dense tensors."""
     changed = []
     for name in after.files.entries:
         if name not in before.files.entries or not torch.equal(_bytes(before, name), _bytes(after, name)):

@@ -1,7 +1,7 @@
 """Windows of text: non-overlapping, distinct, drawn by a seeded permutation.
 
-Where a tokenizer begins every text with tokens of its own (BOS), every window begins with them: a window of ``seq_len``
-tokens then has ``seq_len - len(prefix)`` tokens of text, the first of which is predicted from the prefix.
+If a tokenizer begins every text with its own tokens (BOS), every window begins with them too: a window of ``seq_len``
+tokens then has ``seq_len - len(prefix)`` tokens of text, and the first of these is predicted from the prefix.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Tokens = npt.NDArray[np.int32]
 class Windows:
     """Windows of one kind: ids, and token ids in blocks of shape (windows, seq_len), the prefix included.
 
-    A block has windows of one length; slices may differ in it. ``slices`` has the name of each window's slice; it is
-    empty for one text without a name.
+    All windows of a block have the same length; the lengths of slices may differ. ``slices`` has the slice name of each
+    window; it is empty for a single unnamed text.
     """
 
     ids: tuple[str, ...]
@@ -34,12 +34,12 @@ class Windows:
 
     @property
     def tokens(self) -> Tokens:
-        """Return the windows of the first length, which are all of them unless slices differ in it."""
+        """Return the windows of the first length; these are all windows unless slices have different lengths."""
         return self.blocks[0]
 
     @property
     def first_slice(self) -> Tokens:
-        """Return the windows of the first slice, which are all of them for one text."""
+        """Return the windows of the first slice; for a single text these are all windows."""
         return self.blocks[0][: self.slices.count(self.slices[0])] if self.slices else self.blocks[0]
 
     @property
@@ -54,7 +54,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of windows: preview and final, disjoint; each window begins with ``prefix``."""
+    """One draw of windows: preview and final windows, disjoint; each window begins with ``prefix``."""
 
     seed: int
     preview: Windows
@@ -68,7 +68,7 @@ def window_id(tokens: Tokens) -> str:
 
 
 def added_before(whole: Sequence[int], plain: Sequence[int]) -> tuple[int, ...] | None:
-    """Return the tokens of an encoding that stand before the text's own, None if those are not in it as they are."""
+    """Return the tokens that an encoding has before the text's own; None if it does not contain those unchanged."""
     for start in range(len(whole) - len(plain) + 1):
         if list(whole[start : start + len(plain)]) == list(plain):
             return tuple(whole[:start])
@@ -87,20 +87,20 @@ def draw_windows(  # noqa: PLR0913 - a draw follows from all of them
 ) -> Draw:
     """Return ``preview`` and then ``final`` windows of ``seq_len`` tokens, drawn by a seeded permutation.
 
-    Windows of the same tokens count once. The permutation sorts the raw stream of PCG64 and is the same with every
-    numpy.
+    Windows with the same tokens count once. The permutation sorts the raw stream of PCG64, so it is the same with every
+    numpy version.
 
     Args:
-        token_ids: the text's, without special tokens.
-        seq_len: tokens of a window, the prefix included: the length of the model's input.
-        preview: how many windows of that kind.
-        final: how many windows of that kind.
-        seed: of the permutation.
-        prefix: token ids that every window begins with.
-        usable: whether a window may be drawn; None where every one may.
+        token_ids: the token ids of the text, without special tokens.
+        seq_len: tokens per window, including the prefix: the length of the model's input.
+        preview: the number of preview windows.
+        final: the number of final windows.
+        seed: the seed of the permutation.
+        prefix: token ids at the start of every window.
+        usable: returns whether a window may be drawn; None accepts every window.
 
     Raises:
-        EvaluationError: when a window has no room for text, or the text has fewer distinct windows than needed, naming
+        EvaluationError: when a window has no room for text, or the text has too few distinct windows; the message has
             both counts.
     """
     width = seq_len - len(prefix)
@@ -135,7 +135,7 @@ def draw_windows(  # noqa: PLR0913 - a draw follows from all of them
 
 
 def join_draws(draws: Mapping[str, Draw]) -> Draw:
-    """Return one draw of the windows of several slices, one slice after another; each window names its slice.
+    """Return one draw of the windows of several slices, in the order of the slices; each window names its slice.
 
     Raises:
         EvaluationError: when two slices share a window.
@@ -162,6 +162,7 @@ def join_draws(draws: Mapping[str, Draw]) -> Draw:
 
 
 def _by_length(blocks: Sequence[Tokens]) -> tuple[Tokens, ...]:
-    """Return blocks with neighbours of the same length made one."""
+    """Return blocks, with neighbouring blocks of equal length joined."""
+
     groups = groupby(blocks, key=lambda block: block.shape[1])
     return tuple(np.concatenate(list(group)) for _, group in groups)

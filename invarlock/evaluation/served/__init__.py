@@ -1,1 +1,1 @@
-"""The engine over HTTP: a subject that an OpenAI-compatible server serves is measured by its answers."""
+"""Evaluation over HTTP: a subject on an OpenAI-compatible server is measured by the server's answers."""

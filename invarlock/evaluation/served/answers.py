@@ -1,8 +1,8 @@
-"""What servers say of the log-probabilities of a prompt, in two dialects, read into arrays and checked.
+"""Reads the log-probabilities of a prompt from a server's answer into arrays, in two dialects, and checks them.
 
-``prompt_logprobs`` is vLLM's: at each position a table from token ids to ``{"logprob": ...}``, with the prompt's own
-token always in it. ``echo`` is the older OpenAI API's: lists of tokens and log-probabilities, and at each position a
-table of the most probable ones by their text, with the text's first token unpredicted.
+``prompt_logprobs`` is vLLM's: each position has a table from token ids to ``{"logprob": ...}``, which always includes
+the prompt's own token. ``echo`` is from the older OpenAI API: lists of tokens and log-probabilities, and at each
+position a table of the most probable tokens by their text. The text's first token has no prediction.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from invarlock.measuring.fidelity import LEAST
 
 Numbers = npt.NDArray[np.float64]
 
-# Servers round, and add up probabilities in float16 or bfloat16.
+# Tolerance for servers that round, or that add up probabilities in float16 or bfloat16.
 ROUNDING = 0.02
 TOKEN_ID = "token_id:"
 
 
 class DialectError(Exception):
-    """An answer has no log-probabilities of the prompt in this dialect; the message says what is missing."""
+    """An answer has no prompt log-probabilities in this dialect; the message says what is missing."""
 
 
 class AnswerError(Exception):
-    """The log-probabilities of an answer have an impossible shape or value; the message says which."""
+    """The log-probabilities in an answer have an impossible shape or value; the message says which."""
 
 
 class TokensDifferError(Exception):
-    """The server reads the prompt as other tokens; the message says where."""
+    """The server splits the prompt into other tokens; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Answer:
     """The answer about the n predicted positions of a window.
 
     Attributes:
-        target: the log-probability of the window's own token, (n,).
-        ids: the tokens that are given at each position, (n, m), -1 where there are fewer.
-        logprobs: theirs, (n, m), minus infinity where there are fewer.
-        exact: whether the token is known, and not only one of those with the same text, (n, m).
-        fewest: the smallest number of tokens that are given at a position.
-        fingerprint: the answer's ``system_fingerprint``, whatever it is, None without one.
+        target: the log-probability of the window's own token, shape (n,).
+        ids: the tokens given at each position, shape (n, m), padded with -1.
+        logprobs: their log-probabilities, shape (n, m), padded with minus infinity.
+        exact: whether the token is certain, that is, no other token has the same text; shape (n, m).
+        fewest: the smallest number of tokens given at a position.
+        fingerprint: the answer's ``system_fingerprint`` as it is, or None if there is none.
     """
 
     target: Numbers
@@ -58,27 +58,27 @@ class Answer:
 
 
 class TokenTexts(Protocol):
-    """The tokens of a text as servers write them."""
+    """The texts that servers may write for the tokens of a vocabulary."""
 
     def is_text_of(self, text: str, token: int) -> bool:
-        """Return whether a server may write a token so."""
+        """Return whether a server may write this text for a token."""
 
     def ids_of(self, text: str) -> Sequence[int]:
-        """Return the tokens that a server may write so."""
+        """Return the tokens that a server may write as this text."""
 
 
 def read_prompt_logprobs(document: Any, tokens: Sequence[int], vocabulary: int) -> Answer:
-    """Return what an answer with ``prompt_logprobs`` says of a window of tokens.
+    """Return the content of an answer with ``prompt_logprobs`` about a window of tokens.
 
     Args:
         document: the answer.
-        tokens: the window's.
-        vocabulary: how many tokens there are.
+        tokens: the tokens of the window.
+        vocabulary: the size of the vocabulary.
 
     Raises:
-        DialectError: if it has no log-probabilities of the prompt in this dialect.
-        AnswerError: if it has another shape, or a value is not a log-probability.
-        TokensDifferError: if the server's tokens are others.
+        DialectError: if it has no prompt log-probabilities in this dialect.
+        AnswerError: if it has the wrong shape, or a value is not a log-probability.
+        TokensDifferError: if the server's tokens differ from the window's.
     """
     rows = _choice(document).get("prompt_logprobs")
     if not isinstance(rows, list):
@@ -101,18 +101,18 @@ def read_prompt_logprobs(document: Any, tokens: Sequence[int], vocabulary: int) 
 
 
 def read_echo(document: Any, tokens: Sequence[int], prefix: int, texts: TokenTexts) -> Answer:
-    """Return what an answer with ``echo`` says of a window of tokens; what the server generated is left out.
+    """Return the content of an answer with ``echo`` about a window of tokens, without the generated tokens.
 
     Args:
         document: the answer.
-        tokens: the window's.
+        tokens: the tokens of the window.
         prefix: how many of them the tokenizer puts before the text; a server may leave these out of its lists.
-        texts: of the vocabulary.
+        texts: the texts of the vocabulary.
 
     Raises:
-        DialectError: if it has no log-probabilities of the prompt in this dialect.
-        AnswerError: if it has another shape, or a value is not a log-probability.
-        TokensDifferError: if the server's tokens are others.
+        DialectError: if it has no prompt log-probabilities in this dialect.
+        AnswerError: if it has the wrong shape, or a value is not a log-probability.
+        TokensDifferError: if the server's tokens differ from the window's.
     """
     block = _choice(document).get("logprobs")
     if not isinstance(block, dict):
@@ -158,7 +158,7 @@ def _choice(document: Any) -> Mapping[str, Any]:
 
 
 def _check_prompt_tokens(document: Mapping[str, Any], count: int) -> None:
-    """Refuse an answer to a prompt that the server put tokens before, such as BOS, or cut."""
+    """Refuse an answer if the server put tokens such as BOS before the prompt, or cut it."""
     usage = document.get("usage")
     stated = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     if isinstance(stated, int) and stated != count:
@@ -184,7 +184,7 @@ def _inner(value: Any) -> Any:
 
 
 def _number(value: Any, index: int) -> float:
-    """Return a log-probability; one that is minus infinity, as of a token that is ruled out, becomes the least."""
+    """Return a log-probability; minus infinity, used for impossible tokens, becomes the smallest finite value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise AnswerError(f"a log-probability at position {index} is not a number")
     try:
@@ -197,10 +197,11 @@ def _number(value: Any, index: int) -> float:
 
 
 def _check_mass(values: Mapping[int, float], target: int, vocabulary: int, index: int) -> None:
-    """Refuse log-probabilities of a position that cannot be part of any distribution, because they are too small.
+    """Refuse log-probabilities of a position that are too small to be part of any distribution.
 
-    Beside the text's token the server gives the most probable ones, so no other token is more probable than the least
-    of these: together all have at most the sum of the given ones and that probability for each of the others.
+    The server gives the text's token and the most probable tokens, so no other token is more probable than the least
+    probable of the latter. The total probability is therefore at most the sum of the given tokens plus that bound for
+    each other token; it must reach 1.
     """
     given = math.fsum(map(math.exp, values.values()))
     least = math.exp(min((value for token, value in values.items() if token != target), default=values[target]))

@@ -5,7 +5,7 @@ Example::
     client = Client(server_url("http://gpu-1:8000"), key=os.environ.get(KEY_VARIABLE))
     client.post("completions", {"model": "mistral", "prompt": [1, 2, 3], "max_tokens": 1})
 
-It is the standard library's: httpx and requests come with other packages, and not with every version of them.
+It uses the standard library: httpx and requests come only with other packages, and not with all versions of them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_o
 from invarlock.errors import EvaluationError, UsageError
 from invarlock.problems import Code
 
-# Sent as a bearer token, never written anywhere.
+# Sent as a bearer token; it is never written anywhere.
 KEY_VARIABLE = "INVARLOCK_SUBJECT_API_KEY"
-# A server that loads a model or has a queue answers late; one that takes longer hangs.
+# A server that loads a model or has a queue answers late; a server that takes longer than this hangs.
 TIMEOUT_SECONDS = 300.0
-# What a server says of itself is not needed.
+# For optional requests about the server itself.
 LOOK_SECONDS = 10.0
 ATTEMPTS = 5
 PAUSE_SECONDS = 1.0
@@ -39,15 +39,15 @@ MAX_BYTES = 1 << 28
 MAX_WORDS = 200
 CHUNK_BYTES = 1 << 16
 BUSY = frozenset({429, 500, 502, 503, 504})
-# Overload, or what a server cannot read: llama-cpp-python's says so of token ids.
+# Overload, or input that the server cannot read: llama-cpp-python answers token ids with it.
 FAILED = 500
-# The request is refused as it is; another form may be accepted.
+# The server refuses the request in this form; it may accept another form.
 OTHER_FORM = frozenset({400, 413, 415, 422})
 URL_CHARACTERS = re.compile("[!-~]{1,500}")
 
 
 class ServerFailedError(EvaluationError):
-    """A server keeps failing on a request; it may be able to answer another form of it."""
+    """A server keeps failing on a request; it may be able to answer the request in another form."""
 
 
 class RequestRefusedError(Exception):
@@ -56,7 +56,7 @@ class RequestRefusedError(Exception):
 
 @dataclass(frozen=True)
 class Client:
-    """A server's API; ``base`` is its URL with the version, such as ``http://gpu-1:8000/v1``."""
+    """The API of a server; ``base`` is its URL with the version, such as ``http://gpu-1:8000/v1``."""
 
     base: str
     key: str | None = field(default=None, repr=False)
@@ -64,10 +64,10 @@ class Client:
     pause_seconds: float = PAUSE_SECONDS
 
     def get(self, path: str) -> Any:
-        """Return the JSON document of a path.
+        """Return the JSON document at a path.
 
         Raises:
-            EvaluationError: if the server cannot be reached, or refuses.
+            EvaluationError: if the server cannot be reached, or refuses the client.
             RequestRefusedError: if it refuses the request in this form.
         """
         return self._ask(Request(f"{self.base}/{path}"))
@@ -78,7 +78,7 @@ class Client:
         return self._ask(Request(f"{self.base}/{path}", data, {"Content-Type": "application/json"}))
 
     def look(self, url: str) -> Any:
-        """Return the JSON document of a URL of this server that it may lack, after one attempt; None without one."""
+        """Return the JSON document at an optional URL of this server, after one attempt; None if it fails."""
         request = Request(url, headers={"Accept": "application/json"})
         if self.key is not None:
             request.add_unredirected_header("Authorization", f"Bearer {self.key}")
@@ -90,7 +90,7 @@ class Client:
     def _ask(self, request: Request) -> Any:
         request.add_header("Accept", "application/json")
         if self.key is not None:
-            # a redirect to another host does not take it along
+            # not sent along with a redirect to another host
             request.add_unredirected_header("Authorization", f"Bearer {self.key}")
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -107,7 +107,7 @@ class Client:
             except TimeoutError:
                 raise self._unreachable(_late(self)) from None
             except (HTTPException, OSError, ValueError) as error:
-                # a connection that breaks off
+                # the connection broke off
                 if attempt == ATTEMPTS:
                     raise self._unreachable(f"{type(error).__name__}: {error}") from None
                 time.sleep(self._pause(attempt, None))
@@ -124,7 +124,7 @@ class Client:
         return min(seconds, LONGEST_PAUSE_SECONDS)
 
     def _words(self, error: HTTPError) -> str:
-        """Return what a server says of an error, on one line, without the key."""
+        """Return the server's message of an error, on one line and without the key."""
         try:
             text = error.read(CHUNK_BYTES).decode(errors="replace")
         except (OSError, HTTPException):
@@ -169,10 +169,10 @@ class Client:
 
 
 def server_url(text: str) -> str:
-    """Return the URL of a server's API; one without a path gets ``/v1``.
+    """Return the URL of a server's API; ``/v1`` is added if it has no path.
 
     Raises:
-        UsageError: if it is no plain URL: another scheme, or credentials, a query or a fragment in it.
+        UsageError: if it has another scheme, credentials, a query or a fragment.
     """
     try:
         parts = urlsplit(text)
@@ -204,7 +204,7 @@ def unusable(base: str, what: str) -> EvaluationError:
 
 class _NoRedirect(HTTPRedirectHandler):
     def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> None:
-        """Refuse: what answers would not be the server that the report names."""
+        """Refuse a redirect: another server than the one in the report would answer."""
 
 
 def _opener() -> OpenerDirector:

@@ -1,4 +1,4 @@
-"""The answers of a server as the scores that fidelity is measured with."""
+"""Wraps a server's answers as the scores from which fidelity is measured."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import torch
 
 from invarlock.evaluation.served.answers import Answer
 
-# No id of a token is as large.
+# Larger than every token id.
 ANY_TOKEN = 1 << 31
 
 
 @dataclass(frozen=True)
 class ServedScores:
-    """The answers about one window or several, as ``invarlock.measuring.fidelity.TokenScores``."""
+    """The answers about one or several windows, as ``invarlock.measuring.fidelity.TokenScores``."""
 
     answers: Sequence[Answer]
 
     @property
     def vocabulary(self) -> int:
-        """Return a bound of the ids: what a server does not give is unknown, and not absent."""
+        """Return an upper bound of the ids: a token that the server does not give is unknown, not absent."""
         return ANY_TOKEN
 
     def of_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the log-probabilities of tokens; minus infinity of those that the server did not give."""
+        """Return the log-probabilities of tokens; minus infinity for tokens that the server did not give."""
         return torch.stack([_of(answer, part)[0] for answer, part in zip(self.answers, ids, strict=True)])
 
     def known(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return whether the server gave the log-probability of each token, and of that token alone."""
+        """Return whether the server gave the log-probability of each token, and certainly of that token."""
         return torch.stack([_of(answer, part)[1] for answer, part in zip(self.answers, ids, strict=True)])
 
     def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return log-probabilities and ids of the most probable tokens that the server gave, -1 where fewer."""
+        """Return log-probabilities and ids of the most probable tokens that the server gave, padded with -1."""
         logprobs, ids = [], []
         for answer in self.answers:
             order = np.argsort(-answer.logprobs, axis=1, kind="stable")[:, :count]
@@ -48,13 +48,13 @@ class ServedScores:
 
 
 def _of(answer: Answer, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-probabilities of a window's tokens and whether they are known, of ids (positions, n)."""
+    """Return the log-probabilities of ids (positions, n) in one window, and whether each is known."""
     wanted = ids.cpu().numpy()
     positions = np.arange(len(wanted))[:, None] * np.int64(ANY_TOKEN)
     given = answer.ids >= 0
     keys = (answer.ids + positions)[given]
     logprobs, exact = answer.logprobs[given], answer.exact[given]
-    # of a token that several texts may stand for the most probable counts, and the known before any other
+    # if several texts may stand for a token, prefer a certain one, then the most probable
     order = np.lexsort((-logprobs, ~exact, keys))
     keys, logprobs, exact = keys[order], logprobs[order], exact[order]
     places = np.searchsorted(keys, wanted + positions).clip(max=len(keys) - 1)

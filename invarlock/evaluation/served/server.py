@@ -1,4 +1,4 @@
-"""A served model: which dialect its server speaks, how many tokens it gives, and its answers about windows.
+"""A served model: the dialect of its server, how many tokens it gives, and its answers about windows.
 
 Example::
 
@@ -34,9 +34,9 @@ from invarlock.problems import Code
 
 PROMPT_LOGPROBS, ECHO = "prompt_logprobs", "echo"
 TOKEN_IDS, TEXT = "token_ids", "text"
-# vLLM gives 20 unless it is started with more, the older OpenAI API 5.
+# vLLM gives 20 tokens per position unless it is started with a higher limit; the older OpenAI API gives 5.
 FEWER = (100, 50, 20, 10, 5, 1)
-# Windows that are under way at once: a server batches them.
+# Requests sent at the same time, so that the server can batch them.
 AT_ONCE = 4
 MAX_NAME = 512
 
@@ -57,14 +57,14 @@ class Served:
     """A served model and the form of its requests.
 
     Attributes:
-        client: of its server.
-        model: the name by which the server knows it.
-        dialect: the one that the server speaks.
+        client: the client of its server.
+        model: the server's name for the model.
+        dialect: the dialect of the server.
         top_k: how many of the most probable tokens are requested at each position.
-        tokenizer: the baseline's.
-        texts: of its vocabulary.
+        tokenizer: the baseline's tokenizer.
+        texts: the texts of its vocabulary.
         prefix: the number of tokens that the tokenizer puts before every text.
-        stated: what the server says of itself and of the model.
+        stated: what the server says about itself and the model.
     """
 
     client: Client
@@ -77,7 +77,7 @@ class Served:
     stated: Mapping[str, str] = field(default_factory=dict)
 
     def ask(self, tokens: Tokens) -> Iterator[Answer]:
-        """Yield the answer about each window of token ids, (windows, seq_len), in order.
+        """Yield the answer about each window of token ids, shape (windows, seq_len), in order.
 
         Raises:
             EvaluationError: if the server cannot be reached, or its answer cannot be used.
@@ -88,13 +88,13 @@ class Served:
                 yield from pool.map(self._about, windows[start : start + AT_ONCE])
 
     def takes(self, window: Sequence[int]) -> bool:
-        """Return whether the server can score a window: as text, only if it reads the text as the same tokens."""
+        """Return whether the server can score a window; in text form, the text must give the same tokens."""
         return self.dialect.prompt == TOKEN_IDS or _reads_back(self.tokenizer, window[self.prefix :])
 
     def document(self, fewest: int) -> dict[str, Any]:
-        """Return what a report says of the served model, given the smallest number of tokens at a position.
+        """Return the report's facts on the served model; ``fewest`` is the smallest number of tokens at a position.
 
-        It has no address: a report and its pack are passed on.
+        The server's address is left out, because reports and packs are passed on.
         """
         return {
             "model": public_text(self.model, self.client) or WITHHELD,
@@ -116,14 +116,14 @@ class Served:
         """Return the answer about one window.
 
         Raises:
-            RequestRefusedError: if the server does not take the request in this form.
-            DialectError, AnswerError: if its answer has another shape, or other values than log-probabilities.
+            RequestRefusedError: if the server does not accept the request in this form.
+            DialectError, AnswerError: if its answer has the wrong shape, or values that are not log-probabilities.
             TokensDifferError: if it reads other tokens.
             EvaluationError: if it cannot be reached.
         """
         ids, text = list(window), self.dialect.prompt == TEXT
         prompt = _text_of(self.tokenizer, ids[self.prefix :]) if text else ids
-        # the old API always generates at least one token
+        # the older OpenAI API always generates at least one token
         body: dict[str, Any] = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0}
         if self.dialect.name == PROMPT_LOGPROBS:
             answer = self.client.post("completions", body | {"prompt_logprobs": self.top_k})
@@ -141,19 +141,19 @@ def find_server(
     prefix: int,
     top_k: int,
 ) -> Served:
-    """Return the served model, after one window was answered.
+    """Return the served model, after it has answered a test window.
 
     Args:
-        client: of the server.
-        model: the model's name; None takes the only one that the server has.
-        tokenizer: the baseline's.
-        windows: token ids of a few windows, each begins with the prefix.
+        client: the client of the server.
+        model: the model's name; None for the only model of the server.
+        tokenizer: the baseline's tokenizer.
+        windows: token ids of a few windows, each beginning with the prefix.
         prefix: the number of tokens of the prefix.
         top_k: how many tokens are wanted at each position; a server may give fewer.
 
     Raises:
         UsageError: if the server has several models and none is named.
-        EvaluationError: if it cannot be reached, gives no log-probabilities of a prompt, or reads other tokens.
+        EvaluationError: if it cannot be reached, gives no prompt log-probabilities, or reads other tokens.
     """
     name = model or _only_model(client)
     texts = VocabularyTexts(tokenizer)

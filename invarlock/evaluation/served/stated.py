@@ -1,4 +1,4 @@
-"""What a server says of itself and of its model. Nothing proves it, and no report has the server's address.
+"""What a server says about itself and its model. These facts are unverified, and never include the server's address.
 
 Example::
 
@@ -19,7 +19,7 @@ from invarlock.evaluation.served.client import Client
 MAX_CHARACTERS = 200
 WITHHELD = "***"
 API_VERSION = "/v1"
-# Of a row of ``/v1/models``: our name, and the path of keys in the answers of vLLM, llama.cpp and Ollama's kind.
+# Facts from a row of ``/v1/models``: our name, and the path of keys in answers of vLLM, llama.cpp, Ollama and the like.
 OF_THE_MODEL: Mapping[str, tuple[str, ...]] = {
     "owned_by": ("owned_by",),
     "context_tokens": ("max_model_len",),
@@ -31,11 +31,11 @@ _PATH = re.compile(r"[/~]|[A-Za-z]:[/\\]|\\\\")
 
 
 def stated_by(client: Client, model: str, fingerprint: object = None) -> dict[str, str]:
-    """Return what a server states of a model and of itself, as short texts by name; what it does not say is left out.
+    """Return what a server says about a model and itself, as short texts by name; missing facts are left out.
 
     Args:
         client: of the server.
-        model: the name by which it knows the model.
+        model: the server's name for the model.
         fingerprint: the ``system_fingerprint`` of an answer.
     """
     found: dict[str, object] = {}
@@ -50,9 +50,9 @@ def stated_by(client: Client, model: str, fingerprint: object = None) -> dict[st
 
 
 def public_text(value: object, client: Client) -> str:
-    """Return a text of a server as a report may have it: without its address, the key, folders and control characters.
+    """Return a server's text without its address, the key, folders and control characters, fit for a report.
 
-    What is neither a text nor a number becomes empty.
+    A value that is neither a text nor a number becomes empty.
     """
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
@@ -65,7 +65,7 @@ def public_text(value: object, client: Client) -> str:
     if client.key:
         text = text.replace(client.key, WITHHELD)
     for host in filter(None, _hosts(client)):
-        # as a whole word: a host may be called "m"
+        # matched as a whole word, since a host may be called "m"
         text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(host)}(?![A-Za-z0-9])", WITHHELD, text, flags=re.IGNORECASE)
     return "".join(filter(str.isprintable, text))[:MAX_CHARACTERS].strip()
 

@@ -1,4 +1,4 @@
-"""Measuring a served subject: losses and fidelity, from what its server answers; nothing of its files is known."""
+"""Measures the losses and the fidelity of a served subject from its server's answers; its files are not available."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from invarlock.evaluation.served.scores import ServedScores
 from invarlock.evaluation.served.server import Served
 from invarlock.evaluation.windows import Tokens
 
-# The share of positions at which a server's most probable token is the baseline's of the next position. Of a model
-# that answers in time it is a few percent.
+# If at this share of positions the server's most probable token is the baseline's of the next position, its answers are
+# one position late. For correct answers the share is a few percent.
 LATE_SHARE = 0.5
-# Kernels add up in another order when a server has another batch; in bfloat16 that moves log-probabilities by
+# Kernels sum in another order if the server's batch has another size; in bfloat16 this changes log-probabilities by
 # hundredths of a nat.
 ANOTHER_ANSWER_NATS = 0.1
 
@@ -60,8 +60,8 @@ def compare_served(served: Served, comparison: Comparison) -> ServedMeasurement:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of an answer: of each position the log-probability of the text's token and the most probable token,
-    and the fewest tokens of a position."""
+    """What is kept of an answer: at each position the log-probability of the text's token and the most probable token,
+    and the smallest number of tokens given at a position."""
 
     target: np.ndarray[Any, np.dtype[np.float64]]
     ids: np.ndarray[Any, np.dtype[np.int64]]
@@ -85,10 +85,10 @@ def _kept(answer: Answer) -> _Kept:
 
 
 def _ask_again(served: Served, tokens: Tokens, answers: list[_Kept]) -> dict[str, Any]:
-    """Return how far a second answer about a few windows is from the first: nats a token, the largest of a window.
+    """Return how far a second answer about a few windows is from the first: the largest of a window, nats per token.
 
     Raises:
-        EvaluationError: if it is another answer, as of a server that invents them or exchanges its model meanwhile.
+        EvaluationError: if the answers differ, because the server invents them or replaced its model meanwhile.
     """
     chosen = sorted({0, len(answers) // 2, len(answers) - 1})
     again = served.ask(tokens[chosen])
@@ -108,8 +108,8 @@ def _ask_again(served: Served, tokens: Tokens, answers: list[_Kept]) -> dict[str
 def _check_in_time(served: Served, answers: list[_Kept], baseline: np.ndarray[Any, Any]) -> None:
     """Refuse answers that are one position late.
 
-    llama-cpp-python's server gives each token the probability that it has after itself, with models that have no BOS
-    (its issue 1983). Losses would be those of a broken model.
+    For models without BOS, llama-cpp-python's server gives the probability of each token after itself (its issue 1983).
+    The losses would look like those of a broken model.
     """
     own = np.stack([answer.ids for answer in answers])
     first = baseline.reshape(own.shape)

@@ -1,7 +1,7 @@
-"""The texts by which servers name tokens, each with the tokens that it may stand for.
+"""The texts by which servers name tokens, and the tokens that each text may stand for.
 
-Servers that give ids are not ambiguous. Others decode each token alone: bytes that are no whole character become
-a replacement character or nothing, so that one text stands for many tokens.
+Servers that give ids are unambiguous. Others decode each token alone: bytes that are not a whole character become a
+replacement character or nothing, so that one text may stand for many tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from invarlock.evaluation.served.answers import TOKEN_ID
 
 REPLACEMENT = "\ufffd"
-# SentencePiece writes a space so.
+# SentencePiece's mark for a space.
 SPACE = "\u2581"
 
 
@@ -29,17 +29,17 @@ class VocabularyTexts:
                 self._ids[text].append(token)
 
     def is_text_of(self, text: str, token: int) -> bool:
-        """Return whether a server may write a token so."""
+        """Return whether a server may write this text for a token."""
         if text.startswith(TOKEN_ID):
             return text == f"{TOKEN_ID}{token}"
         if token in self._ids.get(text, ()):
             return True
         decoded = self._decoded(token)
-        # the old OpenAI API writes bytes that are no whole character as bytes:\\xe2
+        # the older OpenAI API writes bytes that are not a whole character as bytes:\\xe2
         return text == decoded or (text.startswith("bytes:") and REPLACEMENT in decoded)
 
     def ids_of(self, text: str) -> Sequence[int]:
-        """Return the tokens that a server may write so; none where it is no token's text."""
+        """Return the tokens that a server may write as this text; empty if there are none."""
         number = text.removeprefix(TOKEN_ID)
         if number != text:
             return [int(number)] if number.isascii() and number.isdigit() and len(number) < 10 else []
@@ -50,12 +50,12 @@ class VocabularyTexts:
         if isinstance(piece, str):
             yield piece
             if piece.startswith(SPACE):
-                # a decoder drops the space that a text begins with
+                # a decoder drops a leading space
                 yield piece.replace(SPACE, " ")
                 return
         decoded = self._decoded(token)
         yield decoded
-        # some servers leave out what is no whole character
+        # some servers leave out bytes that are not a whole character
         yield decoded.replace(REPLACEMENT, "")
 
     def _decoded(self, token: int) -> str:

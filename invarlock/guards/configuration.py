@@ -18,7 +18,7 @@ Violation = dict[str, str]
 
 CONFIG, GENERATION, TOKENIZER, TEMPLATE = "config.json", "generation_config.json", "tokenizer", "chat template"
 
-# The last part of a field's name is matched; all parts are searched for rotary positions.
+# Only the last part of a field's name is matched; for rotary positions, all parts are searched.
 _ROTARY = re.compile(r"(^|\.)(rope|rotary|partial_rotary)")
 _COMPUTES = re.compile(
     r"""
@@ -41,11 +41,11 @@ _COMPUTES = re.compile(
     re.VERBOSE,
 )
 SEEN_OF_LISTS = 80
-# The attention range: without effect on windows that are not longer.
+# Fields of the attention range, which have no effect on shorter windows.
 _REACH = frozenset({"sliding_window", "attention_chunk_size", "window_size", "local_attention"})
 _LAYERS = frozenset({"layer_types", "sliding_window_pattern", "attention_layers"})
 _REACH_ONLY = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-# The longest text; the kinds of rotary positions below compute with it.
+# Fields of the longest text. Some kinds of rotary positions, listed next, compute with it.
 _POSITIONS = frozenset({"max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "seq_length"})
 _POSITIONAL_ROPES = frozenset({"dynamic", "yarn", "longrope", "su"})
 _GENERATES = frozenset({"bos_token_id", "eos_token_id", "decoder_start_token_id", "architectures"})
@@ -66,8 +66,8 @@ def configuration_violations(
     Args:
         baseline: the baseline's facts, as for ``derive_invariants``.
         subject: the subject's facts.
-        seq_len: tokens of the scored windows, None if that is not known.
-        layers: that the subject is declared to have; lists of layers end there.
+        seq_len: tokens per scored window; None if not known.
+        layers: the declared number of layers of the subject; lists with one entry per layer end there.
         excused: the last parts of the names of fields that are declared to change.
     """
     own, base = subject["configuration"], baseline["configuration"]
@@ -81,7 +81,7 @@ def configuration_violations(
         before, after = _with_ids(base), _with_ids(own)
         for name in _differing(after, before):
             if _alike(own["generation"].get(name), base["generation"].get(name)):
-                continue  # both take it from config.json, where it is reported
+                continue  # both sides take it from config.json, where it is reported
             reason = f"{_values(name, after, before)}; it is used to generate text"
             yield _violation(GENERATION, "generation", reason, "warn")
     yield from _tokenizer_violations(baseline, subject)
@@ -92,13 +92,13 @@ def configuration_violations(
 
 
 def _is_cut(name: str, own: object, base: object, layers: int) -> bool:
-    """Return whether a field lists something for each layer, and the subject's list is the beginning of the other."""
+    """Return whether a field has one entry per layer and the subject's list is the start of the baseline's."""
     if not isinstance(own, str) or not isinstance(base, str):
         return False
     try:
         mine, theirs = json.loads(own), json.loads(base)
     except ValueError:
-        # facts have the first characters of a long list; the library holds its length to the number of layers
+        # facts have only the start of a long list; transformers ensures that its length is the number of layers
         return name.rsplit(".", 1)[-1] in _LAYERS and own[:SEEN_OF_LISTS] == base[:SEEN_OF_LISTS]
     return isinstance(mine, list) and isinstance(theirs, list) and mine == theirs[:layers] and len(mine) == layers
 

@@ -31,8 +31,8 @@ class Probe:
     """A guard's measurement over more windows, in a file next to the report of the scenarios that require it.
 
     Attributes:
-        name: of its file without ``.json``, and of the detectors that read it.
-        judge: as ``Guard.judge``.
+        name: the name of its file without ``.json``, and of the detectors that read it.
+        judge: like ``Guard.judge``.
         in_null_runs: whether it is measured in null runs.
     """
 
@@ -51,7 +51,7 @@ class NullPart:
     """The form of a guard's measurement in a null run.
 
     Attributes:
-        raw: returns the raw part of a null change, as ``Guard.judge`` takes it.
+        raw: returns the raw part of a null change, in the form that ``Guard.judge`` expects.
         needs_modules: whether both sides must have the same modules, at least one.
     """
 
@@ -60,12 +60,12 @@ class NullPart:
 
 
 def no_gates(block: Block, limits: Block) -> list[Gate]:
-    """Return no gate."""
+    """Return no gates."""
     return []
 
 
 def no_limits_used(block: Block, limits: Block) -> Shares:
-    """Return no share of a limit."""
+    """Return no shares of limits."""
     return {}
 
 
@@ -85,7 +85,7 @@ def no_modules(block: Block) -> list[str] | None:
 
 
 def no_facts(block: Block) -> Block:
-    """Return no fact."""
+    """Return no facts."""
     return {}
 
 
@@ -119,11 +119,11 @@ class Guard:
         page_section: yields the parts of its section of a report's page, given its block.
         flags: the flags of its gates under ``validation``. A guard without flags only signals.
         gates: returns its gates, given its block and its limits.
-        signals: returns whether it signals, None if it was not run.
+        signals: returns whether it signals; None if it was not run.
         detects: returns whether its block shows the defect of a scenario with this primary guard. A probe of the guard
             counts too.
         limits_used: returns the used share of each of its limits, by dotted name.
-        signalled_modules: returns the modules that it signals, None if it lists none.
+        signalled_modules: returns the modules that it signals; None if it lists none.
         facts: returns its facts for the verdict's record of a report.
         raw_problems: yields contradictions in its raw part, or with the raw parts of other guards, given by name.
         detectors: the kinds of detector that read it.
@@ -131,7 +131,7 @@ class Guard:
         probe: its measurement over more windows, or None.
         null: its form in null runs, None if it is not in null runs.
         learned: its limits that presets learn.
-        fitted: its limits that can be fitted for tiers.
+        fitted: its limits that can be fitted for a tier.
         has_limits: whether tiers have limits for it.
         schema: its part of the schemas, as for ``reports.schemas``; None if it is in ``contracts/parts``.
     """

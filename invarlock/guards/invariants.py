@@ -1,4 +1,4 @@
-"""The invariants guard's judgement: structure and finiteness of the subject compared with the baseline."""
+"""The invariants guard's judgement: the subject's structure and finiteness, compared with the baseline's."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from invarlock.pages.parts import listed, plain_text
 Facts = Mapping[str, Any]
 Violation = dict[str, str]
 
-# Scales and zero points of the smallest groups in use (16) add three quarters to the bits of a code.
+# With the smallest groups in use (16 weights), scales and zero points add three quarters to the bits of a code.
 SPACIOUS = 1.75
-# Even if unchanged embeddings are most of a model, as in Gemma 3 270M, 4 bits save more than this.
+# 4-bit packing saves more than this even if unchanged embeddings are most of a model, as in Gemma 3 270M.
 BARELY_SMALLER = 0.9
-# Types of the same numbers, but for their precision.
+# Dtypes that differ only in the precision of their numbers.
 PRECISIONS = frozenset({"BF16", "F16", "F32"})
-# Families of the matrices of blocks: embedding and head may be tied.
+# Families of the matrices in blocks. Embedding and head are excluded because they may be tied.
 LAYERS = frozenset({"attn", "ffn", "router"})
 
 
@@ -43,23 +43,23 @@ def derive_invariants(
 ) -> dict[str, Any]:
     """Return status, metrics and violations of the guard.
 
-    Non-finite values, missing, unexpected or reshaped tensors, embedding rows that do not fit config or tokenizer,
-    a tokenizer with other tokens, and a changed tie structure fail; so does a matrix with the values of another one, a
-    tensor that changed though the edit does not take it, so do defects of packed weights, and so does configuration
-    that computes something else on the scored text. A dtype that changed in a part of a dense checkpoint warns, as does
-    packing that saves little, and other configuration.
+    These fail: non-finite values; missing, unexpected or reshaped tensors; embedding rows that do not fit config or
+    tokenizer; a tokenizer with other tokens; a changed tie; a matrix with the values of another matrix; a changed
+    tensor outside the scope of the edit; defects of packed weights; configuration that changes the computation on the
+    scored text. These warn: a dtype that changed in a part of a dense checkpoint, packing that saves little, and other
+    differences of configuration.
 
     Args:
         raw: the facts of ``baseline`` and ``subject``: ``tensors`` (by name: digest, dtype, shape, family, nonfinite),
             ``config``, ``tokenizer_tokens``, ``vocabulary_sha256``, ``prefix_token_ids``, ``embedding``, ``head``,
             ``added_special_tokens``, ``configuration``, ``tied_by_storage``, ``tied_by_value``, ``storage``,
             ``defects``.
-        edit: the report's ``edit``, with what it declares as ``expected``; None, a fault or a custom edit may
+        edit: the report's ``edit``, with its declared changes as ``expected``. None, a fault or a custom edit may
             change anything.
         equivalence: kinds of removed differences; with ``untied_head``, the head equals the embedding after removal.
-        seq_len: tokens of the scored windows, None if that is not known.
-        meant_to_change: whether the subject is meant to answer differently; then the fields of ``config.json`` that
-            compute something else warn.
+        seq_len: tokens per scored window; None if not known.
+        meant_to_change: whether the subject is meant to answer differently; then fields of ``config.json`` that change
+            the computation only warn.
     """
     baseline, subject = raw["baseline"], raw["subject"]
     declared = _Declared.by(edit, baseline, subject)
@@ -92,9 +92,9 @@ def derive_invariants(
 
 @dataclass(frozen=True)
 class _Declared:
-    """What a subject is declared to have: rows of its embedding, layers and experts; None where nothing is declared.
+    """The declared sizes of a subject: rows of its embedding, layers and experts; None for a size that is not declared.
 
-    ``widths`` has what follows from declared widths.
+    ``widths`` has the shapes and fields that follow from declared widths.
     """
 
     vocabulary: int | None
@@ -117,7 +117,7 @@ class _Declared:
         return cls(**wanted, widths=declared_widths(edit, *configs))
 
     def shape_of(self, name: str, own: list[int], base: list[int], baseline: Facts) -> bool:
-        """Return whether a tensor has the declared rows and widths, and is else of the baseline's shape."""
+        """Return whether a tensor has the declared rows and widths, and otherwise the baseline's shape."""
         if name in _vocabulary_tensors(baseline) and own[:1] == [self.vocabulary] and base[:1] == [_rows(baseline)]:
             return self.widths.fits(own[1:], base[1:])
         return self.widths.fits(own, base)
@@ -129,7 +129,7 @@ def _vocabulary_tensors(baseline: Facts) -> frozenset[str]:
 
 
 def _expectation_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] | None) -> Iterator[Violation]:
-    """Yield each change that is declared and not there."""
+    """Yield each declared change that was not made."""
     configs = [stated_sizes(side) for side in (baseline, subject)]
     sizes: dict[str, tuple[int | None, int | None]] = {
         "vocabulary": (_rows(baseline), _rows(subject)),
@@ -174,16 +174,16 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
     before, after = baseline["tensors"], subject["tensors"]
     heads = {baseline["head"], subject["head"]} - {None}
     missing = frozenset(missing_tensors(baseline, subject, declared.layers, declared.experts))
-    # codes have no precision, and what a quantiser leaves it stores in the type that its kernels compute in
+    # codes have no precision; tensors that a quantiser leaves dense are stored in the dtype of its kernels
     recast = subject["storage"]["packed_weights"] > 0 or _is_recast(before, after)
     for name in sorted({*before, *after}):
         own, base = after.get(name), before.get(name)
         if own is not None and own["nonfinite"]:
             yield _violation(name, "nonfinite", f"{own['nonfinite']} values are not finite")
         if name in heads and (own is None or base is None):
-            continue  # a tie that changed: _tie_violations reports it
+            continue  # _tie_violations reports a changed tie
         if own is None and name not in missing:
-            continue  # _storage_violations reports it, or it is of a layer that is declared to be dropped
+            continue  # _storage_violations reports it, or it is part of a layer that is declared to be dropped
         if own is None:
             kind = "missing norm layer" if base["family"] == "norm" else "missing"
             yield _violation(name, "missing", f"{kind}: the baseline has it, the subject does not")
@@ -196,20 +196,20 @@ def _tensor_violations(baseline: Facts, subject: Facts, declared: _Declared) -> 
             yield _violation(name, "reshaped", f"{what} {own['shape']} where the baseline has {base['shape']}")
         elif own["dtype"] != base["dtype"] and not (recast and {own["dtype"], base["dtype"]} <= PRECISIONS):
             reason = f"stored as {own['dtype']} where the baseline has {base['dtype']}"
-            # in another precision numbers are the same weights, integers instead of floats are not
+            # floats of another precision are the same weights; integers instead of floats are not
             alike = _is_float(own["dtype"]) == _is_float(base["dtype"])
             yield _violation(name, "dtype", reason, "warn" if alike else "fail")
 
 
 def _copies(baseline: Facts, subject: Facts, severity: str) -> Iterator[Violation]:
-    """Yield the matrices of layers that have the values of another one, where the baseline's two differ.
+    """Yield the matrices in blocks that have the values of another matrix, if the baseline's two matrices differ.
 
-    A tool that writes one expert or block in the place of another leaves a model of the right shape.
+    A tool that writes one expert or block in place of another makes a model with the right shapes.
     """
     before = baseline["tensors"]
     first: dict[str, str] = {}
     for name, own in sorted(subject["tensors"].items()):
-        # a vector stored as a matrix may round to the values of another one
+        # a vector stored as a matrix may have the values of another one after rounding
         if own["family"] not in LAYERS or len(own["shape"]) < 2 or min(own["shape"][-2:]) < 2 or name not in before:
             continue
         other = first.setdefault(own["digest"], name)
@@ -219,7 +219,7 @@ def _copies(baseline: Facts, subject: Facts, severity: str) -> Iterator[Violatio
 
 
 def _is_recast(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> bool:
-    """Return whether all tensors of a precision are stored in one precision, as when a whole model is cast."""
+    """Return whether all tensors of one precision now have one other precision, as if the whole model was cast."""
     found: dict[str, set[str]] = {}
     for name in before.keys() & after.keys():
         pair = before[name]["dtype"], after[name]["dtype"]
@@ -241,14 +241,14 @@ def _embedding_violations(baseline: Facts, subject: Facts, declared: _Declared) 
     rows = _rows(subject)
     assert rows is not None
     vocabulary, tokens = subject["config"]["vocab_size"], subject["tokenizer_tokens"]
-    # Mllama has rows for its images that its vocabulary does not count
+    # Mllama has embedding rows for images that its vocabulary size does not include
     same_vocabulary = (rows, vocabulary) == (_rows(baseline), baseline["config"]["vocab_size"])
     if vocabulary is not None and rows != vocabulary and not same_vocabulary:
         yield _violation(name, "embedding", f"{rows} rows where config.json says a vocabulary of {vocabulary}")
-    # some baselines have tokens without a row themselves, such as Gemma 3's <image_soft_token>
+    # the tokenizers of some baselines already have tokens without a row, such as Gemma 3's <image_soft_token>
     as_baseline = (rows, tokens) == (_rows(baseline), baseline["tokenizer_tokens"])
     if tokens is not None and rows < tokens and not as_baseline:
-        # a tool that saves a tokenizer may add a padding token; the model has no row for it, and no text contains it
+        # a tool that saves a tokenizer may add a padding token; the model has no row for it, but no text contains it
         unused = subject["added_special_tokens"]
         severity = "warn" if unused is not None and rows >= tokens - unused else "fail"
         yield _violation(name, "embedding", f"{rows} rows for a tokenizer of {tokens} tokens", severity)
@@ -266,7 +266,7 @@ def _rows(side: Facts) -> int | None:
 
 
 def _tie_violations(baseline: Facts, subject: Facts, same_head: bool) -> Iterator[Violation]:
-    """Yield a changed tie; a stored head equal to the embedding is the same model as a tied one."""
+    """Yield a changed tie; a stored head that equals the embedding is the same model as a tied head."""
     head = subject["head"] or baseline["head"] or "output head"
     if _is_tied(subject) != _is_tied(baseline) and not (same_head and _is_tied(baseline)):
         words = {True: "tied to the input embedding", False: "not tied"}
@@ -277,12 +277,12 @@ def _tie_violations(baseline: Facts, subject: Facts, same_head: bool) -> Iterato
 
 
 def _contradicts_its_config(side: Facts) -> bool:
-    """Return whether a config ties the head but other values are stored; a few models are like this."""
+    """Return whether a config ties the head but the stored head differs; a few published models are like this."""
     return side["tied_by_storage"] and side["head"] is not None and not side["tied_by_value"]
 
 
 def changed_tensors(baseline: Facts, subject: Facts) -> list[str]:
-    """Return the tensors whose bytes differ, or that only one side has."""
+    """Return the tensors whose bytes differ, or that exist on one side only."""
     before, after = baseline["tensors"], subject["tensors"]
     return [
         name
@@ -320,7 +320,7 @@ def _scope_violations(baseline: Facts, subject: Facts, edit: Mapping[str, Any] |
 
 
 def _takes(scope: Scope, name: str, tensor: Mapping[str, Any]) -> bool:
-    """Return whether a scope includes a tensor: a matrix or stack of matrices of its families and block."""
+    """Return whether a scope includes a tensor: a matrix or stack of matrices of the scope's family and block."""
     block = next((int(segment) for segment in name.split(".") if segment.isdigit()), None)
     families = ("attn", "ffn") if scope.family == "all" else (scope.family,)
     return len(tensor["shape"]) > 1 and tensor["family"] in families and scope.layer in (None, block)
@@ -343,7 +343,7 @@ def _tokenizer_violations(baseline: Facts, subject: Facts) -> Iterator[Violation
     if None not in (own, base) and own != base:
         more = subject["added_special_tokens"]
         if more is None:
-            # both sides are scored on the baseline's tokens, so the measurements are not valid for others
+            # both sides are scored on the baseline's tokens, so measurements with other tokens are not valid
             reason = "it has other tokens, or gives them other ids, than the baseline's"
             yield _violation("tokenizer", "tokenizer", reason)
         else:

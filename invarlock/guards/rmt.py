@@ -1,7 +1,7 @@
-"""The rmt guard's judgement: edge risks of the activations compared with the baseline's on the same windows.
+"""The rmt guard's judgement: edge risks of activations, compared with the baseline's on the same windows.
 
 The gate fails if more than half of a family's layers moved by more than three epsilons, or if the edge risk of a layer
-more than doubled or halved. The probe is per layer with closer limits, over more windows.
+more than doubled or halved. The probe judges each layer with closer limits, over more windows.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from invarlock.statistics.rounding import rounded
 Block = Mapping[str, Any]
 Modules = Mapping[str, Block]
 
-# The columns of the page's table of families, and those of a report of the first contract.
+# The columns of the page's table of families, for each of the two measurement contracts.
 _COLUMNS = (
     ("family", "more than half of its layers moved by", "limit", "largest growth", "largest fall"),
     ("change", "limit", "largest_growth", "largest_fall"),
@@ -59,7 +59,7 @@ _FIRST_COLUMNS = (
 
 
 class GrowthMetrics(TypedDict):
-    """The extremes of the growth of edge risks, and what is beyond a limit; no layers under the first contract."""
+    """The extremes of the growth of edge risks, and what exceeds a limit; the first contract has no layers."""
 
     modules: int
     largest_growth: float | None
@@ -69,7 +69,7 @@ class GrowthMetrics(TypedDict):
 
 
 class RmtBlock(TypedDict):
-    """What the guard derives in a report; ``modules`` has the growth of each."""
+    """The guard's derived block in a report; ``modules`` has the growth of each module."""
 
     status: str
     passed: bool
@@ -80,7 +80,7 @@ class RmtBlock(TypedDict):
 
 
 class RmtProbeBlock(TypedDict):
-    """What follows from a probe: the modules beyond their own limits."""
+    """The result of a probe: the modules beyond their own limits."""
 
     detected: bool
     detected_modules: list[str]
@@ -89,7 +89,7 @@ class RmtProbeBlock(TypedDict):
 
 
 class LearnedEpsilon(TypedDict):
-    """A limit of growth that null runs teach."""
+    """A limit of growth that is learned from null runs."""
 
     n: int
     quantile: float | None
@@ -99,14 +99,14 @@ class LearnedEpsilon(TypedDict):
 def derive_rmt(raw: Mapping[str, Any], policy: Mapping[str, Any], *, unchanged: bool = False) -> RmtBlock:
     """Return status, metrics, families, per-module growth and violations of the guard.
 
-    A module that could not be measured on one side is an error, so the guard fails; activations that are not finite
-    fail; an expert that saw too few tokens warns.
+    A module that could not be measured on one side is an error, so the guard fails. It also fails if activations are
+    not finite. An expert that received too few tokens warns.
 
     Args:
         raw: ``baseline`` and ``subject``, each with ``modules`` (by name: family, tokens, features, nonfinite,
             edge_risk; null where not measured).
         policy: the ``rmt`` limits.
-        unchanged: whether the subject answers as its baseline does; then a family or layer beyond a limit warns.
+        unchanged: whether the subject answers like its baseline; then a family or layer beyond a limit only warns.
     """
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     growths = _growths(before, after)
@@ -177,7 +177,7 @@ def _unmeasured(before: Modules, after: Modules) -> Iterator[Violation]:
 
 
 def _growths(before: Modules, after: Modules) -> dict[str, float | None]:
-    """Return subject / baseline - 1 for each module of both sides, None if one was not measured."""
+    """Return subject / baseline - 1 for each module of both sides; None if one side was not measured."""
     return {
         name: growth(before[name]["edge_risk"], after[name]["edge_risk"]) for name in sorted(before) if name in after
     }
@@ -229,9 +229,9 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _raw_problems(where: str, raw: Block, others: Mapping[str, Block]) -> Iterator[Problem]:
-    """Yield the layers whose activations differ in shape between the sides; only experts may have other tokens.
+    """Yield the layers whose activations differ in shape between the sides; only experts may have other token counts.
 
-    A layer whose stored weight has another shape has other features.
+    A layer whose stored weight has another shape may have other features.
     """
     before, after = raw["baseline"]["modules"], raw["subject"]["modules"]
     shapes = [
@@ -264,7 +264,7 @@ def _null_modules(change: NullChange, policy: Block) -> dict[str, float]:
 def _epsilons(
     least: str, changes: Sequence[Mapping[str, float]], policy: Block, windows: int
 ) -> dict[str, LearnedEpsilon]:
-    """Return epsilon by name: the larger of the tier's and the 97.5 % quantile of the growths plus 10 % of it."""
+    """Return epsilon by name: the tier's, or the 97.5 % quantile of the growths plus 10 % of it if that is larger."""
     rows: dict[str, LearnedEpsilon] = {}
     for name in sorted({name for change in changes for name in change}):
         values = [change[name] for change in changes if name in change]

@@ -1,9 +1,9 @@
-"""What the rmt guard compares with its limits: how much the edge risks of a family and of each layer changed.
+"""The numbers that the rmt guard compares with its limits: how far edge risks changed, by family and by layer.
 
-A family is judged by what more than half of its layers moved by, and each layer by itself. The largest edge
-risk of a family says little: that of SmolLM2's FFNs is one layer's massive activation, which pruning 8 % of the
-weights lowers by 11 % without harm, and that of its attention is a layer of the first block, which nothing behind it
-moves. Reports measured under the first contract are judged by the largest, as they were when they were made.
+A family is judged by the change that more than half of its layers reach, and each layer by its own change. The largest
+edge risk of a family is a poor measure: in SmolLM2's FFNs it comes from one layer's massive activation, which pruning
+8 % of the weights lowers by 11 % without harm; in its attention it comes from a layer of the first block, which changes
+in later blocks do not affect. Reports of the first contract are still judged by the largest, as when they were made.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ Modules = Mapping[str, Block]
 
 # The measurement contract of reports whose families are judged by their largest edge risk.
 FIRST_CONTRACT = "2627387952809863"
-# A family's limit in epsilons, which null changes keep to; edits may move it further. On four models harmless edits,
-# merges of fine-tunes included, move more than half of a family's layers by at most 1.8 %; an epsilon is 1 %.
+# A family's limit in epsilons. Null changes stay within one epsilon; edits may move a family further. On four models,
+# harmless edits, including merges of fine-tunes, move more than half of a family's layers by at most 1.8 %; an epsilon
+# is 1 %.
 EPSILONS = 3
-# A single layer may grow to twice its edge risk, or fall to half. Harmless edits of the same models raise one by at
-# most 66 % (attention of one block, reduced to rank 64 of 576) and lower it by at most 34 %. Most layers of rank 1 more
-# than double, and one of zeros has none (docs/evidence.md).
+# A single layer's edge risk may at most double or halve. Harmless edits of the same models raise it by at most 66 %
+# (attention of one block, reduced to rank 64 of 576) and lower it by at most 34 %. It more than doubles in most layers
+# of rank 1, and layers of zeros have none (docs/evidence.md).
 LAYER_GROWTH, LAYER_FALL = 1.0, 0.5
 
 
 class FamilyGrowth(TypedDict):
-    """Of the first contract: the largest edge risk of a family on both sides, its growth, and the limit of it."""
+    """Under the first contract: the largest edge risk of a family on both sides, its growth, and the limit."""
 
     modules: int
     baseline: float | None
@@ -39,7 +40,7 @@ class FamilyGrowth(TypedDict):
 
 
 class FamilyChange(TypedDict):
-    """What more than half of a family's layers moved by, its limit, and the extremes of its layers."""
+    """The change that more than half of a family's layers reach, its limit, and the extremes of its layers."""
 
     modules: int
     change: float | None
@@ -52,10 +53,11 @@ Families = Mapping[str, FamilyGrowth | FamilyChange]
 
 
 def growth(before: float | None, after: float | None) -> float | None:
-    """Return subject / baseline - 1 of an edge risk, None if it is not known."""
+    """Return subject / baseline - 1 of an edge risk; None if it is not known."""
     if before is None or after is None:
         return None
-    # a layer whose every feature is constant has no edge risk; that is a fall, or nothing
+    # a layer with only constant features has an edge risk of 0: a fall by 100 %, or no change if the baseline has it
+    # too
     return rounded(after / before - 1.0) if before > 0 else (0.0 if after == 0 else None)
 
 
@@ -65,7 +67,7 @@ def is_judged_by_largest(raw: Block) -> bool:
 
 
 def derive_families(raw: Block, policy: Block) -> Families:
-    """Return the row of each family of the baseline, in the form of the contract that the raw part was measured under.
+    """Return the row of each family of the baseline, in the form of the raw part's measurement contract.
 
     Args:
         raw: ``baseline`` and ``subject``, as for ``derive_rmt``.
@@ -84,7 +86,7 @@ def derive_families(raw: Block, policy: Block) -> Families:
 
 
 def family_level(row: Block) -> float | None:
-    """Return what is compared with the limit of a family's epsilon."""
+    """Return the value that is compared with the limit of a family's epsilon."""
     level: float | None = row["change"] if "change" in row else row["growth"]
     return level
 

@@ -1,11 +1,11 @@
 """The spectral guard's judgement: singular values of each weight matrix compared with the baseline's.
 
-Per module r = ln(sigma_subject / sigma_baseline) and z = r / tau; two-sided p-values are corrected over modules. A
-module is capped if it is significant after the correction and |r| exceeds the deadband, or if its rank or norm
-collapses. A few capped modules are allowed, a matrix that became zero never is. The change of a matrix is also
-examined, and warns if it does not look like compression (``weight_changes``). If it does, r has two parts that are
-compared with the deadband one by one, the ratio of the Frobenius norms and the rest: quantisers clip large weights on
-purpose (AWQ, OmniQuant, auto-round), which lowers the norm and flattens the spectrum.
+For each module, r = ln(sigma_subject / sigma_baseline) and z = r / tau; two-sided p-values are corrected for the number
+of modules. A module is capped if it is significant after the correction and |r| exceeds the deadband, or if its rank or
+norm collapses. A few capped modules are allowed; a matrix that became zero never is. The change of each matrix is also
+examined, and warns if it does not look like compression (``weight_changes``). If it does, r is split into the ratio of
+the Frobenius norms and the rest, and each part is compared with the deadband: quantisers clip large weights on purpose
+(AWQ, OmniQuant, auto-round), which lowers the norm and flattens the spectrum.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from invarlock.judgement.shares import Shares, largest_share, magnitude, share_o
 from invarlock.statistics.rounding import rounded
 
 Module = Mapping[str, Any]
-# A severity, its limit, and the logarithm of the limit.
+# A severity, its limit, and the limit's logarithm.
 _Fall = tuple[str, float, float]
-# The measured norms of equal matrices differ by less than this on any machine.
+# On all machines, the measured norms of equal matrices differ by less than this.
 SAME_NORM = 1e-6
 # The smallest null scale of a family in a preset.
 SMALLEST_SCALE = 1e-4
-# Why a matrix fails the guard however many caps the tier allows.
+# The reason for which a matrix fails the guard, regardless of the tier's limit on capped modules.
 ZERO = "all its values are zero, the baseline's are not"
-# A matrix whose values are smaller on average, such as an expert that was never used, becomes zero where a format has
-# scales in float16; that counts as one cap.
+# A matrix whose values are on average smaller than this, such as an unused expert, becomes zero in a format with
+# float16 # scales; that counts as one capped module.
 DEAD = 1e-5
 
 
@@ -64,13 +64,13 @@ def derive_spectral(
 
     Args:
         raw: ``baseline`` and ``subject``, each with ``measurement_contract_hash`` and ``modules`` (by name: family,
-            shape, sigma, residual, frobenius; null where not finite); ``changes`` of those that changed, by name;
-            ``canonical`` with the same of the matrices that are compared in another form than the stored one.
+            shape, sigma, residual, frobenius; null if not finite); ``changes`` of the matrices that changed, by name;
+            ``canonical`` with the same for matrices that are compared in another form than the stored one.
         policy: the ``spectral`` limits.
-        scaled_by: matrices that received scales which were undone in another, by name, and that other.
-        rounding: the relative error of a number that is rounded to the type in which tensors are stored.
-        low_rank: whether the changes run along few directions by nature, as those of an adapter or a fine-tune do.
-        unchanged: whether the subject answers as its baseline does; then too many capped modules warn.
+        scaled_by: for a matrix that received the scales removed from another matrix: that other matrix, by name.
+        rounding: the relative rounding error of the dtype in which tensors are stored.
+        low_rank: whether the changes are expected to have few directions, as for an adapter or a fine-tune.
+        unchanged: whether the subject answers like its baseline; then too many capped modules only warn.
     """
     before, after, changes = _compared(raw)
     violations = []
@@ -127,7 +127,7 @@ def derive_spectral(
 
 
 def _compared(raw: Mapping[str, Any]) -> tuple[Mapping[str, Module], Mapping[str, Module], Mapping[str, Module]]:
-    """Return the compared measurements: baseline and subject by module, and the changes, in their common form."""
+    """Return baseline and subject measurements and the changes by module, in the form in which they are compared."""
     canonical = raw.get("canonical", {"baseline": {}, "subject": {}, "changes": {}})
     return (
         {**raw["baseline"]["modules"], **canonical["baseline"]},
@@ -141,7 +141,7 @@ def _violation(module: str, severity: str, reason: str) -> dict[str, str]:
 
 
 def _with_source(reason: str, module: str, scaled_by: Mapping[str, str]) -> str:
-    """Return a reason that names the other matrix that may be at fault, where scales were moved from it to this one."""
+    """Return the reason; if scales were moved to this matrix from another, name that one as a possible cause."""
     if module not in scaled_by:
         return reason
     return f"{reason}; the defect may be in {scaled_by[module]}, whose scales were moved here"
@@ -209,7 +209,7 @@ def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _survivors(p_values: Mapping[str, float | None], policy: Mapping[str, Any]) -> set[str]:
-    """Return the modules whose p-value is significant after the correction.
+    """Return the modules whose p-value is significant after correction for multiple comparisons.
 
     Benjamini and Hochberg 1995, or Bonferroni, over all modules that have a ratio.
     """
@@ -225,7 +225,7 @@ def _survivors(p_values: Mapping[str, float | None], policy: Mapping[str, Any]) 
 
 
 def _moved(row: Mapping[str, Any], compressed: bool) -> float:
-    """Return how far the spectral norm moved: |r|, of a compressed matrix no more than the larger of its two parts."""
+    """Return how far the spectral norm moved: |r|, but for a compressed matrix at most the larger of its two parts."""
     total: float = row["log_ratio"] or 0.0
     norm: float | None = row["log_norm_ratio"]
     if not compressed or norm is None:
@@ -249,7 +249,7 @@ def _findings(
             ("cap", f"spectral norm changed by {math.exp(min(row['log_ratio'], 700.0)):.4g} times, z = {row['z']:.4g}")
         )
     for what, key, limits in falls:
-        # a norm that is zero on one side has no ratio and is capped above
+        # a norm that is zero on one side has no ratio; the matrix is capped above
         if row[key] is None:
             continue
         for severity, limit, log_limit in limits:
@@ -260,7 +260,7 @@ def _findings(
 
 
 def _falls(policy: Mapping[str, Any]) -> list[tuple[str, str, list[_Fall]]]:
-    """Return the quantities that may fall, their keys in a module's row, and their limits, most severe first."""
+    """Return the quantities that must not fall too far, their keys in a module's row, and limits, most severe first."""
     return [
         (what, key, [(kind, policy[limits][kind], math.log(policy[limits][kind])) for kind in ("cap", "warn")])
         for what, key, limits in (
@@ -314,7 +314,7 @@ def _limits_used(block: Module, limits: Module) -> Shares:
         used[f"spectral.{limit}"] = largest_share(share_of((row[key] or 0.0) / warn, 1.0) for row in rows)
     for limit in ("coherent_share", "flipped_share", "edge_risk"):
         found = metrics[f"max_{'coherent' if limit == 'coherent_share' else limit.removesuffix('_share')}"]
-        # noise alone has an edge risk of about 1
+        # pure noise has an edge risk of about 1
         base = 1.0 if limit == "edge_risk" else 0.0
         allowed = limits["change"][limit] - base
         used[f"spectral.change.{limit}"] = share_of((base if found is None else found) - base, allowed)
@@ -335,7 +335,7 @@ def _log_ratios(change: NullChange, policy: Module) -> dict[str, list[float]]:
 
 
 def _null_scales(changes: Sequence[Mapping[str, Sequence[float]]], policy: Module, windows: int) -> dict[str, Any]:
-    """Return tau by family: 1.4826 * MAD of ln(sigma / sigma_baseline), floored, and never above the tier's."""
+    """Return tau by family: 1.4826 * MAD of ln(sigma / sigma_baseline), at least a floor and at most the tier's tau."""
     rows = {}
     for family in sorted({family for change in changes for family in change}):
         values = [value for change in changes for value in change.get(family, ())]

@@ -1,4 +1,4 @@
-"""Whether the raw measurements of the spectral guard agree with each other and with the digests of the tensors."""
+"""Checks that the spectral guard's raw measurements agree with each other and with the digests of the tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from invarlock.problems import Code, Problem
 
 Module = Mapping[str, Any]
-# The fields that are equal in all forms of a matrix.
+# The fields that are the same in every form of a matrix.
 _FIXED = ("family", "shape")
 
 
@@ -19,7 +19,7 @@ def raw_problems(where: str, raw: Module, others: Mapping[str, Module]) -> Itera
 
 
 def _is_longer(own: list[int], base: list[int], measured: list[int]) -> bool:
-    """Return whether a matrix has more rows than the baseline's, and was measured by as many as that has."""
+    """Return whether a matrix has more rows than the baseline's, and was measured on the baseline's number of rows."""
     return len(own) == 2 and own[0] > base[0] and measured == base
 
 
@@ -47,7 +47,7 @@ def _change_problems(where: str, raw: Module, others: Mapping[str, Module]) -> I
 
 
 def _canonical_problems(where: str, raw: Module) -> Iterator[Problem]:
-    """Yield the matrices in another form that do not belong to the stored ones."""
+    """Yield the canonical matrices that do not match stored ones."""
     if "canonical" not in raw:
         return
     parts = raw["canonical"]

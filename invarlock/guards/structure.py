@@ -1,4 +1,4 @@
-"""The tensors of the baseline that a checkpoint lacks, from the raw facts of both; it is loaded only without any."""
+"""The tensors of the baseline that a checkpoint lacks, from raw facts; a checkpoint that lacks any is not loaded."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Facts = Mapping[str, Any]
 
 
 def stated_sizes(side: Facts) -> Facts:
-    """Return what the config of a side states, from both places where its facts have it."""
+    """Return the fields of a side's config, merged from the two places where its facts store them."""
     return {**side["configuration"]["config"], **side["config"]}
 
 
 def missing_tensors(
     baseline: Facts, subject: Facts, layers: int | None = None, experts: int | None = None
 ) -> list[str]:
-    """Return the tensors that a baseline has and a subject does not, by name.
+    """Return the names of the tensors that a baseline has and a subject lacks.
 
-    Where the subject is declared to have so many ``layers`` or ``experts``, what later ones have is not missing.
+    If the subject is declared to have only so many ``layers`` or ``experts``, tensors of later ones are not missing.
 
-    An output head that only one of the two stores may be tied in the other, and is not missing; nor is a tensor
-    that exists in an unreadable form. ``invariants`` reports both separately.
+    An output head that only one side stores may be tied on the other side, and is not missing; neither is a tensor that
+    exists in an unreadable form. ``invariants`` reports both separately.
     """
     heads = {baseline["head"], subject["head"]}
     unreadable = {defect["tensor"] for defect in subject["defects"]}

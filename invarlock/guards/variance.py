@@ -1,6 +1,6 @@
 """The variance guard's judgement: whether undoing a scale change of FFN outputs would reduce the loss.
 
-An intervention signal, never a gate.
+The guard only signals that scales could help; it is never a gate.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from invarlock.pages.markup import Markup, element
 from invarlock.pages.parts import counted, data_table, most_changed, number_cell, number_text
 from invarlock.statistics.rounding import rounded
 
-# Half a per cent of perplexity, in nats a token. Formats that shrink weights, such as MXFP4, and fine-tunes cost less
-# (docs/statistics.md); a gain that is certain but smaller passes the predictive gate and is no warning.
+# Half a percent of perplexity, in nats per token. Formats that shrink weights, such as MXFP4, and fine-tunes cost less
+# (docs/statistics.md). A gain that is significant but smaller passes the predictive gate without a warning.
 LEAST_WARNED_GAIN = 0.005
 Block = Mapping[str, Any]
 Modules = Mapping[str, Block]
@@ -29,8 +29,8 @@ Modules = Mapping[str, Block]
 def propose_scales(before: Modules, after: Modules, policy: Mapping[str, Any]) -> dict[str, float]:
     """Return the scales that would bring FFN outputs back to the baseline's root mean square.
 
-    Each is the clamped ratio baseline / subject; scales within the deadband are dropped, and of the rest the largest
-    changes are kept.
+    Each scale is the clamped ratio baseline / subject. Scales within the deadband are dropped; of the others, only the
+    largest changes are kept.
 
     Args:
         before: ``rms`` by module for the baseline.
@@ -55,9 +55,9 @@ def derive_variance(
 ) -> dict[str, Any]:
     """Return status, proposed scales, their gain and the predictive gate.
 
-    A is the subject's loss on the final windows, B the loss with the scales applied. Scales are worth applying if the
-    mean of B - A and the upper end of its interval are at most -min_effect. One-sided intervals put all of alpha there.
-    The guard warns where that end is also at least half a per cent below zero.
+    Let A be the subject's loss on the final windows and B its loss with the scales applied. Scales are worth applying
+    if the mean of B - A and the upper end of its interval are at most -min_effect. A one-sided interval puts all of
+    alpha at this end. The guard warns if that end is also at least half a percent below zero.
 
     Args:
         raw: ``baseline`` and ``subject``, each with ``modules`` (by name: rms); ``subject`` with ``scaled_logloss``.
@@ -104,7 +104,7 @@ def _derived(
 def derive_ve_probe(
     raw: Mapping[str, Any], policy: Mapping[str, Any], windows: Mapping[str, Any], bootstrap: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the probe's result: the guard's numbers over more windows, and whether it would intervene at all."""
+    """Return the probe's result: the guard's numbers over more windows, and whether it would intervene."""
     block = _derived(raw, policy, windows, bootstrap, 0.0)
     kept = ("modules", "proposed_scales", "ab_gain", "predictive_gate", "violations")
     return {"detected": block["predictive_gate"]["passed"], **{key: block[key] for key in kept}}
@@ -155,10 +155,10 @@ def _judge_probe(raw: Block, limits: Block, context: Context) -> dict[str, Any]:
 
 
 def _limits_used(block: Block, limits: Block) -> Shares:
-    """Proposes a scale for each FFN output beyond the deadband, and compares the gain with the least effect."""
+    """Return the used shares of ``deadband``, by the FFN output that moved most, and of ``min_effect``, by the gain."""
     if block["status"] == "error":
         return {"variance.deadband": None}
-    # the ratio of an output that vanished is not known
+    # an output that vanished has no ratio
     moved = [None if row["ratio"] is None else abs(row["ratio"] - 1) for row in block["modules"].values()]
     used = {"variance.deadband": largest_share(share_of(one, limits["deadband"]) for one in moved)}
     gain, least = block["ab_gain"], limits["min_effect"]
@@ -184,7 +184,7 @@ def _page_section(block: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _min_effect(changes: Sequence[Sequence[float]], policy: Block, windows: int) -> dict[str, Any]:
-    """Return z * sigma / sqrt(n), with sigma of the loss differences within a change and n windows."""
+    """Return z * sigma / sqrt(n), where sigma is the deviation of loss differences within a change, for n windows."""
     spreads = [_spread(deltas) for deltas in changes]
     sigma = math.sqrt(math.fsum(spreads) / len(spreads))
     alpha = policy["primary_metric"]["alpha"]

@@ -1,7 +1,7 @@
-"""The judgement of changes of weight matrices: typical of compression, or of a defect.
+"""The judgement of changes of weight matrices: do they look like compression, or like a defect?
 
-A change that is a scale, flips signs of large weights or has one direction is reported, however small it is. An FFN
-with the same reordering of hidden units in all its matrices is the same function, and is reported as such.
+A change is reported, however small it is, if it is a scale, flips signs of large weights or has one direction. An FFN
+whose matrices all have the same reordering of hidden units computes the same function, and is reported as reordered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 Rows = Mapping[str, Mapping[str, Any]]
 
-# The raw number, the limit of the tier, and the finding for a matrix beyond the limit.
+# For each share: the raw number, the tier's limit, and the finding for a matrix beyond the limit.
 _SHARES = (
     ("coherent", "coherent_share", "{:.1%} of its change is a scale of its own weights, limit {:.1%}"),
     ("flipped", "flipped_share", "{:.1%} of its change turns the sign of large weights, limit {:.1%}"),
@@ -22,13 +22,13 @@ _SHARES = (
 def judge_changes(
     changes: Rows, skipped: set[str], limits: Mapping[str, Any], low_rank: bool = False
 ) -> dict[str, list[str]]:
-    """Return the findings of each matrix that changed as compression does not.
+    """Return the findings of each matrix whose change does not look like compression.
 
     Args:
-        changes: raw, by matrix: ``relative``, ``coherent``, ``flipped``, ``edge_risk``, ``unit_order``.
+        changes: the raw changes by matrix: ``relative``, ``coherent``, ``flipped``, ``edge_risk``, ``unit_order``.
         skipped: the matrices that ``reordered`` and ``rounded_only`` return.
         limits: ``coherent_share``, ``flipped_share``, ``edge_risk``.
-        low_rank: whether the changes run along few directions by nature, as those of an adapter or a fine-tune do.
+        low_rank: whether the changes are expected to have few directions, as for an adapter or a fine-tune.
     """
     judged = _judged(changes, skipped, low_rank)
     found = {name: _findings(change, limits) for name, change in judged.items()}
@@ -36,9 +36,9 @@ def judge_changes(
 
 
 def rounded_only(changes: Rows, canonical: Collection[str], limits: Mapping[str, Any], rounding: float) -> set[str]:
-    """Return the matrices whose change is no larger than rounding makes one.
+    """Return the matrices whose change is no larger than rounding can cause.
 
-    A matrix in canonical form is a product of stored numbers: each of them was rounded on both sides, and so it may
+    A matrix in canonical form is a product of stored numbers. Each of them was rounded on both sides, so the matrix may
     change by ``rounding``, the relative error of one rounding. Others may change by the limit ``relative_floor``.
     """
     floor = limits["relative_floor"]
@@ -67,7 +67,8 @@ def reordered(changes: Rows, modules: Rows) -> set[str]:
 def change_metrics(
     changes: Rows, same: set[str], skipped: set[str], findings: Mapping[str, Any], low_rank: bool = False
 ) -> dict[str, Any]:
-    """Return how many matrices changed, how, and the most extreme of each share that is judged."""
+    """Return how many matrices changed, in which way, and the most extreme value of each judged share."""
+
     judged = _judged(changes, skipped, low_rank).values()
     return {
         "changed_modules": len(changes),

@@ -15,17 +15,17 @@ class Context:
         windows: ``evaluation_windows`` of the report, with ``preview`` and ``final``.
         bootstrap: ``replicates``, ``alpha`` and ``seed`` of the intervals.
         edit: the report's ``edit``; None if unknown.
-        not_scored: the reason why the subject could not be scored, None if it was scored.
+        not_scored: the reason why the subject could not be scored; None if it was scored.
         equivalence: the kinds of differences removed before comparing weights.
-        task_records: ``task_records`` of the report, None if it has none.
-        scaled_by: matrices that received scales which were undone in another, by name, and that other.
-        rounding: the largest relative error of a number that is rounded to a type in which tensors are stored.
-        low_rank: whether changes run along few directions by nature: those of an adapter, or of a subject that is
-            meant to answer differently, a fine-tune.
+        task_records: the report's ``task_records``, or None.
+        scaled_by: for a matrix that received the scales removed from another matrix: that other matrix, by name.
+        rounding: the largest relative rounding error of the dtypes in which tensors are stored.
+        low_rank: whether changes are expected to have few directions: for an adapter, or for a subject that is meant to
+            answer differently (a fine-tune).
         raws: the measurements of the metrics that have their own, by name.
-        intent: ``preserve``, or ``change`` where the subject is meant to answer differently.
+        intent: ``preserve``, or ``change`` if the subject is meant to answer differently.
         blocks: the blocks of the metrics judged before this one, by name.
-        unchanged: whether the subject answers as its baseline does, as far as the scored text shows.
+        unchanged: whether the subject answers like its baseline, as far as the scored text shows.
     """
 
     windows: Mapping[str, Any]

@@ -13,7 +13,7 @@ class DetectorKind:
 
     Attributes:
         kind: its name in ``scenarios.json``.
-        seen: returns the value that a detector of this kind reads from a report, None if absent. It takes the
+        seen: returns the value that a detector of this kind reads from a report; None if absent. It takes the
             detector and the report, with probes under their names.
     """
 

@@ -1,14 +1,13 @@
-"""Changes of structure that a user declares: ``vocabulary+8``, ``layers=28``, ``ffn=1024``, ``experts=48``.
+"""Structural changes that a user declares: ``vocabulary+8``, ``layers=28``, ``ffn=1024``, ``experts=48``.
 
 Example::
 
     >>> parse_expectation("vocabulary+8").wanted(32000)
     32008
 
-``comparable(raw, edit)`` leaves the blocks from 28 on out of the baseline if the edit declares ``layers=28``.
+If the edit declares ``layers=28``, ``comparable(raw, edit)`` leaves out the baseline's blocks from number 28 on.
 
-A declared change is not a violation. A declared change that was not made is one, and so is a change that was not
-declared.
+A declared change is not a violation. A declared change that was not made is a violation, as is an undeclared change.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any, Literal, cast
 from invarlock.errors import UsageError
 from invarlock.problems import Code
 
-# Of the residual stream, and in hidden units of an FFN, heads of queries, heads of keys and values, and experts.
+# The width of the residual stream, and the numbers of hidden FFN units, query heads, key-value heads, and experts.
 WIDTHS = ("width", "ffn", "heads", "kv-heads", "experts")
 _FORM = re.compile(r"(vocabulary)(\+)([1-9][0-9]{0,8})|(layers|width|ffn|heads|kv-heads|experts)(=|-)([1-9][0-9]{0,5})")
 FORMS = (
@@ -36,14 +35,14 @@ _EXPERTS = re.compile(r"\bexperts\b")
 
 @dataclass(frozen=True)
 class Expectation:
-    """One declared change: of the rows of the embedding, of the number of blocks or experts, or of a width."""
+    """One declared change: of the number of embedding rows, blocks or experts, or of a width."""
 
     what: Literal["vocabulary", "layers", "width", "ffn", "heads", "kv-heads", "experts"]
     sign: Literal["+", "-", "="]
     number: int
 
     def wanted(self, before: int) -> int:
-        """Return what a subject must have where its baseline has ``before``."""
+        """Return the size that a subject must have if its baseline has ``before``."""
         return {"+": before + self.number, "-": before - self.number, "=": self.number}[self.sign]
 
     def __str__(self) -> str:
@@ -51,10 +50,10 @@ class Expectation:
 
 
 def parse_expectation(given: str) -> Expectation:
-    """Return the expectation that a text declares.
+    """Parse a declared change, such as ``layers=28``.
 
     Raises:
-        UsageError: when it declares none.
+        UsageError: when the text is not a declared change.
     """
     found = _FORM.fullmatch(given)
     if found is None:
@@ -64,10 +63,10 @@ def parse_expectation(given: str) -> Expectation:
 
 
 def parse_expectations(given: Iterable[str]) -> tuple[Expectation, ...]:
-    """Return the expectations, sorted by what they are about.
+    """Return the expectations, sorted by their subject matter.
 
     Raises:
-        UsageError: when one is none, or two are about the same.
+        UsageError: when a text is not a declared change, or two declare the same size.
     """
     found = sorted((parse_expectation(text) for text in given), key=lambda one: one.what)
     for one, other in pairwise(found):
@@ -79,18 +78,18 @@ def parse_expectations(given: Iterable[str]) -> tuple[Expectation, ...]:
 
 
 def expected(edit: Mapping[str, Any] | None, what: str) -> Expectation | None:
-    """Return what a report's ``edit`` declares about the vocabulary, the layers or a width; None if it is nothing."""
+    """Return what a report's ``edit`` declares about the vocabulary, the layers or a width, or None."""
     declared = () if edit is None else edit.get("expected", ())
     return next((one for one in map(parse_expectation, declared) if one.what == what), None)
 
 
 def block_of(name: str) -> int | None:
-    """Return the number of the block that a tensor or module is part of, None if it is part of no block."""
+    """Return the number of the block that a tensor or module belongs to; None if it belongs to none."""
     return next((int(part) for part in name.split(".") if _NUMBER.fullmatch(part)), None)
 
 
 def is_dropped(name: str, layers: int | None, experts: int | None = None) -> bool:
-    """Return whether a tensor or module is part of a block, or an expert, that a model of so many does not have."""
+    """Return whether a tensor or module belongs to a block or expert beyond the given numbers of them."""
     block, expert = block_of(name), _EXPERT.search(name)
     dropped = layers is not None and block is not None and block >= layers
     return dropped or (experts is not None and expert is not None and int(expert[1]) >= experts)
@@ -102,17 +101,17 @@ def _is_of_experts(name: str, row: Mapping[str, Any]) -> bool:
 
 
 def comparable(raw: Mapping[str, Any], edit: Mapping[str, Any] | None, size: str | None = None) -> Mapping[str, Any]:
-    """Return the raw part of a guard without the modules that a declared change leaves nothing to compare with.
+    """Return a guard's raw part without the modules that a declared change makes impossible to compare.
 
-    These are the baseline's modules of blocks that are dropped and, where a width is declared, the modules of both
-    sides whose sizes differ; ``invariants`` judges whether the sizes are the declared ones. Where other experts are
-    declared, these are all experts and routers: the experts that are left have new numbers.
+    These are the baseline's modules in dropped blocks and, if a width is declared, the modules whose sizes differ
+    between the sides; ``invariants`` judges whether the sizes are as declared. If the number of experts is declared,
+    these are all experts and routers, because the remaining experts have new numbers.
 
     Args:
-        raw: of the guard; ``baseline`` and ``subject`` have their ``modules``. ``spectral`` also has ``changes``, and
-            ``canonical`` with the three tables of the modules that are compared in another form.
-        edit: the report's.
-        size: the key of a module's size, None where modules of any size are compared.
+        raw: the guard's raw part; ``baseline`` and ``subject`` have their ``modules``. ``spectral`` also has
+            ``changes``, and ``canonical`` with the three tables of the modules that are compared in another form.
+        edit: the report's ``edit``.
+        size: the key of a module's size; None if modules of any size are compared.
     """
     if expected(edit, "experts") is not None:
         raw = _without_experts(raw)

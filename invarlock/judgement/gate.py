@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Of violations, the gravest first; a cap counts against a limit, and a warning never fails a gate.
+# The severities of violations, gravest first. A cap counts against a limit; a warning never fails a gate.
 SEVERITIES = ("error", "fail", "cap", "warn")
 
 
@@ -32,14 +32,14 @@ def number_or_words(value: float | None) -> str:
 
 
 def worst_violation(block: Mapping[str, Any]) -> str:
-    """Return the status of a guard, and its gravest violation where it has one."""
+    """Return the status of a guard, with its gravest violation if it has any."""
     return f"{block['status']}: {gravest(block)}" if block["violations"] else str(block["status"])
 
 
 def gravest(block: Mapping[str, Any]) -> str:
-    """Return where the gravest violation of a guard is, its reason, and how many more there are."""
+    """Return the place and reason of a guard's gravest violation, and the number of the others."""
     rank = {severity: number for number, severity in enumerate(SEVERITIES)}
-    # a page is drawn of any report, and a severity of another version comes first
+    # a page can be made of any report; a severity of another version counts as gravest
     first, *more = sorted(block["violations"], key=lambda violation: rank.get(violation["severity"], -1))
     where = first.get("tensor", first.get("module"))
     shown = first["reason"] if where == first["reason"] else f"{where}: {first['reason']}"

@@ -11,7 +11,7 @@ from invarlock.statistics.rounding import rounded
 
 # Scales the median absolute deviation of a normal distribution to its standard deviation.
 MAD_TO_DEVIATION = 1.4826
-# The quantile of null changes that a limit must pass, and the margin added to it.
+# A limit is at least this quantile of null changes, times this margin.
 QUANTILE = 0.975
 MARGIN = 1.1
 

@@ -1,7 +1,8 @@
-"""Whether a subject answers as its baseline does, but for what harmless changes of any model do to its answers.
+"""Judges whether a subject answers like its baseline, up to the differences that harmless changes cause in any model.
 
-Weights may differ a lot and compute the same: a guard of weights that has found no reason why then warns and does not
-fail. The level is that of the model's preset where it has one, and not less than that of the embedded models.
+Very different weights may compute the same function. At the null level, a guard on weights that found no reason for the
+difference therefore warns instead of failing. The level comes from the model's preset, and is at least that of the
+embedded models.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Any
 
 Block = Mapping[str, Any]
 
-# Twice what harmless changes do to the embedded models (docs/metrics.md); a mixture of experts has the longest tail.
+# Twice the effect of harmless changes on the embedded models (docs/metrics.md); the longest tail is that of a mixture
+# of experts.
 KL, SAME_TOP, TAIL = 0.0005, 0.98, 0.02
-# What a guard of weights adds where it warns of what would else fail.
+# The text that a guard on weights adds to a warning that would otherwise be a failure.
 SAME_ANSWERS = "the answers stay the baseline's: another form of its function, or harm that the text does not show"
 
 
@@ -21,8 +23,9 @@ def is_at_null_level(fidelity: Block | None, learned: Mapping[str, Block] | None
     """Return whether the divergence is at the null level over all windows and in every slice.
 
     Args:
-        fidelity: the block of a report, None if it has none; before it is judged, nothing is known.
-        learned: ``fidelity.null_level`` of the policy: the level of each harmless change, None without a preset.
+        fidelity: the report's block, or None; nothing is known before it is judged.
+        learned: the policy's ``fidelity.null_level``, the level of each harmless change; None without a preset.
+
     """
     if fidelity is None or "invalid" not in fidelity:
         return False

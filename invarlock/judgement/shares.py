@@ -20,7 +20,7 @@ def share_of(value: float | None, allowed: float) -> float | None:
 
 
 def largest_share(shares: Iterable[float | None]) -> float | None:
-    """Return the largest share, 0 without shares; None if one was not measured."""
+    """Return the largest share, or 0 without shares; None if one was not measured."""
     known: list[float] = []
     for share in shares:
         if share is None:

@@ -1,6 +1,6 @@
-"""Slices: several texts in one report, each with a name, and the part of the measurements that is of each.
+"""Slices: several named texts in one report, and the part of the measurements that belongs to each.
 
-Every window of a report with slices names its slice. A report of one text without a name has none.
+Every window of a report with slices names its slice. A report on a single unnamed text has no slices.
 
 Example::
 
@@ -22,22 +22,22 @@ Block = Mapping[str, Any]
 
 
 def names(part: Block) -> tuple[str, ...]:
-    """Return the names of the slices of ``final`` or ``preview`` windows in their order; none without slices."""
+    """Return the names of the slices of ``final`` or ``preview`` windows, in order; empty without slices."""
     return tuple(dict.fromkeys(part.get("slices", ())))
 
 
 def places(part: Block, name: str) -> list[int]:
-    """Return the numbers of the windows of a slice."""
+    """Return the indices of a slice's windows."""
     return [index for index, own in enumerate(part["slices"]) if own == name]
 
 
 def chosen(values: Sequence[Any], wanted: Sequence[int]) -> list[Any]:
-    """Return the values at some places."""
+    """Return the values at some indices."""
     return [values[index] for index in wanted]
 
 
 def of_slice(windows: Mapping[str, Block], name: str) -> dict[str, dict[str, Any]]:
-    """Return ``evaluation_windows`` of one slice, which then has no slices."""
+    """Return the ``evaluation_windows`` of one slice, without slice names."""
     found = {}
     for part, block in windows.items():
         wanted = places(block, name)
@@ -46,10 +46,10 @@ def of_slice(windows: Mapping[str, Block], name: str) -> dict[str, dict[str, Any
 
 
 def text_mistakes(dataset: Block, windows: Mapping[str, Block]) -> Iterator[tuple[str, str]]:
-    """Yield where a text, its slices and its windows contradict each other: the field, and what is wrong.
+    """Yield contradictions between a text, its slices and its windows: the field, and what is wrong.
 
     Args:
-        dataset: of a report or a null run.
+        dataset: the ``dataset`` of a report or a null run.
         windows: ``preview`` and ``final`` windows, each with its slice and its number of predicted tokens.
     """
     rows = dataset.get("slices", ())
@@ -73,29 +73,29 @@ def text_mistakes(dataset: Block, windows: Mapping[str, Block]) -> Iterator[tupl
 
 
 def detected_in(block: Block, detector: Block) -> Block:
-    """Return what a detector looks at: the block of a metric, or that of the slice that the detector names."""
+    """Return the block that a detector reads: a metric's block, or that of the slice that the detector names."""
     name = detector.get("slice")
     found: Block = block if name is None else block.get("slices", {}).get(name, {})
     return found
 
 
 def by_slice(block: Block, key: str, fact: str) -> dict[str, Any]:
-    """Return a value of each slice under the name of a fact, nothing for one text."""
+    """Return a value of each slice under the name of a fact; empty for a single text."""
     found = {name: row[key] for name, row in block.get("slices", {}).items()}
     return {fact: found} if found else {}
 
 
 def limits_of(limits: Block, name: str) -> dict[str, Any]:
-    """Return the limits of a metric for one slice: its own where the policy has them, else those of the whole."""
+    """Return a metric's limits for one slice: the slice's own if the policy has them, else the general ones."""
     return {**limits, **limits["slices"].get(name, {})}
 
 
 def in_every_slice(block: Block, limits: Block, gates_of: Callable[[Block, Block], list[Gate]]) -> list[Gate]:
-    """Return the gates of a block, each of which holds where it holds over all windows and in every slice.
+    """Return a block's gates; each holds only if it holds over all windows and in every slice.
 
     Args:
-        block: of a metric; ``slices`` has that of each slice, by name.
-        limits: of the metric.
+        block: the metric's block; ``slices`` has the block of each slice, by name.
+        limits: the metric's limits.
         gates_of: returns the gates of a block, given its limits.
     """
     own = {name: gates_of(row, limits_of(limits, name)) for name, row in block.get("slices", {}).items()}
@@ -113,7 +113,7 @@ def in_every_slice(block: Block, limits: Block, gates_of: Callable[[Block, Block
 
 
 def largest_shares(block: Block, limits: Block, shares_of: Callable[[Block, Block], Shares]) -> Shares:
-    """Return the share of each limit that is used over all windows or in the slice that uses most."""
+    """Return for each limit the largest used share: over all windows, or in the slice that uses most."""
     found = [shares_of(block, limits)]
     found += [shares_of(row, limits_of(limits, name)) for name, row in block.get("slices", {}).items()]
     return {name: largest_share([shares[name] for shares in found if name in shares]) for name in found[0]}

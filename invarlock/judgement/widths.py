@@ -1,4 +1,4 @@
-"""Declared changes of a model's widths, and the shapes and fields of a config that follow from them.
+"""Declared changes of a model's widths, and the tensor shapes and config fields that follow from them.
 
 Example::
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from invarlock.judgement.expectations import WIDTHS, expected
 
-# What configs call a width; the first that a config has is taken.
+# The names of a width in configs; the first one that a config has is used.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "width": ("hidden_size", "n_embd", "d_model"),
     "ffn": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
@@ -24,27 +24,27 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
 }
 HEAD_SIZE = "head_dim"
-# Units of a GPT-2-like FFN whose config states none, by the width of the model.
+# If the config of a GPT-2-like model does not state its FFN size, it is this many times the model's width.
 FFN_BY_WIDTH = 4
 Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Widths:
-    """What follows from declared widths: the lengths of dimensions that change, and the fields of a config."""
+    """The consequences of declared widths: the lengths of dimensions that change, and the fields of a config."""
 
     lengths: frozenset[tuple[int, int]] = frozenset()
     fields: frozenset[str] = frozenset()
 
     def fits(self, own: Sequence[int], base: Sequence[int]) -> bool:
-        """Return whether each dimension is the baseline's, or changes as declared."""
+        """Return whether each dimension is the baseline's or changes as declared."""
         if len(own) != len(base):
             return False
         return all(mine == theirs or (theirs, mine) in self.lengths for mine, theirs in zip(own, base, strict=True))
 
 
 def width_of(config: Facts, what: str) -> int | None:
-    """Return a width that a configuration states, by what ``--expect`` calls it; None where it states none."""
+    """Return a width that a config states, by its name in ``--expect``; None if it is not stated."""
     for field in FIELDS[what]:
         value = _stated(config, field)
         if value is not None:
@@ -56,12 +56,12 @@ def width_of(config: Facts, what: str) -> int | None:
 
 
 def declared_widths(edit: Facts | None, before: Facts, after: Facts) -> Widths:
-    """Return what follows from the widths that an edit declares.
+    """Return the consequences of the widths that an edit declares.
 
     Args:
-        edit: the report's.
-        before: the ``configuration.config`` of the baseline.
-        after: that of the subject, for the size of a head.
+        edit: the report's ``edit``.
+        before: the baseline's ``configuration.config``.
+        after: the subject's ``configuration.config``, for the size of a head.
     """
     found = {what: expected(edit, what) for what in WIDTHS}
     if not any(found.values()):
@@ -76,7 +76,7 @@ def declared_widths(edit: Facts | None, before: Facts, after: Facts) -> Widths:
     fields = {field for what in WIDTHS if found[what] is not None for field in FIELDS[what]}
     sizes = (_head_size(before, base), _head_size(after, own))
     if sizes[0] != sizes[1] and {"width", "heads"} & {what for what in WIDTHS if found[what] is not None}:
-        # it follows from the other two, unless a config states another
+        # the head size follows from width and heads, unless a config states another
         if sizes == (_quotient(base), _quotient(own)):
             fields.add(HEAD_SIZE)
         else:
@@ -102,7 +102,7 @@ def _head_size(config: Facts, sizes: Mapping[str, int | None]) -> int | None:
 
 
 def _lengths(sizes: Mapping[str, int | None], head: int | None) -> Iterator[int | None]:
-    """Yield the lengths that dimensions of weights have, in one order for both sides; None where one is not known."""
+    """Yield the possible lengths of weight dimensions, in one order for both sides; None if a length is not known."""
     width, units, heads, groups, experts = (sizes[what] for what in ("width", "ffn", "heads", "kv-heads", "experts"))
     yield from (width, None if width is None else 3 * width, units, None if units is None else 2 * units, heads, head)
     yield experts

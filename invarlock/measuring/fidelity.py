@@ -1,13 +1,13 @@
-"""The metric fidelity's measurement: how far a subject's next-token distribution lies from its baseline's.
+"""Measures fidelity: how far a subject's next-token distribution is from its baseline's.
 
-An engine answers for some positions through ``TokenScores``: the log-probabilities of given tokens, and the most
-probable tokens. The same interface serves both sides: ``keep`` reads a baseline once and stores what subjects are
-compared with; ``diverge`` reads a subject's log-probabilities of the stored tokens.
+An engine provides ``TokenScores`` for some positions: the log-probabilities of given tokens, and the most probable
+tokens. Both sides use this interface: ``keep`` reads a baseline once and stores the tokens for the comparison, and
+``diverge`` reads a subject's log-probabilities of the stored tokens.
 
-Natural logarithms throughout. With p the baseline's distribution and q the subject's, over the K tokens that were kept
-and the rest as one outcome, the divergence is sum(p ln(p / q) - p + q), in which masses that do not add up to one in
-float32 cancel. It is the Kullback-Leibler divergence where K is the vocabulary, and a lower bound of it
-elsewhere (data processing inequality: Cover and Thomas 2006, "Elements of Information Theory", section 2.8).
+All logarithms are natural. Let p be the baseline's distribution and q the subject's, each over the K kept tokens plus
+one outcome for all other tokens. The divergence is sum(p ln(p / q) - p + q); in this form, float32 masses that do not
+add up to one cancel. It equals the Kullback-Leibler divergence if K is the size of the vocabulary, and is a lower bound
+of it otherwise (data processing inequality: Cover and Thomas 2006, "Elements of Information Theory", section 2.8).
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from typing import Protocol
 
 import torch
 
-# The mass of the rest is one minus the sum of the others, which float32 logits give to about 1e-7. Less than this
-# counts as this on both sides, and so adds nothing but a lower bound.
+# The mass of all other tokens is one minus the sum of the kept ones, which float32 logits give to about 1e-7. Smaller
+# masses are raised to this value on both sides, so they contribute nothing and the divergence stays a lower bound.
 REST_FLOOR = 1e-6
 # The log-probability of a token that the subject's vocabulary lacks.
 ABSENT = -100.0
-# Of a token that a model rules out: its logit is minus infinity, and so the difference of two such is not a number.
+# A token that a model rules out has a logit of minus infinity, and the difference of two infinities is NaN. This finite
+# log-probability replaces it.
 LEAST = -1e5
 
 
 class TokenScores(Protocol):
-    """What an engine answers for some windows: shape (windows, positions) throughout, float32."""
+    """The scores that an engine gives for some windows; all shapes are (windows, positions), all values float32."""
 
     @property
     def vocabulary(self) -> int:
-        """Return how many tokens the distribution is over."""
+        """Return the number of tokens in the distribution."""
 
     def of_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities of tokens, given ids of shape (windows, positions, n) below ``vocabulary``.
 
-        Of a token that is not known, any value that is not above the probability it may have.
+        For a token whose log-probability is not known, any value that is not above its possible probability is valid.
         """
 
     def known(self, ids: torch.Tensor) -> torch.Tensor | None:
-        """Return whether the engine gives the log-probability of each token of ids; None where it gives all."""
+        """Return whether the engine gives the log-probability of each token of ids; None if it gives all."""
 
     def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return log-probabilities in falling order and ids of the most probable, (windows, positions, count) each."""
+        """Return falling log-probabilities and ids of the most probable tokens, (windows, positions, count) each."""
 
     def largest(self) -> torch.Tensor:
         """Return the log-probability of the most probable token, (windows, positions)."""
@@ -51,18 +52,18 @@ class TokenScores(Protocol):
 
 @dataclass(frozen=True)
 class LogitScores:
-    """The answers that logits give; ``logprobs`` has shape (windows, positions, vocabulary), float32."""
+    """The scores from logits; ``logprobs`` has shape (windows, positions, vocabulary), float32."""
 
     logprobs: torch.Tensor
 
     @classmethod
     def of(cls, logits: torch.Tensor) -> LogitScores:
-        """Return the answers of logits of any float dtype."""
+        """Return the scores from logits of any float dtype."""
         return cls(torch.log_softmax(logits.float(), dim=-1))
 
     @property
     def vocabulary(self) -> int:
-        """Return how many tokens the distribution is over."""
+        """Return the number of tokens in the distribution."""
         return self.logprobs.shape[-1]
 
     def of_tokens(self, ids: torch.Tensor) -> torch.Tensor:
@@ -70,7 +71,7 @@ class LogitScores:
         return self.logprobs.gather(-1, ids)
 
     def known(self, ids: torch.Tensor) -> torch.Tensor | None:
-        """Return None: logits give every token."""
+        """Return None, because logits cover every token."""
         return None
 
     def most_probable(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,7 +84,7 @@ class LogitScores:
         return self.logprobs.amax(dim=-1)
 
     def part(self, windows: slice, positions: slice) -> LogitScores:
-        """Return the answers for some of the windows and positions, not copied."""
+        """Return a view of the scores for some of the windows and positions."""
         return LogitScores(self.logprobs[windows, positions])
 
 
@@ -91,7 +92,7 @@ class LogitScores:
 class BaselineTokens:
     """A baseline's K most probable tokens at each position, and the token that follows in the text.
 
-    ``ids`` and ``logprobs`` have shape (windows, positions, K), the most probable first, ``target`` (windows,
+    ``ids`` and ``logprobs`` have shape (windows, positions, K), the most probable first. ``target`` has shape (windows,
     positions).
     """
 
@@ -102,14 +103,14 @@ class BaselineTokens:
 
 @dataclass(frozen=True)
 class Divergence:
-    """How two sides differ at each position, (windows, positions) each.
+    """The differences of both sides at each position; all shapes are (windows, positions).
 
     Attributes:
-        kl: the divergence in nats, float64; not finite where a side is not.
-        same_top: whether a token that is most probable for the baseline is most probable for the subject.
+        kl: the divergence in nats, float64; not finite if the scores of a side are not.
+        same_top: whether a token that is most probable for the baseline is also most probable for the subject.
         delta_p: the subject's probability of the token that follows in the text minus the baseline's, float64.
-        uncompared: the baseline's probability of all tokens that were not compared one by one, float64; None where
-            that is ``rest_mass``, as with every engine that gives all tokens.
+        uncompared: the baseline's probability of all tokens that were not compared individually, float64; None if it
+            equals ``rest_mass``, as for every engine that gives all tokens.
     """
 
     kl: torch.Tensor
@@ -119,32 +120,32 @@ class Divergence:
 
 
 def keep(scores: TokenScores, targets: torch.Tensor, top_k: int) -> BaselineTokens:
-    """Return what is kept of a baseline.
+    """Return the baseline's tokens to keep.
 
     Args:
-        scores: the baseline's.
-        targets: the token that follows in the text, (windows, positions).
-        top_k: how many tokens are kept at each position, at most the vocabulary.
+        scores: the baseline's scores.
+        targets: the token that follows in the text, shape (windows, positions).
+        top_k: how many tokens are kept at each position, at most the size of the vocabulary.
     """
     logprobs, ids = scores.most_probable(top_k)
     return BaselineTokens(ids, logprobs.clamp_min(LEAST), scores.of_tokens(targets[..., None])[..., 0])
 
 
 def rest_mass(kept: BaselineTokens) -> torch.Tensor:
-    """Return the baseline's probability of all tokens that were not kept, (windows, positions), float64, 0 at least."""
+    """Return the baseline's total probability of the tokens that were not kept, (windows, positions), float64, >= 0."""
     return (1.0 - kept.logprobs.double().exp().sum(dim=-1)).clamp_min(0.0)
 
 
 def diverge(scores: TokenScores, targets: torch.Tensor, kept: BaselineTokens) -> Divergence:
     """Return how a subject differs from its baseline.
 
-    Tokens that share the largest probability are all the top: equal logits count as the same. Tokens that the
-    subject's engine does not give belong to the rest, which keeps the divergence a lower bound.
+    If several tokens share the largest probability, each counts as the top token, so equal logits count as the same.
+    Tokens that the subject's engine does not give count as other tokens, so the divergence stays a lower bound.
 
     Args:
-        scores: the subject's.
-        targets: the token that follows in the text, (windows, positions).
-        kept: of the baseline, at the same positions.
+        scores: the subject's scores.
+        targets: the token that follows in the text, shape (windows, positions).
+        kept: the baseline's tokens at the same positions.
     """
     own, largest = _of_kept(scores, kept.ids), scores.largest()
     if bool((kept.logprobs[..., 1:2] == kept.logprobs[..., :1]).any()):
@@ -170,7 +171,7 @@ def _of_kept(scores: TokenScores, ids: torch.Tensor) -> torch.Tensor:
 def _kl(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """Return the divergence of each position, (windows, positions), from log-probabilities (windows, positions, K).
 
-    Sums are float64: what cancels in them leaves 1e-16 of it.
+    Sums are float64, so that cancellation leaves an error of about 1e-16 of them.
     """
     before, after = before.double(), after.double()
     p, q = before.exp(), after.exp()

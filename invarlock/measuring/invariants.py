@@ -1,4 +1,4 @@
-"""The invariants guard's measurement: facts about each tensor."""
+"""Measures facts about each tensor for the invariants guard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from invarlock.digests import sha256_hex, short_digest
 
-# Elements that are looked at together, which stay in a cache.
+# The number of elements processed together, so that they stay in the cache.
 PART_ELEMENTS = 1 << 18
 
 CONTRACT: Mapping[str, Any] = {
@@ -26,7 +26,7 @@ CONTRACT: Mapping[str, Any] = {
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
-    """Return the first 16 hex digits of the sha256 of a tensor's bytes, as they are stored."""
+    """Return the first 16 hex digits of the sha256 of a tensor's bytes as stored."""
     data = tensor.contiguous().flatten().view(torch.uint8).numpy()
     return short_digest(data.data)
 

@@ -1,7 +1,7 @@
-"""The rmt guard's measurement: how far the largest singular value of a layer's activations exceeds noise.
+"""Measures for the rmt guard how far the largest singular value of a layer's activations exceeds that of noise.
 
-For noise of unit variance, shape (tokens, features), it is close to the Marchenko-Pastur edge, sqrt(tokens) +
-sqrt(features). The edge risk is the ratio of the two, with each feature centred and scaled first.
+For noise of unit variance, shape (tokens, features), the largest singular value is close to the Marchenko-Pastur edge,
+sqrt(tokens) + sqrt(features). The edge risk is their ratio, after each feature is centred and scaled.
 Source: Marchenko and Pastur 1967; Bai and Yin 1993 for the largest value.
 """
 
@@ -17,14 +17,15 @@ import torch
 from invarlock.documents.measurements import EdgeRiskRow
 from invarlock.measuring import spectral
 
-# The number of windows reduced at a time; about 200 MB of activations for a layer of a larger model.
+# The number of windows measured together: about 200 MB of activations for a layer of a large model.
 CHUNK_WINDOWS = 8
 # Experts with fewer tokens than this are not judged.
 MIN_TOKENS = 32
-# A constant feature is zero: its deviation is below the first, or below this share of its mean, as of a rounded mean.
+# A feature counts as constant and becomes zero if its deviation is below the first value, or below the second value
+# times its mean: a deviation as small as that may be the rounding error of the mean.
 SMALLEST_DEVIATION = 1e-12
 SMALLEST_SHARE = 1e-6
-# Up to this size of the smaller side, all eigenvalues of its Gram matrix take less time than an iteration.
+# If the smaller side is at most this long, all eigenvalues of its Gram matrix take less time than an iteration.
 GRAM_SIDE = 128
 REPORT_WINDOWS = 8
 PROBE_WINDOWS = 64
@@ -48,7 +49,7 @@ CONTRACT: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class EdgeRisk:
-    """The edge risk of some tokens, None if there are too few or a value is not finite."""
+    """The edge risk of some tokens; None if there are too few or a value is not finite."""
 
     tokens: int
     features: int
@@ -67,7 +68,7 @@ def edge_risk(activations: torch.Tensor) -> EdgeRisk:
         nonfinite = _nonfinite(rows)
         if nonfinite:
             return EdgeRisk(tokens, features, nonfinite, None)
-        # finite, but a square or a sum is not
+        # the values are finite, but a square or a sum overflowed
         scaled = _standardised(rows / rows.abs().amax(dim=0).clamp_min(1))
         assert scaled is not None
     return EdgeRisk(tokens, features, 0, _sigma(scaled) / (math.sqrt(tokens) + math.sqrt(features)))
@@ -78,11 +79,11 @@ def _nonfinite(rows: torch.Tensor) -> int:
 
 
 def _standardised(rows: torch.Tensor) -> torch.Tensor | None:
-    """Return each feature centred and brought to a deviation of one; None if a value or an overflow is not finite."""
+    """Return the features centred and scaled to a deviation of one; None if a value or a sum is not finite."""
     mean = rows.mean(dim=0)
     centred = rows - mean
     deviation = centred.square().mean(dim=0).sqrt()
-    # a value that is not finite makes the sum of its feature so, and is found without a test of each value
+    # one non-finite value makes the sum of its feature non-finite, so individual values need no test
     if not bool((mean + deviation).isfinite().all()):
         return None
     varies = (deviation > SMALLEST_DEVIATION) & (deviation > SMALLEST_SHARE * mean.abs())
@@ -93,7 +94,7 @@ def _sigma(scaled: torch.Tensor) -> float:
     if min(scaled.shape) > GRAM_SIDE:
         return float(spectral.largest_singular_value(scaled[None])[0])
     gram = scaled.mT @ scaled if scaled.shape[0] >= scaled.shape[1] else scaled @ scaled.mT
-    # LAPACK's float32 may not converge if most eigenvalues are the rounding error of zero
+    # LAPACK's float32 solver may not converge if most eigenvalues are zero except for rounding errors
     return math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram.double())[-1])))
 
 

@@ -1,4 +1,4 @@
-"""The spectral guard's measurement: largest singular value and Frobenius norm of weight matrices."""
+"""Measures largest singular value and Frobenius norm of weight matrices for the spectral guard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECKPOINTS = (2, 4, 6, 8, 12, 16, 20, 24, 32)
 # The residual bounds the relative error of sigma squared, so sigma is within half of it.
 TOLERANCE = 1e-4
 SEED = 0x5BEC
-# Matrices that are worked on together on a CPU, and rows of one: 1 MB of float32, which stays in a cache.
+# Matrices, or rows of one matrix, are processed together on a CPU up to 1 MB of float32, which fits in the cache.
 PART_ELEMENTS = 1 << 18
 # Stored digits: more than the precision of float32, without making reports long.
 DIGITS = 9
@@ -54,17 +54,17 @@ def measure_spectra(matrices: torch.Tensor) -> list[Spectrum]:
     """
     if matrices.is_cuda:
         return _measure_together(matrices)
-    # a few at a time, so that none waits for the convergence of all, and their copies are small
+    # a few at a time, so that no matrix waits until all have converged, and their copies stay small
     return [one for part in torch.split(matrices, batch_size(matrices)) for one in _measure_together(part)]
 
 
 def batch_size(matrices: torch.Tensor) -> int:
-    """Return how many matrices of a batch, shape (batch, rows, columns), are worked on together on a CPU."""
+    """Return how many matrices of a batch, shape (batch, rows, columns), are processed together on a CPU."""
     return max(1, PART_ELEMENTS // max(1, matrices[0].numel()))
 
 
 def row_slices(matrices: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield views of a batch, shape (batch, rows, columns), some rows at a time; all of them on a GPU."""
+    """Yield views of a batch, shape (batch, rows, columns), a few rows at a time; all rows at once on a GPU."""
     count, rows, columns = matrices.shape
     step = rows if matrices.is_cuda else max(1, PART_ELEMENTS // max(1, count * columns))
     return iter(torch.split(matrices, step, dim=1))
@@ -82,7 +82,7 @@ def _measure_together(matrices: torch.Tensor) -> list[Spectrum]:
     if not bool(finite.all()):
         weights = torch.where(finite[:, None, None], weights, 0.0)
         scale, energy = torch.where(finite, scale, 1.0), torch.where(finite, energy, 0.0)
-    # into a copy that is there anyway
+    # reuses a copy if there is one
     scaled = torch.div(weights, scale[:, None, None], out=None if weights is matrices else weights)
     sigma, residual = largest_singular_value(scaled)
     sigma = sigma.double() * scale.double()
@@ -94,7 +94,7 @@ def _measure_together(matrices: torch.Tensor) -> list[Spectrum]:
 
 def largest_singular_value(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return sigma and residual, shape (batch,) each, of finite matrices whose squares do not overflow."""
-    # the side with fewer elements makes the smaller basis; both have the same singular values
+    # the side with fewer elements gives the smaller basis; the singular values are the same
     tall = weights if weights.shape[1] >= weights.shape[2] else weights.mT
     square, residual = _largest_eigenvalue(lambda block: (block @ tall.mT) @ tall, tall)
     return square.sqrt(), residual
@@ -145,7 +145,7 @@ def _orthonormal(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _rayleigh_ritz(basis: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the largest eigenvalue within a basis and its relative residual, 0 where it is zero."""
+    """Return the largest eigenvalue within a basis and its relative residual, which is 0 if the eigenvalue is 0."""
     projected = basis @ images.mT
     values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
     value, weights = values[:, -1].clamp_min(0), vectors[:, :, -1:].mT

@@ -1,4 +1,4 @@
-"""The variance guard's measurement: the root mean square of what each FFN adds to its block."""
+"""Measures for the variance guard the root mean square of the output that each FFN adds to its block."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CONTRACT: Mapping[str, Any] = {
 
 
 def sum_of_squares(outputs: torch.Tensor) -> tuple[float, int]:
-    """Return the sum of squares of outputs, NaN where one is not finite, and how many there are."""
+    """Return the sum of squares of outputs (NaN if one is not finite), and the number of outputs."""
     return float(outputs.double().square().sum()), outputs.numel()
 
 
 def root_mean_square(total: float, count: int) -> float | None:
-    """Return sqrt(total / count), None if it is not finite."""
+    """Return sqrt(total / count); None if it is not finite."""
     value = math.sqrt(total / count) if count and math.isfinite(total) else math.nan
     return float(f"{value:.{spectral.DIGITS}g}") if math.isfinite(value) else None

@@ -1,14 +1,14 @@
-"""The spectral guard's second measurement: the composition of the change of a weight matrix.
+"""Measures the composition of the change of a weight matrix, for the spectral guard.
 
 Compression changes weights like noise: each element a little, in no common direction. A defect changes them together.
-With the baseline's matrix B, the subject's S and D = S - B, three shares distinguish the two for any size of D:
+With the baseline's matrix B, the subject's matrix S and D = S - B, three numbers distinguish the two for any size of D:
 
-- coherent: how much of |D|^2 is a scale of the matrix's own weights, group by group along the input;
-- flipped: how much of |D|^2 lies in large weights whose sign changed;
-- edge risk: D's largest singular value over the Marchenko-Pastur edge sqrt(rows) + sqrt(columns), once its rows and
-  columns have one RMS. Noise is near 1, a change along one direction far beyond.
+- coherent: the share of |D|^2 that scaling the matrix's own weights explains, group by group along the input;
+- flipped: the share of |D|^2 in large weights whose sign changed;
+- edge risk: D's largest singular value over the Marchenko-Pastur edge sqrt(rows) + sqrt(columns), after its rows and
+  columns are scaled to equal RMS. It is near 1 for noise, and far above 1 for a change along one direction.
 
-Matrices are out x in throughout.
+All matrices have the shape (out, in).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import torch
 from invarlock.digests import short_digest
 from invarlock.measuring.spectral import batch_size, measure_spectra, row_slices, stored
 
-# Weights that share a scale in most group-wise formats; a longer group is several of these.
+# Most group-wise formats have one scale for this many weights, or for a multiple of it.
 GROUP = 32
-# A weight is large from half the RMS of its matrix: rounding flips none of those.
+# A weight counts as large from half the RMS of its matrix; rounding flips the sign of no such weight.
 LARGE = 0.5
-# Rows are worked on together up to so many elements: 2 MB of float64, which stay in the cache.
+# The number of elements processed together, in whole rows: 2 MB of float64, which fit in the cache.
 SLICE_ELEMENTS = 1 << 18
 
 CONTRACT: Mapping[str, Any] = {
@@ -46,7 +46,7 @@ CONTRACT: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class WeightChange:
-    """The composition of a change; None if a side is not finite, and for ``relative`` if the baseline is zero."""
+    """The composition of a change; values are None if a side is not finite, ``relative`` also if the baseline is 0."""
 
     relative: float | None
     coherent: float | None
@@ -58,8 +58,8 @@ def measure_changes(before: torch.Tensor, after: torch.Tensor) -> list[WeightCha
     """Return the composition of the change of each matrix of a batch.
 
     Args:
-        before: the baseline's, shape (batch, out, in), any float dtype.
-        after: the subject's, same shape.
+        before: the baseline's matrices, shape (batch, out, in), any float dtype.
+        after: the subject's matrices, same shape.
     """
     if before.is_cuda:
         return _measure_together(before, after)
@@ -73,7 +73,7 @@ def _measure_together(before: torch.Tensor, after: torch.Tensor) -> list[WeightC
     (base, own, change, coherent), largest = parts[:, :4].sum(dim=0), parts[:, 4].amax(dim=0)
     flipped = torch.zeros_like(base)
     large = LARGE * (base / (rows * columns)).sqrt()
-    # a large weight whose sign changes moves by twice `large` at least; the margin is for rounding
+    # a large weight whose sign changed has moved by at least twice `large`; 3.99 instead of 4 allows for rounding
     if bool((largest >= 3.99 * large.square()).any()):
         large = large[:, None, None]
         for was, now in _slices(before, after):
@@ -100,7 +100,7 @@ def _measure_together(before: torch.Tensor, after: torch.Tensor) -> list[WeightC
 def unit_order(before: torch.Tensor, after: torch.Tensor) -> str | None:
     """Return the digest of the order in which ``after`` has the rows of ``before``; None if the rows differ.
 
-    Rows are compared byte by byte, those that are equal keep their order.
+    Rows are compared byte by byte; equal rows keep their order.
     """
     was, now = _row_bytes(before), _row_bytes(after)
     places: dict[bytes, list[int]] = {}
@@ -118,7 +118,7 @@ def _row_bytes(matrix: torch.Tensor) -> list[bytes]:
 
 
 def _slices(before: torch.Tensor, after: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield both sides in float64, some rows at a time."""
+    """Yield both sides in float64, a few rows at a time."""
     step = max(1, SLICE_ELEMENTS // (before.shape[0] * before.shape[2]))
     for first in range(0, before.shape[1], step):
         part = slice(first, first + step)
@@ -126,18 +126,18 @@ def _slices(before: torch.Tensor, after: torch.Tensor) -> Iterator[tuple[torch.T
 
 
 def _sums(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return numbers of some rows of each matrix of a batch, shape (5, batch).
+    """Return five sums over some rows of each matrix of a batch, shape (5, batch).
 
-    Sums of squares of the baseline, of the subject and of the change; the part of the last that a scale of each group's
-    own weights explains; and the largest square of a change.
+    These are the sums of squares of the baseline, the subject and the change; the part of the change that scaling each
+    group's own weights explains; and, as the fifth, the largest square of a change.
 
-    A projection (pruning, truncated rank) is orthogonal to the subject and noise to both sides; a scale to neither.
+    A projection (pruning, truncated rank) is orthogonal to the subject, and noise to both sides; a scale to neither.
     """
     short = -base.shape[2] % GROUP
     if short:
         base, own = (torch.nn.functional.pad(side, (0, short)) for side in (base, own))
     change = own - base
-    product = torch.empty(base.shape, dtype=base.dtype, device=base.device)  # contiguous, whatever the sides are
+    product = torch.empty(base.shape, dtype=base.dtype, device=base.device)  # contiguous even if the sides are not
     of_base, of_own, along_base, along_own, of_change = (
         _by_group(torch.mul(one, other, out=product))
         for one, other in ((base, base), (own, own), (change, base), (change, own), (change, change))
@@ -150,7 +150,7 @@ def _sums(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
 
 
 def _by_group(products: torch.Tensor) -> torch.Tensor:
-    """Return the sums of groups along the rows, shape (batch, groups), of products (batch, rows, columns)."""
+    """Return sums over groups within each row, shape (batch, groups), of products (batch, rows, columns)."""
     ones = torch.ones(GROUP, dtype=products.dtype, device=products.device)
     return torch.mv(products.view(-1, GROUP), ones).view(len(products), -1)
 
@@ -164,10 +164,10 @@ def _difference(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 
 
 def _one_rms(change: torch.Tensor) -> torch.Tensor:
-    """Bring the rows of a change to an RMS of 1 (those of zeros aside), and then its columns, in place; return it."""
+    """Scale the rows of a change to an RMS of 1 (except zero rows), then its columns, in place; return the change."""
     tiny = torch.finfo(torch.float32).tiny
     for dim in (2, 1):
-        # by the largest first, so that no square of a tiny change is lost
+        # divide by the largest value first, so that squares of a tiny change do not underflow
         change /= _largest(change, dim).clamp_min_(tiny)
         rms = torch.linalg.vector_norm(change, dim=dim, keepdim=True) / math.sqrt(change.shape[dim])
         change /= rms.clamp_min_(tiny)

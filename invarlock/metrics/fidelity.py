@@ -1,7 +1,7 @@
 """Fidelity: how often, and how far, the subject's next-token distribution differs from the baseline's.
 
-Perplexity says whether text is predicted as well; a subject may do that and answer otherwise. ``invarlock.measuring``
-has the divergence of each position; here its sums by window and its histogram become a mean with its interval,
+A subject may have the same perplexity as its baseline and still give other answers. ``invarlock.measuring`` measures
+the divergence at each position. This module turns its sums by window and its histogram into a mean with an interval,
 quantiles, the share of positions with the same top token, and gates.
 """
 
@@ -39,9 +39,9 @@ from invarlock.statistics.rounding import rounded
 Block = Mapping[str, Any]
 
 NAME = "fidelity"
-# What a subject is meant to do with its baseline's answers.
+# Whether a subject is meant to keep its baseline's answers or to change them.
 PRESERVE, CHANGE = "preserve", "change"
-# What a preset learns of harmless changes.
+# The numbers that a preset learns from harmless changes.
 LEVEL = ("kl_mean", "same_top_share", "kl_p999")
 QUANTILES = {"kl_p50": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
 
@@ -51,7 +51,7 @@ def derive_fidelity(
 ) -> JsonObject:
     """Return the derived part of the ``fidelity`` block.
 
-    A window in which a number is not finite makes it ``invalid``: every number of the subject is null then.
+    If a window has a number that is not finite, the block is ``invalid`` and all numbers of the subject are null.
 
     Args:
         raw: ``baseline``, and ``subject``, which is None if it was not scored.
@@ -60,7 +60,7 @@ def derive_fidelity(
         not_scored: why the subject was not scored, or None.
     """
     baseline, subject = raw["baseline"], raw["subject"]
-    # an engine that gives a part of the tokens decides how many were compared
+    # if an engine gives only some of the tokens, its number of tokens decides how many were compared
     compared = baseline if subject is None else subject.get("compared", baseline)
     block: dict[str, Any] = {
         **dict.fromkeys(("kl_mean", "kl_mean_ci", *QUANTILES, "kl_max", "same_top_share", "same_top_ci")),
@@ -106,7 +106,7 @@ def _invalid_reason(subject: Block | None) -> str | None:
 def _mean(
     sums: Sequence[float], counts: Sequence[int], bootstrap: Block
 ) -> tuple[float | None, list[float | None] | None]:
-    """Return the mean a position and its interval over windows, given each window's sum and number of positions."""
+    """Return the mean per position and its interval over windows, given each window's sum and number of positions."""
     means = [value / count for value, count in zip(sums, counts, strict=True)]
     interval = bca_interval(means, counts, **{key: bootstrap[key] for key in ("replicates", "alpha", "seed")})
     return rounded(weighted_mean(means, counts)), [rounded(interval.low), rounded(interval.high)]
@@ -125,20 +125,20 @@ def _judge(windows: Block, limits: Block, context: Context) -> dict[str, Any]:
 
 
 def _whole_and_slices(final: Block, raw: Block, bootstrap: Block, not_scored: str | None = None) -> dict[str, Any]:
-    """Return the derived part over all final windows, with that of each slice."""
+    """Return the derived part over all final windows, with the derived part of each slice."""
     block = derive_fidelity(raw, final["token_counts"], bootstrap, not_scored)
     slices = {}
     for name in names(final):
         wanted = places(final, name)
         counts = chosen(final["token_counts"], wanted)
         slices[name] = derive_fidelity(raw_of_slice(raw, name, wanted), counts, bootstrap, not_scored)
-        # these are of all windows
+        # these two are known only for all windows together
         del slices[name]["top_k"], slices[name]["rest_mass"]
     return {**block, "slices": slices} if slices else block
 
 
 def _gates(block: Block, limits: Block) -> list[Gate]:
-    """Return the gates of a subject that should answer as its baseline does; of another it is reported only."""
+    """Return the gates; a subject that is meant to answer differently has none, and its numbers are only reported."""
     return [] if limits["intent"] == CHANGE else in_every_slice(block, limits, _gates_of)
 
 
@@ -167,10 +167,10 @@ def _gates_of(block: Block, limits: Block) -> list[Gate]:
 
 
 def _ends(block: Block) -> tuple[float | None, float | None, float | None]:
-    """Return what gates compare: the worse end of both intervals, and the quantile of 99.9 %."""
+    """Return the values that gates compare: the worse end of each interval, and the 99.9 % quantile."""
     if block["invalid"]:
         return None, None, None
-    # a bootstrap interval may exclude its estimate; the worse of the two decides
+    # a bootstrap interval may exclude its estimate, so the worse of the two is compared
     upper = max(block["kl_mean"], block["kl_mean_ci"][1])
     lower = min(block["same_top_share"], block["same_top_ci"][0])
     return upper, lower, block["kl_p999"]
@@ -197,7 +197,7 @@ def _shares_of(block: Block, limits: Block) -> Shares:
 
 
 def _null_block(change: NullChange) -> JsonObject:
-    """Return what a null change measures; no limit follows from the intervals, which one replicate makes fast."""
+    """Return the numbers of a null change; its intervals set no limit, so one replicate is enough and saves time."""
     bootstrap = {"replicates": 1, "alpha": 0.05, "seed": 0}
     return _whole_and_slices(change.windows["final"], change.pair(NAME), bootstrap)
 
@@ -209,7 +209,7 @@ def _null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
 
 
 def _is_beyond(level: Block, limits: Block) -> bool:
-    """Return whether a level, which is finite, exceeds a limit."""
+    """Return whether a finite level exceeds a limit."""
     return bool(
         level["kl_mean"] > limits["kl_limit"]
         or level["same_top_share"] < limits["same_top_limit"]
@@ -228,7 +228,7 @@ def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> JsonO
     """Return the null level of each kind of change: the largest divergences and the smallest share of its runs.
 
     Raises:
-        EvaluationError: when a harmless change alone is beyond a limit of the tier; a number is not finite.
+        EvaluationError: when a harmless change exceeds a limit of the tier, or a number is not finite.
     """
     limits = policy[NAME]
     levels: dict[str, JsonObject] = {}
@@ -240,7 +240,7 @@ def _null_levels(changes: Sequence[Block], policy: Block, windows: int) -> JsonO
                 code=Code.NULL_RUNS_UNUSABLE,
             )
         level = _worst(own)
-        # a slice may have limits of its own, which are not a tier's
+        # a slice may have its own limits, which are not the tier's
         if _is_beyond(level, limits):
             raise EvaluationError(
                 f"{name}: a harmless change of the baseline diverges by {level['kl_mean']:.4g} nats a token and keeps "

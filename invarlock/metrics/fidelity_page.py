@@ -14,7 +14,7 @@ Block = Mapping[str, Any]
 
 
 def summary(report: Block) -> Iterator[str]:
-    """Yield the mean divergence and the share of the same top token, with their limits where they are gates."""
+    """Yield the mean divergence and the share of the same top token, with their limits if they are gates."""
     block, limits = report["fidelity"], report["resolved_policy"]["fidelity"]
     if block["invalid"]:
         return
@@ -26,7 +26,7 @@ def summary(report: Block) -> Iterator[str]:
 
 
 def page_section(report: Block) -> Iterator[Markup]:
-    """Yield the numbers of the metric, what they were measured over, and the null levels next to the limits."""
+    """Yield the metric's numbers, the windows they come from, and the null levels next to the limits."""
     block, limits = report["fidelity"], report["resolved_policy"]["fidelity"]
     yield element("h2", "Fidelity: does the subject answer as the baseline does?")
     if limits["intent"] == "change":
@@ -80,7 +80,7 @@ def _levels_of_slices(name: str, null: Block) -> list[tuple[str, Block]]:
 
 
 def _compared(block: Block) -> str:
-    """Return which tokens were compared one by one; what a server did not give makes the divergence a lower bound."""
+    """Return which tokens were compared individually; if a server left tokens out, the divergence is a lower bound."""
     others = f"all others, {share_text(block['rest_mass'])} of the probability, count as one"
     if "compared" in block["raw"]["subject"]:
         return (

@@ -1,4 +1,4 @@
-"""The raw part of the metric ``fidelity``, and where its sums, counts and histogram cannot all be true."""
+"""Finds contradictions between the sums, counts and histogram in the raw part of the metric ``fidelity``."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from invarlock.statistics.histogram import BINS, lower_edge, upper_edge
 
 Block = Mapping[str, Any]
 
-# Sums and the largest value have nine digits, and edges of bins come from the C library.
+# Sums and the largest value have nine digits, and edges of bins depend on the C library.
 TOLERANCE = 1e-6
-# The most that two passes of one model diverge by, nats a token: of bfloat16 on a GPU, with room.
+# The largest divergence between two passes of one model, in nats per token: for bfloat16 on a GPU, with a margin.
 SAME_MODEL_NATS = 0.05
-# What float32 leaves of a divergence that is none, a position.
+# The largest float32 error of a divergence of zero, per position.
 ROUNDING = 1e-5
 
 
 def raw_problems(report: Block) -> Iterator[Problem]:
-    """Yield where the raw part of a report contradicts itself."""
+    """Yield the contradictions within the raw part of a report."""
     yield from _side_problems("fidelity.raw", report["fidelity"]["raw"], report["evaluation_windows"]["final"])
 
 
 def _side_problems(where: str, raw: Block, final: Block) -> Iterator[Problem]:
-    """Yield where a raw part contradicts itself, over all windows or in a slice."""
+    """Yield the contradictions within a raw part, over all windows or in a slice."""
     found = list(part_problems(where, raw, final["token_counts"]))
     if not found and len(final.get("slices", final["token_counts"])) == len(final["token_counts"]):
         found += _slice_problems(where, raw, final)
@@ -50,7 +50,7 @@ def raw_of_slice(raw: Block, name: str, wanted: Sequence[int]) -> dict[str, Any]
 
 
 def _slice_problems(place: str, raw: Block, final: Block) -> Iterator[Problem]:
-    """Yield where what is said of the slices contradicts what is said of all windows."""
+    """Yield the contradictions between the numbers of the slices and those of all windows."""
     where, subject, slices = f"{place}.subject", raw["subject"], names(final)
     if subject is None:
         return
@@ -78,7 +78,7 @@ def _bins(row: Block) -> Counter[int]:
 
 
 def consistency_problems(report: Block) -> Iterator[Problem]:
-    """Yield where the raw part of a report contradicts other measurements of the report."""
+    """Yield the contradictions between the raw part and other measurements of the report."""
     where, subject = "fidelity.raw", report["fidelity"]["raw"]["subject"]
     if (subject is None) != (report["scoring"]["not_scored"] is not None):
         yield _contradiction(f"{where}.subject", "it is there exactly where the subject was scored")
@@ -106,7 +106,7 @@ def consistency_problems(report: Block) -> Iterator[Problem]:
 
 
 def _compared_problems(where: str, report: Block) -> Iterator[Problem]:
-    """Yield where the part of the tokens that a server gave contradicts the server's, or the tokens that were kept."""
+    """Yield contradictions between the compared tokens and the tokens that the server gave or the baseline kept."""
     raw = report["fidelity"]["raw"]
     compared = raw["subject"]["compared"]
     if compared["top_k"] != report["subject"]["served"]["top_k"]:
@@ -116,12 +116,12 @@ def _compared_problems(where: str, report: Block) -> Iterator[Problem]:
 
 
 def null_problems(change: NullChange) -> Iterator[Problem]:
-    """Yield where the raw part of a change of a null run contradicts itself."""
+    """Yield the contradictions within the raw part of a change of a null run."""
     yield from _side_problems(f"{change.change['name']}.fidelity", change.pair("fidelity"), change.windows["final"])
 
 
 def part_problems(where: str, raw: Block, token_counts: Sequence[int]) -> Iterator[Problem]:
-    """Yield where baseline's and subject's numbers contradict each other.
+    """Yield the contradictions between the numbers of baseline and subject.
 
     Args:
         where: the place of the raw part.
@@ -179,10 +179,10 @@ def _subject_problems(where: str, baseline: Block, subject: Block, token_counts:
 def _window_problems(
     where: str, index: int, row: tuple[float, int, int, float], known: tuple[Block, int, int]
 ) -> Iterator[Problem]:
-    """Yield what cannot be of one window: more positions than it has, or probabilities that moved more than they can.
+    """Yield the impossible numbers of a window: more positions than it has, or too large changes of probability.
 
-    By Pinsker's inequality a probability moves by at most sqrt(KL / 2), where each token is an outcome of its own; a
-    token of the rest by as much, and the rest's own probability.
+    By Pinsker's inequality, the probability of a token that is an outcome of its own changes by at most sqrt(KL / 2).
+    The probability of any other token changes by at most that plus the total probability of the other tokens.
     """
     kl, same, confident_same, squared = row
     baseline, confident, count = known
@@ -197,7 +197,7 @@ def _window_problems(
 
 
 def _histogram_problems(where: str, subject: Block, last: int, token_counts: Sequence[int]) -> Iterator[Problem]:
-    """Yield where the sums of the windows are not sums of values that are in the histogram's bins."""
+    """Yield the sums of the windows that cannot be sums of the values in the histogram's bins."""
     histogram, largest = subject["histogram"], subject["kl_max"]
     if not lower_edge(last) * (1 - TOLERANCE) <= largest <= upper_edge(last) * (1 + TOLERANCE):
         yield _contradiction(f"{where}.kl_max", "not in the last bin of the histogram")
@@ -208,7 +208,7 @@ def _histogram_problems(where: str, subject: Block, last: int, token_counts: Seq
             yield _contradiction(f"{where}.kl_sum[{index}]", "more than so many times the largest value")
     total = math.fsum(value for _, value in sums)
     bins = [(histogram["first"] + place, count) for place, count in enumerate(histogram["counts"])]
-    # one of the last bin is the largest
+    # at least one value of the last bin is the largest value
     least = math.fsum(lower_edge(number) * count for number, count in bins) - lower_edge(last) + largest
     most = math.fsum(min(upper_edge(number), largest) * count for number, count in bins)
     if not least * (1 - TOLERANCE) <= total <= most * (1 + TOLERANCE):

@@ -21,22 +21,22 @@ Block = Mapping[str, Any]
 
 
 def no_limits_used(block: Block, limits: Block) -> Shares:
-    """Return no share of a limit."""
+    """Return no shares of limits."""
     return {}
 
 
 def no_null_signals(change: NullChange, limits: Block) -> dict[str, bool]:
-    """Return no signal."""
+    """Return no signals."""
     return {}
 
 
 def no_problems(report: Block) -> Iterator[Problem]:
-    """Yield no problem."""
+    """Yield no problems."""
     yield from ()
 
 
 def no_facts(block: Block) -> Block:
-    """Return no fact."""
+    """Return no facts."""
     return {}
 
 
@@ -46,34 +46,35 @@ def no_summary(report: Block) -> Iterator[str]:
 
 
 def no_null_problems(change: NullChange) -> Iterator[Problem]:
-    """Yield no problem."""
+    """Yield no problems."""
     yield from ()
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How the outputs of subject and baseline differ, with its gates.
+    """A comparison of the outputs of subject and baseline, with its gates.
 
     Attributes:
         name: its key in reports, policies and scenarios.
         judge: returns its block, given ``evaluation_windows`` of the report, its limits and the rest of the report.
-        summary: yields its numbers and limits in a few words, for the head of a report's page, given the report.
+        summary: yields its numbers and limits in a few words for the top of a report's page, given the report.
         page_section: yields the parts of its section of a report's page, given the report.
         flags: the flags of its gates under ``validation``.
-        gates: returns its gates, given its block and its limits; none where it was not evaluated.
+        gates: returns its gates, given its block and its limits; none if it was not evaluated.
         detects: returns whether the flags under ``validation`` show the defect of a scenario that is meant for it.
-        limits_used: returns how much of each of its limits is used, by dotted name.
-        null_signals: returns what it says of a null change, by name: true is a false alarm.
-        raw_problems: yields where what it reads of a report contradicts itself, given the report.
+        limits_used: returns the used share of each of its limits, by dotted name.
+        null_signals: returns its signals for a null change, by name; a true value is a false alarm.
+        raw_problems: yields contradictions within the parts of a report that it reads, given the report.
         detectors: the kinds of detector that read it.
         learned: its limits that presets learn.
-        fitted: its limits that tiers may be fitted in.
-        is_guarded: whether a verdict lists it among the guards, whose signals it counts.
-        facts: returns what the verdict's record of a report says of it.
-        schema: its part of the schemas, as ``reports.schemas`` takes it; None if ``contracts/parts`` has it.
-        has_raw: whether it has measurements of its own in addition to the losses: ``raw`` of its block, with
-            ``baseline`` and ``subject``. ``judge`` finds them in the context. consistency_problems: yields where its
-            measurements contradict others of a report. null_problems: the same of a change of a null run.
+        fitted: its limits that can be fitted for a tier.
+        is_guarded: whether a verdict lists it among the guards and counts its signals.
+        facts: returns its facts for the verdict's record of a report.
+        schema: its part of the schemas, as for ``reports.schemas``; None if it is in ``contracts/parts``.
+        has_raw: whether it has its own measurements in addition to the losses: ``raw`` of its block, with
+            ``baseline`` and ``subject``. ``judge`` finds them in the context.
+        consistency_problems: yields contradictions between its measurements and others of a report.
+        null_problems: yields contradictions within its measurements of a change of a null run.
     """
 
     name: str

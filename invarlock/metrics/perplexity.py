@@ -1,4 +1,4 @@
-"""The primary metric: perplexity of subject against baseline on the same windows, and its gates."""
+"""The primary metric: the perplexity of the subject relative to the baseline on the same windows, and its gates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Block = Mapping[str, Any]
 
 EVIDENCE_FLAG = "primary_metric_evidence_acceptable"
 TOO_FEW = "too few windows"
-# What a report has of each slice.
+# The fields of each slice in a report.
 OF_A_SLICE = (
     "windows",
     "baseline_final",
@@ -45,7 +45,7 @@ OF_A_SLICE = (
 
 
 class PartCoverage(TypedDict):
-    """The numbers of windows that a setting requires and that were scored."""
+    """The numbers of windows that were required by a setting and that were scored."""
 
     asked: int
     scored: int
@@ -60,7 +60,7 @@ class Coverage(TypedDict):
 
 
 class WindowStatistics(TypedDict):
-    """How well the windows of both sides pair."""
+    """How well the windows of both sides can be paired."""
 
     paired_windows: int
     window_match_fraction: float | None
@@ -69,7 +69,7 @@ class WindowStatistics(TypedDict):
 
 
 class DriftBand(TypedDict):
-    """The band of drifts that null runs teach."""
+    """The band of drifts that is learned from null runs."""
 
     n: int
     null_band: list[float | None]
@@ -77,7 +77,7 @@ class DriftBand(TypedDict):
 
 
 def window_statistics(windows: Mapping[str, Any], requested: Mapping[str, int]) -> WindowStatistics:
-    """Return how well the windows of both sides pair: counts, and the fractions scored and shared.
+    """Return how well the windows of both sides can be paired: counts, and the fractions scored and shared.
 
     Args:
         windows: ``evaluation_windows`` of a report.
@@ -105,12 +105,12 @@ def derive_primary_metric(
     """Return the ``primary_metric`` block: perplexities, paired ratio, interval, drift.
 
     D = sum(t * (l_subject - l_baseline)) / sum(t) over the final windows, ratio = exp(D), interval = exp(BCa of D).
-    A loss that is not finite (``null``) makes the metric ``invalid``: every number that needs it is null.
+    A loss that is not finite (``null``) makes the metric ``invalid``; every number that needs the loss is then null.
 
     Args:
         windows: ``evaluation_windows`` of a report.
         policy: the ``primary_metric`` limits.
-        bootstrap_seed: of the resampling stream.
+        bootstrap_seed: the seed of the resampling stream.
         not_scored: why the subject could not be scored, or None.
     """
     final, preview = windows["final"], windows["preview"]
@@ -167,13 +167,13 @@ def ratio_is_acceptable(metric: Mapping[str, Any], policy: Mapping[str, Any]) ->
 
 
 def drift_is_acceptable(metric: Mapping[str, Any], policy: Mapping[str, Any]) -> bool:
-    """Return whether the subject drifts from preview to final as its baseline does."""
+    """Return whether the subject drifts from preview to final windows as its baseline does."""
     low, high = policy["drift_band"]
     return metric["drift"] is not None and bool(low <= metric["drift"] <= high)
 
 
 def loss_differences(part: Mapping[str, Any]) -> list[float]:
-    """Return the subject's losses minus the baseline's, nats a token, of windows whose losses are all finite."""
+    """Return the subject's losses minus the baseline's, in nats per token, of windows with two finite losses."""
     return [own - base for own, base in zip(part["logloss"], part["baseline_logloss"], strict=True)]
 
 
@@ -201,7 +201,7 @@ def _mean_loss(part: Mapping[str, Any], side: str) -> float | None:
 
 
 def _mean_losses(preview: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the mean losses of both parts and sides, by the names of their perplexities; None if not finite."""
+    """Return the mean losses of both parts and sides, under the names of their perplexities; None if not finite."""
     return {
         "preview": _mean_loss(preview, "logloss"),
         "final": _mean_loss(final, "logloss"),
@@ -224,7 +224,7 @@ def _drift(means: Mapping[str, float | None]) -> float | None:
 
 
 def _display(value: float | None) -> float | None:
-    """Return a number as it is shown: six significant digits."""
+    """Return a number for display: six significant digits."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
@@ -251,7 +251,7 @@ def _gates(block: Block, limits: Block) -> list[Gate]:
 
 
 def _ratio_gates(block: Block, limits: Block) -> list[Gate]:
-    """Return the gates of the ratio, which every slice has too; its few windows say little of a drift."""
+    """Return the gates of the ratio, which each slice has too; a slice has too few windows for a gate of the drift."""
     return [
         Gate(
             "primary_metric_acceptable",
@@ -270,9 +270,9 @@ def _ratio_gates(block: Block, limits: Block) -> list[Gate]:
 
 
 def missing_evidence(block: Block, limits: Block) -> list[str]:
-    """Return why the windows are too little to judge a subject by: too few of them, or an interval that is too wide.
+    """Return why there is too little evidence to judge a subject: too few windows, or an interval that is too wide.
 
-    A metric that is not valid has no interval; another gate fails then.
+    An invalid metric has no interval, but another gate fails then.
     """
     reasons = []
     if block["windows"] < limits["minimum_windows"]:
@@ -331,10 +331,10 @@ def _null_drift(change: NullChange, policy: Block) -> float:
 
 
 def _drift_band(drifts: Sequence[float], policy: Block, windows: int) -> DriftBand:
-    """Return the drift band: the larger of the nulls' and the tier's, which must hold the nulls'.
+    """Return the drift band: the null runs' band, and as the limit the tier's band, which must contain it.
 
     Raises:
-        EvaluationError: when harmless changes drift by more than the tier allows; on so few windows it means nothing.
+        EvaluationError: when harmless changes drift by more than the tier allows, because there are too few windows.
     """
     level = MARGIN * upper_quantile([abs(math.log(drift)) for drift in drifts])
     null_band = [rounded(math.exp(-level)), rounded(math.exp(level))]

@@ -56,7 +56,7 @@ def page_section(report: Block) -> Iterator[Markup]:
 
 
 def _slices_table(metric: Block, limits: Block) -> Iterator[Markup]:
-    """Yield a row for each slice, and nothing for a text without a name."""
+    """Yield a table with a row for each slice, and nothing for a single unnamed text."""
     rows = []
     for name, row in sorted(metric.get("slices", {}).items()):
         low, high = row["ci"] or (None, None)

@@ -1,4 +1,4 @@
-"""The tail of the loss differences: what perplexity, a mean, does not show of a few windows that got much worse."""
+"""The tail of the loss differences: a few windows that got much worse, which a mean like perplexity hides."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class TailBlock(TypedDict):
 def derive_tail(windows: Block, policy: Block, invalid: bool) -> TailBlock:
     """Return the ``primary_metric_tail`` block: a high quantile of the loss differences against its limit.
 
-    In mode ``warn`` it never blocks, and fewer windows than the policy needs leave it not evaluated. In mode ``fail``
-    they fail it: too little evidence is no pass.
+    In mode ``warn`` the tail never blocks, and is not evaluated with fewer windows than the policy requires. In mode
+    ``fail`` too few windows fail it, because too little evidence must not pass.
     """
     final = windows["final"]
     count = len(final["window_ids"])

@@ -1,7 +1,6 @@
-"""Whether the subject still solves the tasks that its baseline solves: results of evaluation tools, sample by sample.
+"""Compares how well subject and baseline solve tasks, from the results of evaluation tools, sample by sample.
 
-They stand under ``task_records`` of a report, as ``invarlock records import`` writes them; a report without them has
-nothing to judge here.
+``invarlock records import`` writes them to a report's ``task_records``. A report without them is not evaluated here.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from invarlock.statistics.rounding import rounded
 
 Block = Mapping[str, Any]
 SIDES = ("baseline", "subject")
-# What makes two sets of records results on the same samples.
+# Two sets of records belong to the same samples if these fields are equal.
 IDENTITY = ("task", "metric", "samples", "targets", "prompts")
 NOT_EVALUATED: Block = {"status": "not_evaluated", "reason": "no results of tasks were given"}
 
 
 class Flips(TypedDict):
-    """The numbers of right answers that were lost and gained."""
+    """The numbers of correct answers lost and gained."""
 
     lost: int
     gained: int
@@ -49,10 +48,10 @@ class TaskComparison(TypedDict):
 
 
 def derive_tasks(records: Block | None, limits: Block, bootstrap: Block) -> JsonObject:
-    """Return the ``tasks`` block: per task and over all samples, how much worse the subject's scores are.
+    """Return the ``tasks`` block: how much worse the subject's scores are, for each task and over all samples.
 
     Args:
-        records: ``task_records`` of a report, None if it has none.
+        records: the report's ``task_records``, or None.
         limits: the ``tasks`` limits.
         bootstrap: ``replicates``, ``alpha`` and ``seed`` of the intervals.
     """
@@ -69,14 +68,14 @@ def derive_tasks(records: Block | None, limits: Block, bootstrap: Block) -> Json
 
 
 def right_answers(baseline: Sequence[float], subject: Sequence[float]) -> list[list[bool] | None]:
-    """Return which answers of each side are right; None if a score of a side is neither 0 nor 1."""
+    """Return which answers of each side are correct; None if a score of a side is neither 0 nor 1."""
     if not {*baseline, *subject} <= {0.0, 1.0}:
         return [None, None]
     return [[score == 1 for score in side] for side in (baseline, subject)]
 
 
 def _compared(rows: Sequence[Block], bootstrap: Block) -> TaskComparison:
-    """Return means, difference, interval and flips over the samples of some tasks, each sample with the same weight."""
+    """Return means, difference, interval and flips over the samples of some tasks; all samples have the same weight."""
     baseline, subject = ([score for row in rows for score in row[side]["scores"]] for side in SIDES)
     found = mean_difference(baseline, subject, **bootstrap)
     flips = _flips(rows)
@@ -93,7 +92,7 @@ def _compared(rows: Sequence[Block], bootstrap: Block) -> TaskComparison:
 
 
 def _flips(rows: Sequence[Block]) -> Flips | None:
-    """Return how many right answers were lost and gained; None if a task has no right and wrong answers."""
+    """Return how many correct answers were lost and gained; None if a task's scores are not only right or wrong."""
     if any(row[side]["correct"] is None for row in rows for side in SIDES):
         return None
     pairs = [pair for row in rows for pair in zip(*(row[side]["correct"] for side in SIDES), strict=True)]
@@ -138,7 +137,7 @@ def _limits_used(block: Block, limits: Block) -> Shares:
 
 
 def record_problems(records: Block) -> Iterator[Problem]:
-    """Yield where records that hold to their schema contradict themselves."""
+    """Yield contradictions in records that match their schema."""
     names = [row["task"] for row in records["tasks"]]
     if len(set(names)) < len(names):
         yield _contradiction("tasks", "a task stands there twice")

@@ -1,8 +1,8 @@
 """The paired ratio of perplexities and its confidence interval, the same on every platform.
 
-Sums over windows are taken in exact fixed-point integers, so that no order of summation, no vector width and no
-library version changes a bit of them. Random indices come from the raw stream of PCG64, which numpy keeps stable
-where the methods of its Generator are not.
+Sums over windows use exact fixed-point integers, so the result does not depend on the order of summation, the vector
+width or the library version. Random indices come from the raw stream of PCG64, which numpy keeps stable, unlike the
+methods of its Generator.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy.typing as npt
 SUM_BITS = 61
 # Resampled indices in memory at once: 65,536 int64 take half a megabyte, which fits in the cache.
 CHUNK_INDICES = 1 << 16
-# Resamples that are kept for the next interval: how many indices they may have, and how many of that size are kept.
-# Counts fit a byte unless a replicate has drawn a window 256 times, so that each row is 32 MB.
+# Resamples are cached for the next interval, by the number of their indices: (largest number, how many are cached). A
+# count fits in a byte unless a replicate drew a window 256 times, so each row takes at most 32 MB.
 KEPT_RESAMPLES = ((1 << 17, 256), (1 << 21, 16), (1 << 23, 4))
-# Normal quantiles come from the C library; nine digits of them are the same everywhere.
+# Normal quantiles come from the C library, and agree in nine digits on all platforms.
 LEVEL_DIGITS = 9
-# The series of Student's t holds from here on.
+# The series for Student's t is accurate from this number of degrees of freedom.
 FEWEST_DEGREES = 4.0
 
 Method = Literal["bca", "percentile", "collapsed"]
@@ -57,19 +57,19 @@ def bca_interval(
 ) -> Interval:
     """Return the BCa bootstrap interval of D = sum(t * delta) / sum(t) over windows.
 
-    Pairs (delta_i, t_i) are resampled jointly. Equal deltas or a single window collapse the interval to D and are
-    ``degenerate``; zero jackknife variance gives the percentile interval. Levels are widened as Student's t is wider
-    than the normal distribution, because resamples of a small sample vary too little.
+    Pairs (delta_i, t_i) are resampled jointly. If all deltas are equal or there is one window, the interval collapses
+    to D and is ``degenerate``. Zero jackknife variance gives the percentile interval. Levels are widened from normal to
+    Student's t quantiles, because resamples of a small sample vary too little.
     Source: Efron 1987, "Better Bootstrap Confidence Intervals"; DiCiccio and Efron 1996, "Bootstrap Confidence
     Intervals", section 2 (equation 2.3 and the jackknife acceleration 6.6); Hesterberg 2015, "What Teachers Should
     Know About the Bootstrap", section 3.3, for the widening.
 
     Args:
-        deltas: loss differences, nats, one a window.
-        weights: predicted tokens, one count a window.
-        replicates: bootstrap samples.
+        deltas: loss differences in nats, one per window.
+        weights: numbers of predicted tokens, one per window.
+        replicates: number of bootstrap samples.
         alpha: 1 - coverage, split evenly between the two ends.
-        seed: of the resampling stream.
+        seed: the seed of the resampling stream.
 
     Raises:
         ValueError: as ``weighted_mean``, or when ``replicates`` or ``alpha`` is out of range.
@@ -117,7 +117,7 @@ def exponential(value: float) -> float | None:
 def _fixed_point(
     values: Sequence[float], weights: Sequence[int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float]:
-    """Return w * x as integers, w, and the power of two that the products were scaled by."""
+    """Return w * x as integers, w, and the power of two by which the products were scaled."""
     if not values or len(values) != len(weights):
         raise ValueError(f"as many weights as values are needed, at least one: {len(weights)} for {len(values)}")
     numbers = np.asarray(values, dtype=np.float64)
@@ -140,11 +140,11 @@ def _fixed_point(
 def _resampled_means(
     products: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], scale: float, replicates: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """Return the ratio of sums of each replicate: of all windows, each as often as it was drawn.
+    """Return the ratio of sums of each replicate, in which each window counts as often as it was drawn.
 
-    Products of int64 matrices are numpy's own loops, which are exact and start no threads.
+    For products of int64 matrices, numpy uses its own loops, which are exact and start no threads.
     """
-    # windows of one length need no sum: each replicate has as many of them
+    # if all windows have the same length, each replicate has the same number of tokens
     alike = int(counts[0]) * len(counts) if (counts == counts[0]).all() else None
     means = []
     for times in _resamples(len(products), replicates, seed):
@@ -155,7 +155,7 @@ def _resampled_means(
 
 
 def _resamples(windows: int, replicates: int, seed: int) -> Iterable[npt.NDArray[Any]]:
-    """Return, chunk by chunk, how often each replicate has drawn each window: replicates × windows."""
+    """Return, chunk by chunk, how often each replicate drew each window, shape (replicates, windows)."""
     for indices, kept in _KEPT:
         if windows * replicates <= indices:
             return kept(windows, replicates, seed)
@@ -168,7 +168,7 @@ def _small_counts(windows: int, replicates: int, seed: int) -> tuple[npt.NDArray
     )
 
 
-# all cases of a run have its seed and as many windows
+# cached because all cases of a run have the same seed and number of windows
 _KEPT = tuple((indices, lru_cache(maxsize=number)(_small_counts)) for indices, number in KEPT_RESAMPLES)
 
 
@@ -189,10 +189,10 @@ def _drawn_resamples(windows: int, replicates: int, seed: int) -> Iterator[npt.N
 def _widened(
     level: float, products: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], scale: float, estimate: float
 ) -> float:
-    """Return the level at which a normal quantile is where Student's t has ``level``, times sqrt(n / (n - 1)).
+    """Return the level at which the normal quantile equals Student's t quantile at ``level``, times sqrt(n / (n - 1)).
 
-    The degrees of freedom are those of the variance, by the kurtosis of the residuals t_i * (delta_i - D): n - 1 for
-    normal ones, fewer with heavy tails.
+    The degrees of freedom are those of the variance estimate, from the kurtosis of the residuals t_i * (delta_i - D):
+    n - 1 for normal residuals, fewer with heavy tails.
     Source: Satterthwaite 1946, "An Approximate Distribution of Estimates of Variance Components".
     """
     windows = len(products)
@@ -200,7 +200,7 @@ def _widened(
     largest = max(map(abs, residuals))
     squares = [(residual / largest) ** 2 for residual in residuals] if largest > 0 else [1.0]
     spread = math.fsum(squares)
-    # the mean fourth power over the squared mean square; 1 at least
+    # the mean fourth power over the squared mean square; at least 1
     kurtosis = len(squares) * math.fsum(square * square for square in squares) / (spread * spread)
     freedom = min(windows - 1, max(FEWEST_DEGREES, 2 * windows / max(kurtosis - 1, 1e-9)))
     normal = NormalDist()
@@ -209,7 +209,7 @@ def _widened(
 
 
 def student_quantile(normal: float, freedom: float) -> float:
-    """Return the quantile of Student's t at the level of a normal one; at 0.025 to 0.001 from 4 degrees of freedom on.
+    """Return Student's t quantile from the normal quantile; accurate at 0.025 to 0.001 from 4 degrees of freedom on.
 
     Source: Abramowitz and Stegun 1964, "Handbook of Mathematical Functions", 26.7.5.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -85,20 +86,36 @@ def subjects(folder: Path, draw: Draw) -> Iterator[tuple[str, Path]]:
         shutil.rmtree(target)
 
 
+class TimedObserver(SubjectObserver):
+    """Adds up the processor time of what it does."""
+
+    seconds = 0.0
+
+    def observe(self, *given: Any) -> None:
+        started = time.process_time()
+        super().observe(*given)
+        self.seconds += time.process_time() - started
+
+    def finish(self) -> dict[str, Any]:
+        started = time.process_time()
+        found = super().finish()
+        self.seconds += time.process_time() - started
+        return found
+
+
 def cost(folder: Path, draw: Draw, plan: WindowPlan) -> float:
-    """Return the processor time of a scoring pass with fidelity over that of one without, the least of some each."""
+    """Return the processor time of a scoring pass with fidelity over that of the same pass without, as a median."""
     model, path = load_model(folder, CPU), kept_file(kept_folder(folder), 1)
 
-    def seconds(*, observed: bool) -> float:
+    def ratio() -> float:
+        observer = TimedObserver(path, draw.final.positions)
         started = time.process_time()
-        observer = SubjectObserver(path, draw.final.positions) if observed else None
         score_windows(model, draw.final.tokens, plan.batch_size, observer=observer)
-        if observer is not None:
-            observer.finish()
-        return time.process_time() - started
+        observer.finish()
+        whole = time.process_time() - started
+        return whole / (whole - observer.seconds)
 
-    pairs = [(seconds(observed=True), seconds(observed=False)) for _ in range(TIMES)]
-    return min(pair[0] for pair in pairs) / min(pair[1] for pair in pairs)
+    return statistics.median(ratio() for _ in range(TIMES))
 
 
 def cost_of(folder: Path, final: int) -> float:

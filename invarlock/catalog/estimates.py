@@ -21,8 +21,8 @@ FIXED_SECONDS = 1.0
 # How many times the operations of its forward passes scoring takes: logits, their log-probabilities, the kept tokens.
 BASELINE_PASSES = 3.0
 SUBJECT_PASSES = 2.0
-# Activations are measured over eight windows, at twice the operations of a forward pass.
-ACTIVATION_WINDOWS = 16
+# Measuring activations while eight windows are scored takes as long as the forward passes of four more.
+ACTIVATION_WINDOWS = 4
 # What the spectra of all weights take, as tokens that would take as long to score: the baseline's, and those of a
 # subject and its difference. They read memory more than they compute.
 BASELINE_SPECTRA = 3_000

@@ -19,14 +19,14 @@ START_SECONDS = 6.0
 # Python's own work for each checkpoint that is measured, whatever its size: statistics, files, a page.
 FIXED_SECONDS = 1.0
 # How many times the operations of its forward passes scoring takes: logits, their log-probabilities, the kept tokens.
-BASELINE_PASSES = 3.0
-SUBJECT_PASSES = 2.0
+BASELINE_PASSES = 2.0
+SUBJECT_PASSES = 1.4
 # Measuring activations while eight windows are scored takes as long as the forward passes of four more.
 ACTIVATION_WINDOWS = 4
 # What the spectra of all weights take, as tokens that would take as long to score: the baseline's, and those of a
 # subject and its difference. They read memory more than they compute.
-BASELINE_SPECTRA = 3_000
-SUBJECT_SPECTRA = 4_000
+BASELINE_SPECTRA = 3_500
+SUBJECT_SPECTRA = 3_500
 # As benchmarks/memory.py measured them, with a margin: Python with PyTorch and the logits of a forward pass; then times
 # the weights as float32, the loaded model and its mapped file while it is loaded, which may be float32 as well. Before
 # that, matrices are measured one at a time, each with two float32 copies at most.

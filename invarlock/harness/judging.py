@@ -1,6 +1,6 @@
-"""Judges one case by its report, and explains why it is not as expected.
+"""Judging a case by its report, and explaining why it is not as expected.
 
-A suites folder imports this when its cases are collected; what imports NumPy is imported where it is used.
+A suites folder imports this module when its cases are collected, so functions import the modules that need NumPy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def judge_case(case: Case, report: Mapping[str, Any]) -> Record:
 
 
 def explain(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Return why a case is not as expected: its reasons, then a table of gate, measured and limit."""
+    """Explain why a case is not as expected: the reasons, then a table of gates, measured values and limits."""
     # imported here: it imports NumPy
     from invarlock.reports.gates import judge_gates
 

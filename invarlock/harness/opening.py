@@ -1,4 +1,4 @@
-"""A suites folder with its catalog and settings for one command line, both resolved once a process.
+"""A suites folder with the catalog and settings for one command line, both resolved once per process.
 
 Example::
 
@@ -28,13 +28,13 @@ from invarlock.settings import SETTINGS, Settings, resolve_settings
 
 @dataclass(frozen=True)
 class OpenSuite:
-    """What one pytest process runs.
+    """The suite that one pytest process runs.
 
     Attributes:
         folder: the suites folder.
-        catalog: its models, scenarios and cases for this command line.
-        settings: with the defaults of the suite.
-        handover: values passed in by the process outside the container, None outside of a container.
+        catalog: the folder's models, scenarios and cases for this command line.
+        settings: the settings, including the suite's defaults.
+        handover: values passed in by the process outside the container, None outside a container.
         launch_problems: why the run is not in a container although its execution mode requires one.
     """
 
@@ -49,10 +49,10 @@ OPEN_SUITE = pytest.StashKey[OpenSuite]()
 
 
 def open_suite(config: pytest.Config) -> OpenSuite:
-    """Return the suite that pytest's arguments name, read by the first call.
+    """Return the suite selected by pytest's arguments; the first call reads it.
 
     Raises:
-        InvarLockError: if the folder's files or the settings are wrong.
+        InvarLockError: if the folder's files or the settings are invalid.
     """
     if OPEN_SUITE not in config.stash:
         folder = find_suites_folder(config)
@@ -72,7 +72,7 @@ def _read_suite(folder: Path, settings: Settings, config: pytest.Config) -> tupl
     folder_marks = marks_of(models)
     expression = MarkExpression.parse(config.option.markexpr)
     if is_byoe(expression, models, settings):
-        # imported here: it reads checkpoints, which no other run does before its first case
+        # imported here: it reads checkpoints, which other runs need only in their first case
         from invarlock.harness.selection.byoe import bring
 
         others = named_suites(models, plan_cases(models, scenarios), expression)

@@ -1,6 +1,6 @@
-"""The entry of the pytest plugin: options, the choice of a container, and the session over a suites folder.
+"""The entry point of the pytest plugin: options, the choice of a container, and the session over a suites folder.
 
-For a path outside of a suites folder the plugin does nothing.
+The plugin does nothing for paths outside a suites folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from invarlock.harness.session import SuiteSession
 
 CONTAINER = "container"
-# Options of pytest that do not run tests.
+# Options with which pytest runs no tests.
 SHOWING = (
     "collectonly", "help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow", "setuponly",
     "setupplan",
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for setting in SETTINGS:
         if setting.option is None:
             continue
-        # argparse takes % for a placeholder
+        # argparse treats % as a placeholder
         text = option_help(setting).replace("%", "%%")
         destination = f"invarlock_{setting.name}"
         if setting.flag:
@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Run the command line in the runtime image, and return its exit code, where the execution mode is container."""
+    """In the execution mode ``container``, run the command line in the runtime image and return its exit code."""
     if find_suites_folder(config) is None:
         return None
     _prefer_worksteal(config)
@@ -63,7 +63,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         on_host = suite.settings.execution_mode != CONTAINER or suite.settings.fleet is not None
         if suite.handover is not None or on_host:
             return None
-        # imported here: a run on the host does without
+        # imported here: a run on the host does not need it
         from invarlock.harness.container.delegation import run_in_container
 
         ended = run_in_container(config, suite)
@@ -76,7 +76,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def _prefer_worksteal(config: pytest.Config) -> None:
     """Use ``--dist worksteal`` unless the command line names another distribution.
 
-    xdist's own hook, which may run before this one, chooses ``load``; what the user gave is in the known arguments.
+    xdist's own hook, which may run before this one, sets ``load``; the user's choice is read from the known arguments.
     """
     option, given = config.option, getattr(config.known_args_namespace, "dist", None)
     if getattr(option, "numprocesses", None) and given == "no" and not option.distload:
@@ -84,7 +84,7 @@ def _prefer_worksteal(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Ignore a suites folder unless it was named: pytest may find one while it collects something else."""
+    """Ignore a suites folder that was not named, since pytest may find one while it collects something else."""
     if not is_suites_folder(collection_path):
         return None
     return None if collection_path.resolve() == find_suites_folder(config) else True
@@ -94,7 +94,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_configure(config: pytest.Config) -> None:
     if find_suites_folder(config) is None:
         return
-    # imported here: pytest in any other folder does without
+    # imported here: pytest in any other folder does not need it
     from invarlock.harness import fixtures
     from invarlock.harness.opening import open_suite
     from invarlock.harness.selection.given_names import GivenNames
@@ -120,7 +120,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if shows_only(config.option):
         return
     _join_fleet(session, config)
-    # imported here: what only shows something runs no case
+    # imported here: a session that runs no case does not need it
     from invarlock.harness.stopping.case_clock import CLOCK, CaseClock, lone_alarms, worker_alarms
     from invarlock.harness.stopping.interrupting import Interruption
     from invarlock.harness.terminal.logs import Logs
@@ -141,7 +141,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _join_fleet(session: SuiteSession, config: pytest.Config) -> None:
-    """Make this session the controller of a fleet, or one of its nodes, as its settings say."""
+    """Make this session the controller or a node of a fleet, depending on its settings."""
     if session.settings.piece is not None:
         # imported here: only a node of a fleet needs it
         from invarlock.harness.fleet.node import OUTCOMES
@@ -153,7 +153,7 @@ def _join_fleet(session: SuiteSession, config: pytest.Config) -> None:
         config.pluginmanager.register(outcomes, "invarlock-piece-outcomes")
     if session.settings.fleet is None:
         return
-    # imported here: a run on one machine does without
+    # imported here: a run on one machine does not need it
     from invarlock.harness.fleet.loop import FleetLoop
     from invarlock.harness.fleet.ray_cluster import check_ray_installed
     from invarlock.harness.fleet.slurm_cluster import check_submitit_installed
@@ -175,9 +175,9 @@ def _is_distributing(config: pytest.Config) -> bool:
 
 
 def _keep_off_the_network(*, online: bool) -> None:
-    """Keep the hub's client from making connections; only the process that plans a run may, and only with ``--net 1``.
+    """Prevent the hub's client from making connections, except in the process that plans a run with ``--net 1``.
 
-    The client reads its variables when it is imported, which has not happened yet, and workers inherit them.
+    This must be called before the client is imported, since it reads its variables then. Workers inherit the variables.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -187,7 +187,7 @@ def _keep_off_the_network(*, online: bool) -> None:
 
 @contextmanager
 def _as_usage_errors() -> Iterator[None]:
-    """Report an error of ours as pytest reports a wrong command line: one line and no traceback."""
+    """Report an InvarLock error the way pytest reports a wrong command line: one line and no traceback."""
     try:
         yield
     except InvarLockError as error:

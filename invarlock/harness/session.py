@@ -1,7 +1,7 @@
 """A pytest session over a suites folder: cases at collection, a plan before the first case, a verdict at the end.
 
-The controller (pytest itself without xdist, else the process that starts the workers) plans and finishes; a worker
-only runs cases. Both collect the same cases from the same files.
+The controller (pytest itself without xdist, otherwise the process that starts the workers) plans and finishes the run;
+a worker only runs cases. Both collect the same cases from the same files.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ if TYPE_CHECKING:
     from invarlock.harness.ending.finishing import Ending
 
 WORKER_KEY = "invarlock"
-# Where the session of a process is.
+# The key under which a process stores its session.
 SESSION = pytest.StashKey["SuiteSession"]()
-# The beginnings of lines with a command or a path, which are copied and therefore not folded.
+# The beginnings of lines with a command or a path. Such lines are not folded, because people copy them.
 COMMANDS = ("verify it with: ", "run the cases with them: ", "when all ", "evidence pack: ", "overview: ", "presets: ")
 
 
 class SuiteSession(ABC):
-    """What controller and worker share: the catalog, its cases as parameters, and the selection."""
+    """The part that controller and worker share: the catalog, its cases as parameters, and the selection."""
 
     def __init__(self, suite: OpenSuite, config: pytest.Config) -> None:
         self.suite = suite
         self.config = config
         self.catalog, self.settings = suite.catalog, suite.settings
-        # what is selected before a shard is taken of it
+        # all selected cases, before the shard is chosen
         self.whole: list[Case] = []
-        # a node of a fleet measures only a baseline
+        # true on a node of a fleet whose piece only measures a baseline
         self.baseline_only = False
         for mark in self.catalog.known_marks():
             config.addinivalue_line("markers", f"{mark}: cases of InvarLock")
@@ -88,7 +88,7 @@ class SuiteSession(ABC):
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pycollect_makeitem(self) -> Generator[None, object, object]:
-        """Skip what this mode does not run: cases if presets are made, null runs if cases are run."""
+        """Skip tests that this mode does not run: cases if presets are made, null runs if cases are run."""
         made = yield
         left_out = Case if self.calibrates_only else PlannedNullRun
         return [one for one in made if _parameter(one, left_out) is None] if isinstance(made, list) else made
@@ -112,7 +112,7 @@ class SuiteSession(ABC):
         params = [
             pytest.param(case, id=case.id, marks=[getattr(pytest.mark, mark) for mark in self.catalog.marks(case)])
             for case in self.catalog.cases
-            # cases of other suites are not even made: there may be many times as many
+            # cases of other suites are not created, since there may be many times as many
             if self.catalog.selects(case, None)
         ]
         metafunc.parametrize("case", params)
@@ -151,12 +151,12 @@ class SuiteSession(ABC):
 
     @property
     def calibrates_only(self) -> bool:
-        """Whether presets are made and no case is run."""
+        """Whether the session makes presets and runs no case."""
         return bool(self.settings.suite_mode == CALIBRATE_ONLY)
 
     def _null_runs(self) -> list[PlannedNullRun]:
         models = {case.model.id: case.model for case in self.catalog.cases}.values()
-        # pytest would make a test that is skipped of an empty list
+        # for an empty list, pytest would create a skipped test
         numbers = range(1, max(1, self.settings.calibration_runs) + 1)
         return [PlannedNullRun(model, number) for model in models for number in numbers]
 
@@ -183,14 +183,14 @@ class Worker(SuiteSession):
         return self._of
 
     def pytest_collection_finish(self) -> None:
-        """Write the ids of all selected cases where the controller needs them to divide shards."""
+        """Write the ids of all selected cases if the controller needs them to divide the run into shards."""
         given = self.config.workerinput[WORKER_KEY]  # type: ignore[attr-defined]  # xdist sets it
         if given["collected"] is not None:
             Collected(Path(given["collected"])).write(self.whole)
 
 
 class Controller(SuiteSession):
-    """The process that plans the run, and that compiles the verdict and builds the pack when it is over."""
+    """The process that plans the run, and at the end compiles the verdict and builds the pack."""
 
     def __init__(self, suite: OpenSuite, config: pytest.Config) -> None:
         super().__init__(suite, config)
@@ -220,7 +220,7 @@ class Controller(SuiteSession):
 
     @property
     def run(self) -> Run:
-        """Return the run; it is known from the start."""
+        """Return the run, which is known from the start."""
         return self._of
 
     @pytest.hookimpl(optionalhook=True)
@@ -238,9 +238,9 @@ class Controller(SuiteSession):
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-        """Run a case whose worker died once more, on another; a case that kills a second worker fails.
+        """Run a case whose worker died once more on another worker; a case that kills a second worker fails.
 
-        A case that exceeded its time limit would do so again, so it is not repeated.
+        A case that exceeded its time limit is not repeated, since it would exceed the limit again.
         """
         hang = hang_of(self.run.directory, parameter_id(crashitem))
         if hang is not None:
@@ -255,13 +255,13 @@ class Controller(SuiteSession):
         sched.mark_test_pending(crashitem)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Plan the run from the collected cases, in a run of one process."""
-        # with xdist the controller collects nothing, its workers report what they found
+        """Plan the run from the collected cases if the run has only one process."""
+        # with xdist the controller collects nothing; its workers report the cases that they found
         if session.items and not shows_only(session.config.option):
             self._plan([item.nodeid for item in session.items])
 
     def pytest_report_collectionfinish(self, config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-        """Return the lines below the number of collected cases: what the run will do and need."""
+        """Return the lines shown below the number of collected cases: what the run will do and need."""
         ids = [item.nodeid for item in items]
         if self.calibrates_only:
             return calibration_lines(self.run, self._planned_null_runs(ids))
@@ -285,7 +285,7 @@ class Controller(SuiteSession):
             session.shouldstop or session.shouldfail
         )
         self._pressure.stop()
-        # of workers that died
+        # workers that died may have left unfinished work
         remove_unfinished(self.run)
         try:
             self.ending = self._finish(report, interrupted=interrupted)
@@ -318,7 +318,7 @@ class Controller(SuiteSession):
             self._collected.remove()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Write the verdict and where the pack is, below pytest's summary."""
+        """Write the verdict and the location of the pack below pytest's summary."""
         if self.nothing_selected:
             terminalreporter.write_line("invarlock: no case is selected; list the cases with --collect-only")
         if self.ending is None:
@@ -326,7 +326,7 @@ class Controller(SuiteSession):
         terminalreporter.section("invarlock")
         columns = self._columns()
         for line in self.ending.lines:
-            # a command is pasted as it is
+            # commands are not folded, because people copy them
             for part in [line] if line.startswith(COMMANDS) else fit_line(printable(line), columns):
                 terminalreporter.write_line(printable(part))
         # imported here: only the end of a run needs it
@@ -363,7 +363,7 @@ class Controller(SuiteSession):
             self._lock.take()
             whole = self.whole if self._collected is None else self.catalog.planned(self._collected.read())
             lines = plan_calibration(self.run, null_runs, show) if null_runs else plan_run(self.run, cases, show, whole)
-        except BaseException as error:  # Ctrl-C too: a session that does not begin holds nothing
+        except BaseException as error:  # including Ctrl-C: a session that does not begin must not keep the lock
             self._lock.give_up()
             if isinstance(error, InvarLockError):
                 raise pytest.UsageError(printable_lines(error.coded_text)) from None
@@ -395,19 +395,19 @@ def shows_only(option: argparse.Namespace) -> bool:
 
 
 def newest_run(folder: Path, suite: str, part: str = "") -> str | None:
-    """Return the newest run directory of a suite below a folder, by the time in its name; ``part`` ends its name."""
+    """Return a suite's newest run directory in a folder, by the time in its name; the name must end with ``part``."""
     time = f"{'[0-9]' * 8}_{'[0-9]' * 6}"
     runs = sorted((folder / "evidence_pack_runs").glob(f"{suite}_{time}{part}"))
     return str(runs[-1].relative_to(folder)) if runs else None
 
 
 def case_of(item: pytest.Item) -> Case | None:
-    """Return the case that an item runs, None for any other test."""
+    """Return the case that an item runs, or None for any other test."""
     return _parameter(item, Case)
 
 
 def timed_id(item: pytest.Item) -> str | None:
-    """Return the id of an item's case or null run, None for any other test."""
+    """Return the id of an item's case or null run, or None for any other test."""
     timed = _parameter(item, Case) or _parameter(item, PlannedNullRun)
     return None if timed is None else timed.id
 
@@ -416,7 +416,7 @@ Parameter = TypeVar("Parameter")
 
 
 def _parameter(item: pytest.Item, kind: type[Parameter]) -> Parameter | None:
-    """Return an item's parameter of a type, None for any other test."""
+    """Return an item's parameter of a type, or None if it has none."""
     callspec = getattr(item, "callspec", None)
     values = callspec.params.values() if callspec is not None else ()
     return next((value for value in values if isinstance(value, kind)), None)

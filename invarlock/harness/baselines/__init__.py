@@ -1,4 +1,4 @@
-"""Baseline reports, null runs and the presets derived from them: made once and shared by all workers.
+"""Baseline reports, null runs and the presets derived from them, each made once and shared by all workers.
 
-Results of an earlier session are compared with the plan here, and reused if they match it.
+This package also compares the results of an earlier session with the plan, and reuses those that match.
 """

@@ -1,7 +1,7 @@
-"""Baselines of a run: their snapshots, their reports and their windows.
+"""The baselines of a run: their snapshots, reports and windows.
 
-The first worker that needs a model's snapshot or baseline report makes it under a lock; the others read it. Each worker
-caches what it has read: the text, the draws, the parsed report.
+The first worker that needs a model's snapshot or baseline report makes it under a lock; the others read it. Each
+worker caches the text, the draws and the parsed reports that it has read.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ class Baselines:
 
     @property
     def text(self) -> SourceText:
-        """Return the text of the run, read once in each worker."""
+        """Return the text of the run; each worker reads it once."""
         if self._text is None:
             self._text = read_suite_text(self.run, self.pins)
         return self._text
 
     def baseline(self, model: Model, placement: Placement) -> StoredBaseline:
-        """Return the baseline of a model, made by the first worker that needs it.
+        """Return the baseline of a model; the first worker that needs it measures it.
 
         Args:
             model: the model.
-            placement: the devices to measure it on, if this worker makes it.
+            placement: the devices to use if this worker has to measure the baseline.
 
         Raises:
-            InvarLockError: if its snapshot does not match its pin, or it cannot be measured.
+            InvarLockError: if the snapshot does not match its pin, or the baseline cannot be measured.
         """
         if model.id not in self._read:
             self._read[model.id] = self._shared(model, placement)
@@ -72,7 +72,7 @@ class Baselines:
         """Return a model's snapshot; each worker makes or checks it once.
 
         Raises:
-            InvarLockError: if it does not match its pin.
+            InvarLockError: if the snapshot does not match its pin.
         """
         snapshot = self.run.directory.baseline_snapshot(model)
         if model.id not in self._snapshots:
@@ -127,12 +127,12 @@ class Baselines:
         snapshot, path = directory.baseline_snapshot(model), directory.baseline_report(model)
         with self._locks.acquire(f"baseline_{model.folder}"):
             if self.run.settings.resume:
-                # each worker checks once what an earlier run left
+                # each worker checks a snapshot from an earlier run once
                 self._make_snapshot(model, snapshot)
                 kept_baseline(path, self.setup(model), kept_folder(snapshot), probe=self._is_probed(model))
             if not path.is_file():
                 self._make_snapshot(model, snapshot)
-                # files of a report that no longer exists, of other draws perhaps
+                # these files belong to a report that no longer exists, and perhaps to other draws
                 shutil.rmtree(kept_folder(snapshot), ignore_errors=True)
                 self._measure(model, snapshot, path, placement)
         data = read_file(path)
@@ -170,7 +170,7 @@ class Baselines:
 
 
 def window_plan(run: Run) -> WindowPlan:
-    """Return how much text is scored, and how."""
+    """Return the plan of the windows: how much text is scored, and how."""
     counts = window_counts(run)
     return WindowPlan(
         seq_len=counts.seq_len,

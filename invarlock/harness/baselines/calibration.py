@@ -1,7 +1,7 @@
-"""Calibration in a worker: workers divide the null runs, and the preset derived from them judges every case.
+"""Calibration in a worker: workers divide the null runs, and the preset derived from them is used to judge every case.
 
-Each null run has a lock. A free worker claims one that nobody has begun, and waits only when others are measuring all
-of the rest. The first worker that finds all of them finished derives the preset.
+Each null run has a lock. A free worker claims a null run that no worker has begun, and waits only if other workers are
+measuring all that are left. The first worker that finds all null runs finished derives the preset.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Calibration:
         self._looked_at: set[PlannedNullRun] = set()
 
     def preset(self, model: Model, baseline: StoredBaseline, placement: Placement) -> Preset | None:
-        """Return the preset of a model, which the workers that need it make together; None in a run without presets.
+        """Return the preset of a model, which the workers derive together; None in a run without presets.
 
         Raises:
             InvarLockError: if the preset belongs to another model, or cannot be derived from the null runs.
@@ -62,10 +62,10 @@ class Calibration:
         return self._presets[model.id]
 
     def measure(self, null_run: PlannedNullRun, placement: Placement) -> NullRunDocument:
-        """Return the document of a null run, which this worker or another measures unless it exists.
+        """Return the document of a null run; if it does not exist, this worker measures it or waits for another one.
 
         Raises:
-            InvarLockError: when it cannot be measured.
+            InvarLockError: when the null run cannot be measured.
         """
         self.baselines.snapshot(null_run.model)
         with self._locks.acquire(_lock_name(null_run)):
@@ -101,19 +101,19 @@ class Calibration:
             try_acquire = [null_run for null_run in left if self._claim(null_run, placement)]
             left = [null_run for null_run in left if null_run not in try_acquire]
             if left and not try_acquire:
-                # other workers are measuring all of the rest; if one of them dies, its null run is claimed here
+                # other workers are measuring all that are left; if one dies, this worker claims its null run
                 with self._locks.acquire(_lock_name(left[0])):
                     self._measure(left.pop(0), placement)
 
     def _claim(self, null_run: PlannedNullRun, placement: Placement) -> bool:
-        """Measure a null run unless another worker is measuring it; return whether it is finished."""
+        """Measure a null run unless another worker is measuring it; return whether the null run is finished."""
         with self._locks.try_acquire(_lock_name(null_run)) as ours:
             if ours:
                 self._measure(null_run, placement)
         return ours
 
     def _measure(self, null_run: PlannedNullRun, placement: Placement) -> None:
-        """Measure a null run unless its document exists and matches this run's inputs. The caller holds its lock."""
+        """Measure a null run unless its document exists and matches this run's inputs; the caller has its lock."""
         run, model, path = self.run, null_run.model, self._path(null_run)
         setup = self.baselines.setup(model)
         if run.settings.resume and null_run not in self._looked_at:

@@ -1,4 +1,4 @@
-"""Resuming a run: valid results made from the same inputs are reused; all others are made again.
+"""Resuming a run: valid results made from the same inputs are reused, and all others are made again.
 
 A file that does not match is renamed to ``*.stale``.
 """
@@ -32,10 +32,10 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> Basel
     """Return the baseline report of an earlier run, or None if it is missing or does not match this run.
 
     Args:
-        path: where the report would be.
-        setup: of the model.
-        kept: the folder of its most probable tokens, without which no subject can be compared.
-        probe: whether a case reads a probe.
+        path: the path of the report.
+        setup: the model's setup.
+        kept: the folder of the model's most probable tokens, without which no subject can be compared.
+        probe: whether some case needs a probe of the model.
     """
     if not path.is_file():
         return None
@@ -47,7 +47,7 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> Basel
         prefix = document["invariants"]["raw"]["prefix_token_ids"]
         expected["dataset"] = setup.dataset(document["baseline"]["tokenizer_sha256"], prefix)
         wrong += differences({key: document[key] for key in expected}, expected)
-        # an earlier version may have measured in another way, which the subjects' numbers must not be mixed with
+        # an earlier version may have measured differently; its numbers must not be mixed with those of the subjects
         wrong += differences(contracts_of(cast("BaselineReport", document)), measurement_contracts())
         wrong += [
             f"draws of run {draw['run']}: different seeds, or no probe"
@@ -66,7 +66,7 @@ def kept_baseline(path: Path, setup: Setup, kept: Path, *, probe: bool) -> Basel
 
 
 def kept_null_run(path: Path, setup: Setup, run: int, baseline: KnownBaseline) -> NullRunDocument | None:
-    """Return the null run of an earlier run, or None if it is missing or does not match this run."""
+    """Return a null run measured by an earlier run, or None if it is missing or does not match this run."""
     if not path.is_file():
         return None
     try:
@@ -99,15 +99,15 @@ def kept_report(
     repeats: int,
     subject_sha256: str | None = None,
 ) -> Report | None:
-    """Return the case report of an earlier run, or None if a file is missing or does not match this run.
+    """Return a case report made by an earlier run, or None if a file is missing or does not match this run.
 
     Args:
         case: the case.
-        path: where its report would be.
-        request: the evaluation that would make it now.
+        path: the path of the case's report.
+        request: the evaluation that this run would perform for the case.
         spec: the edit or fault that makes the case's subject.
-        repeats: number of repeats requested.
-        subject_sha256: current digest of a user's subject.
+        repeats: the number of repeats requested.
+        subject_sha256: the current digest of a user's subject.
     """
     if not path.is_file():
         return None
@@ -116,7 +116,7 @@ def kept_report(
     try:
         wrong: list[object] = [*saved.problems] or [*_mismatches(case, report, request, spec)]
     except InvarLockError:
-        # unreadable task records next to a subject: measuring again reports the reason
+        # the task records next to the subject are unreadable; measuring again reports the reason
         wrong = ["of other records"]
     if not wrong and subject_sha256 not in (None, report["subject"]["digest"]):
         wrong.append("of another subject")
@@ -129,7 +129,7 @@ def kept_report(
 
 
 def set_aside(path: Path) -> None:
-    """Rename an unused file to ``*.stale``, replacing an older file of that name."""
+    """Rename a file that is not reused to ``*.stale``, replacing an older file with that name."""
     path.replace(path.with_name(f"{path.name}.stale"))
 
 

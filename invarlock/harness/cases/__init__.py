@@ -1,1 +1,1 @@
-"""One case in a worker: its device, its subject, its measurement and its files."""
+"""Running one case in a worker: its device, its subject, its measurement and its files."""

@@ -1,4 +1,4 @@
-"""The files of a case: its report, the sidecars, and the manifest with their digests, which is written last."""
+"""Writing the files of a case: its report, the sidecars, and finally the manifest with the digests of the others."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from invarlock.reports.sidecars import REPORT_NAME, Packed, edit_metadata, runti
 
 @dataclass(frozen=True)
 class MeasuredCase:
-    """A case that was measured, before its files are written.
+    """A measured case whose files are not written yet.
 
     Attributes:
         case: the case.
         request: the evaluation.
         made: how the subject was made.
-        measurements: of the subject, and its repeats.
-        examined: the measurements of a deployable subject, by document; empty for any other.
+        measurements: the measurements of the subject, one per repeat.
+        examined: the further measurements of a deployable subject, by document; empty for other subjects.
     """
 
     case: Case
@@ -43,10 +43,10 @@ class MeasuredCase:
 
 
 def write_case(path: Path, found: MeasuredCase) -> Report:
-    """Write a case's report and its sidecars, and return the report with its probes and other documents.
+    """Write a case's report and sidecars, and return the report with its probes and other documents.
 
     Args:
-        path: the file of the report.
+        path: the path of the report.
         found: the case with its measurements.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Runs the cases of a worker: makes each subject, measures it against its baseline, and removes it.
+"""Running the cases of a worker: each subject is made, measured against its baseline, and removed.
 
-A case is finished when its ``runtime.manifest.json`` exists; that file has the digest of the report in the same folder.
+A case is finished when its ``runtime.manifest.json`` exists; this file has the digest of the report in the same folder.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from invarlock.reports.sidecars import PAGE_NAME
 from invarlock.runtime.determinism import apply_determinism
 from invarlock.stages import stage
 
-# A case that ran out of memory is run once more with this many times the memory.
+# A case that ran out of memory is run once more, with this multiple of the memory.
 RETRY_FACTOR = 2
 
 _log = logging.getLogger(__name__)
@@ -57,10 +57,10 @@ T = TypeVar("T")
 
 
 class CaseRunner:
-    """Runs a worker's cases. It has a lease on devices during a case, and keeps a GPU between cases of one model.
+    """Runs a worker's cases. It leases devices for each case, and keeps a GPU between cases of the same model.
 
-    It enters the context ``waiting`` while it waits for devices or for another worker. ``began`` is the time at which
-    the caller began to load PyTorch for it, as ``time.perf_counter`` has it.
+    It enters the context ``waiting`` while it waits for devices or for another worker. ``began`` is the value of
+    ``time.perf_counter`` when the caller began to load PyTorch for this runner.
     """
 
     def __init__(self, run: Run, waiting: Waiting = nullcontext, began: float | None = None) -> None:
@@ -85,7 +85,7 @@ class CaseRunner:
         self.edits = EditBatches(run, self.tuned, self._locks, plan["cases"], plan["disk_bytes"])
         self._repeated = frozenset(plan["repeated"])
         self._at: Model | None = None
-        # of the case that was evaluated last: how long it waited for what other cases share
+        # how long the last evaluated case waited for results that several cases share
         self.shared_seconds = 0.0
         self._loading_seconds = 0.0 if began is None else time.perf_counter() - began
 
@@ -95,8 +95,8 @@ class CaseRunner:
         A case that runs out of memory is run once more, with a lease on twice the memory.
 
         Raises:
-            InvarLockError: if the baseline does not match its pin, the subject cannot be made, or it does not fit into
-            memory.
+            InvarLockError: if the baseline does not match its pin, or the subject cannot be made or does not fit into
+                memory.
         """
         self.shared_seconds, self._loading_seconds = self._loading_seconds, 0.0
         return self._on_devices(case, self._evaluate)
@@ -115,13 +115,13 @@ class CaseRunner:
             with self._leased(case.model, need) as placement:
                 return work(case, placement)
         except OutOfMemoryError:
-            # the retry stands outside of this clause, so that the error's frames keep no tensor of the first try alive
+            # the retry is outside this clause, so that the error's frames do not keep tensors of the first try alive
             _log.warning("out of memory with %s; retrying with %s", _size(need), _size(RETRY_FACTOR * need))
         with self._leased(case.model, RETRY_FACTOR * need) as placement:
             return work(case, placement)
 
     def _evaluate(self, case: Case, placement: Placement) -> Report:
-        # a suites folder may have several tests of a case: the first makes the report, the others read it
+        # a suites folder may have several tests for a case: the first makes the report, the others read it
         with self._locks.acquire(f"case_{case.id}"):
             return self._evaluate_alone(case, placement)
 
@@ -141,7 +141,7 @@ class CaseRunner:
         return self._write(found)
 
     def _prepare(self, case: Case, placement: Placement) -> EvaluationRequest:
-        """Return the evaluation request of a case, after measuring its baseline and making its preset if needed."""
+        """Measure a case's baseline and make its preset if needed; return the case's evaluation request."""
         started = time.perf_counter()
         with stage(f"baseline {case.model.short_name}"):
             baseline = self.baselines.baseline(case.model, placement)
@@ -159,7 +159,7 @@ class CaseRunner:
         )
 
     def _measure(self, case: Case, request: EvaluationRequest, times: int) -> MeasuredCase:
-        """Make a case's subject, measure it once for each repeat, and remove it unless subjects are kept."""
+        """Make a case's subject, measure it ``times`` times, and remove it unless subjects are kept."""
         subject, snapshot, placement = self.run.directory.subject(case), request.baseline.snapshot, request.placement
         examined: Mapping[str, Mapping[str, Any]] = {}
         keeps = bool(self.run.settings.keep_models)
@@ -169,13 +169,13 @@ class CaseRunner:
             _log.info("subject made by %s in %.2f s: %d tensors changed", made.spec, made.seconds, made.edited_tensors)
             generation, comparison = case.scenario.generation, request.comparison()
             if isinstance(generation, DeployableGeneration):
-                # what is served is scored
+                # a deployable subject is scored in the form in which it is served
                 comparison = replace(request, placement=replace(placement, scoring=NATIVE)).comparison()
                 examined = examine_artifact(snapshot, subject, generation.spec, placement, request.draw)
             comparison = replace(comparison, expected=parse_expectations(made.expected))
             measurements = [compare(subject, comparison) for _ in range(times)]
         finally:
-            # all runs of a scenario have the same subject: one is kept
+            # all runs of a scenario have the same subject, so only one is kept
             if not keeps or case.run > 1:
                 shutil.rmtree(subject, ignore_errors=True)
         return MeasuredCase(case, request, replace(made, kept=keeps), measurements, examined)
@@ -184,18 +184,18 @@ class CaseRunner:
         """Write a case's report and its sidecars, either all of them or none."""
         case, settings = found.case, self.run.settings
         path, subject = self.run.directory.report(case), self.run.directory.subject(case)
-        # a leftover of an earlier report would describe another one
+        # a page left by an earlier report would describe that report
         path.with_name(PAGE_NAME).unlink(missing_ok=True)
         try:
             report = write_case(path, found)
             if settings.keep_models and subject.is_dir():
-                # a later reader of the subject can see how it was made
+                # the copy shows a later reader of the subject how it was made
                 name = "edit_metadata.json"
                 write_bytes(subject / name, path.with_name(name).read_bytes())
             if not (settings.skip_html or settings.defer_rendering):
                 write_page(path)
-        except BaseException:  # Ctrl-C too
-            # a report without its sidecars does not count as written
+        except BaseException:  # including Ctrl-C
+            # a report without its sidecars must not look complete
             path.unlink(missing_ok=True)
             raise
         _log.info("report written: %s, ratio %s, guards %s", *case_facts(report).values())
@@ -212,7 +212,7 @@ class CaseRunner:
 
     @contextmanager
     def _leased(self, model: Model, need_bytes: int) -> Iterator[Placement]:
-        """Yield the placement of a model on devices leased to this worker alone."""
+        """Yield the placement of a model on devices that are leased exclusively to this worker."""
         if self._at != model:
             self._let_go()
         lease = self.leases.lease
@@ -222,7 +222,7 @@ class CaseRunner:
         self._at = model
         pool = self.leases.pool
         gpu = pool.kind == "gpu"
-        # of MIG instances CUDA shows this process one
+        # CUDA shows this process only one MIG instance, which has the number 0
         numbers = [device.index if pool.combinable else 0 for device in lease.devices]
         _log.info("devices: %s, for %s", ", ".join(device.id for device in lease.devices), _size(need_bytes))
         rooms = tuple(zip(numbers, lease.rooms, strict=True))
@@ -232,7 +232,7 @@ class CaseRunner:
             code, settings = self.run.runs_code_of(model), self.run.settings
             bounded = rooms if gpu or self._is_bounded() else ()
             yield Placement("cuda" if gpu else "cpu", bounded, code, self.run.attention(pool.kind), settings.scoring)
-        except BaseException:  # an interrupt and a failed test too: no device stays leased
+        except BaseException:  # including an interrupt or a failed test: no device stays leased
             self._let_go()
             raise
         waiting = self.leases.longest_wait_seconds()
@@ -257,7 +257,7 @@ def _log_measured(measured: SubjectMeasurement, placement: Placement) -> None:
         _log.warning("subject not scored: %s", measured.not_scored)
     if placement.device == "cuda":
         _log.info("peak GPU memory: %s", _size(torch.cuda.max_memory_allocated()))
-    # kilobytes on Linux
+    # ru_maxrss is in kilobytes on Linux
     _log.info("peak process memory: %s", _size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
@@ -266,8 +266,10 @@ def _size(count: int) -> str:
 
 
 def _show_gpus(pool: Pool, worker: int) -> None:
-    """Make CUDA, which has not started yet, number GPUs as the pool does. CUDA shows a process only one MIG
-    instance."""
+    """Make CUDA number GPUs as the pool does; call this before CUDA starts.
+
+    CUDA shows a process only one MIG instance.
+    """
     if pool.kind != "gpu":
         return
     seen = pool.devices if pool.combinable else (pool.devices[worker % len(pool.devices)],)

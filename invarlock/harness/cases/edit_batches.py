@@ -1,8 +1,8 @@
-"""Several edits of one model, made in one pass over its baseline.
+"""Making several edits of one model in one pass over its baseline.
 
-A worker that needs an edited subject also makes those of the model's next cases in the same pass: its share of them,
-and no more than fit on the disk. A case whose subject is already prepared renames it. Unused subjects are removed when
-the session ends.
+A worker that needs an edited subject also prepares the subjects of the model's next cases in the same pass: its share
+of them, and no more than fit on the disk. A case whose subject is already prepared renames it. Unused subjects are
+removed when the session ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from invarlock.harness.state.locks import Locks
 from invarlock.harness.state.run import Run
 from invarlock.jsonio import read_json, write_json
 
-# Subjects of a pass. All are made from the same tensors, and more of them gain little.
+# The maximum number of subjects made in one pass over the tensors; a larger number gains little.
 MAX_AT_ONCE = 8
 RECORD = "prepared.json"
 
@@ -39,10 +39,10 @@ class EditBatches:
 
     Args:
         run: the run.
-        tuned: the parameters of clean edits.
-        locks: of the run.
+        tuned: the tuned parameters of clean edits.
+        locks: the locks of the run.
         case_ids: the cases of the run, in the plan's order.
-        disk_bytes: planned size of the run on its disk.
+        disk_bytes: the planned size of the run on its disk.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class EditBatches:
         self._edits = [
             case for case in run.catalog.planned(case_ids) if isinstance(case.scenario.generation, EditGeneration)
         ]
-        # edits that cannot be applied: their own cases report it, and no later pass tries them again
+        # edits that cannot be applied; their own cases report the error, and no later pass tries them again
         self._refused: set[str] = set()
 
     def make(self, case: Case, snapshot: Path, subject: Path) -> EditSummary:
-        """Make the subject of a case's edit in a new folder, whole or not at all.
+        """Make the subject of a case's edit in a new folder, which appears complete or not at all.
 
         Raises:
             EditError: when the edit cannot be applied to the model.
@@ -86,7 +86,7 @@ class EditBatches:
         except CheckpointError:
             if not others:
                 raise
-            # one subject may fit on the disk although all of them did not
+            # a single subject may fit on the disk even if all of them did not
             return self._make(case, [], snapshot, subject)
         for folder, outcome in made.items():
             if isinstance(outcome, EditError):
@@ -111,7 +111,7 @@ class EditBatches:
         return EditSummary(**row)
 
     def _due(self, case: Case, snapshot: Path) -> list[Case]:
-        """Return the model's next cases to prepare in this pass, one for each different edit."""
+        """Return the model's next cases to prepare in this pass, one for each distinct edit."""
         chosen: dict[str, Case] = {str(self._spec(case)): case}
         for other in self._edits:
             if other.model != case.model or not self._is_due(other):
@@ -129,7 +129,7 @@ class EditBatches:
         return not any(path.exists() for path in there)
 
     def _spare_subjects(self, snapshot: Path) -> int:
-        """Return how many subjects more than planned fit on the disk."""
+        """Return how many subjects fit on the disk beyond the planned ones."""
         directory = self._run.directory.path
         size = sum(path.stat().st_size for path in snapshot.iterdir() if path.is_file())
         still_planned = max(0, self._disk_bytes - measure_disk_usage(directory).total_bytes)

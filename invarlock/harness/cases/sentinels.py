@@ -1,8 +1,8 @@
-"""Promotion sentinels: subjects that a run kept are loaded and evaluated again, as before promoting a model.
+"""Promotion sentinels: subjects that a run kept are loaded and evaluated again before a model is promoted.
 
 ``pytest suites -m sentinel --run-dir RUN --model MODEL`` evaluates two kept subjects directly, and one through the
 public commands ``invarlock evaluate`` and ``invarlock verify``. A sentinel passes if loading succeeds and the files
-exist; the metric is in the report and does not matter here.
+exist; the metric, which is in the report, does not affect the result.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.problems import Code
 from invarlock.reports.sidecars import REPORT_NAME
 
-# A sentinel, and the kept subject that it loads.
+# Each sentinel with the kept subject that it loads.
 SENTINELS = {"quant_4bit_clean": "quant_4bit_clean", "prune_clean": "prune_clean", "public_quant": "quant_4bit_clean"}
 PUBLIC = "public_quant"
 VERIFICATION = "verify.json"
-# Weights of 70 GB on a slow disk take a quarter of an hour to load.
+# Loading 70 GB of weights from a slow disk takes 15 minutes.
 COMMAND_SECONDS = 2 * 3600
 SHOWN_LINES = 5
 
@@ -44,21 +44,21 @@ class KeptRun:
         return self.directory.path / "models" / folder_name(self.model_id) / "baseline"
 
     def subject(self, scenario: str) -> Path:
-        """Return the folder of the subject that a scenario made."""
+        """Return the folder of a scenario's kept subject."""
         return self.directory.path / folder_name(self.model_id) / "models" / scenario
 
     def target(self, run: Run, sentinel: str) -> Path:
-        """Return where a sentinel writes: a folder of this session's below the run."""
+        """Return the output folder of a sentinel: a folder for this session in the run directory."""
         session = f"{run.started:%Y%m%d_%H%M%S}"
         return self.directory.path / "sentinels" / session / folder_name(self.model_id) / sentinel
 
 
 def find_kept_run(run: Run) -> KeptRun:
-    """Return the run that ``--run-dir`` names, with its model that ``--model`` names.
+    """Return the run given by ``--run-dir`` with the model given by ``--model``.
 
     Raises:
         UsageError: when an option is missing, or the run has no such model.
-        MissingFileError: when there is no such run.
+        MissingFileError: when the run does not exist.
     """
     given, wanted = run.settings.run_dir, run.settings.sentinel_model
     if given is None:
@@ -92,7 +92,7 @@ def find_kept_run(run: Run) -> KeptRun:
 
 
 def sentinel_problems(run: Run, sentinels: list[str]) -> list[str]:
-    """Return each problem that prevents sentinels from running, with its remedy, one a line."""
+    """Return the problems that prevent sentinels from running, one per line, each with its remedy."""
     try:
         kept = find_kept_run(run)
     except (UsageError, MissingFileError) as error:
@@ -113,7 +113,7 @@ def run_sentinel(sentinel: str, run: Run) -> Path:
     Raises:
         InvarLockError: if loading or evaluating fails.
     """
-    # imported here: it imports torch, and reporting problems must not
+    # imported here: it imports torch, which reporting problems must not load
     from invarlock.evaluation.pair import evaluate_pair
     from invarlock.evaluation.pair_request import PairRequest
 
@@ -141,12 +141,12 @@ def run_sentinel(sentinel: str, run: Run) -> Path:
 
 
 def _label(subject: Path) -> str | None:
-    """Return the label of a subject's edit: None if its own metadata has it, and ``custom`` for older runs."""
+    """Return the label for a subject's edit: None if the subject's metadata has it, or ``custom`` for older runs."""
     return None if (subject / "edit_metadata.json").is_file() else "custom"
 
 
 def missing_files(sentinel: str, target: Path) -> list[str]:
-    """Return the files that a sentinel should have written and did not."""
+    """Return the files that a sentinel should have written but did not."""
     names = [REPORT_NAME, *([VERIFICATION] if sentinel == PUBLIC else [])]
     return [name for name in names if not (target / name).is_file()]
 
@@ -167,7 +167,7 @@ def _command(*arguments: object) -> None:
     """Run a public command.
 
     Raises:
-        EvaluationError: if it fails, with the last lines of its output.
+        EvaluationError: if the command fails; the message has the last lines of its output.
     """
     command = [sys.executable, "-m", "invarlock", *map(str, arguments)]
     try:
@@ -181,7 +181,7 @@ def _command(*arguments: object) -> None:
 
 def _text(kept: KeptRun, run: Run) -> tuple[Path, int]:
     """Return a file with the first text that the run was scored on, and the number of tokens in its windows."""
-    # imported here: it imports torch, and collecting must not
+    # imported here: it imports torch, which collecting must not load
     from invarlock.evaluation.models import Placement
     from invarlock.harness.baselines.baseline_reports import Baselines
     from invarlock.harness.state.locks import Locks

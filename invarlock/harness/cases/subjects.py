@@ -1,4 +1,4 @@
-"""Making the subject of a case from the baseline's snapshot: by an edit, or by a fault."""
+"""Making the subject of a case from the baseline's snapshot, by an edit or a fault."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ from invarlock.task_records.importing import find_task_records
 
 @dataclass(frozen=True)
 class MadeSubject:
-    """How a subject was made: for its report and its ``edit_metadata.json``.
+    """How a subject was made, for its report and its ``edit_metadata.json``.
 
-    ``packed_as`` is the format in which a backend stores its weights, None if it is the baseline's format.
-    ``label_source`` is the origin of the label of a user's subject. ``kept`` is true if its checkpoint stays in the run
-    directory.
+    ``packed_as`` is the format in which a backend stores the weights, None for the baseline's format. ``label_source``
+    is the origin of the label of a user's subject. ``kept`` is true if the checkpoint stays in the run directory.
     """
 
     name: str
@@ -52,7 +51,7 @@ class MadeSubject:
 
 
 def subject_spec(case: Case, tuned: TunedParams) -> str:
-    """Return the specification of a case's edit or fault, as in its report."""
+    """Return the specification of a case's edit or fault in the form used in its report."""
     generation = case.scenario.generation
     if isinstance(generation, EditGeneration):
         return str(tuned.resolve(generation.for_model(case.model.id), case.model.id))
@@ -68,10 +67,10 @@ def subject_digest(case: Case, snapshot: Path) -> str | None:
 
 
 def subject_records(case: Case) -> TaskRecordsDocument | None:
-    """Return the task results in the folder of a user's subject, None if it has none.
+    """Return the task results in the folder of a user's subject, or None if it has none.
 
     Raises:
-        DocumentError: if they are malformed.
+        DocumentError: if the task results are malformed.
     """
     generation = case.scenario.generation
     return find_task_records(generation.folder) if isinstance(generation, UserSubjectGeneration) else None
@@ -80,11 +79,11 @@ def subject_records(case: Case) -> TaskRecordsDocument | None:
 def make_subject(
     case: Case, tuned: TunedParams, edits: EditBatches, snapshot: Path, subject: Path, placement: Placement
 ) -> MadeSubject:
-    """Make a case's subject in a new folder, whole or not at all.
+    """Make a case's subject in a new folder, which appears complete or not at all.
 
     Args:
         case: the case.
-        tuned: the parameters of clean edits.
+        tuned: the tuned parameters of clean edits.
         edits: makes edited subjects, several in one pass.
         snapshot: the baseline's folder.
         subject: the folder to make.
@@ -93,7 +92,7 @@ def make_subject(
     Raises:
         EditError: if the edit or fault cannot be applied to the model.
         CheckpointError: if writing fails.
-        EvaluationError: if the backend that packs it cannot load it.
+        EvaluationError: if the backend cannot load the checkpoint that it is to pack.
     """
     started = time.perf_counter()
     generation = case.scenario.generation

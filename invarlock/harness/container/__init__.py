@@ -1,1 +1,1 @@
-"""Running the same command line in the runtime image: mounts, environment variables, and the start."""
+"""Running pytest's command line in the runtime image: mounts, environment variables, and starting the container."""

@@ -1,6 +1,6 @@
-"""Mounts and variables of a run in a container: the files that its options and variables name, and those variables.
+"""The mounts and environment variables of a run in a container, taken from the options and variables outside.
 
-The checkout and inputs are mounted read-only; the folders of the run and its pack, caches and temporary folders are
+The checkout and inputs are mounted read-only. The folders of the run and its pack, caches and temporary folders are
 writable.
 """
 
@@ -20,24 +20,24 @@ from invarlock.runtime.writable_paths import WritablePaths, writable_by
 from invarlock.settings import SETTINGS, Settings
 
 RUNS = "evidence_pack_runs"
-# Variables other than those of the table: of libraries, of pytest, and of CI services.
+# Variables that are not in the table of settings: those of libraries, of pytest, and of CI services.
 LIBRARY_VARIABLES = ("OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_CUDA_ALLOC_CONF")
 SESSION_VARIABLES = ("PYTEST_ADDOPTS", "COLUMNS", "CI", "GITHUB_STEP_SUMMARY")
-# With --net 1: the connection settings of the hub's client, and files for it.
+# Passed on with --net 1: the connection settings of the hub's client, and the files that it needs.
 HUB_VARIABLES = (
     "HF_ENDPOINT", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
 HUB_FILES = ("HF_TOKEN_PATH", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-# Names of pytest's options for files that it writes.
+# Names of the pytest options that set an output file.
 PYTEST_FILES = ("xmlpath", "log_file")
-# Settings whose paths a run writes; every other path is an input, except for caches.
+# Settings whose paths a run writes to; every other path is an input, except for caches.
 OUTPUTS = ("output_dir", "run_dir", "pack_dir")
-# Inputs that need the other files of their folder: a preset needs its null runs.
+# Inputs that need the other files in their folder: a preset needs its null runs.
 WITH_NEIGHBOURS = ("calibration_preset_file",)
 
 
 def writable_paths(config: pytest.Config, settings: Settings) -> WritablePaths:
-    """Return the paths that a run writes. Without ``--net 1`` it only reads existing caches."""
+    """Return the paths that a run writes to; without ``--net 1``, caches are only read."""
     folders = [absolute(settings.output_dir or RUNS)]
     if settings.run_dir is not None:
         folders.append(absolute(settings.run_dir))
@@ -54,7 +54,7 @@ def writable_paths(config: pytest.Config, settings: Settings) -> WritablePaths:
 
 
 def job_mounts(config: pytest.Config, folder: Path, settings: Settings, writable: WritablePaths) -> Iterator[Mount]:
-    """Yield the mounts of a run, each at the same path as outside."""
+    """Yield the mounts of a run; each has the same path inside the container as outside."""
     yield from (Mount(path) for path in _checkout(config, folder))
     yield from (Mount(path, writable=True) for path in (*writable.folders, *writable.files, *writable.caches))
     if settings.pack_dir is not None:
@@ -75,7 +75,7 @@ def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
     if settings.net:
         known += [*HUB_VARIABLES, *HUB_FILES]
     passed = tuple(name for name in dict.fromkeys(known) if name in os.environ)
-    # libraries that write below the home of a user
+    # some libraries write to the user's home folder
     variables = {"HOME": "/tmp"}
     if "HF_HOME" not in passed:
         variables["HF_HOME"] = str(_hub_home())
@@ -83,14 +83,14 @@ def job_variables(settings: Settings) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def mount_problems(config: pytest.Config, folder: Path, settings: Settings, writable: WritablePaths) -> Iterator[str]:
-    """Yield each path that cannot or must not be mounted, one a line."""
+    """Yield a line for each path that cannot or must not be mounted."""
     yield from _pack_problems(settings, _checkout(config, folder), writable)
     for mount in job_mounts(config, folder, settings, writable):
         if "," in str(mount.path) or '"' in str(mount.path):
             yield f"{mount.path}: a path with a comma or a quote cannot be mounted; rename it"
     by, temporary = caller(), _temporary(settings)
     for path in writable.caches:
-        # offline a run only reads what the hub's client keeps
+        # an offline run only reads the cache of the hub's client
         needed = settings.net or path in temporary
         if needed and path.is_dir() and not writable_by(path, by):
             yield f"{path}: {not_writable(by.user)}"
@@ -101,7 +101,7 @@ def _pack_problems(settings: Settings, checkout: list[Path], writable: WritableP
         return
     parent = absolute(settings.pack_dir).parent
     if any(parent.is_relative_to(path) for path in writable.folders):
-        # the run's own folder, which is made
+        # the run's own folder is created
         return
     if not parent.is_dir():
         yield f"--pack-dir: {parent} does not exist; create it"
@@ -115,12 +115,12 @@ def _pack_problems(settings: Settings, checkout: list[Path], writable: WritableP
 
 
 def not_writable(user: int) -> str:
-    """Return the problem of a folder that a container must write to, with its remedy."""
+    """Describe the problem, with its remedy, of a folder that the container's user cannot write to."""
     return f"the container's user ({user}) cannot write it; run chown {user}, give another folder, {ON_THE_HOST}"
 
 
 def _checkout(config: pytest.Config, folder: Path) -> list[Path]:
-    """Return pytest's root folder, and the suites folder if it lies elsewhere."""
+    """Return pytest's root folder, and the suites folder if it is elsewhere."""
     return [config.rootpath] if folder.is_relative_to(config.rootpath) else [config.rootpath, folder.parent]
 
 
@@ -128,7 +128,7 @@ def _inputs(settings: Settings) -> Iterator[Path]:
     for setting in SETTINGS:
         value = settings.value(setting.name)
         if setting.name.startswith("model_") and setting.name.removeprefix("model_").isdigit():
-            # an id on the hub, or a folder
+            # the value is an id on the hub or a folder
             if value and Path(value).is_dir():
                 yield absolute(value)
         elif setting.path and not setting.ambient and setting.name not in OUTPUTS and value:
@@ -159,5 +159,5 @@ def _hub_home() -> Path:
 
 def absolute(path: str | Path) -> Path:
     """Return the absolute path of a path from an option or a variable."""
-    # not resolved: inside the container a path has the name that the user gave
+    # links are not resolved: inside the container, a path has the name that the user gave
     return Path(os.path.normpath(Path.cwd() / path))

@@ -1,6 +1,7 @@
-"""From pytest's command line to the same command line in the runtime image.
+"""Running the current pytest command line in the runtime image.
 
-Problems that prevent its start are reported by the checks before the first case, together with all others.
+Problems that prevent the container from starting are reported by the checks before the first case, together with all
+other problems.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def run_in_container(config: pytest.Config, suite: OpenSuite) -> int | tuple[Pro
     """Run pytest's command line in the runtime image and return its exit code, or the problems that prevent its start.
 
     Raises:
-        InvarLockError: if the engine does not start it.
+        InvarLockError: if the engine does not start the container.
     """
     problems: list[Problem] = []
     launch = _plan(config, suite, problems)
@@ -44,13 +45,13 @@ def run_in_container(config: pytest.Config, suite: OpenSuite) -> int | tuple[Pro
 
 
 def _plan(config: pytest.Config, suite: OpenSuite, problems: list[Problem]) -> Launch | None:
-    """Return the container to start; without an engine or an image, return None and append to the problems."""
+    """Return the container to start; without an engine or an image, return None and append to ``problems``."""
     folder, settings, catalog = suite.folder, suite.settings, suite.catalog
     on_gpus = catalog.models.suites[catalog.suite].requires == "gpu"
     writable = writable_paths(config, settings)
     problems += map(_unavailable, mount_problems(config, folder, settings, writable))
     engine = image = source = None
-    # the check of the source reports a malformed marker file
+    # check_source reports a malformed marker file
     with suppress(InvarLockError):
         source = source_of(folder)
     try:

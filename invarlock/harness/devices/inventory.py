@@ -1,11 +1,11 @@
-"""The devices that a run may compute on: GPUs listed by NVML, or shares of the CPUs.
+"""The devices that a run may use: GPUs listed by NVML, or shares of the CPUs.
 
 Example::
 
     pool = make_pool(settings, requires="gpu", workers=8)
     pool.devices[0]     # Device(id="GPU-5a…", index=0, total_bytes=85899345920, free_bytes=85000000000, …)
 
-GPUs are numbered as in ``nvidia-smi``, by their place on the PCI bus.
+GPUs are numbered in the order of their PCI bus ids, as in ``nvidia-smi``.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class Pool:
 
     Attributes:
         kind: ``gpu`` or ``cpu``.
-        devices: in the order of their index, which is CUDA's in a worker of the run.
-        threads: CPU threads of a worker.
-        combinable: whether a model may be spread over several devices; not over MIG instances, as CUDA shows a process
-        only one. bytes_per_device: memory to plan with on each device, None for its free memory.
+        devices: the devices in the order of their index, which is also CUDA's index in the run's workers.
+        threads: the number of CPU threads of a worker.
+        combinable: whether a model may be spread over several devices; false for MIG instances, because CUDA shows a
+            process only one of them.
+        bytes_per_device: the memory to plan with on each device, None to use its free memory.
     """
 
     kind: Literal["gpu", "cpu"]
@@ -55,11 +56,11 @@ class Pool:
     bytes_per_device: int | None = None
 
     def room(self, device: Device) -> int:
-        """Return the bytes of a device that models may take."""
+        """Return how many bytes of a device models may use."""
         return device.free_bytes if self.bytes_per_device is None else min(device.free_bytes, self.bytes_per_device)
 
     def refreshed(self) -> Pool:
-        """Return the pool with the memory that is free now."""
+        """Return the pool with each device's currently free memory."""
         if self.kind == "cpu":
             return self
         now = {gpu.id: gpu.free_bytes for gpu in read_gpus()}
@@ -67,21 +68,21 @@ class Pool:
         return replace(self, devices=tuple(devices))
 
     def write(self, path: Path) -> None:
-        """Write the pool as a JSON file, for the workers."""
+        """Write the pool to a JSON file that the workers read."""
         write_json(path, asdict(self))
 
     @staticmethod
     def read(path: Path) -> Pool:
-        """Return the pool that the controller wrote."""
+        """Read the pool that the controller wrote."""
         document = read_json(path)
         return Pool(**{**document, "devices": tuple(Device(**row) for row in document["devices"])})
 
 
 def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
-    """Return the devices of a run, from its suite and settings.
+    """Return the devices of a run, based on its suite and settings.
 
     Raises:
-        UsageError: if a GPU is needed and none is usable, or a named one does not exist.
+        UsageError: if a GPU is needed but none is usable, or if a named GPU does not exist.
     """
     cores = len(os.sched_getaffinity(0))
     planned = settings.gpu_memory_per_device
@@ -105,14 +106,13 @@ def make_pool(settings: Settings, requires: str, workers: int) -> Pool:
 
 
 def _threads(share: int) -> int:
-    """Return the number of threads of a worker with this share of the CPUs, at most ``OMP_NUM_THREADS`` if it is
-    set."""
+    """Return the number of threads of a worker with this share of the CPUs, limited by ``OMP_NUM_THREADS``."""
     requested = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(requested)) if requested.isdecimal() and int(requested) > 0 else share
 
 
 def read_gpus() -> list[Device]:
-    """Return the GPUs of this machine; a GPU divided by MIG is replaced by its instances.
+    """Return the GPUs of this machine; a GPU partitioned by MIG is replaced by its instances.
 
     Raises:
         UsageError: if NVML is not installed.
@@ -140,11 +140,11 @@ def read_gpus() -> list[Device]:
 
 
 def _parts(nvml: Any, handle: Any) -> Iterator[Any]:
-    """Yield a GPU, or its MIG instances where it is divided."""
+    """Yield a GPU, or its MIG instances if it is partitioned."""
     try:
         divided = nvml.nvmlDeviceGetMigMode(handle)[0] == 1
     except nvml.NVMLError:
-        # GPUs that cannot be divided have no such mode
+        # GPUs that cannot be partitioned have no MIG mode
         divided = False
     if not divided:
         yield handle
@@ -182,7 +182,7 @@ def _visible(gpus: Sequence[Device], settings: Settings) -> list[Device]:
 
 
 def _named(gpus: Sequence[Device], settings: Settings) -> list[Device]:
-    """Return the GPUs of ``GPU_ID_LIST``; its numbers are indices into the visible GPUs."""
+    """Return the GPUs in ``GPU_ID_LIST``; numbers in it are indices into the visible GPUs."""
     if settings.gpu_ids is None:
         return list(gpus)
     chosen = []
@@ -197,7 +197,7 @@ def _named(gpus: Sequence[Device], settings: Settings) -> list[Device]:
 
 
 def _usable(gpus: Sequence[Device], settings: Settings) -> list[Device]:
-    """Return the GPUs with enough free memory that, if exclusive use is required, no other process uses."""
+    """Return the GPUs with enough free memory and, if exclusive use is required, without another process on them."""
     reasons = []
     usable = []
     for gpu in gpus:
@@ -213,7 +213,7 @@ def _usable(gpus: Sequence[Device], settings: Settings) -> list[Device]:
 
 
 def _find(gpus: Sequence[Device], name: str) -> Device | None:
-    """Return the GPU with a number, or with an id that begins with a unique prefix."""
+    """Return the GPU with a given number or id; the id may be abbreviated to a unique prefix."""
     if name.isdigit():
         return gpus[int(name)] if int(name) < len(gpus) else None
     if not name.startswith(("GPU-", "MIG-")):

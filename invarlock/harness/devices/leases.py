@@ -1,4 +1,4 @@
-"""Leases on the devices of a run, coordinated between workers by locked files.
+"""Leases on the devices of a run, which workers coordinate by locking files.
 
 Example::
 
@@ -29,32 +29,32 @@ from invarlock.harness.devices.memory_plan import devices_needed, fits
 from invarlock.problems import Code
 
 POLL_SECONDS = (0.02, 0.5)
-# Longer than any case may take by default: after this time another program must be using the memory.
+# Longer than the default time limit of a case, so after this time another program must be using the memory.
 WAIT_SECONDS = 12 * 3600.0
-# A worker with its model on a GPU may keep it this long while others wait.
+# A worker whose model is on a GPU may keep the GPU this long while others wait.
 TURN_SECONDS = 300.0
 _TICKET = re.compile(r"(\d{20})-\d+\.ticket")
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The devices leased to a worker, and the bytes of each that it may use."""
+    """The devices leased to a worker, and how many bytes of each it may use."""
 
     devices: tuple[Device, ...]
     rooms: tuple[int, ...]
 
 
 def choose(free: Sequence[Device], need_bytes: int, pool: Pool, worker: int) -> tuple[Device, ...] | None:
-    """Return the free devices that a worker should take, None if it must wait.
+    """Return the free devices that a worker should take, or None if it must wait.
 
-    It takes as many as the model needs, its own first: worker i prefers device i mod G. A model that does not fit into
-    the whole pool takes all of it.
+    The worker takes as many devices as its model needs, starting with its own: of G devices, worker i prefers device
+    i mod G. A model that does not fit into the whole pool gets all of it.
 
     Args:
-        free: devices without a lease, with their memory that is free now.
-        need_bytes: memory that is needed.
-        pool: all devices, with their memory that was free when the run began.
-        worker: number of the worker.
+        free: the devices without a lease, with their currently free memory.
+        need_bytes: the memory that is needed.
+        pool: all devices, with the memory that was free when the run began.
+        worker: the number of the worker.
     """
     places = len(pool.devices)
     if not pool.combinable:
@@ -74,7 +74,7 @@ def choose(free: Sequence[Device], need_bytes: int, pool: Pool, worker: int) -> 
 
 
 class Leases:
-    """A worker's access to its run's devices; it has at most one lease."""
+    """A worker's access to the devices of its run; a worker has at most one lease."""
 
     def __init__(self, folder: Path, pool: Pool, worker: int, wait_seconds: float = WAIT_SECONDS) -> None:
         self.wait_seconds = wait_seconds
@@ -90,7 +90,7 @@ class Leases:
         """Wait for a turn and for devices with enough memory, and return the lease on them.
 
         Raises:
-            UsageError: if that takes longer than the time limit of a case.
+            UsageError: if this takes longer than ``wait_seconds``.
         """
         assert self.lease is None, "a worker has at most one lease"
         deadline = time.monotonic() + self.wait_seconds
@@ -119,13 +119,13 @@ class Leases:
         self._held, self.lease = [], None
 
     def longest_wait_seconds(self) -> float | None:
-        """Return how long the first in the queue has been waiting, None if the queue is empty."""
+        """Return how long the first worker in the queue has been waiting, or None if the queue is empty."""
         with self._counter:
             first = next(iter(self._waiting()), None)
         return None if first is None else (time.monotonic_ns() - _since(first)) / 1e9
 
     def queue_up(self) -> tuple[filelock.FileLock, Path]:
-        """Return a ticket at the end of the queue: its lock, which is taken, and its file."""
+        """Add a ticket to the end of the queue, and return its lock, which is already taken, and its file."""
         with self._counter:
             own = self.folder / f"{time.monotonic_ns():020d}-{os.getpid()}.ticket"
             ticket = filelock.FileLock(own)
@@ -133,7 +133,7 @@ class Leases:
         return ticket, own
 
     def _waiting(self, own: Path | None = None) -> list[Path]:
-        """Return the tickets in the queue, oldest first; those of dead processes are removed."""
+        """Return the tickets in the queue, oldest first, after removing those of dead processes."""
         found = []
         for path in sorted(path for path in self.folder.iterdir() if _TICKET.fullmatch(path.name)):
             if path == own or is_locked(path):

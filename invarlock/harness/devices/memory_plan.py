@@ -1,4 +1,4 @@
-"""How much memory scoring a model needs, and how many devices of a pool that takes."""
+"""The memory needed to score a model, and the number of devices of a pool that provide it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from invarlock.catalog.estimates import process_bytes
 from invarlock.catalog.models import Model
 from invarlock.harness.devices.inventory import GB, Pool
 
-# On a GPU, in addition to the weights: activations of a batch and logits grow with the model, CUDA's context does not.
+# Memory needed on a GPU in addition to the weights: activations of a batch and logits grow with the model, CUDA's
+# context does not.
 GPU_OVERHEAD_SHARE = 0.1
 GPU_OVERHEAD_BYTES = 2 * GB
-# A forward pass where a run does not say: 16 windows of 512 tokens.
+# The default size of a forward pass: 16 windows of 512 tokens.
 USUAL_SEQ_LEN = 512
 USUAL_TOKENS = 16 * USUAL_SEQ_LEN
-# Blocks are not divided, so a model that lies on several devices leaves some room on each.
+# Blocks of a model are not divided, so a model spread over several devices leaves some memory unused on each.
 SPREAD_SHARE = 0.05
 
 
@@ -24,8 +25,8 @@ def needed_bytes(model: Model, kind: str, tokens: int = USUAL_TOKENS, seq_len: i
     Args:
         model: the model.
         kind: ``gpu`` or ``cpu``.
-        tokens: tokens of a forward pass; used for CPUs only, since a batch that does not fit on a GPU is halved.
-        seq_len: tokens of a window.
+        tokens: the tokens in a forward pass; used only for CPUs, since a batch that does not fit on a GPU is halved.
+        seq_len: the tokens in a window.
     """
     if kind == "gpu":
         planned = int(model.weight_bytes * (1 + GPU_OVERHEAD_SHARE)) + GPU_OVERHEAD_BYTES
@@ -34,7 +35,7 @@ def needed_bytes(model: Model, kind: str, tokens: int = USUAL_TOKENS, seq_len: i
 
 
 def devices_needed(need_bytes: int, pool: Pool) -> int | None:
-    """Return the smallest number of devices of a pool with enough memory together, None if all are not enough."""
+    """Return the smallest number of devices with enough memory in total, or None if even all are not enough."""
     rooms = sorted((pool.room(device) for device in pool.devices), reverse=True)
     if not pool.combinable:
         rooms = rooms[:1]
@@ -42,7 +43,7 @@ def devices_needed(need_bytes: int, pool: Pool) -> int | None:
 
 
 def fits(need_bytes: int, rooms: list[int]) -> bool:
-    """Return whether a need fits on devices with the given free bytes."""
+    """Return whether this many bytes fit on devices with the given free bytes."""
     share = SPREAD_SHARE if len(rooms) > 1 else 0.0
     return need_bytes <= sum(rooms) * (1 - share)
 
@@ -51,8 +52,8 @@ def memory_problems(pool: Pool, needs: Mapping[str, int]) -> Iterator[str]:
     """Yield a problem with its remedy for each model that does not fit on the whole pool.
 
     Args:
-        pool: the devices of a run.
-        needs: the bytes that a case of each model needs, by the model's id.
+        pool: the devices of the run.
+        needs: the bytes that one case of each model needs, by model id.
     """
     for model_id, need in needs.items():
         if devices_needed(need, pool) is not None:

@@ -38,7 +38,7 @@ from invarlock.verdict.compiling import Outcome, Planned, planned_cases, read_ou
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended: whether its verdict is PASS and its pack is valid, the lines to show, and the verdict."""
+    """The end of a run: whether the verdict is PASS and the pack is valid, the lines to show, and the verdict."""
 
     passed: bool
     lines: tuple[str, ...]
@@ -48,14 +48,14 @@ class Ending:
 def finish_run(run: Run, pytest_report: Mapping[str, Any], *, interrupted: bool, columns: int | None = None) -> Ending:
     """Compile the verdict, write it with its summaries, and build, sign and verify the pack.
 
-    An interrupted run gets the verdict FAIL and no pack. A failure while packing leaves no pack. The lines of the
-    ending are for a terminal with ``columns``, None for no limit.
+    An interrupted run gets the verdict FAIL and no pack. If packing fails, no pack is left. The lines to show fit a
+    terminal with ``columns`` columns; None means no limit.
     """
     state, directory = run.directory.state, run.directory
     reduced = reduce_pytest_report(pytest_report, directory.path)
     write_json(state / "pytest_report.json", reduced)
     if run.settings.piece is not None:
-        # the controller compiles the verdict; without a pack the source may be unknown
+        # the controller compiles the verdict; if it makes no pack, the origin of the suites folder may be unknown
         with suppress(MissingFileError):
             write_provenance(run)
         return Ending(not interrupted, ())
@@ -82,11 +82,11 @@ def _ending(
     *,
     interrupted: bool,
 ) -> Ending:
-    """Build, sign and verify the pack of a run whose verdict is written, if it gets one."""
+    """Build, sign and verify the pack of a run whose verdict was written, if the run gets a pack."""
     directory = run.directory
     passed = verdict["verdict"] == "PASS"
     if run.settings.shard is not None:
-        # whether enough informational reports signal is decided over all shards together
+        # only the merged run can decide whether enough informational reports signal
         passed = verdict["counts"]["records_passed"] == verdict["counts"]["cases_total"]
         if interrupted or not run.settings.given("pack_dir"):
             return _end_shard(run, lines, passed=passed, interrupted=interrupted)
@@ -106,7 +106,7 @@ def _ending(
 
 
 def cut_off(plan: Mapping[str, Planned], found: FoundReports, outcomes: Sequence[Outcome]) -> list[dict[str, str]]:
-    """Return an outcome for each case that finished, but too late for pytest to count it before an interrupt."""
+    """Return an outcome for each case that finished too late for pytest to count it before an interrupt."""
     counted = {outcome["case"] for outcome in outcomes}
     done = [planned.case_id for path, planned in plan.items() if found.records.get(path) is not None]
     message = "its report is complete and --resume keeps it"
@@ -142,9 +142,9 @@ def _pack(run: Run, found: FoundReports, finished: str) -> list[str]:
     write_provenance(run)
     built = pack_run(run.directory, run.pack_path, found, key, run.settings.document(), finished)
     assurance = run.settings.report_assurance
-    # as it is pasted into another shell or a workflow, where InvarLock is installed
+    # people paste this command into another shell or a workflow in which InvarLock is installed
     command = ["invarlock", "verify", _shown(built.path)]
-    # strict checks and no assurance exclude each other
+    # strict checks cannot be combined with assurance off
     command += ["--allow-unsigned"] if key is None else []
     command += ["--strict"] if key is not None and assurance != "off" else []
     command += ["--report-assurance", assurance] if assurance != "report" else []
@@ -183,7 +183,7 @@ def write_provenance(run: Run) -> None:
 
 
 def _end_shard(run: Run, lines: Sequence[str], *, passed: bool, interrupted: bool) -> Ending:
-    """Write the files that merging the shard needs; a shard has no pack of its own."""
+    """Write the files that merging the shard needs; without ``--pack-dir``, a shard has no pack of its own."""
     assert run.settings.shard is not None
     index, shards = run.settings.shard
     name = f"shard {index}/{shards}"
@@ -215,6 +215,6 @@ def _signing_key(run: Run) -> tuple[SigningKey | None, str]:
 
 
 def _shown(path: Path) -> str:
-    """Return a path as a person would type it here."""
+    """Return a path as a person would type it in the current folder."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

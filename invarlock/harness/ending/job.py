@@ -1,4 +1,4 @@
-"""The end of a run in a job of GitHub Actions: its summary, and annotations of what failed."""
+"""The end of a run in a job of GitHub Actions: the job summary, and annotations for failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from invarlock.verdict.job_summary import failure_annotations, job_summary
 
 
 def write_job_summary(ending: Ending) -> None:
-    """Append the summary of a run to the job's, if the service names a file for it."""
+    """Append the summary of a run to the job summary, if the service provides a file for it."""
     file = os.environ.get("GITHUB_STEP_SUMMARY")
     if file:
         with Path(file).open("a", encoding="utf-8") as stream:
@@ -20,7 +20,7 @@ def write_job_summary(ending: Ending) -> None:
 
 
 def annotation_lines(ending: Ending) -> Iterator[str]:
-    """Yield the lines that annotate what failed; none outside of GitHub Actions."""
+    """Yield the lines that annotate failures; none outside GitHub Actions."""
     if ending.verdict is not None and os.environ.get("GITHUB_ACTIONS") == "true":
         yield from failure_annotations(ending.verdict)
 

@@ -1,4 +1,4 @@
-"""pytest's own record of the cases, reduced for a pack: without paths and names of the machine."""
+"""Reducing pytest's record of the cases for a pack: paths and names of the machine are removed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from invarlock.documents.runs import CaseOutcome, PytestReport
 from invarlock.errors import UsageError
 from invarlock.problems import Code
 
-# A failure message is a short table; what is longer is a traceback, and its end says what happened.
+# A failure message is a short table; a longer message is a traceback, whose end says what happened.
 MAX_MESSAGE_CHARACTERS = 500
-# The outcome of a case whose worker died and which is run once more.
+# The outcome of a case that is run once more because its worker died.
 RERUN = "rerun"
 # Where pytest-json-report writes by default.
 DEFAULT_FILE = ".report.json"
-# Fields that the reduced report omits; a run of ten thousand cases need not keep them in memory.
+# Fields that the reduced report omits, so that a run of ten thousand cases need not keep them in memory.
 OMITTED = ("collectors", "keywords", "log", "streams", "traceback", "warnings")
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w.+@-]+/)+(?=[\w.+@-])")
@@ -71,12 +71,12 @@ def reduce_pytest_report(report: Mapping[str, Any], run_directory: Path) -> Pyte
 
 
 def _reduce_test(test: Mapping[str, Any], run_directory: Path) -> CaseOutcome:
-    # setup, call, teardown; the stage of a case whose worker died is called "???"
+    # the stages are setup, call and teardown; if the worker died, the stage is called "???"
     stages = [stage for stage in test.values() if isinstance(stage, Mapping) and "outcome" in stage]
     failed = next((stage for stage in stages if stage.get("outcome") == "failed"), None)
     outcome = test["outcome"]
     if outcome == RERUN:
-        # its first worker died; what counts is how it ended on the second
+        # the first worker died, so the outcome on the second one counts
         rest = [stage["outcome"] for stage in stages if stage["outcome"] != RERUN]
         outcome = "failed" if "failed" in rest or not rest else "passed"
     return {

@@ -1,4 +1,4 @@
-"""What all nodes of a fleet and its controller must have in common: versions, source and switches."""
+"""The properties that must be equal on the controller and all nodes of a fleet: versions, source and switches."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from invarlock.runtime.provenance import environment, source_of
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """Facts of a machine.
+    """The facts about a machine.
 
     Attributes:
         versions: the fields of ``environment.json`` that must be equal on all nodes.
         source: the source of the suites folder, None if it is unknown.
-        gpu_bytes: the free memory of each GPU, where the suite needs GPUs.
+        gpu_bytes: the free memory of each GPU if the suite needs GPUs.
     """
 
     versions: JsonObject
@@ -47,7 +47,7 @@ def node_facts(suites: Path, determinism: str, *, gpus: bool) -> NodeFacts:
 
 
 def disagreement(agreed: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return the first difference between what was agreed and what a node has, None if they are equal."""
+    """Describe the first difference between the agreed facts and those of a node; None if they are equal."""
     for name, ours in agreed.items():
         found = first_difference(other[name], ours)
         if found is not None:

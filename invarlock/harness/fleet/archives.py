@@ -1,4 +1,4 @@
-"""Archives of files that travel between the controller and a node, checked by their digest.
+"""Archives of files sent between the controller and a node, and checked by their digest.
 
 Example::
 
@@ -22,14 +22,14 @@ from invarlock.problems import Code
 
 @dataclass(frozen=True)
 class Archive:
-    """The bytes of a tar archive without compression, and their SHA-256."""
+    """The bytes of an uncompressed tar archive, and their SHA-256."""
 
     data: bytes
     sha256: str
 
 
 def pack_files(root: Path, paths: Iterable[Path]) -> Archive:
-    """Return the archive of some files, by their paths below a folder."""
+    """Return an archive of files, with their paths relative to ``root``."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in paths:
@@ -39,10 +39,10 @@ def pack_files(root: Path, paths: Iterable[Path]) -> Archive:
 
 
 def unpack(archive: Archive, folder: Path) -> list[str]:
-    """Write the files of an archive below a folder, and return their paths.
+    """Extract the files of an archive into a folder, and return their paths.
 
     Raises:
-        IntegrityError: if its digest differs, or it has anything other than regular files below the folder.
+        IntegrityError: if the digest differs, or the archive has anything other than regular files inside the folder.
     """
     if sha256_hex(archive.data) != archive.sha256:
         raise IntegrityError("the archive of a piece changed on its way; run it again", code=Code.ARCHIVE_DAMAGED)

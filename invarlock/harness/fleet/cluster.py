@@ -1,4 +1,4 @@
-"""What the controller of a fleet needs of a cluster engine."""
+"""The interface of a cluster engine that the controller of a fleet uses."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from invarlock.harness.fleet.node import Part, WorkOrder
 
 @dataclass(frozen=True)
 class Need:
-    """What a piece needs of its node.
+    """The resources that a piece needs on its node.
 
     Attributes:
-        gpus: how many.
-        cores: CPU cores.
-        memory_bytes: of a node without GPUs.
-        nodes: ids of the nodes that have enough memory on so many GPUs; empty if all have.
+        gpus: the number of GPUs.
+        cores: the number of CPU cores.
+        memory_bytes: the memory needed on a node without GPUs.
+        nodes: the ids of the nodes that have enough memory on this number of GPUs; empty if all nodes do.
     """
 
     gpus: int = 0
@@ -33,36 +33,36 @@ class Cluster(Protocol):
     """A connection to a cluster that runs pieces."""
 
     def names(self) -> dict[str, str]:
-        """Return how messages name each known node, by its id."""
+        """Return the name of each known node in messages, by its id."""
 
     def facts(self, suites: Path, determinism: str, *, gpus: bool) -> dict[str, NodeFacts]:
-        """Return the facts of each node that can be queried before the first piece, by its id."""
+        """Return the facts of each node that can be queried before the first piece runs, by the node's id."""
 
     def cores_per_gpu(self) -> int:
         """Return the number of CPU cores for each GPU."""
 
     def slots(self, need: Need) -> int | None:
-        """Return how many pieces with a need can run at the same time; None if a queue takes all at once."""
+        """Return how many pieces with a need can run at the same time; None if a queue accepts all pieces at once."""
 
     def share(self, archive: Archive) -> Any:
-        """Make an archive available to all nodes, and return what ``submit`` takes for it."""
+        """Make an archive available to all nodes, and return the reference to it that ``submit`` expects."""
 
     def submit(self, order: WorkOrder, files: Sequence[Any], need: Need) -> None:
-        """Submit a piece, at the latest with the next ``flush``."""
+        """Submit a piece; the engine may delay this until the next ``flush``."""
 
     def flush(self) -> None:
-        """Submit what was not submitted yet."""
+        """Submit all pieces that were not submitted yet."""
 
     def wait(self, *, block: bool) -> tuple[int, str, Part] | None:
-        """Return the number, the node's id and the part of a piece that ended; the id is empty if it is lost.
+        """Return the number, the node's id and the part of a piece that ended; the id is empty if the piece is lost.
 
         Args:
-            block: wait for one; otherwise return None where no piece has ended.
+            block: whether to wait until a piece ends; otherwise return None if no piece has ended.
         """
 
     @property
     def running(self) -> int:
-        """Return the number of submitted pieces that did not end."""
+        """Return the number of submitted pieces that have not ended."""
 
     def close(self) -> None:
-        """Cancel what runs, and disconnect."""
+        """Cancel running pieces, and disconnect."""

@@ -1,6 +1,6 @@
-"""The command line and the variables with which a node runs pytest: those of the controller, without its secrets.
+"""The command line and variables with which a node runs pytest: those of the controller, without its secrets.
 
-The signing key, the pack and the run directory stay with the controller. GPUs are given by the cluster.
+The signing key, the pack and the run directory stay with the controller. The cluster assigns GPUs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from invarlock.settings import SETTINGS
 
 PLUGIN = "invarlock.harness.plugin"
-# Settings of the controller alone.
+# Settings that only the controller uses.
 NOT_HANDED = frozenset(
     {
         "fleet", "slurm", "piece", "piece_seconds", "output_dir", "resume", "shard", "run_dir", "sentinel_model",
@@ -23,7 +23,7 @@ NOT_HANDED = frozenset(
 
 
 def node_arguments(config: pytest.Config) -> tuple[str, ...]:
-    """Return the arguments of a node's pytest: the same tests by the same node ids, and each option of a setting."""
+    """Return pytest's arguments on a node: the same tests by the same node ids, and the option of each setting."""
     option = config.option
     given = ["-p", PLUGIN, "-p", "no:cacheprovider", "-c", str(config.inipath or os.devnull)]
     given += ["--rootdir", str(config.rootpath), "--import-mode", option.importmode]
@@ -43,6 +43,6 @@ def node_arguments(config: pytest.Config) -> tuple[str, ...]:
 
 
 def node_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of settings that a node gets; caches and visible GPUs are the node's own."""
+    """Return the variables of settings that are sent to a node; a node uses its own caches and visible GPUs."""
     handed = [setting for setting in SETTINGS if setting.name not in NOT_HANDED and not setting.ambient]
     return {name: environment[name] for setting in handed for name in setting.variables if name in environment}

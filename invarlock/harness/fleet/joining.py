@@ -1,7 +1,7 @@
-"""Joining the part of a node into the run directory of the controller.
+"""Joining a node's part of the run into the run directory of the controller.
 
-A case counts as finished when its report verifies and pytest's reports of its tests are stored; both are written before
-the next part is joined, so that a controller that dies loses only what is still on its way.
+A case counts as finished when its report verifies and pytest's reports of its tests are stored. Both are written before
+the next part is joined, so a controller that dies loses only the parts that it has not joined yet.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from invarlock.problems import Code
 
 # pytest's reports of one case, as documents
 Outcomes = list[dict[str, Any]]
-# A node begins with them, and refuses to begin if its own would differ.
+# A node gets these files, and refuses to begin if its own would differ.
 HANDED_STATE = ("settings.json", "scenarios.json", "model_revisions.json")
 
 
 def state_archive(directory: RunDirectory) -> Archive:
-    """Return the state that every node begins with."""
+    """Return the archive of the state that every node begins with."""
     return pack_files(directory.path, [directory.state / name for name in HANDED_STATE])
 
 
 def baseline_archive(directory: RunDirectory, model: Model) -> Archive:
-    """Return the baseline, its kept tokens, the null runs and the preset of a model, as far as they exist."""
+    """Return an archive of a model's baseline, kept tokens, null runs and preset, as far as they exist."""
     return pack_files(directory.path, _baseline_files(directory, model))
 
 
@@ -51,10 +51,10 @@ def join_part(
 ) -> tuple[dict[str, Outcomes], Any]:
     """Join a part into the run directory; return pytest's reports of the finished cases by id, and the environment.
 
-    A case whose report is missing or does not verify although it passed is not finished.
+    A case that passed is not finished if its report is missing or does not verify.
 
     Raises:
-        IntegrityError: if the archive was damaged.
+        IntegrityError: if the archive is damaged.
         UsageError: if the node had other settings, or measured a baseline differently.
     """
     staging = RunDirectory(directory.state / "part")
@@ -78,7 +78,7 @@ def join_part(
 
 
 def finished_outcomes(directory: RunDirectory, case: Case) -> Outcomes | None:
-    """Return pytest's reports of a case that an earlier session finished, None if it must be run."""
+    """Return pytest's reports of a case that an earlier session finished, or None if the case must be run."""
     path = directory.outcomes / f"{case.id}.json"
     if not path.is_file() or not directory.report(case).is_file() or _problems(directory, directory, case):
         return None
@@ -121,14 +121,14 @@ def _take_shared(path: Path, goal: Path) -> None:
 
 
 def _outcomes(path: Path) -> dict[str, Outcomes]:
-    """Return the reports of the tests that pytest ran to their end, by case."""
+    """Return the reports of the tests that pytest completed, by case."""
     found: dict[str, Outcomes] = {}
     ended: set[str] = set()
     for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
         try:
             document = json.loads(line)
         except json.JSONDecodeError:
-            # the session died while it wrote this line
+            # the session died while writing this line
             break
         case = parameter_id(document["nodeid"])
         found.setdefault(case, []).append(document)
@@ -141,7 +141,7 @@ def _join(directory: RunDirectory, staging: RunDirectory, case: Case) -> bool:
     """Move the files of a case into the run directory, its report last; return whether it is finished."""
     report = staging.report(case)
     if not report.is_file():
-        # it failed before it had one
+        # the case failed before it had a report
         return True
     if _problems(staging, directory, case):
         return False
@@ -152,7 +152,7 @@ def _join(directory: RunDirectory, staging: RunDirectory, case: Case) -> bool:
 
 
 def _problems(directory: RunDirectory, run: RunDirectory, case: Case) -> Sequence[object]:
-    """Return what is wrong with the report of a case in a folder, against the baseline of the run."""
+    """Check the report of a case against the baseline of the run, and return its problems."""
     baseline = run.baseline_report(case.model)
     if not baseline.is_file():
         return ["no baseline"]

@@ -1,6 +1,6 @@
-"""The controller of a fleet: it submits pieces instead of running cases, and replays what pytest reported on the nodes.
+"""The controller of a fleet: it submits pieces instead of running cases, and replays pytest's reports from the nodes.
 
-To the other plugins the session looks like one of this process: they get the same reports of the same tests.
+Other plugins get the same reports of the same tests as if this process had run them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from invarlock.jsonio import read_json, write_bytes
 from invarlock.packer.runs.shards import binding_settings
 from invarlock.problems import Code
 
-# Of a node of which only their memory is known; a model that needs more is refused.
+# The number of GPUs assumed for a node if only the memory of a GPU is known; a model that needs more GPUs is refused.
 GPUS_OF_A_NODE = 8
 
 
@@ -60,7 +60,7 @@ class FleetLoop:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Connect to the cluster and compare its nodes, before the run directory is begun."""
+        """Connect to the cluster and compare its nodes, before anything is written to the run directory."""
         if not session.items:
             return
         try:
@@ -70,7 +70,7 @@ class FleetLoop:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Run the session's tests and return True; tests that run no case are run here."""
+        """Run the session's tests and return True; tests that run no case are run in this process."""
         if session.testsfailed and not self.config.option.continue_on_collection_errors:
             # pytest reports the errors of its collection
             return None
@@ -91,7 +91,7 @@ class FleetLoop:
         return True
 
     def pytest_unconfigure(self) -> None:
-        """Cancel what still runs on the cluster."""
+        """Cancel pieces that still run on the cluster."""
         if self._cluster is not None:
             self._cluster.close()
             self._cluster = None
@@ -108,10 +108,10 @@ class FleetLoop:
         self._compare_nodes()
 
     def _compare_nodes(self) -> None:
-        """Read the facts of all nodes.
+        """Read the facts of all nodes, and check that they agree.
 
         Raises:
-            UsageError: naming a node that differs.
+            UsageError: when a node differs; the message names it.
         """
         assert self._cluster is not None
         suite, settings = self.controller.suite, self.controller.settings
@@ -125,7 +125,7 @@ class FleetLoop:
 
     def _run(self, session: pytest.Session, tests: Mapping[str, list[pytest.Item]]) -> None:
         if self._cluster is None:
-            # in the run directory, which now exists; submitit makes links, which its other folders may not have
+            # the run directory exists only now; its logs may contain links, which submitit makes
             self._cluster = SlurmCluster(self.directory.logs / "slurm", dict(self.controller.settings.slurm))
         planned = self.controller.planned
         self._begin_state()
@@ -147,7 +147,7 @@ class FleetLoop:
         ended: list[tuple[int, str, Part]] = []
         while True:
             if len(lots) > 1 and not self._cluster.names().keys() <= self._facts.keys():
-                # nodes joined; what fits on them is unknown
+                # new nodes joined the cluster, and it is not known what fits on them
                 self._compare_nodes()
                 lots = self._lots(planned)
                 placing.replace_lots(lots)
@@ -159,11 +159,11 @@ class FleetLoop:
                 return
             one = self._cluster.wait(block=not ended) if self._cluster.running else None
             if one is not None:
-                # nodes get their next piece before parts are joined, which takes time
+                # submit the nodes' next pieces first, since joining parts takes time
                 ended.append(one)
                 placing.ended(one[0])
                 continue
-            # cases wait for a baseline
+            # parts with baselines are joined first, since cases wait for them
             ended.sort(key=lambda done: bool(self._pieces[done[0]].cases))
             number, node, part = ended.pop(0)
             self._end(session, tests, queue, self._pieces.pop(number), node, part)
@@ -182,10 +182,10 @@ class FleetLoop:
         self._state.write(self.directory)
 
     def _lots(self, cases: Sequence[Case]) -> list[Lot]:
-        """Return the nodes by what a piece of each model needs there.
+        """Group the nodes by what a piece of each model needs on them.
 
         Raises:
-            UsageError: if a model fits on no node.
+            UsageError: if a model does not fit on any node.
         """
         assert self._cluster is not None
         rows = model_needs(self.controller.run, cases)
@@ -206,7 +206,7 @@ class FleetLoop:
                 )
         cores, kinds = self._cluster.cores_per_gpu(), []
         for kind, nodes in found.items():
-            # the cluster knows the number of GPUs and not their memory
+            # the cluster does not know the memory of GPUs, so each need lists its nodes if they differ
             own = frozenset(nodes) if len(found) > 1 else frozenset[str]()
             kinds.append({model: Need(count, count * cores, nodes=own) for model, count in kind})
         return make_lots([kind for kind in kinds if kind])
@@ -217,10 +217,10 @@ class FleetLoop:
         return catalog.models.suites[catalog.suite].requires == "gpu"
 
     def _planned_pool(self) -> Pool:
-        """Return the GPUs of a node that is not known before it runs a piece.
+        """Return the assumed GPUs of a node that cannot be queried before it runs a piece.
 
         Raises:
-            UsageError: if their memory is not given.
+            UsageError: if the settings do not give the memory of a GPU.
         """
         gigabytes = self.controller.settings.gpu_memory_per_device
         if gigabytes is None:
@@ -264,7 +264,7 @@ class FleetLoop:
         node: str,
         part: Part,
     ) -> None:
-        """Join the part of a finished piece, replay its reports, and put its lost cases back, once each."""
+        """Join the part of a finished piece, replay its reports, and put each lost case back, but only once."""
         finished = self._join(piece, node, part)
         baseline = has_baseline(self.directory, piece.model)
         queue.finished(piece, part.seconds, baseline=baseline)
@@ -307,7 +307,7 @@ class FleetLoop:
         return finished
 
     def _replay(self, session: pytest.Session, tests: Mapping[str, list[pytest.Item]], outcomes: Outcomes) -> None:
-        """Give the plugins of this session what pytest reported on a node."""
+        """Pass pytest's reports from a node on to the plugins of this session."""
         hook = self.config.hook
         reports = [hook.pytest_report_from_serializable(config=self.config, data=document) for document in outcomes]
         items = {item.nodeid: item for item in tests[_case_of(reports, tests)]}

@@ -1,4 +1,4 @@
-"""A node's side of a fleet: it runs a piece with pytest in a folder of its own, and returns its part of the run."""
+"""A node of a fleet: it runs a piece with pytest in a separate folder, and returns its part of the run."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ PREFIX = "invarlock-piece-"
 LOCK = "session.lock"
 YOUNG_SECONDS = 60.0
 OUTCOMES = "outcomes.jsonl"
-# At the end of a line about a problem.
+# The problem code at the end of a line about a problem.
 CODE = re.compile(r" \[([a-z_]+)\]$")
 STATE_FILES = ("environment.json", "settings.json", "tuned_edit_params.json", OUTCOMES)
 
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """What a node needs to run a piece, besides the files of its model.
+    """The instructions for a node that runs a piece; the files of the piece's model are sent separately.
 
     Attributes:
-        number: of the piece.
-        arguments: of pytest, without those about the run directory.
+        number: the number of the piece.
+        arguments: the arguments of pytest, without those about the run directory.
         folder: the working directory.
-        variables: of the environment; other variables of settings are removed.
+        variables: environment variables of settings; the node removes all other variables of settings.
         suites: the suites folder.
-        determinism: the mode of the run.
-        cases: ids of the cases to run, and of all cases of the run.
-        agreed: what the node must have.
+        determinism: the determinism mode of the run.
+        cases: the ids of the cases to run, and of all cases of the run.
+        agreed: the facts that must be equal on the node.
     """
 
     number: int
@@ -62,15 +62,15 @@ class WorkOrder:
 
 @dataclass(frozen=True)
 class Part:
-    """What a node returns.
+    """The result of a piece that a node returns.
 
     Attributes:
-        seconds: the time of its session.
+        seconds: the duration of the node's session.
         refusal: why the node did not run the piece, None if it did.
-        code: of the problem because of which it did not.
-        archive: its part of the run directory; the cases in it are finished.
-        output: what pytest printed.
-        ended: how a session ended that did not run all cases, else empty.
+        code: the problem code of the refusal.
+        archive: the node's part of the run directory; the cases in it are finished.
+        output: the output of pytest.
+        ended: how the session ended if it did not run all cases, otherwise empty.
     """
 
     seconds: float = 0.0
@@ -86,7 +86,7 @@ def run_piece(order: WorkOrder, *files: Archive) -> Part:
 
     Args:
         order: the piece.
-        files: archives of the run's state, and of the baseline of its model if that exists.
+        files: archives of the run's state, and of the model's baseline if it exists.
     """
     began = time.monotonic()
     try:
@@ -126,21 +126,21 @@ def _run_pytest(order: WorkOrder, folder: Path) -> tuple[int, str]:
 
 
 def _environment(order: WorkOrder, folder: Path) -> dict[str, str]:
-    """Return the variables of pytest: those of this node, with the settings of the run."""
+    """Return the environment variables for pytest: those of this node, with the settings of the run."""
     names = {name for setting in SETTINGS if not setting.ambient for name in setting.variables}
     own = {name: value for name, value in os.environ.items() if name not in names}
     ours = {
         "PACK_PIECE": str(folder / "piece.json"),
-        # pages are written once, from all reports
+        # the controller renders the pages once, from all reports
         "PACK_SKIP_HTML": "1",
-        # a baseline is read for each piece, and not copied
+        # each piece reads a baseline in place instead of copying it
         "PACK_BASELINE_STORAGE_MODE": "snapshot_symlink",
     }
     return {**own, **order.variables, **ours}
 
 
 def _refused(output: str) -> Part:
-    """Return what pytest printed about a run that could not begin: its errors, the first of which has ``ERROR:``."""
+    """Return a refusal with pytest's errors about a run that could not begin; the first one has ``ERROR:``."""
     _, found, errors = output.partition("\nERROR: ")
     lines = [line.removeprefix("ERROR: ").strip() for line in errors.splitlines() if line.strip()]
     named = {match[1] for line in lines if (match := CODE.search(line))}
@@ -150,7 +150,7 @@ def _refused(output: str) -> Part:
 
 
 def _returned(directory: RunDirectory, known: set[str]) -> Iterator[Path]:
-    """Yield the files of a node's part: reports, what its model's other pieces need, state and logs."""
+    """Yield the files of a node's part: reports, files that the model's other pieces need, state and logs."""
     for path in directory.path.rglob("*"):
         place = path.relative_to(directory.path)
         if not path.is_file() or path.is_symlink() or path.name.startswith(".") or path.suffix in (".stale", ".lock"):
@@ -158,20 +158,20 @@ def _returned(directory: RunDirectory, known: set[str]) -> Iterator[Path]:
         if place.parts[0] == "state":
             yield from [path] if len(place.parts) == 2 and path.name in STATE_FILES else []
         elif "models" not in place.parts or place.parts[-2].endswith("_kept_tokens"):
-            # the baseline of an earlier piece is not sent back
+            # a baseline that the node received is not sent back
             yield from [] if str(place) in known else [path]
 
 
 @contextmanager
 def _piece_folder() -> Iterator[Path]:
-    """Make a folder for a piece and remove it afterwards, with those of killed sessions on this node."""
-    # imported here: the controller does without
+    """Make a folder for a piece and remove it afterwards, along with folders of killed sessions on this node."""
+    # imported here: the controller does not need it
     import filelock
 
     parent = Path(tempfile.gettempdir())
     for left in parent.glob(f"{PREFIX}*"):
         with suppress(filelock.Timeout, OSError):
-            # a younger one may not have its lock yet
+            # a newer folder may not have its lock yet
             if time.time() - left.stat().st_mtime < YOUNG_SECONDS:
                 continue
             with filelock.FileLock(left / LOCK, blocking=False):

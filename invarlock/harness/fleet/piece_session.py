@@ -1,4 +1,4 @@
-"""pytest's reports of the cases of a piece, a line each, for the controller, which replays them."""
+"""Writing pytest's reports of a piece's cases, one per line, for the controller to replay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 class PieceOutcomes:
-    """Writes each report when pytest has it, so that a session that dies leaves those of its finished cases."""
+    """Writes each report at once, so that a session that dies leaves the reports of its finished cases."""
 
     def __init__(self, path: Path, config: pytest.Config) -> None:
         self._path, self._config = path, config

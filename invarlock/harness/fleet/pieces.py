@@ -22,9 +22,9 @@ from invarlock.catalog.models import Model
 
 @dataclass(frozen=True)
 class Piece:
-    """Cases of one model that a node runs in one session, and the seconds that they take, as estimated.
+    """Cases of one model that a node runs in one session, and their estimated duration in seconds.
 
-    A piece without cases measures the baseline of its model; it selects the case ``opens``, and does not run it.
+    A piece without cases measures the baseline of its model; it selects the case ``opens`` but does not run it.
     """
 
     number: int
@@ -35,19 +35,19 @@ class Piece:
 
 
 class PieceQueue:
-    """The cases of a run that are not submitted yet. A piece is cut from them when a node has room for it.
+    """The cases of a run that are not submitted yet; a piece is cut from them when a node has room for it.
 
-    The first piece of a model measures only its baseline and preset, which all others need, unless one piece is enough
-    for the model. If it has none, the next piece has a case, which then says why.
+    The first piece of a model measures only its baseline and preset, which all other pieces need, unless one piece is
+    enough for the model. If that piece returns no baseline, the next piece has a case, whose failure shows the reason.
     """
 
     def __init__(self, cases: Sequence[Case], costs: Costs, measured: Collection[str] = ()) -> None:
         """Sort the cases.
 
         Args:
-            cases: to run.
-            costs: of cases.
-            measured: ids of the models whose baselines exist.
+            cases: the cases to run.
+            costs: estimates the costs of cases.
+            measured: the ids of the models whose baselines exist.
         """
         self._costs = costs
         self._numbers = 0
@@ -62,24 +62,24 @@ class PieceQueue:
 
     @property
     def left(self) -> int:
-        """Return the number of cases that are not submitted."""
+        """Return the number of cases that are not submitted yet."""
         return sum(map(len, self._waiting.values()))
 
     @property
     def waits_for_baselines(self) -> bool:
-        """Return whether cases are left whose baseline is missing."""
+        """Return whether any remaining case lacks its baseline."""
         return any(cases and model not in self._measured for model, cases in self._waiting.items())
 
     def work(self) -> dict[str, float]:
-        """Return the expected seconds of the cases that are left, by model."""
+        """Return the expected seconds of the remaining cases, by model."""
         return {model: self._pace(model) * self._seconds(cases) for model, cases in self._waiting.items()}
 
     def longest_case(self) -> float:
-        """Return the expected seconds of the longest case that is left, 0.0 without one."""
+        """Return the expected seconds of the longest remaining case, or 0.0 if none is left."""
         return max((self._longest(model) for model, cases in self._waiting.items() if cases), default=0.0)
 
     def expected_seconds(self, piece: Piece) -> float:
-        """Return the expected seconds of the cases of a piece."""
+        """Return the expected seconds of the cases in a piece."""
         return self._pace(piece.model.id) * piece.seconds
 
     def is_measured(self, model: str) -> bool:
@@ -87,14 +87,14 @@ class PieceQueue:
         return model in self._measured
 
     def take(self, seconds: float, models: Collection[str] | None = None) -> Piece | None:
-        """Return the next piece to submit, None if all that may be taken wait for a baseline that is being measured.
+        """Return the next piece to submit, or None if all eligible cases wait for a baseline that is being measured.
 
-        First come the models without a baseline, the one with the most work first. Then comes the longest case, with
-        others of its model up to the wanted length.
+        Models without a baseline come first, starting with the one that has the most work. Then comes the longest case,
+        together with other cases of its model up to the wanted length.
 
         Args:
-            seconds: how long a piece shall take; one case may take longer.
-            models: ids of the models that may be taken, None for all.
+            seconds: the wanted duration of the piece; a single case may take longer.
+            models: the ids of the eligible models, None for all.
         """
         own = [model for model, cases in self._waiting.items() if cases and (models is None or model in models)]
         opening = [model for model in own if model not in self._measured and not self._running[model]]
@@ -104,11 +104,11 @@ class PieceQueue:
         return self._cut(max(ready, key=self._longest), seconds) if ready else None
 
     def finished(self, piece: Piece, seconds: float, *, baseline: bool) -> None:
-        """Count the time of a finished piece, and whether its model now has a baseline."""
+        """Record the time of a finished piece, and whether its model now has a baseline."""
         model = piece.model.id
         self._running[model] -= 1
         if model in self._measured:
-            # the first piece of a model takes its time for the baseline
+            # the first piece of a model spends its time on the baseline
             self._estimated[model] += piece.seconds
             self._spent[model] += seconds
         elif baseline:
@@ -116,7 +116,7 @@ class PieceQueue:
         self._tried.add(model)
 
     def again(self, cases: Iterable[Case]) -> None:
-        """Put cases that were lost with their node back, each as a piece of its own."""
+        """Put cases that were lost with their node back, each as a separate piece."""
         lost = list(cases)
         self._lost.update(case.id for case in lost)
         self._put(lost)
@@ -137,7 +137,7 @@ class PieceQueue:
         return self._piece(waiting[-1].model, (waiting.pop(),))
 
     def _cut(self, model: str, seconds: float) -> Piece:
-        """Return a piece of the longest case, with the longest ones that fit next to it."""
+        """Return a piece with the longest case and the longest other cases that still fit."""
         pace, waiting = self._pace(model), self._waiting[model]
         taken = [waiting.pop(0)]
         length = pace * self._seconds(taken)
@@ -164,7 +164,10 @@ class PieceQueue:
         return self._pace(model) * self._costs.case_seconds(self._waiting[model][0])
 
     def _pace(self, model: str) -> float:
-        """Return the time that finished pieces of a model took of their estimate; of all models before there is one."""
+        """Return the ratio of measured to estimated time of a model's finished pieces.
+
+        Until the model has a finished piece, the ratio is that of all models.
+        """
         if self._estimated[model]:
             return self._spent[model] / self._estimated[model]
         estimated = sum(self._estimated.values())

@@ -1,4 +1,4 @@
-"""A Ray cluster that runs pieces: Ray places them, and those whose node is lost start again.
+"""A Ray cluster that runs pieces: Ray places them, and a piece whose node is lost starts again.
 
 Example::
 
@@ -29,26 +29,27 @@ from invarlock.harness.fleet.cluster import Need
 from invarlock.harness.fleet.node import Part, WorkOrder, run_piece
 from invarlock.problems import Code
 
-# How often a piece starts again whose node or worker was lost, before its cases count as lost. Ray itself would also
-# repeat without end what it stopped because memory ran out.
+# How often a piece starts again after its node or worker was lost, before its cases count as lost. By default, Ray
+# would restart without limit a task that it stopped because memory ran out.
 RETRIES = 3
-# A node answers about its versions in seconds; a worker that imports nothing large starts in less.
+# A node reports its versions within seconds; a worker that imports nothing large starts even faster.
 FACTS_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
-# What is at an address may listen and not answer as Ray does, such as another port of Ray; Ray would try for minutes.
+# A server at the address may accept connections but not answer like Ray's client server, for example another port of
+# Ray; Ray would retry for minutes.
 ANSWER_SECONDS = 120.0
 CONNECT = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
-# How often pieces are looked for whose nodes are lost.
+# How often to look for pieces whose nodes are lost.
 LOST_NODES_SECONDS = 60.0
 NODE_LABEL = "ray.io/node-id"
 INSTALL = "run: pip install 'invarlock[ray]', on the nodes too"
 
 
 def check_ray_installed(fleet: str) -> None:
-    """Check that Ray is installed, with its client for an address.
+    """Check that Ray is installed, including its client if ``fleet`` is an address.
 
     Raises:
-        UsageError: with the command that installs it.
+        UsageError: when it is not; the message has the command that installs it.
     """
     missing = find_spec("ray") is None or ("://" in fleet and find_spec("grpc") is None)
     if missing:
@@ -57,7 +58,7 @@ def check_ray_installed(fleet: str) -> None:
 
 @dataclass(frozen=True)
 class _Submitted:
-    """A piece that did not end, and how often it was lost."""
+    """A piece that has not ended, and how often it was lost."""
 
     order: WorkOrder
     files: Sequence[Any]
@@ -72,9 +73,9 @@ class RayCluster:
         """Connect to the cluster of this machine (``ray``), or to the one at an address (``ray://HOST:PORT``).
 
         Raises:
-            UsageError: when there is none.
+            UsageError: when no cluster is found.
         """
-        # imported here: a run on one machine does without
+        # imported here: a run on one machine does not need it
         import ray
 
         self._ray = ray
@@ -91,12 +92,12 @@ class RayCluster:
                 f"--fleet {fleet}: no Ray cluster answers ({why}); start one with: ray start --head",
                 code=Code.DEVICE_UNAVAILABLE,
             ) from None
-        # a worker process for each piece: what it leaves in memory or in variables ends with it
+        # each piece gets a new worker process, so that nothing stays in memory or in variables
         self._piece = ray.remote(max_calls=1)(_run_here)
         self._facts = ray.remote(_facts_here)
 
     def names(self) -> dict[str, str]:
-        """Return how messages name each node that is alive, by its id: host name and address."""
+        """Return the name in messages (host name and address) of each node that is alive, by its id."""
         return {
             str(
                 row["NodeID"]
@@ -109,9 +110,9 @@ class RayCluster:
         """Return the facts of each node, by its id.
 
         Raises:
-            UsageError: naming a node that cannot run InvarLock.
+            UsageError: when a node cannot run InvarLock; the message names it.
         """
-        # imported here: a run on one machine does without
+        # imported here: a run on one machine does not need it
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         waiting = {
@@ -161,8 +162,8 @@ class RayCluster:
 
         Args:
             order: the piece.
-            files: its archives, as ``share`` returned them.
-            need: of its node.
+            files: the references to its archives that ``share`` returned.
+            need: the resources that it needs on its node.
         """
         self._start(_Submitted(order, files, need))
 
@@ -175,10 +176,10 @@ class RayCluster:
         self._running[task.remote(piece.order, *piece.files)] = piece
 
     def flush(self) -> None:
-        """Do nothing: Ray takes each piece at once."""
+        """Do nothing: pieces were submitted to Ray at once."""
 
     def wait(self, *, block: bool) -> tuple[int, str, Part] | None:
-        """Return the number, the node's id and the part of a piece that ended, as ``Cluster`` says."""
+        """Return the number, the node's id and the part of a piece that ended; see ``Cluster.wait``."""
         errors = self._ray.exceptions
         while True:
             timeout = LOST_NODES_SECONDS if block else 0.0
@@ -204,11 +205,11 @@ class RayCluster:
 
     @property
     def running(self) -> int:
-        """Return the number of submitted pieces that did not end."""
+        """Return the number of submitted pieces that have not ended."""
         return len(self._running)
 
     def _stranded(self) -> int | None:
-        """Cancel a piece that waits for nodes that are all lost, and return its number; None without such a piece."""
+        """Cancel a piece that waits for nodes that are all lost; return its number, or None if there is none."""
         alive = self.names().keys()
         for reference, piece in self._running.items():
             if piece.need.nodes and not piece.need.nodes & alive:
@@ -218,7 +219,7 @@ class RayCluster:
         return None
 
     def close(self) -> None:
-        """Cancel what runs, and disconnect."""
+        """Cancel running pieces, and disconnect."""
         for reference in self._running:
             self._ray.cancel(reference, force=True)
         self._running = {}
@@ -226,10 +227,10 @@ class RayCluster:
 
 
 def _check_port(address: str) -> None:
-    """Check that something listens at an address: Ray itself would try for minutes.
+    """Check that a server listens at an address, because Ray itself would retry for minutes.
 
     Raises:
-        OSError: if nothing does.
+        OSError: if no server listens.
     """
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     if parts.hostname is not None and parts.port is not None:
@@ -237,10 +238,10 @@ def _check_port(address: str) -> None:
 
 
 def _check_answer(address: str) -> None:
-    """Check in a process of its own that a cluster answers at an address.
+    """Check in a separate process that a cluster answers at an address.
 
     Raises:
-        ConnectionError: if none does.
+        ConnectionError: if no cluster answers.
     """
     try:
         done = subprocess.run(
@@ -260,7 +261,7 @@ def _check_answer(address: str) -> None:
 
 
 def _run_here(order: WorkOrder, *files: Archive) -> tuple[str, Part]:
-    # imported here: a run on one machine does without
+    # imported here: a run on one machine does not need it
     import ray
 
     return ray.get_runtime_context().get_node_id(), run_piece(order, *files)
@@ -274,7 +275,7 @@ def _facts_here(suites: Path, determinism: str, gpus: bool) -> NodeFacts | str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the last line of an error of Ray: the first ones are a traceback, if it has one."""
+    """Return the last line of an error from Ray; the lines before it may be a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     name = type(error).__name__
     return f"{name}: {(lines or [''])[-1][:300]}"

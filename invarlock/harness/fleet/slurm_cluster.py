@@ -1,4 +1,4 @@
-"""A Slurm cluster that runs pieces: submitit submits them as job arrays, and requeues those that are preempted.
+"""A Slurm cluster that runs pieces: submitit submits them as job arrays, and requeues preempted jobs.
 
 Orders, archives and parts are files in a folder of the run directory, which must be on a file system that all nodes
 share.
@@ -29,17 +29,18 @@ from invarlock.jsonio import read_json, write_bytes, write_json
 from invarlock.problems import Code
 
 POLL_SECONDS = 1.0
-# A piece is planned to take minutes; a queue's own limit may be shorter: --slurm timeout_min=30
+# The time limit of a job. A piece is planned to take minutes; for a queue with a shorter limit, set
+# --slurm timeout_min=30.
 USUAL_MINUTES = 240
-# A job that Slurm stops at its time limit starts again so often.
+# How often a job that Slurm stopped at its time limit starts again.
 TIMEOUTS = 3
 JOBS = "jobs.json"
-# Variables that lead to a cluster and authenticate there; the other ones of Slurm in a job are about the job.
+# Variables that locate a cluster and authenticate there; all other Slurm variables in a job are about the job.
 OF_THE_CLUSTER = ("SLURM_CONF", "SLURM_JWT")
 QUEUE_SECONDS = 15.0
 COMMAND_SECONDS = 60.0
 SHARED_FILE_SECONDS = 10.0
-# Parameters that submitit has for every kind of cluster.
+# Parameters that submitit supports for every kind of cluster.
 COMMON = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 
 
@@ -47,7 +48,7 @@ def check_submitit_installed() -> None:
     """Check that submitit and Slurm's commands are installed.
 
     Raises:
-        UsageError: with the command that installs it.
+        UsageError: when one is missing; the message says how to install it.
     """
     if find_spec("submitit") is None:
         raise UsageError(
@@ -62,33 +63,33 @@ def check_submitit_installed() -> None:
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """Check that submitit knows the parameters.
+    """Check that submitit supports the parameters.
 
     Raises:
-        UsageError: naming an unknown one.
+        UsageError: when a parameter is unknown; the message names it.
     """
     with tempfile.TemporaryDirectory() as folder:
         _make_executor(Path(folder), Need(), options)
 
 
 def _forget_own_job() -> None:
-    """Remove what Slurm tells a controller that is a job itself: sbatch would hand it on to the jobs it submits."""
+    """Remove the Slurm variables of a controller that is itself a job; sbatch would pass them on to the new jobs."""
     if "SLURM_JOB_ID" in os.environ:
         for name in [one for one in os.environ if one.startswith("SLURM_") and one not in OF_THE_CLUSTER]:
             del os.environ[name]
 
 
 class SlurmCluster:
-    """Jobs of a Slurm cluster."""
+    """A Slurm cluster that runs pieces as jobs."""
 
     def __init__(self, folder: Path, options: Mapping[str, str]) -> None:
-        """Prepare to submit jobs; those that an earlier controller of the run left are cancelled.
+        """Prepare to submit jobs, and cancel jobs that an earlier controller of the run left.
 
         Args:
-            folder: for orders, parts and logs, shared by all nodes.
-            options: parameters of submitit for Slurm, such as ``partition``.
+            folder: the folder for orders, parts and logs, which all nodes share.
+            options: submitit's parameters for Slurm, such as ``partition``.
         """
-        # imported here: a run on one machine does without
+        # imported here: a run on one machine does not need it
         import submitit
 
         self._submitit = submitit
@@ -103,11 +104,11 @@ class SlurmCluster:
         self._running: dict[int, Any] = {}
 
     def names(self) -> dict[str, str]:
-        """Return nothing: Slurm's nodes are known by their host names."""
+        """Return an empty mapping: the ids of Slurm's nodes are their host names."""
         return {}
 
     def facts(self, suites: Path, determinism: str, *, gpus: bool) -> dict[str, NodeFacts]:
-        """Return nothing: a job learns its node when it begins, and compares the node then."""
+        """Return an empty mapping: a job's node is known only when the job begins, and is compared then."""
         return {}
 
     def cores_per_gpu(self) -> int:
@@ -115,7 +116,7 @@ class SlurmCluster:
         return 1
 
     def slots(self, need: Need) -> None:
-        """Return None: Slurm's queue takes all pieces at once."""
+        """Return None: Slurm's queue accepts all pieces at once."""
 
     def share(self, archive: Archive) -> Path:
         """Write an archive for the nodes, and return its path."""
@@ -126,16 +127,16 @@ class SlurmCluster:
         return path
 
     def submit(self, order: WorkOrder, files: Sequence[Path], need: Need) -> None:
-        """Add a piece to those that ``flush`` submits."""
+        """Add a piece; ``flush`` submits it."""
         self._waiting.append((order, list(files), need))
 
     def flush(self) -> None:
-        """Submit the pieces that were added, as one array for each need."""
+        """Submit the added pieces as one job array for each need."""
         for need in dict.fromkeys(one[2] for one in self._waiting):
             executor = _make_executor(self._folder, need, self._options)
             chosen = [(order, files) for order, files, own in self._waiting if own == need]
             try:
-                # submitit prints what sbatch printed, and raises it too
+                # submitit prints sbatch's output and also raises it
                 with redirect_stderr(io.StringIO()), executor.batch():
                     jobs = [executor.submit(SlurmPiece(), order, files) for order, files in chosen]
             except self._submitit.core.utils.FailedJobError as error:
@@ -149,7 +150,7 @@ class SlurmCluster:
         write_json(self._all_folders / JOBS, [job.job_id for job in self._running.values()])
 
     def wait(self, *, block: bool) -> tuple[int, str, Part] | None:
-        """Return the number, the node's name and the part of a piece that ended, as ``Cluster`` says."""
+        """Return the number, the node's name and the part of a piece that ended; see ``Cluster.wait``."""
         looked = time.monotonic()
         while True:
             for number, job in list(self._running.items()):
@@ -169,20 +170,20 @@ class SlurmCluster:
 
     @property
     def running(self) -> int:
-        """Return the number of submitted pieces that did not end."""
+        """Return the number of submitted pieces that have not ended."""
         return len(self._running) + len(self._waiting)
 
     def close(self) -> None:
-        """Cancel what runs, and remove the folder."""
+        """Cancel running jobs, and remove the folder."""
         for job in self._running.values():
             job.cancel(check=False)
         self._running = {}
         shutil.rmtree(self._all_folders, ignore_errors=True)
 
     def _gone(self) -> int | None:
-        """Return the number of a piece whose job is neither in the queue nor has a result, None without such a piece.
+        """Return the number of a piece whose job left the queue without a result, or None if there is no such piece.
 
-        submitit would ask Slurm's accounting, which a cluster may not have.
+        submitit would query Slurm's accounting, which a cluster may not have.
         """
         try:
             done = subprocess.run(
@@ -193,21 +194,21 @@ class SlurmCluster:
                 check=True,
             )
         except subprocess.SubprocessError:
-            # Slurm's controller does not answer now
+            # Slurm's controller does not answer at the moment
             return None
         queued = set(done.stdout.split())
         left = [number for number, job in self._running.items() if job.job_id not in queued]
         if not left:
             return None
-        # a result may take some seconds to appear on a shared file system
+        # a result may take a few seconds to appear on a shared file system
         time.sleep(SHARED_FILE_SECONDS)
         return next((number for number in left if not self._running[number].paths.result_pickle.exists()), None)
 
     def _check_shared(self, job: Any) -> None:
-        """Check that a job without a result could have left one, before the first that did.
+        """Check that a job without a result can write to the shared folder; needed only before the first result.
 
         Raises:
-            UsageError: if it failed and left nothing in the run directory, not even its log.
+            UsageError: if the job failed and left nothing in the run directory, not even its log.
         """
         if self._is_shared or job.paths.stdout.exists() or job.paths.stderr.exists():
             return
@@ -220,7 +221,7 @@ class SlurmCluster:
                 check=True,
             )
         except subprocess.SubprocessError:
-            # Slurm no longer knows the job
+            # Slurm has forgotten the job
             return
         if "JobState=CANCELLED" not in done.stdout:
             raise UsageError(
@@ -244,7 +245,7 @@ class SlurmCluster:
 
 
 def _new_folder(parent: Path) -> Path:
-    """Make a folder of its own for a controller: cancelled jobs of an earlier one may still write into theirs."""
+    """Make a new folder for a controller, since cancelled jobs of an earlier one may still write to theirs."""
     parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         with suppress(FileExistsError):
@@ -254,7 +255,7 @@ def _new_folder(parent: Path) -> Path:
 
 
 def _make_executor(folder: Path, need: Need, options: Mapping[str, str]) -> Any:
-    # imported here: a run on one machine does without
+    # imported here: a run on one machine does not need it
     import submitit
 
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
@@ -270,7 +271,7 @@ def _make_executor(folder: Path, need: Need, options: Mapping[str, str]) -> Any:
 
 
 class SlurmPiece:
-    """Runs a piece in a job. Slurm may stop the job, which then starts again."""
+    """Runs a piece in a job; if Slurm stops the job, the job starts again."""
 
     def __call__(self, order: WorkOrder, files: Sequence[Path]) -> tuple[str, Part]:
         """Run the piece; return the node's name and its part."""
@@ -278,7 +279,7 @@ class SlurmPiece:
         return os.environ.get("SLURMD_NODENAME", socket.gethostname()), run_piece(order, *archives)
 
     def checkpoint(self, order: WorkOrder, files: Sequence[Path]) -> Any:
-        """Return what the job does when it starts again: all of the piece, which has no state on the node."""
+        """Return the work of a restarted job: the whole piece, since it has no state on the node."""
         # imported here: only a job that is stopped needs it
         from submitit.helpers import DelayedSubmission
 

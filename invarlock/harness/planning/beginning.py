@@ -1,6 +1,6 @@
-"""Before the first case: everything that can be known up front is checked, then the run directory is begun.
+"""Beginning a run: everything that can be known up front is checked, then the run directory is written.
 
-All problems are reported at once, each with its remedy, and then nothing is left behind.
+All problems are reported at once, each with its remedy; in that case nothing is left behind.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def plan_run(run: Run, cases: Sequence[Case], show: ShowLine, whole: Sequence[Ca
 
     Args:
         run: the run.
-        cases: its cases.
+        cases: the cases of the run.
         show: called with a line for each file that is downloaded.
-        whole: of a shard or a piece, all cases of the run.
+        whole: all cases of the whole run, if this run is a shard or a piece.
 
     Raises:
-        UsageError: with all problems, a line each.
+        UsageError: when there are problems; the message has one line for each.
     """
     shard, divided = run.settings.shard, run.settings.shard is not None or run.settings.piece is not None
     models = used_models(case.model for case in cases)
@@ -77,14 +77,14 @@ def plan_run(run: Run, cases: Sequence[Case], show: ShowLine, whole: Sequence[Ca
 
 
 def _refuse(found: Sequence[Problem]) -> None:
-    """Raise an error that lists problems, each once, if there are any."""
+    """Raise an error that lists each problem once, if there are any."""
     if found:
         once = list(dict.fromkeys(found))
         raise UsageError("\n".join(map(str, once)), code=Code.RUN_CANNOT_BEGIN, problems=once)
 
 
 def _repeat_remarks(run: Run, cases: Sequence[Case], repeated: Sequence[str]) -> Iterator[str]:
-    """Yield what ``--repeats`` measures again, and that it measures nothing where this shard has no such case."""
+    """Yield a line about what ``--repeats`` measures again; this shard may have no such case."""
     times = run.settings.repeats
     for name in repeated:
         count = sum(case.scenario.id == name for case in cases)
@@ -95,10 +95,10 @@ def _repeat_remarks(run: Run, cases: Sequence[Case], repeated: Sequence[str]) ->
 
 
 def plan_calibration(run: Run, null_runs: Sequence[PlannedNullRun], show: ShowLine) -> list[str]:
-    """Check what null runs need, fetch their models and write ``state/``; return lines for the user.
+    """Check the requirements of null runs, fetch their models and write ``state/``; return lines for the user.
 
     Raises:
-        UsageError: with all problems, a line each.
+        UsageError: when there are problems; the message has one line for each.
     """
     cases = _cases_of(run, null_runs)
     run = replace(run, sources=find_sources(run, _models(cases), []))
@@ -120,18 +120,18 @@ def _models(cases: Sequence[Case]) -> list[Model]:
 
 
 def _begin(run: Run, models: Sequence[Model], documents: Mapping[str, Any]) -> list[str]:
-    """Begin the run directory with the inputs of a run, and return lines for the user.
+    """Write the inputs of a run to its run directory, and return lines for the user.
 
-    The caller has the run directory's lock, and removes the directory if this fails and it is new.
+    The caller has the run directory's lock. If this function fails, the caller removes a newly created directory.
 
     Args:
         run: the run.
-        models: those of its cases.
-        documents: further documents for ``state/`` besides settings and devices, by file name.
+        models: the models of the run's cases.
+        documents: documents for ``state/`` in addition to settings and devices, by file name.
     """
     pool = pool_of(run)
     remove_leftovers(run)
-    # first: a folder with this file can be resumed
+    # this file is written first, because a folder that has it can be resumed
     write_json(run.directory.state / "settings.json", run.settings.document())
     for name, document in documents.items():
         write_json(run.directory.state / name, document)
@@ -166,10 +166,10 @@ def _check_same_run(run: Run, manifest: EffectiveManifest) -> None:
     """
     path = run.directory.state / "scenarios.json"
     if not path.is_file():
-        # so far it has presets only
+        # the run directory has only presets so far
         return
     earlier = read_json(path)
-    # which words selected the cases does not matter, the cases do
+    # only the selected cases matter, not the words that selected them
     found, current = (
         {**one, "selection": {**one.get("selection", {}), "expression": {}}} for one in (earlier, manifest)
     )

@@ -1,4 +1,4 @@
-"""The estimate of a run, printed before its first case."""
+"""Estimating the cost of a run; the estimate is printed before the first case."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from invarlock.harness.sources.texts import window_counts
 from invarlock.harness.state.run import Run
 from invarlock.machine_speed import MachineSpeed, measure_speed
 
-# A null run measures the baseline and three harmless changes of it.
+# A null run measures the baseline and three harmless changes to it.
 SUBJECTS_OF_A_NULL_RUN = 3
 
 
 def run_estimate(run: Run, cases: Sequence[Case]) -> str:
-    """Return the time, memory and disk that a run takes, as a line; on CPUs it measures the machine for a moment.
+    """Return a line with the time, memory and disk space that a run takes; on CPUs, the machine's speed is measured.
 
     Args:
         run: the run, whose directory exists.
-        cases: its cases.
+        cases: the cases of the run.
     """
     needs, pool = model_needs(run, cases), Pool.read(run.directory.devices)
     disk, workers = disk_bytes(run, needs), min(run.workers, len(pool.devices), len(cases))
@@ -44,12 +44,12 @@ def run_estimate(run: Run, cases: Sequence[Case]) -> str:
         )
         fixed, work = fixed + measurements, work + seconds
     memory = workers * max(need.memory_bytes for need in needs)
-    # workers share the processors that the speed is of
+    # the measured speed is that of all processors, which the workers share
     return estimate_line(START_SECONDS + fixed * FIXED_SECONDS / workers + work, memory, disk, speed)
 
 
 def _of_model(run: Run, model: Model, cases: Sequence[Case], speed: MachineSpeed) -> tuple[int, float]:
-    """Return how many checkpoints are measured for the cases of a model, and the seconds that depend on its size."""
+    """Return the number of checkpoints measured for a model's cases, and the seconds that depend on its size."""
     counts = window_counts(run)
     workload = Workload(model.parameters, counts.preview + counts.final, counts.seq_len, model.weight_bytes)
     baselines, subjects = _runs(model, cases), len(cases)

@@ -1,4 +1,4 @@
-"""The file that names the cases of a piece and of its run, which the controller of a fleet writes for a node."""
+"""The file with which the controller of a fleet gives a node the cases of its piece and of the run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from invarlock.problems import Code
 
 @dataclass(frozen=True)
 class PieceFile:
-    """What a node runs.
+    """The cases that a node runs.
 
     Attributes:
-        cases: ids of its cases.
-        whole: ids of all cases of the run.
+        cases: the ids of the cases in the piece.
+        whole: the ids of all cases of the run.
         baseline_only: whether only the baselines and presets of the cases are made.
     """
 
@@ -31,10 +31,10 @@ class PieceFile:
 
     @staticmethod
     def read(path: Path) -> PieceFile:
-        """Return the content of a file.
+        """Read the file.
 
         Raises:
-            DocumentError: when it is not the file of a piece.
+            DocumentError: when the file is not the file of a piece.
         """
         document: Any = read_json(path)
         lists = [document.get(name) for name in ("cases", "whole")] if isinstance(document, dict) else [None]

@@ -1,7 +1,7 @@
-"""The plan of a session, as a document and as text. Collecting shows it, and imports no more than this.
+"""The plan of a session, as a document and as text.
 
-``pytest --collect-only`` needs no PyTorch, NumPy or PyNaCl: what checks, measures or packs is imported where it is
-used.
+Collecting shows the plan and imports nothing more. ``pytest --collect-only`` needs no PyTorch, NumPy or PyNaCl: modules
+that check, measure or pack are imported in the functions that use them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ RUN_ONLY = "run-only"
 
 @dataclass(frozen=True)
 class PlannedNullRun:
-    """A null run of a model, by its number."""
+    """A null run of a model, identified by its number."""
 
     model: Model
     run: int
 
     @property
     def id(self) -> str:
-        """The bracketed part of its node id: ``mistral-7b-v0.1-null_run1``."""
+        """The bracketed part of the null run's node id, such as ``mistral-7b-v0.1-null_run1``."""
         return f"{self.model.short_name}-null_run{self.run}"
 
 
@@ -42,10 +42,10 @@ def repeated_scenarios(run: Run, cases: Sequence[Case]) -> list[str]:
 
     Args:
         run: the run.
-        cases: all that are selected, of every shard.
+        cases: all selected cases of all shards.
 
     Raises:
-        UsageError: if ``--repeat-scenario`` names one that is not selected.
+        UsageError: if ``--repeat-scenario`` names a scenario that is not selected.
     """
     if not run.settings.repeats or not cases:
         return []
@@ -63,11 +63,11 @@ def repeated_scenarios(run: Run, cases: Sequence[Case]) -> list[str]:
 
 
 def plan_document(run: Run, cases: Sequence[Case], repeated: Sequence[str] = ()) -> PlanDocument:
-    """Return ``state/plan.json``: the cases in their order, and what each model needs of memory and disk.
+    """Return ``state/plan.json``: the cases in their order, and the memory and disk space that each model needs.
 
     Args:
         run: the run.
-        cases: its cases.
+        cases: the cases of the run.
         repeated: the scenarios that are measured more than once.
     """
     needs = model_needs(run, cases)
@@ -82,7 +82,7 @@ def plan_document(run: Run, cases: Sequence[Case], repeated: Sequence[str] = ())
 
 
 def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
-    """Return the plan for people: the suite, then a line a model."""
+    """Return the plan as text: the suite, then one line per model."""
     needs = model_needs(run, cases)
     lines = [f"invarlock: suite {run.catalog.suite}: {_count(len(cases), 'case')} on {_count(len(needs), 'model')}"]
     for need in needs:
@@ -95,14 +95,14 @@ def plan_lines(run: Run, cases: Sequence[Case]) -> list[str]:
 
 
 def scenario_lines(run: Run, cases: Sequence[Case]) -> list[str]:
-    """Return a line for each scenario with its edit or fault, for each model if models differ.
+    """Return a line for each scenario with its edit or fault, or one for each model if the models differ.
 
-    A ``clean`` edit has the parameters selected for the model, and stays ``clean`` where none are.
+    A ``clean`` edit is shown with the parameters selected for the model, or as ``clean`` if there are none.
     """
     try:
         tuned = run.tuned_params()
     except InvarLockError:
-        # planning reports it
+        # the error is reported during planning
         tuned = NO_TUNED_PARAMS
     lines = []
     for name in dict.fromkeys(case.scenario.id for case in cases):
@@ -126,7 +126,7 @@ def _made_by(case: Case, tuned: TunedParams) -> str:
 
 
 def calibration_lines(run: Run, null_runs: Sequence[PlannedNullRun]) -> list[str]:
-    """Return the plan of null runs for people, a line a model after the first."""
+    """Return the plan of null runs as text: a heading, then one line per model."""
     models = {null_run.model.id for null_run in null_runs}
     counts = [(model, sum(null_run.model.id == model for null_run in null_runs)) for model in sorted(models)]
     lines = [f"invarlock: presets of suite {run.catalog.suite}: {_count(len(null_runs), 'null run')}, no cases"]

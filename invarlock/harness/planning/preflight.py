@@ -1,6 +1,6 @@
-"""The checks before the first case. Each yields its problems with their remedies.
+"""The checks before the first case. Each check yields its problems with their remedies.
 
-To add a check of something that can be known up front, add a function to ``CHECKS``.
+To check something else that can be known up front, add a function to ``CHECKS``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _cannot_begin(message: str) -> Problem:
 
 
 def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield why the run directory cannot be begun, or cannot be resumed."""
+    """Yield the reasons why the run directory cannot be begun or resumed."""
     directory = run.directory.path
     if run.settings.resume:
         if not (run.directory.state / "settings.json").is_file():
@@ -53,13 +53,13 @@ def check_run_directory(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def _holds_something(directory: RunDirectory) -> bool:
-    """Return whether a folder has files other than this session's lock and the first file of a killed run."""
+    """Return whether a folder has files besides this session's lock and the first file of a killed run."""
     ours = {directory.state, directory.session_lock, directory.session_holder}
     return any(path not in ours for path in (*directory.path.iterdir(), *directory.state.glob("[!.]*")))
 
 
 def check_pack(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield why no pack could be written or signed at the end."""
+    """Yield the reasons why no pack could be written or signed at the end."""
     if not run.settings.no_pack and run.pack_path.exists():
         yield _cannot_begin(f"--pack-dir: {run.pack_path} already exists; choose another folder")
     if run.settings.signing_key is not None:
@@ -79,7 +79,7 @@ def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
             f"{option}: every clean report must come from a container, but this run is on the host; run it with "
             "--execution-mode container, or without this option"
         )
-    # the pack of a shard is that of all shards
+    # the clean case may be in another shard: the requirement applies to the pack of all shards
     if run.settings.shard is None and not any(case.scenario.category == "clean" for case in cases):
         yield _cannot_begin(
             f"{option}: it needs a clean case, but none is selected; select one, or run without this option"
@@ -87,7 +87,7 @@ def check_assurance(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def check_source(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield why the pack cannot state the product's source."""
+    """Yield the reasons why the pack cannot state the product's source."""
     if run.settings.no_pack:
         return
     try:
@@ -100,7 +100,7 @@ def check_source(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def check_container(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield why the run is not in a container although its execution mode requires one."""
+    """Yield the reasons why the run is not in a container although its execution mode requires one."""
     yield from run.launch_problems
     if run.settings.execution_mode == "container" and run.image is None and not run.launch_problems:
         yield _cannot_begin(
@@ -109,7 +109,7 @@ def check_container(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def check_fleet(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield why a fleet cannot run the cases."""
+    """Yield the reasons why a fleet cannot run the cases."""
     if run.settings.fleet is not None and run.settings.execution_mode == "container":
         yield _cannot_begin(
             "--fleet: nodes start no containers; start the cluster in the runtime image, and run with "
@@ -118,14 +118,14 @@ def check_fleet(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def check_opt_ins(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield the opt-in variables that the suite needs and that are not set."""
+    """Yield the opt-in variables that the suite needs but that are not set."""
     suite = run.catalog.models.suites[run.catalog.suite]
     if suite.requires == "gpu" and not run.settings.allow_remote_code:
         yield _cannot_begin(f"suite {suite.name}: GPU suites need the opt-in INVARLOCK_ALLOW_REMOTE_CODE=1; set it")
 
 
 def check_remote_code(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield the models with Python code of their own, unless running it is allowed."""
+    """Yield the models that come with Python code, unless running such code is allowed."""
     if run.settings.allow_remote_code:
         return
     for model in {case.model.id: case.model for case in cases}.values():
@@ -142,7 +142,7 @@ def check_sources(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def check_text(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield why the text of the run cannot be read."""
+    """Yield the reasons why the text of the run cannot be read."""
     for text in run.sources.texts:
         yield from text.problems
 
@@ -156,7 +156,7 @@ def check_tuned_params(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
         return
     missing: dict[str, dict[str, str]] = {}
     for case in cases:
-        # runs differ only in their windows
+        # runs of a scenario differ only in their windows, so the first one is enough
         if case.run == 1 and isinstance(case.scenario.generation, EditGeneration):
             spec = case.scenario.generation.for_model(case.model.id)
             try:
@@ -181,7 +181,7 @@ def check_flash_attention(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield the quantisation backends that scenarios need and that are not usable here."""
+    """Yield the quantisation backends that scenarios need but that are not usable here."""
     backends = {
         case.scenario.generation.spec.backend: case.scenario.id
         for case in cases
@@ -195,12 +195,12 @@ def check_backends(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def check_presets(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield presets that are missing or were measured with other settings."""
+    """Yield the presets that are missing or were measured with other settings."""
     yield from preset_check(run, list({case.model.id: case.model for case in cases}.values()))
 
 
 def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield models that fit on none of the devices; nodes of a fleet are checked when they are known."""
+    """Yield the models that do not fit on the devices; nodes of a fleet are checked once they are known."""
     if run.settings.fleet is not None:
         return
     try:
@@ -211,7 +211,7 @@ def check_devices(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
-    """Yield filesystems with less free space than the run needs."""
+    """Yield the file systems with less free space than the run needs."""
     # the controller of a fleet has no checkpoints; each node checks its own disk
     resumed = run.settings.resume and run.settings.piece is None
     if run.settings.skip_disk_preflight or resumed or run.settings.fleet is not None:
@@ -241,14 +241,14 @@ def check_disk(run: Run, cases: Sequence[Case]) -> Iterator[Problem]:
 
 
 def _cache() -> Path:
-    # imported here: only a run that fetches something needs the hub's client
+    # imported here: only a run that downloads files needs the hub's client
     from invarlock.checkpoints.hub import cache_folder
 
     return cache_folder()
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder above a path that exists, or itself."""
+    """Return the path itself if it exists, otherwise its nearest existing parent folder."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
@@ -271,20 +271,20 @@ CHECKS: tuple[Check, ...] = (
     check_disk,
 )
 
-# The checks of a run that makes presets and runs no cases.
+# The checks for a run that makes presets but runs no cases.
 CALIBRATION_CHECKS = tuple(check for check in CHECKS if check not in (check_pack, check_assurance, check_tuned_params))
 
 
 def problems(run: Run, cases: Sequence[Case], checks: Sequence[Check] = CHECKS) -> list[Problem]:
-    """Return all problems that the checks find, in the order of the checks."""
+    """Run the checks and return all problems, in the order of the checks."""
     return [problem for check in checks for problem in check(run, cases)]
 
 
 def pool_of(run: Run) -> Pool:
-    """Return the devices that a run has.
+    """Return the devices of a run.
 
     Raises:
-        UsageError: when it has none.
+        UsageError: when the run has no usable device.
     """
     # the controller of a fleet measures nothing
     requires = "cpu" if run.settings.fleet is not None else run.catalog.models.suites[run.catalog.suite].requires

@@ -1,4 +1,4 @@
-"""The presets of a run: which of them it derives, and which it is given.
+"""The presets of a run: those that it derives, and those that it is given.
 
 Nothing here measures, and nothing here imports torch.
 """
@@ -23,7 +23,7 @@ from invarlock.reports.presets import Preset, check_fit, derive_preset, loosened
 
 
 def calibrates(run: Run) -> bool:
-    """Return whether a run derives its presets itself."""
+    """Return whether a run derives its own presets."""
     return bool(run.settings.calibration_runs) and not _are_given(run) and run.settings.suite_mode != RUN_ONLY
 
 
@@ -33,12 +33,12 @@ def has_presets(run: Run) -> bool:
 
 
 def preset_path(run: Run, model: Model) -> Path:
-    """Return the path of a model's preset in the run."""
+    """Return the path of a model's preset in the run directory."""
     return run.directory.presets / preset_name(model.folder)
 
 
 def preset_check(run: Run, models: Sequence[Model]) -> Iterator[Problem]:
-    """Yield why the presets that a run is given, or that it resumes with, cannot be used."""
+    """Yield the reasons why presets that a run is given, or resumes with, cannot be used."""
     if not _are_given(run) and run.settings.suite_mode != RUN_ONLY:
         return
     if not _are_given(run) and not run.settings.resume:
@@ -56,7 +56,7 @@ def preset_check(run: Run, models: Sequence[Model]) -> Iterator[Problem]:
                 yield _unusable(f"{path}: a preset for {other}, but the run has {model.id}; drop it with -k")
                 continue
             yield from _other_windows(run, preset.document["dataset"], path)
-            # the pin of a model that has a path is the digest of its checkpoint; that of another is known later
+            # the pin of a model given by path is its checkpoint's digest; for other models the digest is known later
             known = preset.document["baseline"]
             digest = known["digest"] if model.path is None or model.revision is None else model.revision
             check_fit(
@@ -75,7 +75,7 @@ def _unusable(message: str) -> Problem:
 
 
 def _other_windows(run: Run, dataset: Mapping[str, Any], path: Path) -> Iterator[Problem]:
-    """Yield that a preset was learned from other windows than the run scores: its limits follow from their number."""
+    """Yield a problem if a preset was derived from other window counts than the run's, since limits depend on them."""
     slices = {row["name"]: _counts(row) for row in dataset.get("slices", ())}
     wanted = slice_counts(run)
     if list(slices.items()) != list(wanted.items()):
@@ -106,7 +106,7 @@ def _windows_text(counts: WindowCounts) -> str:
 
 
 def begin_presets(run: Run, models: Sequence[Model]) -> None:
-    """Copy given presets with their null runs into the run; set existing ones aside if they are not wanted."""
+    """Copy given presets with their null runs into the run directory, and set unwanted existing ones aside."""
     for model in models:
         folder = run.directory.presets / model.folder
         if _are_given(run):
@@ -130,7 +130,7 @@ def derived_preset(run: Run, model: Model) -> Preset:
     """Return the preset derived from a model's null runs, and write it unless it exists.
 
     Raises:
-        InvarLockError: if no preset can be derived from them.
+        InvarLockError: if no preset can be derived from the null runs.
     """
     path, tier = preset_path(run, model), run.settings.tier
     if path.is_file():
@@ -145,7 +145,7 @@ def derived_preset(run: Run, model: Model) -> Preset:
 
 
 def preset_lines(preset: Preset, where: str) -> Iterator[str]:
-    """Yield a summary of a preset: where it is, what it allows beyond its tier, what its own check found."""
+    """Yield a summary of a preset: its location, what it allows beyond its tier, and the result of its held-out run."""
     document = preset.document
     count = len(document["null_runs"])
     learned = f"{count} null run{'' if count == 1 else 's'} and one held out"
@@ -161,7 +161,7 @@ def _are_given(run: Run) -> bool:
 
 
 def _source(run: Run, model: Model) -> Path:
-    """Return the file that a model's preset is copied from."""
+    """Return the file from which a model's preset is copied."""
     if run.settings.calibration_preset_file:
         return Path(run.settings.calibration_preset_file)
     if run.settings.calibration_preset_dir:

@@ -1,7 +1,7 @@
-"""One shard of a run: which of the collected cases belong to it, and what it writes for ``merge``.
+"""One shard of a run: the collected cases that belong to it, and the document that it writes for ``merge``.
 
-Dividing a run needs all selected cases. xdist reports to its controller only the cases that a worker keeps, so the
-workers write all of them to a file that the controller names.
+A run can be divided only if all selected cases are known. xdist reports to its controller only the cases that a worker
+keeps, so the workers write all selected cases to a file that the controller names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def shard_document(whole: EffectiveManifest, shard: Shard, cases: Sequence[Case]
 
     Args:
         whole: the manifest of the whole run.
-        shard: this part of it.
+        shard: the number of this shard and the number of shards.
         cases: all cases of the run.
     """
     index, shards = shard
@@ -55,12 +55,12 @@ def manifest_of_shard(
 
     Args:
         whole: the manifest of the whole run.
-        shard: the part of it.
+        shard: the number of the shard and the number of shards.
         cases: all cases of the run.
         own: the selected cases of the shard.
 
     Raises:
-        UsageError: when these are not all of its cases, or it has none.
+        UsageError: when ``own`` are not all cases of the shard, or the shard has no cases.
     """
     manifest = shard_manifest(whole, _sizes(cases), *shard)
     planned = {(case["model"], case["scenario"], case["run"]) for case in manifest["selection"]["cases"]}
@@ -78,7 +78,7 @@ def _sizes(cases: Sequence[Case]) -> dict[str, ModelSize]:
 
 
 class Collected:
-    """A file with the ids of all cases that were selected before the shard was taken, written by workers."""
+    """The file in which workers list the ids of all cases selected before the shard was chosen."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._made = path is None
@@ -89,15 +89,15 @@ class Collected:
         self.path = path
 
     def write(self, cases: Sequence[Case]) -> None:
-        """Write the ids of all cases that are selected, in a worker."""
+        """Write the ids of all selected cases; called in a worker."""
         write_json(self.path, [case.id for case in cases])
 
     def read(self) -> list[str]:
-        """Return the ids that a worker wrote, in the controller."""
+        """Return the ids that a worker wrote; called in the controller."""
         ids: list[str] = parse_json(self.path.read_bytes(), where="cases that were collected")
         return ids
 
     def remove(self) -> None:
-        """Remove the file, where this process made it."""
+        """Remove the file if this process made it."""
         if self._made:
             self.path.unlink(missing_ok=True)

@@ -14,16 +14,16 @@ from invarlock.harness.devices.memory_plan import USUAL_SEQ_LEN, USUAL_TOKENS, n
 from invarlock.harness.sources.texts import text_counts, window_counts
 from invarlock.harness.state.run import Run
 
-# Space that must stay free in addition to the need. The packs and reports of the embedded models take 30 MB.
+# Disk space that must stay free beyond the computed need. Packs and reports of the embedded models take 30 MB.
 MIN_FREE_DISK_GB = {"gpu": 200.0, "cpu": 1.0}
 EXECUTION_MODES = {"gpu": "container", "cpu": "host"}
 
 
 @dataclass(frozen=True)
 class ModelNeed:
-    """What the cases of one model need: bytes of memory for one case, and of disk for all.
+    """The needs of one model's cases: bytes of memory for one case, and bytes of disk space for all.
 
-    ``kept_bytes`` are those of the baseline's most probable tokens, which every draw has.
+    ``kept_bytes`` is the size of the baseline's most probable tokens; each draw of windows has its own.
     """
 
     model: Model
@@ -47,7 +47,7 @@ class ModelNeed:
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """The bytes that a run writes: to the cache of the hub's client, and to its own folder."""
+    """The bytes that a run writes to the cache of the hub's client and to its own folder."""
 
     cache_bytes: int
     baselines_bytes: int
@@ -60,7 +60,7 @@ class DiskNeed:
         return self.baselines_bytes + self.subjects_bytes + self.kept_bytes
 
     def on_run_disk(self, *, shares_cache: bool) -> int:
-        """Return the bytes needed on the run's filesystem, including the cache if it is on the same one."""
+        """Return the bytes needed on the run's file system, including the cache if it is on the same one."""
         return self.run_bytes + (self.cache_bytes if shares_cache else 0)
 
 
@@ -89,9 +89,10 @@ def model_needs(run: Run, cases: Sequence[Case]) -> list[ModelNeed]:
 
 
 def kept_bytes(run: Run) -> int:
-    """Return what the most probable tokens of a baseline take for one draw of windows, 0 where no text is named.
+    """Return the bytes of a baseline's most probable tokens for one draw of windows; 0 if no text is named.
 
-    A position has an id and a log-probability for each, and the log-probability of the text's token: 4 bytes each.
+    Each position has an id and a log-probability per kept token, and the log-probability of the text's token, each of
+    4 bytes.
     """
     try:
         positions = sum(counts.final * (counts.seq_len - 1) for _, counts in text_counts(run))
@@ -101,17 +102,17 @@ def kept_bytes(run: Run) -> int:
 
 
 def forward_pass(run: Run) -> tuple[int, int]:
-    """Return the number of windows of the largest forward pass, and their length; the defaults if no text is named."""
+    """Return the number of windows in the largest forward pass, and their length; the defaults if no text is named."""
     try:
         first, longest = window_counts(run).seq_len, max(counts.seq_len for _, counts in text_counts(run))
     except UsageError:
         return USUAL_TOKENS // USUAL_SEQ_LEN, USUAL_SEQ_LEN
-    # as ``score_blocks`` divides them
+    # ``score_blocks`` divides windows in the same way
     return max(1, int(run.settings.eval_batch) * first // longest), longest
 
 
 def disk_bytes(run: Run, needs: Sequence[ModelNeed]) -> int:
-    """Return the peak bytes of a run's folder: all baselines, and the subjects that exist at the same time."""
+    """Return the peak size of a run's folder in bytes: all baselines, and the subjects that exist at the same time."""
     return disk_need(
         needs,
         missing_bytes=0,
@@ -124,11 +125,11 @@ def disk_need(needs: Sequence[ModelNeed], *, missing_bytes: int, storage: str, k
     """Return the disk space that a run needs at its peak.
 
     Args:
-        needs: of its models.
-        missing_bytes: bytes to download into the client's cache.
+        needs: the needs of the run's models.
+        missing_bytes: the bytes to download into the cache of the hub's client.
         storage: ``snapshot_copy``, or ``snapshot_symlink``, with which baselines take no space. Savings from cloned
-        files are ignored. keep_models: whether all subjects stay; else at most those of the largest model exist at the
-        same time.
+            files are ignored.
+        keep_models: whether all subjects stay; otherwise at most those of the largest model exist at the same time.
     """
     subjects = [need.subjects_bytes for need in needs]
     copies = 0 if storage == "snapshot_symlink" else sum(need.baseline_bytes for need in needs)

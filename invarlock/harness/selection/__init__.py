@@ -1,4 +1,4 @@
-"""Which cases a command line selects: by marks, by scenario ids, or for the user's own checkpoints.
+"""Selecting the cases of a command line: by marks, by scenario ids, or for the user's own checkpoints.
 
-The suites folder is found here too, and every name on the command line is checked.
+This package also finds the suites folder and checks every name on the command line.
 """

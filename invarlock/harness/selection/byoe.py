@@ -4,8 +4,8 @@ Example::
 
     pytest suites -m byoe --baseline ./base --subject ./mine --subject ./other
 
-runs ``test_scenario[base-mine-run1]`` and ``test_scenario[base-other-run1]``: each subject must pass every gate. The
-text is that of the suites folder. A pack has only the names of the folders.
+runs ``test_scenario[base-mine-run1]`` and ``test_scenario[base-other-run1]``. Each subject must pass every gate. The
+text is that of the suites folder. A pack contains only the names of the folders, not their paths.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from invarlock.settings import Settings
 from invarlock.settings.table import MODEL_SLOTS
 from invarlock.task_records.importing import find_task_records
 
-# The longest id of a scenario has a hundred characters; a number may follow.
+# The longest allowed scenario id has a hundred characters; a number may be appended to the name.
 MAX_NAME_CHARACTERS = 90
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -45,14 +45,14 @@ def bring(
     """Return the models and scenarios of a run: the baseline, and a scenario for each subject.
 
     Args:
-        models: of the suites folder, whose text is used.
-        settings: with ``--baseline`` and ``--subject``.
-        here: the folder that relative paths start from.
-        other_suites: suites of the folder that ``-m`` names.
-        verified: whether the controller has verified the model signatures already.
+        models: the models of the suites folder, whose text is used.
+        settings: the settings, including ``--baseline`` and ``--subject``.
+        here: the folder to which relative paths refer.
+        other_suites: the suites of the folder that ``-m`` names.
+        verified: whether the controller has already verified the model signatures.
 
     Raises:
-        UsageError: with a line for each folder that is not a checkpoint, or if two declared changes are about the same.
+        UsageError: if a folder is not a checkpoint (one line for each), or two declared changes contradict each other.
     """
     if settings.baseline is None or not settings.subjects:
         raise UsageError(
@@ -101,9 +101,9 @@ def bring(
 
 
 def _read(folder: Path, option: str, problems: list[str], base: Path | None = None) -> CheckpointFiles | None:
-    """Return the checkpoint in a folder, by its headers; if it is incomplete, return None and append to the problems.
+    """Read the headers of the checkpoint in a folder; if it is incomplete, return None and append to ``problems``.
 
-    A folder with a ``base`` may be packed; a baseline is dense.
+    A subject (which has a ``base``) may be packed; a baseline must be dense.
     """
     if not folder.is_dir() and not (base is not None and folder.is_file() and folder.suffix == GGUF_SUFFIX):
         problems.append(f"{option}: {folder}: no such folder; give a checkpoint with config.json and safetensors")
@@ -117,7 +117,7 @@ def _read(folder: Path, option: str, problems: list[str], base: Path | None = No
 
 def _model(folder: Path, files: CheckpointFiles) -> Model:
     return Model(
-        # below a folder of its own: a run directory has other folders, such as "state", next to its models
+        # models get a separate folder, since a run directory has other folders, such as "state"
         id=f"{SUITE}/{_name(folder)}",
         architecture=files.model_type,
         parameters=files.total_parameters,
@@ -131,10 +131,10 @@ def _model(folder: Path, files: CheckpointFiles) -> Model:
 def _signatures(
     settings: Settings, baseline: Path, subjects: Sequence[Path], *, verified: bool
 ) -> list[dict[str, dict[str, str]]]:
-    """Return the model signatures of the baseline and of each subject, those that the settings want.
+    """Return the model signatures of the baseline and the subjects that the settings require.
 
     Raises:
-        UsageError: when an option has another form, or one is missing or does not hold.
+        UsageError: when an option is malformed, or a signature is missing or invalid.
     """
     wanted = [parse_signature(text) for text in settings.model_signatures]
     if wanted and _device(settings) == "gpu" and settings.execution_mode != "host":
@@ -166,7 +166,7 @@ def _scenario(name: str, subject: UserSubjectGeneration) -> Scenario:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each folder: its own, followed by a number if an earlier folder has that name."""
+    """Return a name for each folder: its own name, followed by a number if an earlier folder has that name."""
     names: list[str] = []
     for folder in folders:
         taken = {name.casefold() for name in names}

@@ -1,4 +1,4 @@
-"""Names on the command line and in the environment, checked once at the start: marks, variables and unread settings."""
+"""Checking names on the command line and in the environment at the start: marks, variables and unread settings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from invarlock.settings import Mode, Settings, unknown_variables, unread_setting
 
 
 class GivenNames:
-    """Refuses unknown marks, and warns of settings that have no effect and of a signing key that others may read.
+    """Refuses unknown marks, and warns about settings without an effect and about a signing key that others can read.
 
-    For the process that plans a run.
+    Only the process that plans a run uses it.
     """
 
     def __init__(self, catalog: Catalog, settings: Settings, config: pytest.Config) -> None:
@@ -31,7 +31,7 @@ class GivenNames:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Check the names; by now every plugin and conftest has registered its marks, and no worker is started."""
+        """Check the names, after every plugin and conftest has registered its marks and before any worker starts."""
         registered = [re.split(r"[:(]", line, maxsplit=1)[0].strip() for line in self.config.getini("markers")]
         try:
             check_mark_names(MarkExpression.parse(self.config.option.markexpr), registered)
@@ -54,7 +54,7 @@ class GivenNames:
 
 
 def unknown_models(settings: Settings, known: Collection[str]) -> Iterator[str]:
-    """Yield each model with edit parameters in the config that is not in the suites folder."""
+    """Yield each model that has edit parameters in the config but is not in the suites folder."""
     if settings.config is None:
         return
     for model_id in settings.config.edits:
@@ -64,6 +64,6 @@ def unknown_models(settings: Settings, known: Collection[str]) -> Iterator[str]:
 
 
 def warn_before_launch(environment: Mapping[str, str]) -> None:
-    """Warn of variables that a run in a container is not given, because no setting has their name."""
+    """Warn about variables that are not passed on to a container because no setting has their name."""
     for line in unknown_variables(environment):
         say_error(f"invarlock: warning: {line}")

@@ -1,4 +1,4 @@
-"""What ``-m`` selects, evaluated with pytest's own grammar.
+"""The selection by ``-m``, evaluated with pytest's own grammar.
 
 Example::
 
@@ -25,17 +25,17 @@ _STRING = re.compile(r"'[^']*'|\"[^\"]*\"")
 # the arguments of mark(key=value): the only place where the grammar has an equals sign
 _ARGUMENTS = re.compile(r"\([^()]*=[^()]*\)")
 _OPERATORS = ("and", "or", "not")
-# pytest before 9 has an error class of its own, since 9 it raises SyntaxError
+# pytest before version 9 has its own error class; since version 9 it raises SyntaxError
 _PARSE_ERROR: type[Exception] = getattr(grammar, "ParseError", SyntaxError)
 
 
 @dataclass(frozen=True)
 class MarkExpression:
-    """A mark expression that pytest can evaluate; an empty one selects every case and names no mark.
+    """A mark expression that pytest can evaluate; an empty expression selects every case and names no mark.
 
     Attributes:
         text: the expression as given to ``-m``.
-        names: the marks in it, once each, in their order.
+        names: the distinct marks in the expression, in order.
     """
 
     text: str
@@ -43,10 +43,10 @@ class MarkExpression:
 
     @staticmethod
     def parse(text: str) -> MarkExpression:
-        """Return the expression of a text.
+        """Parse a mark expression.
 
         Raises:
-            UsageError: when pytest cannot read it, with the column.
+            UsageError: when pytest cannot parse it; the message has the column.
         """
         try:
             grammar.Expression.compile(text)
@@ -62,7 +62,7 @@ class MarkExpression:
         return MarkExpression(text, tuple(dict.fromkeys(n for n in _NAME.findall(bare) if n not in _OPERATORS)))
 
     def selects(self, marks: Set[str]) -> bool:
-        """Return whether a test with some marks, all of them without arguments, is selected."""
+        """Return whether a test with the given marks, all without arguments, is selected."""
         if not self.text.strip():
             return True
 
@@ -72,7 +72,7 @@ class MarkExpression:
         return bool(grammar.Expression.compile(self.text).evaluate(has))
 
     def selects_by(self, mark: str, rows: Iterable[Set[str]]) -> bool:
-        """Return whether some test is selected because of a mark: with it, and not without it.
+        """Return whether some test is selected only because of a mark: with the mark, but not without it.
 
         Args:
             mark: the mark.

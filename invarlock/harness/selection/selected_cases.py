@@ -1,4 +1,4 @@
-"""Which cases a run has: the suite that ``-m`` names, the scenario ids, and what pytest itself deselects."""
+"""The cases of a run: the suite selected by ``-m``, the scenario ids, and pytest's own deselection."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from invarlock.settings import Settings
 from invarlock.settings.table import MODEL_SLOTS
 
 DEFAULT_SUITE = "smoke"
-# of checkpoints that the user brings
+# the suite of the user's own checkpoints
 BYOE_SUITE = "byoe"
 CATEGORY_MARKS = ("clean", "stress", "error_injection", "deployable")
-# Categories that only run when they are named: by -m, --scenario-ids or a node id.
+# Categories that run only when -m, --scenario-ids or a node id names them.
 OPT_IN_CATEGORIES = ("deployable",)
 SENTINEL_MARK = "sentinel"
 DEVICE_MARKS = ("cpu", "gpu")
-# combinations of marks that are tried to find the marks that an expression names
+# the maximum number of mark combinations tried when an expression is examined
 MAX_COMBINATIONS = 1 << 12
 
 
@@ -47,12 +47,12 @@ class Catalog:
     folder_marks: tuple[str, ...] = ()
 
     def selects(self, case: Case, scenario_ids: Sequence[str] | None) -> bool:
-        """Return whether a case is one of the run's suite, scenarios and categories."""
+        """Return whether a case belongs to the run's suite, scenarios and categories."""
         wanted = scenario_ids is None or case.scenario.id in scenario_ids
         return wanted and self.suite in case.suites and case.scenario.category in self.categories
 
     def has_model(self, model: Model) -> bool:
-        """Return whether a model is one of the run's suite."""
+        """Return whether a model belongs to the run's suite."""
         return model.id in self.models.suites[self.suite].models
 
     def model_marks(self, model: Model) -> list[str]:
@@ -69,7 +69,7 @@ class Catalog:
         return list(dict.fromkeys((*marks_of(self.models), *self.folder_marks, *fixed)))
 
     def planned(self, case_ids: Sequence[str]) -> list[Case]:
-        """Return the cases of some ids, in the plan's order."""
+        """Return the cases with the given ids, in the plan's order."""
         wanted = set(case_ids)
         return [case for case in self.cases if case.id in wanted]
 
@@ -85,7 +85,7 @@ def marks_of(models: Models) -> tuple[str, ...]:
 
 def is_byoe(expression: MarkExpression, models: Models, settings: Settings) -> bool:
     """Return whether a run validates the user's own checkpoints."""
-    # the model of a user's baseline has a mark too, whose name is known only after the baseline is read
+    # the model of a user's baseline has a mark too, but its name is known only after the baseline is read
     fixed = {BYOE_SUITE, *models.suites, *CATEGORY_MARKS}
     others = [name for name in expression.names if name not in fixed]
     rows = (
@@ -96,16 +96,16 @@ def is_byoe(expression: MarkExpression, models: Models, settings: Settings) -> b
 
 
 def named_suites(models: Models, cases: Sequence[Case], expression: MarkExpression) -> list[str]:
-    """Return the suites that a mark expression names: it selects some of their cases because of the suite's mark."""
+    """Return the suites that a mark expression names, that is, whose mark causes some of their cases to be selected."""
     rows = {frozenset(marks) for marks in _all_marks(models, cases)}
     return [suite for suite in models.suites if expression.selects_by(suite, rows)]
 
 
 def check_mark_names(expression: MarkExpression, known: Sequence[str]) -> None:
-    """Refuse an expression with a mark that neither the suites nor pytest's configuration know.
+    """Refuse an expression with a mark that is defined neither by the suites nor in pytest's configuration.
 
     Raises:
-        UsageError: naming the mark and the most similar known one.
+        UsageError: when a mark is unknown; the message names it and the most similar known mark.
     """
     for name in expression.names:
         if name not in known:
@@ -125,11 +125,11 @@ def make_catalog(
 ) -> Catalog:
     """Return the catalog of a run.
 
-    The suite is the one in ``-m``; without one, that of the given node ids, else ``smoke``.
+    The suite is the one named in ``-m``, otherwise that of the given node ids, otherwise ``smoke``.
 
     Raises:
-        UsageError: when ``-m`` names several suites or selects cases of other suites, node ids name several, a scenario
-            id is unknown, or a slot holds no model.
+        UsageError: when ``-m`` names several suites or selects cases of other suites, when node ids belong to several
+            suites, when a scenario id is unknown, or when a slot has no model.
     """
     scenario_ids = settings.scenario_ids
     cases = tuple(plan_cases(models, scenarios, settings.clean_runs, settings.stress_runs))
@@ -164,7 +164,7 @@ def _suite(models: Models, cases: Sequence[Case], expression: MarkExpression, no
     """Return the suite of a run.
 
     Raises:
-        UsageError: when ``-m`` or node ids name several, or cases that only other suites have.
+        UsageError: when ``-m`` or node ids name several suites, or cases that only other suites have.
     """
     suites = named_suites(models, cases, expression)
     if len(suites) > 1:
@@ -178,7 +178,7 @@ def _suite(models: Models, cases: Sequence[Case], expression: MarkExpression, no
     suite = _suite_of(cases, node_ids) or _default_suite(models)
     selected = [marks for marks in _all_marks(models, cases) if expression.selects(marks)]
     others = [name for name in models.suites if any(name in marks for marks in selected)]
-    # a mark that no case has is that of one of the folder's own tests, or unknown, which is reported later
+    # a mark that no case has belongs to one of the folder's own tests, or is unknown, which is reported later
     foreign = set(expression.names) - set().union(*_all_marks(models, cases), models.suites)
     if others and suite not in others and not foreign:
         raise UsageError(
@@ -215,10 +215,10 @@ def _default_suite(models: Models) -> str:
 
 
 def _suite_of(cases: Sequence[Case], node_ids: Sequence[str]) -> str | None:
-    """Return the first suite that has all cases named by node ids; None when none is named.
+    """Return the first suite that has all cases named by node ids, or None if no case is named.
 
     Raises:
-        UsageError: when no suite has them all.
+        UsageError: when no suite has all of these cases.
     """
     wanted = _case_ids(node_ids)
     named = [case for case in cases if case.id in wanted]

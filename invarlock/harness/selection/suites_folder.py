@@ -1,6 +1,6 @@
-"""Which suites folder pytest runs: the one that its arguments lie in.
+"""Finding the suites folder that pytest runs: the one that contains pytest's arguments.
 
-A suites folder is one that holds ``models.toml`` and ``scenarios.json``.
+A suites folder is a folder with ``models.toml`` and ``scenarios.json``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from invarlock.errors import printable
 
 
 def find_suites_folder(config: pytest.Config) -> Path | None:
-    """Return the suites folder that pytest's arguments lie in, or None.
+    """Return the suites folder that contains pytest's arguments, or None.
 
     Raises:
-        pytest.UsageError: when they lie in several.
+        pytest.UsageError: when the arguments are in several suites folders.
     """
     found: dict[Path, None] = {}
     for argument in config.args:
@@ -30,7 +30,7 @@ def find_suites_folder(config: pytest.Config) -> Path | None:
 
 
 def is_suites_folder(path: Path) -> bool:
-    """Return whether a folder has models and scenarios; False for one that cannot be read."""
+    """Return whether a folder has models and scenarios; False if it cannot be read."""
     try:
         return (path / "models.toml").is_file() and (path / "scenarios.json").is_file()
     except PermissionError:

@@ -1,1 +1,1 @@
-"""Where models and text come from: a folder, the cache of the hub's client, or the hub; each pinned."""
+"""The pinned sources of models and text: a folder, the cache of the hub's client, or the hub."""

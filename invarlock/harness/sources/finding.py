@@ -1,12 +1,12 @@
-"""Where the models of a run come from, found before the first case: on disk, in the client's cache, or on the hub.
+"""Finding the models of a run before the first case: on disk, in the cache of the hub's client, or on the hub.
 
 Example::
 
     sources = find_sources(run, models)             # contacts the hub only with --net 1; downloads nothing
     pins = obtain_pins(sources, ids, print)           # downloads what is missing, verified
 
-A model's pin comes from the run that is resumed, else from ``PACK_MODEL_REVISIONS_FILE``, else from
-``model_revisions.json`` of the suites folder, else from ``models.toml``.
+The first of these that has a pin for a model is used: the run that is resumed, ``PACK_MODEL_REVISIONS_FILE``,
+``model_revisions.json`` in the suites folder, ``models.toml``.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from invarlock.harness.state.run import Run
 from invarlock.output import ShowLine
 from invarlock.problems import Code, Problem
 
-# Repositories requested at a time; each is one request and, for a model in no catalog, a small file.
+# The number of repositories queried at a time; each takes one request and, for a model in no catalog, a small file.
 REQUESTS_AT_ONCE = 8
 # The name of a file of pins, in a suites folder and in a run.
 PINS_NAME = "model_revisions.json"
 
 
 def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()) -> Sources:
-    """Return where models come from. The hub is contacted only with ``--net 1``, and nothing large is downloaded.
+    """Return the sources of models. The hub is contacted only with ``--net 1``, and nothing large is downloaded.
 
     Args:
         run: the run.
-        models: those that it measures.
-        others: those of its other shards, of which it needs the revision and not the files.
+        models: the models that this run measures.
+        others: the models of other shards; only their revisions are needed, not their files.
     """
     try:
         wanted = {model.id: _wanted(run, model) for model in (*models, *others)}
@@ -68,10 +68,10 @@ def find_sources(run: Run, models: Sequence[Model], others: Sequence[Model] = ()
 
 
 def obtain_pins(sources: Sources, model_ids: Sequence[str], show: ShowLine) -> Pins:
-    """Return the pins of a run's models, once every file of them is on disk and verified.
+    """Download and verify the missing files of a run's models, and return the models' pins.
 
     Raises:
-        UsageError: with a line for each model that cannot be obtained.
+        UsageError: when models cannot be obtained; the message has a line for each.
     """
     pins: dict[str, Pin] = {}
     problems: list[Problem] = []
@@ -95,19 +95,19 @@ def obtain_pins(sources: Sources, model_ids: Sequence[str], show: ShowLine) -> P
 
 
 def run_pins(run: Run) -> Pins:
-    """Return the pins that a run has.
+    """Return the pins recorded in a run's state.
 
     Raises:
-        MissingFileError, DocumentError: when its state was changed.
+        MissingFileError, DocumentError: when the run's state was changed.
     """
     return read_pins(run.directory.state / PINS_NAME)
 
 
 def _wanted(run: Run, model: Model) -> Pin | None:
-    """Return the pin that a model must have, None if nothing specifies one.
+    """Return the pin that a model must have, or None if no pin is specified.
 
     Raises:
-        UsageError: if a resumed run would get another one.
+        UsageError: if a resumed run would get another pin.
     """
     given = _given_pins(run).models.get(model.id)
     if given is None and model.revision is not None:
@@ -151,7 +151,7 @@ def _find(run: Run, model: Model, wanted: Pin | None) -> Source:
         try:
             return _in_cache(model, wanted)
         except (HubError, CheckpointError):
-            # some of it is to be fetched
+            # some of the model's files must be downloaded
             pass
     return _on_hub(model, wanted, pickles=run.settings.allow_pickled_weights)
 
@@ -192,7 +192,7 @@ def _on_hub(model: Model, wanted: Pin | None, *, pickles: bool) -> Source:
     sized = replace(
         model,
         weight_bytes=weights,
-        # of a model that no catalog knows: its weights are of one type but for a few
+        # for a model in no catalog, nearly all weights are assumed to have one type
         parameters=model.parameters or weights // stored_item_bytes(config),
         architecture=config["model_type"],
     )
@@ -209,7 +209,7 @@ def _fetched(source: Source, show: ShowLine) -> Pin:
                 f"{pin.id} at {pin.revision}: {file.name} differs from the pinned file; correct the pin",
                 code=Code.PIN_UNUSABLE,
             )
-    # a resumed run keeps what it recorded
+    # a resumed run keeps the pin that it recorded
     return source.wanted if source.wanted is not None and wanted else pin
 
 
@@ -221,5 +221,5 @@ def _named(model_id: str, error: InvarLockError) -> Iterator[Problem]:
 
 
 def used_models(models: Iterable[Model]) -> list[Model]:
-    """Return models once each, in their order."""
+    """Return the distinct models in their order."""
     return list({model.id: model for model in models}.values())

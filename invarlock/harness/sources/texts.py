@@ -1,9 +1,11 @@
-"""The texts of a run: the suite's own, a file of the user's, or data sets of the hub, pinned and fetched like a model.
+"""The texts of a run: the suite's own, a user's file, or data sets on the hub, pinned and fetched like models.
 
-A suite of several texts has slices, each with a name. A text that the settings name replaces all of them.
+If a suite has several texts, they are called slices, and each has a name. A text named in the settings replaces all of
+them.
 
-A file of a data set belongs to a split when its name is the split's, or begins with it: ``test.jsonl``,
-``test-00000-of-00001.parquet``. It lies in the folder of its configuration; without one at the top, or in ``data``.
+A file of a data set belongs to a split if its name is, or begins with, the name of the split: ``test.jsonl``,
+``test-00000-of-00001.parquet``. The file is in the folder of its configuration, or without a configuration in the
+top-level folder or in ``data``.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ SUFFIXES = (".parquet", ".jsonl", ".txt")
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of the hub: which split of it, and which field of its rows."""
+    """A data set on the hub, with the split and the field of its rows to use."""
 
     id: str
     config: str | None
@@ -40,14 +42,14 @@ class DataSet:
     revision: str | None
 
 
-# The 245,000 words on which perplexities are usually reported.
+# The text of 245,000 words on which perplexities are usually reported.
 WIKITEXT2 = DataSet(
     "Salesforce/wikitext", "wikitext-2-raw-v1", "test", "text", "b08601e04326c79dfdd32d625aee71d232d685c3"
 )
 
 
 def suite_texts(run: Run) -> tuple[Text, ...]:
-    """Return the texts that a run's suite is scored on, and how much of each; the settings may name another text.
+    """Return the texts on which a run's suite is scored, and how much of each; the settings may name another text.
 
     Raises:
         UsageError: if there is no text.
@@ -73,7 +75,7 @@ def suite_texts(run: Run) -> tuple[Text, ...]:
 
 
 def window_counts(run: Run) -> WindowCounts:
-    """Return how much of the first text is scored. Settings override the suite's numbers, which override the profile's.
+    """Return the window counts of the first text. Settings override the suite's numbers, which override the profile's.
 
     Raises:
         UsageError: when there is no text.
@@ -90,9 +92,9 @@ def window_counts(run: Run) -> WindowCounts:
 
 
 def slice_counts(run: Run) -> dict[str, WindowCounts]:
-    """Return how much of each slice is scored, by name; empty for one text.
+    """Return the window counts of each slice by name; empty if there is only one text.
 
-    A slice after the first has its own numbers, and at most those that the settings give.
+    Each slice after the first has its own numbers, limited by those in the settings.
 
     Raises:
         UsageError: when there is no text.
@@ -111,7 +113,7 @@ def slice_counts(run: Run) -> dict[str, WindowCounts]:
 
 
 def text_counts(run: Run) -> list[tuple[Text, WindowCounts]]:
-    """Return each text of a run with its windows.
+    """Return each text of a run with its window counts.
 
     Raises:
         UsageError: when there is no text.
@@ -120,11 +122,11 @@ def text_counts(run: Run) -> list[tuple[Text, WindowCounts]]:
 
 
 def length_problems(run: Run, pins: Pins, models: Sequence[Model]) -> Iterator[Problem]:
-    """Yield each model for which a text that did not ship with the suite is too short, naming both counts.
+    """Yield a problem for each model for which a text from outside the suite is too short, with both counts.
 
-    A tokenizer without a ``tokenizer.json`` is checked by the case that loads it.
+    If a tokenizer has no ``tokenizer.json``, the case that loads it makes this check.
     """
-    # imported here: it imports NumPy, and collecting must not
+    # imported here: it imports NumPy, which collecting must not load
     from invarlock.evaluation.windows import added_before, draw_windows
 
     for own, counts in text_counts(run):
@@ -160,8 +162,8 @@ def find_texts(run: Run, earlier: Pins, given: Pins) -> tuple[TextSource, ...]:
 
     Args:
         run: the run.
-        earlier: pins of the run that is resumed.
-        given: pins that the user names.
+        earlier: the pins of the run that is resumed.
+        given: the pins that the user provides.
     """
     try:
         found = [data_set(run, text) for text in suite_texts(run)]
@@ -177,7 +179,7 @@ def find_texts(run: Run, earlier: Pins, given: Pins) -> tuple[TextSource, ...]:
 
 
 def _find(parts: Sequence[DataSet], run: Run, pin: Pin | None) -> TextSource:
-    """Return the source of the parts of one data set."""
+    """Return the source of one data set, given the parts of it that the run uses."""
     first = parts[0]
     try:
         if len({one.revision for one in parts}) > 1:
@@ -197,10 +199,10 @@ def _find(parts: Sequence[DataSet], run: Run, pin: Pin | None) -> TextSource:
 
 
 def read_suite_text(run: Run, pins: Pins) -> SourceText:
-    """Return the text of a run, or the texts of its slices, from its own pins.
+    """Read the text of a run, or the texts of its slices, using the run's pins.
 
     Raises:
-        InvarLockError: if one is missing, or does not match its pin.
+        InvarLockError: if a text is missing or does not match its pin.
     """
     texts = suite_texts(run)
     if len(texts) == 1:
@@ -229,10 +231,10 @@ def _read_text(run: Run, text: Text, pins: Pins) -> SourceText:
 
 
 def data_set(run: Run, text: Text) -> DataSet | None:
-    """Return the data set of a text, None if it is on disk.
+    """Return the data set of a text, or None if the text is a file on disk.
 
     Raises:
-        UsageError: when none is named.
+        UsageError: when no data set is named.
     """
     settings = run.settings
     if text.dataset == "wikitext2":
@@ -255,10 +257,10 @@ def data_set(run: Run, text: Text) -> DataSet | None:
 
 
 def files_of(requested: DataSet, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the files of a data set's split, in the preferred one of the formats available.
+    """Return the files of a data set's split, in the preferred format of those available.
 
     Raises:
-        HubError: when it has none.
+        HubError: when the split has no files.
     """
     every = sorted(names)
     folders = ("", "data") if requested.config is None else (requested.config,)
@@ -296,7 +298,7 @@ def _on_hub(parts: Sequence[DataSet], pin: Pin | None) -> TextSource:
         try:
             return TextSource(find_dataset(pin, [file.name for file in pin.files]))
         except HubError:
-            # some of it is to be fetched
+            # some of the files must be downloaded
             pass
     listing = list_repository(parts[0].id, "dataset", None if pin is None else pin.revision)
     return TextSource(resolved=RequiredFiles(listing, _files_of_all(parts, listing.files)))
@@ -322,7 +324,7 @@ def _in_cache(parts: Sequence[DataSet], pin: Pin | None) -> TextSource:
 
 
 def _disk_problems(run: Run) -> Iterator[Problem]:
-    """Yield the problems of a user's own file, after reading it."""
+    """Read the user's own file and yield its problems."""
     if suite_texts(run)[0].dataset == "local_jsonl":
         try:
             read_text_files("local_jsonl", [_local_file(run)], run.settings.local_jsonl_field)

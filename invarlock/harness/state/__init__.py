@@ -1,4 +1,4 @@
-"""A run and its directory: the value that every part reads, the locks between processes, and the disk it fills.
+"""A run and its directory: the ``Run`` value that all parts read, locks between processes, and disk usage.
 
-What killed processes left in the directory is removed here.
+This package also removes files that killed processes left in the directory.
 """

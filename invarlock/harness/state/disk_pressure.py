@@ -1,4 +1,4 @@
-"""``state/disk_pressure.json``: how full the disk of a run is, and how much of it the run uses, while it runs.
+"""``state/disk_pressure.json``: how full a run's disk is, and how much of it the run uses, updated during the run.
 
 Example::
 
@@ -25,7 +25,7 @@ from invarlock.moments import utc_now
 from invarlock.packer.runs.run_directory import RunDirectory
 
 SCHEMA = "disk_pressure_v1"
-# Looking at the few thousand files of a run takes milliseconds; a subject of a large model takes a minute to write.
+# Listing the few thousand files of a run takes milliseconds; writing a subject of a large model takes a minute.
 INTERVAL_SECONDS = 15.0
 BLOCK_BYTES = 512
 
@@ -45,7 +45,7 @@ class DiskUsage:
 
 
 class DiskPressure:
-    """Measures a run's disk from time to time, in a thread of its own, and keeps the extremes."""
+    """Measures a run's disk usage periodically in a separate thread, and keeps the extremes."""
 
     def __init__(self, directory: RunDirectory, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._directory = directory
@@ -73,7 +73,7 @@ class DiskPressure:
             self._measure()
 
     def _measure(self) -> None:
-        # a full disk cannot be written to; the cases report it, and the next measurement may succeed
+        # on a full disk, writing fails; the cases report this, and the next measurement may succeed
         with suppress(OSError, InvarLockError):
             write_json(self._directory.state / "disk_pressure.json", self._document())
 
@@ -105,7 +105,7 @@ def measure_disk_usage(run: Path) -> DiskUsage:
     """Return a run's disk usage: baselines below ``models``, subjects below ``<model>/models``, and the rest."""
     sizes = {"baselines": 0, "subjects": 0, "other": 0}
     seen: set[tuple[int, int]] = set()
-    # baselines first: a subject's files that are links to them are theirs
+    # baselines come first, so that a subject's hard links to their files count as baselines
     for path, status in sorted(_files(run), key=lambda row: row[0][0] != "models"):
         key = (status.st_dev, status.st_ino)
         if key in seen:
@@ -123,7 +123,7 @@ def _files(run: Path) -> Iterator[tuple[tuple[str, ...], os.stat_result]]:
             try:
                 status = path.lstat()
             except FileNotFoundError:
-                # removed meanwhile
+                # the file was removed in the meantime
                 continue
             if not stat.S_ISLNK(status.st_mode):
                 yield path.relative_to(run).parts, status

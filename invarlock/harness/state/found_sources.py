@@ -1,4 +1,4 @@
-"""The sources of the models and the texts of a run, after looking for them."""
+"""The sources that were found for the models and texts of a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from invarlock.errors import InvarLockError
 from invarlock.output import ShowLine
 from invarlock.problems import Problem
 
-# imported where it is used otherwise: readers of checkpoints take time to start, and collecting needs none
+# at run time these are imported where they are used: checkpoint readers are slow to import, and collecting needs none
 if TYPE_CHECKING:
     from invarlock.checkpoints.revisions import RequiredFiles
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """The source of a data set of a run: its pin if it is on disk, else its files on the hub."""
+    """The source of a run's data set: its pin if it is on disk, otherwise its files on the hub."""
 
     pin: Pin | None = None
     resolved: RequiredFiles | None = None
@@ -28,14 +28,14 @@ class TextSource:
 
     @property
     def missing_bytes(self) -> int:
-        """Return how much of the text has to be downloaded."""
+        """Return the bytes of the text that must be downloaded."""
         return 0 if self.resolved is None else self.resolved.missing_bytes
 
     def obtain(self, show: ShowLine) -> dict[str, Pin]:
-        """Return the data set's pin by its id, once its files are on disk and verified; empty without a data set.
+        """Download and verify missing files, and return the data set's pin by its id; empty without a data set.
 
         Raises:
-            HubError: if it cannot be downloaded.
+            HubError: if the data set cannot be downloaded.
         """
         # imported here: collecting reads no checkpoint
         from invarlock.checkpoints.revisions import fetch
@@ -46,12 +46,12 @@ class TextSource:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from.
+    """The source of a model.
 
     Attributes:
-        model: with its sizes and architecture as the source has them.
-        pin: its pin, if all of it is on disk.
-        resolved: its files on the hub, if it must be downloaded.
+        model: the model, with the sizes and architecture found in the source.
+        pin: the model's pin, if all of its files are on disk.
+        resolved: the model's files on the hub, if it must be downloaded.
         wanted: the pin that was requested.
     """
 
@@ -69,7 +69,7 @@ class Source:
             assert self.pin is not None
             revision, licence = self.pin.revision, self.pin.licence
         if self.wanted is not None and self.wanted.files:
-            # a run that is resumed keeps what it said of it
+            # a resumed run keeps the licence that it recorded
             licence = self.wanted.licence
         return replace(self.model, revision=revision, licence=licence or self.model.licence)
 
@@ -81,7 +81,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of a run's models by id and of its data sets, problems, and how much must be downloaded."""
+    """The sources of a run's models (by id) and data sets, the problems, and how much must be downloaded."""
 
     models: Mapping[str, Source] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
@@ -89,9 +89,10 @@ class Sources:
     texts: tuple[TextSource, ...] = ()
 
     def sized(self, model: Model) -> Model:
-        """Return a model with the sizes that its source has, the catalog's where it was not looked for.
+        """Return a model with the sizes found in its source, or those of the catalog if no source was looked for.
 
-        The sizes of a user's folder are those of its files; zero where they cannot be read, which preflight explains.
+        For a user's folder, the sizes are those of its files, or zero if the files cannot be read, which preflight
+        reports.
         """
         found = self.models.get(model.id)
         if found is not None:

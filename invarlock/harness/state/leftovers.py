@@ -1,7 +1,7 @@
-"""Removes what killed processes leave in a run directory, in the same session or the next one.
+"""Removing what killed processes leave in a run directory, in the same session or the next one.
 
-Processes come first: the workers of a session die with it, and each has a lock for as long as it runs. When all are
-gone, the rest has no owner and is removed: subjects, staging folders, files that were being written, locks and queues.
+The processes must end first: the workers of a session die with it, and each has a lock for as long as it runs. When all
+have ended, the rest has no owner and is removed: subjects, staging folders, partially written files, locks and queues.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from invarlock.staging import remove_abandoned
 
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
-# The kernel kills workers with their controller; one that is writing to a slow disk is gone when the disk is done.
+# The kernel kills workers with their controller, but a worker that is writing to a slow disk ends only after the write.
 WORKERS_GONE_SECONDS = 60.0
 POLL_SECONDS = 0.1
-# what the one atomic writer writes before it renames
+# the temporary files of the atomic writer, which it renames at the end
 _WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
-# subjects that no run keeps: of null runs, of further runs of a scenario, weights of packed ones, and prepared edits
+# subjects that no run keeps: those of null runs and of further runs of a scenario, weights of packed subjects, and
+# prepared edits
 _NEVER_KEPT = re.compile(r"null_run_[0-9]+|.+__run_[0-9]+|.+__weights|.+__prepared")
 
 
 def die_with_parent() -> None:
-    """Make the kernel kill this process when its parent ends, whatever both are doing."""
+    """Make the kernel kill this process when its parent ends, whatever either is doing."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        # the parent was gone before the kernel knew
+        # the parent had already ended when this process registered with the kernel
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def worker_lock(directory: RunDirectory, worker: int) -> filelock.FileLock:
-    """Take and return the lock that a worker keeps for as long as it runs."""
+    """Take the lock that a worker keeps for as long as it runs, and return it."""
     path = directory.worker_lock(worker)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
@@ -53,7 +54,7 @@ def worker_lock(directory: RunDirectory, worker: int) -> filelock.FileLock:
 
 
 def remove_leftovers(run: Run) -> None:
-    """Remove what is left of earlier sessions of a run; the caller has the run directory's lock.
+    """Remove what earlier sessions of a run left; the caller has the run directory's lock.
 
     Raises:
         UsageError: when a worker of an earlier session does not end.
@@ -64,7 +65,7 @@ def remove_leftovers(run: Run) -> None:
 
 
 def remove_unfinished(run: Run) -> None:
-    """Remove unfinished work when no worker runs: subjects, staging folders, files that were being written."""
+    """Remove unfinished work when no worker runs: subjects, staging folders and partially written files."""
     directory = run.directory
     kept = _finished_subjects(run)
     for subject in directory.path.glob("*/models/*"):
@@ -90,7 +91,7 @@ def _wait_for_workers(directory: RunDirectory) -> None:
 
 
 def _finished_subjects(run: Run) -> set[Path]:
-    """Return the folders of finished cases' subjects, which exist only if a session kept them."""
+    """Return the subject folders of finished cases; they exist only if a session kept them."""
     directory = run.directory
     return {
         directory.subject(case)

@@ -1,4 +1,4 @@
-"""Locks for results that one worker makes and all share: one lock for each result.
+"""Locks for results that one worker makes and all workers share: one lock for each result.
 
 Example, with ``folder`` as the run directory:
 
@@ -23,7 +23,7 @@ from invarlock.packer.runs.run_directory import RunDirectory
 from invarlock.problems import Code
 
 Waiting = Callable[[], AbstractContextManager[object]]
-# A holder that hangs is ended when its time is over; after a longer wait, it must be one that cannot be ended.
+# A hanging worker is ended at its time limit; if the lock is still taken after a longer wait, ending it has failed.
 TIMES_CASE_TIMEOUT = 2
 
 

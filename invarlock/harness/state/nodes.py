@@ -1,7 +1,7 @@
-"""The nodes of a fleet in the state of its run: what all must agree on, and which of them ran which cases.
+"""The nodes of a fleet in the state of its run: the facts on which all must agree, and the cases that each node ran.
 
-``state/fleet.json`` has them in the order in which they returned their first piece, which is the order of their
-numbers. The cluster's id of a node stays in the state, no pack has it.
+``state/fleet.json`` lists the nodes in the order in which they returned their first piece, and numbers them in this
+order. The cluster's id of a node stays in the state and is not put into a pack.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from invarlock.packer.runs.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class FleetState:
-    """What a fleet's run records.
+    """The record of a fleet's run.
 
     Attributes:
         agreed: settings, versions and source, which are equal on all nodes.
-        environments: ``environment.json`` of each node, by the cluster's id of it.
+        environments: ``environment.json`` of each node, by the cluster's id of the node.
         cases: the ids of the cases that each node ran.
     """
 
@@ -32,7 +32,7 @@ class FleetState:
     cases: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def with_part(self, node: str, environment: Mapping[str, Any], cases: Sequence[str]) -> FleetState:
-        """Return the state with the cases of a part that a node returned."""
+        """Return the state extended by the cases of a part that a node returned."""
         known = self.environments.get(node)
         graphics = [one["graphics"] for one in (known, environment) if one is not None]
         most = max(graphics, key=lambda one: len(one["gpus"]))
@@ -57,7 +57,7 @@ class FleetState:
 
     @staticmethod
     def read(directory: RunDirectory) -> FleetState:
-        """Return the state of a run."""
+        """Read the state of a run."""
         document = read_json(directory.fleet)
         nodes = document["nodes"]
         return FleetState(
@@ -68,7 +68,7 @@ class FleetState:
 
 
 def fleet_environment(directory: RunDirectory) -> Environment | None:
-    """Return the environment of all nodes of a run, each with its number; None if no node returned anything."""
+    """Return the combined environment of a run's nodes, each with its number; None if no node returned a part."""
     state = FleetState.read(directory)
     if not state.environments:
         return None

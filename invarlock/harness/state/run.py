@@ -21,10 +21,10 @@ class Run:
     """The values that stay the same from the first case to the verdict.
 
     Attributes:
-        sources: sources of its models, after looking for them.
+        sources: the sources found for the run's models.
         worker: the number of this process.
-        image: image of the container that it runs in.
-        launch_problems: why it does not run in a container, although it should.
+        image: the image of the container in which the run executes.
+        launch_problems: why the run does not execute in a container although it should.
     """
 
     suites_folder: Path
@@ -41,49 +41,49 @@ class Run:
 
     @property
     def tuned_params_path(self) -> Path:
-        """Return the file of tuned parameters: the one that is given, else that of the suites folder."""
+        """Return the file of tuned parameters: the given one, otherwise that of the suites folder."""
         given = self.settings.tuned_params_file
         return Path(given) if given else self.suites_folder / "tuned_edit_params.json"
 
     def tuned_params(self) -> TunedParams:
-        """Return the parameters of clean edits: the file's, overridden by those of the config.
+        """Return the parameters of clean edits: those in the file, overridden by those in the config.
 
-        A file that an option or a variable names wins over the config.
+        A file named by an option or a variable takes precedence over the config.
 
         Raises:
-            MissingFileError: when there is no such file, and the config has no edits either.
-            DocumentError: when it is malformed.
+            MissingFileError: when the file does not exist and the config has no edits either.
+            DocumentError: when the file is malformed.
         """
         config, path = self.settings.config, self.tuned_params_path
         source = self.settings.sources["tuned_params_file"]
         if config is None or not config.edits or source not in ("config", "default"):
             return read_tuned_params(path)
-        # a suites folder of one's own may have no such file
+        # a user's own suites folder may have no such file
         with_file = source == "config" or path.is_file()
         return (read_tuned_params(path) if with_file else NO_TUNED_PARAMS).with_edits(config.edits, config.path.name)
 
     def attention(self, kind: str) -> str:
-        """Return transformers' name of how attention is computed on devices of a kind, ``gpu`` or ``cpu``."""
+        """Return transformers' name of the attention implementation for a kind of device, ``gpu`` or ``cpu``."""
         # flash-attention has no kernels for CPUs
         flash = kind == "gpu" and not self.settings.skip_flash_attention
         return "flash_attention_2" if flash else str(self.settings.attention)
 
     @property
     def executed(self) -> str:
-        """The name in reports of where the run executes."""
+        """The place where the run executes, as named in reports."""
         return "host-bypass" if self.image is None else "container"
 
     @property
     def pack_path(self) -> Path:
-        """Return where the pack is written: the folder that is given, else one in the run directory."""
+        """Return the folder of the pack: the given one, otherwise one in the run directory."""
         given = self.settings.pack_dir
         return Path(given).resolve() if given else self.directory.pack
 
     def named(self, model_id: str) -> str:
-        """Return a model's name for a command line: its folder if it was given as one, else its id."""
+        """Return a model's name for a command line: its folder if it was given as a folder, otherwise its id."""
         path = self.catalog.models.models[model_id].path
         return path if path is not None and Path(path).is_absolute() else model_id
 
     def runs_code_of(self, model: Model) -> bool:
-        """Return whether a model's own code is run: only if both its row in models.toml and the user allow it."""
+        """Return whether the model's own code is run, which both its row in models.toml and the user must allow."""
         return model.trust_remote_code and bool(self.settings.allow_remote_code)

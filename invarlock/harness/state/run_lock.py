@@ -38,10 +38,10 @@ class RunLock:
         self._made: list[Path] = []
 
     def take(self) -> None:
-        """Take the lock. A path that is not a folder is left to the check of the run directory.
+        """Take the lock. If the path is not a folder, do nothing: the check of the run directory reports this.
 
         Raises:
-            UsageError: when another session has it, or the folder cannot be made.
+            UsageError: when another session has the lock, or the folder cannot be made.
         """
         # imported here: collecting needs none of it
         import filelock
@@ -84,7 +84,7 @@ class RunLock:
         elif self._directory.state in self._made:
             self._directory.session_lock.unlink(missing_ok=True)
         for folder in reversed(self._made):
-            # somebody else may have put something into it meanwhile
+            # another process may have put something into the folder in the meantime
             with suppress(OSError):
                 folder.rmdir()
         self._made = []
@@ -100,5 +100,5 @@ class RunLock:
         try:
             return self._directory.session_holder.read_text().strip() or "another session"
         except OSError:
-            # it has the lock, and has not written its name yet
+            # the other session has the lock but has not written its name yet
             return "another session"

@@ -1,1 +1,1 @@
-"""What ends a case, a worker or a session early: the time limit of a case, and Ctrl-C."""
+"""Ending a case, a worker or a session early: the time limit of a case, and Ctrl-C."""

@@ -1,11 +1,11 @@
 """The time limit of a case, ``--case-timeout``, and the ways to end a case that exceeds it.
 
-A worker of xdist ends itself, by a thread of C that needs neither Python's lock nor a signal: a kernel or a driver that
-never returns is ended like a Python loop. The controller finds where it was, replaces the worker and does not run the
-case again. A run of one process has nobody to replace it. There an alarm interrupts the case, which fails, and the
-others go on; if it cannot be interrupted, the process ends, and finished cases are kept.
+An xdist worker ends itself by a C thread that needs neither Python's lock nor a signal, so a GPU kernel or driver call
+that never returns is ended just like a Python loop. The controller finds out where the worker was, replaces it and does
+not run the case again. In a run of one process, nothing can replace the process: an alarm interrupts the case, which
+fails, and the other cases go on. If the case cannot be interrupted, the process ends, and finished cases are kept.
 
-Waiting for a device, or for what another worker makes, does not count: the time begins anew after each wait.
+Waiting for a device, or for a result of another worker, does not count: the time begins anew after each wait.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import pytest
 
 from invarlock.packer.runs.run_directory import RunDirectory
 
-# Time for an interrupted case to end by itself, and then for the process to print why it ends.
+# The time that an interrupted case has to end by itself, and that the process then has to print why it ends.
 GRACE_SECONDS = 60.0
 LAST_WORD_SECONDS = 5.0
-# Where the clock of a process is.
+# The key under which a process stores its clock.
 CLOCK = pytest.StashKey["CaseClock"]()
 
 
@@ -34,14 +34,14 @@ class Alarm(Protocol):
     """An action when a case exceeds its time limit."""
 
     def start(self, place: Path) -> None:
-        """Start the limit; ``place`` is the file for the stacks of the process."""
+        """Start the time limit; ``place`` is the file for the stack traces of the process."""
 
     def stop(self) -> None:
         """Cancel the alarm."""
 
 
 class Exit:
-    """Ends the process, whatever it is doing, and writes the stack of each thread."""
+    """Ends the process, whatever it is doing, and writes the stack trace of each thread."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -49,18 +49,18 @@ class Exit:
         self._place = Path(os.devnull)
 
     def start(self, place: Path) -> None:
-        """Start the limit; when it is over, the stack of every thread is written to a file and the process ends."""
+        """Start the limit; when it is exceeded, the stack traces are written to a file and the process ends."""
         self._place = place
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             self._stream = place.open("w", encoding="utf-8")
         except OSError:
-            # a disk that is full; the case ends in time all the same
+            # the disk may be full; the time limit still applies
             self._stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # open until the case ends
         faulthandler.dump_traceback_later(self._seconds, file=self._stream, exit=True)
 
     def stop(self) -> None:
-        """Forget the case, with the file that says nothing then."""
+        """Cancel the alarm for the case, and remove its file, which is empty."""
         faulthandler.cancel_dump_traceback_later()
         if self._stream is not None:
             self._stream.close()
@@ -69,13 +69,13 @@ class Exit:
 
 
 class Interrupt:
-    """Fails the case, as soon as the process runs Python again."""
+    """Fails the case as soon as the process runs Python code again."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
     def start(self, place: Path) -> None:
-        """Start the limit; when it is over, the case fails."""
+        """Start the limit; when it is exceeded, the case fails."""
         signal.signal(signal.SIGALRM, lambda number, frame: pytest.fail(overdue(self._seconds), pytrace=False))
         signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
@@ -85,7 +85,7 @@ class Interrupt:
 
 
 class ExitWithMessage:
-    """Ends the process with a line on stderr, which pytest may have captured since this was made."""
+    """Ends the process with a line on the original stderr, even if pytest has captured stderr since."""
 
     def __init__(self, seconds: float, line: str) -> None:
         self._seconds = seconds
@@ -94,7 +94,7 @@ class ExitWithMessage:
         self._timer: threading.Timer | None = None
 
     def start(self, place: Path) -> None:
-        """Start the limit; when it is over, the process says which case hangs and ends."""
+        """Start the limit; when it is exceeded, the process prints which case hangs, and ends."""
         self._timer = threading.Timer(self._seconds, self._end, [place.name.partition(".hung")[0]])
         self._timer.daemon = True
         self._timer.start()
@@ -110,7 +110,7 @@ class ExitWithMessage:
 
 
 class CaseClock:
-    """Counts the time of each case and null run of this process; ``timed_id`` names those of pytest's items."""
+    """Limits the time of each case and null run in this process; ``timed_id`` returns the id of a pytest item."""
 
     def __init__(
         self, directory: RunDirectory, alarms: Sequence[Alarm], timed_id: Callable[[pytest.Item], str | None]
@@ -151,23 +151,23 @@ class CaseClock:
 
 
 def worker_alarms(seconds: float) -> list[Alarm]:
-    """Return the alarms of a worker, which xdist replaces."""
+    """Return the alarms for a worker, which xdist can replace."""
     return [Exit(seconds)]
 
 
 def lone_alarms(seconds: float) -> list[Alarm]:
-    """Return the alarms of a run of one process."""
+    """Return the alarms for a run of one process."""
     last = seconds + min(seconds, GRACE_SECONDS)
     line = f"{overdue(seconds)} and could not be interrupted; finished cases are kept, continue: --resume -n 1"
     return [Interrupt(seconds), ExitWithMessage(last, line), Exit(last + LAST_WORD_SECONDS)]
 
 
 def overdue(seconds: float) -> str:
-    """Return the message of a case that took too long."""
+    """Return the message about a case that exceeded its time limit."""
     return f"exceeded --case-timeout ({seconds:g} s)"
 
 
 def hang_of(directory: RunDirectory, case_id: str) -> Path | None:
-    """Return the file with the stacks of a worker whose case exceeded its limit, None if that was not the reason."""
+    """Return the stack trace file of a worker whose case exceeded its limit, or None if it ended for another reason."""
     place = directory.hung(case_id)
     return place if place.is_file() and place.stat().st_size else None

@@ -1,7 +1,7 @@
 """Ctrl-C in a run with workers: each worker stops its case at once, and no report that a worker sent is lost.
 
-xdist gives its workers five seconds before it interrupts them, and during that time they run further cases whose
-results are lost. Here the controller interrupts them first, reads what they still send, and ends those that do not
+xdist gives its workers five seconds before it interrupts them; during that time they run further cases, whose results
+are lost. This module makes the controller interrupt them at once, read what they still send, and end those that do not
 stop.
 """
 
@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 
-# Time for a worker to leave its case and report it; an operation of PyTorch that takes longer is cut off.
+# The time a worker has to stop its case and report it; a PyTorch operation that takes longer is cut off.
 STOP_SECONDS = 2.5
-# Time for a worker's process to end afterwards.
+# The time a worker's process then has to end.
 EXIT_SECONDS = 0.3
-# What workers send of the cases that they have finished.
+# The xdist messages that workers send about finished cases.
 REPORTS = ("testreport", "logstart", "logfinish")
 ENDED = ("workerfinished", "errordown", "internal_error")
 
 
 class Interruption:
-    """Stops the workers of a run that is interrupted; for the process that started them."""
+    """Stops the workers of an interrupted run, in the process that started them."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -47,7 +47,7 @@ class Interruption:
         manager.group.terminate(EXIT_SECONDS)
 
     def _read_reports(self, distributed: Any) -> None:
-        """Let pytest count what the workers send until all have ended, or until the time is over."""
+        """Process the workers' messages until all workers have ended or the time is over."""
         deadline = time.monotonic() + STOP_SECONDS
         alive = {node.gateway.id for node in distributed._active_nodes}
         while alive and (left := deadline - time.monotonic()) > 0:
@@ -70,11 +70,11 @@ def _processes(manager: Any) -> Iterator[Any]:
 
 
 class InterruptedCase:
-    """Lets the first interrupt of a worker's process stop its case, and ignores what the case reports afterwards.
+    """Lets the first interrupt of a worker stop its case, and ignores what the case reports afterwards.
 
-    The terminal and the controller both send an interrupt, and a second would cut off what the worker says of its
-    cases. What a case raises while it is being stopped (an interrupt that a library turns into an error of its own, a
-    lock that is no longer there) says nothing of the case.
+    The terminal and the controller both send an interrupt, and a second one would cut off the worker's reports. Errors
+    that a case raises while it is being stopped (an interrupt that a library turns into its own error, a lock that no
+    longer exists) say nothing about the case.
     """
 
     def __init__(self) -> None:

@@ -1,1 +1,1 @@
-"""What a person reads while a run goes on: the progress on the terminal, and the log files."""
+"""The output for people during a run: progress on the terminal, and log files."""

@@ -1,4 +1,4 @@
-"""The progress bar below the lines of the cases, on a terminal only.
+"""The progress bar below the lines of the cases; shown only on a terminal.
 
 Example::
 
@@ -19,12 +19,12 @@ FORMAT = f"[{{bar:{CELLS}}}] {{desc}}"
 
 
 class CaseBar:
-    """A bar of tqdm on the line that pytest's terminal reporter has open.
+    """A tqdm bar on the current line of pytest's terminal reporter.
 
     Args:
-        reporter: pytest's; everything is written through it.
-        total_cost: of all cases, in any unit that is proportional to their time.
-        width: returns the columns of the terminal.
+        reporter: pytest's terminal reporter; everything is written through it.
+        total_cost: the cost of all cases, in any unit that is proportional to their time.
+        width: returns the number of columns of the terminal.
     """
 
     def __init__(self, reporter: pytest.TerminalReporter, total_cost: int, width: Callable[[], int]) -> None:
@@ -43,17 +43,17 @@ class CaseBar:
         self._is_drawn = False
 
     def draw(self, text: str, cost_done: int) -> None:
-        """Draw the bar with a text behind it."""
+        """Draw the bar, followed by a text."""
         self._bar.n = cost_done
         self._bar.ncols = max(1, self._width() - 1)
         self._bar.set_description_str(text, refresh=False)
         self._bar.refresh()
-        # the reporter begins a new line where another file is the current one
+        # the reporter begins a new line when its current file changes
         self._reporter.currentfspath = "bar"
         self._is_drawn = True
 
     def clear(self) -> None:
-        """Remove the bar unless something else was written on its line since."""
+        """Remove the bar unless something else was written on its line in the meantime."""
         if self._is_drawn and self._reporter.currentfspath == "bar":
             self._bar.clear()
             self._reporter.currentfspath = None
@@ -61,7 +61,7 @@ class CaseBar:
 
 
 class _Stream:
-    """What tqdm writes to: pytest's reporter, which knows the terminal although standard output is captured."""
+    """The stream that tqdm writes to: pytest's reporter, which reaches the terminal even if stdout is captured."""
 
     def __init__(self, reporter: pytest.TerminalReporter) -> None:
         self._reporter = reporter
@@ -70,4 +70,4 @@ class _Stream:
         self._reporter.write_raw(text, flush=True)
 
     def flush(self) -> None:
-        """Do nothing: each write is flushed."""
+        """Do nothing, because each write is flushed."""

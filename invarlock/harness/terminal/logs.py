@@ -1,8 +1,7 @@
-"""Logs of a run below ``logs/``: one file for each worker and each case. A failure message ends with the case's last
-lines.
+"""Logs of a run in ``logs/``: one file for each worker and each case.
 
-Code logs to a logger below ``invarlock``, such as ``getLogger(__name__)``. Logs stay in the run directory; packs have
-none.
+A failure message ends with the last lines of the case's log. Code logs to a logger below ``invarlock``, such as
+``getLogger(__name__)``. Logs stay in the run directory and are not put into packs.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from invarlock.harness.state.run import Run
 
 LOGGER = logging.getLogger("invarlock")
 LAST_LINES = 8
-# The log of a case has some twenty lines; its last ones are looked for in so much of its end.
+# The log of a case has about twenty lines; its last lines are searched in this many bytes at its end.
 TAIL_BYTES = 4096
 
 _log = logging.getLogger(__name__)
 
 
 class Logs:
-    """Opens the log of this process at its first case, and the log of each case while it runs."""
+    """Opens this process's log at its first case, and the log of each case while the case runs."""
 
     def __init__(self, run: Run, process: str) -> None:
         self.run = run
@@ -42,7 +41,7 @@ class Logs:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logstart(self) -> None:
-        # not before the first case: until then there may be no run directory
+        # the log is not opened earlier, since the run directory may not exist before the first case
         if self._own is None:
             LOGGER.setLevel(self.run.settings.log_level.upper())
             self._own = _open(self.run.directory.logs / f"{self.process}.log")
@@ -69,7 +68,7 @@ class Logs:
             if report.failed:
                 self._explain(case, report)
             elif report.when == "call":
-                # the report is made while the test is set up, so the call alone takes no time
+                # the evaluation runs in the test's setup, so the duration of the call alone would be nearly zero
                 _log.info("%s: %s after %.2f s", case.id, report.outcome, time.monotonic() - self._began)
         return report
 
@@ -91,13 +90,13 @@ class Logs:
     def _explain(self, case: Case, report: pytest.TestReport) -> None:
         """Log a failure, and put the last lines of the case's log below its message.
 
-        They are a separate section of the message: only its first part goes into the pack.
+        The lines are a separate section of the message, because only its first part goes into the pack.
         """
         path = self.run.directory.log(case)
         lines = last_lines(path)
         seconds = time.monotonic() - self._began
         _log.error("%s: failed in %s after %.2f s: %s", case.id, report.when, seconds, _first_line(report))
-        # pytest's own copy of the same lines
+        # remove pytest's own copy of the same lines
         report.sections = [section for section in report.sections if not section[0].startswith("Captured log")]
         if lines and isinstance(report.longrepr, ExceptionRepr):
             report.longrepr.addsection(self._title(path), "\n".join(lines))
@@ -107,14 +106,14 @@ class Logs:
 
 
 def last_lines(path: Path) -> list[str]:
-    """Return the last lines of a log, empty if the file does not exist."""
+    """Return the last lines of a log, or an empty list if the file does not exist."""
     if not path.is_file():
         return []
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(max(0, size - TAIL_BYTES))
         lines = stream.read().decode("utf-8", "replace").splitlines()
-    # the first may have lost its beginning
+    # the first line may be incomplete
     return (lines if size <= TAIL_BYTES else lines[1:])[-LAST_LINES:]
 
 
@@ -125,8 +124,7 @@ def _first_line(report: pytest.TestReport) -> str:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that ignores write errors: on a full disk the case reports the problem, and the log does not stop the
-    run."""
+    """A log file that ignores write errors: on a full disk, the case reports the problem and the run goes on."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exception(), OSError):

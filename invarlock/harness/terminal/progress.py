@@ -1,7 +1,6 @@
-"""The progress of a run: ``state/progress.json`` for other programs, and one line for each case and a bar on the
-terminal.
+"""The progress of a run: ``state/progress.json`` for other programs; a line per case and a bar on the terminal.
 
-With ``-q`` pytest's dots stand alone; with ``-v`` pytest's line of a case stands above ours.
+With ``-q`` only pytest's dots are shown; with ``-v`` pytest's line about a case is shown above ours.
 """
 
 from __future__ import annotations
@@ -29,10 +28,11 @@ from invarlock.stage_line import PLAIN_SECONDS, left_text
 from invarlock.stages import StageEvent, listening
 
 FORMAT = "progress-v1"
-# A case takes a time of its own, and one that grows with the model: on one worker about that of so many bytes more.
+# A case takes a fixed time plus a time that grows with the model; on one worker, the fixed time is about that of this
+# many bytes of weights.
 FIXED_COST_BYTES = 300_000_000
 BAR_SECONDS = 0.5
-# Reading a baseline that is there takes less.
+# Reading an existing baseline takes less time than this.
 SHOWN_SECONDS = 0.1
 MAX_STAGE_CHARACTERS = 500
 
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts the cases of a run as they begin and end. Its memory grows only with the number of failures."""
+    """Counts the cases of a run as they begin and end; its memory use grows only with the number of failures."""
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
@@ -51,7 +51,7 @@ class Progress:
         self._cost_done = 0
         self._failed: dict[str, None] = {}
         self._running: dict[str, str] = {}
-        # of the cases that run: what decides how they end, and their seconds so far
+        # for each running case: the report that decides its outcome, and its seconds so far
         self._shown: dict[str, pytest.TestReport] = {}
         self._seconds: dict[str, float] = {}
         self._began = time.monotonic()
@@ -86,7 +86,7 @@ class Progress:
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Omit pytest's dot when our own line replaces it."""
-        # pytest calls this once more for its summary, when the run is over
+        # pytest calls this again for its summary after the run
         ours = self._state == "running" and self._verbosity == 0 and parameter_id(report.nodeid) in self._cases
         if not ours or report.outcome == RERUN or (report.when != "call" and report.passed):
             return None
@@ -102,7 +102,7 @@ class Progress:
         if report.failed or report.when == "call":
             self._shown.setdefault(node, report)
         if report.outcome == RERUN:
-            # its worker died, another one will begin with it
+            # the worker died, and another worker will run the case again
             del self._running[node], self._seconds[node]
         elif report.when in ("teardown", "???"):
             self._end(case, node)
@@ -129,10 +129,10 @@ class Progress:
             self._write()
 
     def seconds_left(self) -> float | None:
-        """Return the estimated seconds for the rest at the speed so far; None before the first case is done."""
+        """Return the estimated seconds for the remaining cases at the speed so far; None before a case is done."""
         if not self._cost_done:
             return None
-        # baselines and null runs are made once, while all workers wait: the rest goes on without them
+        # baselines and null runs are made once while all workers wait, so their time does not count for the rest
         spent = max(0.0, time.monotonic() - self._began - self._shared_seconds / self.controller.run.workers)
         return spent * self._cost_left / self._cost_done
 
@@ -141,7 +141,7 @@ class Progress:
         return int(self.controller.config.get_verbosity())
 
     def _begin(self, node_ids: Sequence[str]) -> None:
-        """Record once which cases will run."""
+        """Record which cases will run; only the first call has an effect."""
         if self._cases or not self.controller.planned:
             return
         self._cases = {case.id: case for case in self.controller.planned}
@@ -151,7 +151,7 @@ class Progress:
         self._began = time.monotonic()
         self._terminal = self.controller.config.pluginmanager.getplugin("terminalreporter")
         if self._terminal is not None and self._verbosity == 0:
-            # our lines name the cases, not their file
+            # our lines name the cases, so pytest need not show their file
             self._terminal.showfspath = False
         if self._terminal is not None and self._terminal.isatty and "CI" not in os.environ:
             writer = self.controller.config.get_terminal_writer()
@@ -173,7 +173,7 @@ class Progress:
             self._workers.start()
 
     def _show_stage(self, event: StageEvent) -> None:
-        """Show what the running case does, at most twice a second, where no terminal is every so often."""
+        """Show the stage of the running case: on a terminal at most twice a second, otherwise now and then."""
         self._stage = str(event)[:MAX_STAGE_CHARACTERS] or None
         now = time.monotonic()
         if now < self._stage_due or self._state != "running":
@@ -254,7 +254,7 @@ class Progress:
 
 
 def cost(case: Case) -> int:
-    """Return the relative duration of a case, in bytes of weights."""
+    """Return the relative duration of a case, expressed in bytes of weights."""
     return FIXED_COST_BYTES + case.model.weight_bytes
 
 

@@ -1,7 +1,7 @@
-"""The stages of xdist workers: each worker keeps its stage in a file, and the controller reads all of them.
+"""The stages of xdist workers: each worker writes its stage to a file, and the controller reads all files.
 
-xdist carries only its own events from workers to the controller, whose main thread waits for them. A thread adds an
-event of ours to the queue of the controller, so that only the main thread reads the files and writes to the terminal.
+xdist carries only its own events from workers to the controller, whose main thread waits for them. A thread adds our
+event to the queue of the controller, so that only the main thread reads the files and writes to the terminal.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ SECONDS = 0.5
 
 
 def stages_folder(directory: RunDirectory) -> Path:
-    """Return the folder of the files, which exists while workers run cases."""
+    """Return the folder of the stage files, which exists while workers run cases."""
     return directory.state / FOLDER
 
 
 class WorkerStage:
-    """Keeps the stage of a worker's test in a file while the test runs.
+    """Keeps the current stage of a worker's test in a file while the test runs.
 
     Args:
         path: the file.
-        clock: returns seconds; for tests.
+        clock: returns the time in seconds; replaced in tests.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,12 +55,12 @@ class WorkerStage:
                 self._path.unlink(missing_ok=True)
 
     def __call__(self, event: StageEvent) -> None:
-        """Write a event, unless its stage is known and was written just before."""
+        """Write an event, unless its stage is unchanged and was written a moment ago."""
         now = self._clock()
         if event.stages == self._stages and now < self._due:
             return
         self._stages, self._due = event.stages, now + SECONDS
-        # a full disk is reported by the case
+        # the case reports a full disk
         with suppress(OSError):
             write_json(self._path, asdict(event))
 
@@ -74,11 +74,11 @@ class _Seen:
 
 
 class StagesOfWorkers:
-    """Reads the files of workers from time to time and shows the event of one of them.
+    """Reads the workers' files periodically and shows the event of one worker.
 
     Args:
         scheduler: xdist's ``DSession``, whose events are processed in the main thread.
-        folder: of the files.
+        folder: the folder of the files.
         show: called with the event of the worker whose outermost stage is the oldest.
     """
 
@@ -90,7 +90,7 @@ class StagesOfWorkers:
         self._over = threading.Event()
         self._read = threading.Event()
         self._read.set()
-        # xdist looks the method of an event up by its name
+        # xdist calls the method that has the name of the event
         scheduler.worker_stages = self._look
         self._thread = threading.Thread(target=self._remind, name="stages of workers", daemon=True)
 
@@ -99,7 +99,7 @@ class StagesOfWorkers:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and remove what killed workers left."""
+        """Stop the thread and remove files that killed workers left."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -115,7 +115,7 @@ class StagesOfWorkers:
 
     def _remind(self) -> None:
         while not self._over.wait(SECONDS):
-            # at most one event waits
+            # at most one event is in the queue
             if self._read.is_set():
                 self._read.clear()
                 self._queue.put(("stages", {}))
@@ -145,14 +145,14 @@ def read_events(folder: Path) -> Iterator[tuple[str, StageEvent]]:
 
 
 def chosen(events: list[tuple[StageEvent, float]]) -> StageEvent | None:
-    """Return the event to show: of the oldest outermost stage, and of workers in the same one the innermost.
+    """Return the event to show: that of the oldest outermost stage, and among workers in it the innermost event.
 
     Args:
-        events: each with the time since when its outermost stage lasts.
+        events: the events, each with the time at which its outermost stage was first seen.
     """
     if not events:
         return None
     oldest, _ = min(events, key=lambda one: one[1])
     same = [event for event, _ in events if event.stages[:1] == oldest.stages[:1]]
-    # others wait for the one that measures
+    # the other workers wait for the one that measures
     return max(same, key=lambda event: (len(event.stages), bool(event.what)))

@@ -8,7 +8,7 @@ Example::
     result.verdict, result.problems
     invarlock.verify("out").holds
 
-``invarlock.api`` has all public names. They are imported when they are first used; ``__init__.pyi`` has their types.
+``invarlock.api`` has all public names. A name is imported when it is first used; ``__init__.pyi`` has the types.
 """
 
 import sys

@@ -92,7 +92,7 @@ class Evaluation:
 
     @property
     def verdict(self) -> str:
-        """PASS if every gate holds, else FAIL."""
+        """PASS if every gate passes, otherwise FAIL."""
         return self.report["assurance"]["verdict"]
 
     @property
@@ -102,7 +102,7 @@ class Evaluation:
 
     @property
     def page(self) -> Path:
-        """The report for people."""
+        """The path of the report's HTML page."""
         # imported here: importing the API must stay light
         from invarlock.reports.sidecars import PAGE_NAME
 
@@ -131,25 +131,26 @@ def evaluate(
     ``evaluate_pair`` takes the other options of ``invarlock evaluate``. Cheap checks run before PyTorch is imported.
 
     Args:
-        baseline: the folder of the original.
+        baseline: the folder of the original checkpoint.
         subject: the folder of the edited checkpoint, or a GGUF file.
-        text: a text that neither model was trained on; several, by name, are slices that are judged one by one.
+        text: a text on which neither model was trained, or several texts by name; each of several is a slice that is
+            judged separately.
         output_dir: the folder to write, which must not exist.
-        profile: ``dev``, ``ci`` or ``release``: how many windows are scored.
-        tier: ``conservative``, ``balanced`` or ``aggressive``: the limits.
+        profile: ``dev``, ``ci`` or ``release``; it sets how many windows are scored.
+        tier: ``conservative``, ``balanced`` or ``aggressive``; it sets the limits.
         intent: ``preserve``, or ``change`` for fine-tunes and merges.
-        seq_len: tokens a window.
-        preview_windows: default: the profile's.
-        final_windows: default: the profile's.
-        seed: of the draw of windows.
-        device: ``cpu`` or ``cuda``; default: a GPU if there is one.
+        seq_len: the number of tokens in a window.
+        preview_windows: the number of preview windows; the profile has the default.
+        final_windows: the number of final windows; the profile has the default.
+        seed: the seed of the draw of windows.
+        device: ``cpu`` or ``cuda``; by default a GPU if there is one.
         baseline_report: an earlier report of the same baseline, to reuse.
         preset: the baseline's preset of limits.
 
     Raises:
-        InvarLockError: when something cannot be used; a gate that fails is a problem of the result.
+        InvarLockError: when an input cannot be used; a failed gate is a problem in the result instead.
     """
-    # imported here: importing the API must stay light, and unusable input is found without PyTorch
+    # imported here: importing the API must stay light, and unusable input must be found without PyTorch
     from invarlock.evaluation.early_checks import check_pair
     from invarlock.evaluation.pair_request import PairRequest
     from invarlock.reports.gates import judge_gates
@@ -191,17 +192,17 @@ def verify(
     baseline_report: Path | str | None = None,
     preset: Path | str | None = None,
 ) -> VerifyResult | ReportResult:
-    """Verify a pack or a report, offline and without PyTorch; problems are in the result.
+    """Verify a pack or a report, offline and without PyTorch; the result lists any problems.
 
     Args:
         path: a pack, a report's file, or the folder that ``evaluate`` wrote.
-        options: the requirements of a receiver, for a pack.
-        baseline_report: of a report: the report of its baseline, which is compared too.
-        preset: of a report: the preset that its limits come from, to recompute them.
+        options: for a pack, the receiver's requirements.
+        baseline_report: for a report, the report of its baseline, which is compared too.
+        preset: for a report, the preset that its limits come from, to recompute them.
 
     Raises:
-        InvarLockError: when the options are those of the other kind or exclude each other, or a file that they name
-            cannot be used.
+        InvarLockError: when the options do not apply to this kind of path or exclude each other, or a file that they
+            name cannot be used.
     """
     # imported here: importing the API must stay light
     from invarlock.packer.runs.lone_reports import ReportReferences, report_at, verify_report_file

@@ -13,7 +13,7 @@ from invarlock.nearest import did_you_mean
 from invarlock.output import abandon_full_streams, flush_output, prepare_output, say_error
 from invarlock.problems import ExitCode
 
-# 1 also prints the traceback of an error; for developers of InvarLock.
+# The value 1 also prints the traceback of an error, for developers of InvarLock.
 TRACEBACK_VARIABLE = "INVARLOCK_TRACEBACK"
 INTERRUPTED = 130
 # The extra that installs a package, by import name.
@@ -44,7 +44,7 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(int(ExitCode.USAGE))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse arguments; those that no option takes are an error here, so that it names this command."""
+        """Parse arguments; unknown arguments are an error here, so that the message names this command."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             nearest = did_you_mean(unknown[0].partition("=")[0], list(self._option_string_actions))
@@ -59,7 +59,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class Commands(Protocol):
-    """Where the parser of a command is added: subparsers of argparse, or the groups of ``invarlock``."""
+    """An object to which a command's parser can be added: argparse's subparsers, or the groups of ``invarlock``."""
 
     def add_parser(self, name: str, **given: Any) -> CommandParser:
         """Return the parser of a new command."""

@@ -23,7 +23,7 @@ _NOT_SHOWN = re.compile(
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped a command; the message says what is left and how to go on."""
+    """The user stopped a command; the message says what was left behind and how to continue."""
 
 
 class InvarLockError(Exception):
@@ -33,7 +33,7 @@ class InvarLockError(Exception):
         message: what is wrong and what to do; the complete text if ``problems`` are given.
         where: the file, at the start of the error's text.
         field: the location in that file.
-        code: the problem code; default: the code of the first given problem, else of the class.
+        code: the problem code; by default that of the first given problem, otherwise that of the class.
         problems: the problems found by a check, if any.
     """
 
@@ -54,7 +54,7 @@ class InvarLockError(Exception):
 
     @classmethod
     def listing(cls, lines: Iterable[str], *, code: Code, separator: str = "\n") -> Self:
-        """Return the error of several problems of one code, with one line for each."""
+        """Return an error for several problems with the same code, with one line for each."""
         found = [Problem(code, "", "", line) for line in dict.fromkeys(lines)]
         return cls(separator.join(map(str, found)), problems=found)
 
@@ -68,7 +68,7 @@ class InvarLockError(Exception):
 
     @property
     def listed(self) -> tuple[Problem, ...]:
-        """The problems in the order of the error's lines; a single one for an error with a text of its own."""
+        """The problems in the order of the error's lines; a single problem for an error with its own text."""
         if str(self) == "\n".join(map(str, self.problems)):
             return self.problems
         return (Problem(self.code, "", "", str(self)),)
@@ -80,7 +80,7 @@ class InvarLockError(Exception):
         return "\n".join(f"{printable(str(problem))} [{problem.code}]" for problem in self.listed)
 
     def document(self) -> dict[str, Any]:
-        """Return what a command prints with ``--json`` when it ends with this error."""
+        """Return the document that a command prints with ``--json`` when it ends with this error."""
         return {
             "ok": False,
             "exit_code": self.exit_code.value,
@@ -98,7 +98,7 @@ class CombinedError(InvarLockError):
     """Several errors that were found together; its code is that of the lowest exit code.
 
     Args:
-        errors: at least one.
+        errors: the errors, at least one.
     """
 
     def __init__(self, errors: Sequence[InvarLockError]) -> None:

@@ -1,4 +1,4 @@
-"""Lines of text that say the same of many things, folded into one line each.
+"""Folding lines of text that say the same about many things into one line.
 
 Example::
 
@@ -19,12 +19,13 @@ _NUMBERS = re.compile(r"[0-9a-f]{16,}|[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def fold(rows: Iterable[tuple[str, str]], things: str, *, exact: bool = False) -> list[str]:
-    """Return a line for each row, those of many things that say the same as one line.
+    """Return a line for each row; rows that say the same about many things become one line.
 
     Args:
-        rows: what a line is about, and what it says; differing numbers and digests in it count as the same.
-        things: what the rows are about, in the plural.
-        exact: whether texts with other numbers stay apart.
+        rows: pairs of the thing that a line is about and its text; texts that differ only in numbers and digests count
+            as the same.
+        things: the kind of thing that the rows are about, in the plural.
+        exact: whether texts with different numbers stay separate.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for about, text in rows:
@@ -41,7 +42,7 @@ def fold(rows: Iterable[tuple[str, str]], things: str, *, exact: bool = False) -
 
 
 def fold_problems(problems: Iterable[Problem]) -> list[str]:
-    """Return a line with its code for each problem, those of many files with the same message as one line."""
+    """Return a line with its code for each problem; the same message about many files becomes one line."""
     rows = []
     for problem in problems:
         text = ": ".join(part for part in (problem.field, problem.message) if part)
@@ -50,7 +51,7 @@ def fold_problems(problems: Iterable[Problem]) -> list[str]:
 
 
 def fold_warnings(warnings: Iterable[str]) -> list[str]:
-    """Return warnings, those that say the same of many files as one line."""
+    """Return the warnings; the same warning about many files becomes one line."""
     rows = []
     for warning in warnings:
         where, colon, text = warning.partition(": ")

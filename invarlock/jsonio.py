@@ -42,7 +42,7 @@ MAX_DEPTH = 64
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 # An empty object in a list has three bytes of text but 72 of memory: a limit on the text does not limit the memory.
 MAX_DOCUMENT_VALUES = 4_000_000
-# A number with more digits than the largest float (309) is not a measurement.
+# A number with more digits than the largest float, which has 309, is not a measurement.
 MAX_NUMBER_DIGITS = 308
 # The number of schema violations that are reported; more would not help.
 MAX_SCHEMA_PROBLEMS = 5
@@ -50,13 +50,14 @@ MAX_PROBLEM_CHARACTERS = 160
 
 _STRUCTURE = b'"\\[]{}'
 _NO_STRUCTURE = bytes(sorted(set(range(256)) - set(_STRUCTURE)))
-# All brackets as one kind: the parser checks that they match.
+# Braces are treated as brackets, because the parser checks that they match.
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _STRING = re.compile(rb'"[^"]*"')
 # Possessive, because otherwise the regex engine would use memory to backtrack into each character of a string.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
-# Every digit as 0, every exponent as e, and no plus: so few patterns show where a number may be out of range. Three
-# digits of an exponent can go beyond the largest float, and so can a hundred digits before an exponent of two.
+# Every digit becomes 0, every exponent mark e, and plus signs are removed, so that a few patterns find the numbers that
+# may be out of range. A number can exceed the largest float if its exponent has three digits, or if it has a hundred
+# digits before an exponent of two digits.
 _NUMBERS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 _LARGE_EXPONENT = re.compile(rb"e0000*+\s*+(?:[,\]}]|\Z)")
 _MANY_DIGITS = b"0" * 100
@@ -135,7 +136,7 @@ def check_schema(document: Any, schema_name: str, *, where: str) -> None:
     """Validate a document with ``contracts/<schema_name>.schema.json``; ``where`` is its name in messages.
 
     Raises:
-        DocumentError: with the first violations in one line, as JSON pointers with the reason.
+        DocumentError: when the document is invalid; one line lists the first violations with their place and reason.
     """
     validator = _validator(schema_name)
     if validator.is_valid(document):
@@ -170,7 +171,7 @@ def dump_json(document: Any) -> bytes:
     try:
         return text.encode("utf-8") + b"\n"
     except UnicodeEncodeError:
-        # a file name that is not UTF-8: its bytes are escaped as in printed messages
+        # the text has a file name that is not UTF-8; its bytes are escaped as in printed messages
         spelled = _HALF_OF_A_PAIR.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text)
         return spelled.encode("utf-8") + b"\n"
 
@@ -211,10 +212,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         if replaced is not None:
             with suppress(PermissionError):
                 os.chown(temporary, replaced.st_uid, replaced.st_gid)
-        # after changing the owner, which clears mode bits
+        # the mode is set after the owner, since changing the owner clears mode bits
         Path(temporary).chmod(0o644 if replaced is None else replaced.st_mode & 0o777)
         Path(temporary).replace(path)
-    except BaseException as error:  # Ctrl-C too
+    except BaseException as error:  # including Ctrl-C
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             # the error of a full disk has no file name, and the temporary one would not help

@@ -1,4 +1,4 @@
-"""Notices of other libraries go to a log file while an evaluation runs: all that they write to standard error.
+"""Redirecting what other libraries write to standard error to a log file while an evaluation runs.
 
 Example::
 
@@ -19,10 +19,10 @@ from typing import TextIO
 
 @contextmanager
 def notices_in(log: Path) -> Iterator[TextIO]:
-    """Yield standard error for our own lines; everything else that is written to it goes to the end of a file.
+    """Yield the real standard error for our own lines; everything else written to it is appended to a file.
 
-    Standard error is redirected as a descriptor, since libraries in C write there too. Nothing is redirected where the
-    file cannot be written, or standard error is not the descriptor of this process, as in some tests.
+    Standard error is redirected as a descriptor, since C libraries write there too. Nothing is redirected if the file
+    cannot be written, or if standard error is not the descriptor of this process, as in some tests.
     """
     target = _open(log)
     try:

@@ -1,11 +1,11 @@
-"""How fast this machine multiplies matrices and writes files, measured in a fraction of a second.
+"""Measuring, in a fraction of a second, how fast this machine multiplies matrices and writes files.
 
 Example::
 
     speed = measure_speed(Path("out"))
     speed.flops, speed.write        # 6.6e10 operations a second, 9e8 bytes a second
 
-Estimates before a run come from these two; whatever else uses the machine at that moment makes them slower.
+Estimates before a run are based on these two speeds; other programs that use the machine at that moment lower them.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from pathlib import Path
 SIDE = 512
 SECONDS = 0.1
 WRITTEN_BYTES = 16_000_000
-# Where nothing can be written, as slow as a hard disk; the run will refuse the folder.
+# The speed of a hard disk, assumed if nothing can be written; the run will then refuse the folder.
 SLOW_WRITE = 1e8
 
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Floating-point operations and bytes to disk, a second."""
+    """Floating-point operations per second, and bytes written to disk per second."""
 
     flops: float
     write: float
 
 
 def measure_speed(folder: Path) -> MachineSpeed:
-    """Return the speed of this machine, and of the disk of a folder or of the folder that it will be made in."""
+    """Return the speed of this machine and of a folder's disk; the folder may not exist yet."""
     return MachineSpeed(_matrix_products(), _writing(folder))
 
 
 def _matrix_products() -> float:
-    # imported here: collecting cases and most estimates do without it
+    # imported here: collecting cases and most estimates do not need it
     import numpy as np
 
     matrix = np.full((SIDE, SIDE), 0.5, dtype=np.float32)

@@ -36,7 +36,7 @@ def check_result_file(path: Path, option: str) -> None:
         option: the option that gives the path, for messages.
 
     Raises:
-        UsageError: when it is a folder, a block device or a socket, or is not writable.
+        UsageError: when the path is a folder, a block device or a socket, or is not writable.
     """
     found = _status(path, option)
     if found is None or stat.S_ISREG(found.st_mode):
@@ -59,7 +59,7 @@ def write_result(path: Path, data: bytes, option: str) -> None:
     """Write a result to the path given by the user.
 
     Raises:
-        UsageError: when it cannot be written, or no process reads from the given pipe.
+        UsageError: when the result cannot be written, or no process reads from the given pipe.
     """
     found = _status(path, option)
     try:

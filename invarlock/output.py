@@ -5,8 +5,8 @@ Example::
     say(f"verified: {path}")           # standard output
     say_error(f"error: {error}")       # standard error
 
-Names of folders, tensors and models may come from an attacker, and must neither move the cursor nor imitate
-a line of InvarLock.
+Names of folders, tensors and models may come from an attacker, and must not move the cursor or imitate a line printed
+by InvarLock.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import TextIO
 
 from invarlock.errors import OutputError, printable
 
-# How a function shows a line about its progress.
+# A function that shows a line about progress.
 ShowLine = Callable[[str], None]
 
 GOOD = ("VERIFIED", "PASS", "passed", "verified")
 GREEN, RED, PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
-# At the start of a line, where no name stands.
+# A result at the start of a line, where no name can be.
 _RESULT = re.compile(
     r"^(?P<before>(verdict: )?)(?P<word>NOT VERIFIED|VERIFIED|NOT SIGNED|PASS|FAILED|FAIL|passed)(?![A-Za-z0-9_])"
 )
@@ -46,7 +46,7 @@ def say(*lines: str) -> None:
 
 
 def say_results(*lines: str) -> None:
-    """Print lines; on a terminal, the result that one begins with is green or red, unless ``NO_COLOR`` is set.
+    """Print lines; on a terminal, a result at the start of a line is green or red, unless ``NO_COLOR`` is set.
 
     Raises:
         OutputError: when they cannot be written.
@@ -62,7 +62,7 @@ def say_results(*lines: str) -> None:
 
 
 def is_coloured(stream: TextIO) -> bool:
-    """Return whether colours are printed: on a terminal that has them, unless ``NO_COLOR`` is set."""
+    """Return whether colours are printed: only on a terminal that supports them, and not if ``NO_COLOR`` is set."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -99,7 +99,7 @@ def flush_output() -> None:
 
 
 def output_error(error: OSError) -> OutputError:
-    """Return the error for a standard output that cannot be written."""
+    """Return the error to raise when standard output cannot be written."""
     return OutputError(f"standard output: cannot be written ({error.strerror or error}); check its target")
 
 

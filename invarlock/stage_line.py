@@ -1,4 +1,4 @@
-"""One line that says what goes on: redrawn on a terminal, in a log of CI a plain line every so often.
+"""One line about the current stage: redrawn on a terminal, and printed now and then in a CI log.
 
 Example::
 
@@ -24,16 +24,16 @@ from invarlock.stages import StageEvent
 
 REDRAW_SECONDS = 0.1
 PLAIN_SECONDS = 15.0
-# An estimate from less is no estimate.
+# Work must have run this long before its remaining time is estimated.
 ESTIMATE_SECONDS = 1.0
 
 
 class StageLine:
-    """Shows moments of the work on a stream, and removes its line at the end.
+    """Shows the progress of the work on a stream, and removes its line at the end.
 
     Args:
-        stream: usually standard error.
-        clock: returns seconds; for tests.
+        stream: the stream, usually standard error.
+        clock: returns the time in seconds; replaced in tests.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,7 +53,7 @@ class StageLine:
         self.clear()
 
     def __call__(self, event: StageEvent) -> None:
-        """Show an event, unless another was shown just before."""
+        """Show an event, unless another one was shown a moment ago."""
         now = self._clock()
         if (event.stages, event.what) != self._step:
             self._step, self._began = (event.stages, event.what), now
@@ -90,12 +90,12 @@ class StageLine:
             self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):
-            # a closed terminal stops no evaluation
+            # a closed terminal must not stop an evaluation
             self._is_live = False
 
 
 class StageLog:
-    """Writes each stage as it begins, with the time in UTC, to the end of a log file."""
+    """Appends each stage to a log file when it begins, with the time in UTC."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -106,13 +106,13 @@ class StageLog:
         if event.stages == self._stages:
             return
         self._stages = event.stages
-        # a full disk stops no evaluation before its report
+        # a full disk must not stop an evaluation before its report
         with suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
             stream.write(f"{utc_now()} {printable(str(event))}\n")
 
 
 def left_text(seconds: float) -> str:
-    """Return how long something takes still, for people: ``about 3 min left``."""
+    """Return the remaining time as text, such as ``about 3 min left``."""
     if seconds < 90:
         return f"about {max(1, round(seconds))} s left"
     if seconds < 5400:

@@ -1,4 +1,4 @@
-"""What an evaluation is doing: the code announces its stages and counts, and a listener shows them.
+"""The stages of an evaluation: the code announces its stages and counts, and a listener shows them.
 
 Example::
 
@@ -6,7 +6,7 @@ Example::
         for tensor in counted(tensors, "weights", 272):
             ...                 # StageEvent(("baseline mistral-tiny", "null run 2/2"), "weights", 41, 272)
 
-Without a listener nothing happens. Listener and stages belong to the context of the caller.
+Without a listener, announcements have no effect. Listeners and stages belong to the context of the caller.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class StageEvent:
-    """The progress of the work at one time.
+    """The progress of the work at one moment.
 
     Attributes:
-        stages: the outermost first.
-        what: what is counted in the innermost stage; empty if nothing is.
-        done: how many of them are done.
-        total: how many there are.
+        stages: the names of the current stages, outermost first.
+        what: the things counted in the innermost stage; empty if nothing is counted.
+        done: how many of these things are done.
+        total: how many of these things there are.
     """
 
     stages: tuple[str, ...]
@@ -48,7 +48,7 @@ _STAGES: ContextVar[tuple[str, ...]] = ContextVar("stages", default=())
 
 @contextmanager
 def listening(*listeners: Listener) -> Iterator[None]:
-    """Call listeners with each event of the work inside."""
+    """Call the listeners with each event of the work inside this context."""
 
     def call_all(event: StageEvent) -> None:
         for listener in listeners:
@@ -63,7 +63,7 @@ def listening(*listeners: Listener) -> Iterator[None]:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Announce a stage; the work inside is a part of it."""
+    """Announce a stage; the work inside this context is part of it."""
     token = _STAGES.set((*_STAGES.get(), name))
     try:
         announce()

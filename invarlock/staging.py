@@ -26,7 +26,7 @@ from invarlock.problems import Code
 
 _STAGING = re.compile(r"\..+\.staging-[0-9a-f]{8}")
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Linux limits a name to 255 bytes, and a character has up to four.
+# Linux limits a file name to 255 bytes, and a character has up to four bytes.
 MAX_NAME_CHARACTERS = 50
 
 
@@ -90,7 +90,7 @@ def remove_abandoned(parent: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(entry, ignore_errors=True)
         except OSError:
-            # its process is alive, or the file system has no locks, so that this is unknown
+            # the folder's process is alive, or the file system has no locks, so this is unknown
             continue
         finally:
             os.close(descriptor)
@@ -109,7 +109,7 @@ def _make(target: Path) -> tuple[Path, int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
             return folder, descriptor
-        # before it was locked, another process may have removed the folder as abandoned
+        # another process may have removed the folder as abandoned before it was locked
         if folder.exists():
             return folder, descriptor
         os.close(descriptor)

@@ -1,11 +1,12 @@
-"""Tables and sentences as lines of text, on a terminal no wider than it is.
+"""Tables and sentences as lines of text that fit the width of the terminal.
 
 Example::
 
     text_table([("scenario", "ratio"), ("noop_control", "1")], columns=None)
     # ["scenario      ratio", "noop_control  1"]
 
-Columns that can be left out go first, then a cell that is too wide continues on the next line. No word is broken.
+If a table is too wide, optional columns are left out first; then cells that are too wide continue on the next line. No
+word is broken.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 
 GAP = "  "
 INDENT = "  "
-# A narrower terminal folds lines itself.
+# Lines are not folded to fewer columns than this; a narrower terminal folds them itself.
 LEAST_COLUMNS = 40
 LEFT_OUT = "left out for the width of the terminal"
 
@@ -23,12 +24,12 @@ Row = Sequence[str]
 
 
 def text_table(rows: Sequence[Row], columns: int | None = None, optional: Sequence[str] = ()) -> list[str]:
-    """Return the lines of a table, whose first row has the heads.
+    """Return the lines of a table; the first row has the heads.
 
     Args:
-        rows: all of the same length.
+        rows: the rows, all of the same length.
         columns: the width of the terminal, None for no limit.
-        optional: heads of columns that may be left out, the least important first.
+        optional: the heads of columns that may be left out, least important first.
     """
     widths = _natural(rows)
     if columns is None or _width(widths) <= columns:
@@ -49,7 +50,7 @@ def text_table(rows: Sequence[Row], columns: int | None = None, optional: Sequen
 
 
 def fit_line(line: str, columns: int | None) -> list[str]:
-    """Return a sentence as lines of at most so many columns, and a line that does not end as it is.
+    """Fold a sentence into lines that fit the width of the terminal; a longer word is not broken.
 
     Args:
         line: the sentence.
@@ -65,7 +66,7 @@ def _natural(rows: Sequence[Row]) -> list[int]:
 
 
 def _least(rows: Sequence[Row]) -> list[int]:
-    """Return the least width of each column: its longest word, and at least half of its longest cell."""
+    """Return the minimum width of each column: that of its longest word, and at least half of its longest cell."""
     words = [
         max((len(word) for cell in cells for word in cell.split()), default=0) for cells in zip(*rows, strict=True)
     ]

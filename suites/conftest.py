@@ -1,4 +1,4 @@
-"""Fixtures of the suites. The plugin has ``case``, ``report`` and ``case_runner``."""
+"""Fixtures of the suites. The plugin defines ``case``, ``report`` and ``case_runner``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every scenario on every model: is what was seen what the scenario expects?"""
+"""Test that every scenario on every model has the outcome that the scenario expects."""
 
 from collections.abc import Mapping
 from typing import Any

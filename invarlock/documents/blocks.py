@@ -1,4 +1,4 @@
-"""What the blocks of several guards have in common."""
+"""Types shared by the blocks of several guards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class Violation(TypedDict):
-    """What a guard found wrong with a module; ``*`` is the whole checkpoint."""
+    """A guard's finding about a module; ``*`` is the whole checkpoint."""
 
     module: str
     severity: str

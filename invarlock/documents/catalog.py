@@ -35,7 +35,7 @@ class Selection(TypedDict):
 
 
 class EffectiveManifest(TypedDict):
-    """The scenarios of a run as in the catalog, and the selection."""
+    """The scenarios of a run, copied from the catalog, and the selection."""
 
     schema: str
     schema_version: int

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-# parameters of edits, limits of guards, configurations of models, and files of other programs
+# used for parameters of edits, limits of guards, configurations of models, and files of other programs
 JsonObject: TypeAlias = dict[str, Any]

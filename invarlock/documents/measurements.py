@@ -18,7 +18,7 @@ class TensorFacts(TypedDict):
 
 
 class EmbeddingFacts(TypedDict):
-    """The tensors of the embedding and the head, and whether they are one."""
+    """The tensors of the embedding and the head, and whether they are the same tensor."""
 
     embedding: str | None
     head: str | None
@@ -52,7 +52,7 @@ class QuantisationFacts(TypedDict):
 
 
 class StorageFacts(TypedDict):
-    """The storage format of a checkpoint, and its weights in numbers and bytes."""
+    """The storage format of a checkpoint, and the number and bytes of its weights."""
 
     format: str
     weights: int
@@ -65,7 +65,7 @@ class StorageFacts(TypedDict):
 
 
 class StorageDefect(TypedDict):
-    """A tensor that cannot be read as its format requires."""
+    """A tensor that cannot be read in the way that its format requires."""
 
     kind: str
     tensor: str
@@ -123,7 +123,7 @@ class TensorRows(TypedDict):
 
 
 class CanonicalMatrices(TypedDict):
-    """The matrices that are compared in another form than the stored one."""
+    """The matrices that are compared in a form other than the stored one."""
 
     baseline: dict[str, MatrixSpectrum]
     subject: dict[str, MatrixSpectrum]
@@ -131,7 +131,7 @@ class CanonicalMatrices(TypedDict):
 
 
 class EdgeRiskRow(TypedDict):
-    """The activations of one layer; ``edge_risk`` is None if they are too few or not finite."""
+    """The activations of one layer; ``edge_risk`` is None if there are too few or they are not finite."""
 
     tokens: int
     features: int
@@ -140,7 +140,7 @@ class EdgeRiskRow(TypedDict):
 
 
 class KeptTokens(TypedDict):
-    """The most probable tokens of a baseline: their number at each position, and the file that has them."""
+    """The most probable tokens of a baseline: their number at each position, and the file that contains them."""
 
     top_k: int
     vocabulary: int
@@ -150,14 +150,14 @@ class KeptTokens(TypedDict):
 
 
 class Histogram(TypedDict):
-    """The numbers of positions by bins of divergence, from the first used bin to the last."""
+    """The number of positions in each bin of divergence, from the first used bin to the last."""
 
     first: int
     counts: list[int]
 
 
 class Divergences(TypedDict):
-    """The divergence of a subject's outputs, with a value a window; None for a window that is not finite."""
+    """The divergence of a subject's outputs, one value per window; None for a window whose value is not finite."""
 
     kl_sum: list[float | int | None]
     kl_max: float | int | None

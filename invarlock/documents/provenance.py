@@ -63,7 +63,7 @@ class Graphics(TypedDict):
 
 
 class DeterminismSwitches(TypedDict):
-    """The optimisations that a determinism mode disables; None is the library's default."""
+    """The optimisations that a determinism mode disables; None means the library's default."""
 
     mode: str
     deterministic_algorithms: bool
@@ -83,7 +83,7 @@ class Node(TypedDict):
 
 
 class Environment(TypedDict):
-    """``environment.json``: the machine, the libraries and the switches of a run; ``nodes`` only of a fleet."""
+    """``environment.json``: the machine, libraries and switches of a run; only a fleet's run has ``nodes``."""
 
     schema: Literal["invarlock/environment-v1"]
     platform: Platform

@@ -1,6 +1,6 @@
-"""The documents of an evaluation: ``evaluation.report.json``, the report of a baseline, and what belongs to a report.
+"""The documents of an evaluation: ``evaluation.report.json``, baseline reports, and the files that accompany a report.
 
-The blocks of guards and metrics depend on the lists of guards and metrics; their modules describe them.
+The blocks of guards and metrics are described in the modules of the guards and metrics.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from invarlock.documents.measurements import KeptTokens
 
 
 class Seeds(TypedDict):
-    """The seeds of a run: of the draw of its windows, and of its bootstrap."""
+    """The seeds of a run: for the draw of its windows and for its bootstrap."""
 
     windows: int
     bootstrap: int
@@ -45,7 +45,7 @@ class BaselineDigests(TypedDict):
 
 
 class ModelSignatureBlock(TypedDict):
-    """The OpenSSF model signature of a checkpoint that was verified: how, who signed, and its digest of the model."""
+    """The verified OpenSSF model signature of a checkpoint: the method, the signer, and the signed model digest."""
 
     method: str
     signer: str
@@ -67,13 +67,13 @@ class WindowCounts(TypedDict):
 
 
 class DrawnWindows(WindowCounts):
-    """The numbers of windows, and what was drawn."""
+    """The numbers of windows, and the facts about the draw."""
 
     stats: JsonObject
 
 
 class TextSlice(TypedDict):
-    """One slice of a text that has several."""
+    """One slice of a text that has several slices."""
 
     name: str
     provider: str
@@ -132,7 +132,7 @@ class PolicyProvenance(PolicyOrigin):
 
 
 class AskedAgain(TypedDict):
-    """How many windows a server was asked about twice, and the largest difference in nats a token."""
+    """The number of windows that a server scored twice, and the largest difference in nats per token."""
 
     windows: int
     largest_difference: float | None
@@ -173,7 +173,7 @@ class Scoring(TypedDict):
 
 
 class RemovedDifference(TypedDict):
-    """A difference of the weights that leaves the function of the model unchanged, and was removed."""
+    """A difference in the weights that was removed because it does not change the model's function."""
 
     kind: str
     modules: list[str]
@@ -181,14 +181,14 @@ class RemovedDifference(TypedDict):
 
 
 class SkippedDifference(TypedDict):
-    """A difference that was looked for and could not be removed, with the reason."""
+    """A difference that could not be removed, with the reason."""
 
     kind: str
     reason: str
 
 
 class Assurance(TypedDict):
-    """The verdict of a report: FAIL if a gate that blocks does not hold."""
+    """The verdict of a report: FAIL if a blocking gate fails."""
 
     mode: str
     verdict: Literal["PASS", "FAIL"]
@@ -251,7 +251,7 @@ class Report(TypedDict):
 
 
 class BaselineDraw(TypedDict):
-    """The measurements of a baseline on the windows of one run; ``probe`` has those with the probe's text."""
+    """The measurements of a baseline on the windows of one run; ``probe`` has those on the probe's text."""
 
     run: int
     seeds: Seeds
@@ -264,7 +264,7 @@ class BaselineDraw(TypedDict):
 
 
 class BaselineReport(TypedDict):
-    """The report of a baseline: raw measurements of its weights, and one row of ``draws`` a run."""
+    """The report of a baseline: raw measurements of its weights, and one row in ``draws`` per run."""
 
     schema_version: Literal["v1"]
     run_id: str
@@ -281,7 +281,7 @@ class BaselineReport(TypedDict):
 
 
 class ResultFile(TypedDict):
-    """A file that results were read from."""
+    """A file from which results were read."""
 
     name: str
     sha256: str
@@ -295,7 +295,7 @@ class ResultFiles(TypedDict):
 
 
 class SideResults(TypedDict):
-    """The scores of one side's samples, from 0 to 1, and which are correct."""
+    """The scores of one side's samples, from 0 to 1, and which samples are correct."""
 
     correct: list[bool] | None
     scores: list[float]
@@ -365,7 +365,7 @@ class ConfigReference(TypedDict):
 
 
 class ReportReference(TypedDict):
-    """The report of a runtime manifest."""
+    """The report to which a runtime manifest belongs."""
 
     filename: str
     path: str

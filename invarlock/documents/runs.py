@@ -28,7 +28,7 @@ class ShardDocument(TypedDict):
 
 
 class CaseOutcome(TypedDict):
-    """The outcome of one test by its node id, and the seconds that it took."""
+    """The outcome of one test, identified by its node id, and the seconds that it took."""
 
     nodeid: str
     outcome: str
@@ -37,7 +37,7 @@ class CaseOutcome(TypedDict):
 
 
 class PytestReport(TypedDict):
-    """``pytest_report.json``: the outcomes of a session's tests, and their numbers by outcome."""
+    """``pytest_report.json``: the outcomes of a session's tests, and the number of tests with each outcome."""
 
     exitcode: int
     summary: dict[str, int]
@@ -61,7 +61,7 @@ class RunningCase(TypedDict):
 
 
 class ProgressDocument(TypedDict):
-    """``progress.json``: how far a session is."""
+    """``progress.json``: the progress of a session."""
 
     format: str
     suite: str
@@ -100,7 +100,7 @@ class DiskPressureDocument(TypedDict):
 
 
 class PlannedModel(TypedDict):
-    """The needs of one model: bytes of memory for one case, and of disk for all."""
+    """The needs of one model: bytes of memory for one case, and bytes of disk space for all cases."""
 
     model: str
     cases: int

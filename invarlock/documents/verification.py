@@ -15,7 +15,7 @@ class Recomputation(TypedDict):
 
 
 class VerifiedReport(TypedDict):
-    """The result of one report; ``problems`` lists what is wrong with it."""
+    """The result of verifying one report; ``problems`` lists what is wrong with it."""
 
     id: str
     schema_version: str
@@ -42,7 +42,7 @@ class ReportCount(TypedDict):
 
 
 class VerifyEnvelope(TypedDict):
-    """``verify.json``: one result a report."""
+    """``verify.json``: one result per report."""
 
     format_version: str
     summary: EnvelopeSummary

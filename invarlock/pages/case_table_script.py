@@ -1,4 +1,4 @@
-"""The script of the table of cases, which adds a filter and sorting; the page is complete without it."""
+"""The script for the table of cases, which adds a filter and sorting; the page is complete without it."""
 
 from __future__ import annotations
 

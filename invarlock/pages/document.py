@@ -1,4 +1,4 @@
-"""A whole HTML document: its head, the only style and script that a browser may use for it, and its body.
+"""A complete HTML document: its head, its body, and the only style and script that a browser may apply to it.
 
 No page loads anything: its content security policy allows its own style and script by their digests, and nothing else.
 """
@@ -21,10 +21,10 @@ def html_document(title: str, body: Markup, script: str = "", *, is_wide: bool =
     """Return an HTML document as UTF-8.
 
     Args:
-        title: of the page.
-        body: its content.
-        script: JavaScript at its end, a constant of this package; the page must be complete without it.
-        is_wide: whether it has a wide table.
+        title: the title of the page.
+        body: the content of the page.
+        script: JavaScript at the end of the page, a constant of this package; the page must be complete without it.
+        is_wide: whether the page has a wide table.
     """
     policy = ["default-src 'none'", f"style-src {_source(STYLE)}"]
     policy += [f"script-src {_source(script)}"] if script else []
@@ -41,7 +41,7 @@ def html_document(title: str, body: Markup, script: str = "", *, is_wide: bool =
 
 
 def link(path: str, *inner: object, **attributes: object) -> Markup:
-    """Return a link to a file, by its path relative to the page; it cannot leave for another site or scheme."""
+    """Return a link to a file by its path relative to the page; it cannot lead to another site or scheme."""
     target = quote(path.lstrip("/"), safe="/-_.~")
     if _SCHEME.match(target):
         target = f"./{target}"

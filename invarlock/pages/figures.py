@@ -12,18 +12,18 @@ from invarlock.pages.markup import Markup, element, join
 WIDTH = 480
 INTERVAL_HEIGHT = 92
 WINDOWS_HEIGHT = 190
-# More bars than this could not be distinguished; beyond it a bar combines several windows.
+# More bars than this could not be distinguished; with more windows, a bar combines several windows.
 MAX_BARS = 240
-# The margins of the drawing: right and above, left of it for numbers, below it for numbers and the name of the axis.
+# The margins of the drawing: right and top, left for numbers, and bottom for numbers and the name of the axis.
 MARGIN = 10.0
 LEFT = 58.0
 BELOW = 36.0
 BAR_SHARE = 0.7
 # An axis has at most this many ticks.
 MAX_TICKS = 6
-# A larger ratio is drawn as this one; its share in per cent would be no number.
+# Larger ratios are drawn as this value, since their value in per cent would overflow.
 LARGEST = 1e290
-# Steps between ticks are 1, 2 or 5 times a power of ten within these.
+# Steps between ticks are 1, 2 or 5 times a power of ten with one of these exponents.
 EXPONENTS = range(-9, 7)
 
 
@@ -81,7 +81,7 @@ def window_figure(differences: Sequence[float | None], limit: float | None) -> t
     top = max(bar[2] for bar in bars)
     bottom = min(bar[1] for bar in bars)
     if limit is not None and top > limit / 4:
-        # a distant limit would flatten the bars
+        # the limit is included only if it is near, since a distant limit would flatten the bars
         top = max(top, limit)
     height = (top - bottom) or 1.0
     ends = (bottom - 0.04 * height, top + 0.04 * height)
@@ -98,7 +98,7 @@ def window_figure(differences: Sequence[float | None], limit: float | None) -> t
         high = f"{scale(most):.1f}" if most else zero
         path.append(f"M{LEFT + (place + 0.5) * step:.1f} {low}V{high}")
     width = _shown(max(1.0, BAR_SHARE * step))
-    # a path exceeds the length limit of texts, and contains only numbers
+    # the path is not escaped: it exceeds the length limit of texts, and contains only numbers
     drawn = [
         Markup(f'<path class="{name}" stroke-width="{width}" d="{"".join(path)}"/>')
         for path, name in ((within, "bars"), (beyond, "bars beyond"))
@@ -132,9 +132,9 @@ def window_figure(differences: Sequence[float | None], limit: float | None) -> t
 
 
 def _ticks(first: float, last: float) -> list[float]:
-    """Return the ticks of an axis from ``first`` to ``last``; none for a range beyond all sense.
+    """Return the ticks of an axis from ``first`` to ``last``; none for a range beyond the supported exponents.
 
-    Only comparisons, divisions and multiplications, so that they are the same on every platform.
+    Only comparisons, divisions and multiplications are used, so that the ticks are the same on every platform.
     """
     for exponent in EXPONENTS:
         for digit in (1, 2, 5):
@@ -165,7 +165,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> Markup:
 
 
 def _label(x: float, y: float, label: str, edge: float | None = None, anchor: str = "middle") -> Markup:
-    """Return a text; one whose middle is close to an edge of the drawing ends or starts there."""
+    """Return a text label; if its middle is close to an edge of the drawing, it starts or ends there."""
     if edge is not None:
         anchor = "end" if edge > WIDTH - 60 else "start" if edge < 60 else "middle"
     return element("text", label, x=_shown(x), y=_shown(y), text_anchor=anchor)

@@ -5,8 +5,8 @@ Example::
     >>> print(element("td", "<script>", class_="name"))
     <td class="name">&lt;script&gt;</td>
 
-Texts come from reports, and therefore from untrusted makers: names of tensors, models, texts. They are shown on one
-line, truncated, and with every active character (control characters, marks that change the direction of
+Texts such as names of tensors, models and data sets come from reports, and therefore from untrusted makers. They are
+shown on one line, truncated, and with every active character (control characters, marks that change the direction of
 writing) escaped.
 """
 
@@ -49,7 +49,7 @@ def element(name: str, *inner: object, **attributes: object) -> Markup:
         inner: its content, in order; texts are escaped.
         attributes: their values are escaped.
     """
-    if len(inner) == 1:  # as most have
+    if len(inner) == 1:  # the usual case
         part = inner[0]
         content = part if isinstance(part, Markup) else text(part)
     else:

@@ -16,9 +16,9 @@ NOTHING = "–"
 
 
 def change_text(ratio: float | None) -> str:
-    """Return a ratio as a signed change in per cent, above tenfold as a multiple, or a dash for None.
+    """Return a ratio as a signed change in per cent, as a multiple above tenfold, or as a dash for None.
 
-    It has three significant digits, and two decimals at most.
+    The number has three significant digits and at most two decimals.
     """
     if ratio is None or not math.isfinite(ratio):
         return NOTHING
@@ -31,7 +31,7 @@ def change_text(ratio: float | None) -> str:
 
 
 def share_text(share: float | None) -> str:
-    """Return a share in per cent with two decimals at most, above hundredfold as a multiple, or a dash for None."""
+    """Return a share in per cent with at most two decimals, as a multiple above hundredfold, or as a dash for None."""
     if share is None or not math.isfinite(share):
         return NOTHING
     percent = 100.0 * share

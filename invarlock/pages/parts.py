@@ -9,7 +9,7 @@ from itertools import islice
 
 from invarlock.pages.markup import Markup, element, join, text
 
-# The default maximum of rows and list values.
+# The default maximum number of rows and list values.
 MAX_ROWS = 40
 # The number of most-changed modules shown for a guard; all of them are in the report.
 TOP_MODULES = 5
@@ -35,7 +35,7 @@ def data_table(heads: Sequence[str], rows: Sequence[Sequence[object]], empty: st
 
 def _cell(name: str, cell: object) -> Markup:
     label = {"data_l": name} if name else {}
-    # the value is one box in the layout of narrow screens
+    # in the layout for narrow screens, the value must be one box
     several = isinstance(cell, Markup) and not isinstance(cell, NumberCell)
     inner = element("div", cell) if several and name else cell
     return element("td", inner, **_number(isinstance(cell, NumberCell)), **label)

@@ -1,6 +1,6 @@
-"""Where a report stands in a pack: whether it is as expected, and the pages around its own.
+"""The place of a report in a pack: whether the report is as expected, and the neighbouring pages.
 
-A report does not know its scenario. Without a place its page says only whether the gates passed.
+A report does not contain its scenario. Without a place, its page says only whether the gates passed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ class CasePlace:
     """The place of a report.
 
     Attributes:
-        words: what was seen and whether that was expected, after the verdict of the gates.
-        kind: ``pass`` as expected, ``fail`` not as expected, ``note`` if it does not affect the verdict.
-        reasons: why it is not as expected.
-        overview: the path of the pack's page relative to the report's folder, None without one.
-        previous: that of the page before, None for the first.
-        next: that of the page after, None for the last.
+        words: the outcome and whether it was expected, shown after the verdict of the gates.
+        kind: ``pass`` if as expected, ``fail`` if not as expected, ``note`` if the report does not affect the verdict.
+        reasons: why the report is not as expected.
+        overview: the path of the pack's page relative to the report's folder, None if the pack has no page.
+        previous: the relative path of the page before, None for the first.
+        next: the relative path of the page after, None for the last.
     """
 
     words: str

@@ -1,7 +1,8 @@
 """Contradictions between the raw measurements of one report.
 
-Each check is a relation that is true for every honest report: bytes determine tensors, tensors determine losses. What
-may differ in an honest run (a fault in an expert that no window uses, a custom subject, a GPU's rounding) is left out.
+Each check is a relation that holds for every honest report: bytes determine tensors, tensors determine losses. Values
+that may differ in an honest run (a fault in an expert that no window uses, a custom subject, a GPU's rounding) are not
+checked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NOOP = "noop"
 DENSE = "dense"
 CUSTOM = "custom"
 SERVED = "served"
-# The largest difference of a window's loss between two passes of one model, in nats: bfloat16 on a GPU, with a margin.
+# The largest difference in a window's loss between two passes of one model, in nats: bfloat16 on a GPU, with a margin.
 SAME_MODEL_NATS = 0.05
 # A smaller change of a matrix may round to the same losses; one step of float32 is 6e-8.
 MEASURABLE_CHANGE = 1e-5
@@ -46,7 +47,7 @@ def consistency_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _served_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield contradictions between a subject that is known by its files or by a server, and what was measured of it."""
+    """Yield contradictions between the kind of subject (files or a server) and the measurements that the report has."""
     subject = report["subject"]
     served = "served" in subject
     if served != (subject["digest"] is None):
@@ -80,7 +81,7 @@ def _digest_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _loss_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield contradictions between losses and digests: the same model has the same losses, a changed one does not."""
+    """Yield contradictions between losses and digests: equal models have equal losses, a changed one does not."""
     pairs = [
         (own, base)
         for part in ("preview", "final")
@@ -114,7 +115,7 @@ def _same_checkpoint(report: Mapping[str, Any]) -> bool:
 
 
 def _tie_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the problem if the digests of embedding and head contradict a tie by value."""
+    """Yield a problem if the digests of embedding and head contradict the claim that they have equal values."""
     embedding, head = (facts["tensors"].get(facts[role]) for role in ("embedding", "head"))
     if embedding is None or head is None or embedding["dtype"] != head["dtype"]:
         return
@@ -130,10 +131,10 @@ def _contradiction(field: str, message: str) -> Problem:
 
 
 def _storage_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield contradictions between the sizes of a checkpoint, or with its tensors."""
+    """Yield contradictions among the sizes of a checkpoint, or between them and its tensors."""
     where = f"{where}.storage"
     storage, tensors = facts["storage"], facts["tensors"].values()
-    # as in the measurement: the dtypes of numbers, not of packed codes
+    # like the measurement, this counts tensors with floating-point dtypes, not packed codes
     weights = sum(math.prod(row["shape"]) for row in tensors if row["dtype"].startswith(("F", "BF")))
     if storage["weights"] != weights:
         yield _contradiction(f"{where}.weights", f"{storage['weights']}, and its tensors have {weights}")
@@ -151,7 +152,7 @@ def _storage_problems(where: str, facts: Mapping[str, Any]) -> Iterator[Problem]
 
 
 def _scoring_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the problem if the claimed scoring of a side is impossible for its storage."""
+    """Yield a problem if the claimed scoring of a side is impossible for its storage."""
     raw, scored_as = report["invariants"]["raw"], report["scoring"]["scored_as"]
     if raw["baseline"]["storage"]["quantisation"] is not None:
         yield _contradiction("invariants.raw.baseline.storage", "packed, and a baseline is dense")

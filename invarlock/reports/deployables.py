@@ -1,7 +1,7 @@
 """The documents of a deployable subject: its packed weights, its memory, and whether it loads and generates.
 
-The four documents have the measurements and their totals. ``deployable_artifact_validation.json`` is derived from them
-and the report, and states whether the checkpoint can be served.
+Four documents have the measurements and their totals. ``deployable_artifact_validation.json`` is derived from them and
+the report; it states whether the checkpoint can be served.
 """
 
 from __future__ import annotations

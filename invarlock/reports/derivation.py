@@ -1,4 +1,4 @@
-"""Derivation of a complete report from raw measurements, by pure functions.
+"""Deriving a complete report from raw measurements by pure functions.
 
 Example::
 
@@ -29,12 +29,12 @@ from invarlock.reports.policy import policy_digest, resolve_policy
 SCHEMA_VERSION = "v1"
 # Blocks that are derived; guards and metrics keep their raw part, dataset and policy_provenance lose one key each.
 DERIVED_KEYS = ("run_id", *(metric.name for metric in METRICS), "resolved_policy", "validation", "assurance")
-# Why no guard judges a served subject.
+# The reason why guards do not judge a served subject.
 SERVED_REASON = "the subject is served: its weights, activations and configuration cannot be seen"
 GUARD_RAW_KEYS = ("raw", "measurement_contract")
-# Kinds of an equivalence whose modules are pairs: what the first loses, the second receives.
+# Kinds of an equivalence whose modules are pairs: a scale removed from the first is multiplied into the second.
 SCALES = ("key_scales", "value_scales", "unit_scales")
-# The storage of an adapter, as its reader calls it.
+# The name that the adapter's reader gives to its storage.
 ADAPTER = "a PEFT adapter"
 # The relative error of one rounding to a type of safetensors: half a unit in the last place.
 ROUNDOFF: Mapping[str, float] = {"BF16": 2.0**-8, "F16": 2.0**-11, "F32": 2.0**-24}
@@ -51,7 +51,7 @@ def run_id(model_id: str, case: str, digest: str, seeds: Mapping[str, Any]) -> s
 
 
 def subject_identity(subject: Mapping[str, Any]) -> str:
-    """Return the digest of a subject's files; of a served one, whose files nobody sees, of what is known of it."""
+    """Return the digest of a subject's files; for a served subject, the digest of the known facts about it."""
     return digest_document(subject["served"]) if "served" in subject else str(subject["digest"])
 
 
@@ -93,12 +93,12 @@ def context(report: Mapping[str, Any]) -> Context:
 
 
 def _scaled_by(equivalence: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the matrices that received scales, with those that the scales were undone in: they stand in pairs."""
+    """Return each matrix that received scales with the matrix from which the scales were removed."""
     found: dict[str, str] = {}
     for row in equivalence:
         if row["kind"] in SCALES:
             found |= dict(zip(row["modules"][1::2], row["modules"][::2], strict=False))
-    # keys and queries may be rows of one matrix
+    # keys and queries may be rows of the same matrix
     return {name: source for name, source in found.items() if name != source}
 
 
@@ -136,7 +136,7 @@ def compose(raw: Mapping[str, Any]) -> Report:
     """Return the report that follows from raw measurements; raw values are shared, not copied.
 
     Raises:
-        UsageError: when tier, profile or an override is unknown.
+        UsageError: when the tier, the profile or an override is unknown.
         KeyError, TypeError, ValueError: when the raw part does not match the report's schema.
     """
     report = dict(raw)

@@ -1,7 +1,7 @@
-"""The shapes of presets and null runs, for readers of code and for the type checker; at run time they are dictionaries.
+"""The types of presets and null runs, for readers and the type checker; at run time they are plain dictionaries.
 
-``contracts/calibrated_preset.schema.json`` and ``contracts/null_run.schema.json`` are what documents are checked
-against; a test compares the fields here with those.
+Documents are checked against ``contracts/calibrated_preset.schema.json`` and ``contracts/null_run.schema.json``; a test
+compares the fields here with these schemas.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from invarlock.documents.reports import BaselineDigests, ScoredText, ScoredWindo
 
 
 class MeasuredOn(TypedDict):
-    """How the null runs were measured, which a report must have in common with its preset."""
+    """How the null runs were measured; a report must have been measured in the same way as its preset."""
 
     device: str
     dtype: str
@@ -22,20 +22,20 @@ class MeasuredOn(TypedDict):
 
 
 class NullRunReference(TypedDict):
-    """A null run that a preset learned from, by its number and ``sha256:<hex>`` of its file."""
+    """A null run from which a preset was derived: its number, and ``sha256:<hex>`` of its file."""
 
     run: int
     sha256: str
 
 
 class HeldOutRun(NullRunReference):
-    """The null run that is judged by what the others taught; ``signals`` lists each guard's, by guard."""
+    """The null run judged by the preset derived from the others; ``signals`` lists the signals of each guard."""
 
     signals: JsonObject
 
 
 class PresetDocument(TypedDict):
-    """A preset: limits by ``guard.limit``, how each was derived, and the null runs that they were learned from."""
+    """A preset: limits by ``guard.limit``, how each was derived, and the null runs from which they were derived."""
 
     schema: Literal["invarlock/calibrated-preset-v1"]
     model_id: str
@@ -59,14 +59,14 @@ class NullRunMeta(MeasuredOn):
 
 
 class NullRunSeeds(TypedDict):
-    """The seed of the draw of windows, and that of the harmless changes."""
+    """The seeds of the draw of windows and of the harmless changes."""
 
     windows: int
     changes: int
 
 
 class NullRunHeader(TypedDict):
-    """What a null run was measured on, and how; the runs that a preset is learned from differ in number and seeds."""
+    """What a null run measured and how; the null runs of one preset differ only in number and seeds."""
 
     run: int
     seeds: NullRunSeeds
@@ -84,7 +84,7 @@ class NullRunWindows(TypedDict):
 
 
 class NullRunDocument(NullRunHeader):
-    """The raw measurements of one null run: the baseline's, and those of each harmless change in ``changes``."""
+    """The raw measurements of one null run: those of the baseline, and in ``changes`` those of each harmless change."""
 
     schema: Literal["invarlock/null-run-v1"]
     windows: NullRunWindows

@@ -1,4 +1,4 @@
-"""The gates of a report: from its metrics, from its guards, and the time budget of the guards."""
+"""The gates of a report: those of its metrics and guards, and the time budget of the guards."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from invarlock.judgement.gate import Gate
 from invarlock.metrics import METRICS
 from invarlock.reports.overhead import overhead_ratio
 
-# The only flag that depends on times; only in the release profile.
+# The only flag that depends on times; only the release profile has it.
 OVERHEAD_FLAG = "guard_overhead_acceptable"
 
 
 def judge_gates(blocks: Mapping[str, Any], policy: Mapping[str, Any]) -> list[Gate]:
-    """Return the gates of a report in order; metrics and guards that were not evaluated have none.
+    """Return the gates of a report in order; metrics and guards that were not evaluated have no gates.
 
     Args:
         blocks: the blocks of the metrics and of the guards, and ``telemetry``.

@@ -12,8 +12,8 @@ Path = tuple[str | int, ...]
 def leaf_differences(one: Any, other: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Any]]:
     """Yield the path and both values of each difference between two documents; an absent key has the value None.
 
-    Lists of different lengths differ as a whole. Documents without a difference are written alike, and have the same
-    digest: 1 differs from 1.0, 0.0 from -0.0, and an absent key from null.
+    Lists of different lengths differ as a whole. Documents without a difference have the same bytes when written, and
+    therefore the same digest: 1 differs from 1.0, 0.0 from -0.0, and an absent key from null.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted({*one, *other}):

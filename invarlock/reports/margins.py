@@ -19,12 +19,12 @@ from invarlock.guards import GUARDS
 from invarlock.judgement.slices import limits_of
 from invarlock.metrics import METRICS
 
-# The guards whose limits are not gates: they only signal.
+# The guards whose limits are not gates, so that exceeding one only signals.
 _WITHOUT_GATE = frozenset(guard.name for guard in GUARDS if not guard.flags)
 
 
 def limits_used(report: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the share of each limit that a report uses, by the limit's name in the policy; guards not run have none.
+    """Return the used share of each limit, by the limit's name in the policy; guards that did not run are left out.
 
     Args:
         report: the report with its derived blocks and ``resolved_policy``.
@@ -40,7 +40,7 @@ def limits_used(report: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def deciding_slice(report: Mapping[str, Any], limit: str) -> str | None:
-    """Return the slice that uses most of a limit; None if all text together uses as much, or there are no slices.
+    """Return the slice that uses most of a limit; None if the whole text uses as much, or there are no slices.
 
     Args:
         report: the report with its derived blocks and ``resolved_policy``.

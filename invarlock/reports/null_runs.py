@@ -1,4 +1,4 @@
-"""Null runs as documents: their content, and the signals of the guards for each of their changes.
+"""Null runs as documents: their content, and the guards that signal on each of their changes.
 
 A null run compares a baseline with harmless changes of itself on one draw of windows. Presets are derived from null
 runs, and the preset then judges a held-out run.
@@ -28,7 +28,7 @@ RTN_SPEC = "quant_rtn:8:128:all"
 JITTER_SHARE = 0.01
 JITTER = "jitter:0.01:all"
 CHANGES = (FLOAT16, RTN_SPEC, JITTER)
-# A change that moves the loss by more than this, in nats per token, is not harmless and not used for limits.
+# A change that moves the loss by more than this, in nats per token, is not harmless and is not used to derive limits.
 HARMLESS_DELTA = 0.01
 
 
@@ -106,7 +106,7 @@ def null_run_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _harm(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield why a change cannot be used for limits: a measurement is missing, or the change is harmful."""
+    """Yield the reasons why a change cannot be used to derive limits: a missing measurement, or harm."""
     for change in document["changes"]:
         losses = [loss for part in ("preview", "final") for loss in change["logloss"][part]]
         losses += [loss for part in ("preview", "final") for loss in document["windows"][part]["logloss"]]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-# The stages required for a ratio, and the stages that exist only for guards. Probes are required by
-# scenarios, and making a subject is not part of an evaluation.
+# The stages required for a ratio, and the stages that exist only for guards. Probes are not counted because scenarios
+# require them, and making a subject is not part of an evaluation.
 BARE = ("load_seconds", "score_seconds")
 GUARDS = ("measure_weights_seconds", "measure_activations_seconds")
 
 
 def overhead_ratio(telemetry: Mapping[str, float | None]) -> float | None:
-    """Return seconds with guards divided by seconds without, 1 if guards took no time; None if a stage is missing.
+    """Return the seconds with guards divided by those without: 1 if guards took no time, None if a stage is missing.
 
-    It depends on times, so it differs between runs.
+    The ratio depends on times, so it differs between runs.
     """
     bare, guards = ([telemetry.get(stage) for stage in stages] for stages in (BARE, GUARDS))
     spent = [value for value in bare if value is not None and value > 0]

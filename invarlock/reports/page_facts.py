@@ -26,10 +26,10 @@ class PageFacts:
     """The facts of one report.
 
     Attributes:
-        ratio: perplexity of the subject relative to the baseline, None without one.
+        ratio: the subject's perplexity divided by the baseline's, None if there is no ratio.
         tightest: the gate limit with the largest used share, by its name in the policy, and that share; None if it
             was not measured.
-        warnings: what does not affect the verdict but should be looked at, as lines.
+        warnings: lines about findings that do not affect the verdict but should be looked at.
         storage: how the subject is stored, None if it was not read.
         windows: number of final windows.
     """
@@ -53,7 +53,7 @@ def page_facts(report: Mapping[str, Any]) -> PageFacts:
 
 
 def report_warnings(report: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the warnings of a report, the gravest first: gates that do not block, guards that warn, few windows."""
+    """Yield the warnings of a report, most serious first: gates that do not block, guards that warn, few windows."""
     for gate in judge_gates(report, report["resolved_policy"]):
         if not gate.holds and not gate.blocks:
             yield gate.line

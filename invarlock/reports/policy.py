@@ -16,11 +16,11 @@ from invarlock.metrics.metric import Metric
 from invarlock.problems import Code
 from invarlock.reports.tiers import read_tiers
 
-# Everything that judges, in order.
+# All metrics and guards that judge a report, in order.
 PARTS: tuple[Metric | Guard, ...] = (*METRICS, *GUARDS)
 # The names whose signals a verdict counts, and that may be the primary guard of a scenario.
 CORE_GUARDS: tuple[str, ...] = (*(metric.name for metric in METRICS if metric.is_guarded), *GUARD_NAMES)
-# The limits that a preset learns, in the order of metrics and guards.
+# The limits that a preset derives from null runs, in the order of metrics and guards.
 LEARNED_LIMITS: tuple[LearnedLimit, ...] = tuple(learnt for part in PARTS for learnt in part.learned)
 # The limits that a preset may set, by dotted name.
 PRESET_LIMITS = tuple(sorted(learnt.limit for learnt in LEARNED_LIMITS))
@@ -29,13 +29,13 @@ PRESET_LIMITS = tuple(sorted(learnt.limit for learnt in LEARNED_LIMITS))
 def resolve_policy(
     tier: str, profile: str, overrides: Mapping[str, Any], preset_limits: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return every limit used, by guard: from the tier, then the preset, then overrides.
+    """Return every limit, by guard; the preset overrides the tier, and overrides take precedence over both.
 
     Args:
         tier: a tier of ``tiers.json``.
         profile: a profile; release has more bootstrap replicates, and a time budget for the guards.
         overrides: values by dotted name, such as ``{"primary_metric_tail.mode": "fail"}``.
-        preset_limits: values by dotted name learned from the model's null runs; None without a preset.
+        preset_limits: values by dotted name derived from the model's null runs; None without a preset.
 
     Raises:
         UsageError: when the tier, the profile or the name of a limit is unknown, or a preset exceeds its bounds.
@@ -73,24 +73,24 @@ def resolve_policy(
 
 
 def overrides_of(intent: str) -> dict[str, Any]:
-    """Return the overrides by which a policy takes a subject's intent: ``preserve``, a tier's own, or ``change``."""
+    """Return the policy overrides for a subject's intent: ``preserve`` (the tier's default) or ``change``."""
     return {} if intent == PRESERVE else {"fidelity.intent": intent}
 
 
 def intent_of(overrides: Mapping[str, Any]) -> str:
-    """Return the intent that a report's overrides state: the inverse of ``overrides_of``."""
+    """Return the intent that a report's overrides express; the inverse of ``overrides_of``."""
     return str(overrides.get("fidelity.intent", PRESERVE))
 
 
 def slice_overrides(limits: Mapping[str, Mapping[str, float]], tier: str) -> dict[str, Any]:
-    """Return the overrides by which a policy takes limits of slices.
+    """Return the policy overrides for the limits of slices.
 
     Args:
-        limits: the limits of each slice, by its name and theirs, such as ``{"code": {"ratio_limit": 1.2}}``.
-        tier: the tier, which has the names of the limits.
+        limits: limits by slice name and limit name, such as ``{"code": {"ratio_limit": 1.2}}``.
+        tier: the tier, which defines the names of the limits.
 
     Raises:
-        UsageError: when a limit is not one that a slice may have.
+        UsageError: when a slice cannot have one of the limits.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     known = {part.name: read_tiers()["tiers"][tier].get(part.name, {}) for part in METRICS}
@@ -109,7 +109,7 @@ def _check_preset(limits: Mapping[str, Any], tier: Mapping[str, Mapping[str, Any
     """Refuse a preset whose scales or drift band are wider, or whose epsilons are narrower, than its tier's.
 
     Raises:
-        UsageError: naming the limit.
+        UsageError: when a limit is out of bounds; the message names it.
     """
     wrong = [
         line

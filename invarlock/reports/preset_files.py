@@ -1,7 +1,7 @@
-"""The files of presets: their names, reading them with their null runs, and the YAML for people.
+"""The files of presets: their names, reading them with their null runs, and writing YAML for people.
 
-A folder of presets has ``calibrated_preset_<model>.json``, the same as ``.yaml``, and in a subfolder with the
-model's name the null runs from which it was derived.
+A folder of presets has ``calibrated_preset_<model>.json``, the same document as ``.yaml``, and a subfolder with the
+model's name that contains the null runs from which the preset was derived.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def null_run_name(model_folder: str, run: int) -> str:
 
 
 def parse_null_run(data: bytes, *, where: str) -> NullRun:
-    """Return a null run from its file's bytes.
+    """Parse the bytes of a null run's file.
 
     Raises:
-        DocumentError: when it does not match its schema.
+        DocumentError: when the null run does not match its schema.
     """
     document = parse_json(data, where=where)
     check_schema(document, "null_run", where=where)
@@ -46,7 +46,7 @@ def parse_null_run(data: bytes, *, where: str) -> NullRun:
 
 
 def read_null_runs(folder: Path, model_folder: str) -> list[NullRun]:
-    """Return a model's null runs below a folder of presets, ordered by number.
+    """Read a model's null runs from a folder of presets, and return them ordered by number.
 
     Raises:
         DocumentError: when one does not match its schema.
@@ -61,12 +61,12 @@ def read_null_runs(folder: Path, model_folder: str) -> list[NullRun]:
 
 
 def read_preset(path: Path) -> Preset:
-    """Return a preset after deriving it again from the null runs in its folder.
+    """Read a preset, and derive it again from the null runs in its folder to check it.
 
     Raises:
         MissingFileError: when the file does not exist.
-        UsageError: when it is not the JSON file.
-        DocumentError: when it is malformed, or does not follow from its null runs.
+        UsageError: when the path is not the preset's JSON file.
+        DocumentError: when the preset is malformed, or does not follow from its null runs.
     """
     if path.suffix != ".json":
         raise UsageError(
@@ -91,7 +91,7 @@ def write_preset(folder: Path, document: PresetDocument) -> Preset:
     """Write a preset as YAML and then as JSON, each atomically.
 
     Raises:
-        DocumentError: when it would not match its schema.
+        DocumentError: when the document would not match its schema.
     """
     model_folder = folder_name(document["model_id"])
     path = folder / preset_name(model_folder)
@@ -103,7 +103,7 @@ def write_preset(folder: Path, document: PresetDocument) -> Preset:
 
 
 def render_yaml(document: Mapping[str, Any]) -> bytes:
-    """Return a document as YAML that versions 1.1 and 1.2 read alike: block style, sorted keys, quoted strings."""
+    """Return a document as YAML with the same meaning in 1.1 and 1.2: block style, sorted keys, quoted strings."""
     return ("\n".join(_lines(document, "")) + "\n").encode("utf-8")
 
 
@@ -128,7 +128,7 @@ def _scalar(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a string in quotes. YAML has one escape for a character that JSON has two for, and wants one for DEL."""
+    """Return a quoted string. YAML escapes as one character what JSON escapes as a surrogate pair, and escapes DEL."""
     return _PAIR.sub(lambda pair: _long_escape(pair[0]), json.dumps(text)).replace("\x7f", "\\u007f")
 
 

@@ -1,13 +1,13 @@
-"""Presets: limits of a model learned from null runs.
+"""Presets: limits of a model derived from null runs.
 
 Example::
 
     preset = derive_preset(runs, "balanced")
     preset["limits"]["rmt.epsilon_by_family"]      # {"attn": 0.01, "ffn": 0.0123}
 
-A preset is a pure function of its null runs and the tier. A verifier with both derives it again and trusts no number in
-it. Scales and bands are never wider than the tier's; the limit of edge-risk growth is the larger of the tier's and the
-nulls', and the variance guard requires an effect beyond their noise.
+A preset is a pure function of its null runs and the tier. A verifier with both derives the preset again and trusts no
+number in it. Scales and bands are never wider than the tier's. The limit of edge-risk growth is the larger of the
+tier's and the value derived from null runs. The variance guard requires an effect beyond the noise of the null runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from invarlock.reports.policy import LEARNED_LIMITS, resolve_policy
 from invarlock.reports.verification import differences, shorten
 
 SCHEMA: Literal["invarlock/calibrated-preset-v1"] = "invarlock/calibrated-preset-v1"
-# Profiles differ only in bootstrap replicates, and no limit of a preset depends on those.
+# The choice has no effect: profiles differ only in bootstrap replicates, on which no limit of a preset depends.
 PROFILE = "dev"
 OTHER_RUNS = "differ from the existing null runs in number or digest"
 # The fields that must be equal in all null runs of a model.
@@ -56,20 +56,20 @@ class Preset:
 
     @property
     def limits(self) -> Mapping[str, Any]:
-        """Return the learned limits of each guard, by name."""
+        """Return the derived limits of each guard, by name."""
         return self.document["limits"]
 
 
 def derive_preset(runs: Iterable[NullRun], tier: str) -> PresetDocument:
-    """Return the preset derived from null runs: all but the last are fitted, the last is held out and judged.
+    """Derive a preset from null runs: it is fitted to all but the last, and the last is held out and judged by it.
 
     Args:
-        runs: at least two null runs of one model, ordered by number; two are in memory at a time.
+        runs: at least two null runs of one model, ordered by number; only two are in memory at a time.
         tier: the tier whose limits the preset complements.
 
     Raises:
-        EvaluationError: when the runs are of different models or measurements, one of them is incomplete, a change in
-            them is not harmless, or harmless changes leave the tier's drift band.
+        EvaluationError: when the runs have different models or measurements, a run is incomplete, a change is not
+            harmless, or harmless changes leave the tier's drift band.
         UsageError: when the tier is unknown.
     """
     tier_policy = resolve_policy(tier, PROFILE, {})
@@ -163,7 +163,7 @@ def check_fit(preset: PresetDocument, baseline: Mapping[str, Any], tier: str, *,
         where: the name of the preset in the message.
 
     Raises:
-        UsageError: with the first difference.
+        UsageError: when something differs; the message has the first difference.
     """
     pairs = {
         "its baseline": (preset["baseline"]["digest"], baseline["digest"]),
@@ -183,7 +183,7 @@ def check_fit(preset: PresetDocument, baseline: Mapping[str, Any], tier: str, *,
 def report_preset_problems(
     report: Mapping[str, Any], preset: Preset, baseline: Mapping[str, Any], where: str
 ) -> Iterator[Problem]:
-    """Yield the problem if a report was not judged with its model's preset.
+    """Yield a problem if a report was not judged with its model's preset.
 
     Args:
         report: the document, which matches its schema.
@@ -210,7 +210,7 @@ def report_preset_problems(
 
 
 def loosened(preset: Mapping[str, Any]) -> list[str]:
-    """Return one line for each limit of a preset that allows more than its tier's."""
+    """Return one line for each limit of a preset that allows more than the tier's limit."""
     tier = resolve_policy(preset["tier"], PROFILE, {})
     return [
         line
@@ -220,7 +220,7 @@ def loosened(preset: Mapping[str, Any]) -> list[str]:
 
 
 def _statistics(change: NullChange, policy: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the statistics kept of a null change: limits need only a few of a run's thousands of numbers."""
+    """Return the statistics to keep of a null change; limits need only a few of a run's thousands of numbers."""
     return {learnt.block: learnt.statistics(change, policy) for learnt in LEARNED_LIMITS}
 
 
@@ -239,7 +239,7 @@ def _check_run(run: NullRun, number: int, first: NullRunHeader | None) -> None:
     """Refuse a run that cannot be used for limits.
 
     Raises:
-        EvaluationError: naming the first problem.
+        EvaluationError: when the run cannot be used; the message has the first problem.
     """
     if run.run != number:
         raise EvaluationError(

@@ -1,4 +1,4 @@
-"""Probes: a guard's measurement over more windows, in an additional file for scenarios that require it."""
+"""Probes: a guard's measurement over more windows, written to an additional file if the scenario requires it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def required_probes(scenario: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def file_name(probe: str) -> str:
-    """Return the name of a probe's file: ``rmt_probe.json``."""
+    """Return the name of a probe's file, such as ``rmt_probe.json``."""
     return f"{probe}.json"
 
 
@@ -39,7 +39,7 @@ def compose_probe(
 
     Args:
         probe: ``rmt_probe`` or ``ve_probe``.
-        raw: the measurements ``baseline`` and ``subject`` of its guard over the probe's windows.
+        raw: the measurements of the probe's guard over the probe's windows, under ``baseline`` and ``subject``.
         contract: the guard's measurement contract.
         report: the report in the same folder.
     """

@@ -1,12 +1,13 @@
-"""The HTML page of a report: ``evaluation.html``, self-contained, for browsers and print.
+"""The HTML page of a report, ``evaluation.html``: self-contained, for browsers and print.
 
 Example::
 
     data = render_report(report, sha256_hex(report_bytes))
 
-The page depends only on the report's bytes: the verifier of a pack renders it again and compares. Numbers are
-only formatted and subtracted, so that they are the same on every platform; mappings are sorted. Every
-text is escaped (``markup``), nothing is loaded from elsewhere, and the size of the page is bounded for any report.
+The page depends only on the report's bytes and its place in a pack; the verifier of a pack renders it again and
+compares it. Numbers are only formatted and subtracted, so that they are the same on every platform; mappings are
+sorted. Every text is escaped (``markup``), nothing is loaded from elsewhere, and the size of the page is bounded for
+any report.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ from invarlock.reports.page_facts import few_windows, report_warnings
 from invarlock.reports.served import NOTHING_PROVES, stated_words
 
 MAX_VIOLATIONS = 8
-# Each guard and gate has at most one.
+# The maximum number of warnings; each guard and gate has at most one.
 MAX_WARNINGS = 20
-# A tier has about 40 limits.
+# The maximum number of limits listed; a tier has about 40.
 MAX_LIMITS = 80
-# Reports are rendered model by model; a policy with a preset for a thousand modules takes about 100 KB.
+# The number of rendered policies to cache. Reports are rendered model by model, and a policy with a preset for a
+# thousand modules takes about 100 KB.
 KEPT_POLICIES = 8
 
 
@@ -55,8 +57,8 @@ def render_report(report: Mapping[str, Any], sha256: str, place: CasePlace | Non
 
     Args:
         report: the document.
-        sha256: the sha256 of its bytes, 64 hex.
-        place: its place in a pack, None outside of one.
+        sha256: the SHA-256 of the report's bytes, 64 hex.
+        place: the report's place in a pack, None outside a pack.
     """
     gates = judge_gates(report, report["resolved_policy"])
     primary, *others = METRICS
@@ -131,7 +133,7 @@ def _links(place: CasePlace | None) -> Iterator[Markup]:
 
 
 def _loud(report: Mapping[str, Any], place: CasePlace | None) -> Iterator[Markup]:
-    """Yield what a reader must not miss: a result that was not expected, and too few windows."""
+    """Yield notices that a reader must not miss: an unexpected result, and too few windows."""
     if place is not None and place.reasons:
         lines = [element("li", reason) for reason in place.reasons[:MAX_VIOLATIONS]]
         yield element("section", element("h2", "Not as expected"), element("ul", *lines), class_="box bad")
@@ -152,7 +154,7 @@ def _warnings(report: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _gates(gates: Sequence[Gate]) -> Markup:
-    """Return the gates, the worst first."""
+    """Return the gates, worst first."""
     rows = [
         (_outcome(gate), element("code", breakable(gate.flag)), gate.measured, gate.limit)
         for gate in sorted(gates, key=lambda gate: (gate.holds, not gate.blocks))
@@ -194,7 +196,7 @@ def _compared(report: Mapping[str, Any]) -> Markup:
 
 
 def _subject(subject: Mapping[str, Any]) -> object:
-    """Return the digest of a subject's files, or what its server states and how it was asked."""
+    """Return the digest of a subject's files, or its server's statements and how the server was queried."""
     served = subject.get("served")
     if served is None:
         return code(subject["digest"])
@@ -215,7 +217,7 @@ def _not_evaluated(report: Mapping[str, Any]) -> Iterator[Markup]:
 
 
 def _equivalence(report: Mapping[str, Any]) -> Iterator[Markup]:
-    """Yield one line with the differences removed before comparing weights, and lines for those not removed."""
+    """Yield a line on the differences removed before the weights were compared, and a line for each not removed."""
     removed = [
         f"{row['kind'].replace('_', ' ')} ({counted(len(row['modules']), 'tensor')}, largest "
         f"{number_text(row['largest'])})"
@@ -254,7 +256,7 @@ def _violations(violations: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
 
 
 def _modules(report: Mapping[str, Any]) -> dict[str, object]:
-    """Return how the modules of the model are known where no table has them, and what guards do not measure."""
+    """Return how the model's modules were identified if no table lists them, and what guards do not measure."""
     raw = report["invariants"].get("raw")
     if raw is None or raw["subject"]["modules_known_by"] == "table":
         return {}
@@ -269,7 +271,7 @@ def _modules(report: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _storage(report: Mapping[str, Any]) -> dict[str, object]:
-    """Return how a packed subject is stored and was scored; empty for a dense one."""
+    """Return how a packed subject is stored and was scored; empty for a dense subject."""
     raw = report["invariants"].get("raw")
     quantised = None if raw is None else raw["subject"]["storage"]["quantisation"]
     if quantised is None:
@@ -319,7 +321,7 @@ def _policy(report: Mapping[str, Any]) -> Markup:
 
 @lru_cache(KEPT_POLICIES)
 def _every_limit(policy: str) -> Markup:
-    """Return the limits of a policy given as JSON; cached, since the cases of a run share them."""
+    """Return the limits of a policy given as JSON; cached, because the cases of a run share policies."""
     limits = dict(_limits(json.loads(policy)))
     shown = dict(islice(limits.items(), MAX_LIMITS))
     more = f"and {len(limits) - MAX_LIMITS} more in the report" if len(limits) > MAX_LIMITS else ""

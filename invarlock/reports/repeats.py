@@ -1,4 +1,4 @@
-"""Repeats: the same subject measured again, and whether the report is the same apart from times."""
+"""Repeats: measuring the same subject again, and checking that the report is the same apart from times."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def repeats_problems(document: Any, report: Mapping[str, Any]) -> Iterator[Probl
 
 
 def summarise_repeats(documents: Mapping[str, RepeatsDocument]) -> JsonObject:
-    """Return ``determinism_repeats.json`` of a run: which cases are identical in all repeats, and the largest drift.
+    """Return a run's ``determinism_repeats.json``: the cases that are identical in all repeats, and the largest drift.
 
     Args:
         documents: the repeats documents by the path of their report.
@@ -99,7 +99,7 @@ def summarise_repeats(documents: Mapping[str, RepeatsDocument]) -> JsonObject:
 def drift(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the fields that differ between two reports, ignoring times, with the largest relative difference of each.
 
-    Indices and module names are written as ``*``; the difference is None if values are not numbers.
+    Indices and module names in a field's name become ``*``; a difference is None if the values are not numbers.
     """
     found: dict[str, float | None] = {}
     for path, own, other in leaf_differences(without_times(first), without_times(second)):

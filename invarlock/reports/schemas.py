@@ -1,9 +1,9 @@
-"""The schemas that have a part for each guard, metric and edit, put together from those parts.
+"""Assembling the schemas that have a part for each guard, metric and edit.
 
     python -m invarlock.reports.schemas        # writes contracts/*.schema.json where a part changed
 
-A part stands in ``contracts/parts/NAME.json``, or in the object itself. The schemas that are shipped are whole, so that
-nobody needs this module to read them; a test holds them to be what this module makes of the parts.
+A part is in ``contracts/parts/NAME.json`` or in the object itself. The shipped schemas are complete, so that nobody
+needs this module to read them; a test checks that they equal the output of this module.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ COMMENT = "Parts come from contracts/parts: change them there, then run python -
 def part_of(part: Guard | Metric) -> Mapping[str, Any]:
     """Return the schema part of a guard or a metric.
 
-    Its keys, all optional: ``definitions`` of measurements by name; ``measured``, checkpoint or activations; ``raw``,
-    what stands in the raw part, by the name of a definition; ``optional``, what may stand there; ``derived`` properties
-    of its block; ``limits`` of a tier; ``tiers``, the limits by tier of a guard that ``tiers.json`` has none of;
-    ``learned`` limits of a preset, each with ``limit`` and ``derivation``; ``detectors`` by kind.
+    A part has these optional keys: ``definitions`` of measurements by name; ``measured``, either checkpoint or
+    activations; ``raw``, the required content of the raw part, by the name of a definition; ``optional``, its optional
+    content; ``derived`` properties of the block; ``limits`` of a tier; ``tiers``, the limits by tier of a guard that is
+    not in ``tiers.json``; ``learned`` limits of a preset, each with ``limit`` and ``derivation``; ``detectors`` by
+    kind.
     """
     if part.schema is not None:
         return part.schema
@@ -44,7 +45,7 @@ def part_of(part: Guard | Metric) -> Mapping[str, Any]:
 
 
 def assembled(folder: Path) -> Iterator[tuple[Path, Any]]:
-    """Yield the files of a ``contracts`` folder that have parts, each with its document as the parts give it."""
+    """Yield each schema file of a ``contracts`` folder that has parts, with the document assembled from the parts."""
     for name, assemble in _ASSEMBLERS.items():
         path = folder / f"{name}.schema.json"
         document = read_json(path)
@@ -168,7 +169,7 @@ def _null_run(document: Schema, gone: list[str]) -> Schema:
             place["properties"][guard.name] = sides[side]
             if guard.probe is not None and guard.probe.in_null_runs:
                 place["properties"][guard.probe.name] = sides[side]
-        # what is measured of both sides together stands in the change, by the name of its definition
+        # a measurement of both sides together is a property of the change, by the name of its definition
         for key in sides.keys() - {"baseline", "subject"}:
             change["properties"][part["raw"][key]] = sides[key]
     for metric in (metric for metric in METRICS if metric.has_raw):
@@ -271,14 +272,14 @@ _ASSEMBLERS = {
 
 
 def _frame(document: Schema) -> Schema:
-    """Return what the block of every guard has; the first guard's stands for all."""
+    """Return the properties that the blocks of all guards share, taken from the first guard's block."""
     block = document["properties"][GUARD_NAMES[0]]["properties"]
     names = ("measurement_contract", "measurement_contract_hash", "metrics", "modules", "passed", "reason", "status")
     return {name: copy.deepcopy(block[name]) for name in (*names, "violations")}
 
 
 def _closed(properties: Mapping[str, Any]) -> Schema:
-    """Return the schema of an object that has these properties and no other."""
+    """Return the schema of an object with these properties and no others."""
     return {
         "additionalProperties": False,
         "properties": dict(properties),
@@ -293,7 +294,7 @@ def _kind(detector: Schema) -> str:
 
 
 def main() -> None:
-    """Write the schemas of the checkout that this module is in, where a part changed."""
+    """Rewrite the schemas whose parts changed, in the checkout that contains this module."""
     for path, document in list(assembled(Path(str(resources.files("invarlock.contracts"))))):
         if path.read_bytes() != dump_json(document):
             path.write_bytes(dump_json(document))

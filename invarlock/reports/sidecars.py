@@ -17,7 +17,7 @@ EDIT_METADATA_SCHEMA = "invarlock/evidence-pack-edit-metadata-v1"
 RUNTIME_MANIFEST = "runtime-manifest-v1"
 REPORT_NAME = "evaluation.report.json"
 PAGE_NAME = "evaluation.html"
-# Telemetry flags (1 or 0) besides seconds: whether the baseline was reused, and whether the page is rendered later.
+# Telemetry flags (1 or 0) next to the seconds: whether the baseline was reused, and whether the page is rendered later.
 BASELINE_REUSED, RENDER_DEFERRED = "baseline_report_reused", "render_deferred"
 
 CUSTOM = "custom"
@@ -38,7 +38,7 @@ class RuntimeImage:
 
 @dataclass(frozen=True)
 class Packed:
-    """How a backend stores a deployable subject, and whether the loaded model was measured to take less memory."""
+    """How a backend stores a deployable subject, and whether the loaded model takes less memory as measured."""
 
     backend: str
     storage_format: str
@@ -65,20 +65,20 @@ def edit_metadata(
     """Return the ``edit_metadata.json`` of a subject: the description of its edit.
 
     Args:
-        scenario: the row of ``scenarios.json``.
-        edit_type: the edit's or the fault's name.
-        label: the edit's name, ``noop``, ``custom`` for a subject of the user's, or what that is called.
+        scenario: the scenario's row in ``scenarios.json``.
+        edit_type: the name of the edit or fault.
+        label: the edit's name, ``noop``, or for a user's subject ``custom`` or the user's label.
         scope: the edit's scope, None if it has none.
-        parameters: the parameters of the edit or fault, as used.
-        edited_tensors: number of changed tensors.
-        edited_params: number of their elements.
-        total_params: number of all elements of the checkpoint.
+        parameters: the parameters that the edit or fault used.
+        edited_tensors: the number of changed tensors.
+        edited_params: the number of elements in the changed tensors.
+        total_params: the number of elements in the whole checkpoint.
         subject_digest: digest of the subject's checkpoint.
         baseline_digest: digest of the baseline's checkpoint.
         packed: how a deployable subject is stored; None for a validation subject.
         kept: whether the subject's checkpoint stays in the run directory.
-        label_source: the source of the label, None if it is the edit's name.
-        stored_as: how a fault's subject is stored, from ``stored_as``.
+        label_source: the source of the label, None if the label is the edit's name.
+        stored_as: how a fault's subject is stored, as returned by the function ``stored_as``.
 
     Raises:
         DocumentError: when the document would not match its schema, or the edit is unknown.
@@ -118,7 +118,7 @@ def edit_metadata(
 
 
 def stored_as(report: Mapping[str, Any]) -> str:
-    """Return the storage format of a report's subject, by what was measured of it."""
+    """Return the storage format of a report's subject, according to the measurements."""
     storage = report["invariants"].get("raw", {}).get("subject", {}).get("storage")
     return FAULT_STORAGE if storage is None or storage["quantisation"] is None else str(storage["format"])
 
@@ -150,8 +150,8 @@ def runtime_manifest(
         report: the bytes of ``evaluation.report.json``.
         path: path of the report, relative to the pack.
         context: the report's ``context``.
-        generated_at: time, UTC.
-        image: the container image, None on a host.
+        generated_at: the time in UTC.
+        image: the container image, None if the run was on the host.
         allow_network: whether the run was allowed to connect to the hub before its cases.
         allow_remote_code: whether the model's own code was run.
 

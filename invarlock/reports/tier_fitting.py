@@ -1,8 +1,8 @@
-"""Fitting a tier's limits to measurements: a proposal next to the current values, which is never applied automatically.
+"""Fitting a tier's limits to measurements: the result is a proposal, which is never applied automatically.
 
-It uses reports of passing edits (faults are not evidence of harmless changes) and null runs. Each limit is
-fitted to the measured values with a margin; a tighter value than the tier's shows how far the limit could
-be lowered, a looser one that the limit is too strict for passing edits.
+The fit uses null runs and reports of passing edits; faults are not evidence of harmless changes. Each limit is fitted
+to the measured values with a margin. A value tighter than the tier's shows how far the limit could be lowered; a looser
+value shows that the limit is too strict for passing edits.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ FEW = 40
 
 @dataclass
 class LimitMeasurements:
-    """The measured values of each limit from a folder, the files used, and the files not used with the reasons."""
+    """The values measured in a folder for each limit, the files used, and the unused files with the reasons."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
     sources: list[dict[str, str]] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, name: str, values: Sequence[float | None]) -> None:
-        """Add measured values of one quantity; None, where nothing was measured, is left out."""
+        """Add measured values of one quantity; None means not measured and is left out."""
         self.values.setdefault(name, []).extend(value for value in values if value is not None)
 
 
 def fit_tier(folder: Path, tier: str) -> dict[str, Any]:
-    """Return the proposal for a tier that follows from the reports and null runs below a folder.
+    """Return the proposal for a tier that follows from the reports and null runs in a folder and its subfolders.
 
     Raises:
         MissingFileError: when the folder does not exist, or has no usable files.
@@ -69,7 +69,7 @@ def fit_tier(folder: Path, tier: str) -> dict[str, Any]:
 
 
 def measure_folder(folder: Path, policy: Mapping[str, Any]) -> LimitMeasurements:
-    """Return the measured values of the reports and null runs below a folder.
+    """Return the measured values of the reports and null runs in a folder and its subfolders.
 
     Raises:
         MissingFileError: when the folder does not exist, or has no usable files.
@@ -123,7 +123,7 @@ def proposal_lines(proposal: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _learn(document: Any, policy: Mapping[str, Any], measured: LimitMeasurements) -> str | None:
-    """Add the values of a document; return why it is not used, empty if it is neither a report nor a null run."""
+    """Add a document's values, or return why it is not used; empty if it is neither a case report nor a null run."""
     if not isinstance(document, dict):
         return "not an object"
     if document.get("schema") == NULL_RUN_SCHEMA:

@@ -12,7 +12,7 @@ from invarlock.jsonio import check_schema, parse_json
 
 @cache
 def read_tiers() -> Mapping[str, Any]:
-    """Return the document: limits by tier, windows and replicates by profile."""
+    """Return the document ``tiers.json``: limits by tier, windows and replicates by profile."""
     data = resources.files("invarlock.contracts").joinpath("tiers.json").read_bytes()
     document: dict[str, Any] = parse_json(data, where="tiers.json")
     check_schema(document, "tiers", where="tiers.json")

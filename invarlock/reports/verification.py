@@ -1,4 +1,4 @@
-"""Verifying a report: it matches its schema, and every derived number follows from the raw ones."""
+"""Verifying that a report matches its schema and that every derived number follows from the raw ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEASURED_ALIKE = {
     "meta": ("model_id", "revision", "device", "dtype", "attention"),
     "context": ("suite", "profile", "tier", "determinism", "execution_mode"),
 }
-# Enough for a report that is wrong everywhere.
+# The maximum number of problems listed, which is enough for a report that is wrong everywhere.
 MAX_PROBLEMS = 20
 _LEAVES = frozenset({str, float, int, bool})
 
@@ -167,7 +167,7 @@ def _differing(found: Any, derived: Any, field: str) -> Iterator[tuple[str, str]
 
 
 def alike(found: Any, derived: Any) -> bool:
-    """Return whether two documents are equal in values and types all the way down: 1 is not 1.0, nor 0.0 -0.0."""
+    """Return whether two documents are equal in all values and types: 1 differs from 1.0, and 0.0 from -0.0."""
     kind = type(found)
     if found is derived or kind is not type(derived):
         return found is derived
@@ -182,7 +182,7 @@ def alike(found: Any, derived: Any) -> bool:
     else:
         return bool(found == derived) and (bool(found) or repr(found) == repr(derived))
     for own, other in pairs:
-        # a call per leaf would be too slow
+        # leaves are compared here, because a call per leaf would be too slow
         if own is other or (type(own) in _LEAVES and type(own) is type(other) and own == other and own):
             continue
         if not alike(own, other):
@@ -205,9 +205,9 @@ def shorten(value: Any) -> str:
 
 
 def _edit_problems(edit: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the parts of an edit's name, label and parameters that do not follow from its spec.
+    """Yield a problem for each of an edit's name, label and parameters that does not follow from its spec.
 
-    A custom edit has no spec, so its label is taken from ``label_source``; no other edit has such a source.
+    A custom edit has no spec, so its label comes from ``label_source``; no other edit has this field.
     """
     source = edit.get("label_source")
     if CUSTOM in (edit["name"], edit["label"]) or source is not None:
@@ -239,7 +239,7 @@ def _edit_problems(edit: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _label_problems(label: str, source: str | None) -> Iterator[Problem]:
-    """Yield why the label of a custom edit is invalid."""
+    """Yield a problem if the label of a custom edit is invalid."""
     if label == CUSTOM:
         if source not in (None, "given"):
             yield _edit("edit.label_source", f"{source!r}, and {CUSTOM!r} is what an edit without a label is called")
@@ -296,7 +296,7 @@ def _raw_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield inconsistencies between the differences removed before comparing weights and the matrices in that form."""
+    """Yield inconsistencies between the differences removed before comparing weights and the matrices compared."""
     kinds = [row["kind"] for row in report.get("equivalence", ())]
     if len(set(kinds)) < len(kinds):
         yield _contradiction("equivalence", "a kind is listed twice")
@@ -304,7 +304,7 @@ def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
     if raw is None:
         return
     canonical = raw.get("canonical")
-    # names are not part of the matrices
+    # removing differences of names leaves the matrices unchanged
     if (canonical is None) != (not {*kinds} - {"names"}):
         yield _contradiction("spectral.raw.canonical", "must exist exactly if the report has an equivalence")
     if canonical is None or "norms" in kinds:
@@ -316,7 +316,7 @@ def _equivalence_problems(report: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the windows whose recorded token ids do not match the digest in their id."""
+    """Yield a problem for each window whose recorded token ids do not match the digest in its id."""
     prefix = dataset["prefix_token_ids"]
     rows = zip(block["window_ids"], block.get("token_ids", ()), block["token_counts"], strict=False)
     for index, (window, text, count) in enumerate(rows):
@@ -330,7 +330,7 @@ def _token_problems(where: str, block: Mapping[str, Any], dataset: Mapping[str, 
 
 
 def _family_problems(guard: str, raw: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the tensors whose family differs between subject and baseline; the name determines the family."""
+    """Yield a problem for each tensor whose family differs between the sides, since its name determines the family."""
     for kind in ("tensors", "modules"):
         before, after = raw["baseline"].get(kind, {}), raw["subject"].get(kind, {})
         moved = [

@@ -1,4 +1,4 @@
-"""The settings of a suite run: for each its option, environment variables, default and parser.
+"""The settings of a suite run: each has an option, environment variables, a default and a parser.
 
 An option overrides its variable, a variable overrides the default. pytest's options, ``--help``, the docs table and
 ``state/settings.json`` are generated from the rows of ``table``.

@@ -30,7 +30,7 @@ RELEASE_REVIEW_DEFAULTS = {"profile": "ci", "report_assurance": "strict", "defer
 def combination_problems(settings: Settings) -> Iterator[str]:
     """Yield each invalid combination with its remedy."""
     for one, one_shown, other, other_shown in EXCLUDING:
-        # defaults of a release review conflict with nothing
+        # only given values can conflict, not the defaults of a release review
         if settings.value(one) and settings.value(other) and settings.given(one) and settings.given(other):
             yield f"{one_shown} and {other_shown} cannot be combined; drop one"
     if settings.calibration_runs == 1:

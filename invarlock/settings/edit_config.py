@@ -27,11 +27,11 @@ LOCATING = ("edit_config", "config_root", "allow_config_include_outside")
 
 @dataclass(frozen=True)
 class EditConfig:
-    """A config file after reading.
+    """The content of a config file.
 
     Attributes:
-        path: the file as given.
-        settings: the text of each value by setting name, several texts for a list.
+        path: the path as given by the user.
+        settings: the text of each value by setting name; a list has several texts.
         edits: entries by model id and edit, as in ``tuned_edit_params.json``.
         files: the file and all included files, as absolute paths.
     """
@@ -47,12 +47,12 @@ def read_edit_config(path: Path, *, root: Path | None = None, include_outside: b
 
     Args:
         path: the file.
-        root: ``INVARLOCK_CONFIG_ROOT``: a file below it may include any file there, another file only from its
-            own folder.
-        include_outside: whether it may include any file.
+        root: ``INVARLOCK_CONFIG_ROOT``: a config inside this folder may include any file in it; any other config may
+            include files only from its own folder.
+        include_outside: whether the config may include any file.
 
     Raises:
-        UsageError: in one line, with the file and the problem.
+        UsageError: when the config cannot be used; the message is one line with the file and the problem.
     """
     # imported here because they take 60 ms, and most runs have no config
     from invarlock.jsonio import check_schema
@@ -90,10 +90,10 @@ def read_edit_config(path: Path, *, root: Path | None = None, include_outside: b
 
 
 def read_from_config(setting: Setting, given: str | tuple[str, ...]) -> Any:
-    """Parse the value of a setting in a config in the same way as the option's text.
+    """Parse a setting's value in a config in the same way as the text of its option.
 
     Raises:
-        ValueError: with the allowed values.
+        ValueError: when the value is invalid; the message has the allowed values.
     """
     if setting.many:
         return tuple(setting.parse(one) for one in ((given,) if isinstance(given, str) else given))
@@ -106,9 +106,9 @@ def read_from_config(setting: Setting, given: str | tuple[str, ...]) -> Any:
 
 
 def may_be_in_config(setting: Setting) -> bool:
-    """Return whether a config may give a setting.
+    """Return whether a config may contain a setting.
 
-    It may not give its own location, variables that libraries read, or what ``--fleet`` sets on its nodes.
+    A config may not contain its own location, variables that libraries read, or what ``--fleet`` sets on nodes.
     """
     return setting.name not in (*LOCATING, "piece") and not setting.ambient
 

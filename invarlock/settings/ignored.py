@@ -1,4 +1,4 @@
-"""Warnings about input without effect: misspelt variables, and settings that the mode does not use."""
+"""Warnings about input that has no effect: misspelt variables, and settings that the mode does not use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from invarlock.settings.values import Settings
 PREFIXES = ("PACK_", "INVARLOCK_")
 
 
-# Read by commands, not by runs: `invarlock.boundary` shows tracebacks, `evaluate` sends the key to a server.
+# Variables read by commands, not by runs: `invarlock.boundary` shows tracebacks, `evaluate` sends the key to a server.
 OF_COMMANDS = ("INVARLOCK_TRACEBACK", "INVARLOCK_SUBJECT_API_KEY")
 
 
@@ -23,10 +23,10 @@ class Mode:
     """The properties of a run that decide which settings it reads.
 
     Attributes:
-        sentinels: whether it evaluates kept subjects (``-m sentinel``).
-        user_subjects: whether its checkpoints are the user's (``-m byoe``).
-        device: the device of its suite, ``cpu`` or ``gpu``.
-        dataset: the data set that it scores.
+        sentinels: whether the run evaluates kept subjects (``-m sentinel``).
+        user_subjects: whether the run's checkpoints are the user's (``-m byoe``).
+        device: the device of the run's suite, ``cpu`` or ``gpu``.
+        dataset: the data set on which the run scores.
     """
 
     sentinels: bool
@@ -37,7 +37,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class UnreadSettings:
-    """Settings that a run does not read under a condition, and the reason for people."""
+    """Settings that a run does not read under a condition, and the reason to show."""
 
     names: tuple[str, ...]
     when: Callable[[Settings, Mode], bool]
@@ -48,7 +48,7 @@ def _calibrates(settings: Settings, mode: Mode) -> bool:
     return bool(settings.suite_mode == "calibrate-only")
 
 
-# What each mode of a run leaves unread.
+# The settings that each mode of a run does not read.
 UNREAD = (
     UnreadSettings(("run_dir", "sentinel_model"), lambda _, mode: not mode.sentinels, "only -m sentinel reads it"),
     UnreadSettings(("repeat_scenarios",), lambda settings, _: not settings.repeats, "only --repeats N reads it"),
@@ -91,7 +91,7 @@ UNREAD = (
     ),
     UnreadSettings(
         ("signing_key", "unsigned", "report_assurance"),
-        # a shard with --pack-dir builds a pack
+        # a shard builds a pack only with --pack-dir
         lambda settings, _: settings.shard is not None and settings.pack_dir is None,
         "a shard builds no pack; `python -m invarlock.packer merge` does",
     ),

@@ -91,7 +91,7 @@ def option_help(setting: Setting) -> str:
 
 
 def _variables(setting: Setting) -> list[str]:
-    # some variables are inverted: PACK_SIGN_MANIFEST=0 leaves a pack unsigned
+    # some variables have the opposite meaning of their option: PACK_SIGN_MANIFEST=0 leaves a pack unsigned
     means = f"={setting.variable_means}" if setting.variable_means else ""
     return [f"{name}{means}" for name in setting.variables]
 

@@ -1,4 +1,4 @@
-"""Parsers for the text of an option or a variable; a ValueError has the allowed values."""
+"""Parsers for the text of an option or a variable; they raise a ValueError with the allowed values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FLEET = re.compile(r"slurm|ray(://[^\s/@]+:[0-9]{1,5})?")
 
 
 def text(given: str) -> str:
-    """Return the text as it is given."""
+    """Return the text unchanged."""
     return given
 
 
@@ -24,7 +24,7 @@ def flag(given: str) -> bool:
     """Return whether a switch is on.
 
     Raises:
-        ValueError: unless it is 0, 1, false or true.
+        ValueError: unless the text is 0, 1, false or true.
     """
     # shell scripts use true and false
     if given not in ("0", "1", "false", "true"):
@@ -38,7 +38,7 @@ def opposite(given: str) -> bool:
 
 
 def names(given: str) -> tuple[str, ...]:
-    """Return names that are separated by commas.
+    """Parse comma-separated names.
 
     Raises:
         ValueError: when there is no name.
@@ -68,7 +68,7 @@ def edit_label(given: str) -> str:
 
 
 def expectation(given: str) -> str:
-    """Parse a change of structure that is declared."""
+    """Parse a declared change of structure."""
     try:
         return str(parse_expectation(given))
     except UsageError:
@@ -76,7 +76,7 @@ def expectation(given: str) -> str:
 
 
 def host_word(given: str) -> str:
-    """Return the user's word for an execution mode: reports use ``host-bypass`` for the host, which is accepted too."""
+    """Return the user's word for an execution mode; ``host-bypass``, the word in reports for host, is accepted too."""
     return "host" if given == "host-bypass" else given
 
 
@@ -86,7 +86,7 @@ def execution_mode(given: str) -> str:
 
 
 def some_of(*choices: str) -> Callable[[str], tuple[str, ...]]:
-    """Parse comma-separated names: each must be one of the choices, without duplicates."""
+    """Return a parser for comma-separated names that must be among the choices and have no duplicates."""
 
     def read(given: str) -> tuple[str, ...]:
         found = tuple(part.strip() for part in given.split(","))
@@ -101,7 +101,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     """Return a reader of whole numbers from ``low`` to ``high``."""
 
     def read(given: str) -> int:
-        # ten digits are enough for every bound; parsing longer text would waste time
+        # ten digits are enough for every bound, so longer text need not be parsed
         if not given.isascii() or not given.isdigit() or len(given) > 10 or not low <= int(given) <= high:
             raise ValueError(f"a whole number from {low} to {high}")
         return int(given)
@@ -149,5 +149,5 @@ def slurm_parameter(given: str) -> tuple[str, str]:
 
 
 def host_execution(given: str) -> str | None:
-    """Parse ``INVARLOCK_ALLOW_HOST_EXECUTION``: 1 means on the host, 0 sets nothing."""
+    """Parse ``INVARLOCK_ALLOW_HOST_EXECUTION``: 1 means execution on the host, 0 sets nothing."""
     return "host" if flag(given) else None

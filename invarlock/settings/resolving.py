@@ -1,4 +1,4 @@
-"""Resolving the settings of a run, each with its source, from options, environment and config."""
+"""Resolving the settings of a run from options, environment and config, and recording the source of each."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def resolve_settings(options: Mapping[str, Any], environment: Mapping[str, str])
         environment: the environment variables. An empty variable counts as unset, unless its row says otherwise.
 
     Raises:
-        UsageError: with each value that does not parse, its source and the allowed values, each combination
-            that is invalid, and the problems of the config.
+        UsageError: when settings are invalid. The message lists each value that does not parse with its source and the
+            allowed values, each invalid combination, and the problems of the config.
     """
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
@@ -95,7 +95,7 @@ def _resolve(
         if variable is not None:
             where, shown = variable, environment[variable]
             value = setting.read_variable(environment[variable])
-            # None, for example for INVARLOCK_ALLOW_HOST_EXECUTION=0, which sets nothing
+            # a variable may set nothing, for example INVARLOCK_ALLOW_HOST_EXECUTION=0
             if value is not None:
                 return value, "variable"
         if config is not None and written is not None and (written != "" or setting.empty_counts):

@@ -12,22 +12,22 @@ class Setting:
     """One setting.
 
     Attributes:
-        name: its name in code and configs.
-        help: its description, for ``--help`` and the page.
+        name: the name in code and configs.
+        help: the description, for ``--help`` and the page.
         default: the default value; None if it depends on the suite, or there is no default.
         parse: parses the option's text and, unless ``parse_variable`` is given, the variable's.
-        option: the option, None if it has only a variable.
+        option: the option, None if the setting has only a variable.
         variables: the environment variables; the first one that is set is used.
-        flag: the option takes no value.
-        many: the option may be given several times.
-        shown: the default as shown on the page, if different from the value.
+        flag: whether the option takes no value.
+        many: whether the option may be given several times.
+        shown: the default as shown on the page, if it differs from the value.
         parse_variable: parses the variable's text.
         variable_means: the value of the variable that has the effect of the option.
-        empty_counts: an empty variable is a value instead of unset.
-        path: the value is a file or folder, which a manifest must not contain.
-        ambient: read by libraries from the environment; only recorded and passed on here.
-        per_shard: specific to a machine or session; the shards of one run may differ in it.
-        address: the value may contain a network address, which a manifest must not contain.
+        empty_counts: whether an empty variable counts as a value instead of as unset.
+        path: whether the value is a file or folder, which a manifest must not contain.
+        ambient: whether libraries read the setting from the environment; it is only recorded and passed on here.
+        per_shard: whether the setting is specific to a machine or session, so that shards of one run may differ in it.
+        address: whether the value may contain a network address, which a manifest must not contain.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Setting:
         """Parse the text of a variable.
 
         Raises:
-            ValueError: with the allowed values.
+            ValueError: when the text is invalid; the message has the allowed values.
         """
         return (self.parse_variable or self.parse)(text)
 

@@ -122,8 +122,8 @@ class Settings:
     defer_rendering: bool
     skip_html: bool
 
-    # These default to values of the suite: they are None until the session calls `with_defaults`, which it
-    # does before anything reads them.
+    # The suite has the defaults of these settings. They are None until the session calls `with_defaults`, before
+    # anything reads them.
     clean_runs: int
     stress_runs: int
     calibration_runs: int

@@ -21,11 +21,11 @@ from invarlock.jsonio import read_file
 from invarlock.problems import Code
 
 YAML_ADVICE = "reading YAML files needs PyYAML: pip install 'invarlock[yaml]'"
-# More than twice the largest known file of edit parameters; PyYAML reads it in a second.
+# More than twice the size of the largest known file of edit parameters; PyYAML reads this much in a second.
 MAX_FILE_BYTES = 256 * 1024
 MAX_FILES = 32
 MAX_INCLUDE_DEPTH = 8
-# For all files together, counting each use of an alias.
+# The limit for all files together, counting each use of an alias.
 MAX_VALUES = 20_000
 MAX_DEPTH = 32
 MAX_TEXT_CHARACTERS = 4096
@@ -68,11 +68,11 @@ def read_yaml(path: Path, *, folder: Path | None, texts: Collection[str] = ()) -
     Args:
         path: the file; included paths are relative to the including file.
         folder: the folder that must contain all included files after resolving links; None allows any.
-        texts: keys of the outermost table below which scalars stay strings.
+        texts: keys of the outermost table under which scalars stay strings.
 
     Raises:
-        UsageError: in one line, when PyYAML is missing, or a file is missing, malformed, too large, part of an include
-            cycle, or outside the folder.
+        UsageError: when PyYAML is missing, or a file is missing, malformed, too large, part of an include cycle, or
+            outside the folder; the message is one line.
     """
     if importlib.util.find_spec("yaml") is None:
         raise UsageError(f"{_shown(path)}: {YAML_ADVICE}", code=Code.EXTRA_NOT_INSTALLED)
@@ -96,7 +96,7 @@ class _Reader:
         try:
             real, is_file = file.resolve(), file.is_file()
         except (OSError, RuntimeError, ValueError):
-            # an impossible file name, or a cycle of links
+            # the file name is impossible, or links form a cycle
             raise UsageError("not a usable file name; correct it", code=Code.INCLUDE_REFUSED, where=where) from None
         if at.opened and self._folder is not None and not real.is_relative_to(self._folder):
             raise UsageError(
@@ -155,7 +155,7 @@ class _Reader:
                     return _COLLECTION
                 return _PLAIN if implicit[0] else _QUOTED
 
-            # the loader's own recursion is unbounded, and its tags do not distinguish 4 from '4'
+            # the loader's own methods have unbounded recursion, and tags that do not distinguish 4 from '4'
             loader.compose_node, loader.resolve = bounded, tag
             return loader.get_single_node()
         except self._yaml.MarkedYAMLError as error:

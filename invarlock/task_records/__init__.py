@@ -1,1 +1,1 @@
-"""Results of evaluation tools, sample by sample, in one form: read, paired, and without prompts or answers."""
+"""Reading and pairing per-sample results of evaluation tools in a common form, without prompts or answers."""

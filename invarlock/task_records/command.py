@@ -1,4 +1,4 @@
-"""``invarlock records import``: results of evaluation tools as records that reports hold."""
+"""``invarlock records import``: converting results of evaluation tools to the records that reports contain."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_records_command(subparsers: Commands, exit_codes: str) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    # imported here: --help must not wait for it
+    # imported here to keep --help fast
     from invarlock.jsonio import dump_json
     from invarlock.named_files import check_result_file, is_taken, write_result
     from invarlock.task_records.importing import import_records

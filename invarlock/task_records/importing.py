@@ -1,4 +1,4 @@
-"""Files of evaluation tools, read and paired into one document.
+"""Reading the result files of evaluation tools, and pairing them in one document.
 
 Example::
 
@@ -20,7 +20,7 @@ from invarlock.task_records.lm_eval import is_samples, read_samples
 from invarlock.task_records.pairing import paired_records
 from invarlock.task_records.record import MAX_FILE_BYTES, ChosenMetric, TaskRecords
 
-# In the folder of a subject, like its edit_metadata.json.
+# The file is in the folder of a subject, like its edit_metadata.json.
 RECORDS_NAME = "task_records.json"
 LM_EVAL, INSPECT = "lm-evaluation-harness", "inspect-ai"
 
@@ -28,17 +28,17 @@ LM_EVAL, INSPECT = "lm-evaluation-harness", "inspect-ai"
 def import_records(
     baseline: Sequence[Path], subject: Sequence[Path], chosen: ChosenMetric | None = None
 ) -> TaskRecordsDocument:
-    """Return the results of both sides on the same samples, as ``contracts/task_records.schema.json`` says.
+    """Return the results of both sides on the same samples; ``contracts/task_records.schema.json`` is their schema.
 
     Args:
-        baseline: files of the baseline's results, or folders of them.
-        subject: those of the subject's.
-        chosen: the metric that is read, by default the first of each task.
+        baseline: the baseline's result files, or folders of them.
+        subject: the subject's result files, or folders of them.
+        chosen: the metric to read, by default the first of each task.
 
     Raises:
-        MissingFileError: when one is not there.
-        DocumentError: when one is malformed, of another tool than the others, or the sides do not pair.
-        UsageError: when a library is needed and not installed.
+        MissingFileError: when a file does not exist.
+        DocumentError: when a file is malformed, the files come from different tools, or the sides do not pair.
+        UsageError: when a required library is not installed.
     """
     files = {side: _files(paths) for side, paths in zip(SIDES, (baseline, subject), strict=True)}
     tools = {_tool(path): path for paths in files.values() for path in paths}
@@ -64,8 +64,8 @@ def read_records(path: Path) -> TaskRecordsDocument:
     """Return the records in a file that ``invarlock records import`` wrote.
 
     Raises:
-        MissingFileError: if it does not exist.
-        DocumentError: if it is malformed, or contradicts itself.
+        MissingFileError: if the file does not exist.
+        DocumentError: if the file is malformed or contradicts itself.
     """
     document: TaskRecordsDocument = read_json(path)
     check_schema(document, "task_records", where=str(path))
@@ -76,7 +76,7 @@ def read_records(path: Path) -> TaskRecordsDocument:
 
 
 def find_task_records(subject: Path) -> TaskRecordsDocument | None:
-    """Return the records in a subject's folder, None if it has none.
+    """Return the records in a subject's folder, or None if it has none.
 
     Raises:
         DocumentError: as ``read_records``.
@@ -86,7 +86,7 @@ def find_task_records(subject: Path) -> TaskRecordsDocument | None:
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    """Return the files of results among some paths, those of folders in the order of their names."""
+    """Return the result files at the given paths; files in folders are ordered by name."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -105,7 +105,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_result(path: Path) -> bool:
-    # a folder of lm_eval has a results_*.json too
+    # a folder written by lm_eval also has a results_*.json
     return is_samples(path) or path.suffix == ".eval"
 
 

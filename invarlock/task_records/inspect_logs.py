@@ -1,7 +1,8 @@
-"""Logs of Inspect AI: ``.json``, one document, and ``.eval``, an archive with a document a sample.
+"""Reading logs of Inspect AI: ``.json``, one document, and ``.eval``, an archive with one document per sample.
 
-Newer archives are compressed with Zstandard, which Python's ``zipfile`` reads from 3.14 on; here pyarrow does (extra
-``parquet``). Source: inspect_ai 0.3 (``log/_log.py``, ``log/_recorders/eval.py``, ``scorer/_metric.py``).
+Newer archives are compressed with Zstandard. Python's ``zipfile`` supports it only from 3.14 on, so pyarrow (extra
+``parquet``) decompresses them. Source: inspect_ai 0.3 (``log/_log.py``, ``log/_recorders/eval.py``,
+``scorer/_metric.py``).
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from invarlock.task_records.record import (
 )
 
 SUFFIXES = (".json", ".eval")
-# A sample with its transcript; what an archive says of its sizes is not trusted.
+# The limit for a sample with its transcript; the sizes that an archive states are not trusted.
 MAX_ENTRY_BYTES = 256 * 1024 * 1024
 _ZSTANDARD = 93  # the number that the ZIP format gives it
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-# As inspect_ai's ``value_to_float``.
+# The same values as in inspect_ai's ``value_to_float``.
 _GRADES: Mapping[str, float] = {
     "C": 1.0,
     "P": 0.5,
@@ -44,7 +45,7 @@ _GRADES: Mapping[str, float] = {
     "no": 0.0,
     "false": 0.0,
 }
-# What zipfile, zlib and pyarrow raise on a broken archive, an encrypted one, and one that is compressed otherwise.
+# The exceptions of zipfile, zlib and pyarrow for an archive that is broken, encrypted or compressed in another way.
 _BROKEN = (
     zipfile.BadZipFile, OSError, EOFError, struct.error, zlib.error, NotImplementedError, RuntimeError, ValueError,
 )  # fmt: skip
@@ -55,9 +56,9 @@ def read_log(path: Path, chosen: ChosenMetric) -> TaskRecords:
     """Return the results of a log.
 
     Raises:
-        MissingFileError: when there is no such file.
-        DocumentError: when it is malformed, of a run that did not end, or lacks the score.
-        UsageError: when pyarrow is needed and not installed.
+        MissingFileError: when the file does not exist.
+        DocumentError: when the log is malformed, its run did not finish, or it lacks the score.
+        UsageError: when pyarrow is needed but not installed.
     """
     if path.suffix == ".eval":
         header, samples = _read_archive(path)
@@ -78,7 +79,7 @@ def read_log(path: Path, chosen: ChosenMetric) -> TaskRecords:
 
 
 def _first_score(header: Mapping[str, Any], sample: Mapping[str, Any]) -> str:
-    """Return the score that a log is about: its headline, or the first that a sample has."""
+    """Return the name of a log's main score: its headline score, or the first score of a sample."""
     results = header.get("results")
     headline = results.get("headline") if isinstance(results, dict) else None
     if isinstance(headline, dict) and isinstance(headline.get("score"), str):
@@ -108,7 +109,7 @@ def _record(sample: Mapping[str, Any], score: str, several_epochs: bool, path: s
 
 
 def _prompt(sample: Mapping[str, Any]) -> Any:
-    """Return the input of a sample: a text, or messages without the ids that each run gives them."""
+    """Return the input of a sample: a text, or messages without their ids, which differ between runs."""
     given = sample.get("input")
     if isinstance(given, list):
         return [
@@ -120,7 +121,7 @@ def _prompt(sample: Mapping[str, Any]) -> Any:
 
 
 def _resolved(value: Any, sample: Mapping[str, Any]) -> Any:
-    """Return a text that a log keeps apart from its place where it is long."""
+    """Return a value; a long text, which a log stores separately and refers to, is looked up."""
     attachments = sample.get("attachments")
     if isinstance(value, str) and value.startswith(_ATTACHMENT) and isinstance(attachments, dict):
         return attachments.get(value.removeprefix(_ATTACHMENT), value)
@@ -155,11 +156,11 @@ def _entries(archive: zipfile.ZipFile, names: list[str], path: Path) -> Iterator
 
 
 def _entry(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
-    """Return the bytes of a file of an archive.
+    """Return the bytes of a file in an archive.
 
     Raises:
-        DocumentError: when it holds more than ``MAX_ENTRY_BYTES``.
-        UsageError: when pyarrow is needed and not installed.
+        DocumentError: when the file has more than ``MAX_ENTRY_BYTES``.
+        UsageError: when pyarrow is needed but not installed.
     """
     info = archive.getinfo(name)
     if info.compress_type == _ZSTANDARD:
@@ -173,7 +174,7 @@ def _entry(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
 
 
 def _stored(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Return the bytes of a file as the archive stores them, which start behind a header of their own."""
+    """Return the stored (compressed) bytes of a file in an archive; they follow the file's own header."""
     stream = archive.fp
     assert stream is not None
     stream.seek(info.header_offset)

@@ -1,7 +1,7 @@
-"""Samples of lm-evaluation-harness: the JSONL files that ``lm_eval --log_samples`` writes, one a task.
+"""Reading samples of lm-evaluation-harness: ``lm_eval --log_samples`` writes one JSONL file per task.
 
 A line has ``doc_id``, ``target``, ``arguments`` (the prompt, and the request to the model), ``filter``, ``metrics``,
-and a field for each metric. The name of the task stands in the file's name alone. Source: lm_eval 0.4
+and a field for each metric. Only the file's name contains the name of the task. Source: lm_eval 0.4
 (``lm_eval/loggers/evaluation_tracker.py``, ``lm_eval/evaluator.py``).
 """
 
@@ -26,7 +26,7 @@ from invarlock.task_records.record import (
 )
 
 _NAME = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d\d-\d\dT[0-9.:-]+)?\.jsonl")
-# Before 0.4.5 a line names no metrics; these fields are not one.
+# Before lm_eval 0.4.5, a line has no list of metrics; every field except these is a metric.
 _NO_METRICS = frozenset(
     {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash"}
     | {"target_hash"}
@@ -34,7 +34,7 @@ _NO_METRICS = frozenset(
 
 
 def is_samples(path: Path) -> bool:
-    """Return whether a file has the name of a file of samples."""
+    """Return whether a file's name is that of a file of samples."""
     return _NAME.fullmatch(path.name) is not None
 
 
@@ -42,8 +42,8 @@ def read_samples(path: Path, chosen: ChosenMetric) -> TaskRecords:
     """Return the results of a file of samples.
 
     Raises:
-        MissingFileError: when there is no such file.
-        DocumentError: when it is malformed, has another name, or lacks the metric.
+        MissingFileError: when the file does not exist.
+        DocumentError: when the file is malformed, has another kind of name, or lacks the metric.
     """
     name = _NAME.fullmatch(path.name)
     if name is None:
@@ -92,7 +92,7 @@ def _record(where: str, row: Mapping[str, Any], metric: str) -> Record:
 
 
 def _plain(arguments: Any) -> Any:
-    """Return the model's input as lists, since versions name its parts differently."""
+    """Return the model's input as lists without names, since versions name its parts differently."""
     if isinstance(arguments, dict) and all(re.fullmatch(r"(gen_args_|arg_)\d+", str(key)) for key in arguments):
         return [_plain(arguments[key]) for key in sorted(arguments, key=lambda key: int(key.rsplit("_", 1)[1]))]
     if isinstance(arguments, list):

@@ -1,4 +1,4 @@
-"""The results of both sides in one document, sample by sample, where both are results on the same samples.
+"""Pairing the results of both sides sample by sample in one document; both must have the same samples.
 
 Example::
 
@@ -19,22 +19,22 @@ from invarlock.problems import Code
 from invarlock.task_records.record import Record, TaskRecords
 
 FORMAT = "task-records-v1"
-# What makes two records results on the same sample.
+# The fields that must be equal for two records to be results on the same sample, with their names in messages.
 _SAME = {"prompt": "prompt", "target": "right answer"}
 
 
 def paired_records(
     tool: str, sides: Mapping[str, Sequence[TaskRecords]], sources: Mapping[str, Sequence[ResultFile]]
 ) -> TaskRecordsDocument:
-    """Return the document of both sides' results, which has digests and scores and no text of a sample.
+    """Return a document with both sides' results; it has digests and scores but no text of a sample.
 
     Args:
-        tool: which gave them.
+        tool: the tool that produced the results.
         sides: the tasks of ``baseline`` and ``subject``.
         sources: the name and ``sha256:<hex>`` of each file of a side.
 
     Raises:
-        DocumentError: when a side has a task or a sample twice, or one that the other side has not, or has otherwise.
+        DocumentError: when a side has a task or a sample twice, or the sides differ in their tasks or samples.
     """
     baseline, subject = (_by_task(side, sides[side]) for side in SIDES)
     for task in sorted(baseline.keys() ^ subject.keys()):
@@ -118,5 +118,5 @@ def _by_sample(side: str, task: TaskRecords) -> dict[str, Record]:
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Return what puts 10 behind 9."""
+    """Return a sort key that orders numbers by value, so that 10 follows 9."""
     return len(name), name

@@ -1,4 +1,4 @@
-"""The common form of a result: the digest of the input, and the score of the answer."""
+"""The common form of a result: the digests of the input and the target, and the score of the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from invarlock.digests import short_digest
 from invarlock.errors import DocumentError
 
-# The largest file of results that is read.
+# Larger files of results are not read.
 MAX_FILE_BYTES = 1 << 30
 
 
@@ -19,10 +19,10 @@ class Record:
     """The result of one sample of a task.
 
     Attributes:
-        sample: the id that the tool gives the sample.
-        target: digest of the right answer.
-        prompt: digest of all that the model was given.
-        score: from 0, the worst, to 1, the best.
+        sample: the tool's id of the sample.
+        target: the digest of the right answer.
+        prompt: the digest of the model's whole input.
+        score: the score, from 0 (worst) to 1 (best).
     """
 
     sample: str
@@ -33,7 +33,7 @@ class Record:
 
 @dataclass(frozen=True)
 class TaskRecords:
-    """The results of one task on one side; ``metric`` is what gave the scores."""
+    """The results of one task on one side; ``metric`` is the metric of the scores."""
 
     task: str
     metric: str
@@ -42,20 +42,20 @@ class TaskRecords:
 
 @dataclass(frozen=True)
 class ChosenMetric:
-    """The metric that is read where a task has several; ``filtered`` is lm-evaluation-harness's filter of answers."""
+    """The metric to read if a task has several; ``filtered`` is lm-evaluation-harness's filter for answers."""
 
     name: str | None = None
     filtered: str | None = None
 
     @classmethod
     def parse(cls, text: str | None) -> ChosenMetric:
-        """Return the metric of ``NAME`` or ``NAME,FILTER``; of None the first that a task has."""
+        """Parse ``NAME`` or ``NAME,FILTER``; None selects the first metric of a task."""
         name, _, filtered = (text or "").partition(",")
         return cls(name or None, filtered or None)
 
 
 def text_digest(value: Any) -> str:
-    """Return the first 16 hex digits of the sha256 of a value as JSON."""
+    """Return the first 16 hex digits of the SHA-256 of a value as JSON."""
     return short_digest(json.dumps(value, sort_keys=True, ensure_ascii=True).encode())
 
 
@@ -63,7 +63,7 @@ def bounded_score(value: Any, where: str) -> float:
     """Return a score between 0 and 1.
 
     Raises:
-        DocumentError: when it is something else, so that a mean over tasks would say nothing.
+        DocumentError: when the value is something else, since a mean over tasks would then be meaningless.
     """
     if isinstance(value, bool):
         return float(value)
@@ -75,10 +75,10 @@ def bounded_score(value: Any, where: str) -> float:
 
 
 def parse_loosely(data: bytes, where: str) -> Any:
-    """Return a JSON document of another tool, which may hold NaN and infinite numbers.
+    """Return a JSON document written by another tool, which may contain NaN and infinite numbers.
 
     Raises:
-        DocumentError: when it is no JSON.
+        DocumentError: when the data is not JSON.
     """
     try:
         return json.loads(data)
@@ -90,7 +90,7 @@ def table(value: Any, where: str) -> Mapping[str, Any]:
     """Return a value that must be a JSON object.
 
     Raises:
-        DocumentError: when it is something else.
+        DocumentError: when the value is something else.
     """
     if not isinstance(value, dict):
         raise DocumentError(f"{str(value)[:40]} where a table is needed; name a file of the tool itself", where=where)

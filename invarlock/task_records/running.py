@@ -1,10 +1,10 @@
-"""Running lm-evaluation-harness on both sides, in a process of its own, and importing its samples.
+"""Running lm-evaluation-harness on both sides in a separate process, and importing its samples.
 
 Example::
 
     records = run_tasks(TaskRun(("arc_easy", "gsm8k"), limit=200), Path("base"), Path("quantised"))
 
-The harness pins many packages, so it may live in an environment of its own: ``python`` is that of the environment.
+The harness pins many packages, so it may be installed in a separate environment; ``python`` is its interpreter.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]*")
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What is run: the same on both sides.
+    """The tasks to run, with options that are the same on both sides.
 
     Attributes:
-        tasks: names of tasks or groups of the harness.
-        limit: samples of each task, from the first; None for all.
-        fewshot: examples before each question; None for the task's own number.
-        seed: of the harness, for what a task samples.
-        batch_size: of its model.
+        tasks: the names of the harness's tasks or groups.
+        limit: the number of samples of each task, counted from the first; None for all.
+        fewshot: the number of examples before each question; None for the task's default.
+        seed: the harness's seed, which determines what a task samples.
+        batch_size: the batch size of the harness's model.
         device: ``cpu`` or ``cuda``; None for the harness's choice.
-        include: a folder with tasks of the user's own.
-        python: the interpreter that has the harness.
+        include: a folder with the user's own tasks.
+        python: the interpreter with which the harness is installed.
     """
 
     tasks: tuple[str, ...]
@@ -53,10 +53,10 @@ class TaskRun:
 
 
 def check_task_run(run: TaskRun, baseline: Path, subject: Path) -> None:
-    """Check that the harness is there and can be given both checkpoints.
+    """Check that the harness is installed and can read both checkpoints.
 
     Raises:
-        UsageError: if it is not, or a name of a task or a path cannot be passed to it.
+        UsageError: if the harness is not installed, or the name of a task or a path cannot be passed to it.
     """
     wrong = [task for task in run.tasks if not _TASK.fullmatch(task)]
     if wrong or not run.tasks:
@@ -97,12 +97,12 @@ def check_task_run(run: TaskRun, baseline: Path, subject: Path) -> None:
 
 
 def run_tasks(run: TaskRun, baseline: Path, subject: Path) -> TaskRecordsDocument:
-    """Return the paired records of both sides, as ``import_records``.
+    """Run the harness on both sides and return the paired records, in the form of ``import_records``.
 
     Raises:
         UsageError: as ``check_task_run``.
         EvaluationError: if the harness fails.
-        DocumentError: if its results do not pair.
+        DocumentError: if the harness's results do not pair.
     """
     check_task_run(run, baseline, subject)
     with TemporaryDirectory(prefix="invarlock-tasks-") as scratch:
@@ -132,7 +132,7 @@ def task_command(run: TaskRun, folder: Path, output: Path) -> list[str]:
 def _run(run: TaskRun, folder: Path, output: Path) -> None:
     log = output.with_suffix(".log")
     with log.open("wb") as file:
-        # no limit of time: a task takes as long as it takes, and Ctrl-C reaches the harness too
+        # there is no time limit, since the duration of a task is unknown; Ctrl-C reaches the harness too
         done = subprocess.run(
             task_command(run, folder, output), stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
         )

@@ -1,4 +1,4 @@
-"""Compiling the verdict of a run from its effective manifest and its reports only.
+"""Compiling the verdict of a run from only its effective manifest and its reports.
 
 PASS requires all of: every planned case has a report; every must_pass report passes its gates; every must_fail report
 fails and its catastrophic detectors hit; every must_detect report's detectors hit; every required primary guard hit;
@@ -36,7 +36,7 @@ from invarlock.verdict.detectors import (
 from invarlock.verdict.documents import Missing, PlannedCase, Record, Verdict
 
 REPORT_NAME = "evaluation.report.json"
-# The verdict of a partial pack: its cases are as expected, and nothing follows about the others.
+# The verdict of a partial pack whose cases are as expected; nothing follows about the other cases.
 NOT_DERIVED: Final = "NOT_DERIVED"
 
 Outcome = Mapping[str, str]
@@ -94,14 +94,14 @@ def compile_records(
 ) -> Verdict:
     """Return the ``final_verdict.json`` document from judged records.
 
-    If cases are not bundled, it is FAIL if a bundled one fails, and ``NOT_DERIVED`` otherwise.
+    If some cases are not bundled, the verdict is FAIL if a bundled case fails, and ``NOT_DERIVED`` otherwise.
 
     Args:
         manifest: the effective manifest.
-        plan: its cases, from ``planned_cases``.
-        found: the record from ``judge_report`` of each report by path; None for a report without a planned case.
+        plan: the manifest's cases, from ``planned_cases``.
+        found: the record from ``judge_report`` for each report by path; None for a report without a planned case.
         outcomes: pytest's outcomes of the cases; None if unknown.
-        timestamp: time of the compilation, UTC.
+        timestamp: the time of the compilation, UTC.
         not_bundled: the ids of cases that were judged elsewhere and deliberately left out of a pack.
     """
     said: dict[str, Outcome] = {}
@@ -191,7 +191,7 @@ def read_outcomes(document: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return pytest's outcome of each case, from ``metadata/pytest_report.json``.
 
     Raises:
-        DocumentError: when the document is not such a report.
+        DocumentError: when the document is not a pytest report.
     """
     check_schema(document, "pytest_report", where="metadata/pytest_report.json")
     return [
@@ -243,7 +243,7 @@ def judge_report(planned: Planned, report: Mapping[str, Any], digest: str) -> Re
         **{key: fact for guard in GUARDS for key, fact in guard.facts(report[guard.name]).items()},
         "ratio_vs_baseline": report["primary_metric"]["ratio_vs_baseline"],
         **{key: fact for metric in METRICS for key, fact in metric.facts(report[metric.name]).items()},
-        # the edit that was actually applied; the scenario's name may not show it
+        # the edit that was applied; the scenario's name may not show it
         "edit_spec": edit_text(report["edit"]),
         "policy_digest": report["policy_provenance"]["policy_digest"],
         "preset_sha256": report["policy_provenance"].get("preset_sha256"),
@@ -301,7 +301,7 @@ def _unmet(record: Mapping[str, Any], scenario: Mapping[str, Any], report: Mappi
     if strictness == "must_fail" and not blocking:
         reasons.append(f"must fail, but passes every gate ({_ratio(record)})")
     if scenario["category"] == CATEGORY:
-        # its perplexity is informational; that it can be served is required
+        # the case must be servable; its perplexity is informational
         validation = report.get(VALIDATION)
         failed = ["it was not validated"] if validation is None else failed_checks(validation)
         reasons += [f"deployable, but {line}" for line in failed]

@@ -19,10 +19,10 @@ _METRICS = {metric.name: metric for metric in METRICS if metric.is_guarded}
 
 
 def detect(detector: Detector, report: Report) -> JsonObject:
-    """Return the detector with its measured value and whether it hit; probes are in ``report`` under their names.
+    """Return the detector with its measured value and whether it hit; ``report`` has probes under their names.
 
     Raises:
-        DocumentError: when its kind is unknown; this is an error, not a miss.
+        DocumentError: when the detector's kind is unknown; this is an error, not a miss.
     """
     kind = detector["kind"]
     if kind not in _SEEN:
@@ -32,7 +32,7 @@ def detect(detector: Detector, report: Report) -> JsonObject:
 
 
 def guard_flags(report: Report) -> dict[str, bool | None]:
-    """Return for each core guard whether it signals; None if it was not evaluated."""
+    """Return whether each core guard signals; None for a guard that was not evaluated."""
     validation = report["validation"]
     flags: dict[str, bool | None] = {
         name: not all(validation.get(flag, True) for flag in metric.flags) for name, metric in _METRICS.items()
@@ -43,7 +43,7 @@ def guard_flags(report: Report) -> dict[str, bool | None]:
 def primary_guard_hit(guard: str, report: Report) -> bool:
     """Return whether the primary guard of a scenario detected its defect.
 
-    A probe of the guard counts too.
+    A signal in the guard's probe counts too.
     """
     if guard in _METRICS:
         return _METRICS[guard].detects(report["validation"])
@@ -78,7 +78,7 @@ _SEEN: dict[str, Callable[[Detector, Report], Any]] = {kind.kind: kind.seen for 
 
 
 def is_informational_stress(record: Mapping[str, Any]) -> bool:
-    """Return whether a record is of a stress edit that does not affect the verdict."""
+    """Return whether a record belongs to a stress edit that does not affect the verdict."""
     return bool(record["category"] == "stress" and record["strictness"] == "informational")
 
 

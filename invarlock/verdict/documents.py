@@ -175,7 +175,7 @@ class SweepPoint(TypedDict):
 
 
 class FaultCounts(TypedDict):
-    """The numbers of a sweep's faults, by what perplexity and the guards say."""
+    """The numbers of a sweep's faults, by the results of perplexity and of the guards."""
 
     points: int
     accepted_by_perplexity: int
@@ -186,14 +186,14 @@ class FaultCounts(TypedDict):
 
 
 class GuardCounts(FaultCounts):
-    """The numbers of the faults that were made for one guard."""
+    """The numbers of the faults that target one guard."""
 
     accepted_and_detected_by_it: int
     false_alarms: int
 
 
 class ControlCounts(TypedDict):
-    """The numbers of a sweep's negative controls; ``alarms`` lists the paths of those that guards signal."""
+    """The numbers of a sweep's negative controls; ``alarms`` lists the paths of controls on which guards signal."""
 
     points: int
     refused: int

@@ -1,7 +1,7 @@
-"""The guard-value sweep: which small edits around their limits the guards detect although perplexity accepts them.
+"""The guard-value sweep: small edits near the limits that the guards detect although perplexity accepts them.
 
-Each case of the sweep is one point, derived from its report; the sweep's document has the points and their counts. Both
-the writer and the verifier of the document derive them.
+Each case of the sweep is one point, derived from its report. The sweep's document has the points and their counts; its
+writer and its verifier derive both with the same functions.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def sweep_document(points: Mapping[str, SweepPoint]) -> SweepDocument:
     """Return the sweep's document.
 
     Args:
-        points: by the path of their report.
+        points: the points of the sweep, by the path of their report.
     """
     rows = sorted(points.values(), key=_order)
     faults = [row for row in rows if row["role"] == "fault"]
@@ -140,13 +140,13 @@ def _guard(guard: str, faults: Sequence[SweepPoint], controls: Sequence[SweepPoi
 
 
 def _signalling(row: SweepPoint) -> set[str]:
-    """Return the guards that signal a point, in its report or in a probe."""
+    """Return the guards that signal at a point, in its report or in a probe."""
     probed = {PROBED[name][0].name for name, detected in row["probes"].items() if detected}
     return {*row["guards_that_signal"], *probed}
 
 
 def _paired_t(windows: Mapping[str, Any]) -> float | None:
-    """Return the mean loss difference over its standard error; None if a loss is not finite or all are equal."""
+    """Return the mean loss difference divided by its standard error; None if a loss is not finite or all are equal."""
     pairs = list(zip(windows["logloss"], windows["baseline_logloss"], strict=True))
     deltas = [own - base for own, base in pairs if own is not None and base is not None]
     if len(deltas) < len(pairs) or len(deltas) < 2:

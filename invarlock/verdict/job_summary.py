@@ -18,7 +18,7 @@ from invarlock.verdict.rendering import count_sentences, headline
 from invarlock.verdict.words import NO_REPORT, expectation_words, expected_words, seen_words
 
 Row = Mapping[str, Any]
-# GitHub shows ten annotations a step, and a summary of up to a megabyte.
+# GitHub shows up to ten annotations per step, and a summary of up to one megabyte.
 MAX_ANNOTATIONS = 10
 MAX_ROWS = 500
 BADGE_NAME = "badge.json"
@@ -37,12 +37,12 @@ def badge(verdict: Row) -> dict[str, Any]:
 
 
 def job_summary(verdict: Row, lines: Sequence[str], artifacts: str | None = None) -> str:
-    """Return the summary of a run in Markdown: what was expected of each scenario and seen on each model.
+    """Return the summary of a run in Markdown: the expectation of each scenario and the result on each model.
 
     Args:
-        verdict: of the run.
-        lines: what the run printed at its end.
-        artifacts: the address of the artifacts of the job, None if unknown.
+        verdict: the verdict of the run.
+        lines: the lines that the run printed at its end.
+        artifacts: the URL of the job's artifacts, None if unknown.
     """
     missing: Sequence[Row] = verdict.get("missing", {}).get("cases", ())
     rows = [*verdict["records"], *missing]

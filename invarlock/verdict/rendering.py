@@ -9,19 +9,19 @@ from invarlock.errors import printable
 from invarlock.text_tables import fit_line, text_table
 from invarlock.verdict.words import NO_REPORT, expectation_words, expected_words, seen_words
 
-# What the cases of each strictness are; those of the last one do not affect the verdict.
+# A description of the cases of each strictness; cases of the last one do not affect the verdict.
 KINDS = {
     "must_pass": ("clean", "clean"),
     "must_fail": ("destructive", "destructive"),
     "must_detect": ("fault", "faults"),
 }
 INFORMATIONAL = "informational"
-# Columns of the table that a narrow terminal goes without, the least important first.
+# Columns of the table that are left out on a narrow terminal, least important first.
 OPTIONAL = ("edit or fault", "guards that signal", "KL", "expected")
 
 
 def headline(verdict: Mapping[str, Any]) -> str:
-    """Return the verdict in a few words; for a partial pack it starts with the number of its cases."""
+    """Return the verdict in a few words; for a partial pack, they start with the number of its cases."""
     total, left_out = verdict["counts"]["cases_total"], len(verdict.get("not_bundled", ()))
     if not left_out:
         return str(verdict["verdict"])
@@ -35,10 +35,10 @@ def render_verdict_text(verdict: Mapping[str, Any]) -> str:
 
 
 def verdict_lines(verdict: Mapping[str, Any], columns: int | None = None) -> list[str]:
-    """Return the lines of a verdict, for a terminal with so many columns.
+    """Return the lines of a verdict, formatted for the width of a terminal.
 
     Args:
-        verdict: the document.
+        verdict: the verdict document.
         columns: the width of the terminal, None for no limit.
     """
     lines = [f"Verdict: {headline(verdict).removeprefix('verdict ')}", "", *count_sentences(verdict)]
@@ -51,7 +51,7 @@ def verdict_lines(verdict: Mapping[str, Any], columns: int | None = None) -> lis
 
 
 def count_sentences(verdict: Mapping[str, Any]) -> list[str]:
-    """Return how many cases are as expected, how many are informational, and how many of those signal."""
+    """Return sentences on how many cases are as expected, how many are informational, and how many of those signal."""
     counts = verdict["counts"]
     models = f"{counts['models_total']} model" + ("s" if counts["models_total"] != 1 else "")
     lines = [
@@ -68,7 +68,7 @@ def count_sentences(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def _kinds(verdict: Mapping[str, Any]) -> list[str]:
-    """Return how many cases of each kind there are, which add up to all; nothing for a pack with a part of them."""
+    """Return the number of cases of each kind, which add up to all cases; empty for a partial pack."""
     rows = [*verdict["records"], *verdict.get("missing", {}).get("cases", ())]
     total = verdict["counts"]["cases_total"]
     found = [_number_of(count, *words) for kind, words in KINDS.items() if (count := _count(rows, strictness=kind))]
@@ -106,7 +106,7 @@ def _number(value: float | None) -> str:
 
 
 def scenario_table(verdict: Mapping[str, Any], columns: int | None = None) -> list[str]:
-    """Return a table of scenarios and models: the applied edit or fault, the ratio, the mean KL, and the result.
+    """Return a table with a row per scenario and model: the applied edit or fault, the ratio, the mean KL, the result.
 
     Cases without a report come last, with their plan.
 

@@ -63,7 +63,7 @@ def summarise_artifacts(metadata: Mapping[str, Mapping[str, Any]], without: int 
 
     Args:
         metadata: the ``edit_metadata.json`` of each report, by its path.
-        without: number of reports without one, which have no subject.
+        without: the number of reports without an ``edit_metadata.json``, which have no edited checkpoint.
     """
     rows = [{"path": path, **{key: metadata[path][key] for key in ARTIFACT_KEYS}} for path in sorted(metadata)]
     classes = [row["artifact_class"] for row in rows] + [EVIDENCE_ONLY] * without
@@ -112,7 +112,7 @@ def _category(records: Sequence[Record], missing: Sequence[PlannedCase]) -> Cate
 
 
 def _without_report(missing: Sequence[PlannedCase]) -> WithoutReport:
-    """Return the ids of cases without a report; empty if every case has one."""
+    """Return the ids of cases without a report; empty if every case has a report."""
     return {"without_report": [case["case"] for case in missing]} if missing else {}
 
 
@@ -134,7 +134,7 @@ def _signals(guard: str, records: Sequence[Record]) -> GuardSignals:
 
 
 def _interventions(guard: str, records: Sequence[Record], missing: Sequence[PlannedCase]) -> GuardInterventions:
-    """Return the signals of a guard that fail no requirement, in clean and informational reports."""
+    """Return the signals of a guard in clean and informational reports, which do not fail any requirement."""
     found = [
         r
         for r in records

@@ -1,4 +1,4 @@
-"""The words for what a case was expected to show and what it showed: the same in tables, pages and summaries.
+"""The words for a case's expected and observed outcome, used consistently in tables, pages and summaries.
 
 Example::
 
@@ -16,7 +16,7 @@ from invarlock.verdict.detectors import signals
 AS_EXPECTED = "as expected"
 NOT_AS_EXPECTED = "NOT AS EXPECTED"
 NO_REPORT = "NO REPORT"
-# For each strictness of a scenario: what is expected of its cases, and what kind of subject that is.
+# For each strictness of a scenario: the expectation of its cases, and the kind of subject.
 EXPECTED = {
     "must_pass": "must pass",
     "must_fail": "must fail",
@@ -32,17 +32,17 @@ _SUBJECTS = {
 
 
 def expected_words(strictness: str) -> str:
-    """Return what is expected of a case, in two or three words."""
+    """Return the expectation of a case in two or three words."""
     return EXPECTED.get(strictness, strictness.replace("_", " "))
 
 
 def subject_words(strictness: str) -> str:
-    """Return what kind of subject a case has, as a clause."""
+    """Return the kind of subject that a case has, as a clause."""
     return _SUBJECTS.get(strictness, expected_words(strictness))
 
 
 def seen_words(record: Mapping[str, Any]) -> str:
-    """Return what a verdict's record shows, in one or two words, whether expected or not."""
+    """Return the outcome in a verdict's record in one or two words, whether or not it was expected."""
     strictness = record["strictness"]
     if strictness == "must_detect":
         return "detected" if record["detectors_hit"] else "not detected"
@@ -57,5 +57,5 @@ def is_neutral(record: Mapping[str, Any]) -> bool:
 
 
 def expectation_words(record: Mapping[str, Any]) -> str:
-    """Return whether a record is as expected, in two or three words; empty for an informational one that is."""
+    """Say in two or three words whether a record is as expected; empty for an informational record that is."""
     return NOT_AS_EXPECTED if not record["passed"] else "" if is_neutral(record) else AS_EXPECTED
